@@ -1,0 +1,43 @@
+"""What can go wrong in an engine.
+
+    EngineError
+    |-- ConfigError       a setting that cannot work; also a ValueError
+    |-- PromptError       a prompt or embedding that the model cannot take; also a ValueError
+    |-- StreamError       a call that the stream's present state does not allow
+    |   `-- PositionLimit absolute positions are used up
+    |-- SlabsFull         no room for another stream
+    |-- SnapshotError     bytes that are not a snapshot of this model
+    `-- WeightsError      weights that do not fit the network
+"""
+
+
+class EngineError(Exception):
+    """Base of everything an engine raises on purpose."""
+
+
+class ConfigError(EngineError, ValueError):
+    """A setting that cannot work. The message names the value and the rule."""
+
+
+class PromptError(EngineError, ValueError):
+    """A prompt or prompt embedding that the model cannot take."""
+
+
+class StreamError(EngineError):
+    """A call that the stream's present state does not allow."""
+
+
+class PositionLimit(StreamError):
+    """The stream has used up its absolute RoPE positions."""
+
+
+class SlabsFull(EngineError):
+    """The reserved memory has no room for another stream's KV slab."""
+
+
+class SnapshotError(EngineError):
+    """Bytes that are no snapshot, are damaged, or belong to another model."""
+
+
+class WeightsError(EngineError):
+    """Weights that are missing, left over, or of the wrong shape."""
