@@ -1,0 +1,1 @@
+"""Measured programs: each prints a table and writes JSON."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from engines.errors import ConfigError
@@ -143,3 +144,105 @@ class TextEncoderConfig:
             self.max_distance > self.buckets // 4,
             f"max_distance {self.max_distance} is not above the {self.buckets // 4} exact buckets",
         )
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """How one stream is generated. Lengths are latent frames, sizes are pixels.
+
+    `window_frames` counts the sink, the recent past and the block itself. `sink` says what a prompt switch does
+    to the frame sink once the window is full: "global" keeps it as it was, "local" rewrites it with the oldest
+    frames of the window. `rope` "relative" is endless; "absolute" is LongLive's published setting and ends with
+    its table of positions. `steps` are the denoising steps on the scale 1000 (noise) to 1, before the flow
+    `shift` warps them.
+    """
+
+    seed: int = 0
+    height: int = 480
+    width: int = 832
+    block_frames: int = 3
+    window_frames: int = 12
+    sink_frames: int = 3
+    sink: Literal["global", "local"] = "global"
+    rope: Literal["relative", "absolute"] = "relative"
+    steps: tuple[int, ...] = (1000, 750, 500, 250)
+    shift: float = 5.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 1 << 64, f"seed {self.seed} is outside 0..2^64-1")
+        self._check_size()
+        self._check_window()
+        self._check_steps()
+
+    def _check_size(self) -> None:
+        multiple = SPATIAL_FACTOR * PATCH
+        for name, pixels in (("height", self.height), ("width", self.width)):
+            _require(
+                pixels >= multiple and pixels % multiple == 0,
+                f"{name} {pixels} is not a positive multiple of {multiple}, the pixels of a token",
+            )
+
+    def _check_window(self) -> None:
+        _require_positive(block_frames=self.block_frames, window_frames=self.window_frames)
+        for name, frames in (("window_frames", self.window_frames), ("sink_frames", self.sink_frames)):
+            _require(
+                frames >= 0 and frames % self.block_frames == 0,
+                f"{name} {frames} is not a multiple of the block, {self.block_frames} latent frames",
+            )
+        _require(
+            self.sink_frames + self.block_frames <= self.window_frames,
+            f"sink_frames {self.sink_frames} leaves no room for a block of {self.block_frames} "
+            f"in window_frames {self.window_frames}",
+        )
+        _require(self.sink in ("global", "local"), f"sink {self.sink!r} is neither 'global' nor 'local'")
+        _require(self.rope in ("relative", "absolute"), f"rope {self.rope!r} is neither 'relative' nor 'absolute'")
+
+    def _check_steps(self) -> None:
+        _require(len(self.steps) >= 1, "steps is empty; at least one denoising step is needed")
+        _require(all(1 <= step <= 1000 for step in self.steps), f"steps {self.steps} are not all within 1..1000")
+        _require(all(a > b for a, b in pairwise(self.steps)), f"steps {self.steps} are not descending")
+        _require(self.shift > 0, f"shift {self.shift} is not positive")
+
+    @property
+    def rows(self) -> int:
+        """Tokens along the height of a latent frame."""
+        return self.height // (SPATIAL_FACTOR * PATCH)
+
+    @property
+    def columns(self) -> int:
+        """Tokens along the width of a latent frame."""
+        return self.width // (SPATIAL_FACTOR * PATCH)
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a block."""
+        return self.block_frames * self.rows * self.columns
+
+    @property
+    def window_blocks(self) -> int:
+        """Blocks in a full window, sink included."""
+        return self.window_frames // self.block_frames
+
+    @property
+    def sink_blocks(self) -> int:
+        """Blocks in the frame sink."""
+        return self.sink_frames // self.block_frames
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks that make one model, and how its streams run unless told otherwise."""
+
+    name: str
+    transformer: TransformerConfig
+    codec: VAEConfig | TAEHVConfig
+    text_encoder: TextEncoderConfig
+    stream: StreamConfig
+
+    def __post_init__(self) -> None:
+        latent, coded = self.transformer.latent_channels, self.codec.latent_channels
+        _require(latent == coded, f"the transformer makes {latent} latent channels, the codec reads {coded}")
+        rows, taken = self.text_encoder.dim, self.transformer.text_dim
+        _require(rows == taken, f"the text encoder makes {rows} channels, the transformer reads {taken}")
+        length, read = self.text_encoder.text_len, self.transformer.text_len
+        _require(length <= read, f"prompts of {length} tokens do not fit the transformer's {read}")

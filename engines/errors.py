@@ -1,13 +1,14 @@
 """What can go wrong in an engine.
 
-    EngineError
-    |-- ConfigError       a setting that cannot work; also a ValueError
-    |-- PromptError       a prompt or embedding that the model cannot take; also a ValueError
-    |-- StreamError       a call that the stream's present state does not allow
-    |   `-- PositionLimit absolute positions are used up
-    |-- SlabsFull         no room for another stream
-    |-- SnapshotError     bytes that are not a snapshot of this model
-    `-- WeightsError      weights that do not fit the network
+EngineError
+|-- ConfigError       a setting that cannot work; also a ValueError
+|-- PromptError       a prompt or embedding that the model cannot take; also a ValueError
+|-- StreamError       a call that the stream's present state does not allow
+|   `-- PositionLimit absolute positions are used up
+|-- Cancelled         a block given up between two passes
+|-- SlabsFull         no room for another stream
+|-- SnapshotError     bytes that are not a snapshot of this model
+`-- WeightsError      weights that do not fit the network
 """
 
 
@@ -29,6 +30,10 @@ class StreamError(EngineError):
 
 class PositionLimit(StreamError):
     """The stream has used up its absolute RoPE positions."""
+
+
+class Cancelled(EngineError):
+    """The block was given up between two passes; its stream has not advanced."""
 
 
 class SlabsFull(EngineError):

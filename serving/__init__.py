@@ -1,0 +1,1 @@
+"""Sessions, video encoding and the command line."""

@@ -1,0 +1,213 @@
+"""The generator: one model on one device. Open a stream, set its prompt, generate its next block, close it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from threading import Event
+
+import torch
+from torch import Tensor
+
+from engines.codec import Codec
+from engines.config import ABSOLUTE_POSITIONS, StreamConfig
+from engines.errors import ConfigError, PositionLimit, PromptError, SlabsFull, StreamError
+from engines.history import History
+from engines.kv_slab import KVSlab, SlabLayout
+from engines.memory import PromptMemory
+from engines.noise import Noise, SeededNoise
+from engines.prompt import Prompt
+from engines.rollout import Denoised, Rollout
+from engines.schedule import FlowSchedule
+from engines.stream import Block, Stream
+from engines.wan.transformer import CausalTransformer
+from kernels.rope import RopeGrid
+
+
+class Generator:
+    """Generates blocks of latents, and decodes them, for the streams opened on it.
+
+    A call that raises leaves its streams able to make the same call again with the same result. Streams may be
+    used in any order and mixture; calls must not overlap, except that one stream's `decode` may run beside
+    `generate`.
+
+    Args:
+        transformer: the denoiser; its device and dtype are those of the streams.
+        codec: decodes the latents; None where another process does.
+        slab_bytes: memory that the KV slabs of all open streams may take together.
+        batch: streams that go through the network together, if their pictures have one size. In a batch the
+            last bits of a result change; at 1 a stream is bit-equal whatever runs beside it. Small pictures
+            on a GPU gain by more.
+
+    """
+
+    def __init__(
+        self, transformer: CausalTransformer, codec: Codec | None, *, slab_bytes: int, batch: int = 1
+    ) -> None:
+        if batch < 1:
+            raise ConfigError(f"batch is {batch}; it must be at least 1")
+        self.transformer = transformer
+        self.codec = codec
+        self._rollout = Rollout(transformer)
+        self._slab_bytes = slab_bytes
+        self._reserved = 0
+        self._batch = batch
+
+    def open(self, config: StreamConfig, noise: Noise | None = None) -> Stream:
+        """A new stream with nothing in it. Raises SlabsFull if its slab finds no room.
+
+        `noise` replaces the noise that follows from `config.seed`.
+        """
+        layout = SlabLayout.of(self.transformer.config, config)
+        return Stream(
+            config=config,
+            noise=SeededNoise(config.seed) if noise is None else noise,
+            slab=self._reserve(layout),
+            grid=RopeGrid(config.rows, config.columns, layout.head_dim, self.transformer.device),
+            schedule=FlowSchedule(config.steps, config.shift),
+            recent=deque(maxlen=max(config.window_blocks, self._decoder_blocks(config))),
+            decoder=None if self.codec is None else self.codec.start_decoding(),
+        )
+
+    @torch.inference_mode()
+    def set_prompt(self, stream: Stream, prompt: Prompt) -> None:
+        """Put `prompt` in force from the stream's next block on.
+
+        Past the first block that one begins with the KV recache: the window's keys and values are recomputed
+        under the new prompt. Raises PromptError if the embedding does not fit the model.
+        """
+        stream.require_open()
+        taken, text_len = self.transformer.config.text_dim, self.transformer.config.text_len
+        if prompt.rows.shape[1] != taken or prompt.rows.shape[0] > text_len:
+            raise PromptError(
+                f"prompt embedding {list(prompt.rows.shape)} does not fit: at most {text_len} rows of {taken}"
+            )
+        stream.use_prompt(prompt, PromptMemory.of(self.transformer, prompt))
+
+    @torch.inference_mode()
+    def generate(self, streams: Sequence[Stream], cancelled: Event | None = None) -> list[Block]:
+        """The next block of each of `streams`, in their order.
+
+        Its clean pass is left for later, so that pictures need not wait for it: see `settle`. Raises Cancelled
+        between two passes once `cancelled` is set; no stream has advanced then, nor after any other error.
+        """
+        for stream in streams:
+            _require_ready(stream)
+        if len({id(stream) for stream in streams}) != len(streams):
+            raise StreamError("a stream is named twice; its blocks come one after the other")
+        self.settle(streams)
+        for stream in streams:
+            if stream.recache_due:
+                stream.recached(self._rollout.recache(stream))
+        made: dict[int, Denoised] = {}
+        for group in self._groups(streams):
+            made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
+        return [stream.append(*made[id(stream)]) for stream in streams]
+
+    @torch.inference_mode()
+    def settle(self, streams: Sequence[Stream]) -> None:
+        """Run the clean passes that are due; `generate` does it where nobody found the time before.
+
+        A clean pass gives a block the keys and values that later blocks see. Where a recache is due there is
+        nothing to do: it replaces them.
+        """
+        for group in self._groups([s for s in streams if s.clean_due and not s.recache_due]):
+            self._rollout.clean(group)
+            for stream in group:
+                stream.cleaned()
+
+    @torch.inference_mode()
+    def decode(self, stream: Stream, block: Block) -> Tensor:
+        """Pictures of `block`, the stream's next undecoded one: [frames, height, width, 3] uint8."""
+        stream.require_open()
+        if self.codec is None or stream.decoder is None:
+            raise StreamError("this generator has no codec; decode where there is one")
+        if block.number != stream.decoded_blocks:
+            raise StreamError(f"block {block.number} is not the next to decode; {stream.decoded_blocks} is")
+        decoded = self.codec.decode(block.latents.unsqueeze(0), stream.decoder)
+        pictures = decoded.frames[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+        stream.decoder = decoded.history
+        stream.decoded_blocks += 1
+        return pictures
+
+    def fork(self, stream: Stream) -> Stream:
+        """A second stream in the same state, to go on by itself. Raises SlabsFull if its slab finds no room."""
+        stream.require_open()
+        slab = self._reserve(stream.slab.layout)
+        slab.copy_(stream.slab)
+        return replace(
+            stream,
+            slab=slab,
+            recent=stream.recent.copy(),
+            sink_calls=stream.sink_calls.copy(),
+            log=stream.log.copy(),
+        )
+
+    @torch.inference_mode()
+    def rebuild(self, stream: Stream) -> None:
+        """Rebuild slab and decoder from what a light snapshot holds, as one more event in the stream's log.
+
+        The passes that wrote the sink are made again, a KV recache under the present prompt becomes due, and
+        the decoder is warmed up with the last latents. From there on the stream differs from what it would
+        have been, as it does after a prompt switch.
+        """
+        stream.require_open()
+        stream.require_decoded()
+        if stream.blocks == 0:
+            return
+        stream.require_prompt()
+        for call in stream.lasting_sink_calls:
+            self._rollout.repeat(stream, call)
+        stream.rebuilt(self._warm_decoder(stream))
+
+    def close(self, stream: Stream) -> None:
+        """Give the stream's memory back. Closing it again does nothing."""
+        if not stream.closed:
+            self._reserved -= stream.slab.nbytes
+            stream.close()
+
+    def _reserve(self, layout: SlabLayout) -> KVSlab:
+        needed, free = layout.nbytes(self.transformer.dtype), self._slab_bytes - self._reserved
+        if needed > free:
+            raise SlabsFull(f"a KV slab needs {needed:,} bytes; of {self._slab_bytes:,} there are {free:,} left")
+        slab = KVSlab(layout, self.transformer.device, self.transformer.dtype)
+        self._reserved += needed
+        return slab
+
+    def _groups(self, streams: Sequence[Stream]) -> Iterator[list[Stream]]:
+        """Streams that can share a pass, at most `batch` at a time."""
+
+        def shape(stream: Stream) -> tuple[int, ...]:
+            config = stream.config
+            return config.height, config.width, config.block_frames, len(config.steps)
+
+        for _, group in groupby(sorted(streams, key=shape), key=shape):
+            alike = list(group)
+            for start in range(0, len(alike), self._batch):
+                yield alike[start : start + self._batch]
+
+    def _decoder_blocks(self, config: StreamConfig) -> int:
+        """Blocks whose latents a decoder needs to be warmed up."""
+        return 0 if self.codec is None else math.ceil(self.codec.decoder_memory / config.block_frames)
+
+    def _warm_decoder(self, stream: Stream) -> History | None:
+        """The decoder's history after the last latents, from nothing."""
+        if self.codec is None:
+            return None
+        latents = stream.last_blocks(min(stream.blocks, self._decoder_blocks(stream.config)))
+        return self.codec.decode(latents.unsqueeze(0), self.codec.start_decoding()).history
+
+
+def _require_ready(stream: Stream) -> None:
+    """Raise unless the stream can make its next block."""
+    stream.require_open()
+    stream.require_prompt()
+    end = (stream.blocks + 1) * stream.config.block_frames
+    if stream.config.rope == "absolute" and end > ABSOLUTE_POSITIONS:
+        raise PositionLimit(
+            f"block {stream.blocks} would end at latent frame {end}, beyond the {ABSOLUTE_POSITIONS} positions of "
+            "absolute RoPE; open the stream with rope='relative', which has no end"
+        )

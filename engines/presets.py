@@ -1,0 +1,45 @@
+"""The models that Longtake knows by name."""
+
+from __future__ import annotations
+
+from engines.config import (
+    ModelConfig,
+    StreamConfig,
+    TAEHVConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
+from engines.errors import ConfigError
+
+WAN_1_3B = TransformerConfig(dim=1536, layers=30, heads=12, ffn_dim=8960)
+
+TINY = TransformerConfig(
+    dim=96, layers=3, heads=3, ffn_dim=192, freq_dim=64, text_dim=32, text_len=64, latent_channels=16
+)
+TINY_TEXT = TextEncoderConfig(vocab=320, dim=32, layers=2, heads=4, head_dim=8, ffn_dim=64, text_len=64)
+
+PRESETS = {
+    model.name: model
+    for model in (
+        ModelConfig("longlive-1.3b", WAN_1_3B, VAEConfig(), TextEncoderConfig(), StreamConfig()),
+        ModelConfig(
+            "self-forcing-1.3b", WAN_1_3B, VAEConfig(), TextEncoderConfig(),
+            StreamConfig(window_frames=21, sink_frames=0),
+        ),
+        ModelConfig("tiny", TINY, VAEConfig(dim=8), TINY_TEXT, StreamConfig(height=64, width=96)),
+        ModelConfig(
+            "tiny-taehv", TINY, TAEHVConfig(decoder_widths=(32, 16, 8, 8), encoder_width=8), TINY_TEXT,
+            StreamConfig(height=64, width=96),
+        ),
+    )
+}  # fmt: skip
+"""By name. The tiny ones are for tests and have no weights but random ones."""
+
+
+def preset(name: str) -> ModelConfig:
+    """The model called `name`; ConfigError lists the known ones if there is none."""
+    try:
+        return PRESETS[name]
+    except KeyError:
+        raise ConfigError(f"unknown model {name!r}; known: {', '.join(sorted(PRESETS))}") from None

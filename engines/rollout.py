@@ -1,0 +1,128 @@
+"""The passes that make a block: denoising steps, the clean pass, the KV recache.
+
+Each works on streams at a block boundary and changes nothing of them but their slabs; what it overwrites there
+the same pass would overwrite again, so a pass that failed can simply be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from threading import Event
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.config import SPATIAL_FACTOR
+from engines.errors import Cancelled
+from engines.kv_slab import Placement
+from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
+from engines.schedule import CLEAN
+from engines.stream import SinkCall, Stream
+from engines.wan.transformer import CausalTransformer
+
+
+class Denoised(NamedTuple):
+    """Clean latents [frames, channels, h/8, w/8] of a block, and the pass that wrote the sink for good, if any."""
+
+    latents: Tensor
+    sink_call: SinkCall | None
+
+
+class Rollout:
+    """Runs passes of `transformer` over streams. Those of one call need pictures and steps of one shape."""
+
+    def __init__(self, transformer: CausalTransformer) -> None:
+        self._transformer = transformer
+
+    def denoise(self, streams: Sequence[Stream], cancelled: Event | None) -> list[Denoised]:
+        """All denoising steps of each stream's next block. Raises Cancelled between two once that is set."""
+        steps = len(streams[0].schedule)
+        noise = [self._noise(stream) for stream in streams]
+        first, later = self._next_views(streams)
+        x = clean = torch.stack([draws[0] for draws in noise])
+        for step in range(steps):
+            if cancelled is not None and cancelled.is_set():
+                raise Cancelled(f"cancelled before step {step} of {steps}")
+            times = [stream.schedule.timesteps[step] for stream in streams]
+            flow = self._transformer(x, self._timesteps(times, x), first if step == 0 else later)
+            rows = zip(streams, x, flow, strict=True)
+            clean = torch.stack([stream.schedule.clean(noisy, f, step) for stream, noisy, f in rows])
+            if step + 1 < steps:
+                pairs = zip(streams, clean, noise, strict=True)
+                x = torch.stack([s.schedule.renoise(c, draws[step + 1], step + 1) for s, c, draws in pairs])
+        return [
+            Denoised(latents, _frozen_sink_call(stream, draws[0]))
+            for stream, latents, draws in zip(streams, clean, noise, strict=True)
+        ]
+
+    def clean(self, streams: Sequence[Stream]) -> None:
+        """The clean pass of each stream's last block."""
+        views = []
+        for stream in streams:
+            placement = stream.slab.layout.placement(stream.blocks - 1, repeat=True)
+            views.append(self._view(stream, placement, stream.require_prompt()[1]))
+        self._remember(torch.stack([stream.recent[-1] for stream in streams]), CLEAN, SlabMemory(views))
+
+    def recache(self, stream: Stream) -> SinkCall | None:
+        """Recompute the window's keys and values under the prompt in force.
+
+        All frames of the pass see each other, as in LongLive, whose block mask is never applied (issue 19
+        there). Returns the pass if it has written the sink.
+        """
+        keep_sink = stream.config.sink == "global"
+        placement = stream.slab.layout.recache_placement(stream.blocks, keep_sink=keep_sink)
+        prompt, memory = stream.require_prompt()
+        latents = stream.last_blocks(len(placement.slots))
+        self._remember(latents.unsqueeze(0), CLEAN, SlabMemory([self._view(stream, placement, memory)]))
+        in_sink = placement.slots[0] < stream.config.sink_blocks
+        return SinkCall(placement.first_block, latents, CLEAN, prompt) if in_sink else None
+
+    def repeat(self, stream: Stream, call: SinkCall) -> None:
+        """Make a pass that wrote the sink once more. The window has not rolled at such a pass."""
+        end = call.first_block + call.latents.shape[0] // stream.config.block_frames
+        placement = Placement(call.first_block, tuple(range(call.first_block, end)), end)
+        view = self._view(stream, placement, PromptMemory.of(self._transformer, call.prompt))
+        self._remember(call.latents.unsqueeze(0), call.timestep, SlabMemory([view]))
+
+    def _remember(self, latents: Tensor, timestep: float, memory: SlabMemory) -> None:
+        times = self._timesteps([timestep] * latents.shape[0], latents)
+        self._transformer.remember(latents, times, memory)
+
+    def _next_views(self, streams: Sequence[Stream]) -> tuple[SlabMemory, SlabMemory]:
+        """What the next block's first pass sees, and what its later ones do."""
+        first, later = [], []
+        for stream in streams:
+            layout = stream.slab.layout
+            view = self._view(stream, layout.placement(stream.blocks, repeat=False), stream.require_prompt()[1])
+            first.append(view)
+            later.append(replace(view, placement=layout.placement(stream.blocks, repeat=True)))
+        return SlabMemory(first), SlabMemory(later)
+
+    def _view(self, stream: Stream, placement: Placement, prompt: PromptMemory) -> StreamView:
+        return StreamView(stream.slab, prompt, placement, PassTurns.of(stream.grid, placement, stream.config))
+
+    def _noise(self, stream: Stream) -> list[Tensor]:
+        """The next block's initial noise, and its fresh noise for every later step."""
+        config = stream.config
+        channels = self._transformer.config.latent_channels
+        shape = (
+            config.block_frames,
+            channels,
+            config.height // SPATIAL_FACTOR,
+            config.width // SPATIAL_FACTOR,
+        )
+        draws = [stream.noise.draw(stream.blocks, draw, shape) for draw in range(len(stream.schedule))]
+        return list(torch.stack(draws).to(self._transformer.device, self._transformer.dtype))
+
+    def _timesteps(self, times: Sequence[float], latents: Tensor) -> Tensor:
+        """[B, frames] fp32: one time for all frames of a stream."""
+        return torch.stack([torch.full(latents.shape[1:2], time, device=latents.device) for time in times])
+
+
+def _frozen_sink_call(stream: Stream, noise: Tensor) -> SinkCall | None:
+    """The first pass of a block whose sink slot is never rewritten (`SlabLayout.placement`)."""
+    if stream.slab.layout.placement(stream.blocks, repeat=True).writes:
+        return None
+    return SinkCall(stream.blocks, noise, stream.schedule.timesteps[0], stream.require_prompt()[0])

@@ -1,0 +1,244 @@
+"""The causal Wan2.1 transformer: maths only. What it attends is lent to it by a `Memory`.
+
+Wan2.1 (Wan Team 2025) made causal as in CausVid and LongLive (Yang et al. 2025): each block of latent frames
+attends itself in both directions and the past through stored keys and values. Parameter names are those of the
+published checkpoints.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engines.config import PATCH, TransformerConfig
+
+MODULATIONS = 6
+"""Shift, scale and gate of self attention, then of the feed-forward net."""
+
+
+class Memory(Protocol):
+    """What a pass reads and leaves behind. B streams, T tokens each."""
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Keep the pass's own keys, not yet rotated, and values: [B, T, heads, channels]."""
+
+    def attend(self, layer: int, queries: Tensor) -> Tensor:
+        """Attend the window, the pass's own tokens included. In and out [B, T, heads, channels]."""
+
+    def attend_prompt(self, layer: int, queries: Tensor) -> Tensor:
+        """Attend the stream's prompt. In and out [B, T, heads, channels]."""
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over all channels, computed in fp32, weighted in the input's dtype."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] to the same."""
+        wide = x.float()
+        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (wide * scale).to(x.dtype) * self.weight
+
+
+class Attention(nn.Module):
+    """The projections of an attention: queries and keys are normalised over all heads together."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.q = nn.Linear(config.dim, config.dim)
+        self.k = nn.Linear(config.dim, config.dim)
+        self.v = nn.Linear(config.dim, config.dim)
+        self.o = nn.Linear(config.dim, config.dim)
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """[..., dim] to [..., heads, channels]."""
+        return self._split(self.norm_q(self.q(x)))
+
+    def keys(self, x: Tensor) -> Tensor:
+        """[..., dim] to [..., heads, channels]."""
+        return self._split(self.norm_k(self.k(x)))
+
+    def values(self, x: Tensor) -> Tensor:
+        """[..., dim] to [..., heads, channels]."""
+        return self._split(self.v(x))
+
+    def output(self, heads: Tensor) -> Tensor:
+        """[..., heads, channels] to [..., dim]."""
+        return self.o(heads.flatten(-2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class TransformerBlock(nn.Module):
+    """Self attention over the window, attention to the prompt, feed-forward net."""
+
+    def __init__(self, config: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.dim, self.eps = config.dim, config.eps
+        self.modulation = nn.Parameter(torch.randn(1, MODULATIONS, config.dim) / config.dim**0.5)
+        self.self_attn = Attention(config)
+        self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
+        self.cross_attn = Attention(config)
+        self.ffn = nn.Sequential(
+            nn.Linear(config.dim, config.ffn_dim),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(config.ffn_dim, config.dim),
+        )
+
+    def forward(self, x: Tensor, time: Tensor, memory: Memory) -> Tensor:
+        """One layer of a pass.
+
+        Args:
+            x: [B, frames, tokens of a frame, dim].
+            time: [B, frames, 6, dim], the projected timestep of each frame.
+            memory: where keys and values go and come from.
+
+        """
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self._modulations(time)
+        normed = self._remember(x, shift, scale, memory)
+        attended = memory.attend(self.layer, self.self_attn.queries(normed))
+        x = x + self.self_attn.output(attended).view_as(x) * gate
+        queries = self.cross_attn.queries(self.norm3(x).flatten(1, 2))
+        x = x + self.cross_attn.output(memory.attend_prompt(self.layer, queries)).view_as(x)
+        return x + self.ffn(self._norm(x) * (1 + ffn_scale) + ffn_shift) * ffn_gate
+
+    def remember(self, x: Tensor, time: Tensor, memory: Memory) -> None:
+        """Write this layer's keys and values and stop there."""
+        shift, scale, *_ = self._modulations(time)
+        self._remember(x, shift, scale, memory)
+
+    def _remember(self, x: Tensor, shift: Tensor, scale: Tensor, memory: Memory) -> Tensor:
+        normed = (self._norm(x) * (1 + scale) + shift).flatten(1, 2)
+        memory.write(self.layer, self.self_attn.keys(normed), self.self_attn.values(normed))
+        return normed
+
+    def _modulations(self, time: Tensor) -> tuple[Tensor, ...]:
+        return (self.modulation.unsqueeze(1) + time).unsqueeze(2).unbind(3)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.dim,), eps=self.eps)
+
+
+class Head(nn.Module):
+    """The last, modulated projection from tokens to patches of flow."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dim, self.eps = config.dim, config.eps
+        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """[B, frames, tokens, dim], embedded timesteps [B, frames, dim]; to [B, frames, tokens, patch]."""
+        shift, scale = (self.modulation.unsqueeze(1) + time.unsqueeze(2)).unsqueeze(2).unbind(3)
+        return self.head(F.layer_norm(x, (self.dim,), eps=self.eps) * (1 + scale) + shift)
+
+
+class CausalTransformer(nn.Module):
+    """Predicts the flow of a block, given the window that its memory holds."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.dim
+        self.patch_embedding = nn.Conv3d(config.latent_channels, dim, (1, PATCH, PATCH), (1, PATCH, PATCH))
+        self.text_embedding = nn.Sequential(
+            nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
+        )
+        self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, MODULATIONS * dim))
+        self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.layers))
+        self.head = Head(config)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and activations."""
+        return self.head.head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.head.weight.device
+
+    def forward(self, latents: Tensor, timesteps: Tensor, memory: Memory) -> Tensor:
+        """A denoising step: the flow of `latents`.
+
+        Args:
+            latents: [B, frames, channels, height, width], in the weights' dtype.
+            timesteps: [B, frames] fp32, 1000 for pure noise, 0 for clean.
+            memory: receives the keys and values of these frames before they are attended.
+
+        Returns:
+            Flow of the shape of `latents`.
+
+        """
+        time = self._embed_time(timesteps)
+        x = self._run(latents, time, memory, len(self.blocks))
+        return self._unpatch(self.head(x, time), latents.shape[-2] // PATCH)
+
+    def remember(self, latents: Tensor, timesteps: Tensor, memory: Memory) -> None:
+        """A pass made only for its keys and values: stops where the last layer has written its own."""
+        time = self._embed_time(timesteps)
+        x = self._run(latents, time, memory, len(self.blocks) - 1)
+        self._layers[-1].remember(x, self._project_time(time), memory)
+
+    def read_prompt(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a prompt in every layer's attention to it.
+
+        Args:
+            rows: [N, text_dim] embedding of its tokens, and one row of zeros if there is padding.
+
+        Returns:
+            Keys and values, each [layers, N, heads, channels].
+
+        """
+        text = self.text_embedding(rows.to(self.device, self.dtype))
+        attentions = [block.cross_attn for block in self._layers]
+        return torch.stack([a.keys(text) for a in attentions]), torch.stack([a.values(text) for a in attentions])
+
+    @property
+    def _layers(self) -> list[TransformerBlock]:
+        return cast(list[TransformerBlock], list(self.blocks))
+
+    def _run(self, latents: Tensor, time: Tensor, memory: Memory, layers: int) -> Tensor:
+        x, projected = self._patch(latents), self._project_time(time)
+        for block in self._layers[:layers]:
+            x = block(x, projected, memory)
+        return x
+
+    def _patch(self, latents: Tensor) -> Tensor:
+        """[B, frames, channels, height, width] to [B, frames, tokens, dim]."""
+        batch, frames = latents.shape[:2]
+        rows = latents.unfold(3, PATCH, PATCH).unfold(4, PATCH, PATCH)
+        patches = rows.permute(0, 1, 3, 4, 2, 5, 6).reshape(
+            batch, frames, -1, self.patch_embedding.weight[0].numel()
+        )
+        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+
+    def _unpatch(self, patches: Tensor, rows: int) -> Tensor:
+        """[B, frames, tokens, (patch row, patch column, channel)] to [B, frames, channels, height, width]."""
+        grid = patches.unflatten(3, (PATCH, PATCH, -1)).unflatten(2, (rows, -1))
+        return grid.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+
+    def _embed_time(self, timesteps: Tensor) -> Tensor:
+        """[B, frames] to [B, frames, dim]."""
+        half = self.config.freq_dim // 2
+        frequency = 10000 ** -(torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
+        angle = timesteps.double().unsqueeze(-1) * frequency
+        return self.time_embedding(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.dtype))
+
+    def _project_time(self, time: Tensor) -> Tensor:
+        """[B, frames, dim] to [B, frames, 6, dim]."""
+        return self.time_projection(time).unflatten(-1, (MODULATIONS, -1))
