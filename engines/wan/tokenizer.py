@@ -1,0 +1,111 @@
+"""From the text of a prompt to token ids."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Protocol, Self
+
+import ftfy
+import tokenizers
+
+from engines.errors import ConfigError
+
+
+def clean_prompt(text: str) -> str:
+    """Repair mojibake, resolve HTML entities (twice: some are escaped again) and collapse whitespace.
+
+    This is Wan2.1's cleaning. Beside a literal `<` it is not idempotent: there ftfy leaves entities alone,
+    and one escaped more than twice loses two levels each time.
+    """
+    text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _require_room(text_len: int) -> None:
+    if text_len < 2:
+        raise ConfigError(f"text_len is {text_len}; a token and the end of the text need at least 2")
+
+
+class PromptTokenizer(Protocol):
+    """Anything that turns a cleaned text into ids of one vocabulary."""
+
+    @property
+    def vocab(self) -> int:
+        """Ids are below this number."""
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text` and, last, of its end; no padding. Text that does not fit is cut."""
+
+
+class Tokenizer:
+    """A trained vocabulary of the T5 family, such as google/umt5-xxl.
+
+    An encoded text is its tokens followed by `</s>`, whether or not the file has a post-processor that says
+    so.
+    """
+
+    END = "</s>"
+
+    def __init__(self, vocabulary: tokenizers.Tokenizer, text_len: int) -> None:
+        _require_room(text_len)
+        end = vocabulary.token_to_id(self.END)
+        if end is None:
+            raise ConfigError(f"the vocabulary has no {self.END}; it is not one of the T5 family")
+        self._vocabulary = vocabulary
+        # A file may carry the truncation and padding of whoever saved it.
+        self._vocabulary.no_truncation()
+        self._vocabulary.no_padding()
+        self._end = end
+        self._text_len = text_len
+        self._vocab = max(vocabulary.get_vocab().values()) + 1
+
+    @classmethod
+    def from_folder(cls, path: Path, text_len: int) -> Self:
+        """Read `tokenizer.json` in the folder `path`.
+
+        Raises ConfigError if there is none, if it cannot be read, or if its vocabulary has no `</s>`.
+        """
+        file = path / "tokenizer.json"
+        if not file.is_file():
+            raise ConfigError(f"{file} does not exist; a tokenizer folder holds a tokenizer.json")
+        try:
+            vocabulary = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # The library raises nothing narrower.
+            raise ConfigError(f"{file} is not a tokenizer: {error}") from error
+        return cls(vocabulary, text_len)
+
+    @property
+    def vocab(self) -> int:
+        """One more than the highest id, added tokens included."""
+        return self._vocab
+
+    def encode(self, text: str) -> list[int]:
+        """The first `text_len` - 1 tokens of `text`, then `</s>`."""
+        ids = self._vocabulary.encode(text, add_special_tokens=False).ids
+        return [*ids[: self._text_len - 1], self._end]
+
+
+class ByteTokenizer:
+    """UTF-8 bytes as tokens, for tiny models without a vocabulary of their own.
+
+    Ids are ByT5's (Xue et al. 2022): 0 padding, 1 end of text, 2 unknown, then the 256 bytes.
+    """
+
+    END = 1
+    FIRST_BYTE = 3
+
+    def __init__(self, text_len: int) -> None:
+        _require_room(text_len)
+        self._text_len = text_len
+
+    @property
+    def vocab(self) -> int:
+        """Three special ids and 256 bytes."""
+        return self.FIRST_BYTE + 256
+
+    def encode(self, text: str) -> list[int]:
+        """The first `text_len` - 1 bytes of `text`, which may cut a character, then the end."""
+        kept = text.encode()[: self._text_len - 1]
+        return [*(self.FIRST_BYTE + byte for byte in kept), self.END]
