@@ -6,11 +6,13 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from engines.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from engines.errors import StreamError
 from engines.history import History
 
 
 class Decoded(NamedTuple):
-    """Pictures [B, frames, 3, height, width] in 0..1, and the decoder's history after them."""
+    """Pictures [B, frames, 3, height, width] fp32 in 0..1, and the decoder's history after them."""
 
     frames: Tensor
     history: History
@@ -38,10 +40,52 @@ class Codec(Protocol):
         """The history of a decoder that has seen nothing."""
 
     def decode(self, latents: Tensor, history: History) -> Decoded:
-        """Decode the next latent frames [B, frames, channels, height/8, width/8] of a stream."""
+        """Decode the next latent frames of a stream; `history` stays valid, whatever happens.
+
+        Args:
+            latents: [B, T >= 1, channels, height/8, width/8] in the dtype of the weights.
+            history: what `start_decoding` or the stream's last call returned.
+
+        Raises:
+            ValueError: the latents have another number of axes or channels.
+            StreamError: the history belongs to another network, size, batch or dtype.
+        """
 
     def start_encoding(self) -> History:
         """The history of an encoder that has seen nothing."""
 
     def encode(self, frames: Tensor, history: History) -> Encoded:
-        """Encode the next pictures [B, frames, 3, height, width] in 0..1 of a stream."""
+        """Encode the next pictures of a stream; `history` stays valid, whatever happens.
+
+        Args:
+            frames: [B, N, 3, height, width] in 0..1, in the dtype of the weights; height and width are multiples
+                of 8, N is 1+4k at the start of a stream and 4k later.
+            history: what `start_encoding` or the stream's last call returned.
+
+        Raises:
+            ValueError: the pictures have another number of axes or channels, or no whole latents.
+            StreamError: N breaks its rule, or the history belongs to another network, size, batch or dtype.
+        """
+
+
+def check_latents(latents: Tensor, channels: int) -> None:
+    """Raise ValueError unless `latents` is [B, T, channels, h, w] with at least one frame."""
+    if latents.ndim != 5 or latents.shape[2] != channels or 0 in latents.shape:
+        raise ValueError(f"latents {list(latents.shape)} are not [batch, frames, {channels}, height, width]")
+
+
+def check_frames(frames: Tensor, *, at_start: bool) -> None:
+    """Raise unless `frames` is [B, N, 3, H, W] with whole latents: ValueError for the shape, StreamError for N.
+
+    `at_start` says that the stream's first frame, which is a latent frame by itself, is the first of these.
+    """
+    if frames.ndim != 5 or frames.shape[2] != 3 or 0 in frames.shape:
+        raise ValueError(f"pictures {list(frames.shape)} are not [batch, frames, 3, height, width]")
+    height, width = frames.shape[3:]
+    if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
+        raise ValueError(f"pictures of {height}x{width}; both must be multiples of {SPATIAL_FACTOR}")
+    count = frames.shape[1]
+    if at_start and count % TEMPORAL_FACTOR != 1:
+        raise StreamError(f"{count} pictures at the start of a stream; they must be 1 + {TEMPORAL_FACTOR}k")
+    if not at_start and count % TEMPORAL_FACTOR != 0:
+        raise StreamError(f"{count} more pictures for a stream; they must be {TEMPORAL_FACTOR}k")

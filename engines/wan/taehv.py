@@ -1,0 +1,209 @@
+"""A tiny video autoencoder of the TAEHV kind, run over a stream piece by piece.
+
+Plain 2-D convolutions; blocks that also see the frame before carry the time. The layers and the names of their
+parameters are those of `taew2_1` (madebyollin/taehv, MIT). Inside, tensors are
+[batch, frames, channels, height, width].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engines.codec import Decoded, Encoded, check_frames, check_latents
+from engines.config import TEMPORAL_FACTOR, TAEHVConfig
+from engines.history import History, HistoryStep
+from engines.wan.causal import Advanced, Layer, Network, Past
+
+TIME = 1
+"""The axis of the frames."""
+
+LEAD = TEMPORAL_FACTOR - 1
+"""Frames that a stream's first latent frame stands for besides its one picture."""
+
+
+def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
+    y: Tensor = layer(x.flatten(0, 1)).unflatten(0, x.shape[:2])
+    return y
+
+
+class FrameNetwork(Network):
+    """A network whose stateless layers take one frame at a time: [B*T, C, H, W]."""
+
+    def apply_stateless(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """The frames become the batch."""
+        return _per_frame(layer, x)
+
+
+class SoftClamp(nn.Module):
+    """Keeps latents within -3..3."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape as the input."""
+        return torch.tanh(x / 3) * 3
+
+
+class MemoryBlock(Layer):
+    """A residual block that sees each frame and the one before."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.past = Past(frames=1, dim=TIME)
+        self.conv = nn.Sequential(
+            _conv(2 * channels, channels), nn.ReLU(inplace=True),
+            _conv(channels, channels), nn.ReLU(inplace=True),
+            _conv(channels, channels),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+        """Same shape as the input."""
+        before = self.past(x, step)[:, :-1]
+        y = _per_frame(self.conv, torch.cat((x, before), dim=2))
+        return F.relu(y + x, inplace=True)
+
+    def reach(self, frames: int) -> int:
+        """The frames and the one before them."""
+        return self.past.reach(frames)
+
+
+class TimePool(Layer):
+    """Makes one frame of `stride`."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(stride * channels, channels, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+        """[B, stride*T, C, H, W] to [B, T, C, H, W]: the frames of a group are stacked on the channels."""
+        return _per_frame(self.conv, x.unflatten(TIME, (-1, self.stride)).flatten(2, 3))
+
+
+class TimeGrow(Layer):
+    """Makes `stride` frames of one."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.conv = nn.Conv2d(channels, stride * channels, kernel_size=1, bias=False)
+
+    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+        """[B, T, C, H, W] to [B, stride*T, C, H, W]: each C channels are a frame."""
+        grown: Tensor = _per_frame(self.conv, x).unflatten(2, (self.stride, -1))
+        return grown.flatten(1, 2)
+
+    def reach(self, frames: int) -> int:
+        """One frame for each `stride`, the last of which may be needed in part."""
+        return -(-frames // self.stride)
+
+
+def _conv(inputs: int, outputs: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=bias)
+
+
+def _memory_blocks(position: int, channels: int) -> dict[int, nn.Module]:
+    return {position + i: MemoryBlock(channels) for i in range(3)}
+
+
+def _halving(position: int, channels: int, time_stride: int) -> dict[int, nn.Module]:
+    return {
+        position: TimePool(channels, time_stride),
+        position + 1: _conv(channels, channels, stride=2, bias=False),
+        **_memory_blocks(position + 2, channels),
+    }
+
+
+def _doubling(position: int, inputs: int, outputs: int, time_stride: int) -> dict[int, nn.Module]:
+    """The checkpoint's sequence enlarges the pictures before it grows the time.
+
+    The two commute, and in this order the growing costs a quarter.
+    """
+    return {
+        **_memory_blocks(position, inputs),
+        position + 4: TimeGrow(inputs, time_stride),
+        position + 3: nn.Upsample(scale_factor=2),
+        position + 5: _conv(inputs, outputs, bias=False),
+    }
+
+
+def _encoder(config: TAEHVConfig) -> FrameNetwork:
+    width = config.encoder_width
+    return FrameNetwork({
+        0: _conv(3, width), 1: nn.ReLU(inplace=True),
+        **_halving(2, width, time_stride=2),
+        **_halving(7, width, time_stride=2),
+        **_halving(12, width, time_stride=1),
+        17: _conv(width, config.latent_channels),
+    })  # fmt: skip
+
+
+def _decoder(config: TAEHVConfig) -> FrameNetwork:
+    w0, w1, w2, w3 = config.decoder_widths
+    return FrameNetwork({
+        0: SoftClamp(), 1: _conv(config.latent_channels, w0), 2: nn.ReLU(inplace=True),
+        **_doubling(3, w0, w1, time_stride=1),
+        **_doubling(9, w1, w2, time_stride=2),
+        **_doubling(15, w2, w3, time_stride=2),
+        21: nn.ReLU(inplace=True), 22: _conv(w3, 3),
+    })  # fmt: skip
+
+
+class TAEHV(nn.Module):
+    """A tiny autoencoder as a streaming `Codec`; any number of streams, each with its own histories."""
+
+    def __init__(self, config: TAEHVConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = _encoder(config)
+        self.decoder = _decoder(config)
+
+    @property
+    def decoder_memory(self) -> int:
+        """Latent frames after which nothing older can be seen in the decoder's history: 8."""
+        return self.decoder.reach(0)
+
+    def start_decoding(self) -> History:
+        """The history of a decoder that has seen nothing."""
+        return self.decoder.start()
+
+    def decode(self, latents: Tensor, history: History) -> Decoded:
+        """Decode the next latent frames of a stream, all of them at once."""
+        check_latents(latents, self.config.latent_channels)
+        raw, after = self.decode_raw(latents, history)
+        return Decoded(raw.float().clamp(0.0, 1.0), after)
+
+    def decode_raw(self, latents: Tensor, history: History) -> Advanced:
+        """The decoder's own output [B, N, 3, 8h, 8w], about 0..1, for latents as `decode` takes them."""
+        pictures, after = self.decoder.advance(latents, history, latents.shape[1])
+        return Advanced(pictures[:, LEAD:] if history.consumed == 0 else pictures, after)
+
+    def start_encoding(self) -> History:
+        """The history of an encoder that has seen nothing."""
+        return self.encoder.start()
+
+    def encode(self, frames: Tensor, history: History) -> Encoded:
+        """Encode the next pictures of a stream, all of them at once.
+
+        The first picture of a stream is seen four times, as the decoder shows the last of four.
+        """
+        at_start = history.consumed == 0
+        check_frames(frames, at_start=at_start)
+        seen = frames
+        if at_start:
+            seen = torch.cat((frames[:, :1].expand(-1, LEAD, -1, -1, -1), frames), dim=TIME)
+        return Encoded(*self.encoder.advance(seen, history, frames.shape[1]))
+
+
+def fit_time_grow(weights: Mapping[str, Tensor], config: TAEHVConfig) -> dict[str, Tensor]:
+    """`weights` with the time-grow layers cut to the output channels that `config` needs.
+
+    Some checkpoints can grow time further than Wan's latents need; of their output channels the last ones are
+    the frames that come last, and those count. Weights with too few channels are left for the loader to refuse.
+    """
+    with torch.device("meta"):
+        expected = TAEHV(config).state_dict()
+    grows = {f"decoder.{position}.conv.weight" for position in (7, 13, 19)}
+    return {name: w[-len(expected[name]) :] if name in grows else w for name, w in weights.items()}
