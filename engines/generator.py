@@ -6,15 +6,17 @@ import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import groupby
 from threading import Event
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engines.codec import Codec
 from engines.config import ABSOLUTE_POSITIONS, StreamConfig
 from engines.errors import ConfigError, PositionLimit, PromptError, SlabsFull, StreamError
+from engines.fingerprint import fingerprint
 from engines.history import History
 from engines.kv_slab import KVSlab, SlabLayout
 from engines.memory import PromptMemory
@@ -55,6 +57,15 @@ class Generator:
         self._slab_bytes = slab_bytes
         self._reserved = 0
         self._batch = batch
+
+    @cached_property
+    def identity(self) -> dict[str, str | None]:
+        """Fingerprints of the networks: a snapshot goes on only with those it was taken from."""
+        codec = self.codec
+        return {
+            "transformer": fingerprint(self.transformer),
+            "codec": fingerprint(codec) if isinstance(codec, nn.Module) else None,
+        }
 
     def open(self, config: StreamConfig, noise: Noise | None = None) -> Stream:
         """A new stream with nothing in it. Raises SlabsFull if its slab finds no room.
@@ -197,8 +208,10 @@ class Generator:
         """The decoder's history after the last latents, from nothing."""
         if self.codec is None:
             return None
-        latents = stream.last_blocks(min(stream.blocks, self._decoder_blocks(stream.config)))
-        return self.codec.decode(latents.unsqueeze(0), self.codec.start_decoding()).history
+        history = self.codec.start_decoding()
+        for latents in list(stream.recent)[-self._decoder_blocks(stream.config) :]:
+            history = self.codec.decode(latents.unsqueeze(0), history).history
+        return history
 
 
 def _require_ready(stream: Stream) -> None:

@@ -1,17 +1,13 @@
-"""A prompt as a denoiser takes it, and the encoder that makes one from text."""
+"""A prompt as a denoiser takes it."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Self
 
-import torch
 from torch import Tensor
 
-from engines.errors import ConfigError, PromptError
-from engines.wan.text_encoder import UMT5Encoder
-from engines.wan.tokenizer import PromptTokenizer, clean_prompt
+from engines.errors import PromptError
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,42 +43,3 @@ class Prompt:
         if real.numel() == 0:
             raise PromptError(f"all {shape[0]} rows of the embedding are zero; one must not be")
         return cls(text, embedding[: int(real[-1]) + 1])
-
-
-class PromptEncoder:
-    """Text to prompt, remembering the `capacity` prompts used last. For one thread at a time."""
-
-    def __init__(self, tokenizer: PromptTokenizer, encoder: UMT5Encoder, capacity: int) -> None:
-        if tokenizer.vocab > encoder.config.vocab:
-            raise ConfigError(
-                f"the tokenizer has {tokenizer.vocab} ids but the text encoder embeds {encoder.config.vocab}"
-            )
-        if capacity < 1:
-            raise ConfigError(f"capacity is {capacity}; it must be at least 1")
-        self._tokenizer = tokenizer
-        self._encoder = encoder
-        self._capacity = capacity
-        self._recent: OrderedDict[str, Prompt] = OrderedDict()
-
-    def encode(self, text: str) -> Prompt:
-        """The prompt of `text`, which is cleaned first; rows are on the encoder's device, in its dtype.
-
-        Texts that are equal once cleaned give the same object while it is remembered. Raises PromptError if
-        nothing is left after cleaning.
-        """
-        cleaned = clean_prompt(text)
-        if not cleaned:
-            raise PromptError(f"prompt {text!r} is empty; a prompt has at least one visible character")
-        if cleaned not in self._recent:
-            self._recent[cleaned] = Prompt(cleaned, self._embed(cleaned))
-        self._recent.move_to_end(cleaned)
-        if len(self._recent) > self._capacity:
-            self._recent.popitem(last=False)
-        return self._recent[cleaned]
-
-    @torch.inference_mode()
-    def _embed(self, text: str) -> Tensor:
-        """Rows [tokens, text_dim]. Only the real length is computed: no token sees padding."""
-        ids = torch.tensor([self._tokenizer.encode(text)], device=self._encoder.device)
-        rows: Tensor = self._encoder(ids, torch.ones_like(ids))[0]
-        return rows

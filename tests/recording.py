@@ -78,11 +78,20 @@ class Recording:
         """How the recorded clip was generated. A window of -1 is the whole clip."""
         o = self.options
         window = o["window"] if o["window"] > 0 else o["blocks"] * o["frames_per_block"]
+        steps, shift = self._schedule()
         return StreamConfig(
             height=o["height"] * SPATIAL_FACTOR, width=o["width"] * SPATIAL_FACTOR,
             block_frames=o["frames_per_block"], window_frames=window, sink_frames=o["sink"],
             sink="local" if o["no_global_sink"] else "global", rope="relative" if o["infinite"] else "absolute",
+            steps=steps, shift=shift,
         )  # fmt: skip
+
+    def _schedule(self) -> tuple[tuple[int, ...], float]:
+        """Denoising steps and flow shift, found back in the table of warped timesteps."""
+        table = self["sched.timesteps"]
+        steps = tuple(len(table) - int((table - step).abs().argmin()) for step in self.facts["steps"])
+        middle = self["sched.sigmas"][len(table) // 2].item()
+        return steps, round(middle / (1 - middle), 4)
 
 
 class RecordedNoise:
@@ -95,7 +104,7 @@ class RecordedNoise:
         self._renoise_per_block = len(recording.facts["steps"]) - 1
 
     def draw(self, block: int, draw: int, shape: tuple[int, ...]) -> Tensor:
-        """As engines.noise.Noise, for the block of the clip that was recorded."""
+        """As engines.noise.Noise, for the blocks that were recorded."""
         frames = shape[0]
         if draw == 0:
             return self._recording["noise"][self._row, block * frames : (block + 1) * frames]

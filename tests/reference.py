@@ -18,14 +18,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engines.config import TransformerConfig
+from engines.config import TEMPORAL_FACTOR, TransformerConfig
 from engines.generator import Generator
 from engines.kv_slab import SlabLayout
 from engines.schedule import FlowSchedule
 from engines.stream import Stream
 from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.transformer import CausalTransformer, Memory
-
 from engines.wan.vae import WanVAE
 from kernels.rope import rotate
 from tests.recording import RecordedNoise, Recording
@@ -211,14 +210,18 @@ def _check_vae(recording: Recording) -> list[Finding]:
     vae = WanVAE(recording.vae()).to(recording["vae.z"].dtype)
     vae.load_state_dict(recording.weights("vae.model."))
     differences = Differences()
-    latents = vae.normalise(recording["vae.z"].transpose(1, 2))
+    latents = recording["vae.z"].transpose(1, 2)
     history, first = vae.start_decoding(), 0
     for number, shape in enumerate(recording.facts["vae"]["stream_shapes"]):
-        count = (shape[2] + 3) // 4
-        raw, history = vae.decode_raw(latents[:, first : first + count], history)
+        frames = (shape[2] + TEMPORAL_FACTOR - 1) // TEMPORAL_FACTOR
+        raw, history = vae.decode_raw(latents[:, first : first + frames], history)
         differences.note("pixels, streamed", raw, recording[f"vae.stream.{number}"])
-        first += count
-    differences.note("pixels, whole", vae.decode_raw(latents, vae.start_decoding())[0], recording["vae.whole"])
+        first += frames
+    whole, _ = vae.decode_raw(latents, vae.start_decoding())
+    differences.note("pixels, whole clip", whole, recording["vae.whole"])
+    pictures = recording["vae.pixels"].transpose(1, 2) * 0.5 + 0.5
+    encoded, _ = vae.encode(pictures, vae.start_encoding())
+    differences.note("latents, encoded", encoded.transpose(1, 2), recording["vae.encoded"])
     return differences.findings(CODEC_BOUND)
 
 

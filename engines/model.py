@@ -1,0 +1,44 @@
+"""The networks of one model, built from its config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+
+from engines.codec import Codec
+from engines.config import ModelConfig, TAEHVConfig, VAEConfig
+from engines.wan.taehv import TAEHV
+from engines.wan.text_encoder import UMT5Encoder
+from engines.wan.transformer import CausalTransformer
+from engines.wan.vae import WanVAE
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's networks, in evaluation mode on one device."""
+
+    config: ModelConfig
+    transformer: CausalTransformer
+    codec: Codec
+    text_encoder: UMT5Encoder
+
+    @classmethod
+    def random(
+        cls, config: ModelConfig, seed: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Self:
+        """The networks with random weights that follow from `seed`: to test and to measure with."""
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            torch.manual_seed(seed)
+            transformer = CausalTransformer(config.transformer)
+            codec = build_codec(config.codec)
+            text_encoder = UMT5Encoder(config.text_encoder)
+        for network in (transformer, codec, text_encoder):
+            network.to(device, dtype).eval()
+        return cls(config, transformer, codec, text_encoder)
+
+
+def build_codec(config: VAEConfig | TAEHVConfig) -> WanVAE | TAEHV:
+    """The autoencoder that `config` describes."""
+    return WanVAE(config) if isinstance(config, VAEConfig) else TAEHV(config)

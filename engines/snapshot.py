@@ -1,0 +1,194 @@
+"""Snapshots: the bytes from which a stream continues in another process.
+
+An **exact** one holds the slab and the decoder's history; the stream goes on bit for bit, on the same kind of
+device with the same torch. A **light** one holds what they can be rebuilt from (`Generator.rebuild`): the
+latents of the window and of the decoder's memory, the prompt, and the passes that wrote the frame sink.
+
+Both are a safetensors file: tensors, and in its metadata a JSON object `snapshot` and a `checksum` over all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Literal, NamedTuple
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from engines.config import StreamConfig
+from engines.errors import SnapshotError
+from engines.generator import Generator
+from engines.history import History
+from engines.noise import SeededNoise
+from engines.prompt import Prompt
+from engines.stream import LogEntry, SinkCall, Stream
+
+VERSION = 1
+
+Kind = Literal["exact", "light"]
+
+
+class Restored(NamedTuple):
+    """A stream that goes on where a snapshot was taken, and the kind of snapshot it was."""
+
+    stream: Stream
+    kind: Kind
+
+
+def take_exact(generator: Generator, stream: Stream) -> bytes:
+    """Everything the stream holds. Raises StreamError unless all its blocks are decoded."""
+    tensors, facts = _common(stream, stream.sink_calls)
+    filled = min(stream.blocks, stream.slab.layout.window_blocks)
+    tensors["slab.keys"] = stream.slab.keys[:, :filled]
+    tensors["slab.values"] = stream.slab.values[:, :filled]
+    if stream.decoder is not None:
+        past = stream.decoder.past
+        tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(past) if tensor is not None}
+        facts |= {"decoder_consumed": stream.decoder.consumed, "decoder_slots": len(past)}
+    facts |= {"clean_due": stream.clean_due, "recache_due": stream.recache_due}
+    return _pack("exact", tensors, facts | generator.identity | _machine(generator))
+
+
+def take_light(generator: Generator, stream: Stream) -> bytes:
+    """What the stream can be rebuilt from. Raises StreamError unless all its blocks are decoded."""
+    tensors, facts = _common(stream, stream.lasting_sink_calls)
+    return _pack("light", tensors, facts | generator.identity)
+
+
+def restore(generator: Generator, data: bytes) -> Restored:
+    """Open the stream that `data` holds.
+
+    Raises SnapshotError if the bytes are damaged, of another version or model, or (exact) of another device or
+    torch, and SlabsFull if there is no room; nothing is open then.
+    """
+    kind, tensors, facts = _unpack(data)
+    _require_same(facts, generator.identity, "it cannot continue here")
+    if kind == "exact":
+        _require_same(facts, _machine(generator), "an exact snapshot needs the same; a light one does not")
+    try:
+        return Restored(_open(generator, kind, tensors, facts), kind)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SnapshotError(f"the snapshot is inconsistent: {error}") from error
+
+
+def _common(stream: Stream, sink_calls: Sequence[SinkCall]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What both kinds hold."""
+    stream.require_open()
+    stream.require_decoded()
+    if not isinstance(stream.noise, SeededNoise):
+        raise SnapshotError(f"the stream's noise is a {type(stream.noise).__name__}, not made from its seed")
+    prompts = [call.prompt for call in sink_calls]
+    if stream.prompt is not None:
+        prompts.append(stream.prompt)
+    prompts = list(dict.fromkeys(prompts))
+    tensors = {f"recent.{i}": latents for i, latents in enumerate(stream.recent)}
+    tensors |= {f"prompt.{i}": prompt.rows for i, prompt in enumerate(prompts)}
+    tensors |= {f"sink.{i}": call.latents for i, call in enumerate(sink_calls)}
+    facts = {
+        "stream": asdict(stream.config),
+        "blocks": stream.blocks,
+        "decoded_blocks": stream.decoded_blocks,
+        "log": stream.log,
+        "prompts": [prompt.text for prompt in prompts],
+        "prompt": None if stream.prompt is None else prompts.index(stream.prompt),
+        "sink_calls": [(call.first_block, call.timestep, prompts.index(call.prompt)) for call in sink_calls],
+    }
+    return tensors, facts
+
+
+def _machine(generator: Generator) -> dict[str, Any]:
+    """What must be the same for a stream to go on bit for bit."""
+    return {"device": generator.transformer.device.type, "torch": torch.__version__}
+
+
+def _require_same(facts: dict[str, Any], wanted: dict[str, Any], remedy: str) -> None:
+    for name, value in wanted.items():
+        if facts.get(name) != value:
+            raise SnapshotError(f"the snapshot's {name} is {facts.get(name)}, here it is {value}; {remedy}")
+
+
+def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Stream:
+    config = StreamConfig(**facts["stream"] | {"steps": tuple(facts["stream"]["steps"])})
+    stream = generator.open(config)
+    try:
+        _fill(generator, stream, tensors, facts)
+        if kind == "exact":
+            _fill_exact(stream, tensors, facts)
+        else:
+            generator.rebuild(stream)
+    except BaseException:
+        generator.close(stream)
+        raise
+    return stream
+
+
+def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Give an empty stream what both kinds hold."""
+    device = generator.transformer.device
+    here = {name: tensor.to(device) for name, tensor in tensors.items()}
+    prompts = [Prompt(text, here[f"prompt.{i}"]) for i, text in enumerate(facts["prompts"])]
+    if facts["prompt"] is not None:
+        generator.set_prompt(stream, prompts[facts["prompt"]])
+    stream.log = [LogEntry(*entry) for entry in facts["log"]]
+    stream.blocks, stream.decoded_blocks = facts["blocks"], facts["decoded_blocks"]
+    kept = min(stream.blocks, stream.recent.maxlen or 0)
+    stream.recent.extend(here[f"recent.{i}"] for i in range(kept))
+    stream.sink_calls = [
+        SinkCall(first_block, here[f"sink.{i}"], timestep, prompts[prompt])
+        for i, (first_block, timestep, prompt) in enumerate(facts["sink_calls"])
+    ]
+
+
+def _fill_exact(stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Give a stream the state that only an exact snapshot holds."""
+    filled = tensors["slab.keys"].shape[1]
+    stream.slab.keys[:, :filled].copy_(tensors["slab.keys"])
+    stream.slab.values[:, :filled].copy_(tensors["slab.values"])
+    stream.clean_due, stream.recache_due = facts["clean_due"], facts["recache_due"]
+    if stream.decoder is not None:
+        device = stream.slab.keys.device
+        slots = [tensors.get(f"decoder.{slot}") for slot in range(facts["decoder_slots"])]
+        past = tuple(None if tensor is None else tensor.to(device) for tensor in slots)
+        stream.decoder = History(facts["decoder_consumed"], past)
+
+
+def _pack(kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
+    # Copies, because a finished block may be both among the recent ones and what went into a sink pass.
+    here = {
+        name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps({"version": VERSION, "kind": kind} | facts)
+    return safetensors.torch.save(here, {"snapshot": text, "checksum": _checksum(here, text)})
+
+
+def _unpack(data: bytes) -> tuple[Kind, dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of undamaged bytes."""
+    try:
+        tensors = safetensors.torch.load(data)
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        text, checksum = metadata["snapshot"], metadata["checksum"]
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise SnapshotError(f"{len(data)} bytes are not a snapshot, or not all of one: {error!r}") from error
+    if checksum != _checksum(tensors, text):
+        raise SnapshotError("the snapshot is damaged: its checksum does not match its content")
+    facts = json.loads(text)
+    if facts["version"] != VERSION:
+        raise SnapshotError(f"the snapshot is of version {facts['version']}; this program reads version {VERSION}")
+    return facts["kind"], tensors, facts
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    """SHA-256 over the facts and over every tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

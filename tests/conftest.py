@@ -1,0 +1,53 @@
+"""What many tests share: one tiny model, and a generator for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.config import StreamConfig
+from engines.generator import Generator
+from engines.model import Model
+from engines.presets import preset
+from engines.prompt import Prompt
+
+RECORDINGS = Path(__file__).parent / "assets" / "recordings"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """Test shapes are too small for two, and other processes need the second core."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    return Model.random(preset("tiny-taehv"), seed=1)
+
+
+@pytest.fixture
+def generator(model: Model) -> Generator:
+    return Generator(model.transformer, model.codec, slab_bytes=1 << 30)
+
+
+@pytest.fixture
+def small() -> StreamConfig:
+    """A stream of 32x48 pixels: six tokens a frame."""
+    return StreamConfig(seed=5, height=32, width=48)
+
+
+@pytest.fixture(scope="session")
+def prompts(model: Model) -> list[Prompt]:
+    """Three prompts of different lengths."""
+    generator = torch.Generator().manual_seed(7)
+    dim = model.config.transformer.text_dim
+    return [Prompt(f"prompt {n}", torch.randn(n, dim, generator=generator)) for n in (3, 11, 64)]
+
+
+@pytest.fixture
+def _inference() -> Iterator[None]:
+    with torch.inference_mode():
+        yield

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
+
+from engines.config import StreamConfig
+from engines.errors import SlabsFull, SnapshotError, StreamError
+from engines.generator import Generator
+from engines.model import Model
+from engines.presets import preset
+from engines.prompt import Prompt
+from engines.snapshot import restore, take_exact, take_light
+from tests.rolling import roll, roll_pictures
+
+
+class Film(NamedTuple):
+    latents: Tensor
+    pictures: Tensor
+
+
+def continue_elsewhere(folder: Path, name: str, data: bytes, switches: dict[int, Prompt], blocks: int) -> Film:
+    """What a new process makes of a snapshot."""
+    folder.joinpath("snapshot").write_bytes(data)
+    save_file({p.text: p.rows for p in switches.values()}, folder / "prompts")
+    job = {
+        "preset": name,
+        "snapshot": str(folder / "snapshot"),
+        "prompts": str(folder / "prompts"),
+        "switches": {block: prompt.text for block, prompt in switches.items()},
+        "blocks": blocks,
+        "output": str(folder / "output"),
+    }
+    folder.joinpath("job.json").write_text(json.dumps(job))
+    subprocess.run([sys.executable, "-m", "tests.engines.continue_snapshot", str(folder / "job.json")], check=True)
+    made = load_file(folder / "output")
+    return Film(made["latents"], made["pictures"])
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-taehv"])
+def test_a_stream_continues_in_a_new_process(tmp_path: Path, prompts: list[Prompt], name: str) -> None:
+    model = Model.random(preset(name), seed=1)
+    generator = Generator(model.transformer, model.codec, slab_bytes=1 << 30)
+    stream, later = generator.open(StreamConfig(seed=5, height=16, width=32)), {30: prompts[2]}
+    roll_pictures(generator, stream, 20, {0: prompts[0], 6: prompts[1]})
+    exact, light = take_exact(generator, stream), take_light(generator, stream)
+    rebuilt = generator.fork(stream)
+    generator.rebuild(rebuilt)
+    unbroken = Film(*roll_pictures(generator, stream, 20, later))
+    reference = Film(*roll_pictures(generator, rebuilt, 20, later))
+
+    from_exact = continue_elsewhere(tmp_path, name, exact, later, 20)
+    assert torch.equal(from_exact.latents, unbroken.latents)
+    assert torch.equal(from_exact.pictures, unbroken.pictures)
+
+    from_light = continue_elsewhere(tmp_path, name, light, later, 20)
+    assert torch.equal(from_light.latents, reference.latents)
+    assert torch.equal(from_light.pictures, reference.pictures)
+    assert len(light) < len(exact)
+
+
+CASES = [
+    StreamConfig(height=16, width=32, sink="local"),
+    StreamConfig(height=16, width=32, sink_frames=0),
+    StreamConfig(height=16, width=32, sink_frames=6),
+    StreamConfig(height=16, width=32, rope="absolute"),
+    StreamConfig(height=16, width=32, block_frames=1, window_frames=5, sink_frames=2),
+]
+
+
+@pytest.mark.parametrize("config", CASES, ids=["local", "no sink", "two sink blocks", "absolute", "block of one"])
+@pytest.mark.parametrize("blocks", [0, 1, 3, 4, 5, 9])
+def test_both_kinds_continue_whatever_the_window(
+    generator: Generator, prompts: list[Prompt], config: StreamConfig, blocks: int
+) -> None:
+    stream, switches = generator.open(config), {0: prompts[0], 2: prompts[1], 7: prompts[2]}
+    if blocks:
+        roll_pictures(generator, stream, blocks, switches)
+    exact = restore(generator, take_exact(generator, stream)).stream
+    light = restore(generator, take_light(generator, stream)).stream
+    rebuilt = generator.fork(stream)
+    generator.rebuild(rebuilt)
+    assert light.log == rebuilt.log
+    for restored, original in ((exact, stream), (light, rebuilt)):
+        films = [roll_pictures(generator, s, 4, switches) for s in (restored, original)]
+        assert all(torch.equal(a, b) for a, b in zip(*films, strict=True))
+
+
+def test_rebuilding_keeps_the_sink_and_the_decoder(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    stream = generator.open(small)
+    roll_pictures(generator, stream, 20, {0: prompts[0], 2: prompts[1]})
+    sink, decoder = stream.slab.keys[:, 0].clone(), stream.decoder
+    stream.slab.keys.fill_(float("nan"))
+    generator.rebuild(stream)
+    assert torch.equal(stream.slab.keys[:, 0], sink)
+    assert decoder is not None
+    assert stream.decoder is not None
+    for ours, wanted in zip(stream.decoder.past, decoder.past, strict=True):
+        assert (ours is None) == (wanted is None)
+        if ours is not None and wanted is not None:
+            torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_restore_is_in_the_log(generator: Generator, small: StreamConfig, prompts: list[Prompt]) -> None:
+    stream = generator.open(small)
+    roll_pictures(generator, stream, 5, {0: prompts[0]})
+    restored = restore(generator, take_light(generator, stream))
+    assert restored.kind == "light"
+    assert restored.stream.log == [(0, "prompt", prompts[0].text), (5, "restore", "")]
+
+
+def test_a_switch_that_is_still_due_is_kept(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    stream = generator.open(small)
+    roll_pictures(generator, stream, 6, {0: prompts[0]})
+    generator.set_prompt(stream, prompts[1])
+    exact = restore(generator, take_exact(generator, stream)).stream
+    assert torch.equal(roll(generator, exact, 2, {}), roll(generator, stream, 2, {}))
+
+
+@pytest.fixture
+def snapshot(generator: Generator, small: StreamConfig, prompts: list[Prompt]) -> bytes:
+    stream = generator.open(small)
+    roll_pictures(generator, stream, 5, {0: prompts[0]})
+    data = take_exact(generator, stream)
+    generator.close(stream)
+    return data
+
+
+@pytest.mark.parametrize("at", [0.0, 0.001, 0.3, 0.999], ids=str)
+def test_a_changed_byte_is_noticed(generator: Generator, snapshot: bytes, at: float) -> None:
+    damaged = bytearray(snapshot)
+    damaged[int(at * len(snapshot))] ^= 0x10
+    with pytest.raises(SnapshotError):
+        restore(generator, bytes(damaged))
+
+
+@pytest.mark.parametrize("kept", [0, 7, 100, 0.5, 0.9999], ids=str)
+def test_a_truncated_snapshot_is_refused(generator: Generator, snapshot: bytes, kept: float) -> None:
+    length = kept if isinstance(kept, int) else int(kept * len(snapshot))
+    with pytest.raises(SnapshotError, match=f"{length} bytes are not a snapshot"):
+        restore(generator, snapshot[:length])
+
+
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n" * 20, save({"a": torch.ones(3)})], ids=["png", "weights"])
+def test_foreign_bytes_are_refused(generator: Generator, data: bytes) -> None:
+    with pytest.raises(SnapshotError, match="not a snapshot"):
+        restore(generator, data)
+
+
+def test_a_snapshot_of_other_weights_is_refused(small: StreamConfig, snapshot: bytes) -> None:
+    other = Model.random(preset("tiny-taehv"), seed=2)
+    with pytest.raises(SnapshotError, match=r"transformer is .* cannot continue here"):
+        restore(Generator(other.transformer, other.codec, slab_bytes=1 << 30), snapshot)
+
+
+def test_an_exact_snapshot_of_another_torch_is_refused_and_a_light_one_is_not(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = generator.open(small)
+    roll_pictures(generator, stream, 2, {0: prompts[0]})
+    exact, light = take_exact(generator, stream), take_light(generator, stream)
+    monkeypatch.setattr(torch, "__version__", "3.0.0")
+    with pytest.raises(SnapshotError, match=r"torch is 2\..*, here it is 3.0.0; .* a light one does not"):
+        restore(generator, exact)
+    assert restore(generator, light).stream.blocks == 2
+
+
+def test_nothing_stays_reserved_when_a_snapshot_is_refused(
+    model: Model, generator: Generator, small: StreamConfig, snapshot: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for_one = Generator(model.transformer, model.codec, slab_bytes=generator.open(small).slab.nbytes)
+    monkeypatch.setattr("engines.snapshot._fill_exact", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        restore(room_for_one, snapshot)
+    monkeypatch.undo()
+    restored = restore(room_for_one, snapshot)
+    with pytest.raises(SlabsFull):
+        restore(room_for_one, snapshot)
+    assert restored.stream.blocks == 5
+
+
+def test_a_stream_with_undecoded_blocks_cannot_be_taken(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    stream = generator.open(small)
+    roll(generator, stream, 2, {0: prompts[0]})
+    for take in (take_exact, take_light):
+        with pytest.raises(StreamError, match="2 blocks are generated but 0 decoded"):
+            take(generator, stream)
+
+
+def test_noise_that_no_seed_made_cannot_be_taken(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    class Zeros:
+        def draw(self, block: int, draw: int, shape: tuple[int, ...]) -> Tensor:
+            return torch.zeros(shape)
+
+    stream = generator.open(small, Zeros())
+    with pytest.raises(SnapshotError, match="noise is a Zeros"):
+        take_light(generator, stream)

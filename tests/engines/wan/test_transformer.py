@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.config import StreamConfig
+from engines.generator import Generator
+from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
+from engines.model import Model
+from engines.presets import preset
+from engines.prompt import Prompt
+from engines.stream import Stream
+from engines.wan.transformer import CausalTransformer
+
+
+def first_pass(generator: Generator, stream: Stream, prompt: Prompt) -> SlabMemory:
+    place = stream.slab.layout.placement(0, repeat=False)
+    turns = PassTurns.of(stream.grid, place, stream.config)
+    memory = PromptMemory.of(generator.transformer, prompt)
+    return SlabMemory([StreamView(stream.slab, memory, place, turns)])
+
+
+@pytest.mark.parametrize("name", ["longlive-1.3b", "self-forcing-1.3b"])
+def test_the_real_model_has_as_many_parameters_as_published(name: str) -> None:
+    with torch.device("meta"):
+        transformer = CausalTransformer(preset(name).transformer)
+    assert sum(parameter.numel() for parameter in transformer.parameters()) == 1_418_996_800
+    assert len(transformer.state_dict()) == 825
+
+
+@torch.inference_mode()
+def test_a_pass_for_its_keys_and_values_writes_what_a_full_pass_does(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    x, times = torch.randn(1, 3, 16, 4, 6), torch.zeros(1, 3)
+    full, short = generator.open(small), generator.open(small)
+    generator.transformer(x, times, first_pass(generator, full, prompts[0]))
+    generator.transformer.remember(x, times, first_pass(generator, short, prompts[0]))
+    assert torch.equal(full.slab.keys[:, 0], short.slab.keys[:, 0])
+    assert torch.equal(full.slab.values[:, 0], short.slab.values[:, 0])
+
+
+@torch.inference_mode()
+def test_a_prompts_padding_folded_into_one_key_changes_nothing(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    x, times = torch.randn(1, 3, 16, 4, 6), torch.full((1, 3), 625.0)
+    padded = torch.zeros(64, 32)
+    padded[:3] = prompts[0].rows
+
+    def flow(prompt: Prompt) -> Tensor:
+        return generator.transformer(x, times, first_pass(generator, generator.open(small), prompt))
+
+    torch.testing.assert_close(flow(prompts[0]), flow(Prompt("padded", padded)), atol=2e-6, rtol=0)
+
+
+@torch.inference_mode()
+def test_a_pixel_of_flow_lies_where_its_patch_was(model: Model) -> None:
+    transformer = model.transformer
+    patches = torch.zeros(1, 2, 6, 64)
+    patches[0, 1, 4, (1 * 2 + 0) * 16 + 9] = 1.0
+    flow = transformer._unpatch(patches, rows=2)
+    assert flow.shape == (1, 2, 16, 4, 6)
+    assert flow.nonzero().tolist() == [[0, 1, 9, 3, 2]]
+
+
+@torch.inference_mode()
+def test_each_frame_may_have_a_time_of_its_own(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    x = torch.randn(1, 3, 16, 4, 6)
+    even, uneven = (
+        generator.transformer(x, torch.tensor([times]), first_pass(generator, generator.open(small), prompts[0]))
+        for times in ([500.0, 500.0, 500.0], [500.0, 500.0, 900.0])
+    )
+    assert not torch.allclose(even, uneven, atol=1e-3)

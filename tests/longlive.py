@@ -1,0 +1,128 @@
+"""LongLive's bookkeeping written down literally, token by token, to hold the slab against.
+
+From the description of the published v1.0 (its cache, its recache, its relative mode), with nothing of Longtake's
+slots: keys roll to the left, queries and all keys are rotated anew in every pass under relative RoPE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from engines.config import StreamConfig
+from engines.memory import PromptMemory
+from engines.noise import SeededNoise
+from engines.prompt import Prompt
+from engines.schedule import FlowSchedule
+from engines.wan.transformer import CausalTransformer
+from kernels.rope import RopeGrid, rotate
+
+
+class LayerCache:
+    """One layer's keys and values [window tokens, heads, channels], and LongLive's two counters."""
+
+    def __init__(self, tokens: int, heads: int, channels: int, dtype: torch.dtype) -> None:
+        self.k, self.v = torch.zeros(2, tokens, heads, channels, dtype=dtype)
+        self.global_end = self.local_end = 0
+
+    def insert(self, k: Tensor, v: Tensor, start: int, sink: int, rewrite_sink: bool) -> None:
+        n, end, size = k.shape[0], start + k.shape[0], self.k.shape[0]
+        repeat = end <= self.global_end and start > 0
+        if end > self.global_end and n + self.local_end > size:
+            evicted = n + self.local_end - size
+            kept = self.local_end - evicted - sink
+            for cache in (self.k, self.v):
+                cache[sink : sink + kept] = cache[sink + evicted : sink + evicted + kept].clone()
+            local_end = self.local_end + (end - self.global_end) - evicted
+        else:
+            local_end = self.local_end + end - self.global_end
+        first = local_end - n
+        if not repeat:
+            self.global_end, self.local_end = end, local_end
+        else:
+            local_end, first = self.local_end, self.local_end - n
+        skipped = max(0, sink - first) if repeat and not rewrite_sink else 0
+        self.k[first + skipped : local_end] = k[skipped:]
+        self.v[first + skipped : local_end] = v[skipped:]
+
+
+class LongLiveMemory:
+    """A `Memory` for one stream, over LongLive's caches."""
+
+    def __init__(self, transformer: CausalTransformer, config: StreamConfig) -> None:
+        sizes = transformer.config
+        self.config = config
+        self.frame_tokens = config.rows * config.columns
+        self.layers = [
+            LayerCache(config.window_frames * self.frame_tokens, sizes.heads, sizes.head_dim, transformer.dtype)
+            for _ in range(sizes.layers)
+        ]
+        self.grid = RopeGrid(config.rows, config.columns, sizes.head_dim, torch.device("cpu"))
+        self.prompt: PromptMemory
+        self.start_frame = 0
+        self.rewrite_sink = False
+
+    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        k, v = keys[0], values[0]
+        if self.config.rope == "absolute":
+            k = rotate(k, self._turns(self.start_frame, k))
+        sink = self.config.sink_frames * self.frame_tokens
+        self.layers[layer].insert(k, v, self.start_frame * self.frame_tokens, sink, self.rewrite_sink)
+
+    def attend(self, layer: int, queries: Tensor) -> Tensor:
+        cache, q = self.layers[layer], queries[0]
+        k, v = cache.k[: cache.local_end], cache.v[: cache.local_end]
+        if self.config.rope == "absolute":
+            return _softmax_attention(rotate(q, self._turns(self.start_frame, q)), k, v)
+        last = (cache.local_end - q.shape[0]) // self.frame_tokens
+        return _softmax_attention(rotate(q, self._turns(last, q)), rotate(k, self._turns(0, k)), v)
+
+    def attend_prompt(self, layer: int, queries: Tensor) -> Tensor:
+        return _softmax_attention(queries[0], self.prompt.keys[layer], self.prompt.values[layer])
+
+    def _turns(self, frame: int, x: Tensor) -> Tensor:
+        return self.grid.turns(range(frame, frame + x.shape[0] // self.frame_tokens))
+
+
+def _softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = torch.einsum("thd,shd->hts", q.float(), k.float()) * q.shape[-1] ** -0.5
+    return torch.einsum("hts,shd->thd", scores.softmax(-1), v.float()).to(q.dtype).unsqueeze(0)
+
+
+@torch.inference_mode()
+def roll_longlive(
+    transformer: CausalTransformer, config: StreamConfig, blocks: int, switches: Mapping[int, Prompt]
+) -> Tensor:
+    """Latents [frames, channels, h/8, w/8] of a clip; all rows of every prompt are attended, padding too."""
+    memory, noise = LongLiveMemory(transformer, config), SeededNoise(config.seed)
+    schedule = FlowSchedule(config.steps, config.shift)
+    frames, shape = config.block_frames, (config.block_frames, 16, config.height // 8, config.width // 8)
+    made: list[Tensor] = []
+    for block in range(blocks):
+        if block in switches:
+            memory.prompt = _padded(transformer, switches[block])
+            if block > 0:
+                window = torch.cat(made)[-min(config.window_frames, block * frames) :]
+                memory.start_frame, memory.rewrite_sink = block * frames - len(window), config.sink == "local"
+                _call(transformer, window, 0.0, memory)
+        memory.start_frame, memory.rewrite_sink = block * frames, False
+        x = noise.draw(block, 0, shape).to(transformer.dtype)
+        for step, time in enumerate(schedule.timesteps):
+            clean = schedule.clean(x, _call(transformer, x, time, memory), step)
+            if step + 1 < len(schedule):
+                x = schedule.renoise(clean, noise.draw(block, step + 1, shape).to(x.dtype), step + 1)
+        _call(transformer, clean, 0.0, memory)
+        made.append(clean)
+    return torch.cat(made)
+
+
+def _call(transformer: CausalTransformer, x: Tensor, time: float, memory: LongLiveMemory) -> Tensor:
+    return transformer(x.unsqueeze(0), torch.full((1, x.shape[0]), time), memory)[0]
+
+
+def _padded(transformer: CausalTransformer, prompt: Prompt) -> PromptMemory:
+    rows = torch.zeros(transformer.config.text_len, transformer.config.text_dim, dtype=prompt.rows.dtype)
+    rows[: len(prompt.rows)] = prompt.rows
+    return PromptMemory(*transformer.read_prompt(rows), None)

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+from pathlib import Path
+from shutil import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import RECORDINGS
+from tests.reference import main
+
+FILES = sorted(RECORDINGS.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_recording_is_reproduced(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(file), "--save-latents", str(tmp_path)]) == 0
+    assert "MISS" not in capsys.readouterr().out
+    ours, recorded = load_file(tmp_path / file.name)["latents"], load_file(file)["latents"]
+    torch.testing.assert_close(ours, recorded, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("renoise.5", "latents"),
+        ("call.20.flow", "calls: flow"),
+        ("kv.after_recache36.l2.v", "cache: v"),
+        ("model.blocks.1.self_attn.norm_k.weight", "latents"),
+        ("prompt.2", "latents"),
+    ],
+)
+def test_a_recording_of_something_else_is_a_miss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, line: str
+) -> None:
+    source = RECORDINGS / "rollout_relative.safetensors"
+    tensors = load_file(source)
+    tensors[key] = tensors[key] * 1.001
+    save_file(tensors, tmp_path / source.name)
+    copy(source.with_suffix(".json"), tmp_path)
+    assert main([str(tmp_path / source.name)]) == 1
+    missed = [found.split("  ")[1] for found in capsys.readouterr().out.splitlines() if found.endswith("MISS")]
+    assert line in missed
