@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+from torch import nn
 
 from engines.codec import Codec
 from engines.config import ModelConfig, TAEHVConfig, VAEConfig
@@ -33,6 +34,7 @@ class Model:
             torch.manual_seed(seed)
             transformer = CausalTransformer(config.transformer)
             codec = build_codec(config.codec)
+            _enliven(codec)
             text_encoder = UMT5Encoder(config.text_encoder)
         for network in (transformer, codec, text_encoder):
             network.to(device, dtype).eval()
@@ -42,3 +44,12 @@ class Model:
 def build_codec(config: VAEConfig | TAEHVConfig) -> WanVAE | TAEHV:
     """The autoencoder that `config` describes."""
     return WanVAE(config) if isinstance(config, VAEConfig) else TAEHV(config)
+
+
+def _enliven(codec: nn.Module) -> None:
+    """Weights large enough that random pictures are neither grey nor black."""
+    for layer in codec.modules():
+        if isinstance(layer, nn.Conv2d | nn.Conv3d):
+            nn.init.xavier_normal_(layer.weight)
+            if layer.bias is not None:
+                nn.init.normal_(layer.bias, std=0.1)
