@@ -15,7 +15,7 @@ def test_a_sheet_shows_every_still_enlarged_with_its_caption(tmp_path: Path) -> 
     )
     stills = [Still(i * 12, "a long prompt " * 9, colour.expand(16, 32, 3)) for i, colour in enumerate(colours)]
     write_sheet(tmp_path / "sheet.png", stills)
-    page = torch.from_numpy(np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")))
+    page = torch.from_numpy(np.array(Image.open(tmp_path / "sheet.png").convert("RGB")))
     for colour in colours:
         assert (page == colour).all(-1).sum() == 80 * 160
     assert (page < 80).all(-1).any()
