@@ -1,0 +1,186 @@
+"""Shows that a stream has no end: the time of a block, and the memory, after thousands of blocks.
+
+    python -m benchmarks.endless --model tiny-taehv --blocks 2000
+
+Every block is generated, decoded and settled; every hundredth begins with a prompt switch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+
+from benchmarks.engine import RESULTS, picture_size, resized
+from benchmarks.machine import Machine
+from benchmarks.timing import timed
+from engines.config import ModelConfig
+from engines.generator import Generator
+from engines.kv_slab import SlabLayout
+from engines.model import Model
+from engines.presets import PRESETS, preset
+from engines.prompt import Prompt
+from engines.stream import Stream
+
+SEED = 0
+SWITCH_EVERY = 100
+PROMPT_ROWS = (8, 40)
+"""Fewest and most tokens of a prompt."""
+
+EARLY = slice(100, 300)
+LATE = slice(-200, None)
+PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the blocks of one stream took, in their order: with memory as it was after each."""
+
+    ms: Sequence[float]
+    memory_bytes: Sequence[int]
+    switches: Sequence[int]
+
+
+class Trend(NamedTuple):
+    """A quantity early and late in a stream, and the slope of a straight line through it from `EARLY` on."""
+
+    early_median: float
+    late_median: float
+    slope_per_1000_blocks: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], left_out: Sequence[int] = ()) -> Trend:
+        """The trend of one value per block; the blocks `left_out` do not count for the line."""
+        y = np.asarray(values, dtype=np.float64)
+        blocks = np.setdiff1d(np.arange(EARLY.start, len(y)), left_out)
+        slope, _ = np.polyfit(blocks, y[blocks], deg=1)
+        return cls(float(np.median(y[EARLY])), float(np.median(y[LATE])), float(slope) * 1000)
+
+    def scaled(self, factor: float) -> Trend:
+        """The same in another unit."""
+        return Trend(*(value * factor for value in self))
+
+
+def roll(model: ModelConfig, blocks: int, device: torch.device) -> Run:
+    """Generate, decode and settle `blocks` blocks of one stream."""
+    networks = Model.random(model, SEED, device)
+    slab_bytes = SlabLayout.of(model.transformer, model.stream).nbytes(networks.transformer.dtype)
+    generator = Generator(networks.transformer, networks.codec, slab_bytes=slab_bytes)
+    stream = generator.open(model.stream)
+    prompts = np.random.default_rng(SEED)
+    ms, memory_bytes, used = [], [], memory_gauge(device)
+    for block in range(blocks):
+        if block % SWITCH_EVERY == 0:
+            generator.set_prompt(stream, _random_prompt(prompts, model))
+        ms.append(timed(lambda: _step(generator, stream), device).ms)
+        memory_bytes.append(used())
+    return Run(ms, memory_bytes, range(0, blocks, SWITCH_EVERY))
+
+
+def _step(generator: Generator, stream: Stream) -> None:
+    (block,) = generator.generate([stream])
+    generator.decode(stream, block)
+    generator.settle([stream])
+
+
+def _random_prompt(random: np.random.Generator, model: ModelConfig) -> Prompt:
+    tokens = int(random.integers(*PROMPT_ROWS))
+    rows = random.standard_normal((tokens, model.transformer.text_dim), dtype=np.float32)
+    return Prompt(f"{tokens} random tokens", torch.from_numpy(rows))
+
+
+def memory_gauge(device: torch.device) -> Callable[[], int]:
+    """Reads the bytes in use now: allocated ones on CUDA, else the process's resident set, as Linux tells it."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.memory_allocated(device)
+    return lambda: int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES
+
+
+def plot(run: Run, title: str, file: Path) -> None:
+    """Draw milliseconds and megabytes over the blocks."""
+    mpl.use("Agg")
+    figure, (time, memory) = plt.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
+    blocks = np.arange(len(run.ms))
+    time.plot(blocks, run.ms, ".", markersize=2, color="tab:blue", label="block")
+    time.plot(
+        run.switches, np.asarray(run.ms)[run.switches], "x", color="tab:orange", label="block of a prompt switch"
+    )
+    time.plot(blocks, _running_median(run.ms), color="black", linewidth=1, label="median of 101 blocks")
+    time.set(ylabel="milliseconds per block", ylim=(0, 3 * float(np.median(run.ms))), title=title)
+    time.legend(loc="upper right")
+    memory.plot(blocks, np.asarray(run.memory_bytes) / 1e6, color="tab:green")
+    memory.set(xlabel="block", ylabel="memory in use, MB", ylim=(0, 1.2 * max(run.memory_bytes) / 1e6))
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
+
+
+def _running_median(values: Sequence[float], reach: int = 50) -> list[float]:
+    return [float(np.median(values[max(0, i - reach) : i + reach + 1])) for i in range(len(values))]
+
+
+def as_json(run: Run, model: ModelConfig, machine: Machine) -> str:
+    """Trends, and the median of every ten blocks."""
+    tens = range(0, len(run.ms), 10)
+    result = {
+        "machine": asdict(machine),
+        "model": asdict(model),
+        "blocks": len(run.ms),
+        "switch_every": SWITCH_EVERY,
+        "ms": Trend.of(run.ms, run.switches)._asdict(),
+        "memory_bytes": Trend.of(run.memory_bytes)._asdict(),
+        "ms_median_of_10": [round(float(np.median(run.ms[i : i + 10])), 2) for i in tens],
+        "memory_bytes_every_10": [run.memory_bytes[i] for i in tens],
+    }
+    return json.dumps(result, indent=1) + "\n"
+
+
+def summary(run: Run) -> str:
+    """Both trends in words."""
+    time, memory = Trend.of(run.ms, run.switches), Trend.of(run.memory_bytes).scaled(1e-6)
+    return "\n".join(
+        f"{name}: {trend.early_median:.2f} {unit} in blocks {EARLY.start}-{EARLY.stop}, "
+        f"{trend.late_median:.2f} {unit} in the last {-LATE.start}; "
+        f"slope {trend.slope_per_1000_blocks:+.3f} {unit} per 1000 blocks"
+        for name, unit, trend in (("median block", "ms", time), ("memory", "MB", memory))
+    )
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.endless")
+    parser.add_argument("--model", choices=sorted(PRESETS), default="tiny-taehv")
+    parser.add_argument("--blocks", type=int, default=2000)
+    parser.add_argument("--size", type=picture_size, metavar="HxW", default=(32, 48))
+    parser.add_argument("--rope", choices=("relative", "absolute"), default="relative")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
+    arguments = parser.parse_args()
+    if arguments.blocks < EARLY.stop - LATE.start:
+        parser.error(f"--blocks is {arguments.blocks}; early and late blocks need {EARLY.stop - LATE.start}")
+    torch.set_num_threads(arguments.threads)
+    model = resized(preset(arguments.model), arguments.size)
+    model = replace(model, stream=replace(model.stream, rope=arguments.rope))
+    run = roll(model, arguments.blocks, torch.device(arguments.device))
+    machine, file = (
+        Machine.here(torch.device(arguments.device)),
+        RESULTS / f"endless_{model.name}_{arguments.device}",
+    )
+    file.with_suffix(".json").write_text(as_json(run, model, machine))
+    plot(
+        run,
+        f"{model.name}, {model.stream.height}x{model.stream.width}, {arguments.device}",
+        file.with_suffix(".png"),
+    )
+    print(f"{machine}\n{summary(run)}\n{file}.json, .png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+"""Times every stage of the engine on random weights, beside the least time that the machine allows.
+
+    python -m benchmarks.engine --model tiny-taehv
+    python -m benchmarks.engine --model longlive-1.3b --device cuda --dtype bfloat16
+
+Frames per second are pixel frames delivered: a full window, with the clean pass and the decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.counts import Counts, Work
+from benchmarks.machine import Machine, Rates
+from benchmarks.report import BlockStages, Report, Stage
+from benchmarks.timing import WARM_UP, Samples, sample, timed
+from engines.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, ModelConfig
+from engines.generator import Generator
+from engines.memory import PassTurns, SlabMemory, StreamView
+from engines.model import build_codec
+from engines.presets import PRESETS, preset
+from engines.prompt import Prompt
+from engines.rollout import Rollout
+from engines.wan.text_encoder import UMT5Encoder
+from engines.wan.transformer import CausalTransformer
+
+RESULTS = Path(__file__).parent / "results"
+PROMPT_TOKENS = 40
+SEED = 0
+
+
+class WrongResult(Exception):
+    """A stage computes something that it must not; its time would mean nothing."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure, and where."""
+
+    model: ModelConfig
+    device: torch.device
+    dtype: torch.dtype
+    runs: int
+    text: bool
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt."""
+        return min(PROMPT_TOKENS, self.model.text_encoder.text_len)
+
+    @property
+    def prompt_keys(self) -> int:
+        """Keys that they are to the transformer, with one for all padding."""
+        return min(self.prompt_tokens + 1, self.model.transformer.text_len)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Random values where the networks are, in their dtype."""
+        return torch.randn(shape, device=self.device, dtype=self.dtype)
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def build(make: Callable[[], M], options: Options) -> M:
+    """A network with random weights."""
+    torch.manual_seed(SEED)
+    with options.device:
+        network = make()
+    return network.to(options.device, options.dtype).eval()
+
+
+class EngineBenchmark:
+    """One model and one stream on it, whose stages are measured in the order in which the stream meets them."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        model = options.model
+        self._counts = Counts(model, model.stream, options.dtype, options.prompt_keys)
+        self._transformer = build(lambda: CausalTransformer(model.transformer), options)
+        self._codec = build(lambda: build_codec(model.codec), options)
+        slabs = 2 * self._counts.slab_bytes  # One for the stream, one to make a block twice.
+        self._generator = Generator(self._transformer, self._codec, slab_bytes=slabs)
+        self._rollout = Rollout(self._transformer)
+        self._stream = self._generator.open(model.stream)
+
+    @torch.inference_mode()
+    def stages(self) -> Iterator[Stage]:
+        """Measure all stages but whole blocks, and leave the window full and rolled.
+
+        Raises WrongResult where a stage's result is not finite, or a block cannot be made twice.
+        """
+        if self._options.text:
+            yield self._encode_text()
+        yield self._set_prompt()
+        for filled in range(1, self._stream.config.window_blocks + 1):
+            yield self._pass(f"pass, {filled} of {self._stream.config.window_blocks} blocks")
+            self._step()
+        yield self._recache()
+        self._step()
+        yield self._pass("pass, window rolled")
+        if self._stream.config.sink == "global":
+            yield self._recache()
+        yield self._encode_block()
+        self._check()
+
+    @torch.inference_mode()
+    def blocks(self) -> BlockStages:
+        """Measure whole blocks of the stream as its viewer gets them."""
+        _reset_peak(self._options.device)
+        for _ in range(WARM_UP):
+            self._step()
+        laps = [self._laps() for _ in range(self._options.runs)]
+        generate, decode, clean = (Samples(lap) for lap in zip(*laps, strict=True))
+        whole = Samples(tuple(sum(lap) for lap in laps))
+        counts, config, peak = self._counts, self._stream.config, _peak_bytes(self._options.device)
+        steps, frames, window = len(config.steps), config.block_frames, config.window_frames
+        return BlockStages(
+            Stage(f"generate, {steps} passes", counts.denoising_pass(window) * steps, generate, peak),
+            Stage(f"decode block, {frames} frames", counts.decode_block(), decode, peak),
+            Stage("clean pass", counts.clean_pass(frames, window), clean, peak),
+            Stage("whole block", counts.block(), whole, peak),
+        )
+
+    def _measure(self, name: str, work: Work, run: Callable[[int], Tensor | None]) -> Stage:
+        _reset_peak(self._options.device)
+        times, result = sample(run, self._options.runs, self._options.device)
+        if result is not None:
+            _require_finite(name, result)
+        return Stage(name, work, times, _peak_bytes(self._options.device))
+
+    def _encode_text(self) -> Stage:
+        tokens = self._options.prompt_tokens
+        encoder = build(lambda: UMT5Encoder(self._options.model.text_encoder), self._options)
+        prompts = torch.randint(encoder.config.vocab, (self._options.runs, 1, tokens), device=encoder.device)
+        mask = torch.ones_like(prompts[0])
+
+        def run(i: int) -> Tensor:
+            rows: Tensor = encoder(prompts[i % len(prompts)], mask)
+            return rows
+
+        return self._measure(f"text encode, {tokens} tokens", self._counts.encode_text(tokens), run)
+
+    def _set_prompt(self) -> Stage:
+        rows = self._options.randn(self._options.prompt_tokens, self._options.model.transformer.text_dim)
+        prompt, work = Prompt("random", rows), self._counts.read_prompt(self._options.prompt_keys)
+        return self._measure("set prompt", work, lambda _: self._generator.set_prompt(self._stream, prompt))
+
+    def _pass(self, name: str) -> Stage:
+        """A pass of the next block. It may be repeated, and the block will overwrite what it writes."""
+        stream = self._stream
+        placement = stream.slab.layout.placement(stream.blocks, repeat=False)
+        turns = PassTurns.of(stream.grid, placement, stream.config)
+        memory = SlabMemory([StreamView(stream.slab, stream.require_prompt()[1], placement, turns)])
+        latents = self._random_latents(self._options.runs)
+        time = torch.full(latents.shape[1:3], 625.0, device=latents.device)
+
+        def run(i: int) -> Tensor:
+            flow: Tensor = self._transformer(latents[i % len(latents)], time, memory)
+            return flow
+
+        return self._measure(name, self._counts.denoising_pass(placement.filled * stream.config.block_frames), run)
+
+    def _recache(self) -> Stage:
+        """A KV recache of a full window; it may be repeated."""
+        config = self._stream.config
+        keep_sink = self._stream.blocks > config.window_blocks
+        frames = config.window_frames - (config.sink_frames if keep_sink else 0)
+
+        def run(_: int) -> None:
+            self._rollout.recache(self._stream)
+
+        return self._measure(f"recache, {frames} frames", self._counts.recache(keep_sink=keep_sink), run)
+
+    def _encode_block(self) -> Stage:
+        config = self._stream.config
+        frames = TEMPORAL_FACTOR * config.block_frames
+        pictures = self._options.randn(self._options.runs, 1, frames, 3, config.height, config.width).sigmoid()
+        history = self._codec.encode(pictures[0, :, :1], self._codec.start_encoding()).history
+
+        def run(i: int) -> Tensor:
+            return self._codec.encode(pictures[i % len(pictures)], history).latents
+
+        return self._measure(f"encode block, {frames} pictures", self._counts.encode_block(), run)
+
+    def _check(self) -> None:
+        """Raise WrongResult unless the next block is finite, and the same when it is made twice."""
+        twin = self._generator.fork(self._stream)
+        (block,), (again,) = self._generator.generate([self._stream]), self._generator.generate([twin])
+        _require_finite("block", block.latents)
+        pictures = self._generator.decode(self._stream, block)
+        if not torch.equal(block.latents, again.latents):
+            raise WrongResult("the latents of a block made twice from one state differ")
+        if not torch.equal(pictures, self._generator.decode(twin, again)):
+            raise WrongResult("the pictures of a block decoded twice from one state differ")
+        self._generator.close(twin)
+
+    def _laps(self) -> tuple[float, float, float]:
+        """Milliseconds to generate the next block, to decode it, and to settle it."""
+        device = self._options.device
+        (block,), generate_ms = timed(lambda: self._generator.generate([self._stream]), device)
+        _, decode_ms = timed(lambda: self._generator.decode(self._stream, block), device)
+        _, settle_ms = timed(lambda: self._generator.settle([self._stream]), device)
+        return generate_ms, decode_ms, settle_ms
+
+    def _step(self) -> None:
+        """The next block, not timed."""
+        (block,) = self._generator.generate([self._stream])
+        self._generator.decode(self._stream, block)
+        self._generator.settle([self._stream])
+
+    def _random_latents(self, count: int) -> Tensor:
+        config, channels = self._stream.config, self._options.model.codec.latent_channels
+        height, width = config.height // SPATIAL_FACTOR, config.width // SPATIAL_FACTOR
+        return self._options.randn(count, 1, config.block_frames, channels, height, width)
+
+
+def _require_finite(name: str, values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise WrongResult(f"{name}: not all values are finite")
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """On CUDA since the last reset, elsewhere since the process began."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def measure(options: Options) -> Report:
+    """Run the whole benchmark. Raises WrongResult rather than report the time of something wrong."""
+    benchmark = EngineBenchmark(options)
+    stages = list(benchmark.stages())
+    return Report(
+        model=options.model,
+        dtype=options.dtype,
+        stages=stages,
+        block=benchmark.blocks(),
+        # Behind the stages, whose peaks of memory leave them out, and while the clocks are those of work.
+        rates=Rates.measure(options.device, options.dtype),
+        machine=Machine.here(options.device),
+        skipped={} if options.text else {"text encode": "not loaded, as --no-text asks"},
+    )
+
+
+def picture_size(text: str) -> tuple[int, int]:
+    """Height and width from HxW."""
+    height, width = map(int, text.split("x"))
+    return height, width
+
+
+def resized(model: ModelConfig, size: tuple[int, int] | None) -> ModelConfig:
+    """The model with streams of height and width `size`; as it is if that is None."""
+    if size is None:
+        return model
+    height, width = size
+    return replace(model, stream=replace(model.stream, height=height, width=width))
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine")
+    parser.add_argument("--model", choices=sorted(PRESETS), default="tiny-taehv")
+    parser.add_argument("--size", type=picture_size, metavar="HxW", help="pictures; the model's own by default")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
+    parser.add_argument("--runs", type=int, default=10, help="timed calls of each stage")
+    parser.add_argument("--no-text", action="store_true", help="leave out the text encoder if it does not fit")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="in benchmarks/results by default")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    model = resized(preset(arguments.model), arguments.size)
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[arguments.dtype]
+    report = measure(
+        Options(model, torch.device(arguments.device), dtype, arguments.runs, text=not arguments.no_text)
+    )
+    file = arguments.json or RESULTS / f"engine_{model.name}_{arguments.device}.json"
+    file.write_text(report.as_json())
+    print(f"{report}\n{file}")
+
+
+if __name__ == "__main__":
+    main()
