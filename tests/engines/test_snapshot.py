@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config import StreamConfig, TransformerConfig, VAEConfig
 from engines.errors import SlabsFull, SnapshotError, StreamError
 from engines.generator import Generator
 from engines.model import Model
 from engines.presets import preset
 from engines.prompt import Prompt
 from engines.snapshot import restore, take_exact, take_light
+from engines.wan.transformer import CausalTransformer
+from engines.wan.vae import WanVAE
 from tests.rolling import roll, roll_pictures
 
 
@@ -93,15 +95,17 @@ def test_both_kinds_continue_whatever_the_window(
         assert all(torch.equal(a, b) for a, b in zip(*films, strict=True))
 
 
+@pytest.mark.parametrize("sink_frames", [3, 6])
+@pytest.mark.parametrize("switch", [None, 1, 2, 4, 9], ids=lambda block: f"switch at {block}")
 def test_rebuilding_keeps_the_sink_and_the_decoder(
-    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+    generator: Generator, prompts: list[Prompt], sink_frames: int, switch: int | None
 ) -> None:
-    stream = generator.open(small)
-    roll_pictures(generator, stream, 20, {0: prompts[0], 2: prompts[1]})
-    sink, decoder = stream.slab.keys[:, 0].clone(), stream.decoder
+    stream = generator.open(StreamConfig(height=16, width=32, sink_frames=sink_frames))
+    roll_pictures(generator, stream, 14, {0: prompts[0]} | ({} if switch is None else {switch: prompts[1]}))
+    sink, decoder = stream.slab.keys[:, : sink_frames // 3].clone(), stream.decoder
     stream.slab.keys.fill_(float("nan"))
     generator.rebuild(stream)
-    assert torch.equal(stream.slab.keys[:, 0], sink)
+    assert torch.equal(stream.slab.keys[:, : sink_frames // 3], sink)
     assert decoder is not None
     assert stream.decoder is not None
     for ours, wanted in zip(stream.decoder.past, decoder.past, strict=True):
@@ -210,3 +214,14 @@ def test_noise_that_no_seed_made_cannot_be_taken(
     stream = generator.open(small, Zeros())
     with pytest.raises(SnapshotError, match="noise is a Zeros"):
         take_light(generator, stream)
+
+
+def test_a_light_snapshot_at_480x832_takes_ten_megabytes() -> None:
+    sizes = TransformerConfig(dim=12, layers=1, heads=1, ffn_dim=8)
+    transformer, codec = CausalTransformer(sizes).bfloat16(), WanVAE(VAEConfig(dim=2)).bfloat16()
+    generator = Generator(transformer, codec, slab_bytes=1 << 30)
+    stream = generator.open(StreamConfig(steps=(1000,)))
+    switches = {block: Prompt(f"at {block}", torch.randn(100, 4096).bfloat16()) for block in (0, 10)}
+    roll(generator, stream, 14, switches)
+    stream.decoded_blocks = stream.blocks
+    assert len(take_light(generator, stream)) == pytest.approx(10.0e6, rel=0.01)
