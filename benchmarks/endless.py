@@ -50,7 +50,11 @@ class Run:
 
 
 class Trend(NamedTuple):
-    """A quantity early and late in a stream, and the slope of a straight line through it from `EARLY` on."""
+    """A quantity early and late in a stream, and the slope of a straight line through it from `EARLY` on.
+
+    The slope is the median of those between any two blocks (Theil and Sen): a block that another process held up
+    does not bend the line.
+    """
 
     early_median: float
     late_median: float
@@ -61,7 +65,8 @@ class Trend(NamedTuple):
         """The trend of one value per block; the blocks `left_out` do not count for the line."""
         y = np.asarray(values, dtype=np.float64)
         blocks = np.setdiff1d(np.arange(EARLY.start, len(y)), left_out)
-        slope, _ = np.polyfit(blocks, y[blocks], deg=1)
+        first, second = np.triu_indices(len(blocks), k=1)
+        slope = np.median((y[blocks[second]] - y[blocks[first]]) / (blocks[second] - blocks[first]))
         return cls(float(np.median(y[EARLY])), float(np.median(y[LATE])), float(slope) * 1000)
 
     def scaled(self, factor: float) -> Trend:
