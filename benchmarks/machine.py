@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks.counts import Work
 from benchmarks.timing import sample
@@ -115,7 +116,7 @@ class Floor(NamedTuple):
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device reaches at best: in a large square matmul of the benchmark's dtype, and in a large copy.
+    """What a device reaches at best: in a large square linear layer of the benchmark's dtype, and in a large copy.
 
     A copy's bytes count twice, read and written. Work that fits in a cache may stay below a floor by memory.
     """
@@ -136,9 +137,8 @@ class Rates:
 
 def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     size = MATMUL_SIZE[device.type]
-    a, b = torch.randn(2, size, size, device=device).to(dtype)
-    out = torch.empty_like(a)
-    times, _ = sample(lambda _: torch.mm(a, b, out=out), RATE_RUNS, device)
+    x, weight = torch.randn(2, size, size, device=device).to(dtype)
+    times, _ = sample(lambda _: F.linear(x, weight), RATE_RUNS, device)
     return 2 * size**3 / min(times.ms) * 1e3
 
 
