@@ -1,0 +1,108 @@
+"""What `longtake models` shows: the known models, whether they are here, what they need, under which terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from engines.config import ModelConfig
+from engines.kv_slab import SlabLayout
+from engines.model import build_codec
+from engines.presets import PRESETS
+from engines.wan.text_encoder import UMT5Encoder
+from engines.wan.transformer import CausalTransformer
+from serving.catalog import CATALOG, CatalogEntry
+from serving.errors import DownloadError
+from serving.manifest import Manifest, read_manifest, verify
+
+HEADINGS = ("MODEL", "HERE", "MEMORY", "WHAT IT IS")
+
+Here = Literal["built in", "yes", "no", "incomplete", "damaged"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository that a model's files come from; `revision` is the commit that is here, `licence` its terms."""
+
+    repo: str
+    revision: str | None
+    licence: str
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A known model. `memory_bytes` counts its networks and one stream's KV slab, not what a pass takes on top."""
+
+    model: str
+    summary: str
+    here: Here
+    memory_bytes: int
+    sources: tuple[Source, ...]
+
+
+def model_rows(folder: Path, dtype: torch.dtype = torch.bfloat16) -> list[ModelRow]:
+    """A row for every preset, with what `folder` has of it in its subfolder."""
+    return [_row(config, CATALOG.get(name), folder / name, dtype) for name, config in PRESETS.items()]
+
+
+def _row(config: ModelConfig, entry: CatalogEntry | None, folder: Path, dtype: torch.dtype) -> ModelRow:
+    memory = memory_needed(config, dtype)
+    if entry is None:
+        return ModelRow(config.name, "random weights, for tests", "built in", memory, ())
+    declared = tuple(Source(repo.id, None, repo.licence) for repo in entry.repos)
+    try:
+        manifest = read_manifest(folder)
+    except DownloadError:
+        return ModelRow(config.name, entry.summary, "damaged", memory, declared)
+    if manifest is None:
+        here: Here = "incomplete" if folder.exists() else "no"
+        return ModelRow(config.name, entry.summary, here, memory, declared)
+    recorded = tuple(Source(repo.id, repo.revision, repo.licence) for repo in manifest.repos)
+    here = "yes" if _is_whole(entry, folder, manifest) else "damaged"
+    return ModelRow(config.name, entry.summary, here, memory, recorded)
+
+
+def _is_whole(entry: CatalogEntry, folder: Path, manifest: Manifest) -> bool:
+    recorded = {file.path for file in manifest.files}
+    return not verify(folder) and recorded.issuperset(file.local for file in entry.files())
+
+
+@cache
+def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
+    """Bytes of the networks in `dtype` and of one stream's KV slab. Allocates nothing."""
+    with torch.device("meta"):
+        networks = (
+            CausalTransformer(config.transformer),
+            build_codec(config.codec),
+            UMT5Encoder(config.text_encoder),
+        )
+    parameters = sum(parameter.numel() for network in networks for parameter in network.parameters())
+    return parameters * dtype.itemsize + SlabLayout.of(config.transformer, config.stream).nbytes(dtype)
+
+
+def models_table(rows: list[ModelRow]) -> str:
+    """The rows as plain text in aligned columns; below each model where it comes from, under which licence."""
+    heads = [(row.model, row.here, _size(row.memory_bytes)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(HEADINGS[:-1], *heads, strict=True)]
+    lines = [_line(HEADINGS[:-1], widths, HEADINGS[-1])]
+    for head, row in zip(heads, rows, strict=True):
+        lines.append(_line(head, widths, row.summary))
+        lines += [_line(("", "", ""), widths, _origin(source)) for source in row.sources]
+    return "\n".join(lines)
+
+
+def _line(head: tuple[str, ...], widths: list[int], text: str) -> str:
+    return "  ".join([cell.ljust(width) for cell, width in zip(head, widths, strict=True)] + [text])
+
+
+def _origin(source: Source) -> str:
+    revision = "" if source.revision is None else f"@{source.revision[:8]}"
+    return f"{source.repo}{revision}: {source.licence}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
