@@ -1,7 +1,7 @@
 """Snapshots: the bytes from which a stream continues in another process.
 
 An **exact** one holds the slab and the decoder's history; the stream goes on bit for bit, on the same kind of
-device with the same torch. A **light** one holds what they can be rebuilt from (`Generator.rebuild`): the
+device with the same torch (and, on a CPU, threads). A **light** one holds what they can be rebuilt from (`Generator.rebuild`): the
 latents of the window and of the decoder's memory, the prompt, and the passes that wrote the frame sink.
 
 Both are a safetensors file: tensors, and in its metadata a JSON object `snapshot` and a `checksum` over all.
@@ -64,7 +64,7 @@ def restore(generator: Generator, data: bytes) -> Restored:
     """Open the stream that `data` holds.
 
     Raises SnapshotError if the bytes are damaged, of another version or model, or (exact) of another device or
-    torch, and SlabsFull if there is no room; nothing is open then.
+    torch or threads, and SlabsFull if there is no room; nothing is open then.
     """
     kind, tensors, facts = _unpack(data)
     _require_same(facts, generator.identity, "it cannot continue here")
@@ -102,8 +102,13 @@ def _common(stream: Stream, sink_calls: Sequence[SinkCall]) -> tuple[dict[str, T
 
 
 def _machine(generator: Generator) -> dict[str, Any]:
-    """What must be the same for a stream to go on bit for bit."""
-    return {"device": generator.transformer.device.type, "torch": torch.__version__}
+    """What must be the same for a stream to go on bit for bit. On a CPU the threads change a sum's last bits."""
+    device = generator.transformer.device.type
+    return {
+        "device": device,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads() if device == "cpu" else None,
+    }
 
 
 def _require_same(facts: dict[str, Any], wanted: dict[str, Any], remedy: str) -> None:

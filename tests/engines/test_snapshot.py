@@ -177,6 +177,10 @@ def test_an_exact_snapshot_of_another_torch_is_refused_and_a_light_one_is_not(
     monkeypatch.setattr(torch, "__version__", "3.0.0")
     with pytest.raises(SnapshotError, match=r"torch is 2\..*, here it is 3.0.0; .* a light one does not"):
         restore(generator, exact)
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    with pytest.raises(SnapshotError, match="threads is 1, here it is 64"):
+        restore(generator, exact)
     assert restore(generator, light).stream.blocks == 2
 
 
