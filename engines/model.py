@@ -18,7 +18,7 @@ from engines.wan.vae import WanVAE
 
 @dataclass(frozen=True)
 class Model:
-    """A model's networks, in evaluation mode on one device."""
+    """A model's networks, in evaluation mode. The text encoder may be on a device of its own."""
 
     config: ModelConfig
     transformer: CausalTransformer
