@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -42,9 +43,14 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Run:
-    """What the blocks of one stream took, in their order: with memory as it was after each."""
+    """What the blocks of one stream took, in their order: with memory as it was after each.
+
+    `processor_ms` is what the process itself computed meanwhile: the time that another process takes is no part
+    of it, and all that a GPU takes.
+    """
 
     ms: Sequence[float]
+    processor_ms: Sequence[float]
     memory_bytes: Sequence[int]
     switches: Sequence[int]
 
@@ -81,13 +87,15 @@ def roll(model: ModelConfig, blocks: int, device: torch.device) -> Run:
     generator = Generator(networks.transformer, networks.codec, slab_bytes=slab_bytes)
     stream = generator.open(model.stream)
     prompts = np.random.default_rng(SEED)
-    ms, memory_bytes, used = [], [], memory_gauge(device)
+    ms, processor_ms, memory_bytes, used = [], [], [], memory_gauge(device)
     for block in range(blocks):
         if block % SWITCH_EVERY == 0:
             generator.set_prompt(stream, _random_prompt(prompts, model))
+        started_s = time.process_time()
         ms.append(timed(lambda: _step(generator, stream), device).ms)
+        processor_ms.append((time.process_time() - started_s) * 1e3)
         memory_bytes.append(used())
-    return Run(ms, memory_bytes, range(0, blocks, SWITCH_EVERY))
+    return Run(ms, processor_ms, memory_bytes, range(0, blocks, SWITCH_EVERY))
 
 
 def _step(generator: Generator, stream: Stream) -> None:
@@ -112,15 +120,16 @@ def memory_gauge(device: torch.device) -> Callable[[], int]:
 def plot(run: Run, title: str, file: Path) -> None:
     """Draw milliseconds and megabytes over the blocks."""
     mpl.use("Agg")
-    figure, (time, memory) = plt.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
+    figure, (clock, memory) = plt.subplots(2, 1, sharex=True, figsize=(9, 6), layout="constrained")
     blocks = np.arange(len(run.ms))
-    time.plot(blocks, run.ms, ".", markersize=2, color="tab:blue", label="block")
-    time.plot(
+    clock.plot(blocks, run.ms, ".", markersize=2, color="tab:blue", label="block")
+    clock.plot(
         run.switches, np.asarray(run.ms)[run.switches], "x", color="tab:orange", label="block of a prompt switch"
     )
-    time.plot(blocks, _running_median(run.ms), color="black", linewidth=1, label="median of 101 blocks")
-    time.set(ylabel="milliseconds per block", ylim=(0, 3 * float(np.median(run.ms))), title=title)
-    time.legend(loc="upper right")
+    clock.plot(blocks, _running_median(run.ms), color="black", linewidth=1, label="median of 101 blocks")
+    clock.plot(blocks, _running_median(run.processor_ms), color="tab:red", label="the same, processor time")
+    clock.set(ylabel="milliseconds per block", ylim=(0, 3 * float(np.median(run.ms))), title=title)
+    clock.legend(loc="upper right")
     memory.plot(blocks, np.asarray(run.memory_bytes) / 1e6, color="tab:green")
     memory.set(xlabel="block", ylabel="memory in use, MB", ylim=(0, 1.2 * max(run.memory_bytes) / 1e6))
     figure.savefig(file, dpi=100)
@@ -140,22 +149,31 @@ def as_json(run: Run, model: ModelConfig, machine: Machine) -> str:
         "blocks": len(run.ms),
         "switch_every": SWITCH_EVERY,
         "ms": Trend.of(run.ms, run.switches)._asdict(),
+        "processor_ms": Trend.of(run.processor_ms, run.switches)._asdict(),
         "memory_bytes": Trend.of(run.memory_bytes)._asdict(),
-        "ms_median_of_10": [round(float(np.median(run.ms[i : i + 10])), 2) for i in tens],
+        "ms_median_of_10": [_median_of_10(run.ms, i) for i in tens],
+        "processor_ms_median_of_10": [_median_of_10(run.processor_ms, i) for i in tens],
         "memory_bytes_every_10": [run.memory_bytes[i] for i in tens],
     }
     return json.dumps(result, indent=1) + "\n"
 
 
+def _median_of_10(values: Sequence[float], start: int) -> float:
+    return round(float(np.median(values[start : start + 10])), 2)
+
+
 def summary(run: Run) -> str:
-    """Both trends in words."""
-    time, memory = Trend.of(run.ms, run.switches), Trend.of(run.memory_bytes).scaled(1e-6)
+    """The trends in words."""
+    block, processor = (Trend.of(ms, run.switches) for ms in (run.ms, run.processor_ms))
+    memory = Trend.of(run.memory_bytes).scaled(1e-6)
     return "\n".join(
         f"{name}: {trend.early_median:.2f} {unit} in blocks {EARLY.start}-{EARLY.stop}, "
         f"{trend.late_median:.2f} {unit} in the last {-LATE.start}; "
         f"slope {trend.slope_per_1000_blocks:+.3f} {unit} per 1000 blocks"
-        for name, unit, trend in (("median block", "ms", time), ("memory", "MB", memory))
-    )
+        for name, unit, trend in (
+            ("median block", "ms", block), ("of it on the processor", "ms", processor), ("memory", "MB", memory)
+        )
+    )  # fmt: skip
 
 
 def main() -> None:
