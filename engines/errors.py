@@ -45,4 +45,4 @@ class SnapshotError(EngineError):
 
 
 class WeightsError(EngineError):
-    """Weights that are missing, left over, or of the wrong shape."""
+    """A file of weights that cannot be read, or whose tensors are missing, left over or of the wrong shape."""

@@ -46,8 +46,9 @@ def _on_length(cue: Cue) -> list[str]:
     counts = [len(_words(text)) for text, _ in cue.blend.parts if _spaced(text)]
     if not counts or max(counts) >= FEW_WORDS:
         return []
+    words = f"{max(counts)} words" if max(counts) != 1 else "one word"
     return [
-        f"{_name(cue)} has {max(counts)} words: the model follows long, detailed prompts better; "
+        f"{_name(cue)} has {words}: the model follows long, detailed prompts better; "
         "describe the subject, what it does, the setting and the light"
     ]
 

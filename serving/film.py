@@ -11,6 +11,8 @@ import av
 from av.video.frame import PictureType
 from torch import Tensor
 
+from serving.errors import FilmError
+
 FRAMES_PER_SECOND = 16
 
 H264_OPTIONS = {
@@ -20,14 +22,34 @@ H264_OPTIONS = {
     # A forced key frame closes the group before it, and none comes unasked.
     "forced-idr": "1",
     "g": "1000000",
+    # One thread is one slice: the bytes do not depend on the machine's cores.
+    "threads": "1",
 }
+
+MP4_OPTIONS = {
+    # Finished chunks can be played even if the process dies; a finished file is an ordinary MP4.
+    "movflags": "hybrid_fragmented+use_metadata_tags",
+    "flush_packets": "1",
+}
+
+FACTS_TAG = "longtake"
+"""The metadata tag that holds the facts of a film."""
 
 
 class Film:
-    """An MP4 file being written. Each chunk is a closed group of pictures that begins with a key frame."""
+    """An MP4 file being written. Each chunk is a closed group of pictures that begins with a key frame.
 
-    def __init__(self, path: Path, height: int, width: int) -> None:
-        self._container = av.open(str(path), "w", format="mp4")
+    `facts`, a text, goes into the file's metadata, where `read_facts` finds it. Raises FilmError where the file
+    cannot be made.
+    """
+
+    def __init__(self, path: Path, height: int, width: int, facts: str | None = None) -> None:
+        try:
+            self._container = av.open(str(path), "w", format="mp4", options=MP4_OPTIONS)
+        except OSError as error:
+            raise FilmError(f"{path} cannot be written: {error.strerror}") from error
+        if facts is not None:
+            self._container.metadata[FACTS_TAG] = facts
         self._stream = self._container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=H264_OPTIONS)
         self._stream.height, self._stream.width = height, width
         self._stream.pix_fmt = "yuv420p"
@@ -55,3 +77,15 @@ class Film:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def read_facts(path: Path) -> str:
+    """The facts in a film's metadata. Raises FilmError if it is no film, or none of Longtake's."""
+    try:
+        with av.open(str(path)) as container:
+            facts = container.metadata.get(FACTS_TAG)
+    except OSError as error:
+        raise FilmError(f"{path} is not a film that can be read: {error.strerror}") from error
+    if facts is None:
+        raise FilmError(f"{path} has no facts in it; only a film that `longtake generate` made can be made again")
+    return facts

@@ -39,8 +39,9 @@ def test_only_the_proportions_of_the_weights_matter() -> None:
     assert hundreds.text == parts.text == "east (0.7) + north (0.3)"
 
 
-def test_weights_may_be_as_small_as_floats_are() -> None:
-    torch.testing.assert_close(blend([(X, 5e-324), (Y, 5e-324)]).rows, blend([(X, 1), (Y, 1)]).rows)
+@pytest.mark.parametrize("weight", [5e-324, 1.7e308])
+def test_weights_may_be_as_small_and_as_large_as_floats_are(weight: float) -> None:
+    torch.testing.assert_close(blend([(X, weight), (Y, weight)]).rows, blend([(X, 1), (Y, 1)]).rows)
 
 
 def test_a_prompt_with_all_of_the_weight_is_left_as_it_is() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -7,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from serving.film import Film
+from serving.errors import FilmError
+from serving.film import Film, read_facts
 
 
 @pytest.fixture
@@ -45,3 +48,30 @@ def test_every_chunk_begins_with_its_only_key_frame(film: Path) -> None:
     with av.open(str(film)) as container:
         keys = [number for number, packet in enumerate(container.demux(video=0)) if packet.is_keyframe]
     assert keys == [0, 9, 21]
+
+
+def test_the_facts_are_in_the_film(tmp_path: Path, chunks: list[Tensor]) -> None:
+    facts = '{"prompt": "Überflug"}' * 500
+    with Film(tmp_path / "film.mp4", 48, 64, facts) as film:
+        film.append(chunks[0])
+    assert read_facts(tmp_path / "film.mp4") == facts
+
+
+def test_a_film_of_somebody_elses_has_no_facts(film: Path, tmp_path: Path) -> None:
+    with pytest.raises(FilmError, match="has no facts in it"):
+        read_facts(film)
+    tmp_path.joinpath("text.mp4").write_text("no film")
+    with pytest.raises(FilmError, match=r"text\.mp4 is not a film"):
+        read_facts(tmp_path / "text.mp4")
+
+
+def test_what_was_finished_can_be_played_when_the_process_dies(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, torch; from pathlib import Path; from serving.film import Film\n"
+        "film = Film(Path(sys.argv[1]), 48, 64)\n"
+        "for _ in range(4): film.append(torch.randint(255, (12, 48, 64, 3), dtype=torch.uint8))\n"
+        "os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "film.mp4")], check=False)
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 36

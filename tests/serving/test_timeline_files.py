@@ -388,7 +388,7 @@ def test_a_scope_workflow_is_read_with_the_parameters_of_its_main_pipeline() -> 
     assert found.timeline.settings == Settings(7, 320, 576, None, (1000, 750, 500, 250))
     assert found.warnings == (
         "pipelines[0]: the pipeline 'video-depth-anything' has no counterpart here and is ignored",
-        "pipelines[1]: loras have no meaning here and are ignored",
+        "pipelines[1]: loras has no meaning here and is ignored",
         "pipelines[1].params: manage_cache, input_mode have no meaning here and are ignored",
         "the file: prompts, interpolation_method, transition_steps, temporal_interpolation_method have no meaning "
         "here and are ignored",
@@ -410,9 +410,9 @@ def test_a_scope_segment_may_have_a_text_alone() -> None:
 def test_what_scope_ignores_is_ignored_with_a_warning() -> None:
     found = read(scope(segment(0, 5, mood="calm", transitionSteps=3), segment(5, 9), version="3.0", zoom=2))
     assert found.warnings == (
-        "the file: zoom have no meaning here and are ignored",
+        "the file: zoom has no meaning here and is ignored",
         "version: '3.0' is unknown and read as '2.1'",
-        "prompts[0]: mood have no meaning here and are ignored",
+        "prompts[0]: mood has no meaning here and is ignored",
         "prompts[0]: no prompt comes before the first one, so it has no transition",
     )
 

@@ -1,0 +1,60 @@
+"""The `longtake` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from engines.errors import EngineError
+from serving import download_command, generate_command
+from serving.catalog import models_folder
+from serving.errors import ServingError
+from serving.models_report import model_rows, models_table
+from serving.timeline_files import read_timeline
+from serving.timeline_report import explain
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; 2, with one sentence on standard error, where it is refused."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        return code
+    except (ServingError, EngineError) as error:
+        print(f"longtake: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="longtake", description="Interactive, endless video generation.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    generate = commands.add_parser("generate", help="make a film from a timeline, or again from a film")
+    generate_command.add_arguments(generate)
+    generate.set_defaults(run=generate_command.run)
+    timeline = commands.add_parser("timeline", help="work with timelines").add_subparsers(required=True)
+    check = timeline.add_parser("check", help="explain a timeline: what applies when, and what to improve")
+    check.add_argument("file", type=Path)
+    check.set_defaults(run=_check_timeline)
+    download = commands.add_parser("download", help="download the weights of a model")
+    download_command.add_arguments(download)
+    download.set_defaults(run=download_command.run)
+    models = commands.add_parser("models", help="list models: what is here, what they need, under which terms")
+    models.add_argument("--models-dir", type=Path)
+    models.set_defaults(run=_list_models)
+    return parser
+
+
+def _check_timeline(options: argparse.Namespace) -> int:
+    print(explain(read_timeline(options.file)))
+    return 0
+
+
+def _list_models(options: argparse.Namespace) -> int:
+    print(models_table(model_rows(models_folder(options.models_dir))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""A model by its name: from downloaded weights, or built in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engines.model import Model
+from engines.presets import preset
+from engines.wan.prompt_encoder import PromptEncoder
+from engines.wan.tokenizer import ByteTokenizer
+from engines.wan.weights import ModelFiles, load_model
+from serving.catalog import CATALOG, CatalogEntry, Role
+from serving.errors import ModelError
+from serving.manifest import read_manifest, verify
+
+DEFAULT_MODEL = "tiny-taehv"
+
+RANDOM_SEED = 0
+"""Of the weights of a model that has no others."""
+
+REMEMBERED_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from: a repository, the commit of it that is here, and the name of its licence."""
+
+    repo: str
+    revision: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that is ready to be used, and where it comes from."""
+
+    model: Model
+    prompts: PromptEncoder
+    origins: tuple[Origin, ...]
+
+
+def open_model(name: str, models: Path, device: torch.device, dtype: torch.dtype) -> OpenedModel:
+    """Load the model called `name`, from its subfolder of `models` if it has published weights.
+
+    Raises ConfigError if there is no such model, ModelError if its weights are not here or not whole, and
+    WeightsError if they do not fit.
+    """
+    config = preset(name)
+    if entry := CATALOG.get(name):
+        return _open_published(entry, models / name, device, dtype)
+    model = Model.random(config, RANDOM_SEED, device, dtype)
+    prompts = PromptEncoder(ByteTokenizer(config.text_encoder.text_len), model.text_encoder, REMEMBERED_PROMPTS)
+    return OpenedModel(model, prompts, (Origin("random weights", f"seed {RANDOM_SEED}", "Apache-2.0"),))
+
+
+def _open_published(entry: CatalogEntry, folder: Path, device: torch.device, dtype: torch.dtype) -> OpenedModel:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ModelError(f"{entry.model} is not in {folder}; run `longtake download {entry.model}`")
+    if faults := verify(folder):
+        raise ModelError(
+            f"{folder / faults[0].path}: {faults[0].reason}; run `longtake download {entry.model}` again"
+        )
+    loaded = load_model(preset(entry.model), _files(entry, folder), device, dtype)
+    prompts = PromptEncoder(loaded.tokenizer, loaded.model.text_encoder, REMEMBERED_PROMPTS)
+    origins = tuple(Origin(repo.id, repo.revision, repo.licence) for repo in manifest.repos)
+    return OpenedModel(loaded.model, prompts, origins)
+
+
+def _files(entry: CatalogEntry, folder: Path) -> ModelFiles:
+    def one(role: Role) -> Path:
+        return entry.locate(folder, role)[0]
+
+    loras = entry.locate(folder, Role.LORA)
+    return ModelFiles(
+        transformer=one(Role.TRANSFORMER),
+        codec=one(Role.CODEC),
+        text_encoder=one(Role.TEXT_ENCODER),
+        tokenizer=one(Role.TOKENIZER).parent,
+        lora=loras[0] if loras else None,
+    )
