@@ -5,7 +5,8 @@ BIN := .venv/bin
 .PHONY: demo test check bench clean
 
 demo: .venv/run
-	$(BIN)/python -m serving.demo out
+	mkdir -p out
+	$(BIN)/longtake generate serving/example_timeline.yaml -o out/demo.mp4 --sheet out/demo.png
 
 test: .venv/dev
 	$(BIN)/python -m pytest
@@ -18,6 +19,8 @@ check: .venv/dev
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.engine --model tiny-taehv
 	$(BIN)/python -m benchmarks.endless
+	$(BIN)/python -m benchmarks.film
+	$(BIN)/python -m benchmarks.loading
 
 clean:
 	rm -rf .venv out

@@ -15,9 +15,9 @@ from engines.errors import ConfigError
 WAN_1_3B = TransformerConfig(dim=1536, layers=30, heads=12, ffn_dim=8960)
 
 TINY = TransformerConfig(
-    dim=96, layers=3, heads=3, ffn_dim=192, freq_dim=64, text_dim=32, text_len=64, latent_channels=16
+    dim=96, layers=3, heads=3, ffn_dim=192, freq_dim=64, text_dim=32, text_len=256, latent_channels=16
 )
-TINY_TEXT = TextEncoderConfig(vocab=320, dim=32, layers=2, heads=4, head_dim=8, ffn_dim=64, text_len=64)
+TINY_TEXT = TextEncoderConfig(vocab=320, dim=32, layers=2, heads=4, head_dim=8, ffn_dim=64, text_len=256)
 
 PRESETS = {
     model.name: model

@@ -1,8 +1,9 @@
 """Snapshots: the bytes from which a stream continues in another process.
 
 An **exact** one holds the slab and the decoder's history; the stream goes on bit for bit, on the same kind of
-device with the same torch (and, on a CPU, threads). A **light** one holds what they can be rebuilt from (`Generator.rebuild`): the
-latents of the window and of the decoder's memory, the prompt, and the passes that wrote the frame sink.
+device with the same torch (and, on a CPU, threads). A **light** one holds what they can be rebuilt from
+(`Generator.rebuild`): the latents of the window and of the decoder's memory, the prompt, and the passes that
+wrote the frame sink.
 
 Both are a safetensors file: tensors, and in its metadata a JSON object `snapshot` and a `checksum` over all.
 """

@@ -46,7 +46,7 @@ class Film:
     def __init__(self, path: Path, height: int, width: int, facts: str | None = None) -> None:
         try:
             self._container = av.open(str(path), "w", format="mp4", options=MP4_OPTIONS)
-        except OSError as error:
+        except (av.FFmpegError, OSError) as error:
             raise FilmError(f"{path} cannot be written: {error.strerror}") from error
         if facts is not None:
             self._container.metadata[FACTS_TAG] = facts
@@ -84,7 +84,7 @@ def read_facts(path: Path) -> str:
     try:
         with av.open(str(path)) as container:
             facts = container.metadata.get(FACTS_TAG)
-    except OSError as error:
+    except (av.FFmpegError, OSError) as error:
         raise FilmError(f"{path} is not a film that can be read: {error.strerror}") from error
     if facts is None:
         raise FilmError(f"{path} has no facts in it; only a film that `longtake generate` made can be made again")

@@ -23,13 +23,14 @@ from engines.generator import Generator
 from engines.presets import preset
 from engines.snapshot import restore
 from engines.stream import Stream
+from engines.wan.prompt_encoder import PromptEncoder
 from serving.catalog import models_folder
 from serving.errors import FilmError
 from serving.facts import Facts, Start, applied_cues
 from serving.film import FRAMES_PER_SECOND
 from serving.generate import FilmMaker, Outputs, Progress
 from serving.loading import DEFAULT_MODEL, open_model
-from serving.timeline import MAX_SECONDS, Settings, Timeline, frame_at, schedule
+from serving.timeline import MAX_SECONDS, Schedule, Settings, Timeline, frame_at, schedule
 from serving.timeline_files import read_timeline
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ def run(options: argparse.Namespace) -> int:
         frames=planned.frames or 0,
         start=start,
     )
-    for warning in planned.warnings:
+    for warning in (*planned.warnings, *_cut_prompts(planned, opened.prompts)):
         print(f"warning: {warning}", file=sys.stderr)
     maker = FilmMaker(generator, stream, opened.prompts, planned, facts)
     with _interruptible() as interrupted:
@@ -211,6 +212,13 @@ def _begin(generator: Generator, request: Request) -> tuple[Stream, Start | None
         raise FilmError(f"{request.snapshot} is not the snapshot that the film continued: its SHA-256 differs")
     stream = restore(generator, data).stream
     return stream, Start(request.snapshot.name, digest, stream.next_frame)
+
+
+def _cut_prompts(planned: Schedule, encoder: PromptEncoder) -> Iterator[str]:
+    """A sentence for each prompt that is too long for the model."""
+    for text in dict.fromkeys(text for step in planned.steps for text, _ in step.target.parts):
+        if cut := encoder.cut(text):
+            yield f"the model does not read the last {cut} tokens of the prompt {text[:60]!r}..."
 
 
 @contextmanager

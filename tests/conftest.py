@@ -44,7 +44,7 @@ def prompts(model: Model) -> list[Prompt]:
     """Three prompts of different lengths."""
     generator = torch.Generator().manual_seed(7)
     dim = model.config.transformer.text_dim
-    return [Prompt(f"prompt {n}", torch.randn(n, dim, generator=generator)) for n in (3, 11, 64)]
+    return [Prompt(f"prompt {n}", torch.randn(n, dim, generator=generator)) for n in (3, 11, 256)]
 
 
 @pytest.fixture

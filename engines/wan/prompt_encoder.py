@@ -44,6 +44,10 @@ class PromptEncoder:
             self._recent.popitem(last=False)
         return self._recent[cleaned]
 
+    def cut(self, text: str) -> int:
+        """How many tokens at the end of `text`, once cleaned, the model will not read."""
+        return self._tokenizer.cut(clean_prompt(text))
+
     @torch.inference_mode()
     def _embed(self, text: str) -> Tensor:
         """Rows [tokens, text_dim]. Only the real length is computed: no token sees padding."""

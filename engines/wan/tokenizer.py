@@ -38,6 +38,9 @@ class PromptTokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """The ids of `text` and, last, of its end; no padding. Text that does not fit is cut."""
 
+    def cut(self, text: str) -> int:
+        """How many tokens of `text` do not fit."""
+
 
 class Tokenizer:
     """A trained vocabulary of the T5 family, such as google/umt5-xxl.
@@ -83,8 +86,14 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The first `text_len` - 1 tokens of `text`, then `</s>`."""
-        ids = self._vocabulary.encode(text, add_special_tokens=False).ids
-        return [*ids[: self._text_len - 1], self._end]
+        return [*self._ids(text)[: self._text_len - 1], self._end]
+
+    def cut(self, text: str) -> int:
+        """Tokens behind the first `text_len` - 1."""
+        return max(0, len(self._ids(text)) - self._text_len + 1)
+
+    def _ids(self, text: str) -> list[int]:
+        return self._vocabulary.encode(text, add_special_tokens=False).ids
 
 
 class ByteTokenizer:
@@ -109,3 +118,7 @@ class ByteTokenizer:
         """The first `text_len` - 1 bytes of `text`, which may cut a character, then the end."""
         kept = text.encode()[: self._text_len - 1]
         return [*(self.FIRST_BYTE + byte for byte in kept), self.END]
+
+    def cut(self, text: str) -> int:
+        """Bytes behind the first `text_len` - 1."""
+        return max(0, len(text.encode()) - self._text_len + 1)

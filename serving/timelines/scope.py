@@ -49,7 +49,9 @@ class Remarks:
         """Warn of the fields that are not used."""
         names = [shown(name).strip("'") for name in fields if name not in used]
         if names:
-            rest = "has no meaning here and is ignored" if len(names) == 1 else "have no meaning here and are ignored"
+            rest = (
+                "has no meaning here and is ignored" if len(names) == 1 else "have no meaning here and are ignored"
+            )
             self.warnings.append(f"{place}: {', '.join(names)} {rest}")
 
     def pipeline(self, node: Node) -> None:

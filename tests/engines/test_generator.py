@@ -258,13 +258,13 @@ def test_a_stream_named_twice_is_refused(generator: Generator, small: StreamConf
         generator.generate([stream, stream])
 
 
-@pytest.mark.parametrize("shape", [(3, 31), (65, 32)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 31), (257, 32)], ids=str)
 def test_a_prompt_of_another_model_is_refused(
     generator: Generator, small: StreamConfig, prompts: list[Prompt], shape: tuple[int, int]
 ) -> None:
     stream = generator.open(small)
     generator.set_prompt(stream, prompts[0])
-    with pytest.raises(PromptError, match="at most 64 rows of 32"):
+    with pytest.raises(PromptError, match="at most 256 rows of 32"):
         generator.set_prompt(stream, Prompt("foreign", torch.ones(shape)))
     assert stream.prompt is prompts[0]
 

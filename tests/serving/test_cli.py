@@ -98,8 +98,9 @@ def test_options_come_before_the_timeline_and_that_before_the_model(timeline: Pa
 
 def test_an_interrupted_film_is_the_beginning_of_the_whole_one(timeline: Path, tmp_path: Path) -> None:
     whole = frames_of(generate(timeline, tmp_path / "whole.mp4", "--seconds", "60"))
-    command = [sys.executable, "-m", "serving.cli", "generate", str(timeline), "-o", str(tmp_path / "part.mp4")]
-    with subprocess.Popen([*command, "--seconds", "60", "--threads", "1"], stderr=subprocess.PIPE, text=True) as process:
+    options = ["-o", str(tmp_path / "part.mp4"), "--seconds", "60", "--threads", "1"]
+    command = [sys.executable, "-m", "serving.cli", "generate", str(timeline), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while not process.stderr.readline().startswith("block 20/"):
             pass
@@ -208,6 +209,16 @@ def test_a_film_of_other_weights_is_not_made_again(
     monkeypatch.setattr("serving.loading.RANDOM_SEED", 1)
     assert main(["generate", str(film), "-o", str(tmp_path / "again.mp4")]) == 2
     assert "made with other weights of tiny-taehv: random weights@seed 0" in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_too_long_for_the_model_is_pointed_out(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeline.write_text(TIMELINE.replace("over the sea\n", "over the sea" + " and the land" * 20 + "\n"))
+    generate(timeline, tmp_path / "film.mp4", "--seconds", "4")
+    cut = len("a red balloon over the sea") + 20 * len(" and the land") - 255
+    said = capsys.readouterr().err
+    assert f"does not read the last {cut} tokens of the prompt 'a red balloon over the sea" in said
 
 
 def test_a_timeline_is_explained(timeline: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,6 +158,7 @@ BAD = [
     (own(cues=[{"prompt": "noon"}]), "cues[0]: a cue needs its time, as one of frame, seconds, at"),
     (own(version=2), "version: version 2 is unknown; known: 1"),
     (own(seed="42"), "seed: '42' must be a whole number"),
+    (own(seed="4" * 5000), "seed: '4444444444"),
     (own(seed=True), "seed: true must be a whole number"),
     (own(seed=None), "seed: nothing must be a whole number"),
     (own(seed=1.5), "seed: 1.5 must be a whole number"),
@@ -231,6 +232,11 @@ def test_a_document_that_cannot_be_used_is_refused_with_place_value_and_rule(doc
 def test_what_is_no_timecode_is_refused(at: str) -> None:
     document = own(cues=[{"at": at, "prompt": "noon"}])
     assert (refusal(json.dumps(document).encode(), "clip.json") or "").startswith("cues[0].at: ")
+
+
+def test_a_file_without_a_cue_at_the_beginning_is_refused_when_it_is_read() -> None:
+    with pytest.raises(TimelineError, match="cues: no cue is at frame 0"):
+        read(own(cues=[{"frame": 9, "prompt": "noon"}]))
 
 
 # What the order of cues, their sum of weights, or a time with another one means, no schema can say.
@@ -334,6 +340,7 @@ def test_yaml_that_is_wrong_or_sly_is_refused(text: str, message: str) -> None:
         ('{"cues": [}', "line 1, column 11: no JSON: Expecting value"),
         ('{"seed": 1,\n"seed": 2}', "the file: the field 'seed' occurs twice in one mapping"),
         ('{"seconds": NaN}', "seconds: nan is not a finite number"),
+        ('{"a\\nb": NaN}', "'a\\nb': nan is not a finite number"),
         ('{"seconds": 1e999}', "seconds: inf is not a finite number"),
         ('{"settings": {"x": [0, -Infinity]}}', "settings.x[1]: -inf is not a finite number"),
         ("[" * 100_000, "the file: lists and mappings are nested more than 32 deep"),

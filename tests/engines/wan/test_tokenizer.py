@@ -126,3 +126,11 @@ def test_any_cleaned_text_can_be_read_back_from_its_bytes(text: str) -> None:
 @pytest.mark.parametrize(("text", "kept"), [("abc", "abc"), ("abcd", "abc"), ("abcdefgh", "abc")])
 def test_bytes_that_do_not_fit_are_cut_before_the_end(text: str, kept: str) -> None:
     assert ByteTokenizer(4).encode(text) == [*(3 + ord(c) for c in kept), 1]
+
+
+def test_what_does_not_fit_is_counted(vocabulary: tokenizers.Tokenizer, tmp_path: Path) -> None:
+    trained = Tokenizer.from_folder(save(vocabulary, tmp_path), TEXT_LEN)
+    whole = Tokenizer.from_folder(tmp_path, 512)
+    text = " ".join(SENTENCES)
+    assert trained.cut(text) == len(whole.encode(text)) - TEXT_LEN
+    assert (whole.cut(text), ByteTokenizer(8).cut("seven b"), ByteTokenizer(8).cut("Grüße!!")) == (0, 0, 2)

@@ -46,7 +46,7 @@ def test_a_prompts_padding_folded_into_one_key_changes_nothing(
     generator: Generator, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
     x, times = torch.randn(1, 3, 16, 4, 6), torch.full((1, 3), 625.0)
-    padded = torch.zeros(64, 32)
+    padded = torch.zeros(256, 32)
     padded[:3] = prompts[0].rows
 
     def flow(prompt: Prompt) -> Tensor:
