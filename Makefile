@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 demo: .venv/run
 	mkdir -p out
-	$(BIN)/longtake generate serving/example_timeline.yaml -o out/demo.mp4 --sheet out/demo.png
+	$(BIN)/longtake generate serving/example_timeline.yaml -o out/demo.mp4 --sheet out/demo.png --threads 1
 
 test: .venv/dev
 	$(BIN)/python -m pytest

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.engine import RESULTS
 from benchmarks.machine import Machine
-from serving.film import FRAMES_PER_SECOND
+from engines.config import FRAMES_PER_SECOND
 
 CUE_EVERY_SECONDS = 20
 
@@ -62,7 +62,7 @@ def make(minutes: float, size: str, folder: Path) -> LongFilm:
     timeline.write_text("\n".join(prompts))
     command = [
         sys.executable, "-m", "serving.cli", "generate", str(timeline), "-o", str(folder / "film.mp4"),
-        "--seconds", str(seconds), "--size", size, "--sheet", str(folder / "film.png"),
+        "--seconds", str(seconds), "--size", size, "--threads", "1", "--sheet", str(folder / "film.png"),
     ]  # fmt: skip
     resident, rate = [], 0.0
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from engines.config import TEMPORAL_FACTOR, StreamConfig
+from engines.config import StreamConfig, pixel_frames
 from engines.errors import StreamError
 from engines.history import History
 from engines.kv_slab import KVSlab
@@ -153,8 +153,3 @@ class Stream:
         self.recent.clear()
         self.sink_calls.clear()
         self.prompt = self.prompt_memory = self.decoder = None
-
-
-def pixel_frames(latent_frames: int) -> int:
-    """Pixel frames that the first `latent_frames` of a stream decode to."""
-    return 0 if latent_frames == 0 else 1 + TEMPORAL_FACTOR * (latent_frames - 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ServingError, EngineError) as error:
         print(f"longtake: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # Whoever read the output has enough of it; Python would try to flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,9 +11,8 @@ import av
 from av.video.frame import PictureType
 from torch import Tensor
 
+from engines.config import FRAMES_PER_SECOND
 from serving.errors import FilmError
-
-FRAMES_PER_SECOND = 16
 
 H264_OPTIONS = {
     "preset": "veryfast",

@@ -13,11 +13,12 @@ from typing import NamedTuple
 from torch import Tensor
 
 from engines.blending import blend, interpolate
+from engines.config import pixel_frames
 from engines.errors import Cancelled
 from engines.generator import Generator
 from engines.prompt import Prompt
 from engines.snapshot import take_light
-from engines.stream import Stream, pixel_frames
+from engines.stream import Stream
 from engines.wan.prompt_encoder import PromptEncoder
 from serving.errors import FilmError
 from serving.facts import Facts

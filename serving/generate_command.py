@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 
-from engines.config import StreamConfig
+from engines.config import FRAMES_PER_SECOND, StreamConfig
 from engines.generator import Generator
 from engines.presets import preset
 from engines.snapshot import restore
@@ -27,7 +27,6 @@ from engines.wan.prompt_encoder import PromptEncoder
 from serving.catalog import models_folder
 from serving.errors import FilmError
 from serving.facts import Facts, Start, applied_cues
-from serving.film import FRAMES_PER_SECOND
 from serving.generate import FilmMaker, Outputs, Progress
 from serving.loading import DEFAULT_MODEL, open_model
 from serving.timeline import MAX_SECONDS, Schedule, Settings, Timeline, frame_at, schedule

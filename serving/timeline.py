@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from engines.config import PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
-from engines.stream import pixel_frames
+from engines.config import FRAMES_PER_SECOND, PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR, pixel_frames
 from serving.errors import TimelineError
-from serving.film import FRAMES_PER_SECOND
 
 Method = Literal["linear", "slerp"]
 METHODS: tuple[Method, ...] = ("linear", "slerp")

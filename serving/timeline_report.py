@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from engines.config import FRAMES_PER_SECOND
 from serving.advice import advice
-from serving.film import FRAMES_PER_SECOND
 from serving.timeline import Cue, Schedule, Settings, Step, Timeline, schedule
 from serving.timeline_files import ReadTimeline
 from serving.timelines.timecode import timecode

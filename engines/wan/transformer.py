@@ -185,14 +185,14 @@ class CausalTransformer(nn.Module):
 
         """
         time = self._embed_time(timesteps)
-        x = self._run(latents, time, memory, len(self.blocks))
+        x = self._run(self._patch(latents), self._project_time(time), memory, len(self.blocks))
         return self._unpatch(self.head(x, time), latents.shape[-2] // PATCH)
 
     def remember(self, latents: Tensor, timesteps: Tensor, memory: Memory) -> None:
         """A pass made only for its keys and values: stops where the last layer has written its own."""
-        time = self._embed_time(timesteps)
-        x = self._run(latents, time, memory, len(self.blocks) - 1)
-        self._layers[-1].remember(x, self._project_time(time), memory)
+        projected = self._project_time(self._embed_time(timesteps))
+        x = self._run(self._patch(latents), projected, memory, len(self.blocks) - 1)
+        self._layers[-1].remember(x, projected, memory)
 
     def read_prompt(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a prompt in every layer's attention to it.
@@ -212,8 +212,7 @@ class CausalTransformer(nn.Module):
     def _layers(self) -> list[TransformerBlock]:
         return cast(list[TransformerBlock], list(self.blocks))
 
-    def _run(self, latents: Tensor, time: Tensor, memory: Memory, layers: int) -> Tensor:
-        x, projected = self._patch(latents), self._project_time(time)
+    def _run(self, x: Tensor, projected: Tensor, memory: Memory, layers: int) -> Tensor:
         for block in self._layers[:layers]:
             x = block(x, projected, memory)
         return x
