@@ -176,7 +176,7 @@ class EngineBenchmark:
         frames = config.window_frames - (config.sink_frames if keep_sink else 0)
 
         def run(_: int) -> None:
-            self._rollout.recache(self._stream)
+            self._rollout.recache([self._stream])
 
         return self._measure(f"recache, {frames} frames", self._counts.recache(keep_sink=keep_sink), run)
 

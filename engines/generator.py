@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -27,6 +27,12 @@ from engines.schedule import FlowSchedule
 from engines.stream import Block, Stream
 from engines.wan.transformer import CausalTransformer
 from kernels.rope import RopeGrid
+
+
+def _pass_shape(stream: Stream) -> tuple[int, ...]:
+    """What streams have in common that can share their passes."""
+    config = stream.config
+    return config.height, config.width, config.block_frames, len(config.steps)
 
 
 class Generator:
@@ -110,9 +116,7 @@ class Generator:
         if len({id(stream) for stream in streams}) != len(streams):
             raise StreamError("a stream is named twice; its blocks come one after the other")
         self.settle(streams)
-        for stream in streams:
-            if stream.recache_due:
-                stream.recached(self._rollout.recache(stream))
+        self._recache([stream for stream in streams if stream.recache_due])
         made: dict[int, Denoised] = {}
         for group in self._groups(streams):
             made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
@@ -188,13 +192,18 @@ class Generator:
         self._reserved += needed
         return slab
 
-    def _groups(self, streams: Sequence[Stream]) -> Iterator[list[Stream]]:
-        """Streams that can share a pass, at most `batch` at a time."""
-
+    def _recache(self, streams: Sequence[Stream]) -> None:
         def shape(stream: Stream) -> tuple[int, ...]:
-            config = stream.config
-            return config.height, config.width, config.block_frames, len(config.steps)
+            return *_pass_shape(stream), len(self._rollout.recache_placement(stream).slots)
 
+        for group in self._groups(streams, shape):
+            for stream, sink_call in zip(group, self._rollout.recache(group), strict=True):
+                stream.recached(sink_call)
+
+    def _groups(
+        self, streams: Sequence[Stream], shape: Callable[[Stream], tuple[int, ...]] = _pass_shape
+    ) -> Iterator[list[Stream]]:
+        """Streams of one `shape`, which can share a pass, at most `batch` at a time."""
         for _, group in groupby(sorted(streams, key=shape), key=shape):
             alike = list(group)
             for start in range(0, len(alike), self._batch):

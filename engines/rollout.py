@@ -65,19 +65,27 @@ class Rollout:
             views.append(self._view(stream, placement, stream.require_prompt()[1]))
         self._remember(torch.stack([stream.recent[-1] for stream in streams]), CLEAN, SlabMemory(views))
 
-    def recache(self, stream: Stream) -> SinkCall | None:
-        """Recompute the window's keys and values under the prompt in force.
+    def recache_placement(self, stream: Stream) -> Placement:
+        """Where a KV recache before the stream's next block goes."""
+        keep_sink = stream.config.sink == "global"
+        return stream.slab.layout.recache_placement(stream.blocks, keep_sink=keep_sink)
+
+    def recache(self, streams: Sequence[Stream]) -> list[SinkCall | None]:
+        """Recompute the window's keys and values under the prompts in force, for as many blocks of each stream.
 
         All frames of the pass see each other, as in LongLive, whose block mask is never applied (issue 19
-        there). Returns the pass if it has written the sink.
+        there). Returns the pass where it has written a stream's sink.
         """
-        keep_sink = stream.config.sink == "global"
-        placement = stream.slab.layout.recache_placement(stream.blocks, keep_sink=keep_sink)
-        prompt, memory = stream.require_prompt()
-        latents = stream.last_blocks(len(placement.slots))
-        self._remember(latents.unsqueeze(0), CLEAN, SlabMemory([self._view(stream, placement, memory)]))
-        in_sink = placement.slots[0] < stream.config.sink_blocks
-        return SinkCall(placement.first_block, latents, CLEAN, prompt) if in_sink else None
+        views, latents, sink_calls = [], [], []
+        for stream in streams:
+            placement = self.recache_placement(stream)
+            prompt, memory = stream.require_prompt()
+            views.append(self._view(stream, placement, memory))
+            latents.append(stream.last_blocks(len(placement.slots)))
+            in_sink = placement.slots[0] < stream.config.sink_blocks
+            sink_calls.append(SinkCall(placement.first_block, latents[-1], CLEAN, prompt) if in_sink else None)
+        self._remember(torch.stack(latents), CLEAN, SlabMemory(views))
+        return sink_calls
 
     def repeat(self, stream: Stream, call: SinkCall) -> None:
         """Make a pass that wrote the sink once more. The window has not rolled at such a pass."""

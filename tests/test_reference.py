@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from shutil import copy
 
@@ -42,3 +43,21 @@ def test_a_recording_of_something_else_is_a_miss(
     assert main([str(tmp_path / source.name)]) == 1
     missed = [found.split("  ")[1] for found in capsys.readouterr().out.splitlines() if found.endswith("MISS")]
     assert line in missed
+
+
+def test_the_rows_of_a_batch_are_streams_of_their_own(tmp_path: Path) -> None:
+    source = RECORDINGS / "rollout_relative.safetensors"
+    twice = {
+        key: tensor if key.startswith(("model.", "sched.")) else torch.cat([tensor, tensor])
+        for key, tensor in load_file(source).items()
+    }
+    save_file(twice, tmp_path / source.name)
+    facts = json.loads(source.with_suffix(".json").read_text())
+    facts["options"]["batch"] = 2
+    tmp_path.joinpath(source.name).with_suffix(".json").write_text(json.dumps(facts))
+    assert main([str(tmp_path / source.name)]) == 0
+
+
+def test_a_file_that_cannot_be_read_is_a_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nothing.safetensors"), str(FILES[-1])]) == 1
+    assert "cannot be checked: FileNotFoundError" in capsys.readouterr().out
