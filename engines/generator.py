@@ -73,6 +73,10 @@ class Generator:
             "codec": fingerprint(codec) if isinstance(codec, nn.Module) else None,
         }
 
+    def latent_shape(self, config: StreamConfig) -> tuple[int, ...]:
+        """Of a block's latents: frames, channels, height, width."""
+        return self._rollout.latent_shape(config)
+
     def open(self, config: StreamConfig, noise: Noise | None = None) -> Stream:
         """A new stream with nothing in it. Raises SlabsFull if its slab finds no room.
 
@@ -82,11 +86,11 @@ class Generator:
         return Stream(
             config=config,
             noise=SeededNoise(config.seed) if noise is None else noise,
-            slab=self._reserve(layout),
             grid=RopeGrid(config.rows, config.columns, layout.head_dim, self.transformer.device),
             schedule=FlowSchedule(config.steps, config.shift),
             recent=deque(maxlen=max(config.window_blocks, self._decoder_blocks(config))),
             decoder=None if self.codec is None else self.codec.start_decoding(),
+            slab=self._reserve(layout),
         )
 
     @torch.inference_mode()
@@ -151,15 +155,19 @@ class Generator:
     def fork(self, stream: Stream) -> Stream:
         """A second stream in the same state, to go on by itself. Raises SlabsFull if its slab finds no room."""
         stream.require_open()
-        slab = self._reserve(stream.slab.layout)
-        slab.copy_(stream.slab)
-        return replace(
+        fork = replace(
             stream,
-            slab=slab,
+            slab=self._reserve(stream.slab.layout),
             recent=stream.recent.copy(),
             sink_calls=stream.sink_calls.copy(),
             log=stream.log.copy(),
         )
+        try:
+            fork.slab.copy_(stream.slab)
+        except BaseException:
+            self.close(fork)
+            raise
+        return fork
 
     @torch.inference_mode()
     def rebuild(self, stream: Stream) -> None:

@@ -22,8 +22,9 @@ from kernels.rope import RopeGrid, rotate
 class PromptMemory:
     """Keys and values of one prompt in every layer: [layers, N, heads, channels].
 
-    LongLive attends all `text_len` positions, and those behind the prompt's own tokens are all equal: they are
-    one key here, with the logarithm of their number in `log_multiplicity` [N] fp32 (None where none is folded).
+    LongLive attends all `text_len` positions, and those behind the prompt's own tokens are all equal: on the CPU
+    they are one key here, with the logarithm of their number in `log_multiplicity` [N] fp32. It is None where none
+    is folded: CUDA's attention takes no fp32 bias beside bf16 queries, and attends all the equal keys.
     """
 
     keys: Tensor
@@ -38,9 +39,16 @@ class PromptMemory:
         if padding == 0:
             return cls(*transformer.read_prompt(rows), None)
         keys, values = transformer.read_prompt(torch.cat([rows, rows.new_zeros(1, rows.shape[1])]))
+        if keys.device.type == "cuda":
+            return cls(_repeat_last(keys, padding), _repeat_last(values, padding), None)
         log_multiplicity = torch.zeros(rows.shape[0] + 1)
         log_multiplicity[-1] = math.log(padding)
         return cls(keys, values, log_multiplicity.to(keys.device))
+
+
+def _repeat_last(x: Tensor, times: int) -> Tensor:
+    """[layers, N, ...] with the last of the N there `times` times."""
+    return torch.cat([x[:, :-1], x[:, -1:].expand(-1, times, -1, -1)], dim=1)
 
 
 class PassTurns(NamedTuple):

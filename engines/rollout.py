@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.config import SPATIAL_FACTOR
+from engines.config import SPATIAL_FACTOR, StreamConfig
 from engines.errors import Cancelled
 from engines.kv_slab import Placement
 from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
@@ -36,6 +36,11 @@ class Rollout:
     def __init__(self, transformer: CausalTransformer) -> None:
         self._transformer = transformer
 
+    def latent_shape(self, config: StreamConfig) -> tuple[int, ...]:
+        """Of a block: frames, channels, height, width."""
+        channels = self._transformer.config.latent_channels
+        return config.block_frames, channels, config.height // SPATIAL_FACTOR, config.width // SPATIAL_FACTOR
+
     def denoise(self, streams: Sequence[Stream], cancelled: Event | None) -> list[Denoised]:
         """All denoising steps of each stream's next block. Raises Cancelled between two once that is set."""
         steps = len(streams[0].schedule)
@@ -52,8 +57,9 @@ class Rollout:
             if step + 1 < steps:
                 pairs = zip(streams, clean, noise, strict=True)
                 x = torch.stack([s.schedule.renoise(c, draws[step + 1], step + 1) for s, c, draws in pairs])
+        # Copies, because a row keeps the whole batch in memory.
         return [
-            Denoised(latents, _frozen_sink_call(stream, draws[0]))
+            Denoised(latents.clone(), _frozen_sink_call(stream, draws[0]))
             for stream, latents, draws in zip(streams, clean, noise, strict=True)
         ]
 
@@ -113,16 +119,12 @@ class Rollout:
 
     def _noise(self, stream: Stream) -> list[Tensor]:
         """The next block's initial noise, and its fresh noise for every later step."""
-        config = stream.config
-        channels = self._transformer.config.latent_channels
-        shape = (
-            config.block_frames,
-            channels,
-            config.height // SPATIAL_FACTOR,
-            config.width // SPATIAL_FACTOR,
-        )
+        shape = self.latent_shape(stream.config)
         draws = [stream.noise.draw(stream.blocks, draw, shape) for draw in range(len(stream.schedule))]
-        return list(torch.stack(draws).to(self._transformer.device, self._transformer.dtype))
+        noise = torch.stack(draws).to(self._transformer.dtype)
+        if self._transformer.device.type == "cuda":
+            noise = noise.pin_memory()
+        return list(noise.to(self._transformer.device, non_blocking=True))
 
     def _timesteps(self, times: Sequence[float], latents: Tensor) -> Tensor:
         """[B, frames] fp32: one time for all frames of a stream."""
@@ -133,4 +135,4 @@ def _frozen_sink_call(stream: Stream, noise: Tensor) -> SinkCall | None:
     """The first pass of a block whose sink slot is never rewritten (`SlabLayout.placement`)."""
     if stream.slab.layout.placement(stream.blocks, repeat=True).writes:
         return None
-    return SinkCall(stream.blocks, noise, stream.schedule.timesteps[0], stream.require_prompt()[0])
+    return SinkCall(stream.blocks, noise.clone(), stream.schedule.timesteps[0], stream.require_prompt()[0])

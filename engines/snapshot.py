@@ -73,8 +73,8 @@ def restore(generator: Generator, data: bytes) -> Restored:
         _require_same(facts, _machine(generator), "an exact snapshot needs the same; a light one does not")
     try:
         return Restored(_open(generator, kind, tensors, facts), kind)
-    except (KeyError, TypeError, ValueError) as error:
-        raise SnapshotError(f"the snapshot is inconsistent: {error}") from error
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise SnapshotError(f"the snapshot is inconsistent: {error!r}") from error
 
 
 def _common(stream: Stream, sink_calls: Sequence[SinkCall]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -142,17 +142,29 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
         generator.set_prompt(stream, prompts[facts["prompt"]])
     stream.log = [LogEntry(*entry) for entry in facts["log"]]
     stream.blocks, stream.decoded_blocks = facts["blocks"], facts["decoded_blocks"]
+    if stream.blocks < 0 or (stream.blocks > 0 and stream.prompt is None):
+        raise ValueError(f"{stream.blocks} blocks, prompt {facts['prompt']}")
     kept = min(stream.blocks, stream.recent.maxlen or 0)
     stream.recent.extend(here[f"recent.{i}"] for i in range(kept))
+    for latents in stream.recent:
+        _require_shape("latents", latents, generator.latent_shape(stream.config))
     stream.sink_calls = [
         SinkCall(first_block, here[f"sink.{i}"], timestep, prompts[prompt])
         for i, (first_block, timestep, prompt) in enumerate(facts["sink_calls"])
     ]
+    for call in stream.sink_calls:
+        blocks = call.latents.shape[0] // stream.config.block_frames
+        frames, *picture = generator.latent_shape(stream.config)
+        _require_shape("latents of a sink pass", call.latents, (blocks * frames, *picture))
+        if not 0 <= call.first_block <= stream.config.window_blocks - blocks:
+            raise ValueError(f"a sink pass over {blocks} blocks from block {call.first_block}")
 
 
 def _fill_exact(stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Give a stream the state that only an exact snapshot holds."""
-    filled = tensors["slab.keys"].shape[1]
+    filled = min(stream.blocks, stream.slab.layout.window_blocks)
+    for name in ("slab.keys", "slab.values"):
+        _require_shape(name, tensors[name], tuple(stream.slab.keys[:, :filled].shape))
     stream.slab.keys[:, :filled].copy_(tensors["slab.keys"])
     stream.slab.values[:, :filled].copy_(tensors["slab.values"])
     stream.clean_due, stream.recache_due = facts["clean_due"], facts["recache_due"]
@@ -161,6 +173,11 @@ def _fill_exact(stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any
         slots = [tensors.get(f"decoder.{slot}") for slot in range(facts["decoder_slots"])]
         past = tuple(None if tensor is None else tensor.to(device) for tensor in slots)
         stream.decoder = History(facts["decoder_consumed"], past)
+
+
+def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{what} of shape {list(tensor.shape)}, where the stream has {list(shape)}")
 
 
 def _pack(kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:

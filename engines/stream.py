@@ -21,7 +21,10 @@ from kernels.rope import RopeGrid
 
 
 class Block(NamedTuple):
-    """One generated block: its number in the stream, and clean latents [frames, channels, h/8, w/8]."""
+    """One generated block: its number in the stream, and clean latents [frames, channels, h/8, w/8].
+
+    The stream refers to the same latents: nobody writes into them.
+    """
 
     number: int
     latents: Tensor

@@ -48,7 +48,7 @@ class RopeGrid:
 
     def turns(self, frames: Sequence[int]) -> Tensor:
         """Turns of all tokens of `frames`: [len(frames) * rows * columns, head_dim / 2] complex64."""
-        frame = _turns(frames, self._frame_pairs).to(self._device, non_blocking=True)
+        frame = _turns(frames, self._frame_pairs).to(self._device)
         tokens = self._spatial.shape[0]
         return torch.cat(
             [

@@ -3,8 +3,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from engines.generator import Generator
 from engines.model import Model
 from engines.presets import preset
 from engines.prompt import Prompt
-from engines.snapshot import restore, take_exact, take_light
+from engines.snapshot import _pack, _unpack, restore, take_exact, take_light
 from engines.wan.transformer import CausalTransformer
 from engines.wan.vae import WanVAE
 from tests.rolling import roll, roll_pictures
@@ -160,6 +161,38 @@ def test_a_truncated_snapshot_is_refused(generator: Generator, snapshot: bytes, 
 def test_foreign_bytes_are_refused(generator: Generator, data: bytes) -> None:
     with pytest.raises(SnapshotError, match="not a snapshot"):
         restore(generator, data)
+
+
+Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda tensors, facts: tensors.update({"slab.keys": tensors["slab.keys"][..., 1:]}),
+            "slab.keys of shape",
+        ),
+        (lambda tensors, facts: tensors.update({"recent.2": tensors["recent.2"][:, 1:]}), "latents of shape"),
+        (lambda tensors, facts: tensors.pop("recent.3"), "recent.3"),
+        (lambda tensors, facts: facts.update(prompt=7), "IndexError"),
+        (lambda tensors, facts: facts.update(blocks=-3), "-3 blocks"),
+        (lambda tensors, facts: facts.update(prompt=None), "5 blocks, prompt None"),
+        (lambda tensors, facts: facts.pop("log"), "log"),
+        (lambda tensors, facts: facts["stream"].update(window_frames=7), "window_frames 7"),
+        (lambda tensors, facts: facts.update(sink_calls=[[9, 0.0, 0]]), "from block 9"),
+    ],
+    ids=["slab", "latents", "block missing", "prompt", "blocks", "no prompt", "log", "config", "sink"],
+)
+def test_a_snapshot_made_to_mislead_is_refused(
+    model: Model, generator: Generator, small: StreamConfig, snapshot: bytes, change: Change, message: str
+) -> None:
+    _, tensors, facts = _unpack(snapshot)
+    change(tensors, facts)
+    room_for_one = Generator(model.transformer, model.codec, slab_bytes=generator.open(small).slab.nbytes)
+    with pytest.raises(SnapshotError, match=message):
+        restore(room_for_one, _pack("exact", tensors, facts))
+    assert room_for_one.open(small)
 
 
 def test_a_snapshot_of_other_weights_is_refused(small: StreamConfig, snapshot: bytes) -> None:

@@ -32,6 +32,24 @@ def test_sink_keys_are_scored_by_the_sink_queries(tokens: int, keys: int) -> Non
     torch.testing.assert_close(attend_two_reference(q, sink_q, k, v, sink), expected, atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_bf16_stays_within_its_rounding_of_exact(scale: float) -> None:
+    q, sink_q = (scale * _random(2, 40, 3, 16)).bfloat16()
+    k, v, sink = (scale * _random(100, 3, 16)).bfloat16(), _random(100, 3, 16).bfloat16(), 20
+    scores = torch.cat(
+        [
+            torch.einsum("thd,shd->hts", sink_q.double(), k[:sink].double()),
+            torch.einsum("thd,shd->hts", q.double(), k[sink:].double()),
+        ],
+        dim=-1,
+    )
+    exact = _softmax_attention(scores / 4, v.double())
+    merged = slab_attention(q[None], [k], [v], sink_queries=sink_q[None], sink_tokens=[sink])[0]
+    for got in (merged, attend_two_reference(q, sink_q, k, v, sink)):
+        # bf16 keeps eight bits; weights and output are each rounded once.
+        assert (got - exact).square().mean().sqrt() <= 2**-8 * exact.square().mean().sqrt()
+
+
 def test_the_reference_gives_the_same_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     q, sink_q = _random(2, 50, 2, 8)
     k, v = _random(30, 2, 8), _random(30, 2, 8)
