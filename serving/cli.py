@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.errors import EngineError
-from serving import download_command, generate_command
+from serving import download_command, film_request, generate_command
 from serving.catalog import models_folder
 from serving.errors import ServingError
 from serving.models_report import model_rows, models_table
@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ServingError, EngineError) as error:
         print(f"longtake: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return generate_command.INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has enough of it; Python would try to flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -36,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="longtake", description="Interactive, endless video generation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     generate = commands.add_parser("generate", help="make a film from a timeline, or again from a film")
-    generate_command.add_arguments(generate)
+    film_request.add_arguments(generate)
     generate.set_defaults(run=generate_command.run)
     timeline = commands.add_parser("timeline", help="work with timelines").add_subparsers(required=True)
     check = timeline.add_parser("check", help="explain a timeline: what applies when, and what to improve")

@@ -14,7 +14,7 @@ from typing import Any, Self
 from engines.config import StreamConfig
 from serving.errors import FilmError, TimelineError
 from serving.film import read_facts
-from serving.loading import Origin
+from serving.loading import CodecName, Origin
 from serving.timeline import Schedule, Timeline
 from serving.timelines.document import Json, Node
 from serving.timelines.own import own_document, read_own
@@ -33,7 +33,7 @@ class AppliedCue:
 
 @dataclass(frozen=True)
 class Start:
-    """The snapshot that a film continues: its file's name, SHA-256 and first frame."""
+    """The snapshot that a film continues: its path from the film's folder, its SHA-256 and first frame."""
 
     snapshot: str
     sha256: str
@@ -49,6 +49,7 @@ class Facts:
 
     longtake: str
     model: str
+    codec: CodecName
     origins: tuple[Origin, ...]
     weights: Mapping[str, str | None]
     torch: str
@@ -91,9 +92,13 @@ class Facts:
         return cls(**document | made)
 
 
-def applied_cues(planned: Schedule) -> tuple[AppliedCue, ...]:
-    """Where each cue of a plan applies; a transition is listed with its first step."""
+def applied_cues(planned: Schedule, begin: int = 0) -> tuple[AppliedCue, ...]:
+    """Where each cue of a plan applies to a film from frame `begin` on, the one in force there included.
+
+    A transition is listed with its first step.
+    """
     cues: dict[int, AppliedCue] = {}
     for step in planned.steps:
         cues.setdefault(step.asked_frame, AppliedCue(step.asked_frame, step.frame, step.target.text))
-    return tuple(cues.values())
+    earlier = [cue for cue in cues.values() if cue.frame <= begin]
+    return (*earlier[-1:], *(cue for cue in cues.values() if cue.frame > begin))

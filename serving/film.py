@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -38,15 +40,16 @@ FACTS_TAG = "longtake"
 class Film:
     """An MP4 file being written. Each chunk is a closed group of pictures that begins with a key frame.
 
-    `facts`, a text, goes into the file's metadata, where `read_facts` finds it. Raises FilmError where the file
-    cannot be made.
+    `facts`, a text, goes into the file's metadata, where `read_facts` finds it. Every method raises FilmError
+    where the file cannot be written.
     """
 
     def __init__(self, path: Path, height: int, width: int, facts: str | None = None) -> None:
-        try:
-            self._container = av.open(str(path), "w", format="mp4", options=MP4_OPTIONS)
-        except (av.FFmpegError, OSError) as error:
-            raise FilmError(f"{path} cannot be written: {error.strerror}") from error
+        self._path = path
+        with writing(path):
+            # Opened here and now: the library would leave it to the first chunk.
+            self._file = path.open("wb", buffering=0)
+            self._container = av.open(self._file, "w", format="mp4", options=MP4_OPTIONS)
         if facts is not None:
             self._container.metadata[FACTS_TAG] = facts
         self._stream = self._container.add_stream("libx264", rate=FRAMES_PER_SECOND, options=H264_OPTIONS)
@@ -57,17 +60,23 @@ class Film:
 
     def append(self, pictures: Tensor) -> None:
         """Encode and write a chunk, [frames, height, width, 3] uint8 on the CPU."""
-        for number, picture in enumerate(pictures.numpy()):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = self.frames, Fraction(1, FRAMES_PER_SECOND)
-            frame.pict_type = PictureType.I if number == 0 else PictureType.NONE
-            self._container.mux(self._stream.encode(frame))
-            self.frames += 1
+        with writing(self._path):
+            for number, picture in enumerate(pictures.numpy()):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = self.frames, Fraction(1, FRAMES_PER_SECOND)
+                frame.pict_type = PictureType.I if number == 0 else PictureType.NONE
+                self._container.mux(self._stream.encode(frame))
+                self.frames += 1
 
     def close(self) -> None:
-        """Finish the file."""
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        """Finish the file; one without a picture is taken away."""
+        with writing(self._path), self._file:
+            if self.frames == 0:
+                if self._path.is_file():
+                    self._path.unlink()
+                return
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +84,18 @@ class Film:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # What broke the film says more than that it cannot be finished either.
+        with contextlib.suppress(FilmError) if isinstance(error, FilmError) else contextlib.nullcontext():
+            self.close()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk or the encoder refuses into a FilmError that names `path`."""
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        raise FilmError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def read_facts(path: Path) -> str:

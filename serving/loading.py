@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from engines.config import ModelConfig, TAEHVConfig
 from engines.model import Model
 from engines.presets import preset
 from engines.wan.prompt_encoder import PromptEncoder
@@ -15,6 +17,8 @@ from engines.wan.weights import ModelFiles, load_model
 from serving.catalog import CATALOG, CatalogEntry, Role
 from serving.errors import ModelError
 from serving.manifest import read_manifest, verify
+
+CodecName = Literal["own", "tiny"]
 
 DEFAULT_MODEL = "tiny-taehv"
 
@@ -42,21 +46,38 @@ class OpenedModel:
     origins: tuple[Origin, ...]
 
 
-def open_model(name: str, models: Path, device: torch.device, dtype: torch.dtype) -> OpenedModel:
+def open_model(
+    name: str,
+    models: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    codec: CodecName = "own",
+    text_device: torch.device | None = None,
+) -> OpenedModel:
     """Load the model called `name`, from its subfolder of `models` if it has published weights.
 
-    Raises ConfigError if there is no such model, ModelError if its weights are not here or not whole, and
-    WeightsError if they do not fit.
+    `codec` "tiny" takes the tiny autoencoder instead of the model's own. Raises ConfigError if there is no such
+    model, ModelError if its weights are not here or not whole, and WeightsError if they do not fit.
     """
     config = preset(name)
     if entry := CATALOG.get(name):
-        return _open_published(entry, models / name, device, dtype)
+        config = config if codec == "own" else replace(config, codec=TAEHVConfig())
+        return _open_published(entry, config, models / name, device, dtype, text_device)
+    if codec == "tiny":
+        raise ModelError(f"{name} has no tiny codec beside its own; leave --codec out")
     model = Model.random(config, RANDOM_SEED, device, dtype)
     prompts = PromptEncoder(ByteTokenizer(config.text_encoder.text_len), model.text_encoder, REMEMBERED_PROMPTS)
     return OpenedModel(model, prompts, (Origin("random weights", f"seed {RANDOM_SEED}", "Apache-2.0"),))
 
 
-def _open_published(entry: CatalogEntry, folder: Path, device: torch.device, dtype: torch.dtype) -> OpenedModel:
+def _open_published(
+    entry: CatalogEntry,
+    config: ModelConfig,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    text_device: torch.device | None,
+) -> OpenedModel:
     manifest = read_manifest(folder)
     if manifest is None:
         raise ModelError(f"{entry.model} is not in {folder}; run `longtake download {entry.model}`")
@@ -64,20 +85,23 @@ def _open_published(entry: CatalogEntry, folder: Path, device: torch.device, dty
         raise ModelError(
             f"{folder / faults[0].path}: {faults[0].reason}; run `longtake download {entry.model}` again"
         )
-    loaded = load_model(preset(entry.model), _files(entry, folder), device, dtype)
+    files = _files(entry, folder, Role.TINY_CODEC if isinstance(config.codec, TAEHVConfig) else Role.CODEC)
+    if not files.codec.is_file():
+        raise ModelError(f"{files.codec} is not here; run `longtake download {entry.model} --with-tiny-codec`")
+    loaded = load_model(config, files, device, dtype, text_device)
     prompts = PromptEncoder(loaded.tokenizer, loaded.model.text_encoder, REMEMBERED_PROMPTS)
     origins = tuple(Origin(repo.id, repo.revision, repo.licence) for repo in manifest.repos)
     return OpenedModel(loaded.model, prompts, origins)
 
 
-def _files(entry: CatalogEntry, folder: Path) -> ModelFiles:
+def _files(entry: CatalogEntry, folder: Path, codec: Role) -> ModelFiles:
     def one(role: Role) -> Path:
         return entry.locate(folder, role)[0]
 
     loras = entry.locate(folder, Role.LORA)
     return ModelFiles(
         transformer=one(Role.TRANSFORMER),
-        codec=one(Role.CODEC),
+        codec=one(codec),
         text_encoder=one(Role.TEXT_ENCODER),
         tokenizer=one(Role.TOKENIZER).parent,
         lora=loras[0] if loras else None,

@@ -11,10 +11,8 @@ import torch
 
 from engines.config import ModelConfig
 from engines.kv_slab import SlabLayout
-from engines.model import build_codec
 from engines.presets import PRESETS
-from engines.wan.text_encoder import UMT5Encoder
-from engines.wan.transformer import CausalTransformer
+from engines.wan.weights import parameter_bytes
 from serving.catalog import CATALOG, CatalogEntry
 from serving.errors import DownloadError
 from serving.manifest import Manifest, read_manifest, verify
@@ -74,14 +72,7 @@ def _is_whole(entry: CatalogEntry, folder: Path, manifest: Manifest) -> bool:
 @cache
 def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of the networks in `dtype` and of one stream's KV slab. Allocates nothing."""
-    with torch.device("meta"):
-        networks = (
-            CausalTransformer(config.transformer),
-            build_codec(config.codec),
-            UMT5Encoder(config.text_encoder),
-        )
-    parameters = sum(parameter.numel() for network in networks for parameter in network.parameters())
-    return parameters * dtype.itemsize + SlabLayout.of(config.transformer, config.stream).nbytes(dtype)
+    return sum(parameter_bytes(config, dtype)) + SlabLayout.of(config.transformer, config.stream).nbytes(dtype)
 
 
 def models_table(rows: list[ModelRow]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import av
 import pytest
@@ -48,8 +50,8 @@ def frames_of(film: Path) -> Tensor:
         return torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)])
 
 
-def facts_of(film: Path) -> dict[str, object]:
-    facts: dict[str, object] = json.loads(film.with_suffix(".json").read_text())
+def facts_of(film: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(film.with_suffix(".json").read_text())
     return facts
 
 
@@ -92,7 +94,6 @@ def test_options_come_before_the_timeline_and_that_before_the_model(timeline: Pa
     film = generate(timeline, tmp_path / "film.mp4", "--size", "16x64", "--seconds", "0.1")
     assert frames_of(film).shape == (9, 16, 64, 3)
     stream = facts_of(film)["stream"]
-    assert isinstance(stream, dict)
     assert (stream["seed"], stream["steps"]) == (3, [1000, 750, 500, 250])
 
 
@@ -145,13 +146,17 @@ def test_a_sheet_shows_the_film(timeline: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--size", "33x48"], "height 33 is not a positive multiple of 16"),
-        (["--steps", "500,750"], r"steps (500, 750) are not descending"),
+        (["--size", "33x48"], "height: 33 is no multiple of 16"),
+        (["--steps", "500,750"], "steps: step 750 follows 500"),
         (["--model", "longlive"], "unknown model 'longlive'; known: longlive-1.3b"),
         (["--model", "longlive-1.3b"], "run `longtake download longlive-1.3b`"),
         (["--sheet", "nowhere/sheet.png"], "nowhere is not a folder"),
         (["--from", "nothing.snapshot"], "nothing.snapshot cannot be read"),
         (["--from", "timeline.yaml"], "bytes are not a snapshot"),
+        (["--sheet", "sheet.xyz"], "sheet.xyz does not end in .png or .jpg"),
+        (["--sheet", "timeline.yaml"], "timeline.yaml does not end in .png or .jpg"),
+        (["--device", "cuda"], "there is no CUDA device here"),
+        (["--codec", "tiny"], "tiny-taehv has no tiny codec beside its own"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -179,6 +184,7 @@ def test_nothing_is_written_when_the_input_is_refused(
         ("--seconds", "nan", "nan is not above 0"),
         ("--seconds", "90000", "at most 86400 s"),
         ("--device", "abacus", "choose from"),
+        ("--threads", "0", "0 is outside 1..1024"),
         ("--size", "480p", "'480p' is not of the form HEIGHTxWIDTH"),
         ("--steps", "1000;500", "'1000;500' is not a list of steps"),
     ],
@@ -198,8 +204,102 @@ def test_a_film_is_not_written_over_the_one_it_is_made_from(
     film = generate(timeline, tmp_path / "film.mp4", "--seconds", "1")
     before = film.read_bytes()
     assert main(["generate", str(film), "-o", str(film)]) == 2
-    assert "is the film to make again" in capsys.readouterr().err
+    assert "would be written over film.mp4" in capsys.readouterr().err
     assert film.read_bytes() == before
+
+
+def test_a_timeline_is_not_written_over_by_the_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timeline = tmp_path / "film.json"
+    timeline.write_text('{"version": 1, "seconds": 1, "cues": [{"frame": 0, "prompt": "a house by the sea"}]}')
+    before = timeline.read_bytes()
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]) == 2
+    assert "film.json would be written over" in capsys.readouterr().err
+    assert timeline.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [timeline]
+
+
+def test_a_prompt_of_which_nothing_is_left_is_refused_before_the_film_begins(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeline.write_text(TIMELINE.replace("a red balloon over the sea, snow falls", '"&nbsp;"'))
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]) == 2
+    assert "the cue at frame 48: prompt '&nbsp;' is empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [timeline]
+
+
+def test_a_folder_is_no_place_for_a_film(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.joinpath("film.mp4").mkdir()
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]) == 2
+    assert "film.mp4 cannot be written: Is a directory" in capsys.readouterr().err
+
+
+@pytest.fixture
+def snapshot(timeline: Path, tmp_path: Path) -> Path:
+    """Taken at frame 21 of the film."""
+    folder = tmp_path / "first"
+    folder.mkdir()
+    generate(timeline, folder / "film.mp4", "--seconds", "2", "--snapshot-every", "1")
+    return next(folder.glob("film.*.snapshot"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seed", "9", "seed 9 is asked for, but the snapshot goes on with 3"),
+        ("--size", "16x48", "height 16 is asked for, but the snapshot goes on with 32"),
+        ("--steps", "1000", r"steps (1000,) is asked for"),
+        ("--seconds", "1", "the film begins at frame 21 and ends at frame 21"),
+    ],
+)
+def test_a_snapshot_goes_on_as_it_began(
+    timeline: Path,
+    tmp_path: Path,
+    snapshot: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    message: str,
+) -> None:
+    arguments = ["generate", str(timeline), "-o", str(tmp_path / "rest.mp4"), "--from", str(snapshot)]
+    assert main([*arguments, option, value]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "rest.mp4").exists()
+
+
+def test_a_snapshot_continues_under_another_timeline(timeline: Path, tmp_path: Path, snapshot: Path) -> None:
+    as_before = generate(timeline, tmp_path / "same.mp4", "--seconds", "4", "--from", str(snapshot))
+    timeline.write_text(TIMELINE.replace("a red balloon over the sea", "a green dragon in a cave"))
+    other = generate(timeline, tmp_path / "other.mp4", "--seconds", "4", "--from", str(snapshot))
+    assert (frames_of(other).float() - frames_of(as_before).float()).abs().mean() > 0.01
+    assert facts_of(other)["cues"][0]["prompt"] == "a green dragon in a cave"
+
+
+def test_a_film_finds_the_snapshot_it_continued_from_another_folder(
+    timeline: Path, tmp_path: Path, snapshot: Path
+) -> None:
+    rest = generate(timeline, tmp_path / "rest.mp4", "--seconds", "3", "--from", str(snapshot))
+    assert facts_of(rest)["start"]["snapshot"] == f"first/{snapshot.name}"
+    assert generate(rest, tmp_path / "again.mp4").read_bytes() == rest.read_bytes()
+
+
+def test_a_film_can_be_made_again_in_another_dtype(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = generate(timeline, tmp_path / "film.mp4", "--seconds", "0.1")
+    generate(film, tmp_path / "again.mp4", "--dtype", "bfloat16")
+    assert "made with dtype float32, here it is bfloat16" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed")
+def test_ffprobe_sees_what_pyav_sees(timeline: Path, tmp_path: Path) -> None:
+    film = generate(timeline, tmp_path / "film.mp4")
+    entries = "stream=nb_frames,r_frame_rate,avg_frame_rate,height,width"
+    probe = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", str(film)]
+    (stream,) = json.loads(subprocess.run(probe, capture_output=True, check=True).stdout)["streams"]
+    assert (stream["r_frame_rate"], stream["avg_frame_rate"]) == ("16/1", "16/1")
+    assert (stream["nb_frames"], stream["height"], stream["width"]) == ("81", 32, 48)
 
 
 def test_a_film_of_other_weights_is_not_made_again(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,19 @@ def test_what_was_finished_can_be_played_when_the_process_dies(tmp_path: Path) -
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "film.mp4")], check=False)
     with av.open(str(tmp_path / "film.mp4")) as container:
         assert sum(1 for _ in container.decode(video=0)) == 36
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no disk that is always full")
+def test_a_full_disk_is_named(chunks: list[Tensor]) -> None:
+    film = Film(Path("/dev/full"), 48, 64)
+    with pytest.raises(FilmError, match="/dev/full cannot be written: No space left"):
+        list(map(film.append, chunks * 20))
+    with contextlib.suppress(FilmError):
+        film.close()
+    assert Path("/dev/full").exists()
+
+
+def test_a_film_without_a_picture_leaves_nothing_behind(tmp_path: Path) -> None:
+    with Film(tmp_path / "film.mp4", 48, 64):
+        pass
+    assert not list(tmp_path.iterdir())

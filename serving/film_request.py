@@ -1,0 +1,200 @@
+"""What `longtake generate` is asked for: its options, a timeline or a film, and the model's own settings."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from engines.config import StreamConfig
+from engines.presets import preset
+from serving.errors import FilmError
+from serving.facts import Facts
+from serving.generate import Outputs
+from serving.loading import DEFAULT_MODEL, CodecName
+from serving.timeline import MAX_SECONDS, Settings, Timeline, frame_at
+from serving.timeline_files import read_timeline
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+SHEET_SUFFIXES = (".png", ".jpg")
+
+MAX_THREADS = 1024
+
+TAIL_SECONDS = 10
+"""What follows the last cue where no length is given."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made. `asked` is what the timeline and the options say of the stream in so many words."""
+
+    model: str
+    codec: CodecName
+    timeline: Timeline
+    base: StreamConfig
+    asked: Settings
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    snapshot: Path | None
+    earlier: Facts | None = None
+
+    @property
+    def stream(self) -> StreamConfig:
+        """`base`, but for what is asked."""
+        asked = self.asked
+        return replace(
+            self.base,
+            seed=self.base.seed if asked.seed is None else asked.seed,
+            height=asked.height or self.base.height,
+            width=asked.width or self.base.width,
+            steps=asked.steps or self.base.steps,
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `longtake generate`."""
+    parser.add_argument("source", type=Path, help="a timeline, or a film that `longtake generate` made")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILM.mp4")
+    parser.add_argument("--model", help=f"see `longtake models`; else the timeline's, else {DEFAULT_MODEL}")
+    parser.add_argument("--codec", choices=("own", "tiny"), help="tiny: the tiny autoencoder, much quicker")
+    parser.add_argument("--seed", type=int, help="another seed, another film")
+    parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="such as 480x832; multiples of 16")
+    parser.add_argument("--steps", type=_steps, metavar="1000,500", help="denoising steps, descending from 1000")
+    parser.add_argument(
+        "--seconds", type=_seconds, help="length; else the timeline's, else 10 s after its last cue"
+    )
+    parser.add_argument("--sheet", type=Path, metavar="SHEET.png", help="write a picture sheet as well")
+    parser.add_argument(
+        "--snapshot-every", type=_seconds, metavar="SECONDS", help="write snapshots, from which --from continues"
+    )
+    parser.add_argument("--from", dest="snapshot", type=Path, metavar="SNAPSHOT", help="continue from a snapshot")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="else cuda where there is one")
+    parser.add_argument("--text-device", choices=("cpu", "cuda"), help="for the text encoder; else --device")
+    parser.add_argument("--threads", type=_threads, help="of the CPU; else one for each core")
+    parser.add_argument("--dtype", choices=DTYPES, help="else bfloat16 on cuda and float32 on the CPU")
+    parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
+
+
+def read_request(options: argparse.Namespace) -> Request:
+    """What the options, and the timeline or film that they name, ask for."""
+    return _film_request(options) if options.source.suffix == ".mp4" else _timeline_request(options)
+
+
+def _timeline_request(options: argparse.Namespace) -> Request:
+    """What a timeline's file and the options ask for."""
+    read = read_timeline(options.source)
+    for line in (*read.notes, *(f"warning: {text}" for text in read.warnings)):
+        print(line, file=sys.stderr)
+    settings = read.timeline.settings
+    model = options.model or settings.model or DEFAULT_MODEL
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = options.dtype or ("bfloat16" if device == "cuda" else "float32")
+    return Request(
+        model,
+        options.codec or "own",
+        _with_length(read.timeline, options),
+        preset(model).stream,
+        _overridden(settings, options),
+        _device(device),
+        DTYPES[dtype],
+        options.threads or torch.get_num_threads(),
+        options.snapshot,
+    )
+
+
+def _film_request(options: argparse.Namespace) -> Request:
+    """What a film was made of, but for what the options change."""
+    facts = Facts.of_film(options.source)
+    snapshot = options.snapshot
+    if facts.start is not None and snapshot is None:
+        snapshot = options.source.parent / facts.start.snapshot
+    return Request(
+        options.model or facts.model,
+        options.codec or facts.codec,
+        _with_length(facts.timeline, options),
+        facts.stream,
+        _overridden(Settings(), options),
+        _device(options.device or facts.device),
+        DTYPES[options.dtype or facts.dtype],
+        options.threads or facts.threads,
+        snapshot,
+        earlier=facts,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise FilmError(
+            "there is no CUDA device here; --device cpu makes the film on the CPU, though not the same one"
+        )
+    return torch.device(name)
+
+
+def _with_length(timeline: Timeline, options: argparse.Namespace) -> Timeline:
+    timeline.require_start()
+    if options.seconds is not None:
+        return replace(timeline, frames=frame_at(options.seconds))
+    if timeline.frames is None:
+        return replace(timeline, frames=timeline.cues[-1].frame + frame_at(TAIL_SECONDS))
+    return timeline
+
+
+def _overridden(settings: Settings, options: argparse.Namespace) -> Settings:
+    """`settings`, but for what the options say."""
+    height, width = options.size or (settings.height, settings.width)
+    seed = settings.seed if options.seed is None else options.seed
+    return replace(settings, seed=seed, height=height, width=width, steps=options.steps or settings.steps)
+
+
+def read_outputs(options: argparse.Namespace, request: Request) -> Outputs:
+    """Refuses what would be overwritten by mistake or cannot be written."""
+    if options.output.suffix != ".mp4":
+        raise FilmError(f"{options.output} does not end in .mp4, the only kind of film that is made")
+    if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise FilmError(f"{options.sheet} does not end in {' or '.join(SHEET_SUFFIXES)}")
+    every = None if options.snapshot_every is None else max(1, frame_at(options.snapshot_every))
+    outputs = Outputs(options.output, options.sheet, every)
+    taken = {path.resolve() for path in (options.source, request.snapshot) if path is not None}
+    for path in (outputs.film, outputs.facts, outputs.sheet):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise FilmError(f"{path.parent} is not a folder; make it first")
+        if path.resolve() in taken:
+            raise FilmError(
+                f"{path} would be written over {path.name}, which the film is made from; choose another -o"
+            )
+        taken.add(path.resolve())
+    return outputs
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {MAX_SECONDS} s, which is a day")
+    return seconds
+
+
+def _threads(text: str) -> int:
+    threads = int(text)
+    if not 1 <= threads <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text} is outside 1..{MAX_THREADS}")
+    return threads
+
+
+def _size(text: str) -> tuple[int, int]:
+    if not (match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 480x832")
+    return int(match[1]), int(match[2])
+
+
+def _steps(text: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d{1,4}(,\d{1,4})*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of steps, such as 1000,750,500,250")
+    return tuple(int(step) for step in text.split(","))

@@ -1,0 +1,55 @@
+"""The prompts of a plan, in the order in which they come into force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from engines.blending import blend, interpolate
+from engines.errors import PromptError
+from engines.prompt import Prompt
+from engines.wan.prompt_encoder import PromptEncoder
+from serving.errors import TimelineError
+from serving.timeline import Schedule, Step
+
+
+def encode_all(planned: Schedule, encoder: PromptEncoder) -> dict[str, Prompt]:
+    """Every text of a plan, encoded and kept on the host: the text encoder is not needed any more.
+
+    Raises TimelineError where nothing is left of a text once it is cleaned.
+    """
+    prompts: dict[str, Prompt] = {}
+    for step in planned.steps:
+        for text, _ in step.target.parts:
+            try:
+                encoded = encoder.encode(text)
+            except PromptError as error:
+                raise TimelineError(f"the cue at frame {step.asked_frame}", str(error)) from None
+            prompts.setdefault(text, Prompt(encoded.text, encoded.rows.cpu()))
+    return prompts
+
+
+class PromptTrack:
+    """Walks through the steps of a plan: blended prompts, and those between one cue and the next."""
+
+    def __init__(self, steps: Sequence[Step], encoded: Mapping[str, Prompt]) -> None:
+        self._steps = list(reversed(steps))
+        self._encoded = encoded
+        self._source_step: int | None = None
+        self._source: Prompt | None = None
+        self._present: Prompt | None = None
+
+    def at(self, block: int) -> Prompt:
+        """The prompt in force at `block`; blocks are asked for in their order, and block 0 has one."""
+        while self._steps and self._steps[-1].block <= block:
+            self._present = self._advance(self._steps.pop())
+        if self._present is None:
+            raise TimelineError("cues", "no cue is at frame 0, where the stream begins")
+        return self._present
+
+    def _advance(self, step: Step) -> Prompt:
+        if step.source != self._source_step:
+            self._source_step, self._source = step.source, self._present
+        target = blend([(self._encoded[text], weight) for text, weight in step.target.parts])
+        if step.source is None or self._source is None:
+            return target
+        return interpolate(self._source, target, step.fraction, step.method)
