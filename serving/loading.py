@@ -22,6 +22,9 @@ CodecName = Literal["own", "tiny"]
 
 DEFAULT_MODEL = "tiny-taehv"
 
+TINY_CODEC = TAEHVConfig()
+"""What `taew2_1` holds."""
+
 RANDOM_SEED = 0
 """Of the weights of a model that has no others."""
 
@@ -61,8 +64,9 @@ def open_model(
     """
     config = preset(name)
     if entry := CATALOG.get(name):
-        config = config if codec == "own" else replace(config, codec=TAEHVConfig())
-        return _open_published(entry, config, models / name, device, dtype, text_device)
+        config = config if codec == "own" else replace(config, codec=TINY_CODEC)
+        role = Role.CODEC if codec == "own" else Role.TINY_CODEC
+        return _open_published(entry, config, role, models / name, device, dtype, text_device)
     if codec == "tiny":
         raise ModelError(f"{name} has no tiny codec beside its own; leave --codec out")
     model = Model.random(config, RANDOM_SEED, device, dtype)
@@ -73,6 +77,7 @@ def open_model(
 def _open_published(
     entry: CatalogEntry,
     config: ModelConfig,
+    codec: Role,
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
@@ -85,7 +90,7 @@ def _open_published(
         raise ModelError(
             f"{folder / faults[0].path}: {faults[0].reason}; run `longtake download {entry.model}` again"
         )
-    files = _files(entry, folder, Role.TINY_CODEC if isinstance(config.codec, TAEHVConfig) else Role.CODEC)
+    files = _files(entry, folder, codec)
     if not files.codec.is_file():
         raise ModelError(f"{files.codec} is not here; run `longtake download {entry.model} --with-tiny-codec`")
     loaded = load_model(config, files, device, dtype, text_device)

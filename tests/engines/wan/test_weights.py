@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from tokenizers import models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
 from benchmarks.loading import ResidentPeak, nbytes
@@ -29,10 +27,10 @@ from engines.wan.weights import (
     load_transformer,
     parameter_bytes,
 )
+from tests.published import random_lora, train_tokenizer
 from tests.rolling import roll, roll_pictures
 
 TINY = preset("tiny")
-RANK = 4
 FP32 = torch.float32
 State = dict[str, Tensor]
 
@@ -77,28 +75,6 @@ def published(tmp_path: Path) -> Published:
     torch.save(networks.text_encoder.bfloat16().state_dict(), files.text_encoder)
     train_tokenizer(files.tokenizer)
     return made
-
-
-def random_lora(transformer: CausalTransformer) -> State:
-    """Factors for every linear layer in the blocks, by the names that PEFT gives them."""
-    factors: State = {}
-    generator = torch.Generator().manual_seed(3)
-    for name, layer in transformer.blocks.named_modules(prefix="base_model.model.blocks"):
-        if isinstance(layer, nn.Linear):
-            factors[f"{name}.lora_A.weight"] = torch.randn(RANK, layer.in_features, generator=generator) / 9
-            factors[f"{name}.lora_B.weight"] = torch.randn(layer.out_features, RANK, generator=generator) / 9
-    return factors
-
-
-def train_tokenizer(folder: Path) -> None:
-    vocabulary = tokenizers.Tokenizer(models.Unigram())
-    vocabulary.pre_tokenizer = pre_tokenizers.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=60, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
-    )
-    vocabulary.train_from_iterator(["a red ball rolls", "a blue cube rests", "the ball hits the cube"], trainer)
-    folder.mkdir(parents=True)
-    vocabulary.save(str(folder / "tokenizer.json"))
 
 
 def assert_same(network: nn.Module, expected: State) -> None:
