@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from engines.config import StreamConfig
 from engines.generator import Generator
 from engines.model import Model
 from engines.presets import preset
 from engines.prompt import Prompt
+
+# A slow machine is no failure: speed is measured in benchmarks.
+settings.register_profile("longtake", deadline=None)
+settings.load_profile("longtake")
 
 RECORDINGS = Path(__file__).parent / "assets" / "recordings"
 

@@ -5,13 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.codec import Codec
 from engines.config import TAEHVConfig
 from engines.errors import StreamError
 from engines.wan.taehv import TAEHV, fit_time_grow
+from tests.engines.wan.pieces import assert_equal, decode, encode
 
 TINY = TAEHVConfig(decoder_widths=(10, 8, 6, 4), encoder_width=6, latent_channels=3)
-EXACT = 2e-5
 LATENTS = torch.randn(2, 6, 3, 2, 3, generator=torch.Generator().manual_seed(1))
 PICTURES = torch.rand(2, 13, 3, 16, 24, generator=torch.Generator().manual_seed(2))
 
@@ -29,26 +28,6 @@ def random_taehv() -> TAEHV:
 @pytest.fixture(scope="module")
 def taehv() -> TAEHV:
     return random_taehv()
-
-
-def decode(codec: Codec, pieces: tuple[Tensor, ...]) -> Tensor:
-    history, pictures = codec.start_decoding(), []
-    for piece in pieces:
-        frames, history = codec.decode(piece, history)
-        pictures.append(frames)
-    return torch.cat(pictures, dim=1)
-
-
-def encode(codec: Codec, pieces: tuple[Tensor, ...]) -> Tensor:
-    history, latents = codec.start_encoding(), []
-    for piece in pieces:
-        encoded, history = codec.encode(piece, history)
-        latents.append(encoded)
-    return torch.cat(latents, dim=1)
-
-
-def assert_equal(actual: Tensor, expected: Tensor, tolerance: float = EXACT) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance)
 
 
 class Plain:

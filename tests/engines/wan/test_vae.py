@@ -13,10 +13,10 @@ from engines.config import VAEConfig
 from engines.errors import StreamError
 from engines.history import History
 from engines.wan.vae import WanVAE
+from tests.engines.wan.pieces import assert_equal, decode, encode
 
 RECORDING = Path(__file__).parents[2] / "assets" / "recordings" / "vae_text_encoder.safetensors"
 TINY = VAEConfig(dim=4, latent_mean=(0.3, -0.2, 0.1), latent_std=(1.5, 0.7, 1.1))
-EXACT = 2e-5
 LATENTS = torch.randn(2, 6, 3, 2, 3, generator=torch.Generator().manual_seed(1))
 PICTURES = torch.rand(2, 13, 3, 16, 24, generator=torch.Generator().manual_seed(2))
 
@@ -62,26 +62,6 @@ def random_vae(config: VAEConfig = TINY) -> WanVAE:
 @pytest.fixture(scope="module")
 def vae() -> WanVAE:
     return random_vae()
-
-
-def decode(codec: Codec, pieces: tuple[Tensor, ...]) -> Tensor:
-    history, pictures = codec.start_decoding(), []
-    for piece in pieces:
-        frames, history = codec.decode(piece, history)
-        pictures.append(frames)
-    return torch.cat(pictures, dim=1)
-
-
-def encode(codec: Codec, pieces: tuple[Tensor, ...]) -> Tensor:
-    history, latents = codec.start_encoding(), []
-    for piece in pieces:
-        encoded, history = codec.encode(piece, history)
-        latents.append(encoded)
-    return torch.cat(latents, dim=1)
-
-
-def assert_equal(actual: Tensor, expected: Tensor, tolerance: float = EXACT) -> None:
-    torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance)
 
 
 def test_a_whole_clip_decodes_as_recorded(recorded_vae: WanVAE, recording: dict[str, Tensor]) -> None:
