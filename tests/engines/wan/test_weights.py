@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -286,6 +287,7 @@ def test_the_text_encoder_is_freed_once_the_model_is_let_go(published: Published
     assert roll(generator, generator.open(TINY.stream), 1, {0: prompt}).isfinite().all()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("save", [save_file, longlive])
 def test_loading_holds_no_more_than_the_model_and_one_tensor(
     save: Callable[[State, Path], None], tmp_path: Path
