@@ -33,7 +33,7 @@ from benchmarks.timing import timed
 from engines.config import TransformerConfig
 from engines.presets import WAN_1_3B, preset
 from engines.wan.transformer import CausalTransformer
-from engines.wan.weights import LoRA, load_transformer, parameter_bytes
+from engines.weights import LoRA, load_transformer, parameter_bytes
 
 WAN, BASE, LORA = "diffusion_pytorch_model.safetensors", "longlive_base.pt", "lora.pt"
 LORA_RANK = 256

@@ -13,7 +13,7 @@ from engines.model import Model
 from engines.presets import preset
 from engines.wan.prompt_encoder import PromptEncoder
 from engines.wan.tokenizer import ByteTokenizer
-from engines.wan.weights import ModelFiles, load_model
+from engines.weights import ModelFiles, load_model
 from serving.catalog import CATALOG, CatalogEntry, Role
 from serving.errors import ModelError
 from serving.manifest import read_manifest, verify

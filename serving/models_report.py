@@ -12,7 +12,7 @@ import torch
 from engines.config import ModelConfig
 from engines.kv_slab import SlabLayout
 from engines.presets import PRESETS
-from engines.wan.weights import parameter_bytes
+from engines.weights import parameter_bytes
 from serving.catalog import CATALOG, CatalogEntry
 from serving.errors import DownloadError
 from serving.manifest import Manifest, read_manifest, verify

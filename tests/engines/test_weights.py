@@ -20,7 +20,7 @@ from engines.model import Model
 from engines.presets import preset
 from engines.wan.prompt_encoder import PromptEncoder
 from engines.wan.transformer import CausalTransformer
-from engines.wan.weights import (
+from engines.weights import (
     ModelFiles,
     load_codec,
     load_model,
