@@ -23,7 +23,7 @@ from benchmarks.counts import Counts, Work
 from benchmarks.machine import Machine, Rates
 from benchmarks.report import BlockStages, Report, Stage
 from benchmarks.timing import WARM_UP, Samples, sample, timed
-from engines.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, ModelConfig
+from engines.config import TEMPORAL_FACTOR, ModelConfig
 from engines.generator import Generator
 from engines.memory import PassTurns, SlabMemory, StreamView
 from engines.model import build_codec
@@ -218,9 +218,9 @@ class EngineBenchmark:
         self._generator.settle([self._stream])
 
     def _random_latents(self, count: int) -> Tensor:
-        config, channels = self._stream.config, self._options.model.codec.latent_channels
-        height, width = config.height // SPATIAL_FACTOR, config.width // SPATIAL_FACTOR
-        return self._options.randn(count, 1, config.block_frames, channels, height, width)
+        return self._options.randn(
+            count, 1, *self._stream.config.latent_shape(self._options.model.codec.latent_channels)
+        )
 
 
 def _require_finite(name: str, values: Tensor) -> None:

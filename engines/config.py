@@ -226,6 +226,10 @@ class StreamConfig:
         """Tokens of a block."""
         return self.block_frames * self.rows * self.columns
 
+    def latent_shape(self, channels: int) -> tuple[int, int, int, int]:
+        """Of a block's latents: frames, channels, height, width."""
+        return self.block_frames, channels, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR
+
     @property
     def window_blocks(self) -> int:
         """Blocks in a full window, sink included."""

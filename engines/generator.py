@@ -73,10 +73,6 @@ class Generator:
             "codec": fingerprint(codec) if isinstance(codec, nn.Module) else None,
         }
 
-    def latent_shape(self, config: StreamConfig) -> tuple[int, ...]:
-        """Of a block's latents: frames, channels, height, width."""
-        return self._rollout.latent_shape(config)
-
     def open(self, config: StreamConfig, noise: Noise | None = None) -> Stream:
         """A new stream with nothing in it. Raises SlabsFull if its slab finds no room.
 

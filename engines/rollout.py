@@ -14,7 +14,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.config import SPATIAL_FACTOR, StreamConfig
 from engines.errors import Cancelled
 from engines.kv_slab import Placement
 from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
@@ -35,11 +34,6 @@ class Rollout:
 
     def __init__(self, transformer: CausalTransformer) -> None:
         self._transformer = transformer
-
-    def latent_shape(self, config: StreamConfig) -> tuple[int, ...]:
-        """Of a block: frames, channels, height, width."""
-        channels = self._transformer.config.latent_channels
-        return config.block_frames, channels, config.height // SPATIAL_FACTOR, config.width // SPATIAL_FACTOR
 
     def denoise(self, streams: Sequence[Stream], cancelled: Event | None) -> list[Denoised]:
         """All denoising steps of each stream's next block. Raises Cancelled between two once that is set."""
@@ -112,14 +106,15 @@ class Rollout:
             view = self._view(stream, layout.placement(stream.blocks, repeat=False), stream.require_prompt()[1])
             first.append(view)
             later.append(replace(view, placement=layout.placement(stream.blocks, repeat=True)))
-        return SlabMemory(first), SlabMemory(later)
+        memory = SlabMemory(first)
+        return memory, memory if all(view.placement.writes for view in later) else SlabMemory(later)
 
     def _view(self, stream: Stream, placement: Placement, prompt: PromptMemory) -> StreamView:
         return StreamView(stream.slab, prompt, placement, PassTurns.of(stream.grid, placement, stream.config))
 
     def _noise(self, stream: Stream) -> list[Tensor]:
         """The next block's initial noise, and its fresh noise for every later step."""
-        shape = self.latent_shape(stream.config)
+        shape = stream.config.latent_shape(self._transformer.config.latent_channels)
         draws = [stream.noise.draw(stream.blocks, draw, shape) for draw in range(len(stream.schedule))]
         noise = torch.stack(draws).to(self._transformer.dtype)
         if self._transformer.device.type == "cuda":

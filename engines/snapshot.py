@@ -146,15 +146,15 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
         raise ValueError(f"{stream.blocks} blocks, prompt {facts['prompt']}")
     kept = min(stream.blocks, stream.recent.maxlen or 0)
     stream.recent.extend(here[f"recent.{i}"] for i in range(kept))
+    frames, *picture = stream.config.latent_shape(generator.transformer.config.latent_channels)
     for latents in stream.recent:
-        _require_shape("latents", latents, generator.latent_shape(stream.config))
+        _require_shape("latents", latents, (frames, *picture))
     stream.sink_calls = [
         SinkCall(first_block, here[f"sink.{i}"], timestep, prompts[prompt])
         for i, (first_block, timestep, prompt) in enumerate(facts["sink_calls"])
     ]
     for call in stream.sink_calls:
-        blocks = call.latents.shape[0] // stream.config.block_frames
-        frames, *picture = generator.latent_shape(stream.config)
+        blocks = call.latents.shape[0] // frames
         _require_shape("latents of a sink pass", call.latents, (blocks * frames, *picture))
         if not 0 <= call.first_block <= stream.config.window_blocks - blocks:
             raise ValueError(f"a sink pass over {blocks} blocks from block {call.first_block}")

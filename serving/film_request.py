@@ -45,6 +45,11 @@ class Request:
     earlier: Facts | None = None
 
     @property
+    def dtype_name(self) -> str:
+        """As the options and the facts have it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def stream(self) -> StreamConfig:
         """`base`, but for what is asked."""
         asked = self.asked

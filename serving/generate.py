@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from engines.config import pixel_frames
 from engines.errors import Cancelled
 from engines.generator import Generator
 from engines.prompt import Prompt
@@ -94,7 +93,8 @@ class FilmMaker:
 
         A chunk is encoded while the next block is generated. Nothing is written if there is not even one.
         """
-        stream, first, stills = self._stream, self._stream.blocks, list[Still]()
+        stream, stills = self._stream, list[Still]()
+        first, first_frame = stream.blocks, stream.next_frame
         wanted = _spread(first, self._blocks, STILLS)
         started = time.monotonic()
         facts = json.dumps(self._facts.document())
@@ -107,11 +107,11 @@ class FilmMaker:
                 if pending is not None:
                     pending.result()
                 pending = writer.submit(film.append, pictures)
-                frame = pixel_frames((stream.blocks - 1) * stream.config.block_frames)
+                frame = stream.next_frame - len(pictures)
                 if stream.blocks - 1 in wanted and stream.prompt is not None:
                     stills.append(Still(frame, stream.prompt.text, pictures[0].clone()))
                 self._maybe_snapshot(outputs, frame)
-                frames = frame + len(pictures) - pixel_frames(first * stream.config.block_frames)
+                frames = stream.next_frame - first_frame
                 report(_progress(stream.blocks - first, self._blocks - first, frames, started))
             if pending is not None:
                 pending.result()

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from threading import Event
@@ -17,7 +17,7 @@ from types import FrameType
 
 import torch
 
-from engines.config import FRAMES_PER_SECOND
+from engines.config import FRAMES_PER_SECOND, StreamConfig
 from engines.generator import Generator
 from engines.prompt import Prompt
 from engines.snapshot import restore
@@ -30,7 +30,7 @@ from serving.film_request import Request, read_outputs, read_request
 from serving.generate import FilmMaker, Progress
 from serving.loading import OpenedModel, Origin, open_model
 from serving.prompt_track import encode_all
-from serving.timeline import Schedule, schedule
+from serving.timeline import Schedule, Settings, schedule
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C has ended."""
@@ -93,7 +93,7 @@ def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:
         torch=torch.__version__,
         device=request.device.type,
         threads=request.threads,
-        dtype=str(request.dtype).removeprefix("torch."),
+        dtype=request.dtype_name,
         stream=ready.stream.config,
         timeline=request.timeline,
         cues=applied_cues(planned, ready.stream.next_frame),
@@ -110,17 +110,20 @@ def _differences(request: Request, opened: OpenedModel, generator: Generator) ->
     earlier = request.earlier
     if earlier is None or (earlier.model, earlier.codec) != (request.model, request.codec):
         return
-    dtype = str(request.dtype).removeprefix("torch.")
-    same_weights = dtype != earlier.dtype or dict(earlier.weights) == generator.identity
+    same_weights = request.dtype_name != earlier.dtype or dict(earlier.weights) == generator.identity
     if not same_weights or earlier.origins != opened.origins:
         origins = ", ".join(f"{origin.repo}@{origin.revision}" for origin in earlier.origins)
         raise FilmError(f"the film was made with other weights of {request.model}: {origins}")
-    now = {"dtype": dtype, "device": request.device.type, "threads": request.threads}
-    now |= {"torch": torch.__version__, "longtake": version("longtake")}
-    then = asdict(earlier)
-    for name, value in now.items():
-        if then[name] != value:
-            yield f"the film was made with {name} {then[name]}, here it is {value}: the pictures may differ"
+    pairs = {
+        "dtype": (earlier.dtype, request.dtype_name),
+        "device": (earlier.device, request.device.type),
+        "threads": (earlier.threads, request.threads),
+        "torch": (earlier.torch, torch.__version__),
+        "longtake": (earlier.longtake, version("longtake")),
+    }
+    for name, (then, now) in pairs.items():
+        if then != now:
+            yield f"the film was made with {name} {then}, here it is {now}: the pictures may differ"
 
 
 def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, Start | None]:
@@ -138,13 +141,22 @@ def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, 
     if request.earlier and request.earlier.start and request.earlier.start.sha256 != digest:
         raise FilmError(f"{path} is not the snapshot that the film continued: its SHA-256 differs")
     stream = restore(generator, data).stream
-    for name, value in asdict(request.asked).items():
-        if name != "model" and value is not None and value != asdict(stream.config)[name]:
-            raise FilmError(
-                f"{name} {value} is asked for, but the snapshot goes on with {asdict(stream.config)[name]}"
-            )
+    _require_asked(request.asked, stream.config)
     name = os.path.relpath(path.resolve(), film.resolve().parent)
     return stream, Start(name, digest, stream.next_frame)
+
+
+def _require_asked(asked: Settings, config: StreamConfig) -> None:
+    """A snapshot goes on as it began: refuse to ask for something else."""
+    pairs = {
+        "seed": (asked.seed, config.seed),
+        "height": (asked.height, config.height),
+        "width": (asked.width, config.width),
+        "steps": (asked.steps, config.steps),
+    }
+    for name, (wanted, given) in pairs.items():
+        if wanted is not None and wanted != given:
+            raise FilmError(f"{name} {wanted} is asked for, but the snapshot goes on with {given}")
 
 
 def _cut_prompts(texts: Iterable[str], encoder: PromptEncoder) -> Iterator[str]:

@@ -20,11 +20,13 @@ def encode_all(planned: Schedule, encoder: PromptEncoder) -> dict[str, Prompt]:
     prompts: dict[str, Prompt] = {}
     for step in planned.steps:
         for text, _ in step.target.parts:
+            if text in prompts:
+                continue
             try:
                 encoded = encoder.encode(text)
             except PromptError as error:
                 raise TimelineError(f"the cue at frame {step.asked_frame}", str(error)) from None
-            prompts.setdefault(text, Prompt(encoded.text, encoded.rows.cpu()))
+            prompts[text] = Prompt(encoded.text, encoded.rows.cpu())
     return prompts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,9 +49,3 @@ def prompts(model: Model) -> list[Prompt]:
     generator = torch.Generator().manual_seed(7)
     dim = model.config.transformer.text_dim
     return [Prompt(f"prompt {n}", torch.randn(n, dim, generator=generator)) for n in (3, 11, 256)]
-
-
-@pytest.fixture
-def _inference() -> Iterator[None]:
-    with torch.inference_mode():
-        yield

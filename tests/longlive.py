@@ -98,7 +98,7 @@ def roll_longlive(
     """Latents [frames, channels, h/8, w/8] of a clip; all rows of every prompt are attended, padding too."""
     memory, noise = LongLiveMemory(transformer, config), SeededNoise(config.seed)
     schedule = FlowSchedule(config.steps, config.shift)
-    frames, shape = config.block_frames, (config.block_frames, 16, config.height // 8, config.width // 8)
+    frames, shape = config.block_frames, config.latent_shape(transformer.config.latent_channels)
     made: list[Tensor] = []
     for block in range(blocks):
         if block in switches:
