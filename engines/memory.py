@@ -13,7 +13,7 @@ from torch import Tensor
 from engines.config import StreamConfig
 from engines.kv_slab import KVSlab, Placement
 from engines.prompt import Prompt
-from engines.wan.transformer import CausalTransformer
+from engines.wan.transformer import Attention, CausalTransformer
 from kernels.attention import prompt_attention, slab_attention
 from kernels.rope import RopeGrid, rotate
 
@@ -103,15 +103,17 @@ class SlabMemory:
             both = [view.turns for view in views]
             self._sink_turns = torch.stack([t.queries if t.sink_queries is None else t.sink_queries for t in both])
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
+    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """Rotate the pass's keys and put them, with the values, into each stream's slots."""
-        turned = rotate(keys, self._key_turns)
-        for view, k, v in zip(self._views, turned, values, strict=True):
+        turned = rotate(attention.keys(k), self._key_turns)
+        for view, keys, values in zip(self._views, turned, attention.heads_of(v), strict=True):
             if view.placement.writes:
-                view.slab.write(layer, view.placement.slots, k, v)
+                view.slab.write(layer, view.placement.slots, keys, values)
 
-    def attend(self, layer: int, queries: Tensor) -> Tensor:
-        """Attend the filled slots of each stream's slab."""
+    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Write, then attend the filled slots of each stream's slab."""
+        self.remember(layer, attention, k, v)
+        queries = attention.queries(q)
         filled = [view.slab.filled(layer, view.placement.filled) for view in self._views]
         return slab_attention(
             rotate(queries, self._query_turns),
@@ -121,10 +123,11 @@ class SlabMemory:
             sink_tokens=[view.sink_tokens for view in self._views],
         )
 
-    def attend_prompt(self, layer: int, queries: Tensor) -> Tensor:
+    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         """Attend each stream's own prompt."""
+        pairs = zip(attention.queries(q), [view.prompt for view in self._views], strict=True)
         rows = [
-            prompt_attention(q, view.prompt.keys[layer], view.prompt.values[layer], view.prompt.log_multiplicity)
-            for q, view in zip(queries, self._views, strict=True)
+            prompt_attention(queries, prompt.keys[layer], prompt.values[layer], prompt.log_multiplicity)
+            for queries, prompt in pairs
         ]
         return torch.stack(rows)

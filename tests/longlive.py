@@ -16,7 +16,7 @@ from engines.memory import PromptMemory
 from engines.noise import SeededNoise
 from engines.prompt import Prompt
 from engines.schedule import FlowSchedule
-from engines.wan.transformer import CausalTransformer
+from engines.wan.transformer import Attention, CausalTransformer
 from kernels.rope import RopeGrid, rotate
 
 
@@ -64,23 +64,24 @@ class LongLiveMemory:
         self.start_frame = 0
         self.rewrite_sink = False
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        k, v = keys[0], values[0]
+    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+        k, v = attention.keys(k)[0], attention.heads_of(v)[0]
         if self.config.rope == "absolute":
             k = rotate(k, self._turns(self.start_frame, k))
         sink = self.config.sink_frames * self.frame_tokens
         self.layers[layer].insert(k, v, self.start_frame * self.frame_tokens, sink, self.rewrite_sink)
 
-    def attend(self, layer: int, queries: Tensor) -> Tensor:
-        cache, q = self.layers[layer], queries[0]
+    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.remember(layer, attention, k, v)
+        cache, q = self.layers[layer], attention.queries(q)[0]
         k, v = cache.k[: cache.local_end], cache.v[: cache.local_end]
         if self.config.rope == "absolute":
             return _softmax_attention(rotate(q, self._turns(self.start_frame, q)), k, v)
         last = (cache.local_end - q.shape[0]) // self.frame_tokens
         return _softmax_attention(rotate(q, self._turns(last, q)), rotate(k, self._turns(0, k)), v)
 
-    def attend_prompt(self, layer: int, queries: Tensor) -> Tensor:
-        return _softmax_attention(queries[0], self.prompt.keys[layer], self.prompt.values[layer])
+    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
+        return _softmax_attention(attention.queries(q)[0], self.prompt.keys[layer], self.prompt.values[layer])
 
     def _turns(self, frame: int, x: Tensor) -> Tensor:
         return self.grid.turns(range(frame, frame + x.shape[0] // self.frame_tokens))

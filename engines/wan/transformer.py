@@ -20,16 +20,20 @@ MODULATIONS = 6
 
 
 class Memory(Protocol):
-    """What a pass reads and leaves behind. B streams, T tokens each."""
+    """What a pass reads and leaves behind. B streams, T tokens each.
 
-    def write(self, layer: int, keys: Tensor, values: Tensor) -> None:
-        """Keep the pass's own keys, not yet rotated, and values: [B, T, heads, channels]."""
+    It is handed projections as a layer's linear maps give them, [B, T, dim], together with the `Attention` that
+    made them, which can norm them and part them into heads: so a memory may do all of that in one kernel.
+    """
 
-    def attend(self, layer: int, queries: Tensor) -> Tensor:
-        """Attend the window, the pass's own tokens included. In and out [B, T, heads, channels]."""
+    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Keep the pass's own keys and values, and attend the window with them in it: [B, T, heads, channels]."""
 
-    def attend_prompt(self, layer: int, queries: Tensor) -> Tensor:
-        """Attend the stream's prompt. In and out [B, T, heads, channels]."""
+    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+        """Keep the pass's own keys and values."""
+
+    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
+        """Attend the stream's prompt: [B, T, heads, channels]."""
 
 
 class RMSNorm(nn.Module):
@@ -60,24 +64,21 @@ class Attention(nn.Module):
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
 
-    def queries(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., heads, channels]."""
-        return self._split(self.norm_q(self.q(x)))
+    def queries(self, q: Tensor) -> Tensor:
+        """Projected queries [..., dim], normed, as [..., heads, channels]."""
+        return self.heads_of(self.norm_q(q))
 
-    def keys(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., heads, channels]."""
-        return self._split(self.norm_k(self.k(x)))
+    def keys(self, k: Tensor) -> Tensor:
+        """Projected keys [..., dim], normed, as [..., heads, channels]."""
+        return self.heads_of(self.norm_k(k))
 
-    def values(self, x: Tensor) -> Tensor:
-        """[..., dim] to [..., heads, channels]."""
-        return self._split(self.v(x))
+    def heads_of(self, x: Tensor) -> Tensor:
+        """[..., dim] as [..., heads, channels]."""
+        return x.unflatten(-1, (self.heads, -1))
 
     def output(self, heads: Tensor) -> Tensor:
         """[..., heads, channels] to [..., dim]."""
         return self.o(heads.flatten(-2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1))
 
 
 class TransformerBlock(nn.Module):
@@ -107,28 +108,25 @@ class TransformerBlock(nn.Module):
 
         """
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self._modulations(time)
-        normed = self._remember(x, shift, scale, memory)
-        attended = memory.attend(self.layer, self.self_attn.queries(normed))
-        x = x + self.self_attn.output(attended).view_as(x) * gate
-        queries = self.cross_attn.queries(self.norm3(x).flatten(1, 2))
-        x = x + self.cross_attn.output(memory.attend_prompt(self.layer, queries)).view_as(x)
-        return x + self.ffn(self._norm(x) * (1 + ffn_scale) + ffn_shift) * ffn_gate
+        own, cross = self.self_attn, self.cross_attn
+        normed = self._modulated(x, shift, scale).flatten(1, 2)
+        attended = memory.attend(self.layer, own, own.q(normed), own.k(normed), own.v(normed))
+        x = x + own.output(attended).view_as(x) * gate
+        attended = memory.attend_prompt(self.layer, cross, cross.q(self.norm3(x).flatten(1, 2)))
+        x = x + cross.output(attended).view_as(x)
+        return x + self.ffn(self._modulated(x, ffn_shift, ffn_scale)) * ffn_gate
 
     def remember(self, x: Tensor, time: Tensor, memory: Memory) -> None:
         """Write this layer's keys and values and stop there."""
         shift, scale, *_ = self._modulations(time)
-        self._remember(x, shift, scale, memory)
-
-    def _remember(self, x: Tensor, shift: Tensor, scale: Tensor, memory: Memory) -> Tensor:
-        normed = (self._norm(x) * (1 + scale) + shift).flatten(1, 2)
-        memory.write(self.layer, self.self_attn.keys(normed), self.self_attn.values(normed))
-        return normed
+        normed = self._modulated(x, shift, scale).flatten(1, 2)
+        memory.remember(self.layer, self.self_attn, self.self_attn.k(normed), self.self_attn.v(normed))
 
     def _modulations(self, time: Tensor) -> tuple[Tensor, ...]:
         return (self.modulation.unsqueeze(1) + time).unsqueeze(2).unbind(3)
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.dim,), eps=self.eps)
+    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return F.layer_norm(x, (self.dim,), eps=self.eps) * (1 + scale) + shift
 
 
 class Head(nn.Module):
@@ -206,7 +204,8 @@ class CausalTransformer(nn.Module):
         """
         text = self.text_embedding(rows.to(self.device, self.dtype))
         attentions = [block.cross_attn for block in self._layers]
-        return torch.stack([a.keys(text) for a in attentions]), torch.stack([a.values(text) for a in attentions])
+        keys = torch.stack([attention.keys(attention.k(text)) for attention in attentions])
+        return keys, torch.stack([attention.heads_of(attention.v(text)) for attention in attentions])
 
     @property
     def _layers(self) -> list[TransformerBlock]:
