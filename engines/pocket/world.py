@@ -1,0 +1,90 @@
+"""The world's camera: renders any frames of any clips."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engines.errors import ConfigError
+from engines.pocket import landscape, subjects
+from engines.pocket.landscape import Land, View
+from engines.pocket.motion import Moment, Pose, pose, scroll, weights
+from engines.pocket.scene import Clip, Colour, Light, Setting, Subject, Weather
+from engines.pocket.sky import Air, fall, fog, rain_texture, sky, snow_texture
+
+COLOURS = {
+    Colour.RED: (0.90, 0.10, 0.10), Colour.YELLOW: (1.0, 0.85, 0.05), Colour.GREEN: (0.10, 0.75, 0.15),
+    Colour.BLUE: (0.10, 0.25, 0.95), Colour.PURPLE: (0.65, 0.10, 0.80), Colour.WHITE: (0.97, 0.97, 0.97),
+}  # fmt: skip
+
+
+class World:
+    """Renders clips as pictures of `height` x `width` on one device: a pure function of clip and frame."""
+
+    def __init__(self, height: int = 96, width: int = 160, device: torch.device | str = "cpu") -> None:
+        if height < 32 or width < height:
+            raise ConfigError(f"pictures of {height}x{width}; a landscape needs 32 rows and no fewer columns")
+        self._device = torch.device(device)
+        x = (torch.arange(width, device=self._device) + 0.5) / height
+        y = (torch.arange(height, device=self._device) + 0.5) / height
+        self._view = View(x, y.unsqueeze(1), 1 / height)
+        self._rain = rain_texture(height, width).to(self._device)
+        self._snow = snow_texture(height, width).to(self._device)
+
+    @torch.no_grad()
+    def render(self, clips: Sequence[Clip], first_frames: Sequence[int], frames: int) -> Tensor:
+        """`frames` frames of each clip, from its own first frame on: [B, frames, 3, H, W] fp32 in 0..1."""
+        moment = Moment.of(clips, first_frames, frames, self._device)
+        air = Air.of(
+            weights(clips, "light", Light, moment).float(), weights(clips, "weather", Weather, moment).float()
+        )
+        picture = self._land(clips, moment, air, sky(air, self._view))
+        picture = fog(picture, air, 0.45 + 0.4 * self._nearness())
+        picture = self._subject(clips, moment, air, picture)
+        picture = fall(picture, air, moment.frame, moment.chances.start, self._rain, self._snow)
+        return picture.clamp(0, 1)
+
+    def _nearness(self) -> Tensor:
+        """Fog is thickest at the horizon: [H, 1] in 0..1."""
+        return 1 - ((self._view.y - landscape.HORIZON).abs() * 2).clamp(0, 1)
+
+    def _land(self, clips: Sequence[Clip], moment: Moment, air: Air, behind: Tensor) -> Tensor:
+        """Land in front of the sky, tinted by the light and whitened by snow."""
+        shares = weights(clips, "setting", Setting, moment).float()
+        land = Land(
+            scroll(clips, moment).unsqueeze(-1),
+            (moment.chances.land * 8).floor().float()[:, None, None],
+            moment.frame.unsqueeze(-1),
+            air.night.unsqueeze(-1),
+        )
+        colour, cover = torch.zeros_like(behind), torch.zeros_like(behind[:, :, :1])
+        for index, setting in enumerate(Setting):
+            chosen = (shares[..., index].amax(1) > 0).nonzero().flatten()
+            if len(chosen):
+                ground = landscape.draw(setting, Land(*(part[chosen] for part in land)), self._view)
+                weight = shares[chosen, :, index, None, None, None] * ground.cover
+                colour.index_add_(0, chosen, (ground.colour * weight).expand(-1, -1, 3, -1, -1))
+                cover.index_add_(0, chosen, weight)
+        snowy = torch.lerp(colour, cover.expand_as(colour), 0.55 * air.much(Weather.SNOW))
+        return behind * (1 - cover) + snowy * air.tint[..., None, None]
+
+    def _subject(self, clips: Sequence[Clip], moment: Moment, air: Air, picture: Tensor) -> Tensor:
+        """The subject in front of the land. It keeps half of its own colour in any light."""
+        where = pose(clips, moment, float(self._view.x[-1]))
+        colour = weights(clips, "colour", Colour, moment).float() @ picture.new_tensor(list(COLOURS.values()))
+        tinted = colour * (0.5 + 0.5 * air.tint)
+        shares = weights(clips, "subject", Subject, moment).float()
+        for index, subject in enumerate(Subject):
+            chosen = (shares[..., index].amax(1) > 0).nonzero().flatten()
+            if len(chosen):
+                mine = Pose(*(value[chosen] for value in where))
+                figure = subjects.draw(subject, tinted[chosen], mine, moment.frame[chosen], self._view)
+                part, share = picture[chosen], shares[chosen, :, index, None, None, None]
+                if subject == Subject.LANTERN:
+                    shine = subjects.glow(mine, self._view) * share * air.night[chosen, :, None, None, None]
+                    part = part + 0.4 * shine * colour[chosen][..., None, None]
+                seen = fog(figure.colour, Air(*(value[chosen] for value in air)), torch.tensor(0.3))
+                picture = picture.index_copy(0, chosen, torch.lerp(part, seen, figure.cover * share))
+        return picture
