@@ -4,7 +4,8 @@ A multiply-add is two FLOPs; only matrix products and convolutions count. Bytes 
 however well operations are fused, and are counted once per stage:
 
 - a pass: the weights it uses, the prompt's keys and values, and each slot it attends, which is read, or written
-  if it is the pass's own. Not the activations between operations, nor latents and flow.
+  if it is the pass's own. Not the activations between operations, nor latents and flow, nor what makes the
+  timesteps' modulations, which are kept.
 - the text encoder: its layers' weights, and in and out the rows of its tokens.
 - the codec: the weights of its half, latents, pictures (uint8 where decoded), and its history, read and written.
 """
@@ -82,12 +83,12 @@ class Parameters(NamedTuple):
     @property
     def denoising(self) -> int:
         """Those that a denoising pass reads."""
-        return self.patch + self.time + self.layers * self.layer + self.head
+        return self.patch + self.layers * self.layer + self.head
 
     @property
     def clean(self) -> int:
         """Those that a pass reads which stops at the last layer's keys and values."""
-        return self.patch + self.time + (self.layers - 1) * self.layer + self.layer_memory
+        return self.patch + (self.layers - 1) * self.layer + self.layer_memory
 
 
 def _linear(inputs: int, outputs: int) -> int:
@@ -126,8 +127,7 @@ class Counts:
     def denoising_pass(self, attended_frames: int) -> Work:
         """One step of a block that attends `attended_frames`, itself included."""
         frames, layers = self.stream.block_frames, self.model.transformer.layers
-        flops = self._edges_flops(frames) + layers * self._layer_flops(frames, attended_frames)
-        flops += self._patches_flops(frames)
+        flops = 2 * self._patches_flops(frames) + layers * self._layer_flops(frames, attended_frames)
         memory = layers * (self._kv_bytes(attended_frames) + self._prompt_bytes)
         return Work(flops, self.parameters.denoising * self.dtype.itemsize + memory)
 
@@ -137,7 +137,7 @@ class Counts:
         In the last layer only these are computed. LongLive's clean pass is a whole denoising pass.
         """
         before_last = self.model.transformer.layers - 1
-        flops = self._edges_flops(frames) + before_last * self._layer_flops(frames, attended_frames)
+        flops = self._patches_flops(frames) + before_last * self._layer_flops(frames, attended_frames)
         flops += 2 * self._tokens(frames) * 2 * self.model.transformer.dim**2
         memory = before_last * (self._kv_bytes(attended_frames) + self._prompt_bytes) + self._kv_bytes(frames)
         return Work(flops, self.parameters.clean * self.dtype.itemsize + memory)
@@ -200,13 +200,6 @@ class Counts:
         config, tokens = self.model.transformer, self._tokens(frames)
         linears = 2 * tokens * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
         return linears + 4 * tokens * (self._tokens(attended_frames) + self._prompt_keys) * config.dim
-
-    def _edges_flops(self, frames: int) -> int:
-        """Patches to tokens, and one timestep per frame to modulations."""
-        config = self.model.transformer
-        return self._patches_flops(frames) + 2 * frames * config.dim * (
-            config.freq_dim + (1 + MODULATIONS) * config.dim
-        )
 
     def _patches_flops(self, frames: int) -> int:
         """Patches to tokens, or tokens to patches."""

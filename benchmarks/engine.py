@@ -161,11 +161,10 @@ class EngineBenchmark:
         turns = PassTurns.of(stream.grid, placement, stream.config)
         memory = SlabMemory([StreamView(stream.slab, stream.require_prompt()[1], placement, turns)])
         latents = self._random_latents(self._options.runs)
-        time = torch.full(latents.shape[1:3], 625.0, device=latents.device)
+        modulations = stream.modulations.at(stream.schedule.timesteps[-1], latents.shape[2])
 
         def run(i: int) -> Tensor:
-            flow: Tensor = self._transformer(latents[i % len(latents)], time, memory)
-            return flow
+            return self._transformer.denoise(latents[i % len(latents)], modulations, memory)
 
         return self._measure(name, self._counts.denoising_pass(placement.filled * stream.config.block_frames), run)
 

@@ -20,6 +20,7 @@ from engines.fingerprint import fingerprint
 from engines.history import History
 from engines.kv_slab import KVSlab, SlabLayout
 from engines.memory import PromptMemory
+from engines.modulation import ModulationTable
 from engines.noise import Noise, SeededNoise
 from engines.prompt import Prompt
 from engines.rollout import Denoised, Rollout
@@ -79,11 +80,13 @@ class Generator:
         `noise` replaces the noise that follows from `config.seed`.
         """
         layout = SlabLayout.of(self.transformer.config, config)
+        schedule = FlowSchedule(config.steps, config.shift)
         return Stream(
             config=config,
             noise=SeededNoise(config.seed) if noise is None else noise,
             grid=RopeGrid(config.rows, config.columns, layout.head_dim, self.transformer.device),
-            schedule=FlowSchedule(config.steps, config.shift),
+            schedule=schedule,
+            modulations=ModulationTable(self.transformer, schedule),
             recent=deque(maxlen=max(config.window_blocks, self._decoder_blocks(config))),
             decoder=None if self.codec is None else self.codec.start_decoding(),
             slab=self._reserve(layout),

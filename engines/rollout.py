@@ -17,6 +17,7 @@ from torch import Tensor
 from engines.errors import Cancelled
 from engines.kv_slab import Placement
 from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
+from engines.modulation import joined
 from engines.schedule import CLEAN
 from engines.stream import SinkCall, Stream
 from engines.wan.transformer import CausalTransformer
@@ -44,8 +45,9 @@ class Rollout:
         for step in range(steps):
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled(f"cancelled before step {step} of {steps}")
-            times = [stream.schedule.timesteps[step] for stream in streams]
-            flow = self._transformer(x, self._timesteps(times, x), first if step == 0 else later)
+            frames = x.shape[1]
+            at = joined([s.modulations.at(s.schedule.timesteps[step], frames) for s in streams])
+            flow = self._transformer.denoise(x, at, first if step == 0 else later)
             rows = zip(streams, x, flow, strict=True)
             clean = torch.stack([stream.schedule.clean(noisy, f, step) for stream, noisy, f in rows])
             if step + 1 < steps:
@@ -63,7 +65,7 @@ class Rollout:
         for stream in streams:
             placement = stream.slab.layout.placement(stream.blocks - 1, repeat=True)
             views.append(self._view(stream, placement, stream.require_prompt()[1]))
-        self._remember(torch.stack([stream.recent[-1] for stream in streams]), CLEAN, SlabMemory(views))
+        self._remember(streams, CLEAN, [stream.recent[-1] for stream in streams], views)
 
     def recache_placement(self, stream: Stream) -> Placement:
         """Where a KV recache before the stream's next block goes."""
@@ -84,7 +86,7 @@ class Rollout:
             latents.append(stream.last_blocks(len(placement.slots)))
             in_sink = placement.slots[0] < stream.config.sink_blocks
             sink_calls.append(SinkCall(placement.first_block, latents[-1], CLEAN, prompt) if in_sink else None)
-        self._remember(torch.stack(latents), CLEAN, SlabMemory(views))
+        self._remember(streams, CLEAN, latents, views)
         return sink_calls
 
     def repeat(self, stream: Stream, call: SinkCall) -> None:
@@ -92,11 +94,13 @@ class Rollout:
         end = call.first_block + call.latents.shape[0] // stream.config.block_frames
         placement = Placement(call.first_block, tuple(range(call.first_block, end)), end)
         view = self._view(stream, placement, PromptMemory.of(self._transformer, call.prompt))
-        self._remember(call.latents.unsqueeze(0), call.timestep, SlabMemory([view]))
+        self._remember([stream], call.timestep, [call.latents], [view])
 
-    def _remember(self, latents: Tensor, timestep: float, memory: SlabMemory) -> None:
-        times = self._timesteps([timestep] * latents.shape[0], latents)
-        self._transformer.remember(latents, times, memory)
+    def _remember(
+        self, streams: Sequence[Stream], timestep: float, latents: Sequence[Tensor], views: Sequence[StreamView]
+    ) -> None:
+        at = joined([stream.modulations.at(timestep, latents[0].shape[0]) for stream in streams])
+        self._transformer.remember(torch.stack(list(latents)), at, SlabMemory(views))
 
     def _next_views(self, streams: Sequence[Stream]) -> tuple[SlabMemory, SlabMemory]:
         """What the next block's first pass sees, and what its later ones do."""
@@ -120,10 +124,6 @@ class Rollout:
         if self._transformer.device.type == "cuda":
             noise = noise.pin_memory()
         return list(noise.to(self._transformer.device, non_blocking=True))
-
-    def _timesteps(self, times: Sequence[float], latents: Tensor) -> Tensor:
-        """[B, frames] fp32: one time for all frames of a stream."""
-        return torch.stack([torch.full(latents.shape[1:2], time, device=latents.device) for time in times])
 
 
 def _frozen_sink_call(stream: Stream, noise: Tensor) -> SinkCall | None:

@@ -14,6 +14,7 @@ from engines.errors import StreamError
 from engines.history import History
 from engines.kv_slab import KVSlab
 from engines.memory import PromptMemory
+from engines.modulation import ModulationTable
 from engines.noise import Noise
 from engines.prompt import Prompt
 from engines.schedule import CLEAN, FlowSchedule
@@ -65,6 +66,7 @@ class Stream:
     slab: KVSlab
     grid: RopeGrid
     schedule: FlowSchedule
+    modulations: ModulationTable
     recent: deque[Tensor]
     decoder: History | None
     prompt: Prompt | None = None
@@ -152,7 +154,7 @@ class Stream:
     def close(self) -> None:
         """Let go of all tensors."""
         self.closed = True
-        del self.slab, self.grid
+        del self.slab, self.grid, self.modulations
         self.recent.clear()
         self.sink_calls.clear()
         self.prompt = self.prompt_memory = self.decoder = None

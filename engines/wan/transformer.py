@@ -7,7 +7,7 @@ published checkpoints.
 
 from __future__ import annotations
 
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,19 @@ class Attention(nn.Module):
         return self.o(heads.flatten(-2))
 
 
+class Modulations(NamedTuple):
+    """What timesteps do to a pass: a function of them and of the weights, and of nothing else.
+
+    timesteps: [B, frames] fp32, 1000 for pure noise, 0 for clean.
+    layers: [layers, B, frames, 6, dim].
+    head: [B, frames, 2, dim].
+    """
+
+    timesteps: Tensor
+    layers: Tensor
+    head: Tensor
+
+
 class TransformerBlock(nn.Module):
     """Self attention over the window, attention to the prompt, feed-forward net."""
 
@@ -98,16 +111,16 @@ class TransformerBlock(nn.Module):
             nn.Linear(config.ffn_dim, config.dim),
         )
 
-    def forward(self, x: Tensor, time: Tensor, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, memory: Memory) -> Tensor:
         """One layer of a pass.
 
         Args:
             x: [B, frames, tokens of a frame, dim].
-            time: [B, frames, 6, dim], the projected timestep of each frame.
+            modulation: [B, frames, 6, dim], this layer's.
             memory: where keys and values go and come from.
 
         """
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = self._modulations(time)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unsqueeze(2).unbind(3)
         own, cross = self.self_attn, self.cross_attn
         normed = self._modulated(x, shift, scale).flatten(1, 2)
         attended = memory.attend(self.layer, own, own.q(normed), own.k(normed), own.v(normed))
@@ -116,14 +129,11 @@ class TransformerBlock(nn.Module):
         x = x + cross.output(attended).view_as(x)
         return x + self.ffn(self._modulated(x, ffn_shift, ffn_scale)) * ffn_gate
 
-    def remember(self, x: Tensor, time: Tensor, memory: Memory) -> None:
+    def remember(self, x: Tensor, modulation: Tensor, memory: Memory) -> None:
         """Write this layer's keys and values and stop there."""
-        shift, scale, *_ = self._modulations(time)
+        shift, scale, *_ = modulation.unsqueeze(2).unbind(3)
         normed = self._modulated(x, shift, scale).flatten(1, 2)
         memory.remember(self.layer, self.self_attn, self.self_attn.k(normed), self.self_attn.v(normed))
-
-    def _modulations(self, time: Tensor) -> tuple[Tensor, ...]:
-        return (self.modulation.unsqueeze(1) + time).unsqueeze(2).unbind(3)
 
     def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return F.layer_norm(x, (self.dim,), eps=self.eps) * (1 + scale) + shift
@@ -138,9 +148,9 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
         self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """[B, frames, tokens, dim], embedded timesteps [B, frames, dim]; to [B, frames, tokens, patch]."""
-        shift, scale = (self.modulation.unsqueeze(1) + time.unsqueeze(2)).unsqueeze(2).unbind(3)
+    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+        """[B, frames, tokens, dim], modulation [B, frames, 2, dim]; to [B, frames, tokens, patch]."""
+        shift, scale = modulation.unsqueeze(2).unbind(3)
         return self.head(F.layer_norm(x, (self.dim,), eps=self.eps) * (1 + scale) + shift)
 
 
@@ -171,26 +181,35 @@ class CausalTransformer(nn.Module):
         return self.head.head.weight.device
 
     def forward(self, latents: Tensor, timesteps: Tensor, memory: Memory) -> Tensor:
+        """`denoise` at timesteps [B, frames] fp32, 1000 for pure noise, 0 for clean."""
+        return self.denoise(latents, self.modulations(timesteps), memory)
+
+    def modulations(self, timesteps: Tensor) -> Modulations:
+        """What timesteps [B, frames] fp32 do to a pass."""
+        time = self._embed_time(timesteps)
+        projected = self.time_projection(time).unflatten(-1, (MODULATIONS, -1))
+        layers = torch.stack([block.modulation.unsqueeze(1) + projected for block in self._layers])
+        return Modulations(timesteps, layers, self.head.modulation.unsqueeze(1) + time.unsqueeze(2))
+
+    def denoise(self, latents: Tensor, modulations: Modulations, memory: Memory) -> Tensor:
         """A denoising step: the flow of `latents`.
 
         Args:
             latents: [B, frames, channels, height, width], in the weights' dtype.
-            timesteps: [B, frames] fp32, 1000 for pure noise, 0 for clean.
+            modulations: those of the latents' timesteps.
             memory: receives the keys and values of these frames before they are attended.
 
         Returns:
             Flow of the shape of `latents`.
 
         """
-        time = self._embed_time(timesteps)
-        x = self._run(self._patch(latents), self._project_time(time), memory, len(self.blocks))
-        return self._unpatch(self.head(x, time), latents.shape[-2] // PATCH)
+        x = self._run(self._patch(latents), modulations, memory, len(self.blocks))
+        return self._unpatch(self.head(x, modulations.head), latents.shape[-2] // PATCH)
 
-    def remember(self, latents: Tensor, timesteps: Tensor, memory: Memory) -> None:
+    def remember(self, latents: Tensor, modulations: Modulations, memory: Memory) -> None:
         """A pass made only for its keys and values: stops where the last layer has written its own."""
-        projected = self._project_time(self._embed_time(timesteps))
-        x = self._run(self._patch(latents), projected, memory, len(self.blocks) - 1)
-        self._layers[-1].remember(x, projected, memory)
+        x = self._run(self._patch(latents), modulations, memory, len(self.blocks) - 1)
+        self._layers[-1].remember(x, modulations.layers[-1], memory)
 
     def read_prompt(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a prompt in every layer's attention to it.
@@ -211,9 +230,9 @@ class CausalTransformer(nn.Module):
     def _layers(self) -> list[TransformerBlock]:
         return cast(list[TransformerBlock], list(self.blocks))
 
-    def _run(self, x: Tensor, projected: Tensor, memory: Memory, layers: int) -> Tensor:
-        for block in self._layers[:layers]:
-            x = block(x, projected, memory)
+    def _run(self, x: Tensor, modulations: Modulations, memory: Memory, layers: int) -> Tensor:
+        for block, modulation in zip(self._layers[:layers], modulations.layers, strict=False):
+            x = block(x, modulation, memory)
         return x
 
     def _patch(self, latents: Tensor) -> Tensor:
@@ -236,7 +255,3 @@ class CausalTransformer(nn.Module):
         frequency = 10000 ** -(torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
         angle = timesteps.double().unsqueeze(-1) * frequency
         return self.time_embedding(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.dtype))
-
-    def _project_time(self, time: Tensor) -> Tensor:
-        """[B, frames, dim] to [B, frames, 6, dim]."""
-        return self.time_projection(time).unflatten(-1, (MODULATIONS, -1))

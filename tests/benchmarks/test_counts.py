@@ -45,9 +45,10 @@ def counted_pass(model: ModelConfig, placement: Placement, *, prompt_tokens: int
     slab = KVSlab(layout, META, torch.bfloat16)
     memory = SlabMemory([StreamView(slab, PromptMemory.of(transformer, prompt), placement, turns)])
     latents = meta_latents(stream, len(placement.slots))
-    run = transformer.remember if clean else transformer
+    run = transformer.remember if clean else transformer.denoise
+    modulations = transformer.modulations(torch.empty(latents.shape[:2], device=META))
     with FlopCounterMode(display=False) as counter:
-        run(latents, torch.empty(latents.shape[:2], device=META), memory)
+        run(latents, modulations, memory)
     return counter.get_total_flops()
 
 

@@ -132,14 +132,14 @@ def test_a_network_that_fails_in_one_stream_advances_none(
         generator.set_prompt(stream, prompts[1])
     wanted = [generator.generate([generator.fork(stream)])[0].latents for stream in (first, second)]
     calls = iter(range(100))
-    forward = generator.transformer.forward
+    denoise = generator.transformer.denoise
 
     def failing(*args: Any) -> Tensor:
         if next(calls) == 6:
             raise RuntimeError("out of memory")
-        return forward(*args)
+        return denoise(*args)
 
-    monkeypatch.setattr(generator.transformer, "forward", failing)
+    monkeypatch.setattr(generator.transformer, "denoise", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         generator.generate([first, second])
     assert (first.blocks, second.blocks) == (5, 5)

@@ -33,10 +33,10 @@ def test_the_real_model_has_as_many_parameters_as_published(name: str) -> None:
 def test_a_pass_for_its_keys_and_values_writes_what_a_full_pass_does(
     generator: Generator, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
-    x, times = torch.randn(1, 3, 16, 4, 6), torch.zeros(1, 3)
+    x, modulations = torch.randn(1, 3, 16, 4, 6), generator.transformer.modulations(torch.zeros(1, 3))
     full, short = generator.open(small), generator.open(small)
-    generator.transformer(x, times, first_pass(generator, full, prompts[0]))
-    generator.transformer.remember(x, times, first_pass(generator, short, prompts[0]))
+    generator.transformer.denoise(x, modulations, first_pass(generator, full, prompts[0]))
+    generator.transformer.remember(x, modulations, first_pass(generator, short, prompts[0]))
     assert torch.equal(full.slab.keys[:, 0], short.slab.keys[:, 0])
     assert torch.equal(full.slab.values[:, 0], short.slab.values[:, 0])
 
