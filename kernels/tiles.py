@@ -60,7 +60,7 @@ Tiles: TypeAlias = Mapping[int, Tile]
 
 
 def interpreted() -> bool:
-    """Kernels run in Triton's interpreter, on tensors of any device."""
+    """Kernels run in Triton's interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
@@ -71,10 +71,12 @@ def architecture(device: torch.device) -> int:
         ValueError: a kernel cannot run on `device`.
 
     """
+    if device.type != ("cpu" if interpreted() else "cuda"):
+        raise ValueError(
+            f"Triton kernels run on CUDA, and with TRITON_INTERPRET=1 on the CPU instead; got tensors on {device}"
+        )
     if interpreted():
         return INTERPRETER
-    if device.type != "cuda":
-        raise ValueError(f"a Triton kernel needs a CUDA device or TRITON_INTERPRET=1; got tensors on {device}")
     major, minor = torch.cuda.get_device_capability(device)
     return ALIKE.get(10 * major + minor, 10 * major + minor)
 
