@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -22,6 +23,7 @@ from engines.kv_slab import KVSlab, SlabLayout
 from engines.memory import PromptMemory
 from engines.modulation import ModulationTable
 from engines.noise import Noise, SeededNoise
+from engines.noise_ahead import NoiseAhead
 from engines.prompt import Prompt
 from engines.rollout import Denoised, Rollout
 from engines.schedule import FlowSchedule
@@ -64,6 +66,7 @@ class Generator:
         self._slab_bytes = slab_bytes
         self._reserved = 0
         self._batch = batch
+        self._drawing = ThreadPoolExecutor(1, "noise")
 
     @cached_property
     def identity(self) -> dict[str, str | None]:
@@ -81,9 +84,11 @@ class Generator:
         """
         layout = SlabLayout.of(self.transformer.config, config)
         schedule = FlowSchedule(config.steps, config.shift)
+        noise = SeededNoise(config.seed) if noise is None else noise
         return Stream(
             config=config,
-            noise=SeededNoise(config.seed) if noise is None else noise,
+            noise=noise,
+            noise_ahead=self._noise_ahead(noise, config),
             grid=RopeGrid(config.rows, config.columns, layout.head_dim, self.transformer.device),
             schedule=schedule,
             modulations=ModulationTable(self.transformer, schedule),
@@ -156,6 +161,7 @@ class Generator:
         stream.require_open()
         fork = replace(
             stream,
+            noise_ahead=self._noise_ahead(stream.noise, stream.config),
             slab=self._reserve(stream.slab.layout),
             recent=stream.recent.copy(),
             sink_calls=stream.sink_calls.copy(),
@@ -190,6 +196,11 @@ class Generator:
         if not stream.closed:
             self._reserved -= stream.slab.nbytes
             stream.close()
+
+    def _noise_ahead(self, noise: Noise, config: StreamConfig) -> NoiseAhead:
+        transformer = self.transformer
+        shape, pinned = config.latent_shape(transformer.config.latent_channels), transformer.device.type == "cuda"
+        return NoiseAhead(noise, len(config.steps), shape, transformer.dtype, self._drawing, pinned=pinned)
 
     def _reserve(self, layout: SlabLayout) -> KVSlab:
         needed, free = layout.nbytes(self.transformer.dtype), self._slab_bytes - self._reserved

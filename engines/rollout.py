@@ -118,12 +118,7 @@ class Rollout:
 
     def _noise(self, stream: Stream) -> list[Tensor]:
         """The next block's initial noise, and its fresh noise for every later step."""
-        shape = stream.config.latent_shape(self._transformer.config.latent_channels)
-        draws = [stream.noise.draw(stream.blocks, draw, shape) for draw in range(len(stream.schedule))]
-        noise = torch.stack(draws).to(self._transformer.dtype)
-        if self._transformer.device.type == "cuda":
-            noise = noise.pin_memory()
-        return list(noise.to(self._transformer.device, non_blocking=True))
+        return list(stream.noise_ahead.take(stream.blocks).to(self._transformer.device, non_blocking=True))
 
 
 def _frozen_sink_call(stream: Stream, noise: Tensor) -> SinkCall | None:

@@ -16,6 +16,7 @@ from engines.kv_slab import KVSlab
 from engines.memory import PromptMemory
 from engines.modulation import ModulationTable
 from engines.noise import Noise
+from engines.noise_ahead import NoiseAhead
 from engines.prompt import Prompt
 from engines.schedule import CLEAN, FlowSchedule
 from kernels.rope import RopeGrid
@@ -63,6 +64,7 @@ class Stream:
 
     config: StreamConfig
     noise: Noise
+    noise_ahead: NoiseAhead
     slab: KVSlab
     grid: RopeGrid
     schedule: FlowSchedule
@@ -154,7 +156,7 @@ class Stream:
     def close(self) -> None:
         """Let go of all tensors."""
         self.closed = True
-        del self.slab, self.grid, self.modulations
+        del self.slab, self.grid, self.modulations, self.noise_ahead
         self.recent.clear()
         self.sink_calls.clear()
         self.prompt = self.prompt_memory = self.decoder = None

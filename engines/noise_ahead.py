@@ -1,0 +1,58 @@
+"""Noise drawn before it is asked for, so that no block waits for the host to draw it."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor, Future
+
+import torch
+from torch import Tensor
+
+from engines.noise import Noise
+
+
+class NoiseAhead:
+    """All draws of a stream's blocks, one block ahead.
+
+    `executor` draws a block of `draws` x `shape` while the one before is denoised. Noise is a pure function of its
+    block, so drawing too much, or again, changes nothing. For a GPU the result is in pinned memory.
+    """
+
+    def __init__(
+        self,
+        noise: Noise,
+        draws: int,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        executor: Executor,
+        *,
+        pinned: bool,
+    ) -> None:
+        self._noise = noise
+        self._draws = draws
+        self._shape = shape
+        self._dtype = dtype
+        self._executor = executor
+        self._pinned = pinned
+        self._ahead: dict[int, Future[Tensor]] = {}
+
+    def prepare(self, block: int) -> None:
+        """Begin to draw the noise of `block`, and forget that of all others."""
+        self._ahead = {block: self._ahead.get(block) or self._executor.submit(self._draw, block)}
+
+    def take(self, block: int) -> Tensor:
+        """Noise of `block` on the CPU, [draws, *shape]; the next block's begins to be drawn.
+
+        Raises what drawing raised, and draws once more when it is asked again.
+        """
+        self.prepare(block)
+        drawing = self._ahead[block]
+        if drawing.exception() is not None:
+            self._ahead = {}
+        drawn = drawing.result()
+        self.prepare(block + 1)
+        return drawn
+
+    def _draw(self, block: int) -> Tensor:
+        draws = [self._noise.draw(block, draw, self._shape) for draw in range(self._draws)]
+        drawn = torch.stack(draws).to(self._dtype)
+        return drawn.pin_memory() if self._pinned else drawn
