@@ -48,7 +48,10 @@ class RopeGrid:
 
     def turns(self, frames: Sequence[int]) -> Tensor:
         """Turns of all tokens of `frames`: [len(frames) * rows * columns, head_dim / 2] complex64."""
-        frame = _turns(frames, self._frame_pairs).to(self._device)
+        frame = _turns(frames, self._frame_pairs)
+        if self._device.type == "cuda":
+            frame = frame.pin_memory()  # Else the host would wait for the copy, and all work before it.
+        frame = frame.to(self._device, non_blocking=True)
         tokens = self._spatial.shape[0]
         return torch.cat(
             [
