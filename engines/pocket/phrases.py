@@ -52,11 +52,12 @@ NOUN = {
     ),
     Subject.BIRD: Phrases(
         "bird; songbird; bird with wide wings; winged bird; feathered bird; bird with a beak; "
-        "bird with long wings",
+        "bird with long wings; parrot",
         "winged songbird; bird with feathered wings",
     ),
     Subject.TRAIN: Phrases(
-        "train; steam train; locomotive; railway train; train with wagons; steam locomotive; passenger train",
+        "train; steam train; locomotive; railway train; train with wagons; steam locomotive; "
+        "passenger train; railway engine",
         "railway locomotive; train with passenger wagons",
     ),
     Subject.FISH: Phrases(
@@ -72,27 +73,27 @@ NOUN = {
 COLOUR = {
     Colour.RED: Phrases(
         "red; bright red; deep red; crimson; scarlet; ruby red; cherry red",
-        "vivid red; ruby; bright scarlet",
+        "vivid red; bright scarlet; deep crimson",
     ),
     Colour.YELLOW: Phrases(
         "yellow; bright yellow; vivid yellow; lemon yellow; golden yellow; canary yellow; golden",
-        "deep yellow; lemon; bright golden",
+        "deep yellow; bright golden; bright lemon yellow",
     ),
     Colour.GREEN: Phrases(
         "green; bright green; emerald; emerald green; grass green; leaf green; jade green",
-        "vivid green; jade; bright emerald",
+        "vivid green; bright emerald; deep green",
     ),
     Colour.BLUE: Phrases(
         "blue; bright blue; vivid blue; azure; cobalt blue; royal blue; sapphire blue",
-        "deep blue; sapphire; bright azure",
+        "deep blue; bright azure; vivid azure",
     ),
     Colour.PURPLE: Phrases(
         "purple; bright purple; deep purple; violet; plum purple; amethyst; grape purple",
-        "vivid purple; plum; deep violet",
+        "vivid purple; deep violet; bright violet",
     ),
     Colour.WHITE: Phrases(
         "white; bright white; pure white; pearl white; ivory; chalk white; plain white",
-        "vivid white; pearl; ivory white",
+        "vivid white; ivory white; pure ivory",
     ),
 }
 
@@ -168,12 +169,13 @@ LOOKING = {
 
 LAND = {
     Setting.SEA: Phrases(
-        "the sea; the ocean; the open sea; the waves; calm water; open water; the wide ocean; the sea waves",
+        "the sea; the ocean; the open sea; the waves; calm water; open water; the wide ocean; the sea waves; "
+        "the water",
         "the calm ocean; the wide sea",
     ),
     Setting.HILLS: Phrases(
         "the hills; rolling hills; gentle hills; grassy hills; a hilly landscape; hilly country; the hillsides; "
-        "hills and meadows",
+        "hills and meadows; the mountains; low mountains",
         "a landscape of hills; gentle grassy hills",
     ),
     Setting.DESERT: Phrases(
@@ -187,7 +189,7 @@ LAND = {
     ),
     Setting.FOREST: Phrases(
         "the forest; the woods; the treetops; tall trees; a pine forest; a dense forest; woodland; fir trees; "
-        "the trees of a forest",
+        "the trees of a forest; the trees",
         "dense woods; tall pine trees",
     ),
 }
@@ -213,7 +215,7 @@ WHEN = {
     Light.DUSK: Phrases(
         "at dusk; at sunset; at sundown; in the evening; as the sun sets; in the evening light; "
         "in the last light of the day; early in the evening; as evening falls; at the end of the day; "
-        "in the glow of the sunset",
+        "in the glow of the sunset; at twilight",
         "in the light of dusk; as the evening sun sets; in the early evening",
     ),
     Light.NIGHT: Phrases(
@@ -227,12 +229,10 @@ LIGHT_NAME = {
     Light.DAWN: Phrases(
         "dawn; sunrise; early morning; daybreak; morning; morning light", "light of dawn; morning sun"
     ),
-    Light.NOON: Phrases(
-        "noon; midday; daytime; broad daylight; daylight; midday sun", "noon light; middle of the day"
-    ),
-    Light.DUSK: Phrases("dusk; sunset; evening; sundown; evening light; dusk light", "evening sun; sunset glow"),
+    Light.NOON: Phrases("noon; midday; daytime; broad daylight; daylight; midday sun", "noon light; bright noon"),
+    Light.DUSK: Phrases("dusk; sunset; evening; sundown; evening light; twilight", "evening sun; sunset glow"),
     Light.NIGHT: Phrases(
-        "night; nighttime; midnight; dark night; moonlight; night sky", "dark of night; middle of the night"
+        "night; nighttime; midnight; dark night; moonlight; night sky", "dark midnight; dark nighttime"
     ),
 }
 """For lists of keywords."""
@@ -305,15 +305,15 @@ WEATHER = {
 WEATHER_NAME = {
     Weather.CLEAR: Phrases(
         "clear sky; fine weather; clear weather; cloudless sky; clear skies; fair weather",
-        "clear air; cloudless weather",
+        "cloudless weather; cloudless air",
     ),
     Weather.RAIN: Phrases(
-        "rain; heavy rain; rainy weather; pouring rain; drizzle; rainy", "steady rain; rain shower"
+        "rain; heavy rain; rainy weather; pouring rain; drizzle; rainy", "heavy drizzle; rainy sky"
     ),
     Weather.SNOW: Phrases(
-        "snow; snowfall; falling snow; snowy weather; snowy; snowflakes", "heavy snow; snow shower"
+        "snow; snowfall; falling snow; snowy weather; snowy; snowflakes", "soft snowfall; snowy sky"
     ),
-    Weather.FOG: Phrases("fog; mist; thick fog; foggy; misty; haze", "soft mist; foggy weather"),
+    Weather.FOG: Phrases("fog; mist; thick fog; foggy; misty; haze", "dense mist; misty weather"),
 }
 """For lists of keywords."""
 

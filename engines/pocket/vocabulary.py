@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,13 +69,13 @@ def _captions(seed: int, count: int) -> Iterator[str]:
         yield change_caption(before, scene, generator, "all")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train and save as `tokenizer.json`."""
     parser = argparse.ArgumentParser(prog="python -m engines.pocket.vocabulary")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=20_000, help="how many scenes to word")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="a folder")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary = train_vocabulary(options.seed, options.scenes)
     file = options.out / "tokenizer.json"

@@ -140,6 +140,14 @@ def test_held_out_phrases_are_not_trained_on() -> None:
         assert set(words.of("all")) == {*words.of("training"), *words.of("held_out")}
 
 
+@pytest.mark.parametrize("attribute", ATTRIBUTES)
+def test_no_held_out_phrase_is_part_of_one_that_is_trained_on(attribute: str) -> None:
+    entries = [entry for table in OF[attribute] for entry in table.values()]
+    trained = " | ".join(phrase for entry in entries for phrase in entry.of("training"))
+    held_out = [phrase for entry in entries for phrase in entry.of("held_out")]
+    assert [phrase for phrase in held_out if re.search(rf"\b{phrase}\b", trained)] == []
+
+
 def test_held_out_phrases_are_made_of_words_that_are_trained_on() -> None:
     def words(kind: Phrasings) -> set[str]:
         return set(re.findall(r"\w+", " ".join(phrase for table in tables() for phrase in table.of(kind))))

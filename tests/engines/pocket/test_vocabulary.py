@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import engines.pocket
 from engines.pocket.caption import caption, change_caption
 from engines.pocket.scene import Scene
-from engines.pocket.vocabulary import LARGEST, train_vocabulary
+from engines.pocket.vocabulary import LARGEST, main, train_vocabulary
 from engines.wan.tokenizer import Tokenizer, clean_prompt
 
 WEIGHTS = Path(engines.pocket.__file__).parent / "weights"
@@ -87,3 +87,11 @@ def test_characters_that_no_caption_has_are_kept_as_bytes(vocabulary: tokenizers
 def test_training_again_gives_the_same_vocabulary() -> None:
     first, again, other = (train_vocabulary(seed, scenes=300) for seed in (3, 3, 4))
     assert first.to_str() == again.to_str() != other.to_str()
+
+
+def test_the_program_writes_a_tokenizer_that_loads(tmp_path: Path) -> None:
+    main(["--scenes", "200", "--out", str(tmp_path / "new")])
+    text = "a red balloon"
+    vocabulary = tokenizers.Tokenizer.from_file(str(tmp_path / "new" / "tokenizer.json"))
+    assert pieces(vocabulary, text) == ["▁a", "▁red", "▁balloon"]
+    assert Tokenizer.from_folder(tmp_path / "new", TEXT_LEN).encode(text)[-1] == vocabulary.token_to_id("</s>")
