@@ -1,0 +1,139 @@
+"""Which implementation computes each operation: decided once, printed at start, and never changed in silence.
+
+    op                 choices
+    attention          reference, library, flash-attn, triton   a stream's queries over its slab
+    batched_attention  reference, library, flash-attn, triton   those of several streams at once
+    prompt_attention   reference, triton                        queries over the prompt
+    norm_rope          reference, triton                        q/k norm, RoPE and the write into the slab
+    modulate           reference, triton                        LayerNorm, scale and shift
+    residual           reference, triton                        a gated branch added
+    linear             library, triton                          matrix products with what follows them
+    flow_step          reference, triton                        flow to clean latents to the next noise level
+    decoder            reference, triton                        what lies between the codec's convolutions
+
+"reference" is plain PyTorch. "library" is what PyTorch brings: cuDNN's attention on CUDA and its own on a CPU,
+cuBLAS. This file imports no Triton: there are machines without.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+ATTENTIONS = ("reference", "library", "flash-attn", "triton")
+REFERENCE_OR_TRITON = ("reference", "triton")
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "attention": ATTENTIONS,
+    "batched_attention": ATTENTIONS,
+    "prompt_attention": REFERENCE_OR_TRITON,
+    "norm_rope": REFERENCE_OR_TRITON,
+    "modulate": REFERENCE_OR_TRITON,
+    "residual": REFERENCE_OR_TRITON,
+    "linear": ("library", "triton"),
+    "flow_step": REFERENCE_OR_TRITON,
+    "decoder": REFERENCE_OR_TRITON,
+}
+"""What each op can be, by its name in `KernelPlan`."""
+
+LIBRARY_ATTENTION = (90, 100)
+"""Where a library's attention is published to be faster than Triton's: 595 or 648 against 395 TFLOP/s on sm_90
+(Shah et al. 2024, figures for head dim 128 at 16k)."""
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """A choice for every op; the default is plain PyTorch throughout."""
+
+    attention: str = "reference"
+    batched_attention: str = "reference"
+    prompt_attention: str = "reference"
+    norm_rope: str = "reference"
+    modulate: str = "reference"
+    residual: str = "reference"
+    linear: str = "library"
+    flow_step: str = "reference"
+    decoder: str = "reference"
+
+    def __post_init__(self) -> None:
+        for op, choice in asdict(self).items():
+            if choice not in CHOICES[op]:
+                raise ValueError(f"{op} cannot be {choice!r}; it can be {', '.join(CHOICES[op])}")
+
+    def __str__(self) -> str:
+        """Ops by choice, on one line."""
+        choices = dict.fromkeys(asdict(self).values())
+        groups = {choice: [op for op, chosen in asdict(self).items() if chosen == choice] for choice in choices}
+        return "; ".join(f"{choice}: {', '.join(ops)}" for choice, ops in groups.items())
+
+    @property
+    def uses_triton(self) -> bool:
+        """Whether any op is a Triton kernel."""
+        return "triton" in asdict(self).values()
+
+
+PLAIN = KernelPlan()
+"""PyTorch's own operators, on any device: what defines the results."""
+
+
+def read_choices(text: str) -> dict[str, str]:
+    """What a setting asks for: "auto", a choice for all ops that know it, or "op=choice,...", from left to right.
+
+    Raises:
+        ValueError: there is no such op or choice.
+
+    """
+    asked: dict[str, str] = {}
+    for word in text.split(","):
+        op, equals, choice = word.strip().partition("=")
+        if equals:
+            _require_known("op", op, tuple(CHOICES))
+            _require_known(f"choice for {op}", choice, CHOICES[op])
+            asked[op] = choice
+        elif op != "auto":
+            _require_known("choice", op, ("auto", *ATTENTIONS))
+            asked |= {name: op for name, choices in CHOICES.items() if op in choices}
+            asked |= {"linear": "library"} if op == "reference" else {}
+    return asked
+
+
+def plan_for(device: torch.device, asked: Mapping[str, str] | None = None) -> KernelPlan:
+    """The fastest known for `device`, but for what is asked for.
+
+    Raises:
+        ValueError: something asked for cannot run here.
+
+    """
+    plan = replace(_fastest(device), **(asked or {}))
+    _require_runnable(plan, device)
+    return plan
+
+
+def _fastest(device: torch.device) -> KernelPlan:
+    if device.type != "cuda":
+        return PLAIN
+    major, minor = torch.cuda.get_device_capability(device)
+    fused = KernelPlan(**{op: "triton" for op in CHOICES if op != "linear"})
+    return replace(fused, attention="library") if 10 * major + minor in LIBRARY_ATTENTION else fused
+
+
+def _require_runnable(plan: KernelPlan, device: torch.device) -> None:
+    if plan.uses_triton and importlib.util.find_spec("triton") is None:
+        raise ValueError(f"Triton is not installed, and the kernels are {plan}; ask for 'reference'")
+    if plan.uses_triton and device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "0") != "1":
+        raise ValueError(f"Triton kernels need a CUDA device or TRITON_INTERPRET=1; the device is {device}")
+    if "flash-attn" not in (plan.attention, plan.batched_attention):
+        return
+    if device.type != "cuda":
+        raise ValueError(f"flash-attn needs a CUDA device; the device is {device}")
+    if importlib.util.find_spec("flash_attn") is None:
+        raise ValueError("flash-attn is asked for, but the package flash_attn is not installed")
+
+
+def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(known)}")
