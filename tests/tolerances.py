@@ -1,0 +1,41 @@
+"""How far a kernel may be from its reference: one table, in units of the last place of the output's dtype.
+
+A kernel and its reference sum in different orders in fp32, and Triton's interpreter casts to bf16 by truncation:
+one unit. The reference of a 16-bit kernel is taken in fp32 from the same inputs.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ULPS = {
+    # Two sums of up to 1536 terms, a square root and a division.
+    "modulate": 16,
+    # One sum of up to 1536 terms, a square root and a division.
+    "rms_norm": 16,
+    # The same, then a turn.
+    "norm_rope": 16,
+    # A product and a sum; a GPU rounds once for both.
+    "residual": 2,
+    # A sum of squares of up to 384 terms, a square root, two divisions and an exponential.
+    "join_past": 16,
+    # Two sums.
+    "epilogue": 2,
+    # fp64, then a product and a sum: the same operations in the same order.
+    "flow_step": 0,
+    # Sums of up to 300 products, which grow with the square root of their number, and an exponential.
+    "linear": 32,
+}
+"""Largest error of each op in fp32, in last places of the larger of 1 and the value."""
+
+ULPS_16_BIT = 1
+"""The same for every op in fp16 and bf16, where only the last rounding counts."""
+
+
+def assert_within(op: str, actual: Tensor, reference: Tensor) -> None:
+    """Raise AssertionError where `actual` is further from `reference` than the table allows."""
+    bound = (ULPS[op] if actual.dtype == torch.float32 else min(ULPS_16_BIT, ULPS[op])) * torch.finfo(
+        actual.dtype
+    ).eps
+    torch.testing.assert_close(actual.double(), reference.double(), atol=bound, rtol=bound)
