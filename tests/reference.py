@@ -26,7 +26,7 @@ from engines.kv_slab import SlabLayout
 from engines.schedule import FlowSchedule
 from engines.stream import Stream
 from engines.wan.text_encoder import UMT5Encoder
-from engines.wan.transformer import CausalTransformer, Memory, Modulations
+from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
 from engines.wan.vae import WanVAE
 from kernels.rope import rotate
 from tests.recording import RecordedNoise, Recording
@@ -91,11 +91,13 @@ class TappedTransformer(CausalTransformer):
         self.differences = Differences()
         self.calls = 0
 
-    def denoise(self, latents: Tensor, modulations: Modulations, memory: Memory) -> Tensor:
+    def denoise(
+        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    ) -> Tensor:
         """As the original, and compare."""
         number, frames = self.calls, latents.shape[1]
         self._compare_cache(f"before_recache{number}", number - 1)
-        timesteps, flow = modulations.timesteps, super().denoise(latents, modulations, memory)
+        timesteps, flow = modulations.timesteps, super().denoise(latents, modulations, memory, ops)
         for name, ours in (("x", latents), ("t", timesteps), ("flow", flow)):
             # LongLive recaches the sink's frames too, and throws the result away.
             self.differences.note(f"calls: {name}", ours, self._recording[f"call.{number}.{name}"][:, -frames:])
@@ -107,9 +109,11 @@ class TappedTransformer(CausalTransformer):
         self.calls += 1
         return flow
 
-    def remember(self, latents: Tensor, modulations: Modulations, memory: Memory) -> None:
+    def remember(
+        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    ) -> None:
         """In full, so that there is a flow to compare."""
-        self.denoise(latents, modulations, memory)
+        self.denoise(latents, modulations, memory, ops)
 
     def _compare_cache(self, tag: str, call: int) -> None:
         """Compare the slabs, if the recording has the cache under `tag`, with its state after `call`."""

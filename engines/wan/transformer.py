@@ -36,6 +36,46 @@ class Memory(Protocol):
         """Attend the stream's prompt: [B, T, heads, channels]."""
 
 
+class LayerOps(Protocol):
+    """What a layer computes besides attention. Rows are [B, frames, tokens of a frame, dim]."""
+
+    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+        """LayerNorm of the rows, x (1 + scale) + shift; these are [B, frames, 1, dim]."""
+
+    def project(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """`linear` of [..., inputs]."""
+
+    def project_gelu(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """GELU of `linear` of [..., inputs], in its tanh form."""
+
+    def project_onto(self, x: Tensor, linear: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
+        """The rows `x` with `linear` of y [..., inputs] added, x `gate` [B, frames, 1, dim] if there is one."""
+
+
+class PlainOps:
+    """The same in PyTorch's own operators: on any device, and differentiable."""
+
+    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+        """Three roundings."""
+        return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+    def project(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """As it is."""
+        return linear(x)
+
+    def project_gelu(self, linear: nn.Linear, x: Tensor) -> Tensor:
+        """Two operators."""
+        return F.gelu(linear(x), approximate="tanh")
+
+    def project_onto(self, x: Tensor, linear: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
+        """Two or three operators."""
+        projected = linear(y).view_as(x)
+        return x + (projected if gate is None else projected * gate)
+
+
+PLAIN_OPS = PlainOps()
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over all channels, computed in fp32, weighted in the input's dtype."""
 
@@ -76,10 +116,6 @@ class Attention(nn.Module):
         """[..., dim] as [..., heads, channels]."""
         return x.unflatten(-1, (self.heads, -1))
 
-    def output(self, heads: Tensor) -> Tensor:
-        """[..., heads, channels] to [..., dim]."""
-        return self.o(heads.flatten(-2))
-
 
 class Modulations(NamedTuple):
     """What timesteps do to a pass: a function of them and of the weights, and of nothing else.
@@ -100,7 +136,7 @@ class TransformerBlock(nn.Module):
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
-        self.dim, self.eps = config.dim, config.eps
+        self.eps = config.eps
         self.modulation = nn.Parameter(torch.randn(1, MODULATIONS, config.dim) / config.dim**0.5)
         self.self_attn = Attention(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
@@ -111,32 +147,35 @@ class TransformerBlock(nn.Module):
             nn.Linear(config.ffn_dim, config.dim),
         )
 
-    def forward(self, x: Tensor, modulation: Tensor, memory: Memory) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, memory: Memory, ops: LayerOps) -> Tensor:
         """One layer of a pass.
 
         Args:
             x: [B, frames, tokens of a frame, dim].
             modulation: [B, frames, 6, dim], this layer's.
             memory: where keys and values go and come from.
+            ops: compute all but attention.
 
         """
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unsqueeze(2).unbind(3)
         own, cross = self.self_attn, self.cross_attn
-        normed = self._modulated(x, shift, scale).flatten(1, 2)
-        attended = memory.attend(self.layer, own, own.q(normed), own.k(normed), own.v(normed))
-        x = x + own.output(attended).view_as(x) * gate
-        attended = memory.attend_prompt(self.layer, cross, cross.q(self.norm3(x).flatten(1, 2)))
-        x = x + cross.output(attended).view_as(x)
-        return x + self.ffn(self._modulated(x, ffn_shift, ffn_scale)) * ffn_gate
+        normed = ops.modulate(x, shift, scale, self.eps).flatten(1, 2)
+        q, k, v = (ops.project(linear, normed) for linear in (own.q, own.k, own.v))
+        x = ops.project_onto(x, own.o, memory.attend(self.layer, own, q, k, v).flatten(-2), gate)
+        q = ops.project(cross.q, self.norm3(x).flatten(1, 2))
+        x = ops.project_onto(x, cross.o, memory.attend_prompt(self.layer, cross, q).flatten(-2), None)
+        hidden = ops.project_gelu(self._ffn(0), ops.modulate(x, ffn_shift, ffn_scale, self.eps))
+        return ops.project_onto(x, self._ffn(2), hidden, ffn_gate)
 
-    def remember(self, x: Tensor, modulation: Tensor, memory: Memory) -> None:
+    def remember(self, x: Tensor, modulation: Tensor, memory: Memory, ops: LayerOps) -> None:
         """Write this layer's keys and values and stop there."""
         shift, scale, *_ = modulation.unsqueeze(2).unbind(3)
-        normed = self._modulated(x, shift, scale).flatten(1, 2)
-        memory.remember(self.layer, self.self_attn, self.self_attn.k(normed), self.self_attn.v(normed))
+        normed = ops.modulate(x, shift, scale, self.eps).flatten(1, 2)
+        k, v = ops.project(self.self_attn.k, normed), ops.project(self.self_attn.v, normed)
+        memory.remember(self.layer, self.self_attn, k, v)
 
-    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        return F.layer_norm(x, (self.dim,), eps=self.eps) * (1 + scale) + shift
+    def _ffn(self, index: int) -> nn.Linear:
+        return cast(nn.Linear, self.ffn[index])
 
 
 class Head(nn.Module):
@@ -144,14 +183,14 @@ class Head(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.dim, self.eps = config.dim, config.eps
+        self.eps = config.eps
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
         self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
 
-    def forward(self, x: Tensor, modulation: Tensor) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, ops: LayerOps) -> Tensor:
         """[B, frames, tokens, dim], modulation [B, frames, 2, dim]; to [B, frames, tokens, patch]."""
         shift, scale = modulation.unsqueeze(2).unbind(3)
-        return self.head(F.layer_norm(x, (self.dim,), eps=self.eps) * (1 + scale) + shift)
+        return ops.project(self.head, ops.modulate(x, shift, scale, self.eps))
 
 
 class CausalTransformer(nn.Module):
@@ -191,25 +230,30 @@ class CausalTransformer(nn.Module):
         layers = torch.stack([block.modulation.unsqueeze(1) + projected for block in self._layers])
         return Modulations(timesteps, layers, self.head.modulation.unsqueeze(1) + time.unsqueeze(2))
 
-    def denoise(self, latents: Tensor, modulations: Modulations, memory: Memory) -> Tensor:
+    def denoise(
+        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    ) -> Tensor:
         """A denoising step: the flow of `latents`.
 
         Args:
             latents: [B, frames, channels, height, width], in the weights' dtype.
             modulations: those of the latents' timesteps.
             memory: receives the keys and values of these frames before they are attended.
+            ops: compute what is not attention.
 
         Returns:
             Flow of the shape of `latents`.
 
         """
-        x = self._run(self._patch(latents), modulations, memory, len(self.blocks))
-        return self._unpatch(self.head(x, modulations.head), latents.shape[-2] // PATCH)
+        x = self._run(self._patch(latents), modulations, memory, ops, len(self.blocks))
+        return self._unpatch(self.head(x, modulations.head, ops), latents.shape[-2] // PATCH)
 
-    def remember(self, latents: Tensor, modulations: Modulations, memory: Memory) -> None:
+    def remember(
+        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    ) -> None:
         """A pass made only for its keys and values: stops where the last layer has written its own."""
-        x = self._run(self._patch(latents), modulations, memory, len(self.blocks) - 1)
-        self._layers[-1].remember(x, modulations.layers[-1], memory)
+        x = self._run(self._patch(latents), modulations, memory, ops, len(self.blocks) - 1)
+        self._layers[-1].remember(x, modulations.layers[-1], memory, ops)
 
     def read_prompt(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a prompt in every layer's attention to it.
@@ -230,9 +274,9 @@ class CausalTransformer(nn.Module):
     def _layers(self) -> list[TransformerBlock]:
         return cast(list[TransformerBlock], list(self.blocks))
 
-    def _run(self, x: Tensor, modulations: Modulations, memory: Memory, layers: int) -> Tensor:
+    def _run(self, x: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps, layers: int) -> Tensor:
         for block, modulation in zip(self._layers[:layers], modulations.layers, strict=False):
-            x = block(x, modulation, memory)
+            x = block(x, modulation, memory, ops)
         return x
 
     def _patch(self, latents: Tensor) -> Tensor:
