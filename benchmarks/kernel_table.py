@@ -20,9 +20,15 @@ import triton
 
 from benchmarks.ahead_of_time import Compiled, compile_case
 from benchmarks.machine import ROOT
+from kernels import conv_state, epilogue, frame_pairs, upsample
 from kernels.tiles import AotCase, AotCases
 
-OPS: tuple[AotCases, ...] = ()
+OPS: tuple[AotCases, ...] = (
+    conv_state.aot_cases,
+    epilogue.aot_cases,
+    frame_pairs.aot_cases,
+    upsample.aot_cases,
+)
 
 OUTPUT = ROOT / "benchmarks" / "results" / "kernel_table.json"
 

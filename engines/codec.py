@@ -9,6 +9,7 @@ from torch import Tensor
 from engines.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.errors import StreamError
 from engines.history import History
+from kernels.pictures import PictureOps
 
 
 class Decoded(NamedTuple):
@@ -35,6 +36,12 @@ class Codec(Protocol):
     @property
     def decoder_memory(self) -> int:
         """Latent frames after which nothing older can be seen in the decoder's history."""
+
+    def fuse(self, ops: PictureOps) -> None:
+        """Run on `ops` and channels-last from now on: for a GPU, once the weights are in place.
+
+        Results change by rounding; histories go on.
+        """
 
     def start_decoding(self) -> History:
         """The history of a decoder that has seen nothing."""

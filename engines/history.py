@@ -42,6 +42,13 @@ class HistoryStep:
         """Remember `tensor` for layer `slot`; it is copied, so that it does not hold on to its base."""
         self._new[slot] = tensor.clone()
 
+    def place(self, slot: int, tensor: Tensor) -> None:
+        """Remember `tensor` for layer `slot` as it is: memory of its own, which this call fills.
+
+        Until the call returns there are two sets of tensors, the old past and the new one, and no copy is made.
+        """
+        self._new[slot] = tensor
+
     def finish(self) -> History:
         """The history after this call."""
         return History(self._old.consumed + self._frames, tuple(self._new))

@@ -2,6 +2,10 @@
 
 Each `Past` of a `Network` has a slot in the network's `History`. It is the only layer that reads or writes
 one; everything else is a function of its input.
+
+A network runs on torch's own operators, or fused (`Network.fuse`): channels-last, and what lies between two
+convolutions in one pass over memory. Its parameters, histories and results are the same up to rounding, so a
+stream may change from one to the other between two pieces.
 """
 
 from __future__ import annotations
@@ -10,14 +14,24 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.errors import StreamError
 from engines.history import History, HistoryStep
+from kernels.pictures import PictureOps, channels_last, empty_pictures
+
+FRAMES = 2
+"""The axis of the frames in what `PictureOps` take: [batch, channels, frames, height, width]."""
 
 
 class Layer(nn.Module):
-    """A layer whose output depends on earlier pieces, or whose time axis is longer or shorter than its input's."""
+    """A layer whose output depends on earlier pieces, or whose time axis is longer or shorter than its input's.
+
+    Also one that `ops`, which the network sets, compute: None where torch's own operators do.
+    """
+
+    ops: PictureOps | None = None
 
     def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
         """The output for the piece `x` of the stream."""
@@ -29,6 +43,17 @@ class Layer(nn.Module):
         Only the layers of a decoder can say.
         """
         raise NotImplementedError
+
+
+class Exchanged(NamedTuple):
+    """A piece, the frames before it if there are any yet, and memory for those that the next piece follows.
+
+    All are channels-last pictures, without gaps.
+    """
+
+    piece: Tensor
+    past: Tensor | None
+    kept: Tensor
 
 
 class Past(Layer):
@@ -46,18 +71,41 @@ class Past(Layer):
 
     def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
         """One copy joins the piece to its past; raises StreamError if their shapes or dtypes differ."""
-        past = step.past(self.slot)
-        shape = self._past_shape(x)
-        if past is None:
-            past = x.new_zeros(shape)
-        elif past.shape != shape or past.dtype != x.dtype:
+        if self.ops is not None:
+            return self.join(self.ops, x, step)
+        past = self._recall(x, step)
+        joined = torch.cat((x.new_zeros(self._past_shape(x)) if past is None else past, x), dim=self.dim)
+        step.keep(self.slot, joined.narrow(self.dim, x.shape[self.dim], self.frames))
+        return joined
+
+    def join(
+        self,
+        ops: PictureOps,
+        x: Tensor,
+        step: HistoryStep,
+        gamma: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        """The joined pictures; with `gamma`, `x` with `bias` added comes normed and activated."""
+        piece, past, kept = self.exchange(x, step)
+        return ops.join_past(piece, past, kept, gamma, bias)
+
+    def exchange(self, x: Tensor, step: HistoryStep) -> Exchanged:
+        """What an op needs for the piece `x`. It must write `kept`, which is the new past from here on."""
+        past = self._recall(x, step)
+        piece = channels_last(x.movedim(self.dim, FRAMES))
+        kept = empty_pictures((*piece.shape[:FRAMES], self.frames, *piece.shape[FRAMES + 1 :]), piece)
+        step.place(self.slot, kept.movedim(FRAMES, self.dim))
+        return Exchanged(piece, None if past is None else channels_last(past.movedim(self.dim, FRAMES)), kept)
+
+    def _recall(self, x: Tensor, step: HistoryStep) -> Tensor | None:
+        past, shape = step.past(self.slot), self._past_shape(x)
+        if past is not None and (past.shape != shape or past.dtype != x.dtype):
             raise StreamError(
                 f"layer {self.slot} remembers {tuple(past.shape)} {past.dtype}, "
                 f"but this piece follows {shape} {x.dtype}"
             )
-        joined = torch.cat((past, x), dim=self.dim)
-        step.keep(self.slot, joined.narrow(self.dim, x.shape[self.dim], self.frames))
-        return joined
+        return past
 
     def _past_shape(self, x: Tensor) -> tuple[int, ...]:
         return (*x.shape[: self.dim], self.frames, *x.shape[self.dim + 1 :])
@@ -97,6 +145,29 @@ class Chain(Layer):
         return frames
 
 
+def convolve(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """`conv` of pictures, without its bias: of each frame by itself where it knows no time."""
+    if isinstance(conv, nn.Conv3d):
+        return channels_last(F.conv3d(x, conv.weight, None, conv.stride, conv.padding))
+    frames = x.transpose(1, FRAMES).flatten(0, 1)
+    y = F.conv2d(frames, conv.weight, None, conv.stride, conv.padding)
+    return channels_last(y.unflatten(0, (x.shape[0], -1)).transpose(1, FRAMES))
+
+
+def convolve_biased(ops: PictureOps, conv: nn.Module, x: Tensor) -> Tensor:
+    """`conv`, a convolution with a bias, of pictures."""
+    assert isinstance(conv, nn.Conv2d | nn.Conv3d)
+    y = convolve(conv, x)
+    ops.epilogue(y, bias_of(conv), None, False)
+    return y
+
+
+def bias_of(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
+    """The bias of a convolution that was built with one."""
+    assert conv.bias is not None
+    return conv.bias
+
+
 class Advanced(NamedTuple):
     """A network's output for a piece of a stream, and its history after that piece."""
 
@@ -117,6 +188,16 @@ class Network(Chain):
     def start(self) -> History:
         """The history of a stream of which nothing has been seen."""
         return History(consumed=0, past=(None,) * self.slots)
+
+    def fuse(self, ops: PictureOps) -> None:
+        """Run on `ops` from now on, with weights that lie channels-last. Call it when the weights are in place."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv3d):
+                layer.weight.data = channels_last(layer.weight.data)
+            elif isinstance(layer, nn.Conv2d):
+                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+            elif isinstance(layer, Layer):
+                layer.ops = ops
 
     def advance(self, x: Tensor, history: History, frames: int) -> Advanced:
         """Run over the next `frames` frames of a stream, which are all of `x`; `history` stays as it is.

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from engines.codec import Decoded, Encoded, check_frames, check_latents
 from engines.config import TEMPORAL_FACTOR, TAEHVConfig
 from engines.history import History, HistoryStep
-from engines.wan.causal import Advanced, Layer, Network, Past
+from engines.wan.causal import FRAMES, Advanced, Layer, Network, Past, bias_of, convolve
+from kernels.pictures import PictureOps, channels_last
 
 TIME = 1
 """The axis of the frames."""
@@ -60,9 +61,20 @@ class MemoryBlock(Layer):
 
     def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
         """Same shape as the input."""
+        if self.ops is not None:
+            return self._fused(self.ops, x, step)
         before = self.past(x, step)[:, :-1]
         y = _per_frame(self.conv, torch.cat((x, before), dim=2))
         return F.relu(y + x, inplace=True)
+
+    def _fused(self, ops: PictureOps, x: Tensor, step: HistoryStep) -> Tensor:
+        piece, past, kept = self.past.exchange(x, step)
+        y = ops.frame_pairs(piece, past, kept)
+        convs = [layer for layer in self.conv if isinstance(layer, nn.Conv2d)]
+        for conv in convs:
+            y = convolve(conv, y)
+            ops.epilogue(y, bias_of(conv), piece if conv is convs[-1] else None, True)
+        return y.movedim(FRAMES, TIME)
 
     def reach(self, frames: int) -> int:
         """The frames and the one before them."""
@@ -83,17 +95,25 @@ class TimePool(Layer):
 
 
 class TimeGrow(Layer):
-    """Makes `stride` frames of one."""
+    """Makes `stride` frames of one, of twice its height and width."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
         self.conv = nn.Conv2d(channels, stride * channels, kernel_size=1, bias=False)
+        self.upsample = nn.Upsample(scale_factor=2)
 
     def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
-        """[B, T, C, H, W] to [B, stride*T, C, H, W]: each C channels are a frame."""
+        """[B, T, C, H, W] to [B, stride*T, C, 2H, 2W]: each C channels are a frame.
+
+        The checkpoint's sequence enlarges the pictures first. The two commute, and in this order the growing costs
+        a quarter.
+        """
+        if self.ops is not None:
+            frames = convolve(self.conv, channels_last(x.movedim(TIME, FRAMES)))
+            return self.ops.upsample(frames, None, self.stride).movedim(FRAMES, TIME)
         grown: Tensor = _per_frame(self.conv, x).unflatten(2, (self.stride, -1))
-        return grown.flatten(1, 2)
+        return _per_frame(self.upsample, grown.flatten(1, 2))
 
     def reach(self, frames: int) -> int:
         """One frame for each `stride`, the last of which may be needed in part."""
@@ -117,14 +137,9 @@ def _halving(position: int, channels: int, time_stride: int) -> dict[int, nn.Mod
 
 
 def _doubling(position: int, inputs: int, outputs: int, time_stride: int) -> dict[int, nn.Module]:
-    """The checkpoint's sequence enlarges the pictures before it grows the time.
-
-    The two commute, and in this order the growing costs a quarter.
-    """
     return {
         **_memory_blocks(position, inputs),
         position + 4: TimeGrow(inputs, time_stride),
-        position + 3: nn.Upsample(scale_factor=2),
         position + 5: _conv(inputs, outputs, bias=False),
     }
 
@@ -159,6 +174,11 @@ class TAEHV(nn.Module):
         self.config = config
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
+
+    def fuse(self, ops: PictureOps) -> None:
+        """Run on `ops` and channels-last from now on; results change by rounding. See `Network.fuse`."""
+        self.encoder.fuse(ops)
+        self.decoder.fuse(ops)
 
     @property
     def decoder_memory(self) -> int:

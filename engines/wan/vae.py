@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from engines.codec import Decoded, Encoded, check_frames, check_latents
 from engines.config import VAEConfig
 from engines.history import History, HistoryStep
-from engines.wan.causal import Advanced, Chain, Layer, Network, Past
+from engines.wan.causal import Advanced, Chain, Layer, Network, Past, bias_of, convolve, convolve_biased
+from kernels.pictures import PictureOps, channels_last
 
 TIME = 2
 """The axis of the frames."""
@@ -55,8 +56,32 @@ def _conv(inputs: int, outputs: int) -> nn.Conv3d:
     return nn.Conv3d(inputs, outputs, kernel_size=3, padding=(0, 1, 1))
 
 
+class NormedConvs(Chain):
+    """Convolutions over space and time, each behind its norm and its past."""
+
+    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+        """The last convolution's output."""
+        if self.ops is None:
+            return super().forward(x, step)
+        y, bias = self.run(self.ops, x, step)
+        self.ops.epilogue(y, bias, None, False)
+        return y
+
+    def run(self, ops: PictureOps, x: Tensor, step: HistoryStep) -> tuple[Tensor, Tensor]:
+        """The last convolution's output without its bias, and that; the others' biases go into the norms."""
+        layers, bias = list(self.children()), None
+        for norm, past, conv in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
+            assert isinstance(norm, NormSiLU)
+            assert isinstance(past, Past)
+            assert isinstance(conv, nn.Conv3d)
+            x = convolve(conv, past.join(ops, x, step, norm.gamma, bias))
+            bias = bias_of(conv)
+        assert bias is not None
+        return x, bias
+
+
 def _head(inputs: int, outputs: int) -> Chain:
-    return Chain({0: NormSiLU(inputs), 1: _past(), 2: _conv(inputs, outputs)})
+    return NormedConvs({0: NormSiLU(inputs), 1: _past(), 2: _conv(inputs, outputs)})
 
 
 class ResidualBlock(Layer):
@@ -64,7 +89,7 @@ class ResidualBlock(Layer):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.residual = Chain({
+        self.residual = NormedConvs({
             0: NormSiLU(inputs), 1: _past(), 2: _conv(inputs, outputs),
             3: NormSiLU(outputs), 5: _past(), 6: _conv(outputs, outputs),
         })  # fmt: skip
@@ -72,7 +97,12 @@ class ResidualBlock(Layer):
 
     def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
         """[B, inputs, T, H, W] to [B, outputs, T, H, W]."""
-        y: Tensor = self.shortcut(x) + self.residual(x, step)
+        y: Tensor
+        if self.ops is None:
+            y = self.shortcut(x) + self.residual(x, step)
+        else:
+            y, bias = self.residual.run(self.ops, x, step)
+            self.ops.epilogue(y, bias, channels_last(self.shortcut(x)), False)
         return y
 
     def reach(self, frames: int) -> int:
@@ -115,16 +145,22 @@ def _halving(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
 
 
-class Upsample(nn.Module):
+class Upsample(Layer):
     """Doubles height and width and halves the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.resample = _doubling(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
         """[B, C, T, H, W] to [B, C/2, T, 2H, 2W]."""
-        return _per_frame(self.resample, x)
+        if self.ops is None:
+            return _per_frame(self.resample, x)
+        return convolve_biased(self.ops, self.resample[1], self.ops.upsample(channels_last(x), None, 1))
+
+    def reach(self, frames: int) -> int:
+        """The frames themselves."""
+        return frames
 
 
 class TimeUpsample(Layer):
@@ -141,6 +177,9 @@ class TimeUpsample(Layer):
 
     def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
         """[B, C, T, H, W] to [B, C/2, 2T, 2H, 2W]; 2T-1 frames at the start of a stream."""
+        if self.ops is not None:
+            large = self._start_large if step.first else self._double_large
+            return convolve_biased(self.ops, self.resample[1], large(self.ops, channels_last(x), step))
         frames = self._start(x, step) if step.first else self._double(x, step)
         return _per_frame(self.resample, frames.transpose(1, TIME))
 
@@ -154,6 +193,17 @@ class TimeUpsample(Layer):
         """[B, C, T, H, W] to [B, 2T, C, H, W]: the halves of the channels are successive frames."""
         pairs: Tensor = self.time_conv(self.past(x, step)).unflatten(1, (2, -1))
         return pairs.permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
+
+    def _start_large(self, ops: PictureOps, x: Tensor, step: HistoryStep) -> Tensor:
+        first = ops.upsample(x[:, :, :1], None, 1)
+        if x.shape[TIME] == 1:
+            return first
+        return torch.cat((first, self._double_large(ops, x[:, :, 1:], step)), dim=TIME)
+
+    def _double_large(self, ops: PictureOps, x: Tensor, step: HistoryStep) -> Tensor:
+        """[B, C, T, H, W] to [B, C, 2T, 2H, 2W]."""
+        pairs = convolve(self.time_conv, self.past.join(ops, x, step))
+        return ops.upsample(pairs, bias_of(self.time_conv), 2)
 
     def reach(self, frames: int) -> int:
         """Two outputs come from one input and those before it."""
@@ -270,6 +320,11 @@ class WanVAE(nn.Module):
         self.decoder = _decoder(config)
         self.register_buffer("latent_mean", _per_channel(config.latent_mean), persistent=False)
         self.register_buffer("latent_std", _per_channel(config.latent_std), persistent=False)
+
+    def fuse(self, ops: PictureOps) -> None:
+        """Run on `ops` and channels-last from now on; results change by rounding. See `Network.fuse`."""
+        self.encoder.fuse(ops)
+        self.decoder.fuse(ops)
 
     @property
     def decoder_memory(self) -> int:
