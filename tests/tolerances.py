@@ -26,6 +26,8 @@ ULPS = {
     "flow_step": 0,
     # Sums of up to 300 products, which grow with the square root of their number, and an exponential.
     "linear": 32,
+    # The same for scores, an exponential of those, and a sum weighted by it.
+    "window_attention": 32,
 }
 """Largest error of each op in fp32, in last places of the larger of 1 and the value."""
 

@@ -1,0 +1,518 @@
+"""Attention of a batch of blocks, each over its own slab or prompt, which a `SlabTable` lends.
+
+    scores = q k^T / sqrt(D), and the last key's + its log multiplicity;  output = softmax(scores) v
+
+    queries [B, T, H, D]          fp32, fp16 or bf16; keys in the sink may be scored by a second rotation of them
+    keys    [layers, S, H, D]     of each stream, as the queries, or INT8 with a scale for each head of a token
+    values  [layers, S, H, D]     of each stream, as the queries
+
+A softmax ignores the order of keys, so slots are read as they lie. A program covers a tile of queries of one head,
+and one of several shares of the stream's keys: first what of it lies in the sink, then the rest. A second kernel
+merges shares by the logarithms of their sums, in their order and without atomics: equal calls give equal bits.
+
+Bytes: a head's query tiles run side by side, so its keys and values are read from memory once and from the cache
+after that; a share adds 8 D bytes for a query's head, written and read.
+
+INT8 is SageAttention's (Zhang et al. 2024), but with a scale for each token in place of one for each tile: whoever
+writes a key knows it, and slots of any length need no tiles of their own. q is rounded here, as it is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from kernels.slab_table import SlabTable
+from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
+
+LOG2_E = tl.constexpr(math.log2(math.e))
+INT8_MAX = tl.constexpr(127.0)
+LEAST_LARGEST = tl.constexpr(1e-30)
+"""Stands for the largest of a row of zeros, which is divided by."""
+
+HEAD_DIMS = (16, 32, 64, 128)
+"""Channels of a head that a matrix instruction takes, in registers that a thread has."""
+
+SCORES_AT_ONCE = 1 << 26
+"""Scores that the reference holds at a time: 256 MiB in fp32."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How the work is cut: the tile, and into how many shares each stream's keys.
+
+    With `descriptors` keys and values are copied by TMA, from descriptors that each program makes: one made by the
+    host would hold one slab's address, and the slabs of a batch are told apart on the device.
+    """
+
+    tile: Tile
+    shares: int = 1
+    descriptors: bool = False
+
+
+def window_attention(
+    queries: Tensor,
+    table: SlabTable,
+    layer: int,
+    *,
+    sink_queries: Tensor | None = None,
+    schedule: Schedule | None = None,
+) -> Tensor:
+    """Attend each stream's queries over what it lent.
+
+    Args:
+        queries: [B, T, H, D], contiguous, rotated to stream positions.
+        table: of the B streams.
+        layer: whose keys and values.
+        sink_queries: the queries rotated to window positions, where any stream's sink is to be scored by those.
+        schedule: instead of that of `schedule_for`.
+
+    Returns:
+        [B, T, H, D] in the dtype of `queries`.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit, or the device has no tile.
+
+    """
+    _check(queries, table, layer, sink_queries)
+    chosen = schedule or schedule_for(queries, table)
+    return _attend(
+        queries,
+        queries if sink_queries is None else sink_queries,
+        table.columns,
+        layer,
+        table.lent[0].keys.dtype,
+        [chosen.tile.m, chosen.tile.n, chosen.tile.warps, chosen.tile.stages],
+        chosen.shares,
+        chosen.descriptors,
+    )
+
+
+def window_attention_reference(
+    queries: Tensor, table: SlabTable, layer: int, *, sink_queries: Tensor | None = None
+) -> Tensor:
+    """The same in plain PyTorch, from what the host knows of the table; scores and sums in fp32."""
+    first = queries if sink_queries is None else sink_queries
+    streams = []
+    for q, sink_q, lent in zip(queries.float(), first.float(), table.lent, strict=True):
+        keys, values, scales = lent.attended(layer)
+        if scales is not None:
+            q, sink_q = _rounded_to_int8(q), _rounded_to_int8(sink_q)
+            keys = keys * scales.T.unsqueeze(-1)
+        by_head = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
+        at_once = max(1, SCORES_AT_ONCE // keys[..., 0].numel())
+        parts = zip(q.split(at_once), sink_q.split(at_once), strict=True)
+        streams.append(
+            torch.cat([_softmax_reference(*part, *by_head, lent.sink, lent.last_log) for part in parts])
+        )
+    return torch.stack(streams).to(queries.dtype)
+
+
+def _softmax_reference(
+    q: Tensor, sink_q: Tensor, keys: Tensor, values: Tensor, sink: int, last_log: float
+) -> Tensor:
+    """[T, H, D] from queries [T, H, D], keys [H, D, S] and values [H, S, D]."""
+    scores = torch.cat([sink_q.transpose(0, 1) @ keys[..., :sink], q.transpose(0, 1) @ keys[..., sink:]], dim=-1)
+    scores *= q.shape[-1] ** -0.5
+    scores[..., -1] += last_log
+    return (scores.softmax(dim=-1) @ values).transpose(0, 1)
+
+
+def quantize_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """INT8 keys and their scales as a slab has them.
+
+    Args:
+        keys: [layers, ..., H, D], any floating dtype.
+
+    Returns:
+        Keys of that shape, and fp32 scales [layers, H, ...]; a key is about its INT8 times its scale.
+
+    """
+    rounded, scales = quantize_rows(keys)
+    return rounded, scales.movedim(-1, 1).contiguous()
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """INT8 of x [..., D] by its largest channel, halves rounded up, and fp32 scales [...]."""
+    scales = x.float().abs().amax(dim=-1).clamp(min=LEAST_LARGEST.value) / INT8_MAX.value
+    return torch.floor(x.float() / scales.unsqueeze(-1) + 0.5).to(torch.int8), scales
+
+
+def _rounded_to_int8(x: Tensor) -> Tensor:
+    rounded, scales = quantize_rows(x)
+    return rounded * scales.unsqueeze(-1)
+
+
+# What ptxas 12.9 leaves without a spill, for triton 3.6 and 3.9: benchmarks/results/kernel_table.json.
+TILES_16_BIT: Tiles = {
+    INTERPRETER: Tile(32, 32, warps=4),
+    80: Tile(128, 64, warps=8, stages=3),
+    89: Tile(128, 64, warps=8, stages=2),
+    90: Tile(128, 128, warps=8, stages=2),
+    120: Tile(128, 64, warps=8, stages=2),
+}
+
+TILES_INT8: Tiles = {
+    INTERPRETER: Tile(32, 32, warps=4),
+    80: Tile(128, 64, warps=8, stages=3),
+    89: Tile(128, 64, warps=8, stages=2),
+    90: Tile(128, 128, warps=8, stages=2),
+    120: Tile(128, 32, warps=8, stages=2),
+}
+
+TILES_FP32: Tiles = {INTERPRETER: Tile(32, 32, warps=4)} | {
+    sm: Tile(32, 16, warps=8, stages=2) for sm in ARCHITECTURES
+}
+"""For comparing with plain fp32: products in three parts of TF32, which keep 21 bits (tf32x3)."""
+
+DESCRIPTORS = (90,)
+"""Where TMA is used: fewer registers than with pointers (performance notes: 187 against 255); not measured."""
+
+TILES_MERGE: Tiles = dict.fromkeys((INTERPRETER, *ARCHITECTURES), Tile(16, 1, warps=4))
+"""Of rows; a row is a query's head."""
+
+MOST_SHARES = 8
+
+MERGE_STEPS = 1.7
+"""What a share costs in merging a tile: its time in units of a key tile's.
+
+128 x 128 fp32 written and read at 4.1 TB/s by all 132 SMs: 4.2 us; 128 x 128 keys at 450 TFLOP/s by all: 2.5 us.
+Arithmetic for an H200, not measured.
+"""
+
+
+def schedule_for(queries: Tensor, table: SlabTable) -> Schedule:
+    """The schedule for these sizes on their device; one and the same for equal sizes."""
+    chip = architecture(queries.device)
+    tile = tile_for(_tiles(table.lent[0].keys.dtype, queries.dtype), chip, "window_attention")
+    if chip == INTERPRETER:
+        return Schedule(tile)
+    batch, tokens, heads, _ = queries.shape
+    processors = torch.cuda.get_device_properties(queries.device).multi_processor_count
+    shares = choose_shares(batch * heads * -(-tokens // tile.m), -(-table.most_filled // tile.n), processors)
+    return Schedule(tile, shares, _descriptors(chip, queries.dtype))
+
+
+def choose_shares(query_tiles: int, key_tiles: int, processors: int) -> int:
+    """Into how many shares to cut the keys, so that the last wave of programs is full and merging costs less."""
+
+    def steps(shares: int) -> float:
+        waves = -(-query_tiles * shares // processors)
+        merging = MERGE_STEPS * shares * query_tiles / processors if shares > 1 else 0.0
+        return waves * -(-key_tiles // shares) + merging
+
+    return min(range(1, min(MOST_SHARES, key_tiles) + 1), key=steps)
+
+
+def _tiles(keys: torch.dtype, queries: torch.dtype) -> Tiles:
+    if keys == torch.int8:
+        return TILES_INT8
+    return TILES_FP32 if queries == torch.float32 else TILES_16_BIT
+
+
+@triton.jit
+def _load_rows(
+    rows: tl.tensor, start: tl.tensor, stop: tl.tensor,
+    ROW: tl.constexpr, N: tl.constexpr, D: tl.constexpr, DESCRIPTORS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """[N, D] from row `start` on, of a descriptor or of a pointer; no garbage from `stop` on."""
+    if DESCRIPTORS:
+        b_rows = rows.load([start, 0])
+    else:
+        o_n = start + tl.arange(0, N)
+        p_rows = rows + (o_n.to(tl.int64) * ROW)[:, None] + tl.arange(0, D)[None, :]
+        b_rows = tl.load(p_rows, mask=(o_n < stop)[:, None], other=0.0)
+    return b_rows
+
+
+@triton.jit
+def _quantized(b_x: tl.tensor) -> tl.tensor:
+    """INT8 of rows [M, D], and their scales [M]; see `quantize_rows`."""
+    b_scale = tl.maximum(tl.max(tl.abs(b_x.to(tl.float32)), 1), LEAST_LARGEST) / INT8_MAX
+    return tl.floor(b_x.to(tl.float32) / b_scale[:, None] + 0.5).to(tl.int8), b_scale
+
+
+@triton.jit
+def _attend_tile(
+    b_out: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor, b_q: tl.tensor, b_factor: tl.tensor,
+    keys: tl.tensor, values: tl.tensor, p_scales: tl.tensor,
+    start: tl.tensor, stop: tl.tensor, last: tl.tensor, last_log2: tl.tensor,
+    ROW: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    INT8: tl.constexpr, PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Take a tile of keys into a running softmax, in powers of two: output [M, D], largest score and sum [M]."""
+    o_n = start + tl.arange(0, N)
+    b_k = _load_rows(keys, start, stop, ROW, N, D, DESCRIPTORS)
+    if INT8:
+        b_scale = tl.load(p_scales + o_n, mask=o_n < stop, other=0.0)
+        b_score = tl.dot(b_q, tl.trans(b_k), out_dtype=tl.int32).to(tl.float32) * b_scale[None, :]
+    else:
+        b_score = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
+    # A branch that all threads take together costs less than an addition to every score.
+    if start + N >= stop:
+        b_bias = tl.where(o_n < stop, tl.where(o_n == last, last_log2, 0.0), -float("inf"))
+        b_score += b_bias[None, :] / b_factor[:, None]
+    b_new_max = tl.maximum(b_max, tl.max(b_score, 1) * b_factor)
+    b_p = tl.exp2(b_score * b_factor[:, None] - b_new_max[:, None])
+    b_keep = tl.exp2(b_max - b_new_max)
+    b_v = _load_rows(values, start, stop, ROW, N, D, DESCRIPTORS)
+    b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
+    return b_out, b_new_max, b_sum * b_keep + tl.sum(b_p, 1)
+
+
+@triton.jit(do_not_specialize=["layer", "B", "T"])
+def _window_attention_kernel(
+    p_q: tl.tensor, p_sink_q: tl.tensor, p_out: tl.tensor, p_log_sum: tl.tensor,
+    p_keys: tl.tensor, p_values: tl.tensor, p_key_scales: tl.tensor, p_layer_strides: tl.tensor,
+    p_scale_strides: tl.tensor, p_filled: tl.tensor, p_sink: tl.tensor, p_last_log: tl.tensor,
+    layer: tl.tensor, B: tl.tensor, T: tl.tensor, score_scale: tl.tensor,
+    H: tl.constexpr, D: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, SHARES: tl.constexpr,
+    PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+) -> None:  # fmt: skip
+    """BLOCK_M queries of a stream's head over one of SHARES shares of its keys."""
+    INT8: tl.constexpr = tl.int8 == KEY
+    ROW: tl.constexpr = H * D
+    i_share = tl.program_id(1)
+    i_b, i_h = tl.program_id(2) // H, tl.program_id(2) % H
+
+    filled = tl.load(p_filled + i_b)
+    sink = tl.minimum(tl.load(p_sink + i_b), filled)
+    last_log2 = tl.load(p_last_log + i_b) * LOG2_E
+    share = tl.cdiv(tl.cdiv(filled, BLOCK_N), SHARES) * BLOCK_N
+    first = i_share * share
+    stop = tl.minimum(filled, first + share)
+
+    o_layer = layer * tl.load(p_layer_strides + i_b) + i_h * D
+    p_k = tl.multiple_of(tl.load(p_keys + i_b).to(tl.pointer_type(KEY)) + o_layer, 16)
+    p_v = tl.multiple_of(tl.load(p_values + i_b).to(tl.pointer_type(VALUE)) + o_layer, 16)
+    if DESCRIPTORS:
+        keys = tl.make_tensor_descriptor(p_k, [filled, D], [ROW, 1], [BLOCK_N, D])
+        values = tl.make_tensor_descriptor(p_v, [filled, D], [ROW, 1], [BLOCK_N, D])
+    else:
+        keys, values = p_k, p_v
+    scale_stride = tl.load(p_scale_strides + i_b)
+    o_scales = layer * scale_stride + i_h * (scale_stride // H)
+    p_scales = tl.load(p_key_scales + i_b).to(tl.pointer_type(tl.float32)) + o_scales
+
+    o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    o_row = (i_b.to(tl.int64) * T + o_m) * H + i_h
+    m_m = o_m < T
+    b_factor = tl.full([BLOCK_M], score_scale * LOG2_E, tl.float32)
+    b_out = tl.zeros([BLOCK_M, D], tl.float32)
+    b_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    b_sum = tl.zeros([BLOCK_M], tl.float32)
+    # The share's keys in the sink, then the rest: a loop, for two copies of the one inside take more registers.
+    for i_part in tl.range(0, 2):
+        p_part = tl.where(i_part == 0, p_sink_q, p_q) + o_row[:, None] * D + tl.arange(0, D)[None, :]
+        b_q = tl.load(p_part, mask=m_m[:, None], other=0.0)
+        if INT8:
+            b_left, b_q_scale = _quantized(b_q)
+            b_factor = b_q_scale * (score_scale * LOG2_E)
+        else:
+            b_left = b_q
+        begin = tl.where(i_part == 0, first, tl.maximum(first, sink))
+        end = tl.where(i_part == 0, tl.minimum(stop, sink), stop)
+        for start in tl.range(begin, end, BLOCK_N):
+            b_out, b_max, b_sum = _attend_tile(
+                b_out, b_max, b_sum, b_left, b_factor, keys, values, p_scales, start, end, filled - 1, last_log2,
+                ROW, BLOCK_N, D, INT8, PRECISION, DESCRIPTORS,
+            )  # fmt: skip
+
+    # A share without keys has the sum 0 and the largest score -inf, and weighs nothing in merging.
+    b_sum = tl.where(b_sum > 0, b_sum, 1.0)
+    b_out /= b_sum[:, None]
+    if SHARES > 1:
+        o_row += i_share.to(tl.int64) * B * T * H
+        tl.store(p_log_sum + o_row, b_max + tl.log2(b_sum), mask=m_m)
+    p_rows = p_out + o_row[:, None] * D + tl.arange(0, D)[None, :]
+    tl.store(p_rows, b_out.to(p_out.dtype.element_ty), mask=m_m[:, None])
+
+
+@triton.jit(do_not_specialize=["ROWS"])
+def _merge_kernel(
+    p_parts: tl.tensor, p_log_sums: tl.tensor, p_out: tl.tensor, ROWS: tl.tensor,
+    D: tl.constexpr, SHARES: tl.constexpr, BLOCK_M: tl.constexpr,
+) -> None:  # fmt: skip
+    """BLOCK_M of ROWS rows [D], each the mean of its shares by the powers of two of their log sums."""
+    o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    o_d = tl.arange(0, D)
+    m_m = o_m < ROWS
+    b_most = tl.full([BLOCK_M], -float("inf"), tl.float32)
+    for i_share in tl.static_range(SHARES):
+        b_most = tl.maximum(b_most, tl.load(p_log_sums + i_share * ROWS.to(tl.int64) + o_m, mask=m_m, other=0.0))
+    b_out = tl.zeros([BLOCK_M, D], tl.float32)
+    b_sum = tl.zeros([BLOCK_M], tl.float32)
+    for i_share in tl.static_range(SHARES):
+        o_row = i_share * ROWS.to(tl.int64) + o_m
+        b_weight = tl.exp2(tl.load(p_log_sums + o_row, mask=m_m, other=0.0) - b_most)
+        b_part = tl.load(p_parts + o_row[:, None] * D + o_d[None, :], mask=m_m[:, None], other=0.0)
+        b_out += b_weight[:, None] * b_part
+        b_sum += b_weight
+    p_rows = p_out + o_m[:, None] * D + o_d[None, :]
+    tl.store(p_rows, (b_out / b_sum[:, None]).to(p_out.dtype.element_ty), mask=m_m[:, None])
+
+
+TRITON_TYPES = {
+    torch.int8: tl.int8, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32,
+}  # fmt: skip
+
+
+@torch.library.custom_op("longtake::window_attention", mutates_args=())
+def _attend(
+    queries: Tensor,
+    sink_queries: Tensor,
+    table: Sequence[Tensor],
+    layer: int,
+    key_dtype: torch.dtype,
+    tile: Sequence[int],
+    shares: int,
+    descriptors: bool,
+) -> Tensor:
+    """Launch on the table's tensors; see `window_attention`. `tile` is m, n, warps and stages."""
+    batch, tokens, heads, dim = queries.shape
+    block_m, block_n, warps, stages = tile
+    output = torch.empty_like(queries)
+    parts, log_sums = output, output
+    if shares > 1:
+        parts = torch.empty(shares, *queries.shape, dtype=torch.float32, device=queries.device)
+        log_sums = torch.empty(parts.shape[:-1], dtype=torch.float32, device=queries.device)
+    if descriptors:
+        triton.set_allocator(_scratch)
+    keys, values, key_scales, layer_strides, scale_strides, filled, sink, last_log = table
+    _window_attention_kernel[(triton.cdiv(tokens, block_m), shares, batch * heads)](
+        queries, sink_queries, parts, log_sums,
+        keys, values, key_scales, layer_strides, scale_strides, filled, sink, last_log,
+        layer, batch, tokens, dim**-0.5,
+        H=heads, D=dim, KEY=TRITON_TYPES[key_dtype], VALUE=TRITON_TYPES[queries.dtype], SHARES=shares,
+        PRECISION=_precision(queries.dtype), DESCRIPTORS=descriptors, BLOCK_M=block_m, BLOCK_N=block_n,
+        **Tile(block_m, block_n, warps, stages).options,
+    )  # fmt: skip
+    if shares > 1:
+        rows, merge = batch * tokens * heads, TILES_MERGE[architecture(queries.device)]
+        _merge_kernel[(triton.cdiv(rows, merge.m),)](
+            parts, log_sums, output, rows, D=dim, SHARES=shares, BLOCK_M=merge.m, **merge.options
+        )
+    return output
+
+
+@_attend.register_fake
+def _(
+    queries: Tensor,
+    sink_queries: Tensor,
+    table: Sequence[Tensor],
+    layer: int,
+    key_dtype: torch.dtype,
+    tile: Sequence[int],
+    shares: int,
+    descriptors: bool,
+) -> Tensor:
+    return torch.empty_like(queries)
+
+
+def _scratch(nbytes: int, alignment: int, stream: int | None) -> Tensor:
+    """Memory in which programs write their descriptors; the allocator reuses it only behind them on the stream."""
+    return torch.empty(nbytes, dtype=torch.int8, device="cuda")
+
+
+def _descriptors(chip: int, dtype: torch.dtype) -> bool:
+    return chip in DESCRIPTORS and dtype != torch.float32
+
+
+def _precision(dtype: torch.dtype) -> str:
+    return "tf32x3" if dtype == torch.float32 else "tf32"
+
+
+def _check(queries: Tensor, table: SlabTable, layer: int, sink_queries: Tensor | None) -> None:
+    batch, _, heads, dim = queries.shape
+    lent = table.lent[0]
+    if dim not in HEAD_DIMS:
+        raise ValueError(f"heads of {dim} channels; window_attention is written for {HEAD_DIMS}")
+    if len(table.lent) != batch or lent.keys.shape[-2:] != (heads, dim):
+        raise ValueError(
+            f"queries {list(queries.shape)} do not fit {len(table.lent)} streams with {lent.keys.shape[-2]} heads "
+            f"of {lent.keys.shape[-1]} channels"
+        )
+    if not 0 <= layer < min(lent.keys.shape[0] for lent in table.lent):
+        raise ValueError(f"no layer {layer} in slabs of {[lent.keys.shape[0] for lent in table.lent]}")
+    if lent.values.dtype != queries.dtype or lent.keys.dtype not in (queries.dtype, torch.int8):
+        raise ValueError(
+            f"queries in {queries.dtype}, keys in {lent.keys.dtype} and values in {lent.values.dtype}"
+        )
+    for x in (queries, sink_queries):
+        if x is not None and (x.shape != queries.shape or x.dtype != queries.dtype or not x.is_contiguous()):
+            raise ValueError(
+                f"queries in both rotations are contiguous, {list(queries.shape)} in {queries.dtype}; "
+                f"got {list(x.shape)} in {x.dtype} with strides {x.stride()}"
+            )
+    if queries.device != table.filled.device or queries.device != lent.keys.device:
+        raise ValueError(
+            f"queries on {queries.device}, table on {table.filled.device}, keys on {lent.keys.device}"
+        )
+    if architecture(queries.device) == INTERPRETER and queries.dtype == torch.bfloat16:
+        raise ValueError("Triton's interpreter multiplies bf16 wrongly; give it fp16 or fp32")
+
+
+KINDS = {
+    "bf16": (torch.bfloat16, torch.bfloat16),
+    "fp16": (torch.float16, torch.float16),
+    "fp32": (torch.float32, torch.float32),
+    "int8_bf16": (torch.int8, torch.bfloat16),
+    "int8_fp16": (torch.int8, torch.float16),
+}
+"""Dtypes of keys, and of queries and values."""
+
+
+def aot_cases() -> Sequence[AotCase]:
+    """Heads of the real model in every dtype, with one share and with several to merge."""
+    attention = [_attention_case(sm, kind, shares) for sm in ARCHITECTURES for kind in KINDS for shares in (1, 2)]
+    return attention + [_merge_case(sm) for sm in ARCHITECTURES]
+
+
+def _attention_case(sm: int, kind: str, shares: int) -> AotCase:
+    keys, queries = KINDS[kind]
+    tile = _tiles(keys, queries)[sm]
+    pointers = dict.fromkeys(("p_q", "p_sink_q", "p_out"), f"*{TRITON_TYPES[queries]}") | {"p_log_sum": "*fp32"}
+    if shares > 1:
+        pointers["p_out"] = "*fp32"
+    columns = dict.fromkeys(("p_keys", "p_values", "p_key_scales", "p_layer_strides", "p_scale_strides"), "*i64")
+    columns |= {"p_filled": "*i32", "p_sink": "*i32", "p_last_log": "*fp32"}
+    return AotCase(
+        name=f"window_attention_{kind}{'_shares' if shares > 1 else ''}_sm{sm}",
+        kernel=_window_attention_kernel,
+        architecture=sm,
+        tile=tile,
+        arguments=pointers | columns | {"layer": "i32", "B": "i32", "T": "i32", "score_scale": "fp32"},
+        constants={
+            "H": 12, "D": 128, "KEY": TRITON_TYPES[keys], "VALUE": TRITON_TYPES[queries], "SHARES": shares,
+            "PRECISION": _precision(queries), "DESCRIPTORS": _descriptors(sm, queries),
+            "BLOCK_M": tile.m, "BLOCK_N": tile.n,
+        },
+        aligned=(*pointers, *columns),
+        needs=_instructions(sm, keys, tile),
+    )  # fmt: skip
+
+
+def _instructions(sm: int, keys: torch.dtype, tile: Tile) -> tuple[str, ...]:
+    """Warp-group instructions on sm_90, where a tile has the 64 rows of one for each four warps."""
+    group = "G" if sm == 90 and tile.m >= 16 * tile.warps else ""
+    return (f"I{group}MMA", f"H{group}MMA") if keys == torch.int8 else (f"H{group}MMA",)
+
+
+def _merge_case(sm: int) -> AotCase:
+    tile = TILES_MERGE[sm]
+    pointers = {"p_parts": "*fp32", "p_log_sums": "*fp32", "p_out": "*bf16"}
+    return AotCase(
+        name=f"window_attention_merge_sm{sm}",
+        kernel=_merge_kernel,
+        architecture=sm,
+        tile=tile,
+        arguments=pointers | {"ROWS": "i32"},
+        constants={"D": 128, "SHARES": 2, "BLOCK_M": tile.m},
+        aligned=tuple(pointers),
+    )
