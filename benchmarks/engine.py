@@ -25,13 +25,15 @@ from benchmarks.report import BlockStages, Report, Stage
 from benchmarks.timing import WARM_UP, Samples, sample, timed
 from engines.config import TEMPORAL_FACTOR, ModelConfig
 from engines.generator import Generator
-from engines.memory import PassTurns, SlabMemory, StreamView
+from engines.memory import PassTurns, StreamView
 from engines.model import build_codec
+from engines.passes import passes_for
 from engines.presets import PRESETS, preset
 from engines.prompt import Prompt
 from engines.rollout import Rollout
 from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
+from kernels.dispatch import PLAIN
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT_TOKENS = 40
@@ -89,7 +91,8 @@ class EngineBenchmark:
         self._codec = build(lambda: build_codec(model.codec), options)
         slabs = 2 * self._counts.slab_bytes  # One for the stream, one to make a block twice.
         self._generator = Generator(self._transformer, self._codec, slab_bytes=slabs)
-        self._rollout = Rollout(self._transformer)
+        self._passes = passes_for(self._transformer, PLAIN, graphs=False)
+        self._rollout = Rollout(self._transformer, self._passes)
         self._stream = self._generator.open(model.stream)
 
     @torch.inference_mode()
@@ -159,12 +162,12 @@ class EngineBenchmark:
         stream = self._stream
         placement = stream.slab.layout.placement(stream.blocks, repeat=False)
         turns = PassTurns.of(stream.grid, placement, stream.config)
-        memory = SlabMemory([StreamView(stream.slab, stream.require_prompt()[1], placement, turns)])
+        todo = self._passes.over([StreamView(stream.slab, stream.require_prompt()[1], placement, turns)])
         latents = self._random_latents(self._options.runs)
         modulations = stream.modulations.at(stream.schedule.timesteps[-1], latents.shape[2])
 
         def run(i: int) -> Tensor:
-            return self._transformer.denoise(latents[i % len(latents)], modulations, memory)
+            return todo.denoise(latents[i % len(latents)], modulations)
 
         return self._measure(name, self._counts.denoising_pass(placement.filled * stream.config.block_frames), run)
 

@@ -20,10 +20,10 @@ from engines.errors import ConfigError, PositionLimit, PromptError, SlabsFull, S
 from engines.fingerprint import fingerprint
 from engines.history import History
 from engines.kv_slab import KVSlab, SlabLayout
-from engines.memory import PromptMemory
 from engines.modulation import ModulationTable
 from engines.noise import Noise, SeededNoise
 from engines.noise_ahead import NoiseAhead
+from engines.passes import Passes, PlainPasses
 from engines.prompt import Prompt
 from engines.rollout import Denoised, Rollout
 from engines.schedule import FlowSchedule
@@ -52,17 +52,25 @@ class Generator:
         batch: streams that go through the network together, if their pictures have one size. In a batch the
             last bits of a result change; at 1 a stream is bit-equal whatever runs beside it. Small pictures
             on a GPU gain by more.
+        passes: run the transformer; PyTorch's own operators do if there are none (`engines.passes`).
 
     """
 
     def __init__(
-        self, transformer: CausalTransformer, codec: Codec | None, *, slab_bytes: int, batch: int = 1
+        self,
+        transformer: CausalTransformer,
+        codec: Codec | None,
+        *,
+        slab_bytes: int,
+        batch: int = 1,
+        passes: Passes | None = None,
     ) -> None:
         if batch < 1:
             raise ConfigError(f"batch is {batch}; it must be at least 1")
         self.transformer = transformer
         self.codec = codec
-        self._rollout = Rollout(transformer)
+        self._passes = PlainPasses(transformer) if passes is None else passes
+        self._rollout = Rollout(transformer, self._passes)
         self._slab_bytes = slab_bytes
         self._reserved = 0
         self._batch = batch
@@ -110,7 +118,7 @@ class Generator:
             raise PromptError(
                 f"prompt embedding {list(prompt.rows.shape)} does not fit: at most {text_len} rows of {taken}"
             )
-        stream.use_prompt(prompt, PromptMemory.of(self.transformer, prompt))
+        stream.use_prompt(prompt, self._rollout.read_prompt(prompt))
 
     @torch.inference_mode()
     def generate(self, streams: Sequence[Stream], cancelled: Event | None = None) -> list[Block]:

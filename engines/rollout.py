@@ -16,8 +16,10 @@ from torch import Tensor
 
 from engines.errors import Cancelled
 from engines.kv_slab import Placement
-from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
+from engines.memory import PassTurns, PromptMemory, StreamView
 from engines.modulation import joined
+from engines.passes import Passes
+from engines.prompt import Prompt
 from engines.schedule import CLEAN
 from engines.stream import SinkCall, Stream
 from engines.wan.transformer import CausalTransformer
@@ -33,30 +35,33 @@ class Denoised(NamedTuple):
 class Rollout:
     """Runs passes of `transformer` over streams. Those of one call need pictures and steps of one shape."""
 
-    def __init__(self, transformer: CausalTransformer) -> None:
+    def __init__(self, transformer: CausalTransformer, passes: Passes) -> None:
         self._transformer = transformer
+        self._passes = passes
+
+    def read_prompt(self, prompt: Prompt) -> PromptMemory:
+        """What passes need of a prompt."""
+        return PromptMemory.of(self._transformer, prompt, folded=self._passes.folds_prompts)
 
     def denoise(self, streams: Sequence[Stream], cancelled: Event | None) -> list[Denoised]:
         """All denoising steps of each stream's next block. Raises Cancelled between two once that is set."""
         steps = len(streams[0].schedule)
-        noise = [self._noise(stream) for stream in streams]
+        noise = self._noise(streams)
+        schedules = [stream.schedule for stream in streams]
         first, later = self._next_views(streams)
-        x = clean = torch.stack([draws[0] for draws in noise])
+        todo, x = self._passes.over(first), noise[0]
         for step in range(steps):
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled(f"cancelled before step {step} of {steps}")
-            frames = x.shape[1]
-            at = joined([s.modulations.at(s.schedule.timesteps[step], frames) for s in streams])
-            flow = self._transformer.denoise(x, at, first if step == 0 else later)
-            rows = zip(streams, x, flow, strict=True)
-            clean = torch.stack([stream.schedule.clean(noisy, f, step) for stream, noisy, f in rows])
-            if step + 1 < steps:
-                pairs = zip(streams, clean, noise, strict=True)
-                x = torch.stack([s.schedule.renoise(c, draws[step + 1], step + 1) for s, c, draws in pairs])
+            if step == 1 and any(not view.placement.writes for view in later):
+                todo = self._passes.over(later)
+            at = joined([s.modulations.at(s.schedule.timesteps[step], x.shape[1]) for s in streams])
+            flow = todo.denoise(x, at)
+            x = self._passes.advance(schedules, x, flow, noise[step + 1] if step + 1 < steps else None, step)
         # Copies, because a row keeps the whole batch in memory.
         return [
-            Denoised(latents.clone(), _frozen_sink_call(stream, draws[0]))
-            for stream, latents, draws in zip(streams, clean, noise, strict=True)
+            Denoised(latents.clone(), _frozen_sink_call(stream, drawn))
+            for stream, latents, drawn in zip(streams, x, noise[0], strict=True)
         ]
 
     def clean(self, streams: Sequence[Stream]) -> None:
@@ -93,16 +98,16 @@ class Rollout:
         """Make a pass that wrote the sink once more. The window has not rolled at such a pass."""
         end = call.first_block + call.latents.shape[0] // stream.config.block_frames
         placement = Placement(call.first_block, tuple(range(call.first_block, end)), end)
-        view = self._view(stream, placement, PromptMemory.of(self._transformer, call.prompt))
+        view = self._view(stream, placement, self.read_prompt(call.prompt))
         self._remember([stream], call.timestep, [call.latents], [view])
 
     def _remember(
         self, streams: Sequence[Stream], timestep: float, latents: Sequence[Tensor], views: Sequence[StreamView]
     ) -> None:
         at = joined([stream.modulations.at(timestep, latents[0].shape[0]) for stream in streams])
-        self._transformer.remember(torch.stack(list(latents)), at, SlabMemory(views))
+        self._passes.over(views).remember(torch.stack(list(latents)), at)
 
-    def _next_views(self, streams: Sequence[Stream]) -> tuple[SlabMemory, SlabMemory]:
+    def _next_views(self, streams: Sequence[Stream]) -> tuple[list[StreamView], list[StreamView]]:
         """What the next block's first pass sees, and what its later ones do."""
         first, later = [], []
         for stream in streams:
@@ -110,15 +115,16 @@ class Rollout:
             view = self._view(stream, layout.placement(stream.blocks, repeat=False), stream.require_prompt()[1])
             first.append(view)
             later.append(replace(view, placement=layout.placement(stream.blocks, repeat=True)))
-        memory = SlabMemory(first)
-        return memory, memory if all(view.placement.writes for view in later) else SlabMemory(later)
+        return first, later
 
     def _view(self, stream: Stream, placement: Placement, prompt: PromptMemory) -> StreamView:
         return StreamView(stream.slab, prompt, placement, PassTurns.of(stream.grid, placement, stream.config))
 
-    def _noise(self, stream: Stream) -> list[Tensor]:
-        """The next block's initial noise, and its fresh noise for every later step."""
-        return list(stream.noise_ahead.take(stream.blocks).to(self._transformer.device, non_blocking=True))
+    def _noise(self, streams: Sequence[Stream]) -> Tensor:
+        """[draws, B, frames, channels, h/8, w/8]: where the next blocks begin, and what is added at each step."""
+        device = self._transformer.device
+        drawn = [stream.noise_ahead.take(stream.blocks).to(device, non_blocking=True) for stream in streams]
+        return torch.stack(drawn, dim=1)
 
 
 def _frozen_sink_call(stream: Stream, noise: Tensor) -> SinkCall | None:

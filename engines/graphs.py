@@ -1,0 +1,106 @@
+"""Functions of tensors recorded once and replayed: on CUDA as a graph, without the host launching each kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Recorded(Protocol):
+    """Work that can be repeated, on the same memory."""
+
+    def replay(self) -> None:
+        """Do it again."""
+
+
+class Recorder(Protocol):
+    """Records work: does it once, and returns what repeats it."""
+
+    def __call__(self, run: Callable[[], None]) -> Recorded:
+        """Call `run` at least once. What is returned uses the memory that it used."""
+
+
+class CudaRecorder:
+    """Records CUDA graphs, all with one pool of memory: they are replayed one after the other.
+
+    What a graph leaves there is overwritten by the next one, so results must be copied out.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        """Run once, so that kernels are compiled and libraries have their workspaces; then capture."""
+        present = torch.cuda.current_stream(self._stream.device)
+        self._stream.wait_stream(present)
+        with torch.cuda.stream(self._stream):
+            run()
+        present.wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        # The thread that draws noise allocates pinned memory meanwhile, which only this mode permits.
+        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+            run()
+        return graph
+
+
+class Graphed:
+    """`run`, recorded once for every key; the recordings share inputs and output.
+
+    Tensors that `run` is called with are copied to where the recordings read them. Whatever else it depends on
+    must be in memory that stays in place, or be part of the key.
+    """
+
+    def __init__(self, run: Callable[..., Tensor | None], record: Recorder) -> None:
+        self._run = run
+        self._record = record
+        self._inputs: tuple[Tensor, ...] = ()
+        self._output: Tensor | None = None
+        self._recorded: dict[Hashable, Recorded] = {}
+
+    @property
+    def keys(self) -> list[Hashable]:
+        """What there are recordings for."""
+        return list(self._recorded)
+
+    def __call__(self, key: Hashable, *tensors: Tensor) -> Tensor | None:
+        """What `run` makes of `tensors`, until the next call.
+
+        Raises:
+            ValueError: they differ in number, shape, dtype or device from those of the first call.
+
+        """
+        self._take(tensors)
+        if key not in self._recorded:
+            self._recorded[key] = self._record(self._step)
+        self._recorded[key].replay()
+        return self._output
+
+    def forget(self, outdated: Callable[[Hashable], bool]) -> None:
+        """Drop the recordings whose keys are `outdated`."""
+        self._recorded = {key: graph for key, graph in self._recorded.items() if not outdated(key)}
+
+    def _take(self, tensors: tuple[Tensor, ...]) -> None:
+        if not self._inputs:
+            self._inputs = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors)
+        given, recorded = _kinds(tensors), _kinds(self._inputs)
+        if given != recorded:
+            raise ValueError(f"recorded with {recorded}, but called with {given}")
+        for place, x in zip(self._inputs, tensors, strict=True):
+            place.copy_(x)
+
+    def _step(self) -> None:
+        result = self._run(*self._inputs)
+        if result is None:
+            return
+        if self._output is None:
+            # In the first run, before anything is captured: outside of a graph's own memory.
+            self._output = torch.empty_like(result, memory_format=torch.contiguous_format)
+        self._output.copy_(result)
+
+
+def _kinds(tensors: tuple[Tensor, ...]) -> list[tuple[list[int], torch.dtype, torch.device]]:
+    return [(list(x.shape), x.dtype, x.device) for x in tensors]

@@ -1,0 +1,197 @@
+"""Passes in fused kernels, which read from device memory where a stream's keys are; replayed from graphs.
+
+A set of buffers serves all passes of one shape. Between two passes other streams are put into it, or the same ones
+further on: what a pass reads stays in place, and a recorded pass is good for any stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from engines.errors import ConfigError
+from engines.graphs import Graphed, Recorder
+from engines.kv_slab import KVSlab
+from engines.memory import PromptMemory, StreamView
+from engines.schedule import FlowSchedule
+from engines.wan.kernel_ops import AttentionOps, layer_ops
+from engines.wan.transformer import Attention, CausalTransformer, Modulations
+from kernels.dispatch import KernelPlan
+from kernels.flow_step import flow_step, flow_step_reference
+from kernels.norm_rope import NOWHERE, Turns
+from kernels.slab_table import Lent, SlabTable
+
+
+class PassBuffers:
+    """What passes over B streams with as many blocks each read of them: a `Memory` on device memory in place."""
+
+    def __init__(self, ops: AttentionOps, views: Sequence[StreamView]) -> None:
+        self._ops = ops
+        device = views[0].slab.keys.device
+        self._turns = Turns(*(torch.stack(turns) for turns in _turns(views)))
+        self._places_known = [_places(view) for view in views]
+        self._places = torch.tensor(self._places_known, dtype=torch.int32, device=device)
+        self._slabs = SlabTable([_lent(view) for view in views], device)
+        self._prompts = SlabTable([_lent_prompt(view.prompt) for view in views], device)
+        self._two_queries = _two_queries(views)
+
+    def lend(self, views: Sequence[StreamView]) -> None:
+        """Take other streams, or the same at another place. Work queued before still sees the old."""
+        for turns, new in zip(self._turns, _turns(views), strict=True):
+            assert turns is not None
+            torch.stack(new, out=turns)
+        for row, view in enumerate(views):
+            self._slabs.lend(row, _lent(view))
+            self._prompts.lend(row, _lent_prompt(view.prompt))
+            for column, place in enumerate(_places(view)):
+                if self._places_known[row][column] != place:
+                    self._places[row, column].fill_(place)
+            self._places_known[row] = _places(view)
+        self._two_queries = _two_queries(views)
+
+    @property
+    def baked(self) -> Hashable:
+        """What kernels are launched with that is not read from the buffers, and so differs between recordings."""
+        if self._ops.finds_slabs(len(self._slabs.lent)):
+            return self._two_queries, self._slabs.most_filled
+        return self._two_queries, *((lent.keys.data_ptr(), lent.filled, lent.sink) for lent in self._slabs.lent)
+
+    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """One kernel norms, turns and writes; one attends."""
+        queries = self._ops.norm_rope(
+            q, k, v, attention.norm_q.weight, attention.norm_k.weight, self._pass_turns, self._slabs, self._places,
+            layer, attention.norm_q.eps,
+        )  # fmt: skip
+        attend = self._ops.attention(len(self._slabs.lent))
+        return attend(queries.stream, self._slabs, layer, sink_queries=queries.sink)
+
+    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+        """The same kernel without queries."""
+        norm = attention.norm_k
+        turns = self._turns.keys
+        self._ops.norm_rope_keys(k, v, norm.weight, turns, self._slabs, self._places, layer, norm.eps)
+
+    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
+        """Padding is one key."""
+        queries = attention.heads_of(self._ops.rms_norm(q, attention.norm_q.weight, attention.norm_q.eps))
+        return self._ops.prompt_attention(queries, self._prompts, layer)
+
+    @property
+    def _pass_turns(self) -> Turns:
+        return self._turns if self._two_queries else self._turns._replace(sink_queries=None)
+
+
+class KernelPass:
+    """A pass in kernels. One block's is replayed from a graph where there are graphs: longer ones are rare."""
+
+    def __init__(self, passes: KernelPasses, buffers: PassBuffers, *, graphed: bool) -> None:
+        self._transformer, self._ops = passes.transformer, passes.layer_ops
+        self.buffers = buffers
+        self.denoising = Graphed(self._denoise, passes.record) if passes.record and graphed else None
+        self.remembering = Graphed(self._remember, passes.record) if passes.record and graphed else None
+
+    def denoise(self, latents: Tensor, modulations: Modulations) -> Tensor:
+        """The flow; from a graph, only until the next pass."""
+        if self.denoising is None:
+            return self._denoise(latents, *modulations)
+        flow = self.denoising(self.buffers.baked, latents, *modulations)
+        assert flow is not None
+        return flow
+
+    def remember(self, latents: Tensor, modulations: Modulations) -> None:
+        """Keys and values only."""
+        if self.remembering is None:
+            self._remember(latents, *modulations)
+        else:
+            self.remembering(self.buffers.baked, latents, *modulations)
+
+    def forget(self, address: int) -> None:
+        """Drop what was recorded for the slab whose keys begin at `address`."""
+        for graphed in (self.denoising, self.remembering):
+            if graphed is not None:
+                graphed.forget(lambda key: isinstance(key, tuple) and any(_is_of(part, address) for part in key))
+
+    def _denoise(self, latents: Tensor, *modulations: Tensor) -> Tensor:
+        return self._transformer.denoise(latents, Modulations(*modulations), self.buffers, self._ops)
+
+    def _remember(self, latents: Tensor, *modulations: Tensor) -> None:
+        self._transformer.remember(latents, Modulations(*modulations), self.buffers, self._ops)
+
+
+class KernelPasses:
+    """Runs passes in the kernels of `plan`; those of one block are recorded by `record` if there is one."""
+
+    folds_prompts = True
+
+    def __init__(self, transformer: CausalTransformer, plan: KernelPlan, record: Recorder | None) -> None:
+        baked = [op for op in ("norm_rope", "prompt_attention") if getattr(plan, op) != "triton"]
+        if record is not None and baked:
+            raise ConfigError(f"graphs need {' and '.join(baked)} to be triton: others know only one slab; {plan}")
+        self.transformer = transformer
+        self.record = record
+        self.layer_ops = layer_ops(plan)
+        self._attention_ops = AttentionOps.of(plan, transformer.device)
+        self._flow_step = flow_step if plan.flow_step == "triton" else flow_step_reference
+        self._passes: dict[Hashable, KernelPass] = {}
+
+    def over(self, views: Sequence[StreamView]) -> KernelPass:
+        """A pass over streams; of use until the next call."""
+        blocks = len(views[0].placement.slots)
+        key = len(views), blocks, views[0].slab.layout.block_tokens
+        if key in self._passes:
+            self._passes[key].buffers.lend(views)
+        else:
+            buffers = PassBuffers(self._attention_ops, views)
+            self._passes[key] = KernelPass(self, buffers, graphed=blocks == 1)
+        return self._passes[key]
+
+    def advance(
+        self, schedules: Sequence[FlowSchedule], x: Tensor, flow: Tensor, noise: Tensor | None, step: int
+    ) -> Tensor:
+        """One kernel for all streams."""
+        now = [schedule.sigmas[step] for schedule in schedules]
+        then = [0.0 if noise is None else schedule.sigmas[step + 1] for schedule in schedules]
+        levels = _filled(now, x.device), _filled(then, x.device)
+        return self._flow_step(x, flow, x if noise is None else noise, *levels)
+
+    def forget(self, slab: KVSlab) -> None:
+        """Drop recordings that know the slab's address."""
+        for made in self._passes.values():
+            made.forget(slab.keys.data_ptr())
+
+
+def _turns(views: Sequence[StreamView]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Of keys, queries and sink queries; a stream without sink queries of its own gets its queries."""
+    turns = [view.turns for view in views]
+    sinks = [t.queries if t.sink_queries is None else t.sink_queries for t in turns]
+    return [t.keys for t in turns], [t.queries for t in turns], sinks
+
+
+def _two_queries(views: Sequence[StreamView]) -> bool:
+    return any(view.sink_tokens > 0 for view in views)
+
+
+def _places(view: StreamView) -> list[int]:
+    """The slab's token at which each block of the pass begins."""
+    placement, tokens = view.placement, view.slab.layout.block_tokens
+    return [slot * tokens if placement.writes else NOWHERE for slot in placement.slots]
+
+
+def _lent(view: StreamView) -> Lent:
+    filled = view.placement.filled * view.slab.layout.block_tokens
+    return Lent(view.slab.keys, view.slab.values, filled, view.sink_tokens)
+
+
+def _lent_prompt(prompt: PromptMemory) -> Lent:
+    return Lent(prompt.keys, prompt.values, prompt.keys.shape[1], last_log=prompt.last_log)
+
+
+def _filled(values: Sequence[float], device: torch.device) -> Tensor:
+    """fp32 [B] on `device`, without waiting for a copy."""
+    return torch.cat([torch.full((1,), value, device=device) for value in values])
+
+
+def _is_of(part: object, address: int) -> bool:
+    return isinstance(part, tuple) and part[0] == address

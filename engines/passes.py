@@ -1,0 +1,102 @@
+"""How passes are run: with PyTorch's own operators here, with kernels in `engines.kernel_passes`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from engines.errors import ConfigError
+from engines.graphs import CudaRecorder
+from engines.kv_slab import KVSlab
+from engines.memory import SlabMemory, StreamView
+from engines.schedule import FlowSchedule
+from engines.wan.transformer import CausalTransformer, Modulations
+from kernels.dispatch import PLAIN, KernelPlan
+
+
+class Pass(Protocol):
+    """What can be run over the same streams at the same place, any number of times."""
+
+    def denoise(self, latents: Tensor, modulations: Modulations) -> Tensor:
+        """Flow of the shape of `latents`; it may be overwritten by the next pass."""
+
+    def remember(self, latents: Tensor, modulations: Modulations) -> None:
+        """Keys and values only."""
+
+
+class Passes(Protocol):
+    """Runs the passes of one transformer, one after the other."""
+
+    folds_prompts: bool
+    """Whether a prompt's padding may be one key."""
+
+    def over(self, views: Sequence[StreamView]) -> Pass:
+        """A pass over streams; of use until the next call."""
+
+    def advance(
+        self, schedules: Sequence[FlowSchedule], x: Tensor, flow: Tensor, noise: Tensor | None, step: int
+    ) -> Tensor:
+        """Latents [B, ...] from `step` of each stream's schedule to the next one; clean ones without `noise`."""
+
+    def forget(self, slab: KVSlab) -> None:
+        """Drop what was made for a slab that is given back."""
+
+
+class PlainPass:
+    """A pass in PyTorch's own operators."""
+
+    def __init__(self, transformer: CausalTransformer, memory: SlabMemory) -> None:
+        self._transformer = transformer
+        self._memory = memory
+
+    def denoise(self, latents: Tensor, modulations: Modulations) -> Tensor:
+        """As the transformer."""
+        return self._transformer.denoise(latents, modulations, self._memory)
+
+    def remember(self, latents: Tensor, modulations: Modulations) -> None:
+        """As the transformer."""
+        self._transformer.remember(latents, modulations, self._memory)
+
+
+class PlainPasses:
+    """Runs passes in PyTorch's own operators: what defines the results."""
+
+    def __init__(self, transformer: CausalTransformer) -> None:
+        self._transformer = transformer
+        # CUDA's attention takes no fp32 bias beside bf16 queries.
+        self.folds_prompts = transformer.device.type != "cuda"
+
+    def over(self, views: Sequence[StreamView]) -> PlainPass:
+        """A pass over streams."""
+        return PlainPass(self._transformer, SlabMemory(views))
+
+    def advance(
+        self, schedules: Sequence[FlowSchedule], x: Tensor, flow: Tensor, noise: Tensor | None, step: int
+    ) -> Tensor:
+        """Stream by stream."""
+        rows = zip(schedules, x, flow, strict=True)
+        clean = [schedule.clean(noisy, towards, step) for schedule, noisy, towards in rows]
+        if noise is None:
+            return torch.stack(clean)
+        pairs = zip(schedules, clean, noise, strict=True)
+        return torch.stack([schedule.renoise(latents, fresh, step + 1) for schedule, latents, fresh in pairs])
+
+    def forget(self, slab: KVSlab) -> None:
+        """Nothing is kept."""
+
+
+def passes_for(transformer: CausalTransformer, plan: KernelPlan, *, graphs: bool) -> Passes:
+    """Passes as `plan` says, replayed from CUDA graphs if asked for. Raises ConfigError where graphs cannot be."""
+    if graphs and transformer.device.type != "cuda":
+        raise ConfigError(f"CUDA graphs need a CUDA device; the transformer is on {transformer.device}")
+    if plan == PLAIN:
+        if graphs:
+            raise ConfigError(f"CUDA graphs need kernels that find slabs by themselves; the kernels are {plan}")
+        return PlainPasses(transformer)
+    # Kernels bring Triton, which not every machine has.
+    from engines.kernel_passes import KernelPasses
+
+    return KernelPasses(transformer, plan, CudaRecorder(transformer.device) if graphs else None)

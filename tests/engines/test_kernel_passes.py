@@ -1,0 +1,106 @@
+"""The engine on kernels, under Triton's interpreter, against its plain path and LongLive's own recording."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.config import StreamConfig
+from engines.errors import ConfigError
+from engines.generator import Generator
+from engines.kernel_passes import KernelPasses
+from engines.model import Model
+from engines.passes import passes_for
+from engines.presets import preset
+from engines.prompt import Prompt
+from engines.snapshot import restore, take_exact
+from engines.wan.transformer import CausalTransformer
+from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
+from tests.conftest import RECORDINGS
+from tests.recorder import Recordings
+from tests.recording import RecordedNoise, Recording
+from tests.rolling import roll
+
+KERNELS = plan_for(torch.device("cpu"), read_choices("triton,decoder=reference"))
+
+TINY = StreamConfig(seed=5, height=16, width=32, steps=(1000, 500))
+"""Two tokens a frame: the interpreter takes its time for each."""
+
+ATOL = 1e-5
+"""For latents of about one, as for the recordings; a kernel is a few last places from its reference."""
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """With no more layers than it takes for the last one to be special."""
+    tiny = preset("tiny-taehv")
+    return Model.random(replace(tiny, transformer=replace(tiny.transformer, layers=2)), seed=1)
+
+
+def on_kernels(
+    model: Model, plan: KernelPlan = KERNELS, *, batch: int = 1, record: Recordings | None = None
+) -> Generator:
+    passes = KernelPasses(model.transformer, plan, record)
+    return Generator(model.transformer, None, slab_bytes=1 << 30, batch=batch, passes=passes)
+
+
+def test_kernels_reproduce_a_recorded_clip_with_a_switch() -> None:
+    recording = Recording(RECORDINGS / "rollout_relative.safetensors")
+    transformer = CausalTransformer(recording.transformer())
+    transformer.load_state_dict(recording.weights("model."))
+    generator = Generator(
+        transformer, None, slab_bytes=1 << 30, passes=passes_for(transformer, KERNELS, graphs=False)
+    )
+    stream = generator.open(recording.stream(), RecordedNoise(recording, row=0))
+    latents = roll(generator, stream, 4, {0: recording.prompt(0, row=0), 3: recording.prompt(1, row=0)})
+    torch.testing.assert_close(latents, recording["latents"][0, :12], rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize("attention", ["triton", "library", "reference"])
+@pytest.mark.parametrize("rope", ["relative", "absolute"])
+def test_a_rolled_window_is_attended_alike_by_every_plan(
+    model: Model, prompts: list[Prompt], attention: str, rope: Literal["relative", "absolute"]
+) -> None:
+    plain = Generator(model.transformer, None, slab_bytes=1 << 30)
+    stream = plain.open(replace(TINY, rope=rope))
+    roll(plain, stream, 6, {0: prompts[0], 5: prompts[1]})
+    plain.settle([stream])
+    kernels = on_kernels(model, replace(KERNELS, attention=attention))
+    twin = restore(kernels, take_exact(plain, stream)).stream
+    torch.testing.assert_close(
+        roll(kernels, twin, 2, {7: prompts[2]}), roll(plain, stream, 2, {7: prompts[2]}), rtol=0, atol=ATOL
+    )
+
+
+def test_streams_at_different_places_share_a_pass(model: Model, prompts: list[Prompt]) -> None:
+    latents: dict[str, Tensor] = {}
+    for name, generator in (
+        ("plain", Generator(model.transformer, None, slab_bytes=1 << 30)),
+        ("kernels", on_kernels(model, batch=2)),
+    ):
+        old, young = generator.open(TINY), generator.open(replace(TINY, seed=6))
+        roll(generator, old, 5, {0: prompts[0]})
+        generator.set_prompt(young, prompts[1])
+        latents[name] = torch.cat([block.latents for block in generator.generate([old, young])])
+    torch.testing.assert_close(latents["kernels"], latents["plain"], rtol=0, atol=ATOL)
+
+
+def test_one_recording_serves_every_stream_at_one_fill(model: Model, prompts: list[Prompt]) -> None:
+    record = Recordings()
+    plain, graphed = on_kernels(model), on_kernels(model, record=record)
+    wanted = roll(plain, plain.open(TINY), 2, {0: prompts[0]})
+    for _ in range(2):
+        assert torch.equal(roll(graphed, graphed.open(TINY), 2, {0: prompts[0]}), wanted)
+    # The steps of each of two fills, and the first block's clean pass.
+    assert record.made == 3
+
+
+def test_graphs_are_refused_where_they_cannot_be(model: Model) -> None:
+    with pytest.raises(ConfigError, match="graphs need a CUDA device"):
+        passes_for(model.transformer, KERNELS, graphs=True)
+    with pytest.raises(ConfigError, match="need norm_rope and prompt_attention to be triton"):
+        KernelPasses(model.transformer, replace(PLAIN, modulate="triton"), Recordings())
