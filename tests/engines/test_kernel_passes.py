@@ -34,7 +34,7 @@ ATOL = 1e-5
 """For latents of about one, as for the recordings; a kernel is a few last places from its reference."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def model() -> Model:
     """With no more layers than it takes for the last one to be special."""
     tiny = preset("tiny-taehv")
