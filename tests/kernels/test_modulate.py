@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.wan.transformer import PLAIN_OPS
 from kernels.modulate import modulate, modulate_int8, modulate_int8_reference, modulate_reference
 from tests.tolerances import assert_within
 
@@ -17,6 +18,11 @@ def rows(batch: int, frames: int, tokens: int, dim: int, device: torch.device) -
     table = torch.randn(batch, frames, 6, dim, generator=generator).to(device)
     shift, scale, *_ = table.unsqueeze(2).unbind(3)
     return x.to(device), shift, scale
+
+
+def test_the_reference_is_the_transformers_modulation() -> None:
+    made = rows(2, 3, 7, 96, torch.device("cpu"))
+    assert torch.equal(modulate_reference(*made, EPS), PLAIN_OPS.modulate(*made, EPS))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.wan.transformer import PLAIN_OPS
 from kernels.residual import residual, residual_reference
 from tests.tolerances import assert_within
 
@@ -14,6 +15,13 @@ def branch(batch: int, frames: int, tokens: int, dim: int, device: torch.device)
     x, y = torch.randn(2, batch, frames, tokens, dim, generator=generator).to(device)
     gate = torch.randn(batch, frames, 6, dim, generator=generator).to(device).unsqueeze(2).unbind(3)[2]
     return x, y, gate
+
+
+def test_the_reference_is_how_the_transformer_adds_a_branch() -> None:
+    x, y, gate = branch(2, 3, 5, 96, torch.device("cpu"))
+    made = torch.nn.Linear(96, 96)
+    with torch.no_grad():
+        assert torch.equal(residual_reference(x, made(y), gate), PLAIN_OPS.project_onto(x, made, y, gate))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
