@@ -110,18 +110,26 @@ class TAEHVConfig:
     """Sizes of a tiny autoencoder of the TAEHV kind; the defaults are `taew2_1`.
 
     `decoder_widths` are the channels at latent resolution and after each doubling; `encoder_width` is the
-    same at every resolution.
+    same at every resolution. `patch` pixels along each side are folded into the channels of the outermost layers,
+    as in `taew2_2`; what remains of the factor of 8 is left to the stages next to the latents.
     """
 
     decoder_widths: tuple[int, int, int, int] = (256, 128, 64, 64)
     encoder_width: int = 64
     latent_channels: int = 16
+    patch: Literal[1, 2, 4, 8] = 1
 
     def __post_init__(self) -> None:
         _require_positive(
             **{f"decoder_widths[{i}]": width for i, width in enumerate(self.decoder_widths)},
             encoder_width=self.encoder_width, latent_channels=self.latent_channels,
         )  # fmt: skip
+        _require(self.patch in (1, 2, 4, 8), f"patch is {self.patch}; it must be 1, 2, 4 or 8")
+
+    @property
+    def scales(self) -> tuple[int, int, int]:
+        """By how much the decoder's three stages, from the latents on, enlarge the pictures."""
+        return (2 if self.patch < 8 else 1, 2 if self.patch < 4 else 1, 2 if self.patch < 2 else 1)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,11 @@ TINY = TransformerConfig(
 )
 TINY_TEXT = TextEncoderConfig(vocab=320, dim=32, layers=2, heads=4, head_dim=8, ffn_dim=64, text_len=256)
 
+POCKET = TransformerConfig(
+    dim=192, layers=6, heads=4, ffn_dim=512, freq_dim=256, text_dim=128, text_len=64, latent_channels=16
+)
+POCKET_TEXT = TextEncoderConfig(vocab=1280, dim=128, layers=2, heads=4, head_dim=32, ffn_dim=256, text_len=64)
+
 PRESETS = {
     model.name: model
     for model in (
@@ -27,6 +32,10 @@ PRESETS = {
             "self-forcing-1.3b", WAN_1_3B, VAEConfig(), TextEncoderConfig(),
             StreamConfig(window_frames=21, sink_frames=0),
         ),
+        ModelConfig(
+            "pocket", POCKET, TAEHVConfig(decoder_widths=(96, 64, 64, 64), encoder_width=32, patch=8), POCKET_TEXT,
+            StreamConfig(height=96, width=160),
+        ),
         ModelConfig("tiny", TINY, VAEConfig(dim=8), TINY_TEXT, StreamConfig(height=64, width=96)),
         ModelConfig(
             "tiny-taehv", TINY, TAEHVConfig(decoder_widths=(32, 16, 8, 8), encoder_width=8), TINY_TEXT,
@@ -34,7 +43,7 @@ PRESETS = {
         ),
     )
 }  # fmt: skip
-"""By name. The tiny ones are for tests and have no weights but random ones."""
+"""By name. The pocket model's weights ship with Longtake; the tiny ones are for tests and have random ones."""
 
 
 def preset(name: str) -> ModelConfig:

@@ -104,7 +104,8 @@ class Scene:
         while True:
             scene = cls(
                 _any(Subject, generator), _any(Colour, generator), _any(Motion, generator),
-                _any(Setting, generator), _any(Light, generator), _any(Weather, generator), _any(Facing, generator),
+                _any(Setting, generator), _any(Light, generator), _any(Weather, generator),
+                _any(Facing, generator),
             )  # fmt: skip
             if scene.held_out == held_out:
                 return scene

@@ -95,21 +95,22 @@ class TimePool(Layer):
 
 
 class TimeGrow(Layer):
-    """Makes `stride` frames of one, of twice its height and width."""
+    """Makes `stride` frames of one, of `scale` times its height and width: 1 or 2."""
 
-    def __init__(self, channels: int, stride: int) -> None:
+    def __init__(self, channels: int, stride: int, scale: int) -> None:
         super().__init__()
         self.stride = stride
+        self.scale = scale
         self.conv = nn.Conv2d(channels, stride * channels, kernel_size=1, bias=False)
-        self.upsample = nn.Upsample(scale_factor=2)
+        self.upsample = nn.Upsample(scale_factor=scale) if scale > 1 else nn.Identity()
 
     def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
-        """[B, T, C, H, W] to [B, stride*T, C, 2H, 2W]: each C channels are a frame.
+        """[B, T, C, H, W] to [B, stride*T, C, scale*H, scale*W]: each C channels are a frame.
 
         The checkpoint's sequence enlarges the pictures first. The two commute, and in this order the growing costs
         a quarter.
         """
-        if self.ops is not None:
+        if self.ops is not None and self.scale == 2:
             frames = convolve(self.conv, channels_last(x.movedim(TIME, FRAMES)))
             return self.ops.upsample(frames, None, self.stride).movedim(FRAMES, TIME)
         grown: Tensor = _per_frame(self.conv, x).unflatten(2, (self.stride, -1))
@@ -128,41 +129,43 @@ def _memory_blocks(position: int, channels: int) -> dict[int, nn.Module]:
     return {position + i: MemoryBlock(channels) for i in range(3)}
 
 
-def _halving(position: int, channels: int, time_stride: int) -> dict[int, nn.Module]:
+def _halving(position: int, channels: int, time_stride: int, scale: int) -> dict[int, nn.Module]:
     return {
         position: TimePool(channels, time_stride),
-        position + 1: _conv(channels, channels, stride=2, bias=False),
+        position + 1: _conv(channels, channels, stride=scale, bias=False),
         **_memory_blocks(position + 2, channels),
     }
 
 
-def _doubling(position: int, inputs: int, outputs: int, time_stride: int) -> dict[int, nn.Module]:
+def _doubling(position: int, inputs: int, outputs: int, time_stride: int, scale: int) -> dict[int, nn.Module]:
     return {
         **_memory_blocks(position, inputs),
-        position + 4: TimeGrow(inputs, time_stride),
+        position + 4: TimeGrow(inputs, time_stride, scale),
         position + 5: _conv(inputs, outputs, bias=False),
     }
 
 
 def _encoder(config: TAEHVConfig) -> FrameNetwork:
     width = config.encoder_width
+    inner, middle, outer = config.scales
     return FrameNetwork({
-        0: _conv(3, width), 1: nn.ReLU(inplace=True),
-        **_halving(2, width, time_stride=2),
-        **_halving(7, width, time_stride=2),
-        **_halving(12, width, time_stride=1),
+        0: _conv(3 * config.patch**2, width), 1: nn.ReLU(inplace=True),
+        **_halving(2, width, time_stride=2, scale=outer),
+        **_halving(7, width, time_stride=2, scale=middle),
+        **_halving(12, width, time_stride=1, scale=inner),
         17: _conv(width, config.latent_channels),
     })  # fmt: skip
 
 
 def _decoder(config: TAEHVConfig) -> FrameNetwork:
     w0, w1, w2, w3 = config.decoder_widths
+    inner, middle, outer = config.scales
     return FrameNetwork({
         0: SoftClamp(), 1: _conv(config.latent_channels, w0), 2: nn.ReLU(inplace=True),
-        **_doubling(3, w0, w1, time_stride=1),
-        **_doubling(9, w1, w2, time_stride=2),
-        **_doubling(15, w2, w3, time_stride=2),
-        21: nn.ReLU(inplace=True), 22: _conv(w3, 3),
+        **_doubling(3, w0, w1, time_stride=1, scale=inner),
+        **_doubling(9, w1, w2, time_stride=2, scale=middle),
+        **_doubling(15, w2, w3, time_stride=2, scale=outer),
+        21: nn.ReLU(inplace=True), 22: _conv(w3, 3 * config.patch**2),
     })  # fmt: skip
 
 
@@ -197,7 +200,8 @@ class TAEHV(nn.Module):
 
     def decode_raw(self, latents: Tensor, history: History) -> Advanced:
         """The decoder's own output [B, N, 3, 8h, 8w], about 0..1, for latents as `decode` takes them."""
-        pictures, after = self.decoder.advance(latents, history, latents.shape[1])
+        folded, after = self.decoder.advance(latents, history, latents.shape[1])
+        pictures = F.pixel_shuffle(folded, self.config.patch)
         return Advanced(pictures[:, LEAD:] if history.consumed == 0 else pictures, after)
 
     def start_encoding(self) -> History:
@@ -214,7 +218,8 @@ class TAEHV(nn.Module):
         seen = frames
         if at_start:
             seen = torch.cat((frames[:, :1].expand(-1, LEAD, -1, -1, -1), frames), dim=TIME)
-        return Encoded(*self.encoder.advance(seen, history, frames.shape[1]))
+        folded = F.pixel_unshuffle(seen, self.config.patch)
+        return Encoded(*self.encoder.advance(folded, history, frames.shape[1]))
 
 
 def fit_time_grow(weights: Mapping[str, Tensor], config: TAEHVConfig) -> dict[str, Tensor]:

@@ -1,0 +1,113 @@
+"""Stage three: the causal transformer, by flow matching on clean pasts.
+
+Each noisy block has a noise level of its own and sees the clean blocks of its window; half of the pasts are a
+little disturbed, because when the model serves, its past is what it made itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engines.config import StreamConfig, TransformerConfig
+from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
+from engines.pocket.sequence import SequenceMemory, Window
+from engines.pocket.training import Budget, Losses, Run, Workshop
+from engines.schedule import TRAINING_STEPS
+from engines.wan.transformer import CausalTransformer
+
+
+@dataclass(frozen=True)
+class FlowTraining:
+    """Settings of the stage. Noise levels are even in the steps of a schedule that `shift` warps."""
+
+    budget: Budget
+    curriculum: Curriculum
+    batch: int
+    shift: float = 3.0
+    past_noise: float = 0.15
+    seed: int = 3
+
+
+def train_flow(
+    transformer: CausalTransformer, teachers: Teachers, stream: StreamConfig, stage: str, settings: FlowTraining,
+    workshop: Workshop,
+) -> CausalTransformer:  # fmt: skip
+    """Train or go on training from `transformer`'s weights; returns the averaged network."""
+    torch.manual_seed(settings.seed)
+    run = Run(stage, transformer, settings.budget, asdict(settings), workshop)
+    seed = settings.seed + 1_000_003 * run.progress.step
+    stretches = Stretches(teachers, stream, settings.curriculum, settings.batch, seed, workshop.device)
+    samples = iter(stretches.loader())
+    window = Window(stream, transformer.config.head_dim, workshop.device)
+
+    def losses(_: int) -> Losses:
+        return flow_losses(transformer, next(samples), window, stream, settings)
+
+    average = run.train(losses)
+    assert isinstance(average, CausalTransformer)
+    return average
+
+
+def flow_losses(
+    transformer: CausalTransformer, sample: Sample, window: Window, stream: StreamConfig, settings: FlowTraining
+) -> Losses:
+    """Squared error of the flow of a stretch's noisy blocks."""
+    stretch, size = sample.stretch, stream.block_frames
+    blocks = sample.latents.unflatten(1, (-1, size))
+    target = blocks[:, [stretch.numbers.index(number) for number in stretch.noisy]]
+    noise = torch.randn_like(target)
+    sigma = _levels(target.shape[:2], settings.shift, target.device)
+    wide = sigma[..., None, None, None, None]
+    noisy = torch.lerp(target, noise, wide)
+    past = _disturbed(blocks[:, : len(stretch.clean)], settings.past_noise)
+    levels = torch.cat([sigma.new_zeros(past.shape[:2]), sigma], dim=1).repeat_interleave(size, dim=1)
+    memory = SequenceMemory(transformer, sample.rows, stretch, window)
+    flow = transformer(torch.cat([past, noisy], 1).flatten(1, 2), levels * TRAINING_STEPS, memory)
+    error = F.mse_loss(flow[:, past.shape[1] * size :], (noise - target).flatten(1, 2), reduction="none")
+    per_block = error.unflatten(1, (-1, size)).mean(dim=(2, 3, 4, 5))
+    return {
+        "total": per_block.mean(),
+        "low": _mean_where(per_block, sigma < 0.5),
+        "high": _mean_where(per_block, sigma > 0.9),
+    }
+
+
+def initialise(transformer: CausalTransformer) -> None:
+    """Start as a network that predicts no flow, each layer of which changes little."""
+    for layer in transformer.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    for last in (transformer.head.head, transformer.time_projection[-1]):
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+
+
+def new_transformer(config: TransformerConfig, seed: int, device: torch.device) -> CausalTransformer:
+    """A transformer that has learned nothing yet."""
+    torch.manual_seed(seed)
+    transformer = CausalTransformer(config)
+    initialise(transformer)
+    return transformer.to(device)
+
+
+def _levels(shape: torch.Size, shift: float, device: torch.device) -> Tensor:
+    even = torch.rand(shape, device=device)
+    return shift * even / (1 + (shift - 1) * even)
+
+
+def _disturbed(past: Tensor, most: float) -> Tensor:
+    """Half of the streams' pasts with noise of up to `most`."""
+    if past.shape[1] == 0:
+        return past
+    much = torch.rand(len(past), device=past.device) * most * (torch.rand(len(past), device=past.device) < 0.5)
+    return torch.lerp(past, torch.randn_like(past), much[:, None, None, None, None, None])
+
+
+def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    """NaN where there is none."""
+    return values.detach()[mask].mean()

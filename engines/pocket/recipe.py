@@ -1,0 +1,62 @@
+"""How large the pocket model is and how long each stage of its training takes: on a GPU, on a CPU, in a test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.errors import ConfigError
+from engines.pocket.autoencoder import AutoencoderTraining
+from engines.pocket.clips import Curriculum
+from engines.pocket.flow import FlowTraining
+from engines.pocket.self_forcing import SelfForcingTraining
+from engines.pocket.text import TextTraining
+from engines.pocket.training import Budget
+
+MIXED = Curriculum(first=0.1, start=0.4, rolled=0.25, switched=0.25)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of all stages. The transformer learns first blocks first: they are cheap."""
+
+    autoencoder: AutoencoderTraining
+    text: TextTraining
+    first_blocks: FlowTraining
+    flow: FlowTraining
+    self_forcing: SelfForcingTraining
+
+
+RECIPES = {
+    "gpu": Recipe(
+        AutoencoderTraining(Budget(steps=12_000, minutes=8.5, rate=1e-3, warm_up=500), batch=48, crop=(96, 160)),
+        TextTraining(Budget(steps=6_000, minutes=4, rate=1e-3), batch=256),
+        FlowTraining(Budget(4_000, 4, 1e-3), Curriculum(1, 0, 0, 0), batch=512),
+        FlowTraining(Budget(30_000, 17, 8e-4, average=0.9995), MIXED, batch=128),
+        SelfForcingTraining(Budget(4_000, 8.5, 1e-4), batch=64, blocks=30),
+    ),
+    "cpu": Recipe(
+        AutoencoderTraining(
+            Budget(steps=100_000, minutes=22, rate=5e-4, warm_up=300, average=0.998), batch=2, frames=9
+        ),
+        TextTraining(Budget(steps=100_000, minutes=4, rate=2e-3, average=0.995)),
+        FlowTraining(Budget(100_000, 20, 1.5e-3, average=0.998), Curriculum(1, 0, 0, 0), batch=8),
+        FlowTraining(Budget(100_000, 50, 1e-3, average=0.998), MIXED, batch=4),
+        SelfForcingTraining(Budget(100_000, 10, 2e-4, average=0.99), batch=2, blocks=8),
+    ),
+    "test": Recipe(
+        AutoencoderTraining(Budget(3, 1, 1e-3), batch=1, frames=5, crop=(32, 32)),
+        TextTraining(Budget(3, 1, 1e-3), batch=4),
+        FlowTraining(Budget(2, 1, 1e-3), Curriculum(1, 0, 0, 0), batch=2),
+        FlowTraining(Budget(4, 1, 1e-3), MIXED, batch=1),
+        SelfForcingTraining(Budget(2, 1, 1e-4), batch=1, blocks=2),
+    ),
+}
+"""By where they run. The times of "gpu" are estimates for an H200; those of "cpu" are for one core."""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called `name`; ConfigError lists the known ones if there is none."""
+    try:
+        return RECIPES[name]
+    except KeyError:
+        raise ConfigError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}") from None

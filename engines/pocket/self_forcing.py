@@ -1,0 +1,102 @@
+"""Stage four: the transformer on its own rollouts, far past the window.
+
+A stream is rolled out as it is served: few steps, fresh noise between them, keys and values from its own clean
+passes. Each block begins at one of the sampler's steps, from the true block brought to that step's noise level, so
+that a rollout follows its clip however long it grows, and what it has made itself can be held against the truth:
+the loss of one random step of every block is the flow towards the true block. What a block hands on to the next
+carries no gradient. (Self-Forcing, Huang et al. 2025, in its rollouts; Resampling Forcing, Guo et al. 2025, in
+taking the target from the clip rather than from a teacher.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from engines.config import StreamConfig
+from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
+from engines.pocket.sequence import RolloutMemory, Window
+from engines.pocket.training import Budget, Losses, Run, Workshop
+from engines.schedule import CLEAN, FlowSchedule
+from engines.wan.transformer import CausalTransformer
+
+
+@dataclass(frozen=True)
+class SelfForcingTraining:
+    """Settings of the stage. A rollout is `blocks` long."""
+
+    budget: Budget
+    batch: int
+    blocks: int = 12
+    from_noise: float = 0.25
+    """Share of the blocks that begin with noise alone, as all do when serving."""
+    seed: int = 4
+
+
+def train_on_rollouts(
+    transformer: CausalTransformer, teachers: Teachers, stream: StreamConfig, settings: SelfForcingTraining,
+    workshop: Workshop,
+) -> CausalTransformer:  # fmt: skip
+    """Train or go on training from `transformer`'s weights; returns the averaged network."""
+    torch.manual_seed(settings.seed)
+    run = Run("self-forcing", transformer, settings.budget, asdict(settings), workshop)
+    seed = settings.seed + 1_000_003 * run.progress.step
+    whole = Curriculum(first=0, start=1, rolled=0, switched=0, length=settings.blocks)
+    samples = iter(Stretches(teachers, stream, whole, settings.batch, seed, workshop.device).loader())
+    rollouts = Rollouts(transformer, stream, settings.from_noise)
+
+    def losses(_: int) -> Losses:
+        return rollouts.losses(next(samples))
+
+    average = run.train(losses)
+    assert isinstance(average, CausalTransformer)
+    return average
+
+
+class Rollouts:
+    """Rolls a transformer out beside clips, and says how far from them it leads."""
+
+    def __init__(self, transformer: CausalTransformer, stream: StreamConfig, from_noise: float) -> None:
+        self._transformer, self._stream, self._from_noise = transformer, stream, from_noise
+        self._schedule = FlowSchedule(stream.steps, stream.shift)
+        self._window = Window(stream, transformer.config.head_dim, transformer.device)
+
+    def losses(self, sample: Sample) -> Losses:
+        """Over all blocks of a rollout: the flow's error, and how far the blocks made are from the true ones."""
+        memory = RolloutMemory(self._transformer, sample.rows, self._window)
+        errors, distances = [], []
+        for truth in sample.latents.split(self._stream.block_frames, dim=1):
+            made, error = self._block(truth, memory)
+            self._clean(made, memory)
+            errors.append(error)
+            distances.append(F.mse_loss(made, truth))
+        return {"total": torch.stack(errors).mean(), "distance": torch.stack(distances).mean()}
+
+    def _block(self, truth: Tensor, memory: RolloutMemory) -> tuple[Tensor, Tensor]:
+        """The rollout's own block, without gradient, and the loss of one of its steps."""
+        steps = len(self._schedule)
+        first = 0 if torch.rand(()) < self._from_noise else int(torch.randint(steps, ()))
+        graded = int(torch.randint(first, steps, ()))
+        noisy = self._schedule.renoise(truth, torch.randn_like(truth), first)
+        for step in range(first, steps):
+            with torch.set_grad_enabled(step == graded):
+                flow = self._transformer(noisy, self._timesteps(truth, self._schedule.timesteps[step]), memory)
+            if step == graded:
+                error = F.mse_loss(flow, (noisy - truth) / self._schedule.sigmas[step])
+            made = self._schedule.clean(noisy, flow.detach(), step)
+            if step + 1 < steps:
+                noisy = self._schedule.renoise(made, torch.randn_like(made), step + 1)
+        return made, error
+
+    @torch.no_grad()
+    def _clean(self, made: Tensor, memory: RolloutMemory) -> None:
+        """The clean pass: later blocks see what was made, not what was meant."""
+        modulations = self._transformer.modulations(self._timesteps(made, CLEAN))
+        self._transformer.remember(made, modulations, memory)
+        memory.advance()
+
+    def _timesteps(self, latents: Tensor, timestep: float) -> Tensor:
+        return torch.full(latents.shape[:2], timestep, device=latents.device)

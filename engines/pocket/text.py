@@ -1,0 +1,119 @@
+"""Stage two: the text encoder, trained to say what a prompt says.
+
+A UMT5 encoder of a few layers learns to tell every attribute of a scene from a caption, by the row of its end
+token. Afterwards it is frozen: the transformer attends all its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from engines.config import TextEncoderConfig
+from engines.pocket.caption import caption, change_caption
+from engines.pocket.scene import ATTRIBUTES, Scene
+from engines.pocket.training import Budget, Losses, Run, Workshop
+from engines.wan.text_encoder import SelfAttention, UMT5Encoder
+from engines.wan.tokenizer import Tokenizer, clean_prompt
+
+CHANGES = 0.35
+"""Share of the captions that are worded as a change of another scene."""
+
+
+@dataclass(frozen=True)
+class TextTraining:
+    """Settings of the stage. `dropped` is the share of the tokens that the encoder does not get to see."""
+
+    budget: Budget
+    batch: int = 64
+    dropped: float = 0.03
+    seed: int = 2
+
+
+class TextReader(nn.Module):
+    """The encoder, and a linear reading of each attribute; only the encoder is kept."""
+
+    def __init__(self, config: TextEncoderConfig) -> None:
+        super().__init__()
+        self.encoder = UMT5Encoder(config)
+        self.readings = nn.ModuleDict(
+            {name: nn.Linear(config.dim, len(kind)) for name, kind in ATTRIBUTES.items()}
+        )
+        # T5's attention has no 1/sqrt(head_dim): its projections start small instead.
+        for layer in self.encoder.modules():
+            if isinstance(layer, SelfAttention):
+                nn.init.normal_(layer.q.weight, std=(config.dim * config.head_dim) ** -0.5)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Logits [B, values] of each attribute, for ids and mask [B, L]."""
+        rows = self.encoder(ids, mask)
+        end = rows[torch.arange(len(ids)), mask.sum(1) - 1]
+        return {name: reading(end) for name, reading in self.readings.items()}
+
+
+def train_text_encoder(
+    config: TextEncoderConfig, tokenizer: Tokenizer, settings: TextTraining, workshop: Workshop
+) -> UMT5Encoder:
+    """Train or go on training; returns the averaged encoder."""
+    torch.manual_seed(settings.seed)
+    network = TextReader(config).to(workshop.device)
+    run = Run("text", network, settings.budget, asdict(settings), workshop)
+    generator = np.random.default_rng([settings.seed, run.progress.step])
+
+    device = workshop.device
+
+    def losses(_: int) -> Losses:
+        scenes = [Scene.random(generator) for _ in range(settings.batch)]
+        ids, mask = tokens([worded(scene, generator) for scene in scenes], tokenizer)
+        logits = network(with_holes(ids, mask, settings.dropped, generator).to(device), mask.to(device))
+        return reading_losses(logits, scenes)
+
+    average = run.train(losses)
+    assert isinstance(average, TextReader)
+    return average.encoder
+
+
+def worded(scene: Scene, generator: np.random.Generator) -> str:
+    """A caption of `scene`, some of them as after a change."""
+    if generator.random() < CHANGES:
+        return change_caption(Scene.random(generator), scene, generator)
+    return caption(scene, generator)
+
+
+def tokens(texts: Sequence[str], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Ids and mask of texts, [B, longest] int64 each, padded with zeros."""
+    encoded = [torch.tensor(tokenizer.encode(clean_prompt(text))) for text in texts]
+    ids = nn.utils.rnn.pad_sequence(encoded, batch_first=True)
+    mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in encoded], batch_first=True)
+    return ids, mask
+
+
+def with_holes(ids: Tensor, mask: Tensor, share: float, generator: np.random.Generator) -> Tensor:
+    """`ids` [B, L] with a share of the tokens unreadable, though never the end."""
+    hole = torch.from_numpy(generator.random(ids.shape) < share)
+    hole[torch.arange(len(ids)), mask.sum(1) - 1] = False
+    return ids.masked_fill(hole, 0)
+
+
+def reading_losses(logits: dict[str, Tensor], scenes: Sequence[Scene]) -> Losses:
+    """Cross entropy of each attribute, and the share of the readings that are right."""
+    losses, right = {}, []
+    for name, kind in ATTRIBUTES.items():
+        values = list(kind)
+        truth = torch.tensor([values.index(getattr(scene, name)) for scene in scenes], device=logits[name].device)
+        losses[name] = F.cross_entropy(logits[name], truth)
+        right.append((logits[name].argmax(1) == truth).float().mean())
+    return {"total": torch.stack(list(losses.values())).sum(), **losses, "right": torch.stack(right).mean()}
+
+
+@torch.no_grad()
+def embed(texts: Sequence[str], tokenizer: Tokenizer, encoder: UMT5Encoder, length: int) -> Tensor:
+    """Rows [B, length, dim] of texts, zeros behind the end, as the transformer is given them when it serves."""
+    ids, mask = (x.to(encoder.device) for x in tokens(texts, tokenizer))
+    rows = encoder(ids, mask) * mask.unsqueeze(-1)
+    return F.pad(rows, (0, 0, 0, length - rows.shape[1]))

@@ -1,0 +1,103 @@
+"""Train the pocket model: `python -m engines.pocket.train --recipe gpu --folder out`.
+
+Stages run in order, and each goes on where an earlier run of the program left it: a program that was stopped is
+simply started again. `--minutes` ends the program in time, whatever is left to do. After the last stage the
+model's weights, in fp16, with their settings and loss curves, are in `<folder>/pocket`; `--publish` writes them
+there from whatever has been trained so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from engines.config import ModelConfig, TAEHVConfig
+from engines.pocket.autoencoder import train_autoencoder
+from engines.pocket.clips import Teachers
+from engines.pocket.flow import FlowTraining, new_transformer, train_flow
+from engines.pocket.publish import WEIGHTS, publish
+from engines.pocket.recipe import RECIPES, Recipe, recipe
+from engines.pocket.self_forcing import train_on_rollouts
+from engines.pocket.text import train_text_encoder
+from engines.pocket.training import OutOfTime, Workshop
+from engines.presets import preset
+from engines.wan.tokenizer import Tokenizer
+from engines.wan.transformer import CausalTransformer
+
+logger = logging.getLogger(__name__)
+
+TRANSFORMER_SEED = 5
+
+
+@dataclass(frozen=True)
+class Course:
+    """All stages of one model's training, in one workshop."""
+
+    model: ModelConfig
+    recipe: Recipe
+    workshop: Workshop
+
+    def run(self) -> None:
+        """Every stage that is not done yet. Raises OutOfTime at the workshop's deadline."""
+        teachers = self._teachers()
+        transformer = new_transformer(self.model.transformer, TRANSFORMER_SEED, self.workshop.device)
+        for stage, settings in (("first-blocks", self.recipe.first_blocks), ("flow", self.recipe.flow)):
+            transformer = self._flow(stage, settings, transformer, teachers)
+        train_on_rollouts(
+            transformer.requires_grad_(True), teachers, self.model.stream, self.recipe.self_forcing, self.workshop
+        )
+
+    def _teachers(self) -> Teachers:
+        """The autoencoder and the text encoder, trained if they are not."""
+        model, workshop = self.model, self.workshop
+        assert isinstance(model.codec, TAEHVConfig)
+        tokenizer = Tokenizer.from_folder(WEIGHTS, model.text_encoder.text_len)
+        codec = train_autoencoder(model.codec, self.recipe.autoencoder, workshop)
+        text_encoder = train_text_encoder(model.text_encoder, tokenizer, self.recipe.text, workshop)
+        return Teachers(codec, text_encoder, tokenizer, model.transformer.text_len)
+
+    def _flow(
+        self, stage: str, settings: FlowTraining, transformer: CausalTransformer, teachers: Teachers
+    ) -> CausalTransformer:
+        return train_flow(
+            transformer.requires_grad_(True), teachers, self.model.stream, stage, settings, self.workshop
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program."""
+    options = _options(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(options.threads)
+    folder: Path = options.folder
+    if not options.publish:
+        deadline = time.monotonic() + 60 * options.minutes
+        workshop = Workshop(folder, torch.device(options.device), deadline)
+        try:
+            Course(preset(options.model), recipe(options.recipe), workshop).run()
+        except OutOfTime as pause:
+            logger.info("%s", pause)
+            return
+    publish(folder, folder / "pocket")
+    logger.info("the model is in %s", folder / "pocket")
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m engines.pocket.train", description="Train the pocket model.")
+    parser.add_argument("--folder", type=Path, required=True, help="for weights, curves and the finished model")
+    parser.add_argument("--recipe", default="gpu", help=f"one of {', '.join(RECIPES)} (default: gpu)")
+    parser.add_argument("--model", default="pocket", help="a preset with a TAEHV codec (default: pocket)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU (default: 1)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="end after so many")
+    parser.add_argument("--publish", action="store_true", help="only write the model from what is trained so far")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What training attends is what serving attends."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.config import StreamConfig
+from engines.errors import ConfigError
+from engines.generator import Generator
+from engines.model import Model
+from engines.pocket.sequence import RolloutMemory, SequenceMemory, Stretch, Window
+from engines.presets import preset
+from engines.prompt import Prompt
+from engines.schedule import CLEAN, TRAINING_STEPS
+
+CONFIG = preset("tiny-taehv")
+ONE_STEP = replace(CONFIG.stream, steps=(1000,), height=32, width=48)
+"""With one step a block's latents are its noise minus the flow that the transformer predicts."""
+
+BLOCKS = 7
+
+
+@pytest.fixture(scope="module")
+def transformer() -> torch.nn.Module:
+    return Model.random(CONFIG, seed=5).transformer
+
+
+def rows(seed: int) -> Tensor:
+    return torch.randn(9, CONFIG.transformer.text_dim, generator=torch.Generator().manual_seed(seed))
+
+
+def padded(rows: Tensor) -> Tensor:
+    return torch.nn.functional.pad(rows, (0, 0, 0, CONFIG.transformer.text_len - len(rows))).unsqueeze(0)
+
+
+def served(transformer, switch: int | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    """Latents and noise [BLOCKS, frames, ...] of a stream, whose prompt changes before block `switch`."""
+    generator = Generator(transformer, None, slab_bytes=1 << 30)
+    stream = generator.open(ONE_STEP)
+    shape = ONE_STEP.latent_shape(16)
+    generator.set_prompt(stream, Prompt("first", rows(1)))
+    latents = []
+    for block in range(BLOCKS):
+        if block == switch:
+            generator.set_prompt(stream, Prompt("second", rows(2)))
+        latents.append(generator.generate([stream])[0].latents)
+    noise = [stream.noise.draw(block, 0, shape) for block in range(BLOCKS)]
+    return torch.stack(latents), torch.stack(noise)
+
+
+def window(config: StreamConfig = ONE_STEP) -> Window:
+    return Window(config, CONFIG.transformer.head_dim, torch.device("cpu"))
+
+
+def predicted(transformer, latents: Tensor, noise: Tensor, prompt: Tensor, stretch: Stretch) -> Tensor:  # type: ignore[no-untyped-def]
+    """The stretch's noisy blocks, each denoised in one step behind the clean blocks of `latents`."""
+    noisy, size = noise[list(stretch.noisy)], ONE_STEP.block_frames
+    past = latents[list(stretch.clean)]
+    levels = torch.cat([torch.zeros(len(past)), torch.ones(len(noisy))]).repeat_interleave(size).unsqueeze(0)
+    memory = SequenceMemory(transformer, padded(prompt), stretch, window())
+    flow = transformer(torch.cat([past, noisy]).flatten(0, 1).unsqueeze(0), levels * TRAINING_STEPS, memory)
+    return noisy - flow[0, len(past) * size :].unflatten(0, (-1, size))
+
+
+@torch.no_grad()
+def test_a_stretch_predicts_the_blocks_that_a_stream_makes(transformer) -> None:  # type: ignore[no-untyped-def]
+    latents, noise = served(transformer)
+    everything = tuple(range(BLOCKS))
+    made = predicted(transformer, latents, noise, rows(1), Stretch(everything, everything))
+    torch.testing.assert_close(made, latents, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("switch", [1, 2, 3])
+def test_blocks_after_a_prompt_switch_see_a_recached_past(transformer, switch: int) -> None:  # type: ignore[no-untyped-def]
+    latents, noise = served(transformer, switch)
+    stretch = Stretch(tuple(range(switch + 1)), (switch,), recached=switch)
+    made = predicted(transformer, latents, noise, rows(2), stretch)
+    torch.testing.assert_close(made[0], latents[switch], atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_gap_leaves_out_only_what_is_missing(transformer) -> None:  # type: ignore[no-untyped-def]
+    latents, noise = served(transformer)
+    made = predicted(transformer, latents, noise, rows(1), Stretch((0, 4, 5, 6), (6,)))
+    whole = predicted(transformer, latents, noise, rows(1), Stretch(tuple(range(BLOCKS)), (6,)))
+    # The missing blocks still reach block 6 through those that saw them, but it sees none of them itself.
+    assert (made - whole).abs().mean() < 0.2 * (whole - latents[6:].roll(1, 1)).abs().mean()
+
+
+@torch.no_grad()
+def test_a_rollout_makes_the_stream(transformer) -> None:  # type: ignore[no-untyped-def]
+    latents, noise = served(transformer)
+    memory = RolloutMemory(transformer, padded(rows(1)), window())
+    for block in range(BLOCKS):
+        times = torch.full((1, ONE_STEP.block_frames), float(TRAINING_STEPS))
+        made = noise[block] - transformer(noise[block].unsqueeze(0), times, memory)[0]
+        torch.testing.assert_close(made, latents[block], atol=2e-5, rtol=1e-4)
+        transformer.remember(latents[block].unsqueeze(0), transformer.modulations(times * 0 + CLEAN), memory)
+        memory.advance()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "noisy", "recached", "complaint"),
+    [((1, 2), (2,), 0, "ascending"), ((0, 1), (2,), 0, "not among"), ((0, 4), (4,), 2, "stream's first")],
+)
+def test_a_stretch_that_no_stream_has_is_refused(
+    numbers: tuple[int, ...], noisy: tuple[int, ...], recached: int, complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        Stretch(numbers, noisy, recached)
