@@ -20,14 +20,33 @@ import triton
 
 from benchmarks.ahead_of_time import Compiled, compile_case
 from benchmarks.machine import ROOT
-from kernels import conv_state, epilogue, frame_pairs, upsample
+from kernels import (
+    conv_state,
+    epilogue,
+    flow_step,
+    frame_pairs,
+    linear,
+    modulate,
+    norm_rope,
+    residual,
+    rms_norm,
+    upsample,
+    window_attention,
+)
 from kernels.tiles import AotCase, AotCases
 
 OPS: tuple[AotCases, ...] = (
     conv_state.aot_cases,
     epilogue.aot_cases,
+    flow_step.aot_cases,
     frame_pairs.aot_cases,
+    linear.aot_cases,
+    modulate.aot_cases,
+    norm_rope.aot_cases,
+    residual.aot_cases,
+    rms_norm.aot_cases,
     upsample.aot_cases,
+    window_attention.aot_cases,
 )
 
 OUTPUT = ROOT / "benchmarks" / "results" / "kernel_table.json"

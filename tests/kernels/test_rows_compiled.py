@@ -1,0 +1,47 @@
+"""Kernels of rows and linear layers as a chip's machine code, one of each chip's; the table's program does all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from benchmarks.ahead_of_time import Compiled
+from benchmarks.kernel_table import all_cases
+from kernels import flow_step, linear, modulate, norm_rope, residual, rms_norm
+from kernels.tiles import ARCHITECTURES, AotCase
+from tests.kernels.compiled import compiled
+
+OPS: tuple[Callable[[], Sequence[AotCase]], ...] = tuple(
+    op.aot_cases for op in (flow_step, linear, modulate, norm_rope, residual, rms_norm)
+)
+
+IN_THE_SUITE = (
+    "linear_gated_sm90", "linear_gelu_sm80", "modulate_int8_sm89", "norm_rope_int8_sm120",
+)  # fmt: skip
+"""Of the largest forms, one for each chip."""
+
+
+@pytest.fixture(scope="module")
+def kernels() -> dict[str, Compiled]:
+    return compiled(IN_THE_SUITE)
+
+
+@pytest.mark.parametrize("name", IN_THE_SUITE)
+def test_a_kernel_fits_its_chip(name: str, kernels: dict[str, Compiled]) -> None:
+    (case,) = (case for case in all_cases() if case.name == name)
+    assert kernels[name].faults(case) == []
+
+
+def test_products_are_summed_by_tensor_cores(kernels: dict[str, Compiled]) -> None:
+    assert kernels["linear_gated_sm90"].opcodes["HGMMA"] > 0
+    assert kernels["linear_gelu_sm80"].opcodes["HMMA"] > 0
+
+
+@pytest.mark.parametrize("sm", ARCHITECTURES)
+def test_every_op_is_in_the_table_for_every_chip(sm: int) -> None:
+    listed = {case.name for case in all_cases()}
+    for op in OPS:
+        names = [case.name for case in op() if case.architecture == sm]
+        assert names
+        assert listed.issuperset(names)
