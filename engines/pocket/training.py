@@ -92,7 +92,8 @@ def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
     """
     groups: dict[float, list[nn.Parameter]] = defaultdict(list)
     for parameter in network.parameters():
-        inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+        is_matrix = parameter.ndim > 1 and len(parameter) > 1
+        inputs = parameter[0].numel() if is_matrix else 1
         groups[min(1.0, UNSCALED_INPUTS / inputs)].append(parameter)
     return [{"params": parameters, "share": share} for share, parameters in groups.items()]
 

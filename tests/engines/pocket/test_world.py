@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,8 @@ def test_a_clip_has_no_end(world: World) -> None:
 @pytest.mark.parametrize("attribute", [*ATTRIBUTES, "facing"])
 def test_every_attribute_can_be_seen(world: World, attribute: str) -> None:
     kind = ATTRIBUTES.get(attribute, Facing)
-    clips = [Clip(replace(SCENE, **{attribute: value}), 1) for value in kind]
+    values: list[dict[str, Any]] = [{attribute: value} for value in kind]
+    clips = [Clip(replace(SCENE, **value), 1) for value in values]
     pictures = world.render(clips, [40] * len(clips), 9)
     for one in range(len(clips)):
         for other in range(one):

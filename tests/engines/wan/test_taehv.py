@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.config import TAEHVConfig
-from engines.errors import StreamError
+from engines.errors import ConfigError, StreamError
 from engines.wan.taehv import TAEHV, fit_time_grow
 from tests.engines.wan.pieces import assert_equal, decode, encode
 
@@ -177,3 +179,40 @@ def test_the_last_output_channels_of_a_larger_time_grow_count(taehv: TAEHV) -> N
     fitted = random_taehv()
     fitted.load_state_dict(fit_time_grow(larger, TINY))
     assert torch.equal(decode(fitted, (LATENTS,)), decode(taehv, (LATENTS,)))
+
+
+@pytest.fixture(params=[2, 4, 8], ids="patch {}".format)
+def folded(request: pytest.FixtureRequest) -> TAEHV:
+    """Autoencoders that fold patches of pixels into their channels."""
+    torch.manual_seed(4)
+    return TAEHV(replace(TINY, patch=request.param)).requires_grad_(False)
+
+
+def test_folded_pictures_make_the_same_latents_in_any_split(folded: TAEHV) -> None:
+    whole = encode(folded, (PICTURES,))
+    assert whole.shape == (2, 4, 3, 2, 3)
+    assert_equal(encode(folded, PICTURES.split((1, 8, 4), dim=1)), whole)
+
+
+def test_folded_latents_make_the_same_pictures_in_any_split(folded: TAEHV) -> None:
+    whole = decode(folded, (LATENTS,))
+    assert whole.shape == (2, 21, 3, 16, 24)
+    assert_equal(decode(folded, LATENTS.split((1, 3, 2), dim=1)), whole)
+
+
+def test_a_folded_position_is_a_patch_of_neighbouring_pixels() -> None:
+    """With all layers behind the folding at rest, one picture element of a patch moves one channel."""
+    torch.manual_seed(5)
+    network = TAEHV(replace(TINY, patch=8)).requires_grad_(False)
+    last = [*network.decoder.children()][-1]
+    assert isinstance(last, torch.nn.Conv2d)
+    assert last.bias is not None
+    last.weight.zero_()
+    last.bias.copy_(torch.arange(192) / 192)
+    picture = decode(network, (LATENTS[:, :1],))[0, 0]
+    assert_equal(picture[1, :8, :8].flatten() * 192, torch.arange(64, 128).float())
+
+
+def test_an_odd_patch_is_refused() -> None:
+    with pytest.raises(ConfigError, match="patch is 3"):
+        replace(TINY, patch=3)
