@@ -7,19 +7,21 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from threading import Event
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from engines.beside import Beside
 from engines.codec import Codec
 from engines.config import ABSOLUTE_POSITIONS, StreamConfig
-from engines.errors import ConfigError, PositionLimit, PromptError, SlabsFull, StreamError
+from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
 from engines.fingerprint import fingerprint
 from engines.history import History
-from engines.kv_slab import KVSlab, SlabLayout
+from engines.kv_slab import SlabLayout, SlabPool
 from engines.modulation import ModulationTable
 from engines.noise import Noise, SeededNoise
 from engines.noise_ahead import NoiseAhead
@@ -36,6 +38,13 @@ def _pass_shape(stream: Stream) -> tuple[int, ...]:
     """What streams have in common that can share their passes."""
     config = stream.config
     return config.height, config.width, config.block_frames, len(config.steps)
+
+
+class Progress(NamedTuple):
+    """Blocks made, of all that are to be."""
+
+    done: int
+    of: int
 
 
 class Generator:
@@ -71,9 +80,12 @@ class Generator:
         self.codec = codec
         self._passes = PlainPasses(transformer) if passes is None else passes
         self._rollout = Rollout(transformer, self._passes)
-        self._slab_bytes = slab_bytes
-        self._reserved = 0
+        self._slabs = SlabPool(
+            slab_bytes, transformer.device, transformer.dtype,
+            kept=self._passes.knows_slabs, dropped=self._passes.forget,
+        )  # fmt: skip
         self._batch = batch
+        self._decoding = Beside(transformer.device)
         self._drawing = ThreadPoolExecutor(1, "noise")
 
     @cached_property
@@ -102,7 +114,7 @@ class Generator:
             modulations=ModulationTable(self.transformer, schedule),
             recent=deque(maxlen=max(config.window_blocks, self._decoder_blocks(config))),
             decoder=None if self.codec is None else self.codec.start_decoding(),
-            slab=self._reserve(layout),
+            slab=self._slabs.take(layout),
         )
 
     @torch.inference_mode()
@@ -136,7 +148,8 @@ class Generator:
         made: dict[int, Denoised] = {}
         for group in self._groups(streams):
             made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
-        return [stream.append(*made[id(stream)]) for stream in streams]
+        ready = self._decoding.mark()
+        return [stream.append(*made[id(stream)], ready) for stream in streams]
 
     @torch.inference_mode()
     def settle(self, streams: Sequence[Stream]) -> None:
@@ -152,17 +165,38 @@ class Generator:
 
     @torch.inference_mode()
     def decode(self, stream: Stream, block: Block) -> Tensor:
-        """Pictures of `block`, the stream's next undecoded one: [frames, height, width, 3] uint8."""
+        """Pictures of `block`, the stream's next undecoded one: [frames, height, width, 3] uint8.
+
+        On CUDA this waits until they are made, beside whatever has been begun since the block was: its clean pass
+        and the next block can be on their way.
+        """
         stream.require_open()
         if self.codec is None or stream.decoder is None:
             raise StreamError("this generator has no codec; decode where there is one")
         if block.number != stream.decoded_blocks:
             raise StreamError(f"block {block.number} is not the next to decode; {stream.decoded_blocks} is")
-        decoded = self.codec.decode(block.latents.unsqueeze(0), stream.decoder)
-        pictures = decoded.frames[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        stream.decoder = decoded.history
+        work = partial(_decode, self.codec, block.latents, stream.decoder)
+        pictures, stream.decoder = self._decoding.run(work, block.ready)
         stream.decoded_blocks += 1
         return pictures
+
+    def warm_up(self, config: StreamConfig, streams: int = 1) -> Iterator[Progress]:
+        """Make every kind of pass, so that no viewer waits for a compiler or a capture; yields how far it is.
+
+        `streams` that lie in slabs of their own, as many as will be open at once, where kernels know addresses.
+        """
+        opened: list[Stream] = []
+        blocks = config.window_blocks + 2
+        try:
+            opened.extend(self.open(config) for _ in range(streams))
+            for number, stream in enumerate(opened):
+                for block in range(blocks):
+                    yield Progress(number * blocks + block, streams * blocks)
+                    self._warm_up_block(stream, block)
+        finally:
+            for stream in opened:
+                self.close(stream)
+        yield Progress(streams * blocks, streams * blocks)
 
     def fork(self, stream: Stream) -> Stream:
         """A second stream in the same state, to go on by itself. Raises SlabsFull if its slab finds no room."""
@@ -170,7 +204,7 @@ class Generator:
         fork = replace(
             stream,
             noise_ahead=self._noise_ahead(stream.noise, stream.config),
-            slab=self._reserve(stream.slab.layout),
+            slab=self._slabs.take(stream.slab.layout),
             recent=stream.recent.copy(),
             sink_calls=stream.sink_calls.copy(),
             log=stream.log.copy(),
@@ -202,21 +236,22 @@ class Generator:
     def close(self, stream: Stream) -> None:
         """Give the stream's memory back. Closing it again does nothing."""
         if not stream.closed:
-            self._reserved -= stream.slab.nbytes
+            self._slabs.give_back(stream.slab)
             stream.close()
+
+    def _warm_up_block(self, stream: Stream, number: int) -> None:
+        """The next block; a prompt switch when the window is full, and one when it has rolled."""
+        if number == 0 or number >= stream.config.window_blocks:
+            self.set_prompt(stream, Prompt("warm-up", torch.ones(1, self.transformer.config.text_dim)))
+        (block,) = self.generate([stream])
+        if stream.decoder is not None:
+            self.decode(stream, block)
+        self.settle([stream])
 
     def _noise_ahead(self, noise: Noise, config: StreamConfig) -> NoiseAhead:
         transformer = self.transformer
         shape, pinned = config.latent_shape(transformer.config.latent_channels), transformer.device.type == "cuda"
         return NoiseAhead(noise, len(config.steps), shape, transformer.dtype, self._drawing, pinned=pinned)
-
-    def _reserve(self, layout: SlabLayout) -> KVSlab:
-        needed, free = layout.nbytes(self.transformer.dtype), self._slab_bytes - self._reserved
-        if needed > free:
-            raise SlabsFull(f"a KV slab needs {needed:,} bytes; of {self._slab_bytes:,} there are {free:,} left")
-        slab = KVSlab(layout, self.transformer.device, self.transformer.dtype)
-        self._reserved += needed
-        return slab
 
     def _recache(self, streams: Sequence[Stream]) -> None:
         def shape(stream: Stream) -> tuple[int, ...]:
@@ -247,6 +282,13 @@ class Generator:
         for latents in list(stream.recent)[-self._decoder_blocks(stream.config) :]:
             history = self.codec.decode(latents.unsqueeze(0), history).history
         return history
+
+
+def _decode(codec: Codec, latents: Tensor, history: History) -> tuple[Tensor, History]:
+    """Pictures as `Generator.decode` gives them, and the decoder's history after them."""
+    decoded = codec.decode(latents.unsqueeze(0), history)
+    pictures = decoded.frames[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return pictures, decoded.history
 
 
 def _require_ready(stream: Stream) -> None:

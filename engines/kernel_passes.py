@@ -133,6 +133,7 @@ class KernelPasses:
         self.record = record
         self.layer_ops = layer_ops(plan)
         self._attention_ops = AttentionOps.of(plan, transformer.device)
+        self.knows_slabs = record is not None
         self._flow_step = flow_step if plan.flow_step == "triton" else flow_step_reference
         self._passes: dict[Hashable, KernelPass] = {}
 

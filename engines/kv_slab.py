@@ -9,12 +9,14 @@ A new block overwrites the slot it evicts. Nothing is moved: attention does not 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from engines.config import StreamConfig, TransformerConfig
+from engines.errors import SlabsFull
 
 
 @dataclass(frozen=True)
@@ -137,3 +139,55 @@ class KVSlab:
         """Take over the content of a slab of the same layout."""
         self.keys.copy_(other.keys)
         self.values.copy_(other.values)
+
+
+class SlabPool:
+    """The slabs of all streams, of `limit` bytes together.
+
+    With `kept` a slab that was given back waits for the next stream of its layout, so that what knows its address
+    stays of use; it makes way when there is no other room, and `dropped` is told.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        kept: bool,
+        dropped: Callable[[KVSlab], None],
+    ) -> None:
+        self._limit = limit
+        self._device = device
+        self._dtype = dtype
+        self._kept = kept
+        self._dropped = dropped
+        self._reserved = 0
+        self._idle: list[KVSlab] = []
+
+    def take(self, layout: SlabLayout) -> KVSlab:
+        """A slab with nothing of use in it. Raises SlabsFull if it finds no room."""
+        for slab in self._idle:
+            if slab.layout == layout:
+                self._idle.remove(slab)
+                return slab
+        needed = layout.nbytes(self._dtype)
+        while self._idle and needed > self._limit - self._reserved:
+            self._drop(self._idle.pop(0))
+        free = self._limit - self._reserved
+        if needed > free:
+            raise SlabsFull(f"a KV slab needs {needed:,} bytes; of {self._limit:,} there are {free:,} left")
+        slab = KVSlab(layout, self._device, self._dtype)
+        self._reserved += needed
+        return slab
+
+    def give_back(self, slab: KVSlab) -> None:
+        """A slab that nobody uses any more."""
+        if self._kept:
+            self._idle.append(slab)
+        else:
+            self._drop(slab)
+
+    def _drop(self, slab: KVSlab) -> None:
+        self._reserved -= slab.nbytes
+        self._dropped(slab)

@@ -33,6 +33,9 @@ class Passes(Protocol):
     folds_prompts: bool
     """Whether a prompt's padding may be one key."""
 
+    knows_slabs: bool
+    """Whether something is made for a slab that is of use to the next stream in it."""
+
     def over(self, views: Sequence[StreamView]) -> Pass:
         """A pass over streams; of use until the next call."""
 
@@ -63,6 +66,8 @@ class PlainPass:
 
 class PlainPasses:
     """Runs passes in PyTorch's own operators: what defines the results."""
+
+    knows_slabs = False
 
     def __init__(self, transformer: CausalTransformer) -> None:
         self._transformer = transformer

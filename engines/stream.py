@@ -25,11 +25,12 @@ from kernels.rope import RopeGrid
 class Block(NamedTuple):
     """One generated block: its number in the stream, and clean latents [frames, channels, h/8, w/8].
 
-    The stream refers to the same latents: nobody writes into them.
+    The stream refers to the same latents: nobody writes into them. `ready` is when a GPU has made them.
     """
 
     number: int
     latents: Tensor
+    ready: torch.cuda.Event | None = None
 
 
 class LogEntry(NamedTuple):
@@ -122,9 +123,9 @@ class Stream:
             self.log.pop()
         self.log.append(LogEntry(self.blocks, "prompt", prompt.text))
 
-    def append(self, latents: Tensor, sink_call: SinkCall | None) -> Block:
+    def append(self, latents: Tensor, sink_call: SinkCall | None, ready: torch.cuda.Event | None) -> Block:
         """Take over a finished block; `sink_call` if one of its passes wrote the sink for good."""
-        block = Block(self.blocks, latents)
+        block = Block(self.blocks, latents, ready)
         self.recent.append(latents)
         if sink_call is not None:
             self.sink_calls.append(sink_call)

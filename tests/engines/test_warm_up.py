@@ -1,0 +1,83 @@
+"""What is made once, before the first viewer comes, and stays of use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engines.config import StreamConfig
+from engines.errors import SlabsFull
+from engines.generator import Generator
+from engines.kernel_passes import KernelPasses
+from engines.kv_slab import KVSlab, SlabLayout, SlabPool
+from engines.model import Model
+from engines.presets import preset
+from engines.prompt import Prompt
+from kernels.dispatch import plan_for, read_choices
+from tests.recorder import Recordings
+from tests.rolling import roll
+
+LAYOUT = SlabLayout(layers=1, heads=1, head_dim=8, block_tokens=2, sink_blocks=1, window_blocks=2)
+LARGE = replace(LAYOUT, window_blocks=3)
+
+
+def pool(slabs: int, *, kept: bool, dropped: list[KVSlab]) -> SlabPool:
+    """With room for so many slabs of LAYOUT."""
+    limit = slabs * LAYOUT.nbytes(torch.float32)
+    return SlabPool(limit, torch.device("cpu"), torch.float32, kept=kept, dropped=dropped.append)
+
+
+def test_a_kept_slab_serves_the_next_stream_of_its_layout() -> None:
+    slabs = pool(2, kept=True, dropped=[])
+    first = slabs.take(LAYOUT)
+    slabs.give_back(first)
+    assert slabs.take(LAYOUT) is first
+    assert slabs.take(LAYOUT) is not first
+
+
+def test_a_slab_is_freed_at_once_where_nothing_knows_its_address() -> None:
+    dropped: list[KVSlab] = []
+    slabs = pool(1, kept=False, dropped=dropped)
+    first = slabs.take(LAYOUT)
+    slabs.give_back(first)
+    assert dropped == [first]
+    assert slabs.take(LAYOUT) is not first
+
+
+def test_kept_slabs_make_way_for_another_layout() -> None:
+    dropped: list[KVSlab] = []
+    slabs = pool(2, kept=True, dropped=dropped)
+    first, second = slabs.take(LAYOUT), slabs.take(LAYOUT)
+    with pytest.raises(SlabsFull, match="there are 0 left"):
+        slabs.take(LARGE)
+    slabs.give_back(second)
+    slabs.give_back(first)
+    assert slabs.take(LARGE).layout == LARGE
+    assert dropped == [second, first]
+
+
+def test_warming_up_reports_how_far_it_is_and_leaves_nothing_open(model: Model, small: StreamConfig) -> None:
+    slab = SlabLayout.of(model.config.transformer, small).nbytes(torch.float32)
+    generator = Generator(model.transformer, model.codec, slab_bytes=2 * slab)
+    progress = list(generator.warm_up(small, streams=2))
+    assert [step.done for step in progress] == list(range(13))
+    assert {step.of for step in progress} == {12}
+    generator.open(small)
+    generator.open(small)
+
+
+def test_nothing_is_recorded_once_all_is_warm(prompts: list[Prompt]) -> None:
+    tiny = preset("tiny-taehv")
+    transformer = Model.random(replace(tiny, transformer=replace(tiny.transformer, layers=2)), seed=1).transformer
+    plan, record = (
+        plan_for(torch.device("cpu"), read_choices("triton,decoder=reference,linear=library")),
+        Recordings(),
+    )
+    generator = Generator(transformer, None, slab_bytes=1 << 30, passes=KernelPasses(transformer, plan, record))
+    config = StreamConfig(height=16, width=32, window_frames=6, steps=(1000, 500))
+    list(generator.warm_up(config))
+    made = record.made
+    roll(generator, generator.open(config), 4, {0: prompts[0], 3: prompts[1]})
+    assert record.made == made > 0
