@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.library import CustomOpDef
+from torch._library.custom_ops import CustomOpDef
 
 from kernels import norm_rope as fused
 from kernels.flow_step import flow_step
