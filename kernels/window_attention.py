@@ -225,9 +225,10 @@ def _load_rows(
     if DESCRIPTORS:
         b_rows = rows.load([start, 0])
     else:
-        o_n = start + tl.arange(0, N)
-        p_rows = rows + (o_n.to(tl.int64) * ROW)[:, None] + tl.arange(0, D)[None, :]
-        b_rows = tl.load(p_rows, mask=(o_n < stop)[:, None], other=0.0)
+        o_n = tl.arange(0, N)
+        p_first = tl.multiple_of(rows + tl.cast(start, tl.int64) * ROW, 16)
+        p_rows = p_first + ((o_n * ROW)[:, None] + tl.arange(0, D)[None, :])
+        b_rows = tl.load(p_rows, mask=(start + o_n < stop)[:, None], other=0.0)
     return b_rows
 
 
@@ -300,17 +301,19 @@ def _window_attention_kernel(
     o_scales = layer * scale_stride + i_h * (scale_stride // H)
     p_scales = tl.load(p_key_scales + i_b).to(tl.pointer_type(tl.float32)) + o_scales
 
-    o_m = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    o_row = (i_b.to(tl.int64) * T + o_m) * H + i_h
-    m_m = o_m < T
+    i_m = tl.program_id(0) * BLOCK_M
+    first_row = (i_b.to(tl.int64) * T + i_m) * H + i_h
+    o_m = tl.arange(0, BLOCK_M)
+    o_q = (o_m * ROW)[:, None] + tl.arange(0, D)[None, :]
+    m_m = i_m + o_m < T
     b_factor = tl.full([BLOCK_M], score_scale * LOG2_E, tl.float32)
     b_out = tl.zeros([BLOCK_M, D], tl.float32)
     b_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     # The share's keys in the sink, then the rest: a loop, for two copies of the one inside take more registers.
     for i_part in tl.range(0, 2):
-        p_part = tl.where(i_part == 0, p_sink_q, p_q) + o_row[:, None] * D + tl.arange(0, D)[None, :]
-        b_q = tl.load(p_part, mask=m_m[:, None], other=0.0)
+        p_first = tl.where(i_part == 0, p_sink_q, p_q) + first_row * D
+        b_q = tl.load(p_first + o_q, mask=m_m[:, None], other=0.0)
         if INT8:
             b_left, b_q_scale = _quantized(b_q)
             b_factor = b_q_scale * (score_scale * LOG2_E)
@@ -328,10 +331,9 @@ def _window_attention_kernel(
     b_sum = tl.where(b_sum > 0, b_sum, 1.0)
     b_out /= b_sum[:, None]
     if SHARES > 1:
-        o_row += i_share.to(tl.int64) * B * T * H
-        tl.store(p_log_sum + o_row, b_max + tl.log2(b_sum), mask=m_m)
-    p_rows = p_out + o_row[:, None] * D + tl.arange(0, D)[None, :]
-    tl.store(p_rows, b_out.to(p_out.dtype.element_ty), mask=m_m[:, None])
+        first_row += i_share.to(tl.int64) * B * T * H
+        tl.store(p_log_sum + first_row + o_m * H, b_max + tl.log2(b_sum), mask=m_m)
+    tl.store(p_out + first_row * D + o_q, b_out.to(p_out.dtype.element_ty), mask=m_m[:, None])
 
 
 @triton.jit(do_not_specialize=["ROWS"])

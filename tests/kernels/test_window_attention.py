@@ -41,8 +41,8 @@ def _on(device: torch.device, *lent: Lent) -> SlabTable:
 
 
 def _assert_as_reference(queries: Tensor, table: SlabTable, sink_queries: Tensor | None = None) -> None:
-    for shares in (1, 3):
-        schedule = Schedule(Tile(32, 16, warps=4), shares)
+    for shares, descriptors in ((1, False), (3, True)):
+        schedule = Schedule(Tile(32, 16, warps=4), shares, descriptors)
         got = window_attention(queries, table, LAYER, sink_queries=sink_queries, schedule=schedule)
         assert got.dtype == queries.dtype
         expected = window_attention_reference(queries.float(), _in_fp32(table), LAYER, sink_queries=sink_queries)
@@ -76,14 +76,15 @@ def test_streams_of_a_batch_have_fills_sinks_and_slabs_of_their_own(device: torc
     _assert_as_reference(queries, table, sink_queries)
 
 
-def test_the_last_key_counts_as_often_as_it_is_told(device: torch.device) -> None:
+@pytest.mark.parametrize("filled", [41, 48], ids=["in a tile", "at its end"])
+def test_the_last_key_counts_as_often_as_it_is_told(filled: int, device: torch.device) -> None:
     queries = _random(1, 20, HEADS, DIM).to(device)
-    folded, times = _lent(41, 2), 200
-    keys, values = (x.flatten(1, 2)[:, :41] for x in (folded.keys, folded.values))
+    folded, times = _lent(filled, 2), 200
+    keys, values = (x.flatten(1, 2)[:, :filled] for x in (folded.keys, folded.values))
     keys, values = (torch.cat([x, x[:, -1:].expand(-1, times - 1, -1, -1)], dim=1) for x in (keys, values))
     table = _on(device, replace(folded, last_log=math.log(times)))
     _assert_as_reference(queries, table)
-    expected = window_attention_reference(queries, _on(device, Lent(keys, values, 40 + times)), LAYER)
+    expected = window_attention_reference(queries, _on(device, Lent(keys, values, filled - 1 + times)), LAYER)
     assert_within("window_attention", window_attention(queries, table, LAYER), expected)
 
 
