@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from engines.codec import Codec
 from engines.errors import ConfigError
 from engines.graphs import CudaRecorder
 from engines.kv_slab import KVSlab
@@ -91,6 +92,15 @@ class PlainPasses:
 
     def forget(self, slab: KVSlab) -> None:
         """Nothing is kept."""
+
+
+def fuse(codec: Codec, plan: KernelPlan) -> None:
+    """Change `codec`, for good, to run as `plan` says."""
+    if plan.decoder == "triton":
+        # As for passes: the kernels bring Triton.
+        from kernels.picture_ops import TRITON
+
+        codec.fuse(TRITON)
 
 
 def passes_for(transformer: CausalTransformer, plan: KernelPlan, *, graphs: bool) -> Passes:

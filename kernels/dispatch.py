@@ -18,11 +18,12 @@ cuBLAS. This file imports no Triton: there are machines without.
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 import torch
+
+from kernels.tiles import interpreted
 
 ATTENTIONS = ("reference", "library", "flash-attn", "triton")
 REFERENCE_OR_TRITON = ("reference", "triton")
@@ -43,6 +44,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 LIBRARY_ATTENTION = (90, 100)
 """Where a library's attention is published to be faster than Triton's: 595 or 648 against 395 TFLOP/s on sm_90
 (Shah et al. 2024, figures for head dim 128 at 16k)."""
+
+LIBRARY_DTYPES = (torch.bfloat16, torch.float16)
+"""In which libraries attend on CUDA."""
 
 
 @dataclass(frozen=True)
@@ -101,36 +105,38 @@ def read_choices(text: str) -> dict[str, str]:
     return asked
 
 
-def plan_for(device: torch.device, asked: Mapping[str, str] | None = None) -> KernelPlan:
-    """The fastest known for `device`, but for what is asked for.
+def plan_for(device: torch.device, dtype: torch.dtype, asked: Mapping[str, str] | None = None) -> KernelPlan:
+    """The fastest known for `device` and a model in `dtype`, but for what is asked for.
 
     Raises:
         ValueError: something asked for cannot run here.
 
     """
-    plan = replace(_fastest(device), **(asked or {}))
-    _require_runnable(plan, device)
+    plan = replace(_fastest(device, dtype), **(asked or {}))
+    _require_runnable(plan, device, dtype)
     return plan
 
 
-def _fastest(device: torch.device) -> KernelPlan:
+def _fastest(device: torch.device, dtype: torch.dtype) -> KernelPlan:
     if device.type != "cuda":
         return PLAIN
     major, minor = torch.cuda.get_device_capability(device)
     fused = KernelPlan(**{op: "triton" for op in CHOICES if op != "linear"})
-    return replace(fused, attention="library") if 10 * major + minor in LIBRARY_ATTENTION else fused
+    library = 10 * major + minor in LIBRARY_ATTENTION and dtype in LIBRARY_DTYPES
+    return replace(fused, attention="library") if library else fused
 
 
-def _require_runnable(plan: KernelPlan, device: torch.device) -> None:
+def _require_runnable(plan: KernelPlan, device: torch.device, dtype: torch.dtype) -> None:
     if plan.uses_triton and importlib.util.find_spec("triton") is None:
         raise ValueError(f"Triton is not installed, and the kernels are {plan}; ask for 'reference'")
-    if plan.uses_triton and device.type != "cuda" and os.environ.get("TRITON_INTERPRET", "0") != "1":
+    if plan.uses_triton and device.type != "cuda" and not interpreted():
         raise ValueError(f"Triton kernels need a CUDA device or TRITON_INTERPRET=1; the device is {device}")
-    if "flash-attn" not in (plan.attention, plan.batched_attention):
-        return
-    if device.type != "cuda":
+    attentions = {plan.attention, plan.batched_attention}
+    if attentions & {"library", "flash-attn"} and device.type == "cuda" and dtype not in LIBRARY_DTYPES:
+        raise ValueError(f"on CUDA no library attends in {dtype}; ask for attention=triton, or 16 bits")
+    if "flash-attn" in attentions and device.type != "cuda":
         raise ValueError(f"flash-attn needs a CUDA device; the device is {device}")
-    if importlib.util.find_spec("flash_attn") is None:
+    if "flash-attn" in attentions and importlib.util.find_spec("flash_attn") is None:
         raise ValueError("flash-attn is asked for, but the package flash_attn is not installed")
 
 

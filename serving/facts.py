@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from engines.config import StreamConfig
+from kernels.dispatch import PLAIN
 from serving.errors import FilmError, TimelineError
 from serving.film import read_facts
 from serving.loading import CodecName, Origin
@@ -60,6 +61,7 @@ class Facts:
     timeline: Timeline
     cues: tuple[AppliedCue, ...]
     frames: int
+    kernels: str = str(PLAIN)
     start: Start | None = None
     version: int = VERSION
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 
 from engines.config import StreamConfig
 from engines.presets import preset
+from kernels.dispatch import KernelPlan, plan_for, read_choices
 from serving.errors import FilmError
 from serving.facts import Facts
 from serving.generate import Outputs
@@ -42,6 +44,7 @@ class Request:
     dtype: torch.dtype
     threads: int
     snapshot: Path | None
+    kernels: KernelPlan
     earlier: Facts | None = None
 
     @property
@@ -83,6 +86,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--text-device", choices=("cpu", "cuda"), help="for the text encoder; else --device")
     parser.add_argument("--threads", type=_threads, help="of the CPU; else one for each core")
     parser.add_argument("--dtype", choices=DTYPES, help="else bfloat16 on cuda and float32 on the CPU")
+    parser.add_argument(
+        "--kernels", type=_kernels, default={}, metavar="CHOICE|OP=CHOICE,...",
+        help="what computes each operation: auto, reference, library, flash-attn, triton",
+    )  # fmt: skip
     parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
 
 
@@ -110,6 +117,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         DTYPES[dtype],
         options.threads or torch.get_num_threads(),
         options.snapshot,
+        _plan(options.kernels, device, dtype),
     )
 
 
@@ -119,16 +127,18 @@ def _film_request(options: argparse.Namespace) -> Request:
     snapshot = options.snapshot
     if facts.start is not None and snapshot is None:
         snapshot = options.source.parent / facts.start.snapshot
+    device, dtype = options.device or facts.device, options.dtype or facts.dtype
     return Request(
         options.model or facts.model,
         options.codec or facts.codec,
         _with_length(facts.timeline, options),
         facts.stream,
         _overridden(Settings(), options),
-        _device(options.device or facts.device),
-        DTYPES[options.dtype or facts.dtype],
+        _device(device),
+        DTYPES[dtype],
         options.threads or facts.threads,
         snapshot,
+        _plan(options.kernels, device, dtype),
         earlier=facts,
     )
 
@@ -139,6 +149,13 @@ def _device(name: str) -> torch.device:
             "there is no CUDA device here; --device cpu makes the film on the CPU, though not the same one"
         )
     return torch.device(name)
+
+
+def _plan(asked: Mapping[str, str], device: str, dtype: str) -> KernelPlan:
+    try:
+        return plan_for(_device(device), DTYPES[dtype], asked)
+    except ValueError as error:
+        raise FilmError(str(error)) from error
 
 
 def _with_length(timeline: Timeline, options: argparse.Namespace) -> Timeline:
@@ -177,6 +194,13 @@ def read_outputs(options: argparse.Namespace, request: Request) -> Outputs:
             )
         taken.add(path.resolve())
     return outputs
+
+
+def _kernels(text: str) -> dict[str, str]:
+    try:
+        return read_choices(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _seconds(text: str) -> float:

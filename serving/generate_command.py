@@ -19,10 +19,13 @@ import torch
 
 from engines.config import FRAMES_PER_SECOND, StreamConfig
 from engines.generator import Generator
+from engines.model import Model
+from engines.passes import fuse, passes_for
 from engines.prompt import Prompt
 from engines.snapshot import restore
 from engines.stream import Stream
 from engines.wan.prompt_encoder import PromptEncoder
+from kernels.dispatch import PLAIN
 from serving.catalog import models_folder
 from serving.errors import FilmError
 from serving.facts import Facts, Start, applied_cues
@@ -73,7 +76,7 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
     text_device = None if options.text_device is None else torch.device(options.text_device)
     folder = models_folder(options.models_dir)
     opened = open_model(request.model, folder, request.device, request.dtype, request.codec, text_device)
-    generator = Generator(opened.model.transformer, opened.model.codec, slab_bytes=SLAB_BYTES)
+    generator = _generator(opened.model, request)
     for warning in (*planned.warnings, *_differences(request, opened, generator)):
         print(f"warning: {warning}", file=sys.stderr)
     stream, start = _begin(generator, request, options.output)
@@ -81,6 +84,16 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
     for warning in _cut_prompts(encoded, opened.prompts):
         print(f"warning: {warning}", file=sys.stderr)
     return Ready(generator, stream, start, encoded, opened.origins)
+
+
+def _generator(model: Model, request: Request) -> Generator:
+    """A generator on the kernels that are asked for, which it prints."""
+    plan = request.kernels
+    graphs = request.device.type == "cuda" and plan != PLAIN
+    print(f"kernels: {plan}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
+    fuse(model.codec, plan)
+    passes = passes_for(model.transformer, plan, graphs=graphs)
+    return Generator(model.transformer, model.codec, slab_bytes=SLAB_BYTES, passes=passes)
 
 
 def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:
@@ -94,6 +107,7 @@ def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:
         device=request.device.type,
         threads=request.threads,
         dtype=request.dtype_name,
+        kernels=str(request.kernels),
         stream=ready.stream.config,
         timeline=request.timeline,
         cues=applied_cues(planned, ready.stream.next_frame),
@@ -118,6 +132,7 @@ def _differences(request: Request, opened: OpenedModel, generator: Generator) ->
         "dtype": (earlier.dtype, request.dtype_name),
         "device": (earlier.device, request.device.type),
         "threads": (earlier.threads, request.threads),
+        "kernels": (earlier.kernels, str(request.kernels)),
         "torch": (earlier.torch, torch.__version__),
         "longtake": (earlier.longtake, version("longtake")),
     }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.wan.transformer import LayerOps, PlainOps
-from kernels import norm_rope, rms_norm
+from kernels import linear, norm_rope, rms_norm
 from kernels.dispatch import KernelPlan
 from kernels.library_attention import Library, WindowAttention, cudnn, flash_attn, library_attention, torch_cpu
 from kernels.modulate import modulate
@@ -80,13 +80,29 @@ class KernelOps(PlainOps):
         """One kernel."""
         return modulate(x, shift, scale, eps) if self._modulates else super().modulate(x, shift, scale, eps)
 
-    def project_onto(self, x: Tensor, linear: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
+    def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
         """The library's product, then one kernel."""
         if gate is None or not self._adds:
-            return super().project_onto(x, linear, y, gate)
-        return residual(x, linear(y).view_as(x), gate)
+            return super().project_onto(x, layer, y, gate)
+        return residual(x, layer(y).view_as(x), gate)
+
+
+class LinearOps(KernelOps):
+    """The same with Triton's products, which do what follows them while it is in registers."""
+
+    def project(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """One kernel."""
+        return linear.linear(x.contiguous(), layer.weight, layer.bias)
+
+    def project_gelu(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """One kernel."""
+        return linear.linear_gelu(x.contiguous(), layer.weight, layer.bias)
+
+    def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
+        """One kernel."""
+        return linear.linear_residual(y.contiguous(), layer.weight, layer.bias, x, gate)
 
 
 def layer_ops(plan: KernelPlan) -> LayerOps:
     """What computes a layer besides attention."""
-    return KernelOps(plan)
+    return LinearOps(plan) if plan.linear == "triton" else KernelOps(plan)

@@ -42,14 +42,14 @@ class LayerOps(Protocol):
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
         """LayerNorm of the rows, x (1 + scale) + shift; these are [B, frames, 1, dim]."""
 
-    def project(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """`linear` of [..., inputs]."""
+    def project(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """`layer` of [..., inputs]."""
 
-    def project_gelu(self, linear: nn.Linear, x: Tensor) -> Tensor:
-        """GELU of `linear` of [..., inputs], in its tanh form."""
+    def project_gelu(self, layer: nn.Linear, x: Tensor) -> Tensor:
+        """GELU of `layer` of [..., inputs], in its tanh form."""
 
-    def project_onto(self, x: Tensor, linear: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
-        """The rows `x` with `linear` of y [..., inputs] added, x `gate` [B, frames, 1, dim] if there is one."""
+    def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
+        """The rows `x` with `layer` of y [..., inputs] added, x `gate` [B, frames, 1, dim] if there is one."""
 
 
 class PlainOps:
@@ -59,17 +59,17 @@ class PlainOps:
         """Three roundings."""
         return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
 
-    def project(self, linear: nn.Linear, x: Tensor) -> Tensor:
+    def project(self, layer: nn.Linear, x: Tensor) -> Tensor:
         """As it is."""
-        return linear(x)
+        return layer(x)
 
-    def project_gelu(self, linear: nn.Linear, x: Tensor) -> Tensor:
+    def project_gelu(self, layer: nn.Linear, x: Tensor) -> Tensor:
         """Two operators."""
-        return F.gelu(linear(x), approximate="tanh")
+        return F.gelu(layer(x), approximate="tanh")
 
-    def project_onto(self, x: Tensor, linear: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
+    def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
         """Two or three operators."""
-        projected = linear(y).view_as(x)
+        projected = layer(y).view_as(x)
         return x + (projected if gate is None else projected * gate)
 
 
@@ -160,7 +160,7 @@ class TransformerBlock(nn.Module):
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unsqueeze(2).unbind(3)
         own, cross = self.self_attn, self.cross_attn
         normed = ops.modulate(x, shift, scale, self.eps).flatten(1, 2)
-        q, k, v = (ops.project(linear, normed) for linear in (own.q, own.k, own.v))
+        q, k, v = (ops.project(layer, normed) for layer in (own.q, own.k, own.v))
         x = ops.project_onto(x, own.o, memory.attend(self.layer, own, q, k, v).flatten(-2), gate)
         q = ops.project(cross.q, self.norm3(x).flatten(1, 2))
         x = ops.project_onto(x, cross.o, memory.attend_prompt(self.layer, cross, q).flatten(-2), None)

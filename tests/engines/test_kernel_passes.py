@@ -25,7 +25,7 @@ from tests.recorder import Recordings
 from tests.recording import RecordedNoise, Recording
 from tests.rolling import roll
 
-KERNELS = plan_for(torch.device("cpu"), read_choices("triton,decoder=reference"))
+KERNELS = plan_for(torch.device("cpu"), torch.float32, read_choices("triton,decoder=reference"))
 
 TINY = StreamConfig(seed=5, height=16, width=32, steps=(1000, 500))
 """Two tokens a frame: the interpreter takes its time for each."""

@@ -7,7 +7,7 @@ import torch
 
 from kernels.dispatch import CHOICES, PLAIN, KernelPlan, plan_for, read_choices
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+CPU, CUDA, BF16 = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
 
 
 def chip(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
@@ -16,7 +16,7 @@ def chip(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
 
 
 def test_a_cpu_runs_plain_pytorch() -> None:
-    assert plan_for(CPU) == PLAIN
+    assert plan_for(CPU, torch.float32) == PLAIN
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_the_chip_decides_whose_attention_is_faster(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], attention: str
 ) -> None:
     chip(monkeypatch, capability)
-    plan = plan_for(CUDA)
+    plan = plan_for(CUDA, BF16)
     assert plan.attention == attention
     assert plan.batched_attention == plan.prompt_attention == plan.norm_rope == "triton"
 
@@ -36,13 +36,13 @@ def test_the_chip_decides_whose_attention_is_faster(
 @pytest.mark.parametrize("choice", ["reference", "library", "triton"])
 def test_a_setting_forces_every_op_that_knows_it(monkeypatch: pytest.MonkeyPatch, choice: str) -> None:
     chip(monkeypatch, (9, 0))
-    plan = plan_for(CUDA, read_choices(choice))
+    plan = plan_for(CUDA, BF16, read_choices(choice))
     assert all(getattr(plan, op) == choice for op, choices in CHOICES.items() if choice in choices)
 
 
 def test_a_forced_reference_is_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     chip(monkeypatch, (9, 0))
-    assert plan_for(CUDA, read_choices("reference")) == PLAIN
+    assert plan_for(CUDA, BF16, read_choices("reference")) == PLAIN
 
 
 def test_a_later_word_of_a_setting_counts() -> None:
@@ -74,13 +74,20 @@ def test_an_unknown_setting_is_refused(text: str, complaint: str) -> None:
 def test_what_cannot_run_here_is_refused(monkeypatch: pytest.MonkeyPatch, asked: str, complaint: str) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(ValueError, match=complaint):
-        plan_for(CPU, read_choices(asked))
+        plan_for(CPU, torch.float32, read_choices(asked))
+
+
+def test_fp32_is_attended_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    chip(monkeypatch, (9, 0))
+    assert plan_for(CUDA, torch.float32).attention == "triton"
+    with pytest.raises(ValueError, match=r"no library attends in torch\.float32; ask for attention=triton"):
+        plan_for(CUDA, torch.float32, {"attention": "library"})
 
 
 def test_a_package_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     chip(monkeypatch, (9, 0))
     with pytest.raises(ValueError, match="flash_attn is not installed"):
-        plan_for(CUDA, {"attention": "flash-attn"})
+        plan_for(CUDA, BF16, {"attention": "flash-attn"})
 
 
 def test_a_plan_says_what_it_runs() -> None:

@@ -20,6 +20,7 @@ from serving.cli import main
 
 TIMELINE = """
 version: 1
+model: tiny-taehv
 seed: 3
 height: 32
 width: 48
@@ -333,3 +334,23 @@ def test_models_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "longlive-1.3b" in said
     assert "tiny-taehv" in said
+
+
+def test_what_computes_each_operation_is_printed_and_kept(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(timeline, tmp_path / "film.mp4", "--seconds", "0.5")
+    said = "reference: attention, batched_attention, prompt_attention"
+    assert f"kernels: {said}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "film.json").read_text())["kernels"].startswith(said)
+
+
+def test_kernels_that_cannot_run_here_are_refused(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]
+    assert main([*arguments, "--device", "cpu", "--kernels", "flash-attn"]) == 2
+    assert "flash-attn needs a CUDA device; the device is cpu" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--kernels", "fast"])
+    assert "unknown choice 'fast'; known: auto, reference" in capsys.readouterr().err
