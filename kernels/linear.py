@@ -41,6 +41,11 @@ TILES: Tiles = {
     INTERPRETER: Tile(m=32, n=64, k=32, warps=1),
 }
 
+TILES_FP32: Tiles = {sm: Tile(m=64, n=64, k=32, warps=8, stages=2) for sm in ARCHITECTURES} | {
+    INTERPRETER: TILES[INTERPRETER]
+}
+"""Small, because fp32 is multiplied without tensor cores: to compare with, not to be fast."""
+
 BY_DESCRIPTOR = frozenset({90})
 """Where tensors come and go by TMA, a program for each multiprocessor takes tile after tile, and a tile's loads
 are under way while the one before is finished. Elsewhere a program makes one tile, through pointers."""
@@ -239,7 +244,7 @@ def _launch(
     if residual is not None:
         out, frames = torch.empty_like(residual), _frames(op, out, residual, gate)
     chip = architecture(x.device)
-    tile = tile_for(TILES, chip, "linear")
+    tile = tile_for(TILES_FP32 if x.dtype == torch.float32 else TILES, chip, "linear")
     (n, k), m = weight.shape, x.numel() // x.shape[-1]
     tiles, part = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n), tile.n // PARTS
     operands: tuple[Tensor | TensorDescriptor, ...] = (x, weight, out if residual is None else residual, out)
@@ -314,25 +319,31 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor) -> None:
 
 
 def aot_cases() -> Sequence[AotCase]:
-    """The real model in bf16: every K is a multiple of the tiles', and every frame is longer than a tile."""
+    """The real model: every K is a multiple of the tiles', and every frame is longer than a tile."""
     forms = {
         "linear": {"GELU": False, "RESIDUAL": False, "GATED": False},
         "linear_gelu": {"GELU": True, "RESIDUAL": False, "GATED": False},
         "linear_residual": {"GELU": False, "RESIDUAL": True, "GATED": False},
         "linear_gated": {"GELU": False, "RESIDUAL": True, "GATED": True},
     }
-    return [_case(f"{name}_sm{sm}", sm, flags) for sm in ARCHITECTURES for name, flags in forms.items()]
+    fp32 = [_case(f"linear_gated_fp32_sm{sm}", sm, torch.float32, forms["linear_gated"]) for sm in ARCHITECTURES]
+    half = torch.bfloat16
+    return fp32 + [_case(f"{name}_sm{sm}", sm, half, forms[name]) for sm in ARCHITECTURES for name in forms]
 
 
-def _case(name: str, sm: int, flags: dict[str, bool]) -> AotCase:
-    tile, by_descriptor = TILES[sm], sm in BY_DESCRIPTOR
+def _case(name: str, sm: int, dtype: torch.dtype, flags: dict[str, bool]) -> AotCase:
+    whole, by_descriptor = dtype == torch.float32, sm in BY_DESCRIPTOR
+    tile, pointer = (TILES_FP32 if whole else TILES)[sm], FLOATS[dtype]
     part = (tile.m, tile.n // PARTS)
     blocks = {"x": (tile.m, tile.k), "weight": (tile.n, tile.k), "residual": part, "out": part}
-    types = dict.fromkeys(("x", "weight", "p_bias", "residual", "p_gate", "out"), FLOATS[torch.bfloat16])
+    types = dict.fromkeys(("x", "weight", "p_bias", "residual", "p_gate", "out"), pointer)
     if by_descriptor:
-        types |= {operand: f"tensordesc<bf16[{rows}, {columns}]>" for operand, (rows, columns) in blocks.items()}
+        types |= {
+            operand: f"tensordesc<{pointer[1:]}[{rows}, {columns}]>" for operand, (rows, columns) in blocks.items()
+        }
+    product, copy = ("HGMMA", "UTMALDG") if by_descriptor else ("HMMA", "LDGSTS")
     sizes = dict.fromkeys(("M", "N", "K", "FRAMES", "F", "T", "gate_stream", "gate_frame"), "i32")
-    pointers = [operand for operand, kind in types.items() if kind == FLOATS[torch.bfloat16]]
+    pointers = [operand for operand, kind in types.items() if kind == pointer]
     return AotCase(
         name=name,
         kernel=_linear_kernel,
@@ -344,5 +355,5 @@ def _case(name: str, sm: int, flags: dict[str, bool]) -> AotCase:
             "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": GROUP,
         },
         aligned=(*pointers, "N", "K", "gate_stream", "gate_frame"),
-        needs=("HGMMA", "UTMALDG") if by_descriptor else ("HMMA", "LDGSTS"),
+        needs=(copy,) if whole else (product, copy),
     )  # fmt: skip
