@@ -319,6 +319,8 @@ def _check_slabs(op: str, v: Tensor, turns: Tensor, table: SlabTable, places: Te
             f"{op}: slabs hold {list(slab.shape[-2:])} {slab.dtype} on {slab.device}; a token has "
             f"[{channels // dim}, {dim}] {v.dtype} on {v.device}"
         )
+    if table.lent[0].keys.dtype not in (v.dtype, torch.int8):
+        raise ValueError(f"{op}: keys are kept as {table.lent[0].keys.dtype}; it writes {v.dtype} or INT8")
     if any(not 0 <= layer < lent.keys.shape[0] for lent in table.lent):
         raise ValueError(f"{op}: layer {layer} of slabs with {[lent.keys.shape[0] for lent in table.lent]} layers")
     if channels * table.lent[0].keys.element_size() % ALIGNMENT_BYTES:

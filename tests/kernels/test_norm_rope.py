@@ -204,6 +204,14 @@ def test_slabs_of_another_dtype_are_refused(device: torch.device) -> None:
         made.run(made.slabs(torch.float16))
 
 
+def test_keys_of_another_dtype_are_refused(device: torch.device) -> None:
+    made = Pass.of([[0]], 3, 32, device)
+    lent = made.slabs(torch.float32).lent[0]
+    table = SlabTable([replace(lent, keys=lent.keys.half())], device)
+    with pytest.raises(ValueError, match=r"keys are kept as torch\.float16; it writes torch\.float32 or INT8"):
+        made.run(table)
+
+
 def test_turns_for_other_tokens_are_refused(device: torch.device) -> None:
     made = Pass.of([[0]], 3, 32, device)
     short = made.turns._replace(queries=made.turns.queries[:, :2].contiguous())
