@@ -1,0 +1,124 @@
+"""Times what the host does for a pass: the block loop with passes that compute nothing.
+
+    python -m benchmarks.host_time
+
+runs on the CPU, on the tiny model: the network is replaced by one that returns its input, and recordings by ones
+that do nothing when replayed. What is left is what a GPU's host does between two launches of a graph: placements,
+tables, turns, noise, copies to where a graph reads, and the flow step in PyTorch's operators.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.machine import Machine
+from benchmarks.timing import Samples
+from engines.generator import Generator
+from engines.graphs import Recorded
+from engines.kernel_passes import KernelPasses
+from engines.presets import preset
+from engines.prompt import Prompt
+from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
+from kernels.dispatch import KernelPlan
+
+RESULTS = Path(__file__).parent / "results"
+MARK_MS = 2.0
+"""The most that a pass may take of the host."""
+
+PLAN = KernelPlan(attention="triton", prompt_attention="triton", norm_rope="triton")
+"""Tables are kept for kernels that are never launched."""
+
+
+class Idle(CausalTransformer):
+    """Computes nothing."""
+
+    def denoise(
+        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    ) -> Tensor:
+        """The latents."""
+        return latents
+
+    def remember(
+        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    ) -> None:
+        """Nothing."""
+
+
+class Nothing:
+    """A recording that does nothing."""
+
+    def replay(self) -> None:
+        """Do nothing."""
+
+
+def record(run: Callable[[], None]) -> Recorded:
+    """Run once, as a capture's warm-up does."""
+    run()
+    return Nothing()
+
+
+@dataclass(frozen=True)
+class HostTime:
+    """Host milliseconds of each block's generate and settle, and the passes in it."""
+
+    machine: Machine
+    passes: int
+    blocks: Samples
+
+    @property
+    def ms_per_pass(self) -> float:
+        """Median."""
+        return self.blocks.median_ms / self.passes
+
+    def __str__(self) -> str:
+        kept = "within" if self.ms_per_pass < MARK_MS else "above"
+        return f"{self.machine}\n{self.ms_per_pass:.3f} ms of host time per pass, {kept} the mark of {MARK_MS} ms"
+
+    def as_json(self) -> str:
+        """With every sample."""
+        facts = {"machine": asdict(self.machine), "passes": self.passes, "ms_per_pass": self.ms_per_pass}
+        return json.dumps(facts | {"mark_ms": MARK_MS, "block_ms": self.blocks.ms}, indent=1) + "\n"
+
+
+@torch.inference_mode()
+def measure(blocks: int) -> HostTime:
+    """Time `blocks` blocks of a stream whose window has rolled."""
+    model, device = preset("tiny"), torch.device("cpu")
+    transformer = Idle(model.transformer)
+    passes = KernelPasses(transformer, PLAN, record)
+    generator = Generator(transformer, None, slab_bytes=1 << 30, passes=passes)
+    list(generator.warm_up(model.stream))
+    stream = generator.open(model.stream)
+    generator.set_prompt(stream, Prompt("idle", torch.ones(1, model.transformer.text_dim)))
+    times = []
+    for number in range(stream.config.window_blocks + 1 + blocks):
+        begin = time.perf_counter()
+        generator.generate([stream])
+        generator.settle([stream])
+        if number > stream.config.window_blocks:
+            times.append((time.perf_counter() - begin) * 1e3)
+    return HostTime(Machine.here(device), len(stream.schedule) + 1, Samples(tuple(times)))
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.host_time")
+    parser.add_argument("--blocks", type=int, default=100)
+    parser.add_argument("--json", type=Path, metavar="FILE", default=RESULTS / "host_time_cpu.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    result = measure(arguments.blocks)
+    arguments.json.write_text(result.as_json())
+    print(f"{result}\n{arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,227 @@
+"""Times every kernel beside its reference and the library, and beside the least time that the GPU allows.
+
+    python -m benchmarks.kernels
+
+needs a CUDA device; `--tiny` runs the same on small shapes under Triton's interpreter, where only the checks mean
+something. Every implementation is checked against the op's reference in fp32 before anything is timed, with memory
+that nobody wrote full of NaN. Calls go round among inputs that no cache holds together, as one graph, so that a
+time is the device's alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.counts import Work
+from benchmarks.kernel_cases import Case, Sizes, all_cases
+from benchmarks.machine import Machine, Rates
+from benchmarks.timing import Samples, sample
+from kernels.tiles import interpreted
+
+RESULTS = Path(__file__).parent / "results"
+L2_TIMES = 4
+"""Inputs take at least so many times the bytes of the L2 cache."""
+
+MOST_SETS = 24
+
+FAILURES = (RuntimeError, ValueError, ImportError, AssertionError)
+"""What an implementation may raise; it is reported, and the others are measured all the same."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation of one case: how far it is from the reference, and its times if it is close enough."""
+
+    case: str
+    provider: str
+    work: Work
+    rms_error: float | None
+    bound: float
+    times: Samples | None
+    failed: str | None
+
+    @property
+    def right(self) -> bool:
+        """It ran, and is close enough. A NaN is not."""
+        return self.failed is None and self.rms_error is not None and self.rms_error <= self.bound
+
+
+def measure(sizes: Sizes, device: torch.device, dtype: torch.dtype, runs: int) -> list[Row]:
+    """Check everything, then time what is right."""
+    rows = []
+    for make in all_cases(sizes, device, dtype):
+        case = make(1)
+        checked = {name: _check(case, name) for name in case.providers}
+        nbytes = case.set_bytes
+        del case
+        rows.append((make, nbytes, checked))
+    return [row for make, nbytes, checked in rows for row in _timed(make, nbytes, checked, device, runs)]
+
+
+def _check(case: Case, provider: str) -> tuple[float | None, str | None]:
+    """The error of a provider, or why there is none."""
+    try:
+        with unwritten_is_nan(case.device):
+            return _rms_error(case.providers[provider](0), case.truth(0)), None
+    except FAILURES as error:
+        return None, _told(error)
+
+
+def _rms_error(made: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+    """The largest over the outputs, in units of the truth's root mean square. NaN if anything is."""
+    errors = [
+        ((ours.float() - true.float()).square().mean().sqrt() / true.float().square().mean().sqrt()).item()
+        for ours, true in zip(made, truth, strict=True)
+    ]
+    return float("nan") if any(error != error for error in errors) else max(errors)
+
+
+@contextmanager
+def unwritten_is_nan(device: torch.device) -> Iterator[None]:
+    """Within it torch.empty is full of NaN. PyTorch does so where it is to be deterministic."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _timed(
+    make: Callable[[int], Case],
+    nbytes: int,
+    checked: Mapping[str, tuple[float | None, str | None]],
+    device: torch.device,
+    runs: int,
+) -> Iterator[Row]:
+    sets = _sets(nbytes, device)
+    case = make(sets)
+    for provider, (error, failed) in checked.items():
+        row = Row(case.name, provider, case.work, error, case.bound, None, failed)
+        if not row.right:
+            yield row
+            continue
+        try:
+            times, _ = sample(_round(case.providers[provider], sets, device), runs, device)
+            yield replace(row, times=_each(times, sets, device))
+        except FAILURES as failure:
+            yield replace(row, failed=_told(failure))
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:300]}"
+
+
+def _sets(nbytes: int, device: torch.device) -> int:
+    """Enough inputs that none is in the cache when its turn comes."""
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return max(2, min(MOST_SETS, -(-L2_TIMES * cache // nbytes)))
+
+
+def _round(call: Callable[[int], Sequence[Tensor]], sets: int, device: torch.device) -> Callable[[int], None]:
+    """A call that goes once round the inputs: on CUDA as a graph."""
+
+    def once_round() -> None:
+        for i in range(sets):
+            call(i)
+
+    if device.type != "cuda":
+        return lambda _: once_round()
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        once_round()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        once_round()
+    return lambda _: graph.replay()
+
+
+def _each(times: Samples, sets: int, device: torch.device) -> Samples:
+    """Of one call, from those of a round."""
+    return Samples(tuple(ms / sets for ms in times.ms)) if device.type == "cuda" else times
+
+
+def as_table(rows: Sequence[Row], rates: Rates) -> str:
+    """What was found, to read."""
+    lines = [
+        "| case | implementation | rms error | median ms | floor ms | bound by | ms / floor | TFLOP/s | GB/s |",
+        "|---|---|---:|---:|---:|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        error = "-" if row.rms_error is None else f"{row.rms_error:.1e}"
+        if row.times is None:
+            reason = row.failed or f"error above {row.bound:.0e}"
+            lines.append(f"| {row.case} | {row.provider} | {error} | not timed: {reason} | | | | | |")
+            continue
+        floor, ms = rates.floor(row.work), row.times.median_ms
+        lines.append(
+            f"| {row.case} | {row.provider} | {error} | {ms:.4f} | {floor.ms:.4f} | {floor.bound_by} "
+            f"| {ms / floor.ms:.2f} | {row.work.flops / ms / 1e9:.0f} | {row.work.nbytes / ms / 1e6:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def as_json(rows: Sequence[Row], machine: Machine, rates: Rates, sizes: Sizes, dtype: torch.dtype) -> str:
+    """Everything, with every sample."""
+    result = {
+        "machine": asdict(machine),
+        "rates": asdict(rates),
+        "sizes": asdict(sizes),
+        "dtype": str(dtype).removeprefix("torch."),
+        "kernels": [_row_json(row, rates) for row in rows],
+    }
+    return json.dumps(result, indent=1) + "\n"
+
+
+def _row_json(row: Row, rates: Rates) -> dict[str, Any]:
+    floor = rates.floor(row.work)
+    facts = {
+        "case": row.case, "provider": row.provider, **asdict(row.work), "rms_error": row.rms_error,
+        "rms_bound": row.bound, "failed": row.failed, "floor_ms": floor.ms, "bound_by": floor.bound_by,
+    }  # fmt: skip
+    if row.times is None:
+        return facts
+    median = row.times.median_ms
+    return facts | {"median_ms": median, "median_by_floor": median / floor.ms, "samples_ms": row.times.ms}
+
+
+def main() -> int:
+    """Measure what the command line asks for; 1 if an implementation failed or was wrong."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kernels")
+    parser.add_argument("--tiny", action="store_true", help="small shapes, on the CPU under the interpreter")
+    parser.add_argument("--size", choices=("480x832", "320x576"), default="480x832")
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="in benchmarks/results by default")
+    arguments = parser.parse_args()
+    if not arguments.tiny and not torch.cuda.is_available():
+        parser.error("kernels are timed on a CUDA device, and there is none here; --tiny checks them without")
+    if arguments.tiny and not interpreted():
+        parser.error("--tiny runs under Triton's interpreter: set TRITON_INTERPRET=1")
+    device = torch.device("cpu" if arguments.tiny else "cuda")
+    sizes = Sizes.tiny() if arguments.tiny else Sizes.longlive(arguments.size)
+    dtype = torch.float32 if arguments.tiny else torch.bfloat16
+    with torch.inference_mode():
+        rows = measure(sizes, device, dtype, arguments.runs)
+    rates, machine = Rates.measure(device, dtype), Machine.here(device)
+    file = arguments.json or RESULTS / f"kernels_{'tiny_cpu' if arguments.tiny else f'{arguments.size}_cuda'}.json"
+    file.write_text(as_json(rows, machine, rates, sizes, dtype))
+    print(f"{machine}\n\n{as_table(rows, rates)}\n{file}")
+    return 0 if all(row.right for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
