@@ -1,9 +1,10 @@
 """Trains the judge on rendered clips, and measures it on others.
 
-    python -m benchmarks.train_judge --steps 1200
+    python -m benchmarks.train_judge
+    python -m benchmarks.train_judge --only-measure
 
-A quarter of an hour on one core. Nothing that a model has generated is ever shown to it; half of the clips are
-blurred, noisy or off in colour, as a decoder may leave them.
+About a quarter of an hour on a core of its own. Nothing that a model has generated is ever shown to it; half of
+the clips are blurred, noisy or off in colour, as a decoder may leave them.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Clips:
     def __init__(self, seeds: range, seed: int) -> None:
         self._seeds = iter(seeds)
         self._scenes = combinations()
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng([seed, seeds.start])
 
     def draw(self) -> Window:
         """The next one."""
@@ -247,20 +248,10 @@ def _shares(rows: Tensor, names: Sequence[str]) -> dict[str, Share]:
     return {name: Share.of(column.tolist()) for name, column in zip(names, rows.T, strict=True)}
 
 
-def main() -> None:
-    """Train, measure and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1_200)
-    parser.add_argument("--test-clips", type=int, default=2_000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FILE")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
-    judge, world = Judge(JudgeConfig()), World()
-    losses: list[float] = []
-    started = time.monotonic()
+def trained(steps: int, seed: int) -> tuple[Judge, dict[str, object]]:
+    """A new judge, and how it was trained."""
+    torch.manual_seed(seed)
+    judge, losses, started = Judge(JudgeConfig()), list[float](), time.monotonic()
 
     def report(step: int, loss: float) -> None:
         losses.append(loss)
@@ -268,16 +259,34 @@ def main() -> None:
             seconds = time.monotonic() - started
             print(f"step {step + 1}, {seconds:.0f} s, loss {np.mean(losses[-REPORT_EVERY:]):.4f}", flush=True)
 
-    train(judge, world, options.steps, options.seed, report)
-    minutes = (time.monotonic() - started) / 60
-    found = accuracy(judge, world, options.test_clips, options.seed)
+    train(judge, World(), steps, seed, report)
     starts = range(0, len(losses), REPORT_EVERY)
-    training = {
-        "steps": options.steps, "batch": BATCH, "fresh": FRESH, "seed": options.seed, "minutes": round(minutes, 1),
+    return judge, {
+        "steps": steps, "batch": BATCH, "fresh": FRESH, "seed": seed,
+        "minutes": round((time.monotonic() - started) / 60, 1),
         f"loss_every_{REPORT_EVERY}": [round(float(np.mean(losses[i : i + REPORT_EVERY])), 4) for i in starts],
     }  # fmt: skip
-    facts = {"accuracy": accuracy_json(found), "training": training,
-             "machine": asdict(Machine.here(torch.device("cpu")))}  # fmt: skip
+
+
+def main() -> None:
+    """Train, measure and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1_200)
+    parser.add_argument("--test-clips", type=int, default=1_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FILE")
+    parser.add_argument("--only-measure", action="store_true", help="the judge in --out, as it is")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.only_measure:
+        kept = TrainedJudge.load(weights=options.out)
+        judge, training = kept.network, kept.facts["training"]
+    else:
+        judge, training = trained(options.steps, options.seed)
+    found = accuracy(judge, World(), options.test_clips, options.seed)
+    machine = asdict(Machine.here(torch.device("cpu")))
+    facts = {"accuracy": accuracy_json(found), "training": training, "machine": machine}
     TrainedJudge(judge, Bounds.of(found.looks), facts).save(options.out)
     print("\n".join(f"{name:8} {share}" for name, share in found.clean.items()))
 
