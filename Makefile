@@ -21,6 +21,7 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.endless
 	$(BIN)/python -m benchmarks.film
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.kernel_table
 
 clean:
 	rm -rf .venv out

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import triton
 
 from benchmarks.ahead_of_time import Compiled, compile_case
-from benchmarks.machine import ROOT
+from benchmarks.machine import ROOT, Machine
 from kernels import (
     conv_state,
     epilogue,
@@ -86,13 +85,13 @@ def choose(cases: Sequence[AotCase], only: Sequence[str]) -> list[AotCase]:
 
 
 def as_json(rows: Sequence[tuple[AotCase, Compiled]]) -> str:
-    """The table to keep: with each case its tile and who measured it."""
+    """The table to keep: what became of each case, and who measured its tile."""
     kernels = [
         compiled.as_json() | {"source": case.tile.source, "faults": compiled.faults(case)}
         for case, compiled in rows
     ]
-    versions = {"torch": torch.__version__, "triton": triton.__version__, "python": platform.python_version()}
-    return json.dumps({"versions": versions, "kernels": kernels}, indent=1) + "\n"
+    machine = asdict(Machine.here(torch.device("cpu")))
+    return json.dumps({"machine": machine, "kernels": kernels}, indent=1) + "\n"
 
 
 def as_row(compiled: Compiled) -> str:
@@ -118,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(as_row(compiled), flush=True)
     options.output.write_text(as_json(rows))
     faults = [fault for case, compiled in rows for fault in compiled.faults(case)]
-    print(*faults, sep="\n", file=sys.stderr)
+    for fault in faults:
+        print(fault, file=sys.stderr)
     return 1 if faults else 0
 
 

@@ -120,6 +120,15 @@ def _int8(device: torch.device, *lent: Lent) -> SlabTable:
     return SlabTable([replace(x, keys=keys, key_scales=scales) for x, (keys, scales) in rows], device)
 
 
+def test_an_int8_key_is_half_a_scale_from_its_key_at_most() -> None:
+    keys = 10 * _random(2, 3, 5, HEADS, DIM)
+    keys[0, 0, 0] = 0
+    rounded, scales = quantize_keys(keys)
+    of_keys = scales.movedim(1, -1).unsqueeze(-1)
+    assert bool(((rounded * of_keys - keys).abs() <= 0.5001 * of_keys).all())
+    assert bool((rounded.abs().amax(-1)[1] == 127).all())
+
+
 @pytest.mark.parametrize("shares", [1, 3])
 def test_int8_keys_are_multiplied_as_the_reference_says(shares: int, device: torch.device) -> None:
     queries, sink_queries = _random(2, 2, 40, HEADS, DIM).to(device)
