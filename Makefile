@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench bench-gpu clean
 
 demo: .venv/run
 	mkdir -p out
@@ -22,6 +22,13 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.film
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.kernel_table
+
+# On a machine with a GPU, in under ten minutes. What is right comes before what is fast.
+bench-gpu: .venv/dev
+	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m benchmarks.kernels
+	$(BIN)/python -m benchmarks.engine --model longlive-1.3b --device cuda
+	$(BIN)/python -m benchmarks.engine --model longlive-1.3b --device cuda --size 320x576 --no-text
 
 clean:
 	rm -rf .venv out

@@ -1,9 +1,10 @@
 """Times every stage of the engine on random weights, beside the least time that the machine allows.
 
     python -m benchmarks.engine --model tiny-taehv
-    python -m benchmarks.engine --model longlive-1.3b --device cuda --dtype bfloat16
+    python -m benchmarks.engine --model longlive-1.3b --device cuda
 
-Frames per second are pixel frames delivered: a full window, with the clean pass and the decoding.
+Frames per second are pixel frames delivered: a full window, with the clean pass and the decoding. The kernels in
+use are printed; `--kernels` forces others (`kernels/dispatch.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.counts import Counts, Work
+from benchmarks.delivery import Delivery, deliver
 from benchmarks.machine import Machine, Rates
 from benchmarks.report import BlockStages, Report, Stage
 from benchmarks.timing import WARM_UP, Samples, sample, timed
@@ -27,17 +29,19 @@ from engines.config import TEMPORAL_FACTOR, ModelConfig
 from engines.generator import Generator
 from engines.memory import PassTurns, StreamView
 from engines.model import build_codec
-from engines.passes import passes_for
+from engines.passes import fuse, passes_for
 from engines.presets import PRESETS, preset
 from engines.prompt import Prompt
 from engines.rollout import Rollout
 from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
-from kernels.dispatch import PLAIN
+from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT_TOKENS = 40
 SEED = 0
+STREAMS = 3
+"""Open at a time: the one that is measured, one to make a block twice, one to see begin."""
 
 
 class WrongResult(Exception):
@@ -53,6 +57,7 @@ class Options:
     dtype: torch.dtype
     runs: int
     text: bool
+    kernels: KernelPlan = PLAIN
 
     @property
     def prompt_tokens(self) -> int:
@@ -89,11 +94,21 @@ class EngineBenchmark:
         self._counts = Counts(model, model.stream, options.dtype, options.prompt_keys)
         self._transformer = build(lambda: CausalTransformer(model.transformer), options)
         self._codec = build(lambda: build_codec(model.codec), options)
-        slabs = 2 * self._counts.slab_bytes  # One for the stream, one to make a block twice.
-        self._generator = Generator(self._transformer, self._codec, slab_bytes=slabs)
-        self._passes = passes_for(self._transformer, PLAIN, graphs=False)
+        fuse(self._codec, options.kernels)
+        graphs = options.device.type == "cuda" and options.kernels != PLAIN
+        self._passes = passes_for(self._transformer, options.kernels, graphs=graphs)
+        slabs = STREAMS * self._counts.slab_bytes
+        self._generator = Generator(self._transformer, self._codec, slab_bytes=slabs, passes=self._passes)
         self._rollout = Rollout(self._transformer, self._passes)
+        self._prompt = Prompt("random", options.randn(options.prompt_tokens, model.transformer.text_dim))
+        if graphs:
+            self._warm_up()
         self._stream = self._generator.open(model.stream)
+
+    def _warm_up(self) -> None:
+        """Compile and capture, for each slab that there will be."""
+        for progress in self._generator.warm_up(self._options.model.stream, STREAMS):
+            print(f"warming up: block {progress.done} of {progress.of}", file=sys.stderr)
 
     @torch.inference_mode()
     def stages(self) -> Iterator[Stage]:
@@ -133,6 +148,11 @@ class EngineBenchmark:
             Stage("whole block", counts.block(), whole, peak),
         )
 
+    def delivery(self) -> Delivery:
+        """Measure the same stream with its parts overlapped."""
+        self._generator.settle([self._stream])
+        return deliver(self._generator, self._codec, self._stream, self._prompt, self._options.runs)
+
     def _measure(self, name: str, work: Work, run: Callable[[int], Tensor | None]) -> Stage:
         _reset_peak(self._options.device)
         times, result = sample(run, self._options.runs, self._options.device)
@@ -153,9 +173,8 @@ class EngineBenchmark:
         return self._measure(f"text encode, {tokens} tokens", self._counts.encode_text(tokens), run)
 
     def _set_prompt(self) -> Stage:
-        rows = self._options.randn(self._options.prompt_tokens, self._options.model.transformer.text_dim)
-        prompt, work = Prompt("random", rows), self._counts.read_prompt(self._options.prompt_keys)
-        return self._measure("set prompt", work, lambda _: self._generator.set_prompt(self._stream, prompt))
+        work = self._counts.read_prompt(self._options.prompt_keys)
+        return self._measure("set prompt", work, lambda _: self._generator.set_prompt(self._stream, self._prompt))
 
     def _pass(self, name: str) -> Stage:
         """A pass of the next block. It may be repeated, and the block will overwrite what it writes."""
@@ -252,6 +271,8 @@ def measure(options: Options) -> Report:
         dtype=options.dtype,
         stages=stages,
         block=benchmark.blocks(),
+        delivery=benchmark.delivery(),
+        kernels=str(options.kernels),
         # Behind the stages, whose peaks of memory leave them out, and while the clocks are those of work.
         rates=Rates.measure(options.device, options.dtype),
         machine=Machine.here(options.device),
@@ -279,19 +300,27 @@ def main() -> None:
     parser.add_argument("--model", choices=sorted(PRESETS), default="tiny-taehv")
     parser.add_argument("--size", type=picture_size, metavar="HxW", help="pictures; the model's own by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="else bfloat16 on cuda")
+    parser.add_argument("--kernels", type=read_choices, default={}, help="auto, a choice, or op=choice,...")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
     parser.add_argument("--runs", type=int, default=10, help="timed calls of each stage")
     parser.add_argument("--no-text", action="store_true", help="leave out the text encoder if it does not fit")
     parser.add_argument("--json", type=Path, metavar="FILE", help="in benchmarks/results by default")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = resized(preset(arguments.model), arguments.size)
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[arguments.dtype]
-    report = measure(
-        Options(model, torch.device(arguments.device), dtype, arguments.runs, text=not arguments.no_text)
-    )
-    file = arguments.json or RESULTS / f"engine_{model.name}_{arguments.device}.json"
+    device, model = torch.device(arguments.device), resized(preset(arguments.model), arguments.size)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here; --device cpu measures the CPU")
+    name = arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    try:
+        plan = plan_for(device, dtype, arguments.kernels)
+    except ValueError as error:
+        parser.error(str(error))
+    print(f"kernels: {plan}", file=sys.stderr)
+    report = measure(Options(model, device, dtype, arguments.runs, not arguments.no_text, plan))
+    size = f"_{model.stream.height}x{model.stream.width}" if device.type == "cuda" else ""
+    file = arguments.json or RESULTS / f"engine_{model.name}{size}_{arguments.device}.json"
     file.write_text(report.as_json())
     print(f"{report}\n{file}")
 

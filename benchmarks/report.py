@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.counts import Work
+from benchmarks.delivery import Delivery
 from benchmarks.machine import Machine, Rates
 from benchmarks.timing import Samples
 from engines.config import TEMPORAL_FACTOR, ModelConfig
@@ -43,6 +44,8 @@ class Report:
     rates: Rates
     stages: Sequence[Stage]
     block: BlockStages
+    delivery: Delivery
+    kernels: str
     skipped: Mapping[str, str]
 
     @property
@@ -65,11 +68,13 @@ class Report:
         stream, rates, frames = self.model.stream, self.rates, self.frames_per_second
         return (
             f"{self.model.name}, {stream.height}x{stream.width}, {_name(self.dtype)}, random weights\n"
+            f"kernels: {self.kernels}\n"
             f"{self.machine}\n"
             f"{rates.flops_per_s / 1e9:.1f} GFLOP/s in a matmul, {rates.bytes_per_s / 1e9:.1f} GB/s in a copy\n\n"
             f"{self._table()}\n\n"
-            f"{frames['delivered']:.2f} pixel frames per second delivered "
-            f"({frames['denoising_alone']:.2f} without decoding, {frames['decoding_alone']:.2f} decoding alone)"
+            f"{frames['delivered']:.2f} pixel frames per second one after the other "
+            f"({frames['denoising_alone']:.2f} without decoding, {frames['decoding_alone']:.2f} decoding alone)\n"
+            f"{self.delivery}"
         )
 
     def as_json(self) -> str:
@@ -79,7 +84,9 @@ class Report:
             "rates": asdict(self.rates),
             "model": asdict(self.model),
             "dtype": _name(self.dtype),
+            "kernels": self.kernels,
             "frames_per_second": self.frames_per_second,
+            "delivery": self.delivery.as_json(),
             "skipped": self.skipped,
             "stages": [self._stage_json(stage) for stage in self.all_stages],
         }
