@@ -31,7 +31,7 @@ DRIFT_ROWS = 6
 DRIFT_STILLS = 4
 """Pictures of a stream: as many as a sheet has columns."""
 
-LEGEND = {"fontsize": 7, "loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 4}
+LEGEND = {"fontsize": 7, "loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncols": 3}
 """Below the axes: the bars are high."""
 
 ZOOM = 2
@@ -95,7 +95,7 @@ def _told(wrong: Mapping[str, str], text: str) -> str:
 def draw(document: Mapping[str, Any], file: Path) -> None:
     """Draw the parts that there are."""
     mpl.use("Agg")
-    figure, ((prompts, switches), (adherence_, look)) = plt.subplots(2, 2, figsize=(13, 10), layout="constrained")
+    figure, ((prompts, switches), (adherence_, look)) = plt.subplots(2, 2, figsize=(14, 10), layout="constrained")
     parts = document["parts"]
     if "prompts" in parts:
         _draw_prompts(prompts, parts["prompts"]["adherence"], document["judge"]["accuracy"]["clean"])
@@ -134,11 +134,16 @@ def _draw_switches(axes: Any, switches: Mapping[str, Any]) -> None:
     for number, name in enumerate(("recache", "no_recache")):
         for offset, what in ((0, "changed_right_within_3_blocks"), (2, "unchanged_kept")):
             shares = [switches[name][kind][what] for kind in kinds]
-            label = f"{what.replace('_', ' ')}, {name.replace('_', ' ')}"
+            label = f"{what.partition('_')[0]}, {name.replace('_', ' ')}"
             _bars(axes, places + (offset + number - 1.5) * width, shares, width, label)
     axes.hlines([CHANGED_MARK] * len(kinds), places - 0.4, places, color="black", label="mark")
     axes.hlines([KEPT_MARK] * len(kinds), places, places + 0.4, color="black")
-    axes.set(title="prompt switches", ylim=(0, 1.02), xticks=places, ylabel="share")
+    axes.set(
+        title="switches: changed right within 3 blocks, unchanged kept",
+        ylim=(0, 1.02),
+        xticks=places,
+        ylabel="share",
+    )
     axes.set_xticklabels([f"{kind} ({switches['recache'][kind]['switches']})" for kind in kinds])
     axes.legend(**LEGEND)
 
@@ -157,5 +162,6 @@ def _draw_drift(adherence_: Any, look: Any, minutes: Sequence[Mapping[str, Any]]
         if all(ratio["low"] is not None for ratio in ratios):
             look.fill_between(numbers, [r["low"] for r in ratios], [r["high"] for r in ratios], alpha=0.2)
     look.axhline(1, color="black", linewidth=0.5)
-    look.set(title="drift beside rendered clips, by minute", xticks=numbers, ylabel="ratio", ylim=(0, None))
+    look.set(title="drift beside rendered clips, by minute", xticks=numbers, ylabel="ratio")
+    look.set_ylim(0, max(1.2, look.get_ylim()[1]))
     look.legend(**LEGEND)
