@@ -26,6 +26,7 @@ from kernels.epilogue import epilogue, epilogue_reference
 from kernels.flow_step import flow_step, flow_step_reference
 from kernels.frame_pairs import frame_pairs, frame_pairs_reference
 from kernels.library_attention import cudnn, flash_attn, library_attention, torch_cpu
+from kernels.merge import merge, merge_reference
 from kernels.modulate import modulate, modulate_int8, modulate_reference
 from kernels.norm_rope import Turns, norm_rope
 from kernels.residual import residual, residual_reference
@@ -177,9 +178,9 @@ def all_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> list[Ma
         partial(_window, make, [full], 1, False),
         partial(_window, make, [1, full], 0, False),
         partial(_window, make, [full], 1, True),
-        partial(_prompt, make), partial(_norm_rope, make, False), partial(_norm_rope, make, True),
-        partial(_rms_norm, make), partial(_modulate, make), partial(_modulate_int8, make),
-        partial(_residual, make),
+        partial(_merge, make), partial(_prompt, make), partial(_norm_rope, make, False),
+        partial(_norm_rope, make, True), partial(_rms_norm, make), partial(_modulate, make),
+        partial(_modulate_int8, make), partial(_residual, make),
         partial(_linear, make), partial(_linear_gelu, make), partial(_linear_residual, make),
         partial(_flow_step, make), partial(_join_past, make), partial(_epilogue, make), partial(_upsample, make),
         partial(_frame_pairs, make),
@@ -225,10 +226,10 @@ def _lent(make: Maker, block: tuple[int, ...], filled: int, sink_blocks: int, in
 
 def _libraries(device: torch.device) -> dict[str, Callable[..., Tensor]]:
     if device.type != "cuda":
-        return {"library": library_attention(torch_cpu)}
-    found: dict[str, Callable[..., Tensor]] = {"library": library_attention(cudnn)}
+        return {"library": library_attention(torch_cpu, merge)}
+    found: dict[str, Callable[..., Tensor]] = {"library": library_attention(cudnn, merge)}
     if importlib.util.find_spec("flash_attn") is not None:
-        found["flash-attn"] = library_attention(flash_attn)
+        found["flash-attn"] = library_attention(flash_attn, merge)
     return found
 
 
@@ -253,6 +254,17 @@ def _prompt(make: Maker, sets: int) -> Case:
         set_bytes=2 * queries[0].nbytes,
         device=make.device,
     )
+
+
+def _merge(make: Maker, sets: int) -> Case:
+    sizes = make.sizes
+
+    def inputs() -> Tensors:
+        parts = make.randn(2, sizes.tokens, sizes.heads, sizes.head_dim)
+        return *parts, *torch.randn(2, sizes.heads, sizes.tokens, device=make.device)
+
+    providers: dict[str, Callable[..., Tensor]] = {"triton": merge, "reference": merge_reference}
+    return make.case("merge of two attentions", inputs, providers, merge_reference, 0, sets)
 
 
 def _norm_rope(make: Maker, two: bool, sets: int) -> Case:

@@ -3,6 +3,7 @@
     op                 choices
     attention          reference, library, flash-attn, triton   a stream's queries over its slab
     batched_attention  reference, library, flash-attn, triton   those of several streams at once
+    merge              reference, triton                        a library's attentions over sink and ring made one
     prompt_attention   reference, triton                        queries over the prompt
     norm_rope          reference, triton                        q/k norm, RoPE and the write into the slab
     modulate           reference, triton                        LayerNorm, scale and shift
@@ -31,6 +32,7 @@ REFERENCE_OR_TRITON = ("reference", "triton")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "attention": ATTENTIONS,
     "batched_attention": ATTENTIONS,
+    "merge": REFERENCE_OR_TRITON,
     "prompt_attention": REFERENCE_OR_TRITON,
     "norm_rope": REFERENCE_OR_TRITON,
     "modulate": REFERENCE_OR_TRITON,
@@ -55,6 +57,7 @@ class KernelPlan:
 
     attention: str = "reference"
     batched_attention: str = "reference"
+    merge: str = "reference"
     prompt_attention: str = "reference"
     norm_rope: str = "reference"
     modulate: str = "reference"

@@ -18,6 +18,9 @@ from kernels.slab_table import Lent, SlabTable
 Library = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """From queries [1, T, H, D], keys and values [1, S, H, D] to output [1, T, H, D] and fp32 log-sums [1, H, T]."""
 
+Merge = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""`kernels.merge.merge`, or its reference."""
+
 
 class WindowAttention(Protocol):
     """How a batch's attention is called, whoever computes it."""
@@ -50,19 +53,19 @@ def flash_attn(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return output, log_sums
 
 
-def library_attention(library: Library) -> WindowAttention:
+def library_attention(library: Library, merge: Merge) -> WindowAttention:
     """Attention over a `SlabTable` by `library`; it takes no INT8 keys and no multiplicities."""
 
     def attend(queries: Tensor, table: SlabTable, layer: int, *, sink_queries: Tensor | None = None) -> Tensor:
         sinks = queries if sink_queries is None else sink_queries
         rows = zip(queries.split(1), sinks.split(1), table.lent, strict=True)
-        streams = [_attend(library, q, sink_q, lent, layer) for q, sink_q, lent in rows]
+        streams = [_attend(library, merge, q, sink_q, lent, layer) for q, sink_q, lent in rows]
         return streams[0] if len(streams) == 1 else torch.cat(streams)
 
     return attend
 
 
-def _attend(library: Library, q: Tensor, sink_q: Tensor, lent: Lent, layer: int) -> Tensor:
+def _attend(library: Library, merge: Merge, q: Tensor, sink_q: Tensor, lent: Lent, layer: int) -> Tensor:
     """[1, T, H, D] of one stream."""
     keys, values, scales = lent.attended(layer)
     if scales is not None or lent.last_log != 0:
@@ -77,5 +80,5 @@ def _attend(library: Library, q: Tensor, sink_q: Tensor, lent: Lent, layer: int)
         return library(sink_q, k, v)[0]
     sink_part, sink_sums = library(sink_q, k[:, :sink], v[:, :sink])
     ring_part, ring_sums = library(q, k[:, sink:], v[:, sink:])
-    share = torch.sigmoid(sink_sums - ring_sums).transpose(1, 2).unsqueeze(-1)
-    return torch.lerp(ring_part.float(), sink_part.float(), share).to(q.dtype)
+    ring_part, sink_part = ring_part[0].contiguous(), sink_part[0].contiguous()
+    return merge(ring_part, sink_part, ring_sums[0].contiguous(), sink_sums[0].contiguous()).unsqueeze(0)

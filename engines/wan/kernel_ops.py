@@ -13,6 +13,7 @@ from engines.wan.transformer import LayerOps, PlainOps
 from kernels import linear, norm_rope, rms_norm
 from kernels.dispatch import KernelPlan
 from kernels.library_attention import Library, WindowAttention, cudnn, flash_attn, library_attention, torch_cpu
+from kernels.merge import merge, merge_reference
 from kernels.modulate import modulate
 from kernels.norm_rope import Queries
 from kernels.residual import residual
@@ -43,9 +44,9 @@ class AttentionOps:
             norm_rope=norm_rope.norm_rope if fused else norm_rope.norm_rope_reference,
             norm_rope_keys=norm_rope.norm_rope_keys if fused else norm_rope.norm_rope_keys_reference,
             rms_norm=rms_norm.rms_norm if normed else rms_norm.rms_norm_reference,
-            prompt_attention=_attention(plan.prompt_attention, device),
-            one=_attention(plan.attention, device),
-            many=_attention(plan.batched_attention, device),
+            prompt_attention=_attention(plan.prompt_attention, plan, device),
+            one=_attention(plan.attention, plan, device),
+            many=_attention(plan.batched_attention, plan, device),
         )
 
     def attention(self, streams: int) -> WindowAttention:
@@ -57,7 +58,7 @@ class AttentionOps:
         return self.attention(streams) in self.finding
 
 
-def _attention(choice: str, device: torch.device) -> WindowAttention:
+def _attention(choice: str, plan: KernelPlan, device: torch.device) -> WindowAttention:
     if choice == "triton":
         return window_attention
     if choice == "reference":
@@ -66,7 +67,7 @@ def _attention(choice: str, device: torch.device) -> WindowAttention:
         "library": cudnn if device.type == "cuda" else torch_cpu,
         "flash-attn": flash_attn,
     }
-    return library_attention(libraries[choice])
+    return library_attention(libraries[choice], merge if plan.merge == "triton" else merge_reference)
 
 
 class KernelOps(PlainOps):

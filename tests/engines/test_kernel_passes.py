@@ -25,7 +25,7 @@ from tests.recorder import Recordings
 from tests.recording import RecordedNoise, Recording
 from tests.rolling import roll
 
-KERNELS = plan_for(torch.device("cpu"), torch.float32, read_choices("triton,decoder=reference"))
+KERNELS = plan_for(torch.device("cpu"), torch.float32, read_choices("triton,linear=library"))
 
 TINY = StreamConfig(seed=5, height=16, width=32, steps=(1000, 500))
 """Two tokens a frame: the interpreter takes its time for each."""
@@ -60,16 +60,21 @@ def test_kernels_reproduce_a_recorded_clip_with_a_switch() -> None:
     torch.testing.assert_close(latents, recording["latents"][0, :12], rtol=0, atol=ATOL)
 
 
-@pytest.mark.parametrize("attention", ["triton", "library", "reference"])
-@pytest.mark.parametrize("rope", ["relative", "absolute"])
+@pytest.mark.parametrize(
+    ("rope", "other"),
+    [
+        ("relative", "attention=triton"), ("relative", "attention=library"), ("relative", "attention=reference"),
+        ("relative", "linear=triton"), ("absolute", "attention=triton"),
+    ],
+)  # fmt: skip
 def test_a_rolled_window_is_attended_alike_by_every_plan(
-    model: Model, prompts: list[Prompt], attention: str, rope: Literal["relative", "absolute"]
+    model: Model, prompts: list[Prompt], rope: Literal["relative", "absolute"], other: str
 ) -> None:
     plain = Generator(model.transformer, None, slab_bytes=1 << 30)
-    stream = plain.open(replace(TINY, rope=rope))
+    stream = plain.open(replace(TINY, rope=rope, steps=(1000,)))
     roll(plain, stream, 6, {0: prompts[0], 5: prompts[1]})
     plain.settle([stream])
-    kernels = on_kernels(model, replace(KERNELS, attention=attention))
+    kernels = on_kernels(model, replace(KERNELS, **read_choices(other)))
     twin = restore(kernels, take_exact(plain, stream)).stream
     torch.testing.assert_close(
         roll(kernels, twin, 2, {7: prompts[2]}), roll(plain, stream, 2, {7: prompts[2]}), rtol=0, atol=ATOL

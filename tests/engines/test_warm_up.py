@@ -72,7 +72,7 @@ def test_nothing_is_recorded_once_all_is_warm(prompts: list[Prompt]) -> None:
     tiny = preset("tiny-taehv")
     transformer = Model.random(replace(tiny, transformer=replace(tiny.transformer, layers=2)), seed=1).transformer
     plan, record = (
-        plan_for(torch.device("cpu"), torch.float32, read_choices("triton,decoder=reference,linear=library")),
+        plan_for(torch.device("cpu"), torch.float32, read_choices("triton,linear=library")),
         Recordings(),
     )
     generator = Generator(transformer, None, slab_bytes=1 << 30, passes=KernelPasses(transformer, plan, record))

@@ -94,7 +94,8 @@ def test_a_plan_says_what_it_runs() -> None:
     plan = KernelPlan(attention="library", prompt_attention="triton")
     assert str(plan) == (
         "library: attention, linear; "
-        "reference: batched_attention, norm_rope, modulate, residual, flow_step, decoder; triton: prompt_attention"
+        "reference: batched_attention, merge, norm_rope, modulate, residual, flow_step, decoder; "
+        "triton: prompt_attention"
     )
 
 
