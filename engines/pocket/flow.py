@@ -22,11 +22,15 @@ from engines.wan.transformer import CausalTransformer
 
 @dataclass(frozen=True)
 class FlowTraining:
-    """Settings of the stage. Noise levels are even in the steps of a schedule that `shift` warps."""
+    """Settings of the stage. Noise levels are even in the steps of a schedule that `shift` warps.
+
+    Each batch is used `repeats` times, with other noise: on a CPU it takes as long to make as to learn from.
+    """
 
     budget: Budget
     curriculum: Curriculum
     batch: int
+    repeats: int = 1
     shift: float = 3.0
     past_noise: float = 0.15
     seed: int = 3
@@ -41,7 +45,7 @@ def train_flow(
     run = Run(stage, transformer, settings.budget, asdict(settings), workshop)
     seed = settings.seed + 1_000_003 * run.progress.step
     stretches = Stretches(teachers, stream, settings.curriculum, settings.batch, seed, workshop.device)
-    samples = iter(stretches.loader())
+    samples = (sample for sample in stretches.loader() for _ in range(settings.repeats))
     window = Window(stream, transformer.config.head_dim, workshop.device)
 
     def losses(_: int) -> Losses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -29,6 +30,15 @@ def model_files(folder: Path = WEIGHTS) -> ModelFiles:
         text_encoder=folder / "text_encoder.safetensors",
         tokenizer=folder,
     )
+
+
+def revision(folder: Path = WEIGHTS) -> str:
+    """A short name of the weights in `folder`, which changes with every bit of them."""
+    digest = hashlib.sha256()
+    files = model_files(folder)
+    for path in (files.transformer, files.codec, files.text_encoder, folder / "tokenizer.json"):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def publish(trained: Path, folder: Path) -> None:

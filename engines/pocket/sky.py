@@ -96,12 +96,12 @@ class Air(NamedTuple):
         return self.weathers[..., list(Weather).index(weather), None, None, None]
 
 
-def sky(air: Air, view: View) -> Tensor:
-    """[B, F, 3, H, W]: a gradient, then stars, sun and moon."""
+def sky(air: Air, stars: Tensor, view: View) -> Tensor:
+    """[B, F, 3, H, W]: a gradient, then the `stars` [H, W], sun and moon."""
     down = (view.y / HORIZON).clamp(0, 1).expand(-1, view.x.shape[0])
     picture = torch.lerp(_column(air.top), _column(air.horizon), down)
     clear = (1 - air.overcast)[..., None, None, None]
-    picture = picture + stars(view) * (air.night.clamp(min=0.5) * 2 - 1)[..., None, None, None] * clear
+    picture = picture + stars * (air.night.clamp(min=0.5) * 2 - 1)[..., None, None, None] * clear
     for index, light in enumerate(Light):
         share = air.lights[..., index, None, None, None] * (0.15 + 0.85 * clear)
         if share.max() > 0:
@@ -160,10 +160,10 @@ def snow_texture(height: int, width: int) -> Tensor:
     return _splatter(height, width, FLAKES, points, seed=2)
 
 
-def stars(view: View) -> Tensor:
-    """[H, W], brighter towards the top."""
-    points = _splatter(view.y.shape[0], view.x.shape[0], STARS, [(0, 0, 0.9)], seed=3).to(view.x.device)
-    return points * (1 - view.y / HORIZON).clamp(0, 1)
+def stars_texture(height: int, width: int) -> Tensor:
+    """[H, W] in 0..1, brighter towards the top."""
+    down = (torch.arange(height).unsqueeze(1) + 0.5) / height
+    return _splatter(height, width, STARS, [(0, 0, 0.9)], seed=3) * (1 - down / HORIZON).clamp(0, 1)
 
 
 def _splatter(height: int, width: int, count: int, points: list[tuple[int, int, float]], seed: int) -> Tensor:

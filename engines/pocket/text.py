@@ -52,7 +52,7 @@ class TextReader(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Logits [B, values] of each attribute, for ids and mask [B, L]."""
         rows = self.encoder(ids, mask)
-        end = rows[torch.arange(len(ids)), mask.sum(1) - 1]
+        end = rows[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
         return {name: reading(end) for name, reading in self.readings.items()}
 
 

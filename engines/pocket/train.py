@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = _options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
+    torch.set_float32_matmul_precision("high")
     folder: Path = options.folder
     if not options.publish:
         deadline = time.monotonic() + 60 * options.minutes

@@ -161,7 +161,7 @@ class Run:
             self._losses[name].append(value.detach())
 
     def _log(self, rate: float) -> None:
-        means = {name: torch.stack(values).mean().item() for name, values in self._losses.items()}
+        means = {name: torch.stack(values).nanmean().item() for name, values in self._losses.items()}
         self._losses.clear()
         line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 1), "rate": rate, **means}
         with self._file(".losses.jsonl").open("a") as curves:

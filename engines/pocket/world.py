@@ -12,7 +12,7 @@ from engines.pocket import landscape, subjects
 from engines.pocket.landscape import Land, View
 from engines.pocket.motion import Moment, Pose, pose, scroll, weights
 from engines.pocket.scene import Clip, Colour, Light, Setting, Subject, Weather
-from engines.pocket.sky import Air, fall, fog, rain_texture, sky, snow_texture
+from engines.pocket.sky import Air, fall, fog, rain_texture, sky, snow_texture, stars_texture
 
 COLOURS = {
     Colour.RED: (0.90, 0.10, 0.10), Colour.YELLOW: (1.0, 0.85, 0.05), Colour.GREEN: (0.10, 0.75, 0.15),
@@ -32,6 +32,7 @@ class World:
         self._view = View(x, y.unsqueeze(1), 1 / height)
         self._rain = rain_texture(height, width).to(self._device)
         self._snow = snow_texture(height, width).to(self._device)
+        self._stars = stars_texture(height, width).to(self._device)
 
     @torch.no_grad()
     def render(self, clips: Sequence[Clip], first_frames: Sequence[int], frames: int) -> Tensor:
@@ -40,7 +41,7 @@ class World:
         air = Air.of(
             weights(clips, "light", Light, moment).float(), weights(clips, "weather", Weather, moment).float()
         )
-        picture = self._land(clips, moment, air, sky(air, self._view))
+        picture = self._land(clips, moment, air, sky(air, self._stars, self._view))
         picture = fog(picture, air, 0.45 + 0.4 * self._nearness())
         picture = self._subject(clips, moment, air, picture)
         picture = fall(picture, air, moment.frame, moment.chances.start, self._rain, self._snow)
