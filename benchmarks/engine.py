@@ -35,6 +35,7 @@ from engines.prompt import Prompt
 from engines.rollout import Rollout
 from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
+from engines.warm_up import warm_up
 from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
 
 RESULTS = Path(__file__).parent / "results"
@@ -107,7 +108,7 @@ class EngineBenchmark:
 
     def _warm_up(self) -> None:
         """Compile and capture, for each slab that there will be."""
-        for progress in self._generator.warm_up(self._options.model.stream, STREAMS):
+        for progress in warm_up(self._generator, self._options.model.stream, STREAMS):
             print(f"warming up: block {progress.done} of {progress.of}", file=sys.stderr)
 
     @torch.inference_mode()

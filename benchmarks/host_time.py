@@ -26,7 +26,9 @@ from engines.graphs import Recorded
 from engines.kernel_passes import KernelPasses
 from engines.presets import preset
 from engines.prompt import Prompt
+from engines.stream import Stream
 from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
+from engines.warm_up import warm_up
 from kernels.dispatch import KernelPlan
 
 RESULTS = Path(__file__).parent / "results"
@@ -88,24 +90,35 @@ class HostTime:
         return json.dumps(facts | {"mark_ms": MARK_MS, "block_ms": self.blocks.ms}, indent=1) + "\n"
 
 
-@torch.inference_mode()
-def measure(blocks: int) -> HostTime:
-    """Time `blocks` blocks of a stream whose window has rolled."""
-    model, device = preset("tiny"), torch.device("cpu")
+def idle_stream() -> tuple[Generator, Stream]:
+    """A stream whose window has rolled, and its generator, which computes nothing."""
+    model = preset("tiny")
     transformer = Idle(model.transformer)
     passes = KernelPasses(transformer, PLAN, record)
     generator = Generator(transformer, None, slab_bytes=1 << 30, passes=passes)
-    list(generator.warm_up(model.stream))
+    list(warm_up(generator, model.stream))
     stream = generator.open(model.stream)
     generator.set_prompt(stream, Prompt("idle", torch.ones(1, model.transformer.text_dim)))
+    for _ in range(stream.config.window_blocks + 1):
+        make_block(generator, stream)
+    return generator, stream
+
+
+def make_block(generator: Generator, stream: Stream) -> None:
+    """The next block with its clean pass."""
+    generator.generate([stream])
+    generator.settle([stream])
+
+
+def measure(blocks: int) -> HostTime:
+    """Time `blocks` blocks."""
+    generator, stream = idle_stream()
     times = []
-    for number in range(stream.config.window_blocks + 1 + blocks):
+    for _ in range(blocks):
         begin = time.perf_counter()
-        generator.generate([stream])
-        generator.settle([stream])
-        if number > stream.config.window_blocks:
-            times.append((time.perf_counter() - begin) * 1e3)
-    return HostTime(Machine.here(device), len(stream.schedule) + 1, Samples(tuple(times)))
+        make_block(generator, stream)
+        times.append((time.perf_counter() - begin) * 1e3)
+    return HostTime(Machine.here(torch.device("cpu")), len(stream.schedule) + 1, Samples(tuple(times)))
 
 
 def main() -> None:

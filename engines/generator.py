@@ -10,7 +10,6 @@ from dataclasses import replace
 from functools import cached_property, partial
 from itertools import groupby
 from threading import Event
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +37,6 @@ def _pass_shape(stream: Stream) -> tuple[int, ...]:
     """What streams have in common that can share their passes."""
     config = stream.config
     return config.height, config.width, config.block_frames, len(config.steps)
-
-
-class Progress(NamedTuple):
-    """Blocks made, of all that are to be."""
-
-    done: int
-    of: int
 
 
 class Generator:
@@ -180,24 +172,6 @@ class Generator:
         stream.decoded_blocks += 1
         return pictures
 
-    def warm_up(self, config: StreamConfig, streams: int = 1) -> Iterator[Progress]:
-        """Make every kind of pass, so that no viewer waits for a compiler or a capture; yields how far it is.
-
-        `streams` that lie in slabs of their own, as many as will be open at once, where kernels know addresses.
-        """
-        opened: list[Stream] = []
-        blocks = config.window_blocks + 2
-        try:
-            opened.extend(self.open(config) for _ in range(streams))
-            for number, stream in enumerate(opened):
-                for block in range(blocks):
-                    yield Progress(number * blocks + block, streams * blocks)
-                    self._warm_up_block(stream, block)
-        finally:
-            for stream in opened:
-                self.close(stream)
-        yield Progress(streams * blocks, streams * blocks)
-
     def fork(self, stream: Stream) -> Stream:
         """A second stream in the same state, to go on by itself. Raises SlabsFull if its slab finds no room."""
         stream.require_open()
@@ -238,15 +212,6 @@ class Generator:
         if not stream.closed:
             self._slabs.give_back(stream.slab)
             stream.close()
-
-    def _warm_up_block(self, stream: Stream, number: int) -> None:
-        """The next block; a prompt switch when the window is full, and one when it has rolled."""
-        if number == 0 or number >= stream.config.window_blocks:
-            self.set_prompt(stream, Prompt("warm-up", torch.ones(1, self.transformer.config.text_dim)))
-        (block,) = self.generate([stream])
-        if stream.decoder is not None:
-            self.decode(stream, block)
-        self.settle([stream])
 
     def _noise_ahead(self, noise: Noise, config: StreamConfig) -> NoiseAhead:
         transformer = self.transformer

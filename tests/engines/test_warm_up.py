@@ -15,6 +15,7 @@ from engines.kv_slab import KVSlab, SlabLayout, SlabPool
 from engines.model import Model
 from engines.presets import preset
 from engines.prompt import Prompt
+from engines.warm_up import warm_up
 from kernels.dispatch import plan_for, read_choices
 from tests.recorder import Recordings
 from tests.rolling import roll
@@ -61,7 +62,7 @@ def test_kept_slabs_make_way_for_another_layout() -> None:
 def test_warming_up_reports_how_far_it_is_and_leaves_nothing_open(model: Model, small: StreamConfig) -> None:
     slab = SlabLayout.of(model.config.transformer, small).nbytes(torch.float32)
     generator = Generator(model.transformer, model.codec, slab_bytes=2 * slab)
-    progress = list(generator.warm_up(small, streams=2))
+    progress = list(warm_up(generator, small, streams=2))
     assert [step.done for step in progress] == list(range(13))
     assert {step.of for step in progress} == {12}
     generator.open(small)
@@ -77,7 +78,7 @@ def test_nothing_is_recorded_once_all_is_warm(prompts: list[Prompt]) -> None:
     )
     generator = Generator(transformer, None, slab_bytes=1 << 30, passes=KernelPasses(transformer, plan, record))
     config = StreamConfig(height=16, width=32, window_frames=6, steps=(1000, 500))
-    list(generator.warm_up(config))
+    list(warm_up(generator, config))
     made = record.made
     roll(generator, generator.open(config), 4, {0: prompts[0], 3: prompts[1]})
     assert record.made == made > 0
