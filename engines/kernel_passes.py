@@ -51,6 +51,10 @@ class PassBuffers:
             self._places_known[row] = _places(view)
         self._two_queries = _two_queries(views)
 
+    def holds(self, slab: KVSlab) -> bool:
+        """Whether `slab` is lent, and so kept in memory."""
+        return any(lent.keys is slab.keys for lent in self._slabs.lent)
+
     @property
     def baked(self) -> Hashable:
         """What kernels are launched with that is not read from the buffers, and so differs between recordings."""
@@ -158,7 +162,8 @@ class KernelPasses:
         return self._flow_step(x, flow, x if noise is None else noise, *levels)
 
     def forget(self, slab: KVSlab) -> None:
-        """Drop recordings that know the slab's address."""
+        """Drop buffers that keep the slab in memory, and recordings that know its address."""
+        self._passes = {key: made for key, made in self._passes.items() if not made.buffers.holds(slab)}
         for made in self._passes.values():
             made.forget(slab.keys.data_ptr())
 

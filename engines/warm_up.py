@@ -23,8 +23,8 @@ class Progress(NamedTuple):
 def warm_up(generator: Generator, config: StreamConfig, streams: int = 1) -> Iterator[Progress]:
     """Warm `generator` up for streams of `config`; yields how far it is, and at last that it is done.
 
-    `streams` lie in slabs of their own, as many as will be open at once: where a graph knows its slab, there is one
-    for each. Raises SlabsFull if they find no room.
+    `streams` lie in slabs of their own, as many as will be open at once: where a graph knows its slab, each slab
+    gets one. Raises SlabsFull if they find no room.
     """
     opened: list[Stream] = []
     blocks = config.window_blocks + 2

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Literal
+from weakref import ref
 
 import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.host_time import Idle
 from engines.config import StreamConfig
 from engines.errors import ConfigError
 from engines.generator import Generator
@@ -102,6 +104,34 @@ def test_one_recording_serves_every_stream_at_one_fill(model: Model, prompts: li
         assert torch.equal(roll(graphed, graphed.open(TINY), 2, {0: prompts[0]}), wanted)
     # The steps of each of two fills, and the first block's clean pass.
     assert record.made == 3
+
+
+def idle(plan: KernelPlan, record: Recordings | None) -> Generator:
+    """Computes nothing, but keeps tables and recordings as if it did."""
+    transformer = Idle(preset("tiny").transformer)
+    return Generator(transformer, None, slab_bytes=1 << 30, passes=KernelPasses(transformer, plan, record))
+
+
+@pytest.mark.parametrize(("attention", "recordings"), [("triton", 3), ("library", 6)])
+def test_a_library_is_recorded_for_every_slab(prompts: list[Prompt], attention: str, recordings: int) -> None:
+    record = Recordings()
+    generator = idle(replace(KERNELS, attention=attention), record)
+    streams = [generator.open(TINY), generator.open(TINY)]
+    for stream in streams:
+        roll(generator, stream, 2, {0: prompts[0]})
+    assert record.made == recordings
+    generator.close(streams[0])
+    roll(generator, generator.open(TINY), 2, {0: prompts[1]})
+    assert record.made == recordings
+
+
+def test_a_closed_streams_slab_is_let_go(prompts: list[Prompt]) -> None:
+    generator = idle(KERNELS, None)
+    stream = generator.open(TINY)
+    roll(generator, stream, 2, {0: prompts[0]})
+    keys = ref(stream.slab.keys)
+    generator.close(stream)
+    assert keys() is None
 
 
 def test_graphs_are_refused_where_they_cannot_be(model: Model) -> None:
