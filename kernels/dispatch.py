@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from kernels.tiles import interpreted
+from kernels.tiles import ALIKE, ARCHITECTURES, interpreted
 
 ATTENTIONS = ("reference", "library", "flash-attn", "triton")
 REFERENCE_OR_TRITON = ("reference", "triton")
@@ -43,9 +43,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 """What each op can be, by its name in `KernelPlan`."""
 
-LIBRARY_ATTENTION = (90, 100)
+LIBRARY_ATTENTION = (90,)
 """Where a library's attention is published to be faster than Triton's: 595 or 648 against 395 TFLOP/s on sm_90
-(Shah et al. 2024, figures for head dim 128 at 16k)."""
+(Shah et al. 2024, figures for head dim 128 at 16k). It is on sm_100 too, for which no kernel here has a tile."""
 
 LIBRARY_DTYPES = (torch.bfloat16, torch.float16)
 """In which libraries attend on CUDA."""
@@ -111,6 +111,8 @@ def read_choices(text: str) -> dict[str, str]:
 def plan_for(device: torch.device, dtype: torch.dtype, asked: Mapping[str, str] | None = None) -> KernelPlan:
     """The fastest known for `device` and a model in `dtype`, but for what is asked for.
 
+    A chip for which no kernel has a tile gets PyTorch's own operators, which choose a library themselves.
+
     Raises:
         ValueError: something asked for cannot run here.
 
@@ -124,9 +126,11 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> KernelPlan:
     if device.type != "cuda":
         return PLAIN
     major, minor = torch.cuda.get_device_capability(device)
+    chip = ALIKE.get(10 * major + minor, 10 * major + minor)
+    if chip not in ARCHITECTURES:
+        return PLAIN
     fused = KernelPlan(**{op: "triton" for op in CHOICES if op != "linear"})
-    library = 10 * major + minor in LIBRARY_ATTENTION and dtype in LIBRARY_DTYPES
-    return replace(fused, attention="library") if library else fused
+    return replace(fused, attention="library") if chip in LIBRARY_ATTENTION and dtype in LIBRARY_DTYPES else fused
 
 
 def _require_runnable(plan: KernelPlan, device: torch.device, dtype: torch.dtype) -> None:

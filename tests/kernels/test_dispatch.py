@@ -21,7 +21,7 @@ def test_a_cpu_runs_plain_pytorch() -> None:
 
 @pytest.mark.parametrize(
     ("capability", "attention"),
-    [((8, 0), "triton"), ((8, 9), "triton"), ((9, 0), "library"), ((10, 0), "library"), ((12, 0), "triton")],
+    [((8, 0), "triton"), ((8, 6), "triton"), ((8, 9), "triton"), ((9, 0), "library"), ((12, 0), "triton")],
     ids=str,
 )
 def test_the_chip_decides_whose_attention_is_faster(
@@ -31,6 +31,14 @@ def test_the_chip_decides_whose_attention_is_faster(
     plan = plan_for(CUDA, BF16)
     assert plan.attention == attention
     assert plan.batched_attention == plan.prompt_attention == plan.norm_rope == "triton"
+
+
+@pytest.mark.parametrize("capability", [(7, 5), (10, 0)], ids=str)
+def test_a_chip_without_tiles_runs_plain_pytorch(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    chip(monkeypatch, capability)
+    assert plan_for(CUDA, BF16) == PLAIN
 
 
 @pytest.mark.parametrize("choice", ["reference", "library", "triton"])
