@@ -34,6 +34,9 @@ L2_TIMES = 4
 
 MOST_SETS = 24
 
+LEAST_CALLS = 16
+"""In one graph, whose launch is within the time that is measured."""
+
 FAILURES = (RuntimeError, ValueError, ImportError, AssertionError)
 """What an implementation may raise; it is reported, and the others are measured all the same."""
 
@@ -112,8 +115,9 @@ def _timed(
             yield row
             continue
         try:
-            times, _ = sample(_round(case.providers[provider], sets, device), runs, device)
-            yield replace(row, times=_each(times, sets, device))
+            calls = 1 if device.type != "cuda" else max(sets, LEAST_CALLS)
+            times, _ = sample(_round(case.providers[provider], sets, calls, device), runs, device)
+            yield replace(row, times=Samples(tuple(ms / calls for ms in times.ms)))
         except FAILURES as failure:
             yield replace(row, failed=_told(failure))
 
@@ -130,29 +134,26 @@ def _sets(nbytes: int, device: torch.device) -> int:
     return max(2, min(MOST_SETS, -(-L2_TIMES * cache // nbytes)))
 
 
-def _round(call: Callable[[int], Sequence[Tensor]], sets: int, device: torch.device) -> Callable[[int], None]:
-    """A call that goes once round the inputs: on CUDA as a graph."""
+def _round(
+    call: Callable[[int], Sequence[Tensor]], sets: int, calls: int, device: torch.device
+) -> Callable[[int], None]:
+    """So many calls, round and round the inputs: on CUDA as one graph."""
 
-    def once_round() -> None:
-        for i in range(sets):
-            call(i)
+    def round_and_round() -> None:
+        for i in range(calls):
+            call(i % sets)
 
     if device.type != "cuda":
-        return lambda _: once_round()
+        return lambda _: round_and_round()
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
-        once_round()
+        round_and_round()
     torch.cuda.current_stream(device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        once_round()
+        round_and_round()
     return lambda _: graph.replay()
-
-
-def _each(times: Samples, sets: int, device: torch.device) -> Samples:
-    """Of one call, from those of a round."""
-    return Samples(tuple(ms / sets for ms in times.ms)) if device.type == "cuda" else times
 
 
 def as_table(rows: Sequence[Row], rates: Rates) -> str:
