@@ -28,7 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.slab_table import SlabTable
+from kernels.slab_table import ALIGNMENT_BYTES, SlabTable
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 
 LOG2_E = tl.constexpr(math.log2(math.e))
@@ -36,8 +36,8 @@ INT8_MAX = tl.constexpr(127.0)
 LEAST_LARGEST = tl.constexpr(1e-30)
 """Stands for the largest of a row of zeros, which is divided by."""
 
-HEAD_DIMS = (16, 32, 64, 128)
-"""Channels of a head that a matrix instruction takes, in registers that a thread has."""
+WIDEST_HEAD = 128
+"""Channels of a head for which there are registers."""
 
 SCORES_AT_ONCE = 1 << 26
 """Scores that the reference holds at a time: 256 MiB in fp32."""
@@ -217,18 +217,27 @@ def _tiles(keys: torch.dtype, queries: torch.dtype) -> Tiles:
 
 
 @triton.jit
+def _of_head(m_rows: tl.tensor, D: tl.constexpr, BLOCK_D: tl.constexpr) -> tl.tensor:
+    """Which of BLOCK_D channels of rows [M] there are; the same for all where a head has so many."""
+    m_x = m_rows[:, None]
+    if D < BLOCK_D:
+        m_x = m_x & (tl.arange(0, BLOCK_D) < D)[None, :]
+    return m_x
+
+
+@triton.jit
 def _load_rows(
     rows: tl.tensor, start: tl.tensor, stop: tl.tensor,
-    ROW: tl.constexpr, N: tl.constexpr, D: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    ROW: tl.constexpr, N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """[N, D] from row `start` on, of a descriptor or of a pointer; no garbage from `stop` on."""
+    """[N, BLOCK_D] from row `start` on, of a descriptor or of a pointer; no garbage from `stop` on."""
     if DESCRIPTORS:
         b_rows = rows.load([start, 0])
     else:
         o_n = tl.arange(0, N)
         p_first = tl.multiple_of(rows + tl.cast(start, tl.int64) * ROW, 16)
-        p_rows = p_first + ((o_n * ROW)[:, None] + tl.arange(0, D)[None, :])
-        b_rows = tl.load(p_rows, mask=(start + o_n < stop)[:, None], other=0.0)
+        p_rows = p_first + ((o_n * ROW)[:, None] + tl.arange(0, BLOCK_D)[None, :])
+        b_rows = tl.load(p_rows, mask=_of_head(start + o_n < stop, D, BLOCK_D), other=0.0)
     return b_rows
 
 
@@ -244,12 +253,12 @@ def _attend_tile(
     b_out: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor, b_q: tl.tensor, b_factor: tl.tensor,
     keys: tl.tensor, values: tl.tensor, p_scales: tl.tensor,
     start: tl.tensor, stop: tl.tensor, last: tl.tensor, last_log2: tl.tensor,
-    ROW: tl.constexpr, N: tl.constexpr, D: tl.constexpr,
+    ROW: tl.constexpr, N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
     INT8: tl.constexpr, PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Take a tile of keys into a running softmax, in powers of two: output [M, D], largest score and sum [M]."""
+    """Take keys into a running softmax, in powers of two: output [M, BLOCK_D], largest score and sum [M]."""
     o_n = start + tl.arange(0, N)
-    b_k = _load_rows(keys, start, stop, ROW, N, D, DESCRIPTORS)
+    b_k = _load_rows(keys, start, stop, ROW, N, D, BLOCK_D, DESCRIPTORS)
     if INT8:
         b_scale = tl.load(p_scales + o_n, mask=o_n < stop, other=0.0)
         b_score = tl.dot(b_q, tl.trans(b_k), out_dtype=tl.int32).to(tl.float32) * b_scale[None, :]
@@ -262,7 +271,7 @@ def _attend_tile(
     b_new_max = tl.maximum(b_max, tl.max(b_score, 1) * b_factor)
     b_p = tl.exp2(b_score * b_factor[:, None] - b_new_max[:, None])
     b_keep = tl.exp2(b_max - b_new_max)
-    b_v = _load_rows(values, start, stop, ROW, N, D, DESCRIPTORS)
+    b_v = _load_rows(values, start, stop, ROW, N, D, BLOCK_D, DESCRIPTORS)
     b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
     return b_out, b_new_max, b_sum * b_keep + tl.sum(b_p, 1)
 
@@ -275,6 +284,7 @@ def _window_attention_kernel(
     layer: tl.tensor, B: tl.tensor, T: tl.tensor, score_scale: tl.tensor,
     H: tl.constexpr, D: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, SHARES: tl.constexpr,
     PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
     """BLOCK_M queries of a stream's head over one of SHARES shares of its keys."""
     INT8: tl.constexpr = tl.int8 == KEY
@@ -293,8 +303,8 @@ def _window_attention_kernel(
     p_k = tl.multiple_of(tl.load(p_keys + i_b).to(tl.pointer_type(KEY)) + o_layer, 16)
     p_v = tl.multiple_of(tl.load(p_values + i_b).to(tl.pointer_type(VALUE)) + o_layer, 16)
     if DESCRIPTORS:
-        keys = tl.make_tensor_descriptor(p_k, [filled, D], [ROW, 1], [BLOCK_N, D])
-        values = tl.make_tensor_descriptor(p_v, [filled, D], [ROW, 1], [BLOCK_N, D])
+        keys = tl.make_tensor_descriptor(p_k, [filled, D], [ROW, 1], [BLOCK_N, BLOCK_D])
+        values = tl.make_tensor_descriptor(p_v, [filled, D], [ROW, 1], [BLOCK_N, BLOCK_D])
     else:
         keys, values = p_k, p_v
     scale_stride = tl.load(p_scale_strides + i_b)
@@ -304,16 +314,17 @@ def _window_attention_kernel(
     i_m = tl.program_id(0) * BLOCK_M
     first_row = (i_b.to(tl.int64) * T + i_m) * H + i_h
     o_m = tl.arange(0, BLOCK_M)
-    o_q = (o_m * ROW)[:, None] + tl.arange(0, D)[None, :]
+    o_q = (o_m * ROW)[:, None] + tl.arange(0, BLOCK_D)[None, :]
     m_m = i_m + o_m < T
+    m_q = _of_head(m_m, D, BLOCK_D)
     b_factor = tl.full([BLOCK_M], score_scale * LOG2_E, tl.float32)
-    b_out = tl.zeros([BLOCK_M, D], tl.float32)
+    b_out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     b_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     # The share's keys in the sink, then the rest: a loop, for two copies of the one inside take more registers.
     for i_part in tl.range(0, 2):
         p_first = tl.where(i_part == 0, p_sink_q, p_q) + first_row * D
-        b_q = tl.load(p_first + o_q, mask=m_m[:, None], other=0.0)
+        b_q = tl.load(p_first + o_q, mask=m_q, other=0.0)
         if INT8:
             b_left, b_q_scale = _quantized(b_q)
             b_factor = b_q_scale * (score_scale * LOG2_E)
@@ -324,7 +335,7 @@ def _window_attention_kernel(
         for start in tl.range(begin, end, BLOCK_N):
             b_out, b_max, b_sum = _attend_tile(
                 b_out, b_max, b_sum, b_left, b_factor, keys, values, p_scales, start, end, filled - 1, last_log2,
-                ROW, BLOCK_N, D, INT8, PRECISION, DESCRIPTORS,
+                ROW, BLOCK_N, D, BLOCK_D, INT8, PRECISION, DESCRIPTORS,
             )  # fmt: skip
 
     # A share without keys has the sum 0 and the largest score -inf, and weighs nothing in merging.
@@ -333,31 +344,32 @@ def _window_attention_kernel(
     if SHARES > 1:
         first_row += i_share.to(tl.int64) * B * T * H
         tl.store(p_log_sum + first_row + o_m * H, b_max + tl.log2(b_sum), mask=m_m)
-    tl.store(p_out + first_row * D + o_q, b_out.to(p_out.dtype.element_ty), mask=m_m[:, None])
+    tl.store(p_out + first_row * D + o_q, b_out.to(p_out.dtype.element_ty), mask=m_q)
 
 
 @triton.jit(do_not_specialize=["ROWS"])
 def _merge_kernel(
     p_parts: tl.tensor, p_log_sums: tl.tensor, p_out: tl.tensor, ROWS: tl.tensor,
-    D: tl.constexpr, SHARES: tl.constexpr, BLOCK_M: tl.constexpr,
+    D: tl.constexpr, SHARES: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
     """BLOCK_M of ROWS rows [D], each the mean of its shares by the powers of two of their log sums."""
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    o_d = tl.arange(0, D)
+    o_d = tl.arange(0, BLOCK_D)
     m_m = o_m < ROWS
+    m_x = _of_head(m_m, D, BLOCK_D)
     b_most = tl.full([BLOCK_M], -float("inf"), tl.float32)
     for i_share in tl.static_range(SHARES):
         b_most = tl.maximum(b_most, tl.load(p_log_sums + i_share * ROWS.to(tl.int64) + o_m, mask=m_m, other=0.0))
-    b_out = tl.zeros([BLOCK_M, D], tl.float32)
+    b_out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
     for i_share in tl.static_range(SHARES):
         o_row = i_share * ROWS.to(tl.int64) + o_m
         b_weight = tl.exp2(tl.load(p_log_sums + o_row, mask=m_m, other=0.0) - b_most)
-        b_part = tl.load(p_parts + o_row[:, None] * D + o_d[None, :], mask=m_m[:, None], other=0.0)
+        b_part = tl.load(p_parts + o_row[:, None] * D + o_d[None, :], mask=m_x, other=0.0)
         b_out += b_weight[:, None] * b_part
         b_sum += b_weight
     p_rows = p_out + o_m[:, None] * D + o_d[None, :]
-    tl.store(p_rows, (b_out / b_sum[:, None]).to(p_out.dtype.element_ty), mask=m_m[:, None])
+    tl.store(p_rows, (b_out / b_sum[:, None]).to(p_out.dtype.element_ty), mask=m_x)
 
 
 TRITON_TYPES = {
@@ -365,7 +377,12 @@ TRITON_TYPES = {
 }  # fmt: skip
 
 
-@torch.library.custom_op("longtake::window_attention", mutates_args=())
+@torch.library.custom_op(
+    "longtake::window_attention",
+    mutates_args=(),
+    schema="(Tensor queries, Tensor sink_queries, Tensor[] table, int layer, ScalarType key_dtype, int[] tile, "
+    "int shares, bool descriptors) -> Tensor",
+)
 def _attend(
     queries: Tensor,
     sink_queries: Tensor,
@@ -393,13 +410,14 @@ def _attend(
         layer, batch, tokens, dim**-0.5,
         H=heads, D=dim, KEY=TRITON_TYPES[key_dtype], VALUE=TRITON_TYPES[queries.dtype], SHARES=shares,
         PRECISION=_precision(queries.dtype), DESCRIPTORS=descriptors, BLOCK_M=block_m, BLOCK_N=block_n,
-        **Tile(block_m, block_n, warps, stages).options,
+        BLOCK_D=_block_dim(dim, key_dtype), **Tile(block_m, block_n, warps, stages).options,
     )  # fmt: skip
     if shares > 1:
         rows, merge = batch * tokens * heads, TILES_MERGE[architecture(queries.device)]
         _merge_kernel[(triton.cdiv(rows, merge.m),)](
-            parts, log_sums, output, rows, D=dim, SHARES=shares, BLOCK_M=merge.m, **merge.options
-        )
+            parts, log_sums, output, rows, D=dim, SHARES=shares, BLOCK_M=merge.m,
+            BLOCK_D=triton.next_power_of_2(dim), **merge.options,
+        )  # fmt: skip
     return output
 
 
@@ -426,6 +444,11 @@ def _descriptors(chip: int, dtype: torch.dtype) -> bool:
     return chip in DESCRIPTORS and dtype != torch.float32
 
 
+def _block_dim(dim: int, keys: torch.dtype) -> int:
+    """Channels of a head, rounded up to what a matrix instruction sums at once."""
+    return max(32 if keys == torch.int8 else 16, triton.next_power_of_2(dim))
+
+
 def _precision(dtype: torch.dtype) -> str:
     return "tf32x3" if dtype == torch.float32 else "tf32"
 
@@ -433,8 +456,11 @@ def _precision(dtype: torch.dtype) -> str:
 def _check(queries: Tensor, table: SlabTable, layer: int, sink_queries: Tensor | None) -> None:
     batch, _, heads, dim = queries.shape
     lent = table.lent[0]
-    if dim not in HEAD_DIMS:
-        raise ValueError(f"heads of {dim} channels; window_attention is written for {HEAD_DIMS}")
+    if dim > WIDEST_HEAD or dim * lent.keys.element_size() % ALIGNMENT_BYTES:
+        raise ValueError(
+            f"heads of {dim} channels in {lent.keys.dtype}; window_attention takes at most {WIDEST_HEAD}, and a "
+            f"multiple of {ALIGNMENT_BYTES} bytes"
+        )
     if len(table.lent) != batch or lent.keys.shape[-2:] != (heads, dim):
         raise ValueError(
             f"queries {list(queries.shape)} do not fit {len(table.lent)} streams with {lent.keys.shape[-2]} heads "
@@ -493,7 +519,7 @@ def _attention_case(sm: int, kind: str, shares: int) -> AotCase:
         constants={
             "H": 12, "D": 128, "KEY": TRITON_TYPES[keys], "VALUE": TRITON_TYPES[queries], "SHARES": shares,
             "PRECISION": _precision(queries), "DESCRIPTORS": _descriptors(sm, queries),
-            "BLOCK_M": tile.m, "BLOCK_N": tile.n,
+            "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_D": 128,
         },
         aligned=(*pointers, *columns),
         needs=_instructions(sm, keys, tile),
@@ -515,6 +541,6 @@ def _merge_case(sm: int) -> AotCase:
         architecture=sm,
         tile=tile,
         arguments=pointers | {"ROWS": "i32"},
-        constants={"D": 128, "SHARES": 2, "BLOCK_M": tile.m},
+        constants={"D": 128, "SHARES": 2, "BLOCK_M": tile.m, "BLOCK_D": 128},
         aligned=tuple(pointers),
     )

@@ -95,6 +95,21 @@ def test_fp16_is_right_to_its_last_place(dim: int, device: torch.device) -> None
     _assert_as_reference(queries, _on(device, Lent(keys, values, 50)))
 
 
+@pytest.mark.parametrize("dim", [12, 48])
+def test_channels_of_a_head_need_be_no_power_of_two(dim: int, device: torch.device) -> None:
+    keys, values = _random(2, LAYERS, 50, HEADS, dim)
+    queries, sink_queries = _random(2, 1, 33, HEADS, dim).to(device)
+    _assert_as_reference(queries, _on(device, Lent(keys, values, 50, sink=7)), sink_queries)
+
+
+def test_int8_heads_may_be_narrower_than_their_instructions(device: torch.device) -> None:
+    queries, lent = _random(1, 33, HEADS, 48).to(device), Lent(*_random(2, LAYERS, 1, 50, HEADS, 48), 50)
+    table = _int8(device, lent)
+    schedule = Schedule(Tile(32, 16, warps=4), shares=2)
+    got = window_attention(queries, table, LAYER, schedule=schedule)
+    assert_within("window_attention", got, window_attention_reference(queries, table, LAYER))
+
+
 def test_scores_far_apart_do_not_overflow(device: torch.device) -> None:
     queries = 100 * _random(1, 20, HEADS, DIM).to(device)
     _assert_as_reference(queries, _on(device, _lent(60, 3)))
@@ -188,5 +203,6 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
         window_attention(queries.half(), table, LAYER)
     with pytest.raises(ValueError, match="contiguous"):
         window_attention(queries, table, LAYER, sink_queries=queries.transpose(1, 2).contiguous().transpose(1, 2))
-    with pytest.raises(ValueError, match="heads of 12 channels"):
-        window_attention(queries[..., :12], table, LAYER)
+    for dim in (10, 160):
+        with pytest.raises(ValueError, match=f"heads of {dim} channels in torch.float32; .* at most 128"):
+            window_attention(_random(1, 9, HEADS, dim).to(device), table, LAYER)
