@@ -47,11 +47,15 @@ class Lent:
         if (self.key_scales is None) != (self.keys.dtype != torch.int8):
             raise ValueError(f"INT8 keys, and no others, have scales; got {self.keys.dtype} and {self.key_scales}")
         if self.key_scales is not None and not self._scales_fit(self.key_scales):
-            raise ValueError(f"scales {list(self.key_scales.shape)} do not fit keys {list(self.keys.shape)}")
+            raise ValueError(
+                f"scales {list(self.key_scales.shape)} in {self.key_scales.dtype} on {self.key_scales.device} "
+                f"do not fit keys {list(self.keys.shape)} on {self.keys.device}"
+            )
 
     def _scales_fit(self, scales: Tensor) -> bool:
         layers, *between, heads, _ = self.keys.shape
-        return scales.is_contiguous() and list(scales.shape) == [layers, heads, *between]
+        like_keys = list(scales.shape) == [layers, heads, *between] and scales.device == self.keys.device
+        return like_keys and scales.is_contiguous() and scales.dtype == torch.float32
 
     @property
     def tokens(self) -> int:

@@ -77,6 +77,11 @@ def architecture(device: torch.device) -> int:
         )
     if interpreted():
         return INTERPRETER
+    if device.index not in (None, torch.cuda.current_device()):
+        raise ValueError(
+            f"Triton launches on the current device, cuda:{torch.cuda.current_device()}; got tensors on {device}: "
+            "call torch.cuda.set_device in this thread"
+        )
     major, minor = torch.cuda.get_device_capability(device)
     return ALIKE.get(10 * major + minor, 10 * major + minor)
 

@@ -106,3 +106,12 @@ def test_interpreted_kernels_take_cpu_tensors_only() -> None:
     assert architecture(torch.device("cpu")) == INTERPRETER
     with pytest.raises(ValueError, match="got tensors on cuda:0"):
         architecture(torch.device("cuda", 0))
+
+
+def test_kernels_take_tensors_on_the_current_device_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert architecture(torch.device("cuda", 0)) == 89
+    with pytest.raises(ValueError, match="current device, cuda:0; got tensors on cuda:1"):
+        architecture(torch.device("cuda", 1))

@@ -70,6 +70,8 @@ def test_int8_keys_need_scales_of_their_shape() -> None:
     with pytest.raises(ValueError, match="do not fit keys"):
         replace(lent, keys=keys, key_scales=torch.ones(2, 2, 6, 3))
     scales = torch.rand(2, 3, 2, 6)
+    with pytest.raises(ValueError, match=r"in torch\.float16 on cpu do not fit keys"):
+        replace(lent, keys=keys, key_scales=scales.half())
     attended = replace(lent, keys=keys, key_scales=scales).attended(1)[2]
     assert attended is not None
     assert torch.equal(attended, scales[1].reshape(3, 12)[:, :10])

@@ -103,8 +103,9 @@ def test_channels_of_a_head_need_be_no_power_of_two(dim: int, device: torch.devi
 
 
 def test_int8_heads_may_be_narrower_than_their_instructions(device: torch.device) -> None:
-    queries, lent = _random(1, 33, HEADS, 48).to(device), Lent(*_random(2, LAYERS, 1, 50, HEADS, 48), 50)
-    table = _int8(device, lent)
+    queries = _random(1, 33, HEADS, 48).to(device)
+    keys, values = _random(2, LAYERS, 50, HEADS, 48)
+    table = _int8(device, Lent(keys, values, 50))
     schedule = Schedule(Tile(32, 16, warps=4), shares=2)
     got = window_attention(queries, table, LAYER, schedule=schedule)
     assert_within("window_attention", got, window_attention_reference(queries, table, LAYER))
