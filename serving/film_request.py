@@ -13,7 +13,7 @@ import torch
 
 from engines.config import StreamConfig
 from engines.presets import preset
-from kernels.dispatch import KernelPlan, plan_for, read_choices
+from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
 from serving.errors import FilmError
 from serving.facts import Facts
 from serving.generate import Outputs
@@ -46,6 +46,11 @@ class Request:
     snapshot: Path | None
     kernels: KernelPlan
     earlier: Facts | None = None
+
+    @property
+    def graphs(self) -> bool:
+        """Whether passes are replayed from CUDA graphs: where kernels run that need not be launched one by one."""
+        return self.device.type == "cuda" and self.kernels != PLAIN
 
     @property
     def dtype_name(self) -> str:

@@ -25,7 +25,6 @@ from engines.prompt import Prompt
 from engines.snapshot import restore
 from engines.stream import Stream
 from engines.wan.prompt_encoder import PromptEncoder
-from kernels.dispatch import PLAIN
 from serving.catalog import models_folder
 from serving.errors import FilmError
 from serving.facts import Facts, Start, applied_cues
@@ -49,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     torch.set_num_threads(request.threads)
     planned = schedule(request.timeline, request.stream.block_frames)
     ready = _prepare(request, planned, options)
+    print(f"kernels: {request.kernels}{'; replayed from graphs' if request.graphs else ''}", file=sys.stderr)
     facts = _facts(request, planned, ready)
     maker = FilmMaker(ready.generator, ready.stream, planned, ready.encoded, facts)
     with _interruptible() as interrupted:
@@ -87,12 +87,9 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
 
 
 def _generator(model: Model, request: Request) -> Generator:
-    """A generator on the kernels that are asked for, which it prints."""
-    plan = request.kernels
-    graphs = request.device.type == "cuda" and plan != PLAIN
-    print(f"kernels: {plan}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
-    fuse(model.codec, plan)
-    passes = passes_for(model.transformer, plan, graphs=graphs)
+    """A generator on the kernels that are asked for."""
+    fuse(model.codec, request.kernels)
+    passes = passes_for(model.transformer, request.kernels, graphs=request.graphs)
     return Generator(model.transformer, model.codec, slab_bytes=SLAB_BYTES, passes=passes)
 
 
