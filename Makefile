@@ -23,7 +23,7 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.kernel_table
 
-# On a machine with a GPU, in under ten minutes. What is right comes before what is fast.
+# On a machine with a GPU; not run yet, meant to take under ten minutes. What is right comes before what is fast.
 bench-gpu: .venv/dev
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m benchmarks.kernels
