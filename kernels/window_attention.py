@@ -405,8 +405,8 @@ def _attend(
         triton.set_allocator(_scratch)
     keys, values, key_scales, layer_strides, scale_strides, filled, sink, last_log = table
     _window_attention_kernel[(triton.cdiv(tokens, block_m), shares, batch * heads)](
-        queries, sink_queries, parts, log_sums, keys, values, key_scales, layer_strides, scale_strides, filled, sink,
-        last_log, layer, batch, tokens, dim**-0.5,
+        queries, sink_queries, parts, log_sums, keys, values, key_scales, layer_strides, scale_strides, filled,
+        sink, last_log, layer, batch, tokens, dim**-0.5,
         H=heads, D=dim, KEY=TRITON_TYPES[key_dtype], VALUE=TRITON_TYPES[queries.dtype], SHARES=shares,
         PRECISION=_precision(queries.dtype), DESCRIPTORS=descriptors, BLOCK_M=block_m, BLOCK_N=block_n,
         BLOCK_D=_block_dim(dim, key_dtype), **Tile(block_m, block_n, warps, stages).options,
