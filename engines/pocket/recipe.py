@@ -37,9 +37,13 @@ RECIPES = {
     "cpu": Recipe(
         AutoencoderTraining(Budget(steps=100_000, minutes=15, rate=5e-4, average=0.997), batch=3, frames=9),
         TextTraining(Budget(steps=100_000, minutes=4, rate=2e-3, average=0.995)),
-        FlowTraining(Budget(100_000, 34, 4e-3, average=0.997), Curriculum(1, 0, 0, 0), batch=8, repeats=2),
-        FlowTraining(Budget(100_000, 20, 1.5e-3, average=0.997), Curriculum(0.4, 0.25, 0.15, 0.2), batch=6),
-        SelfForcingTraining(Budget(100_000, 3, 3e-4, average=0.98), batch=2, blocks=8),
+        FlowTraining(
+            Budget(100_000, 34, 4e-3, average=0.997), Curriculum(1, 0, 0, 0), batch=8, repeats=2, standout=2
+        ),
+        FlowTraining(
+            Budget(100_000, 15, 2e-3, average=0.997), Curriculum(0.4, 0.25, 0.15, 0.2), batch=6, standout=2
+        ),
+        SelfForcingTraining(Budget(100_000, 2, 3e-4, average=0.98), batch=2, blocks=8),
     ),
     "test": Recipe(
         AutoencoderTraining(Budget(3, 1, 1e-3), batch=1, frames=5, crop=(32, 32)),

@@ -1,7 +1,7 @@
 """Stage two: the text encoder, trained to say what a prompt says.
 
-A UMT5 encoder of a few layers learns to tell every attribute of a scene from a caption, by the row of its end
-token. Afterwards it is frozen: the transformer attends all its rows.
+A UMT5 encoder of a few layers learns to tell every attribute of a scene from a caption, by any of its rows: so a
+transformer that does not know yet where to look is told all the same. Afterwards the encoder is frozen.
 """
 
 from __future__ import annotations
@@ -50,10 +50,9 @@ class TextReader(nn.Module):
                 nn.init.normal_(layer.q.weight, std=(config.dim * config.head_dim) ** -0.5)
 
     def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """Logits [B, values] of each attribute, for ids and mask [B, L]."""
+        """Logits [B, L, values] of each attribute, for ids and mask [B, L]."""
         rows = self.encoder(ids, mask)
-        end = rows[torch.arange(len(ids), device=ids.device), mask.sum(1) - 1]
-        return {name: reading(end) for name, reading in self.readings.items()}
+        return {name: reading(rows) for name, reading in self.readings.items()}
 
 
 def train_text_encoder(
@@ -71,7 +70,7 @@ def train_text_encoder(
         scenes = [Scene.random(generator) for _ in range(settings.batch)]
         ids, mask = tokens([worded(scene, generator) for scene in scenes], tokenizer)
         logits = network(with_holes(ids, mask, settings.dropped, generator).to(device), mask.to(device))
-        return reading_losses(logits, scenes)
+        return reading_losses(logits, mask.to(device), scenes)
 
     average = run.train(losses)
     assert isinstance(average, TextReader)
@@ -100,14 +99,15 @@ def with_holes(ids: Tensor, mask: Tensor, share: float, generator: np.random.Gen
     return ids.masked_fill(hole, 0)
 
 
-def reading_losses(logits: dict[str, Tensor], scenes: Sequence[Scene]) -> Losses:
-    """Cross entropy of each attribute, and the share of the readings that are right."""
+def reading_losses(logits: dict[str, Tensor], mask: Tensor, scenes: Sequence[Scene]) -> Losses:
+    """Cross entropy of each attribute over all rows, and the share of the readings that are right."""
     losses, right = {}, []
     for name, kind in ATTRIBUTES.items():
         values = list(kind)
-        truth = torch.tensor([values.index(getattr(scene, name)) for scene in scenes], device=logits[name].device)
-        losses[name] = F.cross_entropy(logits[name], truth)
-        right.append((logits[name].argmax(1) == truth).float().mean())
+        truth = torch.tensor([values.index(getattr(scene, name)) for scene in scenes], device=mask.device)
+        read, truths = logits[name][mask == 1], truth.unsqueeze(1).expand(mask.shape)[mask == 1]
+        losses[name] = F.cross_entropy(read, truths)
+        right.append((read.argmax(1) == truths).float().mean())
     return {"total": torch.stack(list(losses.values())).sum(), **losses, "right": torch.stack(right).mean()}
 
 

@@ -215,4 +215,4 @@ def test_a_folded_position_is_a_patch_of_neighbouring_pixels() -> None:
 
 def test_an_odd_patch_is_refused() -> None:
     with pytest.raises(ConfigError, match="patch is 3"):
-        replace(TINY, patch=3)
+        replace(TINY, patch=3)  # type: ignore[arg-type]
