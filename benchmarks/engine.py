@@ -182,7 +182,8 @@ class EngineBenchmark:
         stream = self._stream
         placement = stream.slab.layout.placement(stream.blocks, repeat=False)
         turns = PassTurns.of(stream.grid, placement, stream.config)
-        todo = self._passes.over([StreamView(stream.slab, stream.require_prompt()[1], placement, turns)])
+        picture = stream.config.height, stream.config.width
+        todo = self._passes.over([StreamView(stream.slab, stream.require_prompt()[1], placement, turns, picture)])
         latents = self._random_latents(self._options.runs)
         modulations = stream.modulations.at(stream.schedule.timesteps[-1], latents.shape[2])
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+
+K = TypeVar("K", bound=Hashable)
 
 
 class Recorded(Protocol):
@@ -27,6 +29,9 @@ class CudaRecorder:
     """Records CUDA graphs, all with one pool of memory: they are replayed one after the other.
 
     What a graph leaves there is overwritten by the next one, so results must be copied out.
+
+    An error in the first run, which captures nothing, can be got over. One in a capture cannot: PyTorch may raise
+    its own over it and keep the pool's memory. Whoever serves ends the process then, and starts another.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -47,7 +52,7 @@ class CudaRecorder:
         return graph
 
 
-class Graphed:
+class Graphed(Generic[K]):
     """`run`, recorded once for every key; the recordings share inputs and output.
 
     Tensors that `run` is called with are copied to where the recordings read them. Whatever else it depends on
@@ -59,14 +64,14 @@ class Graphed:
         self._record = record
         self._inputs: tuple[Tensor, ...] = ()
         self._output: Tensor | None = None
-        self._recorded: dict[Hashable, Recorded] = {}
+        self._recorded: dict[K, Recorded] = {}
 
     @property
-    def keys(self) -> list[Hashable]:
+    def keys(self) -> list[K]:
         """What there are recordings for."""
         return list(self._recorded)
 
-    def __call__(self, key: Hashable, *tensors: Tensor) -> Tensor | None:
+    def __call__(self, key: K, *tensors: Tensor) -> Tensor | None:
         """What `run` makes of `tensors`, until the next call.
 
         Raises:
@@ -79,7 +84,7 @@ class Graphed:
         self._recorded[key].replay()
         return self._output
 
-    def forget(self, outdated: Callable[[Hashable], bool]) -> None:
+    def forget(self, outdated: Callable[[K], bool]) -> None:
         """Drop the recordings whose keys are `outdated`."""
         self._recorded = {key: graph for key, graph in self._recorded.items() if not outdated(key)}
 

@@ -7,6 +7,9 @@ further on: what a pass reads stays in place, and a recorded pass is good for an
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +20,35 @@ from engines.kv_slab import KVSlab
 from engines.memory import PromptMemory, StreamView
 from engines.schedule import FlowSchedule
 from engines.wan.kernel_ops import AttentionOps, layer_ops
-from engines.wan.transformer import Attention, CausalTransformer, Modulations
+from engines.wan.transformer import Attention, CausalTransformer, LayerOps, Modulations
 from kernels.dispatch import KernelPlan
 from kernels.flow_step import flow_step, flow_step_reference
 from kernels.norm_rope import NOWHERE, Turns
 from kernels.slab_table import Lent, SlabTable
+
+
+class ToldSlab(NamedTuple):
+    """What a library is told of a slab by the host: where its keys begin, and how many there are."""
+
+    address: int
+    filled: int
+    sink: int
+
+
+@dataclass(frozen=True)
+class Baked:
+    """What kernels are launched with that is not read from the buffers, and so differs between recordings.
+
+    Kernels that find slabs by themselves are cut by `most_filled`; others are launched for `slabs`.
+    """
+
+    two_queries: bool
+    most_filled: int
+    slabs: tuple[ToldSlab, ...] = ()
+
+    def knows(self, address: int) -> bool:
+        """Whether it is good only for the slab whose keys begin at `address`, or for that among others."""
+        return any(slab.address == address for slab in self.slabs)
 
 
 class PassBuffers:
@@ -51,16 +78,21 @@ class PassBuffers:
             self._places_known[row] = _places(view)
         self._two_queries = _two_queries(views)
 
-    def holds(self, slab: KVSlab) -> bool:
-        """Whether `slab` is lent, and so kept in memory."""
-        return any(lent.keys is slab.keys for lent in self._slabs.lent)
+    @torch.inference_mode()
+    def let_go(self, slab: KVSlab) -> None:
+        """Keep `slab` in memory no longer; until the next `lend` no pass can be run."""
+        for row, lent in enumerate(self._slabs.lent):
+            if lent.keys is slab.keys:
+                self._slabs.lend(row, _nothing_like(lent))
 
     @property
-    def baked(self) -> Hashable:
-        """What kernels are launched with that is not read from the buffers, and so differs between recordings."""
-        if self._ops.finds_slabs(len(self._slabs.lent)):
-            return self._two_queries, self._slabs.most_filled
-        return self._two_queries, *((lent.keys.data_ptr(), lent.filled, lent.sink) for lent in self._slabs.lent)
+    def baked(self) -> Baked:
+        """For the streams that are lent."""
+        lent, most_filled = self._slabs.lent, self._slabs.most_filled
+        if self._ops.finds_slabs(len(lent)):
+            return Baked(self._two_queries, most_filled)
+        slabs = tuple(ToldSlab(x.keys.data_ptr(), x.filled, x.sink) for x in lent)
+        return Baked(self._two_queries, most_filled, slabs)
 
     def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One kernel norms, turns and writes; one attends."""
@@ -91,10 +123,12 @@ class KernelPass:
     """A pass in kernels. One block's is replayed from a graph where there are graphs: longer ones are rare."""
 
     def __init__(self, passes: KernelPasses, buffers: PassBuffers, *, graphed: bool) -> None:
-        self._transformer, self._ops = passes.transformer, passes.layer_ops
         self.buffers = buffers
-        self.denoising = Graphed(self._denoise, passes.record) if passes.record and graphed else None
-        self.remembering = Graphed(self._remember, passes.record) if passes.record and graphed else None
+        # No methods of this object, which would keep itself and its recordings in memory.
+        self._denoise = partial(_denoise, passes.transformer, passes.layer_ops, buffers)
+        self._remember = partial(_remember, passes.transformer, passes.layer_ops, buffers)
+        self.denoising = Graphed[Baked](self._denoise, passes.record) if passes.record and graphed else None
+        self.remembering = Graphed[Baked](self._remember, passes.record) if passes.record and graphed else None
 
     def denoise(self, latents: Tensor, modulations: Modulations) -> Tensor:
         """The flow; from a graph, only until the next pass."""
@@ -111,17 +145,12 @@ class KernelPass:
         else:
             self.remembering(self.buffers.baked, latents, *modulations)
 
-    def forget(self, address: int) -> None:
-        """Drop what was recorded for the slab whose keys begin at `address`."""
+    def forget(self, slab: KVSlab) -> None:
+        """Let go of `slab`, and drop what was recorded for its address: recordings for others stay."""
+        self.buffers.let_go(slab)
         for graphed in (self.denoising, self.remembering):
             if graphed is not None:
-                graphed.forget(lambda key: isinstance(key, tuple) and any(_is_of(part, address) for part in key))
-
-    def _denoise(self, latents: Tensor, *modulations: Tensor) -> Tensor:
-        return self._transformer.denoise(latents, Modulations(*modulations), self.buffers, self._ops)
-
-    def _remember(self, latents: Tensor, *modulations: Tensor) -> None:
-        self._transformer.remember(latents, Modulations(*modulations), self.buffers, self._ops)
+                graphed.forget(lambda baked: baked.knows(slab.keys.data_ptr()))
 
 
 class KernelPasses:
@@ -144,7 +173,7 @@ class KernelPasses:
     def over(self, views: Sequence[StreamView]) -> KernelPass:
         """A pass over streams; of use until the next call."""
         blocks = len(views[0].placement.slots)
-        key = len(views), blocks, views[0].slab.layout.block_tokens
+        key = len(views), blocks, views[0].picture
         if key in self._passes:
             self._passes[key].buffers.lend(views)
         else:
@@ -162,10 +191,21 @@ class KernelPasses:
         return self._flow_step(x, flow, x if noise is None else noise, *levels)
 
     def forget(self, slab: KVSlab) -> None:
-        """Drop buffers that keep the slab in memory, and recordings that know its address."""
-        self._passes = {key: made for key, made in self._passes.items() if not made.buffers.holds(slab)}
+        """Keep neither the slab in memory nor recordings that know its address."""
         for made in self._passes.values():
-            made.forget(slab.keys.data_ptr())
+            made.forget(slab)
+
+
+def _denoise(
+    transformer: CausalTransformer, ops: LayerOps, buffers: PassBuffers, latents: Tensor, *modulations: Tensor
+) -> Tensor:
+    return transformer.denoise(latents, Modulations(*modulations), buffers, ops)
+
+
+def _remember(
+    transformer: CausalTransformer, ops: LayerOps, buffers: PassBuffers, latents: Tensor, *modulations: Tensor
+) -> None:
+    transformer.remember(latents, Modulations(*modulations), buffers, ops)
 
 
 def _turns(views: Sequence[StreamView]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -190,6 +230,12 @@ def _lent(view: StreamView) -> Lent:
     return Lent(view.slab.keys, view.slab.values, filled, view.sink_tokens)
 
 
+def _nothing_like(lent: Lent) -> Lent:
+    """A token in one layer that can stand in a table for `lent`."""
+    token = lent.keys.new_empty(1, 1, *lent.keys.shape[-2:])
+    return Lent(token, token, filled=1)
+
+
 def _lent_prompt(prompt: PromptMemory) -> Lent:
     return Lent(prompt.keys, prompt.values, prompt.keys.shape[1], last_log=prompt.last_log)
 
@@ -197,7 +243,3 @@ def _lent_prompt(prompt: PromptMemory) -> Lent:
 def _filled(values: Sequence[float], device: torch.device) -> Tensor:
     """fp32 [B] on `device`, without waiting for a copy."""
     return torch.cat([torch.full((1,), value, device=device) for value in values])
-
-
-def _is_of(part: object, address: int) -> bool:
-    return isinstance(part, tuple) and part[0] == address

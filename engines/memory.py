@@ -78,12 +78,13 @@ def _frames(first_block: int, placement: Placement, config: StreamConfig) -> ran
 
 @dataclass(frozen=True)
 class StreamView:
-    """One stream's side of a pass."""
+    """One stream's side of a pass. `picture` is the height and width of its pictures."""
 
     slab: KVSlab
     prompt: PromptMemory
     placement: Placement
     turns: PassTurns
+    picture: tuple[int, int]
 
     @property
     def sink_tokens(self) -> int:

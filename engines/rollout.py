@@ -118,7 +118,9 @@ class Rollout:
         return first, later
 
     def _view(self, stream: Stream, placement: Placement, prompt: PromptMemory) -> StreamView:
-        return StreamView(stream.slab, prompt, placement, PassTurns.of(stream.grid, placement, stream.config))
+        config = stream.config
+        turns = PassTurns.of(stream.grid, placement, config)
+        return StreamView(stream.slab, prompt, placement, turns, (config.height, config.width))
 
     def _noise(self, streams: Sequence[Stream]) -> Tensor:
         """[draws, B, frames, channels, h/8, w/8]: where the next blocks begin, and what is added at each step."""

@@ -43,7 +43,8 @@ def counted_pass(model: ModelConfig, placement: Placement, *, prompt_tokens: int
     prompt = Prompt("", torch.empty(prompt_tokens, model.transformer.text_dim, device=META))
     turns = PassTurns.of(RopeGrid(stream.rows, stream.columns, layout.head_dim, META), placement, stream)
     slab = KVSlab(layout, META, torch.bfloat16)
-    memory = SlabMemory([StreamView(slab, PromptMemory.of(transformer, prompt), placement, turns)])
+    picture = stream.height, stream.width
+    memory = SlabMemory([StreamView(slab, PromptMemory.of(transformer, prompt), placement, turns, picture)])
     latents = meta_latents(stream, len(placement.slots))
     run = transformer.remember if clean else transformer.denoise
     modulations = transformer.modulations(torch.empty(latents.shape[:2], device=META))

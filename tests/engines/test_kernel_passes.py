@@ -15,6 +15,7 @@ from engines.config import StreamConfig
 from engines.errors import ConfigError
 from engines.generator import Generator
 from engines.kernel_passes import KernelPasses
+from engines.kv_slab import SlabLayout
 from engines.model import Model
 from engines.passes import passes_for
 from engines.presets import preset
@@ -106,10 +107,11 @@ def test_one_recording_serves_every_stream_at_one_fill(model: Model, prompts: li
     assert record.made == 3
 
 
-def idle(plan: KernelPlan, record: Recordings | None) -> Generator:
+def idle(plan: KernelPlan, record: Recordings | None, slab_bytes: int = 1 << 30) -> Generator:
     """Computes nothing, but keeps tables and recordings as if it did."""
     transformer = Idle(preset("tiny").transformer)
-    return Generator(transformer, None, slab_bytes=1 << 30, passes=KernelPasses(transformer, plan, record))
+    passes = KernelPasses(transformer, plan, record)
+    return Generator(transformer, None, slab_bytes=slab_bytes, passes=passes)
 
 
 @pytest.mark.parametrize(("attention", "recordings"), [("triton", 3), ("library", 6)])
@@ -132,6 +134,32 @@ def test_a_closed_streams_slab_is_let_go(prompts: list[Prompt]) -> None:
     keys = ref(stream.slab.keys)
     generator.close(stream)
     assert keys() is None
+
+
+@pytest.mark.parametrize("attention", ["triton", "library"])
+def test_a_slab_makes_way_without_the_recordings_of_others(prompts: list[Prompt], attention: str) -> None:
+    record, plan = Recordings(), replace(KERNELS, attention=attention)
+    layout = SlabLayout.of(preset("tiny").transformer, TINY)
+    generator = idle(plan, record, slab_bytes=2 * layout.nbytes(torch.float32))
+    stays, goes = generator.open(TINY), generator.open(TINY)
+    for stream in (stays, goes):
+        roll(generator, stream, 2, {0: prompts[0]})
+    keys, made = ref(goes.slab.keys), record.made
+    generator.close(goes)
+    generator.open(replace(TINY, width=16))
+    assert keys() is None
+    generator.close(stays)
+    roll(generator, generator.open(TINY), 2, {0: prompts[1]})
+    assert record.made == made
+
+
+def test_a_picture_may_be_turned(prompts: list[Prompt]) -> None:
+    generator = idle(KERNELS, Recordings())
+    shapes = [
+        roll(generator, generator.open(config), 2, {0: prompts[0]}).shape[-2:]
+        for config in (TINY, replace(TINY, height=TINY.width, width=TINY.height))
+    ]
+    assert shapes == [(2, 4), (4, 2)]
 
 
 def test_graphs_are_refused_where_they_cannot_be(model: Model) -> None:

@@ -18,7 +18,8 @@ def first_pass(generator: Generator, stream: Stream, prompt: Prompt) -> SlabMemo
     place = stream.slab.layout.placement(0, repeat=False)
     turns = PassTurns.of(stream.grid, place, stream.config)
     memory = PromptMemory.of(generator.transformer, prompt)
-    return SlabMemory([StreamView(stream.slab, memory, place, turns)])
+    picture = stream.config.height, stream.config.width
+    return SlabMemory([StreamView(stream.slab, memory, place, turns, picture)])
 
 
 @pytest.mark.parametrize("name", ["longlive-1.3b", "self-forcing-1.3b"])
