@@ -7,14 +7,21 @@ from typing import TypeVar
 
 import torch
 
+from engines.errors import ConfigError
+
 T = TypeVar("T")
 
 
 class Beside:
-    """A second queue on `device`, for work that needs only a part of what the first one has been given."""
+    """A second queue on `device`, for work that needs only a part of what the first one has been given.
+
+    On CUDA it is the decoder's stream. Its kernels go first wherever both have some waiting: pictures that are due
+    matter more than the next block. Raises ConfigError if a CUDA device is not the calling thread's current one.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        _require_current(device)
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
     def mark(self) -> torch.cuda.Event | None:
         """The end of what is in the caller's queue now; None where queues are not used."""
@@ -40,3 +47,15 @@ class Beside:
             done.record(self._stream)
         done.synchronize()
         return made
+
+
+def _require_current(device: torch.device) -> None:
+    """Kernels are launched, and their scratch memory lies, on the current device whatever they are given."""
+    if device.type != "cuda":
+        return
+    current = torch.cuda.current_device()
+    if device.index not in (None, current):
+        raise ConfigError(
+            f"the model is on {device}, but cuda:{current} is current; call torch.cuda.set_device({device.index}) "
+            "first, in every thread that uses it, or show the process one GPU by CUDA_VISIBLE_DEVICES"
+        )
