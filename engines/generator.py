@@ -47,7 +47,8 @@ class Generator:
     `generate`.
 
     Args:
-        transformer: the denoiser; its device and dtype are those of the streams.
+        transformer: the denoiser; its device and dtype are those of the streams. A CUDA device must be the current
+            one, or ConfigError is raised.
         codec: decodes the latents; None where another process does.
         slab_bytes: memory that the KV slabs of all open streams may take together.
         batch: streams that go through the network together, if their pictures have one size. In a batch the
@@ -79,6 +80,11 @@ class Generator:
         self._batch = batch
         self._decoding = Beside(transformer.device)
         self._drawing = ThreadPoolExecutor(1, "noise")
+
+    @property
+    def batch(self) -> int:
+        """Streams that go through the network together, at most."""
+        return self._batch
 
     @cached_property
     def identity(self) -> dict[str, str | None]:
@@ -130,6 +136,10 @@ class Generator:
 
         Its clean pass is left for later, so that pictures need not wait for it: see `settle`. Raises Cancelled
         between two passes once `cancelled` is set; no stream has advanced then, nor after any other error.
+
+        On CUDA the passes are only begun here, milliseconds one after the other: `cancelled` is seen before they
+        are, and what has been begun is still run. Nothing here waits for them either. A caller that does not
+        `decode` must wait for `Block.ready`, or it runs ahead of the device without end.
         """
         for stream in streams:
             _require_ready(stream)
@@ -157,10 +167,10 @@ class Generator:
 
     @torch.inference_mode()
     def decode(self, stream: Stream, block: Block) -> Tensor:
-        """Pictures of `block`, the stream's next undecoded one: [frames, height, width, 3] uint8.
+        """Pictures of `block`, the stream's next undecoded one: [frames, height, width, 3] uint8 on the CPU.
 
-        On CUDA this waits until they are made, beside whatever has been begun since the block was: its clean pass
-        and the next block can be on their way.
+        On CUDA this waits until they have arrived, beside whatever has been begun since the block was: its clean
+        pass and the next block can be on their way.
         """
         stream.require_open()
         if self.codec is None or stream.decoder is None:
@@ -243,17 +253,25 @@ class Generator:
         """The decoder's history after the last latents, from nothing."""
         if self.codec is None:
             return None
-        history = self.codec.start_decoding()
-        for latents in list(stream.recent)[-self._decoder_blocks(stream.config) :]:
-            history = self.codec.decode(latents.unsqueeze(0), history).history
-        return history
+        latents = list(stream.recent)[-self._decoder_blocks(stream.config) :]
+        # Memory that the decoder's queue has taken is of no use to the other, so all decoding is done there.
+        return self._decoding.run(partial(_warmed, self.codec, latents), None)
 
 
 def _decode(codec: Codec, latents: Tensor, history: History) -> tuple[Tensor, History]:
     """Pictures as `Generator.decode` gives them, and the decoder's history after them."""
     decoded = codec.decode(latents.unsqueeze(0), history)
     pictures = decoded.frames[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return pictures, decoded.history
+    # Copied from this queue: in the caller's they would wait for the passes that it has been given meanwhile.
+    return pictures.to("cpu", non_blocking=True), decoded.history
+
+
+def _warmed(codec: Codec, blocks: Sequence[Tensor]) -> History:
+    """The decoder's history after latents [frames, channels, h/8, w/8] of `blocks`, from nothing."""
+    history = codec.start_decoding()
+    for latents in blocks:
+        history = codec.decode(latents.unsqueeze(0), history).history
+    return history
 
 
 def _require_ready(stream: Stream) -> None:

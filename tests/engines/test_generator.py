@@ -3,12 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from engines.beside import Beside
 from engines.config import StreamConfig
 from engines.errors import Cancelled, ConfigError, PositionLimit, PromptError, SlabsFull, StreamError
 from engines.generator import Generator
@@ -17,6 +19,8 @@ from engines.model import Model
 from engines.prompt import Prompt
 from engines.stream import Block, Stream
 from tests.rolling import roll, roll_pictures
+
+T = TypeVar("T")
 
 
 def test_a_stream_is_bit_equal_alone_and_among_others(
@@ -157,6 +161,51 @@ def test_a_decode_that_fails_can_be_repeated(
     with pytest.raises(ValueError, match="latents"):
         generator.decode(stream, Block(1, block.latents[:, :3]))
     assert torch.equal(generator.decode(stream, block), expected[9:])
+
+
+class Watched(Beside):
+    """A decoder's queue that writes down which functions are called within it."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"))
+        self.calls = Calls()
+
+    def run(self, work: Callable[[], T], after: torch.cuda.Event | None) -> T:
+        """Watched."""
+        with self.calls:
+            return super().run(work, after)
+
+
+class Calls(TorchFunctionMode):
+    """Within it, `made` receives the name of each function of tensors, and its arguments but for tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[object, ...]] = []
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        plain = [arg for arg in args if not isinstance(arg, Tensor)]
+        self.made.append((getattr(function, "__name__", ""), *plain, *(kwargs or {}).items()))
+        return function(*args, **(kwargs or {}))
+
+
+def test_pictures_leave_the_device_by_the_decoders_queue(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = Watched()
+    monkeypatch.setattr(generator, "_decoding", queue)
+    roll_pictures(generator, generator.open(small), 1, {0: prompts[0]})
+    assert ("to", "cpu", ("non_blocking", True)) in queue.calls.made
+
+
+def test_a_rebuilt_decoder_is_warmed_up_in_its_queue(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, queue = generator.open(small), Watched()
+    roll_pictures(generator, stream, 3, {0: prompts[0]})
+    monkeypatch.setattr(generator, "_decoding", queue)
+    generator.rebuild(stream)
+    assert any(call[0] == "conv2d" for call in queue.calls.made)
 
 
 def test_nine_pictures_come_first_and_twelve_for_each_block_after(
