@@ -31,6 +31,9 @@ from engines.stream import LogEntry, SinkCall, Stream
 
 VERSION = 1
 
+COMMON = ("recent.", "prompt.", "sink.")
+"""How the names of tensors begin that both kinds hold."""
+
 Kind = Literal["exact", "light"]
 
 
@@ -77,6 +80,15 @@ def restore(generator: Generator, data: bytes) -> Restored:
         raise SnapshotError(f"the snapshot is inconsistent: {error!r}") from error
 
 
+def read_config(data: bytes) -> StreamConfig:
+    """How the stream that `data` holds is set up. Raises SnapshotError as `restore` does for damaged bytes."""
+    facts = _unpack(data)[2]
+    try:
+        return _config(facts)
+    except (KeyError, TypeError, ValueError) as error:
+        raise SnapshotError(f"the snapshot is inconsistent: {error!r}") from error
+
+
 def _common(stream: Stream, sink_calls: Sequence[SinkCall]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What both kinds hold."""
     stream.require_open()
@@ -118,9 +130,12 @@ def _require_same(facts: dict[str, Any], wanted: dict[str, Any], remedy: str) ->
             raise SnapshotError(f"the snapshot's {name} is {facts.get(name)}, here it is {value}; {remedy}")
 
 
+def _config(facts: dict[str, Any]) -> StreamConfig:
+    return StreamConfig(**facts["stream"] | {"steps": tuple(facts["stream"]["steps"])})
+
+
 def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Stream:
-    config = StreamConfig(**facts["stream"] | {"steps": tuple(facts["stream"]["steps"])})
-    stream = generator.open(config)
+    stream = generator.open(_config(facts))
     try:
         _fill(generator, stream, tensors, facts)
         if kind == "exact":
@@ -136,7 +151,7 @@ def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: d
 def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Give an empty stream what both kinds hold."""
     device = generator.transformer.device
-    here = {name: tensor.to(device) for name, tensor in tensors.items()}
+    here = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith(COMMON)}
     prompts = [Prompt(text, here[f"prompt.{i}"]) for i, text in enumerate(facts["prompts"])]
     if facts["prompt"] is not None:
         generator.set_prompt(stream, prompts[facts["prompt"]])

@@ -18,7 +18,7 @@ from engines.generator import Generator
 from engines.model import Model
 from engines.presets import preset
 from engines.prompt import Prompt
-from engines.snapshot import _pack, _unpack, restore, take_exact, take_light
+from engines.snapshot import _pack, _unpack, read_config, restore, take_exact, take_light
 from engines.wan.transformer import CausalTransformer
 from engines.wan.vae import WanVAE
 from tests.rolling import roll, roll_pictures
@@ -215,6 +215,30 @@ def test_an_exact_snapshot_of_another_torch_is_refused_and_a_light_one_is_not(
     with pytest.raises(SnapshotError, match="threads is 1, here it is 64"):
         restore(generator, exact)
     assert restore(generator, light).stream.blocks == 2
+
+
+def test_a_slab_goes_to_the_device_once(
+    generator: Generator, snapshot: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[torch.Size] = []
+    to = Tensor.to
+
+    def noted(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        moved.append(tensor.shape)
+        return to(tensor, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "to", noted)
+    stream = restore(generator, snapshot).stream
+    assert stream.slab.keys[:, :4].shape not in moved
+    assert stream.recent[-1].shape in moved
+
+
+def test_the_setting_of_a_stream_is_read_without_opening_it(snapshot: bytes, small: StreamConfig) -> None:
+    assert read_config(snapshot) == small
+    _, tensors, facts = _unpack(snapshot)
+    facts["stream"].update(window_frames=7)
+    with pytest.raises(SnapshotError, match="window_frames 7"):
+        read_config(_pack("exact", tensors, facts))
 
 
 def test_nothing_stays_reserved_when_a_snapshot_is_refused(
