@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from engines.stream import Stream
 
 
 class Progress(NamedTuple):
-    """Blocks made, of all that are to be."""
+    """Blocks made, of all that are to be; streams that go together count as one."""
 
     done: int
     of: int
@@ -24,27 +24,38 @@ def warm_up(generator: Generator, config: StreamConfig, streams: int = 1) -> Ite
     """Warm `generator` up for streams of `config`; yields how far it is, and at last that it is done.
 
     `streams` lie in slabs of their own, as many as will be open at once: where a graph knows its slab, each slab
-    gets one. Raises SlabsFull if they find no room.
+    gets one. Then as many as may share passes go together, from two on. Raises SlabsFull if they find no room.
     """
     opened: list[Stream] = []
+    sizes = [1] * streams + [*range(2, min(generator.batch, streams) + 1)]
     blocks = config.window_blocks + 2
     try:
         opened.extend(generator.open(config) for _ in range(streams))
-        for number, stream in enumerate(opened):
+        for number, size in enumerate(sizes):
+            group = [opened[number]] if size == 1 else _reopened(generator, opened, size)
             for block in range(blocks):
-                yield Progress(number * blocks + block, streams * blocks)
-                _next_block(generator, stream)
+                yield Progress(number * blocks + block, len(sizes) * blocks)
+                _next_block(generator, group)
     finally:
         for stream in opened:
             generator.close(stream)
-    yield Progress(streams * blocks, streams * blocks)
+    yield Progress(len(sizes) * blocks, len(sizes) * blocks)
 
 
-def _next_block(generator: Generator, stream: Stream) -> None:
-    """With a prompt switch when the window is full, and one when it has rolled."""
-    if stream.blocks == 0 or stream.blocks >= stream.config.window_blocks:
+def _reopened(generator: Generator, opened: list[Stream], count: int) -> list[Stream]:
+    """`count` streams at their beginning, in place of as many of `opened`."""
+    config = opened[0].config
+    for _ in range(count):
+        generator.close(opened.pop(0))
+        opened.append(generator.open(config))
+    return opened[-count:]
+
+
+def _next_block(generator: Generator, streams: Sequence[Stream]) -> None:
+    """Under a new prompt: a recache is another kind of pass for each number of blocks in the window."""
+    for stream in streams:
         generator.set_prompt(stream, Prompt("warm-up", torch.ones(1, generator.transformer.config.text_dim)))
-    (block,) = generator.generate([stream])
-    if stream.decoder is not None:
-        generator.decode(stream, block)
-    generator.settle([stream])
+    for stream, block in zip(streams, generator.generate(streams), strict=True):
+        if stream.decoder is not None:
+            generator.decode(stream, block)
+    generator.settle(streams)

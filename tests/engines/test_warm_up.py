@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from engines.config import StreamConfig
 from engines.errors import SlabsFull
@@ -69,6 +71,21 @@ def test_warming_up_reports_how_far_it_is_and_leaves_nothing_open(model: Model, 
     generator.open(small)
 
 
+def test_every_recache_is_made_while_warming_up(
+    generator: Generator, small: StreamConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames: set[int] = set()
+    remember = generator.transformer.remember
+
+    def noted(latents: Tensor, *args: Any) -> None:
+        frames.add(latents.shape[1])
+        remember(latents, *args)
+
+    monkeypatch.setattr(generator.transformer, "remember", noted)
+    list(warm_up(generator, small))
+    assert frames == {3, 6, 9, 12}
+
+
 def test_nothing_is_recorded_once_all_is_warm(prompts: list[Prompt]) -> None:
     tiny = preset("tiny-taehv")
     transformer = Model.random(replace(tiny, transformer=replace(tiny.transformer, layers=2)), seed=1).transformer
@@ -76,9 +93,14 @@ def test_nothing_is_recorded_once_all_is_warm(prompts: list[Prompt]) -> None:
         plan_for(torch.device("cpu"), torch.float32, read_choices("triton,linear=library")),
         Recordings(),
     )
-    generator = Generator(transformer, None, slab_bytes=1 << 30, passes=KernelPasses(transformer, plan, record))
+    passes = KernelPasses(transformer, plan, record)
+    generator = Generator(transformer, None, slab_bytes=1 << 30, passes=passes, batch=2)
     config = StreamConfig(height=16, width=32, window_frames=6, steps=(1000, 500))
-    list(warm_up(generator, config))
+    assert len(list(warm_up(generator, config, streams=2))) == 3 * 4 + 1
     made = record.made
-    roll(generator, generator.open(config), 4, {0: prompts[0], 3: prompts[1]})
+    streams = [generator.open(config) for _ in range(2)]
+    roll(generator, streams[0], 4, {0: prompts[0], 3: prompts[1]})
+    roll(generator, streams[1], 4, {0: prompts[0], 3: prompts[1]})
+    generator.generate(streams)
+    generator.settle(streams)
     assert record.made == made > 0
