@@ -41,10 +41,17 @@ class Rollout:
 
     def read_prompt(self, prompt: Prompt) -> PromptMemory:
         """What passes need of a prompt."""
-        return PromptMemory.of(self._transformer, prompt, folded=self._passes.folds_prompts)
+        rows = prompt.rows.to(self._transformer.dtype)
+        if self._transformer.device.type == "cuda" and rows.device.type == "cpu":
+            rows = rows.pin_memory()  # Else the host would wait for the copy, and all work before it.
+        here = replace(prompt, rows=rows.to(self._transformer.device, non_blocking=True))
+        return PromptMemory.of(self._transformer, here, folded=self._passes.folds_prompts)
 
     def denoise(self, streams: Sequence[Stream], cancelled: Event | None) -> list[Denoised]:
-        """All denoising steps of each stream's next block. Raises Cancelled between two once that is set."""
+        """All denoising steps of each stream's next block. Raises Cancelled between two once that is set.
+
+        On CUDA a step has only been begun when the next one comes, see `Generator.generate`.
+        """
         steps = len(streams[0].schedule)
         noise = self._noise(streams)
         schedules = [stream.schedule for stream in streams]
