@@ -29,7 +29,7 @@ from engines.config import TEMPORAL_FACTOR, ModelConfig
 from engines.generator import Generator
 from engines.memory import PassTurns, StreamView
 from engines.model import build_codec
-from engines.passes import fuse, passes_for
+from engines.passes import can_be_replayed, fuse, passes_for
 from engines.presets import PRESETS, preset
 from engines.prompt import Prompt
 from engines.rollout import Rollout
@@ -59,6 +59,7 @@ class Options:
     runs: int
     text: bool
     kernels: KernelPlan = PLAIN
+    graphs: bool = False
 
     @property
     def prompt_tokens(self) -> int:
@@ -96,13 +97,12 @@ class EngineBenchmark:
         self._transformer = build(lambda: CausalTransformer(model.transformer), options)
         self._codec = build(lambda: build_codec(model.codec), options)
         fuse(self._codec, options.kernels)
-        graphs = options.device.type == "cuda" and options.kernels != PLAIN
-        self._passes = passes_for(self._transformer, options.kernels, graphs=graphs)
+        self._passes = passes_for(self._transformer, options.kernels, graphs=options.graphs)
         slabs = STREAMS * self._counts.slab_bytes
         self._generator = Generator(self._transformer, self._codec, slab_bytes=slabs, passes=self._passes)
         self._rollout = Rollout(self._transformer, self._passes)
         self._prompt = Prompt("random", options.randn(options.prompt_tokens, model.transformer.text_dim))
-        if graphs:
+        if options.graphs:
             self._warm_up()
         self._stream = self._generator.open(model.stream)
 
@@ -304,6 +304,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="else bfloat16 on cuda")
     parser.add_argument("--kernels", type=read_choices, default={}, help="auto, a choice, or op=choice,...")
+    parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
     parser.add_argument("--runs", type=int, default=10, help="timed calls of each stage")
     parser.add_argument("--no-text", action="store_true", help="leave out the text encoder if it does not fit")
@@ -319,8 +320,9 @@ def main() -> None:
         plan = plan_for(device, dtype, arguments.kernels)
     except ValueError as error:
         parser.error(str(error))
-    print(f"kernels: {plan}", file=sys.stderr)
-    report = measure(Options(model, device, dtype, arguments.runs, not arguments.no_text, plan))
+    graphs = can_be_replayed(plan, device) and not arguments.no_graphs
+    print(f"kernels: {plan}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
+    report = measure(Options(model, device, dtype, arguments.runs, not arguments.no_text, plan, graphs))
     size = f"_{model.stream.height}x{model.stream.width}" if device.type == "cuda" else ""
     file = arguments.json or RESULTS / f"engine_{model.name}{size}_{arguments.device}.json"
     file.write_text(report.as_json())

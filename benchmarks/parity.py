@@ -23,11 +23,11 @@ from benchmarks.engine import RESULTS, SEED, picture_size, resized
 from benchmarks.machine import Machine
 from engines.config import ModelConfig, StreamConfig
 from engines.generator import Generator
-from engines.passes import Passes, PlainPasses, passes_for
+from engines.passes import Passes, PlainPasses, can_be_replayed, passes_for
 from engines.presets import PRESETS, preset
 from engines.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
-from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
+from kernels.dispatch import KernelPlan, plan_for, read_choices
 
 BOUND = 2.0
 """How many times PyTorch's own error in 16 bits is allowed."""
@@ -71,8 +71,9 @@ class Parity:
 
 @torch.inference_mode()
 def measure(
-    model: ModelConfig, device: torch.device, dtype: torch.dtype, plan: KernelPlan, blocks: int, switch: int
-) -> Parity:
+    model: ModelConfig, device: torch.device, dtype: torch.dtype, plan: KernelPlan, blocks: int, switch: int,
+    *, graphs: bool,
+) -> Parity:  # fmt: skip
     """Make `blocks` blocks each way, ours in `dtype`, with another prompt from block `switch` on."""
     torch.manual_seed(SEED)
     with device:
@@ -84,7 +85,7 @@ def measure(
         return _clip(transformer, make(transformer), model.stream, prompts, blocks, switch)
 
     truth = clip(torch.float32, PlainPasses)
-    plain, ours = clip(torch.bfloat16, PlainPasses), clip(dtype, _on(plan))
+    plain, ours = clip(torch.bfloat16, PlainPasses), clip(dtype, _on(plan, graphs=graphs))
     errors = [tuple(_errors(made, truth, blocks)) for made in (plain, ours)]
     return Parity(Machine.here(device), model.name, model.stream, str(plan), *errors)
 
@@ -114,6 +115,7 @@ def main() -> int:
     parser.add_argument("--model", choices=sorted(PRESETS), default="longlive-1.3b")
     parser.add_argument("--size", type=picture_size, metavar="HxW", help="pictures; the model's own by default")
     parser.add_argument("--kernels", type=read_choices, default={}, help="auto, a choice, or op=choice,...")
+    parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself")
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--switch", type=int, default=5, help="the block from which on the prompt is another")
     parser.add_argument("--json", type=Path, metavar="FILE", help="in benchmarks/results by default")
@@ -122,17 +124,18 @@ def main() -> int:
         parser.error("kernels are held against fp32 on a CUDA device, and there is none here")
     device, model = torch.device("cuda"), resized(preset(arguments.model), arguments.size)
     plan = plan_for(device, torch.bfloat16, arguments.kernels)
-    print(f"kernels: {plan}", file=sys.stderr)
-    result = measure(model, device, torch.bfloat16, plan, arguments.blocks, arguments.switch)
+    graphs = can_be_replayed(plan, device) and not arguments.no_graphs
+    print(f"kernels: {plan}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
+    result = measure(model, device, torch.bfloat16, plan, arguments.blocks, arguments.switch, graphs=graphs)
     file = arguments.json or RESULTS / f"parity_{model.name}_{model.stream.height}x{model.stream.width}_cuda.json"
     file.write_text(result.as_json())
     print(f"{result}\n{file}")
     return 0 if result.kept else 1
 
 
-def _on(plan: KernelPlan) -> Callable[[CausalTransformer], Passes]:
-    """Passes on kernels, from graphs where there are any."""
-    return lambda network: passes_for(network, plan, graphs=network.device.type == "cuda" and plan != PLAIN)
+def _on(plan: KernelPlan, *, graphs: bool) -> Callable[[CausalTransformer], Passes]:
+    """Passes on kernels."""
+    return lambda network: passes_for(network, plan, graphs=graphs)
 
 
 if __name__ == "__main__":

@@ -159,9 +159,10 @@ class KernelPasses:
     folds_prompts = True
 
     def __init__(self, transformer: CausalTransformer, plan: KernelPlan, record: Recorder | None) -> None:
-        baked = [op for op in ("norm_rope", "prompt_attention") if getattr(plan, op) != "triton"]
-        if record is not None and baked:
-            raise ConfigError(f"graphs need {' and '.join(baked)} to be triton: others know only one slab; {plan}")
+        if record is not None and not plan.can_be_captured:
+            raise ConfigError(
+                f"graphs need norm_rope and prompt_attention to be triton: others know only one slab; {plan}"
+            )
         self.transformer = transformer
         self.record = record
         self.layer_ops = layer_ops(plan)

@@ -103,6 +103,11 @@ def fuse(codec: Codec, plan: KernelPlan) -> None:
         codec.fuse(TRITON)
 
 
+def can_be_replayed(plan: KernelPlan, device: torch.device) -> bool:
+    """Whether passes in the kernels of `plan` can be replayed from graphs on `device`."""
+    return device.type == "cuda" and plan.can_be_captured
+
+
 def passes_for(transformer: CausalTransformer, plan: KernelPlan, *, graphs: bool) -> Passes:
     """Passes as `plan` says, replayed from CUDA graphs if asked for. Raises ConfigError where graphs cannot be."""
     if graphs and transformer.device.type != "cuda":

@@ -82,6 +82,11 @@ class KernelPlan:
         """Whether any op is a Triton kernel."""
         return "triton" in asdict(self).values()
 
+    @property
+    def can_be_captured(self) -> bool:
+        """Whether a captured pass serves other streams: what writes slabs and reads prompts finds them itself."""
+        return self.norm_rope == self.prompt_attention == "triton"
+
 
 PLAIN = KernelPlan()
 """PyTorch's own operators, on any device: what defines the results."""
@@ -134,7 +139,8 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> KernelPlan:
 
 
 def _require_runnable(plan: KernelPlan, device: torch.device, dtype: torch.dtype) -> None:
-    if plan.uses_triton and importlib.util.find_spec("triton") is None:
+    if plan != PLAIN and importlib.util.find_spec("triton") is None:
+        # Without a kernel of its own, too: such a plan runs in `engines.kernel_passes`, which imports them all.
         raise ValueError(f"Triton is not installed, and the kernels are {plan}; ask for 'reference'")
     if plan.uses_triton and device.type != "cuda" and not interpreted():
         raise ValueError(f"Triton kernels need a CUDA device or TRITON_INTERPRET=1; the device is {device}")

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from engines.config import StreamConfig
+from engines.passes import can_be_replayed
 from engines.presets import preset
-from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
+from kernels.dispatch import KernelPlan, plan_for, read_choices
 from serving.errors import FilmError
 from serving.facts import Facts
 from serving.generate import Outputs
@@ -45,12 +46,13 @@ class Request:
     threads: int
     snapshot: Path | None
     kernels: KernelPlan
+    may_replay: bool = True
     earlier: Facts | None = None
 
     @property
     def graphs(self) -> bool:
-        """Whether passes are replayed from CUDA graphs: where kernels run that need not be launched one by one."""
-        return self.device.type == "cuda" and self.kernels != PLAIN
+        """Whether passes are replayed from CUDA graphs: wherever they can be, unless that is not wanted."""
+        return self.may_replay and can_be_replayed(self.kernels, self.device)
 
     @property
     def dtype_name(self) -> str:
@@ -95,6 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kernels", type=_kernels, default={}, metavar="CHOICE|OP=CHOICE,...",
         help="what computes each operation: auto, reference, library, flash-attn, triton",
     )  # fmt: skip
+    parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
 
 
@@ -123,6 +126,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         options.threads or torch.get_num_threads(),
         options.snapshot,
         _plan(options.kernels, device, dtype),
+        not options.no_graphs,
     )
 
 
@@ -144,6 +148,7 @@ def _film_request(options: argparse.Namespace) -> Request:
         options.threads or facts.threads,
         snapshot,
         _plan(options.kernels, device, dtype),
+        not options.no_graphs,
         earlier=facts,
     )
 

@@ -17,7 +17,7 @@ from engines.generator import Generator
 from engines.kernel_passes import KernelPasses
 from engines.kv_slab import SlabLayout
 from engines.model import Model
-from engines.passes import passes_for
+from engines.passes import can_be_replayed, passes_for
 from engines.presets import preset
 from engines.prompt import Prompt
 from engines.snapshot import restore, take_exact
@@ -160,6 +160,16 @@ def test_a_picture_may_be_turned(prompts: list[Prompt]) -> None:
         for config in (TINY, replace(TINY, height=TINY.width, width=TINY.height))
     ]
     assert shapes == [(2, 4), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "replayed"),
+    [("auto", True), ("modulate=reference", True), ("norm_rope=reference", False), ("reference", False)],
+)
+def test_a_kernel_may_be_left_out_where_there_are_graphs(asked: str, replayed: bool) -> None:
+    plan = replace(KERNELS, **read_choices(asked))
+    assert can_be_replayed(plan, torch.device("cuda")) == replayed
+    assert not can_be_replayed(plan, torch.device("cpu"))
 
 
 def test_graphs_are_refused_where_they_cannot_be(model: Model) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -96,6 +98,13 @@ def test_a_package_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPa
     chip(monkeypatch, (9, 0))
     with pytest.raises(ValueError, match="flash_attn is not installed"):
         plan_for(CUDA, BF16, {"attention": "flash-attn"})
+
+
+def test_a_plan_without_a_kernel_needs_triton_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert plan_for(CPU, torch.float32) == PLAIN
+    with pytest.raises(ValueError, match="Triton is not installed"):
+        plan_for(CPU, torch.float32, {"attention": "library"})
 
 
 def test_a_plan_says_what_it_runs() -> None:
