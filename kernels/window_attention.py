@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -92,6 +92,17 @@ def window_attention(
         chosen.shares,
         chosen.descriptors,
     )
+
+
+def unsplit_attention(
+    queries: Tensor, table: SlabTable, layer: int, *, sink_queries: Tensor | None = None
+) -> Tensor:
+    """As `window_attention`, in one share: equal bits whatever was lent when it was captured.
+
+    For prompts, which are too short to be cut up.
+    """
+    schedule = replace(schedule_for(queries, table), shares=1)
+    return window_attention(queries, table, layer, sink_queries=sink_queries, schedule=schedule)
 
 
 def window_attention_reference(

@@ -17,7 +17,7 @@ from kernels.merge import merge, merge_reference
 from kernels.modulate import modulate
 from kernels.norm_rope import Queries
 from kernels.residual import residual
-from kernels.window_attention import window_attention, window_attention_reference
+from kernels.window_attention import unsplit_attention, window_attention, window_attention_reference
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class AttentionOps:
             norm_rope=norm_rope.norm_rope if fused else norm_rope.norm_rope_reference,
             norm_rope_keys=norm_rope.norm_rope_keys if fused else norm_rope.norm_rope_keys_reference,
             rms_norm=rms_norm.rms_norm if normed else rms_norm.rms_norm_reference,
-            prompt_attention=_attention(plan.prompt_attention, plan, device),
+            prompt_attention=unsplit_attention if normed else window_attention_reference,
             one=_attention(plan.attention, plan, device),
             many=_attention(plan.batched_attention, plan, device),
         )

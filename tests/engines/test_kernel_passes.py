@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from benchmarks.host_time import Idle
-from engines.config import StreamConfig
+from engines.config import StreamConfig, TransformerConfig
 from engines.errors import ConfigError
 from engines.generator import Generator
 from engines.kernel_passes import KernelPasses
 from engines.kv_slab import SlabLayout
 from engines.model import Model
-from engines.passes import can_be_replayed, passes_for
-from engines.presets import preset
+from engines.passes import PlainPasses, can_be_replayed, passes_for
+from engines.presets import PRESETS, preset
 from engines.prompt import Prompt
 from engines.snapshot import restore, take_exact
+from engines.wan.kernel_ops import AttentionOps
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
+from kernels.slab_table import Lent, SlabTable
+from kernels.tiles import Tile
+from kernels.window_attention import Schedule, window_attention
 from tests.conftest import RECORDINGS
 from tests.recorder import Recordings
 from tests.recording import RecordedNoise, Recording
@@ -105,6 +109,38 @@ def test_one_recording_serves_every_stream_at_one_fill(model: Model, prompts: li
         assert torch.equal(roll(graphed, graphed.open(TINY), 2, {0: prompts[0]}), wanted)
     # The steps of each of two fills, and the first block's clean pass.
     assert record.made == 3
+
+
+def _heads(transformer: TransformerConfig) -> str:
+    return f"{transformer.heads} heads of {transformer.head_dim}"
+
+
+@pytest.mark.parametrize(
+    "transformer", sorted({m.transformer for m in PRESETS.values()}, key=lambda t: t.dim), ids=_heads
+)
+def test_every_preset_runs_on_the_kernels(transformer: TransformerConfig) -> None:
+    torch.manual_seed(1)
+    network = CausalTransformer(replace(transformer, layers=1, ffn_dim=64)).eval()
+    prompt = Prompt("", torch.randn(3, transformer.text_dim))
+    plain, kernels = (
+        roll(generator, generator.open(replace(TINY, steps=(1000,))), 1, {0: prompt})
+        for generator in (
+            Generator(network, None, slab_bytes=1 << 30, passes=passes)
+            for passes in (PlainPasses(network), KernelPasses(network, KERNELS, None))
+        )
+    )
+    torch.testing.assert_close(kernels, plain, rtol=0, atol=ATOL)
+
+
+def test_a_prompt_is_attended_alike_whatever_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, values, queries = (torch.randn(1, tokens, 2, 32) for tokens in (70, 70, 9))
+    table = SlabTable([Lent(keys.unsqueeze(1), values.unsqueeze(1), filled=70)], keys.device)
+    attend = AttentionOps.of(KERNELS, keys.device).prompt_attention
+    whole = attend(queries, table, 0)
+    split = Schedule(Tile(32, 32, warps=4), shares=3)
+    monkeypatch.setattr("kernels.window_attention.schedule_for", lambda *_: split)
+    assert torch.equal(attend(queries, table, 0), whole)
+    assert not torch.equal(window_attention(queries, table, 0), whole)
 
 
 def idle(plan: KernelPlan, record: Recordings | None, slab_bytes: int = 1 << 30) -> Generator:
