@@ -19,6 +19,9 @@ from engines.stream import Block, Stream
 
 T = TypeVar("T")
 
+SEEN = 5
+"""Times that a prompt is waited for, at least: fewer have no median worth the name."""
+
 
 @dataclass(frozen=True)
 class Delivery:
@@ -26,8 +29,9 @@ class Delivery:
 
     `block`: from one block's pictures to the next one's, which is denoised while they are decoded. `switch`: from
     a new prompt at a block boundary to the pictures of the first latent frame under it, decoded by itself.
-    `first`: the same for a new stream's first prompt. Texts are encoded before. `waits` is what PyTorch said of a
-    block whose host waited for the device where it must not; None where it did not, or there is no GPU to ask.
+    `first`: the same for a new stream's first prompt; its noise is drawn in that time, as it is for a viewer.
+    Texts are encoded before, and kernels compiled. `waits` is what PyTorch said of a block or a switch whose host
+    waited for the device where it must not; None where it did not, or there is no GPU to ask.
     """
 
     block: Samples
@@ -61,13 +65,20 @@ class Delivery:
 @torch.inference_mode()
 def deliver(generator: Generator, codec: Codec, stream: Stream, prompt: Prompt, runs: int) -> Delivery:
     """Measure with `stream`, whose window is full and whose blocks are decoded; it goes on meanwhile."""
+    seen = max(SEEN, runs // 2)
     return Delivery(
         block=_overlapped(generator, stream, runs),
-        switch=Samples(tuple(_switch(generator, codec, stream, prompt) for _ in range(max(2, runs // 4)))),
-        first=Samples(tuple(_first(generator, codec, stream.config, prompt) for _ in range(max(2, runs // 4)))),
+        switch=after_one(lambda: _switch(generator, codec, stream, prompt), seen),
+        first=after_one(lambda: _first(generator, codec, stream.config, prompt), seen),
         frames_per_block=TEMPORAL_FACTOR * stream.config.block_frames,
-        waits=_waits(generator, stream),
+        waits=_waits(generator, stream, prompt),
     )
+
+
+def after_one(measure: Callable[[], float], count: int) -> Samples:
+    """Milliseconds of `count` calls, after one that is not counted: it compiles for shapes of its own."""
+    measure()
+    return Samples(tuple(measure() for _ in range(count)))
 
 
 def _overlapped(generator: Generator, stream: Stream, runs: int) -> Samples:
@@ -127,14 +138,17 @@ def _rest(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _waits(generator: Generator, stream: Stream) -> str | None:
-    """What PyTorch says where a block's passes, or its clean pass, make the host wait."""
+def _waits(generator: Generator, stream: Stream, prompt: Prompt) -> str | None:
+    """What PyTorch says where a block's passes, its clean pass, or a switch to a prompt make the host wait."""
     if generator.transformer.device.type != "cuda":
         return None
+    encoded = Prompt(prompt.text, prompt.rows.cpu())
     torch.cuda.set_sync_debug_mode("error")
     try:
         blocks: list[Block] = generator.generate([stream])
         generator.settle([stream])
+        generator.set_prompt(stream, encoded)
+        blocks += generator.generate([stream])
     except RuntimeError as error:
         return str(error)[:500]
     finally:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -140,13 +140,13 @@ class EngineBenchmark:
         laps = [self._laps() for _ in range(self._options.runs)]
         generate, decode, clean = (Samples(lap) for lap in zip(*laps, strict=True))
         whole = Samples(tuple(sum(lap) for lap in laps))
-        counts, config, peak = self._counts, self._stream.config, _peak_bytes(self._options.device)
+        counts, config, peak = self._counts, self._stream.config, _peak(self._options.device)
         steps, frames, window = len(config.steps), config.block_frames, config.window_frames
         return BlockStages(
-            Stage(f"generate, {steps} passes", counts.denoising_pass(window) * steps, generate, peak),
-            Stage(f"decode block, {frames} frames", counts.decode_block(), decode, peak),
-            Stage("clean pass", counts.clean_pass(frames, window), clean, peak),
-            Stage("whole block", counts.block(), whole, peak),
+            Stage(f"generate, {steps} passes", counts.denoising_pass(window) * steps, generate, *peak),
+            Stage(f"decode block, {frames} frames", counts.decode_block(), decode, *peak),
+            Stage("clean pass", counts.clean_pass(frames, window), clean, *peak),
+            Stage("whole block", counts.block(), whole, *peak),
         )
 
     def delivery(self) -> Delivery:
@@ -159,7 +159,7 @@ class EngineBenchmark:
         times, result = sample(run, self._options.runs, self._options.device)
         if result is not None:
             _require_finite(name, result)
-        return Stage(name, work, times, _peak_bytes(self._options.device))
+        return Stage(name, work, times, *_peak(self._options.device))
 
     def _encode_text(self) -> Stage:
         tokens = self._options.prompt_tokens
@@ -256,12 +256,18 @@ def _reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _peak_bytes(device: torch.device) -> int:
-    """On CUDA since the last reset, elsewhere since the process began."""
+class _Peak(NamedTuple):
+    """Bytes as `Stage` has them: on CUDA since the last reset, elsewhere since the process began."""
+
+    allocated: int
+    reserved: int | None
+
+
+def _peak(device: torch.device) -> _Peak:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return _Peak(torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device))
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return _Peak(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, None)
 
 
 def measure(options: Options) -> Report:

@@ -17,12 +17,17 @@ from engines.config import TEMPORAL_FACTOR, ModelConfig
 
 
 class Stage(NamedTuple):
-    """A measured stage. The memory's peak is of this stage on CUDA, and of the process until its end elsewhere."""
+    """A measured stage. The memory's peak is of this stage on CUDA, and of the process until its end elsewhere.
+
+    `peak_bytes` leave out what graphs work on when they are replayed; `reserved_bytes`, all that the allocator
+    took from the GPU, have it. They are None without one.
+    """
 
     name: str
     work: Work
     times: Samples
     peak_bytes: int
+    reserved_bytes: int | None
 
 
 class BlockStages(NamedTuple):
@@ -94,15 +99,17 @@ class Report:
 
     def _table(self) -> str:
         rows = [
-            "| stage | GFLOP | MB | median ms | p90 ms | floor ms | bound by | median / floor | peak MB |",
-            "|---|---:|---:|---:|---:|---:|---|---:|---:|",
+            "| stage | GFLOP | MB | median ms | p90 ms | floor ms | bound by | median / floor | peak MB "
+            "| reserved MB |",
+            "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|",
         ]
         for stage in self.all_stages:
             floor, times = self.rates.floor(stage.work), stage.times
             rows.append(
                 f"| {stage.name} | {stage.work.flops / 1e9:.3g} | {stage.work.nbytes / 1e6:.3g} "
                 f"| {times.median_ms:.2f} | {times.quantile_ms(0.9):.2f} | {floor.ms:.3g} | {floor.bound_by} "
-                f"| {times.median_ms / floor.ms:.1f} | {stage.peak_bytes / 1e6:.0f} |"
+                f"| {times.median_ms / floor.ms:.1f} | {stage.peak_bytes / 1e6:.0f} "
+                f"| {'' if stage.reserved_bytes is None else f'{stage.reserved_bytes / 1e6:.0f}'} |"
             )
         return "\n".join(rows + [f"| {name} | skipped: {why} |" for name, why in self.skipped.items()])
 
@@ -118,6 +125,7 @@ class Report:
             "bound_by": floor.bound_by,
             "median_by_floor": times.median_ms / floor.ms,
             "peak_bytes": stage.peak_bytes,
+            "reserved_bytes": stage.reserved_bytes,
             "samples_ms": [round(ms, 4) for ms in times.ms],
         }
 

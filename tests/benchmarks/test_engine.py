@@ -8,10 +8,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.engine import Options, measure
+from benchmarks.delivery import after_one
+from benchmarks.engine import Options, _peak, measure
 from benchmarks.machine import Rates
 from engines.config import StreamConfig
 from engines.presets import preset
+
+
+def test_the_call_that_compiles_is_not_counted() -> None:
+    times = iter([900.0, 1.0, 2.0, 3.0])
+    assert after_one(lambda: next(times), 3).ms == (1.0, 2.0, 3.0)
+
+
+def test_memory_that_graphs_work_on_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 20)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 24)
+    assert _peak(torch.device("cuda:0")) == (20, 24)
 
 
 def test_a_report_says_what_ran_and_what_a_viewer_notices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,5 +34,6 @@ def test_a_report_says_what_ran_and_what_a_viewer_notices(monkeypatch: pytest.Mo
     assert facts["kernels"].startswith("reference: attention")
     assert facts["delivery"]["frames_per_block"] == 12
     assert facts["delivery"]["waits"] is None
-    assert len(facts["delivery"]["switch"]["ms"]) == len(facts["delivery"]["first"]["ms"]) == 2
+    assert len(facts["delivery"]["switch"]["ms"]) == len(facts["delivery"]["first"]["ms"]) == 5
+    assert facts["stages"][0]["reserved_bytes"] is None
     assert "ms from a switched prompt to its first latent frame's pictures" in str(report)
