@@ -130,10 +130,11 @@ class ModelTake:
             stream.recache_due = stream.recache_due and recache
 
     def next_block(self) -> Tensor:
-        """Generate and decode."""
+        """Generate and decode. The pictures go back to the model's device, on which they are judged."""
         blocks = self._generator.generate(self._streams)
         pairs = zip(self._streams, blocks, strict=True)
-        return torch.stack([self._generator.decode(stream, block) for stream, block in pairs])
+        pictures = torch.stack([self._generator.decode(stream, block) for stream, block in pairs])
+        return pictures.to(self._generator.transformer.device)
 
     def fork(self) -> ModelTake:
         """Fork every stream."""
