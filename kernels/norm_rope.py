@@ -30,6 +30,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.frames import FLOATS
+from kernels.int8 import quantize_rows, quantized
 from kernels.rms_norm import check_projections, rms_norm_reference
 from kernels.rope import rotate
 from kernels.slab_table import ALIGNMENT_BYTES, SlabTable
@@ -40,10 +41,6 @@ NOWHERE = -1
 
 TILES: Tiles = {sm: Tile(m=1, n=2048, warps=4) for sm in ARCHITECTURES} | {INTERPRETER: Tile(m=1, n=2048, warps=1)}
 """A row at a time, of at most `n` channels once heads and channels are rounded up to powers of two."""
-
-INT8_MAX = 127
-SMALLEST_PEAK = 1e-12
-"""Heads whose largest channel is below count as having this one, so that a key of zeros has a scale."""
 
 
 class Turns(NamedTuple):
@@ -87,17 +84,10 @@ def norm_rope_keys_reference(
                 continue
             kept = slice(place, place + tokens)
             if lent.key_scales is not None:
-                new_keys, scales = quantise_keys_reference(new_keys)
+                new_keys, scales = quantize_rows(new_keys)
                 lent.key_scales[layer].flatten(1)[:, kept] = scales.T
             lent.keys[layer].flatten(0, -3)[kept] = new_keys
             lent.values[layer].flatten(0, -3)[kept] = new_values
-
-
-def quantise_keys_reference(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys [T, H, D] as int8, and their fp32 scales [T, H]: key = int8 * scale."""
-    scales = keys.float().abs().amax(-1).clamp_min(SMALLEST_PEAK) / INT8_MAX
-    levels = keys.float() / scales.unsqueeze(-1)
-    return (levels + torch.copysign(torch.full_like(levels, 0.5), levels)).trunc().to(torch.int8), scales
 
 
 @triton.jit
@@ -123,14 +113,6 @@ def _turned(
 
 
 @triton.jit
-def _quantised(b_x: tl.tensor, SMALLEST: tl.constexpr) -> tuple[tl.tensor, tl.tensor]:
-    """Levels of every head's channels, and its scale."""
-    b_scale = tl.maximum(tl.max(tl.abs(b_x), 1), SMALLEST) / 127.0
-    b_level = b_x / b_scale[:, None]
-    return (b_level + tl.where(b_level < 0, -0.5, 0.5)).to(tl.int8), b_scale
-
-
-@triton.jit
 def _slab_row(p_address: tl.tensor, o_slab: tl.tensor, TYPE: tl.constexpr) -> tl.tensor:
     """Pointer to a token in the slab whose address is in memory; aligned, as the wrapper has checked."""
     return tl.multiple_of(tl.load(p_address).to(tl.pointer_type(TYPE)) + o_slab, 16)
@@ -144,8 +126,7 @@ def _norm_rope_kernel(
     p_layer_strides: tl.tensor, p_scale_strides: tl.tensor, p_places: tl.tensor, T: tl.tensor,
     q_row: tl.tensor, k_row: tl.tensor, v_row: tl.tensor, block_tokens: tl.tensor, blocks: tl.tensor,
     layer: tl.tensor, eps: tl.tensor, H: tl.constexpr, D: tl.constexpr, QUERIES: tl.constexpr,
-    SINK: tl.constexpr, INT8: tl.constexpr, SMALLEST: tl.constexpr,
-    BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+    SINK: tl.constexpr, INT8: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
     """A program: one token of one stream."""
     i_token, i_stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -169,7 +150,7 @@ def _norm_rope_kernel(
         b_k = _normed(p_k + i_row * k_row, p_k_weight, o_x, m_x, eps, H * D)
         b_k = _turned(b_k, p_key_turns + i_row * D, D, BLOCK_H, BLOCK_D)
         if INT8:
-            b_levels, b_scale = _quantised(b_k, SMALLEST)
+            b_levels, b_scale = quantized(b_k)
             tl.store(_slab_row(p_keys + i_stream, o_slab, tl.int8) + o_x, b_levels, mask=m_x)
             scale_stride = tl.load(p_scale_strides + i_stream)
             p_scales = tl.load(p_key_scales + i_stream).to(tl.pointer_type(tl.float32)) + layer * scale_stride
@@ -237,8 +218,7 @@ def _norm_rope(
         queries[0] if queries else unused, queries[-1] if queries else unused,
         keys, values, key_scales, layer_strides, scale_strides, places,
         tokens, 0 if q is None else q.stride(1), k.stride(1), v.stride(1), tokens // blocks, blocks, layer, eps,
-        QUERIES=q is not None, SINK=sink_turns is not None, INT8=int8,
-        SMALLEST=SMALLEST_PEAK, **_cut(k, k.shape[2] // dim, dim),
+        QUERIES=q is not None, SINK=sink_turns is not None, INT8=int8, **_cut(k, k.shape[2] // dim, dim),
     )  # fmt: skip
     return queries
 
@@ -353,8 +333,6 @@ def _case(name: str, sm: int, flags: dict[str, bool]) -> AotCase:
         architecture=sm,
         tile=tile,
         arguments=pointers | strides | sizes,
-        constants=flags | {
-            "H": 12, "D": 128, "SMALLEST": SMALLEST_PEAK, "BLOCK_H": 16, "BLOCK_D": 128
-        },
+        constants=flags | {"H": 12, "D": 128, "BLOCK_H": 16, "BLOCK_D": 128},
         aligned=(*pointers, *strides),
     )  # fmt: skip

@@ -28,13 +28,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.int8 import quantize_rows, quantized
 from kernels.slab_table import ALIGNMENT_BYTES, SlabTable
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 
 LOG2_E = tl.constexpr(math.log2(math.e))
-INT8_MAX = tl.constexpr(127.0)
-LEAST_LARGEST = tl.constexpr(1e-30)
-"""Stands for the largest of a row of zeros, which is divided by."""
 
 WIDEST_HEAD = 128
 """Channels of a head for which there are registers."""
@@ -149,12 +147,6 @@ def quantize_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
     return rounded, scales.movedim(-1, 1).contiguous()
 
 
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """INT8 of x [..., D] by its largest channel, halves rounded up, and fp32 scales [...]."""
-    scales = x.float().abs().amax(dim=-1).clamp(min=LEAST_LARGEST.value) / INT8_MAX.value
-    return torch.floor(x.float() / scales.unsqueeze(-1) + 0.5).to(torch.int8), scales
-
-
 def _rounded_to_int8(x: Tensor) -> Tensor:
     rounded, scales = quantize_rows(x)
     return rounded * scales.unsqueeze(-1)
@@ -253,13 +245,6 @@ def _load_rows(
 
 
 @triton.jit
-def _quantized(b_x: tl.tensor) -> tl.tensor:
-    """INT8 of rows [M, D], and their scales [M]; see `quantize_rows`."""
-    b_scale = tl.maximum(tl.max(tl.abs(b_x.to(tl.float32)), 1), LEAST_LARGEST) / INT8_MAX
-    return tl.floor(b_x.to(tl.float32) / b_scale[:, None] + 0.5).to(tl.int8), b_scale
-
-
-@triton.jit
 def _attend_tile(
     b_out: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor, b_q: tl.tensor, b_factor: tl.tensor,
     keys: tl.tensor, values: tl.tensor, p_scales: tl.tensor,
@@ -337,7 +322,7 @@ def _window_attention_kernel(
         p_first = tl.where(i_part == 0, p_sink_q, p_q) + first_row * D
         b_q = tl.load(p_first + o_q, mask=m_q, other=0.0)
         if INT8:
-            b_left, b_q_scale = _quantized(b_q)
+            b_left, b_q_scale = quantized(b_q)
             b_factor = b_q_scale * (score_scale * LOG2_E)
         else:
             b_left = b_q

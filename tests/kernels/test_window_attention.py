@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from kernels.int8 import quantize_rows
 from kernels.slab_table import Lent, SlabTable
 from kernels.tiles import Tile
 from kernels.window_attention import (
     Schedule,
     choose_shares,
     quantize_keys,
-    quantize_rows,
     window_attention,
     window_attention_reference,
 )
