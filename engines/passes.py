@@ -1,4 +1,16 @@
-"""How passes are run: with PyTorch's own operators here, with kernels in `engines.kernel_passes`."""
+"""How passes are run: with PyTorch's own operators here, with kernels in `engines.kernel_passes`.
+
+The way of a block, and how many there are of each:
+
+    Generator.generate            one per model: which streams go together, what is due before and after
+    Rollout.denoise               one per generator: a block's steps, and where its keys and values go
+    Passes.over(views) -> Pass    one `Passes` per generator. The pass is bound to these streams until the next
+                                  call; `KernelPasses` keeps one for each number of streams and blocks and each
+                                  size of picture, whose `PassBuffers` it fills with (lends) the streams' facts
+    Pass.denoise                  once a step: from a recording where there is one for what is `Baked` into it
+    CausalTransformer.denoise     the network: it calls a `Memory` (slabs, prompts) and `LayerOps` (all else)
+    PassBuffers, or SlabMemory    the memory: kernels of `kernels`, or their references
+"""
 
 from __future__ import annotations
 
