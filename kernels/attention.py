@@ -73,7 +73,9 @@ def _attend_two(q: Tensor, sink_q: Tensor, k: Tensor, v: Tensor, sink_tokens: in
     return _merge_two(flash, q, sink_q, k, v, sink_tokens)
 
 
-def attend_two_reference(q: Tensor, sink_q: Tensor, k: Tensor, v: Tensor, sink_tokens: int) -> Tensor:
+def attend_two_reference(
+    q: Tensor, sink_q: Tensor, k: Tensor, v: Tensor, sink_tokens: int, last_log: float = 0.0
+) -> Tensor:
     """Scores written out in fp32; a few query rows at a time, so that they fit.
 
     Args:
@@ -82,6 +84,7 @@ def attend_two_reference(q: Tensor, sink_q: Tensor, k: Tensor, v: Tensor, sink_t
         k: [S, heads, D].
         v: [S, heads, D].
         sink_tokens: where the two meet.
+        last_log: logarithm of the number of equal keys that the last one stands for.
 
     """
     rows_at_once = max(1, SCORES_AT_ONCE // (k.shape[0] * k.shape[1]))
@@ -93,7 +96,9 @@ def attend_two_reference(q: Tensor, sink_q: Tensor, k: Tensor, v: Tensor, sink_t
         q.float().split(rows_at_once), sink_q.float().split(rows_at_once), strict=True
     ):
         scores = torch.cat([sink_part.transpose(0, 1) @ sink_keys, ring_part.transpose(0, 1) @ ring_keys], dim=-1)
-        parts.append(((scores * scale).softmax(dim=-1) @ values).transpose(0, 1))
+        scores *= scale
+        scores[..., -1] += last_log
+        parts.append((scores.softmax(dim=-1) @ values).transpose(0, 1))
     return torch.cat(parts).to(q.dtype)
 
 

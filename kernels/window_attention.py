@@ -28,6 +28,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels.attention import attend_two_reference
 from kernels.int8 import quantize_rows, quantized
 from kernels.slab_table import ALIGNMENT_BYTES, SlabTable
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
@@ -36,9 +37,6 @@ LOG2_E = tl.constexpr(math.log2(math.e))
 
 WIDEST_HEAD = 128
 """Channels of a head for which there are registers."""
-
-SCORES_AT_ONCE = 1 << 26
-"""Scores that the reference holds at a time: 256 MiB in fp32."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +112,8 @@ def window_attention_reference(
         if scales is not None:
             q, sink_q = _rounded_to_int8(q), _rounded_to_int8(sink_q)
             keys = keys * scales.T.unsqueeze(-1)
-        by_head = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
-        at_once = max(1, SCORES_AT_ONCE // keys[..., 0].numel())
-        parts = zip(q.split(at_once), sink_q.split(at_once), strict=True)
-        streams.append(
-            torch.cat([_softmax_reference(*part, *by_head, lent.sink, lent.last_log) for part in parts])
-        )
+        streams.append(attend_two_reference(q, sink_q, keys, values, lent.sink, lent.last_log))
     return torch.stack(streams).to(queries.dtype)
-
-
-def _softmax_reference(
-    q: Tensor, sink_q: Tensor, keys: Tensor, values: Tensor, sink: int, last_log: float
-) -> Tensor:
-    """[T, H, D] from queries [T, H, D], keys [H, D, S] and values [H, S, D]."""
-    scores = torch.cat([sink_q.transpose(0, 1) @ keys[..., :sink], q.transpose(0, 1) @ keys[..., sink:]], dim=-1)
-    scores *= q.shape[-1] ** -0.5
-    scores[..., -1] += last_log
-    return (scores.softmax(dim=-1) @ values).transpose(0, 1)
 
 
 def quantize_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
