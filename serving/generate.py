@@ -17,7 +17,7 @@ from engines.errors import Cancelled
 from engines.generator import Generator
 from engines.prompt import Prompt
 from engines.snapshot import take_light
-from engines.stream import Stream
+from engines.stream import Block, Stream
 from serving.errors import FilmError
 from serving.facts import Facts
 from serving.film import Film, writing
@@ -59,6 +59,15 @@ class Progress(NamedTuple):
     seconds_left: float
 
 
+class Begun(NamedTuple):
+    """A block on its way: its first frame, the one behind its last, and the text of its prompt."""
+
+    block: Block
+    begin: int
+    end: int
+    text: str
+
+
 class Made(NamedTuple):
     """A film that has been written: its frames, and whether those are all that were asked for."""
 
@@ -91,7 +100,8 @@ class FilmMaker:
     def make(self, outputs: Outputs, report: Callable[[Progress], None], interrupted: Event) -> Made:
         """Write the film, and what else is wanted; up to the last whole block once `interrupted` is set.
 
-        A chunk is encoded while the next block is generated. Nothing is written if there is not even one.
+        A block is decoded, and the one before it encoded, while the next one is generated. Nothing is written if
+        there is not even one.
         """
         stream, stills = self._stream, list[Still]()
         first, first_frame = stream.blocks, stream.next_frame
@@ -103,16 +113,16 @@ class FilmMaker:
             ThreadPoolExecutor(max_workers=1) as writer,
         ):
             pending: Future[None] | None = None
-            for pictures in self._chunks(interrupted):
+            for begun, pictures in self._chunks(outputs, interrupted):
                 if pending is not None:
                     pending.result()
                 pending = writer.submit(film.append, pictures)
-                frame = stream.next_frame - len(pictures)
-                if stream.blocks - 1 in wanted and stream.prompt is not None:
-                    stills.append(Still(frame, stream.prompt.text, pictures[0].clone()))
-                self._maybe_snapshot(outputs, frame)
-                frames = stream.next_frame - first_frame
-                report(_progress(stream.blocks - first, self._blocks - first, frames, started))
+                if begun.block.number in wanted:
+                    stills.append(Still(begun.begin, begun.text, pictures[0].clone()))
+                if self._snapshot_follows(begun, outputs):
+                    self._snapshot(outputs.snapshot(begun.end))
+                done = begun.block.number + 1 - first
+                report(_progress(done, self._blocks - first, begun.end - first_frame, started))
             if pending is not None:
                 pending.result()
         made = Made(film.frames, stream.blocks == self._blocks)
@@ -123,25 +133,44 @@ class FilmMaker:
                 write_sheet(outputs.sheet, stills)
         return made
 
-    def _chunks(self, interrupted: Event) -> Iterator[Tensor]:
-        """The pictures of each block, as they are made. A cue that repeats the prompt in force changes nothing."""
-        stream = self._stream
-        while stream.blocks < self._blocks:
-            prompt = self._track.at(stream.blocks)
-            if stream.prompt is None or stream.prompt.text != prompt.text:
-                self._generator.set_prompt(stream, prompt)
-            try:
-                (block,) = self._generator.generate([stream], interrupted)
-            except Cancelled:
-                return
-            yield self._generator.decode(stream, block).cpu()
+    def _chunks(self, outputs: Outputs, interrupted: Event) -> Iterator[tuple[Begun, Tensor]]:
+        """Each block and its pictures, which are decoded when the next block has been begun.
 
-    def _maybe_snapshot(self, outputs: Outputs, begin: int) -> None:
-        """Take a snapshot if the block from frame `begin` on has reached a multiple of the interval."""
-        every, end = outputs.snapshot_every, self._stream.next_frame
-        if every is None or self._stream.blocks == self._blocks or end // every == begin // every:
-            return
-        path = outputs.snapshot(end)
+        Before a snapshot nothing is begun: the stream stands behind the block when that is given.
+        """
+        held: Begun | None = None
+        while self._stream.blocks < self._blocks:
+            if held is not None and self._snapshot_follows(held, outputs):
+                yield held, self._decode(held)
+                held = None
+            try:
+                begun = self._begin(interrupted)
+            except Cancelled:
+                break
+            if held is not None:
+                yield held, self._decode(held)
+            held = begun
+        if held is not None:
+            yield held, self._decode(held)
+
+    def _begin(self, interrupted: Event) -> Begun:
+        """Generate the next block. A cue that repeats the prompt in force changes nothing."""
+        stream = self._stream
+        prompt, begin = self._track.at(stream.blocks), stream.next_frame
+        if stream.prompt is None or stream.prompt.text != prompt.text:
+            self._generator.set_prompt(stream, prompt)
+        (block,) = self._generator.generate([stream], interrupted)
+        return Begun(block, begin, stream.next_frame, prompt.text)
+
+    def _decode(self, begun: Begun) -> Tensor:
+        return self._generator.decode(self._stream, begun.block)
+
+    def _snapshot_follows(self, begun: Begun, outputs: Outputs) -> bool:
+        """Whether a block has reached a multiple of the interval, and is not the last."""
+        every, last = outputs.snapshot_every, begun.block.number == self._blocks - 1
+        return every is not None and not last and begun.end // every > begun.begin // every
+
+    def _snapshot(self, path: Path) -> None:
         with writing(path):
             path.write_bytes(take_light(self._generator, self._stream))
 

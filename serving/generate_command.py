@@ -22,9 +22,10 @@ from engines.generator import Generator
 from engines.model import Model
 from engines.passes import fuse, passes_for
 from engines.prompt import Prompt
-from engines.snapshot import restore
+from engines.snapshot import read_config, restore
 from engines.stream import Stream
 from engines.wan.prompt_encoder import PromptEncoder
+from engines.warm_up import warm_up
 from serving.catalog import models_folder
 from serving.errors import FilmError
 from serving.facts import Facts, Start, applied_cues
@@ -79,11 +80,13 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
     generator = _generator(opened.model, request)
     for warning in (*planned.warnings, *_differences(request, opened, generator)):
         print(f"warning: {warning}", file=sys.stderr)
-    stream, start = _begin(generator, request, options.output)
     encoded = encode_all(planned, opened.prompts)
     for warning in _cut_prompts(encoded, opened.prompts):
         print(f"warning: {warning}", file=sys.stderr)
-    return Ready(generator, stream, start, encoded, opened.origins)
+    origins = opened.origins
+    del opened  # The text encoder makes room for the stream.
+    stream, start = _begin(generator, request, options.output)
+    return Ready(generator, stream, start, encoded, origins)
 
 
 def _generator(model: Model, request: Request) -> Generator:
@@ -142,6 +145,7 @@ def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, 
     """The stream to go on with, and how the facts name the snapshot it comes from."""
     path = request.snapshot
     if path is None:
+        _warm_up(generator, request, request.stream)
         return generator.open(request.stream), None
     try:
         data = path.read_bytes()
@@ -152,10 +156,24 @@ def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, 
     digest = hashlib.sha256(data).hexdigest()
     if request.earlier and request.earlier.start and request.earlier.start.sha256 != digest:
         raise FilmError(f"{path} is not the snapshot that the film continued: its SHA-256 differs")
+    config = read_config(data)
+    _require_asked(request.asked, config)
+    _warm_up(generator, request, config)
     stream = restore(generator, data).stream
-    _require_asked(request.asked, stream.config)
     name = os.path.relpath(path.resolve(), film.resolve().parent)
     return stream, Start(name, digest, stream.next_frame)
+
+
+def _warm_up(generator: Generator, request: Request, config: StreamConfig) -> None:
+    """Record the graphs, if there are to be any, so that no block of the film waits for that.
+
+    The stream that is opened next lies in the slab that they were recorded for.
+    """
+    if not request.graphs:
+        return
+    for progress in warm_up(generator, config):
+        _show_line(f"warming up: block {progress.done} of {progress.of}")
+    print(file=sys.stderr)
 
 
 def _require_asked(asked: Settings, config: StreamConfig) -> None:
@@ -201,6 +219,11 @@ def _show(progress: Progress) -> None:
         f"block {progress.block}/{progress.blocks}  {progress.frames} frames  "
         f"{progress.frames_per_second:.1f} frames/s  {minutes}:{seconds:02d} left"
     )
+    _show_line(line)
+
+
+def _show_line(line: str) -> None:
+    """In place of the last one, on a terminal."""
     if sys.stderr.isatty():
         print(f"\r{line}\x1b[K", end="", file=sys.stderr)
     else:
