@@ -34,7 +34,7 @@ PRESETS = {
         ),
         ModelConfig(
             "pocket", POCKET, TAEHVConfig(decoder_widths=(96, 64, 64, 64), encoder_width=32, patch=8), POCKET_TEXT,
-            StreamConfig(height=96, width=160),
+            StreamConfig(height=96, width=160, shift=3.0),
         ),
         ModelConfig("tiny", TINY, VAEConfig(dim=8), TINY_TEXT, StreamConfig(height=64, width=96)),
         ModelConfig(

@@ -10,17 +10,21 @@ import torch
 
 from engines.config import ModelConfig, TAEHVConfig
 from engines.model import Model
+from engines.pocket.publish import model_files, revision
 from engines.presets import preset
 from engines.wan.prompt_encoder import PromptEncoder
 from engines.wan.tokenizer import ByteTokenizer
-from engines.weights import ModelFiles, load_model
+from engines.weights import LoadedModel, ModelFiles, load_model
 from serving.catalog import CATALOG, CatalogEntry, Role
 from serving.errors import ModelError
 from serving.manifest import read_manifest, verify
 
 CodecName = Literal["own", "tiny"]
 
-DEFAULT_MODEL = "tiny-taehv"
+POCKET = "pocket"
+"""The model whose weights ship with Longtake."""
+
+DEFAULT_MODEL = POCKET
 
 TINY_CODEC = TAEHVConfig()
 """What `taew2_1` holds."""
@@ -69,6 +73,9 @@ def open_model(
         return _open_published(entry, config, role, models / name, device, dtype, text_device)
     if codec == "tiny":
         raise ModelError(f"{name} has no tiny codec beside its own; leave --codec out")
+    if name == POCKET:
+        loaded = load_model(config, model_files(), device, dtype, text_device)
+        return _opened(loaded, (Origin("longtake pocket", revision(), "Apache-2.0"),))
     model = Model.random(config, RANDOM_SEED, device, dtype)
     prompts = PromptEncoder(ByteTokenizer(config.text_encoder.text_len), model.text_encoder, REMEMBERED_PROMPTS)
     return OpenedModel(model, prompts, (Origin("random weights", f"seed {RANDOM_SEED}", "Apache-2.0"),))
@@ -93,9 +100,12 @@ def _open_published(
     files = _files(entry, folder, codec)
     if not files.codec.is_file():
         raise ModelError(f"{files.codec} is not here; run `longtake download {entry.model} --with-tiny-codec`")
-    loaded = load_model(config, files, device, dtype, text_device)
-    prompts = PromptEncoder(loaded.tokenizer, loaded.model.text_encoder, REMEMBERED_PROMPTS)
     origins = tuple(Origin(repo.id, repo.revision, repo.licence) for repo in manifest.repos)
+    return _opened(load_model(config, files, device, dtype, text_device), origins)
+
+
+def _opened(loaded: LoadedModel, origins: tuple[Origin, ...]) -> OpenedModel:
+    prompts = PromptEncoder(loaded.tokenizer, loaded.model.text_encoder, REMEMBERED_PROMPTS)
     return OpenedModel(loaded.model, prompts, origins)
 
 

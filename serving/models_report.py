@@ -15,6 +15,7 @@ from engines.presets import PRESETS
 from engines.weights import parameter_bytes
 from serving.catalog import CATALOG, CatalogEntry
 from serving.errors import DownloadError
+from serving.loading import POCKET
 from serving.manifest import Manifest, read_manifest, verify
 
 HEADINGS = ("MODEL", "HERE", "MEMORY", "WHAT IT IS")
@@ -50,7 +51,8 @@ def model_rows(folder: Path, dtype: torch.dtype = torch.bfloat16) -> list[ModelR
 def _row(config: ModelConfig, entry: CatalogEntry | None, folder: Path, dtype: torch.dtype) -> ModelRow:
     memory = memory_needed(config, dtype)
     if entry is None:
-        return ModelRow(config.name, "random weights, for tests", "built in", memory, ())
+        what = "ships with Longtake, the default" if config.name == POCKET else "random weights, for tests"
+        return ModelRow(config.name, what, "built in", memory, ())
     declared = tuple(Source(repo.id, None, repo.licence) for repo in entry.repos)
     try:
         manifest = read_manifest(folder)

@@ -79,7 +79,9 @@ def test_networks_that_do_not_fit_each_other_are_refused() -> None:
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match=r"unknown model 'longlive'; known: longlive-1\.3b, self-forcing-1\.3b"):
+    with pytest.raises(
+        ConfigError, match=r"unknown model 'longlive'; known: longlive-1\.3b, pocket, self-forcing-1\.3b"
+    ):
         preset("longlive")
 
 
