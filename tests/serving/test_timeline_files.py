@@ -61,9 +61,9 @@ def cue(**changes: Any) -> dict[str, Any]:
 
 def test_the_example_is_what_its_comments_say() -> None:
     timeline = read_timeline(EXAMPLE).timeline
-    assert [found.frame for found in timeline.cues] == [0, 160, 328]
+    assert [found.frame for found in timeline.cues] == [0, 128, 264, 384]
     assert timeline.cues[1].transition == Transition(4, "slerp")
-    assert [weight for _, weight in timeline.cues[2].blend.parts] == [30, 70]
+    assert [weight for _, weight in timeline.cues[3].blend.parts] == [70, 30]
     assert (timeline.frames, timeline.settings) == (480, Settings(seed=42))
 
 
