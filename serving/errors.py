@@ -1,10 +1,19 @@
 """What can go wrong in serving.
 
 ServingError
-|-- DownloadError   weights that cannot be downloaded, or that are not what was downloaded
-|-- FilmError       a film that cannot be written, read or made again
-|-- ModelError      a model whose weights are not here, or not whole
-`-- TimelineError   a timeline that cannot be used; also a ValueError
+|-- DownloadError       weights that cannot be downloaded, or that are not what was downloaded
+|-- FilmError           a film that cannot be written, read or made again
+|-- ModelError          a model whose weights are not here, or not whole
+|-- SessionError        a request about a session that cannot be granted
+|   |-- InvalidRequest  a field that cannot be used
+|   |-- SessionNotFound no session has this id
+|   |-- WrongState      a command that the session's present state does not allow
+|   |-- FrameOutOfRange a frame that is over, or that is not kept any more
+|   |-- SlotsFull       no replica has a slab or a frame budget left
+|   |-- LimitReached    a limit of the server or of the caller's token
+|   |-- NotAllowed      a token that is missing or unknown
+|   `-- ReplicaLost     a replica that died or fell silent; the request may be made again
+`-- TimelineError       a timeline that cannot be used; also a ValueError
 """
 
 from __future__ import annotations
@@ -24,6 +33,42 @@ class FilmError(ServingError):
 
 class ModelError(ServingError):
     """A model whose weights are not here, or not whole. The message says what to do about it."""
+
+
+class SessionError(ServingError):
+    """A request about a session that cannot be granted. The message names the value and the remedy."""
+
+
+class InvalidRequest(SessionError):
+    """A field of the request that cannot be used."""
+
+
+class SessionNotFound(SessionError):
+    """No session has this id, or has it any more."""
+
+
+class WrongState(SessionError):
+    """A command that the session's present state does not allow."""
+
+
+class FrameOutOfRange(SessionError):
+    """A frame that is over, or that is not kept any more. The message names the nearest one possible."""
+
+
+class SlotsFull(SessionError):
+    """No replica has a slab or a frame budget left for another session."""
+
+
+class LimitReached(SessionError):
+    """A limit of the server, or of the caller's token."""
+
+
+class NotAllowed(SessionError):
+    """A token that is missing or unknown."""
+
+
+class ReplicaLost(SessionError):
+    """A replica that died or fell silent. The request may be made again."""
 
 
 class TimelineError(ServingError, ValueError):

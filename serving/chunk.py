@@ -1,0 +1,32 @@
+"""Chunks: the encoded frames of one block, which go through every process and to every viewer as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class AccessUnit:
+    """One encoded frame: H.264 in Annex B. A key frame carries its parameter sets."""
+
+    data: bytes
+    key: bool
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A closed group of pictures: the frames of `block`, from `first_frame` on. Its first unit is its key frame."""
+
+    block: int
+    first_frame: int
+    units: tuple[AccessUnit, ...]
+
+    @property
+    def end_frame(self) -> int:
+        """The frame behind the last."""
+        return self.first_frame + len(self.units)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all units."""
+        return sum(len(unit.data) for unit in self.units)

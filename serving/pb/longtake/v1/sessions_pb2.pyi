@@ -1,0 +1,492 @@
+import datetime
+
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import empty_pb2 as _empty_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SessionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SESSION_STATE_UNSPECIFIED: _ClassVar[SessionState]
+    SESSION_STATE_CREATED: _ClassVar[SessionState]
+    SESSION_STATE_READY: _ClassVar[SessionState]
+    SESSION_STATE_RUNNING: _ClassVar[SessionState]
+    SESSION_STATE_PAUSED: _ClassVar[SessionState]
+    SESSION_STATE_ENDED: _ClassVar[SessionState]
+
+class TransitionMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRANSITION_METHOD_UNSPECIFIED: _ClassVar[TransitionMethod]
+    TRANSITION_METHOD_LINEAR: _ClassVar[TransitionMethod]
+    TRANSITION_METHOD_SLERP: _ClassVar[TransitionMethod]
+
+class SnapshotKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SNAPSHOT_KIND_UNSPECIFIED: _ClassVar[SnapshotKind]
+    SNAPSHOT_KIND_LIGHT: _ClassVar[SnapshotKind]
+
+class CommandKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COMMAND_KIND_UNSPECIFIED: _ClassVar[CommandKind]
+    COMMAND_KIND_SCHEDULE_PROMPT: _ClassVar[CommandKind]
+    COMMAND_KIND_REMOVE_PROMPT: _ClassVar[CommandKind]
+    COMMAND_KIND_MOVE_PROMPT: _ClassVar[CommandKind]
+    COMMAND_KIND_START: _ClassVar[CommandKind]
+    COMMAND_KIND_PAUSE: _ClassVar[CommandKind]
+    COMMAND_KIND_RESUME: _ClassVar[CommandKind]
+    COMMAND_KIND_RESET: _ClassVar[CommandKind]
+    COMMAND_KIND_ATTACH: _ClassVar[CommandKind]
+
+class ReceiptStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RECEIPT_STAGE_UNSPECIFIED: _ClassVar[ReceiptStage]
+    RECEIPT_STAGE_ACCEPTED: _ClassVar[ReceiptStage]
+    RECEIPT_STAGE_APPLIED: _ClassVar[ReceiptStage]
+    RECEIPT_STAGE_REFUSED: _ClassVar[ReceiptStage]
+    RECEIPT_STAGE_DROPPED: _ClassVar[ReceiptStage]
+SESSION_STATE_UNSPECIFIED: SessionState
+SESSION_STATE_CREATED: SessionState
+SESSION_STATE_READY: SessionState
+SESSION_STATE_RUNNING: SessionState
+SESSION_STATE_PAUSED: SessionState
+SESSION_STATE_ENDED: SessionState
+TRANSITION_METHOD_UNSPECIFIED: TransitionMethod
+TRANSITION_METHOD_LINEAR: TransitionMethod
+TRANSITION_METHOD_SLERP: TransitionMethod
+SNAPSHOT_KIND_UNSPECIFIED: SnapshotKind
+SNAPSHOT_KIND_LIGHT: SnapshotKind
+COMMAND_KIND_UNSPECIFIED: CommandKind
+COMMAND_KIND_SCHEDULE_PROMPT: CommandKind
+COMMAND_KIND_REMOVE_PROMPT: CommandKind
+COMMAND_KIND_MOVE_PROMPT: CommandKind
+COMMAND_KIND_START: CommandKind
+COMMAND_KIND_PAUSE: CommandKind
+COMMAND_KIND_RESUME: CommandKind
+COMMAND_KIND_RESET: CommandKind
+COMMAND_KIND_ATTACH: CommandKind
+RECEIPT_STAGE_UNSPECIFIED: ReceiptStage
+RECEIPT_STAGE_ACCEPTED: ReceiptStage
+RECEIPT_STAGE_APPLIED: ReceiptStage
+RECEIPT_STAGE_REFUSED: ReceiptStage
+RECEIPT_STAGE_DROPPED: ReceiptStage
+
+class SessionOptions(_message.Message):
+    __slots__ = ("model", "seed", "height", "width", "fps", "ahead", "lease")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    FPS_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    seed: int
+    height: int
+    width: int
+    fps: int
+    ahead: int
+    lease: _duration_pb2.Duration
+    def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Session(_message.Message):
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    TAKE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FRAME_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_START_FRAME_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FRAME_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    VIEWERS_FIELD_NUMBER: _ClassVar[int]
+    RECORDING_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    state: SessionState
+    options: SessionOptions
+    take: int
+    next_frame: int
+    current_start_frame: int
+    shown_frame: int
+    prompt: str
+    pending: _containers.RepeatedCompositeFieldContainer[Cue]
+    applied: _containers.RepeatedCompositeFieldContainer[AppliedCue]
+    viewers: int
+    recording: str
+    oldest_frame: int
+    create_time: _timestamp_pb2.Timestamp
+    replica: str
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ...) -> None: ...
+
+class WeightedPrompt(_message.Message):
+    __slots__ = ("text", "weight")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    weight: float
+    def __init__(self, text: _Optional[str] = ..., weight: _Optional[float] = ...) -> None: ...
+
+class Transition(_message.Message):
+    __slots__ = ("blocks", "method")
+    BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    blocks: int
+    method: TransitionMethod
+    def __init__(self, blocks: _Optional[int] = ..., method: _Optional[_Union[TransitionMethod, str]] = ...) -> None: ...
+
+class Cue(_message.Message):
+    __slots__ = ("frame", "prompts", "transition")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    TRANSITION_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    prompts: _containers.RepeatedCompositeFieldContainer[WeightedPrompt]
+    transition: Transition
+    def __init__(self, frame: _Optional[int] = ..., prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., transition: _Optional[_Union[Transition, _Mapping]] = ...) -> None: ...
+
+class AppliedCue(_message.Message):
+    __slots__ = ("cue", "frame")
+    CUE_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    cue: Cue
+    frame: int
+    def __init__(self, cue: _Optional[_Union[Cue, _Mapping]] = ..., frame: _Optional[int] = ...) -> None: ...
+
+class CreateSessionRequest(_message.Message):
+    __slots__ = ("options", "cues")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    CUES_FIELD_NUMBER: _ClassVar[int]
+    options: SessionOptions
+    cues: _containers.RepeatedCompositeFieldContainer[Cue]
+    def __init__(self, options: _Optional[_Union[SessionOptions, _Mapping]] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ...) -> None: ...
+
+class GetSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class ListSessionsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListSessionsResponse(_message.Message):
+    __slots__ = ("sessions",)
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    sessions: _containers.RepeatedCompositeFieldContainer[Session]
+    def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ...) -> None: ...
+
+class DeleteSessionRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class SchedulePromptRequest(_message.Message):
+    __slots__ = ("session_id", "cue")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CUE_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    cue: Cue
+    def __init__(self, session_id: _Optional[str] = ..., cue: _Optional[_Union[Cue, _Mapping]] = ...) -> None: ...
+
+class RemovePromptRequest(_message.Message):
+    __slots__ = ("session_id", "frame")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    frame: int
+    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
+
+class MovePromptRequest(_message.Message):
+    __slots__ = ("session_id", "frame", "to_frame")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    TO_FRAME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    frame: int
+    to_frame: int
+    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ..., to_frame: _Optional[int] = ...) -> None: ...
+
+class StartRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class PauseRequest(_message.Message):
+    __slots__ = ("session_id", "frame")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    frame: int
+    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
+
+class ResumeRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class ResetRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class ForkSessionRequest(_message.Message):
+    __slots__ = ("session_id", "frame")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    frame: int
+    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
+
+class SnapshotSessionRequest(_message.Message):
+    __slots__ = ("session_id", "kind")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    kind: SnapshotKind
+    def __init__(self, session_id: _Optional[str] = ..., kind: _Optional[_Union[SnapshotKind, str]] = ...) -> None: ...
+
+class SnapshotSessionResponse(_message.Message):
+    __slots__ = ("snapshot", "next_frame", "kind")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FRAME_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    snapshot: bytes
+    next_frame: int
+    kind: SnapshotKind
+    def __init__(self, snapshot: _Optional[bytes] = ..., next_frame: _Optional[int] = ..., kind: _Optional[_Union[SnapshotKind, str]] = ...) -> None: ...
+
+class RestoreSessionRequest(_message.Message):
+    __slots__ = ("snapshot",)
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    snapshot: bytes
+    def __init__(self, snapshot: _Optional[bytes] = ...) -> None: ...
+
+class Recording(_message.Message):
+    __slots__ = ("name", "session_id", "first_frame", "frames", "bytes", "finished")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    session_id: str
+    first_frame: int
+    frames: int
+    bytes: int
+    finished: bool
+    def __init__(self, name: _Optional[str] = ..., session_id: _Optional[str] = ..., first_frame: _Optional[int] = ..., frames: _Optional[int] = ..., bytes: _Optional[int] = ..., finished: _Optional[bool] = ...) -> None: ...
+
+class StartRecordingRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class StopRecordingRequest(_message.Message):
+    __slots__ = ("session_id",)
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+
+class ReadRecordingRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ReadRecordingResponse(_message.Message):
+    __slots__ = ("data",)
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    def __init__(self, data: _Optional[bytes] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("session_id", "from_frame")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_FRAME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    from_frame: int
+    def __init__(self, session_id: _Optional[str] = ..., from_frame: _Optional[int] = ...) -> None: ...
+
+class Command(_message.Message):
+    __slots__ = ("id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ATTACH_FIELD_NUMBER: _ClassVar[int]
+    SCHEDULE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    REMOVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    MOVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    PAUSE_FIELD_NUMBER: _ClassVar[int]
+    RESUME_FIELD_NUMBER: _ClassVar[int]
+    RESET_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    attach: Attach
+    schedule_prompt: Cue
+    remove_prompt: RemovePrompt
+    move_prompt: MovePrompt
+    start: Start
+    pause: Pause
+    resume: Resume
+    reset: Reset
+    shown: Shown
+    def __init__(self, id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ...) -> None: ...
+
+class Attach(_message.Message):
+    __slots__ = ("session_id", "from_frame")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_FRAME_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    from_frame: int
+    def __init__(self, session_id: _Optional[str] = ..., from_frame: _Optional[int] = ...) -> None: ...
+
+class RemovePrompt(_message.Message):
+    __slots__ = ("frame",)
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    def __init__(self, frame: _Optional[int] = ...) -> None: ...
+
+class MovePrompt(_message.Message):
+    __slots__ = ("frame", "to_frame")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    TO_FRAME_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    to_frame: int
+    def __init__(self, frame: _Optional[int] = ..., to_frame: _Optional[int] = ...) -> None: ...
+
+class Start(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Pause(_message.Message):
+    __slots__ = ("frame",)
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    def __init__(self, frame: _Optional[int] = ...) -> None: ...
+
+class Resume(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Reset(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Shown(_message.Message):
+    __slots__ = ("frame",)
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    def __init__(self, frame: _Optional[int] = ...) -> None: ...
+
+class Event(_message.Message):
+    __slots__ = ("take", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error")
+    TAKE_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    GAP_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    take: int
+    chunk: Chunk
+    progress: Progress
+    receipt: Receipt
+    state: Session
+    applied: AppliedCue
+    resumed: Resumed
+    gap: Gap
+    error: Error
+    def __init__(self, take: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("block", "first_frame", "units")
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    UNITS_FIELD_NUMBER: _ClassVar[int]
+    block: int
+    first_frame: int
+    units: _containers.RepeatedCompositeFieldContainer[AccessUnit]
+    def __init__(self, block: _Optional[int] = ..., first_frame: _Optional[int] = ..., units: _Optional[_Iterable[_Union[AccessUnit, _Mapping]]] = ...) -> None: ...
+
+class AccessUnit(_message.Message):
+    __slots__ = ("data", "frame", "pts", "key")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    PTS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    frame: int
+    pts: int
+    key: bool
+    def __init__(self, data: _Optional[bytes] = ..., frame: _Optional[int] = ..., pts: _Optional[int] = ..., key: _Optional[bool] = ...) -> None: ...
+
+class Progress(_message.Message):
+    __slots__ = ("current_start_frame", "generated_fps", "queued_blocks")
+    CURRENT_START_FRAME_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_FPS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    current_start_frame: int
+    generated_fps: float
+    queued_blocks: int
+    def __init__(self, current_start_frame: _Optional[int] = ..., generated_fps: _Optional[float] = ..., queued_blocks: _Optional[int] = ...) -> None: ...
+
+class Receipt(_message.Message):
+    __slots__ = ("command_id", "command", "stage", "frame", "cue_frame", "error")
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    CUE_FRAME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    command_id: str
+    command: CommandKind
+    stage: ReceiptStage
+    frame: int
+    cue_frame: int
+    error: Error
+    def __init__(self, command_id: _Optional[str] = ..., command: _Optional[_Union[CommandKind, str]] = ..., stage: _Optional[_Union[ReceiptStage, str]] = ..., frame: _Optional[int] = ..., cue_frame: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
+class Resumed(_message.Message):
+    __slots__ = ("frame", "reason", "silence")
+    FRAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SILENCE_FIELD_NUMBER: _ClassVar[int]
+    frame: int
+    reason: str
+    silence: _duration_pb2.Duration
+    def __init__(self, frame: _Optional[int] = ..., reason: _Optional[str] = ..., silence: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class Gap(_message.Message):
+    __slots__ = ("first_frame", "frames")
+    FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    first_frame: int
+    frames: int
+    def __init__(self, first_frame: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("code", "message")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    code: int
+    message: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
