@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import groupby
 from threading import Event
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from engines.beside import Beside
 from engines.codec import Codec
 from engines.config import ABSOLUTE_POSITIONS, StreamConfig
+from engines.decoding import Decoding
 from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
 from engines.fingerprint import fingerprint
 from engines.history import History
@@ -51,6 +52,8 @@ class Generator:
             one, or ConfigError is raised.
         codec: decodes the latents; None where another process does.
         slab_bytes: memory that the KV slabs of all open streams may take together.
+        kept_frames: latent frames that a stream keeps, where its codec and its window need fewer: a decoder in
+            another process is rebuilt from them.
         batch: streams that go through the network together, if their pictures have one size. In a batch the
             last bits of a result change; at 1 a stream is bit-equal whatever runs beside it. Small pictures
             on a GPU gain by more.
@@ -64,6 +67,7 @@ class Generator:
         codec: Codec | None,
         *,
         slab_bytes: int,
+        kept_frames: int = 0,
         batch: int = 1,
         passes: Passes | None = None,
     ) -> None:
@@ -78,7 +82,9 @@ class Generator:
             kept=self._passes.knows_slabs, dropped=self._passes.forget,
         )  # fmt: skip
         self._batch = batch
-        self._decoding = Beside(transformer.device)
+        self._beside = Beside(transformer.device)
+        self._decoding = None if codec is None else Decoding(codec, self._beside)
+        self._kept_frames = kept_frames
         self._drawing = ThreadPoolExecutor(1, "noise")
 
     @property
@@ -110,8 +116,8 @@ class Generator:
             grid=RopeGrid(config.rows, config.columns, layout.head_dim, self.transformer.device),
             schedule=schedule,
             modulations=ModulationTable(self.transformer, schedule),
-            recent=deque(maxlen=max(config.window_blocks, self._decoder_blocks(config))),
-            decoder=None if self.codec is None else self.codec.start_decoding(),
+            recent=deque(maxlen=self._kept_blocks(config)),
+            decoder=None if self._decoding is None else self._decoding.start(),
             slab=self._slabs.take(layout),
         )
 
@@ -150,7 +156,7 @@ class Generator:
         made: dict[int, Denoised] = {}
         for group in self._groups(streams):
             made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
-        ready = self._decoding.mark()
+        ready = self._beside.mark()
         return [stream.append(*made[id(stream)], ready) for stream in streams]
 
     @torch.inference_mode()
@@ -173,12 +179,11 @@ class Generator:
         pass and the next block can be on their way.
         """
         stream.require_open()
-        if self.codec is None or stream.decoder is None:
+        if self._decoding is None or stream.decoder is None:
             raise StreamError("this generator has no codec; decode where there is one")
         if block.number != stream.decoded_blocks:
             raise StreamError(f"block {block.number} is not the next to decode; {stream.decoded_blocks} is")
-        work = partial(_decode, self.codec, block.latents, stream.decoder)
-        pictures, stream.decoder = self._decoding.run(work, block.ready)
+        pictures, stream.decoder = self._decoding.decode(block.latents, stream.decoder, block.ready)
         stream.decoded_blocks += 1
         return pictures
 
@@ -245,33 +250,17 @@ class Generator:
             for start in range(0, len(alike), self._batch):
                 yield alike[start : start + self._batch]
 
-    def _decoder_blocks(self, config: StreamConfig) -> int:
-        """Blocks whose latents a decoder needs to be warmed up."""
-        return 0 if self.codec is None else math.ceil(self.codec.decoder_memory / config.block_frames)
+    def _kept_blocks(self, config: StreamConfig) -> int:
+        """Blocks whose latents a stream keeps."""
+        memory = 0 if self._decoding is None else self._decoding.memory
+        return max(config.window_blocks, math.ceil(max(memory, self._kept_frames) / config.block_frames))
 
     def _warm_decoder(self, stream: Stream) -> History | None:
         """The decoder's history after the last latents, from nothing."""
-        if self.codec is None:
+        if self._decoding is None:
             return None
-        latents = list(stream.recent)[-self._decoder_blocks(stream.config) :]
-        # Memory that the decoder's queue has taken is of no use to the other, so all decoding is done there.
-        return self._decoding.run(partial(_warmed, self.codec, latents), None)
-
-
-def _decode(codec: Codec, latents: Tensor, history: History) -> tuple[Tensor, History]:
-    """Pictures as `Generator.decode` gives them, and the decoder's history after them."""
-    decoded = codec.decode(latents.unsqueeze(0), history)
-    pictures = decoded.frames[0].mul(255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    # Copied from this queue: in the caller's they would wait for the passes that it has been given meanwhile.
-    return pictures.to("cpu", non_blocking=True), decoded.history
-
-
-def _warmed(codec: Codec, blocks: Sequence[Tensor]) -> History:
-    """The decoder's history after latents [frames, channels, h/8, w/8] of `blocks`, from nothing."""
-    history = codec.start_decoding()
-    for latents in blocks:
-        history = codec.decode(latents.unsqueeze(0), history).history
-    return history
+        blocks = math.ceil(self._decoding.memory / stream.config.block_frames)
+        return self._decoding.warmed(list(stream.recent)[-blocks:])
 
 
 def _require_ready(stream: Stream) -> None:

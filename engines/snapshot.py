@@ -60,8 +60,18 @@ def take_exact(generator: Generator, stream: Stream) -> bytes:
 
 def take_light(generator: Generator, stream: Stream) -> bytes:
     """What the stream can be rebuilt from. Raises StreamError unless all its blocks are decoded."""
+    return pack_light(*light_parts(generator, stream))
+
+
+def light_parts(generator: Generator, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and facts of a light snapshot; the tensors are the stream's own."""
     tensors, facts = _common(stream, stream.lasting_sink_calls)
-    return _pack("light", tensors, facts | generator.identity)
+    return tensors, facts | generator.identity
+
+
+def pack_light(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
+    """A light snapshot from its parts."""
+    return _pack("light", tensors, facts)
 
 
 def restore(generator: Generator, data: bytes) -> Restored:

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from engines.errors import SnapshotError
+from engines.generator import Generator
+from engines.mirror import Mirror, MirrorSource
+from engines.model import Model
+from engines.presets import preset
+from engines.prompt import Prompt
+from engines.snapshot import restore, take_light
+from engines.stream import Stream
+
+SLABS = 1 << 30
+
+
+@pytest.fixture
+def generator() -> Generator:
+    model = Model.random(preset("tiny-taehv"), seed=1)
+    return Generator(model.transformer, None, slab_bytes=SLABS, kept_frames=18)
+
+
+def opened(generator: Generator) -> Stream:
+    stream = generator.open(preset("tiny-taehv").stream)
+    generator.set_prompt(stream, prompt("a red balloon", 1.0))
+    return stream
+
+
+def content(snapshot: bytes) -> dict[str, str]:
+    """The facts, and the checksum over everything; the file's own order is left to chance."""
+    length = int.from_bytes(snapshot[:8], "little")
+    metadata: dict[str, str] = json.loads(snapshot[8 : 8 + length])["__metadata__"]
+    return metadata
+
+
+def prompt(text: str, fill: float) -> Prompt:
+    return Prompt(text, torch.full((4, 32), fill))
+
+
+def test_a_mirror_holds_the_light_snapshot_after_every_block(generator: Generator) -> None:
+    stream, mirror = opened(generator), Mirror()
+    source = MirrorSource(generator, stream)
+    for number in range(8):
+        if number == 3:
+            generator.set_prompt(stream, prompt("a blue balloon", 2.0))
+        generator.generate([stream])
+        mirror.apply(source.update())
+        assert content(mirror.snapshot()) == content(take_light(generator, stream))
+
+
+def test_an_update_carries_one_block_of_latents(generator: Generator) -> None:
+    stream = opened(generator)
+    source = MirrorSource(generator, stream)
+    for _ in range(6):
+        generator.generate([stream])
+        source.update()
+    (block,) = generator.generate([stream])
+    new = source.update().new
+    assert [plain.shape for plain in new.values()] == [tuple(block.latents.shape)]
+
+
+def test_a_stream_goes_on_from_a_mirror(generator: Generator) -> None:
+    stream, mirror = opened(generator), Mirror()
+    source = MirrorSource(generator, stream)
+    for _ in range(6):
+        generator.generate([stream])
+        mirror.apply(source.update())
+    restored = restore(generator, mirror.snapshot()).stream
+    assert restored.blocks == 6
+    assert len(restored.recent) == 6
+    generator.generate([restored])
+
+
+def test_a_mirror_that_missed_an_update_says_so(generator: Generator) -> None:
+    stream, mirror = opened(generator), Mirror()
+    source = MirrorSource(generator, stream)
+    generator.generate([stream])
+    source.update()
+    generator.generate([stream])
+    with pytest.raises(SnapshotError, match="missed an update"):
+        mirror.apply(source.update())
