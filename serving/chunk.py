@@ -15,7 +15,7 @@ class AccessUnit:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A closed group of pictures: the frames of `block`, from `first_frame` on. Its first unit is its key frame."""
+    """A closed group of pictures: the frames of `block`, from `first_frame` on. The first unit is the key."""
 
     block: int
     first_frame: int

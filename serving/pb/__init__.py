@@ -1,0 +1,1 @@
+"""Generated from `proto/` by `python -m serving.pb.generate`; nothing here is edited."""

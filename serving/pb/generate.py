@@ -23,8 +23,8 @@ def generate(folder: Path) -> list[Path]:
     written = sorted((folder / SOURCE).parent.glob("sessions_pb2*.py*"))
     for path in written:
         # The compiler imports from where the .proto lies; the Python lies in this package.
-        text = re.sub(r"^from longtake\.v1 import", "from serving.pb.longtake.v1 import", path.read_text(), flags=re.M)
-        path.write_text(text)
+        moved = re.sub(r"^from longtake\.v1", "from serving.pb.longtake.v1", path.read_text(), flags=re.M)
+        path.write_text(moved)
     return written
 
 

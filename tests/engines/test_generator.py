@@ -193,7 +193,7 @@ def test_pictures_leave_the_device_by_the_decoders_queue(
     generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = Watched()
-    monkeypatch.setattr(generator, "_decoding", queue)
+    monkeypatch.setattr(generator._decoding, "_beside", queue)
     roll_pictures(generator, generator.open(small), 1, {0: prompts[0]})
     assert ("to", "cpu", ("non_blocking", True)) in queue.calls.made
 
@@ -203,7 +203,7 @@ def test_a_rebuilt_decoder_is_warmed_up_in_its_queue(
 ) -> None:
     stream, queue = generator.open(small), Watched()
     roll_pictures(generator, stream, 3, {0: prompts[0]})
-    monkeypatch.setattr(generator, "_decoding", queue)
+    monkeypatch.setattr(generator._decoding, "_beside", queue)
     generator.rebuild(stream)
     assert any(call[0] == "conv2d" for call in queue.calls.made)
 
