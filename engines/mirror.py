@@ -42,8 +42,20 @@ class Update(NamedTuple):
     new: dict[int, Plain]
 
 
+class Changes(NamedTuple):
+    """An update whose new tensors are still the stream's own."""
+
+    facts: dict[str, Any]
+    keys: dict[str, int]
+    new: dict[int, Tensor]
+
+    def update(self) -> Update:
+        """Copies, to be sent. On CUDA this waits for the tensors."""
+        return Update(self.facts, self.keys, {key: Plain.of(tensor) for key, tensor in self.new.items()})
+
+
 class MirrorSource:
-    """Makes the updates for one mirror of `stream`; the first holds everything."""
+    """Says what is new in a stream for one mirror of it; at first that is everything."""
 
     def __init__(self, generator: Generator, stream: Stream) -> None:
         self._generator = generator
@@ -52,22 +64,16 @@ class MirrorSource:
         # The tensors are held, so that no other can come to have the identity of one that is gone.
         self._sent: dict[int, tuple[int, Tensor]] = {}
 
-    def update(self) -> Update:
-        """What is new in the stream since the last call. On CUDA it waits for the last block."""
+    def changes(self) -> Changes:
+        """What is new in the stream since the last call; the stream must stand between two blocks."""
         tensors, facts = light_parts(self._generator, self._stream)
-        new: dict[int, Plain] = {}
-        keys: dict[str, int] = {}
-        sent = {}
-        for name, tensor in tensors.items():
-            if id(tensor) in self._sent:
-                key = self._sent[id(tensor)][0]
-            else:
-                key = next(self._numbers)
-                new[key] = Plain.of(tensor)
-            sent[id(tensor)] = self._sent.setdefault(id(tensor), (key, tensor))
-            keys[name] = key
-        self._sent = sent
-        return Update(facts, keys, new)
+        known = self._sent
+        self._sent = {
+            id(tensor): known.get(id(tensor)) or (next(self._numbers), tensor) for tensor in tensors.values()
+        }
+        keys = {name: self._sent[id(tensor)][0] for name, tensor in tensors.items()}
+        new = {key: tensor for identity, (key, tensor) in self._sent.items() if identity not in known}
+        return Changes(facts, keys, new)
 
 
 class Mirror:

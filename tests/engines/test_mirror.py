@@ -47,7 +47,7 @@ def test_a_mirror_holds_the_light_snapshot_after_every_block(generator: Generato
         if number == 3:
             generator.set_prompt(stream, prompt("a blue balloon", 2.0))
         generator.generate([stream])
-        mirror.apply(source.update())
+        mirror.apply(source.changes().update())
         assert content(mirror.snapshot()) == content(take_light(generator, stream))
 
 
@@ -56,9 +56,9 @@ def test_an_update_carries_one_block_of_latents(generator: Generator) -> None:
     source = MirrorSource(generator, stream)
     for _ in range(6):
         generator.generate([stream])
-        source.update()
+        source.changes().update()
     (block,) = generator.generate([stream])
-    new = source.update().new
+    new = source.changes().update().new
     assert [plain.shape for plain in new.values()] == [tuple(block.latents.shape)]
 
 
@@ -67,7 +67,7 @@ def test_a_stream_goes_on_from_a_mirror(generator: Generator) -> None:
     source = MirrorSource(generator, stream)
     for _ in range(6):
         generator.generate([stream])
-        mirror.apply(source.update())
+        mirror.apply(source.changes().update())
     restored = restore(generator, mirror.snapshot()).stream
     assert restored.blocks == 6
     assert len(restored.recent) == 6
@@ -78,7 +78,7 @@ def test_a_mirror_that_missed_an_update_says_so(generator: Generator) -> None:
     stream, mirror = opened(generator), Mirror()
     source = MirrorSource(generator, stream)
     generator.generate([stream])
-    source.update()
+    source.changes().update()
     generator.generate([stream])
     with pytest.raises(SnapshotError, match="missed an update"):
-        mirror.apply(source.update())
+        mirror.apply(source.changes().update())
