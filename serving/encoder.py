@@ -15,9 +15,9 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from numpy.typing import NDArray
 
 from engines.config import FRAMES_PER_SECOND
-from serving.annexb import SEI, join_units, split_units, unit_type
 from serving.chunk import AccessUnit, Chunk
 from serving.errors import FilmError
+from serving.h264 import SEI, join_units, split_units, unit_type
 
 CodecChoice = Literal["libx264", "h264_nvenc"]
 
