@@ -20,7 +20,8 @@ from engines.snapshot import take_light
 from engines.stream import Block, Stream
 from serving.errors import FilmError
 from serving.facts import Facts
-from serving.film import Film, writing
+from serving.film import Film
+from serving.mp4 import writing
 from serving.prompt_track import PromptTrack
 from serving.sheet import Still, write_sheet
 from serving.timeline import Schedule
