@@ -12,7 +12,10 @@ from torch import Tensor
 
 from serving.encoder import ChunkEncoder
 from serving.errors import FilmError
-from serving.mp4 import FACTS_TAG, Mp4
+from serving.mp4 import Mp4
+
+FACTS_TAG = "longtake"
+"""The metadata tag that holds the facts of a film."""
 
 
 class Film:
@@ -24,7 +27,7 @@ class Film:
 
     def __init__(self, path: Path, height: int, width: int, facts: str | None = None) -> None:
         self._encoder = ChunkEncoder(height, width)
-        self._file = Mp4(path, height, width, facts=facts)
+        self._file = Mp4(path, height, width, 0, {} if facts is None else {FACTS_TAG: facts})
         self._chunks = 0
 
     @property

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+import os
+import struct
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 from av.packet import Packet
@@ -19,9 +22,6 @@ from serving.errors import FilmError
 from serving.fragments import Fragments
 from serving.h264 import sample
 
-FACTS_TAG = "longtake"
-"""The metadata tag that holds the facts of a film."""
-
 OPTIONS = {
     # Finished chunks can be played even if the process dies; a finished file is an ordinary MP4.
     "movflags": "hybrid_fragmented+use_metadata_tags",
@@ -32,14 +32,12 @@ _TIME_BASE = Fraction(1, FRAMES_PER_SECOND)
 
 
 class Mp4:
-    """An MP4 file being written, whose time begins with `first_frame`; `facts` go into its metadata.
+    """An MP4 file being written, whose time begins with `first_frame`. `tags` go into its metadata.
 
     Every method raises FilmError where the file cannot be written.
     """
 
-    def __init__(
-        self, path: Path, height: int, width: int, first_frame: int = 0, facts: str | None = None
-    ) -> None:
+    def __init__(self, path: Path, height: int, width: int, first_frame: int, tags: Mapping[str, str]) -> None:
         self._path, self._height, self._width = path, height, width
         self._stream: VideoStream | None = None
         self.first_frame, self.frames = first_frame, 0
@@ -47,8 +45,7 @@ class Mp4:
             # Opened here and now: the library would leave it to the first chunk.
             self._file = path.open("wb", buffering=0)
             self._container = av.open(self._file, "w", format="mp4", options=OPTIONS)
-        if facts is not None:
-            self._container.metadata[FACTS_TAG] = facts
+        self._container.metadata.update(tags)
 
     def append(self, chunk: Chunk) -> None:
         """Write the chunk that follows. Raises FilmError as well if it is another one, or another encoder's."""
@@ -68,6 +65,12 @@ class Mp4:
                     self._path.unlink()
                 return
             self._container.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is, once something was refused, and cut off what is not whole."""
+        with writing(self._path):
+            self._file.close()
+            cut_to_whole(self._path)
 
     def _begin(self, chunk: Chunk) -> VideoStream:
         """Muxers learn what they write from a stream that was read: the chunk's own."""
@@ -93,3 +96,21 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError) as error:
         raise FilmError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def cut_to_whole(path: Path) -> None:
+    """Cut a file that nobody goes on writing behind its last whole fragment, where players want it to end."""
+    with path.open("r+b") as file:
+        file.truncate(max((end for kind, end in _whole_boxes(file) if kind == b"mdat"), default=0))
+
+
+def _whole_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The kind and the end of each outermost box that is all there."""
+    end, size = 0, file.seek(0, os.SEEK_END)
+    while end + 8 <= size:
+        file.seek(end)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length < 8 or end + length > size:
+            return
+        end += length
+        yield kind, end

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from serving.errors import FilmError
-from serving.mp4 import Mp4
+from serving.mp4 import Mp4, cut_to_whole
 from tests.serving.footage import HEIGHT, WIDTH, chunks, decoded, played
 
 
 def written(path: Path, skip: int = 0) -> Path:
     made = chunks(skip)
-    file = Mp4(path, HEIGHT, WIDTH, made[0].first_frame)
+    file = Mp4(path, HEIGHT, WIDTH, made[0].first_frame, {})
     for chunk in made:
         file.append(chunk)
     file.close()
@@ -43,7 +43,7 @@ def test_the_same_chunks_make_the_same_file(tmp_path: Path) -> None:
 
 def test_a_chunk_that_does_not_follow_is_refused(tmp_path: Path) -> None:
     made = chunks()
-    file = Mp4(tmp_path / "film.mp4", HEIGHT, WIDTH)
+    file = Mp4(tmp_path / "film.mp4", HEIGHT, WIDTH, 0, {})
     file.append(made[0])
     with pytest.raises(FilmError, match=r"film\.mp4 goes on with frame 9; the chunk begins at 21"):
         file.append(made[2])
@@ -54,4 +54,16 @@ def test_a_chunk_that_does_not_follow_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(FilmError, match=r"nowhere/film\.mp4 cannot be written: No such file or directory"):
-        Mp4(tmp_path / "nowhere" / "film.mp4", HEIGHT, WIDTH)
+        Mp4(tmp_path / "nowhere" / "film.mp4", HEIGHT, WIDTH, 0, {})
+
+
+def test_what_a_dying_writer_leaves_is_cut_behind_its_last_whole_fragment(tmp_path: Path) -> None:
+    path, made = tmp_path / "film.mp4", chunks()
+    file = Mp4(path, HEIGHT, WIDTH, 0, {})
+    for chunk in made:
+        file.append(chunk)
+    torn = path.read_bytes()[:-100]
+    file.abandon()
+    path.write_bytes(torn)
+    cut_to_whole(path)
+    assert np.array_equal(played(str(path)).pictures, decoded(made[0]))
