@@ -69,15 +69,7 @@ class Recordings:
 
     def find(self, name: str) -> Recording:
         """What a finished recording is; raises as `path`, and FilmError if the file is none of ours."""
-        path = self.path(name)
-        try:
-            with av.open(str(path), "r") as container:
-                video, tags = container.streams.video[0], container.metadata
-                frames = sum(1 for packet in container.demux(video) if packet.size)
-            first_frame = int(tags[_FIRST_FRAME_TAG])
-            return Recording(name, tags[_SESSION_TAG], first_frame, frames, path.stat().st_size, finished=True)
-        except (av.FFmpegError, LookupError, ValueError) as error:
-            raise FilmError(f"{path} is not a recording that Longtake made: {error}") from error
+        return _facts(self.path(name))
 
     def read(self, name: str) -> Iterator[bytes]:
         """The bytes of a finished recording, in pieces of 256 KiB and a rest; raises as `path`, at once."""
@@ -115,33 +107,38 @@ class RecordingWriter:
 
     def __init__(self, begun: Recording, finished: Path, unfinished: Path, height: int, width: int) -> None:
         self._begun, self._finished, self._unfinished = begun, finished, unfinished
+        self._ended: Recording | None = None
         tags = {_SESSION_TAG: begun.session_id, _FIRST_FRAME_TAG: str(begun.first_frame)}
         with _refusing(unfinished):
             self._file = Mp4(unfinished, height, width, begun.first_frame, tags)
 
     @property
     def recording(self) -> Recording:
-        """How far it is."""
-        return replace(self._begun, frames=self._file.frames)
+        """How far it is, or how it ended."""
+        return self._ended or replace(self._begun, frames=self._file.frames)
 
     def append(self, chunk: Chunk) -> None:
-        """Write the chunk that follows, and wait for the disk."""
+        """Write the chunk that follows, and wait for the disk. Raises FilmError if it is another one."""
+        if self._ended is not None:
+            raise WrongState(f"the recording {self._begun.name} has ended; begin another")
         with self._sparing():
             self._file.append(chunk)
 
     def finish(self) -> Recording:
-        """Complete the file; one without a frame is removed, and is then not `finished`."""
-        with self._sparing():
-            self._file.close()
-            if self._file.frames == 0:
-                return self.recording
-            self._unfinished.rename(self._finished)
-            return replace(self.recording, nbytes=self._finished.stat().st_size, finished=True)
+        """Complete the file, unless it has ended; one without a frame is removed, and is then not `finished`."""
+        if self._ended is None:
+            with self._sparing():
+                self._file.close()
+                if self._file.frames > 0:
+                    self._unfinished.rename(self._finished)
+            self._ended = _facts_if_any(self._begun, self._finished)
+        return self._ended
 
     def abandon(self) -> None:
         """End without completing the file: its whole chunks can be read."""
         self._file.abandon()
         _salvage(self._unfinished, self._finished)
+        self._ended = _facts_if_any(self._begun, self._finished)
 
     @contextlib.contextmanager
     def _sparing(self) -> Iterator[None]:
@@ -151,6 +148,20 @@ class RecordingWriter:
         except LimitReached:
             self.abandon()
             raise
+
+
+def _facts_if_any(begun: Recording, finished: Path) -> Recording:
+    return _facts(finished) if finished.exists() else begun
+
+
+def _facts(path: Path) -> Recording:
+    try:
+        with av.open(str(path), "r") as container:
+            frames = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+            session_id, first_frame = (container.metadata[tag] for tag in (_SESSION_TAG, _FIRST_FRAME_TAG))
+        return Recording(path.stem, session_id, int(first_frame), frames, path.stat().st_size, finished=True)
+    except (av.FFmpegError, LookupError, ValueError) as error:
+        raise FilmError(f"{path} is not a recording that Longtake made: {error}") from error
 
 
 def _salvage(unfinished: Path, finished: Path) -> None:

@@ -88,6 +88,19 @@ def test_a_chunk_that_does_not_follow_is_refused_and_ends_nothing(recordings: Re
     assert writer.finish().frames == 9
 
 
+def test_a_recording_that_has_ended_goes_on_no_more(recordings: Recordings) -> None:
+    writer = begun(recordings)
+    assert writer.finish() == writer.finish() == writer.recording
+    with pytest.raises(WrongState, match="abc-1 has ended; begin another"):
+        writer.append(chunks()[0])
+
+
+def test_what_is_no_recording_is_named(recordings: Recordings) -> None:
+    recordings.path(begun(recordings).finish().name).write_text("no film")
+    with pytest.raises(FilmError, match="is not a recording that Longtake made"):
+        recordings.find("abc-1")
+
+
 def test_what_a_killed_writer_leaves_can_be_salvaged(recordings: Recordings) -> None:
     program = (
         "import os, sys; from pathlib import Path; from serving.recording import Recordings\n"
@@ -109,14 +122,15 @@ def test_a_full_disk_ends_a_recording_and_spares_what_is_written(recordings: Rec
         "from serving.recording import Recordings; from tests.serving.test_recording import begun\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "try: begun(Recordings(Path(sys.argv[1]))).finish()\n"
-        "except LimitReached as error: sys.exit(str(error))"
+        "writer = begun(Recordings(Path(sys.argv[1])))\n"
+        "try: writer.finish()\n"
+        "except LimitReached as error: sys.exit(f'{error}, {writer.finish().frames} frames')"
     )
     folder = recordings.path(begun(recordings, "other").finish().name).parent
     ended = subprocess.run(
         [sys.executable, "-c", program, str(folder)], check=False, capture_output=True, text=True
     )
-    assert ended.stderr == "the server cannot write abc-1.mp4.part: File too large\n"
+    assert ended.stderr == "the server cannot write abc-1.mp4.part: File too large, 9 frames\n"
     assert np.array_equal(played(str(recordings.path("abc-1"))).pictures, decoded(chunks()[0]))
 
 
