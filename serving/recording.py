@@ -129,16 +129,18 @@ class RecordingWriter:
         if self._ended is None:
             with self._sparing():
                 self._file.close()
-                if self._file.frames > 0:
-                    self._unfinished.rename(self._finished)
-            self._ended = _facts_if_any(self._begun, self._finished)
+                self._ended = self._begun if self._file.frames == 0 else self._renamed()
         return self._ended
 
     def abandon(self) -> None:
         """End without completing the file: its whole chunks can be read."""
         self._file.abandon()
         _salvage(self._unfinished, self._finished)
-        self._ended = _facts_if_any(self._begun, self._finished)
+        self._ended = _facts(self._finished) if self._finished.exists() else self._begun
+
+    def _renamed(self) -> Recording:
+        self._unfinished.rename(self._finished)
+        return replace(self.recording, nbytes=self._finished.stat().st_size, finished=True)
 
     @contextlib.contextmanager
     def _sparing(self) -> Iterator[None]:
@@ -148,10 +150,6 @@ class RecordingWriter:
         except LimitReached:
             self.abandon()
             raise
-
-
-def _facts_if_any(begun: Recording, finished: Path) -> Recording:
-    return _facts(finished) if finished.exists() else begun
 
 
 def _facts(path: Path) -> Recording:
