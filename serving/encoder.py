@@ -64,13 +64,22 @@ class ChunkEncoder:
         self._kept_frames = 0
 
     def encode(self, block: int, first_frame: int, pictures: NDArray[np.uint8]) -> Chunk:
-        """The chunk of `block`, whose pictures [frames, height, width, 3] begin at `first_frame`."""
-        if pictures.dtype != np.uint8 or pictures.shape[1:] != (self._height, self._width, 3):
+        """The chunk of `block`, whose pictures [frames, height, width, 3] begin at `first_frame`.
+
+        Raises ValueError for pictures of another shape, FilmError where the encoder fails.
+        """
+        shape = (self._height, self._width, 3)
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != shape or len(pictures) == 0:
             expected = f"uint8 [frames, {self._height}, {self._width}, 3]"
             raise ValueError(f"pictures are {pictures.dtype} {list(pictures.shape)}, not {expected}")
-        packets = self._packets(pictures)
+        try:
+            packets = self._packets(pictures)
+        except av.FFmpegError as error:
+            raise FilmError(f"{self._codec} failed at block {block}: {error.strerror}") from error
         if len(packets) != len(pictures):
-            raise FilmError(f"{self._codec} made {len(packets)} units of {len(pictures)} pictures")
+            raise FilmError(
+                f"{self._codec} made {len(packets)} units of the {len(pictures)} frames of block {block}"
+            )
         return Chunk(block, first_frame, tuple(_unit(bytes(packet), packet.is_keyframe) for packet in packets))
 
     def close(self) -> None:

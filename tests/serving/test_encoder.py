@@ -42,9 +42,10 @@ def test_a_change_of_scene_within_a_chunk_makes_no_key() -> None:
     assert sum(unit.key for unit in ChunkEncoder(HEIGHT, WIDTH).encode(0, 0, pictures).units) == 1
 
 
-def test_pictures_of_another_size_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"uint8 \[3, 48, 80, 3\], not uint8 \[frames, 48, 64, 3\]"):
-        ChunkEncoder(48, 64).encode(0, 0, np.zeros((3, 48, 80, 3), dtype=np.uint8))
+@pytest.mark.parametrize("shape", [(3, 48, 80, 3), (0, 48, 64, 3), (48, 64, 3)])
+def test_pictures_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"pictures are uint8 \[.*\], not uint8 \[frames, 48, 64, 3\]"):
+        ChunkEncoder(48, 64).encode(0, 0, np.zeros(shape, dtype=np.uint8))
 
 
 def test_an_encoder_that_is_not_here_is_named_with_the_remedy() -> None:

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from serving.encoder import ChunkEncoder
 from serving.errors import FilmError
 from serving.film import Film, read_facts
+from tests.serving.footage import decoded, played
 
 
 @pytest.fixture
@@ -43,6 +46,12 @@ def test_a_film_shows_what_was_put_in(film: Path, chunks: list[Tensor]) -> None:
     with av.open(str(film)) as container:
         shown = [torch.from_numpy(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
     assert (torch.stack(shown).float() - torch.cat(chunks).float()).abs().mean() < 4
+
+
+def test_a_film_is_what_a_viewer_of_its_chunks_sees(film: Path, chunks: list[Tensor]) -> None:
+    encoder = ChunkEncoder(48, 64)
+    sent = decoded(*(encoder.encode(block, 0, pictures.numpy()) for block, pictures in enumerate(chunks)))
+    assert np.array_equal(played(str(film)).pictures, sent)
 
 
 def test_every_chunk_begins_with_its_only_key_frame(film: Path) -> None:
