@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.errors import EngineError
-from serving import download_command, film_request, generate_command
+from serving import download_command, film_request, generate_command, serve_command
 from serving.catalog import models_folder
 from serving.errors import ServingError
 from serving.models_report import model_rows, models_table
@@ -40,6 +40,9 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="make a film from a timeline, or again from a film")
     film_request.add_arguments(generate)
     generate.set_defaults(run=generate_command.run)
+    serve = commands.add_parser("serve", help="serve interactive sessions on this machine")
+    serve_command.add_arguments(serve)
+    serve.set_defaults(run=serve_command.run)
     timeline = commands.add_parser("timeline", help="work with timelines").add_subparsers(required=True)
     check = timeline.add_parser("check", help="explain a timeline: what applies when, and what to improve")
     check.add_argument("file", type=Path)

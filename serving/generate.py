@@ -22,7 +22,7 @@ from serving.errors import FilmError
 from serving.facts import Facts
 from serving.film import Film
 from serving.mp4 import writing
-from serving.prompt_track import PromptTrack
+from serving.prompt_track import PlannedPrompts
 from serving.sheet import Still, write_sheet
 from serving.timeline import Schedule
 from serving.timelines.timecode import timecode
@@ -94,7 +94,7 @@ class FilmMaker:
             raise FilmError(f"the film begins at frame {stream.next_frame} and ends at frame {planned.frames}")
         self._generator = generator
         self._stream = stream
-        self._track = PromptTrack(planned.steps, encoded)
+        self._track = PlannedPrompts(planned.steps, encoded)
         self._blocks = planned.blocks
         self._facts = facts
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +22,9 @@ def generate(folder: Path) -> list[Path]:
     written = sorted((folder / SOURCE).parent.glob("sessions_pb2*.py*"))
     for path in written:
         # The compiler imports from where the .proto lies; the Python lies in this package.
-        moved = re.sub(r"^from longtake\.v1", "from serving.pb.longtake.v1", path.read_text(), flags=re.M)
+        # So do the messages themselves, which are pickled by the name of their module.
+        text = path.read_text().replace("\nfrom longtake.v1", "\nfrom serving.pb.longtake.v1")
+        moved = text.replace("'longtake.v1.sessions_pb2'", "'serving.pb.longtake.v1.sessions_pb2'")
         path.write_text(moved)
     return written
 

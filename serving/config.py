@@ -1,0 +1,110 @@
+"""How a server is set up."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from engines.errors import ConfigError
+
+Stages = Literal["shared", "separate"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise ConfigError(problem)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is refused. `sessions_per_token` counts over all replicas."""
+
+    sessions_per_token: int = 8
+    stream_seconds: float = 600.0
+    recording_frames: int = 16 * 60 * 60
+    snapshot_bytes: int = 64 << 20
+    recovery_seconds: float = 20.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _require(value > 0, f"limits.{name} is {value}; it must be positive")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Who may come in: SHA-256 digests of tokens by caller. None at all lets everybody in, as one caller."""
+
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of_file(cls, path: Path) -> Tokens:
+        """Lines of `caller token`. Raises ConfigError for a line that is not."""
+        digests = {}
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            parts = line.split()
+            _require(len(parts) == 2, f"{path}, line {number}: a line is a caller's name and a token")
+            digests[parts[0]] = hashlib.sha256(parts[1].encode()).hexdigest()
+        return cls(digests)
+
+    def caller(self, token: str | None) -> str | None:
+        """Who has the token; None for nobody."""
+        if not self.digests:
+            return ""
+        digest = hashlib.sha256((token or "").encode()).hexdigest()
+        found = [caller for caller, known in self.digests.items() if hmac.compare_digest(known, digest)]
+        return found[0] if found else None
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """A server: its model, its replicas and what each of them holds.
+
+    `stages` "shared" has text encoder, denoiser and video decoder in one process; "separate" gives each a
+    deployment of its own. `slots` are sessions of one denoiser replica. `silence_s` is how long a replica may say
+    nothing before it counts as lost. Ports are of this machine.
+    """
+
+    model: str = "pocket"
+    codec: Literal["own", "tiny"] = "own"
+    device: str = "cpu"
+    dtype: str = "float32"
+    stages: Stages = "shared"
+    slots: int = 2
+    batch: int = 1
+    threads: int = 1
+    denoisers: int = 1
+    decoders: int = 1
+    text_encoders: int = 1
+    managers: int = 1
+    silence_s: float = 4.0
+    lease_s: float = 60.0
+    host: str = "127.0.0.1"
+    grpc_port: int = 9000
+    http_port: int = 8000
+    models_dir: str | None = None
+    recordings: str = "recordings"
+    encoder: Literal["libx264", "h264_nvenc"] = "libx264"
+    tokens: Tokens = Tokens()
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "batch", "threads", "denoisers", "decoders", "text_encoders", "managers"):
+            value = getattr(self, name)
+            _require(1 <= value <= 1024, f"{name} is {value}; it must be within 1..1024")
+        for name in ("grpc_port", "http_port"):
+            value = getattr(self, name)
+            _require(1 <= value <= 65535, f"{name} is {value}; it must be within 1..65535")
+        _require(self.stages in ("shared", "separate"), f"stages is {self.stages!r}; known: shared, separate")
+        _require(self.dtype in DTYPES, f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
+        _require(0.5 <= self.silence_s <= 60, f"silence_s is {self.silence_s}; it must be within 0.5..60")
+        _require(1 <= self.lease_s <= 3600, f"lease_s is {self.lease_s}; it must be within 1..3600")

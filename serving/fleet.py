@@ -1,0 +1,146 @@
+"""The replicas of a pinned deployment, seen from another process: who holds what, and who is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from typing import Any, cast
+
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from engines.errors import EngineError
+from serving.errors import ReplicaLost, ServingError, SessionNotFound, SlotsFull
+
+REMEMBERED = 10_000
+"""Sessions whose replica is remembered; others are asked for."""
+
+CALL_S = 30.0
+"""The longest a call may take: a fork that generates minutes again takes so long, nothing else does."""
+
+
+class Fleet:
+    """Calls methods of the replica that holds a session, wherever that is. Lost replicas raise ReplicaLost.
+
+    A replica that says nothing for `silence_s` counts as lost.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
+        self._handle = handle
+        self._silence_s = silence_s
+        self._owners: OrderedDict[str, str] = OrderedDict()
+
+    def remember(self, session_id: str, replica: str) -> None:
+        """A session is on this replica."""
+        self._owners[session_id] = replica
+        self._owners.move_to_end(session_id)
+        if len(self._owners) > REMEMBERED:
+            self._owners.popitem(last=False)
+
+    def owner(self, session_id: str) -> str | None:
+        """The replica that a session is thought to be on."""
+        return self._owners.get(session_id)
+
+    def forget(self, session_id: str) -> None:
+        """A session is not where it was."""
+        self._owners.pop(session_id, None)
+
+    async def place(self, session_id: str, method: str, *arguments: Any) -> Any:
+        """Call `method` on the replica with most free slots; on another one where that has become full.
+
+        Raises SlotsFull if all are full, and ReplicaLost if none answers.
+        """
+        try:
+            return await self._call(f"/{session_id}", method, arguments, self._silence_s)
+        except SlotsFull:
+            rooms = await self.ask_all("room")
+            free = [replica for replica, slots in rooms if slots > 0]
+            if not free:
+                raise
+            return await self._call(f"{free[0]}/{session_id}", method, arguments, self._silence_s)
+
+    async def call(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        """Call `method` on the replica that holds the session. Raises SessionNotFound, or what it raises."""
+        wait = self._silence_s if timeout_s is None else timeout_s
+        owner = self._owners.get(session_id, "")
+        try:
+            return await self._call(f"{owner}/{session_id}", method, (session_id, *arguments), wait)
+        except (SessionNotFound, ReplicaLost):
+            found = await self.locate(session_id)
+            if found in (None, owner):
+                raise
+            return await self._call(f"{found}/{session_id}", method, (session_id, *arguments), wait)
+
+    async def stream(self, session_id: str, method: str, *arguments: Any) -> AsyncGenerator[Any]:
+        """The items of a streaming method of the replica that holds the session.
+
+        Raises SessionNotFound; ReplicaLost once the replica is dead or silent.
+        """
+        if session_id not in self._owners and await self.locate(session_id) is None:
+            raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
+        pinned = f"{self._owners[session_id]}/{session_id}"
+        response = self._handle.options(session_id=pinned, method_name=method, stream=True).remote(
+            session_id, *arguments
+        )
+        items: Any = aiter(cast(Any, response))
+        try:
+            while True:
+                try:
+                    item = await asyncio.wait_for(anext(items), self._silence_s)
+                except StopAsyncIteration:
+                    return
+                except TimeoutError:
+                    raise ReplicaLost(f"its replica was silent for {self._silence_s:g} s") from None
+                except Exception as error:
+                    raise _translated(error) from error
+                yield item
+        finally:
+            # A generator that nobody reads would keep its replica from being drained.
+            cast(Any, response).cancel()
+
+    async def locate(self, session_id: str) -> str | None:
+        """The replica that holds the session in its latest incarnation, asked for; None if none does."""
+        holding = [(incarnation, replica) for replica, incarnation in await self.ask_all("holds", session_id)]
+        best = max(holding, default=(-1, ""))
+        if best[0] < 0:
+            self.forget(session_id)
+            return None
+        self.remember(session_id, best[1])
+        return best[1]
+
+    async def ask_all(self, method: str, *arguments: Any) -> list[Any]:
+        """What every replica answers. Raises ReplicaLost if one of them does not."""
+        asked = self._handle.broadcast(method, *arguments)
+        try:
+            answers = await asyncio.wait_for(asked.results_async(return_exceptions=True), self._silence_s)
+        except TimeoutError:
+            raise ReplicaLost(f"a replica was silent for {self._silence_s:g} s") from None
+        except RayServeException as error:
+            raise _translated(error) from error
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _call(self, pinned: str, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
+        response = self._handle.options(session_id=pinned, method_name=method).remote(*arguments)
+        try:
+            return await asyncio.wait_for(_answer(response), timeout_s)
+        except TimeoutError:
+            raise ReplicaLost(f"its replica was silent for {timeout_s:g} s") from None
+        except Exception as error:
+            raise _translated(error) from error
+
+
+async def _answer(response: Any) -> Any:
+    return await response
+
+
+def _translated(error: Exception) -> Exception:
+    """What a call through Serve raised, as one of ours where it is."""
+    if isinstance(error, RayTaskError) and isinstance(error.cause, ServingError | EngineError):
+        return error.cause
+    if isinstance(error, RayActorError):
+        return ReplicaLost(f"its replica died ({type(error).__name__})")
+    if isinstance(error, BackPressureError | DeploymentUnavailableError):
+        return ReplicaLost(f"no replica takes requests: {error}")
+    return error

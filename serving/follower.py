@@ -1,0 +1,139 @@
+"""A follower: one stream of a session's events to another process, with a bounded queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from enum import Enum
+from typing import NamedTuple
+
+from serving.errors import LimitReached, ServingError
+from serving.mirrored import MirrorItem
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+MOST_CHUNKS = 16
+"""New chunks that wait for a follower; then the oldest gives way to a gap."""
+
+MOST_EVENTS = 20_000
+"""Everything else that waits; a follower that lets more pile up is let go."""
+
+
+class Role(Enum):
+    """What a follower is for. Only viewers and controllers keep a session alive and its clock running."""
+
+    VIEWER = "viewer"
+    CONTROLLER = "controller"
+    RECORDER = "recorder"
+    KEEPER = "keeper"
+
+    @property
+    def watches(self) -> bool:
+        """Whether somebody looks at what is sent."""
+        return self in (Role.VIEWER, Role.CONTROLLER)
+
+
+class Item(NamedTuple):
+    """An event as bytes, or something for the mirror; neither is a sign of life."""
+
+    event: bytes | None = None
+    mirror: MirrorItem | None = None
+
+
+class _Waiting(NamedTuple):
+    item: Item
+    first_frame: int = 0
+    frames: int = 0
+    is_gap: bool = False
+
+
+class Follower:
+    """Takes what is put, in order, and gives it to the one who iterates.
+
+    Chunks that end at or before `from_frame` are left out; it counts for the take it was given in. `from_frame` of
+    None is wherever the session is.
+    """
+
+    def __init__(self, role: Role, take: int, from_frame: int | None) -> None:
+        self.role = role
+        self._take = take
+        self._from_frame = 0 if from_frame is None else from_frame
+        self._waiting: deque[_Waiting] = deque()
+        self._chunks = 0
+        self._allowed = MOST_CHUNKS
+        self._more = asyncio.Event()
+        self._failure: ServingError | None = None
+        self._finished = False
+
+    def put_event(self, event: bytes) -> None:
+        """Send an event that is not a chunk."""
+        self._put(_Waiting(Item(event)))
+
+    def put_chunk(self, event: bytes, take: int, first_frame: int, frames: int) -> None:
+        """Send a chunk, or the gap that it leaves if too many wait."""
+        if take == self._take and first_frame + frames <= self._from_frame:
+            return
+        self._put(_Waiting(Item(event), first_frame, frames))
+        self._chunks += 1
+        if self._chunks > self._allowed:
+            self._drop_chunk(take)
+
+    def put_backlog(self, event: bytes, take: int, first_frame: int, frames: int) -> None:
+        """Send a chunk that was kept for those who come late: not the follower's fault that it waits."""
+        self._allowed += 1
+        self.put_chunk(event, take, first_frame, frames)
+
+    def put_mirror(self, item: MirrorItem) -> None:
+        """Send what the keeper has to remember."""
+        self._put(_Waiting(Item(mirror=item)))
+
+    def finish(self, failure: ServingError | None = None) -> None:
+        """End the iteration once everything has been taken; with `failure`, by raising it."""
+        self._finished, self._failure = True, failure
+        self._more.set()
+
+    async def items(self, beat_s: float) -> AsyncIterator[Item]:
+        """What was put; an empty item where nothing was for `beat_s`."""
+        while True:
+            if self._waiting:
+                yield self._next()
+                continue
+            if self._finished:
+                break
+            self._more.clear()
+            try:
+                await asyncio.wait_for(self._more.wait(), beat_s)
+            except TimeoutError:
+                yield Item()
+        if self._failure is not None:
+            raise self._failure
+
+    def _put(self, waiting: _Waiting) -> None:
+        if self._finished:
+            return
+        self._waiting.append(waiting)
+        if len(self._waiting) > MOST_EVENTS:
+            self._waiting.clear()
+            self.finish(LimitReached(f"{MOST_EVENTS} events waited for this stream; read it faster"))
+        self._more.set()
+
+    def _next(self) -> Item:
+        waiting = self._waiting.popleft()
+        if waiting.frames and not waiting.is_gap:
+            self._chunks -= 1
+        return waiting.item
+
+    def _drop_chunk(self, take: int) -> None:
+        """Put a gap in place of the oldest chunk, or widen the one before it."""
+        place = next(n for n, waiting in enumerate(self._waiting) if waiting.frames and not waiting.is_gap)
+        dropped, self._chunks = self._waiting[place], self._chunks - 1
+        del self._waiting[place]
+        first, frames = dropped.first_frame, dropped.frames
+        before = next((n for n in range(place) if self._waiting[n].is_gap), None)
+        if before is not None:
+            first = self._waiting[before].first_frame
+            frames += self._waiting[before].frames
+            del self._waiting[before]
+            place -= 1
+        event = pb.Event(take=take, gap=pb.Gap(first_frame=first, frames=frames))
+        self._waiting.insert(place, _Waiting(Item(event.SerializeToString()), first, frames, is_gap=True))

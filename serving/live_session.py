@@ -1,0 +1,214 @@
+"""A session on its replica: logic, stream, prompts, kept chunks and followers in one object."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from engines.config import StreamConfig, pixel_frames
+from engines.mirror import MirrorSource, Update
+from engines.prompt import Prompt
+from engines.stream import Stream
+from serving.chunk import Chunk
+from serving.errors import FrameOutOfRange, ServingError
+from serving.follower import Follower, Role
+from serving.mirrored import KEPT_CHUNKS, MirrorItem, Opening, oldest_frame
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.prompt_track import PromptTrack
+from serving.session import Receipt, Session
+from serving.timeline import block_at
+from serving.wire import write_applied, write_chunk, write_cue, write_receipt
+
+
+@dataclass
+class LiveSession:
+    """All that one replica knows of a session.
+
+    `prompts` are the texts encoded for the cues that are in force or next. No block is begun while
+    somebody `held` the session; one is `making`, the last of the `undelivered` ones is `delivering`.
+    """
+
+    opening: Opening
+    logic: Session
+    stream: Stream
+    track: PromptTrack
+    prompts: dict[str, Prompt]
+    replica: str
+    kept: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
+    followers: list[Follower] = field(default_factory=list)
+    keeper: Follower | None = None
+    source: MirrorSource | None = None
+    commands: asyncio.Lock = field(default_factory=asyncio.Lock)
+    held: int = 0
+    making: bool = False
+    delivering: asyncio.Task[None] | None = None
+    undelivered: int = 0
+    encoding: asyncio.Task[None] | None = None
+    recording: str = ""
+    closed: bool = False
+
+    @property
+    def id(self) -> str:
+        """The public id."""
+        return self.opening.session_id
+
+    @property
+    def picture_key(self) -> str:
+        """How decoders know this take of the session on this replica."""
+        return f"{self.id}.{self.opening.incarnation}.{self.logic.take}"
+
+    @property
+    def config(self) -> StreamConfig:
+        """Of its stream."""
+        return self.opening.stream
+
+    @property
+    def oldest_frame(self) -> int:
+        """The oldest frame that a viewer can begin with."""
+        return oldest_frame(tuple(self.kept), self.logic.delivered_frames)
+
+    def upcoming_texts(self, blocks: int) -> list[str]:
+        """Texts of the cues that fall on one of the next `blocks` blocks."""
+        last = self.logic.next_block + blocks - 1
+        falling = takewhile(lambda p: block_at(p.cue.frame, self.config.block_frames) <= last, self.logic.pending)
+        return [text for pending in falling for text, _ in pending.cue.blend.parts]
+
+    def has_prompts(self) -> bool:
+        """Whether the next block need not wait for the text encoder."""
+        return all(text in self.prompts for text in self.upcoming_texts(1))
+
+    def forget_prompts(self, keep: Iterable[str]) -> None:
+        """Let go of texts that neither the track nor `keep` needs."""
+        wanted = set(keep) | set(self.upcoming_texts(2))
+        for text in [text for text in self.prompts if text not in wanted]:
+            del self.prompts[text]
+
+    # What followers see
+
+    def publish(self, **event: object) -> None:
+        """Send an event, one field of `pb.Event`, to everyone."""
+        self._send(pb.Event(take=self.logic.take, **event))  # type: ignore[arg-type]
+
+    def publish_receipts(self, receipts: Iterable[Receipt]) -> None:
+        """Send receipts to everyone."""
+        for receipt in receipts:
+            self.publish(receipt=write_receipt(receipt))
+
+    def publish_state(self) -> None:
+        """Send how the session stands."""
+        self.publish(state=self.describe())
+
+    def publish_chunk(self, chunk: Chunk) -> None:
+        """Keep a chunk, and send it."""
+        self.kept.append(chunk)
+        event = pb.Event(take=self.logic.take, chunk=write_chunk(chunk)).SerializeToString()
+        for follower in self.followers:
+            if follower.role is not Role.KEEPER:
+                follower.put_chunk(event, self.logic.take, chunk.first_frame, len(chunk.units))
+
+    def remember(self, chunk: Chunk | None = None, update: Update | None = None) -> None:
+        """Tell the keeper what has changed."""
+        if self.keeper is not None:
+            record = self.logic.record()
+            self.keeper.put_mirror(MirrorItem(record, update, chunk, recording=self.recording))
+
+    def follow(self, role: Role, from_frame: int | None, now: float) -> Follower:
+        """A new follower, who is sent the state and what is kept from `from_frame` on.
+
+        Raises FrameOutOfRange for a frame that is not kept any more.
+        """
+        if from_frame is not None and from_frame < self.oldest_frame:
+            raise FrameOutOfRange(
+                f"frame {from_frame} is not kept any more; the oldest frame is {self.oldest_frame}"
+            )
+        follower = Follower(role, self.logic.take, from_frame)
+        self.followers.append(follower)
+        if role.watches:
+            self.logic.viewer_came(now)
+        if role is not Role.KEEPER:
+            state = pb.Event(take=self.logic.take, state=self.describe())
+            follower.put_event(state.SerializeToString())
+            self._send_kept(follower, from_frame)
+        return follower
+
+    def leave(self, follower: Follower, now: float) -> None:
+        """A follower has gone."""
+        self.followers.remove(follower)
+        if follower.role.watches:
+            self.logic.viewer_left(now)
+        if follower.role is Role.CONTROLLER and not self._has(Role.CONTROLLER):
+            self.logic.reports_ended(now)
+        if follower is self.keeper:
+            self.keeper = self.source = None
+
+    def finish(self, failure: ServingError | None = None) -> None:
+        """Let all followers go."""
+        self.closed = True
+        for follower in self.followers:
+            follower.finish(failure)
+
+    def describe(self, *, cues: bool = True) -> pb.Session:
+        """As the protocol has it."""
+        logic, opening = self.logic, self.opening
+        return pb.Session(
+            id=self.id,
+            state=pb.SessionState.Name(logic.state.value),
+            options=write_options(opening),
+            take=logic.take,
+            next_frame=logic.earliest_frame,
+            current_start_frame=logic.delivered_frames,
+            shown_frame=logic.shown_frame(asyncio.get_running_loop().time()),
+            prompt=logic.prompt,
+            pending=[write_cue(pending.cue) for pending in logic.pending] if cues else [],
+            applied=[write_applied(applied) for applied in logic.applied] if cues else [],
+            viewers=sum(follower.role.watches for follower in self.followers),
+            recording=self.recording,
+            oldest_frame=self.oldest_frame,
+            create_time=Timestamp(seconds=int(opening.created), nanos=int(opening.created % 1 * 1e9)),
+            replica=self.replica,
+        )
+
+    def queued_blocks(self, now: float) -> int:
+        """Blocks delivered behind the one that is being shown."""
+        shown = max(self.logic.shown_frame(now), 0)
+        return sum(1 for chunk in self.kept if chunk.first_frame > shown)
+
+    def end_frame(self, block: int) -> int:
+        """The frame behind the last of `block`."""
+        return pixel_frames((block + 1) * self.config.block_frames)
+
+    def _has(self, role: Role) -> bool:
+        return any(follower.role is role for follower in self.followers)
+
+    def _send(self, event: pb.Event) -> None:
+        data = event.SerializeToString()
+        for follower in self.followers:
+            if follower.role is not Role.KEEPER:
+                follower.put_event(data)
+
+    def _send_kept(self, follower: Follower, from_frame: int | None) -> None:
+        if from_frame is None:
+            return
+        for chunk in self.kept:
+            event = pb.Event(take=self.logic.take, chunk=write_chunk(chunk)).SerializeToString()
+            follower.put_backlog(event, self.logic.take, chunk.first_frame, len(chunk.units))
+
+
+def write_options(opening: Opening) -> pb.SessionOptions:
+    """How a session is generated, as the protocol has it."""
+    stream, pace = opening.stream, opening.pace
+    options = pb.SessionOptions(
+        model=opening.model,
+        seed=stream.seed,
+        height=stream.height,
+        width=stream.width,
+        fps=pace.fps,
+        ahead=pace.ahead,
+    )
+    options.lease.FromMilliseconds(round(pace.lease_s * 1000))
+    return options

@@ -1,0 +1,272 @@
+"""The way of a block on a denoiser's replica: whose is next, its prompt, its passes, its pictures.
+
+One thread makes blocks, and a session's block is decoded and sent while its next one is made. At most two blocks
+of a session are on their way at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+
+from engines.config import pixel_frames
+from engines.errors import EngineError, PositionLimit
+from engines.generator import Generator
+from engines.mirror import Changes
+from engines.stream import Block
+from serving.chunk import Chunk
+from serving.errors import FrameOutOfRange, ReplicaLost, ServingError, SlotsFull
+from serving.live_session import LiveSession
+from serving.metrics import Metrics
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.scheduler import Candidate, Scheduler
+from serving.session import BlockPlan
+from serving.stages import PictureStage, TextStage, in_thread
+from serving.video_decoder import Place
+from serving.wire import write_applied
+
+logger = logging.getLogger(__name__)
+
+MOST_UNDELIVERED = 2
+PROMPTS_AHEAD_BLOCKS = 2
+LONGEST_WAIT_S = 0.5
+DECODER_TRIES = 3
+
+
+class Production:
+    """Makes the blocks of all sessions that `sessions` returns, for as long as `run` runs."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        text: TextStage,
+        pictures: PictureStage,
+        executor: Executor,
+        sessions: Callable[[], Iterable[LiveSession]],
+        end: Callable[[LiveSession, ServingError | None], None],
+        metrics: Metrics,
+    ) -> None:
+        self._generator = generator
+        self._text = text
+        self._pictures = pictures
+        self._executor = executor
+        self._sessions = sessions
+        self._end = end
+        self._metrics = metrics
+        self._scheduler = Scheduler(generator.batch)
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something has changed: a command, a report, a viewer."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Make blocks until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            now = loop.time()
+            self._prepare_prompts()
+            candidates = self._candidates(now)
+            if picked := self._scheduler.pick(candidates, now):
+                by_id = {session.id: session for session in self._sessions()}
+                await self._make([by_id[candidate.key] for candidate in picked])
+            elif idle := self._unsettled():
+                await self._settle(idle)
+            else:
+                await self._sleep(candidates, now)
+
+    # Whose block is next
+
+    def _candidates(self, now: float) -> list[Candidate]:
+        found = []
+        for session in self._sessions():
+            if session.closed or session.held or session.making or session.undelivered >= MOST_UNDELIVERED:
+                continue
+            due = session.logic.due(now)
+            if due is not None and session.has_prompts():
+                shape = (session.config.height, session.config.width, session.config.steps)
+                found.append(Candidate(session.id, shape, session.logic.deadline(now), due))
+        return found
+
+    async def _sleep(self, candidates: Sequence[Candidate], now: float) -> None:
+        next_due = min((candidate.due for candidate in candidates), default=now + LONGEST_WAIT_S)
+        self._wake.clear()
+        wait = min(max(next_due - now, 0.0005), LONGEST_WAIT_S)
+        try:
+            await asyncio.wait_for(self._wake.wait(), wait)
+        except TimeoutError:
+            return
+
+    # Prompts
+
+    def _prepare_prompts(self) -> None:
+        """Begin to encode what the next blocks need, so that none of them waits for it."""
+        for session in self._sessions():
+            if session.encoding is not None or session.closed:
+                continue
+            texts = [t for t in session.upcoming_texts(PROMPTS_AHEAD_BLOCKS) if t not in session.prompts]
+            if texts:
+                session.encoding = asyncio.create_task(self._encode(session, texts))
+
+    async def _encode(self, session: LiveSession, texts: Sequence[str]) -> None:
+        """A text that cannot be encoded now is tried again; the session's clock waits for it."""
+        try:
+            for text in texts:
+                session.prompts[text] = await self._text.encode(text)
+        except ReplicaLost as error:
+            logger.warning("prompts wait for a text encoder", extra={"session": session.id, "why": str(error)})
+            await asyncio.sleep(LONGEST_WAIT_S)
+        except ServingError as error:
+            self._end(session, error)
+        finally:
+            session.encoding = None
+            self.wake()
+
+    # Passes
+
+    async def _make(self, sessions: Sequence[LiveSession]) -> None:
+        """Begin one block for each of `sessions`, and send it on its way."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        plans = [session.logic.begin_block(began) for session in sessions]
+        for session, plan in zip(sessions, plans, strict=True):
+            session.making = True
+            self._announce(session, plan)
+        try:
+            blocks, changes = await in_thread(self._executor, partial(self._generate, sessions, plans))
+        except EngineError as error:
+            for session, plan in zip(sessions, plans, strict=True):
+                session.logic.give_up_block(plan)
+                self._end(session, _failure(error))
+            return
+        finally:
+            for session in sessions:
+                session.making = False
+        self._metrics.stage("denoise", loop.time() - began)
+        for session, plan, block, change in zip(sessions, plans, blocks, changes, strict=True):
+            before = session.delivering
+            session.undelivered += 1
+            session.delivering = asyncio.create_task(self._deliver(session, plan, block, change, before, began))
+
+    def _generate(
+        self, sessions: Sequence[LiveSession], plans: Sequence[BlockPlan]
+    ) -> tuple[list[Block], list[Changes | None]]:
+        """In the executor: prompts, passes, and what is new for those who mirror."""
+        for session, plan in zip(sessions, plans, strict=True):
+            if plan.step is None:
+                continue
+            prompt = session.track.take(plan.step)
+            if session.stream.prompt is None or session.stream.prompt.text != prompt.text:
+                self._generator.set_prompt(session.stream, prompt)
+        blocks = self._generator.generate([session.stream for session in sessions])
+        changes = [None if session.source is None else session.source.changes() for session in sessions]
+        return blocks, changes
+
+    def _announce(self, session: LiveSession, plan: BlockPlan) -> None:
+        if plan.step is not None:
+            session.forget_prompts(text for text, _ in plan.step.target.parts)
+        session.publish_receipts(plan.receipts)
+        if plan.applied is not None:
+            session.publish(applied=write_applied(plan.applied))
+
+    def _unsettled(self) -> LiveSession | None:
+        """A session whose clean pass can be run now; one that is to be recached will not need it."""
+        for session in self._sessions():
+            if session.closed or session.held or session.making or not session.stream.clean_due:
+                continue
+            if not session.upcoming_texts(1):
+                return session
+        return None
+
+    async def _settle(self, session: LiveSession) -> None:
+        session.making = True
+        try:
+            await in_thread(self._executor, partial(self._generator.settle, [session.stream]))
+        finally:
+            session.making = False
+
+    # Pictures
+
+    async def _deliver(
+        self,
+        session: LiveSession,
+        plan: BlockPlan,
+        block: Block,
+        changes: Changes | None,
+        before: asyncio.Task[None] | None,
+        began: float,
+    ) -> None:
+        """Decode a block and send it, after the one before it."""
+        loop = asyncio.get_running_loop()
+        if before is not None:
+            await before
+        try:
+            started = loop.time()
+            chunk = await self._decode(session, block)
+            self._metrics.stage("decode", loop.time() - started)
+            update = None if changes is None else await asyncio.to_thread(changes.update)
+        except (EngineError, ServingError) as error:
+            self._end(session, error if isinstance(error, ServingError) else _failure(error))
+            return
+        finally:
+            session.undelivered -= 1
+            self.wake()
+        if session.closed:
+            return
+        now = loop.time()
+        late = session.logic.delivered(plan, now)
+        self._metrics.block(late=late)
+        session.publish_chunk(chunk)
+        frames = len(chunk.units)
+        session.publish(
+            progress=pb.Progress(
+                current_start_frame=session.logic.delivered_frames,
+                generated_fps=frames / max(now - began, 1e-6),
+                queued_blocks=session.queued_blocks(now),
+            )
+        )
+        session.remember(chunk, update)
+
+    async def _decode(self, session: LiveSession, block: Block) -> Chunk:
+        """The chunk of `block`; where its decoder is lost, from another one."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for _ in range(DECODER_TRIES):
+            try:
+                return await self._pictures.decode(session.picture_key, block)
+            except ReplicaLost as lost:
+                logger.warning(
+                    "decoder lost", extra={"session": session.id, "block": block.number, "why": str(lost)}
+                )
+                await self._reopen(session, block)
+                frame = pixel_frames(block.number * session.config.block_frames)
+                resumed = pb.Resumed(frame=frame, reason=f"another video decoder: {lost}")
+                resumed.silence.FromMilliseconds(round(1000 * (loop.time() - began)))
+                session.publish(resumed=resumed)
+                self._metrics.resumed("decoder")
+        raise ReplicaLost(f"no video decoder could be had for block {block.number} in {DECODER_TRIES} tries")
+
+    async def _reopen(self, session: LiveSession, block: Block) -> None:
+        """Open the session on another decoder, which sees the latents before `block` first."""
+        try:
+            place = await in_thread(self._executor, partial(place_before, session, block.number))
+            await self._pictures.open(session.picture_key, place)
+        except (ReplicaLost, SlotsFull) as error:
+            logger.warning("no decoder yet", extra={"session": session.id, "why": str(error)})
+            await asyncio.sleep(LONGEST_WAIT_S)
+
+
+def place_before(session: LiveSession, block: int) -> Place:
+    """Where a decoder begins in order to decode `block` next."""
+    stream = session.stream
+    first_kept = stream.blocks - len(stream.recent)
+    return Place(block, list(stream.recent)[: block - first_kept])
+
+
+def _failure(error: EngineError) -> ServingError:
+    if isinstance(error, PositionLimit):
+        return FrameOutOfRange(str(error))
+    return ReplicaLost(f"the block could not be made: {error}")

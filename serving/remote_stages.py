@@ -1,0 +1,87 @@
+"""Text encoder and video decoder in processes of their own, behind Serve."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from ray.serve.handle import DeploymentHandle
+from torch import Tensor
+
+from engines.mirror import Plain
+from engines.prompt import Prompt
+from engines.stream import Block
+from serving.chunk import Chunk
+from serving.errors import ReplicaLost, SessionNotFound
+from serving.fleet import Fleet
+from serving.video_decoder import Place
+
+TRIES = 2
+
+
+class Latents(NamedTuple):
+    """A tensor on its way between processes, with a word about it."""
+
+    plain: Plain
+    text: str = ""
+
+    @classmethod
+    def of(cls, tensor: Tensor, text: str = "") -> Latents:
+        """A copy of `tensor`."""
+        return cls(Plain.of(tensor), text)
+
+    def tensor(self, device: torch.device | None = None) -> Tensor:
+        """On `device`, or on the CPU."""
+        return self.plain.tensor().to(device or torch.device("cpu"))
+
+
+class RemoteText:
+    """Text encoders; any of them will do."""
+
+    def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
+        self._fleet = Fleet(handle, silence_s)
+
+    async def encode(self, text: str) -> Prompt:
+        """As the stage: tried once more on another replica, if one is lost."""
+        for number in range(TRIES):
+            try:
+                encoded: Latents = await self._fleet.place("", "encode", text)
+            except ReplicaLost:
+                if number == TRIES - 1:
+                    raise
+            else:
+                return Prompt(encoded.text, encoded.tensor())
+        raise AssertionError("unreachable: the last try returns or raises")
+
+
+class RemotePictures:
+    """Video decoders; a session stays with the one that opened it."""
+
+    def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
+        self._fleet = Fleet(handle, silence_s)
+
+    async def open(self, key: str, place: Place) -> None:
+        """As the stage."""
+        self._fleet.forget(key)
+        warm = [Latents.of(latents) for latents in place.warm]
+        replica: str = await self._fleet.place(key, "open", key, place.next_block, warm)
+        self._fleet.remember(key, replica)
+
+    async def decode(self, key: str, block: Block) -> Chunk:
+        """As the stage. On CUDA this waits for the block."""
+        if block.ready is not None:
+            block.ready.synchronize()
+        try:
+            chunk: Chunk = await self._fleet.call(key, "decode", block.number, Latents.of(block.latents))
+        except SessionNotFound as error:
+            raise ReplicaLost(f"the decoder knows nothing of the session: {error}") from error
+        return chunk
+
+    async def close(self, key: str) -> None:
+        """As the stage; a decoder that is lost has nothing to let go of."""
+        try:
+            await self._fleet.call(key, "close")
+        except (ReplicaLost, SessionNotFound):
+            return
+        finally:
+            self._fleet.forget(key)

@@ -1,0 +1,82 @@
+"""`longtake serve`: a server on this machine, until it is interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+
+from serving.config import DTYPES, ServerConfig, Tokens
+from serving.loading import DEFAULT_MODEL
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `longtake serve`."""
+    parser.add_argument("--model", default=DEFAULT_MODEL, help=f"see `longtake models` (default: {DEFAULT_MODEL})")
+    parser.add_argument("--codec", choices=("own", "tiny"), default="own", help="tiny: the tiny autoencoder")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="else cuda where there is one")
+    parser.add_argument("--dtype", choices=DTYPES, help="else bfloat16 on cuda and float32 on the CPU")
+    parser.add_argument("--slots", type=int, default=2, help="sessions of one denoiser (default: 2)")
+    parser.add_argument(
+        "--stages", choices=("shared", "separate"), default="shared", help="in one process, or each"
+    )
+    parser.add_argument("--denoisers", type=int, default=1, help="replicas (default: 1)")
+    parser.add_argument("--decoders", type=int, default=1, help="replicas, where stages are separate (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch in each replica on the CPU (default: 1)")
+    parser.add_argument("--lease", type=float, default=60.0, help="seconds a session lives with nobody there")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
+    parser.add_argument("--port", type=int, default=9000, help="of gRPC (default: 9000)")
+    parser.add_argument("--http-port", type=int, default=8000, help="of the browser page (default: 8000)")
+    parser.add_argument("--tokens", type=Path, help="a file of lines `caller token`; without it all are let in")
+    parser.add_argument("--recordings", type=Path, default=Path("recordings"), help="folder for recordings")
+    parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
+
+
+def read_config(options: argparse.Namespace) -> ServerConfig:
+    """What the options ask for. Raises ConfigError."""
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return ServerConfig(
+        model=options.model,
+        codec=options.codec,
+        device=device,
+        dtype=options.dtype or ("bfloat16" if device == "cuda" else "float32"),
+        stages=options.stages,
+        slots=options.slots,
+        threads=options.threads,
+        denoisers=options.denoisers,
+        decoders=options.decoders,
+        lease_s=options.lease,
+        host=options.host,
+        grpc_port=options.port,
+        http_port=options.http_port,
+        models_dir=None if options.models_dir is None else str(options.models_dir),
+        recordings=str(options.recordings.resolve()),
+        tokens=Tokens() if options.tokens is None else Tokens.of_file(options.tokens),
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until SIGINT or SIGTERM."""
+    # Ray takes a second to import; other commands do without it.
+    from serving import app
+
+    config = read_config(options)
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    print(f"starting {config.model} on {config.device} ...", file=sys.stderr, flush=True)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    try:
+        app.start(config)
+        print(f"gRPC  {config.host}:{config.grpc_port}", file=sys.stderr)
+        print(f"page  http://{config.host}:{config.http_port}/", file=sys.stderr, flush=True)
+        stopped.wait()
+        print("stopping ...", file=sys.stderr, flush=True)
+    finally:
+        app.stop()
+    return 0

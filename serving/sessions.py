@@ -1,0 +1,394 @@
+"""The sessions behind the public faces: asks the replicas, mirrors what must outlive them, hides their loss."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engines.config import StreamConfig
+from engines.errors import ConfigError
+from serving.config import ServerConfig
+from serving.errors import (
+    InvalidRequest,
+    LimitReached,
+    NotAllowed,
+    ReplicaLost,
+    ServingError,
+    SessionNotFound,
+    WrongState,
+)
+from serving.face import Caller
+from serving.fleet import CALL_S, Fleet
+from serving.follower import Item, Role
+from serving.mirrored import Mirrored, Opening
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.recorder import Recorder
+from serving.recording import Recordings
+from serving.restoring import restored_record
+from serving.saved import Saved, pack, unpack
+from serving.status import code_of
+from serving.timeline import Settings
+from serving.wire import read_cues, read_pace
+
+logger = logging.getLogger(__name__)
+
+FINISH_S = 5.0
+"""How long a recording may take to be finished."""
+
+LOOK_EVERY_S = 0.2
+"""How often a session is looked for that another manager should open again."""
+
+
+class Sessions:
+    """Implements `serving.face.SessionFace` over the denoisers of `fleet`."""
+
+    def __init__(self, fleet: Fleet, config: ServerConfig, stream: StreamConfig) -> None:
+        self._fleet = fleet
+        self._config = config
+        self._stream = stream
+        self._mirrors: dict[str, Mirrored] = {}
+        self._recovering: dict[str, asyncio.Lock] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._recordings = Recordings(Path(config.recordings))
+
+    def authenticate(self, token: str | None) -> Caller:
+        """As the face."""
+        caller = self._config.tokens.caller(token)
+        if caller is None:
+            known = "a token is missing" if token is None else "the token is unknown"
+            raise NotAllowed(f"{known}; send `authorization: Bearer TOKEN`")
+        return Caller(caller)
+
+    async def ready(self) -> bool:
+        """Whether a denoiser is there to open sessions on."""
+        try:
+            return len(await self._fleet.ask_all("room")) > 0
+        except ReplicaLost:
+            return False
+
+    # Opening and closing
+
+    async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        """As the face."""
+        cues = read_cues(request.cues)
+        opening = self._opening(request.options, caller)
+        await self._require_room(caller)
+        return await self._open(opening, cues)
+
+    async def get(self, session_id: str, caller: Caller) -> pb.Session:
+        """As the face."""
+        await self._require_own(session_id, caller)
+        return pb.Session.FromString(await self._fleet.call(session_id, "describe"))
+
+    async def list(self, caller: Caller) -> list[pb.Session]:
+        """As the face."""
+        answers = await self._fleet.ask_all("sessions_of", caller.name)
+        sessions = [pb.Session.FromString(data) for answer in answers for data in answer]
+        return sorted(sessions, key=lambda session: session.create_time.ToNanoseconds())
+
+    async def delete(self, session_id: str, caller: Caller) -> None:
+        """As the face."""
+        await self._require_own(session_id, caller)
+        await self._fleet.call(session_id, "close")
+        self._fleet.forget(session_id)
+
+    async def fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
+        """As the face."""
+        await self._require_own(request.session_id, caller)
+        await self._require_room(caller)
+        frame = request.frame if request.HasField("frame") else None
+        data = await self._fleet.call(request.session_id, "fork", caller.name, frame, timeout_s=CALL_S)
+        return self._opened(pb.Session.FromString(data))
+
+    async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
+        """As the face."""
+        await self._require_own(request.session_id, caller)
+        session, stream = await self._fleet.call(request.session_id, "save", timeout_s=CALL_S)
+        saved = Saved(pb.Session.FromString(session), stream)
+        return pb.SnapshotSessionResponse(
+            snapshot=pack(saved), next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
+        )
+
+    async def restore(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
+        """As the face."""
+        if len(request.snapshot) > self._config.limits.snapshot_bytes:
+            raise LimitReached(
+                f"the snapshot has {len(request.snapshot)} bytes; "
+                f"at most {self._config.limits.snapshot_bytes} are taken"
+            )
+        saved = unpack(request.snapshot)
+        await self._require_room(caller)
+        opening = self._opening(saved.session.options, caller)
+        record = restored_record(saved, opening)
+        return await self._open(replace(opening, record=record, snapshot=saved.stream), ())
+
+    def _opening(self, options: pb.SessionOptions, caller: Caller) -> Opening:
+        """What is asked for, checked. Raises InvalidRequest."""
+        config = self._config
+        if options.model not in ("", config.model):
+            raise InvalidRequest(f"the model {options.model!r} is not loaded here; {config.model!r} is")
+        asked = Settings(height=options.height or None, width=options.width or None)
+        seed = options.seed if options.HasField("seed") else secrets.randbits(32)
+        try:
+            stream = replace(
+                self._stream,
+                seed=seed,
+                height=asked.height or self._stream.height,
+                width=asked.width or self._stream.width,
+            )
+        except ConfigError as error:
+            raise InvalidRequest(str(error)) from None
+        pace = read_pace(options, config.lease_s)
+        return Opening(str(uuid.uuid4()), caller.name, config.model, stream, pace, time.time())
+
+    async def _open(self, opening: Opening, cues: tuple[object, ...]) -> pb.Session:
+        data = await self._fleet.place(opening.session_id, "open", opening, cues)
+        return self._opened(pb.Session.FromString(data))
+
+    def _opened(self, session: pb.Session) -> pb.Session:
+        """A session has been opened from here: remember where, and keep it."""
+        self._fleet.remember(session.id, session.replica)
+        self._spawn(self._keep(session.id))
+        return session
+
+    async def _require_room(self, caller: Caller) -> None:
+        if not self._config.tokens.digests:
+            return
+        count, most = len(await self.list(caller)), self._config.limits.sessions_per_token
+        if count >= most:
+            raise LimitReached(f"{caller.name} has {count} sessions, and may have {most}; end one")
+
+    async def _require_own(self, session_id: str, caller: Caller) -> None:
+        """Raise SessionNotFound for a session that is not there, or is somebody else's."""
+        if not self._config.tokens.digests:
+            return
+        if await self._fleet.call(session_id, "caller_of") != caller.name:
+            raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
+
+    # Commands
+
+    async def command(self, session_id: str, command: pb.Command, caller: Caller) -> pb.Receipt:
+        """As the face."""
+        await self._require_own(session_id, caller)
+        data = await self._fleet.call(session_id, "command", command.SerializeToString(), timeout_s=CALL_S)
+        return pb.Receipt.FromString(data)
+
+    # Streams
+
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
+        """As the face."""
+        await self._require_own(request.session_id, caller)
+        from_frame = request.from_frame if request.HasField("from_frame") else None
+        ends = asyncio.get_running_loop().time() + self._config.limits.stream_seconds
+        async with aclosing(self._events(request.session_id, Role.VIEWER, from_frame)) as events:
+            async for event in events:
+                yield event
+                if event.HasField("chunk") and asyncio.get_running_loop().time() > ends:
+                    return
+
+    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+        """As the face."""
+        first = await anext(aiter(commands), None)
+        if first is None or not first.HasField("attach"):
+            raise InvalidRequest("the first command of a stream is `attach`, which names the session")
+        session_id = first.attach.session_id
+        await self._require_own(session_id, caller)
+        from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
+        answers: asyncio.Queue[pb.Event | None] = asyncio.Queue(maxsize=64)
+        events = self._events(session_id, Role.CONTROLLER, from_frame)
+        watching = asyncio.create_task(_pour(events, answers))
+        obeying = asyncio.create_task(self._obey(session_id, commands, answers))
+        try:
+            while (event := await answers.get()) is not None:
+                yield event
+            for task in (watching, obeying):
+                if task.done() and (failure := task.exception()):
+                    raise failure
+        finally:
+            for task in (watching, obeying):
+                task.cancel()
+            await asyncio.gather(watching, obeying, return_exceptions=True)
+            await events.aclose()
+
+    async def _obey(
+        self, session_id: str, commands: AsyncIterator[pb.Command], answers: asyncio.Queue[pb.Event | None]
+    ) -> None:
+        """Carry out a controller's commands in order; a refused one is answered and ends nothing."""
+        try:
+            async for command in commands:
+                try:
+                    await self._fleet.call(session_id, "command", command.SerializeToString(), timeout_s=CALL_S)
+                except ServingError as error:
+                    await answers.put(pb.Event(receipt=refusal(command, error)))
+        finally:
+            await answers.put(None)
+
+    async def _events(self, session_id: str, role: Role, from_frame: int | None) -> AsyncGenerator[pb.Event]:
+        """A session's events, across the replicas it lives on; no frame is sent twice, none is left out."""
+        position = _Position(from_frame)
+        lost_at: float | None = None
+        while True:
+            try:
+                async for item in self._fleet.stream(session_id, "follow", role.value, position.next_frame, True):
+                    self._mirror(session_id, item)
+                    if item.event is None:
+                        continue
+                    event = pb.Event.FromString(item.event)
+                    if lost_at is not None:
+                        yield self._resumed(event, lost_at)
+                        lost_at = None
+                    if position.accept(event):
+                        yield event
+                self._mirrors.pop(session_id, None)
+                return
+            except ReplicaLost as lost:
+                lost_at = lost_at or asyncio.get_running_loop().time()
+                logger.warning("replica lost", extra={"session": session_id, "why": str(lost)})
+                await self._recover(session_id, lost)
+
+    def _mirror(self, session_id: str, item: Item) -> None:
+        if item.mirror is not None:
+            self._mirrors.setdefault(session_id, Mirrored()).apply(item.mirror)
+
+    def _resumed(self, event: pb.Event, lost_at: float) -> pb.Event:
+        resumed = pb.Resumed(frame=event.state.next_frame, reason="another denoiser: its replica was lost")
+        resumed.silence.FromMilliseconds(round(1000 * (asyncio.get_running_loop().time() - lost_at)))
+        return pb.Event(take=event.take, resumed=resumed)
+
+    async def _keep(self, session_id: str) -> None:
+        """Mirror a session until it ends, whether or not anybody watches it."""
+        try:
+            async for _ in self._events(session_id, Role.KEEPER, None):
+                pass
+        except ServingError as error:
+            logger.info("session no longer kept", extra={"session": session_id, "why": str(error)})
+        finally:
+            self._mirrors.pop(session_id, None)
+
+    # Recovery
+
+    async def _recover(self, session_id: str, lost: ReplicaLost) -> None:
+        """Open a session again from the mirror here, or wait for who has it. Raises SessionNotFound."""
+        until = asyncio.get_running_loop().time() + self._config.limits.recovery_seconds
+        gone = self._fleet.owner(session_id)
+        self._fleet.forget(session_id)
+        async with self._recovering.setdefault(session_id, asyncio.Lock()):
+            while asyncio.get_running_loop().time() < until:
+                if await self._is_elsewhere(session_id, gone):
+                    return
+                if mirrored := self._mirrors.get(session_id):
+                    try:
+                        await self._reopen(session_id, mirrored, str(lost))
+                        return
+                    except ReplicaLost as error:
+                        logger.warning("not reopened yet", extra={"session": session_id, "why": str(error)})
+                await asyncio.sleep(LOOK_EVERY_S)
+        raise SessionNotFound(f"the session was lost: {lost}, and it could not be opened elsewhere")
+
+    async def _is_elsewhere(self, session_id: str, gone: str | None) -> bool:
+        try:
+            return (await self._fleet.locate(session_id)) not in (None, gone)
+        except ReplicaLost:
+            return False
+
+    async def _reopen(self, session_id: str, mirrored: Mirrored, reason: str) -> None:
+        opening = mirrored.reopening(reason)
+        session = pb.Session.FromString(await self._fleet.place(session_id, "open", opening, ()))
+        self._fleet.remember(session_id, session.replica)
+        logger.info("session reopened", extra={"session": session_id, "replica": session.replica})
+
+    # Recordings
+
+    async def start_recording(self, session_id: str, caller: Caller) -> pb.Recording:
+        """As the face."""
+        session = await self.get(session_id, caller)
+        if session.recording:
+            raise WrongState(f"the session is being recorded as {session.recording}; stop that first")
+        recorder = Recorder(self._recordings, session, self._config.limits.recording_frames)
+        await self._fleet.call(session_id, "set_recording", recorder.name)
+        self._spawn(self._record(session, recorder))
+        return recorder.facts()
+
+    async def stop_recording(self, session_id: str, caller: Caller) -> pb.Recording:
+        """As the face."""
+        session = await self.get(session_id, caller)
+        if not session.recording:
+            raise WrongState("the session is not being recorded; start a recording first")
+        await self._fleet.call(session_id, "set_recording", "")
+        until = asyncio.get_running_loop().time() + FINISH_S
+        while asyncio.get_running_loop().time() < until:
+            try:
+                found = await asyncio.to_thread(self._recordings.find, session.recording)
+            except WrongState:
+                await asyncio.sleep(0.05)
+            except SessionNotFound:
+                return pb.Recording(name=session.recording, session_id=session_id)
+            else:
+                return pb.Recording(
+                    name=found.name, session_id=found.session_id, first_frame=found.first_frame,
+                    frames=found.frames, bytes=found.nbytes, finished=True,
+                )  # fmt: skip
+        raise ReplicaLost(f"the recording {session.recording} is not finished after {FINISH_S:g} s; ask again")
+
+    async def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
+        """As the face."""
+        for piece in self._recordings.read(name):
+            yield piece
+
+    async def _record(self, session: pb.Session, recorder: Recorder) -> None:
+        async with aclosing(self._events(session.id, Role.RECORDER, session.current_start_frame)) as events:
+            await recorder.run(events)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the requests, for as long as it takes."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Position:
+    """Where a stream of events stands, so that it can go on elsewhere."""
+
+    def __init__(self, from_frame: int | None) -> None:
+        self.next_frame = from_frame
+        self._take: int | None = None
+
+    def accept(self, event: pb.Event) -> bool:
+        """Whether an event is news; chunks that were sent before are not."""
+        if self._take is not None and event.take > self._take:
+            self.next_frame = 0
+        self._take = max(event.take, self._take or 0)
+        if event.HasField("gap"):
+            self.next_frame = event.gap.first_frame + event.gap.frames
+        if not event.HasField("chunk"):
+            return True
+        first, end = event.chunk.first_frame, event.chunk.first_frame + len(event.chunk.units)
+        if self.next_frame is not None and end <= self.next_frame:
+            return False
+        self.next_frame = max(first, end)
+        return True
+
+
+async def _pour(events: AsyncIterator[pb.Event], answers: asyncio.Queue[pb.Event | None]) -> None:
+    try:
+        async for event in events:
+            await answers.put(event)
+    finally:
+        await answers.put(None)
+
+
+def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:
+    """The receipt of a refused command."""
+    action = (command.WhichOneof("action") or "unspecified").upper()
+    known = pb.CommandKind.DESCRIPTOR.values_by_name.get(f"COMMAND_KIND_{action}")
+    kind = pb.CommandKind.Name(0 if known is None else known.number)
+    failure = pb.Error(code=code_of(error).value[0], message=str(error))
+    return pb.Receipt(command_id=command.id, command=kind, stage=pb.RECEIPT_STAGE_REFUSED, error=failure)

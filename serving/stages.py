@@ -1,0 +1,87 @@
+"""The stages beside the denoiser: text to prompts, latents to chunks. In its own process here, or behind Serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Protocol, TypeVar
+
+from engines.errors import PromptError
+from engines.prompt import Prompt
+from engines.stream import Block
+from engines.wan.prompt_encoder import PromptEncoder
+from serving.chunk import Chunk
+from serving.errors import InvalidRequest
+from serving.video_decoder import Place, VideoDecoder
+
+T = TypeVar("T")
+
+
+class TextStage(Protocol):
+    """Encodes prompts."""
+
+    async def encode(self, text: str) -> Prompt:
+        """The prompt of `text`, rows on the CPU. Raises InvalidRequest, or ReplicaLost if nobody answers."""
+
+
+class PictureStage(Protocol):
+    """Decodes and encodes blocks; a session is pinned to the decoder that opened it."""
+
+    async def open(self, key: str, place: Place) -> None:
+        """Begin, or begin again elsewhere, at `place`. Raises SlotsFull, or ReplicaLost if nobody answers."""
+
+    async def decode(self, key: str, block: Block) -> Chunk:
+        """The chunk of the session's next block, or once more of its last. Raises ReplicaLost."""
+
+    async def close(self, key: str) -> None:
+        """Let go of a session."""
+
+
+async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
+    """Run `work` in `executor`, to its end even if the caller is cancelled: what it works on is left whole."""
+    running = asyncio.get_running_loop().run_in_executor(executor, work)
+    return await asyncio.shield(running)
+
+
+def encode_text(encoder: PromptEncoder, text: str) -> Prompt:
+    """The prompt of `text`, rows on the CPU. Raises InvalidRequest if nothing is left of it once cleaned."""
+    try:
+        encoded = encoder.encode(text)
+    except PromptError as error:
+        raise InvalidRequest(str(error)) from None
+    return Prompt(encoded.text, encoded.rows.cpu())
+
+
+class LocalText:
+    """A text encoder in this process."""
+
+    def __init__(self, encoder: PromptEncoder, executor: Executor) -> None:
+        self._encoder = encoder
+        self._executor = executor
+
+    async def encode(self, text: str) -> Prompt:
+        """As the stage."""
+        return await in_thread(self._executor, lambda: encode_text(self._encoder, text))
+
+
+class LocalPictures:
+    """A video decoder in this process; `executor` has one thread."""
+
+    def __init__(self, decoder: VideoDecoder, executor: Executor) -> None:
+        self._decoder = decoder
+        self._executor = executor
+
+    async def open(self, key: str, place: Place) -> None:
+        """As the stage."""
+        await in_thread(self._executor, lambda: self._decoder.open(key, place))
+
+    async def decode(self, key: str, block: Block) -> Chunk:
+        """As the stage."""
+        return await in_thread(
+            self._executor, lambda: self._decoder.decode(key, block.number, block.latents, block.ready)
+        )
+
+    async def close(self, key: str) -> None:
+        """As the stage."""
+        await in_thread(self._executor, lambda: self._decoder.close(key))

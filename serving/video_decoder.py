@@ -1,0 +1,97 @@
+"""The video decoder: from a session's latents to its chunks. It holds each session's decoder history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.config import SPATIAL_FACTOR, pixel_frames
+from engines.decoding import Decoding
+from engines.history import History
+from serving.chunk import Chunk
+from serving.encoder import ChunkEncoder
+from serving.errors import FrameOutOfRange, SessionNotFound, SlotsFull
+
+
+class Place(NamedTuple):
+    """Where in a stream a decoder begins: the next block, after `warm`, the latents of the blocks before it.
+
+    `warm` reaches back as far as the decoder remembers, or to the beginning of the stream.
+    """
+
+    next_block: int
+    warm: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A session's decoder behind its last block. Replaced as a whole: a call that fails changes nothing."""
+
+    history: History
+    next_block: int
+    encoder: ChunkEncoder | None = None
+    last: Chunk | None = None
+
+
+class VideoDecoder:
+    """Decodes and encodes the blocks of up to `sessions` sessions, each under a key of the caller's choice."""
+
+    def __init__(
+        self, decoding: Decoding, make_encoder: Callable[[int, int], ChunkEncoder], sessions: int
+    ) -> None:
+        self._decoding = decoding
+        self._make_encoder = make_encoder
+        self._most = sessions
+        self._sessions: dict[str, _Decoded] = {}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the sessions that are open."""
+        return tuple(self._sessions)
+
+    @property
+    def free(self) -> int:
+        """Sessions that can still be opened."""
+        return self._most - len(self._sessions)
+
+    def open(self, key: str, place: Place) -> None:
+        """Begin, or begin again, to decode a session. Raises SlotsFull if there are too many."""
+        if key not in self._sessions and self.free <= 0:
+            raise SlotsFull(f"the decoder has {self._most} sessions, which is all it may have")
+        history = self._decoding.warmed(place.warm) if place.warm else self._decoding.start()
+        before = self._sessions.get(key)
+        self._sessions[key] = _Decoded(history, place.next_block, None if before is None else before.encoder)
+
+    def decode(self, key: str, block: int, latents: Tensor, ready: torch.cuda.Event | None = None) -> Chunk:
+        """The chunk of `block`: the session's next one, or once more its last one.
+
+        `latents` are [frames, channels, h/8, w/8]; on CUDA they are there at `ready`. Raises SessionNotFound for a
+        key that is not open, FrameOutOfRange for any other block.
+        """
+        session = self._session(key)
+        if session.last is not None and session.last.block == block:
+            return session.last
+        if session.next_block != block:
+            raise FrameOutOfRange(f"block {block} is not the next to decode; {session.next_block} is")
+        pictures, history = self._decoding.decode(latents, session.history, ready)
+        frames, _, rows, columns = latents.shape
+        encoder = session.encoder or self._make_encoder(rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
+        chunk = encoder.encode(block, pixel_frames(block * frames), pictures.numpy())
+        self._sessions[key] = replace(session, history=history, next_block=block + 1, encoder=encoder, last=chunk)
+        return chunk
+
+    def close(self, key: str) -> None:
+        """Let go of a session. Closing it again does nothing."""
+        session = self._sessions.pop(key, None)
+        if session is not None and session.encoder is not None:
+            session.encoder.close()
+
+    def _session(self, key: str) -> _Decoded:
+        try:
+            return self._sessions[key]
+        except KeyError:
+            raise SessionNotFound(f"the decoder has no session {key}; open it") from None

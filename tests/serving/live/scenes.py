@@ -1,0 +1,65 @@
+"""What the tests of a running server say to it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+
+import av
+import numpy as np
+
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1 import sessions_pb2_grpc
+
+NOON = "a red balloon drifting steadily to the right over rolling hills at noon under a clear sky"
+NIGHT = "a red balloon drifting steadily to the right over rolling hills at night under a clear sky"
+SNOW = "a blue sailboat swaying over the sea at dusk in falling snow"
+
+
+def cue(text: str, frame: int | None = None) -> pb.Cue:
+    return pb.Cue(frame=frame, prompts=[pb.WeightedPrompt(text=text)])
+
+
+def create(
+    stub: sessions_pb2_grpc.SessionsStub, *cues: pb.Cue, seed: int = 7, fps: int = 0, ahead: int = 4
+) -> pb.Session:
+    options = pb.SessionOptions(seed=seed, fps=fps, ahead=ahead)
+    session: pb.Session = stub.CreateSession(
+        pb.CreateSessionRequest(options=options, cues=cues or (cue(NOON, 0),))
+    )
+    return session
+
+
+def start(stub: sessions_pb2_grpc.SessionsStub, session: pb.Session) -> None:
+    stub.Start(pb.StartRequest(session_id=session.id))
+
+
+def watch(
+    stub: sessions_pb2_grpc.SessionsStub, session: pb.Session, from_frame: int | None = 0
+) -> Iterator[pb.Event]:
+    events: Iterator[pb.Event] = stub.Watch(
+        pb.WatchRequest(session_id=session.id, from_frame=from_frame), timeout=60
+    )
+    return events
+
+
+def chunks(events: Iterable[pb.Event], end_frame: int) -> list[pb.Chunk]:
+    """The chunks that come, until frame `end_frame` has been reached."""
+    found = []
+    for event in events:
+        if event.HasField("chunk"):
+            found.append(event.chunk)
+            if event.chunk.first_frame + len(event.chunk.units) >= end_frame:
+                return found
+    raise AssertionError(f"the stream ended before frame {end_frame}: {[c.first_frame for c in found]}")
+
+
+def frames_of(found: Iterable[pb.Chunk]) -> list[int]:
+    return [unit.frame for chunk in found for unit in chunk.units]
+
+
+def pictures(found: Iterable[pb.Chunk]) -> np.ndarray:
+    """The decoded pictures of chunks, [frames, height, width, 3] uint8."""
+    data = b"".join(unit.data for chunk in found for unit in chunk.units)
+    with av.open(io.BytesIO(data), "r", format="h264") as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
