@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,7 +13,9 @@ import grpc
 import grpc.aio
 
 from serving.commands import new_cue, new_cues
+from serving.controller import Controller, Reports
 from serving.errors import ReplicaLost, SessionError, SlotsFull
+from serving.event_stream import EventStream
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
 from serving.status import error_of
@@ -21,6 +25,9 @@ SERVER = "localhost:9000"
 
 TIMEOUT_S = 60.0
 """The longest that an answer to one request is waited for."""
+
+LOOK_S = 5.0
+"""The same where a stream has gone quiet."""
 
 PATIENCE_S = 30.0
 """How long a lost stream is tried to be had again."""
@@ -39,7 +46,7 @@ class AsyncClient:
         self, server: str = SERVER, *, token: str | None = None, tls: bool = False, patience_s: float = PATIENCE_S
     ) -> None:
         self.server = server
-        self.patience_s = patience_s
+        self._patience_s = patience_s
         self.metadata = (("application", "longtake"), *_authorization(token))
         credentials = grpc.ssl_channel_credentials()
         self._channel = (
@@ -150,6 +157,32 @@ class AsyncClient:
         """Finish the file."""
         return await self._call(self.stub.StopRecording, pb.StopRecordingRequest(session_id=session_id))
 
+    async def watch(self, session_id: str, from_frame: int | None = None) -> AsyncGenerator[pb.Event]:
+        """A session's events, from the chunk that contains `from_frame` on; None is from now on.
+
+        A lost stream is opened again, and no frame comes twice. Frames that are not kept any more by then, or that
+        came too fast for this viewer, leave a `gap` event.
+        """
+        stream = EventStream(
+            partial(self._watch, session_id), partial(self._describe, session_id), from_frame, self._patience_s
+        )
+        async with aclosing(stream.events()) as events:
+            async for event in events:
+                yield event
+
+    def control(
+        self, session: pb.Session, from_frame: int | None = None, reports: Reports | None = None
+    ) -> Controller:
+        """Take `session` over, to steer it: `async with client.control(session) as controller`.
+
+        Frames come as from `watch`. `reports` says which of them the server is told were shown: if "received", it
+        goes on as fast as they are taken; if "played", as fast as a player shows them. Without it, those of an
+        unpaced session are received, and others played.
+        """
+        describe = partial(self._describe, session.id)
+        interact = partial(self.stub.Interact, metadata=self.metadata)
+        return Controller(interact, describe, session, from_frame, self._patience_s, reports)
+
     async def read_recording(self, name: str) -> AsyncIterator[bytes]:
         """The bytes of a finished recording, piece by piece."""
         call = self.stub.ReadRecording(pb.ReadRecordingRequest(name=name), metadata=self.metadata)
@@ -161,6 +194,15 @@ class AsyncClient:
         finally:
             call.cancel()
 
+    async def _watch(self, session_id: str, from_frame: int | None) -> Any:
+        request = pb.WatchRequest(session_id=session_id, from_frame=from_frame)
+        return self.stub.Watch(request, metadata=self.metadata)
+
+    async def _describe(self, session_id: str) -> pb.Session:
+        """How a session stands, asked by a stream that cannot wait for long."""
+        request = pb.GetSessionRequest(session_id=session_id)
+        return await self._call(self.stub.GetSession, request, LOOK_S)
+
     async def _opened(self, method: Any, request: object) -> pb.Session:
         """The session that `method` opens. There RESOURCE_EXHAUSTED means that there is no place for it."""
         try:
@@ -171,9 +213,9 @@ class AsyncClient:
                 raise SlotsFull(str(error)) from cause
             raise
 
-    async def _call(self, method: Any, request: object) -> Any:
+    async def _call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
         try:
-            return await method(request, metadata=self.metadata, timeout=TIMEOUT_S)
+            return await method(request, metadata=self.metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise self._refusal(error) from error
 

@@ -39,9 +39,6 @@ _ERRORS: dict[StatusCode, type[SessionError]] = {
     StatusCode.UNAUTHENTICATED: NotAllowed,
 }
 
-LOST = (StatusCode.UNAVAILABLE, StatusCode.INTERNAL, StatusCode.CANCELLED, StatusCode.UNKNOWN)
-"""How a stream ends when a process on its way has died. The same request may be made again."""
-
 _BY_NUMBER: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 
