@@ -11,6 +11,7 @@ from ray.serve.config import HTTPOptions, RequestRouterConfig, gRPCOptions
 from ray.serve.handle import DeploymentHandle
 
 from serving.config import ServerConfig
+from serving.logs import LOGGING
 from serving.replicas import DenoiserReplica, TextEncoderReplica, VideoDecoderReplica
 from serving.session_manager import SessionManagerReplica
 from serving.session_router import SessionRouter
@@ -72,6 +73,7 @@ def _deployment(kind: type, name: str, replicas: int, *, pinned: bool, device: s
         health_check_timeout_s=5.0,
         graceful_shutdown_timeout_s=SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=0.1,
+        logging_config=LOGGING,
         ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if device == "cuda" else 0},
         **router,
     )

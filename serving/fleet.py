@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
+from contextvars import Context
+from functools import partial
 from typing import Any, cast
 
 from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
+from ray.util import list_named_actors
 
 from engines.errors import EngineError
 from serving.errors import ReplicaLost, ServingError, SessionNotFound, SlotsFull
+
+logger = logging.getLogger(__name__)
 
 REMEMBERED = 10_000
 """Sessions whose replica is remembered; others are asked for."""
 
 CALL_S = 30.0
 """The longest a call may take: a fork that generates minutes again takes so long, nothing else does."""
+
+
+ANSWER_S = 1.0
+"""How long a question to all replicas waits for each."""
+
+ANY = "/"
+"""The routing key of a request that any replica may take."""
 
 
 class Fleet:
@@ -48,18 +61,17 @@ class Fleet:
         self._owners.pop(session_id, None)
 
     async def place(self, session_id: str, method: str, *arguments: Any) -> Any:
-        """Call `method` on the replica with most free slots; on another one where that has become full.
+        """Call `method` on the replica with most free slots; where that is full or lost, on another one.
 
         Raises SlotsFull if all are full, and ReplicaLost if none answers.
         """
         try:
-            return await self._call(f"/{session_id}", method, arguments, self._silence_s)
-        except SlotsFull:
-            rooms = await self.ask_all("room")
-            free = [replica for replica, slots in rooms if slots > 0]
-            if not free:
+            return await self._call(ANY, method, arguments, self._silence_s)
+        except (SlotsFull, ReplicaLost):
+            rooms = sorted(((slots, replica) for replica, slots in await self.ask_all("room")), reverse=True)
+            if not rooms or rooms[0][0] <= 0:
                 raise
-            return await self._call(f"{free[0]}/{session_id}", method, arguments, self._silence_s)
+            return await self._call(f"{rooms[0][1]}/{session_id}", method, arguments, self._silence_s)
 
     async def call(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """Call `method` on the replica that holds the session. Raises SessionNotFound, or what it raises."""
@@ -81,9 +93,7 @@ class Fleet:
         if session_id not in self._owners and await self.locate(session_id) is None:
             raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
         pinned = f"{self._owners[session_id]}/{session_id}"
-        response = self._handle.options(session_id=pinned, method_name=method, stream=True).remote(
-            session_id, *arguments
-        )
+        response = self._begin(pinned, method, (session_id, *arguments), stream=True)
         items: Any = aiter(cast(Any, response))
         try:
             while True:
@@ -111,24 +121,36 @@ class Fleet:
         return best[1]
 
     async def ask_all(self, method: str, *arguments: Any) -> list[Any]:
-        """What every replica answers. Raises ReplicaLost if one of them does not."""
-        asked = self._handle.broadcast(method, *arguments)
+        """What every replica answers within a second; those that do not are left out."""
+        asked = [self._ask(replica, method, arguments) for replica in await asyncio.to_thread(self._replicas)]
+        return [answer for answer in await asyncio.gather(*asked) if answer is not None]
+
+    async def _ask(self, replica: str, method: str, arguments: tuple[Any, ...]) -> Any:
         try:
-            answers = await asyncio.wait_for(asked.results_async(return_exceptions=True), self._silence_s)
-        except TimeoutError:
-            raise ReplicaLost(f"a replica was silent for {self._silence_s:g} s") from None
-        except RayServeException as error:
-            raise _translated(error) from error
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+            return await self._call(f"{replica}/", method, arguments, ANSWER_S)
+        except ReplicaLost as lost:
+            logger.warning("replica left out", extra={"replica": replica, "why": str(lost)})
+            return None
+
+    def _replicas(self) -> list[str]:
+        """Of the deployment, by id; those that are being taken away too."""
+        prefix = f"SERVE_REPLICA::{self._handle.app_name}#{self._handle.deployment_name}#"
+        named = list_named_actors(all_namespaces=True)
+        return [found["name"].removeprefix(prefix) for found in named if found["name"].startswith(prefix)]
 
     async def _call(self, pinned: str, method: str, arguments: tuple[Any, ...], timeout_s: float) -> Any:
-        response = self._handle.options(session_id=pinned, method_name=method).remote(*arguments)
+        response = self._begin(pinned, method, arguments, stream=False)
         try:
             return await asyncio.wait_for(_answer(response), timeout_s)
         except TimeoutError:
             raise ReplicaLost(f"its replica was silent for {timeout_s:g} s") from None
         except Exception as error:
             raise _translated(error) from error
+
+    def _begin(self, pinned: str, method: str, arguments: tuple[Any, ...], *, stream: bool) -> Any:
+        """Send a request that has no parent: Serve routes the calls of one parent request one at a time."""
+        handle = self._handle.options(session_id=pinned, method_name=method, stream=stream)
+        return Context().run(partial(handle.remote, *arguments))
 
 
 async def _answer(response: Any) -> Any:

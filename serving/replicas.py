@@ -29,6 +29,7 @@ from serving.denoiser import Denoiser
 from serving.encoder import ChunkEncoder
 from serving.follower import Item, Role
 from serving.loading import OpenedModel, open_model
+from serving.logs import join_serve_logs
 from serving.metrics import Metrics
 from serving.mirrored import Opening
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -49,6 +50,7 @@ def _replica() -> str:
 
 def _loaded(config: ServerConfig) -> OpenedModel:
     """The model on this replica's device, in its kernels."""
+    join_serve_logs()
     # Ray sets the threads of a replica by its CPUs, one if nothing is said.
     torch.set_num_threads(config.threads)
     folder = models_folder(None if config.models_dir is None else Path(config.models_dir))
@@ -79,6 +81,10 @@ class TextEncoderReplica:
         prompt = await loop.run_in_executor(self._executor, encode_text, self._prompts, text)
         return Latents.of(prompt.rows, prompt.text)
 
+    async def room(self) -> tuple[str, int]:
+        """This replica, which can always encode one more prompt."""
+        return _replica(), 1
+
 
 class VideoDecoderReplica:
     """Decodes and encodes the sessions that are pinned to it."""
@@ -102,6 +108,14 @@ class VideoDecoderReplica:
     async def close(self, key: str) -> None:
         """Let go of a session."""
         await self._run(partial(self._decoder.close, key))
+
+    async def room(self) -> tuple[str, int]:
+        """This replica, and how many sessions it can still decode."""
+        return _replica(), self._decoder.free
+
+    async def holds(self, key: str) -> tuple[str, int]:
+        """This replica, and 0 for a session that it decodes, -1 for another."""
+        return _replica(), 0 if key in self._decoder.keys else -1
 
     def record_routing_stats(self) -> dict[str, Any]:
         """For the router."""

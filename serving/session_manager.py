@@ -18,6 +18,7 @@ from serving.config import ServerConfig
 from serving.errors import ServingError
 from serving.face import Caller
 from serving.fleet import Fleet
+from serving.logs import join_serve_logs
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.sessions import Sessions
 from serving.status import code_of
@@ -69,6 +70,7 @@ class SessionManagerReplica:
     """Hides the replicas from gRPC clients, and mirrors the sessions whose streams it carries."""
 
     def __init__(self, config: ServerConfig, denoisers: DeploymentHandle[Any]) -> None:
+        join_serve_logs()
         self._sessions = Sessions(Fleet(denoisers, config.silence_s), config, preset(config.model).stream)
 
     def caller(self, context: RayServegRPCContext) -> Caller:

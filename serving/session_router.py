@@ -50,6 +50,8 @@ class SessionRouter(RequestRouter):
         """Replicas in the order in which they are tried."""
         if pending_request is None:
             return [candidate_replicas]
+        # Where nobody takes the request, try again later rather than at once.
+        pending_request.routing_context.should_backoff = True
         owner, _, session = pending_request.metadata.session_id.partition("/")
         if owned := [r for r in candidate_replicas if r.replica_id.unique_id == owner]:
             return [owned]

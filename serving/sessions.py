@@ -23,6 +23,7 @@ from serving.errors import (
     ReplicaLost,
     ServingError,
     SessionNotFound,
+    SlotsFull,
     WrongState,
 )
 from serving.face import Caller
@@ -69,10 +70,7 @@ class Sessions:
 
     async def ready(self) -> bool:
         """Whether a denoiser is there to open sessions on."""
-        try:
-            return len(await self._fleet.ask_all("room")) > 0
-        except ReplicaLost:
-            return False
+        return len(await self._fleet.ask_all("room")) > 0
 
     # Opening and closing
 
@@ -288,16 +286,13 @@ class Sessions:
                     try:
                         await self._reopen(session_id, mirrored, str(lost))
                         return
-                    except ReplicaLost as error:
+                    except (ReplicaLost, SlotsFull) as error:
                         logger.warning("not reopened yet", extra={"session": session_id, "why": str(error)})
                 await asyncio.sleep(LOOK_EVERY_S)
         raise SessionNotFound(f"the session was lost: {lost}, and it could not be opened elsewhere")
 
     async def _is_elsewhere(self, session_id: str, gone: str | None) -> bool:
-        try:
-            return (await self._fleet.locate(session_id)) not in (None, gone)
-        except ReplicaLost:
-            return False
+        return (await self._fleet.locate(session_id)) not in (None, gone)
 
     async def _reopen(self, session_id: str, mirrored: Mirrored, reason: str) -> None:
         opening = mirrored.reopening(reason)
