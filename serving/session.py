@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from engines.config import pixel_frames
+from engines.config import FRAMES_PER_SECOND, TEMPORAL_FACTOR, pixel_frames
 from serving.errors import FrameOutOfRange, InvalidRequest, LimitReached, SessionNotFound, WrongState
 from serving.pacing import UNREPORTED_BLOCKS, Pace, Position
 from serving.session_record import (
@@ -245,9 +245,17 @@ class Session:
         return self._position.expects(target)
 
     def deadline(self, now: float) -> float:
-        """When the next block is to be on screen; an unpaced or fresh one's is when it began to wait."""
+        """When the next block is to be on screen; a fresh session's is when it began to wait.
+
+        One that nobody's clock waits for may wait as long as a block lasts, so that it makes no other one late.
+        """
         expected = self._position.expects(self.earliest_frame)
-        return self._waiting_since if expected is None else expected
+        if expected is not None:
+            return expected
+        if self.delivered_frames == 0:
+            return self._waiting_since
+        frames = TEMPORAL_FACTOR * self.block_frames
+        return self._waiting_since + frames / FRAMES_PER_SECOND
 
     def begin_block(self, now: float) -> BlockPlan:
         """Commit what falls on the next block."""
@@ -392,7 +400,7 @@ class Session:
         shown = max(self._position.shown(self.delivered_frames, now), 0)
         ahead = self.pace.ahead
         if self.pace.fps == 0 and not self._position.is_reported:
-            shown, ahead = 0, UNREPORTED_BLOCKS
+            ahead = UNREPORTED_BLOCKS
         return self._block_of(shown) + ahead
 
     def _block_of(self, frame: int) -> int:
