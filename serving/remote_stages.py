@@ -16,8 +16,6 @@ from serving.errors import ReplicaLost, SessionNotFound
 from serving.fleet import Fleet
 from serving.video_decoder import Place
 
-TRIES = 2
-
 
 class Latents(NamedTuple):
     """A tensor on its way between processes, with a word about it."""
@@ -42,16 +40,9 @@ class RemoteText:
         self._fleet = Fleet(handle, silence_s)
 
     async def encode(self, text: str) -> Prompt:
-        """As the stage: tried once more on another replica, if one is lost."""
-        for number in range(TRIES):
-            try:
-                encoded: Latents = await self._fleet.place("", "encode", text)
-            except ReplicaLost:
-                if number == TRIES - 1:
-                    raise
-            else:
-                return Prompt(encoded.text, encoded.tensor())
-        raise AssertionError("unreachable: the last try returns or raises")
+        """As the stage; where a replica is lost, another one is asked."""
+        encoded: Latents = await self._fleet.place("", "encode", text)
+        return Prompt(encoded.text, encoded.tensor())
 
 
 class RemotePictures:

@@ -1,0 +1,168 @@
+"""Replicas that die or fall silent in mid-stream: the viewer misses no frame and sees none twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import grpc
+import psutil
+import pytest
+from ray import serve
+
+from serving import app
+from serving.async_client import AsyncClient
+from serving.config import ServerConfig
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1 import sessions_pb2_grpc
+from tests.serving.live.conftest import free_port
+from tests.serving.live.scenes import NIGHT, create, cue, frames_of, start, watch
+
+Stub = sessions_pb2_grpc.SessionsStub
+HURTS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+
+END = 105
+
+
+class Pair(NamedTuple):
+    """A server with two replicas of every stage, each in a process of its own."""
+
+    address: str
+    stub: Stub
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    recordings: Path = tmp_path_factory.mktemp("recordings")
+    config = ServerConfig(
+        stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2, silence_s=3,
+        grpc_port=free_port(), http_port=free_port(), recordings=str(recordings),
+    )  # fmt: skip
+    app.start(config)
+    address = f"127.0.0.1:{config.grpc_port}"
+    with grpc.insecure_channel(address) as channel:
+        yield Pair(address, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
+    app.stop()
+
+
+def whole() -> None:
+    """Wait until every deployment has all its replicas again."""
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        deployments = serve.status().applications["longtake"].deployments.values()
+        if all(found.status == "HEALTHY" for found in deployments):
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"not whole: {serve.status()}")
+
+
+class Replicas:
+    """The processes of a deployment on this machine; those that were hurt come to themselves at the end."""
+
+    def __init__(self, deployment: str) -> None:
+        title = f"ray::ServeReplica:longtake:{deployment}"
+        every = psutil.process_iter(["cmdline"])
+        self._processes = [found for found in every if title in " ".join(found.info["cmdline"] or [])]
+        self._before = {found.pid: _worked(found) for found in self._processes}
+        self._hurt: list[psutil.Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._hurt:
+            if process.is_running():
+                process.send_signal(signal.SIGCONT)
+
+    def hurt_busiest(self, number: int) -> None:
+        """Send a signal to the one that has worked most since this was made."""
+        self._hurt.append(max(self._processes, key=lambda found: _worked(found) - self._before[found.pid]))
+        self._hurt[-1].send_signal(number)
+
+    def kill_all(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+
+def _worked(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
+    """The events of a session to which something happens once 45 frames have come."""
+    session = create(pair.stub, fps=16, ahead=1)
+    start(pair.stub, session)
+    events: list[pb.Event] = []
+    try:
+        for event in watch(pair.stub, session):
+            events.append(event)
+            if event.HasField("chunk") and event.chunk.first_frame == 33:
+                hurt(session)
+            if event.HasField("chunk") and event.chunk.first_frame + len(event.chunk.units) >= END:
+                return events
+    finally:
+        pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+    raise AssertionError("the stream ended")
+
+
+async def seen_by_client(address: str, session: pb.Session, hurt: Callable[[], None]) -> list[pb.Event]:
+    """The events that a client sees, under which something happens once 45 frames have come."""
+    events: list[pb.Event] = []
+    async with AsyncClient(address) as client, aclosing(client.watch(session.id, 0)) as stream:
+        async for event in stream:
+            events.append(event)
+            if event.HasField("chunk") and event.chunk.first_frame == 33:
+                hurt()
+            if event.HasField("chunk") and event.chunk.first_frame + len(event.chunk.units) >= END:
+                return events
+    raise AssertionError("the stream ended")
+
+
+def frames(events: list[pb.Event]) -> list[int]:
+    return frames_of(event.chunk for event in events if event.HasField("chunk"))
+
+
+def resumed(events: list[pb.Event]) -> list[pb.Resumed]:
+    return [event.resumed for event in events if event.HasField("resumed")]
+
+
+@HURTS
+@pytest.mark.parametrize("deployment", ["Denoiser", "VideoDecoder"])
+def test_no_frame_is_lost_with_a_replica(pair: Pair, deployment: str, number: int) -> None:
+    whole()
+    with Replicas(deployment) as replicas:
+        events = streamed(pair, lambda _: replicas.hurt_busiest(number))
+    assert frames(events) == list(range(END))
+    assert len(resumed(events)) == 1
+
+
+@HURTS
+def test_a_prompt_goes_to_the_text_encoder_that_is_left(pair: Pair, number: int) -> None:
+    whole()
+    with Replicas("TextEncoder") as replicas:
+
+        def hurt(session: pb.Session) -> None:
+            replicas.hurt_busiest(number)
+            pair.stub.SchedulePrompt(pb.SchedulePromptRequest(session_id=session.id, cue=cue(NIGHT)))
+
+        events = streamed(pair, hurt)
+    assert frames(events) == list(range(END))
+    applied = [event.applied for event in events if event.HasField("applied")]
+    assert [found.cue.prompts[0].text for found in applied if found.frame >= 45] == [NIGHT]
+
+
+def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
+    whole()
+    session = create(pair.stub, fps=16, ahead=1)
+    start(pair.stub, session)
+    with Replicas("SessionManager") as replicas:
+        events = asyncio.run(seen_by_client(pair.address, session, replicas.kill_all))
+    assert frames(events) == list(range(END))
+    whole()
+    pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
