@@ -42,9 +42,20 @@ class Item(NamedTuple):
 
 class _Waiting(NamedTuple):
     item: Item
+    take: int = 0
     first_frame: int = 0
     frames: int = 0
     is_gap: bool = False
+
+    @property
+    def is_chunk(self) -> bool:
+        return self.frames > 0 and not self.is_gap
+
+    @property
+    def is_record(self) -> bool:
+        """Whether it only says how the logic stands, which whatever comes after it says as well."""
+        mirror = self.item.mirror
+        return mirror is not None and mirror.update is None and mirror.chunk is None and mirror.opening is None
 
 
 class Follower:
@@ -60,6 +71,7 @@ class Follower:
         self._from_frame = 0 if from_frame is None else from_frame
         self._waiting: deque[_Waiting] = deque()
         self._chunks = 0
+        self._records = 0
         self._allowed = MOST_CHUNKS
         self._more = asyncio.Event()
         self._failure: ServingError | None = None
@@ -71,12 +83,12 @@ class Follower:
 
     def put_chunk(self, event: bytes, take: int, first_frame: int, frames: int) -> None:
         """Send a chunk, or the gap that it leaves if too many wait."""
-        if take == self._take and first_frame + frames <= self._from_frame:
+        if self._finished or (take == self._take and first_frame + frames <= self._from_frame):
             return
-        self._put(_Waiting(Item(event), first_frame, frames))
+        self._put(_Waiting(Item(event), take, first_frame, frames))
         self._chunks += 1
-        if self._chunks > self._allowed:
-            self._drop_chunk(take)
+        if self._chunks > self._allowed and not self._finished:
+            self._drop_chunk()
 
     def put_backlog(self, event: bytes, take: int, first_frame: int, frames: int) -> None:
         """Send a chunk that was kept for those who come late: not the follower's fault that it waits."""
@@ -84,8 +96,14 @@ class Follower:
         self.put_chunk(event, take, first_frame, frames)
 
     def put_mirror(self, item: MirrorItem) -> None:
-        """Send what the keeper has to remember."""
-        self._put(_Waiting(Item(mirror=item)))
+        """Send what the keeper has to remember, in place of a record that it makes old news."""
+        newest = range(len(self._waiting) - 1, -1, -1) if self._records else ()
+        if (old := next((n for n in newest if self._waiting[n].is_record), None)) is not None:
+            del self._waiting[old]
+            self._records -= 1
+        waiting = _Waiting(Item(mirror=item))
+        self._records += waiting.is_record
+        self._put(waiting)
 
     def finish(self, failure: ServingError | None = None) -> None:
         """End the iteration once everything has been taken; with `failure`, by raising it."""
@@ -119,21 +137,21 @@ class Follower:
 
     def _next(self) -> Item:
         waiting = self._waiting.popleft()
-        if waiting.frames and not waiting.is_gap:
-            self._chunks -= 1
+        self._chunks -= waiting.is_chunk
+        self._records -= waiting.is_record
         return waiting.item
 
-    def _drop_chunk(self, take: int) -> None:
-        """Put a gap in place of the oldest chunk, or widen the one before it."""
-        place = next(n for n, waiting in enumerate(self._waiting) if waiting.frames and not waiting.is_gap)
+    def _drop_chunk(self) -> None:
+        """Put a gap in place of the oldest chunk, or widen the one before it in the same take."""
+        place = next(n for n, waiting in enumerate(self._waiting) if waiting.is_chunk)
         dropped, self._chunks = self._waiting[place], self._chunks - 1
         del self._waiting[place]
-        first, frames = dropped.first_frame, dropped.frames
-        before = next((n for n in range(place) if self._waiting[n].is_gap), None)
-        if before is not None:
+        take, first, frames = dropped.take, dropped.first_frame, dropped.frames
+        gaps = (n for n in range(place) if self._waiting[n].is_gap and self._waiting[n].take == take)
+        if (before := next(gaps, None)) is not None:
             first = self._waiting[before].first_frame
             frames += self._waiting[before].frames
             del self._waiting[before]
             place -= 1
         event = pb.Event(take=take, gap=pb.Gap(first_frame=first, frames=frames))
-        self._waiting.insert(place, _Waiting(Item(event.SerializeToString()), first, frames, is_gap=True))
+        self._waiting.insert(place, _Waiting(Item(event.SerializeToString()), take, first, frames, is_gap=True))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,7 +115,7 @@ def test_no_session_starves_on_an_overloaded_device(paces: list[Pace], cost_s: f
     device.run_for(60 * cost_s)
     for key in device.sessions:
         turns = [turn for turn, served in enumerate([key, *device.served, key]) if served == key]
-        assert max(b - a for a, b in zip(turns, turns[1:], strict=False)) <= 8 * len(paces)
+        assert max(b - a for a, b in pairwise(turns)) <= 8 * len(paces)
 
 
 def test_an_unpaced_session_takes_what_paced_ones_leave_and_makes_none_late() -> None:

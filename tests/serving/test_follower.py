@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+from engines.config import StreamConfig
+from serving.chunk import AccessUnit, Chunk
+from serving.errors import LimitReached, SessionNotFound
+from serving.follower import MOST_CHUNKS, MOST_EVENTS, Follower, Item, Role
+from serving.mirrored import MirrorItem, Opening
+from serving.pacing import Pace
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.session import Session
+from serving.wire import write_chunk
+
+T = TypeVar("T")
+
+BEAT_S = 0.02
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def chunk(block: int) -> Chunk:
+    first, frames = (0, 9) if block == 0 else (12 * block - 3, 12)
+    return Chunk(block, first, tuple(AccessUnit(b"x", n == 0) for n in range(frames)))
+
+
+def put_chunk(follower: Follower, block: int, take: int = 0) -> None:
+    made = chunk(block)
+    event = pb.Event(take=take, chunk=write_chunk(made)).SerializeToString()
+    follower.put_chunk(event, take, made.first_frame, len(made.units))
+
+
+async def taken(follower: Follower) -> list[Item]:
+    """All that waits."""
+    found = []
+    async for item in follower.items(BEAT_S):
+        if item == Item():
+            break
+        found.append(item)
+    return found
+
+
+async def events(follower: Follower) -> list[pb.Event]:
+    return [pb.Event.FromString(item.event) for item in await taken(follower) if item.event is not None]
+
+
+def names(found: list[pb.Event]) -> list[tuple[int, str, int]]:
+    """Take, kind and first frame of events that have one."""
+    return [
+        (event.take, event.WhichOneof("event") or "", getattr(event, event.WhichOneof("event") or "").first_frame)
+        for event in found
+    ]
+
+
+def mirror_of(session: Session, chunk: Chunk | None = None) -> MirrorItem:
+    return MirrorItem(session.record(), chunk=chunk)
+
+
+def test_what_is_put_comes_in_order_and_a_beat_where_nothing_was() -> None:
+    async def follow() -> None:
+        follower = Follower(Role.VIEWER, 0, None)
+        items = aiter(follower.items(BEAT_S))
+        follower.put_event(b"first")
+        follower.put_event(b"second")
+        assert [await anext(items) for _ in range(3)] == [Item(b"first"), Item(b"second"), Item()]
+
+    run(follow())
+
+
+def test_chunks_that_end_before_the_frame_asked_for_are_left_out_in_that_take_only() -> None:
+    follower = Follower(Role.VIEWER, 1, 21)
+    for block in range(3):
+        put_chunk(follower, block, take=1)
+    put_chunk(follower, 0, take=2)
+    assert names(run(events(follower))) == [(1, "chunk", 21), (2, "chunk", 0)]
+
+
+def test_a_slow_follower_is_sent_one_gap_and_the_newest_chunks() -> None:
+    follower = Follower(Role.VIEWER, 0, None)
+    for block in range(MOST_CHUNKS + 10):
+        put_chunk(follower, block)
+    found = run(events(follower))
+    assert found[0].gap == pb.Gap(first_frame=0, frames=9 + 9 * 12)
+    assert [event.chunk.block for event in found[1:]] == list(range(10, 10 + MOST_CHUNKS))
+
+
+def test_frames_and_gaps_cover_everything_once_however_a_follower_stalls() -> None:
+    async def stall() -> list[pb.Event]:
+        follower, found = Follower(Role.VIEWER, 0, None), []
+        for number in range(5):
+            for block in range(30 * number, 30 * (number + 1)):
+                put_chunk(follower, block)
+            found += await events(follower)
+        return found
+
+    next_frame = 0
+    for event in run(stall()):
+        frames = event.gap.frames or len(event.chunk.units)
+        assert (event.gap.first_frame or event.chunk.first_frame) == next_frame
+        next_frame += frames
+    assert next_frame == 150 * 12 - 3
+
+
+def test_a_gap_is_of_the_take_whose_frames_are_missing() -> None:
+    follower = Follower(Role.VIEWER, 0, None)
+    for block in range(40, 40 + MOST_CHUNKS):
+        put_chunk(follower, block)
+    put_chunk(follower, 0, take=1)
+    assert names(run(events(follower)))[0] == (0, "gap", 477)
+
+
+def test_gaps_of_two_takes_are_not_joined() -> None:
+    follower = Follower(Role.VIEWER, 0, None)
+    put_chunk(follower, 40)
+    for block in range(MOST_CHUNKS + 1):
+        put_chunk(follower, block, take=1)
+    assert names(run(events(follower)))[:3] == [(0, "gap", 477), (1, "gap", 0), (1, "chunk", 9)]
+
+
+def test_chunks_kept_for_late_comers_do_not_count_as_slowness() -> None:
+    follower = Follower(Role.VIEWER, 0, 0)
+    for block in range(60):
+        made = chunk(block)
+        event = pb.Event(chunk=write_chunk(made)).SerializeToString()
+        follower.put_backlog(event, 0, made.first_frame, len(made.units))
+    assert len(run(events(follower))) == 60
+
+
+def test_a_follower_who_reads_nothing_is_let_go_and_holds_nothing() -> None:
+    follower = Follower(Role.VIEWER, 0, None)
+    for _ in range(MOST_EVENTS + 1):
+        follower.put_event(b"news")
+    with pytest.raises(LimitReached, match="read it faster"):
+        run(taken(follower))
+    assert len(follower._waiting) == 0
+
+
+def test_nothing_can_be_put_once_a_follower_has_been_let_go() -> None:
+    follower = Follower(Role.VIEWER, 0, None)
+    follower.finish(SessionNotFound("the session ended"))
+    for block in range(2 * MOST_CHUNKS):
+        put_chunk(follower, block)
+    follower.put_event(b"news")
+    with pytest.raises(SessionNotFound):
+        run(taken(follower))
+
+
+def test_what_waits_is_sent_before_the_end() -> None:
+    follower = Follower(Role.VIEWER, 0, None)
+    follower.put_event(b"last words")
+    follower.finish()
+    assert run(taken(follower)) == [Item(b"last words")]
+
+
+def test_a_keeper_is_sent_every_chunk_and_only_the_newest_of_records_in_a_row() -> None:
+    keeper, session = Follower(Role.KEEPER, 0, None), Session(Pace(), 3, 0.0)
+    opening = Opening("id", "", "tiny", StreamConfig(), session.pace, 0.0)
+    keeper.put_mirror(MirrorItem(session.record(), opening=opening))
+    for block in range(100):
+        keeper.put_mirror(mirror_of(session))
+        keeper.put_event(b"news")
+        keeper.put_mirror(mirror_of(session))
+        keeper.put_mirror(mirror_of(session, chunk(block)))
+    keeper.put_mirror(mirror_of(session))
+    mirrors = [item.mirror for item in run(taken(keeper)) if item.mirror is not None]
+    assert mirrors[0].opening is opening
+    assert [m.chunk.block for m in mirrors[1:-1] if m.chunk is not None] == list(range(100))
+    assert len(mirrors) == 102
+
+
+def test_a_flood_of_commands_does_not_pile_up_before_a_keeper() -> None:
+    keeper, session = Follower(Role.KEEPER, 0, None), Session(Pace(), 3, 0.0)
+    for _ in range(2 * MOST_EVENTS):
+        keeper.put_mirror(mirror_of(session))
+    assert len(run(taken(keeper))) == 1
+
+
+def test_only_viewers_and_controllers_watch() -> None:
+    assert {role for role in Role if role.watches} == {Role.VIEWER, Role.CONTROLLER}
