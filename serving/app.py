@@ -38,7 +38,7 @@ def start(config: ServerConfig) -> None:
         http_options=HTTPOptions(host=config.host, port=config.http_port),
         grpc_options=gRPCOptions(port=config.grpc_port, grpc_servicer_functions=SERVICES),
     )
-    serve.run(build(config), name=APPLICATION, route_prefix="/longtake")
+    serve.run(build(config), name=APPLICATION, route_prefix="/")
 
 
 def stop() -> None:
@@ -48,7 +48,7 @@ def stop() -> None:
 
 
 def build(config: ServerConfig) -> serve.Application:
-    """The application behind the gRPC face."""
+    """The application behind both faces. It stays one, since gRPC clients need not name the only one there is."""
     manager = _deployment(SessionManagerReplica, "SessionManager", config.managers, pinned=False)
     return manager.bind(config, _denoisers(config))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing
-from datetime import timedelta
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -12,7 +11,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from serving.commands import new_cue, new_cues
+from serving.commands import new_cue, new_cues, session_options
 from serving.controller import Controller, Reports
 from serving.errors import ReplicaLost, SessionError, SlotsFull
 from serving.event_stream import EventStream
@@ -81,9 +80,8 @@ class AsyncClient:
         cues: Iterable[Cue] = (),
     ) -> pb.Session:
         """Open a session. What is not said is left to the server. Raises SlotsFull if it has no place left."""
-        lease = None if lease_s is None else timedelta(seconds=lease_s)
-        options = pb.SessionOptions(
-            model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease=lease
+        options = session_options(
+            model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease_s=lease_s
         )
         request = pb.CreateSessionRequest(options=options, cues=new_cues(cues))
         return await self._opened(self.stub.CreateSession, request)

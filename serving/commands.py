@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline import Blend, Cue, Transition
@@ -24,6 +25,24 @@ def new_cue(prompt: str | Blend, frame: int | None = None, transition: Transitio
 def new_cues(cues: Iterable[Cue]) -> list[pb.Cue]:
     """The cues of a timeline, to be scheduled."""
     return [new_cue(cue.blend, cue.frame, cue.transition) for cue in cues]
+
+
+def session_options(
+    *,
+    model: str = "",
+    seed: int | None = None,
+    height: int = 0,
+    width: int = 0,
+    fps: int | None = None,
+    ahead: int | None = None,
+    lease_s: float | None = None,
+) -> pb.SessionOptions:
+    """How a session is to be made. What is not said is left to the server.
+
+    Raises ValueError or OverflowError for a number that the protocol cannot carry.
+    """
+    lease = None if lease_s is None else timedelta(seconds=lease_s)
+    return pb.SessionOptions(model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease=lease)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The gRPC face on Ray Serve: every method is an RPC of `Sessions`."""
+"""The faces on Ray Serve: every method is an RPC of `Sessions`, and HTTP leads to the web face."""
 
 # RPCs are named as in the protocol.
 # ruff: noqa: N802
@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from fastapi import FastAPI
 from google.protobuf.empty_pb2 import Empty
 from grpc_health.v1 import health_pb2
+from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
 
@@ -22,6 +24,7 @@ from serving.logs import join_serve_logs
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.sessions import Sessions
 from serving.status import code_of
+from serving.web.app import web_app
 
 UnaryRpc = Callable[[Any, Any, RayServegRPCContext], Awaitable[Any]]
 StreamRpc = Callable[[Any, Any, RayServegRPCContext], AsyncIterator[Any]]
@@ -66,12 +69,16 @@ def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
     context.set_details(str(error))
 
 
+@serve.ingress()
 class SessionManagerReplica:
-    """Hides the replicas from gRPC clients, and mirrors the sessions whose streams it carries."""
+    """Hides the replicas from gRPC clients and browsers, and mirrors the sessions whose streams it carries."""
 
     def __init__(self, config: ServerConfig, denoisers: DeploymentHandle[Any]) -> None:
         join_serve_logs()
         self._sessions = Sessions(Fleet(denoisers, config.silence_s), config, preset(config.model).stream)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return web_app(self._sessions)
 
     def caller(self, context: RayServegRPCContext) -> Caller:
         """Who calls. Raises NotAllowed."""

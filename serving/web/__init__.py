@@ -1,0 +1,1 @@
+"""The browser's face: a page, and the messages it exchanges with sessions over a WebSocket."""
