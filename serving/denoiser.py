@@ -337,7 +337,8 @@ class Denoiser:
         session.source = MirrorSource(self._generator, session.stream)
         chunks = tuple(session.kept)
         opening = replace(session.opening, record=None, snapshot=None, chunks=chunks, reason="")
-        follower.put_mirror(MirrorItem(session.logic.record(), opening=opening, recording=session.recording))
+        record = session.logic.record(asyncio.get_running_loop().time())
+        follower.put_mirror(MirrorItem(record, opening=opening, recording=session.recording))
 
     def set_recording(self, session_id: str, name: str) -> None:
         """Note that a recording is being written, or (empty) is not. Raises WrongState if one already is."""

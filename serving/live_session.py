@@ -114,7 +114,7 @@ class LiveSession:
     def remember(self, chunk: Chunk | None = None, update: Update | None = None) -> None:
         """Tell the keeper what has changed."""
         if self.keeper is not None:
-            record = self.logic.record()
+            record = self.logic.record(asyncio.get_running_loop().time())
             self.keeper.put_mirror(MirrorItem(record, update, chunk, recording=self.recording))
 
     def follow(self, role: Role, from_frame: int | None, now: float) -> Follower:

@@ -27,6 +27,9 @@ __all__ = [
     "Applied", "BlockPlan", "CommandKind", "Pending", "Receipt", "Session", "SessionRecord", "Stage", "State",
 ]  # fmt: skip
 
+LAST_FRAME = (1 << 53) - 1
+"""The largest number that every client can hold exactly."""
+
 
 class _Present(NamedTuple):
     """The cue in force: the number of the step it began from, and how many of its steps have been made."""
@@ -295,10 +298,10 @@ class Session:
 
     # Records
 
-    def record(self) -> SessionRecord:
+    def record(self, now: float) -> SessionRecord:
         """As plain data."""
         return SessionRecord(
-            self.pace, self.state, self.take, self.next_block, self.delivered_frames, self._last_shown(),
+            self.pace, self.state, self.take, self.next_block, self.delivered_frames, self.shown_frame(now),
             self.pending, self.applied,
         )  # fmt: skip
 
@@ -312,7 +315,7 @@ class Session:
         if block == 0 and state in (State.CREATED, State.READY):
             state = State.READY if 0 in pending else State.CREATED
         return replace(
-            self.record(),
+            self.record(now),
             state=state,
             next_block=min(block, self.next_block),
             delivered_frames=delivered,
@@ -320,14 +323,6 @@ class Session:
             pending=tuple(pending[frame] for frame in sorted(pending)),
             applied=tuple(applied for applied in self._applied if applied.block < block),
         )
-
-    def _last_shown(self) -> int:
-        return (
-            self._paused_at if self.state is State.PAUSED else min(self.delivered_frames - 1, self._known_frame())
-        )
-
-    def _known_frame(self) -> int:
-        return self._position.shown(self.delivered_frames, self._seen)
 
     # Cues
 
@@ -387,7 +382,7 @@ class Session:
     def _walk_steps(self) -> None:
         """Count the steps of the blocks begun so far again."""
         self._steps, self._present = 0, None
-        ends = [applied.block for applied in self._applied[1:]] + [self.next_block]
+        ends = [*(applied.block for applied in self._applied), self.next_block][1:]
         for applied, end in zip(self._applied, ends, strict=True):
             made = min(_step_count(applied.cue), end - applied.block)
             self._present = _Present(applied.cue, self._steps - 1, made)
@@ -422,6 +417,8 @@ class Session:
             )
 
     def _require_ahead(self, frame: int) -> None:
+        if frame > LAST_FRAME:
+            raise FrameOutOfRange(f"frame {frame} is never reached; the last possible one is {LAST_FRAME}")
         if block_at(frame, self.block_frames) < self.next_block:
             raise FrameOutOfRange(f"frame {frame} is over; the earliest possible frame is {self.earliest_frame}")
 

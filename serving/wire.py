@@ -85,7 +85,8 @@ def read_chunk(message: pb.Chunk) -> Chunk:
 
 def read_pace(options: pb.SessionOptions, lease_s: float) -> Pace:
     """How a session is paced; `lease_s` where nothing is said. Raises InvalidRequest for what cannot be."""
-    lease = options.lease.ToTimedelta().total_seconds() if options.HasField("lease") else lease_s
+    asked = options.lease
+    lease = asked.seconds + asked.nanos / 1e9 if options.HasField("lease") else lease_s
     return Pace(
         fps=options.fps if options.HasField("fps") else Pace.fps,
         ahead=options.ahead if options.HasField("ahead") else Pace.ahead,

@@ -59,7 +59,7 @@ def names(found: list[pb.Event]) -> list[tuple[int, str, int]]:
 
 
 def mirror_of(session: Session, chunk: Chunk | None = None) -> MirrorItem:
-    return MirrorItem(session.record(), chunk=chunk)
+    return MirrorItem(session.record(0.0), chunk=chunk)
 
 
 def test_what_is_put_comes_in_order_and_a_beat_where_nothing_was() -> None:
@@ -161,7 +161,7 @@ def test_what_waits_is_sent_before_the_end() -> None:
 def test_a_keeper_is_sent_every_chunk_and_only_the_newest_of_records_in_a_row() -> None:
     keeper, session = Follower(Role.KEEPER, 0, None), Session(Pace(), 3, 0.0)
     opening = Opening("id", "", "tiny", StreamConfig(), session.pace, 0.0)
-    keeper.put_mirror(MirrorItem(session.record(), opening=opening))
+    keeper.put_mirror(MirrorItem(session.record(0.0), opening=opening))
     for block in range(100):
         keeper.put_mirror(mirror_of(session))
         keeper.put_event(b"news")
