@@ -6,33 +6,29 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 
-from engines.config import StreamConfig
-from engines.errors import ConfigError, SlabsFull, SnapshotError
 from engines.generator import Generator
 from engines.mirror import MirrorSource
-from engines.prompt import Prompt
-from engines.snapshot import restore, take_light
-from engines.stream import Stream
-from engines.wan.tokenizer import clean_prompt
+from engines.snapshot import take_light
 from serving.command_dispatch import obey
-from serving.errors import FrameOutOfRange, InvalidRequest, ServingError, SessionNotFound, SlotsFull, WrongState
+from serving.errors import ServingError, SessionNotFound, SlotsFull, WrongState
 from serving.follower import Follower, Item, Role
 from serving.live_session import LiveSession
 from serving.metrics import Metrics
 from serving.mirrored import MirrorItem, Opening
+from serving.opener import Opener
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.production import Production, place_before
 from serving.prompt_track import PromptTrack
 from serving.saved import Saved
-from serving.session import Receipt, Session, SessionRecord
+from serving.session import Receipt
 from serving.stages import PictureStage, TextStage, in_thread
-from serving.timeline import Cue, Schedule, Timeline, block_at, schedule
+from serving.timeline import Cue
 from serving.wire import write_receipt
 
 logger = logging.getLogger(__name__)
@@ -52,8 +48,6 @@ class Denoiser:
         pictures: decodes and encodes.
         slots: sessions at a time.
         replica: the name of this replica, which goes with every session.
-        model: the name of the model.
-        stream: how streams are generated unless a session says otherwise.
         metrics: where to count.
 
     """
@@ -66,17 +60,11 @@ class Denoiser:
         *,
         slots: int,
         replica: str,
-        model: str,
-        stream: StreamConfig,
         metrics: Metrics,
     ) -> None:
         self._generator = generator
-        self._text = text
         self._pictures = pictures
         self._slots = slots
-        self._replica = replica
-        self._model = model
-        self._stream = stream
         self._metrics = metrics
         self._sessions: dict[str, LiveSession] = {}
         self._opening = 0
@@ -85,6 +73,7 @@ class Denoiser:
         self._production = Production(
             generator, text, pictures, self._executor, self._sessions.values, self._end, metrics
         )
+        self._opener = Opener(generator, text, pictures, self._executor, replica)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -126,17 +115,9 @@ class Denoiser:
         here = self._sessions.get(opening.session_id)
         if here is not None and here.opening.incarnation >= opening.incarnation:
             return here.describe()
-        self._require_slot()
-        self._opening += 1
-        try:
-            session = await self._opened(opening)
-        finally:
-            self._opening -= 1
-        now = asyncio.get_running_loop().time()
-        for cue in cues:
-            session.logic.schedule(cue.blend, cue.frame, cue.transition, "", now)
-        self._admit(session)
-        return session.describe()
+        with self._slot():
+            session = await self._opener.open(opening, cues)
+            return self._admit(session)
 
     async def close(self, session_id: str) -> None:
         """End a session. Raises SessionNotFound."""
@@ -162,68 +143,26 @@ class Denoiser:
         """Whose session it is. Raises SessionNotFound."""
         return self._session(session_id).opening.caller
 
-    def _admit(self, session: LiveSession) -> None:
+    def _admit(self, session: LiveSession) -> pb.Session:
         self._sessions[session.id] = session
-        self._metrics.slots(len(self._sessions), self.free)
         if session.opening.reason:
             self._metrics.resumed("session")
         logger.info("session opened", extra={"session": session.id, "incarnation": session.opening.incarnation})
         self._production.wake()
+        return session.describe()
 
-    def _require_slot(self) -> None:
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """A slot, taken while a session is being opened for it. Raises SlotsFull."""
         if self.free <= 0:
             self._metrics.refused("slots")
             raise SlotsFull(f"all {self._slots} sessions of this replica are taken; end one, or try again later")
-
-    async def _opened(self, opening: Opening) -> LiveSession:
-        """A session as `opening` has it, with a decoder where its next block begins."""
-        stream = await self._take_stream(opening)
+        self._opening += 1
         try:
-            now = asyncio.get_running_loop().time()
-            logic = self._logic(opening, stream, now)
-            track, prompts = await self._track(logic)
-            session = LiveSession(
-                opening, logic, stream, track, prompts, self._replica, recording=opening.recording
-            )
-            session.kept.extend(opening.chunks)
-            await self._pictures.open(session.picture_key, place_before(session, stream.blocks))
-        except BaseException:
-            await in_thread(self._executor, partial(self._generator.close, stream))
-            raise
-        return session
-
-    def _logic(self, opening: Opening, stream: Stream, now: float) -> Session:
-        size = opening.stream.block_frames
-        if opening.record is None:
-            return Session(opening.pace, size, now)
-        before = Session.of(opening.record, size, now)
-        return Session.of(before.rewound(stream.blocks, now), size, now)
-
-    async def _take_stream(self, opening: Opening) -> Stream:
-        try:
-            if opening.snapshot is None:
-                return await in_thread(self._executor, partial(self._generator.open, opening.stream))
-            return (await in_thread(self._executor, partial(restore, self._generator, opening.snapshot))).stream
-        except SlabsFull as error:
-            self._metrics.refused("slabs")
-            raise SlotsFull(str(error)) from error
-        except (ConfigError, SnapshotError) as error:
-            raise InvalidRequest(str(error)) from error
-
-    async def _track(self, logic: Session) -> tuple[PromptTrack, dict[str, Prompt]]:
-        """The prompts in force where a session goes on, from the last cue that came at once."""
-        prompts: dict[str, Prompt] = {}
-        track = PromptTrack(prompts)
-        if not logic.applied:
-            return track, prompts
-        steps = [step for step in _schedule_of(logic).steps if step.block < logic.next_block]
-        first = max(number for number, step in enumerate(steps) if step.source is None)
-        for step in steps[first:]:
-            for text, _ in step.target.parts:
-                if text not in prompts:
-                    prompts[text] = await self._text.encode(text)
-            track.take(step)
-        return track, prompts
+            yield
+        finally:
+            self._opening -= 1
+            self._metrics.slots(len(self._sessions), self.free)
 
     def _end(self, session: LiveSession, failure: ServingError | None) -> None:
         """Take a session away at once; its memory follows when nothing works on it any more."""
@@ -266,24 +205,20 @@ class Denoiser:
             self._production.wake()
             return pb.Receipt()
         async with session.commands:
-            self._check_prompts(command)
             state = session.logic.state
             if command.WhichOneof("action") == "reset":
                 receipts = await self._reset(session, command)
             else:
                 receipts = obey(session.logic, command, now)
+            if command.HasField("schedule_prompt") and not command.schedule_prompt.HasField("frame"):
+                session.asked_now[receipts[0].cue_frame] = now
             session.publish_receipts(receipts)
             if session.logic.state is not state:
+                session.delivered_at = None
                 session.publish_state()
             session.remember()
         self._production.wake()
         return write_receipt(receipts[0])
-
-    def _check_prompts(self, command: pb.Command) -> None:
-        """Refuse a prompt of which nothing is left once it is cleaned, before it is too late to say so."""
-        for part in command.schedule_prompt.prompts:
-            if part.text and not clean_prompt(part.text):
-                raise InvalidRequest(f"prompt {part.text!r} is empty; a prompt has at least one visible character")
 
     async def _reset(self, session: LiveSession, command: pb.Command) -> tuple[Receipt, ...]:
         """A new stream in place of the one that is reset; the state is sent before the receipts."""
@@ -363,79 +298,15 @@ class Denoiser:
     async def fork(self, session_id: str, caller: str, frame: int | None) -> pb.Session:
         """A second session with the same past, up to the present block or the one that contains `frame`."""
         session = self._session(session_id)
-        self._require_slot()
         opening = replace(
             session.opening, session_id=str(uuid.uuid4()), caller=caller, created=time.time(), recording="",
-            incarnation=0, reason="",
+            incarnation=0, snapshot=None, reason="",
         )  # fmt: skip
-        if frame is None:
-            return await self._fork_here(session, opening)
-        return await self._fork_back(session, opening, frame)
-
-    async def _fork_here(self, session: LiveSession, opening: Opening) -> pb.Session:
-        async with session.commands, self._resting(session):
-            now = asyncio.get_running_loop().time()
-            record, size = session.logic.rewound(session.stream.blocks, now), session.config.block_frames
-            try:
-                stream = await in_thread(self._executor, partial(self._generator.fork, session.stream))
-            except SlabsFull as error:
-                raise SlotsFull(str(error)) from error
-            prompts = dict(session.prompts)
-            fork = LiveSession(
-                opening, Session.of(record, size, now), stream, session.track.copy(prompts), prompts, self._replica
-            )
-            fork.kept.extend(session.kept)
-        await self._pictures.open(fork.picture_key, place_before(fork, stream.blocks))
-        self._admit(fork)
-        return fork.describe()
-
-    async def _fork_back(self, session: LiveSession, opening: Opening, frame: int) -> pb.Session:
-        """Generate a session's past again, up to the block that contains `frame`."""
-        now, size = asyncio.get_running_loop().time(), session.config.block_frames
-        if not 0 <= frame < session.logic.earliest_frame:
-            raise FrameOutOfRange(
-                f"frame {frame} is not in the past; the last one is {session.logic.earliest_frame - 1}"
-            )
-        block = block_at(frame + 1, size) - 1
-        record = session.logic.rewound(block, now)
-        restores = {entry.block for entry in session.stream.log if entry.event == "restore"}
-        stream = await self._take_stream(replace(opening, snapshot=None))
-        try:
-            await self._replay(stream, record, size, block, restores)
-            logic = Session.of(record, size, asyncio.get_running_loop().time())
-            track, prompts = await self._track(logic)
-            fork = LiveSession(opening, logic, stream, track, prompts, self._replica)
-            await self._pictures.open(fork.picture_key, place_before(fork, block))
-        except BaseException:
-            await in_thread(self._executor, partial(self._generator.close, stream))
-            raise
-        fork.kept.extend(chunk for chunk in session.kept if chunk.block < block)
-        self._admit(fork)
-        return fork.describe()
-
-    async def _replay(
-        self, stream: Stream, record: SessionRecord, size: int, blocks: int, restores: set[int]
-    ) -> None:
-        """Generate `blocks` blocks under the cues of `record`, one at a time, so that others take their turns."""
-        logic = Session.of(record, size, asyncio.get_running_loop().time())
-        steps = {step.block: step for step in _schedule_of(logic).steps} if logic.applied else {}
-        prompts: dict[str, Prompt] = {}
-        track = PromptTrack(prompts)
-        for block in range(blocks):
-            prompt = None
-            if step := steps.get(block):
-                for text, _ in step.target.parts:
-                    prompts[text] = await self._text.encode(text)
-                prompt = track.take(step)
-            work = partial(self._replay_block, stream, prompt, rebuilt=block in restores)
-            await in_thread(self._executor, work)
-
-    def _replay_block(self, stream: Stream, prompt: Prompt | None, *, rebuilt: bool) -> None:
-        if rebuilt:
-            self._generator.rebuild(stream)
-        if prompt is not None and (stream.prompt is None or stream.prompt.text != prompt.text):
-            self._generator.set_prompt(stream, prompt)
-        self._generator.generate([stream])
+        with self._slot():
+            if frame is not None:
+                return self._admit(await self._opener.fork_back(session, opening, frame))
+            async with session.commands, self._resting(session):
+                return self._admit(await self._opener.fork_here(session, opening))
 
     @asynccontextmanager
     async def _resting(self, session: LiveSession) -> AsyncIterator[None]:
@@ -454,8 +325,3 @@ class Denoiser:
         if session is None:
             raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
         return session
-
-
-def _schedule_of(logic: Session) -> Schedule:
-    """When the cues that have applied did so."""
-    return schedule(Timeline(tuple(applied.cue for applied in logic.applied)), logic.block_frames)

@@ -30,7 +30,8 @@ class LiveSession:
     """All that one replica knows of a session.
 
     `prompts` are the texts encoded for the cues that are in force or next. No block is begun while
-    somebody `held` the session; one is `making`, the last of the `undelivered` ones is `delivering`.
+    somebody `held` the session; one is `making`, the last of the `undelivered` ones is `delivering`. `asked_now`
+    says when a cue was asked for, by its frame, if it was to apply at once.
     """
 
     opening: Opening
@@ -50,6 +51,8 @@ class LiveSession:
     undelivered: int = 0
     encoding: asyncio.Task[None] | None = None
     recording: str = ""
+    asked_now: dict[int, float] = field(default_factory=dict)
+    delivered_at: float | None = None
     closed: bool = False
 
     @property

@@ -217,9 +217,9 @@ class Production:
         if session.closed:
             return
         now = loop.time()
-        late = session.logic.delivered(plan, now)
-        self._metrics.block(late=late)
+        self._metrics.block(late=session.logic.delivered(plan, now))
         session.publish_chunk(chunk)
+        self._time(session, plan, now)
         frames = len(chunk.units)
         session.publish(
             progress=pb.Progress(
@@ -229,6 +229,17 @@ class Production:
             )
         )
         session.remember(chunk, update)
+
+    def _time(self, session: LiveSession, plan: BlockPlan, now: float) -> None:
+        """Count how long the viewers waited for a chunk that was sent just now, and who asked for a cue in it."""
+        if session.delivered_at is not None:
+            self._metrics.interval(now - session.delivered_at)
+        session.delivered_at = now
+        if plan.applied is not None:
+            frame = plan.applied.cue.frame
+            if (asked := session.asked_now.get(frame)) is not None:
+                self._metrics.command_to_frame(now - asked)
+            session.asked_now = {later: at for later, at in session.asked_now.items() if later > frame}
 
     async def _decode(self, session: LiveSession, block: Block) -> Chunk:
         """The chunk of `block`; where its decoder is lost, from another one."""

@@ -141,7 +141,6 @@ class DenoiserReplica:
         for progress in warm_up(self._generator, stream, config.slots if config.device == "cuda" else 1):
             logger.info("warming up", extra={"done": progress.done, "of": progress.of})
         self._text, self._pictures = self._stages(model, text, pictures)
-        self._stream = stream
         self._denoiser: Denoiser | None = None
 
     def _stages(
@@ -159,7 +158,7 @@ class DenoiserReplica:
         if self._denoiser is None:
             self._denoiser = Denoiser(
                 self._generator, self._text, self._pictures, slots=self._config.slots, replica=_replica(),
-                model=self._config.model, stream=self._stream, metrics=Metrics(),
+                metrics=Metrics(),
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from engines.wan.tokenizer import clean_prompt
 from serving.chunk import AccessUnit, Chunk
 from serving.errors import InvalidRequest, TimelineError
 from serving.pacing import Pace
@@ -19,7 +20,13 @@ METHODS: dict[int, Method] = {
 
 
 def read_blend(cue: pb.Cue) -> Blend:
-    """What a cue shows. Raises TimelineError for prompts or weights that cannot be used."""
+    """What a cue shows. Raises TimelineError for prompts or weights that cannot be used.
+
+    That nothing is left of a prompt once it is cleaned is said here, and not when its turn has come.
+    """
+    for part in cue.prompts:
+        if part.text and not clean_prompt(part.text):
+            raise InvalidRequest(f"prompt {part.text!r} is empty; a prompt has at least one visible character")
     weights = [part.weight for part in cue.prompts]
     even = not any(weights)
     return Blend(tuple((part.text, 1.0 if even else part.weight) for part in cue.prompts))

@@ -1,0 +1,184 @@
+"""How a session comes to be on a replica: new, out of what is left of it elsewhere, or out of another one here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+from engines.errors import ConfigError, SlabsFull, SnapshotError
+from engines.generator import Generator
+from engines.prompt import Prompt
+from engines.snapshot import restore
+from engines.stream import Stream
+from serving.errors import FrameOutOfRange, InvalidRequest, SlotsFull
+from serving.live_session import LiveSession
+from serving.mirrored import Opening
+from serving.production import place_before
+from serving.prompt_track import PromptTrack
+from serving.session import Session
+from serving.stages import PictureStage, TextStage, in_thread
+from serving.timeline import Cue, Step, Timeline, block_at, schedule
+
+T = TypeVar("T")
+
+
+class Opener:
+    """Opens sessions on one generator; `executor` has the one thread that may use it.
+
+    A session whose opening fails leaves nothing behind. Every method raises SlotsFull where no slab is free.
+    """
+
+    def __init__(
+        self, generator: Generator, text: TextStage, pictures: PictureStage, executor: Executor, replica: str
+    ) -> None:
+        self._generator = generator
+        self._text = text
+        self._pictures = pictures
+        self._executor = executor
+        self._replica = replica
+
+    async def open(self, opening: Opening, cues: Sequence[Cue]) -> LiveSession:
+        """A session as `opening` has it, with `cues` pending. Raises InvalidRequest for what cannot be."""
+        async with self._taken(await self._stream(opening)) as stream:
+            now = _now()
+            logic = _logic(opening, stream, now)
+            for cue in cues:
+                logic.schedule(cue.blend, cue.frame, cue.transition, "", now)
+            session = await self._session(opening, logic, stream)
+            session.kept.extend(opening.chunks)
+            await self._pictures.open(session.picture_key, place_before(session, stream.blocks))
+        return session
+
+    async def fork_here(self, session: LiveSession, opening: Opening) -> LiveSession:
+        """A second session like `session`, which rests meanwhile."""
+        now = _now()
+        record, size = session.logic.rewound(session.stream.blocks, now), session.config.block_frames
+        async with self._taken(await self._copy(session.stream)) as stream:
+            prompts, logic = dict(session.prompts), Session.of(record, size, now)
+            track = session.track.copy(prompts)
+            fork = LiveSession(opening, logic, stream, track, prompts, self._replica)
+            fork.kept.extend(session.kept)
+            await self._pictures.open(fork.picture_key, place_before(fork, stream.blocks))
+        return fork
+
+    async def fork_back(self, session: LiveSession, opening: Opening, frame: int) -> LiveSession:
+        """A session whose past is generated again, up to the block that contains `frame`."""
+        size = session.config.block_frames
+        if not 0 <= frame < session.logic.earliest_frame:
+            raise FrameOutOfRange(
+                f"frame {frame} is not in the past; the last one is {session.logic.earliest_frame - 1}"
+            )
+        block = block_at(frame + 1, size) - 1
+        record = session.logic.rewound(block, _now())
+        chunks = [chunk for chunk in session.kept if chunk.block < block]
+        restored = {entry.block for entry in session.stream.log if entry.event == "restore"}
+        async with self._taken(await self._new(opening)) as stream:
+            await self._replay(stream, Session.of(record, size, _now()), restored)
+            fork = await self._session(opening, Session.of(record, size, _now()), stream)
+            fork.kept.extend(chunks)
+            await self._pictures.open(fork.picture_key, place_before(fork, block))
+        return fork
+
+    # Streams
+
+    @asynccontextmanager
+    async def _taken(self, stream: Stream) -> AsyncIterator[Stream]:
+        """A stream that is closed if what is made of it fails."""
+        try:
+            yield stream
+        except BaseException:
+            await self._run(partial(self._generator.close, stream))
+            raise
+
+    async def _stream(self, opening: Opening) -> Stream:
+        """New, or out of a snapshot."""
+        if opening.snapshot is None:
+            return await self._new(opening)
+        try:
+            restored = await self._run(partial(restore, self._generator, opening.snapshot))
+        except SlabsFull as error:
+            raise SlotsFull(str(error)) from error
+        except SnapshotError as error:
+            raise InvalidRequest(str(error)) from error
+        return restored.stream
+
+    async def _new(self, opening: Opening) -> Stream:
+        try:
+            return await self._run(partial(self._generator.open, opening.stream))
+        except SlabsFull as error:
+            raise SlotsFull(str(error)) from error
+        except ConfigError as error:
+            raise InvalidRequest(str(error)) from error
+
+    async def _copy(self, stream: Stream) -> Stream:
+        try:
+            return await self._run(partial(self._generator.fork, stream))
+        except SlabsFull as error:
+            raise SlotsFull(str(error)) from error
+
+    async def _replay(self, stream: Stream, logic: Session, restored: set[int]) -> None:
+        """Generate the blocks of `logic` again, one at a time, so that others take their turns.
+
+        At the blocks in `restored` the stream had been rebuilt, which is repeated.
+        """
+        prompts: dict[str, Prompt] = {}
+        track = PromptTrack(prompts)
+        steps = {step.block: step for step in _steps_of(logic)}
+        for block in range(logic.next_block):
+            prompt = None
+            if step := steps.get(block):
+                await self._encode(prompts, [text for text, _ in step.target.parts])
+                prompt = track.take(step)
+            await self._run(partial(self._replay_block, stream, prompt, rebuilt=block in restored))
+
+    def _replay_block(self, stream: Stream, prompt: Prompt | None, *, rebuilt: bool) -> None:
+        if rebuilt:
+            self._generator.rebuild(stream)
+        if prompt is not None and (stream.prompt is None or stream.prompt.text != prompt.text):
+            self._generator.set_prompt(stream, prompt)
+        self._generator.generate([stream])
+
+    # Prompts
+
+    async def _session(self, opening: Opening, logic: Session, stream: Stream) -> LiveSession:
+        """A session whose prompts are in force as its log has them, from the last cue that came at once."""
+        prompts: dict[str, Prompt] = {}
+        track = PromptTrack(prompts)
+        steps = [step for step in _steps_of(logic) if step.block < logic.next_block]
+        first = max((number for number, step in enumerate(steps) if step.source is None), default=0)
+        for step in steps[first:]:
+            await self._encode(prompts, [text for text, _ in step.target.parts])
+            track.take(step)
+        return LiveSession(opening, logic, stream, track, prompts, self._replica, recording=opening.recording)
+
+    async def _encode(self, prompts: dict[str, Prompt], texts: Sequence[str]) -> None:
+        for text in texts:
+            if text not in prompts:
+                prompts[text] = await self._text.encode(text)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await in_thread(self._executor, work)
+
+
+def _logic(opening: Opening, stream: Stream, now: float) -> Session:
+    """New, or as it was before the stream's next block."""
+    size = opening.stream.block_frames
+    if opening.record is None:
+        return Session(opening.pace, size, now)
+    before = Session.of(opening.record, size, now)
+    return Session.of(before.rewound(stream.blocks, now), size, now)
+
+
+def _steps_of(logic: Session) -> tuple[Step, ...]:
+    """The steps of the cues that have applied."""
+    if not logic.applied:
+        return ()
+    return schedule(Timeline(tuple(applied.cue for applied in logic.applied)), logic.block_frames).steps
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
