@@ -14,6 +14,7 @@ import torch
 from engines.errors import ConfigError
 
 Stages = Literal["shared", "separate"]
+KNOWN = {"stages": ("shared", "separate"), "codec": ("own", "tiny"), "encoder": ("libx264", "h264_nvenc")}
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -25,9 +26,10 @@ def _require(holds: bool, problem: str) -> None:
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused. `sessions_per_token` counts over all replicas."""
+    """What is refused. `sessions_per_token` counts over all replicas, `pixels` are of one picture."""
 
     sessions_per_token: int = 8
+    pixels: int = 1280 * 720
     stream_seconds: float = 600.0
     recording_frames: int = 16 * 60 * 60
     snapshot_bytes: int = 64 << 20
@@ -47,13 +49,18 @@ class Tokens:
     @classmethod
     def of_file(cls, path: Path) -> Tokens:
         """Lines of `caller token`. Raises ConfigError for a line that is not."""
-        digests = {}
+        digests: dict[str, str] = {}
         for number, line in enumerate(path.read_text().splitlines(), start=1):
             if not line.strip() or line.startswith("#"):
                 continue
             parts = line.split()
-            _require(len(parts) == 2, f"{path}, line {number}: a line is a caller's name and a token")
-            digests[parts[0]] = hashlib.sha256(parts[1].encode()).hexdigest()
+            place = f"{path}, line {number}"
+            _require(len(parts) == 2, f"{place}: a line is a caller's name and a token")
+            caller, digest = parts[0], hashlib.sha256(parts[1].encode()).hexdigest()
+            _require(caller not in digests, f"{place}: {caller} is there already; a caller has one token")
+            _require(digest not in digests.values(), f"{place}: the token of {caller} is somebody else's already")
+            digests[caller] = digest
+        _require(bool(digests), f"{path} has no token, which would let everybody in; leave the file out for that")
         return cls(digests)
 
     def caller(self, token: str | None) -> str | None:
@@ -104,7 +111,8 @@ class ServerConfig:
         for name in ("grpc_port", "http_port"):
             value = getattr(self, name)
             _require(1 <= value <= 65535, f"{name} is {value}; it must be within 1..65535")
-        _require(self.stages in ("shared", "separate"), f"stages is {self.stages!r}; known: shared, separate")
-        _require(self.dtype in DTYPES, f"dtype is {self.dtype!r}; known: {', '.join(DTYPES)}")
+        for name, known in {**KNOWN, "dtype": tuple(DTYPES)}.items():
+            value = getattr(self, name)
+            _require(value in known, f"{name} is {value!r}; known: {', '.join(known)}")
         _require(0.5 <= self.silence_s <= 60, f"silence_s is {self.silence_s}; it must be within 0.5..60")
         _require(1 <= self.lease_s <= 3600, f"lease_s is {self.lease_s}; it must be within 1..3600")

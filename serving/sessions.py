@@ -144,6 +144,9 @@ class Sessions:
             )
         except ConfigError as error:
             raise InvalidRequest(str(error)) from None
+        pixels, most = stream.height * stream.width, config.limits.pixels
+        if pixels > most:
+            raise LimitReached(f"the picture has {pixels} pixels; at most {most} are generated here")
         pace = read_pace(options, config.lease_s)
         return Opening(str(uuid.uuid4()), caller.name, config.model, stream, pace, time.time())
 

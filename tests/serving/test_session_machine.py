@@ -17,6 +17,7 @@ from serving.session import BlockPlan, Receipt, Session, Stage, State
 from serving.timeline import Blend, Step, Timeline, Transition, block_at, schedule
 
 SIZE = 3
+ROUNDING_S = 1e-6
 BLENDS = [Blend.of(text) for text in ("noon", "dusk", "night")]
 
 paces = st.builds(Pace, st.sampled_from([0, 8, 16, 60]), st.sampled_from([1, 2, 5]))
@@ -252,7 +253,7 @@ class SessionMachine(RuleBasedStateMachine):
     def require_not_too_far(self) -> None:
         """Of the next block: what is shown is at most `ahead` blocks before it."""
         pace, reported = self.session.pace, self.session._position.is_reported
-        shown_block = (max(self.session.shown_frame(self.now), 0) + 3) // 12
+        shown_block = (max(self.session.shown_frame(self.now + ROUNDING_S), 0) + 3) // 12
         allowed = UNREPORTED_BLOCKS if pace.fps == 0 and not reported else pace.ahead
         assert self.session.next_block <= shown_block + allowed
 

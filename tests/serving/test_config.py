@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.errors import ConfigError
+from serving.config import Limits, ServerConfig, Tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"slots": 0}, "slots is 0; it must be within 1..1024"),
+        ({"batch": -1}, "batch is -1"),
+        ({"denoisers": 2000}, "denoisers is 2000"),
+        ({"grpc_port": 0}, "grpc_port is 0"),
+        ({"http_port": 65536}, "http_port is 65536"),
+        ({"stages": "both"}, "stages is 'both'; known: shared, separate"),
+        ({"dtype": "int8"}, "dtype is 'int8'; known: float32, bfloat16"),
+        ({"codec": "none"}, "codec is 'none'; known: own, tiny"),
+        ({"encoder": "av1"}, "encoder is 'av1'; known: libx264, h264_nvenc"),
+        ({"silence_s": 0.1}, "silence_s is 0.1"),
+        ({"lease_s": 4000}, "lease_s is 4000"),
+        ({"lease_s": float("nan")}, "lease_s is nan"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        ServerConfig(**options)
+
+
+@pytest.mark.parametrize("name", vars(Limits()))
+def test_every_limit_is_positive(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"limits.{name} is 0; it must be positive"):
+        Limits(**{name: 0})
+
+
+def test_without_tokens_everybody_is_one_caller() -> None:
+    assert Tokens().caller(None) == Tokens().caller("anything") == ""
+
+
+def tokens(folder: Path, text: str) -> Tokens:
+    path = folder / "tokens"
+    path.write_text(text)
+    return Tokens.of_file(path)
+
+
+def test_a_token_says_who_calls_and_another_one_nobody(tmp_path: Path) -> None:
+    known = tokens(tmp_path, "# who\nanna secret-a\n\nberta secret-b\n")
+    assert [known.caller(token) for token in ("secret-a", "secret-b")] == ["anna", "berta"]
+    assert [known.caller(token) for token in ("secret-c", "", "SECRET-A", None)] == [None] * 4
+
+
+def test_tokens_are_not_kept_but_as_digests(tmp_path: Path) -> None:
+    known = tokens(tmp_path, "anna secret-a\n")
+    assert known.digests == {"anna": hashlib.sha256(b"secret-a").hexdigest()}
+    assert b"secret-a" not in pickle.dumps(known)
+
+
+@pytest.mark.parametrize("line", ["anna", "anna a secret with spaces"])
+def test_a_line_that_is_not_a_name_and_a_token_is_refused_by_number(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigError, match="line 2: a line is a caller's name and a token"):
+        tokens(tmp_path, f"berta secret-b\n{line}\n")
+
+
+def test_a_file_without_a_token_does_not_open_the_server_to_everybody(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no token"):
+        tokens(tmp_path, "# nobody yet\n")
+
+
+def test_a_caller_or_a_token_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="line 2: anna is there already"):
+        tokens(tmp_path, "anna secret-a\nanna secret-b\n")
+    with pytest.raises(ConfigError, match="line 2: the token of anna is somebody else's already"):
+        tokens(tmp_path, "berta secret-a\nanna secret-a\n")
