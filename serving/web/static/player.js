@@ -1,0 +1,207 @@
+/** Plays a session's frames in a <video> element. Frame n of a take lies at n / 16 seconds. */
+
+const LOOK_MS = 60;
+const REPORT_MS = 500;
+const KEPT_S = 60;
+const HURRY_S = 2.5;
+const FIRST_BLOCK = 9;
+const BLOCK = 12;
+
+const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
+
+/** The number of the block that a frame is in. */
+export function blockOf(frame) {
+  return frame < FIRST_BLOCK ? 0 : Math.floor((frame - FIRST_BLOCK) / BLOCK) + 1;
+}
+
+/** The first frame of the first block that begins at or after `frame`: where a cue applies. */
+export function appliesAt(frame) {
+  return frame <= 0 ? 0 : FIRST_BLOCK + BLOCK * Math.max(0, Math.ceil((frame - FIRST_BLOCK) / BLOCK));
+}
+
+export class Player {
+  #video;
+  #source = null;
+  #buffer = null;
+  #waiting = [];
+  #fps = 16;
+  #rate = 1;
+  #take = null;
+  #wanted = null;
+  #running = false;
+  #held = null;
+  #reported = { frame: -1, at: 0 };
+  #shown = { take: -1, frame: -1 };
+  #hurries = false;
+  #endings = [];
+
+  constructor(video) {
+    this.#video = video;
+    video.muted = true;
+    video.playsInline = true;
+    video.disableRemotePlayback = true;
+  }
+
+  /** The frame on the screen; -1 before the first. */
+  get frame() {
+    const { readyState, currentTime } = this.#video;
+    return this.#wanted !== null || readyState < HTMLMediaElement.HAVE_CURRENT_DATA
+      ? (this.#held ?? -1)
+      : Math.floor(currentTime * this.#fps + 0.01);
+  }
+
+  /** Show what comes from `reactor`, and report what has been shown until `stop` is called. */
+  follow(reactor) {
+    this.#hurries = reactor.watches;
+    const look = setInterval(() => this.#look(reactor), LOOK_MS);
+    this.#endings = [
+      reactor.onFrames((piece) => this.#takeIn(piece)),
+      reactor.onMessage((message) => this.#obey(message)),
+      () => clearInterval(look),
+    ];
+  }
+
+  /** Show nothing more. */
+  stop() {
+    for (const end of this.#endings.splice(0)) end();
+    this.#running = false;
+    this.#video.pause();
+  }
+
+  /** Stop at the frame that is shown, at once. Gives its number. */
+  hold() {
+    this.#video.pause();
+    this.#held = this.frame;
+    return this.#held;
+  }
+
+  /** Go on after `hold`, where the session does. */
+  release() {
+    this.#held = null;
+    if (this.#running) this.#play();
+  }
+
+  #obey({ type, data }) {
+    if (type === "state") this.#stand(data);
+    if (type === "media") this.#fps = data.fps;
+  }
+
+  #stand({ state, fps, shown_frame: shown, take }) {
+    this.#shown = { take, frame: shown };
+    this.#rate = fps > 0 ? fps / this.#fps : 1;
+    this.#running = state === "running";
+    if (this.#running) {
+      this.#held = null;
+      this.#play();
+    } else if (state === "paused" && take === this.#take) this.#stopAt(shown);
+    else this.#video.pause();
+  }
+
+  #play() {
+    this.#video.play().catch(() => {}); // Nothing is loaded yet, or a pause came in between; the next look plays.
+  }
+
+  #stopAt(frame) {
+    this.#video.pause();
+    this.#held = frame;
+    if (frame >= 0 && this.frame !== frame) this.#seek(frame);
+  }
+
+  #takeIn({ kind, take, first, data, media }) {
+    if (take !== this.#take) {
+      this.#begin(take, media);
+      this.#wanted = this.#shown.take === take ? Math.max(first, this.#shown.frame) : first;
+    }
+    this.#waiting.push({ kind, first, data, mime: media.mime });
+    this.#append();
+  }
+
+  /** A new take begins with an empty buffer. */
+  #begin(take, media) {
+    this.#take = take;
+    this.#held = null;
+    this.#reported = { frame: -1, at: 0 };
+    this.#waiting = [];
+    this.#buffer = null;
+    const source = new Source();
+    source.addEventListener("sourceopen", () => this.#opened(source, media), { once: true });
+    const before = this.#video.src;
+    this.#video.src = URL.createObjectURL(source);
+    if (before) URL.revokeObjectURL(before);
+    this.#source = source;
+  }
+
+  #opened(source, media) {
+    if (source !== this.#source) return;
+    this.#buffer = source.addSourceBuffer(media.mime);
+    this.#buffer.addEventListener("updateend", () => source === this.#source && this.#append());
+    this.#append();
+  }
+
+  #append() {
+    const buffer = this.#buffer;
+    if (!buffer || buffer.updating) return;
+    this.#arrive();
+    const next = this.#waiting.shift();
+    if (!next) return this.#trim();
+    if (next.kind === "init") buffer.changeType(next.mime);
+    buffer.appendBuffer(next.data);
+  }
+
+  /** Go to the first frame as soon as it is there. */
+  #arrive() {
+    if (this.#wanted === null || this.#buffer.buffered.length === 0) return;
+    this.#seek(this.#wanted);
+    this.#wanted = null;
+    if (this.#running) this.#play();
+  }
+
+  #seek(frame) {
+    this.#video.currentTime = (frame + 0.5) / this.#fps;
+  }
+
+  #trim() {
+    const { buffered } = this.#buffer;
+    const end = this.#video.currentTime - KEPT_S;
+    if (buffered.length && buffered.start(0) < end - KEPT_S) this.#buffer.remove(0, end);
+  }
+
+  #look(reactor) {
+    if (!this.#running || this.#held !== null) return;
+    this.#cross();
+    this.#pace();
+    if (this.#video.paused && this.#wanted === null && this.#video.readyState > 0) this.#play();
+    if (reactor.take === this.#take) this.#report(reactor);
+  }
+
+  /** Frames that were lost leave a hole; go on behind it. */
+  #cross() {
+    const { buffered, currentTime } = this.#video;
+    const slack = 2 / this.#fps;
+    for (let number = 0; number < buffered.length; number++) {
+      if (currentTime < buffered.start(number) - slack / 20) {
+        const before = number === 0 || buffered.end(number - 1) - currentTime < slack;
+        if (before) this.#video.currentTime = buffered.start(number) + 0.5 / this.#fps;
+        return;
+      }
+    }
+  }
+
+  /** One who only looks on, and was held up, catches up slowly. */
+  #pace() {
+    const { buffered, currentTime } = this.#video;
+    const ahead = buffered.length ? buffered.end(buffered.length - 1) - currentTime : 0;
+    const late = this.#hurries && ahead > HURRY_S * Math.max(1, this.#rate);
+    const rate = this.#rate * (late ? 1.1 : 1);
+    if (this.#video.playbackRate !== rate) this.#video.playbackRate = rate;
+  }
+
+  /** Tell the server what is shown: whenever a block begins, and twice a second. */
+  #report(reactor) {
+    const { frame, at } = this.#reported;
+    const now = performance.now();
+    if (this.frame <= frame || (blockOf(this.frame) === blockOf(frame) && now - at < REPORT_MS)) return;
+    this.#reported = { frame: this.frame, at: now };
+    reactor.sendMessage({ type: "shown", data: { frame: this.frame } }).catch(() => {});
+  }
+}
