@@ -1,8 +1,8 @@
 """A session's events as the messages of a WebSocket: JSON texts, and binary segments of MP4.
 
 A binary message is a head of four 32-bit numbers, the highest byte first, and a segment for the browser's
-MediaSource. The head says the kind (1: how to decode, which comes first and whenever it changes; 2: frames), the
-take, the first frame and the number of frames.
+MediaSource. The head says the kind (1: how to decode, which comes first in each take and whenever it changes; 2:
+frames), the take, the first frame and the number of frames.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class EventWriter:
     def __init__(self) -> None:
         self._height = self._width = 0
         self._prompt = ""
+        self._take = -1
         self._fragments: Fragments | None = None
 
     def write(self, event: pb.Event) -> list[str | bytes]:
@@ -78,7 +79,8 @@ class EventWriter:
 
     def _chunk(self, take: int, chunk: Chunk) -> list[str | bytes]:
         messages: list[str | bytes] = []
-        if self._fragments is None or not self._fragments.fits(chunk):
+        if self._fragments is None or take != self._take or not self._fragments.fits(chunk):
+            self._take = take
             self._fragments = Fragments(chunk, self._height, self._width)
             mime = f'video/mp4; codecs="{self._fragments.codec}"'
             size: dict[str, Json] = {"height": self._height, "width": self._width}

@@ -28,6 +28,7 @@ class Page {
   #player = null;
   #state = null;
   #progress = null;
+  #listed = "";
   #meters = new Meters();
   #notices = new Notices(byId("notices"));
   #editor = new Editor(byId("editor"));
@@ -362,7 +363,11 @@ class Page {
     for (const [id, able] of Object.entries(buttons)) byId(id).disabled = !able || (this.#watches && steered.includes(id));
   }
 
+  /** What has not changed is left alone: somebody may be about to press it. */
   #list({ pending, applied }) {
+    const listed = JSON.stringify([pending, applied, this.#watches]);
+    if (listed === this.#listed) return;
+    this.#listed = listed;
     const coming = pending.slice(0, LISTED).map((cue) => this.#coming(cue));
     const past = applied.slice(-LISTED).reverse().map((cue) => row(cue.frame, cue.text));
     byId("pending").replaceChildren(...(coming.length ? coming : [row(null, "Nothing is scheduled.")]));

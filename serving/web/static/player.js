@@ -45,9 +45,9 @@ export class Player {
   /** The frame on the screen; -1 before the first. */
   get frame() {
     const { readyState, currentTime } = this.#video;
-    return this.#wanted !== null || readyState < HTMLMediaElement.HAVE_CURRENT_DATA
-      ? (this.#held ?? -1)
-      : Math.floor(currentTime * this.#fps + 0.01);
+    if (this.#shown.take !== this.#take) return -1;
+    if (this.#wanted !== null || readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return this.#held ?? -1;
+    return Math.floor(currentTime * this.#fps + 0.01);
   }
 
   /** Show what comes from `reactor`, and report what has been shown until `stop` is called. */

@@ -19,6 +19,7 @@ export class Strip {
   #scale = 2;
   #state = null;
   #drag = null;
+  #moved = null; // Where the cue that the keyboard is at will be.
   #frame = 0;
   #drawn = "";
   #actions;
@@ -84,11 +85,16 @@ export class Strip {
   }
 
   #drawCues(pending, applied) {
-    const focused = document.activeElement?.dataset?.frame;
-    const past = applied.map((cue, number) => this.#past(cue, applied[number + 1]?.frame, number));
+    const focused = this.#cues.contains(document.activeElement) && document.activeElement.dataset.frame;
+    const past = applied.map((cue, number) => this.#past(cue, applied[number + 1]?.frame));
     const coming = pending.map((cue, number) => this.#coming(cue, pending[number + 1]?.timestamp));
     this.#cues.replaceChildren(...past, ...coming);
-    if (focused) this.#cues.querySelector(`.pending[data-frame="${focused}"]`)?.focus();
+    for (const frame of [focused, this.#moved]) this.#cueAt(frame)?.focus();
+    if (this.#cueAt(this.#moved)) this.#moved = null;
+  }
+
+  #cueAt(frame) {
+    return this.#cues.querySelector(`.pending[data-frame="${frame}"]`);
   }
 
   #past(cue, end) {
@@ -166,7 +172,9 @@ export class Strip {
   }
 
   #move(cue, frame) {
-    if (frame >= 0 && frame !== cue.timestamp) this.#actions.move(cue, frame);
+    if (frame < 0 || frame === cue.timestamp) return;
+    this.#moved = frame;
+    this.#actions.move(cue, frame);
   }
 
   #drawTicks() {

@@ -54,6 +54,13 @@ def test_chunks_become_a_video_of_all_their_frames() -> None:
     assert frames == list(range(21))
 
 
+def test_every_take_says_anew_how_to_decode_it() -> None:
+    writer = opened()
+    writer.write(chunk_event(0, 0, 0, 9))
+    again = [message for message in writer.write(chunk_event(1, 0, 0, 9)) if isinstance(message, bytes)]
+    assert [HEAD.unpack_from(binary) for binary in again] == [(INIT, 1, 0, 0), (FRAMES, 1, 0, 9)]
+
+
 def test_a_state_says_what_the_published_protocol_says_and_more() -> None:
     session = pb.Session(
         id="s", state=pb.SESSION_STATE_PAUSED, current_start_frame=33, next_frame=45, prompt="noon",
