@@ -1,6 +1,7 @@
 # One command per need, the same here and in CI. The environment is .venv, made on first use.
 PYTHON ?= python3.11
 BIN := .venv/bin
+SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 
 .PHONY: demo test check bench bench-gpu clean
 
@@ -8,7 +9,7 @@ demo: .venv/run
 	mkdir -p out
 	$(BIN)/longtake generate serving/example_timeline.yaml -o out/demo.mp4 --sheet out/demo.png --threads 1
 
-test: .venv/dev
+test: .venv/dev | .venv/browser
 	$(BIN)/python -m pytest
 
 check: .venv/dev
@@ -44,3 +45,13 @@ clean:
 .venv/dev: .venv/run
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# The page is tested in Debian's Chromium. Where that cannot be had its tests are skipped, and say so.
+.venv/browser: | .venv/bin/python
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+		echo "installing chromium and chromium-driver"; \
+		$(SUDO) apt-get update -qq \
+		&& $(SUDO) apt-get install -y -qq --no-install-recommends chromium chromium-driver \
+		|| echo "Chromium cannot be installed here: the tests of the page will be skipped."; \
+	fi
+	@touch $@
