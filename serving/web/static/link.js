@@ -45,6 +45,7 @@ export function short({ timestamp, prompts, transition }) {
 function readCues(text) {
   if (!text) return [];
   const cues = JSON.parse(text);
-  if (!Array.isArray(cues)) throw new SyntaxError("the cues in this link are no list");
+  const whole = Array.isArray(cues) && cues.every((cue) => Number.isInteger(cue?.timestamp));
+  if (!whole) throw new SyntaxError("its cues are no list in which each has a timestamp");
   return cues;
 }

@@ -31,7 +31,9 @@ export class Strip {
     this.follows = true;
     this.#track.append(this.#made, this.#ticks, this.#cues, this.#head);
     place.append(this.#track);
-    for (const kind of ["wheel", "touchmove"]) place.addEventListener(kind, () => this.#leave(), { passive: true });
+    place.addEventListener("touchmove", () => this.#leave(), { passive: true });
+    place.addEventListener("wheel", (event) => (event.deltaX || event.shiftKey) && this.#leave(), { passive: true });
+    place.addEventListener("pointerdown", (event) => event.target === place && this.#leave());
     place.addEventListener("scroll", () => this.#drawTicks());
     new ResizeObserver(() => this.#draw()).observe(place);
   }

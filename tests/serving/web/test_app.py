@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from engines.presets import preset
+from serving.config import ServerConfig, Tokens
+from serving.encoder import ChunkEncoder
+from serving.fleet import Fleet
+from serving.recording import Recordings
+from serving.sessions import Sessions
+from serving.timeline_files import MAX_BYTES
+from serving.web.address import TOKEN_PREFIX
+from serving.web.app import web_app
+from tests.serving.fake_sessions import HEIGHT, WIDTH, paint
+
+TOKEN = {"authorization": "Bearer geheim"}
+
+
+def client(recordings: Path, tokens: Tokens | None = None) -> TestClient:
+    """The application over real sessions, of which none can be opened: there is no denoiser."""
+    config = ServerConfig(recordings=str(recordings), tokens=tokens or Tokens())
+    nobody: Any = None
+    return TestClient(web_app(Sessions(Fleet(nobody, 1), config, preset("pocket").stream)))
+
+
+@pytest.fixture
+def open_client(tmp_path: Path) -> TestClient:
+    return client(tmp_path)
+
+
+@pytest.fixture
+def closed_client(tmp_path: Path) -> TestClient:
+    return client(tmp_path, Tokens({"ann": hashlib.sha256(b"geheim").hexdigest()}))
+
+
+def test_the_page_and_all_it_needs_are_here(open_client: TestClient) -> None:
+    page = open_client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("page.js", "longtake.js", "player.js", "style.css", "icon.svg"):
+        part = open_client.get(f"/static/{name}", headers={"origin": "http://elsewhere"})
+        assert (part.status_code, part.headers["cache-control"]) == (200, "no-cache")
+        assert part.headers["access-control-allow-origin"] == "*"
+
+
+def test_a_timeline_is_read_for_the_page(open_client: TestClient) -> None:
+    text = "version: 1\nseed: 18446744073709551615\ncues:\n  - frame: 0\n    prompt: noon\n"
+    read = open_client.post("/timelines?name=film.yaml", content=text).json()
+    assert (read["seed"], read["format"]) == ("18446744073709551615", "longtake")
+    assert read["cues"] == [{"timestamp": 0, "text": "noon", "prompts": [{"text": "noon", "weight": 1.0}]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("film.yaml", b"cues: 3", "must be a list"),
+        ("film.exe", b"", "the suffix '.exe' is unknown"),
+        ("film.json", b"x" * (MAX_BYTES + 9), "longer than 16 MiB"),
+    ],
+    ids=["no timeline", "no known file", "far too long"],
+)
+def test_a_file_that_is_no_timeline_is_refused_in_words(
+    open_client: TestClient, name: str, content: bytes, reason: str
+) -> None:
+    answer = open_client.post("/timelines", params={"name": name}, content=content)
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"]["message"]
+
+
+def test_a_recording_is_a_file(tmp_path: Path) -> None:
+    writer = Recordings(tmp_path).begin("s", HEIGHT, WIDTH, 0)
+    writer.append(ChunkEncoder(HEIGHT, WIDTH).encode(0, 0, paint("noon", 0)[None].repeat(9, axis=0)))
+    name = writer.finish().name
+    answer = client(tmp_path).get(f"/recordings/{name}.mp4")
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "video/mp4")
+    assert answer.content == Recordings(tmp_path).path(name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["nothing", "..%2Fnothing", "a%22b"])
+def test_a_recording_that_is_not_there_is_not_found(open_client: TestClient, name: str) -> None:
+    assert open_client.get(f"/recordings/{name}.mp4").status_code in (400, 404)
+
+
+def test_without_a_token_nothing_is_told(closed_client: TestClient) -> None:
+    assert closed_client.get("/").status_code == 200
+    assert closed_client.post("/timelines", content="").status_code == 401
+    assert closed_client.get("/recordings/x.mp4").status_code == 401
+    assert closed_client.get("/recordings/x.mp4", headers=TOKEN).status_code == 404
+
+
+def test_a_socket_without_a_token_hears_why_it_is_closed(closed_client: TestClient) -> None:
+    with closed_client.websocket_connect("/ws") as socket:
+        error = socket.receive_json()["data"]
+        assert (error["code"], socket.receive()["code"]) == ("UNAUTHENTICATED", 1008)
+
+
+def test_a_token_comes_with_the_socket(closed_client: TestClient) -> None:
+    token = TOKEN_PREFIX + base64.urlsafe_b64encode(b"geheim").decode().rstrip("=")
+    with closed_client.websocket_connect("/ws?watch=1", subprotocols=["longtake.v1", token]) as socket:
+        assert socket.accepted_subprotocol == "longtake.v1"
+        assert socket.receive_json()["data"]["message"].startswith("watch needs a session")
