@@ -40,6 +40,8 @@ def unpack(data: bytes) -> Saved:
     if hashlib.sha256(body).digest() != digest:
         raise InvalidRequest("the snapshot is damaged: its checksum does not match its content")
     length = int.from_bytes(body[:8], "little")
+    if length > len(body) - 8:
+        raise InvalidRequest(f"the snapshot ends within its session, which is said to have {length} bytes")
     try:
         session = pb.Session.FromString(body[8 : 8 + length])
     except DecodeError as error:

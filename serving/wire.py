@@ -10,7 +10,7 @@ from serving.errors import InvalidRequest, TimelineError
 from serving.pacing import Pace
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session import Applied, Receipt
-from serving.timeline import Blend, Cue, Method, Transition
+from serving.timeline import MAX_PROMPT_CHARACTERS, Blend, Cue, Method, Transition
 
 METHODS: dict[int, Method] = {
     pb.TRANSITION_METHOD_UNSPECIFIED: "linear",
@@ -24,9 +24,10 @@ def read_blend(cue: pb.Cue) -> Blend:
 
     That nothing is left of a prompt once it is cleaned is said here, and not when its turn has come.
     """
-    for part in cue.prompts:
-        if part.text and not clean_prompt(part.text):
-            raise InvalidRequest(f"prompt {part.text!r} is empty; a prompt has at least one visible character")
+    for number, part in enumerate(cue.prompts):
+        if part.text and len(part.text) <= MAX_PROMPT_CHARACTERS and not clean_prompt(part.text):
+            place = f"prompts[{number}].text"
+            raise TimelineError(place, f"prompt {part.text!r} is empty; it needs at least one visible character")
     weights = [part.weight for part in cue.prompts]
     even = not any(weights)
     return Blend(tuple((part.text, 1.0 if even else part.weight) for part in cue.prompts))
@@ -38,7 +39,7 @@ def read_transition(cue: pb.Cue) -> Transition | None:
         return None
     method = cue.transition.method
     if method not in METHODS:
-        raise InvalidRequest(f"transition.method {method} is unknown; known: 1 (linear), 2 (slerp)")
+        raise TimelineError("transition.method", f"{method} is unknown; known: 1 (linear), 2 (slerp)")
     return Transition(cue.transition.blocks, METHODS[method])
 
 
