@@ -9,7 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engines.errors import EngineError
-from serving import download_command, film_request, generate_command, serve_command
+from serving import (
+    download_command,
+    film_request,
+    generate_command,
+    play_command,
+    serve_command,
+    sessions_command,
+)
 from serving.catalog import models_folder
 from serving.errors import ServingError
 from serving.models_report import model_rows, models_table
@@ -43,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve interactive sessions on this machine")
     serve_command.add_arguments(serve)
     serve.set_defaults(run=serve_command.run)
+    play = commands.add_parser("play", help="have a running server play a timeline, and keep the film")
+    play_command.add_arguments(play)
+    play.set_defaults(run=play_command.run)
+    sessions = commands.add_parser("sessions", help="list, watch and stop the sessions of a running server")
+    sessions_command.add_commands(sessions)
     timeline = commands.add_parser("timeline", help="work with timelines").add_subparsers(required=True)
     check = timeline.add_parser("check", help="explain a timeline: what applies when, and what to improve")
     check.add_argument("file", type=Path)

@@ -79,14 +79,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help=f"see `longtake models`; else the timeline's, else {DEFAULT_MODEL}")
     parser.add_argument("--codec", choices=("own", "tiny"), help="tiny: the tiny autoencoder, much quicker")
     parser.add_argument("--seed", type=int, help="another seed, another film")
-    parser.add_argument("--size", type=_size, metavar="HEIGHTxWIDTH", help="such as 480x832; multiples of 16")
+    parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="such as 480x832; multiples of 16")
     parser.add_argument("--steps", type=_steps, metavar="1000,500", help="denoising steps, descending from 1000")
     parser.add_argument(
-        "--seconds", type=_seconds, help="length; else the timeline's, else 10 s after its last cue"
+        "--seconds", type=seconds, help="length; else the timeline's, else 10 s after its last cue"
     )
     parser.add_argument("--sheet", type=Path, metavar="SHEET.png", help="write a picture sheet as well")
     parser.add_argument(
-        "--snapshot-every", type=_seconds, metavar="SECONDS", help="write snapshots, from which --from continues"
+        "--snapshot-every", type=seconds, metavar="SECONDS", help="write snapshots, from which --from continues"
     )
     parser.add_argument("--from", dest="snapshot", type=Path, metavar="SNAPSHOT", help="continue from a snapshot")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="else cuda where there is one")
@@ -118,7 +118,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
     return Request(
         model,
         options.codec or "own",
-        _with_length(read.timeline, options),
+        with_length(read.timeline, options.seconds),
         preset(model).stream,
         _overridden(settings, options),
         _device(device),
@@ -140,7 +140,7 @@ def _film_request(options: argparse.Namespace) -> Request:
     return Request(
         options.model or facts.model,
         options.codec or facts.codec,
-        _with_length(facts.timeline, options),
+        with_length(facts.timeline, options.seconds),
         facts.stream,
         _overridden(Settings(), options),
         _device(device),
@@ -168,10 +168,11 @@ def _plan(asked: Mapping[str, str], device: str, dtype: str) -> KernelPlan:
         raise FilmError(str(error)) from error
 
 
-def _with_length(timeline: Timeline, options: argparse.Namespace) -> Timeline:
+def with_length(timeline: Timeline, seconds: float | None) -> Timeline:
+    """A timeline that begins and ends. Raises TimelineError if no cue is at frame 0."""
     timeline.require_start()
-    if options.seconds is not None:
-        return replace(timeline, frames=frame_at(options.seconds))
+    if seconds is not None:
+        return replace(timeline, frames=frame_at(seconds))
     if timeline.frames is None:
         return replace(timeline, frames=timeline.cues[-1].frame + frame_at(TAIL_SECONDS))
     return timeline
@@ -213,11 +214,12 @@ def _kernels(text: str) -> dict[str, str]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds <= MAX_SECONDS:
+def seconds(text: str) -> float:
+    """An option that says how long."""
+    given = float(text)
+    if not 0 < given <= MAX_SECONDS:
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and at most {MAX_SECONDS} s, which is a day")
-    return seconds
+    return given
 
 
 def _threads(text: str) -> int:
@@ -227,7 +229,8 @@ def _threads(text: str) -> int:
     return threads
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
+    """An option that says height and width in pixels."""
     if not (match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 480x832")
     return int(match[1]), int(match[2])

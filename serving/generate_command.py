@@ -32,6 +32,7 @@ from serving.facts import Facts, Start, applied_cues
 from serving.film_request import Request, read_outputs, read_request
 from serving.generate import FilmMaker, Progress
 from serving.loading import OpenedModel, Origin, open_model
+from serving.progress_line import show_line
 from serving.prompt_track import encode_all
 from serving.timeline import Schedule, Settings, schedule
 
@@ -172,7 +173,7 @@ def _warm_up(generator: Generator, request: Request, config: StreamConfig) -> No
     if not request.graphs:
         return
     for progress in warm_up(generator, config):
-        _show_line(f"warming up: block {progress.done} of {progress.of}")
+        show_line(f"warming up: block {progress.done} of {progress.of}")
     print(file=sys.stderr)
 
 
@@ -219,12 +220,4 @@ def _show(progress: Progress) -> None:
         f"block {progress.block}/{progress.blocks}  {progress.frames} frames  "
         f"{progress.frames_per_second:.1f} frames/s  {minutes}:{seconds:02d} left"
     )
-    _show_line(line)
-
-
-def _show_line(line: str) -> None:
-    """In place of the last one, on a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r{line}\x1b[K", end="", file=sys.stderr)
-    else:
-        print(line, file=sys.stderr)
+    show_line(line)
