@@ -41,21 +41,36 @@ def revision(folder: Path = WEIGHTS) -> str:
     return digest.hexdigest()[:12]
 
 
-def publish(trained: Path, folder: Path) -> None:
-    """Write what the stages in `trained` have made as a pocket model: fp16 weights, settings, loss curves."""
+def publish(trained: Path, folder: Path, start: Path | None = None) -> None:
+    """Write what the stages in `trained` have made as a pocket model: fp16 weights, settings, loss curves.
+
+    Networks and curves of the published model in `start`, if it was trained on from one, are kept beside.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = model_files(folder)
+    begun = model_files(start) if start else None
     last = [stage for stage in STAGES if (trained / f"{stage}.json").exists()][-1]
-    for stage, prefix, file in (
-        (last, "", files.transformer), ("autoencoder", "", files.codec), ("text", "encoder.", files.text_encoder)
-    ):  # fmt: skip
-        tensors = load_file(trained / f"{stage}-average.safetensors")
-        kept = {name.removeprefix(prefix): t.half() for name, t in tensors.items() if name.startswith(prefix)}
-        save_file(kept, file)
+    _write(trained / f"{last}-average.safetensors", "", files.transformer)
+    if begun:
+        shutil.copyfile(begun.codec, files.codec)
+        shutil.copyfile(begun.text_encoder, files.text_encoder)
+    else:
+        _write(trained / "autoencoder-average.safetensors", "", files.codec)
+        _write(trained / "text-average.safetensors", "encoder.", files.text_encoder)
     if folder != WEIGHTS:
         shutil.copyfile(WEIGHTS / "tokenizer.json", folder / "tokenizer.json")
-    report = {"torch": torch.__version__, "stages": {stage: _stage(trained, stage) for stage in _done(trained)}}
+    stages = {stage: _stage(trained, stage) for stage in _done(trained)}
+    report: dict[str, Any] = {"torch": torch.__version__, "stages": stages}
+    if start:
+        report["from"] = {"revision": revision(start), **json.loads((start / "training.json").read_text())}
     (folder / "training.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _write(stage: Path, prefix: str, file: Path) -> None:
+    """The part of a stage's weights whose names begin with `prefix`, in fp16."""
+    tensors = load_file(stage)
+    kept = {name.removeprefix(prefix): t.half() for name, t in tensors.items() if name.startswith(prefix)}
+    save_file(kept, file)
 
 
 def _done(trained: Path) -> list[str]:

@@ -3,7 +3,8 @@
 Stages run in order, and each goes on where an earlier run of the program left it: a program that was stopped is
 simply started again. `--minutes` ends the program in time, whatever is left to do. After the last stage the
 model's weights, in fp16, with their settings and loss curves, are in `<folder>/pocket`; `--publish` writes them
-there from whatever has been trained so far.
+there from whatever has been trained so far. `--from WEIGHTS`, a folder of published weights, keeps its autoencoder
+and text encoder, and trains its transformer on, from the stage `flow`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,16 @@ from engines.config import ModelConfig, TAEHVConfig
 from engines.pocket.autoencoder import train_autoencoder
 from engines.pocket.clips import Teachers
 from engines.pocket.flow import FlowTraining, new_transformer, train_flow
-from engines.pocket.publish import WEIGHTS, publish
+from engines.pocket.publish import WEIGHTS, model_files, publish
 from engines.pocket.recipe import RECIPES, Recipe, recipe
 from engines.pocket.self_forcing import train_on_rollouts
 from engines.pocket.text import train_text_encoder
 from engines.pocket.training import OutOfTime, Workshop
 from engines.presets import preset
+from engines.wan.taehv import TAEHV
 from engines.wan.tokenizer import Tokenizer
 from engines.wan.transformer import CausalTransformer
+from engines.weights import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +44,31 @@ class Course:
     model: ModelConfig
     recipe: Recipe
     workshop: Workshop
+    start: Path | None = None
+    """Published weights to train on."""
 
     def run(self) -> None:
         """Every stage that is not done yet. Raises OutOfTime at the workshop's deadline."""
-        teachers = self._teachers()
-        transformer = new_transformer(self.model.transformer, TRANSFORMER_SEED, self.workshop.device)
-        for stage, settings in (("first-blocks", self.recipe.first_blocks), ("flow", self.recipe.flow)):
-            transformer = self._flow(stage, settings, transformer, teachers)
+        teachers, transformer = self._begun() if self.start is None else self._published(self.start)
+        transformer = self._flow("flow", self.recipe.flow, transformer, teachers)
         train_on_rollouts(
             transformer.requires_grad_(True), teachers, self.model.stream, self.recipe.self_forcing, self.workshop
         )
+
+    def _begun(self) -> tuple[Teachers, CausalTransformer]:
+        """The stages before `flow`, from nothing."""
+        teachers = self._teachers()
+        transformer = new_transformer(self.model.transformer, TRANSFORMER_SEED, self.workshop.device)
+        return teachers, self._flow("first-blocks", self.recipe.first_blocks, transformer, teachers)
+
+    def _published(self, folder: Path) -> tuple[Teachers, CausalTransformer]:
+        """What those stages have made of the weights in `folder`. Raises WeightsError if they do not fit."""
+        loaded = load_model(self.model, model_files(folder), self.workshop.device, torch.float32)
+        model = loaded.model
+        assert isinstance(model.codec, TAEHV)
+        assert isinstance(model.transformer, CausalTransformer)
+        text_len = self.model.transformer.text_len
+        return Teachers(model.codec, model.text_encoder, loaded.tokenizer, text_len), model.transformer
 
     def _teachers(self) -> Teachers:
         """The autoencoder and the text encoder, trained if they are not."""
@@ -80,11 +98,11 @@ def main(arguments: list[str] | None = None) -> None:
         deadline = time.monotonic() + 60 * options.minutes
         workshop = Workshop(folder, torch.device(options.device), deadline)
         try:
-            Course(preset(options.model), recipe(options.recipe), workshop).run()
+            Course(preset(options.model), recipe(options.recipe), workshop, options.start).run()
         except OutOfTime as pause:
             logger.info("%s", pause)
             return
-    publish(folder, folder / "pocket")
+    publish(folder, folder / "pocket", options.start)
     logger.info("the model is in %s", folder / "pocket")
 
 
@@ -96,6 +114,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1, help="of torch, on a CPU (default: 1)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="end after so many")
+    parser.add_argument("--from", dest="start", type=Path, metavar="WEIGHTS", help="published weights to train on")
     parser.add_argument("--publish", action="store_true", help="only write the model from what is trained so far")
     return parser.parse_args(arguments)
 

@@ -3,6 +3,7 @@
 A run's folder holds, for each stage, `<stage>.safetensors` (the weights to go on from),
 `<stage>-average.safetensors` (their moving average, which is what the stage is for), `<stage>.json` (settings and
 progress) and `<stage>.losses.jsonl` (the curves). The optimiser's state is not kept: a resumed run warms up again.
+Without the first of them, which a finished stage no longer needs, a run goes on from the average.
 """
 
 from __future__ import annotations
@@ -178,8 +179,10 @@ class Run:
     def _resume(self) -> None:
         if not self._file(".json").exists():
             return
-        self.network.load_state_dict(load_file(self._file(".safetensors")))
-        self.average.load_state_dict(load_file(self._file("-average.safetensors")))
+        average = load_file(self._file("-average.safetensors"))
+        self.average.load_state_dict(average)
+        latest = self._file(".safetensors")
+        self.network.load_state_dict(load_file(latest) if latest.exists() else average)
         self.progress = Progress(**json.loads(self._file(".json").read_text())["progress"])
         logger.info("%s goes on after step %d", self._stage, self.progress.step)
 

@@ -18,7 +18,7 @@ from engines.generator import Generator
 from engines.pocket.autoencoder import Crops, autoencoder_losses, prepare
 from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
 from engines.pocket.flow import FlowTraining, flow_losses, new_transformer
-from engines.pocket.publish import WEIGHTS, model_files
+from engines.pocket.publish import WEIGHTS, model_files, revision
 from engines.pocket.recipe import recipe
 from engines.pocket.self_forcing import Rollouts
 from engines.pocket.sequence import Stretch, Window
@@ -64,6 +64,15 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert again.progress.step == 30
     torch.testing.assert_close(resumed.weight, network.weight)
     torch.testing.assert_close(again.average.state_dict(), run.average.state_dict())
+
+
+def test_a_run_goes_on_from_the_average_alone(tmp_path: Path) -> None:
+    run, network = run_of(tmp_path, steps=30)
+    run.train(lambda _: distance(network))
+    (tmp_path / "line.safetensors").unlink()
+    again, resumed = run_of(tmp_path, steps=40)
+    torch.testing.assert_close(resumed.state_dict(), run.average.state_dict())
+    assert again.progress.step == 30
 
 
 def test_a_run_ends_in_time_and_loses_nothing(tmp_path: Path) -> None:
@@ -194,6 +203,16 @@ def test_the_program_trains_a_model_that_generates(tmp_path: Path) -> None:
     assert list(report["stages"]) == ["autoencoder", "text", "first-blocks", "flow", "self-forcing"]
     generator = Generator(loaded.model.transformer, loaded.model.codec, slab_bytes=1 << 28)
     assert generator.open(POCKET.stream).next_frame == 0
+
+
+def test_the_program_trains_published_weights_on(tmp_path: Path) -> None:
+    main(["--recipe", "test", "--folder", str(tmp_path), "--device", "cpu", "--from", str(WEIGHTS)])
+    before, after = model_files(), model_files(tmp_path / "pocket")
+    assert after.codec.read_bytes() == before.codec.read_bytes()
+    assert after.transformer.read_bytes() != before.transformer.read_bytes()
+    report = json.loads((tmp_path / "pocket" / "training.json").read_text())
+    assert list(report["stages"]) == ["flow", "self-forcing"]
+    assert report["from"]["revision"] == revision()
 
 
 def test_the_program_stops_in_time_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
