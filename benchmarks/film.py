@@ -1,6 +1,7 @@
 """Memory and speed of `longtake generate` over a long film.
 
     python -m benchmarks.film --minutes 10 --size 32x48
+    python -m benchmarks.film --minutes 1 --size 96x160 --threads 2 --json benchmarks/results/film_pocket_cpu.json
 
 The command runs in a process of its own, whose resident memory is noted at every block it reports.
 """
@@ -54,7 +55,7 @@ class LongFilm:
         return max(1, len(self.resident_bytes) // 10)
 
 
-def make(minutes: float, size: str, folder: Path) -> LongFilm:
+def make(minutes: float, size: str, threads: int, folder: Path) -> LongFilm:
     """Make a film of a cue every twenty seconds, and watch the process."""
     timeline = folder / "film.txt"
     seconds = minutes * 60
@@ -62,7 +63,7 @@ def make(minutes: float, size: str, folder: Path) -> LongFilm:
     timeline.write_text("\n".join(prompts))
     command = [
         sys.executable, "-m", "serving.cli", "generate", str(timeline), "-o", str(folder / "film.mp4"),
-        "--seconds", str(seconds), "--size", size, "--threads", "1", "--sheet", str(folder / "film.png"),
+        "--seconds", str(seconds), "--size", size, "--threads", str(threads), "--sheet", str(folder / "film.png"),
     ]  # fmt: skip
     resident, rate = [], 0.0
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -89,22 +90,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--size", default="32x48")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+    parser.add_argument("--json", type=Path, metavar="FILE", default=RESULTS / "film_cpu.json")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
-        film = make(options.minutes, options.size, Path(folder))
+        film = make(options.minutes, options.size, options.threads, Path(folder))
     early, late, most = (b / MEGABYTE for b in (film.early_bytes, film.late_bytes, max(film.resident_bytes)))
     print(f"{film.frames} frames, {film.frames / FRAMES_PER_SECOND:.0f} s; {film.frames_per_second:.0f} a second")
     print(f"own memory: {early:.1f} MiB early, {late:.1f} late, {most:.1f} at most")
     document = {
         "machine": asdict(Machine.here(torch.device("cpu"))),
         "size": options.size,
+        "threads": options.threads,
         "frames": film.frames,
         "frames_per_second": film.frames_per_second,
         "early_bytes": film.early_bytes,
         "late_bytes": film.late_bytes,
         "resident_bytes_every_10": list(film.resident_bytes[::10]),
     }
-    (RESULTS / "film_cpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    options.json.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
