@@ -3,11 +3,18 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 
-.PHONY: demo test check bench bench-gpu clean
+.PHONY: demo serve proto test check bench bench-gpu clean
 
+# A server, and two sessions at once, one of them steered live: films, a picture sheet and times in out/.
 demo: .venv/run
-	mkdir -p out
-	$(BIN)/longtake generate serving/example_timeline.yaml -o out/demo.mp4 --sheet out/demo.png --threads 1
+	$(BIN)/python -m serving.demo --output out
+
+# Until Ctrl-C; the page is at http://127.0.0.1:8000/.
+serve: .venv/run
+	$(BIN)/longtake serve
+
+proto: .venv/dev
+	$(BIN)/python -m serving.pb.generate
 
 test: .venv/dev | .venv/browser
 	$(BIN)/python -m pytest

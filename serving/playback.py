@@ -64,6 +64,7 @@ class Playback:
         self._film = Mp4(path, options.height, options.width, 0, {})
         self.arrivals: list[Arrival] = []
         self.applied: list[pb.AppliedCue] = []
+        self.generated_fps: list[float] = []
 
     @property
     def frames(self) -> int:
@@ -97,6 +98,8 @@ class Playback:
                 self._film.append(chunk)
             case "applied":
                 self.applied.append(event.applied)
+            case "progress":
+                self.generated_fps.append(event.progress.generated_fps)
             case "gap":
                 last = event.gap.first_frame + event.gap.frames - 1
                 raise FilmError(f"the frames {event.gap.first_frame} to {last} were not kept for this viewer")
