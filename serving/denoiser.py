@@ -16,7 +16,7 @@ from engines.generator import Generator
 from engines.mirror import MirrorSource
 from engines.snapshot import take_light
 from serving.command_dispatch import obey
-from serving.errors import ServingError, SessionNotFound, SlotsFull, WrongState
+from serving.errors import ReplicaLost, ServingError, SessionNotFound, SlotsFull, WrongState
 from serving.follower import Follower, Item, Role
 from serving.live_session import LiveSession
 from serving.metrics import Metrics
@@ -78,6 +78,7 @@ class Denoiser:
 
     def start(self) -> None:
         """Begin to make blocks; to be called on the event loop."""
+        self._metrics.slots(0, self.free)
         self._tasks = [asyncio.create_task(self._production.run()), asyncio.create_task(self._reap())]
 
     async def stop(self) -> None:
@@ -144,6 +145,8 @@ class Denoiser:
         return self._session(session_id).opening.caller
 
     def _admit(self, session: LiveSession) -> pb.Session:
+        if (before := self._sessions.get(session.id)) is not None:
+            self._end(before, ReplicaLost("the session has gone on since it was here"))
         self._sessions[session.id] = session
         if session.opening.reason:
             self._metrics.resumed("session")
@@ -168,7 +171,8 @@ class Denoiser:
         """Take a session away at once; its memory follows when nothing works on it any more."""
         if session.closed:
             return
-        self._sessions.pop(session.id, None)
+        if self._sessions.get(session.id) is session:
+            del self._sessions[session.id]
         session.logic.end()
         session.publish_state()
         session.finish(failure)
@@ -181,7 +185,8 @@ class Denoiser:
     async def _free(self, session: LiveSession) -> None:
         if session.encoding is not None:
             session.encoding.cancel()
-        await in_thread(self._executor, partial(self._generator.close, session.stream))
+        # A reset on its way may still change the stream: its last one is closed.
+        await in_thread(self._executor, lambda: self._generator.close(session.stream))
         await self._pictures.close(session.picture_key)
 
     async def _reap(self) -> None:
@@ -198,13 +203,13 @@ class Denoiser:
 
     async def command(self, session_id: str, command: pb.Command) -> pb.Receipt:
         """Obey a command, answer it, and tell all followers. Raises a SessionError if it is refused."""
-        session = self._session(session_id)
-        now = asyncio.get_running_loop().time()
+        session, loop = self._session(session_id), asyncio.get_running_loop()
         if command.WhichOneof("action") == "shown":
-            session.logic.shown(command.shown.frame, now)
+            session.logic.shown(command.shown.frame, loop.time())
             self._production.wake()
             return pb.Receipt()
         async with session.commands:
+            now = loop.time()
             state = session.logic.state
             if command.WhichOneof("action") == "reset":
                 receipts = await self._reset(session, command)
@@ -227,6 +232,7 @@ class Denoiser:
             receipts = obey(session.logic, command, asyncio.get_running_loop().time())
             await self._pictures.close(before)
             await in_thread(self._executor, partial(self._restart, session))
+            self._session(session.id)
             session.kept.clear()
             session.prompts = {}
             session.track = PromptTrack(session.prompts)
@@ -237,6 +243,8 @@ class Denoiser:
     def _restart(self, session: LiveSession) -> None:
         """In the executor: the slab changes hands from the old stream to the new one."""
         self._generator.close(session.stream)
+        if session.closed:
+            return
         session.stream = self._generator.open(session.config)
         if session.source is not None:
             session.source = MirrorSource(self._generator, session.stream)

@@ -11,7 +11,7 @@ from itertools import takewhile
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engines.config import StreamConfig, pixel_frames
-from engines.mirror import MirrorSource, Update
+from engines.mirror import Changes, MirrorSource, Update
 from engines.prompt import Prompt
 from engines.stream import Stream
 from serving.chunk import Chunk
@@ -119,6 +119,11 @@ class LiveSession:
         if self.keeper is not None:
             record = self.logic.record(asyncio.get_running_loop().time())
             self.keeper.put_mirror(MirrorItem(record, update, chunk, recording=self.recording))
+
+    def changes(self) -> Changes | None:
+        """What is new in the stream for the keeper, who may leave at any moment; None if there is none."""
+        source = self.source
+        return None if source is None else source.changes()
 
     def follow(self, role: Role, from_frame: int | None, now: float) -> Follower:
         """A new follower, who is sent the state and what is kept from `from_frame` on.

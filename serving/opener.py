@@ -170,6 +170,8 @@ def _logic(opening: Opening, stream: Stream, now: float) -> Session:
     if opening.record is None:
         return Session(opening.pace, size, now)
     before = Session.of(opening.record, size, now)
+    if stream.config != opening.stream or stream.blocks > before.next_block:
+        raise InvalidRequest(f"the snapshot's stream does not go with its session: {stream.blocks} blocks of it")
     return Session.of(before.rewound(stream.blocks, now), size, now)
 
 

@@ -10,7 +10,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
+from contextlib import suppress
 from functools import partial
+from typing import NamedTuple
 
 from engines.config import pixel_frames
 from engines.errors import EngineError, PositionLimit
@@ -34,6 +36,15 @@ MOST_UNDELIVERED = 2
 PROMPTS_AHEAD_BLOCKS = 2
 LONGEST_WAIT_S = 0.5
 DECODER_TRIES = 3
+
+
+class _Made(NamedTuple):
+    """A block that goes on to be decoded, and what is new in its stream for those who mirror it."""
+
+    session: LiveSession
+    plan: BlockPlan
+    block: Block
+    changes: Changes | None
 
 
 class Production:
@@ -95,10 +106,10 @@ class Production:
         next_due = min((candidate.due for candidate in candidates), default=now + LONGEST_WAIT_S)
         self._wake.clear()
         wait = min(max(next_due - now, 0.0005), LONGEST_WAIT_S)
-        try:
-            await asyncio.wait_for(self._wake.wait(), wait)
-        except TimeoutError:
-            return
+        # `wait_for` would forget that it was cancelled if it was woken at the same moment.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._wake.wait()
 
     # Prompts
 
@@ -136,24 +147,29 @@ class Production:
             session.making = True
             self._announce(session, plan)
         try:
-            blocks, changes = await in_thread(self._executor, partial(self._generate, sessions, plans))
-        except EngineError as error:
-            for session, plan in zip(sessions, plans, strict=True):
-                session.logic.give_up_block(plan)
-                self._end(session, _failure(error))
-            return
+            made = await self._passes(sessions, plans)
         finally:
             for session in sessions:
                 session.making = False
         self._metrics.stage("denoise", loop.time() - began)
-        for session, plan, block, change in zip(sessions, plans, blocks, changes, strict=True):
+        for session, plan, block, changes in made:
             before = session.delivering
             session.undelivered += 1
-            session.delivering = asyncio.create_task(self._deliver(session, plan, block, change, before, began))
+            session.delivering = asyncio.create_task(self._deliver(session, plan, block, changes, before, began))
 
-    def _generate(
-        self, sessions: Sequence[LiveSession], plans: Sequence[BlockPlan]
-    ) -> tuple[list[Block], list[Changes | None]]:
+    async def _passes(self, sessions: Sequence[LiveSession], plans: Sequence[BlockPlan]) -> list[_Made]:
+        """The blocks that could be made. Where a batch fails each is made alone, and only who fails again ends."""
+        try:
+            return await in_thread(self._executor, partial(self._generate, sessions, plans))
+        except EngineError as error:
+            if len(sessions) == 1:
+                sessions[0].logic.give_up_block(plans[0])
+                self._end(sessions[0], _failure(error))
+                return []
+        alone = [await self._passes([session], [plan]) for session, plan in zip(sessions, plans, strict=True)]
+        return [made for one in alone for made in one]
+
+    def _generate(self, sessions: Sequence[LiveSession], plans: Sequence[BlockPlan]) -> list[_Made]:
         """In the executor: prompts, passes, and what is new for those who mirror."""
         for session, plan in zip(sessions, plans, strict=True):
             if plan.step is None:
@@ -162,8 +178,8 @@ class Production:
             if session.stream.prompt is None or session.stream.prompt.text != prompt.text:
                 self._generator.set_prompt(session.stream, prompt)
         blocks = self._generator.generate([session.stream for session in sessions])
-        changes = [None if session.source is None else session.source.changes() for session in sessions]
-        return blocks, changes
+        changes = [session.changes() for session in sessions]
+        return [_Made(*one) for one in zip(sessions, plans, blocks, changes, strict=True)]
 
     def _announce(self, session: LiveSession, plan: BlockPlan) -> None:
         if plan.step is not None:
@@ -185,6 +201,8 @@ class Production:
         session.making = True
         try:
             await in_thread(self._executor, partial(self._generator.settle, [session.stream]))
+        except EngineError as error:
+            self._end(session, _failure(error))
         finally:
             session.making = False
 

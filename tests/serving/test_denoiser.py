@@ -1,0 +1,466 @@
+"""A denoiser in one event loop, with the pocket model at its smallest size and a decoder beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from itertools import pairwise
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from engines.beside import Beside
+from engines.decoding import Decoding
+from engines.generator import Generator
+from engines.prompt import Prompt
+from serving.denoiser import Denoiser
+from serving.encoder import ChunkEncoder
+from serving.errors import (
+    FrameOutOfRange,
+    InvalidRequest,
+    LimitReached,
+    ReplicaLost,
+    SessionNotFound,
+    SlotsFull,
+    WrongState,
+)
+from serving.follower import MOST_CHUNKS, Item, Role
+from serving.loading import OpenedModel, open_model
+from serving.metrics import Metrics
+from serving.mirrored import Mirrored, Opening
+from serving.pacing import Pace
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.restoring import restored_record
+from serving.saved import pack, unpack
+from serving.stages import LocalPictures, LocalText
+from serving.timeline import MAX_CUES, Blend, Cue, Transition
+from serving.video_decoder import VideoDecoder
+
+NOON, NIGHT, SNOW = "a red balloon at noon", "a red balloon at night", "a blue sailboat in falling snow"
+SPOILT = "a prompt whose embedding does not fit"
+
+
+class SpoilingText(LocalText):
+    """A text encoder that gets one text wrong."""
+
+    async def encode(self, text: str) -> Prompt:
+        prompt = await super().encode(text)
+        return Prompt(text, torch.zeros(3, 5)) if text == SPOILT else prompt
+
+
+class Bench(NamedTuple):
+    """A denoiser at work, and the decoder behind it."""
+
+    denoiser: Denoiser
+    generator: Generator
+    decoder: VideoDecoder
+    slab_bytes: int
+
+    def open_slabs(self) -> int:
+        return self.generator._slabs._reserved // self.slab_bytes
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
+    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
+
+
+@asynccontextmanager
+async def at_work(pocket: OpenedModel, slots: int = 2, batch: int = 1) -> AsyncIterator[Bench]:
+    codec = pocket.model.codec
+    kept = codec.decoder_memory + 2 * pocket.model.config.stream.block_frames
+    generator = Generator(pocket.model.transformer, None, slab_bytes=1 << 40, kept_frames=kept, batch=batch)
+    decoder = VideoDecoder(Decoding(codec, Beside(torch.device("cpu"))), ChunkEncoder, 2 * slots)
+    text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
+    pictures = LocalPictures(decoder, ThreadPoolExecutor(1))
+    denoiser = Denoiser(generator, text, pictures, slots=slots, replica="here", metrics=Metrics())
+    trial = generator.open(opening(pocket).stream)
+    slab_bytes = trial.slab.nbytes
+    generator.close(trial)
+    denoiser.start()
+    try:
+        yield Bench(denoiser, generator, decoder, slab_bytes)
+        denoiser.check()
+    finally:
+        await denoiser.stop()
+
+
+def run(work: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(work, 60)
+
+    asyncio.run(bounded())
+
+
+def opening(pocket: OpenedModel, name: str = "one", seed: int = 7, **pace: float) -> Opening:
+    stream = replace(pocket.model.config.stream, seed=seed, height=32, width=48)
+    return Opening(name, "anna", "pocket", stream, Pace(**{"fps": 0, **pace}), 0.0)  # type: ignore[arg-type]
+
+
+def cues(*texts: str) -> tuple[Cue, ...]:
+    """One every two blocks."""
+    return tuple(Cue(24 * number, Blend.of(text)) for number, text in enumerate(texts))
+
+
+def start() -> pb.Command:
+    return pb.Command(id="start", start=pb.Start())
+
+
+async def started(bench: Bench, what: Opening, *prompts: str) -> str:
+    await bench.denoiser.open(what, cues(*prompts or (NOON,)))
+    await bench.denoiser.command(what.session_id, start())
+    return what.session_id
+
+
+async def events(
+    bench: Bench, name: str, until: Callable[[pb.Event], bool], from_frame: int | None = 0
+) -> list[pb.Event]:
+    """What a viewer is sent, up to the first event for which `until` holds."""
+    found = []
+    async with aclosing(bench.denoiser.follow(name, Role.VIEWER, from_frame, may_keep=False)) as items:
+        async for item in items:
+            if item.event is not None:
+                found.append(pb.Event.FromString(item.event))
+                if until(found[-1]):
+                    break
+    return found
+
+
+async def chunks(bench: Bench, name: str, end_frame: int, from_frame: int = 0) -> list[pb.Chunk]:
+    found = await events(bench, name, lambda e: e.chunk.first_frame + len(e.chunk.units) >= end_frame, from_frame)
+    return [event.chunk for event in found if event.HasField("chunk")]
+
+
+async def settled(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)
+
+
+def test_frames_come_once_each_and_in_order(pocket: OpenedModel) -> None:
+    async def watch() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket), NOON, NIGHT)
+            found = await chunks(bench, name, 81)
+            assert [unit.frame for chunk in found for unit in chunk.units] == list(range(81))
+            applied = bench.denoiser.describe(name).applied
+            assert [entry.frame for entry in applied] == [0, 33]
+
+    run(watch())
+
+
+def test_one_session_more_than_slots_is_refused_at_once_and_a_free_slot_usable(pocket: OpenedModel) -> None:
+    async def fill() -> None:
+        async with at_work(pocket, slots=2) as bench:
+            for name in ("one", "two"):
+                await started(bench, opening(pocket, name))
+            began = time.perf_counter()
+            with pytest.raises(SlotsFull, match="all 2 sessions of this replica are taken"):
+                await bench.denoiser.open(opening(pocket, "three"))
+            assert time.perf_counter() - began < 0.05
+            await bench.denoiser.close("one")
+            await bench.denoiser.open(opening(pocket, "three"))
+            assert (bench.open_slabs(), len(bench.decoder.keys)) == (2, 2)
+
+    run(fill())
+
+
+def test_many_who_open_and_fork_at_once_do_not_exceed_the_slots(pocket: OpenedModel) -> None:
+    async def rush() -> None:
+        async with at_work(pocket, slots=3) as bench:
+            await started(bench, opening(pocket))
+            await chunks(bench, "one", 33)
+            work = [bench.denoiser.fork("one", "anna", frame) for frame in (None, 20, None, 0)]
+            opens = [bench.denoiser.open(opening(pocket, str(number))) for number in range(3)]
+            answers = await asyncio.gather(*work, *opens, return_exceptions=True)
+            assert sum(isinstance(answer, SlotsFull) for answer in answers) == 5
+            assert (bench.denoiser.free, bench.open_slabs()) == (0, 3)
+
+    run(rush())
+
+
+def test_a_session_is_the_same_alone_and_beside_others(pocket: OpenedModel) -> None:
+    async def watch() -> None:
+        async with at_work(pocket, slots=3, batch=2) as bench:
+            alone = await chunks(bench, await started(bench, opening(pocket, "alone"), NOON, SNOW), 69)
+            await bench.denoiser.close("alone")
+            for number in range(2):
+                await started(bench, opening(pocket, f"other {number}", seed=number), NIGHT, NOON)
+            beside = await chunks(bench, await started(bench, opening(pocket, "beside"), NOON, SNOW), 69)
+            assert beside == alone
+
+    run(watch())
+
+
+def test_a_slow_viewer_is_sent_a_gap_and_slows_nobody(pocket: OpenedModel) -> None:
+    async def stall() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket))
+            slow = bench.denoiser.follow(name, Role.VIEWER, 0, may_keep=False)
+            assert (await anext(slow)).event is not None
+            await chunks(bench, name, 9 + 12 * (MOST_CHUNKS + 2))
+            assert bench.denoiser._sessions[name].followers[0]._chunks <= MOST_CHUNKS
+            waiting = [item.event async for item in take_waiting(slow)]
+            sent = [pb.Event.FromString(event) for event in waiting if event is not None]
+            covered = [(e.gap.first_frame, e.gap.frames) for e in sent if e.HasField("gap")]
+            covered += [(e.chunk.first_frame, len(e.chunk.units)) for e in sent if e.HasField("chunk")]
+            assert sum(event.HasField("gap") for event in sent) == 1
+            assert all(b[0] == a[0] + a[1] for a, b in pairwise(covered))
+            await slow.aclose()
+
+    run(stall())
+
+
+async def take_waiting(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
+    """All that waits; a sign of life says that nothing does."""
+    async for item in items:
+        if item == Item():
+            return
+        yield item
+
+
+def test_a_session_whose_lease_is_over_is_gone_and_its_slab_is_back(pocket: OpenedModel) -> None:
+    async def wait() -> None:
+        async with at_work(pocket) as bench:
+            await started(bench, opening(pocket, lease_s=1.0))
+            await settled(lambda: bench.denoiser.free == 2)
+            await settled(lambda: bench.open_slabs() == 0 and bench.decoder.keys == ())
+            with pytest.raises(SessionNotFound):
+                bench.denoiser.describe("one")
+
+    run(wait())
+
+
+def test_a_viewer_keeps_a_session_alive_and_is_told_when_it_is_deleted(pocket: OpenedModel) -> None:
+    async def wait() -> None:
+        async with at_work(pocket) as bench:
+            await started(bench, opening(pocket, lease_s=1.0))
+            watching = asyncio.create_task(events(bench, "one", lambda event: False))
+            await asyncio.sleep(2.2)
+            assert bench.denoiser.describe("one").viewers == 1
+            await bench.denoiser.close("one")
+            assert (await watching)[-1].state.state == pb.SESSION_STATE_ENDED
+
+    run(wait())
+
+
+def test_streams_that_are_opened_and_let_go_leave_nobody_behind(pocket: OpenedModel) -> None:
+    async def come_and_go() -> None:
+        async with at_work(pocket) as bench:
+            await started(bench, opening(pocket))
+            for number in range(500):
+                role = [Role.VIEWER, Role.CONTROLLER, Role.RECORDER, Role.KEEPER][number % 4]
+                async with aclosing(bench.denoiser.follow("one", role, None, may_keep=True)) as items:
+                    await anext(items)
+            session = bench.denoiser._sessions["one"]
+            assert (session.followers, session.keeper, session.logic.viewers) == ([], None, 0)
+
+    run(come_and_go())
+
+
+@pytest.mark.parametrize("frame", [None, 30])
+def test_a_fork_goes_on_as_the_session_would_have(pocket: OpenedModel, frame: int | None) -> None:
+    async def fork() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket), NOON, NIGHT, SNOW)
+            await chunks(bench, name, 33)
+            fork = await bench.denoiser.fork(name, "anna", frame)
+            both = [await chunks(bench, found, 105) for found in (name, fork.id)]
+            assert both[0] == both[1]
+
+    run(fork())
+
+
+def test_a_fork_from_the_future_is_refused_and_leaves_no_slab(pocket: OpenedModel) -> None:
+    async def fork() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket))
+            await chunks(bench, name, 33)
+            with pytest.raises(FrameOutOfRange, match="is not in the past"):
+                await bench.denoiser.fork(name, "anna", 100_000)
+            assert (bench.denoiser.free, bench.open_slabs()) == (1, 1)
+
+    run(fork())
+
+
+def test_a_saved_session_goes_on_under_another_name(pocket: OpenedModel) -> None:
+    async def save() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket), NOON, NIGHT)
+            await chunks(bench, name, 45)
+            saved = unpack(pack(await bench.denoiser.save(name)))
+            again = replace(opening(pocket, "again"), snapshot=saved.stream)
+            await bench.denoiser.open(replace(again, record=restored_record(saved, again)))
+            state = bench.denoiser.describe("again")
+            assert (state.state, state.next_frame) == (pb.SESSION_STATE_PAUSED, saved.session.next_frame)
+            assert state.applied == saved.session.applied
+            await bench.denoiser.command("again", pb.Command(resume=pb.Resume()))
+            following = await chunks(bench, "again", state.next_frame + 24, state.next_frame)
+            assert following[0].first_frame == state.next_frame
+
+    run(save())
+
+
+def test_a_snapshot_whose_stream_is_of_another_session_is_refused(pocket: OpenedModel) -> None:
+    async def save() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket))
+            await chunks(bench, name, 45)
+            saved = await bench.denoiser.save(name)
+            other = replace(opening(pocket, "other", seed=8), snapshot=saved.stream)
+            with pytest.raises(InvalidRequest, match="does not go with its session"):
+                await bench.denoiser.open(replace(other, record=restored_record(saved, other)))
+            assert (bench.denoiser.free, bench.open_slabs()) == (1, 1)
+
+    run(save())
+
+
+def test_a_reset_session_shows_the_same_again(pocket: OpenedModel) -> None:
+    async def reset() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket))
+            first = await chunks(bench, name, 33)
+            await bench.denoiser.command(name, pb.Command(id="reset", reset=pb.Reset()))
+            prompts = [pb.WeightedPrompt(text=NOON)]
+            await bench.denoiser.command(name, pb.Command(schedule_prompt=pb.Cue(frame=0, prompts=prompts)))
+            await bench.denoiser.command(name, start())
+            assert await chunks(bench, name, 33) == first
+            assert bench.denoiser.describe(name).take == 1
+
+    run(reset())
+
+
+def test_a_session_that_is_deleted_while_it_is_reset_leaves_no_slab(pocket: OpenedModel) -> None:
+    async def both() -> None:
+        async with at_work(pocket) as bench:
+            for delay in range(6):
+                name = await started(bench, opening(pocket, str(delay)))
+                await chunks(bench, name, 9)
+                resetting = asyncio.create_task(bench.denoiser.command(name, pb.Command(reset=pb.Reset())))
+                await asyncio.sleep(delay * 0.004)
+                await bench.denoiser.close(name)
+                await asyncio.gather(resetting, return_exceptions=True)
+                await settled(lambda: bench.open_slabs() == 0 and bench.decoder.keys == ())
+
+    run(both())
+
+
+def test_a_block_that_cannot_be_made_ends_its_own_session_only(pocket: OpenedModel) -> None:
+    async def spoil() -> None:
+        async with at_work(pocket, slots=2, batch=2) as bench:
+            good = await started(bench, opening(pocket, "good"), NOON, NIGHT)
+            bad = await started(bench, opening(pocket, "bad", seed=8), NOON, SPOILT)
+            with pytest.raises(ReplicaLost, match="the block could not be made"):
+                await chunks(bench, bad, 1000)
+            assert len(await chunks(bench, good, 105)) == 9
+            assert bench.denoiser.ids == ("good",)
+            await settled(lambda: bench.open_slabs() == 1)
+
+    run(spoil())
+
+
+def test_a_session_that_cannot_be_opened_leaves_nothing(pocket: OpenedModel) -> None:
+    async def overfill() -> None:
+        async with at_work(pocket) as bench:
+            many = tuple(Cue(frame, Blend.of(NOON)) for frame in range(MAX_CUES + 1))
+            with pytest.raises(LimitReached):
+                await bench.denoiser.open(opening(pocket), many)
+            assert (bench.denoiser.free, bench.open_slabs(), bench.decoder.keys) == (2, 0, ())
+
+    run(overfill())
+
+
+def test_a_command_that_is_refused_is_raised_and_tells_nobody(pocket: OpenedModel) -> None:
+    async def refuse() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket))
+            with pytest.raises(WrongState, match="only a paused one can resume"):
+                await bench.denoiser.command(name, pb.Command(id="no", resume=pb.Resume()))
+            found = await events(bench, name, lambda event: event.chunk.block == 2)
+            assert not any(event.receipt.command_id == "no" for event in found)
+
+    run(refuse())
+
+
+async def mirrored(bench: Bench, name: str, end_frame: int) -> Mirrored:
+    """What a keeper knows once it has the chunk that ends with `end_frame`."""
+    mirror = Mirrored()
+    async with aclosing(bench.denoiser.follow(name, Role.KEEPER, None, may_keep=True)) as items:
+        async for item in items:
+            if item.mirror is not None:
+                mirror.apply(item.mirror)
+                if item.mirror.chunk is not None and item.mirror.chunk.end_frame >= end_frame:
+                    return mirror
+    raise AssertionError("the keeper was let go")
+
+
+def test_a_session_goes_on_elsewhere_from_what_its_keeper_knows(pocket: OpenedModel) -> None:
+    async def move() -> None:
+        async with at_work(pocket) as first, at_work(pocket) as second:
+            what = opening(pocket)
+            await first.denoiser.open(what, (*cues(NOON, NIGHT), Cue(60, Blend.of(SNOW), Transition(4))))
+            watching = asyncio.create_task(chunks(first, "one", 69))
+            keeping = asyncio.create_task(mirrored(first, "one", 69))
+            await asyncio.sleep(0)
+            await first.denoiser.command("one", start())
+            seen, mirror = await watching, await keeping
+            again = mirror.reopening("its replica was lost")
+            assert (again.incarnation, again.reason) == (1, "its replica was lost")
+            await second.denoiser.open(again)
+            found = await chunks(second, "one", 129)
+            assert found[:6] == seen
+            assert [unit.frame for chunk in found for unit in chunk.units] == list(range(129))
+            frames = [entry.frame for entry in second.denoiser.describe("one").applied]
+            assert frames == [0, 33, 69]
+
+    run(move())
+
+
+def test_a_session_that_was_not_started_goes_on_elsewhere(pocket: OpenedModel) -> None:
+    async def move() -> None:
+        async with at_work(pocket) as first, at_work(pocket) as second:
+            await first.denoiser.open(opening(pocket), cues(NOON))
+            mirror = Mirrored()
+            async with aclosing(first.denoiser.follow("one", Role.KEEPER, None, may_keep=True)) as items:
+                item = await anext(items)
+                assert item.mirror is not None
+                mirror.apply(item.mirror)
+            await second.denoiser.open(mirror.reopening("lost"))
+            await second.denoiser.command("one", start())
+            assert len(await chunks(second, "one", 21)) == 2
+
+    run(move())
+
+
+def test_a_later_incarnation_takes_the_place_of_an_earlier_one(pocket: OpenedModel) -> None:
+    async def twice() -> None:
+        async with at_work(pocket, slots=2) as bench:
+            first = opening(pocket)
+            await started(bench, first)
+            await bench.denoiser.open(replace(first, incarnation=1), cues(NOON))
+            await bench.denoiser.open(first)
+            assert bench.denoiser.holds("one") == 1
+            await settled(lambda: (bench.open_slabs(), len(bench.decoder.keys)) == (1, 1))
+
+    run(twice())
+
+
+def test_there_is_one_keeper_and_another_follows_when_it_leaves(pocket: OpenedModel) -> None:
+    async def keep() -> None:
+        async with at_work(pocket) as bench:
+            await started(bench, opening(pocket))
+            first = bench.denoiser.follow("one", Role.KEEPER, None, may_keep=True)
+            second = bench.denoiser.follow("one", Role.VIEWER, None, may_keep=True)
+            assert (await anext(first)).mirror is not None
+            assert [item.mirror async for item in take_waiting(second) if item.mirror is not None] == []
+            await first.aclose()
+            while (item := await anext(second)).mirror is None:
+                pass
+            assert item.mirror.opening is not None
+            await second.aclose()
+
+    run(keep())
