@@ -98,7 +98,8 @@ class Fleet:
         try:
             while True:
                 try:
-                    item = await asyncio.wait_for(anext(items), self._silence_s)
+                    async with asyncio.timeout(self._silence_s):
+                        item = await anext(items)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:

@@ -120,7 +120,9 @@ class Follower:
                 break
             self._more.clear()
             try:
-                await asyncio.wait_for(self._more.wait(), beat_s)
+                # `wait_for` would forget that it was cancelled if something came at the same moment.
+                async with asyncio.timeout(beat_s):
+                    await self._more.wait()
             except TimeoutError:
                 yield Item()
         if self._failure is not None:
