@@ -351,7 +351,8 @@ class Page {
     this.#able({ copy: Boolean(state?.applied.length), spectate: alive, new: standing !== "none" });
     byId("prompt").querySelector("[type=submit]").disabled = this.#watches || ["ended", "lost"].includes(standing);
     byId("record").ariaPressed = String(Boolean(state?.recording));
-    byId("record").lastChild.textContent = state?.recording ? "Stop recording" : "Record";
+    byId("record").lastChild.textContent = state?.recording ? "Recording" : "Record";
+    byId("record").title = state?.recording ? "Stop recording" : "Record from here on";
     byId("seed").textContent = state?.seed ?? "–";
     if (state) byId("video").style.aspectRatio = `${state.width} / ${state.height}`;
     this.#strip.show(state);
