@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import ray
 from ray import serve
@@ -30,15 +31,26 @@ MOST_REQUESTS = 10_000
 SHUTDOWN_S = 10.0
 
 
-def start(config: ServerConfig) -> None:
-    """Start Serve in this Ray cluster, or in a new one on this machine, and run the server in it."""
-    if not ray.is_initialized():
-        ray.init(num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+class Running(NamedTuple):
+    """A server on this machine: where its metrics can be read, and the folder that its replicas log to."""
+
+    metrics: str
+    logs: Path
+
+
+def start(config: ServerConfig) -> Running:
+    """Start a Ray cluster on this machine, Serve in it, and the server in Serve."""
+    cluster: Any = ray.init(
+        num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
+    )
     serve.start(
         http_options=HTTPOptions(host=config.host, port=config.http_port),
         grpc_options=gRPCOptions(port=config.grpc_port, grpc_servicer_functions=SERVICES),
     )
     serve.run(build(config), name=APPLICATION, route_prefix="/")
+    found = cluster.address_info
+    metrics = f"http://{found['node_ip_address']}:{found['metrics_export_port']}/metrics"
+    return Running(metrics, Path(found["session_dir"]) / "logs" / "serve")
 
 
 def stop() -> None:

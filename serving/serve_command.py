@@ -69,14 +69,22 @@ def run(options: argparse.Namespace) -> int:
     logging.getLogger("ray").setLevel(logging.WARNING)
     print(f"starting {config.model} on {config.device} ...", file=sys.stderr, flush=True)
     stopped = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
+    _stop_on_signals(stopped)
     try:
-        app.start(config)
-        print(f"gRPC  {config.host}:{config.grpc_port}", file=sys.stderr)
-        print(f"page  http://{config.host}:{config.http_port}/", file=sys.stderr, flush=True)
+        running = app.start(config)
+        # Ray has put a handler of its own in place, which aborts.
+        _stop_on_signals(stopped)
+        print(f"gRPC     {config.host}:{config.grpc_port}", file=sys.stderr)
+        print(f"page     http://{config.host}:{config.http_port}/", file=sys.stderr)
+        print(f"metrics  {running.metrics}", file=sys.stderr)
+        print(f"logs     {running.logs}", file=sys.stderr, flush=True)
         stopped.wait()
         print("stopping ...", file=sys.stderr, flush=True)
     finally:
         app.stop()
     return 0
+
+
+def _stop_on_signals(stopped: threading.Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
