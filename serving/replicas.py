@@ -79,6 +79,7 @@ class TextEncoderReplica:
         """The rows of a prompt, and its text. Only real rows travel, not the padding."""
         loop = asyncio.get_running_loop()
         prompt = await loop.run_in_executor(self._executor, encode_text, self._prompts, text)
+        logger.info("prompt encoded", extra={"rows": len(prompt.rows)})
         return Latents.of(prompt.rows, prompt.text)
 
     async def room(self) -> tuple[str, int]:
@@ -98,6 +99,7 @@ class VideoDecoderReplica:
         """Begin to decode a session here; returns the replica."""
         place = Place(next_block, [latents.tensor(self._device) for latents in warm])
         await self._run(partial(self._decoder.open, key, place))
+        logger.info("decoder opened", extra={"session": key.partition(".")[0], "block": next_block})
         return _replica()
 
     async def decode(self, key: str, block: int, latents: Latents) -> Chunk:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,17 +11,21 @@ from typing import NamedTuple
 import grpc
 import pytest
 
-from serving import app
-from serving.config import ServerConfig
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 
 SLOTS = 3
+STOP_S = 60
 
 
 class Server(NamedTuple):
+    """`longtake serve` in a process of its own; what it printed says where it is."""
+
     address: str
-    config: ServerConfig
+    http_port: int
+    metrics: str
+    logs: Path
+    recordings: Path
     stub: sessions_pb2_grpc.SessionsStub
 
 
@@ -29,18 +36,36 @@ def free_port() -> int:
         return port
 
 
+def said(process: subprocess.Popen[str]) -> dict[str, str]:
+    """What the server printed of itself, once it is there; the rest of its output is read by nobody."""
+    assert process.stderr is not None
+    output = []
+    for line in process.stderr:
+        output.append(line)
+        if line.startswith("logs "):
+            threading.Thread(target=process.stderr.read, daemon=True).start()
+            return {words[0]: words[1] for words in map(str.split, output) if len(words) == 2}
+    raise AssertionError(f"the server did not start: {''.join(output)}")
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real Ray cluster that serves the pocket model, for all tests of this folder."""
-    recordings: Path = tmp_path_factory.mktemp("recordings")
-    config = ServerConfig(
-        slots=SLOTS, grpc_port=free_port(), http_port=free_port(), recordings=str(recordings), lease_s=20
-    )
-    app.start(config)
-    address = f"127.0.0.1:{config.grpc_port}"
-    with grpc.insecure_channel(address) as channel:
-        yield Server(address, config, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
-    app.stop()
+    recordings, http_port = tmp_path_factory.mktemp("recordings"), free_port()
+    command = [
+        *(str(Path(sys.executable).with_name("longtake")), "serve", "--slots", str(SLOTS), "--lease", "20"),
+        *("--port", str(free_port()), "--http-port", str(http_port), "--recordings", str(recordings)),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            words = said(process)
+            with grpc.insecure_channel(words["gRPC"]) as channel:
+                stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
+                yield Server(words["gRPC"], http_port, words["metrics"], Path(words["logs"]), recordings, stub)
+        finally:
+            process.terminate()
+            code = process.wait(STOP_S)
+    assert code == 0
 
 
 @pytest.fixture

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import grpc
 import psutil
@@ -33,6 +34,7 @@ class Pair(NamedTuple):
     """A server with two replicas of every stage, each in a process of its own."""
 
     address: str
+    logs: Path
     stub: Stub
 
 
@@ -43,10 +45,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2, silence_s=3,
         grpc_port=free_port(), http_port=free_port(), recordings=str(recordings),
     )  # fmt: skip
-    app.start(config)
+    running = app.start(config)
     address = f"127.0.0.1:{config.grpc_port}"
     with grpc.insecure_channel(address) as channel:
-        yield Pair(address, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
+        yield Pair(address, running.logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
     app.stop()
 
 
@@ -61,37 +63,38 @@ def whole() -> None:
     raise AssertionError(f"not whole: {serve.status()}")
 
 
-class Replicas:
-    """The processes of a deployment on this machine; those that were hurt come to themselves at the end."""
+class Hurt:
+    """Replicas that are sent a signal; those that were stopped go on at the end."""
 
-    def __init__(self, deployment: str) -> None:
-        title = f"ray::ServeReplica:longtake:{deployment}"
-        every = psutil.process_iter(["cmdline"])
-        self._processes = [found for found in every if title in " ".join(found.info["cmdline"] or [])]
-        self._before = {found.pid: _worked(found) for found in self._processes}
-        self._hurt: list[psutil.Process] = []
+    def __init__(self, pair: Pair) -> None:
+        self._logs = pair.logs
+        self._processes: list[psutil.Process] = []
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._hurt:
+        for process in self._processes:
             if process.is_running():
                 process.send_signal(signal.SIGCONT)
 
-    def hurt_busiest(self, number: int) -> None:
-        """Send a signal to the one that has worked most since this was made."""
-        self._hurt.append(max(self._processes, key=lambda found: _worked(found) - self._before[found.pid]))
-        self._hurt[-1].send_signal(number)
+    def hurt(self, deployment: str, message: str, number: int) -> None:
+        """Send a signal to the replica that logged `message` last."""
+        lines = [line for line in self._lines(deployment) if line["message"] == message]
+        self._send(max(lines, key=lambda line: str(line["asctime"]))["process"], number)
 
-    def kill_all(self) -> None:
-        for process in self._processes:
-            process.kill()
+    def kill_all(self, deployment: str) -> None:
+        for process in {line["process"] for line in self._lines(deployment)}:
+            if psutil.pid_exists(process):
+                self._send(process, signal.SIGKILL)
 
+    def _lines(self, deployment: str) -> list[dict[str, Any]]:
+        files = self._logs.glob(f"replica_longtake_{deployment}_*.log")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
-def _worked(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+    def _send(self, process: int, number: int) -> None:
+        self._processes.append(psutil.Process(process))
+        self._processes[-1].send_signal(number)
 
 
 def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
@@ -133,11 +136,13 @@ def resumed(events: list[pb.Event]) -> list[pb.Resumed]:
 
 
 @HURTS
-@pytest.mark.parametrize("deployment", ["Denoiser", "VideoDecoder"])
-def test_no_frame_is_lost_with_a_replica(pair: Pair, deployment: str, number: int) -> None:
+@pytest.mark.parametrize(
+    ("deployment", "message"), [("Denoiser", "session opened"), ("VideoDecoder", "decoder opened")]
+)
+def test_no_frame_is_lost_with_a_replica(pair: Pair, deployment: str, message: str, number: int) -> None:
     whole()
-    with Replicas(deployment) as replicas:
-        events = streamed(pair, lambda _: replicas.hurt_busiest(number))
+    with Hurt(pair) as replicas:
+        events = streamed(pair, lambda _: replicas.hurt(deployment, message, number))
     assert frames(events) == list(range(END))
     assert len(resumed(events)) == 1
 
@@ -145,10 +150,10 @@ def test_no_frame_is_lost_with_a_replica(pair: Pair, deployment: str, number: in
 @HURTS
 def test_a_prompt_goes_to_the_text_encoder_that_is_left(pair: Pair, number: int) -> None:
     whole()
-    with Replicas("TextEncoder") as replicas:
+    with Hurt(pair) as replicas:
 
         def hurt(session: pb.Session) -> None:
-            replicas.hurt_busiest(number)
+            replicas.hurt("TextEncoder", "prompt encoded", number)
             pair.stub.SchedulePrompt(pb.SchedulePromptRequest(session_id=session.id, cue=cue(NIGHT)))
 
         events = streamed(pair, hurt)
@@ -161,8 +166,8 @@ def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
     whole()
     session = create(pair.stub, fps=16, ahead=1)
     start(pair.stub, session)
-    with Replicas("SessionManager") as replicas:
-        events = asyncio.run(seen_by_client(pair.address, session, replicas.kill_all))
+    with Hurt(pair) as replicas:
+        events = asyncio.run(seen_by_client(pair.address, session, lambda: replicas.kill_all("SessionManager")))
     assert frames(events) == list(range(END))
     whole()
     pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))

@@ -54,7 +54,7 @@ class Talk:
 
 @contextmanager
 def talking(server: Server, query: str = "fps=16&seed=7") -> Iterator[Talk]:
-    with connect(f"ws://127.0.0.1:{server.config.http_port}/ws?{query}", max_size=None) as socket:
+    with connect(f"ws://127.0.0.1:{server.http_port}/ws?{query}", max_size=None) as socket:
         yield Talk(socket)
 
 
@@ -123,10 +123,11 @@ def test_one_session_too_many_is_refused_with_the_reason(server: Server, stub: S
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
 def test_a_script_of_the_published_protocol_is_understood(server: Server, stub: Stub) -> None:
-    address = f"ws://127.0.0.1:{server.config.http_port}/ws?seed=7"
+    address = f"ws://127.0.0.1:{server.http_port}/ws?seed=7"
     command = ["node", "--no-warnings", "--experimental-websocket", str(SCRIPT), address]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     told = json.loads(ran.stdout)
     switches = [event["frame"] for event in told["events"] if event["event"] == "prompt_switched"]
-    assert told["progress"] == [0, 9, 21, 33, 45, 0]
+    assert told["progress"][:5] == [0, 9, 21, 33, 45]
+    assert told["progress"][-1] == 0
     assert switches == [0, 33]

@@ -1,0 +1,82 @@
+"""What those who run a server ask of it: health, reflection, metrics, logs, and sessions that free themselves."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1 import sessions_pb2_grpc
+from tests.serving.live.conftest import SLOTS, Server
+from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, start, watch
+
+Stub = sessions_pb2_grpc.SessionsStub
+
+EXPORT_S = 30
+"""How long Ray may take until a metric can be read."""
+
+
+def test_the_server_says_that_it_is_healthy(server: Server) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest())
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_client_without_the_protocol_can_ask_for_it(server: Server) -> None:
+    with grpc.insecure_channel(server.address) as channel:
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert "longtake.v1.Sessions" in database.get_services()
+        assert database.FindFileContainingSymbol("longtake.v1.Sessions").package == "longtake.v1"
+
+
+def exported(server: Server, name: str) -> float:
+    """A metric of the server, once it is there."""
+    until = time.monotonic() + EXPORT_S
+    while time.monotonic() < until:
+        with urllib.request.urlopen(server.metrics) as answer:
+            lines = answer.read().decode().splitlines()
+        values = [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"ray_{name}{{")]
+        if any(values):
+            return sum(values)
+        time.sleep(0.5)
+    raise AssertionError(f"{name} was not exported within {EXPORT_S} s")
+
+
+def test_what_viewers_wait_for_is_exported(server: Server, stub: Stub) -> None:
+    session = create(stub)
+    start(stub, session)
+    events = watch(stub, session)
+    chunks(events, 21)
+    stub.SchedulePrompt(pb.SchedulePromptRequest(session_id=session.id, cue=cue(NIGHT)))
+    chunks(events, 300)
+    assert exported(server, "longtake_sessions") == 1
+    assert exported(server, "longtake_slots_free") == SLOTS - 1
+    for name in ("stage_ms", "chunk_interval_ms", "command_to_frame_ms"):
+        assert exported(server, f"longtake_{name}_count") >= 1
+
+
+def test_a_log_line_names_its_session(server: Server, stub: Stub) -> None:
+    session = create(stub)
+    files = server.logs.glob("replica_longtake_Denoiser_*.log")
+    lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    opened = [line for line in lines if line["message"] == "session opened" and line["session"] == session.id]
+    assert len(opened) == 1
+
+
+def test_an_abandoned_session_is_freed_when_its_lease_is_over(stub: Stub) -> None:
+    options = pb.SessionOptions(lease=Duration(seconds=1))
+    for _ in range(SLOTS):
+        stub.CreateSession(pb.CreateSessionRequest(options=options, cues=[cue(NOON, 0)]))
+    until = time.monotonic() + 10
+    while stub.ListSessions(pb.ListSessionsRequest()).sessions:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    again = [create(stub) for _ in range(SLOTS)]
+    assert len({session.id for session in again}) == SLOTS
