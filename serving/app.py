@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from ray.serve.config import HTTPOptions, RequestRouterConfig, gRPCOptions
 from ray.serve.handle import DeploymentHandle
 
 from serving.config import ServerConfig
+from serving.fleet import Fleet
 from serving.logs import LOGGING
 from serving.replicas import DenoiserReplica, TextEncoderReplica, VideoDecoderReplica
 from serving.session_manager import SessionManagerReplica
@@ -54,7 +56,11 @@ def start(config: ServerConfig) -> Running:
 
 
 def stop() -> None:
-    """Let sessions go, and end Serve and the cluster that `start` made."""
+    """End every session, so that viewers are told and recordings finished; then Serve and its cluster."""
+    if not ray.is_initialized():
+        return
+    if APPLICATION in serve.status().applications:
+        asyncio.run(Fleet(denoisers(), SHUTDOWN_S).ask_all("end_sessions"))
     serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()
 

@@ -210,6 +210,13 @@ class DenoiserReplica:
         """As `Denoiser.set_recording`."""
         self._here().set_recording(session_id, name)
 
+    async def end_sessions(self) -> int:
+        """End all sessions, as the server is to stop; returns how many."""
+        ids = self._here().ids
+        for session_id in ids:
+            await self._here().close(session_id)
+        return len(ids)
+
     async def room(self) -> tuple[str, int]:
         """This replica, and its free slots."""
         return _replica(), self._here().free

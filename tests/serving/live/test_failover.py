@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import av
 import grpc
 import psutil
 import pytest
@@ -22,7 +24,7 @@ from serving.config import ServerConfig
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import free_port
-from tests.serving.live.scenes import NIGHT, create, cue, frames_of, start, watch
+from tests.serving.live.scenes import NIGHT, chunks, create, cue, frames_of, start, watch
 
 Stub = sessions_pb2_grpc.SessionsStub
 HURTS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
@@ -35,6 +37,7 @@ class Pair(NamedTuple):
 
     address: str
     logs: Path
+    recordings: Path
     stub: Stub
 
 
@@ -48,7 +51,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     running = app.start(config)
     address = f"127.0.0.1:{config.grpc_port}"
     with grpc.insecure_channel(address) as channel:
-        yield Pair(address, running.logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
+        yield Pair(address, running.logs, recordings, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
     app.stop()
 
 
@@ -171,3 +174,19 @@ def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
     assert frames(events) == list(range(END))
     whole()
     pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
+def test_a_server_that_stops_tells_its_viewers_and_finishes_recordings(pair: Pair) -> None:
+    whole()
+    session = create(pair.stub, fps=16, ahead=1)
+    recording = pair.stub.StartRecording(pb.StartRecordingRequest(session_id=session.id))
+    start(pair.stub, session)
+    events = watch(pair.stub, session)
+    chunks(events, 45)
+    stopping = threading.Thread(target=app.stop)
+    stopping.start()
+    states = [event.state.state for event in events if event.HasField("state")]
+    stopping.join()
+    assert states[-1] == pb.SESSION_STATE_ENDED
+    with av.open(str(pair.recordings / f"{recording.name}.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) >= 45
