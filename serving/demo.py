@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import av
 import torch
@@ -21,7 +20,7 @@ from serving.controller import Controller
 from serving.errors import FilmError, ServingError
 from serving.generate_command import INTERRUPTED
 from serving.local_server import local_server
-from serving.playback import Playback, opened, shown, time_of
+from serving.playback import Playback, Switch, opened, shown, steer, time_of
 from serving.sheet import Still, write_sheet
 from serving.timeline import Blend, Cue, Transition
 
@@ -37,14 +36,6 @@ STEERED = (
 SAILBOAT = "a blue sailboat swaying over the sea"
 STILLS = 12
 """Pictures of each film on the sheet."""
-
-
-class Switch(NamedTuple):
-    """A prompt that was said at `said_at`, in seconds, and the frame that it was to apply at."""
-
-    prompt: str
-    said_at: float
-    frame: int
 
 
 @dataclass(frozen=True)
@@ -88,16 +79,11 @@ async def started(client: AsyncClient, cues: Sequence[Cue], seed: int) -> AsyncI
         yield controller
 
 
-async def steer(client: AsyncClient, film: Path, span: int) -> Watched:
+async def direct(client: AsyncClient, film: Path, span: int) -> Watched:
     """Say one prompt after the other, each after `span` frames of the one before."""
-    switches: list[Switch] = []
     async with started(client, [Cue(0, Blend.of(STEERED[0]))], seed=42) as controller:
         with closing(Playback(controller, film)) as playback:
-            for prompt in STEERED[1:]:
-                await playback.until(playback.frames + span)
-                said_at = asyncio.get_running_loop().time()
-                switches.append(Switch(prompt, said_at, (await controller.schedule(prompt)).frame))
-            await playback.until(switches[-1].frame + span)
+            switches = await steer(controller, playback, STEERED[1:], span)
     return Watched("steered live", film, playback, switches)
 
 
@@ -117,7 +103,7 @@ async def both(server: str, folder: Path, span: int) -> tuple[Watched, Watched]:
     """Two sessions at once."""
     try:
         async with AsyncClient(server) as client, asyncio.TaskGroup() as group:
-            first = group.create_task(steer(client, folder / "demo.mp4", span))
+            first = group.create_task(direct(client, folder / "demo.mp4", span))
             second = group.create_task(follow(client, folder / "demo-timeline.mp4", span))
     except ExceptionGroup as problems:
         raise problems.exceptions[0] from None

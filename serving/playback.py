@@ -36,6 +36,14 @@ class Shown(NamedTuple):
     waited: float
 
 
+class Switch(NamedTuple):
+    """A prompt that was said at `said_at`, in seconds of the event loop, and the frame that it was to apply at."""
+
+    prompt: str
+    said_at: float
+    frame: int
+
+
 def shown(arrivals: Iterable[Arrival], fps: int) -> list[Shown]:
     """What a player at `fps` shows when: it starts with the first chunk, and waits for one that is late."""
     times: list[Shown] = []
@@ -103,6 +111,19 @@ class Playback:
             case "gap":
                 last = event.gap.first_frame + event.gap.frames - 1
                 raise FilmError(f"the frames {event.gap.first_frame} to {last} were not kept for this viewer")
+
+
+async def steer(
+    controller: Controller, playback: Playback, prompts: Iterable[str], span: int
+) -> tuple[Switch, ...]:
+    """Say at least one prompt, each `span` frames after the one before; ends as long after the last applied."""
+    switches: list[Switch] = []
+    for prompt in prompts:
+        await playback.until(playback.frames + span)
+        said_at = asyncio.get_running_loop().time()
+        switches.append(Switch(prompt, said_at, (await controller.schedule(prompt)).frame))
+    await playback.until(switches[-1].frame + span)
+    return tuple(switches)
 
 
 @asynccontextmanager
