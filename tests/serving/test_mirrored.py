@@ -1,0 +1,89 @@
+"""What a keeper adds up; `test_denoiser.py` opens a session from it."""
+
+from __future__ import annotations
+
+import pytest
+
+from engines.config import StreamConfig
+from engines.generator import Generator
+from engines.mirror import MirrorSource
+from engines.prompt import Prompt
+from engines.snapshot import take_light
+from serving.chunk import AccessUnit, Chunk
+from serving.errors import ReplicaLost
+from serving.mirrored import KEPT_CHUNKS, Mirrored, MirrorItem, Opening, oldest_frame
+from serving.pacing import Pace
+from serving.session import Session
+from serving.timeline import Blend
+
+
+def chunk(block: int) -> Chunk:
+    first, frames = (0, 9) if block == 0 else (12 * block - 3, 12)
+    return Chunk(block, first, tuple(AccessUnit(b"x", n == 0) for n in range(frames)))
+
+
+@pytest.fixture
+def session() -> Session:
+    session = Session(Pace(), 3, 0.0)
+    session.schedule(Blend.of("noon"), 0, None, "noon", 0.0)
+    session.start("", 0.0)
+    return session
+
+
+@pytest.fixture
+def opening(small: StreamConfig) -> Opening:
+    return Opening("id", "anna", "tiny", small, Pace(), 5.0)
+
+
+def test_what_was_never_known_cannot_be_opened_again() -> None:
+    with pytest.raises(ReplicaLost, match="before anything of it was known"):
+        Mirrored().reopening("lost")
+
+
+def test_a_session_is_opened_again_as_it_was_known_last(session: Session, opening: Opening) -> None:
+    mirror = Mirrored()
+    mirror.apply(MirrorItem(session.record(0.0), opening=opening))
+    session.schedule(Blend.of("night"), 50, None, "night", 0.0)
+    mirror.apply(MirrorItem(session.record(0.0), recording="film"))
+    again = mirror.reopening("lost")
+    assert (again.session_id, again.caller, again.created) == ("id", "anna", 5.0)
+    assert (again.incarnation, again.recording, again.reason) == (1, "film", "lost")
+    assert again.record == session.record(0.0)
+    assert again.snapshot is None
+
+
+def test_the_snapshot_is_the_one_that_the_stream_itself_would_give(
+    session: Session, opening: Opening, generator: Generator, prompts: list[Prompt]
+) -> None:
+    stream = generator.open(opening.stream)
+    generator.set_prompt(stream, prompts[0])
+    mirror, source = Mirrored(), MirrorSource(generator, stream)
+    mirror.apply(MirrorItem(session.record(0.0), opening=opening))
+    for block in range(6):
+        generator.decode(stream, generator.generate([stream])[0])
+        mirror.apply(MirrorItem(session.record(0.0), source.changes().update(), chunk(block)))
+    again = mirror.reopening("lost")
+    assert again.snapshot == take_light(generator, stream)
+    assert [kept.block for kept in again.chunks] == list(range(6))
+
+
+def test_a_reset_forgets_the_take_before(session: Session, opening: Opening) -> None:
+    mirror = Mirrored()
+    mirror.apply(MirrorItem(session.record(0.0), opening=opening))
+    mirror.apply(MirrorItem(session.record(0.0), chunk=chunk(0)))
+    session.reset("", 0.0)
+    mirror.apply(MirrorItem(session.record(0.0)))
+    assert mirror.reopening("lost").chunks == ()
+
+
+def test_what_is_kept_for_late_viewers_is_bounded(session: Session, opening: Opening) -> None:
+    mirror = Mirrored()
+    mirror.apply(MirrorItem(session.record(0.0), opening=opening))
+    for block in range(KEPT_CHUNKS + 5):
+        mirror.apply(MirrorItem(session.record(0.0), chunk=chunk(block)))
+    kept = mirror.reopening("lost").chunks
+    assert (len(kept), oldest_frame(kept, 0)) == (KEPT_CHUNKS, 57)
+
+
+def test_where_nothing_is_kept_the_oldest_frame_is_the_next() -> None:
+    assert oldest_frame((), 33) == 33
