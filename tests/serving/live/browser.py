@@ -1,0 +1,155 @@
+"""The page in a real browser, as a person would use it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+)
+
+PATIENCE_S = 20.0
+
+_LOOK = """
+const video = document.querySelector("video");
+const canvas = new OffscreenCanvas(video.videoWidth || 1, video.videoHeight || 1);
+const context = canvas.getContext("2d");
+context.drawImage(video, 0, 0);
+return Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data);
+"""
+
+_SOCKETS = """
+const Opened = WebSocket;
+window.sockets = [];
+window.WebSocket = class extends Opened {
+  constructor(...address) { super(...address); window.sockets.push(this); }
+};
+"""
+
+
+class Page:
+    """One tab that shows the page of the server at `address`."""
+
+    def __init__(self, driver: webdriver.Chrome, address: str) -> None:
+        self.driver = driver
+        self.address = address
+
+    def open(self, place: str = "") -> None:
+        self.driver.get("about:blank")
+        self.driver.get(f"{self.address}/{place}")
+
+    def part(self, name: str) -> WebElement:
+        return self.driver.find_element(By.CSS_SELECTOR, f'[data-testid="{name}"]')
+
+    def press(self, name: str) -> None:
+        self.part(name).click()
+
+    def write(self, name: str, text: str) -> None:
+        self.part(name).clear()
+        self.part(name).send_keys(text)
+
+    def add(self, prompt: str, frame: int | None = None) -> None:
+        self.write("text", prompt)
+        self.press("now" if frame is None else "at-frame")
+        if frame is not None:
+            self.write("frame", str(frame))
+        self.press("add")
+        self.until(lambda: not self.part("text").get_property("value"))
+
+    def start(self, prompt: str) -> None:
+        self.write("text", prompt)
+        self.press("go")
+        self.until(lambda: self.frame >= 9)
+
+    def cues(self, name: str) -> dict[int, str]:
+        """The cues of a list by their frames."""
+        rows = "return [...document.querySelectorAll(`[data-testid=${arguments[0]}] li[data-frame]`)]"
+        fields = ".map((row) => [row.dataset.frame, row.querySelector('.said').textContent])"
+        return {int(frame): text for frame, text in self.driver.execute_script(rows + fields, name)}
+
+    @property
+    def state(self) -> str | None:
+        return self.part("state").get_attribute("data-state")
+
+    @property
+    def frame(self) -> int:
+        return int(self.part("clock").get_attribute("data-frame") or -1)
+
+    @property
+    def session(self) -> str:
+        return str(self.driver.execute_script("return new URLSearchParams(location.hash.slice(1)).get('session')"))
+
+    def picture(self) -> NDArray[np.uint8]:
+        """What is on the screen, [height, width, 4]."""
+        size = self.driver.execute_script(
+            "const v = document.querySelector('video'); return [v.videoHeight, v.videoWidth]"
+        )
+        pixels: NDArray[np.uint8] = np.array(self.driver.execute_script(_LOOK), np.uint8)
+        return pixels.reshape(*size, 4)
+
+    def until(self, reached: Callable[[], Any]) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not reached():
+            if time.monotonic() > end:
+                raise AssertionError(f"it never came to that: {self.condition()}")
+            time.sleep(0.05)
+
+    def until_frame(self, frame: int) -> None:
+        self.until(lambda: self.frame >= frame)
+
+    def condition(self) -> str:
+        """How things stand, for whoever has to find out why they do."""
+        video = """
+          const v = document.querySelector("video");
+          const parts = [...Array(v.buffered.length).keys()].map((n) => [v.buffered.start(n), v.buffered.end(n)]);
+          return JSON.stringify([v.readyState, v.paused, v.seeking, v.currentTime, parts, v.error?.message]);
+        """
+        said = self.part("notices").text
+        return f"{self.state}, frame {self.frame}, {said!r}, {self.driver.execute_script(video)}, {self.errors()}"
+
+    def errors(self) -> list[str]:
+        """What the browser's console complained of."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
+
+    def cut(self) -> None:
+        """Lose the connection."""
+        self.driver.execute_script("sockets.at(-1).close()")
+
+
+@contextmanager
+def browsing(address: str, profile: Path) -> Iterator[Page]:
+    """A browser with an empty profile."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
+    driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _SOCKETS})
+    try:
+        yield Page(driver, address)
+    finally:
+        driver.quit()

@@ -1,0 +1,228 @@
+"""The page in Chromium, against a real server."""
+
+from __future__ import annotations
+
+import io
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.keys import Keys
+
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.timeline_files import read_timeline
+from tests.serving.live.browser import CHROMIUM, DRIVER, Page, browsing
+from tests.serving.live.conftest import Server
+from tests.serving.live.scenes import NIGHT, NOON, SNOW
+from tests.serving.live.test_steering import Stub
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed: `make .venv/browser`"
+)
+
+EXAMPLE = Path("serving/example_timeline.yaml").resolve()
+
+
+@pytest.fixture(scope="module")
+def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browsing(f"http://127.0.0.1:{server.http_port}", tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(browser: Page, stub: Stub) -> Iterator[Page]:
+    browser.open("#seed=7")
+    yield browser
+    assert browser.errors() == []
+
+
+def session_of(stub: Stub, page: Page) -> pb.Session:
+    session: pb.Session = stub.GetSession(pb.GetSessionRequest(session_id=page.session))
+    return session
+
+
+def test_a_video_begins_and_moves(page: Page) -> None:
+    page.start(NOON)
+    before = page.picture()
+    page.until_frame(page.frame + 16)
+    after = page.picture()
+    assert after.shape == (96, 160, 4)
+    assert np.abs(after.astype(int) - before).mean() > 1
+    assert before[..., :3].std() > 20
+
+
+def test_a_prompt_for_now_changes_the_picture(page: Page) -> None:
+    page.start(NOON)
+    bright = page.picture()[..., :3].mean()
+    page.add(NIGHT)
+    page.until(lambda: NIGHT in page.cues("applied").values())
+    page.until_frame(max(page.cues("applied")) + 24)
+    assert page.picture()[..., :3].mean() < 0.9 * bright
+    assert 0.1 < float(page.part("latency").text.removesuffix(" s")) < 5
+
+
+def test_a_deleted_cue_never_applies(page: Page) -> None:
+    page.start(NOON)
+    page.add(NIGHT, 93)
+    page.until(lambda: page.cues("pending"))
+    page.press("remove")
+    page.until(lambda: not page.cues("pending"))
+    page.until_frame(96)
+    assert page.cues("applied") == {0: NOON}
+
+
+def test_a_cue_is_dragged_along_the_timeline(page: Page) -> None:
+    page.add(NOON, 0)
+    page.add(NIGHT, 33)
+    page.until(lambda: 33 in page.cues("pending"))
+    late = page.driver.find_element("css selector", '.pending[data-frame="33"]')
+    ActionChains(page.driver).drag_and_drop_by_offset(late, 2 * 48, 0).perform()
+    page.until(lambda: page.cues("pending") == {0: NOON, 81: NIGHT})
+
+
+def test_keys_move_edit_and_delete_a_cue(page: Page) -> None:
+    page.add(NOON, 0)
+    page.add(NIGHT, 33)
+    page.until(lambda: 33 in page.cues("pending"))
+    page.driver.find_element("css selector", '.pending[data-frame="33"]').send_keys(Keys.ARROW_RIGHT)
+    page.until(lambda: 45 in page.cues("pending"))
+    page.driver.switch_to.active_element.send_keys(Keys.ENTER)
+    page.write("edit-text", SNOW)
+    page.write("edit-frame", "57")
+    page.press("edit-save")
+    page.until(lambda: page.cues("pending") == {0: NOON, 57: SNOW})
+    page.driver.find_element("css selector", '.pending[data-frame="57"]').send_keys(Keys.DELETE)
+    page.until(lambda: page.cues("pending") == {0: NOON})
+
+
+def test_the_space_bar_pauses_at_the_frame_that_is_seen_and_goes_on_behind_it(page: Page, stub: Stub) -> None:
+    page.start(NOON)
+    page.driver.execute_script("document.activeElement.blur()")
+    ActionChains(page.driver).send_keys(" ").perform()
+    page.until(lambda: page.state == "paused")
+    held, picture = page.frame, page.picture()
+    assert session_of(stub, page).shown_frame == held
+    assert np.array_equal(page.picture(), picture)
+    ActionChains(page.driver).send_keys(" ").perform()
+    page.until(lambda: page.state == "running" and page.frame > held)
+    assert page.frame < held + 24
+
+
+def test_a_reset_begins_anew(page: Page) -> None:
+    page.start(NOON)
+    page.press("reset")
+    page.until(lambda: page.state == "created" and not page.cues("applied"))
+    page.start(NIGHT)
+    assert page.cues("applied") == {0: NIGHT}
+
+
+def test_a_fork_goes_on_from_the_same_past(page: Page, stub: Stub) -> None:
+    page.start(NOON)
+    page.press("fork")
+    page.until(lambda: "Forked at frame" in page.part("notices").text)
+    first = session_of(stub, page)
+    page.open(str(page.part("fork-link").get_attribute("href")).rpartition("/")[2])
+    page.until(lambda: page.state == "running" and page.frame > 9)
+    fork = session_of(stub, page)
+    assert (fork.id != first.id, fork.options.seed) == (True, first.options.seed)
+    assert page.cues("applied") == {0: NOON}
+
+
+def test_a_recording_is_downloaded(page: Page) -> None:
+    page.start(NOON)
+    page.press("record")
+    page.until(lambda: page.part("record").get_attribute("aria-pressed") == "true")
+    page.until_frame(page.frame + 30)
+    page.press("record")
+    page.until(lambda: "Recorded" in page.part("notices").text)
+    link = page.part("download").get_attribute("href")
+    with urllib.request.urlopen(str(link)) as answer:
+        film = io.BytesIO(answer.read())
+    with av.open(film, "r") as container:
+        frames = len(list(container.decode(video=0)))
+    assert f"Recorded {frames} frames" in page.part("notices").text
+
+
+def test_a_link_makes_the_video_again(page: Page, stub: Stub) -> None:
+    page.start(NOON)
+    page.add(NIGHT)
+    page.until(lambda: len(page.cues("applied")) == 2)
+    page.press("copy")
+    page.until(lambda: "The link" in page.part("notices").text)
+    first = session_of(stub, page)
+    page.open(str(page.part("link").get_attribute("href")).rpartition("/")[2])
+    page.until(lambda: page.state == "ready" and len(page.cues("pending")) == 2)
+    page.press("go")
+    page.until(lambda: len(page.cues("applied")) == 2)
+    again = session_of(stub, page)
+    assert again.options.seed == first.options.seed
+    assert [applied.frame for applied in again.applied] == [applied.frame for applied in first.applied]
+
+
+def test_a_page_that_is_loaded_again_is_where_it_was(page: Page) -> None:
+    page.start(NOON)
+    session = page.session
+    page.driver.refresh()
+    page.until_frame(21)
+    assert page.session == session
+
+
+def test_a_lost_connection_is_made_again_and_no_frame_is_missing(page: Page) -> None:
+    page.start(NOON)
+    page.cut()
+    page.until(lambda: page.state == "reconnecting" or page.frame > 30)
+    page.until_frame(60)
+    assert (page.state, page.part("missed").text) == ("running", "0")
+
+
+def test_a_timeline_is_brought_along(page: Page) -> None:
+    page.part("file").send_keys(str(EXAMPLE))
+    page.until(lambda: "cues are on the timeline" in page.part("notices").text)
+    assert page.state == "ready"
+    assert list(page.cues("pending")) == [cue.frame for cue in read_timeline(EXAMPLE).timeline.cues]
+
+
+def test_what_cannot_be_done_is_said_in_words(page: Page) -> None:
+    page.press("go")
+    page.until(lambda: "No cue is at frame 0, where the video begins" in page.part("notices").text)
+    assert page.state == "created"
+
+
+def test_a_spectator_sees_the_same_and_steers_nothing(page: Page) -> None:
+    page.start(NOON)
+    page.open(f"#watch={page.session}")
+    page.until_frame(12)
+    assert page.cues("applied") == {0: NOON}
+    assert not page.part("go").is_enabled()
+    assert not page.part("add").is_enabled()
+
+
+def test_another_page_uses_the_shim(page: Page) -> None:
+    script = """
+    const done = arguments[0];
+    import("/static/longtake.js").then(async (longtake) => {
+      const reactor = longtake.connect(location.origin);
+      const progress = [];
+      reactor.onMessage(({ type, data }) => {
+        if (type === "progress") progress.push(data.current_start_frame);
+        if (progress.at(-1) === 33) { reactor.disconnect(); done(progress); }
+      });
+      await reactor.sendMessage({ type: "schedule_prompt", data: { new_prompt: "a red balloon", timestamp: 0 } });
+      await reactor.sendMessage({ type: "start" });
+    });
+    """
+    assert page.driver.execute_async_script(script) == [0, 9, 21, 33]
+
+
+def test_the_page_is_as_wide_as_a_phone(page: Page) -> None:
+    phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
+    try:
+        page.start(NOON)
+        assert page.driver.execute_script("return document.scrollingElement.scrollWidth") <= 390
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
