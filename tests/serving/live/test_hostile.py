@@ -1,0 +1,164 @@
+"""What a careless or hostile client sends: it is answered in words, leaves nothing behind and disturbs nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1 import sessions_pb2_grpc
+from tests.serving.live.conftest import SLOTS, Server
+from tests.serving.live.scenes import NIGHT, chunks, create, cue, frames_of, start, watch
+
+Stub = sessions_pb2_grpc.SessionsStub
+
+METHODS = list(pb.DESCRIPTOR.services_by_name["Sessions"].methods)
+
+ABOUT_THE_REQUEST = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+def code_of(call: Callable[[], object]) -> grpc.StatusCode | None:
+    """How a call is refused; None if it is not."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return None
+
+
+def described(stub: Stub, session: pb.Session) -> pb.Session:
+    found: pb.Session = stub.GetSession(pb.GetSessionRequest(session_id=session.id))
+    return found
+
+
+@pytest.fixture
+def bystander(stub: Stub) -> Iterator[pb.Session]:
+    """A session that goes on meanwhile; no frame of it may be missing afterwards."""
+    session = create(stub, seed=99, fps=16, ahead=1)
+    start(stub, session)
+    events = watch(stub, session)
+    chunks(events, 9)
+    yield session
+    found = chunks(events, 45)
+    assert frames_of(found) == list(range(9, 9 + len(frames_of(found))))
+
+
+def send_bytes(server: Server, method: Any, data: bytes) -> None:
+    """Call a method with what need not be a message, and read all that it answers."""
+    name, plain = (
+        f"/longtake.v1.Sessions/{method.name}",
+        {"request_serializer": None, "response_deserializer": None},
+    )
+    with grpc.insecure_channel(server.address) as channel:
+        if method.client_streaming:
+            list(channel.stream_stream(name, **plain)(iter([data]), timeout=20))
+        elif method.server_streaming:
+            list(channel.unary_stream(name, **plain)(data, timeout=20))
+        else:
+            channel.unary_unary(name, **plain)(data, timeout=20)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
+def test_bytes_that_are_no_message_are_refused(server: Server, stub: Stub, method: Any) -> None:
+    refused = code_of(lambda: send_bytes(server, method, b"\x0a\xff\xff"))
+    # Serve refuses what it cannot parse before any of our code is asked, some of it as UNKNOWN.
+    assert refused in {*ABOUT_THE_REQUEST, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (pb.SessionOptions(height=4096, width=4096), "at most 921600"),
+        (pb.SessionOptions(height=-16, width=16), "height"),
+        (pb.SessionOptions(height=50), "50 is no multiple of 16"),
+        (pb.SessionOptions(fps=1000), "fps is 1000"),
+        (pb.SessionOptions(ahead=-1), "ahead is -1"),
+        (pb.SessionOptions(model="../../etc/passwd"), "is not loaded here"),
+    ],
+)
+def test_a_session_that_cannot_be_made_is_refused_in_words(
+    stub: Stub, options: pb.SessionOptions, words: str
+) -> None:
+    with pytest.raises(grpc.RpcError, match=words) as refusal:
+        stub.CreateSession(pb.CreateSessionRequest(options=options))
+    assert refusal.value.code() in ABOUT_THE_REQUEST
+    assert len(stub.ListSessions(pb.ListSessionsRequest()).sessions) == 0
+
+
+def test_a_giant_prompt_is_refused_and_the_largest_one_taken(stub: Stub, bystander: pb.Session) -> None:
+    session = create(stub)
+
+    def schedule(text: str) -> grpc.StatusCode | None:
+        request = pb.SchedulePromptRequest(session_id=session.id, cue=cue(text, 0))
+        return code_of(lambda: stub.SchedulePrompt(request))
+
+    assert schedule("x" * 3_000_000) is grpc.StatusCode.INVALID_ARGUMENT
+    assert schedule("balloon " * 1250) is None
+    start(stub, session)
+    assert frames_of(chunks(watch(stub, session), 21)) == list(range(21))
+
+
+def test_a_flood_of_commands_is_answered_and_disturbs_nobody(stub: Stub, bystander: pb.Session) -> None:
+    session = create(stub)
+    commands = [pb.Command(id=str(n), schedule_prompt=cue(NIGHT, 10 + n)) for n in range(200)]
+    attach = pb.Command(id="attach", attach=pb.Attach(session_id=session.id))
+    call = stub.Interact(iter([attach, *commands, pb.Command(id="last", resume=pb.Resume())]), timeout=60)
+    receipts = [event.receipt for event in call if event.HasField("receipt")]
+    accepted = {receipt.command_id for receipt in receipts if receipt.stage == pb.RECEIPT_STAGE_ACCEPTED}
+    assert len(described(stub, session).pending) == 201
+    assert len(accepted) > 100
+
+
+def test_sessions_that_are_opened_and_dropped_leave_no_slot(stub: Stub) -> None:
+    for _ in range(4):
+        sessions = [create(stub) for _ in range(SLOTS)]
+        assert code_of(lambda: create(stub)) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for session in sessions:
+            stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
+def scheduled(name: str, frame: int | None) -> pb.SchedulePromptRequest:
+    return pb.SchedulePromptRequest(session_id=name, cue=cue(NIGHT, frame))
+
+
+ACTIONS: dict[str, Callable[[Stub, str, int], object]] = {
+    "schedule": lambda stub, name, n: stub.SchedulePrompt(scheduled(name, n)),
+    "now": lambda stub, name, n: stub.SchedulePrompt(scheduled(name, None)),
+    "remove": lambda stub, name, n: stub.RemovePrompt(pb.RemovePromptRequest(session_id=name, frame=n)),
+    "move": lambda stub, name, n: stub.MovePrompt(pb.MovePromptRequest(session_id=name, frame=n, to_frame=n + 9)),
+    "start": lambda stub, name, n: stub.Start(pb.StartRequest(session_id=name)),
+    "pause": lambda stub, name, n: stub.Pause(pb.PauseRequest(session_id=name)),
+    "pause at": lambda stub, name, n: stub.Pause(pb.PauseRequest(session_id=name, frame=n)),
+    "resume": lambda stub, name, n: stub.Resume(pb.ResumeRequest(session_id=name)),
+    "reset": lambda stub, name, n: stub.Reset(pb.ResetRequest(session_id=name)),
+    "fork": lambda stub, name, n: stub.ForkSession(pb.ForkSessionRequest(session_id=name, frame=min(n, 60))),
+    "snapshot": lambda stub, name, n: stub.SnapshotSession(pb.SnapshotSessionRequest(session_id=name)),
+    "record": lambda stub, name, n: stub.StartRecording(pb.StartRecordingRequest(session_id=name)),
+}
+
+
+@settings(max_examples=4, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(sorted(ACTIONS)), st.integers(-3, 90)), min_size=5, max_size=15))
+def test_whatever_is_asked_in_whatever_state_is_done_or_refused(stub: Stub, asked: list[tuple[str, int]]) -> None:
+    session = create(stub, fps=16, ahead=2)
+    for action, frame in asked:
+        refused = code_of(partial(ACTIONS[action], stub, session.id, frame))
+        assert refused is None or refused in ABOUT_THE_REQUEST, f"{action} at {frame}: {refused}"
+    found = described(stub, session)
+    frames = [pending.frame for pending in found.pending]
+    assert frames == sorted(set(frames))
+    for left in stub.ListSessions(pb.ListSessionsRequest()).sessions:
+        stub.DeleteSession(pb.DeleteSessionRequest(session_id=left.id))
