@@ -31,12 +31,9 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.loading
 	$(BIN)/python -m benchmarks.kernel_table
 
-# On a machine with a GPU; not run yet, meant to take under ten minutes. What is right comes before what is fast.
+# On a machine with a GPU; not run yet, takes at most ten minutes. benchmarks/gpu.py needs no .venv, see there.
 bench-gpu: .venv/dev
-	$(BIN)/python -m benchmarks.parity
-	$(BIN)/python -m benchmarks.kernels
-	$(BIN)/python -m benchmarks.engine --model longlive-1.3b --device cuda
-	$(BIN)/python -m benchmarks.engine --model longlive-1.3b --device cuda --size 320x576 --no-text
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf .venv out

@@ -18,6 +18,9 @@ from benchmarks.counts import Work
 from benchmarks.timing import sample
 
 ROOT = Path(__file__).parent.parent
+COMMIT = "LONGTAKE_COMMIT"
+"""The variable that names the code's commit where it is no checkout."""
+
 MEASURED_CODE = ("kernels", "engines", "benchmarks/*.py")
 
 RATE_RUNS = 10
@@ -48,7 +51,7 @@ class Machine:
     @classmethod
     def here(cls, device: torch.device) -> Self:
         """This machine, as far as a benchmark on `device` goes."""
-        commit = _git("rev-parse", "--short=12", "HEAD")
+        commit = os.environ.get(COMMIT) or _git("rev-parse", "--short=12", "HEAD")
         changes = _git("status", "--porcelain", "--", *MEASURED_CODE)
         return cls(
             processor=_processor(),
@@ -100,11 +103,11 @@ def _version(package: str) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git answers; None where the code is no checkout."""
-    if not (ROOT / ".git").exists():
+    """What git answers; None where it is not installed, or the code is no checkout of this user's."""
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return None
-    answer = subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True, check=True)
-    return answer.stdout.strip()
+    answer = subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else None
 
 
 class Floor(NamedTuple):

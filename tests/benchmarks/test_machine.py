@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.counts import Work
-from benchmarks.machine import Floor, Machine, Rates
+from benchmarks.machine import COMMIT, Floor, Machine, Rates
 
 RATES = Rates(flops_per_s=1e12, bytes_per_s=1e9)
 
@@ -24,3 +25,20 @@ def test_a_machine_tells_what_ran_but_not_where() -> None:
     machine = str(Machine.here(torch.device("cpu")))
     assert torch.__version__ in machine
     assert platform.node() not in machine
+
+
+def test_a_machine_without_git_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    here = Machine.here(torch.device("cpu"))
+    assert (here.commit, here.dirty) == (None, None)
+
+
+def test_what_is_no_checkout_of_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr("benchmarks.machine.ROOT", tmp_path)
+    assert Machine.here(torch.device("cpu")).commit is None
+
+
+def test_a_commit_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(COMMIT, "0123456789ab")
+    assert Machine.here(torch.device("cpu")).commit == "0123456789ab"
