@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import grpc
 import pytest
@@ -36,14 +36,12 @@ def free_port() -> int:
         return port
 
 
-def said(process: subprocess.Popen[str]) -> dict[str, str]:
-    """What the server printed of itself, once it is there; the rest of its output is read by nobody."""
-    assert process.stderr is not None
-    output = []
-    for line in process.stderr:
+def said(output: list[str], errors: IO[str]) -> dict[str, str]:
+    """What the server printed of itself, once it is there; `output` grows for as long as it prints."""
+    for line in errors:
         output.append(line)
         if line.startswith("logs "):
-            threading.Thread(target=process.stderr.read, daemon=True).start()
+            threading.Thread(target=lambda: output.extend(errors), daemon=True).start()
             return {words[0]: words[1] for words in map(str.split, output) if len(words) == 2}
     raise AssertionError(f"the server did not start: {''.join(output)}")
 
@@ -57,15 +55,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         *("--port", str(free_port()), "--http-port", str(http_port), "--recordings", str(recordings)),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        output: list[str] = []
         try:
-            words = said(process)
+            assert process.stderr is not None
+            words = said(output, process.stderr)
             with grpc.insecure_channel(words["gRPC"]) as channel:
                 stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
                 yield Server(words["gRPC"], http_port, words["metrics"], Path(words["logs"]), recordings, stub)
         finally:
             process.terminate()
             code = process.wait(STOP_S)
-    assert code == 0
+    assert code == 0, "".join(output)
 
 
 @pytest.fixture
