@@ -270,10 +270,16 @@ def _peak(device: torch.device) -> _Peak:
     return _Peak(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, None)
 
 
+def _heard(stage: Stage) -> Stage:
+    """Say what a stage took, for whoever has to stop before the end."""
+    print(f"{stage.name}: {stage.times.median_ms:.2f} ms", file=sys.stderr)
+    return stage
+
+
 def measure(options: Options) -> Report:
     """Run the whole benchmark. Raises WrongResult rather than report the time of something wrong."""
     benchmark = EngineBenchmark(options)
-    stages = list(benchmark.stages())
+    stages = [_heard(stage) for stage in benchmark.stages()]
     return Report(
         model=options.model,
         dtype=options.dtype,

@@ -59,8 +59,8 @@ class Row:
         return self.failed is None and self.rms_error is not None and self.rms_error <= self.bound
 
 
-def measure(sizes: Sizes, device: torch.device, dtype: torch.dtype, runs: int) -> list[Row]:
-    """Check everything, then time what is right."""
+def measure(sizes: Sizes, device: torch.device, dtype: torch.dtype, runs: int) -> Iterator[Row]:
+    """Check everything, then time what is right. A row comes as soon as it is known."""
     rows = []
     for make in all_cases(sizes, device, dtype):
         case = make(1)
@@ -68,7 +68,8 @@ def measure(sizes: Sizes, device: torch.device, dtype: torch.dtype, runs: int) -
         nbytes = case.set_bytes
         del case
         rows.append((make, nbytes, checked))
-    return [row for make, nbytes, checked in rows for row in _timed(make, nbytes, checked, device, runs)]
+    for make, nbytes, checked in rows:
+        yield from _timed(make, nbytes, checked, device, runs)
 
 
 def _check(case: Case, provider: str) -> tuple[float | None, str | None]:
@@ -156,6 +157,13 @@ def _round(
     return lambda _: graph.replay()
 
 
+def _heard(row: Row) -> Row:
+    """Say how a row came out, for whoever has to stop before the end."""
+    found = row.failed or (f"{row.times.median_ms:.4f} ms" if row.times else f"error {row.rms_error:.1e}")
+    print(f"{row.case}: {row.provider}: {found}", file=sys.stderr)
+    return row
+
+
 def as_table(rows: Sequence[Row], rates: Rates) -> str:
     """What was found, to read."""
     lines = [
@@ -216,7 +224,7 @@ def main() -> int:
     sizes = Sizes.tiny() if arguments.tiny else Sizes.longlive(arguments.size)
     dtype = torch.float32 if arguments.tiny else torch.bfloat16
     with torch.inference_mode():
-        rows = measure(sizes, device, dtype, arguments.runs)
+        rows = [_heard(row) for row in measure(sizes, device, dtype, arguments.runs)]
     rates, machine = Rates.measure(device, dtype), Machine.here(device)
     file = arguments.json or RESULTS / f"kernels_{'tiny_cpu' if arguments.tiny else f'{arguments.size}_cuda'}.json"
     file.write_text(as_json(rows, machine, rates, sizes, dtype))

@@ -79,7 +79,7 @@ class Generator:
         self._rollout = Rollout(transformer, self._passes)
         self._slabs = SlabPool(
             slab_bytes, transformer.device, transformer.dtype,
-            kept=self._passes.knows_slabs, dropped=self._passes.forget,
+            int8_keys=self._passes.int8_keys, kept=self._passes.knows_slabs, dropped=self._passes.forget,
         )  # fmt: skip
         self._batch = batch
         self._beside = Beside(transformer.device)

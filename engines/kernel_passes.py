@@ -168,6 +168,7 @@ class KernelPasses:
         self.layer_ops = layer_ops(plan)
         self._attention_ops = AttentionOps.of(plan, transformer.device)
         self.knows_slabs = record is not None
+        self.int8_keys = plan.keys == "int8"
         self._flow_step = flow_step if plan.flow_step == "triton" else flow_step_reference
         self._passes: dict[Hashable, KernelPass] = {}
 
@@ -228,13 +229,14 @@ def _places(view: StreamView) -> list[int]:
 
 def _lent(view: StreamView) -> Lent:
     filled = view.placement.filled * view.slab.layout.block_tokens
-    return Lent(view.slab.keys, view.slab.values, filled, view.sink_tokens)
+    return Lent(view.slab.keys, view.slab.values, filled, view.sink_tokens, key_scales=view.slab.key_scales)
 
 
 def _nothing_like(lent: Lent) -> Lent:
     """A token in one layer that can stand in a table for `lent`."""
-    token = lent.keys.new_empty(1, 1, *lent.keys.shape[-2:])
-    return Lent(token, token, filled=1)
+    shape = (1, 1, *lent.keys.shape[-2:])
+    scales = None if lent.key_scales is None else lent.key_scales.new_empty(1, shape[-2], 1)
+    return Lent(lent.keys.new_empty(shape), lent.values.new_empty(shape), filled=1, key_scales=scales)
 
 
 def _lent_prompt(prompt: PromptMemory) -> Lent:

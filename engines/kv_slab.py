@@ -9,6 +9,7 @@ A new block overwrites the slot it evicts. Nothing is moved: attention does not 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -68,12 +69,17 @@ class SlabLayout:
         """Of the keys, and of the values: layers, slots, tokens of a block, heads, channels of a head."""
         return (self.layers, self.window_blocks, self.block_tokens, self.heads, self.head_dim)
 
-    def nbytes(self, dtype: torch.dtype) -> int:
-        """Bytes of a slab, keys and values."""
-        elements = 2
-        for size in self.shape:
-            elements *= size
-        return elements * dtype.itemsize
+    @property
+    def scales_shape(self) -> tuple[int, ...]:
+        """Of the scales of INT8 keys: layers, heads, slots, tokens of a block."""
+        return (self.layers, self.heads, self.window_blocks, self.block_tokens)
+
+    def nbytes(self, dtype: torch.dtype, *, int8_keys: bool = False) -> int:
+        """Bytes of a slab, keys with their scales if they have any, and values."""
+        elements = math.prod(self.shape)
+        if int8_keys:
+            return elements * (1 + dtype.itemsize) + math.prod(self.scales_shape) * torch.float32.itemsize
+        return 2 * elements * dtype.itemsize
 
     def slot(self, block: int) -> int:
         """The slot in which `block` lies, or will."""
@@ -111,18 +117,26 @@ class KVSlab:
     """Keys and values of one stream's window, for all layers: two tensors of `layout.shape`.
 
     Keys are rotated: those in a sink slot to their window position under relative RoPE, all others to their
-    position in the stream.
+    position in the stream. INT8 keys have fp32 scales of `layout.scales_shape`; only kernels write and read them.
     """
 
-    def __init__(self, layout: SlabLayout, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, layout: SlabLayout, device: torch.device, dtype: torch.dtype, *, int8_keys: bool = False
+    ) -> None:
         self.layout = layout
-        self.keys = torch.empty(layout.shape, device=device, dtype=dtype)
+        self.keys = torch.empty(layout.shape, device=device, dtype=torch.int8 if int8_keys else dtype)
         self.values = torch.empty(layout.shape, device=device, dtype=dtype)
+        self.key_scales = torch.empty(layout.scales_shape, device=device) if int8_keys else None
 
     @property
     def nbytes(self) -> int:
         """Bytes reserved."""
-        return self.keys.nbytes + self.values.nbytes
+        return sum(x.nbytes for x in self.state(self.layout.window_blocks).values())
+
+    def state(self, slots: int) -> dict[str, Tensor]:
+        """All there is in the first `slots` slots, by name: views."""
+        kept = {"keys": self.keys[:, :slots], "values": self.values[:, :slots]}
+        return kept if self.key_scales is None else kept | {"key_scales": self.key_scales[:, :, :slots]}
 
     def write(self, layer: int, slots: tuple[int, ...], keys: Tensor, values: Tensor) -> None:
         """Put keys and values [blocks * block tokens, heads, channels] into their slots."""
@@ -137,8 +151,9 @@ class KVSlab:
 
     def copy_(self, other: KVSlab) -> None:
         """Take over the content of a slab of the same layout."""
-        self.keys.copy_(other.keys)
-        self.values.copy_(other.values)
+        slots = self.layout.window_blocks
+        for mine, theirs in zip(self.state(slots).values(), other.state(slots).values(), strict=True):
+            mine.copy_(theirs)
 
 
 class SlabPool:
@@ -156,10 +171,12 @@ class SlabPool:
         *,
         kept: bool,
         dropped: Callable[[KVSlab], None],
+        int8_keys: bool = False,
     ) -> None:
         self._limit = limit
         self._device = device
         self._dtype = dtype
+        self._int8_keys = int8_keys
         self._kept = kept
         self._dropped = dropped
         self._reserved = 0
@@ -171,13 +188,13 @@ class SlabPool:
             if slab.layout == layout:
                 self._idle.remove(slab)
                 return slab
-        needed = layout.nbytes(self._dtype)
+        needed = layout.nbytes(self._dtype, int8_keys=self._int8_keys)
         while self._idle and needed > self._limit - self._reserved:
             self._drop(self._idle.pop(0))
         free = self._limit - self._reserved
         if needed > free:
             raise SlabsFull(f"a KV slab needs {needed:,} bytes; of {self._limit:,} there are {free:,} left")
-        slab = KVSlab(layout, self._device, self._dtype)
+        slab = KVSlab(layout, self._device, self._dtype, int8_keys=self._int8_keys)
         self._reserved += needed
         return slab
 

@@ -49,6 +49,9 @@ class Passes(Protocol):
     knows_slabs: bool
     """Whether something is made for a slab that is of use to the next stream in it."""
 
+    int8_keys: bool
+    """Whether slabs keep their keys in INT8."""
+
     def over(self, views: Sequence[StreamView]) -> Pass:
         """A pass over streams; of use until the next call."""
 
@@ -81,6 +84,7 @@ class PlainPasses:
     """Runs passes in PyTorch's own operators: what defines the results."""
 
     knows_slabs = False
+    int8_keys = False
 
     def __init__(self, transformer: CausalTransformer) -> None:
         self._transformer = transformer

@@ -48,8 +48,7 @@ def take_exact(generator: Generator, stream: Stream) -> bytes:
     """Everything the stream holds. Raises StreamError unless all its blocks are decoded."""
     tensors, facts = _common(stream, stream.sink_calls)
     filled = min(stream.blocks, stream.slab.layout.window_blocks)
-    tensors["slab.keys"] = stream.slab.keys[:, :filled]
-    tensors["slab.values"] = stream.slab.values[:, :filled]
+    tensors |= {f"slab.{name}": tensor for name, tensor in stream.slab.state(filled).items()}
     if stream.decoder is not None:
         past = stream.decoder.past
         tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(past) if tensor is not None}
@@ -188,10 +187,13 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
 def _fill_exact(stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Give a stream the state that only an exact snapshot holds."""
     filled = min(stream.blocks, stream.slab.layout.window_blocks)
-    for name in ("slab.keys", "slab.values"):
-        _require_shape(name, tensors[name], tuple(stream.slab.keys[:, :filled].shape))
-    stream.slab.keys[:, :filled].copy_(tensors["slab.keys"])
-    stream.slab.values[:, :filled].copy_(tensors["slab.values"])
+    for part, here in stream.slab.state(filled).items():
+        name = f"slab.{part}"
+        kept = tensors[name]
+        _require_shape(name, kept, tuple(here.shape))
+        if kept.dtype != here.dtype:
+            raise ValueError(f"{name} in {kept.dtype}, where the stream keeps {here.dtype}; ask for its kernels")
+        here.copy_(kept)
     stream.clean_due, stream.recache_due = facts["clean_due"], facts["recache_due"]
     if stream.decoder is not None:
         device = stream.slab.keys.device

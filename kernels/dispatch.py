@@ -11,9 +11,11 @@
     linear             library, triton                          matrix products with what follows them
     flow_step          reference, triton                        flow to clean latents to the next noise level
     decoder            reference, triton                        what lies between the codec's convolutions
+    keys               plain, int8                              how slabs keep keys, and so how they are scored
 
 "reference" is plain PyTorch. "library" is what PyTorch brings: cuDNN's attention on CUDA and its own on a CPU,
-cuBLAS. This file imports no Triton: there are machines without.
+cuBLAS. INT8 keys change results, and are kept only where they are asked for. This file imports no Triton: there
+are machines without.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import torch
 from kernels.tiles import ALIKE, ARCHITECTURES, interpreted
 
 ATTENTIONS = ("reference", "library", "flash-attn", "triton")
+LIBRARIES = ("library", "flash-attn")
 REFERENCE_OR_TRITON = ("reference", "triton")
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -40,6 +43,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "linear": ("library", "triton"),
     "flow_step": REFERENCE_OR_TRITON,
     "decoder": REFERENCE_OR_TRITON,
+    "keys": ("plain", "int8"),
 }
 """What each op can be, by its name in `KernelPlan`."""
 
@@ -65,6 +69,7 @@ class KernelPlan:
     linear: str = "library"
     flow_step: str = "reference"
     decoder: str = "reference"
+    keys: str = "plain"
 
     def __post_init__(self) -> None:
         for op, choice in asdict(self).items():
@@ -134,7 +139,7 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> KernelPlan:
     chip = ALIKE.get(10 * major + minor, 10 * major + minor)
     if chip not in ARCHITECTURES:
         return PLAIN
-    fused = KernelPlan(**{op: "triton" for op in CHOICES if op != "linear"})
+    fused = KernelPlan(**{op: "triton" for op, choices in CHOICES.items() if "reference" in choices})
     return replace(fused, attention="library") if chip in LIBRARY_ATTENTION and dtype in LIBRARY_DTYPES else fused
 
 
@@ -145,7 +150,9 @@ def _require_runnable(plan: KernelPlan, device: torch.device, dtype: torch.dtype
     if plan.uses_triton and device.type != "cuda" and not interpreted():
         raise ValueError(f"Triton kernels need a CUDA device or TRITON_INTERPRET=1; the device is {device}")
     attentions = {plan.attention, plan.batched_attention}
-    if attentions & {"library", "flash-attn"} and device.type == "cuda" and dtype not in LIBRARY_DTYPES:
+    if plan.keys == "int8" and attentions & set(LIBRARIES):
+        raise ValueError("no library scores INT8 keys; ask for attention=triton,batched_attention=triton as well")
+    if attentions & set(LIBRARIES) and device.type == "cuda" and dtype not in LIBRARY_DTYPES:
         raise ValueError(f"on CUDA no library attends in {dtype}; ask for attention=triton, or 16 bits")
     if "flash-attn" in attentions and device.type != "cuda":
         raise ValueError(f"flash-attn needs a CUDA device; the device is {device}")

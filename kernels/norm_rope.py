@@ -314,6 +314,7 @@ def aot_cases() -> Sequence[AotCase]:
         "norm_rope_sink": {"QUERIES": True, "SINK": True, "INT8": False},
         "norm_rope_int8": {"QUERIES": True, "SINK": True, "INT8": True},
         "norm_rope_keys": {"QUERIES": False, "SINK": False, "INT8": False},
+        "norm_rope_keys_int8": {"QUERIES": False, "SINK": False, "INT8": True},
     }
     return [_case(f"{name}_sm{sm}", sm, flags) for sm in ARCHITECTURES for name, flags in forms.items()]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.host_time import Idle
 from engines.config import StreamConfig, TransformerConfig
-from engines.errors import ConfigError
+from engines.errors import ConfigError, SnapshotError
 from engines.generator import Generator
 from engines.kernel_passes import KernelPasses
 from engines.kv_slab import SlabLayout
@@ -88,6 +88,56 @@ def test_a_rolled_window_is_attended_alike_by_every_plan(
     )
 
 
+INT8 = replace(KERNELS, keys="int8")
+
+
+def test_int8_keys_are_scored_alike_by_kernels_and_references(model: Model, prompts: list[Prompt]) -> None:
+    made = {}
+    for plan in (INT8, replace(PLAIN, keys="int8"), KERNELS):
+        generator = on_kernels(model, plan)
+        made[plan] = roll(generator, generator.open(TINY), 3, {0: prompts[0], 2: prompts[1]})
+    ours, reference, plain = made.values()
+    # A rounding to INT8 may fall to either side where the two differ in their last places.
+    assert (ours - reference).abs().mean() < 1e-4
+    assert 1e-4 < (ours - plain).square().mean().sqrt() < 2e-2
+
+
+def test_streams_with_int8_keys_at_different_places_share_a_pass(model: Model, prompts: list[Prompt]) -> None:
+    generator = on_kernels(model, INT8, batch=2)
+    old, young = generator.open(TINY), generator.open(replace(TINY, seed=6))
+    roll(generator, old, 2, {0: prompts[0]})
+    generator.set_prompt(young, prompts[1])
+    alone = on_kernels(model, INT8)
+    wanted = [restore(alone, take_exact(generator, old)).stream, alone.open(young.config)]
+    alone.set_prompt(wanted[1], prompts[1])
+    for shared, single in zip(generator.generate([old, young]), wanted, strict=True):
+        assert (shared.latents - alone.generate([single])[0].latents).abs().mean() < 1e-4
+
+
+def test_int8_keys_are_forked_and_restored_with_their_scales(model: Model, prompts: list[Prompt]) -> None:
+    generator = on_kernels(model, INT8)
+    stream = generator.open(TINY)
+    roll(generator, stream, 2, {0: prompts[0]})
+    fork, elsewhere = generator.fork(stream), on_kernels(model, INT8)
+    restored = restore(elsewhere, take_exact(generator, stream)).stream
+    wanted = roll(generator, stream, 1, {})
+    assert torch.equal(roll(generator, fork, 1, {}), wanted)
+    assert torch.equal(roll(elsewhere, restored, 1, {}), wanted)
+    assert stream.slab.nbytes == stream.slab.layout.nbytes(torch.float32, int8_keys=True)
+    assert stream.slab.keys.dtype == torch.int8
+
+
+@pytest.mark.parametrize(("plan", "other"), [(INT8, KERNELS), (KERNELS, INT8)], ids=["to plain", "to int8"])
+def test_a_snapshot_is_refused_by_slabs_that_keep_other_keys(
+    model: Model, prompts: list[Prompt], plan: KernelPlan, other: KernelPlan
+) -> None:
+    generator = on_kernels(model, plan)
+    stream = generator.open(TINY)
+    roll(generator, stream, 1, {0: prompts[0]})
+    with pytest.raises(SnapshotError, match=r"slab\.keys in torch\..*, where the stream keeps torch\."):
+        restore(on_kernels(model, other), take_exact(generator, stream))
+
+
 def test_streams_at_different_places_share_a_pass(model: Model, prompts: list[Prompt]) -> None:
     latents: dict[str, Tensor] = {}
     for name, generator in (
@@ -161,8 +211,9 @@ def test_a_library_is_recorded_for_every_slab(prompts: list[Prompt], attention: 
     assert record.made == recordings
 
 
-def test_a_closed_streams_slab_is_let_go(prompts: list[Prompt]) -> None:
-    generator = idle(KERNELS, None)
+@pytest.mark.parametrize("plan", [KERNELS, replace(KERNELS, keys="int8")], ids=["plain", "int8"])
+def test_a_closed_streams_slab_is_let_go(plan: KernelPlan, prompts: list[Prompt]) -> None:
+    generator = idle(plan, None)
     stream = generator.open(TINY)
     roll(generator, stream, 2, {0: prompts[0]})
     keys = ref(stream.slab.keys)

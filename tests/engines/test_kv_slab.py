@@ -65,6 +65,13 @@ def test_what_is_written_to_slots_is_read_as_they_lie() -> None:
     assert torch.equal(read_values[2:4], values[2:])
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
+def test_a_slab_takes_what_its_layout_says(int8: bool) -> None:
+    slab = KVSlab(LONGLIVE, torch.device("meta"), torch.bfloat16, int8_keys=int8)
+    kept = [x for x in (slab.keys, slab.values, slab.key_scales) if x is not None]
+    assert slab.nbytes == LONGLIVE.nbytes(torch.bfloat16, int8_keys=int8) == sum(x.nbytes for x in kept)
+
+
 def test_reading_copies_nothing() -> None:
     slab = KVSlab(layout(sink=1, ring=2), torch.device("cpu"), torch.float32)
     keys, _ = slab.filled(0, 2)

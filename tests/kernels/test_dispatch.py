@@ -56,7 +56,8 @@ def test_a_forced_reference_is_the_plain_path(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_later_word_of_a_setting_counts() -> None:
-    assert read_choices("triton, linear=library") == dict.fromkeys(CHOICES, "triton") | {"linear": "library"}
+    triton = {op: "triton" for op, choices in CHOICES.items() if "triton" in choices}
+    assert read_choices("triton, linear=library") == triton | {"linear": "library"}
     assert read_choices("auto") == {}
 
 
@@ -94,6 +95,19 @@ def test_fp32_is_attended_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         plan_for(CUDA, torch.float32, {"attention": "library"})
 
 
+@pytest.mark.parametrize("asked", ["keys=int8", "keys=int8,attention=triton,batched_attention=library"])
+def test_int8_keys_are_refused_a_library(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+    chip(monkeypatch, (9, 0))
+    with pytest.raises(ValueError, match="no library scores INT8 keys; ask for attention=triton"):
+        plan_for(CUDA, BF16, read_choices(asked))
+
+
+def test_int8_keys_are_kept_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    chip(monkeypatch, (8, 9))
+    assert plan_for(CUDA, BF16, read_choices("triton")).keys == "plain"
+    assert plan_for(CUDA, BF16, read_choices("keys=int8")).keys == "int8"
+
+
 def test_a_package_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     chip(monkeypatch, (9, 0))
     with pytest.raises(ValueError, match="flash_attn is not installed"):
@@ -112,7 +126,7 @@ def test_a_plan_says_what_it_runs() -> None:
     assert str(plan) == (
         "library: attention, linear; "
         "reference: batched_attention, merge, norm_rope, modulate, residual, flow_step, decoder; "
-        "triton: prompt_attention"
+        "triton: prompt_attention; plain: keys"
     )
 
 
