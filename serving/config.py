@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 
 from engines.errors import ConfigError
+from kernels.dispatch import KernelPlan, plan_for, read_choices
 
 Stages = Literal["shared", "separate"]
 KNOWN = {"stages": ("shared", "separate"), "codec": ("own", "tiny"), "encoder": ("libx264", "h264_nvenc")}
@@ -78,7 +79,7 @@ class ServerConfig:
 
     `stages` "shared" has text encoder, denoiser and video decoder in one process; "separate" gives each a
     deployment of its own. `slots` are sessions of one denoiser replica. `silence_s` is how long a replica may say
-    nothing before it counts as lost. Ports are of this machine.
+    nothing before it counts as lost. Ports are of this machine. `kernels` is what `kernels.dispatch` reads.
     """
 
     model: str = "pocket"
@@ -101,6 +102,7 @@ class ServerConfig:
     models_dir: str | None = None
     recordings: str = "recordings"
     encoder: Literal["libx264", "h264_nvenc"] = "libx264"
+    kernels: str = "auto"
     tokens: Tokens = Tokens()
     limits: Limits = Limits()
 
@@ -116,3 +118,15 @@ class ServerConfig:
             _require(value in known, f"{name} is {value!r}; known: {', '.join(known)}")
         _require(0.5 <= self.silence_s <= 60, f"silence_s is {self.silence_s}; it must be within 0.5..60")
         _require(1 <= self.lease_s <= 3600, f"lease_s is {self.lease_s}; it must be within 1..3600")
+        try:
+            read_choices(self.kernels)
+        except ValueError as error:
+            raise ConfigError(f"kernels {self.kernels!r}: {error}") from error
+
+    @property
+    def plan(self) -> KernelPlan:
+        """The kernels of a replica on a machine like this one. Raises ConfigError if they cannot run here."""
+        try:
+            return plan_for(torch.device(self.device), DTYPES[self.dtype], read_choices(self.kernels))
+        except ValueError as error:
+            raise ConfigError(f"kernels {self.kernels!r}: {error}") from error

@@ -18,10 +18,9 @@ from ray.serve.handle import DeploymentHandle
 from engines.beside import Beside
 from engines.decoding import Decoding
 from engines.generator import Generator
-from engines.passes import fuse, passes_for
+from engines.passes import can_be_replayed, fuse, passes_for
 from engines.presets import preset
 from engines.warm_up import warm_up
-from kernels.dispatch import KernelPlan, plan_for
 from serving.catalog import models_folder
 from serving.chunk import Chunk
 from serving.config import DTYPES, ServerConfig
@@ -57,12 +56,8 @@ def _loaded(config: ServerConfig) -> OpenedModel:
     return open_model(config.model, folder, torch.device(config.device), DTYPES[config.dtype], config.codec)
 
 
-def _plan(config: ServerConfig) -> KernelPlan:
-    return plan_for(torch.device(config.device), DTYPES[config.dtype])
-
-
 def _decoder(model: OpenedModel, config: ServerConfig) -> VideoDecoder:
-    fuse(model.model.codec, _plan(config))
+    fuse(model.model.codec, config.plan)
     decoding = Decoding(model.model.codec, Beside(torch.device(config.device)))
     # One session may be open twice for a moment, while it moves or is reset.
     return VideoDecoder(decoding, partial(ChunkEncoder, codec=config.encoder), 2 * config.slots * config.denoisers)
@@ -237,11 +232,11 @@ class DenoiserReplica:
 
 
 def _generator(model: OpenedModel, config: ServerConfig) -> Generator:
-    plan = _plan(config)
-    graphs = config.device == "cuda" and plan.can_be_captured
+    graphs = can_be_replayed(config.plan, torch.device(config.device))
+    logger.info("kernels", extra={"plan": str(config.plan), "graphs": graphs})
     # A decoder elsewhere may lag two blocks behind when it has to be rebuilt.
     kept = model.model.codec.decoder_memory + 2 * model.model.config.stream.block_frames
     return Generator(
         model.model.transformer, None, slab_bytes=SLAB_BYTES, kept_frames=kept, batch=config.batch,
-        passes=passes_for(model.model.transformer, plan, graphs=graphs),
+        passes=passes_for(model.model.transformer, config.plan, graphs=graphs),
     )  # fmt: skip

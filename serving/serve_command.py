@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="else cuda where there is one")
     parser.add_argument("--dtype", choices=DTYPES, help="else bfloat16 on cuda and float32 on the CPU")
     parser.add_argument("--slots", type=int, default=2, help="sessions of one denoiser (default: 2)")
+    parser.add_argument("--kernels", default="auto", help="auto, a choice, or op=choice,... (kernels/dispatch.py)")
     parser.add_argument(
         "--stages", choices=("shared", "separate"), default="shared", help="in one process, or each"
     )
@@ -45,6 +46,7 @@ def read_config(options: argparse.Namespace) -> ServerConfig:
         codec=options.codec,
         device=device,
         dtype=options.dtype or ("bfloat16" if device == "cuda" else "float32"),
+        kernels=options.kernels,
         stages=options.stages,
         slots=options.slots,
         threads=options.threads,
@@ -67,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
     config = read_config(options)
     logging.getLogger("ray").setLevel(logging.WARNING)
-    print(f"starting {config.model} on {config.device} ...", file=sys.stderr, flush=True)
+    print(f"starting {config.model} on {config.device}; kernels: {_kernels(config)}", file=sys.stderr, flush=True)
     stopped = threading.Event()
     _stop_on_signals(stopped)
     try:
@@ -83,6 +85,11 @@ def run(options: argparse.Namespace) -> int:
     finally:
         app.stop()
     return 0
+
+
+def _kernels(config: ServerConfig) -> str:
+    """What the replicas choose, or what they are asked for where only other machines have the device."""
+    return str(config.plan) if config.device == "cpu" or torch.cuda.is_available() else config.kernels
 
 
 def _stop_on_signals(stopped: threading.Event) -> None:

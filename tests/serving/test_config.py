@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from engines.errors import ConfigError
+from kernels.dispatch import PLAIN
 from serving.config import Limits, ServerConfig, Tokens
 
 
@@ -25,12 +27,24 @@ from serving.config import Limits, ServerConfig, Tokens
         ({"encoder": "av1"}, "encoder is 'av1'; known: libx264, h264_nvenc"),
         ({"silence_s": 0.1}, "silence_s is 0.1"),
         ({"lease_s": 4000}, "lease_s is 4000"),
+        ({"kernels": "atention=triton"}, "kernels 'atention=triton': unknown op 'atention'; known: attention"),
         ({"lease_s": float("nan")}, "lease_s is nan"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ServerConfig(**options)
+
+
+def test_kernels_are_those_that_are_asked_for() -> None:
+    assert ServerConfig().plan == PLAIN
+    assert ServerConfig(kernels="attention=library,keys=plain").plan == replace(PLAIN, attention="library")
+    with pytest.raises(ConfigError, match="kernels 'flash-attn': flash-attn needs a CUDA device"):
+        _ = ServerConfig(kernels="flash-attn").plan
+
+
+def test_a_machine_without_the_device_may_ask_for_its_kernels() -> None:
+    assert ServerConfig(device="cuda", kernels="attention=triton").kernels == "attention=triton"
 
 
 @pytest.mark.parametrize("name", vars(Limits()))
