@@ -32,7 +32,17 @@ MODEL = "longlive-1.3b"
 TAIL_LINES = 40
 """Of what a part said, printed when it ends."""
 
-TESTS = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-o", "filterwarnings=default")
+TESTS = (
+    "-m",
+    "pytest",
+    "-q",
+    "--maxfail=20",
+    "--tb=short",
+    "-p",
+    "no:cacheprovider",
+    "-o",
+    "filterwarnings=default",
+)
 """With this project's warnings as they come: the list in pyproject.toml names packages that need not be there."""
 
 
