@@ -4,14 +4,44 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from benchmarks.gpu import PARTS, Part, run
+from benchmarks.machine import ROOT
 
 SLEEP = "import time; print('going to sleep', flush=True); time.sleep(60)"
+BARE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Absent())
+for module in {modules}:
+    __import__(module)
+"""
+ABSENT = [
+    "av",
+    "ftfy",
+    "google",
+    "grpc",
+    "PIL",
+    "psutil",
+    "ray",
+    "regex",
+    "safetensors",
+    "scipy",
+    "tokenizers",
+    "yaml",
+]
+"""What the project uses, and a machine that was lent for its GPU need not have."""
+
 WRITE = "import os, sys; open(sys.argv[1], 'w').write(os.environ['TRITON_INTERPRET'])"
 
 
@@ -59,3 +89,10 @@ def test_every_benchmark_understands_its_arguments(
 def test_what_matters_most_comes_first_and_all_fit_what_is_carried_back() -> None:
     assert [part.name for part in PARTS[:3]] == ["parity", "engine 480x832", "kernels"]
     assert len([part for part in PARTS if part.writes]) + len(("gpu.json", "gpu.log")) <= 8
+
+
+def test_pytorch_and_triton_are_enough_for_every_benchmark() -> None:
+    modules = [part.arguments[1] for part in PARTS if part.writes]
+    code = BARE.format(absent=set(ABSENT), modules=["benchmarks.gpu", *modules])
+    imported = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert imported.returncode == 0, imported.stderr
