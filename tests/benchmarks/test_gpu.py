@@ -26,20 +26,9 @@ sys.meta_path.insert(0, Absent())
 for module in {modules}:
     __import__(module)
 """
-ABSENT = [
-    "av",
-    "ftfy",
-    "google",
-    "grpc",
-    "PIL",
-    "psutil",
-    "ray",
-    "regex",
-    "safetensors",
-    "scipy",
-    "tokenizers",
-    "yaml",
-]
+ABSENT = (
+    "av", "ftfy", "google", "grpc", "PIL", "psutil", "ray", "regex", "safetensors", "scipy", "tokenizers", "yaml",
+)  # fmt: skip
 """What the project uses, and a machine that was lent for its GPU need not have."""
 
 WRITE = "import os, sys; open(sys.argv[1], 'w').write(os.environ['TRITON_INTERPRET'])"
