@@ -29,6 +29,7 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.endless
 	$(BIN)/python -m benchmarks.film
 	$(BIN)/python -m benchmarks.loading
+	$(BIN)/python -m benchmarks.serving
 	$(BIN)/python -m benchmarks.kernel_table
 
 # On a machine with a GPU; not run yet, takes at most ten minutes. benchmarks/gpu.py needs no .venv, see there.
