@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ APPLICATION = "longtake"
 """The name of the gRPC application, which clients may send as the metadata key `application`."""
 
 SERVICES = [
-    "serving.pb.longtake.v1.sessions_pb2_grpc.add_SessionsServicer_to_server",
+    "serving.proxy.add_sessions",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
 
@@ -31,6 +32,9 @@ MOST_REQUESTS = 10_000
 """Of one replica at a time: streams and the commands beside them. Slots are counted by the replicas themselves."""
 
 SHUTDOWN_S = 10.0
+
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""For Serve's controller, which would kill a proxy that is not there after 5 s: on a busy machine none ever is."""
 
 
 class Running(NamedTuple):
@@ -42,6 +46,8 @@ class Running(NamedTuple):
 
 def start(config: ServerConfig) -> Running:
     """Start a Ray cluster on this machine, Serve in it, and the server in Serve."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     cluster: Any = ray.init(
         num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
     )

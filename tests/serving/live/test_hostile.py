@@ -71,6 +71,18 @@ def send_bytes(server: Server, method: Any, data: bytes) -> None:
             channel.unary_unary(name, **plain)(data, timeout=20)
 
 
+def test_a_thousand_streams_opened_and_cancelled_leave_nobody_behind(stub: Stub, bystander: pb.Session) -> None:
+    for number in range(1000):
+        call = stub.Watch(pb.WatchRequest(session_id=bystander.id, from_frame=0), timeout=20)
+        if number % 2:
+            next(call)
+        call.cancel()
+    end = described(stub, bystander).current_start_frame + 12
+    chunks(watch(stub, bystander, None), end)
+    # The bystander's own stream, and the one that has just been dropped or not yet.
+    assert described(stub, bystander).viewers <= 2
+
+
 @pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
 def test_bytes_that_are_no_message_are_refused(server: Server, stub: Stub, method: Any) -> None:
     refused = code_of(lambda: send_bytes(server, method, b"\x0a\xff\xff"))

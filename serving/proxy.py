@@ -1,0 +1,51 @@
+"""What runs in Serve's proxies: the methods of `Sessions`, whose streams end there when their client goes.
+
+Serve cancels a request whose client goes while it waits for the next message. If the client goes while a message
+is being sent to it, nobody waits, and the request would be served on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
+
+Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
+
+
+def add_sessions(servicer: Any, server: Any) -> None:
+    """Add the service to the gRPC server of a proxy: one of Serve's `grpc_servicer_functions`."""
+    handler_of = server.service_handler_factory
+    server.service_handler_factory = partial(_handler, handler_of)
+    add_SessionsServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    server.service_handler_factory = handler_of
+
+
+def _handler(handler_of: Callable[..., Any], **method: Any) -> Any:
+    handler = handler_of(**method)
+    return sent(handler) if method["streaming_type"].name.endswith("_STREAM") else handler
+
+
+def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
+    """The handler of gRPC that sends the messages of `stream`, and lets go of it when it is let go of itself."""
+
+    async def send(request: Any, context: Any) -> None:
+        messages = stream(request, context)
+        try:
+            async for message in messages:
+                await context.write(message)
+        finally:
+            await _cancel(messages)
+
+    return send
+
+
+async def _cancel(messages: AsyncGenerator[bytes]) -> None:
+    """Wait for one more message, where any can come, and be cancelled in that."""
+    waiting = asyncio.ensure_future(anext(messages, None))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
