@@ -48,6 +48,7 @@ class Conversation:
         self._commands: asyncio.Queue[pb.Command] = asyncio.Queue(WAITING_COMMANDS)
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._refreshing: asyncio.Task[None] | None = None
+        self._news = self._states = 0
         self._watches = False
 
     async def run(self, address: Address) -> None:
@@ -92,16 +93,23 @@ class Conversation:
 
     def _refresh_after(self, event: pb.Event, tasks: asyncio.TaskGroup) -> None:
         changed = event.HasField("applied") or event.receipt.command in _CUE_COMMANDS
+        self._states += event.HasField("state")
+        self._news += changed or event.HasField("state")
         if changed and (self._refreshing is None or self._refreshing.done()):
             self._refreshing = tasks.create_task(self._refresh())
 
     async def _refresh(self) -> None:
-        await asyncio.sleep(REFRESH_S)
-        try:
-            session = await self._face.get(self._id, self._caller)
-        except SessionNotFound:
-            return  # The stream of events says so.
-        await self._send(self._writer.state(session))
+        """Send the session's state until there is no news of it; one that others overtook is left out."""
+        told = -1
+        while told != self._news:
+            await asyncio.sleep(REFRESH_S)
+            told, states = self._news, self._states
+            try:
+                session = await self._face.get(self._id, self._caller)
+            except SessionNotFound:
+                return  # The stream of events says so.
+            if states == self._states:
+                await self._send(self._writer.state(session))
 
     async def _send(self, *messages: str | bytes) -> None:
         """Send, unless either side has closed by now."""
