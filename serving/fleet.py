@@ -30,6 +30,9 @@ CALL_S = 30.0
 ANSWER_S = 1.0
 """How long a question to all replicas waits for each."""
 
+AVOIDED_S = 10.0
+"""How long a replica that was silent is not asked again: each question would wait for it."""
+
 ANY = "/"
 """The routing key of a request that any replica may take."""
 
@@ -44,6 +47,7 @@ class Fleet:
         self._handle = handle
         self._silence_s = silence_s
         self._owners: OrderedDict[str, str] = OrderedDict()
+        self._silent: dict[str, float] = {}
 
     def remember(self, session_id: str, replica: str) -> None:
         """A session is on this replica."""
@@ -65,13 +69,16 @@ class Fleet:
 
         Raises SlotsFull if all are full, and ReplicaLost if none answers.
         """
-        try:
-            return await self._call(ANY, method, arguments, self._silence_s)
-        except (SlotsFull, ReplicaLost):
-            rooms = sorted(((slots, replica) for replica, slots in await self.ask_all("room")), reverse=True)
-            if not rooms or rooms[0][0] <= 0:
-                raise
-            return await self._call(f"{rooms[0][1]}/{session_id}", method, arguments, self._silence_s)
+        refused: ServingError = ReplicaLost("no replica answers")
+        if not self._avoided():
+            try:
+                return await self._call(ANY, method, arguments, self._silence_s)
+            except (SlotsFull, ReplicaLost) as error:
+                refused = error
+        rooms = sorted(((slots, replica) for replica, slots in await self.ask_all("room")), reverse=True)
+        if not rooms or rooms[0][0] <= 0:
+            raise refused
+        return await self._call(f"{rooms[0][1]}/{session_id}", method, arguments, self._silence_s)
 
     async def call(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """Call `method` on the replica that holds the session. Raises SessionNotFound, or what it raises."""
@@ -103,7 +110,7 @@ class Fleet:
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    raise ReplicaLost(f"its replica was silent for {self._silence_s:g} s") from None
+                    raise self._fell_silent(pinned, self._silence_s) from None
                 except Exception as error:
                     raise _translated(error) from error
                 yield item
@@ -122,8 +129,13 @@ class Fleet:
         return best[1]
 
     async def ask_all(self, method: str, *arguments: Any) -> list[Any]:
-        """What every replica answers within a second; those that do not are left out."""
-        asked = [self._ask(replica, method, arguments) for replica in await asyncio.to_thread(self._replicas)]
+        """What every replica answers within a second; those that do not are left out.
+
+        So are those that were silent just now, unless all were.
+        """
+        avoided, there = self._avoided(), await asyncio.to_thread(self._replicas)
+        others = [replica for replica in there if replica not in avoided]
+        asked = [self._ask(replica, method, arguments) for replica in others or there]
         return [answer for answer in await asyncio.gather(*asked) if answer is not None]
 
     async def _ask(self, replica: str, method: str, arguments: tuple[Any, ...]) -> Any:
@@ -144,9 +156,21 @@ class Fleet:
         try:
             return await asyncio.wait_for(_answer(response), timeout_s)
         except TimeoutError:
-            raise ReplicaLost(f"its replica was silent for {timeout_s:g} s") from None
+            raise self._fell_silent(pinned, timeout_s) from None
         except Exception as error:
             raise _translated(error) from error
+
+    def _fell_silent(self, pinned: str, seconds: float) -> ReplicaLost:
+        """A replica has not answered for `seconds`; if that is too long for any, it is avoided for a while."""
+        replica = pinned.partition("/")[0]
+        if replica and seconds >= self._silence_s:
+            self._silent[replica] = asyncio.get_running_loop().time()
+        return ReplicaLost(f"its replica was silent for {seconds:g} s")
+
+    def _avoided(self) -> set[str]:
+        now = asyncio.get_running_loop().time()
+        self._silent = {replica: since for replica, since in self._silent.items() if now < since + AVOIDED_S}
+        return set(self._silent)
 
     def _begin(self, pinned: str, method: str, arguments: tuple[Any, ...], *, stream: bool) -> Any:
         """Send a request that has no parent: Serve routes the calls of one parent request one at a time."""

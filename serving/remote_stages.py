@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, NamedTuple
 
 import torch
@@ -59,11 +60,10 @@ class RemotePictures:
         self._fleet.remember(key, replica)
 
     async def decode(self, key: str, block: Block) -> Chunk:
-        """As the stage. On CUDA this waits for the block."""
-        if block.ready is not None:
-            block.ready.synchronize()
+        """As the stage."""
+        latents = await asyncio.to_thread(_fetched, block)
         try:
-            chunk: Chunk = await self._fleet.call(key, "decode", block.number, Latents.of(block.latents))
+            chunk: Chunk = await self._fleet.call(key, "decode", block.number, latents)
         except SessionNotFound as error:
             raise ReplicaLost(f"the decoder knows nothing of the session: {error}") from error
         return chunk
@@ -76,3 +76,10 @@ class RemotePictures:
             return
         finally:
             self._fleet.forget(key)
+
+
+def _fetched(block: Block) -> Latents:
+    """A block's latents, once they are there; on CUDA this waits."""
+    if block.ready is not None:
+        block.ready.synchronize()
+    return Latents.of(block.latents)

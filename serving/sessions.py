@@ -84,7 +84,7 @@ class Sessions:
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
         """As the face."""
         await self._require_own(session_id, caller)
-        return pb.Session.FromString(await self._fleet.call(session_id, "describe"))
+        return pb.Session.FromString(await self._ask(session_id, "describe"))
 
     async def list(self, caller: Caller) -> list[pb.Session]:
         """As the face."""
@@ -95,7 +95,7 @@ class Sessions:
     async def delete(self, session_id: str, caller: Caller) -> None:
         """As the face."""
         await self._require_own(session_id, caller)
-        await self._fleet.call(session_id, "close")
+        await self._ask(session_id, "close")
         self._fleet.forget(session_id)
 
     async def fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
@@ -103,13 +103,13 @@ class Sessions:
         await self._require_own(request.session_id, caller)
         await self._require_room(caller)
         frame = request.frame if request.HasField("frame") else None
-        data = await self._fleet.call(request.session_id, "fork", caller.name, frame, timeout_s=CALL_S)
+        data = await self._ask(request.session_id, "fork", caller.name, frame, timeout_s=CALL_S)
         return self._opened(pb.Session.FromString(data))
 
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
         """As the face."""
         await self._require_own(request.session_id, caller)
-        session, stream = await self._fleet.call(request.session_id, "save", timeout_s=CALL_S)
+        session, stream = await self._ask(request.session_id, "save", timeout_s=CALL_S)
         saved = Saved(pb.Session.FromString(session), stream)
         return pb.SnapshotSessionResponse(
             snapshot=pack(saved), next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
@@ -171,7 +171,7 @@ class Sessions:
         """Raise SessionNotFound for a session that is not there, or is somebody else's."""
         if not self._config.tokens.digests:
             return
-        if await self._fleet.call(session_id, "caller_of") != caller.name:
+        if await self._ask(session_id, "caller_of") != caller.name:
             raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
 
     # Commands
@@ -179,7 +179,12 @@ class Sessions:
     async def command(self, session_id: str, command: pb.Command, caller: Caller) -> pb.Receipt:
         """As the face."""
         await self._require_own(session_id, caller)
-        data = await self._fleet.call(session_id, "command", command.SerializeToString(), timeout_s=CALL_S)
+        return await self._command(session_id, command)
+
+    async def _command(self, session_id: str, command: pb.Command) -> pb.Receipt:
+        # A reset waits for the block that is being made; nothing else waits for anything.
+        patience_s = CALL_S if command.HasField("reset") else self._config.silence_s + 1.0
+        data = await self._ask(session_id, "command", command.SerializeToString(), timeout_s=patience_s)
         return pb.Receipt.FromString(data)
 
     # Streams
@@ -226,7 +231,7 @@ class Sessions:
         try:
             async for command in commands:
                 try:
-                    await self._fleet.call(session_id, "command", command.SerializeToString(), timeout_s=CALL_S)
+                    await self._command(session_id, command)
                 except ServingError as error:
                     await answers.put(pb.Event(receipt=refusal(command, error)))
         finally:
@@ -249,6 +254,7 @@ class Sessions:
                     if position.accept(event):
                         yield event
                 self._mirrors.pop(session_id, None)
+                self._recovering.pop(session_id, None)
                 return
             except ReplicaLost as lost:
                 lost_at = lost_at or asyncio.get_running_loop().time()
@@ -275,6 +281,23 @@ class Sessions:
             self._mirrors.pop(session_id, None)
 
     # Recovery
+
+    async def _ask(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        """Call a method of the replica that holds the session; if that is lost, of the one that is next."""
+        try:
+            return await self._fleet.call(session_id, method, *arguments, timeout_s=timeout_s)
+        except (SessionNotFound, ReplicaLost):
+            if not await self._has_moved(session_id):
+                raise
+        return await self._fleet.call(session_id, method, *arguments, timeout_s=timeout_s)
+
+    async def _has_moved(self, session_id: str) -> bool:
+        """Whether the session has been opened elsewhere, for which this waits if it is under way."""
+        recovering = self._recovering.get(session_id)
+        if recovering is None:
+            return False
+        async with recovering:
+            return self._fleet.owner(session_id) is not None
 
     async def _recover(self, session_id: str, lost: ReplicaLost) -> None:
         """Open a session again from the mirror here, or wait for who has it. Raises SessionNotFound."""
@@ -311,7 +334,7 @@ class Sessions:
         if session.recording:
             raise WrongState(f"the session is being recorded as {session.recording}; stop that first")
         recorder = Recorder(self._recordings, session, self._config.limits.recording_frames)
-        await self._fleet.call(session_id, "set_recording", recorder.name)
+        await self._ask(session_id, "set_recording", recorder.name)
         self._spawn(self._record(session, recorder))
         return recorder.facts()
 
@@ -320,7 +343,7 @@ class Sessions:
         session = await self.get(session_id, caller)
         if not session.recording:
             raise WrongState("the session is not being recorded; start a recording first")
-        await self._fleet.call(session_id, "set_recording", "")
+        await self._ask(session_id, "set_recording", "")
         until = asyncio.get_running_loop().time() + FINISH_S
         while asyncio.get_running_loop().time() < until:
             try:

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, closing
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple
 
 import av
 import grpc
-import psutil
 import pytest
-from ray import serve
 
+from benchmarks.replicas import Replicas, wait_until_whole
 from serving import app
 from serving.async_client import AsyncClient
 from serving.config import ServerConfig
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
+from serving.playback import Playback, opened
+from serving.timeline import Blend, Cue
 from tests.serving.live.conftest import free_port
-from tests.serving.live.scenes import NIGHT, chunks, create, cue, frames_of, start, watch
+from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, frames_of, start, watch
 
 Stub = sessions_pb2_grpc.SessionsStub
 HURTS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
@@ -53,51 +53,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     with grpc.insecure_channel(address) as channel:
         yield Pair(address, running.logs, recordings, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
     app.stop()
-
-
-def whole() -> None:
-    """Wait until every deployment has all its replicas again."""
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        deployments = serve.status().applications["longtake"].deployments.values()
-        if all(found.status == "HEALTHY" for found in deployments):
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"not whole: {serve.status()}")
-
-
-class Hurt:
-    """Replicas that are sent a signal; those that were stopped go on at the end."""
-
-    def __init__(self, pair: Pair) -> None:
-        self._logs = pair.logs
-        self._processes: list[psutil.Process] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in self._processes:
-            if process.is_running():
-                process.send_signal(signal.SIGCONT)
-
-    def hurt(self, deployment: str, message: str, number: int) -> None:
-        """Send a signal to the replica that logged `message` last."""
-        lines = [line for line in self._lines(deployment) if line["message"] == message]
-        self._send(max(lines, key=lambda line: str(line["asctime"]))["process"], number)
-
-    def kill_all(self, deployment: str) -> None:
-        for process in {line["process"] for line in self._lines(deployment)}:
-            if psutil.pid_exists(process):
-                self._send(process, signal.SIGKILL)
-
-    def _lines(self, deployment: str) -> list[dict[str, Any]]:
-        files = self._logs.glob(f"replica_longtake_{deployment}_*.log")
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
-
-    def _send(self, process: int, number: int) -> None:
-        self._processes.append(psutil.Process(process))
-        self._processes[-1].send_signal(number)
 
 
 def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
@@ -142,21 +97,23 @@ def resumed(events: list[pb.Event]) -> list[pb.Resumed]:
 @pytest.mark.parametrize(
     ("deployment", "message"), [("Denoiser", "session opened"), ("VideoDecoder", "decoder opened")]
 )
-def test_no_frame_is_lost_with_a_replica(pair: Pair, deployment: str, message: str, number: int) -> None:
-    whole()
-    with Hurt(pair) as replicas:
-        events = streamed(pair, lambda _: replicas.hurt(deployment, message, number))
+def test_no_frame_is_lost_with_a_replica(
+    pair: Pair, deployment: str, message: str, number: signal.Signals
+) -> None:
+    wait_until_whole()
+    with Replicas(pair.logs) as replicas:
+        events = streamed(pair, lambda _: replicas.send(number, deployment, message))
     assert frames(events) == list(range(END))
     assert len(resumed(events)) == 1
 
 
 @HURTS
-def test_a_prompt_goes_to_the_text_encoder_that_is_left(pair: Pair, number: int) -> None:
-    whole()
-    with Hurt(pair) as replicas:
+def test_a_prompt_goes_to_the_text_encoder_that_is_left(pair: Pair, number: signal.Signals) -> None:
+    wait_until_whole()
+    with Replicas(pair.logs) as replicas:
 
         def hurt(session: pb.Session) -> None:
-            replicas.hurt("TextEncoder", "prompt encoded", number)
+            replicas.send(number, "TextEncoder", "prompt encoded")
             pair.stub.SchedulePrompt(pb.SchedulePromptRequest(session_id=session.id, cue=cue(NIGHT)))
 
         events = streamed(pair, hurt)
@@ -165,19 +122,43 @@ def test_a_prompt_goes_to_the_text_encoder_that_is_left(pair: Pair, number: int)
     assert [found.cue.prompts[0].text for found in applied if found.frame >= 45] == [NIGHT]
 
 
+async def asked_while_it_moves(address: str, film: Path, kill: Callable[[], None]) -> pb.Session:
+    """A session whose replica dies before a prompt is asked for, once that prompt has been seen."""
+    async with (
+        AsyncClient(address) as client,
+        opened(client, [Cue(0, Blend.of(NOON))], fps=16) as session,
+        client.control(session, from_frame=0) as controller,
+    ):
+        with closing(Playback(controller, film)) as playback:
+            await controller.start()
+            await playback.until(45)
+            kill()
+            receipt = await controller.schedule(Blend.of(NIGHT))
+            await playback.until(receipt.frame + 12)
+        return await client.get(session.id)
+
+
+def test_a_prompt_for_a_session_that_moves_waits_for_it(pair: Pair, tmp_path: Path) -> None:
+    wait_until_whole()
+    with Replicas(pair.logs) as replicas:
+        kill = partial(replicas.send, signal.SIGKILL, "Denoiser", "session opened")
+        session = asyncio.run(asked_while_it_moves(pair.address, tmp_path / "film.mp4", kill))
+    assert [applied.cue.prompts[0].text for applied in session.applied] == [NOON, NIGHT]
+
+
 def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
-    whole()
+    wait_until_whole()
     session = create(pair.stub, fps=16, ahead=1)
     start(pair.stub, session)
-    with Hurt(pair) as replicas:
+    with Replicas(pair.logs) as replicas:
         events = asyncio.run(seen_by_client(pair.address, session, lambda: replicas.kill_all("SessionManager")))
     assert frames(events) == list(range(END))
-    whole()
+    wait_until_whole()
     pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
 def test_a_server_that_stops_tells_its_viewers_and_finishes_recordings(pair: Pair) -> None:
-    whole()
+    wait_until_whole()
     session = create(pair.stub, fps=16, ahead=1)
     recording = pair.stub.StartRecording(pb.StartRecordingRequest(session_id=session.id))
     start(pair.stub, session)

@@ -1,0 +1,122 @@
+"""How long a viewer waits when a replica is killed or falls silent in mid-stream.
+
+    python -m benchmarks.failover --repeats 5
+
+A server with two replicas of every stage, each in a process of its own; a session paced as a player would pace it,
+with one block ahead. Each time the replica that works for the session is sent SIGKILL or SIGSTOP, and what counts
+is the time without a chunk, which is 0.75 s where nothing happens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import signal
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.engine import RESULTS
+from benchmarks.machine import Machine
+from benchmarks.replicas import Replicas, wait_until_whole
+from engines.config import FRAMES_PER_SECOND
+from serving import app
+from serving.async_client import AsyncClient
+from serving.config import ServerConfig
+from serving.local_server import free_port
+from serving.playback import Playback, opened
+from serving.timeline import Blend, Cue
+
+PROMPT = "a red balloon hovering over rolling hills at noon under a clear sky"
+LATER = "a red balloon hovering over rolling hills at night under a clear sky"
+HURT_AT, END = 57, 153
+SILENCE_S = 3.0
+
+
+class Stage(NamedTuple):
+    """A deployment, and what the replica that works for a session logged of it."""
+
+    deployment: str
+    message: str
+
+
+STAGES = (
+    Stage("Denoiser", "session opened"),
+    Stage("VideoDecoder", "decoder opened"),
+    Stage("TextEncoder", "prompt encoded"),
+)
+SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
+
+
+async def gap_s(address: str, replicas: Replicas, stage: Stage, number: signal.Signals, film: Path) -> float:
+    """The longest time without a chunk from the signal on, of a session that misses no frame."""
+    async with (
+        AsyncClient(address) as client,
+        opened(client, [Cue(0, Blend.of(PROMPT))], fps=FRAMES_PER_SECOND) as session,
+        client.control(session, from_frame=0) as controller,
+    ):
+        with closing(Playback(controller, film)) as playback:
+            await controller.start()
+            await playback.until(HURT_AT)
+            replicas.send(number, *stage)
+            # The text encoder is needed for prompts alone.
+            await controller.schedule(Blend.of(LATER))
+            await playback.until(END)
+    late = [arrival for arrival in playback.arrivals if arrival.end_frame >= HURT_AT]
+    return max(after.at - before.at for before, after in itertools.pairwise(late))
+
+
+def measure(repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
+    """Seconds without a chunk, by deployment and signal."""
+    config = ServerConfig(
+        stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2, silence_s=SILENCE_S,
+        grpc_port=free_port(), http_port=free_port(), recordings=str(folder),
+    )  # fmt: skip
+    address, logs = f"127.0.0.1:{config.grpc_port}", app.start(config).logs
+    gaps: dict[str, dict[str, list[float]]] = {}
+    try:
+        for stage, number in itertools.product(STAGES, SIGNALS):
+            found = gaps.setdefault(stage.deployment, {}).setdefault(number.name, [])
+            for _ in range(repeats):
+                wait_until_whole()
+                with Replicas(logs) as replicas:
+                    found.append(asyncio.run(gap_s(address, replicas, stage, number, folder / "film.mp4")))
+    finally:
+        app.stop()
+    return gaps
+
+
+def summary(gaps: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Median and longest of each."""
+    return {
+        deployment: {
+            name: {"median_s": round(float(np.median(found)), 2), "longest_s": round(max(found), 2)}
+            for name, found in by_signal.items()
+        }
+        for deployment, by_signal in gaps.items()
+    }
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5, help="of each (default: 5)")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
+    options = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        gaps = measure(options.repeats, Path(folder))
+    found = {"silent_after_s": SILENCE_S, "without_a_chunk": summary(gaps)}
+    print(json.dumps(found, indent=1))
+    document = {"machine": asdict(Machine.here(torch.device("cpu"))), **found, "samples_s": gaps}
+    (options.output / "failover_pocket_cpu.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
