@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from engines.errors import ConfigError
 from kernels.dispatch import KernelPlan, plan_for, read_choices
+from serving.encoder import EncoderChoice
 
 Stages = Literal["shared", "separate"]
-KNOWN = {"stages": ("shared", "separate"), "codec": ("own", "tiny"), "encoder": ("libx264", "h264_nvenc")}
+ENCODERS = get_args(EncoderChoice)
+KNOWN = {"stages": get_args(Stages), "codec": ("own", "tiny"), "encoder": ENCODERS}
+
+_CALLER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,9 +48,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Who may come in: SHA-256 digests of tokens by caller. None at all lets everybody in, as one caller."""
+    """Who may come in: SHA-256 digests of tokens by caller. None at all lets everybody in, as one caller.
+
+    A caller's name is up to 64 letters, digits, dots, dashes and underscores: a folder of recordings has it.
+    """
 
     digests: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for caller in self.digests:
+            problem = f"{caller[:80]!r} is no name of a caller: at most 64 letters, digits and ._- make one"
+            _require(_CALLER.fullmatch(caller) is not None, problem)
 
     @classmethod
     def of_file(cls, path: Path) -> Tokens:
@@ -80,6 +93,7 @@ class ServerConfig:
     `stages` "shared" has text encoder, denoiser and video decoder in one process; "separate" gives each a
     deployment of its own. `slots` are sessions of one denoiser replica. `silence_s` is how long a replica may say
     nothing before it counts as lost. Ports are of this machine. `kernels` is what `kernels.dispatch` reads.
+    `encoder` "auto" is the graphics card's, where the device is one that encodes, else libx264.
     """
 
     model: str = "pocket"
@@ -101,7 +115,7 @@ class ServerConfig:
     http_port: int = 8000
     models_dir: str | None = None
     recordings: str = "recordings"
-    encoder: Literal["libx264", "h264_nvenc"] = "libx264"
+    encoder: EncoderChoice = "auto"
     kernels: str = "auto"
     tokens: Tokens = Tokens()
     limits: Limits = Limits()

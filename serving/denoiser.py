@@ -126,6 +126,12 @@ class Denoiser:
         self._end(session, None)
         await asyncio.gather(*self._endings)
 
+    async def give_up(self, session_id: str, incarnation: int) -> None:
+        """End a session that is here from before `incarnation`, at which it has been opened elsewhere."""
+        session = self._sessions.get(session_id)
+        if session is not None and session.opening.incarnation < incarnation:
+            self._end(session, ReplicaLost("the session has gone on elsewhere"))
+
     def holds(self, session_id: str) -> int:
         """The incarnation of a session that is here, -1 for one that is not."""
         session = self._sessions.get(session_id)

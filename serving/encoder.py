@@ -20,6 +20,7 @@ from serving.errors import FilmError
 from serving.h264 import SEI, join_units, split_units, unit_type
 
 CodecChoice = Literal["libx264", "h264_nvenc"]
+EncoderChoice = Literal["auto", "libx264", "h264_nvenc"]
 
 OPTIONS: dict[CodecChoice, dict[str, str]] = {
     "libx264": {
@@ -48,6 +49,25 @@ OPTIONS: dict[CodecChoice, dict[str, str]] = {
 _REMEDY = "h264_nvenc needs an NVIDIA GPU that encodes, libx264 an even height and width"
 
 _TIME_BASE = Fraction(1, FRAMES_PER_SECOND)
+
+
+def chosen(asked: EncoderChoice, *, graphics: bool) -> CodecChoice:
+    """The encoder to use. "auto" is the graphics card's where `graphics` says there is one and it encodes.
+
+    Not every NVIDIA GPU does: those for data centres (A100, H100, H200) have no encoder.
+    """
+    if asked != "auto":
+        return asked
+    return "h264_nvenc" if graphics and opens("h264_nvenc") else "libx264"
+
+
+def opens(codec: CodecChoice) -> bool:
+    """Whether this machine has the encoder."""
+    try:
+        ChunkEncoder(256, 256, codec).close()
+    except FilmError:
+        return False
+    return True
 
 
 class ChunkEncoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextvars import Context
@@ -32,6 +33,9 @@ ANSWER_S = 1.0
 
 AVOIDED_S = 10.0
 """How long a replica that was silent is not asked again: each question would wait for it."""
+
+TOLD_S = 60.0
+"""How long a silent replica may take to hear what it is told. Serve has replaced it long before."""
 
 ANY = "/"
 """The routing key of a request that any replica may take."""
@@ -65,20 +69,30 @@ class Fleet:
         self._owners.pop(session_id, None)
 
     async def place(self, session_id: str, method: str, *arguments: Any) -> Any:
-        """Call `method` on the replica with most free slots; where that is full or lost, on another one.
+        """Call `method` on the replica with most free slots, which are asked; where that fails, on the next one.
 
-        Raises SlotsFull if all are full, and ReplicaLost if none answers.
+        Those that were silent just now are the last to be asked. Raises SlotsFull if all are full, and ReplicaLost
+        if none answers.
         """
         refused: ServingError = ReplicaLost("no replica answers")
+        for replicas in await self._there():
+            rooms: dict[str, int] = dict(await self._ask_each(replicas, "room"))
+            # Of equal ones any: two managers that ask at once should not both take the same.
+            for replica in sorted(rooms, key=lambda found: (rooms[found], random.random()), reverse=True):
+                try:
+                    return await self._call(f"{replica}/{session_id}", method, arguments, self._silence_s)
+                except (SlotsFull, ReplicaLost) as error:
+                    refused = error
+        raise refused
+
+    async def anywhere(self, method: str, *arguments: Any) -> Any:
+        """Call `method` on the replica that Serve chooses; where one was silent or has died, on another."""
         if not self._avoided():
             try:
                 return await self._call(ANY, method, arguments, self._silence_s)
-            except (SlotsFull, ReplicaLost) as error:
-                refused = error
-        rooms = sorted(((slots, replica) for replica, slots in await self.ask_all("room")), reverse=True)
-        if not rooms or rooms[0][0] <= 0:
-            raise refused
-        return await self._call(f"{rooms[0][1]}/{session_id}", method, arguments, self._silence_s)
+            except ReplicaLost as lost:
+                logger.warning("replica left out", extra={"why": str(lost)})
+        return await self.place("", method, *arguments)
 
     async def call(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """Call `method` on the replica that holds the session. Raises SessionNotFound, or what it raises."""
@@ -118,6 +132,13 @@ class Fleet:
             # A generator that nobody reads would keep its replica from being drained.
             cast(Any, response).cancel()
 
+    async def tell(self, replica: str, method: str, *arguments: Any) -> None:
+        """Call `method` of a replica that is silent, for when it speaks again; if it does not, nothing is lost."""
+        try:
+            await self._call(f"{replica}/", method, arguments, TOLD_S)
+        except ReplicaLost as lost:
+            logger.info("replica not told", extra={"replica": replica, "why": str(lost)})
+
     async def locate(self, session_id: str) -> str | None:
         """The replica that holds the session in its latest incarnation, asked for; None if none does."""
         holding = [(incarnation, replica) for replica, incarnation in await self.ask_all("holds", session_id)]
@@ -133,9 +154,11 @@ class Fleet:
 
         So are those that were silent just now, unless all were.
         """
-        avoided, there = self._avoided(), await asyncio.to_thread(self._replicas)
-        others = [replica for replica in there if replica not in avoided]
-        asked = [self._ask(replica, method, arguments) for replica in others or there]
+        speaking, silent = await self._there()
+        return await self._ask_each(speaking or silent, method, *arguments)
+
+    async def _ask_each(self, replicas: list[str], method: str, *arguments: Any) -> list[Any]:
+        asked = [self._ask(replica, method, arguments) for replica in replicas]
         return [answer for answer in await asyncio.gather(*asked) if answer is not None]
 
     async def _ask(self, replica: str, method: str, arguments: tuple[Any, ...]) -> Any:
@@ -144,6 +167,11 @@ class Fleet:
         except ReplicaLost as lost:
             logger.warning("replica left out", extra={"replica": replica, "why": str(lost)})
             return None
+
+    async def _there(self) -> tuple[list[str], list[str]]:
+        """The replicas: those that speak, as far as is known, and those that were silent just now."""
+        avoided, there = self._avoided(), await asyncio.to_thread(self._replicas)
+        return [r for r in there if r not in avoided], [r for r in there if r in avoided]
 
     def _replicas(self) -> list[str]:
         """Of the deployment, by id; those that are being taken away too."""

@@ -42,7 +42,7 @@ class RemoteText:
 
     async def encode(self, text: str) -> Prompt:
         """As the stage; where a replica is lost, another one is asked."""
-        encoded: Latents = await self._fleet.place("", "encode", text)
+        encoded: Latents = await self._fleet.anywhere("encode", text)
         return Prompt(encoded.text, encoded.tensor())
 
 

@@ -25,7 +25,7 @@ from serving.catalog import models_folder
 from serving.chunk import Chunk
 from serving.config import DTYPES, ServerConfig
 from serving.denoiser import Denoiser
-from serving.encoder import ChunkEncoder
+from serving.encoder import ChunkEncoder, chosen
 from serving.follower import Item, Role
 from serving.loading import OpenedModel, open_model
 from serving.logs import join_serve_logs
@@ -58,9 +58,11 @@ def _loaded(config: ServerConfig) -> OpenedModel:
 
 def _decoder(model: OpenedModel, config: ServerConfig) -> VideoDecoder:
     fuse(model.model.codec, config.plan)
+    encoder = chosen(config.encoder, graphics=config.device == "cuda")
+    logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
     decoding = Decoding(model.model.codec, Beside(torch.device(config.device)))
     # One session may be open twice for a moment, while it moves or is reset.
-    return VideoDecoder(decoding, partial(ChunkEncoder, codec=config.encoder), 2 * config.slots * config.denoisers)
+    return VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), 2 * config.slots * config.denoisers)
 
 
 class TextEncoderReplica:
@@ -116,7 +118,7 @@ class VideoDecoderReplica:
 
     def record_routing_stats(self) -> dict[str, Any]:
         """For the router."""
-        return {"free": self._decoder.free, "sessions": self._decoder.keys}
+        return {"sessions": self._decoder.keys}
 
     async def _run(self, work: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
@@ -167,6 +169,10 @@ class DenoiserReplica:
     async def close(self, session_id: str) -> None:
         """As `Denoiser.close`."""
         await self._here().close(session_id)
+
+    async def give_up(self, session_id: str, incarnation: int) -> None:
+        """As `Denoiser.give_up`."""
+        await self._here().give_up(session_id, incarnation)
 
     async def describe(self, session_id: str) -> bytes:
         """As `Denoiser.describe`."""
@@ -222,9 +228,7 @@ class DenoiserReplica:
 
     def record_routing_stats(self) -> dict[str, Any]:
         """For the router."""
-        if self._denoiser is None:
-            return {"free": self._config.slots, "sessions": ()}
-        return {"free": self._denoiser.free, "sessions": self._denoiser.ids}
+        return {"sessions": () if self._denoiser is None else self._denoiser.ids}
 
     async def check_health(self) -> None:
         """Raise if no block would be made any more."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from serving.config import DTYPES, ServerConfig, Tokens
+from serving.config import DTYPES, ENCODERS, Limits, ServerConfig, Tokens
 from serving.loading import DEFAULT_MODEL
 
 
@@ -26,14 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stages", choices=("shared", "separate"), default="shared", help="in one process, or each"
     )
+    parser.add_argument("--batch", type=int, default=1, help="streams in one pass of a denoiser (default: 1)")
     parser.add_argument("--denoisers", type=int, default=1, help="replicas (default: 1)")
     parser.add_argument("--decoders", type=int, default=1, help="replicas, where stages are separate (default: 1)")
+    parser.add_argument("--text-encoders", type=int, default=1, help="the same of text encoders (default: 1)")
+    parser.add_argument("--managers", type=int, default=1, help="replicas that carry streams (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="of torch in each replica on the CPU (default: 1)")
+    parser.add_argument("--encoder", choices=ENCODERS, default="auto", help="auto: the GPU's where it encodes")
     parser.add_argument("--lease", type=float, default=60.0, help="seconds a session lives with nobody there")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=9000, help="of gRPC (default: 9000)")
     parser.add_argument("--http-port", type=int, default=8000, help="of the browser page (default: 8000)")
     parser.add_argument("--tokens", type=Path, help="a file of lines `caller token`; without it all are let in")
+    parser.add_argument("--sessions-per-token", type=int, default=8, help="at a time (default: 8)")
     parser.add_argument("--recordings", type=Path, default=Path("recordings"), help="folder for recordings")
     parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
 
@@ -50,14 +55,19 @@ def read_config(options: argparse.Namespace) -> ServerConfig:
         stages=options.stages,
         slots=options.slots,
         threads=options.threads,
+        batch=options.batch,
         denoisers=options.denoisers,
         decoders=options.decoders,
+        text_encoders=options.text_encoders,
+        managers=options.managers,
+        encoder=options.encoder,
         lease_s=options.lease,
         host=options.host,
         grpc_port=options.port,
         http_port=options.http_port,
         models_dir=None if options.models_dir is None else str(options.models_dir),
         recordings=str(options.recordings.resolve()),
+        limits=Limits(sessions_per_token=options.sessions_per_token),
         tokens=Tokens() if options.tokens is None else Tokens.of_file(options.tokens),
     )
 

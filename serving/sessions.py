@@ -58,7 +58,6 @@ class Sessions:
         self._mirrors: dict[str, Mirrored] = {}
         self._recovering: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._recordings = Recordings(Path(config.recordings))
 
     def authenticate(self, token: str | None) -> Caller:
         """As the face."""
@@ -310,7 +309,7 @@ class Sessions:
                     return
                 if mirrored := self._mirrors.get(session_id):
                     try:
-                        await self._reopen(session_id, mirrored, str(lost))
+                        await self._reopen(session_id, mirrored, gone, str(lost))
                         return
                     except (ReplicaLost, SlotsFull) as error:
                         logger.warning("not reopened yet", extra={"session": session_id, "why": str(error)})
@@ -320,10 +319,12 @@ class Sessions:
     async def _is_elsewhere(self, session_id: str, gone: str | None) -> bool:
         return (await self._fleet.locate(session_id)) not in (None, gone)
 
-    async def _reopen(self, session_id: str, mirrored: Mirrored, reason: str) -> None:
+    async def _reopen(self, session_id: str, mirrored: Mirrored, gone: str | None, reason: str) -> None:
         opening = mirrored.reopening(reason)
         session = pb.Session.FromString(await self._fleet.place(session_id, "open", opening, ()))
         self._fleet.remember(session_id, session.replica)
+        if gone is not None:
+            self._spawn(self._fleet.tell(gone, "give_up", session_id, opening.incarnation))
         logger.info("session reopened", extra={"session": session_id, "replica": session.replica})
 
     # Recordings
@@ -333,7 +334,7 @@ class Sessions:
         session = await self.get(session_id, caller)
         if session.recording:
             raise WrongState(f"the session is being recorded as {session.recording}; stop that first")
-        recorder = Recorder(self._recordings, session, self._config.limits.recording_frames)
+        recorder = Recorder(self._recordings(caller), session, self._config.limits.recording_frames)
         await self._ask(session_id, "set_recording", recorder.name)
         self._spawn(self._record(session, recorder))
         return recorder.facts()
@@ -347,7 +348,7 @@ class Sessions:
         until = asyncio.get_running_loop().time() + FINISH_S
         while asyncio.get_running_loop().time() < until:
             try:
-                found = await asyncio.to_thread(self._recordings.find, session.recording)
+                found = await asyncio.to_thread(self._recordings(caller).find, session.recording)
             except WrongState:
                 await asyncio.sleep(0.05)
             except SessionNotFound:
@@ -361,8 +362,12 @@ class Sessions:
 
     async def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
         """As the face."""
-        for piece in self._recordings.read(name):
+        for piece in self._recordings(caller).read(name):
             yield piece
+
+    def _recordings(self, caller: Caller) -> Recordings:
+        """Every caller has a folder; the one of a server without tokens is the whole."""
+        return Recordings(Path(self._config.recordings) / caller.name)
 
     async def _record(self, session: pb.Session, recorder: Recorder) -> None:
         async with aclosing(self._events(session.id, Role.RECORDER, session.current_start_frame)) as events:

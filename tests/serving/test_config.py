@@ -24,7 +24,7 @@ from serving.config import Limits, ServerConfig, Tokens
         ({"stages": "both"}, "stages is 'both'; known: shared, separate"),
         ({"dtype": "int8"}, "dtype is 'int8'; known: float32, bfloat16"),
         ({"codec": "none"}, "codec is 'none'; known: own, tiny"),
-        ({"encoder": "av1"}, "encoder is 'av1'; known: libx264, h264_nvenc"),
+        ({"encoder": "av1"}, "encoder is 'av1'; known: auto, libx264, h264_nvenc"),
         ({"silence_s": 0.1}, "silence_s is 0.1"),
         ({"lease_s": 4000}, "lease_s is 4000"),
         ({"kernels": "atention=triton"}, "kernels 'atention=triton': unknown op 'atention'; known: attention"),
@@ -79,6 +79,12 @@ def test_tokens_are_not_kept_but_as_digests(tmp_path: Path) -> None:
 def test_a_line_that_is_not_a_name_and_a_token_is_refused_by_number(tmp_path: Path, line: str) -> None:
     with pytest.raises(ConfigError, match="line 2: a line is a caller's name and a token"):
         tokens(tmp_path, f"berta secret-b\n{line}\n")
+
+
+@pytest.mark.parametrize("caller", ["..", "a/b", ".anna", "a" * 65])
+def test_a_caller_whose_name_could_be_no_folder_is_refused(tmp_path: Path, caller: str) -> None:
+    with pytest.raises(ConfigError, match="is no name of a caller"):
+        tokens(tmp_path, f"{caller} secret-a\n")
 
 
 def test_a_file_without_a_token_does_not_open_the_server_to_everybody(tmp_path: Path) -> None:

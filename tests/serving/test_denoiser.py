@@ -449,6 +449,19 @@ def test_a_later_incarnation_takes_the_place_of_an_earlier_one(pocket: OpenedMod
     run(twice())
 
 
+def test_a_session_that_went_on_elsewhere_leaves_its_slot(pocket: OpenedModel) -> None:
+    async def give_up() -> None:
+        async with at_work(pocket, slots=1) as bench:
+            await started(bench, opening(pocket))
+            await bench.denoiser.give_up("one", 0)
+            assert bench.denoiser.holds("one") == 0
+            await bench.denoiser.give_up("one", 1)
+            assert (bench.denoiser.holds("one"), bench.denoiser.free) == (-1, 1)
+            await bench.denoiser.give_up("unknown", 1)
+
+    run(give_up())
+
+
 def test_there_is_one_keeper_and_another_follows_when_it_leaves(pocket: OpenedModel) -> None:
     async def keep() -> None:
         async with at_work(pocket) as bench:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from serving.encoder import ChunkEncoder
+from serving.encoder import ChunkEncoder, EncoderChoice, chosen, opens
 from serving.errors import FilmError
 from serving.h264 import PPS, SPS, split_units, unit_type
 from tests.serving.footage import HEIGHT, WIDTH, blocks, chunks, decoded
@@ -51,3 +51,14 @@ def test_pictures_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 def test_an_encoder_that_is_not_here_is_named_with_the_remedy() -> None:
     with pytest.raises(FilmError, match=r"h264_nvenc does not open for 15x15 here: .* needs an NVIDIA GPU"):
         ChunkEncoder(15, 15, "h264_nvenc")
+
+
+@pytest.mark.parametrize("asked", ["libx264", "h264_nvenc"])
+def test_an_encoder_that_is_asked_for_is_taken(asked: EncoderChoice) -> None:
+    assert chosen(asked, graphics=False) == asked
+
+
+def test_left_to_itself_a_machine_takes_the_encoder_that_it_has() -> None:
+    assert chosen("auto", graphics=False) == "libx264"
+    assert chosen("auto", graphics=True) == ("h264_nvenc" if opens("h264_nvenc") else "libx264")
+    assert opens("libx264")

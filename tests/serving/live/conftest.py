@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -46,12 +47,12 @@ def said(output: list[str], errors: IO[str]) -> dict[str, str]:
     raise AssertionError(f"the server did not start: {''.join(output)}")
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real Ray cluster that serves the pocket model, for all tests of this folder."""
-    recordings, http_port = tmp_path_factory.mktemp("recordings"), free_port()
+@contextmanager
+def serving(recordings: Path, *options: str) -> Iterator[Server]:
+    """A real Ray cluster that serves the pocket model. At the end it has stopped by itself, in good order."""
+    http_port = free_port()
     command = [
-        *(str(Path(sys.executable).with_name("longtake")), "serve", "--slots", str(SLOTS), "--lease", "20"),
+        *(str(Path(sys.executable).with_name("longtake")), "serve", "--lease", "20", *options),
         *("--port", str(free_port()), "--http-port", str(http_port), "--recordings", str(recordings)),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -66,6 +67,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             process.terminate()
             code = process.wait(STOP_S)
     assert code == 0, "".join(output)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server for all tests of this folder that need no other one."""
+    with serving(tmp_path_factory.mktemp("recordings"), "--slots", str(SLOTS)) as running:
+        yield running
 
 
 @pytest.fixture

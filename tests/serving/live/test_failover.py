@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, closing
 from functools import partial
@@ -14,17 +15,24 @@ from typing import NamedTuple
 import av
 import grpc
 import pytest
+import torch
+from ray import serve
 
 from benchmarks.replicas import Replicas, wait_until_whole
+from engines.stream import Block
 from serving import app
 from serving.async_client import AsyncClient
+from serving.chunk import Chunk
 from serving.config import ServerConfig
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.playback import Playback, opened
+from serving.remote_stages import RemotePictures
 from serving.timeline import Blend, Cue
+from serving.video_decoder import Place
 from tests.serving.live.conftest import free_port
 from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, frames_of, start, watch
+from tests.serving.live.test_sessions import refused
 
 Stub = sessions_pb2_grpc.SessionsStub
 HURTS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
@@ -120,6 +128,37 @@ def test_a_prompt_goes_to_the_text_encoder_that_is_left(pair: Pair, number: sign
     assert frames(events) == list(range(END))
     applied = [event.applied for event in events if event.HasField("applied")]
     assert [found.cue.prompts[0].text for found in applied if found.frame >= 45] == [NIGHT]
+
+
+def test_sessions_fill_both_denoisers_and_each_command_reaches_its_own(pair: Pair) -> None:
+    wait_until_whole()
+    sessions = [create(pair.stub, seed=number) for number in range(4)]
+    assert sessions[0].replica != sessions[1].replica
+    assert sorted(Counter(session.replica for session in sessions).values()) == [2, 2]
+    refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "taken", pair.stub.CreateSession, pb.CreateSessionRequest())
+    for frame, session in enumerate(sessions, start=1):
+        pair.stub.SchedulePrompt(pb.SchedulePromptRequest(session_id=session.id, cue=cue(NIGHT, frame)))
+    described = [pair.stub.GetSession(pb.GetSessionRequest(session_id=session.id)) for session in sessions]
+    assert [found.pending[1].frame for found in described] == [1, 2, 3, 4]
+    assert [found.replica for found in described] == [session.replica for session in sessions]
+    for session in sessions:
+        pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
+def test_a_call_between_stages_may_have_more_than_four_mebibytes(pair: Pair) -> None:
+    wait_until_whole()
+    latents = torch.zeros(3, 16, 60, 104)
+    warm = [latents] * 4
+    assert sum(block.nbytes for block in warm) > 4 << 20
+    pictures = RemotePictures(serve.get_deployment_handle("VideoDecoder", app.APPLICATION), silence_s=30)
+
+    async def decoded() -> Chunk:
+        await pictures.open("large", Place(4, warm))
+        chunk = await pictures.decode("large", Block(4, latents))
+        await pictures.close("large")
+        return chunk
+
+    assert len(asyncio.run(decoded()).units) == 12
 
 
 async def asked_while_it_moves(address: str, film: Path, kill: Callable[[], None]) -> pb.Session:

@@ -182,8 +182,8 @@ def test_a_lost_connection_is_made_again_and_no_frame_is_missing(page: Page) -> 
 def test_a_timeline_is_brought_along(page: Page) -> None:
     page.part("file").send_keys(str(EXAMPLE))
     page.until(lambda: "cues are on the timeline" in page.part("notices").text)
-    assert page.state == "ready"
-    assert list(page.cues("pending")) == [cue.frame for cue in read_timeline(EXAMPLE).timeline.cues]
+    cues = [cue.frame for cue in read_timeline(EXAMPLE).timeline.cues]
+    page.until(lambda: page.state == "ready" and list(page.cues("pending")) == cues)
 
 
 def test_what_cannot_be_done_is_said_in_words(page: Page) -> None:

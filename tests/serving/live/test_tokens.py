@@ -1,0 +1,155 @@
+"""A server that asks for tokens: who has none gets nothing, and no caller reaches what is another's."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
+from tests.serving.live.conftest import Server, serving
+from tests.serving.live.scenes import NOON
+
+METHODS = list(pb.DESCRIPTOR.services_by_name["Sessions"].methods)
+ABOUT_A_SESSION = [m for m in METHODS if m.name not in ("CreateSession", "ListSessions", "RestoreSession")]
+SESSIONS_PER_TOKEN = 2
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that lets Anna and Berta in."""
+    folder = tmp_path_factory.mktemp("closed")
+    (folder / "tokens").write_text("anna secret-a\nberta secret-b\n")
+    options = ("--tokens", str(folder / "tokens"), "--sessions-per-token", str(SESSIONS_PER_TOKEN), "--slots", "4")
+    with serving(folder / "recordings", *options) as running:
+        yield running
+
+
+class Caller:
+    """Calls the server with a token, or without one."""
+
+    def __init__(self, server: Server, token: str | None) -> None:
+        self.stub = server.stub
+        self.metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+
+    def __call__(self, method: str, request: Message) -> Any:
+        """The answer of a unary method, or the first one of a stream. Raises grpc.RpcError."""
+        call: Callable[..., Any] = getattr(self.stub, method)
+        asked = iter([request]) if method == "Interact" else request
+        answer = call(asked, metadata=self.metadata, timeout=20)
+        return next(answer) if isinstance(answer, Iterator) else answer
+
+    def refusal(self, method: str, request: Message) -> grpc.StatusCode | None:
+        """How a call is refused; None if it is not."""
+        try:
+            self(method, request)
+        except grpc.RpcError as error:
+            code: grpc.StatusCode = error.code()
+            return code
+        return None
+
+
+@pytest.fixture
+def anna(closed: Server) -> Iterator[Caller]:
+    caller = Caller(closed, "secret-a")
+    yield caller
+    for session in caller("ListSessions", pb.ListSessionsRequest()).sessions:
+        caller("DeleteSession", pb.DeleteSessionRequest(session_id=session.id))
+
+
+@pytest.fixture
+def berta(closed: Server) -> Caller:
+    return Caller(closed, "secret-b")
+
+
+def request_of(method: Any, session: str, recording: str) -> Message:
+    """The smallest request of a method that names a session, or a recording."""
+    if method.name == "Interact":
+        return pb.Command(attach=pb.Attach(session_id=session))
+    request = GetMessageClass(method.input_type)()
+    for field, value in (("session_id", session), ("name", recording)):
+        if field in method.input_type.fields_by_name:
+            setattr(request, field, value)
+    return request
+
+
+def recorded(caller: Caller, session: str) -> str:
+    """The name of a finished recording."""
+    name: str = caller("StartRecording", pb.StartRecordingRequest(session_id=session)).name
+    caller("SchedulePrompt", pb.SchedulePromptRequest(session_id=session, cue=NOW))
+    caller("Start", pb.StartRequest(session_id=session))
+    watching = pb.WatchRequest(session_id=session, from_frame=0)
+    stream = caller.stub.Watch(watching, metadata=caller.metadata, timeout=20)
+    next(event for event in stream if event.HasField("chunk") and event.chunk.first_frame >= 21)
+    stream.cancel()
+    caller("StopRecording", pb.StopRecordingRequest(session_id=session))
+    return name
+
+
+NOW = pb.Cue(prompts=[pb.WeightedPrompt(text=NOON)])
+
+
+@pytest.mark.parametrize("token", [None, "secret-c", "", "secret-a secret-b"])
+@pytest.mark.parametrize("method", METHODS, ids=[method.name for method in METHODS])
+def test_who_has_no_token_is_told_nothing(closed: Server, method: Any, token: str | None) -> None:
+    refused = Caller(closed, token).refusal(method.name, request_of(method, "some-session", "some-recording"))
+    assert refused is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("method", ABOUT_A_SESSION, ids=[method.name for method in ABOUT_A_SESSION])
+def test_what_is_another_callers_is_not_there(anna: Caller, berta: Caller, method: Any) -> None:
+    session = anna("CreateSession", pb.CreateSessionRequest()).id
+    recording = recorded(anna, session) if method.name == "ReadRecording" else ""
+    assert berta.refusal(method.name, request_of(method, session, recording)) is grpc.StatusCode.NOT_FOUND
+    assert anna("GetSession", pb.GetSessionRequest(session_id=session)).id == session
+
+
+def test_a_caller_lists_and_reads_what_is_its_own(anna: Caller, berta: Caller) -> None:
+    session = anna("CreateSession", pb.CreateSessionRequest()).id
+    assert [found.id for found in anna("ListSessions", pb.ListSessionsRequest()).sessions] == [session]
+    assert not berta("ListSessions", pb.ListSessionsRequest()).sessions
+    assert anna("ReadRecording", pb.ReadRecordingRequest(name=recorded(anna, session))).data
+
+
+def test_a_caller_has_so_many_sessions_and_no_more(anna: Caller, berta: Caller) -> None:
+    for _ in range(SESSIONS_PER_TOKEN):
+        anna("CreateSession", pb.CreateSessionRequest())
+    with pytest.raises(grpc.RpcError, match="anna has 2 sessions, and may have 2; end one"):
+        anna("CreateSession", pb.CreateSessionRequest())
+    others = berta("CreateSession", pb.CreateSessionRequest()).id
+    berta("DeleteSession", pb.DeleteSessionRequest(session_id=others))
+
+
+def test_a_recording_over_http_is_its_callers(closed: Server, anna: Caller) -> None:
+    session = anna("CreateSession", pb.CreateSessionRequest()).id
+    address = f"http://127.0.0.1:{closed.http_port}/recordings/{recorded(anna, session)}.mp4"
+    codes = {}
+    for token in ("secret-a", "secret-b", "secret-c"):
+        request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"})
+        try:
+            with urllib.request.urlopen(request) as answer:
+                codes[token] = answer.status
+        except urllib.error.HTTPError as error:
+            codes[token] = error.code
+    assert codes == {"secret-a": 200, "secret-b": 404, "secret-c": 401}
+
+
+@pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="chromium is not installed: `make .venv/browser`")
+def test_the_page_asks_for_a_token_and_works_with_it(closed: Server, anna: Caller, tmp_path: Path) -> None:
+    with browsing(f"http://127.0.0.1:{closed.http_port}", tmp_path) as page:
+        page.open()
+        page.write("text", NOON)
+        page.press("go")
+        page.until(lambda: "token" in page.part("notices").text)
+        page.part("token").send_keys("secret-a")
+        page.start(NOON)
+        assert anna("GetSession", pb.GetSessionRequest(session_id=page.session)).state == pb.SESSION_STATE_RUNNING
+        assert "secret-a" not in page.driver.current_url
