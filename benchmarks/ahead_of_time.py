@@ -25,7 +25,7 @@ WARP = 32
 SPILLS = ("LDL", "STL")
 """Loads and stores of local memory: where a register did not suffice."""
 
-TENSOR_CORE = ("HMMA", "IMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA")
+TENSOR_CORE = ("HMMA", "IMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA", "UTCHMMA", "UTCIMMA", "UTCQMMA")
 ASYNCHRONOUS = ("LDGSTS", "UTMALDG", "UBLKCP")
 """Copies to shared memory that pass no register: cp.async and TMA."""
 

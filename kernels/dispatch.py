@@ -47,9 +47,9 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 """What each op can be, by its name in `KernelPlan`."""
 
-LIBRARY_ATTENTION = (90,)
+LIBRARY_ATTENTION = (90, 100)
 """Where a library's attention is published to be faster than Triton's: 595 or 648 against 395 TFLOP/s on sm_90
-(Shah et al. 2024, figures for head dim 128 at 16k). It is on sm_100 too, for which no kernel here has a tile."""
+(Shah et al. 2024, figures for head dim 128 at 16k). On sm_100 cuDNN has kernels of its own too."""
 
 LIBRARY_DTYPES = (torch.bfloat16, torch.float16)
 """In which libraries attend on CUDA."""

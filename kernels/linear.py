@@ -37,6 +37,7 @@ TILES: Tiles = {
     80: Tile(m=128, n=256, k=64, warps=8, stages=3),
     89: Tile(m=128, n=256, k=64, warps=8, stages=3),
     90: Tile(m=128, n=256, k=64, warps=8, stages=4),
+    100: Tile(m=128, n=256, k=64, warps=8, stages=4),
     120: Tile(m=128, n=256, k=64, warps=8, stages=3),
     INTERPRETER: Tile(m=32, n=64, k=32, warps=1),
 }
@@ -46,7 +47,7 @@ TILES_FP32: Tiles = {sm: Tile(m=64, n=64, k=32, warps=8, stages=2) for sm in ARC
 }
 """Small, because fp32 is multiplied without tensor cores: to compare with, not to be fast."""
 
-BY_DESCRIPTOR = frozenset({90})
+BY_DESCRIPTOR = frozenset({90, 100})
 """Where tensors come and go by TMA, a program for each multiprocessor takes tile after tile, and a tile's loads
 are under way while the one before is finished. Elsewhere a program makes one tile, through pointers."""
 
@@ -341,7 +342,8 @@ def _case(name: str, sm: int, dtype: torch.dtype, flags: dict[str, bool]) -> Aot
         types |= {
             operand: f"tensordesc<{pointer[1:]}[{rows}, {columns}]>" for operand, (rows, columns) in blocks.items()
         }
-    product, copy = ("HGMMA", "UTMALDG") if by_descriptor else ("HMMA", "LDGSTS")
+    product = {90: "HGMMA", 100: "UTCHMMA"}.get(sm, "HMMA")
+    copy = "UTMALDG" if by_descriptor else "LDGSTS"
     sizes = dict.fromkeys(("M", "N", "K", "FRAMES", "F", "T", "gate_stream", "gate_frame"), "i32")
     pointers = [operand for operand, kind in types.items() if kind == pointer]
     return AotCase(

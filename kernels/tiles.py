@@ -1,7 +1,8 @@
 """How a kernel is cut up on each chip: tiles, the chips known, and what compiling ahead of time needs to know.
 
 Only a launch knows its device, so tiles are kept in small tables by architecture: 80 is A100, 89 RTX 4090 and L4,
-90 H100 and H200, 120 RTX 5090. Under Triton's interpreter kernels run on the CPU with the tile at `INTERPRETER`.
+90 H100 and H200, 100 B200, 120 RTX 5090. Under Triton's interpreter kernels run on the CPU with the tile at
+`INTERPRETER`.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ NOT_MEASURED = "not measured"
 INTERPRETER = 0
 """The architecture that stands for Triton's interpreter."""
 
-ARCHITECTURES = (80, 89, 90, 120)
+ARCHITECTURES = (80, 89, 90, 100, 120)
 
-ALIKE = {86: 89, 121: 120}
+ALIKE = {86: 89, 103: 100, 121: 120}
 """Chips with the shared memory and the tensor-core instructions of another."""
 
-SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 120: 99 << 10}
+SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """The most shared memory that a block may have (CUDA C++ Programming Guide, technical specifications)."""
 
 

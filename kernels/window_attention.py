@@ -141,6 +141,7 @@ TILES_16_BIT: Tiles = {
     80: Tile(128, 64, warps=8, stages=3),
     89: Tile(128, 64, warps=8, stages=2),
     90: Tile(128, 128, warps=8, stages=2),
+    100: Tile(128, 64, warps=8, stages=3),
     120: Tile(128, 64, warps=8, stages=2),
 }
 
@@ -149,6 +150,7 @@ TILES_INT8: Tiles = {
     80: Tile(128, 64, warps=8, stages=3),
     89: Tile(128, 64, warps=8, stages=2),
     90: Tile(128, 128, warps=8, stages=2),
+    100: Tile(128, 64, warps=8, stages=3),
     120: Tile(128, 32, warps=8, stages=2),
 }
 
@@ -157,7 +159,7 @@ TILES_FP32: Tiles = {INTERPRETER: Tile(32, 32, warps=4)} | {
 }
 """For comparing with plain fp32: products in three parts of TF32, which keep 21 bits (tf32x3)."""
 
-DESCRIPTORS = (90,)
+DESCRIPTORS = (90, 100)
 """Where TMA is used: fewer registers than with pointers (performance notes: 187 against 255); not measured."""
 
 TILES_MERGE: Tiles = dict.fromkeys((INTERPRETER, *ARCHITECTURES), Tile(16, 1, warps=4))
@@ -505,7 +507,12 @@ def _attention_case(sm: int, kind: str, shares: int) -> AotCase:
 
 
 def _instructions(sm: int, keys: torch.dtype, tile: Tile) -> tuple[str, ...]:
-    """Warp-group instructions on sm_90, where a tile has the 64 rows of one for each four warps."""
+    """Warp-group ones on sm_90, where a tile has the 64 rows of one for each four warps; on sm_100 its own.
+
+    On both fp32 keys keep to those of a warp.
+    """
+    if sm == 100 and keys != torch.float32:
+        return ("UTCIMMA", "UTCHMMA") if keys == torch.int8 else ("UTCHMMA",)
     group = "G" if sm == 90 and tile.m >= 16 * tile.warps else ""
     return (f"I{group}MMA", f"H{group}MMA") if keys == torch.int8 else (f"H{group}MMA",)
 

@@ -30,7 +30,7 @@ def test_attention_fits_its_chip_and_uses_its_tensor_cores(name: str, attentions
 
 def test_attention_copies_past_the_registers(attentions: dict[str, Compiled]) -> None:
     for name, attention in attentions.items():
-        copies = "UTMALDG" if attention.architecture == 90 else "LDGSTS"
+        copies = "UTMALDG" if attention.architecture in (90, 100) else "LDGSTS"
         assert attention.opcodes[copies] > 0, name
 
 

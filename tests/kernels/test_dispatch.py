@@ -23,7 +23,14 @@ def test_a_cpu_runs_plain_pytorch() -> None:
 
 @pytest.mark.parametrize(
     ("capability", "attention"),
-    [((8, 0), "triton"), ((8, 6), "triton"), ((8, 9), "triton"), ((9, 0), "library"), ((12, 0), "triton")],
+    [
+        ((8, 0), "triton"),
+        ((8, 6), "triton"),
+        ((8, 9), "triton"),
+        ((9, 0), "library"),
+        ((10, 0), "library"),
+        ((12, 0), "triton"),
+    ],
     ids=str,
 )
 def test_the_chip_decides_whose_attention_is_faster(
@@ -35,7 +42,7 @@ def test_the_chip_decides_whose_attention_is_faster(
     assert plan.batched_attention == plan.prompt_attention == plan.norm_rope == "triton"
 
 
-@pytest.mark.parametrize("capability", [(7, 5), (10, 0)], ids=str)
+@pytest.mark.parametrize("capability", [(7, 5), (11, 0)], ids=str)
 def test_a_chip_without_tiles_runs_plain_pytorch(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
 ) -> None:
