@@ -22,8 +22,8 @@ from engines.wan.taehv import TAEHV
 from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.tokenizer import Tokenizer
 
-LATEST_START = 20_000
-"""Frames of a clip after which none is begun: twenty minutes."""
+LATEST_FRAME = 20_000
+"""Of a clip, after which no later part of a stream is taken from it: twenty minutes."""
 
 WARM_UP = 3
 """Latent frames that an encoder has to see before it no longer matters that it saw nothing before them."""
@@ -38,7 +38,8 @@ class Curriculum:
 
     `first`: only the first block. `start`: the first `length` blocks, all noisy. `rolled`: the sink, and blocks
     from much later, of which those are noisy whose window is there. `switched`: the world changes at a block,
-    before which there was a KV recache under the new prompt.
+    before which there was a KV recache under the new prompt. All streams begin with their clips, whose `variety`
+    is the world's: what a model of little training is to learn had better not be different each time.
     """
 
     first: float
@@ -46,6 +47,7 @@ class Curriculum:
     rolled: float
     switched: float
     length: int = 4
+    variety: float = 1.0
 
     def __post_init__(self) -> None:
         if min(self.shares) < 0 or sum(self.shares) <= 0:
@@ -110,7 +112,7 @@ class Stretches(IterableDataset[Sample]):
         generator = np.random.default_rng(seeds)
         if worker is not None:
             torch.set_num_threads(1)
-        world = World(self._stream.height, self._stream.width, self._device)
+        world = World(self._stream.height, self._stream.width, self._device, self._curriculum.variety)
         while True:
             yield self._sample(world, generator)
 
@@ -121,25 +123,23 @@ class Stretches(IterableDataset[Sample]):
 
     def _sample(self, world: World, generator: np.random.Generator) -> Sample:
         stretch = self._curriculum.draw(generator, self._stream)
-        starts = [int(generator.integers(LATEST_START)) for _ in range(self._batch)]
         switch = pixel_frames(stretch.recached * self._stream.block_frames) if stretch.recached else None
-        clips, texts = zip(*(scripted(generator, start, switch) for start in starts), strict=True)
+        clips, texts = zip(*(scripted(generator, switch) for _ in range(self._batch)), strict=True)
         rows = embed(texts, self._teachers.tokenizer, self._teachers.text_encoder, self._teachers.text_len)
         silent = torch.from_numpy(generator.random(self._batch) < NO_TEXT).to(rows.device)
         rows = rows.masked_fill(silent[:, None, None], 0)
-        return Sample(self._latents(world, clips, starts, stretch, generator), rows, stretch)
+        return Sample(self._latents(world, clips, stretch, generator), rows, stretch)
 
     def _latents(
-        self, world: World, clips: Sequence[Clip], starts: Sequence[int], stretch: Stretch,
-        generator: np.random.Generator,
-    ) -> Tensor:  # fmt: skip
+        self, world: World, clips: Sequence[Clip], stretch: Stretch, generator: np.random.Generator
+    ) -> Tensor:
         size = self._stream.block_frames
         unbroken = sum(number == index for index, number in enumerate(stretch.numbers))
-        first = self._encoded(world.render(clips, starts, pixel_frames(unbroken * size)))
+        first = self._encoded(world.render(clips, [0] * len(clips), pixel_frames(unbroken * size)))
         later = len(stretch.numbers) - unbroken
         if later == 0:
             return first
-        jumped = [start + int(generator.integers(LATEST_START)) for start in starts]
+        jumped = generator.integers(LATEST_FRAME, size=len(clips)).tolist()
         pictures = world.render(clips, jumped, pixel_frames(WARM_UP + later * size))
         return torch.cat([first, self._encoded(pictures)[:, WARM_UP:]], dim=1)
 
@@ -149,13 +149,13 @@ class Stretches(IterableDataset[Sample]):
         return codec.encode(pictures, codec.start_encoding()).latents
 
 
-def scripted(generator: np.random.Generator, start: int, switch: int | None) -> tuple[Clip, str]:
-    """A clip, and the prompt that is in force at the end of it; it changes `switch` frames after `start`."""
+def scripted(generator: np.random.Generator, switch: int | None) -> tuple[Clip, str]:
+    """A clip, and the prompt that is in force at the end of it; it changes at frame `switch`."""
     scene, seed = Scene.random(generator), int(generator.integers(1 << 31))
     if switch is None:
         return Clip(scene, seed), caption(scene, generator)
     after = changed(scene, generator)
-    return Clip(scene, seed, after, start + switch), change_caption(scene, after, generator)
+    return Clip(scene, seed, after, switch), change_caption(scene, after, generator)
 
 
 def changed(scene: Scene, generator: np.random.Generator) -> Scene:

@@ -1,11 +1,13 @@
 """Stage three: the causal transformer, by flow matching on clean pasts.
 
-Each noisy block has a noise level of its own and sees the clean blocks of its window; half of the pasts are a
-little disturbed, because when the model serves, its past is what it made itself.
+Each noisy block has a noise level of its own, one of those that the sampler has, and sees the clean blocks of its
+window; half of the pasts are a little disturbed, because when the model serves, its past is what it made itself.
+Sums are in bf16, weights in fp32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -16,13 +18,13 @@ from engines.config import StreamConfig, TransformerConfig
 from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
 from engines.pocket.sequence import SequenceMemory, Window
 from engines.pocket.training import Budget, Losses, Run, Workshop
-from engines.schedule import TRAINING_STEPS
+from engines.schedule import TRAINING_STEPS, FlowSchedule
 from engines.wan.transformer import CausalTransformer
 
 
 @dataclass(frozen=True)
 class FlowTraining:
-    """Settings of the stage. Noise levels are even in the steps of a schedule that `shift` warps.
+    """Settings of the stage. A share of `from_noise` of the blocks is noise alone, as when a block begins.
 
     What stands out of its row of the picture, as subjects do, counts `standout` times as much again as the
     average place: a subject is small, and without it the landscape is learned long before. Each batch is used
@@ -34,7 +36,7 @@ class FlowTraining:
     batch: int
     repeats: int = 1
     standout: float = 1.0
-    shift: float = 3.0
+    from_noise: float = 0.4
     past_noise: float = 0.15
     seed: int = 3
 
@@ -52,7 +54,8 @@ def train_flow(
     window = Window(stream, transformer.config.head_dim, workshop.device)
 
     def losses(_: int) -> Losses:
-        return flow_losses(transformer, next(samples), window, stream, settings)
+        with torch.autocast(workshop.device.type, torch.bfloat16):
+            return flow_losses(transformer, next(samples), window, stream, settings)
 
     average = run.train(losses)
     assert isinstance(average, CausalTransformer)
@@ -67,7 +70,8 @@ def flow_losses(
     blocks = sample.latents.unflatten(1, (-1, size))
     target = blocks[:, [stretch.numbers.index(number) for number in stretch.noisy]]
     noise = torch.randn_like(target)
-    sigma = _levels(target.shape[:2], settings.shift, target.device)
+    schedule = FlowSchedule(stream.steps, stream.shift)
+    sigma = _levels(target.shape[:2], schedule.sigmas, settings.from_noise, target.device)
     wide = sigma[..., None, None, None, None]
     noisy = torch.lerp(target, noise, wide)
     past = _disturbed(blocks[:, : len(stretch.clean)], settings.past_noise)
@@ -79,8 +83,8 @@ def flow_losses(
     per_block = weighted.mean(dim=(2, 3, 4, 5))
     return {
         "total": per_block.mean(),
-        "low": _mean_where(per_block, sigma < 0.5),
-        "high": _mean_where(per_block, sigma > 0.9),
+        "first": _mean_where(per_block, sigma >= schedule.sigmas[0]),
+        "last": _mean_where(per_block, sigma <= schedule.sigmas[-1]),
     }
 
 
@@ -103,9 +107,12 @@ def new_transformer(config: TransformerConfig, seed: int, device: torch.device) 
     return transformer.to(device)
 
 
-def _levels(shape: torch.Size, shift: float, device: torch.device) -> Tensor:
-    even = torch.rand(shape, device=device)
-    return shift * even / (1 + (shift - 1) * even)
+def _levels(shape: torch.Size, sigmas: Sequence[float], from_noise: float, device: torch.device) -> Tensor:
+    """One of `sigmas` each: the first with the chance `from_noise`, the others alike."""
+    later = (1 - from_noise) / (len(sigmas) - 1)
+    chances = torch.tensor([from_noise, *[later] * (len(sigmas) - 1)], device=device)
+    drawn = torch.multinomial(chances, shape.numel(), replacement=True).view(shape)
+    return torch.tensor(list(sigmas), device=device)[drawn]
 
 
 def _weights(target: Tensor, standout: float) -> Tensor:

@@ -20,6 +20,9 @@ SWITCH_FRAMES = 16
 HOVER_PERIOD, CIRCLE_PERIOD, SWAY_PERIOD = 48, 64, 40
 """Frames of a round; the subject is then where it was."""
 
+ONE_PLACE = 0.55
+"""What chances are without any variety."""
+
 DRIFT_SPEED = 1 / 80
 """Of the nearest layer of the world, in picture heights a frame."""
 
@@ -36,10 +39,10 @@ class Chances:
     start: Tensor
 
     @classmethod
-    def of(cls, clips: Sequence[Clip], device: torch.device) -> Chances:
-        """Drawn from each clip's seed."""
+    def of(cls, clips: Sequence[Clip], device: torch.device, variety: float) -> Chances:
+        """Drawn from each clip's seed; of all there could be, a share of `variety` about one place."""
         draws = np.stack([np.random.default_rng(clip.seed).random(6) for clip in clips], axis=1)
-        return cls(*torch.from_numpy(draws).to(device))
+        return cls(*torch.from_numpy(ONE_PLACE + variety * (draws - ONE_PLACE)).to(device))
 
 
 class Moment(NamedTuple):
@@ -53,7 +56,9 @@ class Moment(NamedTuple):
     chances: Chances
 
     @classmethod
-    def of(cls, clips: Sequence[Clip], first_frames: Sequence[int], frames: int, device: torch.device) -> Moment:
+    def of(
+        cls, clips: Sequence[Clip], first_frames: Sequence[int], frames: int, device: torch.device, variety: float
+    ) -> Moment:
         """`frames` frames of each clip, from its own first frame on."""
         first = torch.tensor(first_frames, dtype=torch.float64, device=device)
         frame = first[:, None] + torch.arange(frames, device=device)
@@ -61,9 +66,8 @@ class Moment(NamedTuple):
         since = frame - torch.tensor(switch, dtype=torch.float64, device=device)[:, None]
         u = (since / SWITCH_FRAMES).clamp(0, 1)
         settled = (since - SWITCH_FRAMES).clamp(min=0)
-        return cls(
-            frame, u * u * (3 - 2 * u), SWITCH_FRAMES * (u**3 - u**4 / 2) + settled, Chances.of(clips, device)
-        )
+        mixed = SWITCH_FRAMES * (u**3 - u**4 / 2) + settled
+        return cls(frame, u * u * (3 - 2 * u), mixed, Chances.of(clips, device, variety))
 
     def between(self, before: Tensor, after: Tensor) -> Tensor:
         """[B, F] on the way from `before` [B] to `after` [B]."""

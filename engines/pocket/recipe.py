@@ -12,6 +12,9 @@ from engines.pocket.self_forcing import SelfForcingTraining
 from engines.pocket.text import TextTraining
 from engines.pocket.training import Budget
 
+LITTLE = 0.04
+"""Variety of the world for whom a processor trains: its streams all begin at about the same place."""
+
 MIXED = Curriculum(first=0.1, start=0.4, rolled=0.25, switched=0.25)
 
 
@@ -38,12 +41,20 @@ RECIPES = {
         AutoencoderTraining(Budget(steps=100_000, minutes=15, rate=5e-4, average=0.997), batch=3, frames=9),
         TextTraining(Budget(steps=100_000, minutes=4, rate=2e-3, average=0.995)),
         FlowTraining(
-            Budget(100_000, 34, 4e-3, average=0.997), Curriculum(1, 0, 0, 0), batch=8, repeats=2, standout=2
+            Budget(100_000, 45, 3e-3, average=0.998),
+            Curriculum(1, 0, 0, 0, variety=LITTLE),
+            batch=16,
+            repeats=3,
+            standout=2,
         ),
         FlowTraining(
-            Budget(100_000, 15, 2e-3, average=0.997), Curriculum(0.4, 0.25, 0.15, 0.2), batch=6, standout=2
+            Budget(100_000, 35, 2e-3, average=0.997),
+            Curriculum(0.2, 0.3, 0.2, 0.3, variety=LITTLE),
+            batch=8,
+            repeats=2,
+            standout=2,
         ),
-        SelfForcingTraining(Budget(100_000, 2, 3e-4, average=0.98), batch=2, blocks=8),
+        SelfForcingTraining(Budget(100_000, 8, 3e-4, average=0.98), batch=4, blocks=8, variety=LITTLE),
     ),
     "test": Recipe(
         AutoencoderTraining(Budget(3, 1, 1e-3), batch=1, frames=5, crop=(32, 32)),

@@ -26,13 +26,14 @@ from engines.wan.transformer import CausalTransformer
 
 @dataclass(frozen=True)
 class SelfForcingTraining:
-    """Settings of the stage. A rollout is `blocks` long."""
+    """Settings of the stage. A rollout is `blocks` long; `variety` is the world's."""
 
     budget: Budget
     batch: int
     blocks: int = 12
     from_noise: float = 0.25
     """Share of the blocks that begin with noise alone, as all do when serving."""
+    variety: float = 1.0
     seed: int = 4
 
 
@@ -44,12 +45,13 @@ def train_on_rollouts(
     torch.manual_seed(settings.seed)
     run = Run("self-forcing", transformer, settings.budget, asdict(settings), workshop)
     seed = settings.seed + 1_000_003 * run.progress.step
-    whole = Curriculum(first=0, start=1, rolled=0, switched=0, length=settings.blocks)
+    whole = Curriculum(first=0, start=1, rolled=0, switched=0, length=settings.blocks, variety=settings.variety)
     samples = iter(Stretches(teachers, stream, whole, settings.batch, seed, workshop.device).loader())
     rollouts = Rollouts(transformer, stream, settings.from_noise)
 
     def losses(_: int) -> Losses:
-        return rollouts.losses(next(samples))
+        with torch.autocast(workshop.device.type, torch.bfloat16):
+            return rollouts.losses(next(samples))
 
     average = run.train(losses)
     assert isinstance(average, CausalTransformer)

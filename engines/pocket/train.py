@@ -50,19 +50,19 @@ class Course:
     def run(self) -> None:
         """Every stage that is not done yet. Raises OutOfTime at the workshop's deadline."""
         teachers, transformer = self._begun() if self.start is None else self._published(self.start)
+        transformer = self._flow("first-blocks", self.recipe.first_blocks, transformer, teachers)
         transformer = self._flow("flow", self.recipe.flow, transformer, teachers)
         train_on_rollouts(
             transformer.requires_grad_(True), teachers, self.model.stream, self.recipe.self_forcing, self.workshop
         )
 
     def _begun(self) -> tuple[Teachers, CausalTransformer]:
-        """The stages before `flow`, from nothing."""
-        teachers = self._teachers()
+        """The teachers, and a transformer that knows nothing."""
         transformer = new_transformer(self.model.transformer, TRANSFORMER_SEED, self.workshop.device)
-        return teachers, self._flow("first-blocks", self.recipe.first_blocks, transformer, teachers)
+        return self._teachers(), transformer
 
     def _published(self, folder: Path) -> tuple[Teachers, CausalTransformer]:
-        """What those stages have made of the weights in `folder`. Raises WeightsError if they do not fit."""
+        """The same as they are in `folder`. Raises WeightsError if they do not fit."""
         loaded = load_model(self.model, model_files(folder), self.workshop.device, torch.float32)
         model = loaded.model
         assert isinstance(model.codec, TAEHV)

@@ -21,11 +21,19 @@ COLOURS = {
 
 
 class World:
-    """Renders clips as pictures of `height` x `width` on one device: a pure function of clip and frame."""
+    """Renders clips as pictures of `height` x `width` on one device: a pure function of clip and frame.
 
-    def __init__(self, height: int = 96, width: int = 160, device: torch.device | str = "cpu") -> None:
+    With a `variety` below one, clips of the same scene differ less: at nought their seeds decide nothing.
+    """
+
+    def __init__(
+        self, height: int = 96, width: int = 160, device: torch.device | str = "cpu", variety: float = 1.0
+    ) -> None:
         if height < 32 or width < height:
             raise ConfigError(f"pictures of {height}x{width}; a landscape needs 32 rows and no fewer columns")
+        if not 0 <= variety <= 1:
+            raise ConfigError(f"variety is {variety}; it must be within 0..1")
+        self._variety = variety
         self._device = torch.device(device)
         x = (torch.arange(width, device=self._device) + 0.5) / height
         y = (torch.arange(height, device=self._device) + 0.5) / height
@@ -37,7 +45,7 @@ class World:
     @torch.no_grad()
     def render(self, clips: Sequence[Clip], first_frames: Sequence[int], frames: int) -> Tensor:
         """`frames` frames of each clip, from its own first frame on: [B, frames, 3, H, W] fp32 in 0..1."""
-        moment = Moment.of(clips, first_frames, frames, self._device)
+        moment = Moment.of(clips, first_frames, frames, self._device, self._variety)
         air = Air.of(
             weights(clips, "light", Light, moment).float(), weights(clips, "weather", Weather, moment).float()
         )

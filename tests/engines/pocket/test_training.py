@@ -17,7 +17,7 @@ from engines.errors import ConfigError
 from engines.generator import Generator
 from engines.pocket.autoencoder import Crops, autoencoder_losses, prepare
 from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
-from engines.pocket.flow import FlowTraining, flow_losses, new_transformer
+from engines.pocket.flow import FlowTraining, _levels, flow_losses, new_transformer
 from engines.pocket.publish import WEIGHTS, model_files, revision
 from engines.pocket.recipe import recipe
 from engines.pocket.self_forcing import Rollouts
@@ -172,6 +172,13 @@ def test_the_transformer_learns_a_stretch(teachers: Teachers) -> None:
     assert after < 0.85 * before
 
 
+def test_noise_levels_are_those_of_the_sampler() -> None:
+    torch.manual_seed(0)
+    drawn = _levels(torch.Size((50, 40)), (1.0, 0.9, 0.5), 0.4, CPU)
+    assert drawn.unique().tolist() == pytest.approx([0.5, 0.9, 1.0])
+    assert (drawn == 1.0).float().mean() == pytest.approx(0.4, abs=0.05)
+
+
 def test_a_rollout_teaches_each_block_and_hands_on_no_gradient(teachers: Teachers) -> None:
     transformer = new_transformer(SMALL, 0, CPU)
     drawn = sample(teachers, Curriculum(0, 1, 0, 0, length=5))
@@ -211,7 +218,7 @@ def test_the_program_trains_published_weights_on(tmp_path: Path) -> None:
     assert after.codec.read_bytes() == before.codec.read_bytes()
     assert after.transformer.read_bytes() != before.transformer.read_bytes()
     report = json.loads((tmp_path / "pocket" / "training.json").read_text())
-    assert list(report["stages"]) == ["flow", "self-forcing"]
+    assert list(report["stages"]) == ["first-blocks", "flow", "self-forcing"]
     assert report["from"]["revision"] == revision()
 
 

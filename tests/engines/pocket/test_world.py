@@ -41,6 +41,19 @@ def test_frames_do_not_depend_on_what_is_rendered_beside_them(world: World) -> N
     torch.testing.assert_close(world.render(clips[1:], [33], 2)[0], both[1, 3:5])
 
 
+def test_the_seeds_of_a_world_without_variety_decide_nothing() -> None:
+    clips = [Clip(SCENE, 1), Clip(SCENE, 2)]
+    one, other = World(48, 80, variety=0).render(clips, [0, 0], 2)
+    assert torch.equal(one, other)
+    one, other = World(48, 80).render(clips, [0, 0], 2)
+    assert (one - other).abs().amax() > 0.2
+
+
+def test_a_world_of_impossible_variety_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"variety is 1\.5; it must be within 0\.\.1"):
+        World(48, 80, variety=1.5)
+
+
 def test_a_clip_has_no_end(world: World) -> None:
     late = world.render([Clip(replace(SCENE, motion=Motion.DRIFT), 1)], [100 * TEN_MINUTES], 5)
     assert late.diff(dim=1).abs().amax(dim=(0, 2, 3, 4)).min() > 0.1
