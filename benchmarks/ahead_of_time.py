@@ -55,7 +55,7 @@ class Compiled:
             found.append(f"{self.spills} spills, {self.local_bytes} bytes of stack")
         if self.shared_bytes > limit:
             found.append(f"{self.shared_bytes} bytes of shared memory where sm_{case.architecture} has {limit}")
-        found += [f"no {opcode}" for opcode in case.needs if opcode not in self.opcodes]
+        found += [f"no {needed}" for needed in case.needs if not set(needed.split("|")) & self.opcodes.keys()]
         return [f"{self.name}: {fault}" for fault in found]
 
     def as_json(self) -> dict[str, Any]:

@@ -107,8 +107,8 @@ class AotCase:
     `kernel` is the function under `@triton.jit`. `arguments` are the types of what it is called with, in its
     order, as Triton writes them ("*bf16", "i32", "fp32", "i64", "tensordesc<bf16[128, 128]>"), and `constants` the
     values of its constexpr parameters. `aligned` names the arguments that are always divisible by 16, as a launch
-    would see of pointers and sizes by itself. `needs` lists the beginnings of tensor-core instructions that the
-    machine code must contain.
+    would see of pointers and sizes by itself. `needs` lists the instructions that the machine code must
+    contain, each as one or several of which one will do ("UTCIMMA|IMMA").
     """
 
     name: str

@@ -509,10 +509,10 @@ def _attention_case(sm: int, kind: str, shares: int) -> AotCase:
 def _instructions(sm: int, keys: torch.dtype, tile: Tile) -> tuple[str, ...]:
     """Warp-group ones on sm_90, where a tile has the 64 rows of one for each four warps; on sm_100 its own.
 
-    On both fp32 keys keep to those of a warp.
+    On both fp32 keys keep to those of a warp, and on sm_100 INT8 keys too before triton 3.9.
     """
     if sm == 100 and keys != torch.float32:
-        return ("UTCIMMA", "UTCHMMA") if keys == torch.int8 else ("UTCHMMA",)
+        return ("UTCIMMA|IMMA", "UTCHMMA") if keys == torch.int8 else ("UTCHMMA",)
     group = "G" if sm == 90 and tile.m >= 16 * tile.warps else ""
     return (f"I{group}MMA", f"H{group}MMA") if keys == torch.int8 else (f"H{group}MMA",)
 
