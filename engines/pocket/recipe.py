@@ -48,13 +48,15 @@ RECIPES = {
             standout=2,
         ),
         FlowTraining(
-            Budget(100_000, 35, 2e-3, average=0.997),
+            Budget(100_000, 20, 2e-3, average=0.997),
             Curriculum(0.2, 0.3, 0.2, 0.3, variety=LITTLE),
             batch=8,
             repeats=2,
             standout=2,
         ),
-        SelfForcingTraining(Budget(100_000, 8, 3e-4, average=0.98), batch=4, blocks=8, variety=LITTLE),
+        SelfForcingTraining(
+            Budget(100_000, 22, 6e-4, average=0.99), batch=4, blocks=8, from_noise=0.6, variety=LITTLE
+        ),
     ),
     "test": Recipe(
         AutoencoderTraining(Budget(3, 1, 1e-3), batch=1, frames=5, crop=(32, 32)),
