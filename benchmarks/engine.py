@@ -45,10 +45,6 @@ STREAMS = 3
 """Open at a time: the one that is measured, one to make a block twice, one to see begin."""
 
 
-class WrongResult(Exception):
-    """A stage computes something that it must not; its time would mean nothing."""
-
-
 @dataclass(frozen=True)
 class Options:
     """What to measure, and where."""
@@ -105,6 +101,8 @@ class EngineBenchmark:
         if options.graphs:
             self._warm_up()
         self._stream = self._generator.open(model.stream)
+        self.wrong: list[str] = []
+        """What was computed and must not be: the times of all that are reported mean nothing."""
 
     def _warm_up(self) -> None:
         """Compile and capture, for each slab that there will be."""
@@ -113,12 +111,7 @@ class EngineBenchmark:
 
     @torch.inference_mode()
     def stages(self) -> Iterator[Stage]:
-        """Measure all stages but whole blocks, and leave the window full and rolled.
-
-        Raises WrongResult where a stage's result is not finite, or a block cannot be made twice.
-        """
-        if self._options.text:
-            yield self._encode_text()
+        """Measure all stages but whole blocks and the text encoder, and leave the window full and rolled."""
         yield self._set_prompt()
         for filled in range(1, self._stream.config.window_blocks + 1):
             yield self._pass(f"pass, {filled} of {self._stream.config.window_blocks} blocks")
@@ -158,10 +151,12 @@ class EngineBenchmark:
         _reset_peak(self._options.device)
         times, result = sample(run, self._options.runs, self._options.device)
         if result is not None:
-            _require_finite(name, result)
+            self._note_infinite(name, result)
         return Stage(name, work, times, *_peak(self._options.device))
 
-    def _encode_text(self) -> Stage:
+    @torch.inference_mode()
+    def encode_text(self) -> Stage:
+        """Measure the text encoder, which is made for it: behind all whose peak of memory should leave it out."""
         tokens = self._options.prompt_tokens
         encoder = build(lambda: UMT5Encoder(self._options.model.text_encoder), self._options)
         prompts = torch.randint(encoder.config.vocab, (self._options.runs, 1, tokens), device=encoder.device)
@@ -215,16 +210,20 @@ class EngineBenchmark:
         return self._measure(f"encode block, {frames} pictures", self._counts.encode_block(), run)
 
     def _check(self) -> None:
-        """Raise WrongResult unless the next block is finite, and the same when it is made twice."""
+        """Note it unless the next block is finite, and the same when it is made twice."""
         twin = self._generator.fork(self._stream)
         (block,), (again,) = self._generator.generate([self._stream]), self._generator.generate([twin])
-        _require_finite("block", block.latents)
+        self._note_infinite("block", block.latents)
         pictures = self._generator.decode(self._stream, block)
         if not torch.equal(block.latents, again.latents):
-            raise WrongResult("the latents of a block made twice from one state differ")
+            self.wrong.append("the latents of a block made twice from one state differ")
         if not torch.equal(pictures, self._generator.decode(twin, again)):
-            raise WrongResult("the pictures of a block decoded twice from one state differ")
+            self.wrong.append("the pictures of a block decoded twice from one state differ")
         self._generator.close(twin)
+
+    def _note_infinite(self, name: str, values: Tensor) -> None:
+        if not values.isfinite().all():
+            self.wrong.append(f"{name}: not all values are finite")
 
     def _laps(self) -> tuple[float, float, float]:
         """Milliseconds to generate the next block, to decode it, and to settle it."""
@@ -244,11 +243,6 @@ class EngineBenchmark:
         return self._options.randn(
             count, 1, *self._stream.config.latent_shape(self._options.model.codec.latent_channels)
         )
-
-
-def _require_finite(name: str, values: Tensor) -> None:
-    if not values.isfinite().all():
-        raise WrongResult(f"{name}: not all values are finite")
 
 
 def _reset_peak(device: torch.device) -> None:
@@ -277,15 +271,21 @@ def _heard(stage: Stage) -> Stage:
 
 
 def measure(options: Options) -> Report:
-    """Run the whole benchmark. Raises WrongResult rather than report the time of something wrong."""
+    """Run the whole benchmark."""
     benchmark = EngineBenchmark(options)
     stages = [_heard(stage) for stage in benchmark.stages()]
+    block = BlockStages(*map(_heard, benchmark.blocks()))
+    delivery = benchmark.delivery()
+    print(delivery, file=sys.stderr)
+    if options.text:
+        stages.append(_heard(benchmark.encode_text()))
     return Report(
         model=options.model,
         dtype=options.dtype,
         stages=stages,
-        block=benchmark.blocks(),
-        delivery=benchmark.delivery(),
+        block=block,
+        delivery=delivery,
+        wrong=tuple(benchmark.wrong),
         kernels=str(options.kernels),
         # Behind the stages, whose peaks of memory leave them out, and while the clocks are those of work.
         rates=Rates.measure(options.device, options.dtype),
@@ -308,8 +308,8 @@ def resized(model: ModelConfig, size: tuple[int, int] | None) -> ModelConfig:
     return replace(model, stream=replace(model.stream, height=height, width=width))
 
 
-def main() -> None:
-    """Measure what the command line asks for."""
+def main() -> int:
+    """Measure what the command line asks for; 1 if something computed was wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine")
     parser.add_argument("--model", choices=sorted(PRESETS), default="tiny-taehv")
     parser.add_argument("--size", type=picture_size, metavar="HxW", help="pictures; the model's own by default")
@@ -339,7 +339,8 @@ def main() -> None:
     file = arguments.json or RESULTS / f"engine_{model.name}{size}_{arguments.device}.json"
     file.write_text(report.as_json())
     print(f"{report}\n{file}")
+    return 1 if report.wrong else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,19 +45,26 @@ TESTS = (
 )
 """With this project's warnings as they come: the list in pyproject.toml names packages that need not be there."""
 
+SIDE_BY_SIDE = ("-n", "8") if importlib.util.find_spec("xdist") else ()
+"""Most of their time goes into compiling."""
+
+NEEDS_NO_GPU = tuple(f"--ignore=tests/kernels/{name}.py" for name in ("test_ahead_of_time", "test_rows_compiled"))
+
 
 @dataclass(frozen=True)
 class Part:
     """A program, as arguments of this Python, and the most seconds it may take.
 
-    `writes` is a file in the folder, whose path is the last argument. `tool` is a program in front of it,
-    and `package` what it imports, without which it is skipped.
+    `writes` is a file in the folder, whose path is the last argument. `without_graphs`: if it fails, it is run
+    again with its kernels launched one by one. `tool` is a program in front of it, and `package` what it imports,
+    without which it is skipped.
     """
 
     name: str
     arguments: tuple[str, ...]
     seconds: float
     writes: str | None = None
+    without_graphs: bool = False
     tool: tuple[str, ...] = ()
     package: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -71,18 +78,29 @@ class Part:
             return self.package
         return None
 
+    @property
+    def ungraphed(self) -> Part:
+        """The same with kernels launched one by one."""
+        module, options = self.arguments[:2], self.arguments[2:]
+        writes = None if self.writes is None else f"{Path(self.writes).stem}_no-graphs.json"
+        return replace(
+            self, name=f"{self.name} without graphs", arguments=(*module, "--no-graphs", *options), writes=writes,
+            without_graphs=False,
+        )  # fmt: skip
+
     def command(self, folder: Path) -> list[str]:
         """What to start; results go to `folder`."""
         return [*self.tool, sys.executable, *self.arguments, *([str(folder / self.writes)] if self.writes else [])]
 
 
 PARTS = (
-    Part("parity", ("-m", "benchmarks.parity", "--json"), 240, f"parity_{MODEL}_480x832_cuda.json"),
+    Part("parity", ("-m", "benchmarks.parity", "--json"), 240, f"parity_{MODEL}_480x832_cuda.json", True),
     Part(
         "engine 480x832",
         ("-m", "benchmarks.engine", "--model", MODEL, "--device", "cuda", "--json"),
         240,
         f"engine_{MODEL}_480x832_cuda.json",
+        without_graphs=True,
     ),
     Part("kernels", ("-m", "benchmarks.kernels", "--json"), 200, "kernels_480x832_cuda.json"),
     Part(
@@ -102,12 +120,12 @@ PARTS = (
         150,
         f"engine_{MODEL}_320x576_cuda.json",
     ),
-    Part("kernels' tests", (*TESTS, "tests/kernels"), 150, package="pytest"),
+    Part("kernels' tests", (*TESTS, *SIDE_BY_SIDE, *NEEDS_NO_GPU, "tests/kernels"), 150, package="pytest"),
     Part(
         "sanitizer",
         (*TESTS, "tests/kernels/test_norm_rope.py", "tests/kernels/test_window_attention.py"),
         150,
-        tool=("compute-sanitizer", "--error-exitcode", "9"),
+        tool=("compute-sanitizer", "--error-exitcode", "9", "--report-api-errors", "no"),
         package="pytest",
         # Otherwise PyTorch hands out parts of one large reservation, whose bounds nobody watches.
         environment={"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"},
@@ -137,10 +155,14 @@ def run(parts: Sequence[Part], folder: Path, seconds: float) -> list[Outcome]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gpu.log").write_bytes(b"")
     end, outcomes = time.monotonic() + seconds, list[Outcome]()
-    for part in parts:
+    left = list(parts)
+    while left:
+        part = left.pop(0)
         outcomes.append(_run(part, folder, min(part.seconds, end - time.monotonic())))
         print(f"{outcomes[-1]}\n", flush=True)
         _write(outcomes, folder / "gpu.json")
+        if outcomes[-1].end == "failed" and part.without_graphs:
+            left.insert(0, part.ungraphed)
     return outcomes
 
 

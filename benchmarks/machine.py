@@ -44,6 +44,7 @@ class Machine:
     gpu: dict[str, str] | None
     python_version: str
     torch_version: str
+    cudnn_version: int | None
     triton_version: str | None
     commit: str | None
     dirty: bool | None
@@ -60,6 +61,7 @@ class Machine:
             gpu=_gpu(device) if device.type == "cuda" else None,
             python_version=platform.python_version(),
             torch_version=torch.__version__,
+            cudnn_version=torch.backends.cudnn.version() if device.type == "cuda" else None,
             triton_version=_version("triton"),
             commit=commit,
             dirty=None if changes is None else changes != "",
@@ -67,7 +69,10 @@ class Machine:
 
     def __str__(self) -> str:
         hardware = f"{self.processor}, {self.cores} cores, {self.threads} threads"
-        versions = f"torch {self.torch_version}, triton {self.triton_version}, Python {self.python_version}"
+        torch_and = (
+            f"torch {self.torch_version}{'' if self.cudnn_version is None else f', cuDNN {self.cudnn_version}'}"
+        )
+        versions = f"{torch_and}, triton {self.triton_version}, Python {self.python_version}"
         code = f"commit {self.commit}{' with changes' if self.dirty else ''}"
         return "; ".join([*(self.gpu or {}).values(), hardware, versions, code])
 

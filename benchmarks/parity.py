@@ -84,10 +84,14 @@ def measure(
         transformer = copy.deepcopy(exact).to(dtype)
         return _clip(transformer, make(transformer), model.stream, prompts, blocks, switch)
 
+    def errors(dtype: torch.dtype, make: Callable[[CausalTransformer], Passes]) -> tuple[float, ...]:
+        found = tuple(_errors(clip(dtype, make), truth, blocks))
+        print("errors by block:", *(f"{error:.2e}" for error in found), file=sys.stderr)
+        return found
+
     truth = clip(torch.float32, PlainPasses)
-    plain, ours = clip(torch.bfloat16, PlainPasses), clip(dtype, _on(plan, graphs=graphs))
-    errors = [tuple(_errors(made, truth, blocks)) for made in (plain, ours)]
-    return Parity(Machine.here(device), model.name, model.stream, str(plan), *errors)
+    plain, ours = errors(torch.bfloat16, PlainPasses), errors(dtype, _on(plan, graphs=graphs))
+    return Parity(Machine.here(device), model.name, model.stream, str(plan), plain, ours)
 
 
 def _clip(

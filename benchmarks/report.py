@@ -41,7 +41,10 @@ class BlockStages(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """All that one run found out. `skipped` says of stages that were left out why."""
+    """All that one run found out.
+
+    `wrong` tells what was computed and must not be; `skipped` of stages that were left out why.
+    """
 
     model: ModelConfig
     dtype: torch.dtype
@@ -51,6 +54,7 @@ class Report:
     block: BlockStages
     delivery: Delivery
     kernels: str
+    wrong: Sequence[str]
     skipped: Mapping[str, str]
 
     @property
@@ -71,8 +75,9 @@ class Report:
 
     def __str__(self) -> str:
         stream, rates, frames = self.model.stream, self.rates, self.frames_per_second
+        warning = "".join(f"WRONG, so that no time here means anything: {what}\n" for what in self.wrong)
         return (
-            f"{self.model.name}, {stream.height}x{stream.width}, {_name(self.dtype)}, random weights\n"
+            f"{warning}{self.model.name}, {stream.height}x{stream.width}, {_name(self.dtype)}, random weights\n"
             f"kernels: {self.kernels}\n"
             f"{self.machine}\n"
             f"{rates.flops_per_s / 1e9:.1f} GFLOP/s in a matmul, {rates.bytes_per_s / 1e9:.1f} GB/s in a copy\n\n"
@@ -92,6 +97,7 @@ class Report:
             "kernels": self.kernels,
             "frames_per_second": self.frames_per_second,
             "delivery": self.delivery.as_json(),
+            "wrong": self.wrong,
             "skipped": self.skipped,
             "stages": [self._stage_json(stage) for stage in self.all_stages],
         }

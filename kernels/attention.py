@@ -59,6 +59,8 @@ def prompt_attention(queries: Tensor, keys: Tensor, values: Tensor, log_multipli
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
     """Library attention of [T, heads, D] over [S, heads, D]."""
+    if bias is not None and q.is_cuda and bias.dtype != q.dtype:
+        raise ValueError(f"on CUDA libraries misread a bias in {bias.dtype} beside queries in {q.dtype}")
     mask = None if bias is None else bias.expand(1, 1, q.shape[0], -1)
     return F.scaled_dot_product_attention(_heads_first(q), _heads_first(k), _heads_first(v), mask)[0].transpose(
         0, 1

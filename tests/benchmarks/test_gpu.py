@@ -48,6 +48,18 @@ def test_a_part_that_fails_or_hangs_leaves_the_others_be(tmp_path: Path) -> None
     assert "going to sleep" in (tmp_path / "gpu.log").read_text()
 
 
+def test_a_part_that_fails_on_graphs_is_run_again_without(tmp_path: Path) -> None:
+    (tmp_path / "unsteady.py").write_text(
+        "import sys; sys.exit(0 if '--no-graphs' in sys.argv and 'out_no-graphs.json' in sys.argv[-1] else 7)"
+    )
+    environment = {"PYTHONPATH": str(tmp_path)}
+    part = Part("engine", ("-m", "unsteady", "--json"), 60, "out.json", True, environment=environment)
+    outcomes = run([part, _part("pass")], tmp_path, 120)
+    assert [(outcome.part, outcome.end) for outcome in outcomes] == [
+        ("engine", "failed"), ("engine without graphs", "done"), ("pass", "done"),
+    ]  # fmt: skip
+
+
 def test_what_finds_no_time_is_told(tmp_path: Path) -> None:
     outcomes = run([_part("pass")], tmp_path, 0)
     assert [outcome.end for outcome in outcomes] == ["out of time"]
@@ -62,7 +74,11 @@ def test_a_part_without_its_tools_is_skipped(missing: dict[str, str], tmp_path: 
     assert str(outcome).endswith("is not installed (0 s)")
 
 
-@pytest.mark.parametrize("part", [part for part in PARTS if part.writes], ids=lambda part: part.name)
+@pytest.mark.parametrize(
+    "part",
+    [part for part in PARTS if part.writes] + [part.ungraphed for part in PARTS if part.without_graphs],
+    ids=lambda part: part.name,
+)
 def test_every_benchmark_understands_its_arguments(
     part: Part, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,7 +93,8 @@ def test_every_benchmark_understands_its_arguments(
 
 def test_what_matters_most_comes_first_and_all_fit_what_is_carried_back() -> None:
     assert [part.name for part in PARTS[:3]] == ["parity", "engine 480x832", "kernels"]
-    assert len([part for part in PARTS if part.writes]) + len(("gpu.json", "gpu.log")) <= 8
+    files = [part for part in PARTS if part.writes] + [part for part in PARTS if part.without_graphs]
+    assert len(files) + len(("gpu.json", "gpu.log")) <= 8
 
 
 def test_pytorch_and_triton_are_enough_for_every_benchmark() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -44,6 +45,20 @@ def test_nothing_wrong_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name for name, row in rows.items() if row.times is not None] == ["right"]
     assert rows["failing"].failed == "RuntimeError: no such instruction"
     assert not any(rows[name].right for name in ("wrong", "unwritten", "failing"))
+
+
+def test_what_is_written_in_place_is_not_held_against_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = torch.empty(64)
+
+    def in_place(factor: float) -> Callable[[Tensor], Tensor]:
+        return lambda x: place.copy_(factor * x)
+
+    def doubled_in_place(make: Maker, sets: int) -> Case:
+        return make.case("double", lambda: (make.randn(64),), {"wrong": in_place(3)}, in_place(2), 0, sets)
+
+    monkeypatch.setattr(kernels, "all_cases", lambda *where: [partial(doubled_in_place, Maker(*where))])
+    (row,) = measure(Sizes.tiny(), CPU, torch.float32, runs=2)
+    assert not row.right
 
 
 def test_memory_that_nobody_wrote_is_nan_within_a_check() -> None:
