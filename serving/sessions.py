@@ -208,9 +208,10 @@ class Sessions:
         await self._require_own(session_id, caller)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
         answers: asyncio.Queue[pb.Event | None] = asyncio.Queue(maxsize=64)
-        events = self._events(session_id, Role.CONTROLLER, from_frame)
+        followed = asyncio.Event()
+        events = self._events(session_id, Role.CONTROLLER, from_frame, followed)
         watching = asyncio.create_task(_pour(events, answers))
-        obeying = asyncio.create_task(self._obey(session_id, commands, answers))
+        obeying = asyncio.create_task(self._obey(session_id, commands, answers, followed))
         try:
             while (event := await answers.get()) is not None:
                 yield event
@@ -224,11 +225,19 @@ class Sessions:
             await events.aclose()
 
     async def _obey(
-        self, session_id: str, commands: AsyncIterator[pb.Command], answers: asyncio.Queue[pb.Event | None]
+        self,
+        session_id: str,
+        commands: AsyncIterator[pb.Command],
+        answers: asyncio.Queue[pb.Event | None],
+        followed: asyncio.Event,
     ) -> None:
-        """Carry out a controller's commands in order; a refused one is answered and ends nothing."""
+        """Carry out a controller's commands in order; a refused one is answered and ends nothing.
+
+        Each waits until the session is `followed`: receipts come with its events, and would be missed.
+        """
         try:
             async for command in commands:
+                await followed.wait()
                 try:
                     await self._command(session_id, command)
                 except ServingError as error:
@@ -236,13 +245,19 @@ class Sessions:
         finally:
             await answers.put(None)
 
-    async def _events(self, session_id: str, role: Role, from_frame: int | None) -> AsyncGenerator[pb.Event]:
-        """A session's events, across the replicas it lives on; no frame is sent twice, none is left out."""
-        position = _Position(from_frame)
+    async def _events(
+        self, session_id: str, role: Role, from_frame: int | None, followed: asyncio.Event | None = None
+    ) -> AsyncGenerator[pb.Event]:
+        """A session's events, across the replicas it lives on; no frame is sent twice, none is left out.
+
+        `followed` is set for as long as a replica sends them.
+        """
+        position, followed = _Position(from_frame), followed or asyncio.Event()
         lost_at: float | None = None
         while True:
             try:
                 async for item in self._fleet.stream(session_id, "follow", role.value, position.next_frame, True):
+                    followed.set()
                     self._mirror(session_id, item)
                     if item.event is None:
                         continue
@@ -256,6 +271,7 @@ class Sessions:
                 self._recovering.pop(session_id, None)
                 return
             except ReplicaLost as lost:
+                followed.clear()
                 lost_at = lost_at or asyncio.get_running_loop().time()
                 logger.warning("replica lost", extra={"session": session_id, "why": str(lost)})
                 await self._recover(session_id, lost)
