@@ -110,7 +110,7 @@ def test_no_frame_is_lost_with_a_replica(
 ) -> None:
     wait_until_whole()
     with Replicas(pair.logs) as replicas:
-        events = streamed(pair, lambda _: replicas.send(number, deployment, message))
+        events = streamed(pair, lambda session: replicas.send(number, deployment, message, session.id))
     assert frames(events) == list(range(END))
     assert len(resumed(events)) == 1
 
