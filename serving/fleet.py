@@ -101,8 +101,8 @@ class Fleet:
         try:
             return await self._call(f"{owner}/{session_id}", method, (session_id, *arguments), wait)
         except (SessionNotFound, ReplicaLost):
-            found = await self.locate(session_id)
-            if found in (None, owner):
+            found = await self.locate(session_id, besides=owner)
+            if found is None:
                 raise
             return await self._call(f"{found}/{session_id}", method, (session_id, *arguments), wait)
 
@@ -139,10 +139,18 @@ class Fleet:
         except ReplicaLost as lost:
             logger.info("replica not told", extra={"replica": replica, "why": str(lost)})
 
-    async def locate(self, session_id: str) -> str | None:
-        """The replica that holds the session in its latest incarnation, asked for; None if none does."""
-        holding = [(incarnation, replica) for replica, incarnation in await self.ask_all("holds", session_id)]
-        best = max(holding, default=(-1, ""))
+    async def locate(self, session_id: str, besides: str | None = None) -> str | None:
+        """The replica that holds the session in its latest incarnation, asked for; None if none `besides` does.
+
+        Those that were silent just now are asked if no other has it: they may speak again.
+        """
+        best = (-1, "")
+        for replicas in await self._there():
+            others = [replica for replica in replicas if replica != besides]
+            answers = await self._ask_each(others, "holds", session_id)
+            best = max([best, *((incarnation, replica) for replica, incarnation in answers)])
+            if best[0] >= 0:
+                break
         if best[0] < 0:
             self.forget(session_id)
             return None

@@ -333,7 +333,7 @@ class Sessions:
         raise SessionNotFound(f"the session was lost: {lost}, and it could not be opened elsewhere")
 
     async def _is_elsewhere(self, session_id: str, gone: str | None) -> bool:
-        return (await self._fleet.locate(session_id)) not in (None, gone)
+        return await self._fleet.locate(session_id, besides=gone) is not None
 
     async def _reopen(self, session_id: str, mirrored: Mirrored, gone: str | None, reason: str) -> None:
         opening = mirrored.reopening(reason)

@@ -39,7 +39,7 @@ class SlowFleet:
         self.said.append("commanded")
         return pb.Receipt().SerializeToString()
 
-    async def locate(self, _: str) -> str:
+    async def locate(self, _: str, besides: str | None = None) -> str:
         return "another"
 
     def owner(self, _: str) -> str:
