@@ -45,14 +45,12 @@ class Stage(NamedTuple):
 
     deployment: str
     message: str
-    has_sessions: bool = True
-    """Whether the message names one."""
 
 
 STAGES = (
     Stage("Denoiser", "session opened"),
     Stage("VideoDecoder", "decoder opened"),
-    Stage("TextEncoder", "prompt encoded", has_sessions=False),
+    Stage("TextEncoder", "prompt encoded"),
 )
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
@@ -67,7 +65,7 @@ async def gap_s(address: str, replicas: Replicas, stage: Stage, number: signal.S
         with closing(Playback(controller, film)) as playback:
             await controller.start()
             await playback.until(HURT_AT)
-            replicas.send(number, stage.deployment, stage.message, session.id if stage.has_sessions else None)
+            replicas.send(number, *stage, session.id)
             # The text encoder is needed for prompts alone.
             await controller.schedule(Blend.of(LATER))
             await playback.until(END)

@@ -29,10 +29,10 @@ class Replicas:
             if process.is_running():
                 process.send_signal(signal.SIGCONT)
 
-    def send(self, number: signal.Signals, deployment: str, message: str, session: str | None = None) -> None:
-        """Send a signal to the replica of a deployment that logged `message` last, of any session or of this."""
-        lines = [line for line in self._lines(deployment) if line["message"] == message]
-        lines = [line for line in lines if session is None or line["session"] == session]
+    def send(self, number: signal.Signals, deployment: str, message: str, session: str) -> None:
+        """Send a signal to the replica of a deployment that logged `message` last, of this session or of none."""
+        said = [line for line in self._lines(deployment) if line["message"] == message]
+        lines = [line for line in said if line.get("session", session) == session]
         self._send(max(lines, key=lambda line: str(line["asctime"]))["process"], number)
 
     def kill_all(self, deployment: str) -> None:

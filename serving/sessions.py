@@ -58,6 +58,9 @@ class Sessions:
         self._mirrors: dict[str, Mirrored] = {}
         self._recovering: dict[str, asyncio.Lock] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        folder = Path(config.recordings)
+        # A server without tokens has one caller, whose name is empty and whose folder is the whole.
+        self._recordings = {caller: Recordings(folder / caller) for caller in config.tokens.digests or ("",)}
 
     def authenticate(self, token: str | None) -> Caller:
         """As the face."""
@@ -350,7 +353,7 @@ class Sessions:
         session = await self.get(session_id, caller)
         if session.recording:
             raise WrongState(f"the session is being recorded as {session.recording}; stop that first")
-        recorder = Recorder(self._recordings(caller), session, self._config.limits.recording_frames)
+        recorder = Recorder(self._recordings[caller.name], session, self._config.limits.recording_frames)
         await self._ask(session_id, "set_recording", recorder.name)
         self._spawn(self._record(session, recorder))
         return recorder.facts()
@@ -364,7 +367,7 @@ class Sessions:
         until = asyncio.get_running_loop().time() + FINISH_S
         while asyncio.get_running_loop().time() < until:
             try:
-                found = await asyncio.to_thread(self._recordings(caller).find, session.recording)
+                found = await asyncio.to_thread(self._recordings[caller.name].find, session.recording)
             except WrongState:
                 await asyncio.sleep(0.05)
             except SessionNotFound:
@@ -378,12 +381,8 @@ class Sessions:
 
     async def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
         """As the face."""
-        for piece in self._recordings(caller).read(name):
+        for piece in self._recordings[caller.name].read(name):
             yield piece
-
-    def _recordings(self, caller: Caller) -> Recordings:
-        """Every caller has a folder; the one of a server without tokens is the whole."""
-        return Recordings(Path(self._config.recordings) / caller.name)
 
     async def _record(self, session: pb.Session, recorder: Recorder) -> None:
         async with aclosing(self._events(session.id, Role.RECORDER, session.current_start_frame)) as events:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import av
+import grpc
 import numpy as np
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -14,6 +15,25 @@ from serving.pb.longtake.v1 import sessions_pb2_grpc
 NOON = "a red balloon drifting steadily to the right over rolling hills at noon under a clear sky"
 NIGHT = "a red balloon drifting steadily to the right over rolling hills at night under a clear sky"
 SNOW = "a blue sailboat swaying over the sea at dusk in falling snow"
+
+
+METHODS = list(pb.DESCRIPTOR.services_by_name["Sessions"].methods)
+"""Of the service, as the protocol describes them."""
+
+
+def code_of(call: Callable[[], object]) -> grpc.StatusCode | None:
+    """How a call is refused; None if it is not."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return None
+
+
+def described(stub: sessions_pb2_grpc.SessionsStub, session: pb.Session) -> pb.Session:
+    found: pb.Session = stub.GetSession(pb.GetSessionRequest(session_id=session.id))
+    return found
 
 
 def cue(text: str, frame: int | None = None) -> pb.Cue:

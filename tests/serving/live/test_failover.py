@@ -121,7 +121,7 @@ def test_a_prompt_goes_to_the_text_encoder_that_is_left(pair: Pair, number: sign
     with Replicas(pair.logs) as replicas:
 
         def hurt(session: pb.Session) -> None:
-            replicas.send(number, "TextEncoder", "prompt encoded")
+            replicas.send(number, "TextEncoder", "prompt encoded", session.id)
             pair.stub.SchedulePrompt(pb.SchedulePromptRequest(session_id=session.id, cue=cue(NIGHT)))
 
         events = streamed(pair, hurt)
@@ -161,7 +161,7 @@ def test_a_call_between_stages_may_have_more_than_four_mebibytes(pair: Pair) -> 
     assert len(asyncio.run(decoded()).units) == 12
 
 
-async def asked_while_it_moves(address: str, film: Path, kill: Callable[[], None]) -> pb.Session:
+async def asked_while_it_moves(address: str, film: Path, kill: Callable[[str], None]) -> pb.Session:
     """A session whose replica dies before a prompt is asked for, once that prompt has been seen."""
     async with (
         AsyncClient(address) as client,
@@ -171,7 +171,7 @@ async def asked_while_it_moves(address: str, film: Path, kill: Callable[[], None
         with closing(Playback(controller, film)) as playback:
             await controller.start()
             await playback.until(45)
-            kill()
+            kill(session.id)
             receipt = await controller.schedule(Blend.of(NIGHT))
             await playback.until(receipt.frame + 12)
         return await client.get(session.id)

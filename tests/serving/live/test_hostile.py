@@ -14,11 +14,20 @@ from hypothesis import strategies as st
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import SLOTS, Server
-from tests.serving.live.scenes import NIGHT, chunks, create, cue, frames_of, start, watch
+from tests.serving.live.scenes import (
+    METHODS,
+    NIGHT,
+    chunks,
+    code_of,
+    create,
+    cue,
+    described,
+    frames_of,
+    start,
+    watch,
+)  # fmt: skip
 
 Stub = sessions_pb2_grpc.SessionsStub
-
-METHODS = list(pb.DESCRIPTOR.services_by_name["Sessions"].methods)
 
 ABOUT_THE_REQUEST = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -27,21 +36,6 @@ ABOUT_THE_REQUEST = {
     grpc.StatusCode.OUT_OF_RANGE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-
-
-def code_of(call: Callable[[], object]) -> grpc.StatusCode | None:
-    """How a call is refused; None if it is not."""
-    try:
-        call()
-    except grpc.RpcError as error:
-        code: grpc.StatusCode = error.code()
-        return code
-    return None
-
-
-def described(stub: Stub, session: pb.Session) -> pb.Session:
-    found: pb.Session = stub.GetSession(pb.GetSessionRequest(session_id=session.id))
-    return found
 
 
 @pytest.fixture

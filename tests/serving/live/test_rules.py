@@ -8,7 +8,7 @@ import pytest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.timeline import MAX_CUES
-from tests.serving.live.scenes import NIGHT, NOON, SNOW, create, cue, start, watch
+from tests.serving.live.scenes import NIGHT, NOON, SNOW, create, cue, described, start, watch
 from tests.serving.live.test_copies import paused
 from tests.serving.live.test_sessions import refused
 
@@ -18,11 +18,6 @@ Code = grpc.StatusCode
 
 def scheduled(session: pb.Session, text: str, frame: int | None = None) -> pb.SchedulePromptRequest:
     return pb.SchedulePromptRequest(session_id=session.id, cue=cue(text, frame))
-
-
-def described(stub: Stub, session: pb.Session) -> pb.Session:
-    found: pb.Session = stub.GetSession(pb.GetSessionRequest(session_id=session.id))
-    return found
 
 
 def test_a_cue_on_a_frame_that_has_one_overwrites_it(stub: Stub) -> None:

@@ -16,9 +16,8 @@ from google.protobuf.message_factory import GetMessageClass
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
 from tests.serving.live.conftest import Server, serving
-from tests.serving.live.scenes import NOON
+from tests.serving.live.scenes import METHODS, NOON, code_of
 
-METHODS = list(pb.DESCRIPTOR.services_by_name["Sessions"].methods)
 ABOUT_A_SESSION = [m for m in METHODS if m.name not in ("CreateSession", "ListSessions", "RestoreSession")]
 SESSIONS_PER_TOKEN = 2
 
@@ -49,12 +48,7 @@ class Caller:
 
     def refusal(self, method: str, request: Message) -> grpc.StatusCode | None:
         """How a call is refused; None if it is not."""
-        try:
-            self(method, request)
-        except grpc.RpcError as error:
-            code: grpc.StatusCode = error.code()
-            return code
-        return None
+        return code_of(lambda: self(method, request))
 
 
 @pytest.fixture
