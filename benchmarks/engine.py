@@ -36,7 +36,7 @@ from engines.rollout import Rollout
 from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
 from engines.warm_up import warm_up
-from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
+from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT_TOKENS = 40
@@ -54,7 +54,7 @@ class Options:
     dtype: torch.dtype
     runs: int
     text: bool
-    kernels: KernelPlan = PLAIN
+    kernels: KernelBackends = EAGER
     graphs: bool = False
 
     @property
@@ -315,7 +315,7 @@ def main() -> int:
     parser.add_argument("--size", type=picture_size, metavar="HxW", help="pictures; the model's own by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="else bfloat16 on cuda")
-    parser.add_argument("--kernels", type=read_choices, default={}, help="auto, a choice, or op=choice,...")
+    parser.add_argument("--kernels", type=parse_backends, default={}, help="auto, a choice, or op=choice,...")
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
     parser.add_argument("--runs", type=int, default=10, help="timed calls of each stage")
@@ -329,12 +329,12 @@ def main() -> int:
     name = arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32")
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
     try:
-        plan = plan_for(device, dtype, arguments.kernels)
+        backends = backends_for(device, dtype, arguments.kernels)
     except ValueError as error:
         parser.error(str(error))
-    graphs = can_be_replayed(plan, device) and not arguments.no_graphs
-    print(f"kernels: {plan}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
-    report = measure(Options(model, device, dtype, arguments.runs, not arguments.no_text, plan, graphs))
+    graphs = can_be_replayed(backends, device) and not arguments.no_graphs
+    print(f"kernels: {backends}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
+    report = measure(Options(model, device, dtype, arguments.runs, not arguments.no_text, backends, graphs))
     size = f"_{model.stream.height}x{model.stream.width}" if device.type == "cuda" else ""
     file = arguments.json or RESULTS / f"engine_{model.name}{size}_{arguments.device}.json"
     file.write_text(report.as_json())

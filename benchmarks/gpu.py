@@ -123,7 +123,7 @@ PARTS = (
     Part("kernels' tests", (*TESTS, *SIDE_BY_SIDE, *NEEDS_NO_GPU, "tests/kernels"), 150, package="pytest"),
     Part(
         "sanitizer",
-        (*TESTS, "tests/kernels/test_norm_rope.py", "tests/kernels/test_window_attention.py"),
+        (*TESTS, "tests/kernels/attention/test_qk_norm_rope.py", "tests/kernels/attention/test_window.py"),
         150,
         tool=("compute-sanitizer", "--error-exitcode", "9", "--report-api-errors", "no"),
         package="pytest",

@@ -29,13 +29,13 @@ from engines.prompt import Prompt
 from engines.stream import Stream
 from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
 from engines.warm_up import warm_up
-from kernels.dispatch import KernelPlan
+from kernels.dispatch import KernelBackends
 
 RESULTS = Path(__file__).parent / "results"
 MARK_MS = 2.0
 """The most that a pass may take of the host."""
 
-PLAN = KernelPlan(attention="triton", prompt_attention="triton", norm_rope="triton")
+PLAN = KernelBackends(attention="triton", prompt_attention="triton", qk_norm_rope="triton")
 """Tables are kept for kernels that are never launched."""
 
 

@@ -20,21 +20,22 @@ from benchmarks.counts import Work
 from engines.config import StreamConfig
 from engines.presets import preset
 from kernels import linear as linears
-from kernels.attention import prompt_attention
-from kernels.conv_state import join_past, join_past_reference
-from kernels.epilogue import epilogue, epilogue_reference
+from kernels.attention.kv_view import KVView, KVViewTable
+from kernels.attention.library import cudnn, flash_attn, library_attention, torch_cpu
+from kernels.attention.merge import merge, merge_reference
+from kernels.attention.qk_norm_rope import Turns, qk_norm_rope
+from kernels.attention.reference import prompt_attention
+from kernels.attention.rope import RopeTable, apply_rope
+from kernels.attention.window import window_attention, window_attention_reference
 from kernels.flow_step import flow_step, flow_step_reference
-from kernels.frame_pairs import frame_pairs, frame_pairs_reference
-from kernels.library_attention import cudnn, flash_attn, library_attention, torch_cpu
-from kernels.merge import merge, merge_reference
-from kernels.modulate import modulate, modulate_int8, modulate_reference
-from kernels.norm_rope import Turns, norm_rope
-from kernels.residual import residual, residual_reference
+from kernels.gated_residual import gated_residual, gated_residual_reference
+from kernels.layernorm_modulate import layernorm_modulate, layernorm_modulate_int8, layernorm_modulate_reference
+from kernels.quantize import quantize_keys
 from kernels.rms_norm import rms_norm, rms_norm_reference
-from kernels.rope import RopeGrid, rotate
-from kernels.slab_table import Lent, SlabTable
-from kernels.upsample import upsample, upsample_reference
-from kernels.window_attention import quantize_keys, window_attention, window_attention_reference
+from kernels.vae.causal_pad import causal_pad, causal_pad_reference
+from kernels.vae.conv_epilogue import conv_epilogue, conv_epilogue_reference
+from kernels.vae.frame_pairs import frame_pairs, frame_pairs_reference
+from kernels.vae.upsample import upsample, upsample_reference
 
 EPS = 1e-6
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -178,12 +179,12 @@ def all_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> list[Ma
         partial(_window, make, [full], 1, False),
         partial(_window, make, [1, full], 0, False),
         partial(_window, make, [full], 1, True),
-        partial(_merge, make), partial(_prompt, make), partial(_norm_rope, make, False),
-        partial(_norm_rope, make, True), partial(_rms_norm, make), partial(_modulate, make),
-        partial(_modulate_int8, make), partial(_residual, make),
+        partial(_merge, make), partial(_prompt, make), partial(_qk_norm_rope, make, False),
+        partial(_qk_norm_rope, make, True), partial(_rms_norm, make), partial(_layernorm_modulate, make),
+        partial(_layernorm_modulate_int8, make), partial(_gated_residual, make),
         partial(_linear, make), partial(_linear_gelu, make), partial(_linear_residual, make),
-        partial(_flow_step, make), partial(_join_past, make), partial(_epilogue, make), partial(_upsample, make),
-        partial(_frame_pairs, make),
+        partial(_flow_step, make), partial(_causal_pad, make), partial(_conv_epilogue, make),
+        partial(_upsample, make), partial(_frame_pairs, make),
     ]  # fmt: skip
 
 
@@ -192,7 +193,7 @@ def _window(make: Maker, fills: Sequence[int], sink_blocks: int, int8: bool, set
     sizes = make.sizes
     block = (sets, sizes.window_blocks, sizes.tokens, sizes.heads, sizes.head_dim)
     lent = [_lent(make, block, filled, sink_blocks, int8) for filled in fills]
-    table, streams = SlabTable(lent, make.device), len(fills)
+    table, streams = KVViewTable(lent, make.device), len(fills)
     queries = make.randn(sets, 2, streams, sizes.tokens, sizes.heads, sizes.head_dim)
 
     def attend(attention: Callable[..., Tensor], i: int) -> Tensors:
@@ -216,12 +217,12 @@ def _window(make: Maker, fills: Sequence[int], sink_blocks: int, int8: bool, set
     )  # fmt: skip
 
 
-def _lent(make: Maker, block: tuple[int, ...], filled: int, sink_blocks: int, int8: bool) -> Lent:
+def _lent(make: Maker, block: tuple[int, ...], filled: int, sink_blocks: int, int8: bool) -> KVView:
     keys, values = make.randn(*block), make.randn(*block)
     tokens, scales = make.sizes.tokens, None
     if int8:
         keys, scales = quantize_keys(keys)
-    return Lent(keys, values, filled * tokens, sink_blocks * tokens, key_scales=scales)
+    return KVView(keys, values, filled * tokens, sink_blocks * tokens, key_scales=scales)
 
 
 def _libraries(device: torch.device) -> dict[str, Callable[..., Tensor]]:
@@ -239,7 +240,7 @@ def _prompt(make: Maker, sets: int) -> Case:
     padding = sizes.text_len - sizes.prompt_keys + 1
     shape = (sets, sizes.prompt_keys, sizes.heads, sizes.head_dim)
     keys, values = make.randn(*shape), make.randn(*shape)
-    table = SlabTable([Lent(keys, values, sizes.prompt_keys, last_log=math.log(padding))], make.device)
+    table = KVViewTable([KVView(keys, values, sizes.prompt_keys, last_log=math.log(padding))], make.device)
     whole = [torch.cat([x, x[:, -1:].expand(-1, padding - 1, -1, -1)], 1) for x in (keys, values)]
     queries = make.randn(sets, 1, sizes.tokens, sizes.heads, sizes.head_dim)
     return Case(
@@ -267,29 +268,29 @@ def _merge(make: Maker, sets: int) -> Case:
     return make.case("merge of two attentions", inputs, providers, merge_reference, 0, sets)
 
 
-def _norm_rope(make: Maker, two: bool, sets: int) -> Case:
+def _qk_norm_rope(make: Maker, two: bool, sets: int) -> Case:
     """Queries, and keys and values as they then lie in the slab's last slot."""
     sizes = make.sizes
     slab = make.randn(2, sets, sizes.window_blocks, sizes.tokens, sizes.heads, sizes.head_dim)
-    table = SlabTable([Lent(slab[0], slab[1], sizes.window_blocks * sizes.tokens)], make.device)
+    table = KVViewTable([KVView(slab[0], slab[1], sizes.window_blocks * sizes.tokens)], make.device)
     place = (sizes.window_blocks - 1) * sizes.tokens
-    places = torch.tensor([[place]], dtype=torch.int32, device=make.device)
-    grid = RopeGrid(sizes.rows, sizes.columns, sizes.head_dim, make.device)
-    turns = [grid.turns(range(first, first + sizes.frames))[None] for first in (90, 90, 9)]
+    slot_mapping = torch.tensor([[place]], dtype=torch.int32, device=make.device)
+    grid = RopeTable(sizes.rows, sizes.columns, sizes.head_dim, make.device)
+    turns = [grid.freqs_cis(range(first, first + sizes.frames))[None] for first in (90, 90, 9)]
     rows, weights = make.randn(sets, 3, 1, sizes.tokens, sizes.dim), make.randn(2, sizes.dim)
 
     def fused(i: int) -> Tensors:
         q, k, v = rows[i]
         turned = Turns(turns[0], turns[1], turns[2] if two else None)
-        made = norm_rope(q, k, v, weights[0], weights[1], turned, table, places, i, EPS)
+        made = qk_norm_rope(q, k, v, weights[0], weights[1], turned, table, slot_mapping, i, EPS)
         return *(x for x in made if x is not None), slab[0, i, -1], slab[1, i, -1]
 
     def plain(i: int, dtype: torch.dtype) -> Tensors:
         q, k, v = rows[i].to(dtype)
         normed = [rms_norm_reference(x, w, EPS) for x, w in zip((q, k), weights.to(dtype), strict=True)]
         queries, keys = (x.unflatten(-1, (sizes.heads, -1)) for x in normed)
-        turned = [rotate(queries, turn) for turn in turns[1 : 3 if two else 2]]
-        slab[0, i, -1].copy_(rotate(keys, turns[0])[0])
+        turned = [apply_rope(queries, turn) for turn in turns[1 : 3 if two else 2]]
+        slab[0, i, -1].copy_(apply_rope(keys, turns[0])[0])
         slab[1, i, -1].copy_(v.unflatten(-1, (sizes.heads, -1))[0])
         return *turned, slab[0, i, -1], slab[1, i, -1]
 
@@ -320,21 +321,21 @@ def _rms_norm(make: Maker, sets: int) -> Case:
     return make.case("RMS norm", inputs, providers, providers["reference"], 0, sets)
 
 
-def _modulate(make: Maker, sets: int) -> Case:
+def _layernorm_modulate(make: Maker, sets: int) -> Case:
     providers = {
-        "triton": lambda x, shift, scale: modulate(x, shift, scale, EPS),
-        "reference": lambda x, shift, scale: modulate_reference(x, shift, scale, EPS),
+        "triton": lambda x, shift, scale: layernorm_modulate(x, shift, scale, EPS),
+        "reference": lambda x, shift, scale: layernorm_modulate_reference(x, shift, scale, EPS),
     }
     return make.case("modulate", _modulated(make), providers, providers["reference"], 0, sets)
 
 
-def _modulate_int8(make: Maker, sets: int) -> Case:
-    def dequantised(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        levels, steps = modulate_int8(x, shift, scale, EPS)
-        return levels * steps.unsqueeze(-1)
+def _layernorm_modulate_int8(make: Maker, sets: int) -> Case:
+    def dequantized(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        levels, scales = layernorm_modulate_int8(x, shift, scale, EPS)
+        return levels * scales.unsqueeze(-1)
 
-    providers = {"triton, with its inverse": dequantised}
-    reference = partial(modulate_reference, eps=EPS)
+    providers = {"triton, with its inverse": dequantized}
+    reference = partial(layernorm_modulate_reference, eps=EPS)
     return make.case("modulate to int8", _modulated(make), providers, reference, 0, sets, INT8_BOUND)
 
 
@@ -342,15 +343,15 @@ def _modulated(make: Maker) -> Callable[[], Tensors]:
     return lambda: (make.token_rows(), make.modulation(), make.modulation())
 
 
-def _residual(make: Maker, sets: int) -> Case:
+def _gated_residual(make: Maker, sets: int) -> Case:
     def inputs() -> Tensors:
         return make.token_rows(), make.token_rows(), make.modulation()
 
     return make.case(
         "gate and residual",
         inputs,
-        {"triton": residual, "reference": residual_reference},
-        residual_reference,
+        {"triton": gated_residual, "reference": gated_residual_reference},
+        gated_residual_reference,
         0,
         sets,
     )
@@ -391,7 +392,7 @@ def _linear_residual(make: Maker, sets: int) -> Case:
         return x, *_weights(make, ffn, dim), make.token_rows(), make.modulation()
 
     def library(x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, gate: Tensor) -> Tensor:
-        return residual(rows, F.linear(x, weight, bias), gate)
+        return gated_residual(rows, F.linear(x, weight, bias), gate)
 
     reference = linears.linear_residual_reference
     providers: dict[str, Callable[..., Tensor]] = {
@@ -420,7 +421,7 @@ def _pictures(make: Maker, frames: int, channels_times: int = 1) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
-def _join_past(make: Maker, sets: int) -> Case:
+def _causal_pad(make: Maker, sets: int) -> Case:
     channels, frames, *_ = make.sizes.pictures
 
     def inputs() -> Tensors:
@@ -435,11 +436,11 @@ def _join_past(make: Maker, sets: int) -> Case:
     def joined(op: Callable[..., Tensor], *tensors: Tensor) -> Tensors:
         return op(*tensors), tensors[2].clone()
 
-    providers = {"triton": partial(joined, join_past), "reference": partial(joined, join_past_reference)}
+    providers = {"triton": partial(joined, causal_pad), "reference": partial(joined, causal_pad_reference)}
     return make.case("norm, SiLU and past", inputs, providers, providers["reference"], 0, sets)
 
 
-def _epilogue(make: Maker, sets: int) -> Case:
+def _conv_epilogue(make: Maker, sets: int) -> Case:
     """In place, so each call is of a copy: two passes more, in both."""
     channels, frames, *_ = make.sizes.pictures
 
@@ -451,7 +452,10 @@ def _epilogue(make: Maker, sets: int) -> Case:
         op(y, bias, shortcut, False)
         return y
 
-    providers = {"triton": partial(copied, epilogue), "reference": partial(copied, epilogue_reference)}
+    providers = {
+        "triton": partial(copied, conv_epilogue),
+        "reference": partial(copied, conv_epilogue_reference),
+    }
     return make.case("bias and shortcut, with a copy", inputs, providers, providers["reference"], 0, sets)
 
 

@@ -19,35 +19,24 @@ import torch
 
 from benchmarks.ahead_of_time import Compiled, compile_case
 from benchmarks.machine import ROOT, Machine
-from kernels import (
-    conv_state,
-    epilogue,
-    flow_step,
-    frame_pairs,
-    linear,
-    merge,
-    modulate,
-    norm_rope,
-    residual,
-    rms_norm,
-    upsample,
-    window_attention,
-)
+from kernels import flow_step, gated_residual, layernorm_modulate, linear, rms_norm
+from kernels.attention import merge, qk_norm_rope, window
 from kernels.tiles import AotCase, AotCases
+from kernels.vae import causal_pad, conv_epilogue, frame_pairs, upsample
 
 OPS: tuple[AotCases, ...] = (
-    conv_state.aot_cases,
-    epilogue.aot_cases,
+    causal_pad.aot_cases,
+    conv_epilogue.aot_cases,
     flow_step.aot_cases,
     frame_pairs.aot_cases,
     linear.aot_cases,
     merge.aot_cases,
-    modulate.aot_cases,
-    norm_rope.aot_cases,
-    residual.aot_cases,
+    layernorm_modulate.aot_cases,
+    qk_norm_rope.aot_cases,
+    gated_residual.aot_cases,
     rms_norm.aot_cases,
     upsample.aot_cases,
-    window_attention.aot_cases,
+    window.aot_cases,
 )
 
 OUTPUT = ROOT / "benchmarks" / "results" / "kernel_table.json"

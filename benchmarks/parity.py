@@ -27,7 +27,7 @@ from engines.passes import Passes, PlainPasses, can_be_replayed, passes_for
 from engines.presets import PRESETS, preset
 from engines.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
-from kernels.dispatch import KernelPlan, plan_for, read_choices
+from kernels.dispatch import KernelBackends, backends_for, parse_backends
 
 BOUND = 2.0
 """How many times PyTorch's own error in 16 bits is allowed."""
@@ -71,8 +71,8 @@ class Parity:
 
 @torch.inference_mode()
 def measure(
-    model: ModelConfig, device: torch.device, dtype: torch.dtype, plan: KernelPlan, blocks: int, switch: int,
-    *, graphs: bool,
+    model: ModelConfig, device: torch.device, dtype: torch.dtype, backends: KernelBackends, blocks: int,
+    switch: int, *, graphs: bool,
 ) -> Parity:  # fmt: skip
     """Make `blocks` blocks each way, ours in `dtype`, with another prompt from block `switch` on."""
     torch.manual_seed(SEED)
@@ -90,8 +90,8 @@ def measure(
         return found
 
     truth = clip(torch.float32, PlainPasses)
-    plain, ours = errors(torch.bfloat16, PlainPasses), errors(dtype, _on(plan, graphs=graphs))
-    return Parity(Machine.here(device), model.name, model.stream, str(plan), plain, ours)
+    plain, ours = errors(torch.bfloat16, PlainPasses), errors(dtype, _on(backends, graphs=graphs))
+    return Parity(Machine.here(device), model.name, model.stream, str(backends), plain, ours)
 
 
 def _clip(
@@ -118,7 +118,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity")
     parser.add_argument("--model", choices=sorted(PRESETS), default="longlive-1.3b")
     parser.add_argument("--size", type=picture_size, metavar="HxW", help="pictures; the model's own by default")
-    parser.add_argument("--kernels", type=read_choices, default={}, help="auto, a choice, or op=choice,...")
+    parser.add_argument("--kernels", type=parse_backends, default={}, help="auto, a choice, or op=choice,...")
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself")
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--switch", type=int, default=5, help="the block from which on the prompt is another")
@@ -127,19 +127,19 @@ def main() -> int:
     if not torch.cuda.is_available():
         parser.error("kernels are held against fp32 on a CUDA device, and there is none here")
     device, model = torch.device("cuda"), resized(preset(arguments.model), arguments.size)
-    plan = plan_for(device, torch.bfloat16, arguments.kernels)
-    graphs = can_be_replayed(plan, device) and not arguments.no_graphs
-    print(f"kernels: {plan}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
-    result = measure(model, device, torch.bfloat16, plan, arguments.blocks, arguments.switch, graphs=graphs)
+    backends = backends_for(device, torch.bfloat16, arguments.kernels)
+    graphs = can_be_replayed(backends, device) and not arguments.no_graphs
+    print(f"kernels: {backends}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
+    result = measure(model, device, torch.bfloat16, backends, arguments.blocks, arguments.switch, graphs=graphs)
     file = arguments.json or RESULTS / f"parity_{model.name}_{model.stream.height}x{model.stream.width}_cuda.json"
     file.write_text(result.as_json())
     print(f"{result}\n{file}")
     return 0 if result.kept else 1
 
 
-def _on(plan: KernelPlan, *, graphs: bool) -> Callable[[CausalTransformer], Passes]:
+def _on(backends: KernelBackends, *, graphs: bool) -> Callable[[CausalTransformer], Passes]:
     """Passes on kernels."""
-    return lambda network: passes_for(network, plan, graphs=graphs)
+    return lambda network: passes_for(network, backends, graphs=graphs)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m benchmarks.traffic
 
 needs no GPU: the decoder runs over a block on tensors without memory, once on torch's own operators and once fused
-(`kernels/picture_ops.py`), and each operator counts what it reads and writes. A floor is the sum over operators of
+(`kernels/vae/fused.py`), and each operator counts what it reads and writes. A floor is the sum over operators of
 the longer of computing and moving, at a chip's datasheet rates: what nothing but another algorithm, more fusion or
 the caches can beat. Two things are charged as CUDA does them: cuDNN's convolutions leave the bias to a pass of its
 own, and an operator in place both reads and writes. What cuDNN moves to change a layout is not counted.
@@ -32,7 +32,7 @@ from engines.codec import Codec
 from engines.config import ModelConfig, TAEHVConfig
 from engines.model import build_codec
 from engines.presets import preset
-from kernels.picture_ops import TRITON
+from kernels.vae.fused import FUSED
 
 CHIPS = {
     "H100": Rates(989.4e12, 3.35e12),
@@ -121,7 +121,7 @@ def decoder_operators(model: ModelConfig, *, fused: bool, dtype: torch.dtype = t
     """What the codec of `model` runs to decode a block in the middle of a stream."""
     codec: Codec = build_codec(model.codec).to("meta", dtype)
     if fused:
-        codec.fuse(TRITON)
+        codec.fuse(FUSED)
     latents = torch.empty(1, *model.stream.latent_shape(model.codec.latent_channels), device="meta", dtype=dtype)
     history = codec.decode(latents, codec.start_decoding()).history
     with TrafficCounter() as counter:

@@ -9,7 +9,7 @@ from torch import Tensor
 from engines.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.errors import StreamError
 from engines.history import History
-from kernels.pictures import PictureOps
+from kernels.vae.ops import VAEOps
 
 
 class Decoded(NamedTuple):
@@ -37,7 +37,7 @@ class Codec(Protocol):
     def decoder_memory(self) -> int:
         """Latent frames after which nothing older can be seen in the decoder's history."""
 
-    def fuse(self, ops: PictureOps) -> None:
+    def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` and channels-last from now on: for a GPU, once the weights are in place.
 
         Results change by rounding; histories go on.

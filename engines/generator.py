@@ -31,7 +31,7 @@ from engines.rollout import Denoised, Rollout
 from engines.schedule import FlowSchedule
 from engines.stream import Block, Stream
 from engines.wan.transformer import CausalTransformer
-from kernels.rope import RopeGrid
+from kernels.attention.rope import RopeTable
 
 
 def _pass_shape(stream: Stream) -> tuple[int, ...]:
@@ -113,7 +113,7 @@ class Generator:
             config=config,
             noise=noise,
             noise_ahead=self._noise_ahead(noise, config),
-            grid=RopeGrid(config.rows, config.columns, layout.head_dim, self.transformer.device),
+            grid=RopeTable(config.rows, config.columns, layout.head_dim, self.transformer.device),
             schedule=schedule,
             modulations=ModulationTable(self.transformer, schedule),
             recent=deque(maxlen=self._kept_blocks(config)),

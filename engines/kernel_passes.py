@@ -21,10 +21,10 @@ from engines.memory import PromptMemory, StreamView
 from engines.schedule import FlowSchedule
 from engines.wan.kernel_ops import AttentionOps, layer_ops
 from engines.wan.transformer import Attention, CausalTransformer, LayerOps, Modulations
-from kernels.dispatch import KernelPlan
+from kernels.attention.kv_view import KVView, KVViewTable
+from kernels.attention.qk_norm_rope import NO_SLOT, Turns
+from kernels.dispatch import KernelBackends
 from kernels.flow_step import flow_step, flow_step_reference
-from kernels.norm_rope import NOWHERE, Turns
-from kernels.slab_table import Lent, SlabTable
 
 
 class ToldSlab(NamedTuple):
@@ -60,8 +60,8 @@ class PassBuffers:
         self._turns = Turns(*(torch.stack(turns) for turns in _turns(views)))
         self._places_known = [_places(view) for view in views]
         self._places = torch.tensor(self._places_known, dtype=torch.int32, device=device)
-        self._slabs = SlabTable([_lent(view) for view in views], device)
-        self._prompts = SlabTable([_lent_prompt(view.prompt) for view in views], device)
+        self._slabs = KVViewTable([_lent(view) for view in views], device)
+        self._prompts = KVViewTable([_lent_prompt(view.prompt) for view in views], device)
         self._two_queries = _two_queries(views)
 
     def lend(self, views: Sequence[StreamView]) -> None:
@@ -96,7 +96,7 @@ class PassBuffers:
 
     def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One kernel norms, turns and writes; one attends."""
-        queries = self._ops.norm_rope(
+        queries = self._ops.qk_norm_rope(
             q, k, v, attention.norm_q.weight, attention.norm_k.weight, self._pass_turns, self._slabs, self._places,
             layer, attention.norm_q.eps,
         )  # fmt: skip
@@ -107,7 +107,7 @@ class PassBuffers:
         """The same kernel without queries."""
         norm = attention.norm_k
         turns = self._turns.keys
-        self._ops.norm_rope_keys(k, v, norm.weight, turns, self._slabs, self._places, layer, norm.eps)
+        self._ops.write_kv(k, v, norm.weight, turns, self._slabs, self._places, layer, norm.eps)
 
     def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         """Padding is one key."""
@@ -154,22 +154,23 @@ class KernelPass:
 
 
 class KernelPasses:
-    """Runs passes in the kernels of `plan`; those of one block are recorded by `record` if there is one."""
+    """Runs passes in the kernels of `backends`; those of one block are recorded by `record` if there is one."""
 
     folds_prompts = True
 
-    def __init__(self, transformer: CausalTransformer, plan: KernelPlan, record: Recorder | None) -> None:
-        if record is not None and not plan.can_be_captured:
+    def __init__(self, transformer: CausalTransformer, backends: KernelBackends, record: Recorder | None) -> None:
+        if record is not None and not backends.supports_cuda_graphs:
             raise ConfigError(
-                f"graphs need norm_rope and prompt_attention to be triton: others know only one slab; {plan}"
+                "graphs need qk_norm_rope and prompt_attention to be triton: others know only one slab; "
+                f"{backends}"
             )
         self.transformer = transformer
         self.record = record
-        self.layer_ops = layer_ops(plan)
-        self._attention_ops = AttentionOps.of(plan, transformer.device)
+        self.layer_ops = layer_ops(backends)
+        self._attention_ops = AttentionOps.of(backends, transformer.device)
         self.knows_slabs = record is not None
-        self.int8_keys = plan.keys == "int8"
-        self._flow_step = flow_step if plan.flow_step == "triton" else flow_step_reference
+        self.int8_keys = backends.keys == "int8"
+        self._flow_step = flow_step if backends.flow_step == "triton" else flow_step_reference
         self._passes: dict[Hashable, KernelPass] = {}
 
     def over(self, views: Sequence[StreamView]) -> KernelPass:
@@ -224,23 +225,23 @@ def _two_queries(views: Sequence[StreamView]) -> bool:
 def _places(view: StreamView) -> list[int]:
     """The slab's token at which each block of the pass begins."""
     placement, tokens = view.placement, view.slab.layout.block_tokens
-    return [slot * tokens if placement.writes else NOWHERE for slot in placement.slots]
+    return [slot * tokens if placement.writes else NO_SLOT for slot in placement.slots]
 
 
-def _lent(view: StreamView) -> Lent:
+def _lent(view: StreamView) -> KVView:
     filled = view.placement.filled * view.slab.layout.block_tokens
-    return Lent(view.slab.keys, view.slab.values, filled, view.sink_tokens, key_scales=view.slab.key_scales)
+    return KVView(view.slab.keys, view.slab.values, filled, view.sink_tokens, key_scales=view.slab.key_scales)
 
 
-def _nothing_like(lent: Lent) -> Lent:
+def _nothing_like(lent: KVView) -> KVView:
     """A token in one layer that can stand in a table for `lent`."""
     shape = (1, 1, *lent.keys.shape[-2:])
     scales = None if lent.key_scales is None else lent.key_scales.new_empty(1, shape[-2], 1)
-    return Lent(lent.keys.new_empty(shape), lent.values.new_empty(shape), filled=1, key_scales=scales)
+    return KVView(lent.keys.new_empty(shape), lent.values.new_empty(shape), filled=1, key_scales=scales)
 
 
-def _lent_prompt(prompt: PromptMemory) -> Lent:
-    return Lent(prompt.keys, prompt.values, prompt.keys.shape[1], last_log=prompt.last_log)
+def _lent_prompt(prompt: PromptMemory) -> KVView:
+    return KVView(prompt.keys, prompt.values, prompt.keys.shape[1], last_log=prompt.last_log)
 
 
 def _filled(values: Sequence[float], device: torch.device) -> Tensor:

@@ -14,8 +14,8 @@ from engines.config import StreamConfig
 from engines.kv_slab import KVSlab, Placement
 from engines.prompt import Prompt
 from engines.wan.transformer import Attention, CausalTransformer
-from kernels.attention import prompt_attention, slab_attention
-from kernels.rope import RopeGrid, rotate
+from kernels.attention.reference import prompt_attention, slab_attention
+from kernels.attention.rope import RopeTable, apply_rope
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class PassTurns(NamedTuple):
     sink_queries: Tensor | None
 
     @classmethod
-    def of(cls, grid: RopeGrid, placement: Placement, config: StreamConfig) -> PassTurns:
+    def of(cls, grid: RopeTable, placement: Placement, config: StreamConfig) -> PassTurns:
         """Absolute RoPE knows stream positions only; relative RoPE counts the sink's by the window."""
-        stream = grid.turns(_frames(placement.first_block, placement, config))
+        stream = grid.freqs_cis(_frames(placement.first_block, placement, config))
         rolled = placement.first_block != placement.window_block
         if config.rope == "absolute" or not rolled or config.sink_blocks == 0:
             return cls(stream, stream, None)
-        window = grid.turns(_frames(placement.window_block, placement, config))
+        window = grid.freqs_cis(_frames(placement.window_block, placement, config))
         in_sink = sum(slot < config.sink_blocks for slot in placement.slots) * config.block_tokens
         return cls(torch.cat([window[:in_sink], stream[in_sink:]]), stream, window)
 
@@ -107,7 +107,7 @@ class SlabMemory:
 
     def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """Rotate the pass's keys and put them, with the values, into each stream's slots."""
-        turned = rotate(attention.keys(k), self._key_turns)
+        turned = apply_rope(attention.keys(k), self._key_turns)
         for view, keys, values in zip(self._views, turned, attention.heads_of(v), strict=True):
             if view.placement.writes:
                 view.slab.write(layer, view.placement.slots, keys, values)
@@ -118,10 +118,10 @@ class SlabMemory:
         queries = attention.queries(q)
         filled = [view.slab.filled(layer, view.placement.filled) for view in self._views]
         return slab_attention(
-            rotate(queries, self._query_turns),
+            apply_rope(queries, self._query_turns),
             [keys for keys, _ in filled],
             [values for _, values in filled],
-            sink_queries=None if self._sink_turns is None else rotate(queries, self._sink_turns),
+            sink_queries=None if self._sink_turns is None else apply_rope(queries, self._sink_turns),
             sink_tokens=[view.sink_tokens for view in self._views],
         )
 

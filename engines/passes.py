@@ -27,7 +27,7 @@ from engines.kv_slab import KVSlab
 from engines.memory import SlabMemory, StreamView
 from engines.schedule import FlowSchedule
 from engines.wan.transformer import CausalTransformer, Modulations
-from kernels.dispatch import PLAIN, KernelPlan
+from kernels.dispatch import EAGER, KernelBackends
 
 
 class Pass(Protocol):
@@ -110,29 +110,31 @@ class PlainPasses:
         """Nothing is kept."""
 
 
-def fuse(codec: Codec, plan: KernelPlan) -> None:
-    """Change `codec`, for good, to run as `plan` says."""
-    if plan.decoder == "triton":
+def fuse(codec: Codec, backends: KernelBackends) -> None:
+    """Change `codec`, for good, to run as `backends` says."""
+    if backends.decoder == "triton":
         # As for passes: the kernels bring Triton.
-        from kernels.picture_ops import TRITON
+        from kernels.vae.fused import FUSED
 
-        codec.fuse(TRITON)
-
-
-def can_be_replayed(plan: KernelPlan, device: torch.device) -> bool:
-    """Whether passes in the kernels of `plan` can be replayed from graphs on `device`."""
-    return device.type == "cuda" and plan.can_be_captured
+        codec.fuse(FUSED)
 
 
-def passes_for(transformer: CausalTransformer, plan: KernelPlan, *, graphs: bool) -> Passes:
-    """Passes as `plan` says, replayed from CUDA graphs if asked for. Raises ConfigError where graphs cannot be."""
+def can_be_replayed(backends: KernelBackends, device: torch.device) -> bool:
+    """Whether passes in the kernels of `backends` can be replayed from graphs on `device`."""
+    return device.type == "cuda" and backends.supports_cuda_graphs
+
+
+def passes_for(transformer: CausalTransformer, backends: KernelBackends, *, graphs: bool) -> Passes:
+    """Passes as `backends` say, replayed from CUDA graphs if asked for; ConfigError where graphs cannot be."""
     if graphs and transformer.device.type != "cuda":
         raise ConfigError(f"CUDA graphs need a CUDA device; the transformer is on {transformer.device}")
-    if plan == PLAIN:
+    if backends == EAGER:
         if graphs:
-            raise ConfigError(f"CUDA graphs need kernels that find slabs by themselves; the kernels are {plan}")
+            raise ConfigError(
+                f"CUDA graphs need kernels that find slabs by themselves; the kernels are {backends}"
+            )
         return PlainPasses(transformer)
     # Kernels bring Triton, which not every machine has.
     from engines.kernel_passes import KernelPasses
 
-    return KernelPasses(transformer, plan, CudaRecorder(transformer.device) if graphs else None)
+    return KernelPasses(transformer, backends, CudaRecorder(transformer.device) if graphs else None)

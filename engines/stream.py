@@ -19,7 +19,7 @@ from engines.noise import Noise
 from engines.noise_ahead import NoiseAhead
 from engines.prompt import Prompt
 from engines.schedule import CLEAN, FlowSchedule
-from kernels.rope import RopeGrid
+from kernels.attention.rope import RopeTable
 
 
 class Block(NamedTuple):
@@ -67,7 +67,7 @@ class Stream:
     noise: Noise
     noise_ahead: NoiseAhead
     slab: KVSlab
-    grid: RopeGrid
+    grid: RopeTable
     schedule: FlowSchedule
     modulations: ModulationTable
     recent: deque[Tensor]

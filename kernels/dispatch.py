@@ -1,17 +1,17 @@
 """Which implementation computes each operation: decided once, printed at start, and never changed in silence.
 
-    op                 choices
-    attention          reference, library, flash-attn, triton   a stream's queries over its slab
-    batched_attention  reference, library, flash-attn, triton   those of several streams at once
-    merge              reference, triton                        a library's attentions over sink and ring made one
-    prompt_attention   reference, triton                        queries over the prompt
-    norm_rope          reference, triton                        q/k norm, RoPE and the write into the slab
-    modulate           reference, triton                        LayerNorm, scale and shift
-    residual           reference, triton                        a gated branch added
-    linear             library, triton                          matrix products with what follows them
-    flow_step          reference, triton                        flow to clean latents to the next noise level
-    decoder            reference, triton                        what lies between the codec's convolutions
-    keys               plain, int8                              how slabs keep keys, and so how they are scored
+    op                  choices
+    attention           reference, library, flash-attn, triton  a stream's queries over its slab
+    batched_attention   reference, library, flash-attn, triton  those of several streams at once
+    merge               reference, triton                       a library's attentions over sink and ring made one
+    prompt_attention    reference, triton                       queries over the prompt
+    qk_norm_rope        reference, triton                       q/k norm, RoPE and the write into the slab
+    layernorm_modulate  reference, triton                       LayerNorm, scale and shift
+    gated_residual      reference, triton                       a gated branch added
+    linear              library, triton                         matrix products with what follows them
+    flow_step           reference, triton                       flow to clean latents to the next noise level
+    decoder             reference, triton                       what lies between the codec's convolutions
+    keys                plain, int8                             how slabs keep keys, and so how they are scored
 
 "reference" is plain PyTorch. "library" is what PyTorch brings: cuDNN's attention on CUDA and its own on a CPU,
 cuBLAS. INT8 keys change results, and are kept only where they are asked for. This file imports no Triton: there
@@ -37,15 +37,15 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "batched_attention": ATTENTIONS,
     "merge": REFERENCE_OR_TRITON,
     "prompt_attention": REFERENCE_OR_TRITON,
-    "norm_rope": REFERENCE_OR_TRITON,
-    "modulate": REFERENCE_OR_TRITON,
-    "residual": REFERENCE_OR_TRITON,
+    "qk_norm_rope": REFERENCE_OR_TRITON,
+    "layernorm_modulate": REFERENCE_OR_TRITON,
+    "gated_residual": REFERENCE_OR_TRITON,
     "linear": ("library", "triton"),
     "flow_step": REFERENCE_OR_TRITON,
     "decoder": REFERENCE_OR_TRITON,
     "keys": ("plain", "int8"),
 }
-"""What each op can be, by its name in `KernelPlan`."""
+"""What each op can be, by its name in `KernelBackends`."""
 
 LIBRARY_ATTENTION = (90, 100)
 """Where a library's attention is published to be faster than Triton's: 595 or 648 against 395 TFLOP/s on sm_90
@@ -56,16 +56,16 @@ LIBRARY_DTYPES = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
-class KernelPlan:
+class KernelBackends:
     """A choice for every op; the default is plain PyTorch throughout."""
 
     attention: str = "reference"
     batched_attention: str = "reference"
     merge: str = "reference"
     prompt_attention: str = "reference"
-    norm_rope: str = "reference"
-    modulate: str = "reference"
-    residual: str = "reference"
+    qk_norm_rope: str = "reference"
+    layernorm_modulate: str = "reference"
+    gated_residual: str = "reference"
     linear: str = "library"
     flow_step: str = "reference"
     decoder: str = "reference"
@@ -88,16 +88,16 @@ class KernelPlan:
         return "triton" in asdict(self).values()
 
     @property
-    def can_be_captured(self) -> bool:
+    def supports_cuda_graphs(self) -> bool:
         """Whether a captured pass serves other streams: what writes slabs and reads prompts finds them itself."""
-        return self.norm_rope == self.prompt_attention == "triton"
+        return self.qk_norm_rope == self.prompt_attention == "triton"
 
 
-PLAIN = KernelPlan()
+EAGER = KernelBackends()
 """PyTorch's own operators, on any device: what defines the results."""
 
 
-def read_choices(text: str) -> dict[str, str]:
+def parse_backends(text: str) -> dict[str, str]:
     """What a setting asks for: "auto", a choice for all ops that know it, or "op=choice,...", from left to right.
 
     Raises:
@@ -118,7 +118,9 @@ def read_choices(text: str) -> dict[str, str]:
     return asked
 
 
-def plan_for(device: torch.device, dtype: torch.dtype, asked: Mapping[str, str] | None = None) -> KernelPlan:
+def backends_for(
+    device: torch.device, dtype: torch.dtype, asked: Mapping[str, str] | None = None
+) -> KernelBackends:
     """The fastest known for `device` and a model in `dtype`, but for what is asked for.
 
     A chip for which no kernel has a tile gets PyTorch's own operators, which choose a library themselves.
@@ -127,30 +129,30 @@ def plan_for(device: torch.device, dtype: torch.dtype, asked: Mapping[str, str] 
         ValueError: something asked for cannot run here.
 
     """
-    plan = replace(_fastest(device, dtype), **(asked or {}))
-    _require_runnable(plan, device, dtype)
-    return plan
+    backends = replace(_fastest(device, dtype), **(asked or {}))
+    _require_runnable(backends, device, dtype)
+    return backends
 
 
-def _fastest(device: torch.device, dtype: torch.dtype) -> KernelPlan:
+def _fastest(device: torch.device, dtype: torch.dtype) -> KernelBackends:
     if device.type != "cuda":
-        return PLAIN
+        return EAGER
     major, minor = torch.cuda.get_device_capability(device)
     chip = ALIKE.get(10 * major + minor, 10 * major + minor)
     if chip not in ARCHITECTURES:
-        return PLAIN
-    fused = KernelPlan(**{op: "triton" for op, choices in CHOICES.items() if "reference" in choices})
+        return EAGER
+    fused = KernelBackends(**{op: "triton" for op, choices in CHOICES.items() if "reference" in choices})
     return replace(fused, attention="library") if chip in LIBRARY_ATTENTION and dtype in LIBRARY_DTYPES else fused
 
 
-def _require_runnable(plan: KernelPlan, device: torch.device, dtype: torch.dtype) -> None:
-    if plan != PLAIN and importlib.util.find_spec("triton") is None:
-        # Without a kernel of its own, too: such a plan runs in `engines.kernel_passes`, which imports them all.
-        raise ValueError(f"Triton is not installed, and the kernels are {plan}; ask for 'reference'")
-    if plan.uses_triton and device.type != "cuda" and not interpreted():
+def _require_runnable(backends: KernelBackends, device: torch.device, dtype: torch.dtype) -> None:
+    if backends != EAGER and importlib.util.find_spec("triton") is None:
+        # Without a kernel of its own, too: it runs in `engines.kernel_passes`, which imports them all.
+        raise ValueError(f"Triton is not installed, and the kernels are {backends}; ask for 'reference'")
+    if backends.uses_triton and device.type != "cuda" and not interpreted():
         raise ValueError(f"Triton kernels need a CUDA device or TRITON_INTERPRET=1; the device is {device}")
-    attentions = {plan.attention, plan.batched_attention}
-    if plan.keys == "int8" and attentions & set(LIBRARIES):
+    attentions = {backends.attention, backends.batched_attention}
+    if backends.keys == "int8" and attentions & set(LIBRARIES):
         raise ValueError("no library scores INT8 keys; ask for attention=triton,batched_attention=triton as well")
     if attentions & set(LIBRARIES) and device.type == "cuda" and dtype not in LIBRARY_DTYPES:
         raise ValueError(f"on CUDA no library attends in {dtype}; ask for attention=triton, or 16 bits")

@@ -22,8 +22,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.frames import FLOATS
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
+from kernels.token_rows import FLOATS
 
 TILES: Tiles = {sm: Tile(m=1, n=1024, warps=4) for sm in ARCHITECTURES} | {INTERPRETER: Tile(m=1, n=256, warps=1)}
 """`n` elements of one stream."""

@@ -30,8 +30,8 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from kernels.frames import FLOATS, FrameStrides, check_rows, frame_strides
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, interpreted, tile_for
+from kernels.token_rows import FLOATS, ModulationStrides, check_rows, modulation_strides
 
 TILES: Tiles = {
     80: Tile(m=128, n=256, k=64, warps=8, stages=3),
@@ -275,7 +275,7 @@ def _frames(op: str, out: Tensor, residual: Tensor, gate: Tensor | None) -> tupl
     if out.device != residual.device:
         raise ValueError(f"{op}: residual is on {residual.device}, x on {out.device}")
     streams, frames, tokens, _ = residual.shape
-    strides = FrameStrides(0, 0) if gate is None else frame_strides(op, residual, "gate", gate)
+    strides = ModulationStrides(0, 0) if gate is None else modulation_strides(op, residual, "gate", gate)
     return streams * frames, frames, tokens, *strides
 
 

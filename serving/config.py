@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 
 from engines.errors import ConfigError
-from kernels.dispatch import KernelPlan, plan_for, read_choices
+from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.encoder import EncoderChoice
 
 Stages = Literal["shared", "separate"]
@@ -133,14 +133,14 @@ class ServerConfig:
         _require(0.5 <= self.silence_s <= 60, f"silence_s is {self.silence_s}; it must be within 0.5..60")
         _require(1 <= self.lease_s <= 3600, f"lease_s is {self.lease_s}; it must be within 1..3600")
         try:
-            read_choices(self.kernels)
+            parse_backends(self.kernels)
         except ValueError as error:
             raise ConfigError(f"kernels {self.kernels!r}: {error}") from error
 
     @property
-    def plan(self) -> KernelPlan:
+    def backends(self) -> KernelBackends:
         """The kernels of a replica on a machine like this one. Raises ConfigError if they cannot run here."""
         try:
-            return plan_for(torch.device(self.device), DTYPES[self.dtype], read_choices(self.kernels))
+            return backends_for(torch.device(self.device), DTYPES[self.dtype], parse_backends(self.kernels))
         except ValueError as error:
             raise ConfigError(f"kernels {self.kernels!r}: {error}") from error

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from engines.config import StreamConfig
-from kernels.dispatch import PLAIN
+from kernels.dispatch import EAGER
 from serving.errors import FilmError, TimelineError
 from serving.film import read_facts
 from serving.loading import CodecName, Origin
@@ -61,7 +61,7 @@ class Facts:
     timeline: Timeline
     cues: tuple[AppliedCue, ...]
     frames: int
-    kernels: str = str(PLAIN)
+    kernels: str = str(EAGER)
     start: Start | None = None
     version: int = VERSION
 

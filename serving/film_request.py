@@ -14,7 +14,7 @@ import torch
 from engines.config import StreamConfig
 from engines.passes import can_be_replayed
 from engines.presets import preset
-from kernels.dispatch import KernelPlan, plan_for, read_choices
+from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.errors import FilmError
 from serving.facts import Facts
 from serving.generate import Outputs
@@ -45,7 +45,7 @@ class Request:
     dtype: torch.dtype
     threads: int
     snapshot: Path | None
-    kernels: KernelPlan
+    kernels: KernelBackends
     may_replay: bool = True
     earlier: Facts | None = None
 
@@ -161,9 +161,9 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _plan(asked: Mapping[str, str], device: str, dtype: str) -> KernelPlan:
+def _plan(asked: Mapping[str, str], device: str, dtype: str) -> KernelBackends:
     try:
-        return plan_for(_device(device), DTYPES[dtype], asked)
+        return backends_for(_device(device), DTYPES[dtype], asked)
     except ValueError as error:
         raise FilmError(str(error)) from error
 
@@ -209,7 +209,7 @@ def read_outputs(options: argparse.Namespace, request: Request) -> Outputs:
 
 def _kernels(text: str) -> dict[str, str]:
     try:
-        return read_choices(text)
+        return parse_backends(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 

@@ -57,7 +57,7 @@ def _loaded(config: ServerConfig) -> OpenedModel:
 
 
 def _decoder(model: OpenedModel, config: ServerConfig) -> VideoDecoder:
-    fuse(model.model.codec, config.plan)
+    fuse(model.model.codec, config.backends)
     encoder = chosen(config.encoder, graphics=config.device == "cuda")
     logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
     decoding = Decoding(model.model.codec, Beside(torch.device(config.device)))
@@ -236,11 +236,11 @@ class DenoiserReplica:
 
 
 def _generator(model: OpenedModel, config: ServerConfig) -> Generator:
-    graphs = can_be_replayed(config.plan, torch.device(config.device))
-    logger.info("kernels", extra={"plan": str(config.plan), "graphs": graphs})
+    graphs = can_be_replayed(config.backends, torch.device(config.device))
+    logger.info("kernels", extra={"backends": str(config.backends), "graphs": graphs})
     # A decoder elsewhere may lag two blocks behind when it has to be rebuilt.
     kept = model.model.codec.decoder_memory + 2 * model.model.config.stream.block_frames
     return Generator(
         model.model.transformer, None, slab_bytes=SLAB_BYTES, kept_frames=kept, batch=config.batch,
-        passes=passes_for(model.model.transformer, config.plan, graphs=graphs),
+        passes=passes_for(model.model.transformer, config.backends, graphs=graphs),
     )  # fmt: skip

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _kernels(config: ServerConfig) -> str:
     """What the replicas choose, or what they are asked for where only other machines have the device."""
-    return str(config.plan) if config.device == "cpu" or torch.cuda.is_available() else config.kernels
+    return str(config.backends) if config.device == "cpu" or torch.cuda.is_available() else config.kernels
 
 
 def _stop_on_signals(stopped: threading.Event) -> None:

@@ -17,7 +17,7 @@ from engines.noise import SeededNoise
 from engines.prompt import Prompt
 from engines.schedule import FlowSchedule
 from engines.wan.transformer import Attention, CausalTransformer
-from kernels.rope import RopeGrid, rotate
+from kernels.attention.rope import RopeTable, apply_rope
 
 
 class LayerCache:
@@ -59,7 +59,7 @@ class LongLiveMemory:
             LayerCache(config.window_frames * self.frame_tokens, sizes.heads, sizes.head_dim, transformer.dtype)
             for _ in range(sizes.layers)
         ]
-        self.grid = RopeGrid(config.rows, config.columns, sizes.head_dim, torch.device("cpu"))
+        self.grid = RopeTable(config.rows, config.columns, sizes.head_dim, torch.device("cpu"))
         self.prompt: PromptMemory
         self.start_frame = 0
         self.rewrite_sink = False
@@ -67,7 +67,7 @@ class LongLiveMemory:
     def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         k, v = attention.keys(k)[0], attention.heads_of(v)[0]
         if self.config.rope == "absolute":
-            k = rotate(k, self._turns(self.start_frame, k))
+            k = apply_rope(k, self._turns(self.start_frame, k))
         sink = self.config.sink_frames * self.frame_tokens
         self.layers[layer].insert(k, v, self.start_frame * self.frame_tokens, sink, self.rewrite_sink)
 
@@ -76,15 +76,15 @@ class LongLiveMemory:
         cache, q = self.layers[layer], attention.queries(q)[0]
         k, v = cache.k[: cache.local_end], cache.v[: cache.local_end]
         if self.config.rope == "absolute":
-            return _softmax_attention(rotate(q, self._turns(self.start_frame, q)), k, v)
+            return _softmax_attention(apply_rope(q, self._turns(self.start_frame, q)), k, v)
         last = (cache.local_end - q.shape[0]) // self.frame_tokens
-        return _softmax_attention(rotate(q, self._turns(last, q)), rotate(k, self._turns(0, k)), v)
+        return _softmax_attention(apply_rope(q, self._turns(last, q)), apply_rope(k, self._turns(0, k)), v)
 
     def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         return _softmax_attention(attention.queries(q)[0], self.prompt.keys[layer], self.prompt.values[layer])
 
     def _turns(self, frame: int, x: Tensor) -> Tensor:
-        return self.grid.turns(range(frame, frame + x.shape[0] // self.frame_tokens))
+        return self.grid.freqs_cis(range(frame, frame + x.shape[0] // self.frame_tokens))
 
 
 def _softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from engines.stream import Stream
 from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
 from engines.wan.vae import WanVAE
-from kernels.rope import rotate
+from kernels.attention.rope import apply_rope
 from tests.recording import RecordedNoise, Recording
 
 ROLLOUT_BOUND = 1e-5
@@ -136,7 +136,7 @@ class TappedTransformer(CausalTransformer):
             return cache
         positions = [*range(layout.sink_blocks), *range(blocks - len(order) + layout.sink_blocks, blocks)]
         frames = [b * stream.config.block_frames + f for b in positions for f in range(stream.config.block_frames)]
-        return rotate(cache, stream.grid.turns(frames[: len(order) * stream.config.block_frames]).conj())
+        return apply_rope(cache, stream.grid.freqs_cis(frames[: len(order) * stream.config.block_frames]).conj())
 
 
 def _slots_in_order(layout: SlabLayout, blocks: int) -> list[int]:

@@ -11,17 +11,17 @@ from torch import Tensor
 
 ULPS = {
     # Two sums of up to 1536 terms, a square root and a division.
-    "modulate": 16,
+    "layernorm_modulate": 16,
     # One sum of up to 1536 terms, a square root and a division.
     "rms_norm": 16,
     # The same, then a turn.
-    "norm_rope": 16,
+    "qk_norm_rope": 16,
     # A product and a sum; a GPU rounds once for both.
-    "residual": 2,
+    "gated_residual": 2,
     # A sum of squares of up to 384 terms, a square root, two divisions and an exponential.
-    "join_past": 16,
+    "causal_pad": 16,
     # Two sums.
-    "epilogue": 2,
+    "conv_epilogue": 2,
     # An exponential, a quotient, two products and sums.
     "merge": 8,
     # fp64, then a product and a sum: the same operations in the same order.

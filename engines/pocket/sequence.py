@@ -17,7 +17,7 @@ from torch import Tensor
 from engines.config import StreamConfig
 from engines.errors import ConfigError
 from engines.wan.transformer import Attention, CausalTransformer
-from kernels.rope import RopeGrid, rotate
+from kernels.attention.rope import RopeTable, apply_rope
 
 KeyValue = tuple[Tensor, Tensor]
 """Unrotated keys and values of a block, [B, tokens, heads, channels] each."""
@@ -59,7 +59,7 @@ class Window:
                 f"training knows relative RoPE and a global sink, not {config.rope!r}, {config.sink!r}"
             )
         self._config = config
-        self._grid = RopeGrid(config.rows, config.columns, head_dim, device)
+        self._grid = RopeTable(config.rows, config.columns, head_dim, device)
         self._turns: dict[int, Tensor] = {}
 
     def past(self, number: int) -> list[int]:
@@ -70,22 +70,22 @@ class Window:
     def attend(self, number: int, queries: Tensor, own: KeyValue, past: Mapping[int, KeyValue]) -> Tensor:
         """Of unrotated queries [B, tokens, heads, channels] of a block, over itself and what `past` has."""
         seen = [block for block in self.past(number) if block in past]
-        keys = [rotate(past[block][0], self.turns(self._place(block, number))) for block in seen]
-        keys.append(rotate(own[0], self.turns(number)))
+        keys = [apply_rope(past[block][0], self.turns(self._place(block, number))) for block in seen]
+        keys.append(apply_rope(own[0], self.turns(number)))
         values = [*(past[block][1] for block in seen), own[1]]
-        return attention(rotate(queries, self.turns(number)), torch.cat(keys, 1), torch.cat(values, 1))
+        return attention(apply_rope(queries, self.turns(number)), torch.cat(keys, 1), torch.cat(values, 1))
 
     def attend_all(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Of the first blocks of a stream over one another, as in a KV recache."""
         blocks = queries.shape[1] // self._config.block_tokens
         turns = torch.cat([self.turns(block) for block in range(blocks)])
-        return attention(rotate(queries, turns), rotate(keys, turns), values)
+        return attention(apply_rope(queries, turns), apply_rope(keys, turns), values)
 
     def turns(self, number: int) -> Tensor:
         """RoPE of a block."""
         if number not in self._turns:
             start = number * self._config.block_frames
-            self._turns[number] = self._grid.turns(range(start, start + self._config.block_frames))
+            self._turns[number] = self._grid.freqs_cis(range(start, start + self._config.block_frames))
         return self._turns[number]
 
     def _place(self, block: int, viewer: int) -> int:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from engines.errors import StreamError
 from engines.history import History, HistoryStep
-from kernels.pictures import PictureOps, channels_last, empty_pictures
+from kernels.vae.frame_layout import channels_last, empty_frames
+from kernels.vae.ops import VAEOps
 
 FRAMES = 2
-"""The axis of the frames in what `PictureOps` take: [batch, channels, frames, height, width]."""
+"""The axis of the frames in what `VAEOps` take: [batch, channels, frames, height, width]."""
 
 
 class Layer(nn.Module):
@@ -31,7 +32,7 @@ class Layer(nn.Module):
     Also one that `ops`, which the network sets, compute: None where torch's own operators do.
     """
 
-    ops: PictureOps | None = None
+    ops: VAEOps | None = None
 
     def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
         """The output for the piece `x` of the stream."""
@@ -80,7 +81,7 @@ class Past(Layer):
 
     def join(
         self,
-        ops: PictureOps,
+        ops: VAEOps,
         x: Tensor,
         step: HistoryStep,
         gamma: Tensor | None = None,
@@ -88,13 +89,13 @@ class Past(Layer):
     ) -> Tensor:
         """The joined pictures; with `gamma`, `x` with `bias` added comes normed and activated."""
         piece, past, kept = self.exchange(x, step)
-        return ops.join_past(piece, past, kept, gamma, bias)
+        return ops.causal_pad(piece, past, kept, gamma, bias)
 
     def exchange(self, x: Tensor, step: HistoryStep) -> Exchanged:
         """What an op needs for the piece `x`. It must write `kept`, which is the new past from here on."""
         past = self._recall(x, step)
         piece = channels_last(x.movedim(self.dim, FRAMES))
-        kept = empty_pictures((*piece.shape[:FRAMES], self.frames, *piece.shape[FRAMES + 1 :]), piece)
+        kept = empty_frames((*piece.shape[:FRAMES], self.frames, *piece.shape[FRAMES + 1 :]), piece)
         step.place(self.slot, kept.movedim(FRAMES, self.dim))
         return Exchanged(piece, None if past is None else channels_last(past.movedim(self.dim, FRAMES)), kept)
 
@@ -154,11 +155,11 @@ def convolve(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     return channels_last(y.unflatten(0, (x.shape[0], -1)).transpose(1, FRAMES))
 
 
-def convolve_biased(ops: PictureOps, conv: nn.Module, x: Tensor) -> Tensor:
+def convolve_biased(ops: VAEOps, conv: nn.Module, x: Tensor) -> Tensor:
     """`conv`, a convolution with a bias, of pictures."""
     assert isinstance(conv, nn.Conv2d | nn.Conv3d)
     y = convolve(conv, x)
-    ops.epilogue(y, bias_of(conv), None, False)
+    ops.conv_epilogue(y, bias_of(conv), None, False)
     return y
 
 
@@ -189,7 +190,7 @@ class Network(Chain):
         """The history of a stream of which nothing has been seen."""
         return History(consumed=0, past=(None,) * self.slots)
 
-    def fuse(self, ops: PictureOps) -> None:
+    def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` from now on, with weights that lie channels-last. Call it when the weights are in place."""
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d):

@@ -1,23 +1,26 @@
-"""The kernels that a plan chooses, as the transformer and its memory call them."""
+"""The kernels that backends choose, as the transformer and its memory call them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from engines.wan.transformer import LayerOps, PlainOps
-from kernels import linear, norm_rope, rms_norm
-from kernels.dispatch import KernelPlan
-from kernels.library_attention import Library, WindowAttention, cudnn, flash_attn, library_attention, torch_cpu
-from kernels.merge import merge, merge_reference
-from kernels.modulate import modulate
-from kernels.norm_rope import Queries
-from kernels.residual import residual
-from kernels.window_attention import unsplit_attention, window_attention, window_attention_reference
+from kernels import linear, rms_norm
+from kernels.attention import qk_norm_rope
+from kernels.attention.backend import AttentionBackend
+from kernels.attention.library import Library, cudnn, flash_attn, library_attention, torch_cpu
+from kernels.attention.merge import merge, merge_reference
+from kernels.attention.qk_norm_rope import Queries
+from kernels.attention.window import window_attention, window_attention_reference
+from kernels.dispatch import KernelBackends
+from kernels.gated_residual import gated_residual
+from kernels.layernorm_modulate import layernorm_modulate
 
 
 @dataclass(frozen=True)
@@ -28,28 +31,28 @@ class AttentionOps:
     device where slabs are.
     """
 
-    norm_rope: Callable[..., Queries]
-    norm_rope_keys: Callable[..., None]
+    qk_norm_rope: Callable[..., Queries]
+    write_kv: Callable[..., None]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
-    prompt_attention: WindowAttention
-    one: WindowAttention
-    many: WindowAttention
-    finding: frozenset[WindowAttention] = frozenset({window_attention})
+    prompt_attention: AttentionBackend
+    one: AttentionBackend
+    many: AttentionBackend
+    finding: frozenset[AttentionBackend] = frozenset({window_attention})
 
     @classmethod
-    def of(cls, plan: KernelPlan, device: torch.device) -> Self:
-        """As `plan` says, on `device`."""
-        fused, normed = plan.norm_rope == "triton", plan.prompt_attention == "triton"
+    def of(cls, backends: KernelBackends, device: torch.device) -> Self:
+        """As `backends` says, on `device`."""
+        fused, normed = backends.qk_norm_rope == "triton", backends.prompt_attention == "triton"
         return cls(
-            norm_rope=norm_rope.norm_rope if fused else norm_rope.norm_rope_reference,
-            norm_rope_keys=norm_rope.norm_rope_keys if fused else norm_rope.norm_rope_keys_reference,
+            qk_norm_rope=qk_norm_rope.qk_norm_rope if fused else qk_norm_rope.qk_norm_rope_reference,
+            write_kv=qk_norm_rope.write_kv if fused else qk_norm_rope.write_kv_reference,
             rms_norm=rms_norm.rms_norm if normed else rms_norm.rms_norm_reference,
-            prompt_attention=unsplit_attention if normed else window_attention_reference,
-            one=_attention(plan.attention, plan, device),
-            many=_attention(plan.batched_attention, plan, device),
+            prompt_attention=partial(window_attention, num_splits=1) if normed else window_attention_reference,
+            one=_attention(backends.attention, backends, device),
+            many=_attention(backends.batched_attention, backends, device),
         )
 
-    def attention(self, streams: int) -> WindowAttention:
+    def attention(self, streams: int) -> AttentionBackend:
         """The one for so many streams."""
         return self.one if streams == 1 else self.many
 
@@ -58,7 +61,7 @@ class AttentionOps:
         return self.attention(streams) in self.finding
 
 
-def _attention(choice: str, plan: KernelPlan, device: torch.device) -> WindowAttention:
+def _attention(choice: str, backends: KernelBackends, device: torch.device) -> AttentionBackend:
     if choice == "triton":
         return window_attention
     if choice == "reference":
@@ -67,25 +70,27 @@ def _attention(choice: str, plan: KernelPlan, device: torch.device) -> WindowAtt
         "library": cudnn if device.type == "cuda" else torch_cpu,
         "flash-attn": flash_attn,
     }
-    return library_attention(libraries[choice], merge if plan.merge == "triton" else merge_reference)
+    return library_attention(libraries[choice], merge if backends.merge == "triton" else merge_reference)
 
 
 class KernelOps(PlainOps):
-    """PyTorch's operators, but for those that a plan gives to Triton."""
+    """PyTorch's operators, but for those that `backends` gives to Triton."""
 
-    def __init__(self, plan: KernelPlan) -> None:
-        self._modulates = plan.modulate == "triton"
-        self._adds = plan.residual == "triton"
+    def __init__(self, backends: KernelBackends) -> None:
+        self._modulates = backends.layernorm_modulate == "triton"
+        self._adds = backends.gated_residual == "triton"
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
         """One kernel."""
-        return modulate(x, shift, scale, eps) if self._modulates else super().modulate(x, shift, scale, eps)
+        return (
+            layernorm_modulate(x, shift, scale, eps) if self._modulates else super().modulate(x, shift, scale, eps)
+        )
 
     def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
         """The library's product, then one kernel."""
         if gate is None or not self._adds:
             return super().project_onto(x, layer, y, gate)
-        return residual(x, layer(y).view_as(x), gate)
+        return gated_residual(x, layer(y).view_as(x), gate)
 
 
 class LinearOps(KernelOps):
@@ -104,6 +109,6 @@ class LinearOps(KernelOps):
         return linear.linear_residual(y.contiguous(), layer.weight, layer.bias, x, gate)
 
 
-def layer_ops(plan: KernelPlan) -> LayerOps:
+def layer_ops(backends: KernelBackends) -> LayerOps:
     """What computes a layer besides attention."""
-    return LinearOps(plan) if plan.linear == "triton" else KernelOps(plan)
+    return LinearOps(backends) if backends.linear == "triton" else KernelOps(backends)

@@ -17,7 +17,8 @@ from engines.codec import Decoded, Encoded, check_frames, check_latents
 from engines.config import TEMPORAL_FACTOR, TAEHVConfig
 from engines.history import History, HistoryStep
 from engines.wan.causal import FRAMES, Advanced, Layer, Network, Past, bias_of, convolve
-from kernels.pictures import PictureOps, channels_last
+from kernels.vae.frame_layout import channels_last
+from kernels.vae.ops import VAEOps
 
 TIME = 1
 """The axis of the frames."""
@@ -67,13 +68,13 @@ class MemoryBlock(Layer):
         y = _per_frame(self.conv, torch.cat((x, before), dim=2))
         return F.relu(y + x, inplace=True)
 
-    def _fused(self, ops: PictureOps, x: Tensor, step: HistoryStep) -> Tensor:
+    def _fused(self, ops: VAEOps, x: Tensor, step: HistoryStep) -> Tensor:
         piece, past, kept = self.past.exchange(x, step)
         y = ops.frame_pairs(piece, past, kept)
         convs = [layer for layer in self.conv if isinstance(layer, nn.Conv2d)]
         for conv in convs:
             y = convolve(conv, y)
-            ops.epilogue(y, bias_of(conv), piece if conv is convs[-1] else None, True)
+            ops.conv_epilogue(y, bias_of(conv), piece if conv is convs[-1] else None, True)
         return y.movedim(FRAMES, TIME)
 
     def reach(self, frames: int) -> int:
@@ -178,7 +179,7 @@ class TAEHV(nn.Module):
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
 
-    def fuse(self, ops: PictureOps) -> None:
+    def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` and channels-last from now on; results change by rounding. See `Network.fuse`."""
         self.encoder.fuse(ops)
         self.decoder.fuse(ops)

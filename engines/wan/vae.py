@@ -16,7 +16,8 @@ from engines.codec import Decoded, Encoded, check_frames, check_latents
 from engines.config import VAEConfig
 from engines.history import History, HistoryStep
 from engines.wan.causal import Advanced, Chain, Layer, Network, Past, bias_of, convolve, convolve_biased
-from kernels.pictures import PictureOps, channels_last
+from kernels.vae.frame_layout import channels_last
+from kernels.vae.ops import VAEOps
 
 TIME = 2
 """The axis of the frames."""
@@ -64,10 +65,10 @@ class NormedConvs(Chain):
         if self.ops is None:
             return super().forward(x, step)
         y, bias = self.run(self.ops, x, step)
-        self.ops.epilogue(y, bias, None, False)
+        self.ops.conv_epilogue(y, bias, None, False)
         return y
 
-    def run(self, ops: PictureOps, x: Tensor, step: HistoryStep) -> tuple[Tensor, Tensor]:
+    def run(self, ops: VAEOps, x: Tensor, step: HistoryStep) -> tuple[Tensor, Tensor]:
         """The last convolution's output without its bias, and that; the others' biases go into the norms."""
         layers, bias = list(self.children()), None
         for norm, past, conv in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
@@ -102,7 +103,7 @@ class ResidualBlock(Layer):
             y = self.shortcut(x) + self.residual(x, step)
         else:
             y, bias = self.residual.run(self.ops, x, step)
-            self.ops.epilogue(y, bias, channels_last(self.shortcut(x)), False)
+            self.ops.conv_epilogue(y, bias, channels_last(self.shortcut(x)), False)
         return y
 
     def reach(self, frames: int) -> int:
@@ -194,13 +195,13 @@ class TimeUpsample(Layer):
         pairs: Tensor = self.time_conv(self.past(x, step)).unflatten(1, (2, -1))
         return pairs.permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
 
-    def _start_large(self, ops: PictureOps, x: Tensor, step: HistoryStep) -> Tensor:
+    def _start_large(self, ops: VAEOps, x: Tensor, step: HistoryStep) -> Tensor:
         first = ops.upsample(x[:, :, :1], None, 1)
         if x.shape[TIME] == 1:
             return first
         return torch.cat((first, self._double_large(ops, x[:, :, 1:], step)), dim=TIME)
 
-    def _double_large(self, ops: PictureOps, x: Tensor, step: HistoryStep) -> Tensor:
+    def _double_large(self, ops: VAEOps, x: Tensor, step: HistoryStep) -> Tensor:
         """[B, C, T, H, W] to [B, C, 2T, 2H, 2W]."""
         pairs = convolve(self.time_conv, self.past.join(ops, x, step))
         return ops.upsample(pairs, bias_of(self.time_conv), 2)
@@ -321,7 +322,7 @@ class WanVAE(nn.Module):
         self.register_buffer("latent_mean", _per_channel(config.latent_mean), persistent=False)
         self.register_buffer("latent_std", _per_channel(config.latent_std), persistent=False)
 
-    def fuse(self, ops: PictureOps) -> None:
+    def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` and channels-last from now on; results change by rounding. See `Network.fuse`."""
         self.encoder.fuse(ops)
         self.decoder.fuse(ops)

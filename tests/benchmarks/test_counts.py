@@ -17,7 +17,7 @@ from engines.presets import preset
 from engines.prompt import Prompt
 from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
-from kernels.rope import RopeGrid
+from kernels.attention.rope import RopeTable
 
 META = torch.device("meta")
 LONGLIVE = preset("longlive-1.3b")
@@ -41,7 +41,7 @@ def counted_pass(model: ModelConfig, placement: Placement, *, prompt_tokens: int
     transformer, stream = on_meta(model), model.stream
     layout = SlabLayout.of(model.transformer, stream)
     prompt = Prompt("", torch.empty(prompt_tokens, model.transformer.text_dim, device=META))
-    turns = PassTurns.of(RopeGrid(stream.rows, stream.columns, layout.head_dim, META), placement, stream)
+    turns = PassTurns.of(RopeTable(stream.rows, stream.columns, layout.head_dim, META), placement, stream)
     slab = KVSlab(layout, META, torch.bfloat16)
     picture = stream.height, stream.width
     memory = SlabMemory([StreamView(slab, PromptMemory.of(transformer, prompt), placement, turns, picture)])

@@ -9,7 +9,7 @@ import torch
 from benchmarks.parity import measure
 from engines.config import StreamConfig
 from engines.presets import preset
-from kernels.dispatch import PLAIN, plan_for, read_choices
+from kernels.dispatch import EAGER, backends_for, parse_backends
 
 CPU = torch.device("cpu")
 TINY = replace(
@@ -20,14 +20,14 @@ TINY = replace(
 
 
 def test_kernels_in_fp32_are_much_closer_than_plain_bf16() -> None:
-    plan = plan_for(CPU, torch.float32, read_choices("triton,linear=library"))
-    result = measure(TINY, CPU, torch.float32, plan, blocks=3, switch=1, graphs=False)
+    backends = backends_for(CPU, torch.float32, parse_backends("triton,linear=library"))
+    result = measure(TINY, CPU, torch.float32, backends, blocks=3, switch=1, graphs=False)
     assert result.kept
     assert max(result.ours) < 1e-5 < 1e-3 < min(result.plain)
 
 
 def test_the_ratio_is_to_what_pytorch_itself_loses() -> None:
-    result = measure(TINY, CPU, torch.bfloat16, PLAIN, blocks=2, switch=1, graphs=False)
+    result = measure(TINY, CPU, torch.bfloat16, EAGER, blocks=2, switch=1, graphs=False)
     assert result.ratio == 1.0
     assert not replace(result, ours=(result.plain[0], 3 * result.plain[1])).kept
     assert not replace(result, ours=(float("nan"), 0.0)).kept

@@ -9,8 +9,8 @@ from benchmarks.counts import Counts
 from benchmarks.traffic import CHIPS, Operator, TrafficCounter, count, decoder_operators
 from engines.config import ModelConfig
 from engines.presets import preset
-from kernels.conv_state import join_past
-from kernels.pictures import channels_last
+from kernels.vae.causal_pad import causal_pad
+from kernels.vae.frame_layout import channels_last
 
 TINY, TINY_TAEHV = preset("tiny"), preset("tiny-taehv")
 both = pytest.mark.parametrize("model", [TINY, TINY_TAEHV], ids=lambda model: model.name)
@@ -27,9 +27,9 @@ def test_joining_reads_the_past_and_the_piece_and_writes_both_and_the_new_past()
     piece = channels_last(torch.empty(1, 96, 12, 5, 7, device="meta", dtype=torch.bfloat16))
     past, kept = (channels_last(piece[:, :, :2].clone()) for _ in range(2))
     with TrafficCounter() as counter:
-        join_past(piece, past, kept, None, None)
+        causal_pad(piece, past, kept, None, None)
     assert [(o.name, o.work.nbytes) for o in counter.operators] == [
-        ("longtake::join_past", ((12 + 2) + (12 + 2 * 2)) * PIXELS)
+        ("longtake::causal_pad", ((12 + 2) + (12 + 2 * 2)) * PIXELS)
     ]
 
 

@@ -23,16 +23,16 @@ from engines.prompt import Prompt
 from engines.snapshot import restore, take_exact
 from engines.wan.kernel_ops import AttentionOps
 from engines.wan.transformer import CausalTransformer
-from kernels.dispatch import PLAIN, KernelPlan, plan_for, read_choices
-from kernels.slab_table import Lent, SlabTable
+from kernels.attention.kv_view import KVView, KVViewTable
+from kernels.attention.window import SplitConfig, window_attention
+from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends
 from kernels.tiles import Tile
-from kernels.window_attention import Schedule, window_attention
 from tests.conftest import RECORDINGS
 from tests.recorder import Recordings
 from tests.recording import RecordedNoise, Recording
 from tests.rolling import roll
 
-KERNELS = plan_for(torch.device("cpu"), torch.float32, read_choices("triton,linear=library"))
+KERNELS = backends_for(torch.device("cpu"), torch.float32, parse_backends("triton,linear=library"))
 
 TINY = StreamConfig(seed=5, height=16, width=32, steps=(1000, 500))
 """Two tokens a frame: the interpreter takes its time for each."""
@@ -49,9 +49,9 @@ def model() -> Model:
 
 
 def on_kernels(
-    model: Model, plan: KernelPlan = KERNELS, *, batch: int = 1, record: Recordings | None = None
+    model: Model, backends: KernelBackends = KERNELS, *, batch: int = 1, record: Recordings | None = None
 ) -> Generator:
-    passes = KernelPasses(model.transformer, plan, record)
+    passes = KernelPasses(model.transformer, backends, record)
     return Generator(model.transformer, None, slab_bytes=1 << 30, batch=batch, passes=passes)
 
 
@@ -81,7 +81,7 @@ def test_a_rolled_window_is_attended_alike_by_every_plan(
     stream = plain.open(replace(TINY, rope=rope, steps=(1000,)))
     roll(plain, stream, 6, {0: prompts[0], 5: prompts[1]})
     plain.settle([stream])
-    kernels = on_kernels(model, replace(KERNELS, **read_choices(other)))
+    kernels = on_kernels(model, replace(KERNELS, **parse_backends(other)))
     twin = restore(kernels, take_exact(plain, stream)).stream
     torch.testing.assert_close(
         roll(kernels, twin, 2, {7: prompts[2]}), roll(plain, stream, 2, {7: prompts[2]}), rtol=0, atol=ATOL
@@ -93,9 +93,9 @@ INT8 = replace(KERNELS, keys="int8")
 
 def test_int8_keys_are_scored_alike_by_kernels_and_references(model: Model, prompts: list[Prompt]) -> None:
     made = {}
-    for plan in (INT8, replace(PLAIN, keys="int8"), KERNELS):
-        generator = on_kernels(model, plan)
-        made[plan] = roll(generator, generator.open(TINY), 3, {0: prompts[0], 2: prompts[1]})
+    for backends in (INT8, replace(EAGER, keys="int8"), KERNELS):
+        generator = on_kernels(model, backends)
+        made[backends] = roll(generator, generator.open(TINY), 3, {0: prompts[0], 2: prompts[1]})
     ours, reference, plain = made.values()
     # A rounding to INT8 may fall to either side where the two differ in their last places.
     assert (ours - reference).abs().mean() < 1e-4
@@ -127,11 +127,11 @@ def test_int8_keys_are_forked_and_restored_with_their_scales(model: Model, promp
     assert stream.slab.keys.dtype == torch.int8
 
 
-@pytest.mark.parametrize(("plan", "other"), [(INT8, KERNELS), (KERNELS, INT8)], ids=["to plain", "to int8"])
+@pytest.mark.parametrize(("backends", "other"), [(INT8, KERNELS), (KERNELS, INT8)], ids=["to plain", "to int8"])
 def test_a_snapshot_is_refused_by_slabs_that_keep_other_keys(
-    model: Model, prompts: list[Prompt], plan: KernelPlan, other: KernelPlan
+    model: Model, prompts: list[Prompt], backends: KernelBackends, other: KernelBackends
 ) -> None:
-    generator = on_kernels(model, plan)
+    generator = on_kernels(model, backends)
     stream = generator.open(TINY)
     roll(generator, stream, 1, {0: prompts[0]})
     with pytest.raises(SnapshotError, match=r"slab\.keys in torch\..*, where the stream keeps torch\."):
@@ -182,19 +182,19 @@ def test_every_preset_runs_on_the_kernels(transformer: TransformerConfig) -> Non
 
 def test_a_prompt_is_attended_alike_whatever_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, values, queries = (torch.randn(1, tokens, 2, 32) for tokens in (70, 70, 9))
-    table = SlabTable([Lent(keys.unsqueeze(1), values.unsqueeze(1), filled=70)], keys.device)
+    table = KVViewTable([KVView(keys.unsqueeze(1), values.unsqueeze(1), filled=70)], keys.device)
     attend = AttentionOps.of(KERNELS, keys.device).prompt_attention
     whole = attend(queries, table, 0)
-    split = Schedule(Tile(32, 32, warps=4), shares=3)
-    monkeypatch.setattr("kernels.window_attention.schedule_for", lambda *_: split)
+    split = SplitConfig(Tile(32, 32, warps=4), num_splits=3)
+    monkeypatch.setattr("kernels.attention.window.split_config_for", lambda *_: split)
     assert torch.equal(attend(queries, table, 0), whole)
     assert not torch.equal(window_attention(queries, table, 0), whole)
 
 
-def idle(plan: KernelPlan, record: Recordings | None, slab_bytes: int = 1 << 30) -> Generator:
+def idle(backends: KernelBackends, record: Recordings | None, slab_bytes: int = 1 << 30) -> Generator:
     """Computes nothing, but keeps tables and recordings as if it did."""
     transformer = Idle(preset("tiny").transformer)
-    passes = KernelPasses(transformer, plan, record)
+    passes = KernelPasses(transformer, backends, record)
     return Generator(transformer, None, slab_bytes=slab_bytes, passes=passes)
 
 
@@ -211,9 +211,9 @@ def test_a_library_is_recorded_for_every_slab(prompts: list[Prompt], attention: 
     assert record.made == recordings
 
 
-@pytest.mark.parametrize("plan", [KERNELS, replace(KERNELS, keys="int8")], ids=["plain", "int8"])
-def test_a_closed_streams_slab_is_let_go(plan: KernelPlan, prompts: list[Prompt]) -> None:
-    generator = idle(plan, None)
+@pytest.mark.parametrize("backends", [KERNELS, replace(KERNELS, keys="int8")], ids=["plain", "int8"])
+def test_a_closed_streams_slab_is_let_go(backends: KernelBackends, prompts: list[Prompt]) -> None:
+    generator = idle(backends, None)
     stream = generator.open(TINY)
     roll(generator, stream, 2, {0: prompts[0]})
     keys = ref(stream.slab.keys)
@@ -223,9 +223,9 @@ def test_a_closed_streams_slab_is_let_go(plan: KernelPlan, prompts: list[Prompt]
 
 @pytest.mark.parametrize("attention", ["triton", "library"])
 def test_a_slab_makes_way_without_the_recordings_of_others(prompts: list[Prompt], attention: str) -> None:
-    record, plan = Recordings(), replace(KERNELS, attention=attention)
+    record, backends = Recordings(), replace(KERNELS, attention=attention)
     layout = SlabLayout.of(preset("tiny").transformer, TINY)
-    generator = idle(plan, record, slab_bytes=2 * layout.nbytes(torch.float32))
+    generator = idle(backends, record, slab_bytes=2 * layout.nbytes(torch.float32))
     stays, goes = generator.open(TINY), generator.open(TINY)
     for stream in (stays, goes):
         roll(generator, stream, 2, {0: prompts[0]})
@@ -249,16 +249,21 @@ def test_a_picture_may_be_turned(prompts: list[Prompt]) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "replayed"),
-    [("auto", True), ("modulate=reference", True), ("norm_rope=reference", False), ("reference", False)],
+    [
+        ("auto", True),
+        ("layernorm_modulate=reference", True),
+        ("qk_norm_rope=reference", False),
+        ("reference", False),
+    ],
 )
 def test_a_kernel_may_be_left_out_where_there_are_graphs(asked: str, replayed: bool) -> None:
-    plan = replace(KERNELS, **read_choices(asked))
-    assert can_be_replayed(plan, torch.device("cuda")) == replayed
-    assert not can_be_replayed(plan, torch.device("cpu"))
+    backends = replace(KERNELS, **parse_backends(asked))
+    assert can_be_replayed(backends, torch.device("cuda")) == replayed
+    assert not can_be_replayed(backends, torch.device("cpu"))
 
 
 def test_graphs_are_refused_where_they_cannot_be(model: Model) -> None:
     with pytest.raises(ConfigError, match="graphs need a CUDA device"):
         passes_for(model.transformer, KERNELS, graphs=True)
-    with pytest.raises(ConfigError, match="need norm_rope and prompt_attention to be triton"):
-        KernelPasses(model.transformer, replace(PLAIN, modulate="triton"), Recordings())
+    with pytest.raises(ConfigError, match="need qk_norm_rope and prompt_attention to be triton"):
+        KernelPasses(model.transformer, replace(EAGER, layernorm_modulate="triton"), Recordings())

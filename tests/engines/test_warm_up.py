@@ -18,7 +18,7 @@ from engines.model import Model
 from engines.presets import preset
 from engines.prompt import Prompt
 from engines.warm_up import warm_up
-from kernels.dispatch import plan_for, read_choices
+from kernels.dispatch import backends_for, parse_backends
 from tests.recorder import Recordings
 from tests.rolling import roll
 
@@ -89,11 +89,11 @@ def test_every_recache_is_made_while_warming_up(
 def test_nothing_is_recorded_once_all_is_warm(prompts: list[Prompt]) -> None:
     tiny = preset("tiny-taehv")
     transformer = Model.random(replace(tiny, transformer=replace(tiny.transformer, layers=2)), seed=1).transformer
-    plan, record = (
-        plan_for(torch.device("cpu"), torch.float32, read_choices("triton,linear=library")),
+    backends, record = (
+        backends_for(torch.device("cpu"), torch.float32, parse_backends("triton,linear=library")),
         Recordings(),
     )
-    passes = KernelPasses(transformer, plan, record)
+    passes = KernelPasses(transformer, backends, record)
     generator = Generator(transformer, None, slab_bytes=1 << 30, passes=passes, batch=2)
     config = StreamConfig(height=16, width=32, window_frames=6, steps=(1000, 500))
     assert len(list(warm_up(generator, config, streams=2))) == 3 * 4 + 1

@@ -7,13 +7,13 @@ import torch
 
 from benchmarks.ahead_of_time import Compiled, compile_case
 from benchmarks.kernel_table import all_cases, choose
-from kernels import window_attention
+from kernels.attention import window
 from kernels.tiles import ARCHITECTURES, INTERPRETER, SHARED_BYTES, AotCase, Tile, architecture, tile_for
 from tests.kernels.compiled import compiled
 
-CASES = {case.name: case for case in window_attention.aot_cases()}
+CASES = {case.name: case for case in window.aot_cases()}
 
-IN_THE_SUITE = [f"window_attention_{kind}_shares_sm{sm}" for sm in ARCHITECTURES for kind in ("bf16", "int8_bf16")]
+IN_THE_SUITE = [f"window_attention_{kind}_splits_sm{sm}" for sm in ARCHITECTURES for kind in ("bf16", "int8_bf16")]
 """A configuration for each chip and 16 or 8 bits; the table's program compiles all of every op."""
 
 
@@ -67,8 +67,8 @@ def test_every_case_has_the_parameters_of_its_kernel(case: AotCase) -> None:
 @pytest.mark.parametrize("sm", ARCHITECTURES)
 @pytest.mark.parametrize("kind", ["bf16", "fp16", "fp32", "int8_bf16", "int8_fp16"])
 def test_attention_is_listed_for_every_chip_and_dtype(sm: int, kind: str) -> None:
-    for shares in ("", "_shares"):
-        assert CASES[f"window_attention_{kind}{shares}_sm{sm}"].architecture == sm
+    for splits in ("", "_splits"):
+        assert CASES[f"window_attention_{kind}{splits}_sm{sm}"].architecture == sm
 
 
 def test_an_unknown_case_is_refused() -> None:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch._library.custom_ops import CustomOpDef
 
-from kernels import norm_rope as fused
+from kernels.attention import qk_norm_rope as fused
+from kernels.attention.kv_view import KVView, KVViewTable
+from kernels.attention.qk_norm_rope import Turns
 from kernels.flow_step import flow_step
+from kernels.gated_residual import gated_residual
+from kernels.layernorm_modulate import layernorm_modulate, layernorm_modulate_int8
 from kernels.linear import linear, linear_gelu, linear_residual
-from kernels.modulate import modulate, modulate_int8
-from kernels.norm_rope import Turns
-from kernels.residual import residual
 from kernels.rms_norm import rms_norm
-from kernels.slab_table import Lent, SlabTable
 
 ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
 
@@ -23,9 +23,9 @@ ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
 @pytest.mark.parametrize(
     ("op", "shapes", "rest"),
     [
-        (modulate, (ROWS, GATE, GATE), (1e-6,)),
-        (modulate_int8, (ROWS, GATE, GATE), (1e-6,)),
-        (residual, (ROWS, ROWS, GATE), ()),
+        (layernorm_modulate, (ROWS, GATE, GATE), (1e-6,)),
+        (layernorm_modulate_int8, (ROWS, GATE, GATE), (1e-6,)),
+        (gated_residual, (ROWS, ROWS, GATE), ()),
         (rms_norm, ((2, 5, 32), (32,)), (1e-6,)),
         (flow_step, (LATENTS, LATENTS, LATENTS, LEVEL, LEVEL), ()),
         (linear, ((2, 5, 16), (32, 16), (32,)), ()),
@@ -33,9 +33,9 @@ ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
         (linear_residual, ((2, 15, 16), (32, 16), (32,), ROWS, GATE), ()),
     ],
     ids=[
-        "modulate",
-        "modulate_int8",
-        "residual",
+        "layernorm_modulate",
+        "layernorm_modulate_int8",
+        "gated_residual",
         "rms_norm",
         "flow_step",
         "linear",
@@ -55,15 +55,15 @@ def test_the_write_into_slabs_is_registered_as_one(sink: bool, device: torch.dev
     q, k, v = torch.randn(3, 1, 6, 32, device=device)
     turns = torch.ones(3, 1, 6, 8, dtype=torch.complex64, device=device)
     slab = torch.zeros(2, 1, 4, 3, 2, 16, device=device)
-    table = SlabTable([Lent(slab[0], slab[1], filled=12)], device)
-    places = torch.zeros(1, 2, dtype=torch.int32, device=device)
+    table = KVViewTable([KVView(slab[0], slab[1], filled=12)], device)
+    slot_mapping = torch.zeros(1, 2, dtype=torch.int32, device=device)
     weight = torch.ones(32, device=device)
-    kept = (table.keys, table.values, table.key_scales, table.layer_strides, table.scale_strides, places)
+    kept = (table.keys, table.values, table.key_scales, table.layer_strides, table.scale_strides, slot_mapping)
     given = Turns(turns[0], turns[1], turns[2] if sink else None)
     arguments = (q, k, v, weight, weight, given.queries, given.keys, given.sink_queries, *kept, 0, 1e-6, False)
-    torch.library.opcheck(fused._norm_rope, arguments, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(fused._qk_norm_rope, arguments, test_utils=("test_schema", "test_faketensor"))
     assert {"keys", "values", "key_scales"} == {
         argument.name
-        for argument in torch.ops.longtake.norm_rope.default._schema.arguments
+        for argument in torch.ops.longtake.qk_norm_rope.default._schema.arguments
         if argument.alias_info is not None and argument.alias_info.is_write
     }

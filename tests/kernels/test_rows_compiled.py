@@ -8,16 +8,17 @@ import pytest
 
 from benchmarks.ahead_of_time import Compiled
 from benchmarks.kernel_table import all_cases
-from kernels import flow_step, linear, modulate, norm_rope, residual, rms_norm
+from kernels import flow_step, gated_residual, layernorm_modulate, linear, rms_norm
+from kernels.attention import qk_norm_rope
 from kernels.tiles import ARCHITECTURES, AotCase
 from tests.kernels.compiled import compiled
 
 OPS: tuple[Callable[[], Sequence[AotCase]], ...] = tuple(
-    op.aot_cases for op in (flow_step, linear, modulate, norm_rope, residual, rms_norm)
+    op.aot_cases for op in (flow_step, gated_residual, layernorm_modulate, linear, qk_norm_rope, rms_norm)
 )
 
 IN_THE_SUITE = (
-    "linear_gated_sm90", "linear_gelu_sm80", "modulate_int8_sm89", "norm_rope_int8_sm120",
+    "linear_gated_sm90", "linear_gelu_sm80", "layernorm_modulate_int8_sm89", "qk_norm_rope_int8_sm120",
 )  # fmt: skip
 """Of the largest forms, one for each chip."""
 

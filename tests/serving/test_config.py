@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engines.errors import ConfigError
-from kernels.dispatch import PLAIN
+from kernels.dispatch import EAGER
 from serving.config import Limits, ServerConfig, Tokens
 
 
@@ -37,10 +37,10 @@ def test_a_setting_that_cannot_be_is_refused_by_name(options: dict[str, Any], wo
 
 
 def test_kernels_are_those_that_are_asked_for() -> None:
-    assert ServerConfig().plan == PLAIN
-    assert ServerConfig(kernels="attention=library,keys=plain").plan == replace(PLAIN, attention="library")
+    assert ServerConfig().backends == EAGER
+    assert ServerConfig(kernels="attention=library,keys=plain").backends == replace(EAGER, attention="library")
     with pytest.raises(ConfigError, match="kernels 'flash-attn': flash-attn needs a CUDA device"):
-        _ = ServerConfig(kernels="flash-attn").plan
+        _ = ServerConfig(kernels="flash-attn").backends
 
 
 def test_a_machine_without_the_device_may_ask_for_its_kernels() -> None:

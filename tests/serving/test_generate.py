@@ -83,7 +83,7 @@ def test_graphs_are_recorded_before_the_film(
     monkeypatch.setattr(Request, "graphs", True)
     monkeypatch.setattr(
         "serving.generate_command.passes_for",
-        lambda transformer, plan, graphs: passes_for(transformer, plan, graphs=False),
+        lambda transformer, backends, graphs: passes_for(transformer, backends, graphs=False),
     )
     assert main(["generate", str(timeline), "-o", str(warmed)]) == 0
     assert "warming up: block 6 of 6\n" in capsys.readouterr().err

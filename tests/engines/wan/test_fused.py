@@ -12,8 +12,8 @@ from engines.config import TAEHVConfig, VAEConfig
 from engines.errors import StreamError
 from engines.wan.taehv import TAEHV
 from engines.wan.vae import WanVAE
-from kernels.picture_ops import REFERENCE, TRITON
-from kernels.pictures import PictureOps
+from kernels.vae.fused import FUSED, REFERENCE
+from kernels.vae.ops import VAEOps
 from tests.engines.wan.pieces import assert_equal, decode, encode
 
 LATENTS = torch.randn(1, 6, 3, 2, 3, generator=torch.Generator().manual_seed(1))
@@ -45,20 +45,20 @@ def enlivened(codec: Codec) -> Codec:
     return codec
 
 
-def fused(make: Make, ops: PictureOps) -> WanVAE | TAEHV:
+def fused(make: Make, ops: VAEOps) -> WanVAE | TAEHV:
     codec = make()
     codec.fuse(ops)
     return codec
 
 
 both = pytest.mark.parametrize("make", [random_vae, random_taehv])
-either = pytest.mark.parametrize("ops", [TRITON, REFERENCE], ids=["triton", "reference"])
+either = pytest.mark.parametrize("ops", [FUSED, REFERENCE], ids=["triton", "reference"])
 
 
 @either
 @both
 def test_two_pieces_decode_as_without_fusion_and_a_failed_call_between_changes_nothing(
-    make: Make, ops: PictureOps
+    make: Make, ops: VAEOps
 ) -> None:
     codec, plain = fused(make, ops), make()
     pieces = LATENTS[:, :1], LATENTS[:, 1:3]
@@ -78,7 +78,7 @@ def test_two_pieces_decode_as_without_fusion_and_a_failed_call_between_changes_n
 
 @either
 @both
-def test_two_pieces_encode_as_without_fusion(make: Make, ops: PictureOps) -> None:
+def test_two_pieces_encode_as_without_fusion(make: Make, ops: VAEOps) -> None:
     pieces = PICTURES[:, :5].split((1, 4), dim=1)
     assert_equal(encode(fused(make, ops), pieces), encode(make(), pieces))
 
@@ -138,7 +138,7 @@ def test_the_weights_lie_channels_last_and_are_the_same(make: Make) -> None:
 def test_in_16_bits_fusion_is_no_further_from_fp32_than_twice_torchs_own_operators() -> None:
     first = LATENTS[:, :1]
     truth = decode(random_vae(), (first,))
-    codecs = random_vae().half(), fused(lambda: random_vae().half(), TRITON)
+    codecs = random_vae().half(), fused(lambda: random_vae().half(), FUSED)
     torchs, ours = ((decode(codec, (first.half(),)) - truth).square().mean().sqrt() for codec in codecs)
     assert ours < 2 * torchs
 

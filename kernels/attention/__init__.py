@@ -1,0 +1,1 @@
+"""Ops on heads and on the keys and values that streams keep."""

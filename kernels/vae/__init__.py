@@ -1,0 +1,1 @@
+"""Ops on the frames between a video autoencoder's convolutions."""
