@@ -21,7 +21,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from engines.codec import Decoded, Encoded
-from engines.config import PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR, ModelConfig, StreamConfig, TransformerConfig
+from engines.config.geometry import PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
+from engines.config.model import ModelConfig
+from engines.config.networks import TransformerConfig
+from engines.config.stream import StreamConfig
 from engines.kv_slab import SlabLayout
 from engines.model import build_codec
 from engines.wan.transformer import MODULATIONS

@@ -12,10 +12,11 @@ import torch
 
 from benchmarks.timing import Samples
 from engines.codec import Codec
-from engines.config import TEMPORAL_FACTOR, StreamConfig
+from engines.config.geometry import TEMPORAL_FACTOR
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
-from engines.prompt import Prompt
 from engines.stream import Block, Stream
+from engines.text.prompt import Prompt
 
 T = TypeVar("T")
 

@@ -15,7 +15,7 @@ from benchmarks.footage import Cue, Source, as_floats, rendered_pictures
 from benchmarks.intervals import Ratio, Share
 from benchmarks.judge import CLIP_FRAMES, TrainedJudge, Verdict
 from benchmarks.look import Look, looks
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from engines.pocket.scene import ATTRIBUTES, Clip
 from engines.pocket.world import World
 

@@ -23,13 +23,13 @@ from matplotlib import pyplot as plt
 from benchmarks.engine import RESULTS, picture_size, resized
 from benchmarks.machine import Machine
 from benchmarks.timing import timed
-from engines.config import ModelConfig
+from engines.config.model import ModelConfig
+from engines.config.presets import PRESETS, preset
 from engines.generator import Generator
 from engines.kv_slab import SlabLayout
 from engines.model import Model
-from engines.presets import PRESETS, preset
-from engines.prompt import Prompt
 from engines.stream import Stream
+from engines.text.prompt import Prompt
 
 SEED = 0
 SWITCH_EVERY = 100

@@ -25,15 +25,16 @@ from benchmarks.delivery import Delivery, deliver
 from benchmarks.machine import Machine, Rates
 from benchmarks.report import BlockStages, Report, Stage
 from benchmarks.timing import WARM_UP, Samples, sample, timed
-from engines.config import TEMPORAL_FACTOR, ModelConfig
+from engines.config.geometry import TEMPORAL_FACTOR
+from engines.config.model import ModelConfig
+from engines.config.presets import PRESETS, preset
 from engines.generator import Generator
 from engines.memory import PassTurns, StreamView
 from engines.model import build_codec
 from engines.passes import can_be_replayed, fuse, passes_for
-from engines.presets import PRESETS, preset
-from engines.prompt import Prompt
 from engines.rollout import Rollout
-from engines.wan.text_encoder import UMT5Encoder
+from engines.text.prompt import Prompt
+from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
 from engines.warm_up import warm_up
 from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends

@@ -26,7 +26,7 @@ import torch
 from benchmarks.engine import RESULTS
 from benchmarks.machine import Machine
 from benchmarks.replicas import Replicas, wait_until_whole
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving import app
 from serving.async_client import AsyncClient
 from serving.config import ServerConfig

@@ -29,10 +29,10 @@ from benchmarks.fidelity_plot import Sheet, draw, drift_sheet, prompt_sheet, swi
 from benchmarks.footage import ModelSource, RenderedSource, Source
 from benchmarks.judge import TrainedJudge
 from benchmarks.machine import Machine
-from engines.config import StreamConfig
+from engines.config.presets import PRESETS
+from engines.config.stream import StreamConfig
 from engines.fingerprint import fingerprint
 from engines.pocket.world import World
-from engines.presets import PRESETS
 from serving.catalog import models_folder
 from serving.loading import open_model
 

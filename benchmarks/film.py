@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.engine import RESULTS
 from benchmarks.machine import Machine
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 
 CUE_EVERY_SECONDS = 20
 

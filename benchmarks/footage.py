@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.judge import PICTURES, STRIDE
-from engines.config import TEMPORAL_FACTOR, StreamConfig
+from engines.config.geometry import TEMPORAL_FACTOR
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.kv_slab import SlabLayout
 from engines.model import Model
 from engines.pocket.scene import Clip, Scene
 from engines.pocket.world import World
 from engines.stream import Stream
-from engines.wan.prompt_encoder import PromptEncoder
+from engines.text.prompt_encoder import PromptEncoder
 
 
 @dataclass(frozen=True)

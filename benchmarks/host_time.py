@@ -21,12 +21,12 @@ from torch import Tensor
 
 from benchmarks.machine import Machine
 from benchmarks.timing import Samples
+from engines.config.presets import preset
+from engines.device.cuda_graph import Recorded
 from engines.generator import Generator
-from engines.graphs import Recorded
 from engines.kernel_passes import KernelPasses
-from engines.presets import preset
-from engines.prompt import Prompt
 from engines.stream import Stream
+from engines.text.prompt import Prompt
 from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
 from engines.warm_up import warm_up
 from kernels.dispatch import KernelBackends

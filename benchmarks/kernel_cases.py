@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.counts import Work
-from engines.config import StreamConfig
-from engines.presets import preset
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from kernels import linear as linears
 from kernels.attention.kv_view import KVView, KVViewTable
 from kernels.attention.library import cudnn, flash_attn, library_attention, torch_cpu

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from benchmarks.engine import RESULTS
 from benchmarks.machine import Machine
 from benchmarks.timing import timed
-from engines.config import TransformerConfig
-from engines.presets import WAN_1_3B, preset
+from engines.config.networks import TransformerConfig
+from engines.config.presets import WAN_1_3B, preset
 from engines.wan.transformer import CausalTransformer
 from engines.weights import LoRA, load_transformer, parameter_bytes
 

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from benchmarks.engine import RESULTS, SEED, picture_size, resized
 from benchmarks.machine import Machine
-from engines.config import ModelConfig, StreamConfig
+from engines.config.model import ModelConfig
+from engines.config.presets import PRESETS, preset
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.passes import Passes, PlainPasses, can_be_replayed, passes_for
-from engines.presets import PRESETS, preset
-from engines.prompt import Prompt
+from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 

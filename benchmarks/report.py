@@ -13,7 +13,8 @@ from benchmarks.counts import Work
 from benchmarks.delivery import Delivery
 from benchmarks.machine import Machine, Rates
 from benchmarks.timing import Samples
-from engines.config import TEMPORAL_FACTOR, ModelConfig
+from engines.config.geometry import TEMPORAL_FACTOR
+from engines.config.model import ModelConfig
 
 
 class Stage(NamedTuple):

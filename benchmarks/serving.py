@@ -32,7 +32,7 @@ from matplotlib import pyplot as plt
 from benchmarks.engine import RESULTS
 from benchmarks.machine import Machine
 from benchmarks.processes import Tree, Usage
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.async_client import AsyncClient
 from serving.errors import SlotsFull
 from serving.local_server import local_server

@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from engines.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from engines.config.geometry import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.errors import StreamError
 from engines.history import History
 from kernels.vae.ops import VAEOps

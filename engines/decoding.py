@@ -8,8 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engines.beside import Beside
 from engines.codec import Codec
+from engines.device.side_stream import Beside
 from engines.history import History
 
 

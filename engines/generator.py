@@ -14,22 +14,23 @@ from threading import Event
 import torch
 from torch import Tensor, nn
 
-from engines.beside import Beside
 from engines.codec import Codec
-from engines.config import ABSOLUTE_POSITIONS, StreamConfig
+from engines.config.geometry import ABSOLUTE_POSITIONS
+from engines.config.stream import StreamConfig
 from engines.decoding import Decoding
+from engines.device.side_stream import Beside
 from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
 from engines.fingerprint import fingerprint
 from engines.history import History
 from engines.kv_slab import SlabLayout, SlabPool
 from engines.modulation import ModulationTable
-from engines.noise import Noise, SeededNoise
-from engines.noise_ahead import NoiseAhead
 from engines.passes import Passes, PlainPasses
-from engines.prompt import Prompt
 from engines.rollout import Denoised, Rollout
-from engines.schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule
+from engines.sampling.noise import Noise, SeededNoise
+from engines.sampling.noise_prefetch import NoiseAhead
 from engines.stream import Block, Stream
+from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import RopeTable
 

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engines.device.cuda_graph import Graphed, Recorder
 from engines.errors import ConfigError
-from engines.graphs import Graphed, Recorder
 from engines.kv_slab import KVSlab
 from engines.memory import PromptMemory, StreamView
-from engines.schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule
 from engines.wan.kernel_ops import AttentionOps, layer_ops
 from engines.wan.transformer import Attention, CausalTransformer, LayerOps, Modulations
 from kernels.attention.kv_view import KVView, KVViewTable

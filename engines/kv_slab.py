@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig, TransformerConfig
+from engines.config.networks import TransformerConfig
+from engines.config.stream import StreamConfig
 from engines.errors import SlabsFull
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.kv_slab import KVSlab, Placement
-from engines.prompt import Prompt
+from engines.text.prompt import Prompt
 from engines.wan.transformer import Attention, CausalTransformer
 from kernels.attention.reference import prompt_attention, slab_attention
 from kernels.attention.rope import RopeTable, apply_rope

@@ -5,33 +5,13 @@ from __future__ import annotations
 from itertools import count
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from engines.device.host_copy import Plain
 from engines.errors import SnapshotError
 from engines.generator import Generator
 from engines.snapshot import light_parts, pack_light
 from engines.stream import Stream
-
-
-class Plain(NamedTuple):
-    """A tensor as it travels: its bytes, shape and dtype. Numpy has no bfloat16."""
-
-    data: bytes
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, tensor: Tensor) -> Plain:
-        """A copy of `tensor` on the host."""
-        here = tensor.detach().to("cpu").contiguous()
-        return cls(here.flatten().view(torch.uint8).numpy().tobytes(), tuple(here.shape), here.dtype)
-
-    def tensor(self) -> Tensor:
-        """On the CPU, in memory of its own."""
-        flat = torch.from_numpy(np.frombuffer(bytearray(self.data), np.uint8))
-        return flat.view(self.dtype).reshape(self.shape)
 
 
 class Update(NamedTuple):

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from engines.codec import Codec
-from engines.config import ModelConfig, TAEHVConfig, VAEConfig
+from engines.config.model import ModelConfig
+from engines.config.networks import TAEHVConfig, VAEConfig
+from engines.text.umt5 import UMT5Encoder
 from engines.wan.taehv import TAEHV
-from engines.wan.text_encoder import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
 from engines.wan.vae import WanVAE
 

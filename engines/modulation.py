@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from engines.errors import StreamError
-from engines.schedule import CLEAN, FlowSchedule
+from engines.sampling.flow_schedule import CLEAN, FlowSchedule
 from engines.wan.transformer import CausalTransformer, Modulations
 
 

@@ -21,11 +21,11 @@ import torch
 from torch import Tensor
 
 from engines.codec import Codec
+from engines.device.cuda_graph import CudaRecorder
 from engines.errors import ConfigError
-from engines.graphs import CudaRecorder
 from engines.kv_slab import KVSlab
 from engines.memory import SlabMemory, StreamView
-from engines.schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule
 from engines.wan.transformer import CausalTransformer, Modulations
 from kernels.dispatch import EAGER, KernelBackends
 

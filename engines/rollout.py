@@ -19,9 +19,9 @@ from engines.kv_slab import Placement
 from engines.memory import PassTurns, PromptMemory, StreamView
 from engines.modulation import joined
 from engines.passes import Passes
-from engines.prompt import Prompt
-from engines.schedule import CLEAN
+from engines.sampling.flow_schedule import CLEAN
 from engines.stream import SinkCall, Stream
+from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 
 

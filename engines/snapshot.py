@@ -21,13 +21,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.errors import SnapshotError
 from engines.generator import Generator
 from engines.history import History
-from engines.noise import SeededNoise
-from engines.prompt import Prompt
+from engines.sampling.noise import SeededNoise
 from engines.stream import LogEntry, SinkCall, Stream
+from engines.text.prompt import Prompt
 
 VERSION = 1
 

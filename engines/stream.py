@@ -9,16 +9,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig, pixel_frames
+from engines.config.geometry import pixel_frames
+from engines.config.stream import StreamConfig
 from engines.errors import StreamError
 from engines.history import History
 from engines.kv_slab import KVSlab
 from engines.memory import PromptMemory
 from engines.modulation import ModulationTable
-from engines.noise import Noise
-from engines.noise_ahead import NoiseAhead
-from engines.prompt import Prompt
-from engines.schedule import CLEAN, FlowSchedule
+from engines.sampling.flow_schedule import CLEAN, FlowSchedule
+from engines.sampling.noise import Noise
+from engines.sampling.noise_prefetch import NoiseAhead
+from engines.text.prompt import Prompt
 from kernels.attention.rope import RopeTable
 
 

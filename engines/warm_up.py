@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
-from engines.prompt import Prompt
 from engines.stream import Stream
+from engines.text.prompt import Prompt
 
 
 class Progress(NamedTuple):

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from engines.checkpoint import Checkpoint, without_wrappers
-from engines.config import ModelConfig, TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.model import ModelConfig
+from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from engines.errors import WeightsError
 from engines.model import Model, build_codec
+from engines.text.tokenizer import Tokenizer
+from engines.text.umt5 import UMT5Encoder
 from engines.wan.taehv import TAEHV, fit_time_grow
-from engines.wan.text_encoder import UMT5Encoder
-from engines.wan.tokenizer import Tokenizer
 from engines.wan.transformer import CausalTransformer
 from engines.wan.vae import WanVAE
 

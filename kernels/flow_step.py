@@ -7,7 +7,7 @@
     sigma, next_sigma        [B] fp32          in device memory, so that a captured graph serves every step
 
 Behind the last step `next_sigma` is 0 and `out` is the clean latents, bit for bit. Precisions are those of
-`engines.schedule`, and so are the bits: no product and sum are fused.
+`engines.sampling.flow_schedule`, and so are the bits: no product and sum are fused.
 
 Bytes: three tensors read and one written, 8 per element in 16 bits: 2.4 MB for a block at 480x832. PyTorch's own
 operators go through fp64 and fp32 copies: 11 launches and 116 bytes per element.

@@ -12,7 +12,7 @@ import re
 import unicodedata
 from itertools import pairwise
 
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.timeline import Blend, Cue, Timeline
 
 FEW_WORDS = 15

@@ -14,7 +14,7 @@ from pathlib import Path
 import av
 import torch
 
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.async_client import AsyncClient
 from serving.controller import Controller
 from serving.errors import FilmError, ServingError

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from kernels.dispatch import EAGER
 from serving.errors import FilmError, TimelineError
 from serving.film import read_facts

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from engines.config import StreamConfig
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from engines.passes import can_be_replayed
-from engines.presets import preset
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.errors import FilmError
 from serving.facts import Facts

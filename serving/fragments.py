@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.chunk import Chunk
 from serving.errors import FilmError
 from serving.h264 import ParameterSets, sample

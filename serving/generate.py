@@ -15,9 +15,9 @@ from torch import Tensor
 
 from engines.errors import Cancelled
 from engines.generator import Generator
-from engines.prompt import Prompt
 from engines.snapshot import take_light
 from engines.stream import Block, Stream
+from engines.text.prompt import Prompt
 from serving.errors import FilmError
 from serving.facts import Facts
 from serving.film import Film

@@ -17,14 +17,15 @@ from types import FrameType
 
 import torch
 
-from engines.config import FRAMES_PER_SECOND, StreamConfig
+from engines.config.geometry import FRAMES_PER_SECOND
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.model import Model
 from engines.passes import fuse, passes_for
-from engines.prompt import Prompt
 from engines.snapshot import read_config, restore
 from engines.stream import Stream
-from engines.wan.prompt_encoder import PromptEncoder
+from engines.text.prompt import Prompt
+from engines.text.prompt_encoder import PromptEncoder
 from engines.warm_up import warm_up
 from serving.catalog import models_folder
 from serving.errors import FilmError

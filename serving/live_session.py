@@ -10,10 +10,11 @@ from itertools import takewhile
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engines.config import StreamConfig, pixel_frames
+from engines.config.geometry import pixel_frames
+from engines.config.stream import StreamConfig
 from engines.mirror import Changes, MirrorSource, Update
-from engines.prompt import Prompt
 from engines.stream import Stream
+from engines.text.prompt import Prompt
 from serving.chunk import Chunk
 from serving.errors import FrameOutOfRange, ServingError
 from serving.follower import Follower, Role

@@ -8,12 +8,12 @@ from typing import Literal
 
 import torch
 
-from engines.config import ModelConfig, TAEHVConfig
+from engines.config.model import ModelConfig
+from engines.config.presets import TAEW2_1, preset
 from engines.model import Model
 from engines.pocket.publish import model_files, revision
-from engines.presets import preset
-from engines.wan.prompt_encoder import PromptEncoder
-from engines.wan.tokenizer import ByteTokenizer
+from engines.text.prompt_encoder import PromptEncoder
+from engines.text.tokenizer import ByteTokenizer
 from engines.weights import LoadedModel, ModelFiles, load_model
 from serving.catalog import CATALOG, CatalogEntry, Role
 from serving.errors import ModelError
@@ -26,8 +26,6 @@ POCKET = "pocket"
 
 DEFAULT_MODEL = POCKET
 
-TINY_CODEC = TAEHVConfig()
-"""What `taew2_1` holds."""
 
 RANDOM_SEED = 0
 """Of the weights of a model that has no others."""
@@ -68,7 +66,7 @@ def open_model(
     """
     config = preset(name)
     if entry := CATALOG.get(name):
-        config = config if codec == "own" else replace(config, codec=TINY_CODEC)
+        config = config if codec == "own" else replace(config, codec=TAEW2_1)
         role = Role.CODEC if codec == "own" else Role.TINY_CODEC
         return _open_published(entry, config, role, models / name, device, dtype, text_device)
     if codec == "tiny":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.mirror import Mirror, Update
 from serving.chunk import Chunk
 from serving.errors import ReplicaLost

@@ -9,9 +9,9 @@ from typing import Literal
 
 import torch
 
-from engines.config import ModelConfig
+from engines.config.model import ModelConfig
+from engines.config.presets import PRESETS
 from engines.kv_slab import SlabLayout
-from engines.presets import PRESETS
 from engines.weights import parameter_bytes
 from serving.catalog import CATALOG, CatalogEntry
 from serving.errors import DownloadError

@@ -11,9 +11,9 @@ from typing import TypeVar
 
 from engines.errors import ConfigError, SlabsFull, SnapshotError
 from engines.generator import Generator
-from engines.prompt import Prompt
 from engines.snapshot import restore
 from engines.stream import Stream
+from engines.text.prompt import Prompt
 from serving.errors import FrameOutOfRange, InvalidRequest, SlotsFull
 from serving.live_session import LiveSession
 from serving.mirrored import Opening

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.pacing import Clock
 
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from engines.config import pixel_frames
+from engines.config.geometry import pixel_frames
 from engines.errors import EngineError, PositionLimit
 from engines.generator import Generator
 from engines.mirror import Changes

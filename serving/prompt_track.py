@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from engines.blending import blend, interpolate
 from engines.errors import PromptError
-from engines.prompt import Prompt
-from engines.wan.prompt_encoder import PromptEncoder
+from engines.text.blending import blend, interpolate
+from engines.text.prompt import Prompt
+from engines.text.prompt_encoder import PromptEncoder
 from serving.errors import TimelineError
 from serving.timeline import Schedule, Step
 

@@ -9,9 +9,9 @@ import torch
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
-from engines.mirror import Plain
-from engines.prompt import Prompt
+from engines.device.host_copy import Plain
 from engines.stream import Block
+from engines.text.prompt import Prompt
 from serving.chunk import Chunk
 from serving.errors import ReplicaLost, SessionNotFound
 from serving.fleet import Fleet

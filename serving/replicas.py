@@ -15,11 +15,11 @@ import torch
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from engines.beside import Beside
+from engines.config.presets import preset
 from engines.decoding import Decoding
+from engines.device.side_stream import Beside
 from engines.generator import Generator
 from engines.passes import can_be_replayed, fuse, passes_for
-from engines.presets import preset
 from engines.warm_up import warm_up
 from serving.catalog import models_folder
 from serving.chunk import Chunk

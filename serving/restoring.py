@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from engines.config import pixel_frames
+from engines.config.geometry import pixel_frames
 from serving.errors import InvalidRequest, TimelineError
 from serving.mirrored import Opening
 from serving.saved import Saved

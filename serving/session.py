@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from engines.config import FRAMES_PER_SECOND, TEMPORAL_FACTOR, pixel_frames
+from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, pixel_frames
 from serving.errors import FrameOutOfRange, InvalidRequest, LimitReached, SessionNotFound, WrongState
 from serving.pacing import UNREPORTED_BLOCKS, Pace, Position
 from serving.session_record import (

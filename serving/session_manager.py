@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
 
-from engines.presets import preset
+from engines.config.presets import preset
 from serving.config import ServerConfig
 from serving.errors import ServingError
 from serving.face import Caller

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from engines.config import pixel_frames
+from engines.config.geometry import pixel_frames
 from serving.pacing import Pace
 from serving.timeline import Cue, Step, block_at
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from serving.config import ServerConfig
 from serving.errors import (

@@ -8,9 +8,9 @@ from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
 from engines.errors import PromptError
-from engines.prompt import Prompt
 from engines.stream import Block
-from engines.wan.prompt_encoder import PromptEncoder
+from engines.text.prompt import Prompt
+from engines.text.prompt_encoder import PromptEncoder
 from serving.chunk import Chunk
 from serving.errors import InvalidRequest
 from serving.video_decoder import Place, VideoDecoder

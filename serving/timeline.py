@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from engines.config import FRAMES_PER_SECOND, PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR, pixel_frames
+from engines.config.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR, pixel_frames
 from serving.errors import TimelineError
 
 Method = Literal["linear", "slerp"]

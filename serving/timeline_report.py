@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.advice import advice
 from serving.timeline import Cue, Schedule, Settings, Step, Timeline, schedule
 from serving.timeline_files import ReadTimeline

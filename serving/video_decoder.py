@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.config import SPATIAL_FACTOR, pixel_frames
+from engines.config.geometry import SPATIAL_FACTOR, pixel_frames
 from engines.decoding import Decoding
 from engines.history import History
 from serving.chunk import Chunk

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engines.wan.tokenizer import clean_prompt
+from engines.text.cleaning import clean_prompt
 from serving.chunk import AccessUnit, Chunk
 from serving.errors import InvalidRequest, TimelineError
 from serving.pacing import Pace

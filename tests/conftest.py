@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import settings
 
-from engines.config import StreamConfig
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.model import Model
-from engines.presets import preset
-from engines.prompt import Prompt
+from engines.text.prompt import Prompt
 
 # A slow machine is no failure: speed is measured in benchmarks.
 settings.register_profile("longtake", deadline=None)

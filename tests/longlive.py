@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.memory import PromptMemory
-from engines.noise import SeededNoise
-from engines.prompt import Prompt
-from engines.schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule
+from engines.sampling.noise import SeededNoise
+from engines.text.prompt import Prompt
 from engines.wan.transformer import Attention, CausalTransformer
 from kernels.attention.rope import RopeTable, apply_rope
 

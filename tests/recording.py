@@ -10,8 +10,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from engines.config import SPATIAL_FACTOR, StreamConfig, TextEncoderConfig, TransformerConfig, VAEConfig
-from engines.prompt import Prompt
+from engines.config.geometry import SPATIAL_FACTOR
+from engines.config.networks import TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.stream import StreamConfig
+from engines.text.prompt import Prompt
 
 
 class Recording:
@@ -104,7 +106,7 @@ class RecordedNoise:
         self._renoise_per_block = len(recording.facts["steps"]) - 1
 
     def draw(self, block: int, draw: int, shape: tuple[int, ...]) -> Tensor:
-        """As engines.noise.Noise, for the blocks that were recorded."""
+        """As engines.sampling.noise.Noise, for the blocks that were recorded."""
         frames = shape[0]
         if draw == 0:
             return self._recording["noise"][self._row, block * frames : (block + 1) * frames]

@@ -19,13 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engines.config import TEMPORAL_FACTOR, TransformerConfig
+from engines.config.geometry import TEMPORAL_FACTOR
+from engines.config.networks import TransformerConfig
 from engines.errors import EngineError
 from engines.generator import Generator
 from engines.kv_slab import SlabLayout
-from engines.schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule
 from engines.stream import Stream
-from engines.wan.text_encoder import UMT5Encoder
+from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
 from engines.wan.vae import WanVAE
 from kernels.attention.rope import apply_rope

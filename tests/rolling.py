@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from engines.generator import Generator
-from engines.prompt import Prompt
 from engines.stream import Stream
+from engines.text.prompt import Prompt
 
 
 def roll(generator: Generator, stream: Stream, blocks: int, switches: Mapping[int, Prompt]) -> Tensor:

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from engines.config import SPATIAL_FACTOR, TAEHVConfig
+from engines.config.geometry import SPATIAL_FACTOR
+from engines.config.networks import TAEHVConfig
 from engines.errors import ConfigError
 from engines.pocket.scene import Clip, Scene
 from engines.pocket.training import Budget, Losses, Run, Workshop

@@ -11,16 +11,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from engines.config import StreamConfig, pixel_frames
+from engines.config.geometry import pixel_frames
+from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.pocket.caption import caption, change_caption
 from engines.pocket.scene import ATTRIBUTES, Clip, Scene
 from engines.pocket.sequence import Stretch
 from engines.pocket.text import embed
 from engines.pocket.world import World
+from engines.text.tokenizer import Tokenizer
+from engines.text.umt5 import UMT5Encoder
 from engines.wan.taehv import TAEHV
-from engines.wan.text_encoder import UMT5Encoder
-from engines.wan.tokenizer import Tokenizer
 
 LATEST_FRAME = 20_000
 """Of a clip, after which no later part of a stream is taken from it: twenty minutes."""

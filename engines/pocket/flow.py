@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.config import StreamConfig, TransformerConfig
+from engines.config.networks import TransformerConfig
+from engines.config.stream import StreamConfig
 from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
 from engines.pocket.sequence import SequenceMemory, Window
 from engines.pocket.training import Budget, Losses, Run, Workshop
-from engines.schedule import TRAINING_STEPS, FlowSchedule
+from engines.sampling.flow_schedule import TRAINING_STEPS, FlowSchedule
 from engines.wan.transformer import CausalTransformer
 
 

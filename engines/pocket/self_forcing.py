@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
 from engines.pocket.sequence import RolloutMemory, Window
 from engines.pocket.training import Budget, Losses, Run, Workshop
-from engines.schedule import CLEAN, FlowSchedule
+from engines.sampling.flow_schedule import CLEAN, FlowSchedule
 from engines.wan.transformer import CausalTransformer
 
 

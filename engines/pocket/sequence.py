@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.wan.transformer import Attention, CausalTransformer
 from kernels.attention.rope import RopeTable, apply_rope

@@ -14,12 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.config import TextEncoderConfig
+from engines.config.networks import TextEncoderConfig
 from engines.pocket.caption import caption, change_caption
 from engines.pocket.scene import ATTRIBUTES, Scene
 from engines.pocket.training import Budget, Losses, Run, Workshop
-from engines.wan.text_encoder import SelfAttention, UMT5Encoder
-from engines.wan.tokenizer import Tokenizer, clean_prompt
+from engines.text.cleaning import clean_prompt
+from engines.text.tokenizer import Tokenizer
+from engines.text.umt5 import SelfAttention, UMT5Encoder
 
 CHANGES = 0.35
 """Share of the captions that are worded as a change of another scene."""

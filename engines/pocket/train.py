@@ -17,7 +17,9 @@ from pathlib import Path
 
 import torch
 
-from engines.config import ModelConfig, TAEHVConfig
+from engines.config.model import ModelConfig
+from engines.config.networks import TAEHVConfig
+from engines.config.presets import preset
 from engines.pocket.autoencoder import train_autoencoder
 from engines.pocket.clips import Teachers
 from engines.pocket.flow import FlowTraining, new_transformer, train_flow
@@ -26,9 +28,8 @@ from engines.pocket.recipe import RECIPES, Recipe, recipe
 from engines.pocket.self_forcing import train_on_rollouts
 from engines.pocket.text import train_text_encoder
 from engines.pocket.training import OutOfTime, Workshop
-from engines.presets import preset
+from engines.text.tokenizer import Tokenizer
 from engines.wan.taehv import TAEHV
-from engines.wan.tokenizer import Tokenizer
 from engines.wan.transformer import CausalTransformer
 from engines.weights import load_model
 

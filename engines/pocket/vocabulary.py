@@ -21,7 +21,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from engines.pocket.caption import caption, change_caption
 from engines.pocket.scene import Scene
-from engines.wan.tokenizer import Tokenizer
+from engines.text.tokenizer import Tokenizer
 
 SPECIALS = ("<pad>", Tokenizer.END, "<unk>")
 METASPACE = "\u2581"

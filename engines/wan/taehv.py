@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.codec import Decoded, Encoded, check_frames, check_latents
-from engines.config import TEMPORAL_FACTOR, TAEHVConfig
+from engines.config.geometry import TEMPORAL_FACTOR
+from engines.config.networks import TAEHVConfig
 from engines.history import History, HistoryStep
 from engines.wan.causal import FRAMES, Advanced, Layer, Network, Past, bias_of, convolve
 from kernels.vae.frame_layout import channels_last

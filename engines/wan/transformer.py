@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.config import PATCH, TransformerConfig
+from engines.config.geometry import PATCH
+from engines.config.networks import TransformerConfig
 
 MODULATIONS = 6
 """Shift, scale and gate of self attention, then of the feed-forward net."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.codec import Decoded, Encoded, check_frames, check_latents
-from engines.config import VAEConfig
+from engines.config.networks import VAEConfig
 from engines.history import History, HistoryStep
 from engines.wan.causal import Advanced, Chain, Layer, Network, Past, bias_of, convolve, convolve_biased
 from kernels.vae.frame_layout import channels_last

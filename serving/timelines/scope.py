@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.errors import TimelineError
 from serving.timeline import MAX_SECONDS, MAX_WEIGHT, Blend, Cue, Settings, Timeline, Transition, frame_at, within
 from serving.timelines.document import Node, maybe, shown

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import struct
 
-from engines.config import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.chunk import Chunk
 from serving.fragments import Fragments
 from serving.pb.longtake.v1 import sessions_pb2 as pb

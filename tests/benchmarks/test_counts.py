@@ -10,12 +10,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.counts import Counts, Parameters
-from engines.config import SPATIAL_FACTOR, ModelConfig, StreamConfig
+from engines.config.geometry import SPATIAL_FACTOR
+from engines.config.model import ModelConfig
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from engines.kv_slab import KVSlab, Placement, SlabLayout
 from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
-from engines.presets import preset
-from engines.prompt import Prompt
-from engines.wan.text_encoder import UMT5Encoder
+from engines.text.prompt import Prompt
+from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import RopeTable
 

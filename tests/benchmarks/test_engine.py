@@ -11,8 +11,8 @@ import torch
 from benchmarks.delivery import after_one
 from benchmarks.engine import Options, _peak, measure
 from benchmarks.machine import Rates
-from engines.config import StreamConfig
-from engines.presets import preset
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 
 
 def test_the_call_that_compiles_is_not_counted() -> None:

@@ -14,12 +14,12 @@ from benchmarks.footage import Cue, ModelSource, RenderedSource, Source, as_byte
 from benchmarks.judge import TrainedJudge
 from benchmarks.machine import Machine
 from benchmarks.prompt_switch import arrival
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.model import Model
 from engines.pocket.scene import ATTRIBUTES, Clip
 from engines.pocket.world import World
-from engines.wan.prompt_encoder import PromptEncoder
-from engines.wan.tokenizer import ByteTokenizer
+from engines.text.prompt_encoder import PromptEncoder
+from engines.text.tokenizer import ByteTokenizer
 
 CPU = torch.device("cpu")
 SMALLEST = Plan(prompts=4, blocks=4, switches=3, streams=1, minutes=0.06, together=4)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 
 from benchmarks.parity import measure
-from engines.config import StreamConfig
-from engines.presets import preset
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from kernels.dispatch import EAGER, backends_for, parse_backends
 
 CPU = torch.device("cpu")

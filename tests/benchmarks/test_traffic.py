@@ -7,8 +7,8 @@ import torch
 
 from benchmarks.counts import Counts
 from benchmarks.traffic import CHIPS, Operator, TrafficCounter, count, decoder_operators
-from engines.config import ModelConfig
-from engines.presets import preset
+from engines.config.model import ModelConfig
+from engines.config.presets import preset
 from kernels.vae.causal_pad import causal_pad
 from kernels.vae.frame_layout import channels_last
 

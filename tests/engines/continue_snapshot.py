@@ -13,11 +13,11 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from engines.config.presets import preset
 from engines.generator import Generator
 from engines.model import Model
-from engines.presets import preset
-from engines.prompt import Prompt
 from engines.snapshot import restore
+from engines.text.prompt import Prompt
 from tests.rolling import roll_pictures
 
 

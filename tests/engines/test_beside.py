@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from engines.beside import Beside
+from engines.device.side_stream import Beside
 from engines.errors import ConfigError
 
 

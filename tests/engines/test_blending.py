@@ -8,11 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.blending import MAX_TEXT_CHARACTERS, blend, interpolate
 from engines.errors import PromptError
 from engines.memory import PromptMemory
 from engines.model import Model
-from engines.prompt import Prompt
+from engines.text.blending import MAX_TEXT_CHARACTERS, blend, interpolate
+from engines.text.prompt import Prompt
 
 X = Prompt("east", torch.tensor([[2.0, 0.0, 0.0]]))
 Y = Prompt("north", torch.tensor([[0.0, 4.0, 0.0], [0.0, 0.0, 1.0]]))

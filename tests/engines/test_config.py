@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from engines.config import ModelConfig, StreamConfig, TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.model import ModelConfig
+from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.presets import PRESETS, preset
+from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
-from engines.presets import PRESETS, preset
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from engines.beside import Beside
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
+from engines.device.side_stream import Beside
 from engines.errors import Cancelled, ConfigError, PositionLimit, PromptError, SlabsFull, StreamError
 from engines.generator import Generator
 from engines.kv_slab import SlabLayout
 from engines.model import Model
-from engines.prompt import Prompt
 from engines.stream import Block, Stream
+from engines.text.prompt import Prompt
 from tests.rolling import roll, roll_pictures
 
 T = TypeVar("T")

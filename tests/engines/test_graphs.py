@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.graphs import Graphed
+from engines.device.cuda_graph import Graphed
 from tests.recorder import Recordings
 
 

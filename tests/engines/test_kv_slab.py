@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.config import StreamConfig
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from engines.kv_slab import KVSlab, Placement, SlabLayout
-from engines.presets import preset
 
 LONGLIVE = SlabLayout.of(preset("longlive-1.3b").transformer, StreamConfig())
 

@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
+from engines.config.presets import preset
 from engines.errors import SnapshotError
 from engines.generator import Generator
 from engines.mirror import Mirror, MirrorSource
 from engines.model import Model
-from engines.presets import preset
-from engines.prompt import Prompt
 from engines.snapshot import restore, take_light
 from engines.stream import Stream
+from engines.text.prompt import Prompt
 
 SLABS = 1 << 30
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.errors import StreamError
 from engines.generator import Generator
 from engines.model import Model
 from engines.modulation import ModulationTable, joined
-from engines.prompt import Prompt
-from engines.schedule import CLEAN, FlowSchedule
+from engines.sampling.flow_schedule import CLEAN, FlowSchedule
+from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer, Modulations
 from tests.rolling import roll
 

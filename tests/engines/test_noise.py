@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines.noise import SeededNoise
+from engines.sampling.noise import SeededNoise
 
 SHAPE = (3, 16, 8, 8)
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.noise import Noise, SeededNoise
-from engines.noise_ahead import NoiseAhead
+from engines.sampling.noise import Noise, SeededNoise
+from engines.sampling.noise_prefetch import NoiseAhead
 
 SHAPE = (3, 2)
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from engines.errors import PromptError
-from engines.prompt import Prompt
+from engines.text.prompt import Prompt
 from tests.recording import Recording
 
 RECORDING = Path(__file__).parents[1] / "assets" / "recordings" / "vae_text_encoder.safetensors"

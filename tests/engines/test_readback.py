@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.model import Model
-from engines.prompt import Prompt
+from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from tests.readback import Readbacks
 from tests.rolling import roll, roll_pictures

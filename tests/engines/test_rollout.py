@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 import torch
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.model import Model
-from engines.prompt import Prompt
+from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from tests.conftest import RECORDINGS
 from tests.longlive import roll_longlive

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines.schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule
 
 LONGLIVE = FlowSchedule((1000, 750, 500, 250), 5.0)
 

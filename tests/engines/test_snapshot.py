@@ -12,13 +12,14 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
-from engines.config import StreamConfig, TransformerConfig, VAEConfig
+from engines.config.networks import TransformerConfig, VAEConfig
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from engines.errors import SlabsFull, SnapshotError, StreamError
 from engines.generator import Generator
 from engines.model import Model
-from engines.presets import preset
-from engines.prompt import Prompt
 from engines.snapshot import _pack, _unpack, read_config, restore, take_exact, take_light
+from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from engines.wan.vae import WanVAE
 from tests.rolling import roll, roll_pictures

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from engines.errors import SlabsFull
 from engines.generator import Generator
 from engines.kernel_passes import KernelPasses
 from engines.kv_slab import KVSlab, SlabLayout, SlabPool
 from engines.model import Model
-from engines.presets import preset
-from engines.prompt import Prompt
+from engines.text.prompt import Prompt
 from engines.warm_up import warm_up
 from kernels.dispatch import backends_for, parse_backends
 from tests.recorder import Recordings

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.loading import ResidentPeak, nbytes
-from engines.config import TAEHVConfig
+from engines.config.networks import TAEHVConfig
+from engines.config.presets import preset
 from engines.errors import ConfigError, WeightsError
 from engines.generator import Generator
 from engines.model import Model
-from engines.presets import preset
-from engines.wan.prompt_encoder import PromptEncoder
+from engines.text.prompt_encoder import PromptEncoder
 from engines.wan.transformer import CausalTransformer
 from engines.weights import (
     ModelFiles,

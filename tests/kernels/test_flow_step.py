@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule
 from kernels.flow_step import flow_step, flow_step_reference
 from tests.tolerances import assert_within
 

@@ -22,7 +22,7 @@ import numpy as np
 from google.protobuf.empty_pb2 import Empty
 from numpy.typing import NDArray
 
-from engines.config import pixel_frames
+from engines.config.geometry import pixel_frames
 from serving.chunk import Chunk
 from serving.commands import KINDS
 from serving.encoder import ChunkEncoder

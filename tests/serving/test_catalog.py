@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from engines.config.presets import PRESETS, preset
 from engines.kv_slab import SlabLayout
 from engines.model import Model
-from engines.presets import PRESETS, preset
 from serving.catalog import CATALOG, Role, catalog_entry, models_folder
 from serving.errors import DownloadError
 from serving.manifest import FileRecord, Manifest, RepoRecord, write_manifest

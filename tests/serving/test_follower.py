@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from serving.chunk import AccessUnit, Chunk
 from serving.errors import LimitReached, SessionNotFound
 from serving.follower import MOST_CHUNKS, MOST_EVENTS, Follower, Item, Role

@@ -14,8 +14,8 @@ import torch
 from huggingface_hub import close_session
 from torch import nn
 
+from engines.config.presets import PRESETS, preset
 from engines.model import Model, build_codec
-from engines.presets import PRESETS, preset
 from engines.wan.taehv import TAEHV
 from serving import loading
 from serving.cli import main
@@ -37,7 +37,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub on which LongLive and Wan2.1 are published as they are, but tiny."""
     small = replace(preset("tiny"), name="longlive-1.3b")
     monkeypatch.setitem(PRESETS, "longlive-1.3b", small)
-    monkeypatch.setattr(loading, "TINY_CODEC", TINY_CODEC)
+    monkeypatch.setattr(loading, "TAEW2_1", TINY_CODEC)
     monkeypatch.setenv("LONGTAKE_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     networks = Model.random(small, seed=1)

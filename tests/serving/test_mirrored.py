@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.mirror import MirrorSource
-from engines.prompt import Prompt
 from engines.snapshot import restore, take_light
+from engines.text.prompt import Prompt
 from serving.chunk import AccessUnit, Chunk
 from serving.errors import ReplicaLost
 from serving.mirrored import KEPT_CHUNKS, Mirrored, MirrorItem, Opening, oldest_frame

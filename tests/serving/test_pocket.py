@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.pocket.publish import WEIGHTS, revision
 from serving.cli import main

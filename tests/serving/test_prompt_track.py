@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.blending import interpolate
-from engines.prompt import Prompt
+from engines.text.blending import interpolate
+from engines.text.prompt import Prompt
 from serving.errors import TimelineError
 from serving.prompt_track import PlannedPrompts, PromptTrack
 from serving.timeline import Blend, Cue, Timeline, Transition, schedule

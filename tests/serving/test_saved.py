@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.config import StreamConfig
+from engines.config.stream import StreamConfig
 from serving.errors import InvalidRequest
 from serving.mirrored import Opening
 from serving.pacing import Pace

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engines.config import pixel_frames
+from engines.config.geometry import pixel_frames
 from serving.errors import SessionError
 from serving.pacing import UNREPORTED_BLOCKS, Pace
 from serving.session import BlockPlan, Receipt, Session, Stage, State

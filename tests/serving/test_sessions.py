@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from engines.presets import preset
+from engines.config.presets import preset
 from serving.config import ServerConfig
 from serving.errors import ReplicaLost
 from serving.face import Caller

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.config import pixel_frames
+from engines.config.geometry import pixel_frames
 from serving.errors import TimelineError
 from serving.timeline import (
     MAX_CUES,

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.generator import Generator
 from engines.model import Model
 from engines.pocket.sequence import RolloutMemory, SequenceMemory, Stretch, Window
-from engines.presets import preset
-from engines.prompt import Prompt
-from engines.schedule import CLEAN, TRAINING_STEPS
+from engines.sampling.flow_schedule import CLEAN, TRAINING_STEPS
+from engines.text.prompt import Prompt
 
 CONFIG = preset("tiny-taehv")
 ONE_STEP = replace(CONFIG.stream, steps=(1000,), height=32, width=48)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from engines.config import TAEHVConfig
+from engines.config.networks import TAEHVConfig
+from engines.config.presets import preset
 from engines.errors import ConfigError
 from engines.generator import Generator
 from engines.pocket.autoencoder import Crops, autoencoder_losses, prepare
@@ -24,10 +25,9 @@ from engines.pocket.self_forcing import Rollouts
 from engines.pocket.sequence import Stretch, Window
 from engines.pocket.train import main
 from engines.pocket.training import Budget, Losses, OutOfTime, Run, Workshop
-from engines.presets import preset
+from engines.text.tokenizer import Tokenizer
+from engines.text.umt5 import UMT5Encoder
 from engines.wan.taehv import TAEHV
-from engines.wan.text_encoder import UMT5Encoder
-from engines.wan.tokenizer import Tokenizer
 from engines.wan.transformer import CausalTransformer
 from engines.weights import load_model
 

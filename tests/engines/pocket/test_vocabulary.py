@@ -13,7 +13,8 @@ import engines.pocket
 from engines.pocket.caption import caption, change_caption
 from engines.pocket.scene import Scene
 from engines.pocket.vocabulary import LARGEST, main, train_vocabulary
-from engines.wan.tokenizer import Tokenizer, clean_prompt
+from engines.text.cleaning import clean_prompt
+from engines.text.tokenizer import Tokenizer
 
 WEIGHTS = Path(engines.pocket.__file__).parent / "weights"
 TEXT_LEN = 64

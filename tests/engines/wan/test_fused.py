@@ -8,7 +8,7 @@ from typing import TypeVar
 import pytest
 import torch
 
-from engines.config import TAEHVConfig, VAEConfig
+from engines.config.networks import TAEHVConfig, VAEConfig
 from engines.errors import StreamError
 from engines.wan.taehv import TAEHV
 from engines.wan.vae import WanVAE

@@ -4,11 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engines.config import TextEncoderConfig
+from engines.config.networks import TextEncoderConfig
 from engines.errors import ConfigError, PromptError
-from engines.wan.prompt_encoder import PromptEncoder
-from engines.wan.text_encoder import UMT5Encoder
-from engines.wan.tokenizer import ByteTokenizer
+from engines.text.prompt_encoder import PromptEncoder
+from engines.text.tokenizer import ByteTokenizer
+from engines.text.umt5 import UMT5Encoder
 
 TINY = TextEncoderConfig(vocab=259, dim=16, layers=2, heads=2, head_dim=8, ffn_dim=32, text_len=40)
 

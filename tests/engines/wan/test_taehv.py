@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.config import TAEHVConfig
+from engines.config.networks import TAEHVConfig
 from engines.errors import ConfigError, StreamError
 from engines.wan.taehv import TAEHV, fit_time_grow
 from tests.engines.wan.pieces import assert_equal, decode, encode

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import UMT5Config, UMT5EncoderModel
 
-from engines.config import TextEncoderConfig
-from engines.wan.text_encoder import UMT5Encoder, relative_buckets
+from engines.config.networks import TextEncoderConfig
+from engines.text.umt5 import UMT5Encoder, relative_buckets
 from tests.recording import Recording
 
 RECORDING = Path(__file__).parents[2] / "assets" / "recordings" / "vae_text_encoder.safetensors"

@@ -10,7 +10,8 @@ from tokenizers import models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from engines.errors import ConfigError
-from engines.wan.tokenizer import ByteTokenizer, PromptTokenizer, Tokenizer, clean_prompt
+from engines.text.cleaning import clean_prompt
+from engines.text.tokenizer import ByteTokenizer, PromptTokenizer, Tokenizer
 
 SENTENCES = ["a red ball rolls over the hill", "a blue cube rests under the tree", "the ball hits the cube"]
 TEXTS = ["a red ball", "the cube rolls under the hill", "a zebra", "a </s> b", " ".join(SENTENCES)]

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.config import StreamConfig
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from engines.generator import Generator
 from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
 from engines.model import Model
-from engines.presets import preset
-from engines.prompt import Prompt
 from engines.stream import Stream
+from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from engines.codec import Codec
-from engines.config import VAEConfig
+from engines.config.networks import VAEConfig
 from engines.errors import StreamError
 from engines.history import History
 from engines.wan.vae import WanVAE

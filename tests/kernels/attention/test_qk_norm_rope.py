@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.config import TransformerConfig
+from engines.config.networks import TransformerConfig
 from engines.kv_slab import KVSlab, SlabLayout
 from engines.wan.transformer import Attention
 from kernels.attention.kv_view import KVView, KVViewTable

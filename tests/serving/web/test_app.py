@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from engines.presets import preset
+from engines.config.presets import preset
 from serving.config import ServerConfig, Tokens
 from serving.encoder import ChunkEncoder
 from serving.fleet import Fleet

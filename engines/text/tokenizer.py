@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import html
-import re
 from pathlib import Path
 from typing import Protocol, Self
 
-import ftfy
 import tokenizers
 
 from engines.errors import ConfigError
-
-
-def clean_prompt(text: str) -> str:
-    """Repair mojibake, resolve HTML entities (twice: some are escaped again) and collapse whitespace.
-
-    This is Wan2.1's cleaning. Beside a literal `<` it is not idempotent: there ftfy leaves entities alone,
-    and one escaped more than twice loses two levels each time.
-    """
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return re.sub(r"\s+", " ", text).strip()
 
 
 def _require_room(text_len: int) -> None:

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 import torch
 from torch import Tensor
 
-from engines.noise import Noise
+from engines.sampling.noise import Noise
 
 
 class NoiseAhead:

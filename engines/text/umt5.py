@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.config import TextEncoderConfig
+from engines.config.networks import TextEncoderConfig
 
 
 def relative_buckets(length: int, config: TextEncoderConfig, device: torch.device) -> Tensor:

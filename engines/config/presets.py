@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from engines.config import (
-    ModelConfig,
-    StreamConfig,
-    TAEHVConfig,
-    TextEncoderConfig,
-    TransformerConfig,
-    VAEConfig,
-)
+from engines.config.model import ModelConfig
+from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 
 WAN_1_3B = TransformerConfig(dim=1536, layers=30, heads=12, ffn_dim=8960)
@@ -23,6 +18,9 @@ POCKET = TransformerConfig(
     dim=192, layers=6, heads=4, ffn_dim=512, freq_dim=256, text_dim=128, text_len=64, latent_channels=16
 )
 POCKET_TEXT = TextEncoderConfig(vocab=1280, dim=128, layers=2, heads=4, head_dim=32, ffn_dim=256, text_len=64)
+
+TAEW2_1 = TAEHVConfig()
+"""What `taew2_1` holds."""
 
 PRESETS = {
     model.name: model

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from engines.errors import ConfigError, PromptError
-from engines.prompt import Prompt
-from engines.wan.text_encoder import UMT5Encoder
-from engines.wan.tokenizer import PromptTokenizer, clean_prompt
+from engines.text.cleaning import clean_prompt
+from engines.text.prompt import Prompt
+from engines.text.tokenizer import PromptTokenizer
+from engines.text.umt5 import UMT5Encoder
 
 
 class PromptEncoder:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from engines.errors import PromptError
-from engines.prompt import Prompt
+from engines.text.prompt import Prompt
 
 PARALLEL_SINE = 1e-3
 """Between rows whose angle has a smaller sine, slerp is linear: it divides by that sine."""

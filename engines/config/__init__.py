@@ -1,0 +1,1 @@
+"""Configurations of models and streams: frozen, and validated when they are built."""

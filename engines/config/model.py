@@ -1,0 +1,28 @@
+"""The networks that make one model, and how its streams run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.stream import StreamConfig
+from engines.config.validation import require
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The networks that make one model, and how its streams run unless told otherwise."""
+
+    name: str
+    transformer: TransformerConfig
+    codec: VAEConfig | TAEHVConfig
+    text_encoder: TextEncoderConfig
+    stream: StreamConfig
+
+    def __post_init__(self) -> None:
+        latent, coded = self.transformer.latent_channels, self.codec.latent_channels
+        require(latent == coded, f"the transformer makes {latent} latent channels, the codec reads {coded}")
+        rows, taken = self.text_encoder.dim, self.transformer.text_dim
+        require(rows == taken, f"the text encoder makes {rows} channels, the transformer reads {taken}")
+        length, read = self.text_encoder.text_len, self.transformer.text_len
+        require(length <= read, f"prompts of {length} tokens do not fit the transformer's {read}")
