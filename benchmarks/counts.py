@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engines.codec import Decoded, Encoded
+from engines.cache.window import SlabLayout
 from engines.config.geometry import PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
-from engines.kv_slab import SlabLayout
-from engines.model import build_codec
-from engines.wan.transformer import MODULATIONS
+from engines.loading.model import build_codec
+from engines.vae.protocol import Decoded, Encoded
+from engines.wan.layers import MODULATIONS
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.timing import Samples
-from engines.codec import Codec
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.stream import Block, Stream
+from engines.streaming.generator import Generator
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.vae.protocol import Codec
 
 T = TypeVar("T")
 

@@ -23,12 +23,12 @@ from matplotlib import pyplot as plt
 from benchmarks.engine import RESULTS, picture_size, resized
 from benchmarks.machine import Machine
 from benchmarks.timing import timed
+from engines.cache.window import SlabLayout
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
-from engines.generator import Generator
-from engines.kv_slab import SlabLayout
-from engines.model import Model
-from engines.stream import Stream
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 
 SEED = 0

@@ -25,18 +25,20 @@ from benchmarks.delivery import Delivery, deliver
 from benchmarks.machine import Machine, Rates
 from benchmarks.report import BlockStages, Report, Stage
 from benchmarks.timing import WARM_UP, Samples, sample, timed
+from engines.cache.positions import PassTurns
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
-from engines.generator import Generator
-from engines.memory import PassTurns, StreamView
-from engines.model import build_codec
-from engines.passes import can_be_replayed, fuse, passes_for
-from engines.rollout import Rollout
+from engines.loading.model import build_codec
+from engines.runner.batch import StreamView
+from engines.runner.selection import can_be_replayed, passes_for
+from engines.runner.warmup import warm_up
+from engines.streaming.generator import Generator
+from engines.streaming.rollout import Rollout
 from engines.text.prompt import Prompt
 from engines.text.umt5 import UMT5Encoder
+from engines.vae.protocol import fuse
 from engines.wan.transformer import CausalTransformer
-from engines.warm_up import warm_up
 from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends
 
 RESULTS = Path(__file__).parent / "results"

@@ -31,7 +31,7 @@ from benchmarks.judge import TrainedJudge
 from benchmarks.machine import Machine
 from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
-from engines.fingerprint import fingerprint
+from engines.loading.fingerprint import fingerprint
 from engines.pocket.world import World
 from serving.catalog import models_folder
 from serving.loading import open_model

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.judge import PICTURES, STRIDE
+from engines.cache.window import SlabLayout
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.kv_slab import SlabLayout
-from engines.model import Model
+from engines.loading.model import Model
 from engines.pocket.scene import Clip, Scene
 from engines.pocket.world import World
-from engines.stream import Stream
+from engines.streaming.generator import Generator
+from engines.streaming.stream import Stream
 from engines.text.prompt_encoder import PromptEncoder
 
 

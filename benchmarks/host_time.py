@@ -23,12 +23,13 @@ from benchmarks.machine import Machine
 from benchmarks.timing import Samples
 from engines.config.presets import preset
 from engines.device.cuda_graph import Recorded
-from engines.generator import Generator
-from engines.kernel_passes import KernelPasses
-from engines.stream import Stream
+from engines.runner.fused import KernelPasses
+from engines.runner.warmup import warm_up
+from engines.streaming.generator import Generator
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
-from engines.warm_up import warm_up
+from engines.wan.layer_ops import PLAIN_OPS, LayerOps, Memory
+from engines.wan.transformer import CausalTransformer, Modulations
 from kernels.dispatch import KernelBackends
 
 RESULTS = Path(__file__).parent / "results"

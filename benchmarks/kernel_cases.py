@@ -23,9 +23,9 @@ from kernels import linear as linears
 from kernels.attention.kv_view import KVView, KVViewTable
 from kernels.attention.library import cudnn, flash_attn, library_attention, torch_cpu
 from kernels.attention.merge import merge, merge_reference
-from kernels.attention.qk_norm_rope import Turns, qk_norm_rope
+from kernels.attention.qk_norm_rope import qk_norm_rope
 from kernels.attention.reference import prompt_attention
-from kernels.attention.rope import RopeTable, apply_rope
+from kernels.attention.rope import RopeTable, Turns, apply_rope
 from kernels.attention.window import window_attention, window_attention_reference
 from kernels.flow_step import flow_step, flow_step_reference
 from kernels.gated_residual import gated_residual, gated_residual_reference

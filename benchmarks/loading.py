@@ -32,8 +32,10 @@ from benchmarks.machine import Machine
 from benchmarks.timing import timed
 from engines.config.networks import TransformerConfig
 from engines.config.presets import WAN_1_3B, preset
+from engines.loading.footprint import parameter_bytes
+from engines.loading.loader import load_transformer
+from engines.loading.lora import LoRA
 from engines.wan.transformer import CausalTransformer
-from engines.weights import LoRA, load_transformer, parameter_bytes
 
 WAN, BASE, LORA = "diffusion_pytorch_model.safetensors", "longlive_base.pt", "lora.pt"
 LORA_RANK = 256

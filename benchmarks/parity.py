@@ -24,8 +24,10 @@ from benchmarks.machine import Machine
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.passes import Passes, PlainPasses, can_be_replayed, passes_for
+from engines.runner.eager import PlainPasses
+from engines.runner.protocol import Passes
+from engines.runner.selection import can_be_replayed, passes_for
+from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import KernelBackends, backends_for, parse_backends

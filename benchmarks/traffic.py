@@ -28,11 +28,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.counts import Work
 from benchmarks.machine import ROOT, Floor, Rates
-from engines.codec import Codec
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
-from engines.model import build_codec
+from engines.loading.model import build_codec
+from engines.vae.protocol import Codec
 from kernels.vae.fused import FUSED
 
 CHIPS = {

@@ -147,7 +147,7 @@ def _fastest(device: torch.device, dtype: torch.dtype) -> KernelBackends:
 
 def _require_runnable(backends: KernelBackends, device: torch.device, dtype: torch.dtype) -> None:
     if backends != EAGER and importlib.util.find_spec("triton") is None:
-        # Without a kernel of its own, too: it runs in `engines.kernel_passes`, which imports them all.
+        # Without a kernel of its own, too: it runs in `engines.runner.fused`, which imports them all.
         raise ValueError(f"Triton is not installed, and the kernels are {backends}; ask for 'reference'")
     if backends.uses_triton and device.type != "cuda" and not interpreted():
         raise ValueError(f"Triton kernels need a CUDA device or TRITON_INTERPRET=1; the device is {device}")

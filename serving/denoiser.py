@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 
-from engines.generator import Generator
-from engines.mirror import MirrorSource
-from engines.snapshot import take_light
+from engines.streaming.generator import Generator
+from engines.streaming.replica_log import MirrorSource
+from engines.streaming.snapshot import take_light
 from serving.command_dispatch import obey
 from serving.errors import ReplicaLost, ServingError, SessionNotFound, SlotsFull, WrongState
 from serving.follower import Follower, Item, Role

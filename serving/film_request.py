@@ -13,7 +13,7 @@ import torch
 
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.passes import can_be_replayed
+from engines.runner.selection import can_be_replayed
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.errors import FilmError
 from serving.facts import Facts

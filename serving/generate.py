@@ -14,9 +14,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from engines.errors import Cancelled
-from engines.generator import Generator
-from engines.snapshot import take_light
-from engines.stream import Block, Stream
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import take_light
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.errors import FilmError
 from serving.facts import Facts

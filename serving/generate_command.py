@@ -19,14 +19,15 @@ import torch
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.model import Model
-from engines.passes import fuse, passes_for
-from engines.snapshot import read_config, restore
-from engines.stream import Stream
+from engines.loading.model import Model
+from engines.runner.selection import passes_for
+from engines.runner.warmup import warm_up
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import read_config, restore
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
-from engines.warm_up import warm_up
+from engines.vae.protocol import fuse
 from serving.catalog import models_folder
 from serving.errors import FilmError
 from serving.facts import Facts, Start, applied_cues

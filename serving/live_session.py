@@ -12,8 +12,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
-from engines.mirror import Changes, MirrorSource, Update
-from engines.stream import Stream
+from engines.streaming.replica_log import Changes, MirrorSource, Update
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.chunk import Chunk
 from serving.errors import FrameOutOfRange, ServingError

@@ -10,11 +10,11 @@ import torch
 
 from engines.config.model import ModelConfig
 from engines.config.presets import TAEW2_1, preset
-from engines.model import Model
+from engines.loading.loader import LoadedModel, ModelFiles, load_model
+from engines.loading.model import Model
 from engines.pocket.publish import model_files, revision
 from engines.text.prompt_encoder import PromptEncoder
 from engines.text.tokenizer import ByteTokenizer
-from engines.weights import LoadedModel, ModelFiles, load_model
 from serving.catalog import CATALOG, CatalogEntry, Role
 from serving.errors import ModelError
 from serving.manifest import read_manifest, verify

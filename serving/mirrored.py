@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from engines.config.stream import StreamConfig
-from engines.mirror import Mirror, Update
+from engines.streaming.replica_log import Mirror, Update
 from serving.chunk import Chunk
 from serving.errors import ReplicaLost
 from serving.pacing import Pace

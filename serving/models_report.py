@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +10,7 @@ import torch
 
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS
-from engines.kv_slab import SlabLayout
-from engines.weights import parameter_bytes
+from engines.loading.footprint import memory_needed
 from serving.catalog import CATALOG, CatalogEntry
 from serving.errors import DownloadError
 from serving.loading import POCKET
@@ -69,12 +67,6 @@ def _row(config: ModelConfig, entry: CatalogEntry | None, folder: Path, dtype: t
 def _is_whole(entry: CatalogEntry, folder: Path, manifest: Manifest) -> bool:
     recorded = {file.path for file in manifest.files}
     return not verify(folder) and recorded.issuperset(file.local for file in entry.files())
-
-
-@cache
-def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of the networks in `dtype` and of one stream's KV slab. Allocates nothing."""
-    return sum(parameter_bytes(config, dtype)) + SlabLayout.of(config.transformer, config.stream).nbytes(dtype)
 
 
 def models_table(rows: list[ModelRow]) -> str:

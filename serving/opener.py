@@ -10,9 +10,9 @@ from functools import partial
 from typing import TypeVar
 
 from engines.errors import ConfigError, SlabsFull, SnapshotError
-from engines.generator import Generator
-from engines.snapshot import restore
-from engines.stream import Stream
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import restore
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.errors import FrameOutOfRange, InvalidRequest, SlotsFull
 from serving.live_session import LiveSession

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from engines.config.geometry import pixel_frames
 from engines.errors import EngineError, PositionLimit
-from engines.generator import Generator
-from engines.mirror import Changes
-from engines.stream import Block
+from engines.streaming.generator import Generator
+from engines.streaming.replica_log import Changes
+from engines.streaming.state import Block
 from serving.chunk import Chunk
 from serving.errors import FrameOutOfRange, ReplicaLost, ServingError, SlotsFull
 from serving.live_session import LiveSession

@@ -10,7 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
 from engines.device.host_copy import Plain
-from engines.stream import Block
+from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from serving.chunk import Chunk
 from serving.errors import ReplicaLost, SessionNotFound

@@ -16,11 +16,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from engines.config.presets import preset
-from engines.decoding import Decoding
 from engines.device.side_stream import Beside
-from engines.generator import Generator
-from engines.passes import can_be_replayed, fuse, passes_for
-from engines.warm_up import warm_up
+from engines.runner.selection import can_be_replayed, passes_for
+from engines.runner.warmup import warm_up
+from engines.streaming.generator import Generator
+from engines.vae.frame_decoder import Decoding
+from engines.vae.protocol import fuse
 from serving.catalog import models_folder
 from serving.chunk import Chunk
 from serving.config import DTYPES, ServerConfig

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
 from engines.errors import PromptError
-from engines.stream import Block
+from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
 from serving.chunk import Chunk

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from engines.config.geometry import SPATIAL_FACTOR, pixel_frames
-from engines.decoding import Decoding
-from engines.history import History
+from engines.vae.conv_cache import History
+from engines.vae.frame_decoder import Decoding
 from serving.chunk import Chunk
 from serving.encoder import ChunkEncoder
 from serving.errors import FrameOutOfRange, SessionNotFound, SlotsFull

@@ -10,8 +10,8 @@ from hypothesis import settings
 
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.model import Model
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 
 # A slow machine is no failure: speed is measured in benchmarks.

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from engines.cache.prompt_kv import PromptMemory
 from engines.config.stream import StreamConfig
-from engines.memory import PromptMemory
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.sampling.noise import SeededNoise
 from engines.text.prompt import Prompt
-from engines.wan.transformer import Attention, CausalTransformer
+from engines.wan.layers import Attention
+from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import RopeTable, apply_rope
 
 

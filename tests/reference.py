@@ -19,16 +19,17 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from engines.cache.window import SlabLayout
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.networks import TransformerConfig
 from engines.errors import EngineError
-from engines.generator import Generator
-from engines.kv_slab import SlabLayout
 from engines.sampling.flow_schedule import FlowSchedule
-from engines.stream import Stream
+from engines.streaming.generator import Generator
+from engines.streaming.stream import Stream
 from engines.text.umt5 import UMT5Encoder
-from engines.wan.transformer import PLAIN_OPS, CausalTransformer, LayerOps, Memory, Modulations
-from engines.wan.vae import WanVAE
+from engines.vae.wan_vae import WanVAE
+from engines.wan.layer_ops import PLAIN_OPS, LayerOps, Memory
+from engines.wan.transformer import CausalTransformer, Modulations
 from kernels.attention.rope import apply_rope
 from tests.recording import RecordedNoise, Recording
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from engines.generator import Generator
-from engines.stream import Stream
+from engines.streaming.generator import Generator
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 
 

@@ -22,7 +22,7 @@ from engines.errors import ConfigError
 from engines.pocket.scene import Clip, Scene
 from engines.pocket.training import Budget, Losses, Run, Workshop
 from engines.pocket.world import World
-from engines.wan.taehv import TAEHV, MemoryBlock, TimeGrow, TimePool
+from engines.vae.taehv import TAEHV, MemoryBlock, TimeGrow, TimePool
 
 SOMETIMES = 0.3
 """Share of the clips in which the scene changes."""

@@ -21,7 +21,7 @@ from engines.pocket.text import embed
 from engines.pocket.world import World
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
-from engines.wan.taehv import TAEHV
+from engines.vae.taehv import TAEHV
 
 LATEST_FRAME = 20_000
 """Of a clip, after which no later part of a stream is taken from it: twenty minutes."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from engines.weights import ModelFiles
+from engines.loading.loader import ModelFiles
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Where the weights that ship with Longtake are."""

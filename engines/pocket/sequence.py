@@ -16,7 +16,8 @@ from torch import Tensor
 
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
-from engines.wan.transformer import Attention, CausalTransformer
+from engines.wan.layers import Attention
+from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import RopeTable, apply_rope
 
 KeyValue = tuple[Tensor, Tensor]

@@ -20,6 +20,7 @@ import torch
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
+from engines.loading.loader import load_model
 from engines.pocket.autoencoder import train_autoencoder
 from engines.pocket.clips import Teachers
 from engines.pocket.flow import FlowTraining, new_transformer, train_flow
@@ -29,9 +30,8 @@ from engines.pocket.self_forcing import train_on_rollouts
 from engines.pocket.text import train_text_encoder
 from engines.pocket.training import OutOfTime, Workshop
 from engines.text.tokenizer import Tokenizer
-from engines.wan.taehv import TAEHV
+from engines.vae.taehv import TAEHV
 from engines.wan.transformer import CausalTransformer
-from engines.weights import load_model
 
 logger = logging.getLogger(__name__)
 

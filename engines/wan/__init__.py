@@ -1,1 +1,1 @@
-"""The networks of Wan2.1 and of its tiny autoencoder: maths only, no stream data."""
+"""The denoiser: maths only, no stream."""

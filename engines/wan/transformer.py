@@ -7,7 +7,7 @@ published checkpoints.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,107 +15,8 @@ from torch import Tensor, nn
 
 from engines.config.geometry import PATCH
 from engines.config.networks import TransformerConfig
-
-MODULATIONS = 6
-"""Shift, scale and gate of self attention, then of the feed-forward net."""
-
-
-class Memory(Protocol):
-    """What a pass reads and leaves behind. B streams, T tokens each.
-
-    It is handed projections as a layer's linear maps give them, [B, T, dim], together with the `Attention` that
-    made them, which can norm them and part them into heads: so a memory may do all of that in one kernel.
-    """
-
-    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Keep the pass's own keys and values, and attend the window with them in it: [B, T, heads, channels]."""
-
-    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
-        """Keep the pass's own keys and values."""
-
-    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
-        """Attend the stream's prompt: [B, T, heads, channels]."""
-
-
-class LayerOps(Protocol):
-    """What a layer computes besides attention. Rows are [B, frames, tokens of a frame, dim]."""
-
-    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-        """LayerNorm of the rows, x (1 + scale) + shift; these are [B, frames, 1, dim]."""
-
-    def project(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """`layer` of [..., inputs]."""
-
-    def project_gelu(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """GELU of `layer` of [..., inputs], in its tanh form."""
-
-    def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
-        """The rows `x` with `layer` of y [..., inputs] added, x `gate` [B, frames, 1, dim] if there is one."""
-
-
-class PlainOps:
-    """The same in PyTorch's own operators: on any device, and differentiable."""
-
-    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-        """Three roundings."""
-        return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
-
-    def project(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """As it is."""
-        return layer(x)
-
-    def project_gelu(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """Two operators."""
-        return F.gelu(layer(x), approximate="tanh")
-
-    def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
-        """Two or three operators."""
-        projected = layer(y).view_as(x)
-        return x + (projected if gate is None else projected * gate)
-
-
-PLAIN_OPS = PlainOps()
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm over all channels, computed in fp32, weighted in the input's dtype."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to the same."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale).to(x.dtype) * self.weight
-
-
-class Attention(nn.Module):
-    """The projections of an attention: queries and keys are normalised over all heads together."""
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.q = nn.Linear(config.dim, config.dim)
-        self.k = nn.Linear(config.dim, config.dim)
-        self.v = nn.Linear(config.dim, config.dim)
-        self.o = nn.Linear(config.dim, config.dim)
-        self.norm_q = RMSNorm(config.dim, config.eps)
-        self.norm_k = RMSNorm(config.dim, config.eps)
-
-    def queries(self, q: Tensor) -> Tensor:
-        """Projected queries [..., dim], normed, as [..., heads, channels]."""
-        return self.heads_of(self.norm_q(q))
-
-    def keys(self, k: Tensor) -> Tensor:
-        """Projected keys [..., dim], normed, as [..., heads, channels]."""
-        return self.heads_of(self.norm_k(k))
-
-    def heads_of(self, x: Tensor) -> Tensor:
-        """[..., dim] as [..., heads, channels]."""
-        return x.unflatten(-1, (self.heads, -1))
+from engines.wan.layer_ops import PLAIN_OPS, LayerOps, Memory
+from engines.wan.layers import MODULATIONS, Attention
 
 
 class Modulations(NamedTuple):

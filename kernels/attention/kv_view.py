@@ -16,6 +16,9 @@ from torch import Tensor
 ALIGNMENT_BYTES = 16
 """What kernels load at once."""
 
+NO_SLOT = -1
+"""The place of a block whose keys and values are not kept."""
+
 
 @dataclass(frozen=True, eq=False)
 class KVView:

@@ -29,26 +29,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention.kv_view import ALIGNMENT_BYTES, KVViewTable
-from kernels.attention.rope import apply_rope
+from kernels.attention.kv_view import ALIGNMENT_BYTES, NO_SLOT, KVViewTable
+from kernels.attention.rope import Turns, apply_rope
 from kernels.quantize import quantize_rows, quantize_tile
 from kernels.rms_norm import check_projections, rms_norm_reference
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
 
-NO_SLOT = -1
-"""The place of a block whose keys and values are not kept."""
-
 TILES: Tiles = {sm: Tile(m=1, n=2048, warps=4) for sm in ARCHITECTURES} | {INTERPRETER: Tile(m=1, n=2048, warps=1)}
 """A row at a time, of at most `n` channels once heads and channels are rounded up to powers of two."""
-
-
-class Turns(NamedTuple):
-    """RoPE turns of a pass, each [B, T, D / 2] complex64. `sink_queries` where they differ from `queries`."""
-
-    keys: Tensor
-    queries: Tensor
-    sink_queries: Tensor | None
 
 
 class Queries(NamedTuple):

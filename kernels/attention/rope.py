@@ -8,6 +8,7 @@ position x 10000^(-j/n).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +31,14 @@ def apply_rope(x: Tensor, freqs_cis: Tensor) -> Tensor:
         )
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * freqs_cis.unsqueeze(-2)).flatten(-2).to(x.dtype)
+
+
+class Turns(NamedTuple):
+    """RoPE turns of a pass, each [B, T, D / 2] complex64. `sink_queries` where they differ from `queries`."""
+
+    keys: Tensor
+    queries: Tensor
+    sink_queries: Tensor | None
 
 
 class RopeTable:

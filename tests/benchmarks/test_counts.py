@@ -10,12 +10,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.counts import Counts, Parameters
+from engines.cache.kv_pool import KVSlab
+from engines.cache.positions import PassTurns
+from engines.cache.prompt_kv import PromptMemory
+from engines.cache.window import Placement, SlabLayout
 from engines.config.geometry import SPATIAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.kv_slab import KVSlab, Placement, SlabLayout
-from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
+from engines.runner.batch import StreamView
+from engines.runner.eager import SlabMemory
 from engines.text.prompt import Prompt
 from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer

@@ -15,7 +15,7 @@ from benchmarks.judge import TrainedJudge
 from benchmarks.machine import Machine
 from benchmarks.prompt_switch import arrival
 from engines.config.stream import StreamConfig
-from engines.model import Model
+from engines.loading.model import Model
 from engines.pocket.scene import ATTRIBUTES, Clip
 from engines.pocket.world import World
 from engines.text.prompt_encoder import PromptEncoder

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engines.config.presets import preset
-from engines.generator import Generator
-from engines.model import Model
-from engines.snapshot import restore
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import restore
 from engines.text.prompt import Prompt
 from tests.rolling import roll_pictures
 

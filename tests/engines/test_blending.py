@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engines.cache.prompt_kv import PromptMemory
 from engines.errors import PromptError
-from engines.memory import PromptMemory
-from engines.model import Model
+from engines.loading.model import Model
 from engines.text.blending import MAX_TEXT_CHARACTERS, blend, interpolate
 from engines.text.prompt import Prompt
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from engines.checkpoint import Checkpoint, without_wrappers
 from engines.errors import WeightsError
+from engines.loading.checkpoint import Checkpoint, without_wrappers
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b.bias": torch.tensor([1.0, 2.0]).bfloat16()}
 
@@ -152,7 +152,7 @@ def test_code_in_a_pickle_is_refused_and_not_executed(
 def test_code_that_the_scan_for_it_misses_is_not_executed_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.checkpoint.get_unsafe_globals_in_checkpoint", lambda path: [])
+    monkeypatch.setattr("engines.loading.checkpoint.get_unsafe_globals_in_checkpoint", lambda path: [])
     path = saved(tmp_path / "evil.pt", {"hook": TouchOnLoad(tmp_path / "touched")})
     with pytest.raises(WeightsError, match=r"evil\.pt .* no code in it was executed"):
         Checkpoint.open(path)

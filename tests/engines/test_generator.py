@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from engines.cache.window import SlabLayout
 from engines.config.stream import StreamConfig
 from engines.device.side_stream import Beside
 from engines.errors import Cancelled, ConfigError, PositionLimit, PromptError, SlabsFull, StreamError
-from engines.generator import Generator
-from engines.kv_slab import SlabLayout
-from engines.model import Model
-from engines.stream import Block, Stream
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from tests.rolling import roll, roll_pictures
 

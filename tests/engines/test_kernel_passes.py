@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.host_time import Idle
+from engines.cache.window import SlabLayout
 from engines.config.networks import TransformerConfig
 from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError, SnapshotError
-from engines.generator import Generator
-from engines.kernel_passes import KernelPasses
-from engines.kv_slab import SlabLayout
-from engines.model import Model
-from engines.passes import PlainPasses, can_be_replayed, passes_for
-from engines.snapshot import restore, take_exact
+from engines.loading.model import Model
+from engines.runner.eager import PlainPasses
+from engines.runner.fused import KernelPasses
+from engines.runner.selection import can_be_replayed, passes_for
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import restore, take_exact
 from engines.text.prompt import Prompt
-from engines.wan.kernel_ops import AttentionOps
+from engines.wan.fused_ops import AttentionOps
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.kv_view import KVView, KVViewTable
 from kernels.attention.window import SplitConfig, window_attention

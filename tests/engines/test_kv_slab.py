@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.cache.kv_pool import KVSlab
+from engines.cache.window import Placement, SlabLayout
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.kv_slab import KVSlab, Placement, SlabLayout
 
 LONGLIVE = SlabLayout.of(preset("longlive-1.3b").transformer, StreamConfig())
 

@@ -7,11 +7,11 @@ import torch
 
 from engines.config.presets import preset
 from engines.errors import SnapshotError
-from engines.generator import Generator
-from engines.mirror import Mirror, MirrorSource
-from engines.model import Model
-from engines.snapshot import restore, take_light
-from engines.stream import Stream
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
+from engines.streaming.replica_log import Mirror, MirrorSource
+from engines.streaming.snapshot import restore, take_light
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 
 SLABS = 1 << 30

@@ -3,8 +3,8 @@ from __future__ import annotations
 import torch
 
 from engines.config.presets import preset
-from engines.fingerprint import fingerprint
-from engines.model import Model
+from engines.loading.fingerprint import fingerprint
+from engines.loading.model import Model
 
 
 def test_random_weights_follow_from_their_seed_alone() -> None:

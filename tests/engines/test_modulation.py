@@ -7,10 +7,10 @@ import torch
 
 from engines.config.stream import StreamConfig
 from engines.errors import StreamError
-from engines.generator import Generator
-from engines.model import Model
-from engines.modulation import ModulationTable, joined
+from engines.loading.model import Model
+from engines.runner.modulation import ModulationTable, joined
 from engines.sampling.flow_schedule import CLEAN, FlowSchedule
+from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer, Modulations
 from tests.rolling import roll

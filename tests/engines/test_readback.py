@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.model import Model
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from tests.readback import Readbacks

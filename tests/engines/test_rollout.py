@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.model import Model
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from tests.conftest import RECORDINGS

@@ -16,12 +16,13 @@ from engines.config.networks import TransformerConfig, VAEConfig
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.errors import SlabsFull, SnapshotError, StreamError
-from engines.generator import Generator
-from engines.model import Model
-from engines.snapshot import _pack, _unpack, read_config, restore, take_exact, take_light
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import read_config, restore, take_exact, take_light
+from engines.streaming.snapshot_format import pack, unpack
 from engines.text.prompt import Prompt
+from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
-from engines.wan.vae import WanVAE
 from tests.rolling import roll, roll_pictures
 
 
@@ -188,11 +189,11 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
 def test_a_snapshot_made_to_mislead_is_refused(
     model: Model, generator: Generator, small: StreamConfig, snapshot: bytes, change: Change, message: str
 ) -> None:
-    _, tensors, facts = _unpack(snapshot)
+    _, tensors, facts = unpack(snapshot)
     change(tensors, facts)
     room_for_one = Generator(model.transformer, model.codec, slab_bytes=generator.open(small).slab.nbytes)
     with pytest.raises(SnapshotError, match=message):
-        restore(room_for_one, _pack("exact", tensors, facts))
+        restore(room_for_one, pack("exact", tensors, facts))
     assert room_for_one.open(small)
 
 
@@ -236,17 +237,17 @@ def test_a_slab_goes_to_the_device_once(
 
 def test_the_setting_of_a_stream_is_read_without_opening_it(snapshot: bytes, small: StreamConfig) -> None:
     assert read_config(snapshot) == small
-    _, tensors, facts = _unpack(snapshot)
+    _, tensors, facts = unpack(snapshot)
     facts["stream"].update(window_frames=7)
     with pytest.raises(SnapshotError, match="window_frames 7"):
-        read_config(_pack("exact", tensors, facts))
+        read_config(pack("exact", tensors, facts))
 
 
 def test_nothing_stays_reserved_when_a_snapshot_is_refused(
     model: Model, generator: Generator, small: StreamConfig, snapshot: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room_for_one = Generator(model.transformer, model.codec, slab_bytes=generator.open(small).slab.nbytes)
-    monkeypatch.setattr("engines.snapshot._fill_exact", lambda *_: 1 / 0)
+    monkeypatch.setattr("engines.streaming.snapshot._fill_exact", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         restore(room_for_one, snapshot)
     monkeypatch.undo()

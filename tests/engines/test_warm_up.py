@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.cache.kv_pool import KVSlab, SlabPool
+from engines.cache.window import SlabLayout
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.errors import SlabsFull
-from engines.generator import Generator
-from engines.kernel_passes import KernelPasses
-from engines.kv_slab import KVSlab, SlabLayout, SlabPool
-from engines.model import Model
+from engines.loading.model import Model
+from engines.runner.fused import KernelPasses
+from engines.runner.warmup import warm_up
+from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
-from engines.warm_up import warm_up
 from kernels.dispatch import backends_for, parse_backends
 from tests.recorder import Recordings
 from tests.rolling import roll

@@ -16,18 +16,12 @@ from benchmarks.loading import ResidentPeak, nbytes
 from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
 from engines.errors import ConfigError, WeightsError
-from engines.generator import Generator
-from engines.model import Model
+from engines.loading.footprint import parameter_bytes
+from engines.loading.loader import ModelFiles, load_codec, load_model, load_text_encoder, load_transformer
+from engines.loading.model import Model
+from engines.streaming.generator import Generator
 from engines.text.prompt_encoder import PromptEncoder
 from engines.wan.transformer import CausalTransformer
-from engines.weights import (
-    ModelFiles,
-    load_codec,
-    load_model,
-    load_text_encoder,
-    load_transformer,
-    parameter_bytes,
-)
 from tests.published import random_lora, train_tokenizer
 from tests.rolling import roll, roll_pictures
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.wan.transformer import PLAIN_OPS
+from engines.wan.layer_ops import PLAIN_OPS
 from kernels.gated_residual import gated_residual, gated_residual_reference
 from tests.tolerances import assert_within
 

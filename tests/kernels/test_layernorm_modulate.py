@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.wan.transformer import PLAIN_OPS
+from engines.wan.layer_ops import PLAIN_OPS
 from kernels.layernorm_modulate import (
     layernorm_modulate,
     layernorm_modulate_int8,

@@ -10,7 +10,7 @@ from torch._library.custom_ops import CustomOpDef
 
 from kernels.attention import qk_norm_rope as fused
 from kernels.attention.kv_view import KVView, KVViewTable
-from kernels.attention.qk_norm_rope import Turns
+from kernels.attention.rope import Turns
 from kernels.flow_step import flow_step
 from kernels.gated_residual import gated_residual
 from kernels.layernorm_modulate import layernorm_modulate, layernorm_modulate_int8

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.wan.transformer import RMSNorm
+from engines.wan.layers import RMSNorm
 from kernels.rms_norm import rms_norm, rms_norm_reference
 from tests.tolerances import assert_within
 

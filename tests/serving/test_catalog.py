@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import nn
 
+from engines.cache.window import SlabLayout
 from engines.config.presets import PRESETS, preset
-from engines.kv_slab import SlabLayout
-from engines.model import Model
+from engines.loading.footprint import memory_needed
+from engines.loading.model import Model
 from serving.catalog import CATALOG, Role, catalog_entry, models_folder
 from serving.errors import DownloadError
 from serving.manifest import FileRecord, Manifest, RepoRecord, write_manifest
-from serving.models_report import ModelRow, memory_needed, model_rows, models_table
+from serving.models_report import ModelRow, model_rows, models_table
 
 COMMIT = "c0ffee00" + "0" * 32
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from engines.decoding import Decoding
 from engines.device.side_stream import Beside
-from engines.generator import Generator
+from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
+from engines.vae.frame_decoder import Decoding
 from serving.denoiser import Denoiser
 from serving.encoder import ChunkEncoder
 from serving.errors import (

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from engines.generator import Generator
-from engines.passes import passes_for
-from engines.stream import Block, Stream
+from engines.runner.selection import passes_for
+from engines.streaming.generator import Generator
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
 from serving.cli import main
 from serving.film_request import Request
 

@@ -15,8 +15,8 @@ from huggingface_hub import close_session
 from torch import nn
 
 from engines.config.presets import PRESETS, preset
-from engines.model import Model, build_codec
-from engines.wan.taehv import TAEHV
+from engines.loading.model import Model, build_codec
+from engines.vae.taehv import TAEHV
 from serving import loading
 from serving.cli import main
 from tests.published import random_lora, train_tokenizer

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.mirror import MirrorSource
-from engines.snapshot import restore, take_light
+from engines.streaming.generator import Generator
+from engines.streaming.replica_log import MirrorSource
+from engines.streaming.snapshot import restore, take_light
 from engines.text.prompt import Prompt
 from serving.chunk import AccessUnit, Chunk
 from serving.errors import ReplicaLost

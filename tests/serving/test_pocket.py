@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
 from engines.pocket.publish import WEIGHTS, revision
+from engines.streaming.generator import Generator
 from serving.cli import main
 from serving.facts import Facts
 from serving.loading import DEFAULT_MODEL, OpenedModel, open_model

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
 from engines.errors import ConfigError
-from engines.generator import Generator
+from engines.loading.loader import load_model
 from engines.pocket.autoencoder import Crops, autoencoder_losses, prepare
 from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
 from engines.pocket.flow import FlowTraining, _levels, flow_losses, new_transformer
@@ -25,11 +25,11 @@ from engines.pocket.self_forcing import Rollouts
 from engines.pocket.sequence import Stretch, Window
 from engines.pocket.train import main
 from engines.pocket.training import Budget, Losses, OutOfTime, Run, Workshop
+from engines.streaming.generator import Generator
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
-from engines.wan.taehv import TAEHV
+from engines.vae.taehv import TAEHV
 from engines.wan.transformer import CausalTransformer
-from engines.weights import load_model
 
 CPU = torch.device("cpu")
 POCKET = preset("pocket")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engines.codec import Codec
+from engines.vae.protocol import Codec
 
 EXACT = 2e-5
 

@@ -10,8 +10,8 @@ import torch
 
 from engines.config.networks import TAEHVConfig, VAEConfig
 from engines.errors import StreamError
-from engines.wan.taehv import TAEHV
-from engines.wan.vae import WanVAE
+from engines.vae.taehv import TAEHV
+from engines.vae.wan_vae import WanVAE
 from kernels.vae.fused import FUSED, REFERENCE
 from kernels.vae.ops import VAEOps
 from tests.engines.wan.pieces import assert_equal, decode, encode

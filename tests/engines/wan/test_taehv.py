@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from engines.config.networks import TAEHVConfig
 from engines.errors import ConfigError, StreamError
-from engines.wan.taehv import TAEHV, fit_time_grow
+from engines.vae.taehv import TAEHV, fit_time_grow
 from tests.engines.wan.pieces import assert_equal, decode, encode
 
 TINY = TAEHVConfig(decoder_widths=(10, 8, 6, 4), encoder_width=6, latent_channels=3)

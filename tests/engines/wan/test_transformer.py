@@ -4,12 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.cache.positions import PassTurns
+from engines.cache.prompt_kv import PromptMemory
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.memory import PassTurns, PromptMemory, SlabMemory, StreamView
-from engines.model import Model
-from engines.stream import Stream
+from engines.loading.model import Model
+from engines.runner.batch import StreamView
+from engines.runner.eager import SlabMemory
+from engines.streaming.generator import Generator
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 

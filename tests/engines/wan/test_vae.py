@@ -8,11 +8,11 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from engines.codec import Codec
 from engines.config.networks import VAEConfig
 from engines.errors import StreamError
-from engines.history import History
-from engines.wan.vae import WanVAE
+from engines.vae.conv_cache import History
+from engines.vae.protocol import Codec
+from engines.vae.wan_vae import WanVAE
 from tests.engines.wan.pieces import assert_equal, decode, encode
 
 RECORDING = Path(__file__).parents[2] / "assets" / "recordings" / "vae_text_encoder.safetensors"

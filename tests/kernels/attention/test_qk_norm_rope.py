@@ -6,20 +6,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.cache.kv_pool import KVSlab
+from engines.cache.window import SlabLayout
 from engines.config.networks import TransformerConfig
-from engines.kv_slab import KVSlab, SlabLayout
-from engines.wan.transformer import Attention
-from kernels.attention.kv_view import KVView, KVViewTable
+from engines.wan.layers import Attention
+from kernels.attention.kv_view import NO_SLOT, KVView, KVViewTable
 from kernels.attention.qk_norm_rope import (
-    NO_SLOT,
     Queries,
-    Turns,
     qk_norm_rope,
     qk_norm_rope_reference,
     write_kv,
     write_kv_reference,
 )
-from kernels.attention.rope import apply_rope
+from kernels.attention.rope import Turns, apply_rope
 from tests.tolerances import assert_within
 
 EPS = 1e-6

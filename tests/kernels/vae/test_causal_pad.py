@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines.wan.vae import NormSiLU
+from engines.vae.wan_vae import NormSiLU
 from kernels.vae.causal_pad import causal_pad, causal_pad_reference, norm_silu_reference
 from tests.kernels.compiled import compiled
 from tests.kernels.vae.frames import pictures, unwritten, values

@@ -19,7 +19,7 @@ import torch
 from ray import serve
 
 from benchmarks.replicas import Replicas, wait_until_whole
-from engines.stream import Block
+from engines.streaming.state import Block
 from serving import app
 from serving.async_client import AsyncClient
 from serving.chunk import Chunk

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from engines.device.host_copy import Plain
 from engines.errors import SnapshotError
-from engines.generator import Generator
-from engines.snapshot import light_parts, pack_light
-from engines.stream import Stream
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import light_parts, pack_light
+from engines.streaming.stream import Stream
 
 
 class Update(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from engines.wan.transformer import LayerOps, PlainOps
+from engines.wan.layer_ops import LayerOps, PlainOps
 from kernels import linear, rms_norm
 from kernels.attention import qk_norm_rope
 from kernels.attention.backend import AttentionBackend

@@ -8,9 +8,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engines.codec import Codec
 from engines.device.side_stream import Beside
-from engines.history import History
+from engines.vae.conv_cache import History
+from engines.vae.protocol import Codec
 
 
 class Decoding:

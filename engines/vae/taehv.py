@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.codec import Decoded, Encoded, check_frames, check_latents
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.networks import TAEHVConfig
-from engines.history import History, HistoryStep
-from engines.wan.causal import FRAMES, Advanced, Layer, Network, Past, bias_of, convolve
+from engines.vae.causal_conv import FRAMES, Advanced, Layer, Network, Past, bias_of, convolve
+from engines.vae.conv_cache import History, HistoryStep
+from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
 from kernels.vae.frame_layout import channels_last
 from kernels.vae.ops import VAEOps
 

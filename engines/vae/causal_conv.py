@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.errors import StreamError
-from engines.history import History, HistoryStep
+from engines.vae.conv_cache import History, HistoryStep
 from kernels.vae.frame_layout import channels_last, empty_frames
 from kernels.vae.ops import VAEOps
 

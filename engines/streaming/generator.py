@@ -14,23 +14,26 @@ from threading import Event
 import torch
 from torch import Tensor, nn
 
-from engines.codec import Codec
+from engines.cache.kv_pool import SlabPool
+from engines.cache.window import SlabLayout
 from engines.config.geometry import ABSOLUTE_POSITIONS
 from engines.config.stream import StreamConfig
-from engines.decoding import Decoding
 from engines.device.side_stream import Beside
 from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
-from engines.fingerprint import fingerprint
-from engines.history import History
-from engines.kv_slab import SlabLayout, SlabPool
-from engines.modulation import ModulationTable
-from engines.passes import Passes, PlainPasses
-from engines.rollout import Denoised, Rollout
+from engines.loading.fingerprint import fingerprint
+from engines.runner.eager import PlainPasses
+from engines.runner.modulation import ModulationTable
+from engines.runner.protocol import Passes
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.sampling.noise import Noise, SeededNoise
 from engines.sampling.noise_prefetch import NoiseAhead
-from engines.stream import Block, Stream
+from engines.streaming.rollout import Denoised, Rollout
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.vae.conv_cache import History
+from engines.vae.frame_decoder import Decoding
+from engines.vae.protocol import Codec
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import RopeTable
 
@@ -58,7 +61,7 @@ class Generator:
         batch: streams that go through the network together, if their pictures have one size. In a batch the
             last bits of a result change; at 1 a stream is bit-equal whatever runs beside it. Small pictures
             on a GPU gain by more.
-        passes: run the transformer; PyTorch's own operators do if there are none (`engines.passes`).
+        passes: run the transformer; PyTorch's own operators do if there are none (`engines.runner.protocol`).
 
     """
 

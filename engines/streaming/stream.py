@@ -4,55 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from engines.cache.kv_pool import KVSlab
+from engines.cache.prompt_kv import PromptMemory
 from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
 from engines.errors import StreamError
-from engines.history import History
-from engines.kv_slab import KVSlab
-from engines.memory import PromptMemory
-from engines.modulation import ModulationTable
+from engines.runner.modulation import ModulationTable
 from engines.sampling.flow_schedule import CLEAN, FlowSchedule
 from engines.sampling.noise import Noise
 from engines.sampling.noise_prefetch import NoiseAhead
+from engines.streaming.state import Block, LogEntry, SinkCall
 from engines.text.prompt import Prompt
+from engines.vae.conv_cache import History
 from kernels.attention.rope import RopeTable
-
-
-class Block(NamedTuple):
-    """One generated block: its number in the stream, and clean latents [frames, channels, h/8, w/8].
-
-    The stream refers to the same latents: nobody writes into them. `ready` is when a GPU has made them.
-    """
-
-    number: int
-    latents: Tensor
-    ready: torch.cuda.Event | None = None
-
-
-class LogEntry(NamedTuple):
-    """What changed a stream from outside, and before which block: with the seed, enough to replay it."""
-
-    block: int
-    event: Literal["prompt", "restore"]
-    text: str
-
-
-@dataclass(frozen=True)
-class SinkCall:
-    """A pass that wrote the frame sink: made again, it writes the same keys and values.
-
-    `latents` [blocks * frames, channels, h/8, w/8] went in at `timestep` under `prompt`, from `first_block` on.
-    """
-
-    first_block: int
-    latents: Tensor
-    timestep: float
-    prompt: Prompt
 
 
 @dataclass

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from engines.config.geometry import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.errors import StreamError
-from engines.history import History
+from engines.vae.conv_cache import History
+from kernels.dispatch import KernelBackends
 from kernels.vae.ops import VAEOps
 
 
@@ -96,3 +97,12 @@ def check_frames(frames: Tensor, *, at_start: bool) -> None:
         raise StreamError(f"{count} pictures at the start of a stream; they must be 1 + {TEMPORAL_FACTOR}k")
     if not at_start and count % TEMPORAL_FACTOR != 0:
         raise StreamError(f"{count} more pictures for a stream; they must be {TEMPORAL_FACTOR}k")
+
+
+def fuse(codec: Codec, backends: KernelBackends) -> None:
+    """Change `codec`, for good, to run as `backends` says."""
+    if backends.decoder == "triton":
+        # As for passes: the kernels bring Triton.
+        from kernels.vae.fused import FUSED
+
+        codec.fuse(FUSED)

@@ -8,13 +8,13 @@ from typing import Self
 import torch
 from torch import nn
 
-from engines.codec import Codec
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig, VAEConfig
 from engines.text.umt5 import UMT5Encoder
-from engines.wan.taehv import TAEHV
+from engines.vae.protocol import Codec
+from engines.vae.taehv import TAEHV
+from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
-from engines.wan.vae import WanVAE
 
 
 @dataclass(frozen=True)

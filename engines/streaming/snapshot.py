@@ -10,31 +10,25 @@ Both are a safetensors file: tensors, and in its metadata a JSON object `snapsho
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
 from engines.errors import SnapshotError
-from engines.generator import Generator
-from engines.history import History
 from engines.sampling.noise import SeededNoise
-from engines.stream import LogEntry, SinkCall, Stream
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot_format import Kind, pack, unpack
+from engines.streaming.state import LogEntry, SinkCall
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-
-VERSION = 1
+from engines.vae.conv_cache import History
 
 COMMON = ("recent.", "prompt.", "sink.")
 """How the names of tensors begin that both kinds hold."""
-
-Kind = Literal["exact", "light"]
 
 
 class Restored(NamedTuple):
@@ -54,7 +48,7 @@ def take_exact(generator: Generator, stream: Stream) -> bytes:
         tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(past) if tensor is not None}
         facts |= {"decoder_consumed": stream.decoder.consumed, "decoder_slots": len(past)}
     facts |= {"clean_due": stream.clean_due, "recache_due": stream.recache_due}
-    return _pack("exact", tensors, facts | generator.identity | _machine(generator))
+    return pack("exact", tensors, facts | generator.identity | _machine(generator))
 
 
 def take_light(generator: Generator, stream: Stream) -> bytes:
@@ -70,7 +64,7 @@ def light_parts(generator: Generator, stream: Stream) -> tuple[dict[str, Tensor]
 
 def pack_light(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
     """A light snapshot from its parts."""
-    return _pack("light", tensors, facts)
+    return pack("light", tensors, facts)
 
 
 def restore(generator: Generator, data: bytes) -> Restored:
@@ -79,7 +73,7 @@ def restore(generator: Generator, data: bytes) -> Restored:
     Raises SnapshotError if the bytes are damaged, of another version or model, or (exact) of another device or
     torch or threads, and SlabsFull if there is no room; nothing is open then.
     """
-    kind, tensors, facts = _unpack(data)
+    kind, tensors, facts = unpack(data)
     _require_same(facts, generator.identity, "it cannot continue here")
     if kind == "exact":
         _require_same(facts, _machine(generator), "an exact snapshot needs the same; a light one does not")
@@ -91,7 +85,7 @@ def restore(generator: Generator, data: bytes) -> Restored:
 
 def read_config(data: bytes) -> StreamConfig:
     """How the stream that `data` holds is set up. Raises SnapshotError as `restore` does for damaged bytes."""
-    facts = _unpack(data)[2]
+    facts = unpack(data)[2]
     try:
         return _config(facts)
     except (KeyError, TypeError, ValueError) as error:
@@ -205,40 +199,3 @@ def _fill_exact(stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any
 def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{what} of shape {list(tensor.shape)}, where the stream has {list(shape)}")
-
-
-def _pack(kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
-    # Copies, because a finished block may be both among the recent ones and what went into a sink pass.
-    here = {
-        name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    text = json.dumps({"version": VERSION, "kind": kind} | facts)
-    return safetensors.torch.save(here, {"snapshot": text, "checksum": _checksum(here, text)})
-
-
-def _unpack(data: bytes) -> tuple[Kind, dict[str, Tensor], dict[str, Any]]:
-    """Tensors and facts of undamaged bytes."""
-    try:
-        tensors = safetensors.torch.load(data)
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        text, checksum = metadata["snapshot"], metadata["checksum"]
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise SnapshotError(f"{len(data)} bytes are not a snapshot, or not all of one: {error!r}") from error
-    if checksum != _checksum(tensors, text):
-        raise SnapshotError("the snapshot is damaged: its checksum does not match its content")
-    facts = json.loads(text)
-    if facts["version"] != VERSION:
-        raise SnapshotError(f"the snapshot is of version {facts['version']}; this program reads version {VERSION}")
-    return facts["kind"], tensors, facts
-
-
-def _checksum(tensors: dict[str, Tensor], text: str) -> str:
-    """SHA-256 over the facts and over every tensor's name, dtype, shape and bytes."""
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()

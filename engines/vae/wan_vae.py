@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engines.codec import Decoded, Encoded, check_frames, check_latents
 from engines.config.networks import VAEConfig
-from engines.history import History, HistoryStep
-from engines.wan.causal import Advanced, Chain, Layer, Network, Past, bias_of, convolve, convolve_biased
+from engines.vae.causal_conv import Advanced, Chain, Layer, Network, Past, bias_of, convolve, convolve_biased
+from engines.vae.conv_cache import History, HistoryStep
+from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
 from kernels.vae.frame_layout import channels_last
 from kernels.vae.ops import VAEOps
 

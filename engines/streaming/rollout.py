@@ -14,13 +14,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engines.cache.positions import PassTurns
+from engines.cache.prompt_kv import PromptMemory
+from engines.cache.window import Placement
 from engines.errors import Cancelled
-from engines.kv_slab import Placement
-from engines.memory import PassTurns, PromptMemory, StreamView
-from engines.modulation import joined
-from engines.passes import Passes
+from engines.runner.batch import StreamView
+from engines.runner.modulation import joined
+from engines.runner.protocol import Passes
 from engines.sampling.flow_schedule import CLEAN
-from engines.stream import SinkCall, Stream
+from engines.streaming.state import SinkCall
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 
 from engines.config.stream import StreamConfig
-from engines.generator import Generator
-from engines.stream import Stream
+from engines.streaming.generator import Generator
+from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 
 

@@ -1,0 +1,1 @@
+"""Slots, positions and bytes of the keys and values that streams keep."""

@@ -1,0 +1,105 @@
+"""The networks of a model, filled from the files that their authors published.
+
+Each parameter is read from the mapped file, converted and put in its place before the next: loading holds the
+model so far and one tensor more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.config.model import ModelConfig
+from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.loading.checkpoint import Checkpoint, without_wrappers
+from engines.loading.lora import LoRA
+from engines.loading.model import Model, build_codec
+from engines.loading.state_dict import fill, unchanged
+from engines.text.tokenizer import Tokenizer
+from engines.text.umt5 import UMT5Encoder
+from engines.vae.taehv import TAEHV, fit_time_grow
+from engines.vae.wan_vae import WanVAE
+from engines.wan.transformer import CausalTransformer
+
+GENERATOR_ENTRIES = ("generator", "generator_ema", "model")
+"""Where LongLive's, Self-Forcing's and other training runs keep the transformer; in this order, as LongLive."""
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Where a model's files lie, as published.
+
+    `transformer` is Wan2.1's safetensors or one checkpoint that holds all of the transformer, such as
+    LongLive's base or Self-Forcing's; `lora` is merged into it. `codec` is Wan's VAE or a TAEHV, as the model's
+    config says. `tokenizer` is a folder.
+    """
+
+    transformer: Path
+    codec: Path
+    text_encoder: Path
+    tokenizer: Path
+    lora: Path | None = None
+
+
+class LoadedModel(NamedTuple):
+    """A model's networks, and the tokenizer of its text encoder."""
+
+    model: Model
+    tokenizer: Tokenizer
+
+
+def load_model(
+    config: ModelConfig,
+    files: ModelFiles,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    text_device: torch.device | str | None = None,
+) -> LoadedModel:
+    """Load every network to `device`, the text encoder to `text_device` if that is another.
+
+    Nothing but the returned model refers to the text encoder: whoever has encoded all prompts keeps the other
+    two networks and lets the model go. Raises WeightsError for a file that cannot be read or does not fit, and
+    ConfigError for the tokenizer.
+    """
+    tokenizer = Tokenizer.from_folder(files.tokenizer, config.text_encoder.text_len)
+    codec = load_codec(config.codec, files.codec, device, dtype)
+    transformer = load_transformer(config.transformer, files.transformer, files.lora, device, dtype)
+    text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
+    return LoadedModel(Model(config, transformer, codec, text_encoder), tokenizer)
+
+
+def load_transformer(
+    config: TransformerConfig, path: Path, lora: Path | None, device: torch.device | str, dtype: torch.dtype
+) -> CausalTransformer:
+    """The transformer in `path`, with `lora` merged into it in fp32."""
+    with torch.device("meta"):
+        network = CausalTransformer(config)
+    tensors = Checkpoint.open(path, GENERATOR_ENTRIES).renamed(without_wrappers)
+    adapt = unchanged if lora is None else LoRA.open(lora, network).merge
+    return fill(network, tensors, path, device, dtype, adapt)
+
+
+def load_codec(
+    config: VAEConfig | TAEHVConfig, path: Path, device: torch.device | str, dtype: torch.dtype
+) -> WanVAE | TAEHV:
+    """The autoencoder in `path`, of the kind that `config` describes."""
+    with torch.device("meta"):
+        network = build_codec(config)
+    tensors: Mapping[str, Tensor] = Checkpoint.open(path)
+    if isinstance(config, TAEHVConfig):
+        tensors = fit_time_grow(tensors, config)
+    return fill(network, tensors, path, device, dtype)
+
+
+def load_text_encoder(
+    config: TextEncoderConfig, path: Path, device: torch.device | str, dtype: torch.dtype
+) -> UMT5Encoder:
+    """The text encoder in `path`."""
+    with torch.device("meta"):
+        network = UMT5Encoder(config)
+    return fill(network, Checkpoint.open(path), path, device, dtype)

@@ -1,0 +1,74 @@
+"""Networks filled from tensors by name, which must fit exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from engines.errors import WeightsError
+
+NAMED_IN_ERRORS = 3
+
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
+
+
+Adapt = Callable[[str, Tensor], Tensor]
+"""Makes a parameter of its name and of the tensor in the file."""
+
+
+def unchanged(_: str, tensor: Tensor) -> Tensor:
+    """The tensor in the file."""
+    return tensor
+
+
+def fill(
+    network: NetworkT,
+    tensors: Mapping[str, Tensor],
+    source: Path,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    adapt: Adapt = unchanged,
+) -> NetworkT:
+    """Give `network`, built on `meta`, its parameters on `device` in `dtype`, for inference.
+
+    Raises WeightsError before anything is read unless names and shapes are exactly the network's; `source` is
+    named in it.
+    """
+    expected = {name: parameter.shape for name, parameter in network.state_dict().items()}
+    require_fit(tensors, expected, f"{source} does not fit {type(network).__name__}")
+    copies = {
+        name: torch.empty(shape, device=device, dtype=dtype).copy_(adapt(name, tensors[name]))
+        for name, shape in expected.items()
+    }
+    network.load_state_dict(copies, assign=True)
+    # Constants that no checkpoint holds have stayed where they were made.
+    return network.to(device, dtype).eval().requires_grad_(False)
+
+
+def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], complaint: str) -> None:
+    """Raise WeightsError, `complaint` and what is wrong, unless `tensors` are those that are `expected`."""
+    both = {name: tensors[name] for name in expected if name in tensors}
+    findings = {
+        "missing": [name for name in expected if name not in tensors],
+        "left over": [name for name in tensors if name not in expected],
+        "of another shape": [
+            f"{name} is {list(tensor.shape)}, not {list(expected[name])}"
+            for name, tensor in both.items() if tensor.shape != expected[name]
+        ],
+        "not floating point": [
+            f"{name} is {tensor.dtype}" for name, tensor in both.items() if not tensor.is_floating_point()
+        ],
+    }  # fmt: skip
+    wrong = [f"{len(names)} {kind} ({_some(names)})" for kind, names in findings.items() if names]
+    if wrong:
+        raise WeightsError(f"{complaint}: {'; '.join(wrong)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - NAMED_IN_ERRORS
+    return ", ".join([*names[:NAMED_IN_ERRORS], *([f"and {more} more"] if more > 0 else [])])

@@ -1,0 +1,1 @@
+"""One pass over a batch: where the denoiser meets the cache."""

@@ -1,0 +1,1 @@
+"""Streams, what makes their blocks, and their snapshots."""

@@ -1,0 +1,1 @@
+"""From latents to frames and back, piece by piece."""
