@@ -14,8 +14,8 @@ from benchmarks.footage import Source, as_floats, rendered_pictures
 from benchmarks.intervals import Ratio, Share
 from benchmarks.judge import CLIP_FRAMES, TrainedJudge, Verdict
 from benchmarks.look import Look, looks
-from engines.pocket.scene import ATTRIBUTES, Clip, Weather
-from engines.pocket.world import World
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import ATTRIBUTES, Clip, Weather
 
 Shares = dict[str, Share]
 """By attribute."""

@@ -8,9 +8,9 @@ from typing import Literal
 import numpy as np
 
 from benchmarks.footage import Cue
-from engines.pocket.caption import caption, change_caption
-from engines.pocket.phrases import Phrasings
-from engines.pocket.scene import ATTRIBUTES, Scene
+from engines.pocket.world.captions import caption, change_caption
+from engines.pocket.world.phrases import Phrasings
+from engines.pocket.world.scene import ATTRIBUTES, Scene
 
 FIRST_SEED = 1_800_000_000
 """Of clips and streams that are measured."""

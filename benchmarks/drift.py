@@ -16,8 +16,8 @@ from benchmarks.intervals import Ratio, Share
 from benchmarks.judge import CLIP_FRAMES, TrainedJudge, Verdict
 from benchmarks.look import Look, looks
 from engines.config.geometry import FRAMES_PER_SECOND
-from engines.pocket.scene import ATTRIBUTES, Clip
-from engines.pocket.world import World
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import ATTRIBUTES, Clip
 
 MINUTE = 60 * FRAMES_PER_SECOND
 

@@ -32,7 +32,7 @@ from benchmarks.machine import Machine
 from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
 from engines.loading.fingerprint import fingerprint
-from engines.pocket.world import World
+from engines.pocket.world.renderer import World
 from serving.catalog import models_folder
 from serving.loading import open_model
 

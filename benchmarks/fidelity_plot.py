@@ -13,7 +13,7 @@ from matplotlib import pyplot as plt
 from torch import Tensor
 
 from benchmarks import adherence, drift, prompt_switch
-from engines.pocket.scene import ATTRIBUTES
+from engines.pocket.world.scene import ATTRIBUTES
 from serving.sheet import Still, write_sheet
 
 MARKS = {"subject": 0.90, "colour": 0.85, "motion": 0.75, "setting": 0.90, "light": 0.90, "weather": 0.90}

@@ -17,8 +17,8 @@ from engines.cache.window import SlabLayout
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.pocket.scene import Clip, Scene
-from engines.pocket.world import World
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import Clip, Scene
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt_encoder import PromptEncoder

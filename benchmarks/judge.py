@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.look import Bounds, Collapse, Look, looks
-from engines.pocket.scene import ATTRIBUTES, Scene
+from engines.pocket.world.scene import ATTRIBUTES, Scene
 
 WEIGHTS = Path(__file__).parent / "assets" / "judge.safetensors"
 FACTS = WEIGHTS.with_suffix(".json")

@@ -15,7 +15,7 @@ from benchmarks.footage import Source, Take, as_floats
 from benchmarks.intervals import Ratio, Share
 from benchmarks.judge import CLIP_FRAMES, MOTION, STRIDE, TrainedJudge, Verdict, sampled
 from benchmarks.look import FLOOR
-from engines.pocket.scene import ATTRIBUTES
+from engines.pocket.world.scene import ATTRIBUTES
 
 BLOCKS_BEFORE = 5
 """The window is full and has rolled."""

@@ -26,8 +26,8 @@ from benchmarks.intervals import Share
 from benchmarks.judge import APPEARANCE, WEIGHTS, Judge, JudgeConfig, TrainedJudge, small
 from benchmarks.look import Bounds, Look, looks
 from benchmarks.machine import Machine
-from engines.pocket.scene import ATTRIBUTES, Clip, Facing, Scene, combinations
-from engines.pocket.world import World
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import ATTRIBUTES, Clip, Facing, Scene, combinations
 
 TRAINING_SEEDS = range(1_600_000_000, 1_700_000_000)
 TEST_SEEDS = range(1_700_000_000, 1_800_000_000)

@@ -12,7 +12,7 @@ from engines.config.model import ModelConfig
 from engines.config.presets import TAEW2_1, preset
 from engines.loading.loader import LoadedModel, ModelFiles, load_model
 from engines.loading.model import Model
-from engines.pocket.publish import model_files, revision
+from engines.pocket.model_files import model_files, revision
 from engines.text.prompt_encoder import PromptEncoder
 from engines.text.tokenizer import ByteTokenizer
 from serving.catalog import CATALOG, CatalogEntry, Role

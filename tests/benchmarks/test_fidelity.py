@@ -16,8 +16,8 @@ from benchmarks.machine import Machine
 from benchmarks.prompt_switch import arrival
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.pocket.scene import ATTRIBUTES, Clip
-from engines.pocket.world import World
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import ATTRIBUTES, Clip
 from engines.text.prompt_encoder import PromptEncoder
 from engines.text.tokenizer import ByteTokenizer
 

@@ -15,8 +15,8 @@ from benchmarks.footage import rendered_pictures
 from benchmarks.judge import CLIP_FRAMES, PICTURES, Judge, JudgeConfig, Reading, TrainedJudge, sampled
 from benchmarks.look import Bounds, looks
 from benchmarks.train_judge import TEST_SEEDS, TRAINING_SEEDS, Clips, corrupted, labels
-from engines.pocket.scene import ATTRIBUTES, Clip, Colour, Light, Motion, Scene, Setting, Subject, Weather
-from engines.pocket.world import World
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import ATTRIBUTES, Clip, Colour, Light, Motion, Scene, Setting, Subject, Weather
 
 CLIPS = 48
 BAR = 0.94

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
-from engines.pocket.publish import WEIGHTS, revision
+from engines.pocket.model_files import WEIGHTS, revision
 from engines.streaming.generator import Generator
 from serving.cli import main
 from serving.facts import Facts

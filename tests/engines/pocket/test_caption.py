@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.pocket import phrases
-from engines.pocket.caption import caption, change_caption, plain_caption
-from engines.pocket.phrases import Phrases, Phrasings
-from engines.pocket.scene import (
+from engines.pocket.world import phrases
+from engines.pocket.world.captions import caption, change_caption, plain_caption
+from engines.pocket.world.phrases import Phrases, Phrasings
+from engines.pocket.world.scene import (
     ATTRIBUTES,
     Colour,
     Facing,

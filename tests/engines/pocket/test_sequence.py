@@ -12,7 +12,7 @@ from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
-from engines.pocket.sequence import RolloutMemory, SequenceMemory, Stretch, Window
+from engines.pocket.training.teacher_forcing import RolloutMemory, SequenceMemory, Stretch, Window
 from engines.sampling.flow_schedule import CLEAN, TRAINING_STEPS
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt

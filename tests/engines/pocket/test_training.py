@@ -16,15 +16,15 @@ from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
 from engines.errors import ConfigError
 from engines.loading.loader import load_model
-from engines.pocket.autoencoder import Crops, autoencoder_losses, prepare
-from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
-from engines.pocket.flow import FlowTraining, _levels, flow_losses, new_transformer
-from engines.pocket.publish import WEIGHTS, model_files, revision
-from engines.pocket.recipe import recipe
-from engines.pocket.self_forcing import Rollouts
-from engines.pocket.sequence import Stretch, Window
-from engines.pocket.train import main
-from engines.pocket.training import Budget, Losses, OutOfTime, Run, Workshop
+from engines.pocket.model_files import WEIGHTS, model_files, revision
+from engines.pocket.training.dataset import Curriculum, Sample, Stretches, Teachers
+from engines.pocket.training.flow_matching import FlowTraining, _levels, flow_losses, new_transformer
+from engines.pocket.training.recipe import recipe
+from engines.pocket.training.self_forcing import Rollouts
+from engines.pocket.training.teacher_forcing import Stretch, Window
+from engines.pocket.training.train import main
+from engines.pocket.training.trainer import Budget, Losses, OutOfTime, Run, Workshop
+from engines.pocket.training.vae import Crops, autoencoder_losses, prepare
 from engines.streaming.generator import Generator
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder

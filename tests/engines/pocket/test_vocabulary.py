@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import engines.pocket
-from engines.pocket.caption import caption, change_caption
-from engines.pocket.scene import Scene
-from engines.pocket.vocabulary import LARGEST, main, train_vocabulary
+from engines.pocket.training.tokenizer import LARGEST, main, train_vocabulary
+from engines.pocket.world.captions import caption, change_caption
+from engines.pocket.world.scene import Scene
 from engines.text.cleaning import clean_prompt
 from engines.text.tokenizer import Tokenizer
 

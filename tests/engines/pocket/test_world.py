@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from engines.errors import ConfigError
-from engines.pocket.motion import CIRCLE_PERIOD, SWITCH_FRAMES
-from engines.pocket.scene import (
+from engines.pocket.world.motion import CIRCLE_PERIOD, SWITCH_FRAMES
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import (
     ATTRIBUTES,
     Clip,
     Colour,
@@ -24,7 +25,6 @@ from engines.pocket.scene import (
     Weather,
     combinations,
 )
-from engines.pocket.world import World
 
 SCENE = Scene(Subject.FISH, Colour.RED, Motion.HOVER, Setting.HILLS, Light.NOON, Weather.CLEAR)
 TEN_MINUTES = 9600

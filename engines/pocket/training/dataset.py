@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
-from engines.pocket.caption import caption, change_caption
-from engines.pocket.scene import ATTRIBUTES, Clip, Scene
-from engines.pocket.sequence import Stretch
-from engines.pocket.text import embed
-from engines.pocket.world import World
+from engines.pocket.training.teacher_forcing import Stretch
+from engines.pocket.training.text_encoder import embed
+from engines.pocket.world.captions import caption, change_caption
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import ATTRIBUTES, Clip, Scene
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.taehv import TAEHV

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.config.networks import TextEncoderConfig
-from engines.pocket.caption import caption, change_caption
-from engines.pocket.scene import ATTRIBUTES, Scene
-from engines.pocket.training import Budget, Losses, Run, Workshop
+from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
+from engines.pocket.world.captions import caption, change_caption
+from engines.pocket.world.scene import ATTRIBUTES, Scene
 from engines.text.cleaning import clean_prompt
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import SelfAttention, UMT5Encoder

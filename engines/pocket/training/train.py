@@ -1,4 +1,4 @@
-"""Train the pocket model: `python -m engines.pocket.train --recipe gpu --folder out`.
+"""Train the pocket model: `python -m engines.pocket.training.train --recipe gpu --folder out`.
 
 Stages run in order, and each goes on where an earlier run of the program left it: a program that was stopped is
 simply started again. `--minutes` ends the program in time, whatever is left to do. After the last stage the
@@ -21,14 +21,15 @@ from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
 from engines.loading.loader import load_model
-from engines.pocket.autoencoder import train_autoencoder
-from engines.pocket.clips import Teachers
-from engines.pocket.flow import FlowTraining, new_transformer, train_flow
-from engines.pocket.publish import WEIGHTS, model_files, publish
-from engines.pocket.recipe import RECIPES, Recipe, recipe
-from engines.pocket.self_forcing import train_on_rollouts
-from engines.pocket.text import train_text_encoder
-from engines.pocket.training import OutOfTime, Workshop
+from engines.pocket.model_files import WEIGHTS, model_files
+from engines.pocket.training.dataset import Teachers
+from engines.pocket.training.export import publish
+from engines.pocket.training.flow_matching import FlowTraining, new_transformer, train_flow
+from engines.pocket.training.recipe import RECIPES, Recipe, recipe
+from engines.pocket.training.self_forcing import train_on_rollouts
+from engines.pocket.training.text_encoder import train_text_encoder
+from engines.pocket.training.trainer import OutOfTime, Workshop
+from engines.pocket.training.vae import train_autoencoder
 from engines.text.tokenizer import Tokenizer
 from engines.vae.taehv import TAEHV
 from engines.wan.transformer import CausalTransformer
@@ -108,7 +109,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m engines.pocket.train", description="Train the pocket model.")
+    parser = argparse.ArgumentParser(
+        prog="python -m engines.pocket.training.train", description="Train the pocket model."
+    )
     parser.add_argument("--folder", type=Path, required=True, help="for weights, curves and the finished model")
     parser.add_argument("--recipe", default="gpu", help=f"one of {', '.join(RECIPES)} (default: gpu)")
     parser.add_argument("--model", default="pocket", help="a preset with a TAEHV codec (default: pocket)")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
-from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
-from engines.pocket.sequence import SequenceMemory, Window
-from engines.pocket.training import Budget, Losses, Run, Workshop
+from engines.pocket.training.dataset import Curriculum, Sample, Stretches, Teachers
+from engines.pocket.training.teacher_forcing import SequenceMemory, Window
+from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.sampling.flow_schedule import TRAINING_STEPS, FlowSchedule
 from engines.wan.transformer import CausalTransformer
 

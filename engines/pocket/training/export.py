@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,34 +10,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from engines.loading.loader import ModelFiles
-
-WEIGHTS = Path(__file__).parent / "weights"
-"""Where the weights that ship with Longtake are."""
+from engines.pocket.model_files import WEIGHTS, model_files, revision
 
 STAGES = ("autoencoder", "text", "first-blocks", "flow", "self-forcing")
 
 POINTS = 200
 """Of each loss curve that are kept."""
-
-
-def model_files(folder: Path = WEIGHTS) -> ModelFiles:
-    """The files of a published pocket model."""
-    return ModelFiles(
-        transformer=folder / "transformer.safetensors",
-        codec=folder / "codec.safetensors",
-        text_encoder=folder / "text_encoder.safetensors",
-        tokenizer=folder,
-    )
-
-
-def revision(folder: Path = WEIGHTS) -> str:
-    """A short name of the weights in `folder`, which changes with every bit of them."""
-    digest = hashlib.sha256()
-    files = model_files(folder)
-    for path in (files.transformer, files.codec, files.text_encoder, folder / "tokenizer.json"):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
 
 
 def publish(trained: Path, folder: Path, start: Path | None = None) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.pocket.scene import Clip, Facing, Motion, Scene
+from engines.pocket.world.scene import Clip, Facing, Motion, Scene
 
 SWITCH_FRAMES = 16
 """In which one scene turns into another."""

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
-from engines.pocket.clips import Curriculum, Sample, Stretches, Teachers
-from engines.pocket.sequence import RolloutMemory, Window
-from engines.pocket.training import Budget, Losses, Run, Workshop
+from engines.pocket.training.dataset import Curriculum, Sample, Stretches, Teachers
+from engines.pocket.training.teacher_forcing import RolloutMemory, Window
+from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.sampling.flow_schedule import CLEAN, FlowSchedule
 from engines.wan.transformer import CausalTransformer
 

@@ -1,6 +1,6 @@
 """Train the pocket model's tokenizer on captions.
 
-    python -m engines.pocket.vocabulary
+    python -m engines.pocket.training.tokenizer
 
 Byte pairs (Sennrich et al. 2016) within words, as many as it takes to make every word of a caption one piece.
 Capitals and hyphens do not matter; a word that no caption has becomes letters and parts of known words, and a
@@ -19,8 +19,9 @@ import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from engines.pocket.caption import caption, change_caption
-from engines.pocket.scene import Scene
+from engines.pocket.model_files import WEIGHTS
+from engines.pocket.world.captions import caption, change_caption
+from engines.pocket.world.scene import Scene
 from engines.text.tokenizer import Tokenizer
 
 SPECIALS = ("<pad>", Tokenizer.END, "<unk>")
@@ -71,10 +72,10 @@ def _captions(seed: int, count: int) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train and save as `tokenizer.json`."""
-    parser = argparse.ArgumentParser(prog="python -m engines.pocket.vocabulary")
+    parser = argparse.ArgumentParser(prog="python -m engines.pocket.training.tokenizer")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scenes", type=int, default=20_000, help="how many scenes to word")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "weights", help="a folder")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="a folder")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     vocabulary = train_vocabulary(options.seed, options.scenes)

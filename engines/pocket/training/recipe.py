@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engines.errors import ConfigError
-from engines.pocket.autoencoder import AutoencoderTraining
-from engines.pocket.clips import Curriculum
-from engines.pocket.flow import FlowTraining
-from engines.pocket.self_forcing import SelfForcingTraining
-from engines.pocket.text import TextTraining
-from engines.pocket.training import Budget
+from engines.pocket.training.dataset import Curriculum
+from engines.pocket.training.flow_matching import FlowTraining
+from engines.pocket.training.self_forcing import SelfForcingTraining
+from engines.pocket.training.text_encoder import TextTraining
+from engines.pocket.training.trainer import Budget
+from engines.pocket.training.vae import AutoencoderTraining
 
 LITTLE = 0.04
 """Variety of the world for whom a processor trains: its streams all begin at about the same place."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engines.pocket import phrases
-from engines.pocket.phrases import Phrases, Phrasings
-from engines.pocket.scene import Light, Motion, Scene, Setting, Weather
+from engines.pocket.world import phrases
+from engines.pocket.world.phrases import Phrases, Phrasings
+from engines.pocket.world.scene import Light, Motion, Scene, Setting, Weather
 
 _PLANS = Phrases(
     "{a} {doing} {around}; {a} {does} {around}; {sky}, {a} {does} {place}; {sky}, {a} is {doing} {place}; "

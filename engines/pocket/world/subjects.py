@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.pocket.landscape import View
-from engines.pocket.motion import Pose
-from engines.pocket.scene import Subject
+from engines.pocket.world.landscape import View
+from engines.pocket.world.motion import Pose
+from engines.pocket.world.scene import Subject
 
 FLAP_PERIOD = 12
 """Frames of a wing beat; a fish's tail takes twice as long."""

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.pocket.landscape import HORIZON, View
-from engines.pocket.scene import Light, Weather
+from engines.pocket.world.landscape import HORIZON, View
+from engines.pocket.world.scene import Light, Weather
 
 RGB = tuple[float, float, float]
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from engines.config.geometry import SPATIAL_FACTOR
 from engines.config.networks import TAEHVConfig
 from engines.errors import ConfigError
-from engines.pocket.scene import Clip, Scene
-from engines.pocket.training import Budget, Losses, Run, Workshop
-from engines.pocket.world import World
+from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
+from engines.pocket.world.renderer import World
+from engines.pocket.world.scene import Clip, Scene
 from engines.vae.taehv import TAEHV, MemoryBlock, TimeGrow, TimePool
 
 SOMETIMES = 0.3

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.pocket.scene import Setting
+from engines.pocket.world.scene import Setting
 
 PERIOD = 4.0
 """After which every layer repeats."""

@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from engines.pocket.scene import Colour, Facing, Light, Motion, Setting, Subject, Weather
+from engines.pocket.world.scene import Colour, Facing, Light, Motion, Setting, Subject, Weather
 
 Phrasings: TypeAlias = Literal["training", "held_out", "all"]
 """Which phrases and sentence plans may be used."""

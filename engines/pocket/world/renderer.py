@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from engines.errors import ConfigError
-from engines.pocket import landscape, subjects
-from engines.pocket.landscape import Land, View
-from engines.pocket.motion import Moment, Pose, pose, scroll, weights
-from engines.pocket.scene import Clip, Colour, Light, Setting, Subject, Weather
-from engines.pocket.sky import Air, fall, fog, rain_texture, sky, snow_texture, stars_texture
+from engines.pocket.world import landscape, subjects
+from engines.pocket.world.landscape import Land, View
+from engines.pocket.world.motion import Moment, Pose, pose, scroll, weights
+from engines.pocket.world.scene import Clip, Colour, Light, Setting, Subject, Weather
+from engines.pocket.world.sky import Air, fall, fog, rain_texture, sky, snow_texture, stars_texture
 
 COLOURS = {
     Colour.RED: (0.90, 0.10, 0.10), Colour.YELLOW: (1.0, 0.85, 0.05), Colour.GREEN: (0.10, 0.75, 0.15),

@@ -1,0 +1,1 @@
+"""How the pocket model is trained, from its world."""

@@ -1,0 +1,1 @@
+"""A procedural world, and captions that tell what it shows."""
