@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from benchmarks.engine import RESULTS, picture_size, resized
-from benchmarks.machine import Machine
-from benchmarks.timing import timed
+from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.sizes import frame_size, resized
+from benchmarks.measure.timing import timed
 from engines.cache.window import SlabLayout
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endless")
     parser.add_argument("--model", choices=sorted(PRESETS), default="tiny-taehv")
     parser.add_argument("--blocks", type=int, default=2000)
-    parser.add_argument("--size", type=picture_size, metavar="HxW", default=(32, 48))
+    parser.add_argument("--size", type=frame_size, metavar="HxW", default=(32, 48))
     parser.add_argument("--rope", choices=("relative", "absolute"), default="relative")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")

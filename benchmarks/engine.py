@@ -13,18 +13,19 @@ import argparse
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.counts import Counts, Work
-from benchmarks.delivery import Delivery, deliver
-from benchmarks.machine import Machine, Rates
-from benchmarks.report import BlockStages, Report, Stage
-from benchmarks.timing import WARM_UP, Samples, sample, timed
+from benchmarks.measure.counts import Counts, Work
+from benchmarks.measure.delivery import Delivery, deliver
+from benchmarks.measure.machine import RESULTS, Machine, Rates
+from benchmarks.measure.report import BlockStages, Report, Stage
+from benchmarks.measure.sizes import SEED, frame_size, resized
+from benchmarks.measure.timing import WARM_UP, Samples, sample, timed
 from engines.cache.positions import PassTurns
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
@@ -41,9 +42,7 @@ from engines.vae.protocol import fuse
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends
 
-RESULTS = Path(__file__).parent / "results"
 PROMPT_TOKENS = 40
-SEED = 0
 STREAMS = 3
 """Open at a time: the one that is measured, one to make a block twice, one to see begin."""
 
@@ -297,25 +296,11 @@ def measure(options: Options) -> Report:
     )
 
 
-def picture_size(text: str) -> tuple[int, int]:
-    """Height and width from HxW."""
-    height, width = map(int, text.split("x"))
-    return height, width
-
-
-def resized(model: ModelConfig, size: tuple[int, int] | None) -> ModelConfig:
-    """The model with streams of height and width `size`; as it is if that is None."""
-    if size is None:
-        return model
-    height, width = size
-    return replace(model, stream=replace(model.stream, height=height, width=width))
-
-
 def main() -> int:
     """Measure what the command line asks for; 1 if something computed was wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine")
     parser.add_argument("--model", choices=sorted(PRESETS), default="tiny-taehv")
-    parser.add_argument("--size", type=picture_size, metavar="HxW", help="pictures; the model's own by default")
+    parser.add_argument("--size", type=frame_size, metavar="HxW", help="pictures; the model's own by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="else bfloat16 on cuda")
     parser.add_argument("--kernels", type=parse_backends, default={}, help="auto, a choice, or op=choice,...")

@@ -23,9 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.engine import RESULTS
-from benchmarks.machine import Machine
-from benchmarks.replicas import Replicas, wait_until_whole
+from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.replicas import Replicas, wait_until_whole
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving import app
 from serving.async_client import AsyncClient

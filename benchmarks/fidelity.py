@@ -23,12 +23,11 @@ from typing import Any
 
 import torch
 
-from benchmarks import adherence, drift, prompt_switch
-from benchmarks.engine import RESULTS
-from benchmarks.fidelity_plot import Sheet, draw, drift_sheet, prompt_sheet, switch_sheet
-from benchmarks.footage import ModelSource, RenderedSource, Source
-from benchmarks.judge import TrainedJudge
-from benchmarks.machine import Machine
+from benchmarks.judging import adherence, drift, prompt_switch
+from benchmarks.judging.footage import ModelSource, RenderedSource, Source
+from benchmarks.judging.judge import TrainedJudge
+from benchmarks.judging.plot import Sheet, draw, drift_sheet, prompt_sheet, switch_sheet
+from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
 from engines.loading.fingerprint import fingerprint

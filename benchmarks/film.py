@@ -21,8 +21,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.engine import RESULTS
-from benchmarks.machine import Machine
+from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.geometry import FRAMES_PER_SECOND
 
 CUE_EVERY_SECONDS = 20

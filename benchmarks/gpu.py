@@ -25,9 +25,8 @@ from typing import Literal
 
 import torch
 
-from benchmarks.machine import COMMIT, ROOT, Machine
+from benchmarks.measure.machine import COMMIT, RESULTS, ROOT, Machine
 
-RESULTS = Path(__file__).parent / "results"
 MODEL = "longlive-1.3b"
 TAIL_LINES = 40
 """Of what a part said, printed when it ends."""

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.machine import Machine
-from benchmarks.timing import Samples
+from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.timing import Samples
 from engines.config.presets import preset
 from engines.device.cuda_graph import Recorded
 from engines.runner.fused import KernelPasses
@@ -32,7 +32,6 @@ from engines.wan.layer_ops import PLAIN_OPS, LayerOps, Memory
 from engines.wan.transformer import CausalTransformer, Modulations
 from kernels.dispatch import KernelBackends
 
-RESULTS = Path(__file__).parent / "results"
 MARK_MS = 2.0
 """The most that a pass may take of the host."""
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.ahead_of_time import Compiled, compile_case
-from benchmarks.machine import ROOT, Machine
+from benchmarks.measure.compiler import Compiled, compile_case
+from benchmarks.measure.machine import ROOT, Machine
 from kernels import flow_step, gated_residual, layernorm_modulate, linear, rms_norm
 from kernels.attention import merge, qk_norm_rope, window
 from kernels.tiles import AotCase, AotCases

@@ -22,13 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.counts import Work
-from benchmarks.kernel_cases import Case, Sizes, all_cases
-from benchmarks.machine import Machine, Rates
-from benchmarks.timing import Samples, sample
+from benchmarks.measure.counts import Work
+from benchmarks.measure.kernel_cases import Case, Sizes, all_cases
+from benchmarks.measure.machine import RESULTS, Machine, Rates
+from benchmarks.measure.timing import Samples, sample
 from kernels.tiles import interpreted
 
-RESULTS = Path(__file__).parent / "results"
 L2_TIMES = 4
 """Inputs take at least so many times the bytes of the L2 cache."""
 

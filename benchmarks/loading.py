@@ -27,9 +27,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from benchmarks.engine import RESULTS
-from benchmarks.machine import Machine
-from benchmarks.timing import timed
+from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.timing import timed
 from engines.config.networks import TransformerConfig
 from engines.config.presets import WAN_1_3B, preset
 from engines.loading.footprint import parameter_bytes

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.engine import RESULTS, SEED, picture_size, resized
-from benchmarks.machine import Machine
+from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.sizes import SEED, frame_size, resized
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
@@ -120,7 +120,7 @@ def main() -> int:
     """Measure, print and write; 1 if the bound is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity")
     parser.add_argument("--model", choices=sorted(PRESETS), default="longlive-1.3b")
-    parser.add_argument("--size", type=picture_size, metavar="HxW", help="pictures; the model's own by default")
+    parser.add_argument("--size", type=frame_size, metavar="HxW", help="pictures; the model's own by default")
     parser.add_argument("--kernels", type=parse_backends, default={}, help="auto, a choice, or op=choice,...")
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself")
     parser.add_argument("--blocks", type=int, default=8)

@@ -29,9 +29,8 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
-from benchmarks.engine import RESULTS
-from benchmarks.machine import Machine
-from benchmarks.processes import Tree, Usage
+from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.processes import Tree, Usage
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.async_client import AsyncClient
 from serving.errors import SlotsFull

@@ -26,8 +26,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.counts import Work
-from benchmarks.machine import ROOT, Floor, Rates
+from benchmarks.measure.counts import Work
+from benchmarks.measure.machine import ROOT, Floor, Rates
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset

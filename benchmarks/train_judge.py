@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.footage import rendered_pictures
-from benchmarks.intervals import Share
-from benchmarks.judge import APPEARANCE, WEIGHTS, Judge, JudgeConfig, TrainedJudge, small
-from benchmarks.look import Bounds, Look, looks
-from benchmarks.machine import Machine
+from benchmarks.judging.footage import rendered_pictures
+from benchmarks.judging.frame_statistics import Bounds, Look, looks
+from benchmarks.judging.judge import APPEARANCE, WEIGHTS, Judge, JudgeConfig, TrainedJudge, small
+from benchmarks.measure.intervals import Share
+from benchmarks.measure.machine import Machine
 from engines.pocket.world.renderer import World
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Facing, Scene, combinations
 

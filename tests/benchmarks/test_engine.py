@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.delivery import after_one
 from benchmarks.engine import Options, _peak, measure
-from benchmarks.machine import Rates
+from benchmarks.measure.delivery import after_one
+from benchmarks.measure.machine import Rates
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 

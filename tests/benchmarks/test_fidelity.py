@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from benchmarks import fidelity
-from benchmarks.adherence import measure
-from benchmarks.casting import drift_cue, prompt_role, turn
 from benchmarks.fidelity import Fidelity, Plan, earlier_parts, open_source, run
-from benchmarks.footage import Cue, ModelSource, RenderedSource, Source, as_bytes, as_floats
-from benchmarks.judge import TrainedJudge
-from benchmarks.machine import Machine
-from benchmarks.prompt_switch import arrival
+from benchmarks.judging.adherence import measure
+from benchmarks.judging.casting import drift_cue, prompt_role, turn
+from benchmarks.judging.footage import Cue, ModelSource, RenderedSource, Source, as_bytes, as_floats
+from benchmarks.judging.judge import TrainedJudge
+from benchmarks.judging.prompt_switch import arrival
+from benchmarks.measure.machine import Machine
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
 from engines.pocket.world.renderer import World

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import PARTS, Part, run
-from benchmarks.machine import ROOT
+from benchmarks.measure.machine import ROOT
 
 SLEEP = "import time; print('going to sleep', flush=True); time.sleep(60)"
 BARE = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from benchmarks.host_time import idle_stream, make_block, measure
-from tests.readback import Readbacks
+from tests.support.readback import Readbacks
 
 
 def test_the_passes_of_each_block_are_counted() -> None:

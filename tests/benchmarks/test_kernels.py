@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from benchmarks import kernels
-from benchmarks.counts import Work
-from benchmarks.kernel_cases import Case, Maker, Sizes, all_cases
 from benchmarks.kernels import Row, measure, unwritten_is_nan
-from benchmarks.timing import Samples
+from benchmarks.measure.counts import Work
+from benchmarks.measure.kernel_cases import Case, Maker, Sizes, all_cases
+from benchmarks.measure.timing import Samples
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmarks.processes import Tree, Usage
+from benchmarks.measure.processes import Tree, Usage
 from benchmarks.serving import Report, Unpaced, Viewing, plot, summary
 
 VIEWING = Viewing(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.counts import Counts
+from benchmarks.measure.counts import Counts
 from benchmarks.traffic import CHIPS, Operator, TrafficCounter, count, decoder_operators
 from engines.config.model import ModelConfig
 from engines.config.presets import preset

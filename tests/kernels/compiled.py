@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.ahead_of_time import Compiled
-from benchmarks.machine import ROOT
+from benchmarks.measure.compiler import Compiled
+from benchmarks.measure.machine import ROOT
 
 
 def compiled(names: Sequence[str]) -> dict[str, Compiled]:

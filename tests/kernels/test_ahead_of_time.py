@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.ahead_of_time import Compiled, compile_case
 from benchmarks.kernel_table import all_cases, choose
+from benchmarks.measure.compiler import Compiled, compile_case
 from kernels.attention import window
 from kernels.tiles import ARCHITECTURES, INTERPRETER, SHARED_BYTES, AotCase, Tile, architecture, tile_for
 from tests.kernels.compiled import compiled

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from benchmarks.ahead_of_time import Compiled
 from benchmarks.kernel_table import all_cases
+from benchmarks.measure.compiler import Compiled
 from kernels import flow_step, gated_residual, layernorm_modulate, linear, rms_norm
 from kernels.attention import qk_norm_rope
 from kernels.tiles import ARCHITECTURES, AotCase

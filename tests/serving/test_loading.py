@@ -19,8 +19,8 @@ from engines.loading.model import Model, build_codec
 from engines.vae.taehv import TAEHV
 from serving import loading
 from serving.cli import main
-from tests.published import random_lora, train_tokenizer
 from tests.serving.hub_server import FakeHub, FakeRepo, serve
+from tests.support.published_files import random_lora, train_tokenizer
 
 COMMIT = "a" * 40
 TINY_CODEC = preset("tiny-taehv").codec

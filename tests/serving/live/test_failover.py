@@ -18,7 +18,7 @@ import pytest
 import torch
 from ray import serve
 
-from benchmarks.replicas import Replicas, wait_until_whole
+from benchmarks.measure.replicas import Replicas, wait_until_whole
 from engines.streaming.state import Block
 from serving import app
 from serving.async_client import AsyncClient

@@ -1,0 +1,1 @@
+"""Whether films show what their prompts say, and go on doing so."""

@@ -1,0 +1,1 @@
+"""What benchmarks measure with, and the shapes they report in."""

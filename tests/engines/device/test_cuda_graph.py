@@ -1,0 +1,77 @@
+"""Recording a function once and replaying it: everything but the capture, which needs a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.device.cuda_graph import Graphed
+from tests.support.fake_capture import Recordings
+
+
+def result(graphed: Graphed[str], key: str, *tensors: Tensor) -> Tensor:
+    """Of a function that has one."""
+    made = graphed(key, *tensors)
+    assert made is not None
+    return made
+
+
+@pytest.fixture
+def recordings() -> Recordings:
+    return Recordings()
+
+
+def test_a_key_is_recorded_once_and_replayed_with_what_it_is_given(recordings: Recordings) -> None:
+    doubled = Graphed[str](lambda x: 2 * x, recordings)
+    results = [result(doubled, "a", torch.tensor([float(value)])).item() for value in (1, 5, 7)]
+    assert results == [2, 10, 14]
+    assert recordings.made == 1
+
+
+def test_recordings_share_the_memory_they_read_and_write(recordings: Recordings) -> None:
+    read: list[int] = []
+
+    def add_one(x: Tensor) -> Tensor:
+        read.append(x.data_ptr())
+        return x + 1
+
+    graphed = Graphed[str](add_one, recordings)
+    outputs = [result(graphed, key, torch.zeros(3)) for key in ("a", "b", "a")]
+    assert recordings.made == 2
+    assert len(set(read)) == len({output.data_ptr() for output in outputs}) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [torch.zeros(4), torch.zeros(3, dtype=torch.bfloat16), torch.zeros(3, device="meta")],
+    ids=["shape", "dtype", "device"],
+)
+def test_other_tensors_than_those_recorded_are_refused(recordings: Recordings, other: Tensor) -> None:
+    graphed = Graphed[str](torch.neg, recordings)
+    graphed("a", torch.zeros(3))
+    with pytest.raises(ValueError, match=r"recorded with \[\(\[3\], torch.float32"):
+        graphed("a", other)
+
+
+def test_a_recording_that_failed_is_made_again(recordings: Recordings) -> None:
+    failing = iter([True, False, False])
+
+    def fail_once(x: Tensor) -> Tensor:
+        if next(failing):
+            raise MemoryError("no room")
+        return x + 1
+
+    graphed = Graphed[str](fail_once, recordings)
+    with pytest.raises(MemoryError, match="no room"):
+        graphed("a", torch.zeros(1))
+    assert graphed.keys == []
+    assert result(graphed, "a", torch.zeros(1)).item() == 1
+
+
+def test_outdated_recordings_are_dropped(recordings: Recordings) -> None:
+    graphed = Graphed[str](torch.neg, recordings)
+    for key in ("a", "b"):
+        graphed(key, torch.zeros(1))
+    graphed.forget(lambda key: key == "a")
+    assert graphed.keys == ["b"]

@@ -1,0 +1,271 @@
+"""The engine on kernels, under Triton's interpreter, against its plain path and LongLive's own recording."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+from weakref import ref
+
+import pytest
+import torch
+from torch import Tensor
+
+from benchmarks.host_time import Idle
+from engines.cache.window import SlabLayout
+from engines.config.networks import TransformerConfig
+from engines.config.presets import PRESETS, preset
+from engines.config.stream import StreamConfig
+from engines.errors import ConfigError, SnapshotError
+from engines.loading.model import Model
+from engines.runner.eager import PlainPasses
+from engines.runner.fused import KernelPasses
+from engines.runner.selection import can_be_replayed, passes_for
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import restore, take_exact
+from engines.text.prompt import Prompt
+from engines.wan.fused_ops import AttentionOps
+from engines.wan.transformer import CausalTransformer
+from kernels.attention.kv_view import KVView, KVViewTable
+from kernels.attention.window import SplitConfig, window_attention
+from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends
+from kernels.tiles import Tile
+from tests.conftest import RECORDINGS
+from tests.reference.recording import RecordedNoise, Recording
+from tests.support.fake_capture import Recordings
+from tests.support.rollouts import roll
+
+KERNELS = backends_for(torch.device("cpu"), torch.float32, parse_backends("triton,linear=library"))
+
+TINY = StreamConfig(seed=5, height=16, width=32, steps=(1000, 500))
+"""Two tokens a frame: the interpreter takes its time for each."""
+
+ATOL = 1e-5
+"""For latents of about one, as for the recordings; a kernel is a few last places from its reference."""
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    """With no more layers than it takes for the last one to be special."""
+    tiny = preset("tiny-taehv")
+    return Model.random(replace(tiny, transformer=replace(tiny.transformer, layers=2)), seed=1)
+
+
+def on_kernels(
+    model: Model, backends: KernelBackends = KERNELS, *, batch: int = 1, record: Recordings | None = None
+) -> Generator:
+    passes = KernelPasses(model.transformer, backends, record)
+    return Generator(model.transformer, None, slab_bytes=1 << 30, batch=batch, passes=passes)
+
+
+def test_kernels_reproduce_a_recorded_clip_with_a_switch() -> None:
+    recording = Recording(RECORDINGS / "rollout_relative.safetensors")
+    transformer = CausalTransformer(recording.transformer())
+    transformer.load_state_dict(recording.weights("model."))
+    generator = Generator(
+        transformer, None, slab_bytes=1 << 30, passes=passes_for(transformer, KERNELS, graphs=False)
+    )
+    stream = generator.open(recording.stream(), RecordedNoise(recording, row=0))
+    latents = roll(generator, stream, 4, {0: recording.prompt(0, row=0), 3: recording.prompt(1, row=0)})
+    torch.testing.assert_close(latents, recording["latents"][0, :12], rtol=0, atol=ATOL)
+
+
+@pytest.mark.parametrize(
+    ("rope", "other"),
+    [
+        ("relative", "attention=triton"), ("relative", "attention=library"), ("relative", "attention=reference"),
+        ("relative", "linear=triton"), ("absolute", "attention=triton"),
+    ],
+)  # fmt: skip
+def test_a_rolled_window_is_attended_alike_by_every_plan(
+    model: Model, prompts: list[Prompt], rope: Literal["relative", "absolute"], other: str
+) -> None:
+    plain = Generator(model.transformer, None, slab_bytes=1 << 30)
+    stream = plain.open(replace(TINY, rope=rope, steps=(1000,)))
+    roll(plain, stream, 6, {0: prompts[0], 5: prompts[1]})
+    plain.settle([stream])
+    kernels = on_kernels(model, replace(KERNELS, **parse_backends(other)))
+    twin = restore(kernels, take_exact(plain, stream)).stream
+    torch.testing.assert_close(
+        roll(kernels, twin, 2, {7: prompts[2]}), roll(plain, stream, 2, {7: prompts[2]}), rtol=0, atol=ATOL
+    )
+
+
+INT8 = replace(KERNELS, keys="int8")
+
+
+def test_int8_keys_are_scored_alike_by_kernels_and_references(model: Model, prompts: list[Prompt]) -> None:
+    made = {}
+    for backends in (INT8, replace(EAGER, keys="int8"), KERNELS):
+        generator = on_kernels(model, backends)
+        made[backends] = roll(generator, generator.open(TINY), 3, {0: prompts[0], 2: prompts[1]})
+    ours, reference, plain = made.values()
+    # A rounding to INT8 may fall to either side where the two differ in their last places.
+    assert (ours - reference).abs().mean() < 1e-4
+    assert 1e-4 < (ours - plain).square().mean().sqrt() < 2e-2
+
+
+def test_streams_with_int8_keys_at_different_places_share_a_pass(model: Model, prompts: list[Prompt]) -> None:
+    generator = on_kernels(model, INT8, batch=2)
+    old, young = generator.open(TINY), generator.open(replace(TINY, seed=6))
+    roll(generator, old, 2, {0: prompts[0]})
+    generator.set_prompt(young, prompts[1])
+    alone = on_kernels(model, INT8)
+    wanted = [restore(alone, take_exact(generator, old)).stream, alone.open(young.config)]
+    alone.set_prompt(wanted[1], prompts[1])
+    for shared, single in zip(generator.generate([old, young]), wanted, strict=True):
+        assert (shared.latents - alone.generate([single])[0].latents).abs().mean() < 1e-4
+
+
+def test_int8_keys_are_forked_and_restored_with_their_scales(model: Model, prompts: list[Prompt]) -> None:
+    generator = on_kernels(model, INT8)
+    stream = generator.open(TINY)
+    roll(generator, stream, 2, {0: prompts[0]})
+    fork, elsewhere = generator.fork(stream), on_kernels(model, INT8)
+    restored = restore(elsewhere, take_exact(generator, stream)).stream
+    wanted = roll(generator, stream, 1, {})
+    assert torch.equal(roll(generator, fork, 1, {}), wanted)
+    assert torch.equal(roll(elsewhere, restored, 1, {}), wanted)
+    assert stream.slab.nbytes == stream.slab.layout.nbytes(torch.float32, int8_keys=True)
+    assert stream.slab.keys.dtype == torch.int8
+
+
+@pytest.mark.parametrize(("backends", "other"), [(INT8, KERNELS), (KERNELS, INT8)], ids=["to plain", "to int8"])
+def test_a_snapshot_is_refused_by_slabs_that_keep_other_keys(
+    model: Model, prompts: list[Prompt], backends: KernelBackends, other: KernelBackends
+) -> None:
+    generator = on_kernels(model, backends)
+    stream = generator.open(TINY)
+    roll(generator, stream, 1, {0: prompts[0]})
+    with pytest.raises(SnapshotError, match=r"slab\.keys in torch\..*, where the stream keeps torch\."):
+        restore(on_kernels(model, other), take_exact(generator, stream))
+
+
+def test_streams_at_different_places_share_a_pass(model: Model, prompts: list[Prompt]) -> None:
+    latents: dict[str, Tensor] = {}
+    for name, generator in (
+        ("plain", Generator(model.transformer, None, slab_bytes=1 << 30)),
+        ("kernels", on_kernels(model, batch=2)),
+    ):
+        old, young = generator.open(TINY), generator.open(replace(TINY, seed=6))
+        roll(generator, old, 5, {0: prompts[0]})
+        generator.set_prompt(young, prompts[1])
+        latents[name] = torch.cat([block.latents for block in generator.generate([old, young])])
+    torch.testing.assert_close(latents["kernels"], latents["plain"], rtol=0, atol=ATOL)
+
+
+def test_one_recording_serves_every_stream_at_one_fill(model: Model, prompts: list[Prompt]) -> None:
+    record = Recordings()
+    plain, graphed = on_kernels(model), on_kernels(model, record=record)
+    wanted = roll(plain, plain.open(TINY), 2, {0: prompts[0]})
+    for _ in range(2):
+        assert torch.equal(roll(graphed, graphed.open(TINY), 2, {0: prompts[0]}), wanted)
+    # The steps of each of two fills, and the first block's clean pass.
+    assert record.made == 3
+
+
+def _heads(transformer: TransformerConfig) -> str:
+    return f"{transformer.heads} heads of {transformer.head_dim}"
+
+
+@pytest.mark.parametrize("transformer", dict.fromkeys(m.transformer for m in PRESETS.values()), ids=_heads)
+def test_every_preset_runs_on_the_kernels(transformer: TransformerConfig) -> None:
+    torch.manual_seed(1)
+    network = CausalTransformer(replace(transformer, layers=1, ffn_dim=64)).eval()
+    prompt = Prompt("", torch.randn(3, transformer.text_dim))
+    plain, kernels = (
+        roll(generator, generator.open(replace(TINY, steps=(1000,))), 1, {0: prompt})
+        for generator in (
+            Generator(network, None, slab_bytes=1 << 30, passes=passes)
+            for passes in (PlainPasses(network), KernelPasses(network, KERNELS, None))
+        )
+    )
+    torch.testing.assert_close(kernels, plain, rtol=0, atol=ATOL)
+
+
+def test_a_prompt_is_attended_alike_whatever_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys, values, queries = (torch.randn(1, tokens, 2, 32) for tokens in (70, 70, 9))
+    table = KVViewTable([KVView(keys.unsqueeze(1), values.unsqueeze(1), filled=70)], keys.device)
+    attend = AttentionOps.of(KERNELS, keys.device).prompt_attention
+    whole = attend(queries, table, 0)
+    split = SplitConfig(Tile(32, 32, warps=4), num_splits=3)
+    monkeypatch.setattr("kernels.attention.window.split_config_for", lambda *_: split)
+    assert torch.equal(attend(queries, table, 0), whole)
+    assert not torch.equal(window_attention(queries, table, 0), whole)
+
+
+def idle(backends: KernelBackends, record: Recordings | None, slab_bytes: int = 1 << 30) -> Generator:
+    """Computes nothing, but keeps tables and recordings as if it did."""
+    transformer = Idle(preset("tiny").transformer)
+    passes = KernelPasses(transformer, backends, record)
+    return Generator(transformer, None, slab_bytes=slab_bytes, passes=passes)
+
+
+@pytest.mark.parametrize(("attention", "recordings"), [("triton", 3), ("library", 6)])
+def test_a_library_is_recorded_for_every_slab(prompts: list[Prompt], attention: str, recordings: int) -> None:
+    record = Recordings()
+    generator = idle(replace(KERNELS, attention=attention), record)
+    streams = [generator.open(TINY), generator.open(TINY)]
+    for stream in streams:
+        roll(generator, stream, 2, {0: prompts[0]})
+    assert record.made == recordings
+    generator.close(streams[0])
+    roll(generator, generator.open(TINY), 2, {0: prompts[1]})
+    assert record.made == recordings
+
+
+@pytest.mark.parametrize("backends", [KERNELS, replace(KERNELS, keys="int8")], ids=["plain", "int8"])
+def test_a_closed_streams_slab_is_let_go(backends: KernelBackends, prompts: list[Prompt]) -> None:
+    generator = idle(backends, None)
+    stream = generator.open(TINY)
+    roll(generator, stream, 2, {0: prompts[0]})
+    keys = ref(stream.slab.keys)
+    generator.close(stream)
+    assert keys() is None
+
+
+@pytest.mark.parametrize("attention", ["triton", "library"])
+def test_a_slab_makes_way_without_the_recordings_of_others(prompts: list[Prompt], attention: str) -> None:
+    record, backends = Recordings(), replace(KERNELS, attention=attention)
+    layout = SlabLayout.of(preset("tiny").transformer, TINY)
+    generator = idle(backends, record, slab_bytes=2 * layout.nbytes(torch.float32))
+    stays, goes = generator.open(TINY), generator.open(TINY)
+    for stream in (stays, goes):
+        roll(generator, stream, 2, {0: prompts[0]})
+    keys, made = ref(goes.slab.keys), record.made
+    generator.close(goes)
+    generator.open(replace(TINY, width=16))
+    assert keys() is None
+    generator.close(stays)
+    roll(generator, generator.open(TINY), 2, {0: prompts[1]})
+    assert record.made == made
+
+
+def test_a_picture_may_be_turned(prompts: list[Prompt]) -> None:
+    generator = idle(KERNELS, Recordings())
+    shapes = [
+        roll(generator, generator.open(config), 2, {0: prompts[0]}).shape[-2:]
+        for config in (TINY, replace(TINY, height=TINY.width, width=TINY.height))
+    ]
+    assert shapes == [(2, 4), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "replayed"),
+    [
+        ("auto", True),
+        ("layernorm_modulate=reference", True),
+        ("qk_norm_rope=reference", False),
+        ("reference", False),
+    ],
+)
+def test_a_kernel_may_be_left_out_where_there_are_graphs(asked: str, replayed: bool) -> None:
+    backends = replace(KERNELS, **parse_backends(asked))
+    assert can_be_replayed(backends, torch.device("cuda")) == replayed
+    assert not can_be_replayed(backends, torch.device("cpu"))
+
+
+def test_graphs_are_refused_where_they_cannot_be(model: Model) -> None:
+    with pytest.raises(ConfigError, match="graphs need a CUDA device"):
+        passes_for(model.transformer, KERNELS, graphs=True)
+    with pytest.raises(ConfigError, match="need qk_norm_rope and prompt_attention to be triton"):
+        KernelPasses(model.transformer, replace(EAGER, layernorm_modulate="triton"), Recordings())

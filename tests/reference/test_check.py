@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from shutil import copy
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import RECORDINGS
+from tests.reference.check import main
+
+FILES = sorted(RECORDINGS.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_recording_is_reproduced(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(file), "--save-latents", str(tmp_path)]) == 0
+    assert "MISS" not in capsys.readouterr().out
+    ours, recorded = load_file(tmp_path / file.name)["latents"], load_file(file)["latents"]
+    torch.testing.assert_close(ours, recorded, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("renoise.5", "latents"),
+        ("call.20.flow", "calls: flow"),
+        ("kv.after_recache36.l2.v", "cache: v"),
+        ("model.blocks.1.self_attn.norm_k.weight", "latents"),
+        ("prompt.2", "latents"),
+    ],
+)
+def test_a_recording_of_something_else_is_a_miss(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, line: str
+) -> None:
+    source = RECORDINGS / "rollout_relative.safetensors"
+    tensors = load_file(source)
+    tensors[key] = tensors[key] * 1.001
+    save_file(tensors, tmp_path / source.name)
+    copy(source.with_suffix(".json"), tmp_path)
+    assert main([str(tmp_path / source.name)]) == 1
+    missed = [found.split("  ")[1] for found in capsys.readouterr().out.splitlines() if found.endswith("MISS")]
+    assert line in missed
+
+
+def test_the_rows_of_a_batch_are_streams_of_their_own(tmp_path: Path) -> None:
+    source = RECORDINGS / "rollout_relative.safetensors"
+    twice = {
+        key: tensor if key.startswith(("model.", "sched.")) else torch.cat([tensor, tensor])
+        for key, tensor in load_file(source).items()
+    }
+    save_file(twice, tmp_path / source.name)
+    facts = json.loads(source.with_suffix(".json").read_text())
+    facts["options"]["batch"] = 2
+    tmp_path.joinpath(source.name).with_suffix(".json").write_text(json.dumps(facts))
+    assert main([str(tmp_path / source.name)]) == 0
+
+
+def test_a_file_that_cannot_be_read_is_a_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nothing.safetensors"), str(FILES[-1])]) == 1
+    assert "cannot be checked: FileNotFoundError" in capsys.readouterr().out
