@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.sizes import frame_size, resized
 from benchmarks.measure.timing import timed
-from engines.cache.window import SlabLayout
+from engines.cache.window import WindowLayout
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
 from engines.loading.model import Model
@@ -81,9 +81,9 @@ class Trend(NamedTuple):
 
 
 def roll(model: ModelConfig, blocks: int, device: torch.device) -> Run:
-    """Generate, decode and settle `blocks` blocks of one stream."""
+    """Make `blocks` blocks of one stream: generate, decode, write context."""
     networks = Model.random(model, SEED, device)
-    slab_bytes = SlabLayout.of(model.transformer, model.stream).nbytes(networks.transformer.dtype)
+    slab_bytes = WindowLayout.of(model.transformer, model.stream).nbytes(networks.transformer.dtype)
     generator = Generator(networks.transformer, networks.codec, slab_bytes=slab_bytes)
     stream = generator.open(model.stream)
     prompts = np.random.default_rng(SEED)
@@ -101,7 +101,7 @@ def roll(model: ModelConfig, blocks: int, device: torch.device) -> Run:
 def _step(generator: Generator, stream: Stream) -> None:
     (block,) = generator.generate([stream])
     generator.decode(stream, block)
-    generator.settle([stream])
+    generator.write_context([stream])
 
 
 def _random_prompt(random: np.random.Generator, model: ModelConfig) -> Prompt:

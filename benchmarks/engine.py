@@ -26,19 +26,19 @@ from benchmarks.measure.machine import RESULTS, Machine, Rates
 from benchmarks.measure.report import BlockStages, Report, Stage
 from benchmarks.measure.sizes import SEED, frame_size, resized
 from benchmarks.measure.timing import WARM_UP, Samples, sample, timed
-from engines.cache.positions import PassTurns
+from engines.cache.positions import PassPositions
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
-from engines.loading.model import build_codec
-from engines.runner.batch import StreamView
-from engines.runner.selection import can_be_replayed, passes_for
+from engines.loading.model import build_vae
+from engines.runner.batch import PassInput
+from engines.runner.selection import can_use_cuda_graphs, select_runner
 from engines.runner.warmup import warm_up
 from engines.streaming.generator import Generator
 from engines.streaming.rollout import Rollout
 from engines.text.prompt import Prompt
 from engines.text.umt5 import UMT5Encoder
-from engines.vae.protocol import fuse
+from engines.vae.protocol import use_fused_ops
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends
 
@@ -93,12 +93,12 @@ class EngineBenchmark:
         model = options.model
         self._counts = Counts(model, model.stream, options.dtype, options.prompt_keys)
         self._transformer = build(lambda: CausalTransformer(model.transformer), options)
-        self._codec = build(lambda: build_codec(model.codec), options)
-        fuse(self._codec, options.kernels)
-        self._passes = passes_for(self._transformer, options.kernels, graphs=options.graphs)
+        self._codec = build(lambda: build_vae(model.vae), options)
+        use_fused_ops(self._codec, options.kernels)
+        self._runner = select_runner(self._transformer, options.kernels, graphs=options.graphs)
         slabs = STREAMS * self._counts.slab_bytes
-        self._generator = Generator(self._transformer, self._codec, slab_bytes=slabs, passes=self._passes)
-        self._rollout = Rollout(self._transformer, self._passes)
+        self._generator = Generator(self._transformer, self._codec, slab_bytes=slabs, runner=self._runner)
+        self._rollout = Rollout(self._transformer, self._runner)
         self._prompt = Prompt("random", options.randn(options.prompt_tokens, model.transformer.text_dim))
         if options.graphs:
             self._warm_up()
@@ -146,7 +146,7 @@ class EngineBenchmark:
 
     def delivery(self) -> Delivery:
         """Measure the same stream with its parts overlapped."""
-        self._generator.settle([self._stream])
+        self._generator.write_context([self._stream])
         return deliver(self._generator, self._codec, self._stream, self._prompt, self._options.runs)
 
     def _measure(self, name: str, work: Work, run: Callable[[int], Tensor | None]) -> Stage:
@@ -178,9 +178,11 @@ class EngineBenchmark:
         """A pass of the next block. It may be repeated, and the block will overwrite what it writes."""
         stream = self._stream
         placement = stream.slab.layout.placement(stream.blocks, repeat=False)
-        turns = PassTurns.of(stream.grid, placement, stream.config)
+        turns = PassPositions.of(stream.grid, placement, stream.config)
         picture = stream.config.height, stream.config.width
-        todo = self._passes.over([StreamView(stream.slab, stream.require_prompt()[1], placement, turns, picture)])
+        todo = self._runner.prepare(
+            [PassInput(stream.slab, stream.require_prompt()[1], placement, turns, picture)]
+        )
         latents = self._random_latents(self._options.runs)
         modulations = stream.modulations.at(stream.schedule.timesteps[-1], latents.shape[2])
 
@@ -204,7 +206,7 @@ class EngineBenchmark:
         config = self._stream.config
         frames = TEMPORAL_FACTOR * config.block_frames
         pictures = self._options.randn(self._options.runs, 1, frames, 3, config.height, config.width).sigmoid()
-        history = self._codec.encode(pictures[0, :, :1], self._codec.start_encoding()).history
+        history = self._codec.encode(pictures[0, :, :1], self._codec.start_encoding()).cache
 
         def run(i: int) -> Tensor:
             return self._codec.encode(pictures[i % len(pictures)], history).latents
@@ -228,22 +230,22 @@ class EngineBenchmark:
             self.wrong.append(f"{name}: not all values are finite")
 
     def _laps(self) -> tuple[float, float, float]:
-        """Milliseconds to generate the next block, to decode it, and to settle it."""
+        """Milliseconds to generate the next block, to decode it, and to write its context."""
         device = self._options.device
         (block,), generate_ms = timed(lambda: self._generator.generate([self._stream]), device)
         _, decode_ms = timed(lambda: self._generator.decode(self._stream, block), device)
-        _, settle_ms = timed(lambda: self._generator.settle([self._stream]), device)
+        _, settle_ms = timed(lambda: self._generator.write_context([self._stream]), device)
         return generate_ms, decode_ms, settle_ms
 
     def _step(self) -> None:
         """The next block, not timed."""
         (block,) = self._generator.generate([self._stream])
         self._generator.decode(self._stream, block)
-        self._generator.settle([self._stream])
+        self._generator.write_context([self._stream])
 
     def _random_latents(self, count: int) -> Tensor:
         return self._options.randn(
-            count, 1, *self._stream.config.latent_shape(self._options.model.codec.latent_channels)
+            count, 1, *self._stream.config.latent_shape(self._options.model.vae.latent_channels)
         )
 
 
@@ -320,7 +322,7 @@ def main() -> int:
         backends = backends_for(device, dtype, arguments.kernels)
     except ValueError as error:
         parser.error(str(error))
-    graphs = can_be_replayed(backends, device) and not arguments.no_graphs
+    graphs = can_use_cuda_graphs(backends, device) and not arguments.no_graphs
     print(f"kernels: {backends}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
     report = measure(Options(model, device, dtype, arguments.runs, not arguments.no_text, backends, graphs))
     size = f"_{model.stream.height}x{model.stream.width}" if device.type == "cuda" else ""

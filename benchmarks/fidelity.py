@@ -31,7 +31,7 @@ from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
 from engines.loading.fingerprint import fingerprint
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from serving.catalog import models_folder
 from serving.loading import open_model
 
@@ -76,7 +76,7 @@ class Fidelity:
 
     source: Source
     judge: TrainedJudge
-    world: World
+    world: Renderer
     plan: Plan
     report: Report
 
@@ -109,7 +109,9 @@ class Fidelity:
         return Measured(drift.as_json(sightings), drift_sheet(sightings))
 
 
-def open_source(name: str, models: Path, device: torch.device, plan: Plan, world: World) -> tuple[Source, object]:
+def open_source(
+    name: str, models: Path, device: torch.device, plan: Plan, world: Renderer
+) -> tuple[Source, object]:
     """A source by the name of its model, and what tells its weights from others."""
     if name == RENDERED:
         return RenderedSource(world, StreamConfig()), None
@@ -213,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
         options.prompts, options.blocks, options.switches, options.streams, options.drift_minutes,
         options.together or STREAMS_TOGETHER[options.device],
     )  # fmt: skip
-    world = World(device=device)
+    world = Renderer(device=device)
     source, weights = open_source(options.model, models_folder(options.models_dir), device, plan, world)
     fidelity = Fidelity(source, TrainedJudge.load(device), world, plan, progress())
     machine, stem = Machine.here(device), options.results / f"fidelity_{options.model}_{options.device}"

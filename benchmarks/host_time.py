@@ -22,14 +22,14 @@ from torch import Tensor
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.timing import Samples
 from engines.config.presets import preset
-from engines.device.cuda_graph import Recorded
-from engines.runner.fused import KernelPasses
+from engines.device.cuda_graph import Replayable
+from engines.runner.fused import FusedRunner
 from engines.runner.warmup import warm_up
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-from engines.wan.layer_ops import PLAIN_OPS, LayerOps, Memory
-from engines.wan.transformer import CausalTransformer, Modulations
+from engines.wan.layer_ops import EAGER_OPS, AttentionContext, LayerOps
+from engines.wan.transformer import AdaLNModulation, CausalTransformer
 from kernels.dispatch import KernelBackends
 
 MARK_MS = 2.0
@@ -43,13 +43,13 @@ class Idle(CausalTransformer):
     """Computes nothing."""
 
     def denoise(
-        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+        self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> Tensor:
         """The latents."""
         return latents
 
-    def remember(
-        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    def write_kv(
+        self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> None:
         """Nothing."""
 
@@ -61,7 +61,7 @@ class Nothing:
         """Do nothing."""
 
 
-def record(run: Callable[[], None]) -> Recorded:
+def record(run: Callable[[], None]) -> Replayable:
     """Run once, as a capture's warm-up does."""
     run()
     return Nothing()
@@ -69,7 +69,7 @@ def record(run: Callable[[], None]) -> Recorded:
 
 @dataclass(frozen=True)
 class HostTime:
-    """Host milliseconds of each block's generate and settle, and the passes in it."""
+    """Host milliseconds of each block and its clean pass, and the passes in them."""
 
     machine: Machine
     passes: int
@@ -94,8 +94,8 @@ def idle_stream() -> tuple[Generator, Stream]:
     """A stream whose window has rolled, and its generator, which computes nothing."""
     model = preset("tiny")
     transformer = Idle(model.transformer)
-    passes = KernelPasses(transformer, PLAN, record)
-    generator = Generator(transformer, None, slab_bytes=1 << 30, passes=passes)
+    runner = FusedRunner(transformer, PLAN, record)
+    generator = Generator(transformer, None, slab_bytes=1 << 30, runner=runner)
     list(warm_up(generator, model.stream))
     stream = generator.open(model.stream)
     generator.set_prompt(stream, Prompt("idle", torch.ones(1, model.transformer.text_dim)))
@@ -107,7 +107,7 @@ def idle_stream() -> tuple[Generator, Stream]:
 def make_block(generator: Generator, stream: Stream) -> None:
     """The next block with its clean pass."""
     generator.generate([stream])
-    generator.settle([stream])
+    generator.write_context([stream])
 
 
 def measure(blocks: int) -> HostTime:

@@ -24,9 +24,9 @@ from benchmarks.measure.sizes import SEED, frame_size, resized
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
-from engines.runner.eager import PlainPasses
-from engines.runner.protocol import Passes
-from engines.runner.selection import can_be_replayed, passes_for
+from engines.runner.eager import EagerRunner
+from engines.runner.protocol import ModelRunner
+from engines.runner.selection import can_use_cuda_graphs, select_runner
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
@@ -83,26 +83,26 @@ def measure(
         exact = CausalTransformer(model.transformer).to(torch.bfloat16).float().eval()
     prompts = [Prompt(str(n), torch.randn(40, model.transformer.text_dim)[: n + 20]) for n in (0, 20)]
 
-    def clip(dtype: torch.dtype, make: Callable[[CausalTransformer], Passes]) -> Tensor:
+    def clip(dtype: torch.dtype, make: Callable[[CausalTransformer], ModelRunner]) -> Tensor:
         transformer = copy.deepcopy(exact).to(dtype)
         return _clip(transformer, make(transformer), model.stream, prompts, blocks, switch)
 
-    def errors(dtype: torch.dtype, make: Callable[[CausalTransformer], Passes]) -> tuple[float, ...]:
+    def errors(dtype: torch.dtype, make: Callable[[CausalTransformer], ModelRunner]) -> tuple[float, ...]:
         found = tuple(_errors(clip(dtype, make), truth, blocks))
         print("errors by block:", *(f"{error:.2e}" for error in found), file=sys.stderr)
         return found
 
-    truth = clip(torch.float32, PlainPasses)
-    plain, ours = errors(torch.bfloat16, PlainPasses), errors(dtype, _on(backends, graphs=graphs))
+    truth = clip(torch.float32, EagerRunner)
+    plain, ours = errors(torch.bfloat16, EagerRunner), errors(dtype, _on(backends, graphs=graphs))
     return Parity(Machine.here(device), model.name, model.stream, str(backends), plain, ours)
 
 
 def _clip(
-    transformer: CausalTransformer, passes: Passes, config: StreamConfig, prompts: Sequence[Prompt],
+    transformer: CausalTransformer, runner: ModelRunner, config: StreamConfig, prompts: Sequence[Prompt],
     blocks: int, switch: int,
 ) -> Tensor:  # fmt: skip
     """Latents [frames, ...] fp32."""
-    generator = Generator(transformer, None, slab_bytes=1 << 40, passes=passes)
+    generator = Generator(transformer, None, slab_bytes=1 << 40, runner=runner)
     stream, made = generator.open(config), []
     for number in range(blocks):
         if number in (0, switch):
@@ -131,7 +131,7 @@ def main() -> int:
         parser.error("kernels are held against fp32 on a CUDA device, and there is none here")
     device, model = torch.device("cuda"), resized(preset(arguments.model), arguments.size)
     backends = backends_for(device, torch.bfloat16, arguments.kernels)
-    graphs = can_be_replayed(backends, device) and not arguments.no_graphs
+    graphs = can_use_cuda_graphs(backends, device) and not arguments.no_graphs
     print(f"kernels: {backends}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
     result = measure(model, device, torch.bfloat16, backends, arguments.blocks, arguments.switch, graphs=graphs)
     file = arguments.json or RESULTS / f"parity_{model.name}_{model.stream.height}x{model.stream.width}_cuda.json"
@@ -140,9 +140,9 @@ def main() -> int:
     return 0 if result.kept else 1
 
 
-def _on(backends: KernelBackends, *, graphs: bool) -> Callable[[CausalTransformer], Passes]:
-    """Passes on kernels."""
-    return lambda network: passes_for(network, backends, graphs=graphs)
+def _on(backends: KernelBackends, *, graphs: bool) -> Callable[[CausalTransformer], ModelRunner]:
+    """A runner on kernels."""
+    return lambda network: select_runner(network, backends, graphs=graphs)
 
 
 if __name__ == "__main__":

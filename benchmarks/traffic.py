@@ -31,8 +31,8 @@ from benchmarks.measure.machine import ROOT, Floor, Rates
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
-from engines.loading.model import build_codec
-from engines.vae.protocol import Codec
+from engines.loading.model import build_vae
+from engines.vae.protocol import StreamingVAE
 from kernels.vae.fused import FUSED
 
 CHIPS = {
@@ -120,13 +120,13 @@ def _held(x: Tensor) -> int:
 @torch.no_grad()
 def decoder_operators(model: ModelConfig, *, fused: bool, dtype: torch.dtype = torch.bfloat16) -> list[Operator]:
     """What the codec of `model` runs to decode a block in the middle of a stream."""
-    codec: Codec = build_codec(model.codec).to("meta", dtype)
+    codec: StreamingVAE = build_vae(model.vae).to("meta", dtype)
     if fused:
         codec.fuse(FUSED)
-    latents = torch.empty(1, *model.stream.latent_shape(model.codec.latent_channels), device="meta", dtype=dtype)
-    history = codec.decode(latents, codec.start_decoding()).history
+    latents = torch.empty(1, *model.stream.latent_shape(model.vae.latent_channels), device="meta", dtype=dtype)
+    cache = codec.decode(latents, codec.start_decoding()).cache
     with TrafficCounter() as counter:
-        codec.decode(latents, history)
+        codec.decode(latents, cache)
     return counter.operators
 
 
@@ -156,7 +156,7 @@ def count(model: ModelConfig, *, fused: bool) -> Row:
     operators = decoder_operators(model, fused=fused)
     floors = {name: sum(floor.ms for floor in _floors(rates, operators)) for name, rates in CHIPS.items()}
     return Row(
-        codec="TAEHV" if isinstance(model.codec, TAEHVConfig) else "Wan VAE",
+        codec="TAEHV" if isinstance(model.vae, TAEHVConfig) else "Wan VAE",
         size=f"{model.stream.height}x{model.stream.width}",
         fused=fused,
         flops=sum(operator.work.flops for operator in operators),
@@ -175,7 +175,7 @@ def models() -> list[ModelConfig]:
     """The real decoders at the two sizes that are measured on GPUs."""
     model = preset("longlive-1.3b")
     sizes = (model.stream, replace(model.stream, height=320, width=576))
-    return [replace(model, codec=codec, stream=size) for codec in (model.codec, TAEHVConfig()) for size in sizes]
+    return [replace(model, vae=vae, stream=size) for vae in (model.vae, TAEHVConfig()) for size in sizes]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

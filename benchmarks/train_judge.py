@@ -26,7 +26,7 @@ from benchmarks.judging.frame_statistics import Bounds, Look, looks
 from benchmarks.judging.judge import APPEARANCE, WEIGHTS, Judge, JudgeConfig, TrainedJudge, small
 from benchmarks.measure.intervals import Share
 from benchmarks.measure.machine import Machine
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Facing, Scene, combinations
 
 TRAINING_SEEDS = range(1_600_000_000, 1_700_000_000)
@@ -98,7 +98,7 @@ class Clips:
         return replace(scene, **{str(name): getattr(other, str(name)) for name in names})
 
 
-def render(world: World, windows: Sequence[Window]) -> Tensor:
+def render(world: Renderer, windows: Sequence[Window]) -> Tensor:
     """What the judge looks at in `windows`: [B, PICTURES, 3, height, width]."""
     return rendered_pictures(world, [w.clip for w in windows], [w.first_frame for w in windows])
 
@@ -133,7 +133,7 @@ def _blurred(clip: Tensor, deviation_px: float) -> Tensor:
 class Pool:
     """The clips rendered last, as small pictures of 8 bits, to be drawn from more than once."""
 
-    def __init__(self, clips: Clips, world: World) -> None:
+    def __init__(self, clips: Clips, world: Renderer) -> None:
         self._clips, self._world = clips, world
         self._pictures: list[Tensor] = []
         self._labels: list[Tensor] = []
@@ -172,19 +172,19 @@ def loss_of(judge: Judge, pictures: Tensor, truth: Tensor) -> Tensor:
     return torch.stack(whole).mean() + PICTURE_WEIGHT * torch.stack(single).mean()
 
 
-def train(judge: Judge, world: World, steps: int, seed: int, report: Callable[[int, float], None]) -> None:
+def train(judge: Judge, world: Renderer, steps: int, seed: int, report: Callable[[int, float], None]) -> None:
     """Train for `steps` batches; `report` is told the loss of each."""
     pool, random = Pool(Clips(TRAINING_SEEDS, seed), world), np.random.default_rng(seed)
     corruption = torch.Generator().manual_seed(seed)
-    optimiser = torch.optim.AdamW(judge.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, PEAK_RATE, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(judge.parameters(), PEAK_RATE, weight_decay=WEIGHT_DECAY)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=steps, pct_start=0.1)
     judge.train()
     for step in range(steps):
         pictures, truth = pool.batch(random)
         loss = loss_of(judge, corrupted(pictures, corruption), truth)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         rate.step()
         report(step, loss.item())
     judge.eval()
@@ -201,7 +201,7 @@ class Accuracy:
     looks: Sequence[Look]
 
 
-def accuracy(judge: Judge, world: World, clips: int, seed: int) -> Accuracy:
+def accuracy(judge: Judge, world: Renderer, clips: int, seed: int) -> Accuracy:
     """Measure on `clips` fresh windows: as they are, corrupted, those after a switch, and picture by picture."""
     drawn, corruption = Clips(TEST_SEEDS, seed), torch.Generator().manual_seed(seed)
     right: dict[str, list[Tensor]] = {"clean": [], "corrupted": [], "pictures": []}
@@ -259,7 +259,7 @@ def trained(steps: int, seed: int) -> tuple[Judge, dict[str, object]]:
             seconds = time.monotonic() - started
             print(f"step {step + 1}, {seconds:.0f} s, loss {np.mean(losses[-REPORT_EVERY:]):.4f}", flush=True)
 
-    train(judge, World(), steps, seed, report)
+    train(judge, Renderer(), steps, seed, report)
     starts = range(0, len(losses), REPORT_EVERY)
     return judge, {
         "steps": steps, "batch": BATCH, "fresh": FRESH, "seed": seed,
@@ -284,7 +284,7 @@ def main() -> None:
         judge, training = kept.network, kept.facts["training"]
     else:
         judge, training = trained(options.steps, options.seed)
-    found = accuracy(judge, World(), options.test_clips, options.seed)
+    found = accuracy(judge, Renderer(), options.test_clips, options.seed)
     machine = asdict(Machine.here(torch.device("cpu")))
     facts = {"accuracy": accuracy_json(found), "training": training, "machine": machine}
     TrainedJudge(judge, Bounds.of(found.looks), facts).save(options.out)

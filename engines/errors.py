@@ -6,7 +6,7 @@ EngineError
 |-- StreamError       a call that the stream's present state does not allow
 |   `-- PositionLimit absolute positions are used up
 |-- Cancelled         a block given up between two passes
-|-- SlabsFull         no room for another stream
+|-- PoolFull          no room for another stream
 |-- SnapshotError     bytes that are not a snapshot of this model
 `-- WeightsError      weights that do not fit the network
 """
@@ -36,7 +36,7 @@ class Cancelled(EngineError):
     """The block was given up between two passes; its stream has not advanced."""
 
 
-class SlabsFull(EngineError):
+class PoolFull(EngineError):
     """The reserved memory has no room for another stream's KV slab."""
 
 

@@ -30,7 +30,7 @@ TILES: Tiles = {sm: Tile(m=1, n=1024, warps=4) for sm in ARCHITECTURES} | {INTER
 
 
 def flow_step_reference(noisy: Tensor, flow: Tensor, noise: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
-    """What `FlowSchedule.clean` and then `FlowSchedule.renoise` compute, for streams at different steps."""
+    """`FlowSchedule.predict_clean` and then `FlowSchedule.add_noise`, for streams at different steps."""
     now, then = (s.view(-1, *[1] * (noisy.dim() - 1)) for s in (sigma, next_sigma))
     clean = (noisy.double() - now.double() * flow.double()).to(noisy.dtype)
     return ((1 - then) * clean.float() + then * noise.float()).to(noisy.dtype)

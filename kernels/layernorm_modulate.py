@@ -64,9 +64,9 @@ def _layernorm_modulate_kernel(
     b_scale = tl.load(p_scale + o_d, mask=m_d, other=0.0).to(tl.float32)
     b_shift = tl.load(p_shift + o_d, mask=m_d, other=0.0).to(tl.float32)
 
-    b_centred = tl.where(m_x, b_x - (tl.sum(b_x, 1) / D)[:, None], 0.0)
-    b_spread = tl.sqrt(tl.sum(b_centred * b_centred, 1) / D + eps)
-    b_y = b_centred / b_spread[:, None] * (1.0 + b_scale)[None, :] + b_shift[None, :]
+    b_centered = tl.where(m_x, b_x - (tl.sum(b_x, 1) / D)[:, None], 0.0)
+    b_spread = tl.sqrt(tl.sum(b_centered * b_centered, 1) / D + eps)
+    b_y = b_centered / b_spread[:, None] * (1.0 + b_scale)[None, :] + b_shift[None, :]
     if INT8:
         b_levels, b_scales = quantize_tile(tl.where(m_x, b_y, 0.0))
         tl.store(p_out + o_x, b_levels, mask=m_x)

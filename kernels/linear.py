@@ -280,7 +280,7 @@ def _frames(op: str, out: Tensor, residual: Tensor, gate: Tensor | None) -> tupl
 
 
 def _span(rows: int, all_frames: int, frames: int, tokens: int) -> int:
-    """The most frames in which neighbouring rows can lie."""
+    """The most frames in which neighboring rows can lie."""
     return min(all_frames, (rows - 2) // tokens + 2)
 
 

@@ -45,7 +45,7 @@ def modulation_strides(op: str, rows: Tensor, name: str, modulation: Tensor) -> 
     batch, frames, _, dim = rows.shape
     if modulation.shape != (batch, frames, 1, dim) or modulation.stride(3) != 1:
         raise ValueError(
-            f"{op}: {name} must be [{batch}, {frames}, 1, {dim}] with neighbouring channels side by side; got "
+            f"{op}: {name} must be [{batch}, {frames}, 1, {dim}] with neighboring channels side by side; got "
             f"{list(modulation.shape)} with strides {list(modulation.stride())}"
         )
     if (modulation.dtype, modulation.device) != (rows.dtype, rows.device):

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 
 from engines.streaming.generator import Generator
-from engines.streaming.replica_log import MirrorSource
+from engines.streaming.replica_log import ReplicaLog
 from engines.streaming.snapshot import take_light
 from serving.command_dispatch import obey
 from serving.errors import ReplicaLost, ServingError, SessionNotFound, SlotsFull, WrongState
@@ -253,7 +253,7 @@ class Denoiser:
             return
         session.stream = self._generator.open(session.config)
         if session.source is not None:
-            session.source = MirrorSource(self._generator, session.stream)
+            session.source = ReplicaLog(self._generator, session.stream)
 
     # Following
 
@@ -283,7 +283,7 @@ class Denoiser:
     def _appoint(self, session: LiveSession, follower: Follower) -> None:
         """Make a follower the keeper, and tell it all there is so far."""
         session.keeper = follower
-        session.source = MirrorSource(self._generator, session.stream)
+        session.source = ReplicaLog(self._generator, session.stream)
         chunks = tuple(session.kept)
         opening = replace(session.opening, record=None, snapshot=None, chunks=chunks, reason="")
         record = session.logic.record(asyncio.get_running_loop().time())

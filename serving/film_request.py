@@ -13,7 +13,7 @@ import torch
 
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.runner.selection import can_be_replayed
+from engines.runner.selection import can_use_cuda_graphs
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.errors import FilmError
 from serving.facts import Facts
@@ -52,7 +52,7 @@ class Request:
     @property
     def graphs(self) -> bool:
         """Whether passes are replayed from CUDA graphs: wherever they can be, unless that is not wanted."""
-        return self.may_replay and can_be_replayed(self.kernels, self.device)
+        return self.may_replay and can_use_cuda_graphs(self.kernels, self.device)
 
     @property
     def dtype_name(self) -> str:

@@ -20,14 +20,14 @@ import torch
 from engines.config.geometry import FRAMES_PER_SECOND
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.runner.selection import passes_for
+from engines.runner.selection import select_runner
 from engines.runner.warmup import warm_up
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import read_config, restore
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
-from engines.vae.protocol import fuse
+from engines.vae.protocol import use_fused_ops
 from serving.catalog import models_folder
 from serving.errors import FilmError
 from serving.facts import Facts, Start, applied_cues
@@ -94,9 +94,9 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
 
 def _generator(model: Model, request: Request) -> Generator:
     """A generator on the kernels that are asked for."""
-    fuse(model.codec, request.kernels)
-    passes = passes_for(model.transformer, request.kernels, graphs=request.graphs)
-    return Generator(model.transformer, model.codec, slab_bytes=SLAB_BYTES, passes=passes)
+    use_fused_ops(model.codec, request.kernels)
+    runner = select_runner(model.transformer, request.kernels, graphs=request.graphs)
+    return Generator(model.transformer, model.codec, slab_bytes=SLAB_BYTES, runner=runner)
 
 
 def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:

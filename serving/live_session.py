@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
-from engines.streaming.replica_log import Changes, MirrorSource, Update
+from engines.streaming.replica_log import DeviceDelta, ReplicaLog, SnapshotDelta
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.chunk import Chunk
@@ -44,7 +44,7 @@ class LiveSession:
     kept: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
     followers: list[Follower] = field(default_factory=list)
     keeper: Follower | None = None
-    source: MirrorSource | None = None
+    source: ReplicaLog | None = None
     commands: asyncio.Lock = field(default_factory=asyncio.Lock)
     held: int = 0
     making: bool = False
@@ -115,13 +115,13 @@ class LiveSession:
             if follower.role is not Role.KEEPER:
                 follower.put_chunk(event, self.logic.take, chunk.first_frame, len(chunk.units))
 
-    def remember(self, chunk: Chunk | None = None, update: Update | None = None) -> None:
+    def remember(self, chunk: Chunk | None = None, update: SnapshotDelta | None = None) -> None:
         """Tell the keeper what has changed."""
         if self.keeper is not None:
             record = self.logic.record(asyncio.get_running_loop().time())
             self.keeper.put_mirror(MirrorItem(record, update, chunk, recording=self.recording))
 
-    def changes(self) -> Changes | None:
+    def changes(self) -> DeviceDelta | None:
         """What is new in the stream for the keeper, who may leave at any moment; None if there is none."""
         source = self.source
         return None if source is None else source.changes()

@@ -66,7 +66,7 @@ def open_model(
     """
     config = preset(name)
     if entry := CATALOG.get(name):
-        config = config if codec == "own" else replace(config, codec=TAEW2_1)
+        config = config if codec == "own" else replace(config, vae=TAEW2_1)
         role = Role.CODEC if codec == "own" else Role.TINY_CODEC
         return _open_published(entry, config, role, models / name, device, dtype, text_device)
     if codec == "tiny":

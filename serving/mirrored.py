@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from engines.config.stream import StreamConfig
-from engines.streaming.replica_log import Mirror, Update
+from engines.streaming.replica_log import SnapshotDelta, StandbySnapshot
 from serving.chunk import Chunk
 from serving.errors import ReplicaLost
 from serving.pacing import Pace
@@ -45,7 +45,7 @@ class MirrorItem(NamedTuple):
     """What has changed: the logic; after a block its latents and chunk; at first everything."""
 
     record: SessionRecord
-    update: Update | None = None
+    update: SnapshotDelta | None = None
     chunk: Chunk | None = None
     opening: Opening | None = None
     recording: str = ""
@@ -57,7 +57,7 @@ class Mirrored:
 
     _opening: Opening | None = None
     _record: SessionRecord | None = None
-    _mirror: Mirror | None = None
+    _mirror: StandbySnapshot | None = None
     _chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
     _recording: str = ""
 
@@ -70,7 +70,7 @@ class Mirrored:
         elif self._record is not None and item.record.take != self._record.take:
             self._forget()
         if item.update is not None:
-            self._mirror = self._mirror or Mirror()
+            self._mirror = self._mirror or StandbySnapshot()
             self._mirror.apply(item.update)
         if item.chunk is not None:
             self._chunks.append(item.chunk)

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
-from engines.errors import ConfigError, SlabsFull, SnapshotError
+from engines.errors import ConfigError, PoolFull, SnapshotError
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import restore
 from engines.streaming.stream import Stream
@@ -100,7 +100,7 @@ class Opener:
             return await self._new(opening)
         try:
             restored = await self._run(partial(restore, self._generator, opening.snapshot))
-        except SlabsFull as error:
+        except PoolFull as error:
             raise SlotsFull(str(error)) from error
         except SnapshotError as error:
             raise InvalidRequest(str(error)) from error
@@ -109,7 +109,7 @@ class Opener:
     async def _new(self, opening: Opening) -> Stream:
         try:
             return await self._run(partial(self._generator.open, opening.stream))
-        except SlabsFull as error:
+        except PoolFull as error:
             raise SlotsFull(str(error)) from error
         except ConfigError as error:
             raise InvalidRequest(str(error)) from error
@@ -117,7 +117,7 @@ class Opener:
     async def _copy(self, stream: Stream) -> Stream:
         try:
             return await self._run(partial(self._generator.fork, stream))
-        except SlabsFull as error:
+        except PoolFull as error:
             raise SlotsFull(str(error)) from error
 
     async def _replay(self, stream: Stream, logic: Session, restored: set[int]) -> None:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from engines.config.geometry import pixel_frames
 from engines.errors import EngineError, PositionLimit
 from engines.streaming.generator import Generator
-from engines.streaming.replica_log import Changes
+from engines.streaming.replica_log import DeviceDelta
 from engines.streaming.state import Block
 from serving.chunk import Chunk
 from serving.errors import FrameOutOfRange, ReplicaLost, ServingError, SlotsFull
@@ -44,7 +44,7 @@ class _Made(NamedTuple):
     session: LiveSession
     plan: BlockPlan
     block: Block
-    changes: Changes | None
+    changes: DeviceDelta | None
 
 
 class Production:
@@ -191,7 +191,7 @@ class Production:
     def _unsettled(self) -> LiveSession | None:
         """A session whose clean pass can be run now; one that is to be recached will not need it."""
         for session in self._sessions():
-            if session.closed or session.held or session.making or not session.stream.clean_due:
+            if session.closed or session.held or session.making or not session.stream.context_due:
                 continue
             if not session.upcoming_texts(1):
                 return session
@@ -200,7 +200,7 @@ class Production:
     async def _settle(self, session: LiveSession) -> None:
         session.making = True
         try:
-            await in_thread(self._executor, partial(self._generator.settle, [session.stream]))
+            await in_thread(self._executor, partial(self._generator.write_context, [session.stream]))
         except EngineError as error:
             self._end(session, _failure(error))
         finally:
@@ -213,7 +213,7 @@ class Production:
         session: LiveSession,
         plan: BlockPlan,
         block: Block,
-        changes: Changes | None,
+        changes: DeviceDelta | None,
         before: asyncio.Task[None] | None,
         began: float,
     ) -> None:

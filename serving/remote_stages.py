@@ -9,7 +9,7 @@ import torch
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
-from engines.device.host_copy import Plain
+from engines.device.host_copy import HostTensor
 from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from serving.chunk import Chunk
@@ -21,13 +21,13 @@ from serving.video_decoder import Place
 class Latents(NamedTuple):
     """A tensor on its way between processes, with a word about it."""
 
-    plain: Plain
+    plain: HostTensor
     text: str = ""
 
     @classmethod
     def of(cls, tensor: Tensor, text: str = "") -> Latents:
         """A copy of `tensor`."""
-        return cls(Plain.of(tensor), text)
+        return cls(HostTensor.of(tensor), text)
 
     def tensor(self, device: torch.device | None = None) -> Tensor:
         """On `device`, or on the CPU."""

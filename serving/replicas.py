@@ -16,12 +16,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from engines.config.presets import preset
-from engines.device.side_stream import Beside
-from engines.runner.selection import can_be_replayed, passes_for
+from engines.device.side_stream import SideStream
+from engines.runner.selection import can_use_cuda_graphs, select_runner
 from engines.runner.warmup import warm_up
 from engines.streaming.generator import Generator
-from engines.vae.frame_decoder import Decoding
-from engines.vae.protocol import fuse
+from engines.vae.frame_decoder import FrameDecoder
+from engines.vae.protocol import use_fused_ops
 from serving.catalog import models_folder
 from serving.chunk import Chunk
 from serving.config import DTYPES, ServerConfig
@@ -58,10 +58,10 @@ def _loaded(config: ServerConfig) -> OpenedModel:
 
 
 def _decoder(model: OpenedModel, config: ServerConfig) -> VideoDecoder:
-    fuse(model.model.codec, config.backends)
+    use_fused_ops(model.model.codec, config.backends)
     encoder = chosen(config.encoder, graphics=config.device == "cuda")
     logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
-    decoding = Decoding(model.model.codec, Beside(torch.device(config.device)))
+    decoding = FrameDecoder(model.model.codec, SideStream(torch.device(config.device)))
     # One session may be open twice for a moment, while it moves or is reset.
     return VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), 2 * config.slots * config.denoisers)
 
@@ -237,11 +237,11 @@ class DenoiserReplica:
 
 
 def _generator(model: OpenedModel, config: ServerConfig) -> Generator:
-    graphs = can_be_replayed(config.backends, torch.device(config.device))
+    graphs = can_use_cuda_graphs(config.backends, torch.device(config.device))
     logger.info("kernels", extra={"backends": str(config.backends), "graphs": graphs})
     # A decoder elsewhere may lag two blocks behind when it has to be rebuilt.
-    kept = model.model.codec.decoder_memory + 2 * model.model.config.stream.block_frames
+    kept = model.model.codec.decoder_receptive_field + 2 * model.model.config.stream.block_frames
     return Generator(
         model.model.transformer, None, slab_bytes=SLAB_BYTES, kept_frames=kept, batch=config.batch,
-        passes=passes_for(model.model.transformer, config.backends, graphs=graphs),
+        runner=select_runner(model.model.transformer, config.backends, graphs=graphs),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The video decoder: from a session's latents to its chunks. It holds each session's decoder history."""
+"""The video decoder: from a session's latents to its chunks. It holds each session's decoder cache."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from engines.config.geometry import SPATIAL_FACTOR, pixel_frames
-from engines.vae.conv_cache import History
-from engines.vae.frame_decoder import Decoding
+from engines.vae.conv_cache import ConvCache
+from engines.vae.frame_decoder import FrameDecoder
 from serving.chunk import Chunk
 from serving.encoder import ChunkEncoder
 from serving.errors import FrameOutOfRange, SessionNotFound, SlotsFull
@@ -31,7 +31,7 @@ class Place(NamedTuple):
 class _Decoded:
     """A session's decoder behind its last block. Replaced as a whole: a call that fails changes nothing."""
 
-    history: History
+    cache: ConvCache
     next_block: int
     encoder: ChunkEncoder | None = None
     last: Chunk | None = None
@@ -41,7 +41,7 @@ class VideoDecoder:
     """Decodes and encodes the blocks of up to `sessions` sessions, each under a key of the caller's choice."""
 
     def __init__(
-        self, decoding: Decoding, make_encoder: Callable[[int, int], ChunkEncoder], sessions: int
+        self, decoding: FrameDecoder, make_encoder: Callable[[int, int], ChunkEncoder], sessions: int
     ) -> None:
         self._decoding = decoding
         self._make_encoder = make_encoder
@@ -62,9 +62,9 @@ class VideoDecoder:
         """Begin, or begin again, to decode a session. Raises SlotsFull if there are too many."""
         if key not in self._sessions and self.free <= 0:
             raise SlotsFull(f"the decoder has {self._most} sessions, which is all it may have")
-        history = self._decoding.warmed(place.warm) if place.warm else self._decoding.start()
+        cache = self._decoding.rebuild_cache(place.warm) if place.warm else self._decoding.empty_cache()
         before = self._sessions.get(key)
-        self._sessions[key] = _Decoded(history, place.next_block, None if before is None else before.encoder)
+        self._sessions[key] = _Decoded(cache, place.next_block, None if before is None else before.encoder)
 
     def decode(self, key: str, block: int, latents: Tensor, ready: torch.cuda.Event | None = None) -> Chunk:
         """The chunk of `block`: the session's next one, or once more its last one.
@@ -77,11 +77,11 @@ class VideoDecoder:
             return session.last
         if session.next_block != block:
             raise FrameOutOfRange(f"block {block} is not the next to decode; {session.next_block} is")
-        pictures, history = self._decoding.decode(latents, session.history, ready)
+        pictures, cache = self._decoding.decode(latents, session.cache, ready)
         frames, _, rows, columns = latents.shape
         encoder = session.encoder or self._make_encoder(rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
         chunk = encoder.encode(block, pixel_frames(block * frames), pictures.numpy())
-        self._sessions[key] = replace(session, history=history, next_block=block + 1, encoder=encoder, last=chunk)
+        self._sessions[key] = replace(session, cache=cache, next_block=block + 1, encoder=encoder, last=chunk)
         return chunk
 
     def close(self, key: str) -> None:

@@ -14,7 +14,7 @@ from benchmarks.judging.footage import Source, as_floats, rendered_pictures
 from benchmarks.judging.frame_statistics import Look, looks
 from benchmarks.judging.judge import CLIP_FRAMES, TrainedJudge, Verdict
 from benchmarks.measure.intervals import Ratio, Share
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Weather
 
 Shares = dict[str, Share]
@@ -35,7 +35,7 @@ class Trial:
 def measure(
     source: Source,
     judge: TrainedJudge,
-    world: World,
+    world: Renderer,
     *,
     prompts: int,
     blocks: int,
@@ -54,7 +54,7 @@ def measure(
     return trials
 
 
-def _run(source: Source, judge: TrainedJudge, world: World, roles: Sequence[Role], blocks: int) -> list[Trial]:
+def _run(source: Source, judge: TrainedJudge, world: Renderer, roles: Sequence[Role], blocks: int) -> list[Trial]:
     take = source.start([role.cue for role in roles])
     pictures = torch.cat([take.next_block() for _ in range(blocks)], dim=1)
     take.close()

@@ -16,7 +16,7 @@ from benchmarks.judging.frame_statistics import Look, looks
 from benchmarks.judging.judge import CLIP_FRAMES, TrainedJudge, Verdict
 from benchmarks.measure.intervals import Ratio, Share
 from engines.config.geometry import FRAMES_PER_SECOND
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip
 
 MINUTE = 60 * FRAMES_PER_SECOND
@@ -43,7 +43,7 @@ class Sighting:
 def measure(
     source: Source,
     judge: TrainedJudge,
-    world: World,
+    world: Renderer,
     *,
     streams: int,
     minutes: float,
@@ -61,7 +61,7 @@ def measure(
 def _run(
     source: Source,
     judge: TrainedJudge,
-    world: World,
+    world: Renderer,
     cues: Sequence[Cue],
     frames: int,
     report: Callable[[int], None],

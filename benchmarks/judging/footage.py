@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.judging.judge import PICTURES, STRIDE
-from engines.cache.window import SlabLayout
+from engines.cache.window import WindowLayout
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import Clip, Scene
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
@@ -74,7 +74,7 @@ def as_bytes(pictures: Tensor) -> Tensor:
     return pictures.mul(255).round().to(torch.uint8).permute(0, 1, 3, 4, 2)
 
 
-def rendered_pictures(world: World, clips: Sequence[Clip], first_frames: Sequence[int]) -> Tensor:
+def rendered_pictures(world: Renderer, clips: Sequence[Clip], first_frames: Sequence[int]) -> Tensor:
     """What the judge looks at in the windows from `first_frames` on: [B, PICTURES, 3, height, width] in 0..1.
 
     The frames between are not rendered.
@@ -92,7 +92,7 @@ class ModelSource:
         self.name = model.config.name
         self._config = model.config.stream
         self._prompts = prompts
-        layout = SlabLayout.of(model.config.transformer, self._config)
+        layout = WindowLayout.of(model.config.transformer, self._config)
         slab_bytes = streams * layout.nbytes(model.transformer.dtype)
         self._generator = Generator(model.transformer, model.codec, slab_bytes=slab_bytes, batch=together)
 
@@ -126,7 +126,7 @@ class ModelTake:
         """Set the prompts. Without recache only the cross-attention of later blocks learns of them."""
         for stream, cue in zip(self._streams, cues, strict=True):
             # The last block's clean pass belongs to its own prompt; a recache would have made up for it.
-            self._generator.settle([stream])
+            self._generator.write_context([stream])
             self._generator.set_prompt(stream, self._prompts.encode(cue.text))
             stream.recache_due = stream.recache_due and recache
 
@@ -153,7 +153,7 @@ class RenderedSource:
 
     name = "rendered"
 
-    def __init__(self, world: World, stream: StreamConfig) -> None:
+    def __init__(self, world: Renderer, stream: StreamConfig) -> None:
         self._world = world
         self._block_frames = TEMPORAL_FACTOR * stream.block_frames
 
@@ -166,7 +166,7 @@ class RenderedSource:
 class RenderedTake:
     """Clips on the renderer. It knows of no recache, and of one switch per clip."""
 
-    def __init__(self, world: World, clips: Sequence[Clip], block_frames: int, next_frame: int = 0) -> None:
+    def __init__(self, world: Renderer, clips: Sequence[Clip], block_frames: int, next_frame: int = 0) -> None:
         self._world = world
         self._clips = clips
         self._block_frames = block_frames

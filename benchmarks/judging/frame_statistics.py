@@ -41,12 +41,12 @@ def looks(pictures: Tensor) -> list[Look]:
     """One per clip of [B, T >= 2, 3, height, width] in 0..1; compare only pictures that are as far apart."""
     luma = torch.einsum("btchw,c->bthw", pictures.float(), torch.tensor(LUMA, device=pictures.device))
     contrast = luma.std(dim=(2, 3)).mean(dim=1)
-    centre = luma[..., 1:-1, 1:-1]
+    center = luma[..., 1:-1, 1:-1]
     across, along = (
         luma[..., 1:-1, :-2] + luma[..., 1:-1, 2:],
         luma[..., :-2, 1:-1] + luma[..., 2:, 1:-1],
     )
-    sharpness = (across + along - 4 * centre).square().mean(dim=(2, 3)).sqrt().mean(dim=1)
+    sharpness = (across + along - 4 * center).square().mean(dim=(2, 3)).sqrt().mean(dim=1)
     motion = luma.diff(dim=1).abs().mean(dim=(1, 2, 3))
     rows = torch.stack([contrast, sharpness.clamp(min=FLOOR), motion.clamp(min=FLOOR)], dim=1)
     return [Look(*row) for row in rows.tolist()]

@@ -83,7 +83,7 @@ def most_likely(attribute: str, probabilities: tuple[float, ...]) -> str:
 
 
 def convolution(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """3x3, normalised, rectified."""
+    """3x3, normalized, rectified."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
         nn.BatchNorm2d(outputs),

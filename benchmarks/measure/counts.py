@@ -7,7 +7,7 @@ however well operations are fused, and are counted once per stage:
   if it is the pass's own. Not the activations between operations, nor latents and flow, nor what makes the
   timesteps' modulations, which are kept.
 - the text encoder: its layers' weights, and in and out the rows of its tokens.
-- the codec: the weights of its half, latents, pictures (uint8 where decoded), and its history, read and written.
+- the codec: the weights of its half, latents, pictures (uint8 where decoded), and its cache, read and written.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engines.cache.window import SlabLayout
+from engines.cache.window import WindowLayout
 from engines.config.geometry import PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
-from engines.loading.model import build_codec
+from engines.loading.model import build_vae
 from engines.vae.protocol import Decoded, Encoded
 from engines.wan.layers import MODULATIONS
 
@@ -125,7 +125,7 @@ class Counts:
     @property
     def slab_bytes(self) -> int:
         """One stream's keys and values."""
-        return SlabLayout.of(self.model.transformer, self.stream).nbytes(self.dtype)
+        return WindowLayout.of(self.model.transformer, self.stream).nbytes(self.dtype)
 
     def denoising_pass(self, attended_frames: int) -> Work:
         """One step of a block that attends `attended_frames`, itself included."""
@@ -170,23 +170,23 @@ class Counts:
 
     def decode_block(self) -> Work:
         """The codec's decoder over a block in the middle of a stream, to uint8 pictures."""
-        codec = build_codec(self.model.codec).to("meta", self.dtype)
-        latents, history = self._meta_latents(), codec.start_decoding()
-        history = codec.decode(latents, history).history
-        flops, decoded = _count(lambda: codec.decode(latents, history))
+        codec = build_vae(self.model.vae).to("meta", self.dtype)
+        latents, cache = self._meta_latents(), codec.start_decoding()
+        cache = codec.decode(latents, cache).cache
+        flops, decoded = _count(lambda: codec.decode(latents, cache))
         return Work(
-            flops, _nbytes(codec.decoder) + latents.nbytes + decoded.frames.numel() + 2 * decoded.history.nbytes
+            flops, _nbytes(codec.decoder) + latents.nbytes + decoded.frames.numel() + 2 * decoded.cache.nbytes
         )
 
     def encode_block(self) -> Work:
         """The codec's encoder over the pictures of a block in the middle of a stream."""
-        codec = build_codec(self.model.codec).to("meta", self.dtype)
-        pictures, history = self._meta_pictures(), codec.start_encoding()
-        history = codec.encode(pictures[:, :1], history).history
-        history = codec.encode(pictures, history).history
-        flops, encoded = _count(lambda: codec.encode(pictures, history))
+        codec = build_vae(self.model.vae).to("meta", self.dtype)
+        pictures, cache = self._meta_pictures(), codec.start_encoding()
+        cache = codec.encode(pictures[:, :1], cache).cache
+        cache = codec.encode(pictures, cache).cache
+        flops, encoded = _count(lambda: codec.encode(pictures, cache))
         return Work(
-            flops, _nbytes(codec.encoder) + pictures.nbytes + encoded.latents.nbytes + 2 * encoded.history.nbytes
+            flops, _nbytes(codec.encoder) + pictures.nbytes + encoded.latents.nbytes + 2 * encoded.cache.nbytes
         )
 
     def block(self) -> Work:
@@ -222,7 +222,7 @@ class Counts:
         return 2 * self._tokens(frames) * self.model.transformer.dim * self.dtype.itemsize
 
     def _meta_latents(self) -> Tensor:
-        stream, channels = self.stream, self.model.codec.latent_channels
+        stream, channels = self.stream, self.model.vae.latent_channels
         height, width = stream.height // SPATIAL_FACTOR, stream.width // SPATIAL_FACTOR
         return torch.empty(1, stream.block_frames, channels, height, width, device="meta", dtype=self.dtype)
 

@@ -17,7 +17,7 @@ from engines.streaming.generator import Generator
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-from engines.vae.protocol import Codec
+from engines.vae.protocol import StreamingVAE
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class Delivery:
 
 
 @torch.inference_mode()
-def deliver(generator: Generator, codec: Codec, stream: Stream, prompt: Prompt, runs: int) -> Delivery:
+def deliver(generator: Generator, codec: StreamingVAE, stream: Stream, prompt: Prompt, runs: int) -> Delivery:
     """Measure with `stream`, whose window is full and whose blocks are decoded; it goes on meanwhile."""
     seen = max(SEEN, runs // 2)
     return Delivery(
@@ -88,7 +88,7 @@ def _overlapped(generator: Generator, stream: Stream, runs: int) -> Samples:
     (block,) = generator.generate([stream])
     moments = []
     for _ in range(runs + 3):
-        generator.settle([stream])
+        generator.write_context([stream])
         (following,) = generator.generate([stream])
         generator.decode(stream, block)
         moments.append(time.perf_counter())
@@ -97,15 +97,15 @@ def _overlapped(generator: Generator, stream: Stream, runs: int) -> Samples:
     return Samples(tuple((after - before) * 1e3 for before, after in pairwise(moments[2:])))
 
 
-def _switch(generator: Generator, codec: Codec, stream: Stream, prompt: Prompt) -> float:
+def _switch(generator: Generator, codec: StreamingVAE, stream: Stream, prompt: Prompt) -> float:
     """One after a block that is settled, and at rest."""
-    generator.settle([stream])
+    generator.write_context([stream])
     ms, block = _until_seen(generator, codec, stream, prompt)
     generator.decode(stream, block)
     return ms
 
 
-def _first(generator: Generator, codec: Codec, config: StreamConfig, prompt: Prompt) -> float:
+def _first(generator: Generator, codec: StreamingVAE, config: StreamConfig, prompt: Prompt) -> float:
     stream = generator.open(config)
     try:
         return _until_seen(generator, codec, stream, prompt)[0]
@@ -113,7 +113,7 @@ def _first(generator: Generator, codec: Codec, config: StreamConfig, prompt: Pro
         generator.close(stream)
 
 
-def _until_seen(generator: Generator, codec: Codec, stream: Stream, prompt: Prompt) -> tuple[float, Block]:
+def _until_seen(generator: Generator, codec: StreamingVAE, stream: Stream, prompt: Prompt) -> tuple[float, Block]:
     """Milliseconds from the prompt to pictures of the block's first latent frame, and the block."""
 
     def see() -> Block:
@@ -148,7 +148,7 @@ def _waits(generator: Generator, stream: Stream, prompt: Prompt) -> str | None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         blocks: list[Block] = generator.generate([stream])
-        generator.settle([stream])
+        generator.write_context([stream])
         generator.set_prompt(stream, encoded)
         blocks += generator.generate([stream])
     except RuntimeError as error:

@@ -48,9 +48,9 @@ class Share:
         if self.trials == 0:
             return 0.0, 1.0
         n, p, z2 = self.trials, self.value, Z95**2
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+        center = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = Z95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return max(0.0, center - half), min(1.0, center + half)
 
     def as_json(self) -> dict[str, float | int | None]:
         """Share, interval and counts; the share is None of no trials."""

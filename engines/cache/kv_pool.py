@@ -7,11 +7,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from engines.cache.window import SlabLayout
-from engines.errors import SlabsFull
+from engines.cache.window import WindowLayout
+from engines.errors import PoolFull
 
 
-class KVSlab:
+class KVRun:
     """Keys and values of one stream's window, for all layers: two tensors of `layout.shape`.
 
     Keys are rotated: those in a sink slot to their window position under relative RoPE, all others to their
@@ -19,7 +19,7 @@ class KVSlab:
     """
 
     def __init__(
-        self, layout: SlabLayout, device: torch.device, dtype: torch.dtype, *, int8_keys: bool = False
+        self, layout: WindowLayout, device: torch.device, dtype: torch.dtype, *, int8_keys: bool = False
     ) -> None:
         self.layout = layout
         self.keys = torch.empty(layout.shape, device=device, dtype=torch.int8 if int8_keys else dtype)
@@ -47,14 +47,14 @@ class KVSlab:
         """Keys and values of the first `slots` slots as they lie, [tokens, heads, channels]: views."""
         return self.keys[layer, :slots].flatten(0, 1), self.values[layer, :slots].flatten(0, 1)
 
-    def copy_(self, other: KVSlab) -> None:
+    def copy_(self, other: KVRun) -> None:
         """Take over the content of a slab of the same layout."""
         slots = self.layout.window_blocks
         for mine, theirs in zip(self.state(slots).values(), other.state(slots).values(), strict=True):
             mine.copy_(theirs)
 
 
-class SlabPool:
+class KVPool:
     """The slabs of all streams, of `limit` bytes together.
 
     With `kept` a slab that was given back waits for the next stream of its layout, so that what knows its address
@@ -68,7 +68,7 @@ class SlabPool:
         dtype: torch.dtype,
         *,
         kept: bool,
-        dropped: Callable[[KVSlab], None],
+        dropped: Callable[[KVRun], None],
         int8_keys: bool = False,
     ) -> None:
         self._limit = limit
@@ -78,10 +78,10 @@ class SlabPool:
         self._kept = kept
         self._dropped = dropped
         self._reserved = 0
-        self._idle: list[KVSlab] = []
+        self._idle: list[KVRun] = []
 
-    def take(self, layout: SlabLayout) -> KVSlab:
-        """A slab with nothing of use in it. Raises SlabsFull if it finds no room."""
+    def take(self, layout: WindowLayout) -> KVRun:
+        """A slab with nothing of use in it. Raises PoolFull if it finds no room."""
         for slab in self._idle:
             if slab.layout == layout:
                 self._idle.remove(slab)
@@ -91,18 +91,18 @@ class SlabPool:
             self._drop(self._idle.pop(0))
         free = self._limit - self._reserved
         if needed > free:
-            raise SlabsFull(f"a KV slab needs {needed:,} bytes; of {self._limit:,} there are {free:,} left")
-        slab = KVSlab(layout, self._device, self._dtype, int8_keys=self._int8_keys)
+            raise PoolFull(f"a KV slab needs {needed:,} bytes; of {self._limit:,} there are {free:,} left")
+        slab = KVRun(layout, self._device, self._dtype, int8_keys=self._int8_keys)
         self._reserved += needed
         return slab
 
-    def give_back(self, slab: KVSlab) -> None:
+    def give_back(self, slab: KVRun) -> None:
         """A slab that nobody uses any more."""
         if self._kept:
             self._idle.append(slab)
         else:
             self._drop(slab)
 
-    def _drop(self, slab: KVSlab) -> None:
+    def _drop(self, slab: KVRun) -> None:
         self._reserved -= slab.nbytes
         self._dropped(slab)

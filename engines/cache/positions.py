@@ -7,12 +7,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.cache.window import Placement
+from engines.cache.window import SlotMapping
 from engines.config.stream import StreamConfig
 from kernels.attention.rope import RopeTable
 
 
-class PassTurns(NamedTuple):
+class PassPositions(NamedTuple):
     """RoPE turns of a pass, each [tokens, channels / 2]. `sink_queries` where they differ from `queries`."""
 
     keys: Tensor
@@ -20,7 +20,7 @@ class PassTurns(NamedTuple):
     sink_queries: Tensor | None
 
     @classmethod
-    def of(cls, grid: RopeTable, placement: Placement, config: StreamConfig) -> PassTurns:
+    def of(cls, grid: RopeTable, placement: SlotMapping, config: StreamConfig) -> PassPositions:
         """Absolute RoPE knows stream positions only; relative RoPE counts the sink's by the window."""
         stream = grid.freqs_cis(_frames(placement.first_block, placement, config))
         rolled = placement.first_block != placement.window_block
@@ -31,6 +31,6 @@ class PassTurns(NamedTuple):
         return cls(torch.cat([window[:in_sink], stream[in_sink:]]), stream, window)
 
 
-def _frames(first_block: int, placement: Placement, config: StreamConfig) -> range:
+def _frames(first_block: int, placement: SlotMapping, config: StreamConfig) -> range:
     start = first_block * config.block_frames
     return range(start, start + len(placement.slots) * config.block_frames)

@@ -14,7 +14,7 @@ from engines.wan.transformer import CausalTransformer
 
 
 @dataclass(frozen=True)
-class PromptMemory:
+class PromptKV:
     """Keys and values of one prompt in every layer: [layers, N, heads, channels].
 
     LongLive attends all `text_len` positions, and those behind the prompt's own tokens are all equal. Folded, they
@@ -33,8 +33,8 @@ class PromptMemory:
         rows = prompt.rows
         padding = transformer.config.text_len - rows.shape[0]
         if padding == 0:
-            return cls(*transformer.read_prompt(rows), None)
-        keys, values = transformer.read_prompt(torch.cat([rows, rows.new_zeros(1, rows.shape[1])]))
+            return cls(*transformer.prompt_kv(rows), None)
+        keys, values = transformer.prompt_kv(torch.cat([rows, rows.new_zeros(1, rows.shape[1])]))
         if not folded:
             return cls(_repeat_last(keys, padding), _repeat_last(values, padding), None)
         log_multiplicity = torch.zeros(rows.shape[0] + 1, device=keys.device)

@@ -19,7 +19,7 @@ from engines.config.stream import StreamConfig
 
 
 @dataclass(frozen=True)
-class Placement:
+class SlotMapping:
     """Where the blocks of one pass lie.
 
     `first_block` is the stream's number of the first one and `slots` has a slot for each. The pass attends the
@@ -39,7 +39,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class SlabLayout:
+class WindowLayout:
     """Shape of a slab, and the slots of blocks in it. A pure function of the block number: it holds no state."""
 
     layers: int
@@ -50,7 +50,7 @@ class SlabLayout:
     window_blocks: int
 
     @classmethod
-    def of(cls, transformer: TransformerConfig, stream: StreamConfig) -> SlabLayout:
+    def of(cls, transformer: TransformerConfig, stream: StreamConfig) -> WindowLayout:
         """The slab that a stream of this model needs."""
         return cls(
             transformer.layers, transformer.heads, transformer.head_dim,
@@ -85,7 +85,7 @@ class SlabLayout:
             return block
         return self.sink_blocks + (block - self.sink_blocks) % self.ring_blocks
 
-    def placement(self, block: int, *, repeat: bool) -> Placement:
+    def placement(self, block: int, *, repeat: bool) -> SlotMapping:
         """Where a pass over the next block goes; `repeat` for every pass but the block's first.
 
         LongLive never rewrites a sink slot on a repeat, except at the very start of a stream: a sink of several
@@ -93,9 +93,9 @@ class SlabLayout:
         """
         filled = min(block + 1, self.window_blocks)
         frozen = repeat and 0 < block < self.sink_blocks
-        return Placement(block, (self.slot(block),), filled, writes=not frozen)
+        return SlotMapping(block, (self.slot(block),), filled, writes=not frozen)
 
-    def recache_placement(self, next_block: int, *, keep_sink: bool) -> Placement:
+    def recache_placement(self, next_block: int, *, keep_sink: bool) -> SlotMapping:
         """Where a KV recache before `next_block` goes: over the window, or over all but its sink.
 
         Until the window has rolled a recache rewrites everything, the sink too. Afterwards, with `keep_sink`,
@@ -103,9 +103,9 @@ class SlabLayout:
         oldest blocks of the window.
         """
         if next_block <= self.window_blocks:
-            return Placement(0, tuple(range(next_block)), next_block)
+            return SlotMapping(0, tuple(range(next_block)), next_block)
         ring = tuple(self.slot(block) for block in range(next_block - self.ring_blocks, next_block))
         if keep_sink:
-            return Placement(next_block - self.ring_blocks, ring, self.window_blocks)
+            return SlotMapping(next_block - self.ring_blocks, ring, self.window_blocks)
         slots = (*range(self.sink_blocks), *ring)
-        return Placement(next_block - self.window_blocks, slots, self.window_blocks)
+        return SlotMapping(next_block - self.window_blocks, slots, self.window_blocks)

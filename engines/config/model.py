@@ -15,13 +15,13 @@ class ModelConfig:
 
     name: str
     transformer: TransformerConfig
-    codec: VAEConfig | TAEHVConfig
+    vae: VAEConfig | TAEHVConfig
     text_encoder: TextEncoderConfig
     stream: StreamConfig
 
     def __post_init__(self) -> None:
-        latent, coded = self.transformer.latent_channels, self.codec.latent_channels
-        require(latent == coded, f"the transformer makes {latent} latent channels, the codec reads {coded}")
+        latent, coded = self.transformer.latent_channels, self.vae.latent_channels
+        require(latent == coded, f"the transformer makes {latent} latent channels, the VAE reads {coded}")
         rows, taken = self.text_encoder.dim, self.transformer.text_dim
         require(rows == taken, f"the text encoder makes {rows} channels, the transformer reads {taken}")
         length, read = self.text_encoder.text_len, self.transformer.text_len

@@ -11,21 +11,21 @@ from torch import Tensor
 K = TypeVar("K", bound=Hashable)
 
 
-class Recorded(Protocol):
+class Replayable(Protocol):
     """Work that can be repeated, on the same memory."""
 
     def replay(self) -> None:
         """Do it again."""
 
 
-class Recorder(Protocol):
+class Capture(Protocol):
     """Records work: does it once, and returns what repeats it."""
 
-    def __call__(self, run: Callable[[], None]) -> Recorded:
+    def __call__(self, run: Callable[[], None]) -> Replayable:
         """Call `run` at least once. What is returned uses the memory that it used."""
 
 
-class CudaRecorder:
+class CudaGraphCapture:
     """Records CUDA graphs, all with one pool of memory: they are replayed one after the other.
 
     What a graph leaves there is overwritten by the next one, so results must be copied out.
@@ -52,19 +52,19 @@ class CudaRecorder:
         return graph
 
 
-class Graphed(Generic[K]):
+class CudaGraphed(Generic[K]):
     """`run`, recorded once for every key; the recordings share inputs and output.
 
     Tensors that `run` is called with are copied to where the recordings read them. Whatever else it depends on
     must be in memory that stays in place, or be part of the key.
     """
 
-    def __init__(self, run: Callable[..., Tensor | None], record: Recorder) -> None:
+    def __init__(self, run: Callable[..., Tensor | None], record: Capture) -> None:
         self._run = run
         self._record = record
         self._inputs: tuple[Tensor, ...] = ()
         self._output: Tensor | None = None
-        self._recorded: dict[K, Recorded] = {}
+        self._recorded: dict[K, Replayable] = {}
 
     @property
     def keys(self) -> list[K]:

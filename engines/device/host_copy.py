@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 
-class Plain(NamedTuple):
+class HostTensor(NamedTuple):
     """A tensor as it travels: its bytes, shape and dtype. Numpy has no bfloat16."""
 
     data: bytes
@@ -17,7 +17,7 @@ class Plain(NamedTuple):
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Plain:
+    def of(cls, tensor: Tensor) -> HostTensor:
         """A copy of `tensor` on the host."""
         here = tensor.detach().to("cpu").contiguous()
         return cls(here.flatten().view(torch.uint8).numpy().tobytes(), tuple(here.shape), here.dtype)

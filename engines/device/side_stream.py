@@ -12,7 +12,7 @@ from engines.errors import ConfigError
 T = TypeVar("T")
 
 
-class Beside:
+class SideStream:
     """A second queue on `device`, for work that needs only a part of what the first one has been given.
 
     On CUDA it is the decoder's stream. Its kernels go first wherever both have some waiting: pictures that are due
@@ -23,22 +23,22 @@ class Beside:
         _require_current(device)
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
 
-    def mark(self) -> torch.cuda.Event | None:
+    def record_event(self) -> torch.cuda.Event | None:
         """The end of what is in the caller's queue now; None where queues are not used."""
         if self._stream is None:
             return None
-        mark = torch.cuda.Event()
-        mark.record(torch.cuda.current_stream(self._stream.device))
-        return mark
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(self._stream.device))
+        return event
 
-    def run(self, work: Callable[[], T], after: torch.cuda.Event | None) -> T:
-        """What `work` returns, once the device has made it; it begins at the mark `after`.
+    def run(self, work: Callable[[], T], wait_for: torch.cuda.Event | None) -> T:
+        """What `work` returns, once the device has made it; it begins at the event `wait_for`.
 
-        Without a mark it begins when all that is in the caller's queue is done. The thread sleeps meanwhile.
+        Without an event it begins when all that is in the caller's queue is done. The thread sleeps meanwhile.
         """
         if self._stream is None:
             return work()
-        begin = self.mark() if after is None else after
+        begin = self.record_event() if wait_for is None else wait_for
         assert begin is not None
         done = torch.cuda.Event(blocking=True)
         with torch.cuda.stream(self._stream):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from engines.cache.window import SlabLayout
+from engines.cache.window import WindowLayout
 from engines.config.model import ModelConfig
-from engines.loading.model import build_codec
+from engines.loading.model import build_vae
 from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
 
@@ -17,7 +17,7 @@ from engines.wan.transformer import CausalTransformer
 @cache
 def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of the networks in `dtype` and of one stream's KV slab. Allocates nothing."""
-    return sum(parameter_bytes(config, dtype)) + SlabLayout.of(config.transformer, config.stream).nbytes(dtype)
+    return sum(parameter_bytes(config, dtype)) + WindowLayout.of(config.transformer, config.stream).nbytes(dtype)
 
 
 class ModelBytes(NamedTuple):
@@ -32,6 +32,6 @@ def parameter_bytes(config: ModelConfig, dtype: torch.dtype) -> ModelBytes:
     """The memory that a model's parameters need in `dtype`, network by network."""
     with torch.device("meta"):
         networks = (
-            CausalTransformer(config.transformer), build_codec(config.codec), UMT5Encoder(config.text_encoder)
+            CausalTransformer(config.transformer), build_vae(config.vae), UMT5Encoder(config.text_encoder)
         )  # fmt: skip
     return ModelBytes(*(sum(p.numel() for p in network.parameters()) * dtype.itemsize for network in networks))

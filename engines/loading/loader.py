@@ -18,7 +18,7 @@ from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from engines.loading.checkpoint import Checkpoint, without_wrappers
 from engines.loading.lora import LoRA
-from engines.loading.model import Model, build_codec
+from engines.loading.model import Model, build_vae
 from engines.loading.state_dict import fill, unchanged
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
@@ -67,7 +67,7 @@ def load_model(
     ConfigError for the tokenizer.
     """
     tokenizer = Tokenizer.from_folder(files.tokenizer, config.text_encoder.text_len)
-    codec = load_codec(config.codec, files.codec, device, dtype)
+    codec = load_vae(config.vae, files.codec, device, dtype)
     transformer = load_transformer(config.transformer, files.transformer, files.lora, device, dtype)
     text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
     return LoadedModel(Model(config, transformer, codec, text_encoder), tokenizer)
@@ -84,12 +84,12 @@ def load_transformer(
     return fill(network, tensors, path, device, dtype, adapt)
 
 
-def load_codec(
+def load_vae(
     config: VAEConfig | TAEHVConfig, path: Path, device: torch.device | str, dtype: torch.dtype
 ) -> WanVAE | TAEHV:
     """The autoencoder in `path`, of the kind that `config` describes."""
     with torch.device("meta"):
-        network = build_codec(config)
+        network = build_vae(config)
     tensors: Mapping[str, Tensor] = Checkpoint.open(path)
     if isinstance(config, TAEHVConfig):
         tensors = fit_time_grow(tensors, config)

@@ -11,7 +11,7 @@ from torch import nn
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig, VAEConfig
 from engines.text.umt5 import UMT5Encoder
-from engines.vae.protocol import Codec
+from engines.vae.protocol import StreamingVAE
 from engines.vae.taehv import TAEHV
 from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
@@ -23,7 +23,7 @@ class Model:
 
     config: ModelConfig
     transformer: CausalTransformer
-    codec: Codec
+    codec: StreamingVAE
     text_encoder: UMT5Encoder
 
     @classmethod
@@ -34,21 +34,21 @@ class Model:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
             transformer = CausalTransformer(config.transformer)
-            codec = build_codec(config.codec)
-            _enliven(codec)
+            codec = build_vae(config.vae)
+            _init_visible(codec)
             text_encoder = UMT5Encoder(config.text_encoder)
         for network in (transformer, codec, text_encoder):
             network.to(device, dtype).eval()
         return cls(config, transformer, codec, text_encoder)
 
 
-def build_codec(config: VAEConfig | TAEHVConfig) -> WanVAE | TAEHV:
+def build_vae(config: VAEConfig | TAEHVConfig) -> WanVAE | TAEHV:
     """The autoencoder that `config` describes."""
     return WanVAE(config) if isinstance(config, VAEConfig) else TAEHV(config)
 
 
-def _enliven(codec: nn.Module) -> None:
-    """Weights large enough that random pictures are neither grey nor black."""
+def _init_visible(codec: nn.Module) -> None:
+    """Weights large enough that random pictures are neither gray nor black."""
     for layer in codec.modules():
         if isinstance(layer, nn.Conv2d | nn.Conv3d):
             nn.init.xavier_normal_(layer.weight)

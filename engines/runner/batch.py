@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from engines.cache.kv_pool import KVSlab
-from engines.cache.positions import PassTurns
-from engines.cache.prompt_kv import PromptMemory
-from engines.cache.window import Placement
+from engines.cache.kv_pool import KVRun
+from engines.cache.positions import PassPositions
+from engines.cache.prompt_kv import PromptKV
+from engines.cache.window import SlotMapping
 from engines.wan.layers import Attention
 from kernels.attention.kv_view import NO_SLOT, KVView, KVViewTable
 from kernels.attention.rope import Turns
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StreamView:
+class PassInput:
     """One stream's side of a pass. `picture` is the height and width of its pictures."""
 
-    slab: KVSlab
-    prompt: PromptMemory
-    placement: Placement
-    turns: PassTurns
+    slab: KVRun
+    prompt: PromptKV
+    placement: SlotMapping
+    turns: PassPositions
     picture: tuple[int, int]
 
     @property
@@ -63,10 +63,10 @@ class Baked:
         return any(slab.address == address for slab in self.slabs)
 
 
-class PassBuffers:
-    """What passes over B streams with as many blocks each read of them: a `Memory` on device memory in place."""
+class BatchBuffers:
+    """What passes over B streams with as many blocks each read: an `AttentionContext` on memory that stays put."""
 
-    def __init__(self, ops: AttentionOps, views: Sequence[StreamView]) -> None:
+    def __init__(self, ops: AttentionOps, views: Sequence[PassInput]) -> None:
         self._ops = ops
         device = views[0].slab.keys.device
         self._turns = Turns(*(torch.stack(turns) for turns in _turns(views)))
@@ -76,7 +76,7 @@ class PassBuffers:
         self._prompts = KVViewTable([_lent_prompt(view.prompt) for view in views], device)
         self._two_queries = _two_queries(views)
 
-    def lend(self, views: Sequence[StreamView]) -> None:
+    def load(self, views: Sequence[PassInput]) -> None:
         """Take other streams, or the same at another place. Work queued before still sees the old."""
         for turns, new in zip(self._turns, _turns(views), strict=True):
             assert turns is not None
@@ -91,8 +91,8 @@ class PassBuffers:
         self._two_queries = _two_queries(views)
 
     @torch.inference_mode()
-    def let_go(self, slab: KVSlab) -> None:
-        """Keep `slab` in memory no longer; until the next `lend` no pass can be run."""
+    def let_go(self, slab: KVRun) -> None:
+        """Keep `slab` in memory no longer; until the next `load` no pass can be run."""
         for row, lent in enumerate(self._slabs.lent):
             if lent.keys is slab.keys:
                 self._slabs.lend(row, _nothing_like(lent))
@@ -106,7 +106,7 @@ class PassBuffers:
         slabs = tuple(ToldSlab(x.keys.data_ptr(), x.filled, x.sink) for x in lent)
         return Baked(self._two_queries, most_filled, slabs)
 
-    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """One kernel norms, turns and writes; one attends."""
         queries = self._ops.qk_norm_rope(
             q, k, v, attention.norm_q.weight, attention.norm_k.weight, self._pass_turns, self._slabs, self._places,
@@ -115,13 +115,13 @@ class PassBuffers:
         attend = self._ops.attention(len(self._slabs.lent))
         return attend(queries.stream, self._slabs, layer, sink_queries=queries.sink)
 
-    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+    def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """The same kernel without queries."""
         norm = attention.norm_k
         turns = self._turns.keys
         self._ops.write_kv(k, v, norm.weight, turns, self._slabs, self._places, layer, norm.eps)
 
-    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         """Padding is one key."""
         queries = attention.heads_of(self._ops.rms_norm(q, attention.norm_q.weight, attention.norm_q.eps))
         return self._ops.prompt_attention(queries, self._prompts, layer)
@@ -131,24 +131,24 @@ class PassBuffers:
         return self._turns if self._two_queries else self._turns._replace(sink_queries=None)
 
 
-def _turns(views: Sequence[StreamView]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def _turns(views: Sequence[PassInput]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Of keys, queries and sink queries; a stream without sink queries of its own gets its queries."""
     turns = [view.turns for view in views]
     sinks = [t.queries if t.sink_queries is None else t.sink_queries for t in turns]
     return [t.keys for t in turns], [t.queries for t in turns], sinks
 
 
-def _two_queries(views: Sequence[StreamView]) -> bool:
+def _two_queries(views: Sequence[PassInput]) -> bool:
     return any(view.sink_tokens > 0 for view in views)
 
 
-def _places(view: StreamView) -> list[int]:
+def _places(view: PassInput) -> list[int]:
     """The slab's token at which each block of the pass begins."""
     placement, tokens = view.placement, view.slab.layout.block_tokens
     return [slot * tokens if placement.writes else NO_SLOT for slot in placement.slots]
 
 
-def _lent(view: StreamView) -> KVView:
+def _lent(view: PassInput) -> KVView:
     filled = view.placement.filled * view.slab.layout.block_tokens
     return KVView(view.slab.keys, view.slab.values, filled, view.sink_tokens, key_scales=view.slab.key_scales)
 
@@ -160,5 +160,5 @@ def _nothing_like(lent: KVView) -> KVView:
     return KVView(lent.keys.new_empty(shape), lent.values.new_empty(shape), filled=1, key_scales=scales)
 
 
-def _lent_prompt(prompt: PromptMemory) -> KVView:
+def _lent_prompt(prompt: PromptKV) -> KVView:
     return KVView(prompt.keys, prompt.values, prompt.keys.shape[1], last_log=prompt.last_log)

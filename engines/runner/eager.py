@@ -7,19 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engines.cache.kv_pool import KVSlab
-from engines.runner.batch import StreamView
+from engines.cache.kv_pool import KVRun
+from engines.runner.batch import PassInput
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.wan.layers import Attention
-from engines.wan.transformer import CausalTransformer, Modulations
+from engines.wan.transformer import AdaLNModulation, CausalTransformer
 from kernels.attention.reference import prompt_attention, slab_attention
 from kernels.attention.rope import apply_rope
 
 
-class SlabMemory:
-    """The `Memory` of a pass over one or several streams, each with its own slab, prompt and place."""
+class EagerAttention:
+    """The `AttentionContext` of a pass over one or several streams, each with its own slab, prompt and place."""
 
-    def __init__(self, views: Sequence[StreamView]) -> None:
+    def __init__(self, views: Sequence[PassInput]) -> None:
         self._views = views
         self._key_turns = torch.stack([view.turns.keys for view in views])
         self._query_turns = torch.stack([view.turns.queries for view in views])
@@ -28,16 +28,16 @@ class SlabMemory:
             both = [view.turns for view in views]
             self._sink_turns = torch.stack([t.queries if t.sink_queries is None else t.sink_queries for t in both])
 
-    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+    def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """Rotate the pass's keys and put them, with the values, into each stream's slots."""
         turned = apply_rope(attention.keys(k), self._key_turns)
         for view, keys, values in zip(self._views, turned, attention.heads_of(v), strict=True):
             if view.placement.writes:
                 view.slab.write(layer, view.placement.slots, keys, values)
 
-    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write, then attend the filled slots of each stream's slab."""
-        self.remember(layer, attention, k, v)
+        self.write_kv(layer, attention, k, v)
         queries = attention.queries(q)
         filled = [view.slab.filled(layer, view.placement.filled) for view in self._views]
         return slab_attention(
@@ -48,7 +48,7 @@ class SlabMemory:
             sink_tokens=[view.sink_tokens for view in self._views],
         )
 
-    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         """Attend each stream's own prompt."""
         pairs = zip(attention.queries(q), [view.prompt for view in self._views], strict=True)
         rows = [
@@ -58,23 +58,23 @@ class SlabMemory:
         return torch.stack(rows)
 
 
-class PlainPass:
+class EagerPass:
     """A pass in PyTorch's own operators."""
 
-    def __init__(self, transformer: CausalTransformer, memory: SlabMemory) -> None:
+    def __init__(self, transformer: CausalTransformer, context: EagerAttention) -> None:
         self._transformer = transformer
-        self._memory = memory
+        self._context = context
 
-    def denoise(self, latents: Tensor, modulations: Modulations) -> Tensor:
+    def denoise(self, latents: Tensor, modulations: AdaLNModulation) -> Tensor:
         """As the transformer."""
-        return self._transformer.denoise(latents, modulations, self._memory)
+        return self._transformer.denoise(latents, modulations, self._context)
 
-    def remember(self, latents: Tensor, modulations: Modulations) -> None:
+    def write_kv(self, latents: Tensor, modulations: AdaLNModulation) -> None:
         """As the transformer."""
-        self._transformer.remember(latents, modulations, self._memory)
+        self._transformer.write_kv(latents, modulations, self._context)
 
 
-class PlainPasses:
+class EagerRunner:
     """Runs passes in PyTorch's own operators: what defines the results."""
 
     knows_slabs = False
@@ -85,20 +85,20 @@ class PlainPasses:
         # CUDA's attention takes no fp32 bias beside bf16 queries.
         self.folds_prompts = transformer.device.type != "cuda"
 
-    def over(self, views: Sequence[StreamView]) -> PlainPass:
+    def prepare(self, views: Sequence[PassInput]) -> EagerPass:
         """A pass over streams."""
-        return PlainPass(self._transformer, SlabMemory(views))
+        return EagerPass(self._transformer, EagerAttention(views))
 
-    def advance(
+    def flow_step(
         self, schedules: Sequence[FlowSchedule], x: Tensor, flow: Tensor, noise: Tensor | None, step: int
     ) -> Tensor:
         """Stream by stream."""
         rows = zip(schedules, x, flow, strict=True)
-        clean = [schedule.clean(noisy, towards, step) for schedule, noisy, towards in rows]
+        clean = [schedule.predict_clean(noisy, towards, step) for schedule, noisy, towards in rows]
         if noise is None:
             return torch.stack(clean)
         pairs = zip(schedules, clean, noise, strict=True)
-        return torch.stack([schedule.renoise(latents, fresh, step + 1) for schedule, latents, fresh in pairs])
+        return torch.stack([schedule.add_noise(latents, fresh, step + 1) for schedule, latents, fresh in pairs])
 
-    def forget(self, slab: KVSlab) -> None:
+    def forget(self, slab: KVRun) -> None:
         """Nothing is kept."""

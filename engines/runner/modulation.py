@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from engines.errors import StreamError
-from engines.sampling.flow_schedule import CLEAN, FlowSchedule
-from engines.wan.transformer import CausalTransformer, Modulations
+from engines.sampling.flow_schedule import CLEAN_TIMESTEP, FlowSchedule
+from engines.wan.transformer import AdaLNModulation, CausalTransformer
 
 
-class ModulationTable:
+class ModulationCache:
     """What each timestep of `schedule`, and the clean one, does to the passes of `transformer`.
 
     Kept when first asked for: 0.6 MB a frame for the 1.3B model in bf16. Otherwise every pass would read 33 MB of
@@ -20,11 +20,11 @@ class ModulationTable:
 
     def __init__(self, transformer: CausalTransformer, schedule: FlowSchedule) -> None:
         self._transformer = transformer
-        self._timesteps = (*schedule.timesteps, CLEAN)
-        self._made: dict[tuple[float, int], Modulations] = {}
+        self._timesteps = (*schedule.timesteps, CLEAN_TIMESTEP)
+        self._made: dict[tuple[float, int], AdaLNModulation] = {}
 
     @torch.inference_mode()
-    def at(self, timestep: float, frames: int) -> Modulations:
+    def at(self, timestep: float, frames: int) -> AdaLNModulation:
         """For a pass of one stream whose `frames` all are at `timestep`. Raises StreamError if it has no such."""
         if timestep not in self._timesteps:
             raise StreamError(f"no pass of the stream runs at timestep {timestep}, only at {self._timesteps}")
@@ -34,9 +34,9 @@ class ModulationTable:
         return self._made[timestep, frames]
 
 
-def joined(streams: Sequence[Modulations]) -> Modulations:
+def batched(streams: Sequence[AdaLNModulation]) -> AdaLNModulation:
     """Those of one pass over several streams."""
     if len(streams) == 1:
         return streams[0]
     timesteps, layers, head = zip(*streams, strict=True)
-    return Modulations(torch.cat(timesteps), torch.cat(layers, dim=1), torch.cat(head))
+    return AdaLNModulation(torch.cat(timesteps), torch.cat(layers, dim=1), torch.cat(head))

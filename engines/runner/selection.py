@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from engines.device.cuda_graph import CudaRecorder
+from engines.device.cuda_graph import CudaGraphCapture
 from engines.errors import ConfigError
-from engines.runner.eager import PlainPasses
-from engines.runner.protocol import Passes
+from engines.runner.eager import EagerRunner
+from engines.runner.protocol import ModelRunner
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import EAGER, KernelBackends
 
 
-def can_be_replayed(backends: KernelBackends, device: torch.device) -> bool:
+def can_use_cuda_graphs(backends: KernelBackends, device: torch.device) -> bool:
     """Whether passes in the kernels of `backends` can be replayed from graphs on `device`."""
     return device.type == "cuda" and backends.supports_cuda_graphs
 
 
-def passes_for(transformer: CausalTransformer, backends: KernelBackends, *, graphs: bool) -> Passes:
+def select_runner(transformer: CausalTransformer, backends: KernelBackends, *, graphs: bool) -> ModelRunner:
     """Passes as `backends` say, replayed from CUDA graphs if asked for; ConfigError where graphs cannot be."""
     if graphs and transformer.device.type != "cuda":
         raise ConfigError(f"CUDA graphs need a CUDA device; the transformer is on {transformer.device}")
@@ -26,8 +26,8 @@ def passes_for(transformer: CausalTransformer, backends: KernelBackends, *, grap
             raise ConfigError(
                 f"CUDA graphs need kernels that find slabs by themselves; the kernels are {backends}"
             )
-        return PlainPasses(transformer)
+        return EagerRunner(transformer)
     # Kernels bring Triton, which not every machine has.
-    from engines.runner.fused import KernelPasses
+    from engines.runner.fused import FusedRunner
 
-    return KernelPasses(transformer, backends, CudaRecorder(transformer.device) if graphs else None)
+    return FusedRunner(transformer, backends, CudaGraphCapture(transformer.device) if graphs else None)

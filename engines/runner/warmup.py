@@ -13,18 +13,18 @@ from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 
 
-class Progress(NamedTuple):
+class WarmupProgress(NamedTuple):
     """Blocks made, of all that are to be; streams that go together count as one."""
 
     done: int
     of: int
 
 
-def warm_up(generator: Generator, config: StreamConfig, streams: int = 1) -> Iterator[Progress]:
+def warm_up(generator: Generator, config: StreamConfig, streams: int = 1) -> Iterator[WarmupProgress]:
     """Warm `generator` up for streams of `config`; yields how far it is, and at last that it is done.
 
     `streams` lie in slabs of their own, as many as will be open at once: where a graph knows its slab, each slab
-    gets one. Then as many as may share passes go together, from two on. Raises SlabsFull if they find no room.
+    gets one. Then as many as may share passes go together, from two on. Raises PoolFull if they find no room.
     """
     opened: list[Stream] = []
     sizes = [1] * streams + [*range(2, min(generator.batch, streams) + 1)]
@@ -34,12 +34,12 @@ def warm_up(generator: Generator, config: StreamConfig, streams: int = 1) -> Ite
         for number, size in enumerate(sizes):
             group = [opened[number]] if size == 1 else _reopened(generator, opened, size)
             for block in range(blocks):
-                yield Progress(number * blocks + block, len(sizes) * blocks)
+                yield WarmupProgress(number * blocks + block, len(sizes) * blocks)
                 _next_block(generator, group)
     finally:
         for stream in opened:
             generator.close(stream)
-    yield Progress(len(sizes) * blocks, len(sizes) * blocks)
+    yield WarmupProgress(len(sizes) * blocks, len(sizes) * blocks)
 
 
 def _reopened(generator: Generator, opened: list[Stream], count: int) -> list[Stream]:
@@ -58,4 +58,4 @@ def _next_block(generator: Generator, streams: Sequence[Stream]) -> None:
     for stream, block in zip(streams, generator.generate(streams), strict=True):
         if stream.decoder is not None:
             generator.decode(stream, block)
-    generator.settle(streams)
+    generator.write_context(streams)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 TRAINING_STEPS = 1000
 
-CLEAN = 0.0
+CLEAN_TIMESTEP = 0.0
 """The timestep of a clean pass and of a KV recache."""
 
 
@@ -29,11 +29,11 @@ class FlowSchedule:
     def __len__(self) -> int:
         return len(self.timesteps)
 
-    def clean(self, noisy: Tensor, flow: Tensor, step: int) -> Tensor:
+    def predict_clean(self, noisy: Tensor, flow: Tensor, step: int) -> Tensor:
         """The clean latents that `flow` points to from `noisy` at `step`; computed in fp64."""
         return (noisy.double() - self.sigmas[step] * flow.double()).to(noisy.dtype)
 
-    def renoise(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+    def add_noise(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
         """`clean` latents brought back to the level of `step` with fresh `noise`; computed in fp32."""
         sigma = self.sigmas[step]
         return ((1 - sigma) * clean.float() + sigma * noise.float()).to(clean.dtype)

@@ -10,7 +10,7 @@ from torch import Tensor
 from engines.sampling.noise import Noise
 
 
-class NoiseAhead:
+class NoisePrefetcher:
     """All draws of a stream's blocks, one block ahead.
 
     `executor` draws a block of `draws` x `shape` while the one before is denoised. Noise is a pure function of its
@@ -35,21 +35,21 @@ class NoiseAhead:
         self._pinned = pinned
         self._ahead: dict[int, Future[Tensor]] = {}
 
-    def prepare(self, block: int) -> None:
+    def prefetch(self, block: int) -> None:
         """Begin to draw the noise of `block`, and forget that of all others."""
         self._ahead = {block: self._ahead.get(block) or self._executor.submit(self._draw, block)}
 
-    def take(self, block: int) -> Tensor:
+    def get(self, block: int) -> Tensor:
         """Noise of `block` on the CPU, [draws, *shape]; the next block's begins to be drawn.
 
         Raises what drawing raised, and draws once more when it is asked again.
         """
-        self.prepare(block)
+        self.prefetch(block)
         drawing = self._ahead[block]
         if drawing.exception() is not None:
             self._ahead = {}
         drawn = drawing.result()
-        self.prepare(block + 1)
+        self.prefetch(block + 1)
         return drawn
 
     def _draw(self, block: int) -> Tensor:

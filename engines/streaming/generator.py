@@ -14,26 +14,26 @@ from threading import Event
 import torch
 from torch import Tensor, nn
 
-from engines.cache.kv_pool import SlabPool
-from engines.cache.window import SlabLayout
+from engines.cache.kv_pool import KVPool
+from engines.cache.window import WindowLayout
 from engines.config.geometry import ABSOLUTE_POSITIONS
 from engines.config.stream import StreamConfig
-from engines.device.side_stream import Beside
+from engines.device.side_stream import SideStream
 from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
 from engines.loading.fingerprint import fingerprint
-from engines.runner.eager import PlainPasses
-from engines.runner.modulation import ModulationTable
-from engines.runner.protocol import Passes
+from engines.runner.eager import EagerRunner
+from engines.runner.modulation import ModulationCache
+from engines.runner.protocol import ModelRunner
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.sampling.noise import Noise, SeededNoise
-from engines.sampling.noise_prefetch import NoiseAhead
+from engines.sampling.noise_prefetch import NoisePrefetcher
 from engines.streaming.rollout import Denoised, Rollout
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-from engines.vae.conv_cache import History
-from engines.vae.frame_decoder import Decoding
-from engines.vae.protocol import Codec
+from engines.vae.conv_cache import ConvCache
+from engines.vae.frame_decoder import FrameDecoder
+from engines.vae.protocol import StreamingVAE
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import RopeTable
 
@@ -61,33 +61,34 @@ class Generator:
         batch: streams that go through the network together, if their pictures have one size. In a batch the
             last bits of a result change; at 1 a stream is bit-equal whatever runs beside it. Small pictures
             on a GPU gain by more.
-        passes: run the transformer; PyTorch's own operators do if there are none (`engines.runner.protocol`).
+        runner: runs the transformer's passes; PyTorch's own operators do if there is none
+            (`engines.runner.protocol`).
 
     """
 
     def __init__(
         self,
         transformer: CausalTransformer,
-        codec: Codec | None,
+        codec: StreamingVAE | None,
         *,
         slab_bytes: int,
         kept_frames: int = 0,
         batch: int = 1,
-        passes: Passes | None = None,
+        runner: ModelRunner | None = None,
     ) -> None:
         if batch < 1:
             raise ConfigError(f"batch is {batch}; it must be at least 1")
         self.transformer = transformer
         self.codec = codec
-        self._passes = PlainPasses(transformer) if passes is None else passes
-        self._rollout = Rollout(transformer, self._passes)
-        self._slabs = SlabPool(
+        self._runner = EagerRunner(transformer) if runner is None else runner
+        self._rollout = Rollout(transformer, self._runner)
+        self._slabs = KVPool(
             slab_bytes, transformer.device, transformer.dtype,
-            int8_keys=self._passes.int8_keys, kept=self._passes.knows_slabs, dropped=self._passes.forget,
+            int8_keys=self._runner.int8_keys, kept=self._runner.knows_slabs, dropped=self._runner.forget,
         )  # fmt: skip
         self._batch = batch
-        self._beside = Beside(transformer.device)
-        self._decoding = None if codec is None else Decoding(codec, self._beside)
+        self._side_stream = SideStream(transformer.device)
+        self._decoding = None if codec is None else FrameDecoder(codec, self._side_stream)
         self._kept_frames = kept_frames
         self._drawing = ThreadPoolExecutor(1, "noise")
 
@@ -106,22 +107,22 @@ class Generator:
         }
 
     def open(self, config: StreamConfig, noise: Noise | None = None) -> Stream:
-        """A new stream with nothing in it. Raises SlabsFull if its slab finds no room.
+        """A new stream with nothing in it. Raises PoolFull if its slab finds no room.
 
         `noise` replaces the noise that follows from `config.seed`.
         """
-        layout = SlabLayout.of(self.transformer.config, config)
+        layout = WindowLayout.of(self.transformer.config, config)
         schedule = FlowSchedule(config.steps, config.shift)
         noise = SeededNoise(config.seed) if noise is None else noise
         return Stream(
             config=config,
             noise=noise,
-            noise_ahead=self._noise_ahead(noise, config),
+            noise_prefetcher=self._noise_prefetcher(noise, config),
             grid=RopeTable(config.rows, config.columns, layout.head_dim, self.transformer.device),
             schedule=schedule,
-            modulations=ModulationTable(self.transformer, schedule),
+            modulations=ModulationCache(self.transformer, schedule),
             recent=deque(maxlen=self._kept_blocks(config)),
-            decoder=None if self._decoding is None else self._decoding.start(),
+            decoder=None if self._decoding is None else self._decoding.empty_cache(),
             slab=self._slabs.take(layout),
         )
 
@@ -144,8 +145,9 @@ class Generator:
     def generate(self, streams: Sequence[Stream], cancelled: Event | None = None) -> list[Block]:
         """The next block of each of `streams`, in their order.
 
-        Its clean pass is left for later, so that pictures need not wait for it: see `settle`. Raises Cancelled
-        between two passes once `cancelled` is set; no stream has advanced then, nor after any other error.
+        Its clean pass is left for later, so that pictures need not wait for it: see `write_context`. Raises
+        Cancelled between two passes once `cancelled` is set; no stream has advanced then, nor after any other
+        error.
 
         On CUDA the passes are only begun here, milliseconds one after the other: `cancelled` is seen before they
         are, and what has been begun is still run. Nothing here waits for them either. A caller that does not
@@ -155,25 +157,25 @@ class Generator:
             _require_ready(stream)
         if len({id(stream) for stream in streams}) != len(streams):
             raise StreamError("a stream is named twice; its blocks come one after the other")
-        self.settle(streams)
+        self.write_context(streams)
         self._recache([stream for stream in streams if stream.recache_due])
         made: dict[int, Denoised] = {}
         for group in self._groups(streams):
             made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
-        ready = self._beside.mark()
+        ready = self._side_stream.record_event()
         return [stream.append(*made[id(stream)], ready) for stream in streams]
 
     @torch.inference_mode()
-    def settle(self, streams: Sequence[Stream]) -> None:
+    def write_context(self, streams: Sequence[Stream]) -> None:
         """Run the clean passes that are due; `generate` does it where nobody found the time before.
 
         A clean pass gives a block the keys and values that later blocks see. Where a recache is due there is
         nothing to do: it replaces them.
         """
-        for group in self._groups([s for s in streams if s.clean_due and not s.recache_due]):
+        for group in self._groups([s for s in streams if s.context_due and not s.recache_due]):
             self._rollout.clean(group)
             for stream in group:
-                stream.cleaned()
+                stream.context_written()
 
     @torch.inference_mode()
     def decode(self, stream: Stream, block: Block) -> Tensor:
@@ -192,14 +194,14 @@ class Generator:
         return pictures
 
     def fork(self, stream: Stream) -> Stream:
-        """A second stream in the same state, to go on by itself. Raises SlabsFull if its slab finds no room."""
+        """A second stream in the same state, to go on by itself. Raises PoolFull if its slab finds no room."""
         stream.require_open()
         fork = replace(
             stream,
-            noise_ahead=self._noise_ahead(stream.noise, stream.config),
+            noise_prefetcher=self._noise_prefetcher(stream.noise, stream.config),
             slab=self._slabs.take(stream.slab.layout),
             recent=stream.recent.copy(),
-            sink_calls=stream.sink_calls.copy(),
+            sink_passes=stream.sink_passes.copy(),
             log=stream.log.copy(),
         )
         try:
@@ -222,8 +224,8 @@ class Generator:
         if stream.blocks == 0:
             return
         stream.require_prompt()
-        for call in stream.lasting_sink_calls:
-            self._rollout.repeat(stream, call)
+        for call in stream.permanent_sink_passes:
+            self._rollout.replay_sink_pass(stream, call)
         stream.rebuilt(self._warm_decoder(stream))
 
     def close(self, stream: Stream) -> None:
@@ -232,18 +234,18 @@ class Generator:
             self._slabs.give_back(stream.slab)
             stream.close()
 
-    def _noise_ahead(self, noise: Noise, config: StreamConfig) -> NoiseAhead:
+    def _noise_prefetcher(self, noise: Noise, config: StreamConfig) -> NoisePrefetcher:
         transformer = self.transformer
         shape, pinned = config.latent_shape(transformer.config.latent_channels), transformer.device.type == "cuda"
-        return NoiseAhead(noise, len(config.steps), shape, transformer.dtype, self._drawing, pinned=pinned)
+        return NoisePrefetcher(noise, len(config.steps), shape, transformer.dtype, self._drawing, pinned=pinned)
 
     def _recache(self, streams: Sequence[Stream]) -> None:
         def shape(stream: Stream) -> tuple[int, ...]:
             return *_pass_shape(stream), len(self._rollout.recache_placement(stream).slots)
 
         for group in self._groups(streams, shape):
-            for stream, sink_call in zip(group, self._rollout.recache(group), strict=True):
-                stream.recached(sink_call)
+            for stream, sink_pass in zip(group, self._rollout.recache(group), strict=True):
+                stream.recached(sink_pass)
 
     def _groups(
         self, streams: Sequence[Stream], shape: Callable[[Stream], tuple[int, ...]] = _pass_shape
@@ -256,15 +258,15 @@ class Generator:
 
     def _kept_blocks(self, config: StreamConfig) -> int:
         """Blocks whose latents a stream keeps."""
-        memory = 0 if self._decoding is None else self._decoding.memory
+        memory = 0 if self._decoding is None else self._decoding.receptive_field
         return max(config.window_blocks, math.ceil(max(memory, self._kept_frames) / config.block_frames))
 
-    def _warm_decoder(self, stream: Stream) -> History | None:
-        """The decoder's history after the last latents, from nothing."""
+    def _warm_decoder(self, stream: Stream) -> ConvCache | None:
+        """The decoder's cache after the last latents, from nothing."""
         if self._decoding is None:
             return None
-        blocks = math.ceil(self._decoding.memory / stream.config.block_frames)
-        return self._decoding.warmed(list(stream.recent)[-blocks:])
+        blocks = math.ceil(self._decoding.receptive_field / stream.config.block_frames)
+        return self._decoding.rebuild_cache(list(stream.recent)[-blocks:])
 
 
 def _require_ready(stream: Stream) -> None:

@@ -7,34 +7,36 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from engines.device.host_copy import Plain
+from engines.device.host_copy import HostTensor
 from engines.errors import SnapshotError
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import light_parts, pack_light
 from engines.streaming.stream import Stream
 
 
-class Update(NamedTuple):
+class SnapshotDelta(NamedTuple):
     """What turns one light snapshot into the next: new tensors by key, and what the snapshot then consists of."""
 
     facts: dict[str, Any]
     keys: dict[str, int]
-    new: dict[int, Plain]
+    new: dict[int, HostTensor]
 
 
-class Changes(NamedTuple):
+class DeviceDelta(NamedTuple):
     """An update whose new tensors are still the stream's own."""
 
     facts: dict[str, Any]
     keys: dict[str, int]
     new: dict[int, Tensor]
 
-    def update(self) -> Update:
+    def update(self) -> SnapshotDelta:
         """Copies, to be sent. On CUDA this waits for the tensors."""
-        return Update(self.facts, self.keys, {key: Plain.of(tensor) for key, tensor in self.new.items()})
+        return SnapshotDelta(
+            self.facts, self.keys, {key: HostTensor.of(tensor) for key, tensor in self.new.items()}
+        )
 
 
-class MirrorSource:
+class ReplicaLog:
     """Says what is new in a stream for one mirror of it; at first that is everything."""
 
     def __init__(self, generator: Generator, stream: Stream) -> None:
@@ -44,7 +46,7 @@ class MirrorSource:
         # The tensors are held, so that no other can come to have the identity of one that is gone.
         self._sent: dict[int, tuple[int, Tensor]] = {}
 
-    def changes(self) -> Changes:
+    def changes(self) -> DeviceDelta:
         """What is new in the stream since the last call; the stream must stand between two blocks."""
         tensors, facts = light_parts(self._generator, self._stream)
         known = self._sent
@@ -53,23 +55,23 @@ class MirrorSource:
         }
         keys = {name: self._sent[id(tensor)][0] for name, tensor in tensors.items()}
         new = {key: tensor for identity, (key, tensor) in self._sent.items() if identity not in known}
-        return Changes(facts, keys, new)
+        return DeviceDelta(facts, keys, new)
 
 
-class Mirror:
+class StandbySnapshot:
     """What the updates of one source add up to."""
 
     def __init__(self) -> None:
-        self._tensors: dict[int, Plain] = {}
-        self._last: Update | None = None
+        self._tensors: dict[int, HostTensor] = {}
+        self._last: SnapshotDelta | None = None
 
-    def apply(self, update: Update) -> None:
+    def apply(self, update: SnapshotDelta) -> None:
         """Take an update over. Raises SnapshotError, and stays as it was, if one before it is missing."""
         known = self._tensors | update.new
         if missing := set(update.keys.values()) - known.keys():
             raise SnapshotError(f"the mirror lacks {len(missing)} tensors: it has missed an update")
         self._tensors = {key: known[key] for key in update.keys.values()}
-        self._last = Update(update.facts, update.keys, {})
+        self._last = SnapshotDelta(update.facts, update.keys, {})
 
     def snapshot(self) -> bytes:
         """The light snapshot that the stream would give. Raises SnapshotError before the first update."""

@@ -1,6 +1,6 @@
 """Snapshots: the bytes from which a stream continues in another process.
 
-An **exact** one holds the slab and the decoder's history; the stream goes on bit for bit, on the same kind of
+An **exact** one holds the slab and the decoder's cache; the stream goes on bit for bit, on the same kind of
 device with the same torch (and, on a CPU, threads). A **light** one holds what they can be rebuilt from
 (`Generator.rebuild`): the latents of the window and of the decoder's memory, the prompt, and the passes that
 wrote the frame sink.
@@ -22,10 +22,10 @@ from engines.errors import SnapshotError
 from engines.sampling.noise import SeededNoise
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot_format import Kind, pack, unpack
-from engines.streaming.state import LogEntry, SinkCall
+from engines.streaming.state import LogEntry, SinkPass
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-from engines.vae.conv_cache import History
+from engines.vae.conv_cache import ConvCache
 
 COMMON = ("recent.", "prompt.", "sink.")
 """How the names of tensors begin that both kinds hold."""
@@ -40,14 +40,14 @@ class Restored(NamedTuple):
 
 def take_exact(generator: Generator, stream: Stream) -> bytes:
     """Everything the stream holds. Raises StreamError unless all its blocks are decoded."""
-    tensors, facts = _common(stream, stream.sink_calls)
+    tensors, facts = _common(stream, stream.sink_passes)
     filled = min(stream.blocks, stream.slab.layout.window_blocks)
     tensors |= {f"slab.{name}": tensor for name, tensor in stream.slab.state(filled).items()}
     if stream.decoder is not None:
-        past = stream.decoder.past
+        past = stream.decoder.frames
         tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(past) if tensor is not None}
-        facts |= {"decoder_consumed": stream.decoder.consumed, "decoder_slots": len(past)}
-    facts |= {"clean_due": stream.clean_due, "recache_due": stream.recache_due}
+        facts |= {"decoder_consumed": stream.decoder.frames_seen, "decoder_slots": len(past)}
+    facts |= {"clean_due": stream.context_due, "recache_due": stream.recache_due}
     return pack("exact", tensors, facts | generator.identity | _machine(generator))
 
 
@@ -58,7 +58,7 @@ def take_light(generator: Generator, stream: Stream) -> bytes:
 
 def light_parts(generator: Generator, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of a light snapshot; the tensors are the stream's own."""
-    tensors, facts = _common(stream, stream.lasting_sink_calls)
+    tensors, facts = _common(stream, stream.permanent_sink_passes)
     return tensors, facts | generator.identity
 
 
@@ -71,7 +71,7 @@ def restore(generator: Generator, data: bytes) -> Restored:
     """Open the stream that `data` holds.
 
     Raises SnapshotError if the bytes are damaged, of another version or model, or (exact) of another device or
-    torch or threads, and SlabsFull if there is no room; nothing is open then.
+    torch or threads, and PoolFull if there is no room; nothing is open then.
     """
     kind, tensors, facts = unpack(data)
     _require_same(facts, generator.identity, "it cannot continue here")
@@ -92,19 +92,19 @@ def read_config(data: bytes) -> StreamConfig:
         raise SnapshotError(f"the snapshot is inconsistent: {error!r}") from error
 
 
-def _common(stream: Stream, sink_calls: Sequence[SinkCall]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _common(stream: Stream, sink_passes: Sequence[SinkPass]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What both kinds hold."""
     stream.require_open()
     stream.require_decoded()
     if not isinstance(stream.noise, SeededNoise):
         raise SnapshotError(f"the stream's noise is a {type(stream.noise).__name__}, not made from its seed")
-    prompts = [call.prompt for call in sink_calls]
+    prompts = [call.prompt for call in sink_passes]
     if stream.prompt is not None:
         prompts.append(stream.prompt)
     prompts = list(dict.fromkeys(prompts))
     tensors = {f"recent.{i}": latents for i, latents in enumerate(stream.recent)}
     tensors |= {f"prompt.{i}": prompt.rows for i, prompt in enumerate(prompts)}
-    tensors |= {f"sink.{i}": call.latents for i, call in enumerate(sink_calls)}
+    tensors |= {f"sink.{i}": call.latents for i, call in enumerate(sink_passes)}
     facts = {
         "stream": asdict(stream.config),
         "blocks": stream.blocks,
@@ -112,7 +112,7 @@ def _common(stream: Stream, sink_calls: Sequence[SinkCall]) -> tuple[dict[str, T
         "log": stream.log,
         "prompts": [prompt.text for prompt in prompts],
         "prompt": None if stream.prompt is None else prompts.index(stream.prompt),
-        "sink_calls": [(call.first_block, call.timestep, prompts.index(call.prompt)) for call in sink_calls],
+        "sink_calls": [(call.first_block, call.timestep, prompts.index(call.prompt)) for call in sink_passes],
     }
     return tensors, facts
 
@@ -167,11 +167,11 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
     frames, *picture = stream.config.latent_shape(generator.transformer.config.latent_channels)
     for latents in stream.recent:
         _require_shape("latents", latents, (frames, *picture))
-    stream.sink_calls = [
-        SinkCall(first_block, here[f"sink.{i}"], timestep, prompts[prompt])
+    stream.sink_passes = [
+        SinkPass(first_block, here[f"sink.{i}"], timestep, prompts[prompt])
         for i, (first_block, timestep, prompt) in enumerate(facts["sink_calls"])
     ]
-    for call in stream.sink_calls:
+    for call in stream.sink_passes:
         blocks = call.latents.shape[0] // frames
         _require_shape("latents of a sink pass", call.latents, (blocks * frames, *picture))
         if not 0 <= call.first_block <= stream.config.window_blocks - blocks:
@@ -188,12 +188,12 @@ def _fill_exact(stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any
         if kept.dtype != here.dtype:
             raise ValueError(f"{name} in {kept.dtype}, where the stream keeps {here.dtype}; ask for its kernels")
         here.copy_(kept)
-    stream.clean_due, stream.recache_due = facts["clean_due"], facts["recache_due"]
+    stream.context_due, stream.recache_due = facts["clean_due"], facts["recache_due"]
     if stream.decoder is not None:
         device = stream.slab.keys.device
         slots = [tensors.get(f"decoder.{slot}") for slot in range(facts["decoder_slots"])]
         past = tuple(None if tensor is None else tensor.to(device) for tensor in slots)
-        stream.decoder = History(facts["decoder_consumed"], past)
+        stream.decoder = ConvCache(facts["decoder_consumed"], past)
 
 
 def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

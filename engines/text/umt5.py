@@ -100,7 +100,7 @@ class GatedFeedForward(nn.Module):
 
 
 class EncoderBlock(nn.Module):
-    """Attention, then feed-forward; each normalised before and added to the residual."""
+    """Attention, then feed-forward; each normalized before and added to the residual."""
 
     def __init__(self, config: TextEncoderConfig) -> None:
         super().__init__()

@@ -1,10 +1,10 @@
 """What networks are made of that run over a stream piece by piece and remember between two pieces.
 
-Each `Past` of a `Network` has a slot in the network's `History`. It is the only layer that reads or writes
-one; everything else is a function of its input.
+Each `CausalPad` of a `StreamingNetwork` has a slot in the network's `ConvCache`. It is the only layer that reads
+or writes one; everything else is a function of its input.
 
-A network runs on torch's own operators, or fused (`Network.fuse`): channels-last, and what lies between two
-convolutions in one pass over memory. Its parameters, histories and results are the same up to rounding, so a
+A network runs on torch's own operators, or fused (`StreamingNetwork.fuse`): channels-last, and what lies between
+two convolutions in one pass over memory. Its parameters, caches and results are the same up to rounding, so a
 stream may change from one to the other between two pieces.
 """
 
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.errors import StreamError
-from engines.vae.conv_cache import History, HistoryStep
+from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
 from kernels.vae.frame_layout import channels_last, empty_frames
 from kernels.vae.ops import VAEOps
 
@@ -26,7 +26,7 @@ FRAMES = 2
 """The axis of the frames in what `VAEOps` take: [batch, channels, frames, height, width]."""
 
 
-class Layer(nn.Module):
+class StreamingLayer(nn.Module):
     """A layer whose output depends on earlier pieces, or whose time axis is longer or shorter than its input's.
 
     Also one that `ops`, which the network sets, compute: None where torch's own operators do.
@@ -34,19 +34,19 @@ class Layer(nn.Module):
 
     ops: VAEOps | None = None
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """The output for the piece `x` of the stream."""
         raise NotImplementedError
 
-    def reach(self, frames: int) -> int:
-        """How many of its last input frames the layer's history and its last `frames` outputs depend on.
+    def receptive_field(self, frames: int) -> int:
+        """How many of its last input frames the layer's cache and its last `frames` outputs depend on.
 
         Only the layers of a decoder can say.
         """
         raise NotImplementedError
 
 
-class Exchanged(NamedTuple):
+class PadBuffers(NamedTuple):
     """A piece, the frames before it if there are any yet, and memory for those that the next piece follows.
 
     All are channels-last pictures, without gaps.
@@ -57,7 +57,7 @@ class Exchanged(NamedTuple):
     kept: Tensor
 
 
-class Past(Layer):
+class CausalPad(StreamingLayer):
     """Puts the `frames` frames that came before a piece in front of it: zeros at the start of a stream.
 
     `dim` is the time axis. The network that the layer becomes part of sets `slot`.
@@ -70,20 +70,20 @@ class Past(Layer):
         self.frames = frames
         self.dim = dim
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """One copy joins the piece to its past; raises StreamError if their shapes or dtypes differ."""
         if self.ops is not None:
             return self.join(self.ops, x, step)
         past = self._recall(x, step)
         joined = torch.cat((x.new_zeros(self._past_shape(x)) if past is None else past, x), dim=self.dim)
-        step.keep(self.slot, joined.narrow(self.dim, x.shape[self.dim], self.frames))
+        step.put_copy(self.slot, joined.narrow(self.dim, x.shape[self.dim], self.frames))
         return joined
 
     def join(
         self,
         ops: VAEOps,
         x: Tensor,
-        step: HistoryStep,
+        step: ConvCacheUpdate,
         gamma: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Tensor:
@@ -91,15 +91,15 @@ class Past(Layer):
         piece, past, kept = self.exchange(x, step)
         return ops.causal_pad(piece, past, kept, gamma, bias)
 
-    def exchange(self, x: Tensor, step: HistoryStep) -> Exchanged:
+    def exchange(self, x: Tensor, step: ConvCacheUpdate) -> PadBuffers:
         """What an op needs for the piece `x`. It must write `kept`, which is the new past from here on."""
         past = self._recall(x, step)
         piece = channels_last(x.movedim(self.dim, FRAMES))
         kept = empty_frames((*piece.shape[:FRAMES], self.frames, *piece.shape[FRAMES + 1 :]), piece)
-        step.place(self.slot, kept.movedim(FRAMES, self.dim))
-        return Exchanged(piece, None if past is None else channels_last(past.movedim(self.dim, FRAMES)), kept)
+        step.put(self.slot, kept.movedim(FRAMES, self.dim))
+        return PadBuffers(piece, None if past is None else channels_last(past.movedim(self.dim, FRAMES)), kept)
 
-    def _recall(self, x: Tensor, step: HistoryStep) -> Tensor | None:
+    def _recall(self, x: Tensor, step: ConvCacheUpdate) -> Tensor | None:
         past, shape = step.past(self.slot), self._past_shape(x)
         if past is not None and (past.shape != shape or past.dtype != x.dtype):
             raise StreamError(
@@ -111,12 +111,12 @@ class Past(Layer):
     def _past_shape(self, x: Tensor) -> tuple[int, ...]:
         return (*x.shape[: self.dim], self.frames, *x.shape[self.dim + 1 :])
 
-    def reach(self, frames: int) -> int:
+    def receptive_field(self, frames: int) -> int:
         """The outputs' own frames and those before them."""
         return frames + self.frames
 
 
-class Chain(Layer):
+class StreamingSequential(StreamingLayer):
     """Runs layers one after the other, in the order of the mapping.
 
     The keys are the layers' names in the checkpoint: mostly positions in a sequence, some of which hold
@@ -128,10 +128,10 @@ class Chain(Layer):
         for name, layer in layers.items():
             self.add_module(str(name), layer)
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """The last layer's output."""
         for layer in self.children():
-            x = layer(x, step) if isinstance(layer, Layer) else self.apply_stateless(layer, x)
+            x = layer(x, step) if isinstance(layer, StreamingLayer) else self.apply_stateless(layer, x)
         return x
 
     def apply_stateless(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -139,10 +139,10 @@ class Chain(Layer):
         y: Tensor = layer(x)
         return y
 
-    def reach(self, frames: int) -> int:
+    def receptive_field(self, frames: int) -> int:
         """The layers' reaches, taken from the last to the first."""
         for layer in reversed(list(self.children())):
-            frames = layer.reach(frames) if isinstance(layer, Layer) else frames
+            frames = layer.receptive_field(frames) if isinstance(layer, StreamingLayer) else frames
         return frames
 
 
@@ -169,26 +169,26 @@ def bias_of(conv: nn.Conv2d | nn.Conv3d) -> Tensor:
     return conv.bias
 
 
-class Advanced(NamedTuple):
-    """A network's output for a piece of a stream, and its history after that piece."""
+class StreamingOutput(NamedTuple):
+    """A network's output for a piece of a stream, and its cache after that piece."""
 
     output: Tensor
-    history: History
+    cache: ConvCache
 
 
-class Network(Chain):
-    """A chain that is complete: it gives every `Past` in it a slot and makes histories for them."""
+class StreamingNetwork(StreamingSequential):
+    """A chain that is complete: it gives every `CausalPad` in it a slot and makes caches for them."""
 
     def __init__(self, layers: Mapping[int, nn.Module] | Mapping[str, nn.Module]) -> None:
         super().__init__(layers)
-        pasts = [layer for layer in self.modules() if isinstance(layer, Past)]
+        pasts = [layer for layer in self.modules() if isinstance(layer, CausalPad)]
         for slot, past in enumerate(pasts):
             past.slot = slot
         self.slots = len(pasts)
 
-    def start(self) -> History:
-        """The history of a stream of which nothing has been seen."""
-        return History(consumed=0, past=(None,) * self.slots)
+    def start(self) -> ConvCache:
+        """The cache of a stream of which nothing has been seen."""
+        return ConvCache(frames_seen=0, frames=(None,) * self.slots)
 
     def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` from now on, with weights that lie channels-last. Call it when the weights are in place."""
@@ -197,16 +197,16 @@ class Network(Chain):
                 layer.weight.data = channels_last(layer.weight.data)
             elif isinstance(layer, nn.Conv2d):
                 layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
-            elif isinstance(layer, Layer):
+            elif isinstance(layer, StreamingLayer):
                 layer.ops = ops
 
-    def advance(self, x: Tensor, history: History, frames: int) -> Advanced:
-        """Run over the next `frames` frames of a stream, which are all of `x`; `history` stays as it is.
+    def advance(self, x: Tensor, cache: ConvCache, frames: int) -> StreamingOutput:
+        """Run over the next `frames` frames of a stream, which are all of `x`; `cache` stays as it is.
 
-        Raises StreamError if the history belongs to another network.
+        Raises StreamError if the cache belongs to another network.
         """
-        if len(history.past) != self.slots:
-            raise StreamError(f"a history of {len(history.past)} layers; this network has {self.slots}")
-        step = HistoryStep(history, frames)
+        if len(cache.frames) != self.slots:
+            raise StreamError(f"a cache of {len(cache.frames)} layers; this network has {self.slots}")
+        step = ConvCacheUpdate(cache, frames)
         output = self(x, step)
-        return Advanced(output, step.finish())
+        return StreamingOutput(output, step.finish())

@@ -8,71 +8,71 @@ from torch import Tensor
 
 from engines.config.geometry import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.errors import StreamError
-from engines.vae.conv_cache import History
+from engines.vae.conv_cache import ConvCache
 from kernels.dispatch import KernelBackends
 from kernels.vae.ops import VAEOps
 
 
 class Decoded(NamedTuple):
-    """Pictures [B, frames, 3, height, width] fp32 in 0..1, and the decoder's history after them."""
+    """Pictures [B, frames, 3, height, width] fp32 in 0..1, and the decoder's cache after them."""
 
     frames: Tensor
-    history: History
+    cache: ConvCache
 
 
 class Encoded(NamedTuple):
-    """Latents [B, latent frames, channels, height/8, width/8], and the encoder's history after them."""
+    """Latents [B, latent frames, channels, height/8, width/8], and the encoder's cache after them."""
 
     latents: Tensor
-    history: History
+    cache: ConvCache
 
 
-class Codec(Protocol):
+class StreamingVAE(Protocol):
     """A streaming autoencoder: any split of a clip into calls gives the same result.
 
-    Latents are normalised, as the denoiser makes and reads them. n latent frames are 1 + 4(n-1) pixel frames
+    Latents are normalized, as the denoiser makes and reads them. n latent frames are 1 + 4(n-1) pixel frames
     at the start of a stream and 4n later.
     """
 
     @property
-    def decoder_memory(self) -> int:
-        """Latent frames after which nothing older can be seen in the decoder's history."""
+    def decoder_receptive_field(self) -> int:
+        """Latent frames after which nothing older can be seen in the decoder's cache."""
 
     def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` and channels-last from now on: for a GPU, once the weights are in place.
 
-        Results change by rounding; histories go on.
+        Results change by rounding; caches go on.
         """
 
-    def start_decoding(self) -> History:
-        """The history of a decoder that has seen nothing."""
+    def start_decoding(self) -> ConvCache:
+        """The cache of a decoder that has seen nothing."""
 
-    def decode(self, latents: Tensor, history: History) -> Decoded:
-        """Decode the next latent frames of a stream; `history` stays valid, whatever happens.
+    def decode(self, latents: Tensor, cache: ConvCache) -> Decoded:
+        """Decode the next latent frames of a stream; `cache` stays valid, whatever happens.
 
         Args:
             latents: [B, T >= 1, channels, height/8, width/8] in the dtype of the weights.
-            history: what `start_decoding` or the stream's last call returned.
+            cache: what `start_decoding` or the stream's last call returned.
 
         Raises:
             ValueError: the latents have another number of axes or channels.
-            StreamError: the history belongs to another network, size, batch or dtype.
+            StreamError: the cache belongs to another network, size, batch or dtype.
         """
 
-    def start_encoding(self) -> History:
-        """The history of an encoder that has seen nothing."""
+    def start_encoding(self) -> ConvCache:
+        """The cache of an encoder that has seen nothing."""
 
-    def encode(self, frames: Tensor, history: History) -> Encoded:
-        """Encode the next pictures of a stream; `history` stays valid, whatever happens.
+    def encode(self, frames: Tensor, cache: ConvCache) -> Encoded:
+        """Encode the next pictures of a stream; `cache` stays valid, whatever happens.
 
         Args:
             frames: [B, N, 3, height, width] in 0..1, in the dtype of the weights; height and width are multiples
                 of 8, N is 1+4k at the start of a stream and 4k later.
-            history: what `start_encoding` or the stream's last call returned.
+            cache: what `start_encoding` or the stream's last call returned.
 
         Raises:
             ValueError: the pictures have another number of axes or channels, or no whole latents.
-            StreamError: N breaks its rule, or the history belongs to another network, size, batch or dtype.
+            StreamError: N breaks its rule, or the cache belongs to another network, size, batch or dtype.
         """
 
 
@@ -99,7 +99,7 @@ def check_frames(frames: Tensor, *, at_start: bool) -> None:
         raise StreamError(f"{count} more pictures for a stream; they must be {TEMPORAL_FACTOR}k")
 
 
-def fuse(codec: Codec, backends: KernelBackends) -> None:
+def use_fused_ops(codec: StreamingVAE, backends: KernelBackends) -> None:
     """Change `codec`, for good, to run as `backends` says."""
     if backends.decoder == "triton":
         # As for passes: the kernels bring Triton.

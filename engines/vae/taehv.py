@@ -15,8 +15,16 @@ from torch import Tensor, nn
 
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.networks import TAEHVConfig
-from engines.vae.causal_conv import FRAMES, Advanced, Layer, Network, Past, bias_of, convolve
-from engines.vae.conv_cache import History, HistoryStep
+from engines.vae.causal_conv import (
+    FRAMES,
+    CausalPad,
+    StreamingLayer,
+    StreamingNetwork,
+    StreamingOutput,
+    bias_of,
+    convolve,
+)
+from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
 from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
 from kernels.vae.frame_layout import channels_last
 from kernels.vae.ops import VAEOps
@@ -33,7 +41,7 @@ def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-class FrameNetwork(Network):
+class FrameNetwork(StreamingNetwork):
     """A network whose stateless layers take one frame at a time: [B*T, C, H, W]."""
 
     def apply_stateless(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -49,19 +57,19 @@ class SoftClamp(nn.Module):
         return torch.tanh(x / 3) * 3
 
 
-class MemoryBlock(Layer):
+class MemoryBlock(StreamingLayer):
     """A residual block that sees each frame and the one before."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.past = Past(frames=1, dim=TIME)
+        self.past = CausalPad(frames=1, dim=TIME)
         self.conv = nn.Sequential(
             _conv(2 * channels, channels), nn.ReLU(inplace=True),
             _conv(channels, channels), nn.ReLU(inplace=True),
             _conv(channels, channels),
         )  # fmt: skip
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """Same shape as the input."""
         if self.ops is not None:
             return self._fused(self.ops, x, step)
@@ -69,7 +77,7 @@ class MemoryBlock(Layer):
         y = _per_frame(self.conv, torch.cat((x, before), dim=2))
         return F.relu(y + x, inplace=True)
 
-    def _fused(self, ops: VAEOps, x: Tensor, step: HistoryStep) -> Tensor:
+    def _fused(self, ops: VAEOps, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         piece, past, kept = self.past.exchange(x, step)
         y = ops.frame_pairs(piece, past, kept)
         convs = [layer for layer in self.conv if isinstance(layer, nn.Conv2d)]
@@ -78,12 +86,12 @@ class MemoryBlock(Layer):
             ops.conv_epilogue(y, bias_of(conv), piece if conv is convs[-1] else None, True)
         return y.movedim(FRAMES, TIME)
 
-    def reach(self, frames: int) -> int:
+    def receptive_field(self, frames: int) -> int:
         """The frames and the one before them."""
-        return self.past.reach(frames)
+        return self.past.receptive_field(frames)
 
 
-class TimePool(Layer):
+class TimePool(StreamingLayer):
     """Makes one frame of `stride`."""
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -91,12 +99,12 @@ class TimePool(Layer):
         self.stride = stride
         self.conv = nn.Conv2d(stride * channels, channels, kernel_size=1, bias=False)
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, stride*T, C, H, W] to [B, T, C, H, W]: the frames of a group are stacked on the channels."""
         return _per_frame(self.conv, x.unflatten(TIME, (-1, self.stride)).flatten(2, 3))
 
 
-class TimeGrow(Layer):
+class TimeGrow(StreamingLayer):
     """Makes `stride` frames of one, of `scale` times its height and width: 1 or 2."""
 
     def __init__(self, channels: int, stride: int, scale: int) -> None:
@@ -106,7 +114,7 @@ class TimeGrow(Layer):
         self.conv = nn.Conv2d(channels, stride * channels, kernel_size=1, bias=False)
         self.upsample = nn.Upsample(scale_factor=scale) if scale > 1 else nn.Identity()
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, T, C, H, W] to [B, stride*T, C, scale*H, scale*W]: each C channels are a frame.
 
         The checkpoint's sequence enlarges the pictures first. The two commute, and in this order the growing costs
@@ -118,7 +126,7 @@ class TimeGrow(Layer):
         grown: Tensor = _per_frame(self.conv, x).unflatten(2, (self.stride, -1))
         return _per_frame(self.upsample, grown.flatten(1, 2))
 
-    def reach(self, frames: int) -> int:
+    def receptive_field(self, frames: int) -> int:
         """One frame for each `stride`, the last of which may be needed in part."""
         return -(-frames // self.stride)
 
@@ -172,7 +180,7 @@ def _decoder(config: TAEHVConfig) -> FrameNetwork:
 
 
 class TAEHV(nn.Module):
-    """A tiny autoencoder as a streaming `Codec`; any number of streams, each with its own histories."""
+    """A tiny autoencoder as a streaming `StreamingVAE`; any number of streams, each with its own caches."""
 
     def __init__(self, config: TAEHVConfig) -> None:
         super().__init__()
@@ -181,47 +189,47 @@ class TAEHV(nn.Module):
         self.decoder = _decoder(config)
 
     def fuse(self, ops: VAEOps) -> None:
-        """Run on `ops` and channels-last from now on; results change by rounding. See `Network.fuse`."""
+        """Run on `ops` and channels-last from now on; results change by rounding. See `StreamingNetwork.fuse`."""
         self.encoder.fuse(ops)
         self.decoder.fuse(ops)
 
     @property
-    def decoder_memory(self) -> int:
-        """Latent frames after which nothing older can be seen in the decoder's history: 8."""
-        return self.decoder.reach(0)
+    def decoder_receptive_field(self) -> int:
+        """Latent frames after which nothing older can be seen in the decoder's cache: 8."""
+        return self.decoder.receptive_field(0)
 
-    def start_decoding(self) -> History:
-        """The history of a decoder that has seen nothing."""
+    def start_decoding(self) -> ConvCache:
+        """The cache of a decoder that has seen nothing."""
         return self.decoder.start()
 
-    def decode(self, latents: Tensor, history: History) -> Decoded:
+    def decode(self, latents: Tensor, cache: ConvCache) -> Decoded:
         """Decode the next latent frames of a stream, all of them at once."""
         check_latents(latents, self.config.latent_channels)
-        raw, after = self.decode_raw(latents, history)
+        raw, after = self.decode_raw(latents, cache)
         return Decoded(raw.float().clamp(0.0, 1.0), after)
 
-    def decode_raw(self, latents: Tensor, history: History) -> Advanced:
+    def decode_raw(self, latents: Tensor, cache: ConvCache) -> StreamingOutput:
         """The decoder's own output [B, N, 3, 8h, 8w], about 0..1, for latents as `decode` takes them."""
-        folded, after = self.decoder.advance(latents, history, latents.shape[1])
+        folded, after = self.decoder.advance(latents, cache, latents.shape[1])
         pictures = F.pixel_shuffle(folded, self.config.patch)
-        return Advanced(pictures[:, LEAD:] if history.consumed == 0 else pictures, after)
+        return StreamingOutput(pictures[:, LEAD:] if cache.frames_seen == 0 else pictures, after)
 
-    def start_encoding(self) -> History:
-        """The history of an encoder that has seen nothing."""
+    def start_encoding(self) -> ConvCache:
+        """The cache of an encoder that has seen nothing."""
         return self.encoder.start()
 
-    def encode(self, frames: Tensor, history: History) -> Encoded:
+    def encode(self, frames: Tensor, cache: ConvCache) -> Encoded:
         """Encode the next pictures of a stream, all of them at once.
 
         The first picture of a stream is seen four times, as the decoder shows the last of four.
         """
-        at_start = history.consumed == 0
+        at_start = cache.frames_seen == 0
         check_frames(frames, at_start=at_start)
         seen = frames
         if at_start:
             seen = torch.cat((frames[:, :1].expand(-1, LEAD, -1, -1, -1), frames), dim=TIME)
         folded = F.pixel_unshuffle(seen, self.config.patch)
-        return Encoded(*self.encoder.advance(folded, history, frames.shape[1]))
+        return Encoded(*self.encoder.advance(folded, cache, frames.shape[1]))
 
 
 def fit_time_grow(weights: Mapping[str, Tensor], config: TAEHVConfig) -> dict[str, Tensor]:

@@ -13,8 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.config.networks import VAEConfig
-from engines.vae.causal_conv import Advanced, Chain, Layer, Network, Past, bias_of, convolve, convolve_biased
-from engines.vae.conv_cache import History, HistoryStep
+from engines.vae.causal_conv import (
+    CausalPad,
+    StreamingLayer,
+    StreamingNetwork,
+    StreamingOutput,
+    StreamingSequential,
+    bias_of,
+    convolve,
+    convolve_biased,
+)
+from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
 from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
 from kernels.vae.frame_layout import channels_last
 from kernels.vae.ops import VAEOps
@@ -47,9 +56,9 @@ class NormSiLU(RMSNorm):
         return F.silu(super().forward(x), inplace=True)
 
 
-def _past() -> Past:
+def _past() -> CausalPad:
     """The frames that a convolution over three frames needs besides the piece itself."""
-    return Past(frames=2, dim=TIME)
+    return CausalPad(frames=2, dim=TIME)
 
 
 def _conv(inputs: int, outputs: int) -> nn.Conv3d:
@@ -57,10 +66,10 @@ def _conv(inputs: int, outputs: int) -> nn.Conv3d:
     return nn.Conv3d(inputs, outputs, kernel_size=3, padding=(0, 1, 1))
 
 
-class NormedConvs(Chain):
+class NormedConvs(StreamingSequential):
     """Convolutions over space and time, each behind its norm and its past."""
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """The last convolution's output."""
         if self.ops is None:
             return super().forward(x, step)
@@ -68,12 +77,12 @@ class NormedConvs(Chain):
         self.ops.conv_epilogue(y, bias, None, False)
         return y
 
-    def run(self, ops: VAEOps, x: Tensor, step: HistoryStep) -> tuple[Tensor, Tensor]:
+    def run(self, ops: VAEOps, x: Tensor, step: ConvCacheUpdate) -> tuple[Tensor, Tensor]:
         """The last convolution's output without its bias, and that; the others' biases go into the norms."""
         layers, bias = list(self.children()), None
         for norm, past, conv in zip(layers[::3], layers[1::3], layers[2::3], strict=True):
             assert isinstance(norm, NormSiLU)
-            assert isinstance(past, Past)
+            assert isinstance(past, CausalPad)
             assert isinstance(conv, nn.Conv3d)
             x = convolve(conv, past.join(ops, x, step, norm.gamma, bias))
             bias = bias_of(conv)
@@ -81,11 +90,11 @@ class NormedConvs(Chain):
         return x, bias
 
 
-def _head(inputs: int, outputs: int) -> Chain:
+def _head(inputs: int, outputs: int) -> StreamingSequential:
     return NormedConvs({0: NormSiLU(inputs), 1: _past(), 2: _conv(inputs, outputs)})
 
 
-class ResidualBlock(Layer):
+class ResidualBlock(StreamingLayer):
     """Two convolutions over space and time beside a shortcut."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -96,7 +105,7 @@ class ResidualBlock(Layer):
         })  # fmt: skip
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv3d(inputs, outputs, kernel_size=1)
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, inputs, T, H, W] to [B, outputs, T, H, W]."""
         y: Tensor
         if self.ops is None:
@@ -106,9 +115,9 @@ class ResidualBlock(Layer):
             self.ops.conv_epilogue(y, bias, channels_last(self.shortcut(x)), False)
         return y
 
-    def reach(self, frames: int) -> int:
+    def receptive_field(self, frames: int) -> int:
         """That of the two convolutions."""
-        return self.residual.reach(frames)
+        return self.residual.receptive_field(frames)
 
 
 def _per_frame(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -146,25 +155,25 @@ def _halving(channels: int) -> nn.Sequential:
     return nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(channels, channels, 3, stride=2))
 
 
-class Upsample(Layer):
+class Upsample(StreamingLayer):
     """Doubles height and width and halves the channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.resample = _doubling(channels)
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, T, H, W] to [B, C/2, T, 2H, 2W]."""
         if self.ops is None:
             return _per_frame(self.resample, x)
         return convolve_biased(self.ops, self.resample[1], self.ops.upsample(channels_last(x), None, 1))
 
-    def reach(self, frames: int) -> int:
+    def receptive_field(self, frames: int) -> int:
         """The frames themselves."""
         return frames
 
 
-class TimeUpsample(Layer):
+class TimeUpsample(StreamingLayer):
     """Doubles the frames, then height and width, and halves the channels.
 
     The first frame of a stream stays one frame, and the frames after it do not see it.
@@ -176,7 +185,7 @@ class TimeUpsample(Layer):
         self.time_conv = nn.Conv3d(channels, 2 * channels, kernel_size=(3, 1, 1))
         self.resample = _doubling(channels)
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, T, H, W] to [B, C/2, 2T, 2H, 2W]; 2T-1 frames at the start of a stream."""
         if self.ops is not None:
             large = self._start_large if step.first else self._double_large
@@ -184,31 +193,31 @@ class TimeUpsample(Layer):
         frames = self._start(x, step) if step.first else self._double(x, step)
         return _per_frame(self.resample, frames.transpose(1, TIME))
 
-    def _start(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def _start(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         first = x[:, :, :1].transpose(1, TIME)
         if x.shape[TIME] == 1:
             return first
         return torch.cat((first, self._double(x[:, :, 1:], step)), dim=1)
 
-    def _double(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def _double(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, T, H, W] to [B, 2T, C, H, W]: the halves of the channels are successive frames."""
         pairs: Tensor = self.time_conv(self.past(x, step)).unflatten(1, (2, -1))
         return pairs.permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
 
-    def _start_large(self, ops: VAEOps, x: Tensor, step: HistoryStep) -> Tensor:
+    def _start_large(self, ops: VAEOps, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         first = ops.upsample(x[:, :, :1], None, 1)
         if x.shape[TIME] == 1:
             return first
         return torch.cat((first, self._double_large(ops, x[:, :, 1:], step)), dim=TIME)
 
-    def _double_large(self, ops: VAEOps, x: Tensor, step: HistoryStep) -> Tensor:
+    def _double_large(self, ops: VAEOps, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, T, H, W] to [B, C, 2T, 2H, 2W]."""
         pairs = convolve(self.time_conv, self.past.join(ops, x, step))
         return ops.upsample(pairs, bias_of(self.time_conv), 2)
 
-    def reach(self, frames: int) -> int:
+    def receptive_field(self, frames: int) -> int:
         """Two outputs come from one input and those before it."""
-        return self.past.reach(-(-frames // 2))
+        return self.past.receptive_field(-(-frames // 2))
 
 
 class Downsample(nn.Module):
@@ -223,16 +232,16 @@ class Downsample(nn.Module):
         return _per_frame(self.resample, x)
 
 
-class TimeDownsample(Layer):
+class TimeDownsample(StreamingLayer):
     """Halves height and width, then the frames. The first frame of a stream stays by itself."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.resample = _halving(channels)
-        self.past = Past(frames=1, dim=TIME)
+        self.past = CausalPad(frames=1, dim=TIME)
         self.time_conv = nn.Conv3d(channels, channels, kernel_size=(3, 1, 1), stride=(2, 1, 1))
 
-    def forward(self, x: Tensor, step: HistoryStep) -> Tensor:
+    def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, 2T, H, W] to [B, C, T, H/2, W/2]; at the start of a stream 2T+1 frames become T+1."""
         small = _per_frame(self.resample, x)
         joined = self.past(small, step)
@@ -244,17 +253,17 @@ class TimeDownsample(Layer):
         return torch.cat((small[:, :, :1], self.time_conv(small)), dim=TIME)
 
 
-def _middle(channels: int) -> Chain:
-    return Chain(
+def _middle(channels: int) -> StreamingSequential:
+    return StreamingSequential(
         {0: ResidualBlock(channels, channels), 1: Attention(channels), 2: ResidualBlock(channels, channels)}
     )
 
 
-def _numbered(layers: list[nn.Module]) -> Chain:
-    return Chain(dict(enumerate(layers)))
+def _numbered(layers: list[nn.Module]) -> StreamingSequential:
+    return StreamingSequential(dict(enumerate(layers)))
 
 
-def _downsamples(config: VAEConfig) -> Chain:
+def _downsamples(config: VAEConfig) -> StreamingSequential:
     layers: list[nn.Module] = []
     inputs = config.dim
     for multiplier, resample in zip(
@@ -269,7 +278,7 @@ def _downsamples(config: VAEConfig) -> Chain:
     return _numbered(layers)
 
 
-def _upsamples(config: VAEConfig) -> Chain:
+def _upsamples(config: VAEConfig) -> StreamingSequential:
     layers: list[nn.Module] = []
     inputs = config.dim * config.multipliers[-1]
     resamples = (TimeUpsample, TimeUpsample, Upsample, None)
@@ -284,18 +293,18 @@ def _upsamples(config: VAEConfig) -> Chain:
     return _numbered(layers)
 
 
-def _encoder(config: VAEConfig) -> Network:
+def _encoder(config: VAEConfig) -> StreamingNetwork:
     outputs = config.dim * config.multipliers[-1]
-    return Network({
+    return StreamingNetwork({
         "past": _past(), "conv1": _conv(3, config.dim),
         "downsamples": _downsamples(config), "middle": _middle(outputs),
         "head": _head(outputs, 2 * config.latent_channels),
     })  # fmt: skip
 
 
-def _decoder(config: VAEConfig) -> Network:
+def _decoder(config: VAEConfig) -> StreamingNetwork:
     inputs = config.dim * config.multipliers[-1]
-    return Network({
+    return StreamingNetwork({
         "past": _past(), "conv1": _conv(config.latent_channels, inputs),
         "middle": _middle(inputs), "upsamples": _upsamples(config),
         "head": _head(config.dim * config.multipliers[0], 3),
@@ -303,7 +312,7 @@ def _decoder(config: VAEConfig) -> Network:
 
 
 class WanVAE(nn.Module):
-    """The Wan2.1 VAE as a streaming `Codec`; any number of streams, each with its own histories.
+    """The Wan2.1 VAE as a streaming `StreamingVAE`; any number of streams, each with its own caches.
 
     The statistics of the latents are constants and not part of a checkpoint. They are on the CPU even when the
     model is built on `meta`, so load weights with `assign=True` rather than after `to_empty`.
@@ -323,47 +332,47 @@ class WanVAE(nn.Module):
         self.register_buffer("latent_std", _per_channel(config.latent_std), persistent=False)
 
     def fuse(self, ops: VAEOps) -> None:
-        """Run on `ops` and channels-last from now on; results change by rounding. See `Network.fuse`."""
+        """Run on `ops` and channels-last from now on; results change by rounding. See `StreamingNetwork.fuse`."""
         self.encoder.fuse(ops)
         self.decoder.fuse(ops)
 
     @property
-    def decoder_memory(self) -> int:
-        """Latent frames after which nothing older can be seen in the decoder's history: 38 for Wan2.1."""
-        return self.decoder.reach(0)
+    def decoder_receptive_field(self) -> int:
+        """Latent frames after which nothing older can be seen in the decoder's cache: 38 for Wan2.1."""
+        return self.decoder.receptive_field(0)
 
-    def start_decoding(self) -> History:
-        """The history of a decoder that has seen nothing."""
+    def start_decoding(self) -> ConvCache:
+        """The cache of a decoder that has seen nothing."""
         return self.decoder.start()
 
-    def decode(self, latents: Tensor, history: History) -> Decoded:
+    def decode(self, latents: Tensor, cache: ConvCache) -> Decoded:
         """Decode the next latent frames of a stream, all of them at once."""
         check_latents(latents, self.config.latent_channels)
-        raw, after = self.decode_raw(latents, history)
+        raw, after = self.decode_raw(latents, cache)
         pictures = raw.float().clamp(-1.0, 1.0) * 0.5 + 0.5
         return Decoded(pictures.transpose(1, TIME), after)
 
-    def decode_raw(self, latents: Tensor, history: History) -> Advanced:
+    def decode_raw(self, latents: Tensor, cache: ConvCache) -> StreamingOutput:
         """The decoder's own output [B, 3, N, 8h, 8w], about -1..1, for latents as `decode` takes them."""
         z = latents.transpose(1, TIME) / (1 / self.latent_std) + self.latent_mean
-        return self.decoder.advance(self.conv2(z), history, latents.shape[1])
+        return self.decoder.advance(self.conv2(z), cache, latents.shape[1])
 
-    def start_encoding(self) -> History:
-        """The history of an encoder that has seen nothing."""
+    def start_encoding(self) -> ConvCache:
+        """The cache of an encoder that has seen nothing."""
         return self.encoder.start()
 
-    def encode(self, frames: Tensor, history: History) -> Encoded:
+    def encode(self, frames: Tensor, cache: ConvCache) -> Encoded:
         """Encode the next pictures of a stream, all of them at once, to the mean of the posterior."""
-        check_frames(frames, at_start=history.consumed == 0)
-        moments, after = self.encode_raw(frames.transpose(1, TIME) * 2 - 1, history)
+        check_frames(frames, at_start=cache.frames_seen == 0)
+        moments, after = self.encode_raw(frames.transpose(1, TIME) * 2 - 1, cache)
         mean = moments[:, : self.config.latent_channels]
         latents = (mean - self.latent_mean) * (1 / self.latent_std)
         return Encoded(latents.transpose(1, TIME), after)
 
-    def encode_raw(self, pictures: Tensor, history: History) -> Advanced:
+    def encode_raw(self, pictures: Tensor, cache: ConvCache) -> StreamingOutput:
         """Mean and log variance of the posterior [B, 2C, T, H/8, W/8] for [B, 3, N, H, W] in -1..1."""
-        hidden, after = self.encoder.advance(pictures, history, pictures.shape[TIME])
-        return Advanced(self.conv1(hidden), after)
+        hidden, after = self.encoder.advance(pictures, cache, pictures.shape[TIME])
+        return StreamingOutput(self.conv1(hidden), after)
 
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from engines.wan.layer_ops import LayerOps, PlainOps
+from engines.wan.layer_ops import EagerOps, LayerOps
 from kernels import linear, rms_norm
 from kernels.attention import qk_norm_rope
 from kernels.attention.backend import AttentionBackend
@@ -73,7 +73,7 @@ def _attention(choice: str, backends: KernelBackends, device: torch.device) -> A
     return library_attention(libraries[choice], merge if backends.merge == "triton" else merge_reference)
 
 
-class KernelOps(PlainOps):
+class FusedOps(EagerOps):
     """PyTorch's operators, but for those that `backends` gives to Triton."""
 
     def __init__(self, backends: KernelBackends) -> None:
@@ -93,7 +93,7 @@ class KernelOps(PlainOps):
         return gated_residual(x, layer(y).view_as(x), gate)
 
 
-class LinearOps(KernelOps):
+class FusedLinearOps(FusedOps):
     """The same with Triton's products, which do what follows them while it is in registers."""
 
     def project(self, layer: nn.Linear, x: Tensor) -> Tensor:
@@ -111,4 +111,4 @@ class LinearOps(KernelOps):
 
 def layer_ops(backends: KernelBackends) -> LayerOps:
     """What computes a layer besides attention."""
-    return LinearOps(backends) if backends.linear == "triton" else KernelOps(backends)
+    return FusedLinearOps(backends) if backends.linear == "triton" else FusedOps(backends)

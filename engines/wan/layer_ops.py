@@ -10,20 +10,20 @@ from torch import Tensor, nn
 from engines.wan.layers import Attention
 
 
-class Memory(Protocol):
+class AttentionContext(Protocol):
     """What a pass reads and leaves behind. B streams, T tokens each.
 
     It is handed projections as a layer's linear maps give them, [B, T, dim], together with the `Attention` that
-    made them, which can norm them and part them into heads: so a memory may do all of that in one kernel.
+    made them, which can norm them and part them into heads: so a context may do all of that in one kernel.
     """
 
-    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Keep the pass's own keys and values, and attend the window with them in it: [B, T, heads, channels]."""
 
-    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+    def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """Keep the pass's own keys and values."""
 
-    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         """Attend the stream's prompt: [B, T, heads, channels]."""
 
 
@@ -43,7 +43,7 @@ class LayerOps(Protocol):
         """The rows `x` with `layer` of y [..., inputs] added, x `gate` [B, frames, 1, dim] if there is one."""
 
 
-class PlainOps:
+class EagerOps:
     """The same in PyTorch's own operators: on any device, and differentiable."""
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -64,4 +64,4 @@ class PlainOps:
         return x + (projected if gate is None else projected * gate)
 
 
-PLAIN_OPS = PlainOps()
+EAGER_OPS = EagerOps()

@@ -27,7 +27,7 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """The projections of an attention: queries and keys are normalised over all heads together."""
+    """The projections of an attention: queries and keys are normalized over all heads together."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The causal Wan2.1 transformer: maths only. What it attends is lent to it by a `Memory`.
+"""The causal Wan2.1 transformer: maths only. What it attends is lent to it by an `AttentionContext`.
 
 Wan2.1 (Wan Team 2025) made causal as in CausVid and LongLive (Yang et al. 2025): each block of latent frames
 attends itself in both directions and the past through stored keys and values. Parameter names are those of the
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from engines.config.geometry import PATCH
 from engines.config.networks import TransformerConfig
-from engines.wan.layer_ops import PLAIN_OPS, LayerOps, Memory
+from engines.wan.layer_ops import EAGER_OPS, AttentionContext, LayerOps
 from engines.wan.layers import MODULATIONS, Attention
 
 
-class Modulations(NamedTuple):
+class AdaLNModulation(NamedTuple):
     """What timesteps do to a pass: a function of them and of the weights, and of nothing else.
 
     timesteps: [B, frames] fp32, 1000 for pure noise, 0 for clean.
@@ -49,13 +49,13 @@ class TransformerBlock(nn.Module):
             nn.Linear(config.ffn_dim, config.dim),
         )
 
-    def forward(self, x: Tensor, modulation: Tensor, memory: Memory, ops: LayerOps) -> Tensor:
+    def forward(self, x: Tensor, modulation: Tensor, context: AttentionContext, ops: LayerOps) -> Tensor:
         """One layer of a pass.
 
         Args:
             x: [B, frames, tokens of a frame, dim].
             modulation: [B, frames, 6, dim], this layer's.
-            memory: where keys and values go and come from.
+            context: where keys and values go and come from.
             ops: compute all but attention.
 
         """
@@ -63,18 +63,18 @@ class TransformerBlock(nn.Module):
         own, cross = self.self_attn, self.cross_attn
         normed = ops.modulate(x, shift, scale, self.eps).flatten(1, 2)
         q, k, v = (ops.project(layer, normed) for layer in (own.q, own.k, own.v))
-        x = ops.project_onto(x, own.o, memory.attend(self.layer, own, q, k, v).flatten(-2), gate)
+        x = ops.project_onto(x, own.o, context.self_attention(self.layer, own, q, k, v).flatten(-2), gate)
         q = ops.project(cross.q, self.norm3(x).flatten(1, 2))
-        x = ops.project_onto(x, cross.o, memory.attend_prompt(self.layer, cross, q).flatten(-2), None)
+        x = ops.project_onto(x, cross.o, context.cross_attention(self.layer, cross, q).flatten(-2), None)
         hidden = ops.project_gelu(self._ffn(0), ops.modulate(x, ffn_shift, ffn_scale, self.eps))
         return ops.project_onto(x, self._ffn(2), hidden, ffn_gate)
 
-    def remember(self, x: Tensor, modulation: Tensor, memory: Memory, ops: LayerOps) -> None:
+    def write_kv(self, x: Tensor, modulation: Tensor, context: AttentionContext, ops: LayerOps) -> None:
         """Write this layer's keys and values and stop there."""
         shift, scale, *_ = modulation.unsqueeze(2).unbind(3)
         normed = ops.modulate(x, shift, scale, self.eps).flatten(1, 2)
         k, v = ops.project(self.self_attn.k, normed), ops.project(self.self_attn.v, normed)
-        memory.remember(self.layer, self.self_attn, k, v)
+        context.write_kv(self.layer, self.self_attn, k, v)
 
     def _ffn(self, index: int) -> nn.Linear:
         return cast(nn.Linear, self.ffn[index])
@@ -96,7 +96,7 @@ class Head(nn.Module):
 
 
 class CausalTransformer(nn.Module):
-    """Predicts the flow of a block, given the window that its memory holds."""
+    """Predicts the flow of a block, given the window that its context holds."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -121,43 +121,43 @@ class CausalTransformer(nn.Module):
         """Where the weights are."""
         return self.head.head.weight.device
 
-    def forward(self, latents: Tensor, timesteps: Tensor, memory: Memory) -> Tensor:
+    def forward(self, latents: Tensor, timesteps: Tensor, context: AttentionContext) -> Tensor:
         """`denoise` at timesteps [B, frames] fp32, 1000 for pure noise, 0 for clean."""
-        return self.denoise(latents, self.modulations(timesteps), memory)
+        return self.denoise(latents, self.modulations(timesteps), context)
 
-    def modulations(self, timesteps: Tensor) -> Modulations:
+    def modulations(self, timesteps: Tensor) -> AdaLNModulation:
         """What timesteps [B, frames] fp32 do to a pass."""
         time = self._embed_time(timesteps)
         projected = self.time_projection(time).unflatten(-1, (MODULATIONS, -1))
         layers = torch.stack([block.modulation.unsqueeze(1) + projected for block in self._layers])
-        return Modulations(timesteps, layers, self.head.modulation.unsqueeze(1) + time.unsqueeze(2))
+        return AdaLNModulation(timesteps, layers, self.head.modulation.unsqueeze(1) + time.unsqueeze(2))
 
     def denoise(
-        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+        self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> Tensor:
         """A denoising step: the flow of `latents`.
 
         Args:
             latents: [B, frames, channels, height, width], in the weights' dtype.
             modulations: those of the latents' timesteps.
-            memory: receives the keys and values of these frames before they are attended.
+            context: receives the keys and values of these frames before they are attended.
             ops: compute what is not attention.
 
         Returns:
             Flow of the shape of `latents`.
 
         """
-        x = self._run(self._patch(latents), modulations, memory, ops, len(self.blocks))
+        x = self._run(self._patch(latents), modulations, context, ops, len(self.blocks))
         return self._unpatch(self.head(x, modulations.head, ops), latents.shape[-2] // PATCH)
 
-    def remember(
-        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    def write_kv(
+        self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> None:
         """A pass made only for its keys and values: stops where the last layer has written its own."""
-        x = self._run(self._patch(latents), modulations, memory, ops, len(self.blocks) - 1)
-        self._layers[-1].remember(x, modulations.layers[-1], memory, ops)
+        x = self._run(self._patch(latents), modulations, context, ops, len(self.blocks) - 1)
+        self._layers[-1].write_kv(x, modulations.layers[-1], context, ops)
 
-    def read_prompt(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def prompt_kv(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a prompt in every layer's attention to it.
 
         Args:
@@ -176,9 +176,11 @@ class CausalTransformer(nn.Module):
     def _layers(self) -> list[TransformerBlock]:
         return cast(list[TransformerBlock], list(self.blocks))
 
-    def _run(self, x: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps, layers: int) -> Tensor:
+    def _run(
+        self, x: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps, layers: int
+    ) -> Tensor:
         for block, modulation in zip(self._layers[:layers], modulations.layers, strict=False):
-            x = block(x, modulation, memory, ops)
+            x = block(x, modulation, context, ops)
         return x
 
     def _patch(self, latents: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def _normed(
 def _turned(
     b_x: tl.tensor, p_turns: tl.tensor, D: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Neighbouring channels turned as one complex number; the turns are the same for every head."""
+    """Neighboring channels turned as one complex number; the turns are the same for every head."""
     o_d = tl.arange(0, BLOCK_D)
     b_turns = tl.load(p_turns + o_d, mask=o_d < D, other=0.0)
     cos, sin = tl.split(tl.reshape(b_turns, (1, BLOCK_D // 2, 2)))

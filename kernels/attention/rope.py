@@ -1,6 +1,6 @@
 """Rotary position embedding over three axes: frame, row and column of a token (Su et al. 2021; Wan2.1).
 
-A head of D channels is D/2 pairs of neighbouring channels (2i, 2i+1). A third of the pairs, rounded down, turns
+A head of D channels is D/2 pairs of neighboring channels (2i, 2i+1). A third of the pairs, rounded down, turns
 with the row, as many with the column, the rest with the frame; pair j of an axis with n pairs turns by
 position x 10000^(-j/n).
 """

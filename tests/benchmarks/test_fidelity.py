@@ -16,7 +16,7 @@ from benchmarks.judging.prompt_switch import arrival
 from benchmarks.measure.machine import Machine
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip
 from engines.text.prompt_encoder import PromptEncoder
 from engines.text.tokenizer import ByteTokenizer
@@ -26,8 +26,8 @@ SMALLEST = Plan(prompts=4, blocks=4, switches=3, streams=1, minutes=0.06, togeth
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World()
+def world() -> Renderer:
+    return Renderer()
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def cues() -> list[Cue]:
     return [drift_cue(number) for number in range(2)]
 
 
-def test_the_world_itself_keeps_all_marks(world: World, judge: TrainedJudge, tmp_path: Path) -> None:
+def test_the_world_itself_keeps_all_marks(world: Renderer, judge: TrainedJudge, tmp_path: Path) -> None:
     source = RenderedSource(world, StreamConfig())
     measured = Fidelity(source, judge, world, SMALLEST, lambda line: None)
     parts = run(measured, None, list(fidelity.PARTS), Machine.here(CPU), tmp_path / "world")["parts"]
@@ -59,7 +59,7 @@ def test_the_world_itself_keeps_all_marks(world: World, judge: TrainedJudge, tmp
     assert len(list(tmp_path.glob("world*.png"))) == 4
 
 
-def test_a_model_is_measured_by_its_name(world: World, judge: TrainedJudge, tmp_path: Path) -> None:
+def test_a_model_is_measured_by_its_name(world: Renderer, judge: TrainedJudge, tmp_path: Path) -> None:
     source, weights = open_source("tiny-taehv", tmp_path, CPU, SMALLEST, world)
     measured = Fidelity(source, judge, world, SMALLEST, lambda line: None)
     document = run(measured, weights, ["switches"], Machine.here(CPU), tmp_path / "tiny")
@@ -77,7 +77,7 @@ def test_parts_measured_earlier_are_kept_for_the_same_weights_only(tmp_path: Pat
     assert earlier_parts(file, {"weights": "b"}) == {}
 
 
-def test_too_few_blocks_to_read_are_refused(world: World, judge: TrainedJudge) -> None:
+def test_too_few_blocks_to_read_are_refused(world: Renderer, judge: TrainedJudge) -> None:
     source: Source = RenderedSource(world, StreamConfig())
     with pytest.raises(ValueError, match="2 blocks are 21 frames"):
         measure(source, judge, world, prompts=1, blocks=2, together=1, report=lambda done: None)
@@ -106,7 +106,7 @@ def test_switches_change_what_their_kind_says() -> None:
     assert all(len(t.changed) + len(t.unchanged) == len(ATTRIBUTES) for t in turns)
 
 
-def test_rendered_blocks_join_to_the_clip(world: World, cues: list[Cue]) -> None:
+def test_rendered_blocks_join_to_the_clip(world: Renderer, cues: list[Cue]) -> None:
     take = RenderedSource(world, StreamConfig()).start(cues)
     joined = torch.cat([take.next_block(), take.next_block()], dim=1)
     clips = [Clip(cue.scene, cue.seed) for cue in cues]
@@ -114,7 +114,7 @@ def test_rendered_blocks_join_to_the_clip(world: World, cues: list[Cue]) -> None
     assert torch.equal(joined, as_bytes(world.render(clips, [0, 0], 21)))
 
 
-def test_a_rendered_clip_is_switched_only_once(world: World, cues: list[Cue]) -> None:
+def test_a_rendered_clip_is_switched_only_once(world: Renderer, cues: list[Cue]) -> None:
     take = RenderedSource(world, StreamConfig()).start(cues)
     take.switch(cues, recache=True)
     with pytest.raises(ValueError, match="switched already"):

@@ -26,7 +26,7 @@ def sigmas(*steps: int, device: torch.device) -> Tensor:
 def test_the_reference_is_the_schedules_two_operations(step: int) -> None:
     noisy, flow, noise = latents(1, torch.device("cpu"))
     now, then = sigmas(step, device=noisy.device), sigmas(step + 1, device=noisy.device)
-    expected = SCHEDULE.renoise(SCHEDULE.clean(noisy, flow, step), noise, step + 1)
+    expected = SCHEDULE.add_noise(SCHEDULE.predict_clean(noisy, flow, step), noise, step + 1)
     assert torch.equal(flow_step_reference(noisy, flow, noise, now, then), expected)
 
 
@@ -42,7 +42,7 @@ def test_streams_at_different_steps_share_a_launch(dtype: torch.dtype, device: t
 def test_the_last_step_gives_the_clean_latents(device: torch.device) -> None:
     noisy, flow, noise = latents(1, device)
     made = flow_step(noisy, flow, noise, sigmas(3, device=device), sigmas(4, device=device))
-    assert torch.equal(made, SCHEDULE.clean(noisy, flow, 3))
+    assert torch.equal(made, SCHEDULE.predict_clean(noisy, flow, 3))
 
 
 def test_noise_of_another_dtype_is_refused(device: torch.device) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.wan.layer_ops import PLAIN_OPS
+from engines.wan.layer_ops import EAGER_OPS
 from kernels.gated_residual import gated_residual, gated_residual_reference
 from tests.tolerances import assert_within
 
@@ -21,7 +21,7 @@ def test_the_reference_is_how_the_transformer_adds_a_branch() -> None:
     x, y, gate = branch(2, 3, 5, 96, torch.device("cpu"))
     made = torch.nn.Linear(96, 96)
     with torch.no_grad():
-        assert torch.equal(gated_residual_reference(x, made(y), gate), PLAIN_OPS.project_onto(x, made, y, gate))
+        assert torch.equal(gated_residual_reference(x, made(y), gate), EAGER_OPS.project_onto(x, made, y, gate))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -50,7 +50,7 @@ def test_a_branch_of_another_shape_is_refused(device: torch.device) -> None:
 def test_a_gate_with_scattered_channels_is_refused(device: torch.device) -> None:
     x, y, gate = branch(1, 2, 3, 96, device)
     scattered = torch.stack([gate, gate], dim=-1)[..., 0]
-    with pytest.raises(ValueError, match=r"gate must be \[1, 2, 1, 96\] with neighbouring channels"):
+    with pytest.raises(ValueError, match=r"gate must be \[1, 2, 1, 96\] with neighboring channels"):
         gated_residual(x, y, scattered)
 
 

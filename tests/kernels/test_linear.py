@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.wan.layer_ops import PLAIN_OPS
+from engines.wan.layer_ops import EAGER_OPS
 from kernels import linear as op
 from kernels.linear import (
     linear,
@@ -54,10 +54,10 @@ def test_the_references_are_the_transformers_projections() -> None:
     x, weight, bias, residual, gate = stream(SHAPES[1], torch.device("cpu"))
     made = torch.nn.Linear(96, 136)
     made.load_state_dict({"weight": weight, "bias": bias})
-    assert torch.equal(linear_reference(x, weight, bias), PLAIN_OPS.project(made, x))
-    assert torch.equal(linear_gelu_reference(x, weight, bias), PLAIN_OPS.project_gelu(made, x))
+    assert torch.equal(linear_reference(x, weight, bias), EAGER_OPS.project(made, x))
+    assert torch.equal(linear_gelu_reference(x, weight, bias), EAGER_OPS.project_gelu(made, x))
     for one in (gate, None):
-        expected = PLAIN_OPS.project_onto(residual, made, x, one)
+        expected = EAGER_OPS.project_onto(residual, made, x, one)
         assert torch.equal(linear_residual_reference(x, weight, bias, residual, one), expected)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from engines.cache.window import SlabLayout
+from engines.cache.window import WindowLayout
 from engines.config.networks import TransformerConfig
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
-from engines.wan.layer_ops import PLAIN_OPS, LayerOps, Memory
-from engines.wan.transformer import CausalTransformer, Modulations
+from engines.wan.layer_ops import EAGER_OPS, AttentionContext, LayerOps
+from engines.wan.transformer import AdaLNModulation, CausalTransformer
 from kernels.attention.rope import apply_rope
 from tests.reference.findings import Differences, Finding
 from tests.reference.recording import RecordedNoise, Recording
@@ -39,28 +39,28 @@ class TappedTransformer(CausalTransformer):
         self.calls = 0
 
     def denoise(
-        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+        self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> Tensor:
         """As the original, and compare."""
         number, frames = self.calls, latents.shape[1]
         self._compare_cache(f"before_recache{number}", number - 1)
-        timesteps, flow = modulations.timesteps, super().denoise(latents, modulations, memory, ops)
+        timesteps, flow = modulations.timesteps, super().denoise(latents, modulations, context, ops)
         for name, ours in (("x", latents), ("t", timesteps), ("flow", flow)):
             # LongLive recaches the sink's frames too, and throws the result away.
             self.differences.note(f"calls: {name}", ours, self._recording[f"call.{number}.{name}"][:, -frames:])
         if (timestep := timesteps[0, 0].item()) in self._schedule.timesteps:
-            clean = self._schedule.clean(latents, flow, self._schedule.timesteps.index(timestep))
+            clean = self._schedule.predict_clean(latents, flow, self._schedule.timesteps.index(timestep))
             self.differences.note("calls: x0", clean, self._recording[f"call.{number}.x0"])
         for tag in (f"after{number}", f"after_recache{number}"):
             self._compare_cache(tag, number)
         self.calls += 1
         return flow
 
-    def remember(
-        self, latents: Tensor, modulations: Modulations, memory: Memory, ops: LayerOps = PLAIN_OPS
+    def write_kv(
+        self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> None:
         """In full, so that there is a flow to compare."""
-        self.denoise(latents, modulations, memory, ops)
+        self.denoise(latents, modulations, context, ops)
 
     def _compare_cache(self, tag: str, call: int) -> None:
         """Compare the slabs, if the recording has the cache under `tag`, with its state after `call`."""
@@ -86,7 +86,7 @@ class TappedTransformer(CausalTransformer):
         return apply_rope(cache, stream.grid.freqs_cis(frames[: len(order) * stream.config.block_frames]).conj())
 
 
-def _slots_in_order(layout: SlabLayout, blocks: int) -> list[int]:
+def _slots_in_order(layout: WindowLayout, blocks: int) -> list[int]:
     """Filled slots from the sink to the newest block, once `blocks` have been written."""
     if blocks <= layout.window_blocks:
         return list(range(blocks))
@@ -107,7 +107,7 @@ def roll_out(recording: Recording, transformer: TappedTransformer) -> Tensor:
         made = generator.generate(streams)
         assert {block.number for block in made} == {number}
         blocks.append(torch.stack([block.latents for block in made]))
-        generator.settle(streams)
+        generator.write_context(streams)
     return torch.cat(blocks, dim=1)
 
 

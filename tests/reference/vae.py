@@ -13,10 +13,10 @@ def check_vae(recording: Recording) -> list[Finding]:
     vae.load_state_dict(recording.weights("vae.model."))
     differences = Differences()
     latents = recording["vae.z"].transpose(1, 2)
-    history, first = vae.start_decoding(), 0
+    cache, first = vae.start_decoding(), 0
     for number, shape in enumerate(recording.facts["vae"]["stream_shapes"]):
         frames = (shape[2] + TEMPORAL_FACTOR - 1) // TEMPORAL_FACTOR
-        raw, history = vae.decode_raw(latents[:, first : first + frames], history)
+        raw, cache = vae.decode_raw(latents[:, first : first + frames], cache)
         differences.note("pixels, streamed", raw, recording[f"vae.stream.{number}"])
         first += frames
     whole, _ = vae.decode_raw(latents, vae.start_decoding())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from engines.cache.window import SlabLayout
+from engines.cache.window import WindowLayout
 from engines.config.presets import PRESETS, preset
 from engines.loading.footprint import memory_needed
 from engines.loading.model import Model
@@ -87,7 +87,7 @@ def test_the_models_folder_is_the_chosen_one_then_the_environments_then_the_cach
 
 
 def test_memory_is_that_of_the_networks_and_one_slab(model: Model) -> None:
-    needed = SlabLayout.of(model.config.transformer, model.config.stream).nbytes(torch.float32)
+    needed = WindowLayout.of(model.config.transformer, model.config.stream).nbytes(torch.float32)
     for network in (model.transformer, model.codec, model.text_encoder):
         assert isinstance(network, nn.Module)
         needed += sum(parameter.nbytes for parameter in network.parameters())

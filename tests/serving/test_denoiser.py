@@ -14,10 +14,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from engines.device.side_stream import Beside
+from engines.device.side_stream import SideStream
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
-from engines.vae.frame_decoder import Decoding
+from engines.vae.frame_decoder import FrameDecoder
 from serving.denoiser import Denoiser
 from serving.encoder import ChunkEncoder
 from serving.errors import (
@@ -73,9 +73,9 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
 @asynccontextmanager
 async def at_work(pocket: OpenedModel, slots: int = 2, batch: int = 1) -> AsyncIterator[Bench]:
     codec = pocket.model.codec
-    kept = codec.decoder_memory + 2 * pocket.model.config.stream.block_frames
+    kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
     generator = Generator(pocket.model.transformer, None, slab_bytes=1 << 40, kept_frames=kept, batch=batch)
-    decoder = VideoDecoder(Decoding(codec, Beside(torch.device("cpu"))), ChunkEncoder, 2 * slots)
+    decoder = VideoDecoder(FrameDecoder(codec, SideStream(torch.device("cpu"))), ChunkEncoder, 2 * slots)
     text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
     pictures = LocalPictures(decoder, ThreadPoolExecutor(1))
     denoiser = Denoiser(generator, text, pictures, slots=slots, replica="here", metrics=Metrics())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from engines.runner.selection import passes_for
+from engines.runner.selection import select_runner
 from engines.streaming.generator import Generator
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
@@ -83,8 +83,8 @@ def test_graphs_are_recorded_before_the_film(
     assert "warming up" not in capsys.readouterr().err
     monkeypatch.setattr(Request, "graphs", True)
     monkeypatch.setattr(
-        "serving.generate_command.passes_for",
-        lambda transformer, backends, graphs: passes_for(transformer, backends, graphs=False),
+        "serving.generate_command.select_runner",
+        lambda transformer, backends, graphs: select_runner(transformer, backends, graphs=False),
     )
     assert main(["generate", str(timeline), "-o", str(warmed)]) == 0
     assert "warming up: block 6 of 6\n" in capsys.readouterr().err

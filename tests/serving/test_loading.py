@@ -15,7 +15,7 @@ from huggingface_hub import close_session
 from torch import nn
 
 from engines.config.presets import PRESETS, preset
-from engines.loading.model import Model, build_codec
+from engines.loading.model import Model, build_vae
 from engines.vae.taehv import TAEHV
 from serving import loading
 from serving.cli import main
@@ -23,7 +23,7 @@ from tests.serving.hub_server import FakeHub, FakeRepo, serve
 from tests.support.published_files import random_lora, train_tokenizer
 
 COMMIT = "a" * 40
-TINY_CODEC = preset("tiny-taehv").codec
+TINY_CODEC = preset("tiny-taehv").vae
 
 
 def saved(content: Any) -> bytes:
@@ -60,7 +60,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         "models/longlive_base.pt": saved({"generator": base}),
         "models/lora.pt": saved({"generator_lora": random_lora(networks.transformer)}),
     }
-    tiny = build_codec(TINY_CODEC)
+    tiny = build_vae(TINY_CODEC)
     assert isinstance(tiny, TAEHV)
     repos = {
         "Wan-AI/Wan2.1-T2V-1.3B": FakeRepo({COMMIT: wan}, {"license": "apache-2.0"}),

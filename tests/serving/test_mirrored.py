@@ -7,7 +7,7 @@ import torch
 
 from engines.config.stream import StreamConfig
 from engines.streaming.generator import Generator
-from engines.streaming.replica_log import MirrorSource
+from engines.streaming.replica_log import ReplicaLog
 from engines.streaming.snapshot import restore, take_light
 from engines.text.prompt import Prompt
 from serving.chunk import AccessUnit, Chunk
@@ -58,7 +58,7 @@ def test_the_snapshot_is_the_one_that_the_stream_itself_would_give(
 ) -> None:
     stream = generator.open(opening.stream)
     generator.set_prompt(stream, prompts[0])
-    mirror, source = Mirrored(), MirrorSource(generator, stream)
+    mirror, source = Mirrored(), ReplicaLog(generator, stream)
     mirror.apply(MirrorItem(session.record(0.0), opening=opening))
     for block in range(6):
         generator.decode(stream, generator.generate([stream])[0])

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from engines.cache.prompt_kv import PromptMemory
+from engines.cache.prompt_kv import PromptKV
 from engines.config.stream import StreamConfig
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.sampling.noise import SeededNoise
@@ -50,7 +50,7 @@ class LayerCache:
 
 
 class LongLiveMemory:
-    """A `Memory` for one stream, over LongLive's caches."""
+    """An `AttentionContext` for one stream, over LongLive's caches."""
 
     def __init__(self, transformer: CausalTransformer, config: StreamConfig) -> None:
         sizes = transformer.config
@@ -61,19 +61,19 @@ class LongLiveMemory:
             for _ in range(sizes.layers)
         ]
         self.grid = RopeTable(config.rows, config.columns, sizes.head_dim, torch.device("cpu"))
-        self.prompt: PromptMemory
+        self.prompt: PromptKV
         self.start_frame = 0
         self.rewrite_sink = False
 
-    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+    def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         k, v = attention.keys(k)[0], attention.heads_of(v)[0]
         if self.config.rope == "absolute":
             k = apply_rope(k, self._turns(self.start_frame, k))
         sink = self.config.sink_frames * self.frame_tokens
         self.layers[layer].insert(k, v, self.start_frame * self.frame_tokens, sink, self.rewrite_sink)
 
-    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        self.remember(layer, attention, k, v)
+    def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        self.write_kv(layer, attention, k, v)
         cache, q = self.layers[layer], attention.queries(q)[0]
         k, v = cache.k[: cache.local_end], cache.v[: cache.local_end]
         if self.config.rope == "absolute":
@@ -81,7 +81,7 @@ class LongLiveMemory:
         last = (cache.local_end - q.shape[0]) // self.frame_tokens
         return _softmax_attention(apply_rope(q, self._turns(last, q)), apply_rope(k, self._turns(0, k)), v)
 
-    def attend_prompt(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         return _softmax_attention(attention.queries(q)[0], self.prompt.keys[layer], self.prompt.values[layer])
 
     def _turns(self, frame: int, x: Tensor) -> Tensor:
@@ -112,9 +112,9 @@ def roll_longlive(
         memory.start_frame, memory.rewrite_sink = block * frames, False
         x = noise.draw(block, 0, shape).to(transformer.dtype)
         for step, time in enumerate(schedule.timesteps):
-            clean = schedule.clean(x, _call(transformer, x, time, memory), step)
+            clean = schedule.predict_clean(x, _call(transformer, x, time, memory), step)
             if step + 1 < len(schedule):
-                x = schedule.renoise(clean, noise.draw(block, step + 1, shape).to(x.dtype), step + 1)
+                x = schedule.add_noise(clean, noise.draw(block, step + 1, shape).to(x.dtype), step + 1)
         _call(transformer, clean, 0.0, memory)
         made.append(clean)
     return torch.cat(made)
@@ -124,7 +124,7 @@ def _call(transformer: CausalTransformer, x: Tensor, time: float, memory: LongLi
     return transformer(x.unsqueeze(0), torch.full((1, x.shape[0]), time), memory)[0]
 
 
-def _padded(transformer: CausalTransformer, prompt: Prompt) -> PromptMemory:
+def _padded(transformer: CausalTransformer, prompt: Prompt) -> PromptKV:
     rows = torch.zeros(transformer.config.text_len, transformer.config.text_dim, dtype=prompt.rows.dtype)
     rows[: len(prompt.rows)] = prompt.rows
-    return PromptMemory(*transformer.read_prompt(rows), None)
+    return PromptKV(*transformer.prompt_kv(rows), None)

@@ -17,7 +17,7 @@ from engines.errors import ConfigError
 from engines.pocket.training.teacher_forcing import Stretch
 from engines.pocket.training.text_encoder import embed
 from engines.pocket.world.captions import caption, change_caption
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Scene
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
@@ -113,7 +113,7 @@ class Stretches(IterableDataset[Sample]):
         generator = np.random.default_rng(seeds)
         if worker is not None:
             torch.set_num_threads(1)
-        world = World(self._stream.height, self._stream.width, self._device, self._curriculum.variety)
+        world = Renderer(self._stream.height, self._stream.width, self._device, self._curriculum.variety)
         while True:
             yield self._sample(world, generator)
 
@@ -122,7 +122,7 @@ class Stretches(IterableDataset[Sample]):
         workers = 1 if self._device.type == "cpu" else 0
         return DataLoader(self, batch_size=None, num_workers=workers)
 
-    def _sample(self, world: World, generator: np.random.Generator) -> Sample:
+    def _sample(self, world: Renderer, generator: np.random.Generator) -> Sample:
         stretch = self._curriculum.draw(generator, self._stream)
         switch = pixel_frames(stretch.recached * self._stream.block_frames) if stretch.recached else None
         clips, texts = zip(*(scripted(generator, switch) for _ in range(self._batch)), strict=True)
@@ -132,7 +132,7 @@ class Stretches(IterableDataset[Sample]):
         return Sample(self._latents(world, clips, stretch, generator), rows, stretch)
 
     def _latents(
-        self, world: World, clips: Sequence[Clip], stretch: Stretch, generator: np.random.Generator
+        self, world: Renderer, clips: Sequence[Clip], stretch: Stretch, generator: np.random.Generator
     ) -> Tensor:
         size = self._stream.block_frames
         unbroken = sum(number == index for index, number in enumerate(stretch.numbers))

@@ -89,7 +89,7 @@ def flow_losses(
     }
 
 
-def initialise(transformer: CausalTransformer) -> None:
+def initialize(transformer: CausalTransformer) -> None:
     """Start as a network that predicts no flow, each layer of which changes little."""
     for layer in transformer.modules():
         if isinstance(layer, nn.Linear):
@@ -104,7 +104,7 @@ def new_transformer(config: TransformerConfig, seed: int, device: torch.device) 
     """A transformer that has learned nothing yet."""
     torch.manual_seed(seed)
     transformer = CausalTransformer(config)
-    initialise(transformer)
+    initialize(transformer)
     return transformer.to(device)
 
 

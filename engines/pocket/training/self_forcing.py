@@ -20,7 +20,7 @@ from engines.config.stream import StreamConfig
 from engines.pocket.training.dataset import Curriculum, Sample, Stretches, Teachers
 from engines.pocket.training.teacher_forcing import RolloutMemory, Window
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
-from engines.sampling.flow_schedule import CLEAN, FlowSchedule
+from engines.sampling.flow_schedule import CLEAN_TIMESTEP, FlowSchedule
 from engines.wan.transformer import CausalTransformer
 
 
@@ -82,22 +82,22 @@ class Rollouts:
         steps = len(self._schedule)
         first = 0 if torch.rand(()) < self._from_noise else int(torch.randint(steps, ()))
         graded = int(torch.randint(first, steps, ()))
-        noisy = self._schedule.renoise(truth, torch.randn_like(truth), first)
+        noisy = self._schedule.add_noise(truth, torch.randn_like(truth), first)
         for step in range(first, steps):
             with torch.set_grad_enabled(step == graded):
                 flow = self._transformer(noisy, self._timesteps(truth, self._schedule.timesteps[step]), memory)
             if step == graded:
                 error = F.mse_loss(flow, (noisy - truth) / self._schedule.sigmas[step])
-            made = self._schedule.clean(noisy, flow.detach(), step)
+            made = self._schedule.predict_clean(noisy, flow.detach(), step)
             if step + 1 < steps:
-                noisy = self._schedule.renoise(made, torch.randn_like(made), step + 1)
+                noisy = self._schedule.add_noise(made, torch.randn_like(made), step + 1)
         return made, error
 
     @torch.no_grad()
     def _clean(self, made: Tensor, memory: RolloutMemory) -> None:
         """The clean pass: later blocks see what was made, not what was meant."""
-        modulations = self._transformer.modulations(self._timesteps(made, CLEAN))
-        self._transformer.remember(made, modulations, memory)
+        modulations = self._transformer.modulations(self._timesteps(made, CLEAN_TIMESTEP))
+        self._transformer.write_kv(made, modulations, memory)
         memory.advance()
 
     def _timesteps(self, latents: Tensor, timestep: float) -> Tensor:

@@ -106,21 +106,21 @@ class TextMemory:
     """Attention to one prompt for each stream: rows [B, text_len, text_dim], padding included."""
 
     def __init__(self, transformer: CausalTransformer, rows: Tensor) -> None:
-        self._keys, self._values = transformer.read_prompt(rows)
+        self._keys, self._values = transformer.prompt_kv(rows)
 
-    def attend_prompt(self, layer: int, attention_of: Attention, q: Tensor) -> Tensor:
+    def cross_attention(self, layer: int, attention_of: Attention, q: Tensor) -> Tensor:
         """[B, T, heads, channels]."""
         return attention(attention_of.queries(q), self._keys[layer], self._values[layer])
 
 
 class SequenceMemory(TextMemory):
-    """The `Memory` of a pass over a stretch: its clean blocks, then its noisy ones."""
+    """The `AttentionContext` of a pass over a stretch: its clean blocks, then its noisy ones."""
 
     def __init__(self, transformer: CausalTransformer, rows: Tensor, stretch: Stretch, window: Window) -> None:
         super().__init__(transformer, rows)
         self._stretch, self._window = stretch, window
 
-    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each block over its window."""
         stretch, window = self._stretch, self._window
         blocks = len(stretch.clean) + len(stretch.noisy)
@@ -140,12 +140,12 @@ class SequenceMemory(TextMemory):
             done.append(window.attend(number, query, own, past))
         return torch.cat(done, 1)
 
-    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+    def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """Nothing outlives the pass."""
 
 
 class RolloutMemory(TextMemory):
-    """The `Memory` of passes over one block after the other: keeps what the last pass over each block made."""
+    """The `AttentionContext` of passes over one block after the other: keeps what the last pass over each made."""
 
     def __init__(self, transformer: CausalTransformer, rows: Tensor, window: Window) -> None:
         super().__init__(transformer, rows)
@@ -154,13 +154,13 @@ class RolloutMemory(TextMemory):
         self.number = 0
         """Of the block whose passes run."""
 
-    def attend(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The block over its window."""
-        self.remember(layer, attention, k, v)
+        self.write_kv(layer, attention, k, v)
         past = self._past[layer]
         return self._window.attend(self.number, attention.queries(q), past[self.number], past)
 
-    def remember(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+    def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """In place of what an earlier pass over the block made."""
         self._past[layer][self.number] = attention.keys(k), attention.heads_of(v)
 

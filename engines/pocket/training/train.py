@@ -75,9 +75,9 @@ class Course:
     def _teachers(self) -> Teachers:
         """The autoencoder and the text encoder, trained if they are not."""
         model, workshop = self.model, self.workshop
-        assert isinstance(model.codec, TAEHVConfig)
+        assert isinstance(model.vae, TAEHVConfig)
         tokenizer = Tokenizer.from_folder(WEIGHTS, model.text_encoder.text_len)
-        codec = train_autoencoder(model.codec, self.recipe.autoencoder, workshop)
+        codec = train_autoencoder(model.vae, self.recipe.autoencoder, workshop)
         text_encoder = train_text_encoder(model.text_encoder, tokenizer, self.recipe.text, workshop)
         return Teachers(codec, text_encoder, tokenizer, model.transformer.text_len)
 

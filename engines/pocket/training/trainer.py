@@ -2,7 +2,7 @@
 
 A run's folder holds, for each stage, `<stage>.safetensors` (the weights to go on from),
 `<stage>-average.safetensors` (their moving average, which is what the stage is for), `<stage>.json` (settings and
-progress) and `<stage>.losses.jsonl` (the curves). The optimiser's state is not kept: a resumed run warms up again.
+progress) and `<stage>.losses.jsonl` (the curves). The optimizer's state is not kept: a resumed run warms up again.
 Without the first of them, which a finished stage no longer needs, a run goes on from the average.
 """
 
@@ -127,12 +127,12 @@ class Run:
 
         Raises OutOfTime at the workshop's deadline.
         """
-        optimiser = torch.optim.AdamW(parameter_groups(self.network), betas=(0.9, 0.98), weight_decay=0.01)
+        optimizer = torch.optim.AdamW(parameter_groups(self.network), betas=(0.9, 0.98), weight_decay=0.01)
         started, saved, before = time.monotonic(), time.monotonic(), self.progress.seconds
         first = self.progress.step
         while self.spent < 1:
             rate = self._budget.rate_at(self.progress.step - first, self.spent)
-            self._step(optimiser, rate, losses(self.progress.step))
+            self._step(optimizer, rate, losses(self.progress.step))
             self.progress.step += 1
             self.progress.seconds = before + time.monotonic() - started
             if self.progress.step % LOG_EVERY == 0 or self.spent >= 1:
@@ -146,13 +146,13 @@ class Run:
         self._save()
         return self.average
 
-    def _step(self, optimiser: torch.optim.Optimizer, rate: float, losses: Losses) -> None:
-        for group in optimiser.param_groups:
+    def _step(self, optimizer: torch.optim.Optimizer, rate: float, losses: Losses) -> None:
+        for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         losses["total"].backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        optimiser.step()
+        optimizer.step()
         # A young average would otherwise remember the random start.
         decay = min(self._budget.average, (self.progress.step + 1) / (self.progress.step + 10))
         with torch.no_grad():

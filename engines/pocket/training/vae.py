@@ -20,7 +20,7 @@ from engines.config.geometry import SPATIAL_FACTOR
 from engines.config.networks import TAEHVConfig
 from engines.errors import ConfigError
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import Clip, Scene
 from engines.vae.taehv import TAEHV, MemoryBlock, TimeGrow, TimePool
 
@@ -55,11 +55,11 @@ class Crops(IterableDataset[Tensor]):
         generator = np.random.default_rng(
             [self._settings.seed, worker.id if worker else 0, worker.seed if worker else 0]
         )
-        world = World(device=self._device)
+        world = Renderer(device=self._device)
         while True:
             yield self._batch(world, generator)
 
-    def _batch(self, world: World, generator: np.random.Generator) -> Tensor:
+    def _batch(self, world: Renderer, generator: np.random.Generator) -> Tensor:
         clips = [random_clip(generator) for _ in range(self._settings.batch)]
         first = generator.integers(0, 10_000, size=len(clips)).tolist()
         pictures = world.render(clips, first, self._settings.frames)
@@ -150,9 +150,9 @@ def _carry_through(layer: nn.Module, same: Tensor) -> None:
 def _carry(conv: nn.Conv2d, weights: Tensor, bias: Tensor | None = None, first: int = 0) -> None:
     """Make output channels from `first` on of `weights` [outputs, inputs] times the first inputs alone."""
     outputs, inputs = weights.shape
-    centre = conv.kernel_size[0] // 2
+    center = conv.kernel_size[0] // 2
     conv.weight[first : first + outputs] = 0
-    conv.weight[first : first + outputs, :inputs, centre, centre] = weights
+    conv.weight[first : first + outputs, :inputs, center, center] = weights
     if bias is not None and conv.bias is not None:
         conv.bias[first : first + outputs] = bias
 

@@ -94,7 +94,7 @@ def weights(clips: Sequence[Clip], attribute: str, kind: type[StrEnum], moment: 
 
 
 class Pose(NamedTuple):
-    """Of the subject, each [B, F]: centre and half size in picture heights, tilt in radians, facing -1..1."""
+    """Of the subject, each [B, F]: center and half size in picture heights, tilt in radians, facing -1..1."""
 
     x: Tensor
     y: Tensor

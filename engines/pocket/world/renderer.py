@@ -20,7 +20,7 @@ COLOURS = {
 }  # fmt: skip
 
 
-class World:
+class Renderer:
     """Renders clips as pictures of `height` x `width` on one device: a pure function of clip and frame.
 
     With a `variety` below one, clips of the same scene differ less: at nought their seeds decide nothing.

@@ -15,7 +15,7 @@ RGB = tuple[float, float, float]
 
 
 class Palette(NamedTuple):
-    """Of one time of day. `disc` is sun or moon: centre x (share of the width), centre y, radius."""
+    """Of one time of day. `disc` is sun or moon: center x (share of the width), center y, radius."""
 
     top: RGB
     horizon: RGB
@@ -75,15 +75,15 @@ class Air(NamedTuple):
         overcast = weathers @ weathers.new_tensor([OVERCAST[w] for w in Weather])
         cloud = weathers @ weathers.new_tensor([CLOUD[w] for w in Weather])
         top, horizon = mixed([p.top for p in palettes]), mixed([p.horizon for p in palettes])
-        grey = (0.5 * (top + horizon).mean(-1, keepdim=True) + 0.5 * horizon) * cloud.unsqueeze(-1)
+        gray = (0.5 * (top + horizon).mean(-1, keepdim=True) + 0.5 * horizon) * cloud.unsqueeze(-1)
         tint = mixed([p.tint for p in palettes]) * (
             1 - 0.3 * weathers[..., list(Weather).index(Weather.RAIN), None]
         )
         night = lights @ lights.new_tensor([p.night for p in palettes])
         share = overcast.unsqueeze(-1)
         return cls(
-            torch.lerp(top, grey, share),
-            torch.lerp(horizon, grey, 0.8 * share),
+            torch.lerp(top, gray, share),
+            torch.lerp(horizon, gray, 0.8 * share),
             tint,
             night,
             lights,

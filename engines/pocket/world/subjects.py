@@ -1,4 +1,4 @@
-"""The six subjects: each a few flat shapes, painted one over the other around the subject's centre.
+"""The six subjects: each a few flat shapes, painted one over the other around the subject's center.
 
 Shapes live in the subject's own coordinates: `u` points where it looks, `v` down, and it reaches about one unit
 to each side. A shape is its distance function: negative inside, positive outside.
@@ -40,15 +40,15 @@ class Part(NamedTuple):
     colour: Tensor
 
 
-def ellipse(u: Tensor, v: Tensor, centre: tuple[float, float], radii: tuple[float, float]) -> Tensor:
+def ellipse(u: Tensor, v: Tensor, center: tuple[float, float], radii: tuple[float, float]) -> Tensor:
     """Only near its edge a true distance, which is where it matters."""
-    scaled = torch.sqrt(((u - centre[0]) / radii[0]) ** 2 + ((v - centre[1]) / radii[1]) ** 2)
+    scaled = torch.sqrt(((u - center[0]) / radii[0]) ** 2 + ((v - center[1]) / radii[1]) ** 2)
     return (scaled - 1) * min(radii)
 
 
-def box(u: Tensor, v: Tensor, centre: tuple[float, float], half: tuple[float, float]) -> Tensor:
+def box(u: Tensor, v: Tensor, center: tuple[float, float], half: tuple[float, float]) -> Tensor:
     """A rectangle."""
-    return torch.maximum((u - centre[0]).abs() - half[0], (v - centre[1]).abs() - half[1])
+    return torch.maximum((u - center[0]).abs() - half[0], (v - center[1]).abs() - half[1])
 
 
 def triangle(u: Tensor, v: Tensor, *corners: tuple[float, float]) -> Tensor:

@@ -15,7 +15,7 @@ from benchmarks.judging.footage import rendered_pictures
 from benchmarks.judging.frame_statistics import Bounds, looks
 from benchmarks.judging.judge import CLIP_FRAMES, PICTURES, Judge, JudgeConfig, Reading, TrainedJudge, sampled
 from benchmarks.train_judge import TEST_SEEDS, TRAINING_SEEDS, Clips, corrupted, labels
-from engines.pocket.world.renderer import World
+from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Colour, Light, Motion, Scene, Setting, Subject, Weather
 
 CLIPS = 48
@@ -28,8 +28,8 @@ def judge() -> TrainedJudge:
 
 
 @pytest.fixture(scope="module")
-def world() -> World:
-    return World()
+def world() -> Renderer:
+    return Renderer()
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def clips() -> list[Clip]:
 
 
 @pytest.fixture(scope="module")
-def pictures(world: World, clips: list[Clip]) -> Tensor:
+def pictures(world: Renderer, clips: list[Clip]) -> Tensor:
     """Windows from the first frame to minutes after it."""
     return rendered_pictures(world, clips, [200 * number for number in range(CLIPS)])
 
@@ -89,7 +89,7 @@ def test_it_reads_appearance_from_a_single_block(judge: TrainedJudge, pictures: 
     assert np.mean(right) >= BAR
 
 
-def test_it_reads_what_a_clip_has_turned_into(judge: TrainedJudge, world: World) -> None:
+def test_it_reads_what_a_clip_has_turned_into(judge: TrainedJudge, world: Renderer) -> None:
     clip = Clip(_plain(), TEST_SEEDS[0], replace(_plain(), weather=Weather.SNOW, motion=Motion.CIRCLE), 100)
     (reading,) = judge.network.read_sampled(rendered_pictures(world, [clip], [130]))
     assert reading.values["weather"] == "snow"
@@ -102,7 +102,7 @@ def _plain() -> Scene:
 
 
 @pytest.fixture(scope="module")
-def good(world: World) -> Tensor:
+def good(world: Renderer) -> Tensor:
     """A rendered clip with nothing wrong, [1, CLIP_FRAMES, 3, height, width]."""
     return world.render([Clip(_plain(), TEST_SEEDS[1])], [40], CLIP_FRAMES)
 

@@ -10,16 +10,16 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure.counts import Counts, Parameters
-from engines.cache.kv_pool import KVSlab
-from engines.cache.positions import PassTurns
-from engines.cache.prompt_kv import PromptMemory
-from engines.cache.window import Placement, SlabLayout
+from engines.cache.kv_pool import KVRun
+from engines.cache.positions import PassPositions
+from engines.cache.prompt_kv import PromptKV
+from engines.cache.window import SlotMapping, WindowLayout
 from engines.config.geometry import SPATIAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.runner.batch import StreamView
-from engines.runner.eager import SlabMemory
+from engines.runner.batch import PassInput
+from engines.runner.eager import EagerAttention
 from engines.text.prompt import Prompt
 from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
@@ -27,9 +27,9 @@ from kernels.attention.rope import RopeTable
 
 META = torch.device("meta")
 LONGLIVE = preset("longlive-1.3b")
-FULL = Placement(first_block=9, slots=(3,), filled=4)
-RECACHE_ALL = Placement(first_block=0, slots=(0, 1, 2, 3), filled=4)
-RECACHE_RING = Placement(first_block=2, slots=(1, 2, 3), filled=4)
+FULL = SlotMapping(first_block=9, slots=(3,), filled=4)
+RECACHE_ALL = SlotMapping(first_block=0, slots=(0, 1, 2, 3), filled=4)
+RECACHE_RING = SlotMapping(first_block=2, slots=(1, 2, 3), filled=4)
 
 
 def counts(model: ModelConfig, prompt_keys: int | None = None) -> Counts:
@@ -42,17 +42,17 @@ def on_meta(model: ModelConfig) -> CausalTransformer:
 
 
 @torch.inference_mode()
-def counted_pass(model: ModelConfig, placement: Placement, *, prompt_tokens: int, clean: bool) -> int:
+def counted_pass(model: ModelConfig, placement: SlotMapping, *, prompt_tokens: int, clean: bool) -> int:
     """FLOPs that torch counts in a pass of the real transformer over a real slab, neither with any memory."""
     transformer, stream = on_meta(model), model.stream
-    layout = SlabLayout.of(model.transformer, stream)
+    layout = WindowLayout.of(model.transformer, stream)
     prompt = Prompt("", torch.empty(prompt_tokens, model.transformer.text_dim, device=META))
-    turns = PassTurns.of(RopeTable(stream.rows, stream.columns, layout.head_dim, META), placement, stream)
-    slab = KVSlab(layout, META, torch.bfloat16)
+    turns = PassPositions.of(RopeTable(stream.rows, stream.columns, layout.head_dim, META), placement, stream)
+    slab = KVRun(layout, META, torch.bfloat16)
     picture = stream.height, stream.width
-    memory = SlabMemory([StreamView(slab, PromptMemory.of(transformer, prompt), placement, turns, picture)])
+    memory = EagerAttention([PassInput(slab, PromptKV.of(transformer, prompt), placement, turns, picture)])
     latents = meta_latents(stream, len(placement.slots))
-    run = transformer.remember if clean else transformer.denoise
+    run = transformer.write_kv if clean else transformer.denoise
     modulations = transformer.modulations(torch.empty(latents.shape[:2], device=META))
     with FlopCounterMode(display=False) as counter:
         run(latents, modulations, memory)
@@ -99,7 +99,7 @@ def test_folded_padding_is_one_more_key_than_the_prompt_has_tokens() -> None:
 @pytest.mark.parametrize("filled", [1, 2, 3, 4])
 def test_torch_counts_the_same_flops_while_the_window_fills(filled: int) -> None:
     model = preset("tiny")
-    placement = Placement(filled - 1, (filled - 1,), filled)
+    placement = SlotMapping(filled - 1, (filled - 1,), filled)
     counted = counted_pass(model, placement, prompt_tokens=256, clean=False)
     assert counts(model).denoising_pass(3 * filled).flops == counted
 
@@ -107,7 +107,7 @@ def test_torch_counts_the_same_flops_while_the_window_fills(filled: int) -> None
 @pytest.mark.parametrize(
     ("placement", "frames"), [(FULL, 3), (RECACHE_RING, 9), (RECACHE_ALL, 12)], ids=["clean", "ring", "all"]
 )
-def test_torch_counts_the_same_flops_in_a_clean_pass(placement: Placement, frames: int) -> None:
+def test_torch_counts_the_same_flops_in_a_clean_pass(placement: SlotMapping, frames: int) -> None:
     counted = counted_pass(LONGLIVE, placement, prompt_tokens=512, clean=True)
     # The transformer projects the timestep a second time for its last layer: 3 FLOPs in a million.
     assert counts(LONGLIVE).clean_pass(frames, 12).flops == pytest.approx(counted, rel=1e-5)
@@ -156,7 +156,7 @@ def test_torch_counts_the_same_flops_in_the_text_encoder() -> None:
 def test_torch_counts_the_same_flops_in_reading_a_prompt() -> None:
     rows = torch.empty(41, 4096, device=META)
     with FlopCounterMode(display=False) as counter:
-        on_meta(LONGLIVE).read_prompt(rows)
+        on_meta(LONGLIVE).prompt_kv(rows)
     assert counts(LONGLIVE).read_prompt(41).flops == counter.get_total_flops()
 
 

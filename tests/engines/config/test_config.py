@@ -74,8 +74,8 @@ def test_a_codec_or_text_encoder_that_cannot_work_is_refused(build: Any, message
 
 def test_networks_that_do_not_fit_each_other_are_refused() -> None:
     tiny = preset("tiny")
-    with pytest.raises(ConfigError, match="makes 16 latent channels, the codec reads 4"):
-        replace(tiny, codec=TAEHVConfig(latent_channels=4))
+    with pytest.raises(ConfigError, match="makes 16 latent channels, the VAE reads 4"):
+        replace(tiny, vae=TAEHVConfig(latent_channels=4))
     with pytest.raises(ConfigError, match="makes 4096 channels, the transformer reads 32"):
         replace(tiny, text_encoder=TextEncoderConfig())
 

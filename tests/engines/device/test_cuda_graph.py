@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.device.cuda_graph import Graphed
+from engines.device.cuda_graph import CudaGraphed
 from tests.support.fake_capture import Recordings
 
 
-def result(graphed: Graphed[str], key: str, *tensors: Tensor) -> Tensor:
+def result(graphed: CudaGraphed[str], key: str, *tensors: Tensor) -> Tensor:
     """Of a function that has one."""
     made = graphed(key, *tensors)
     assert made is not None
@@ -23,7 +23,7 @@ def recordings() -> Recordings:
 
 
 def test_a_key_is_recorded_once_and_replayed_with_what_it_is_given(recordings: Recordings) -> None:
-    doubled = Graphed[str](lambda x: 2 * x, recordings)
+    doubled = CudaGraphed[str](lambda x: 2 * x, recordings)
     results = [result(doubled, "a", torch.tensor([float(value)])).item() for value in (1, 5, 7)]
     assert results == [2, 10, 14]
     assert recordings.made == 1
@@ -36,7 +36,7 @@ def test_recordings_share_the_memory_they_read_and_write(recordings: Recordings)
         read.append(x.data_ptr())
         return x + 1
 
-    graphed = Graphed[str](add_one, recordings)
+    graphed = CudaGraphed[str](add_one, recordings)
     outputs = [result(graphed, key, torch.zeros(3)) for key in ("a", "b", "a")]
     assert recordings.made == 2
     assert len(set(read)) == len({output.data_ptr() for output in outputs}) == 1
@@ -48,7 +48,7 @@ def test_recordings_share_the_memory_they_read_and_write(recordings: Recordings)
     ids=["shape", "dtype", "device"],
 )
 def test_other_tensors_than_those_recorded_are_refused(recordings: Recordings, other: Tensor) -> None:
-    graphed = Graphed[str](torch.neg, recordings)
+    graphed = CudaGraphed[str](torch.neg, recordings)
     graphed("a", torch.zeros(3))
     with pytest.raises(ValueError, match=r"recorded with \[\(\[3\], torch.float32"):
         graphed("a", other)
@@ -62,7 +62,7 @@ def test_a_recording_that_failed_is_made_again(recordings: Recordings) -> None:
             raise MemoryError("no room")
         return x + 1
 
-    graphed = Graphed[str](fail_once, recordings)
+    graphed = CudaGraphed[str](fail_once, recordings)
     with pytest.raises(MemoryError, match="no room"):
         graphed("a", torch.zeros(1))
     assert graphed.keys == []
@@ -70,7 +70,7 @@ def test_a_recording_that_failed_is_made_again(recordings: Recordings) -> None:
 
 
 def test_outdated_recordings_are_dropped(recordings: Recordings) -> None:
-    graphed = Graphed[str](torch.neg, recordings)
+    graphed = CudaGraphed[str](torch.neg, recordings)
     for key in ("a", "b"):
         graphed(key, torch.zeros(1))
     graphed.forget(lambda key: key == "a")

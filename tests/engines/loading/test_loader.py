@@ -17,7 +17,7 @@ from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
 from engines.errors import ConfigError, WeightsError
 from engines.loading.footprint import parameter_bytes
-from engines.loading.loader import ModelFiles, load_codec, load_model, load_text_encoder, load_transformer
+from engines.loading.loader import ModelFiles, load_model, load_text_encoder, load_transformer, load_vae
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
 from engines.text.prompt_encoder import PromptEncoder
@@ -104,7 +104,7 @@ def self_forcing(state: State, path: Path) -> None:
 
 
 def training_run(state: State, path: Path) -> None:
-    """As LongLive writes on the way: the optimiser's state and another network beside the generator."""
+    """As LongLive writes on the way: the optimizer's state and another network beside the generator."""
     other = {f"model.{name}": torch.zeros(1) for name in state}
     own = {f"model.{name}": tensor for name, tensor in state.items()}
     torch.save({"generator": own, "critic": other, "generator_optimizer": {"state": {}}, "step": 200}, path)
@@ -120,7 +120,7 @@ def test_a_transformer_is_read_from_each_form_in_which_it_is_published(
 
 
 def test_the_vae_and_its_constants_arrive_in_the_target_dtype(published: Published) -> None:
-    codec = load_codec(TINY.codec, published.files.codec, "cpu", torch.bfloat16)
+    codec = load_vae(TINY.vae, published.files.codec, "cpu", torch.bfloat16)
     expected = published.codec.bfloat16()
     assert_same(codec, expected.state_dict())
     for (name, constant), (_, other) in zip(codec.named_buffers(), expected.named_buffers(), strict=True):
@@ -139,11 +139,11 @@ def test_a_taehv_that_grows_time_further_is_cut_to_the_last_frames(
 ) -> None:
     model = Model.random(preset("tiny-taehv"), seed=2)
     assert isinstance(model.codec, nn.Module)
-    assert isinstance(model.config.codec, TAEHVConfig)
+    assert isinstance(model.config.vae, TAEHVConfig)
     state = model.codec.state_dict()
     grow = state["decoder.7.conv.weight"]
     save(state | {"decoder.7.conv.weight": torch.cat([torch.zeros_like(grow), grow])}, tmp_path / "taew2_1")
-    assert_same(load_codec(model.config.codec, tmp_path / "taew2_1", "cpu", FP32), state)
+    assert_same(load_vae(model.config.vae, tmp_path / "taew2_1", "cpu", FP32), state)
 
 
 def test_a_merged_lora_is_the_unmerged_one(published: Published) -> None:
@@ -201,7 +201,7 @@ def test_missing_leftover_and_misshapen_keys_are_named_in_one_error(published: P
 def test_of_many_wrong_keys_some_are_named_and_all_counted(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "empty.pth")
     with pytest.raises(WeightsError, match=r"empty\.pth .* 128 missing \(encoder\.\S+, \S+, \S+, and 125 more\)$"):
-        load_codec(preset("tiny-taehv").codec, tmp_path / "empty.pth", "cpu", FP32)
+        load_vae(preset("tiny-taehv").vae, tmp_path / "empty.pth", "cpu", FP32)
 
 
 def test_a_vae_is_no_text_encoder(published: Published) -> None:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.host_time import Idle
-from engines.cache.window import SlabLayout
+from engines.cache.window import WindowLayout
 from engines.config.networks import TransformerConfig
 from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError, SnapshotError
 from engines.loading.model import Model
-from engines.runner.eager import PlainPasses
-from engines.runner.fused import KernelPasses
-from engines.runner.selection import can_be_replayed, passes_for
+from engines.runner.eager import EagerRunner
+from engines.runner.fused import FusedRunner
+from engines.runner.selection import can_use_cuda_graphs, select_runner
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import restore, take_exact
 from engines.text.prompt import Prompt
@@ -53,8 +53,8 @@ def model() -> Model:
 def on_kernels(
     model: Model, backends: KernelBackends = KERNELS, *, batch: int = 1, record: Recordings | None = None
 ) -> Generator:
-    passes = KernelPasses(model.transformer, backends, record)
-    return Generator(model.transformer, None, slab_bytes=1 << 30, batch=batch, passes=passes)
+    runner = FusedRunner(model.transformer, backends, record)
+    return Generator(model.transformer, None, slab_bytes=1 << 30, batch=batch, runner=runner)
 
 
 def test_kernels_reproduce_a_recorded_clip_with_a_switch() -> None:
@@ -62,7 +62,7 @@ def test_kernels_reproduce_a_recorded_clip_with_a_switch() -> None:
     transformer = CausalTransformer(recording.transformer())
     transformer.load_state_dict(recording.weights("model."))
     generator = Generator(
-        transformer, None, slab_bytes=1 << 30, passes=passes_for(transformer, KERNELS, graphs=False)
+        transformer, None, slab_bytes=1 << 30, runner=select_runner(transformer, KERNELS, graphs=False)
     )
     stream = generator.open(recording.stream(), RecordedNoise(recording, row=0))
     latents = roll(generator, stream, 4, {0: recording.prompt(0, row=0), 3: recording.prompt(1, row=0)})
@@ -82,7 +82,7 @@ def test_a_rolled_window_is_attended_alike_by_every_plan(
     plain = Generator(model.transformer, None, slab_bytes=1 << 30)
     stream = plain.open(replace(TINY, rope=rope, steps=(1000,)))
     roll(plain, stream, 6, {0: prompts[0], 5: prompts[1]})
-    plain.settle([stream])
+    plain.write_context([stream])
     kernels = on_kernels(model, replace(KERNELS, **parse_backends(other)))
     twin = restore(kernels, take_exact(plain, stream)).stream
     torch.testing.assert_close(
@@ -175,8 +175,8 @@ def test_every_preset_runs_on_the_kernels(transformer: TransformerConfig) -> Non
     plain, kernels = (
         roll(generator, generator.open(replace(TINY, steps=(1000,))), 1, {0: prompt})
         for generator in (
-            Generator(network, None, slab_bytes=1 << 30, passes=passes)
-            for passes in (PlainPasses(network), KernelPasses(network, KERNELS, None))
+            Generator(network, None, slab_bytes=1 << 30, runner=runner)
+            for runner in (EagerRunner(network), FusedRunner(network, KERNELS, None))
         )
     )
     torch.testing.assert_close(kernels, plain, rtol=0, atol=ATOL)
@@ -196,8 +196,8 @@ def test_a_prompt_is_attended_alike_whatever_its_length(monkeypatch: pytest.Monk
 def idle(backends: KernelBackends, record: Recordings | None, slab_bytes: int = 1 << 30) -> Generator:
     """Computes nothing, but keeps tables and recordings as if it did."""
     transformer = Idle(preset("tiny").transformer)
-    passes = KernelPasses(transformer, backends, record)
-    return Generator(transformer, None, slab_bytes=slab_bytes, passes=passes)
+    runner = FusedRunner(transformer, backends, record)
+    return Generator(transformer, None, slab_bytes=slab_bytes, runner=runner)
 
 
 @pytest.mark.parametrize(("attention", "recordings"), [("triton", 3), ("library", 6)])
@@ -226,7 +226,7 @@ def test_a_closed_streams_slab_is_let_go(backends: KernelBackends, prompts: list
 @pytest.mark.parametrize("attention", ["triton", "library"])
 def test_a_slab_makes_way_without_the_recordings_of_others(prompts: list[Prompt], attention: str) -> None:
     record, backends = Recordings(), replace(KERNELS, attention=attention)
-    layout = SlabLayout.of(preset("tiny").transformer, TINY)
+    layout = WindowLayout.of(preset("tiny").transformer, TINY)
     generator = idle(backends, record, slab_bytes=2 * layout.nbytes(torch.float32))
     stays, goes = generator.open(TINY), generator.open(TINY)
     for stream in (stays, goes):
@@ -260,12 +260,12 @@ def test_a_picture_may_be_turned(prompts: list[Prompt]) -> None:
 )
 def test_a_kernel_may_be_left_out_where_there_are_graphs(asked: str, replayed: bool) -> None:
     backends = replace(KERNELS, **parse_backends(asked))
-    assert can_be_replayed(backends, torch.device("cuda")) == replayed
-    assert not can_be_replayed(backends, torch.device("cpu"))
+    assert can_use_cuda_graphs(backends, torch.device("cuda")) == replayed
+    assert not can_use_cuda_graphs(backends, torch.device("cpu"))
 
 
 def test_graphs_are_refused_where_they_cannot_be(model: Model) -> None:
     with pytest.raises(ConfigError, match="graphs need a CUDA device"):
-        passes_for(model.transformer, KERNELS, graphs=True)
+        select_runner(model.transformer, KERNELS, graphs=True)
     with pytest.raises(ConfigError, match="need qk_norm_rope and prompt_attention to be triton"):
-        KernelPasses(model.transformer, replace(EAGER, layernorm_modulate="triton"), Recordings())
+        FusedRunner(model.transformer, replace(EAGER, layernorm_modulate="triton"), Recordings())

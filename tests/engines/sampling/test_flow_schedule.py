@@ -20,10 +20,10 @@ def test_without_shift_a_step_is_its_timestep() -> None:
 @pytest.mark.parametrize("step", range(4))
 def test_the_flow_between_clean_and_noise_leads_back_to_clean(step: int) -> None:
     clean, noise = torch.randn(2, 3, 16, 4, 4)
-    noisy = LONGLIVE.renoise(clean, noise, step)
-    torch.testing.assert_close(LONGLIVE.clean(noisy, noise - clean, step), clean, atol=1e-5, rtol=0)
+    noisy = LONGLIVE.add_noise(clean, noise, step)
+    torch.testing.assert_close(LONGLIVE.predict_clean(noisy, noise - clean, step), clean, atol=1e-5, rtol=0)
 
 
 def test_the_first_step_starts_from_noise_alone() -> None:
     clean, noise = torch.randn(2, 1, 16, 2, 2)
-    assert torch.equal(LONGLIVE.renoise(clean, noise, 0), noise)
+    assert torch.equal(LONGLIVE.add_noise(clean, noise, 0), noise)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engines.sampling.noise import Noise, SeededNoise
-from engines.sampling.noise_prefetch import NoiseAhead
+from engines.sampling.noise_prefetch import NoisePrefetcher
 
 SHAPE = (3, 2)
 
@@ -24,8 +24,8 @@ def executor() -> Iterator[Executor]:
         yield executor
 
 
-def ahead(noise: Noise, executor: Executor, dtype: torch.dtype = torch.float32) -> NoiseAhead:
-    return NoiseAhead(noise, 2, SHAPE, dtype, executor, pinned=False)
+def ahead(noise: Noise, executor: Executor, dtype: torch.dtype = torch.float32) -> NoisePrefetcher:
+    return NoisePrefetcher(noise, 2, SHAPE, dtype, executor, pinned=False)
 
 
 class Watched(SeededNoise):
@@ -45,7 +45,7 @@ def test_blocks_come_as_they_are_drawn_one_by_one(executor: Executor, blocks: tu
     noise = ahead(SeededNoise(3), executor, torch.bfloat16)
     for block in blocks:
         one_by_one = [SeededNoise(3).draw(block, draw, SHAPE).bfloat16() for draw in range(2)]
-        assert torch.equal(noise.take(block), torch.stack(one_by_one))
+        assert torch.equal(noise.get(block), torch.stack(one_by_one))
 
 
 class Inline(Executor):
@@ -60,9 +60,9 @@ class Inline(Executor):
 def test_the_next_block_is_drawn_before_it_is_asked_for_and_once() -> None:
     watched, executor = Watched(), Inline()
     noise = ahead(watched, executor)
-    noise.take(0)
+    noise.get(0)
     assert watched.drawn == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    noise.take(1)
+    noise.get(1)
     assert watched.drawn[4:] == [(2, 0), (2, 1)]
 
 
@@ -76,5 +76,5 @@ def test_a_draw_that_failed_is_made_again(executor: Executor) -> None:
 
     noise = ahead(Failing(), executor)
     with pytest.raises(MemoryError, match="no room"):
-        noise.take(5)
-    assert torch.equal(noise.take(5)[1], SeededNoise(3).draw(5, 1, SHAPE))
+        noise.get(5)
+    assert torch.equal(noise.get(5)[1], SeededNoise(3).draw(5, 1, SHAPE))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from engines.cache.window import SlabLayout
+from engines.cache.window import WindowLayout
 from engines.config.stream import StreamConfig
-from engines.device.side_stream import Beside
-from engines.errors import Cancelled, ConfigError, PositionLimit, PromptError, SlabsFull, StreamError
+from engines.device.side_stream import SideStream
+from engines.errors import Cancelled, ConfigError, PoolFull, PositionLimit, PromptError, StreamError
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
 from engines.streaming.state import Block
@@ -93,10 +93,10 @@ def test_settling_early_changes_nothing(generator: Generator, small: StreamConfi
     for number in range(6):
         if number in (0, 3):
             generator.set_prompt(stream, prompts[number // 3])
-            generator.settle([stream])
+            generator.write_context([stream])
         made.append(generator.generate([stream])[0].latents)
-        generator.settle([stream])
-        generator.settle([stream])
+        generator.write_context([stream])
+        generator.write_context([stream])
     assert torch.equal(torch.cat(made), lazy)
 
 
@@ -164,7 +164,7 @@ def test_a_decode_that_fails_can_be_repeated(
     assert torch.equal(generator.decode(stream, block), expected[9:])
 
 
-class Watched(Beside):
+class Watched(SideStream):
     """A decoder's queue that writes down which functions are called within it."""
 
     def __init__(self) -> None:
@@ -194,7 +194,7 @@ def test_pictures_leave_the_device_by_the_decoders_queue(
     generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = Watched()
-    monkeypatch.setattr(generator._decoding, "_beside", queue)
+    monkeypatch.setattr(generator._decoding, "_side_stream", queue)
     roll_pictures(generator, generator.open(small), 1, {0: prompts[0]})
     assert ("to", "cpu", ("non_blocking", True)) in queue.calls.made
 
@@ -204,7 +204,7 @@ def test_a_rebuilt_decoder_is_warmed_up_in_its_queue(
 ) -> None:
     stream, queue = generator.open(small), Watched()
     roll_pictures(generator, stream, 3, {0: prompts[0]})
-    monkeypatch.setattr(generator._decoding, "_beside", queue)
+    monkeypatch.setattr(generator._decoding, "_side_stream", queue)
     generator.rebuild(stream)
     assert any(call[0] == "conv2d" for call in queue.calls.made)
 
@@ -263,14 +263,14 @@ def test_the_log_has_the_prompts_that_were_applied(
 def test_streams_take_turns_in_the_memory_there_is(
     model: Model, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
-    slab = SlabLayout.of(model.transformer.config, small).nbytes(torch.float32)
+    slab = WindowLayout.of(model.transformer.config, small).nbytes(torch.float32)
     generator = Generator(model.transformer, None, slab_bytes=2 * slab + slab // 2)
     first = generator.open(small)
     generator.open(small)
     too_much = f"needs {slab:,} bytes; of .* there are {slab // 2:,} left"
-    with pytest.raises(SlabsFull, match=too_much):
+    with pytest.raises(PoolFull, match=too_much):
         generator.open(small)
-    with pytest.raises(SlabsFull, match=too_much):
+    with pytest.raises(PoolFull, match=too_much):
         generator.fork(first)
     generator.close(first)
     generator.close(first)

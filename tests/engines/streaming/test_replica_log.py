@@ -9,7 +9,7 @@ from engines.config.presets import preset
 from engines.errors import SnapshotError
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
-from engines.streaming.replica_log import Mirror, MirrorSource
+from engines.streaming.replica_log import ReplicaLog, StandbySnapshot
 from engines.streaming.snapshot import restore, take_light
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
@@ -41,8 +41,8 @@ def prompt(text: str, fill: float) -> Prompt:
 
 
 def test_a_mirror_holds_the_light_snapshot_after_every_block(generator: Generator) -> None:
-    stream, mirror = opened(generator), Mirror()
-    source = MirrorSource(generator, stream)
+    stream, mirror = opened(generator), StandbySnapshot()
+    source = ReplicaLog(generator, stream)
     for number in range(8):
         if number == 3:
             generator.set_prompt(stream, prompt("a blue balloon", 2.0))
@@ -53,7 +53,7 @@ def test_a_mirror_holds_the_light_snapshot_after_every_block(generator: Generato
 
 def test_an_update_carries_one_block_of_latents(generator: Generator) -> None:
     stream = opened(generator)
-    source = MirrorSource(generator, stream)
+    source = ReplicaLog(generator, stream)
     for _ in range(6):
         generator.generate([stream])
         source.changes().update()
@@ -63,8 +63,8 @@ def test_an_update_carries_one_block_of_latents(generator: Generator) -> None:
 
 
 def test_a_stream_goes_on_from_a_mirror(generator: Generator) -> None:
-    stream, mirror = opened(generator), Mirror()
-    source = MirrorSource(generator, stream)
+    stream, mirror = opened(generator), StandbySnapshot()
+    source = ReplicaLog(generator, stream)
     for _ in range(6):
         generator.generate([stream])
         mirror.apply(source.changes().update())
@@ -75,8 +75,8 @@ def test_a_stream_goes_on_from_a_mirror(generator: Generator) -> None:
 
 
 def test_a_mirror_that_missed_an_update_says_so(generator: Generator) -> None:
-    stream, mirror = opened(generator), Mirror()
-    source = MirrorSource(generator, stream)
+    stream, mirror = opened(generator), StandbySnapshot()
+    source = ReplicaLog(generator, stream)
     generator.generate([stream])
     source.changes().update()
     generator.generate([stream])

@@ -15,7 +15,7 @@ from torch import Tensor
 from engines.config.networks import TransformerConfig, VAEConfig
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.errors import SlabsFull, SnapshotError, StreamError
+from engines.errors import PoolFull, SnapshotError, StreamError
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import read_config, restore, take_exact, take_light
@@ -113,7 +113,7 @@ def test_rebuilding_keeps_the_sink_and_the_decoder(
     assert torch.equal(stream.slab.keys[:, : sink_frames // 3], sink)
     assert decoder is not None
     assert stream.decoder is not None
-    for ours, wanted in zip(stream.decoder.past, decoder.past, strict=True):
+    for ours, wanted in zip(stream.decoder.frames, decoder.frames, strict=True):
         assert (ours is None) == (wanted is None)
         if ours is not None and wanted is not None:
             torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
@@ -254,7 +254,7 @@ def test_nothing_stays_reserved_when_a_snapshot_is_refused(
         restore(room_for_one, snapshot)
     monkeypatch.undo()
     restored = restore(room_for_one, snapshot)
-    with pytest.raises(SlabsFull):
+    with pytest.raises(PoolFull):
         restore(room_for_one, snapshot)
     assert restored.stream.blocks == 5
 

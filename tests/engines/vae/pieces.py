@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engines.vae.protocol import Codec
+from engines.vae.protocol import StreamingVAE
 
 EXACT = 2e-5
 
 
-def decode(codec: Codec, pieces: tuple[Tensor, ...]) -> Tensor:
-    history, pictures = codec.start_decoding(), []
+def decode(codec: StreamingVAE, pieces: tuple[Tensor, ...]) -> Tensor:
+    cache, pictures = codec.start_decoding(), []
     for piece in pieces:
-        frames, history = codec.decode(piece, history)
+        frames, cache = codec.decode(piece, cache)
         pictures.append(frames)
     return torch.cat(pictures, dim=1)
 
 
-def encode(codec: Codec, pieces: tuple[Tensor, ...]) -> Tensor:
-    history, latents = codec.start_encoding(), []
+def encode(codec: StreamingVAE, pieces: tuple[Tensor, ...]) -> Tensor:
+    cache, latents = codec.start_encoding(), []
     for piece in pieces:
-        encoded, history = codec.encode(piece, history)
+        encoded, cache = codec.encode(piece, cache)
         latents.append(encoded)
     return torch.cat(latents, dim=1)
 

@@ -19,7 +19,7 @@ from tests.engines.vae.pieces import assert_equal, decode, encode
 LATENTS = torch.randn(1, 6, 3, 2, 3, generator=torch.Generator().manual_seed(1))
 PICTURES = torch.rand(1, 13, 3, 16, 24, generator=torch.Generator().manual_seed(2))
 
-Codec = TypeVar("Codec", WanVAE, TAEHV)
+VAE = TypeVar("VAE", WanVAE, TAEHV)
 Make = Callable[[], WanVAE | TAEHV]
 
 
@@ -33,7 +33,7 @@ def random_taehv() -> TAEHV:
     return enlivened(TAEHV(TAEHVConfig(decoder_widths=(10, 8, 6, 4), encoder_width=6, latent_channels=3)))
 
 
-def enlivened(codec: Codec) -> Codec:
+def enlivened(codec: VAE) -> VAE:
     """Weights from a seed: none of them 0, and large enough to see the whole past."""
     generator = torch.Generator().manual_seed(3)
     for name, parameter in codec.requires_grad_(False).named_parameters():
@@ -62,17 +62,17 @@ def test_two_pieces_decode_as_without_fusion_and_a_failed_call_between_changes_n
 ) -> None:
     codec, plain = fused(make, ops), make()
     pieces = LATENTS[:, :1], LATENTS[:, 1:3]
-    one, history = codec.decode(pieces[0], codec.start_decoding())
-    before = [t.clone() for t in history.past if t is not None]
+    one, cache = codec.decode(pieces[0], codec.start_decoding())
+    before = [t.clone() for t in cache.frames if t is not None]
 
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
     last = list(codec.decoder.children())[-1]
     with last.register_forward_hook(fail), pytest.raises(RuntimeError, match="out of memory"):
-        codec.decode(-pieces[1], history)
-    assert all(map(torch.equal, (t for t in history.past if t is not None), before))
-    two = codec.decode(pieces[1], history).frames
+        codec.decode(-pieces[1], cache)
+    assert all(map(torch.equal, (t for t in cache.frames if t is not None), before))
+    two = codec.decode(pieces[1], cache).frames
     assert_equal(torch.cat((one, two), dim=1), decode(plain, pieces))
 
 
@@ -98,9 +98,9 @@ def test_any_split_of_the_pictures_encodes_the_same(make: Make, split: tuple[int
 @both
 def test_a_history_holds_nothing_but_its_own_tensors(make: Make) -> None:
     codec = fused(make, REFERENCE)
-    old = codec.decode(LATENTS[:, :3], codec.start_decoding()).history
-    new = codec.decode(LATENTS[:, 3:], old).history
-    kept = [t for history in (old, new) for t in history.past if t is not None]
+    old = codec.decode(LATENTS[:, :3], codec.start_decoding()).cache
+    new = codec.decode(LATENTS[:, 3:], old).cache
+    kept = [t for cache in (old, new) for t in cache.frames if t is not None]
     assert sum(t.untyped_storage().nbytes() for t in kept) == old.nbytes + new.nbytes
     assert len({t.data_ptr() for t in kept}) == len(kept)
 
@@ -109,19 +109,19 @@ def test_a_history_holds_nothing_but_its_own_tensors(make: Make) -> None:
 def test_a_stream_may_be_fused_between_two_pieces(make: Make) -> None:
     plain, other = make(), fused(make, REFERENCE)
     one, two, three = LATENTS.split(2, dim=1)
-    a, history = plain.decode(one, plain.start_decoding())
-    b, history = other.decode(two, history)
-    c, history = plain.decode(three, history)
+    a, cache = plain.decode(one, plain.start_decoding())
+    b, cache = other.decode(two, cache)
+    c, cache = plain.decode(three, cache)
     assert_equal(torch.cat((a, b, c), dim=1), decode(plain, (LATENTS,)))
 
 
 @both
 def test_two_streams_may_go_on_from_one_history(make: Make) -> None:
     codec = fused(make, REFERENCE)
-    history = codec.decode(LATENTS[:, :3], codec.start_decoding()).history
-    expected = codec.decode(LATENTS[:, 3:], history).frames
-    codec.decode(-LATENTS[:, 3:], history)
-    assert torch.equal(codec.decode(LATENTS[:, 3:], history).frames, expected)
+    cache = codec.decode(LATENTS[:, :3], codec.start_decoding()).cache
+    expected = codec.decode(LATENTS[:, 3:], cache).frames
+    codec.decode(-LATENTS[:, 3:], cache)
+    assert torch.equal(codec.decode(LATENTS[:, 3:], cache).frames, expected)
 
 
 @both
@@ -146,6 +146,6 @@ def test_in_16_bits_fusion_is_no_further_from_fp32_than_twice_torchs_own_operato
 @both
 def test_a_fused_stream_cannot_change_its_size(make: Make) -> None:
     codec = fused(make, REFERENCE)
-    history = codec.decode(LATENTS[:, :1], codec.start_decoding()).history
+    cache = codec.decode(LATENTS[:, :1], codec.start_decoding()).cache
     with pytest.raises(StreamError, match="layer 0 remembers"):
-        codec.decode(LATENTS[..., :2], history)
+        codec.decode(LATENTS[..., :2], cache)

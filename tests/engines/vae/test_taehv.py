@@ -108,9 +108,9 @@ def test_decoded_pictures_are_fp32_between_0_and_1() -> None:
 def test_a_stream_of_pictures_starts_with_one_and_goes_on_in_fours(taehv: TAEHV) -> None:
     with pytest.raises(StreamError, match=r"4 pictures at the start .* 1 \+ 4k"):
         taehv.encode(PICTURES[:, :4], taehv.start_encoding())
-    history = taehv.encode(PICTURES[:, :1], taehv.start_encoding()).history
+    cache = taehv.encode(PICTURES[:, :1], taehv.start_encoding()).cache
     with pytest.raises(StreamError, match=r"5 more pictures .* 4k"):
-        taehv.encode(PICTURES[:, :5], history)
+        taehv.encode(PICTURES[:, :5], cache)
 
 
 def test_latents_with_other_channels_are_refused(taehv: TAEHV) -> None:
@@ -119,22 +119,22 @@ def test_latents_with_other_channels_are_refused(taehv: TAEHV) -> None:
 
 
 def test_a_stream_cannot_change_its_size(taehv: TAEHV) -> None:
-    history = taehv.decode(LATENTS, taehv.start_decoding()).history
+    cache = taehv.decode(LATENTS, taehv.start_decoding()).cache
     with pytest.raises(StreamError, match="layer 0 remembers"):
-        taehv.decode(LATENTS[..., :2], history)
+        taehv.decode(LATENTS[..., :2], cache)
 
 
 def test_a_failed_call_leaves_the_old_history_usable() -> None:
     taehv = random_taehv()
-    history = taehv.decode(LATENTS[:, :3], taehv.start_decoding()).history
-    expected = taehv.decode(LATENTS[:, 3:], history).frames
+    cache = taehv.decode(LATENTS[:, :3], taehv.start_decoding()).cache
+    expected = taehv.decode(LATENTS[:, 3:], cache).frames
 
     def fail(module: nn.Module, inputs: object) -> None:
         raise RuntimeError("out of memory")
 
     with taehv.decoder.get_submodule("22").register_forward_pre_hook(fail), pytest.raises(RuntimeError):
-        taehv.decode(LATENTS[:, 3:], history)
-    assert torch.equal(taehv.decode(LATENTS[:, 3:], history).frames, expected)
+        taehv.decode(LATENTS[:, 3:], cache)
+    assert torch.equal(taehv.decode(LATENTS[:, 3:], cache).frames, expected)
 
 
 def test_two_streams_do_not_touch(taehv: TAEHV) -> None:
@@ -149,13 +149,13 @@ def test_two_streams_do_not_touch(taehv: TAEHV) -> None:
 
 def test_the_decoder_memory_is_the_least_that_suffices() -> None:
     taehv = random_taehv().double()
-    memory = taehv.decoder_memory
+    memory = taehv.decoder_receptive_field
     latents = torch.randn(1, memory + 4, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     past, following = latents.split((memory + 3, 1), dim=1)
 
     def after(frames: int) -> Tensor:
-        history = taehv.decode(past[:, -frames:], taehv.start_decoding()).history
-        return taehv.decode_raw(following, history).output
+        cache = taehv.decode(past[:, -frames:], taehv.start_decoding()).cache
+        return taehv.decode_raw(following, cache).output
 
     truth = after(memory + 3)
     assert memory == 8

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from engines.config.networks import VAEConfig
 from engines.errors import StreamError
-from engines.vae.conv_cache import History
-from engines.vae.protocol import Codec
+from engines.vae.conv_cache import ConvCache
+from engines.vae.protocol import StreamingVAE
 from engines.vae.wan_vae import WanVAE
 from tests.engines.vae.pieces import assert_equal, decode, encode
 
@@ -70,9 +70,9 @@ def test_a_whole_clip_decodes_as_recorded(recorded_vae: WanVAE, recording: dict[
 
 
 def test_blocks_of_a_stream_decode_as_recorded(recorded_vae: WanVAE, recording: dict[str, Tensor]) -> None:
-    history = recorded_vae.start_decoding()
+    cache = recorded_vae.start_decoding()
     for i, block in enumerate(recording["vae.z"].transpose(1, 2).split(3, dim=1)):
-        pictures, history = recorded_vae.decode_raw(block, history)
+        pictures, cache = recorded_vae.decode_raw(block, cache)
         assert_equal(pictures, recording[f"vae.stream.{i}"])
 
 
@@ -143,9 +143,9 @@ def test_a_stream_of_pictures_starts_with_one_and_fours(vae: WanVAE, count: int)
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_a_stream_of_pictures_goes_on_in_fours(vae: WanVAE, count: int) -> None:
-    history = vae.encode(PICTURES[:, :1], vae.start_encoding()).history
+    cache = vae.encode(PICTURES[:, :1], vae.start_encoding()).cache
     with pytest.raises(StreamError, match=f"{count} more pictures .* 4k"):
-        vae.encode(PICTURES[:, :count], history)
+        vae.encode(PICTURES[:, :count], cache)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 4, 2, 2), (1, 3, 2, 2), (1, 0, 3, 2, 2)], ids=str)
@@ -165,9 +165,9 @@ def test_pictures_of_another_shape_are_refused(vae: WanVAE, shape: tuple[int, ..
 )
 def test_a_stream_cannot_change_its_size_or_dtype(other: Tensor) -> None:
     vae = random_vae()
-    history = vae.decode(LATENTS[:, :1], vae.start_decoding()).history
+    cache = vae.decode(LATENTS[:, :1], vae.start_decoding()).cache
     with pytest.raises(StreamError, match="layer 0 remembers"):
-        vae.to(other.dtype).decode(other, history)
+        vae.to(other.dtype).decode(other, cache)
 
 
 def test_the_history_of_another_network_is_refused(vae: WanVAE) -> None:
@@ -177,15 +177,15 @@ def test_the_history_of_another_network_is_refused(vae: WanVAE) -> None:
 
 def test_a_failed_call_leaves_the_old_history_usable() -> None:
     vae = random_vae()
-    history = vae.decode(LATENTS[:, :3], vae.start_decoding()).history
-    expected = vae.decode(LATENTS[:, 3:], history).frames
+    cache = vae.decode(LATENTS[:, :3], vae.start_decoding()).cache
+    expected = vae.decode(LATENTS[:, 3:], cache).frames
 
     def fail(module: nn.Module, inputs: object) -> None:
         raise RuntimeError("out of memory")
 
     with vae.decoder.get_submodule("head.2").register_forward_pre_hook(fail), pytest.raises(RuntimeError):
-        vae.decode(LATENTS[:, 3:], history)
-    assert torch.equal(vae.decode(LATENTS[:, 3:], history).frames, expected)
+        vae.decode(LATENTS[:, 3:], cache)
+    assert torch.equal(vae.decode(LATENTS[:, 3:], cache).frames, expected)
 
 
 def test_two_streams_do_not_touch(vae: WanVAE) -> None:
@@ -201,8 +201,8 @@ def test_two_streams_do_not_touch(vae: WanVAE) -> None:
     assert torch.equal(torch.cat(pictures, dim=1), alone)
 
 
-def warmed_up_on(codec: Codec, latents: Tensor, memory: int) -> History:
-    return codec.decode(latents[:, -memory:], codec.start_decoding()).history
+def warmed_up_on(codec: StreamingVAE, latents: Tensor, memory: int) -> ConvCache:
+    return codec.decode(latents[:, -memory:], codec.start_decoding()).cache
 
 
 @pytest.mark.parametrize(("residual_blocks", "memory"), [(1, 30), (2, 38)])
@@ -213,7 +213,7 @@ def test_the_decoder_memory_is_the_least_that_suffices(residual_blocks: int, mem
     truth = vae.decode_raw(following, warmed_up_on(vae, past, memory + 3)).output
     enough = vae.decode_raw(following, warmed_up_on(vae, past, memory)).output
     too_few = vae.decode_raw(following, warmed_up_on(vae, past, memory - 1)).output
-    assert vae.decoder_memory == memory
+    assert vae.decoder_receptive_field == memory
     assert (enough - truth).abs().max() < 1e-12
     assert (too_few - truth).abs().max() > 1e-10
 
@@ -221,7 +221,7 @@ def test_the_decoder_memory_is_the_least_that_suffices(residual_blocks: int, mem
 def test_the_real_sizes_are_those_of_the_checkpoint() -> None:
     with torch.device("meta"):
         vae = WanVAE(VAEConfig())
-    assert vae.decoder_memory == 38
+    assert vae.decoder_receptive_field == 38
     assert len(vae.state_dict()) == 194
     parts = [sum(p.numel() for p in part.parameters()) for part in (vae, vae.encoder, vae.decoder)]
     assert parts == [126_892_531, 53_595_872, 73_295_331]
@@ -245,7 +245,7 @@ def test_bf16_latents_are_divided_by_a_rounded_reciprocal() -> None:
 
 
 def test_a_history_holds_on_to_nothing_but_its_own_tensors(vae: WanVAE) -> None:
-    history = vae.decode(LATENTS, vae.start_decoding()).history
-    kept = [t for t in history.past if t is not None]
+    cache = vae.decode(LATENTS, vae.start_decoding()).cache
+    kept = [t for t in cache.frames if t is not None]
     assert len(kept) == 32
-    assert sum(t.untyped_storage().nbytes() for t in kept) == history.nbytes
+    assert sum(t.untyped_storage().nbytes() for t in kept) == cache.nbytes

@@ -4,25 +4,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.cache.positions import PassTurns
-from engines.cache.prompt_kv import PromptMemory
+from engines.cache.positions import PassPositions
+from engines.cache.prompt_kv import PromptKV
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.runner.batch import StreamView
-from engines.runner.eager import SlabMemory
+from engines.runner.batch import PassInput
+from engines.runner.eager import EagerAttention
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 
 
-def first_pass(generator: Generator, stream: Stream, prompt: Prompt) -> SlabMemory:
+def first_pass(generator: Generator, stream: Stream, prompt: Prompt) -> EagerAttention:
     place = stream.slab.layout.placement(0, repeat=False)
-    turns = PassTurns.of(stream.grid, place, stream.config)
-    memory = PromptMemory.of(generator.transformer, prompt)
+    turns = PassPositions.of(stream.grid, place, stream.config)
+    memory = PromptKV.of(generator.transformer, prompt)
     picture = stream.config.height, stream.config.width
-    return SlabMemory([StreamView(stream.slab, memory, place, turns, picture)])
+    return EagerAttention([PassInput(stream.slab, memory, place, turns, picture)])
 
 
 @pytest.mark.parametrize("name", ["longlive-1.3b", "self-forcing-1.3b"])
@@ -40,7 +40,7 @@ def test_a_pass_for_its_keys_and_values_writes_what_a_full_pass_does(
     x, modulations = torch.randn(1, 3, 16, 4, 6), generator.transformer.modulations(torch.zeros(1, 3))
     full, short = generator.open(small), generator.open(small)
     generator.transformer.denoise(x, modulations, first_pass(generator, full, prompts[0]))
-    generator.transformer.remember(x, modulations, first_pass(generator, short, prompts[0]))
+    generator.transformer.write_kv(x, modulations, first_pass(generator, short, prompts[0]))
     assert torch.equal(full.slab.keys[:, 0], short.slab.keys[:, 0])
     assert torch.equal(full.slab.values[:, 0], short.slab.values[:, 0])
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.cache.kv_pool import KVSlab
-from engines.cache.window import SlabLayout
+from engines.cache.kv_pool import KVRun
+from engines.cache.window import WindowLayout
 from engines.config.networks import TransformerConfig
 from engines.wan.layers import Attention
 from kernels.attention.kv_view import NO_SLOT, KVView, KVViewTable
@@ -93,7 +93,7 @@ def test_the_reference_is_what_a_streams_memory_does() -> None:
     made = Pass.of([[6, 0]], 3, 32, torch.device("cpu"))
     attention = Attention(TransformerConfig(dim=96, layers=LAYERS, heads=3, ffn_dim=8, eps=EPS))
     made = replace(made, q_weight=attention.norm_q.weight.detach(), k_weight=attention.norm_k.weight.detach())
-    slab = KVSlab(SlabLayout(LAYERS, 3, 32, TOKENS, 1, SLOTS), made.v.device, torch.float32)
+    slab = KVRun(WindowLayout(LAYERS, 3, 32, TOKENS, 1, SLOTS), made.v.device, torch.float32)
     table = KVViewTable(
         [KVView(torch.empty_like(slab.keys), torch.empty_like(slab.values), filled=12)], made.v.device
     )

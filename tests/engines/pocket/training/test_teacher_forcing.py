@@ -13,7 +13,7 @@ from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
 from engines.pocket.training.teacher_forcing import RolloutMemory, SequenceMemory, Stretch, Window
-from engines.sampling.flow_schedule import CLEAN, TRAINING_STEPS
+from engines.sampling.flow_schedule import CLEAN_TIMESTEP, TRAINING_STEPS
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 
@@ -100,7 +100,9 @@ def test_a_rollout_makes_the_stream(transformer) -> None:  # type: ignore[no-unt
         times = torch.full((1, ONE_STEP.block_frames), float(TRAINING_STEPS))
         made = noise[block] - transformer(noise[block].unsqueeze(0), times, memory)[0]
         torch.testing.assert_close(made, latents[block], atol=2e-5, rtol=1e-4)
-        transformer.remember(latents[block].unsqueeze(0), transformer.modulations(times * 0 + CLEAN), memory)
+        transformer.write_kv(
+            latents[block].unsqueeze(0), transformer.modulations(times * 0 + CLEAN_TIMESTEP), memory
+        )
         memory.advance()
 
 

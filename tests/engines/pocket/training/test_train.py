@@ -98,7 +98,7 @@ def test_the_autoencoder_starts_as_a_mosaic() -> None:
     still = (0.4 + 0.2 * picture).expand(1, 9, -1, -1, -1)
     latents = network.encode(still, network.start_encoding()).latents
     seen = network.decode_raw(latents, network.start_decoding()).output
-    # SoftClamp bends values away from grey a little.
+    # SoftClamp bends values away from gray a little.
     torch.testing.assert_close(seen, still, atol=0.01, rtol=0)
 
 
@@ -191,13 +191,13 @@ def test_a_rollout_teaches_each_block_and_hands_on_no_gradient(teachers: Teacher
 def overfit(network: nn.Module, losses, steps: int, rate: float) -> tuple[float, float]:  # type: ignore[no-untyped-def]
     """Mean total of the first and of the last ten of so many steps on one sample."""
     torch.manual_seed(1)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=rate)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
     totals: list[Tensor] = []
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total = losses()["total"]
         total.backward()
-        optimiser.step()
+        optimizer.step()
         totals.append(total.detach())
     return float(torch.stack(totals[:10]).mean()), float(torch.stack(totals[-10:]).mean())
 
