@@ -23,10 +23,10 @@ from matplotlib import pyplot as plt
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.sizes import frame_size, resized
 from benchmarks.measure.timing import timed
-from engines.cache.window import WindowLayout
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
 from engines.loading.model import Model
+from engines.streaming.builder import EngineConfig, build_generator
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
@@ -83,8 +83,7 @@ class Trend(NamedTuple):
 def roll(model: ModelConfig, blocks: int, device: torch.device) -> Run:
     """Make `blocks` blocks of one stream: generate, decode, write context."""
     networks = Model.random(model, SEED, device)
-    slab_bytes = WindowLayout.of(model.transformer, model.stream).nbytes(networks.transformer.dtype)
-    generator = Generator(networks.transformer, networks.codec, slab_bytes=slab_bytes)
+    generator = build_generator(networks, EngineConfig(model.stream))
     stream = generator.open(model.stream)
     prompts = np.random.default_rng(SEED)
     ms, processor_ms, memory_bytes, used = [], [], [], memory_gauge(device)

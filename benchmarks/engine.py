@@ -13,7 +13,7 @@ import argparse
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -26,12 +26,12 @@ from benchmarks.measure.machine import RESULTS, Machine, Rates
 from benchmarks.measure.report import BlockStages, Report, Stage
 from benchmarks.measure.sizes import SEED, frame_size, resized
 from benchmarks.measure.timing import WARM_UP, Samples, sample, timed
-from engines.cache.positions import PassPositions
+from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
 from engines.loading.model import build_vae
-from engines.runner.batch import PassInput
+from engines.runner.rows import Row, TokenGrid
 from engines.runner.selection import can_use_cuda_graphs, select_runner
 from engines.runner.warmup import warm_up
 from engines.streaming.generator import Generator
@@ -96,9 +96,10 @@ class EngineBenchmark:
         self._codec = build(lambda: build_vae(model.vae), options)
         use_fused_ops(self._codec, options.kernels)
         self._runner = select_runner(self._transformer, options.kernels, graphs=options.graphs)
-        slabs = STREAMS * self._counts.slab_bytes
-        self._generator = Generator(self._transformer, self._codec, slab_bytes=slabs, runner=self._runner)
-        self._rollout = Rollout(self._transformer, self._runner)
+        layout = CacheLayout.of(model.transformer, options.dtype, int8_keys=self._runner.int8_keys)
+        cache = KVCache(layout, cache_size(STREAMS, model.stream, model.transformer), options.device)
+        self._generator = Generator(self._runner, self._codec, cache)
+        self._rollout = Rollout(self._runner, cache.prompts, options.device)
         self._prompt = Prompt("random", options.randn(options.prompt_tokens, model.transformer.text_dim))
         if options.graphs:
             self._warm_up()
@@ -107,7 +108,7 @@ class EngineBenchmark:
         """What was computed and must not be: the times of all that are reported mean nothing."""
 
     def _warm_up(self) -> None:
-        """Compile and capture, for each slab that there will be."""
+        """Compile and capture."""
         for progress in warm_up(self._generator, self._options.model.stream, STREAMS):
             print(f"warming up: block {progress.done} of {progress.of}", file=sys.stderr)
 
@@ -115,8 +116,10 @@ class EngineBenchmark:
     def stages(self) -> Iterator[Stage]:
         """Measure all stages but whole blocks and the text encoder, and leave the window full and rolled."""
         yield self._set_prompt()
-        for filled in range(1, self._stream.config.window_blocks + 1):
-            yield self._pass(f"pass, {filled} of {self._stream.config.window_blocks} blocks")
+        config = self._stream.config
+        while self._stream.latent_frames < config.window_frames:
+            frames = min(self._stream.latent_frames + self._stream.block_frames, config.window_frames)
+            yield self._pass(f"pass, {frames} of {config.window_frames} frames")
             self._step()
         yield self._recache()
         self._step()
@@ -177,30 +180,29 @@ class EngineBenchmark:
     def _pass(self, name: str) -> Stage:
         """A pass of the next block. It may be repeated, and the block will overwrite what it writes."""
         stream = self._stream
-        placement = stream.slab.layout.placement(stream.blocks, repeat=False)
-        turns = PassPositions.of(stream.grid, placement, stream.config)
-        picture = stream.config.height, stream.config.width
-        todo = self._runner.prepare(
-            [PassInput(stream.slab, stream.require_prompt()[1], placement, turns, picture)]
+        placement = stream.kv.policy.place(stream.latent_frames, stream.block_frames, repeat=False)
+        grid = TokenGrid(stream.config.rows, stream.config.columns)
+        bound = self._runner.prepare(
+            [Row(stream.kv, stream.require_prompt(), placement, grid, stream.schedule.levels[-1])]
         )
         latents = self._random_latents(self._options.runs)
-        modulations = stream.modulations.at(stream.schedule.timesteps[-1], latents.shape[2])
 
         def run(i: int) -> Tensor:
-            return todo.denoise(latents[i % len(latents)], modulations)
+            return bound.denoise(latents[i % len(latents)], None)
 
-        return self._measure(name, self._counts.denoising_pass(placement.filled * stream.config.block_frames), run)
+        return self._measure(name, self._counts.denoising_pass(placement.used), run)
 
     def _recache(self) -> Stage:
-        """A KV recache of a full window; it may be repeated."""
-        config = self._stream.config
-        keep_sink = self._stream.blocks > config.window_blocks
-        frames = config.window_frames - (config.sink_frames if keep_sink else 0)
+        """A KV recache of a full window; it may be repeated, and leaves the stream as if it had not been."""
+        stream = self._stream
+        frames = stream.kv.policy.place_recache(stream.latent_frames).frames
+        twin = replace(stream)
 
         def run(_: int) -> None:
-            self._rollout.recache([self._stream])
+            self._rollout.recache([twin])
 
-        return self._measure(f"recache, {frames} frames", self._counts.recache(keep_sink=keep_sink), run)
+        work = self._counts.recache(keep_sink=frames < stream.config.window_frames)
+        return self._measure(f"recache, {frames} frames", work, run)
 
     def _encode_block(self) -> Stage:
         config = self._stream.config
@@ -244,9 +246,8 @@ class EngineBenchmark:
         self._generator.write_context([self._stream])
 
     def _random_latents(self, count: int) -> Tensor:
-        return self._options.randn(
-            count, 1, *self._stream.config.latent_shape(self._options.model.vae.latent_channels)
-        )
+        stream, channels = self._stream, self._options.model.vae.latent_channels
+        return self._options.randn(count, 1, *stream.config.latent_shape(channels, stream.block_frames))
 
 
 def _reset_peak(device: torch.device) -> None:

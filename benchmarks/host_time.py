@@ -4,7 +4,7 @@
 
 runs on the CPU, on the tiny model: the network is replaced by one that returns its input, and recordings by ones
 that do nothing when replayed. What is left is what a GPU's host does between two launches of a graph: placements,
-tables, turns, noise, copies to where a graph reads, and the flow step in PyTorch's operators.
+rows of integers and their copy, noise, and copies to where a graph reads.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.timing import Samples
+from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.presets import preset
 from engines.device.cuda_graph import Replayable
 from engines.runner.fused import FusedRunner
@@ -32,11 +33,13 @@ from engines.wan.layer_ops import EAGER_OPS, AttentionContext, LayerOps
 from engines.wan.transformer import AdaLNModulation, CausalTransformer
 from kernels.dispatch import KernelBackends
 
-MARK_MS = 2.0
+MARK_MS = 0.5
 """The most that a pass may take of the host."""
 
-PLAN = KernelBackends(attention="triton", prompt_attention="triton", qk_norm_rope="triton")
-"""Tables are kept for kernels that are never launched."""
+BACKENDS = KernelBackends(
+    attention="triton", batched_attention="triton", prompt_attention="triton", qk_norm_rope="triton",
+)  # fmt: skip
+"""Rows are loaded for kernels that are never launched."""
 
 
 class Idle(CausalTransformer):
@@ -94,12 +97,14 @@ def idle_stream() -> tuple[Generator, Stream]:
     """A stream whose window has rolled, and its generator, which computes nothing."""
     model = preset("tiny")
     transformer = Idle(model.transformer)
-    runner = FusedRunner(transformer, PLAN, record)
-    generator = Generator(transformer, None, slab_bytes=1 << 30, runner=runner)
+    runner = FusedRunner(transformer, BACKENDS, record)
+    layout = CacheLayout.of(model.transformer, transformer.dtype)
+    cache = KVCache(layout, cache_size(1, model.stream, model.transformer), torch.device("cpu"))
+    generator = Generator(runner, None, cache)
     list(warm_up(generator, model.stream))
     stream = generator.open(model.stream)
     generator.set_prompt(stream, Prompt("idle", torch.ones(1, model.transformer.text_dim)))
-    for _ in range(stream.config.window_blocks + 1):
+    while stream.latent_frames <= stream.config.window_frames:
         make_block(generator, stream)
     return generator, stream
 

@@ -20,7 +20,7 @@ import torch
 from benchmarks.measure.compiler import Compiled, compile_case
 from benchmarks.measure.machine import ROOT, Machine
 from kernels import flow_step, gated_residual, layernorm_modulate, linear, rms_norm
-from kernels.attention import merge, qk_norm_rope, window
+from kernels.attention import qk_norm_rope, rotate_slots, store_kv, window
 from kernels.tiles import AotCase, AotCases
 from kernels.vae import causal_pad, conv_epilogue, frame_pairs, upsample
 
@@ -30,11 +30,12 @@ OPS: tuple[AotCases, ...] = (
     flow_step.aot_cases,
     frame_pairs.aot_cases,
     linear.aot_cases,
-    merge.aot_cases,
     layernorm_modulate.aot_cases,
     qk_norm_rope.aot_cases,
     gated_residual.aot_cases,
     rms_norm.aot_cases,
+    rotate_slots.aot_cases,
+    store_kv.aot_cases,
     upsample.aot_cases,
     window.aot_cases,
 )

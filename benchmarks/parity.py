@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.sizes import SEED, frame_size, resized
+from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
@@ -102,7 +103,9 @@ def _clip(
     blocks: int, switch: int,
 ) -> Tensor:  # fmt: skip
     """Latents [frames, ...] fp32."""
-    generator = Generator(transformer, None, slab_bytes=1 << 40, runner=runner)
+    layout = CacheLayout.of(transformer.config, transformer.dtype, int8_keys=runner.int8_keys)
+    cache = KVCache(layout, cache_size(1, config, transformer.config), transformer.device)
+    generator = Generator(runner, None, cache)
     stream, made = generator.open(config), []
     for number in range(blocks):
         if number in (0, switch):

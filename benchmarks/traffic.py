@@ -123,7 +123,8 @@ def decoder_operators(model: ModelConfig, *, fused: bool, dtype: torch.dtype = t
     codec: StreamingVAE = build_vae(model.vae).to("meta", dtype)
     if fused:
         codec.fuse(FUSED)
-    latents = torch.empty(1, *model.stream.latent_shape(model.vae.latent_channels), device="meta", dtype=dtype)
+    shape = model.stream.latent_shape(model.vae.latent_channels, model.stream.block_frames)
+    latents = torch.empty(1, *shape, device="meta", dtype=dtype)
     cache = codec.decode(latents, codec.start_decoding()).cache
     with TrafficCounter() as counter:
         codec.decode(latents, cache)

@@ -7,6 +7,7 @@ EngineError
 |   `-- PositionLimit absolute positions are used up
 |-- Cancelled         a block given up between two passes
 |-- PoolFull          no room for another stream
+|-- DeviceOutOfMemory  no memory left on the device for what was asked
 |-- SnapshotError     bytes that are not a snapshot of this model
 `-- WeightsError      weights that do not fit the network
 """
@@ -37,7 +38,11 @@ class Cancelled(EngineError):
 
 
 class PoolFull(EngineError):
-    """The reserved memory has no room for another stream's KV slab."""
+    """A pool has too few tokens left for another stream or prompt."""
+
+
+class DeviceOutOfMemory(EngineError):
+    """The device has no memory left for what was asked; nothing that was open is lost."""
 
 
 class SnapshotError(EngineError):

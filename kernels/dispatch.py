@@ -1,17 +1,16 @@
 """Which implementation computes each operation: decided once, printed at start, and never changed in silence.
 
     op                  choices
-    attention           reference, library, flash-attn, triton  a stream's queries over its slab
-    batched_attention   reference, library, flash-attn, triton  those of several streams at once
-    merge               reference, triton                       a library's attentions over sink and ring made one
+    attention           reference, library, flash-attn, triton  one row's queries over its window
+    batched_attention   reference, library, flash-attn, triton  those of several rows at once
     prompt_attention    reference, triton                       queries over the prompt
-    qk_norm_rope        reference, triton                       q/k norm, RoPE and the write into the slab
+    qk_norm_rope        reference, triton                       q/k norm, RoPE, and the write into slots
     layernorm_modulate  reference, triton                       LayerNorm, scale and shift
     gated_residual      reference, triton                       a gated branch added
     linear              library, triton                         matrix products with what follows them
     flow_step           reference, triton                       flow to clean latents to the next noise level
     decoder             reference, triton                       what lies between the codec's convolutions
-    keys                plain, int8                             how slabs keep keys, and so how they are scored
+    keys                plain, int8                             how windows keep keys, and so how they are scored
 
 "reference" is plain PyTorch. "library" is what PyTorch brings: cuDNN's attention on CUDA and its own on a CPU,
 cuBLAS. INT8 keys change results, and are kept only where they are asked for. This file imports no Triton: there
@@ -35,7 +34,6 @@ REFERENCE_OR_TRITON = ("reference", "triton")
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "attention": ATTENTIONS,
     "batched_attention": ATTENTIONS,
-    "merge": REFERENCE_OR_TRITON,
     "prompt_attention": REFERENCE_OR_TRITON,
     "qk_norm_rope": REFERENCE_OR_TRITON,
     "layernorm_modulate": REFERENCE_OR_TRITON,
@@ -61,7 +59,6 @@ class KernelBackends:
 
     attention: str = "reference"
     batched_attention: str = "reference"
-    merge: str = "reference"
     prompt_attention: str = "reference"
     qk_norm_rope: str = "reference"
     layernorm_modulate: str = "reference"
@@ -89,8 +86,9 @@ class KernelBackends:
 
     @property
     def supports_cuda_graphs(self) -> bool:
-        """Whether a captured pass serves other streams: what writes slabs and reads prompts finds them itself."""
-        return self.qk_norm_rope == self.prompt_attention == "triton"
+        """Whether a captured pass serves other rows: a reference reads their integers back."""
+        ops = {self.attention, self.batched_attention, self.qk_norm_rope, self.prompt_attention}
+        return "reference" not in ops
 
 
 EAGER = KernelBackends()

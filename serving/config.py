@@ -93,6 +93,7 @@ class ServerConfig:
     `stages` "shared" has text encoder, denoiser and video decoder in one process; "separate" gives each a
     deployment of its own. `slots` are sessions of one denoiser replica. `silence_s` is how long a replica may say
     nothing before it counts as lost. Ports are of this machine. `kernels` is what `kernels.dispatch` reads.
+    `cache_bytes` is what the sessions of a replica may keep; None measures what a graphics card has left.
     `encoder` "auto" is the graphics card's, where the device is one that encodes, else libx264.
     """
 
@@ -117,6 +118,7 @@ class ServerConfig:
     recordings: str = "recordings"
     encoder: EncoderChoice = "auto"
     kernels: str = "auto"
+    cache_bytes: int | None = None
     tokens: Tokens = Tokens()
     limits: Limits = Limits()
 
@@ -130,6 +132,8 @@ class ServerConfig:
         for name, known in {**KNOWN, "dtype": tuple(DTYPES)}.items():
             value = getattr(self, name)
             _require(value in known, f"{name} is {value!r}; known: {', '.join(known)}")
+        problem = f"cache_bytes is {self.cache_bytes}; it must be positive"
+        _require(self.cache_bytes is None or self.cache_bytes > 0, problem)
         _require(0.5 <= self.silence_s <= 60, f"silence_s is {self.silence_s}; it must be within 0.5..60")
         _require(1 <= self.lease_s <= 3600, f"lease_s is {self.lease_s}; it must be within 1..3600")
         try:

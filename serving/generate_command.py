@@ -20,8 +20,8 @@ import torch
 from engines.config.geometry import FRAMES_PER_SECOND
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.runner.selection import select_runner
 from engines.runner.warmup import warm_up
+from engines.streaming.builder import EngineConfig, build_generator
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import read_config, restore
 from engines.streaming.stream import Stream
@@ -41,16 +41,13 @@ from serving.timeline import Schedule, Settings, schedule
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C has ended."""
 
-SLAB_BYTES = 1 << 40
-"""No limit: one film is one stream, and the device says when it is full."""
-
 
 def run(options: argparse.Namespace) -> int:
     """Make the film; 130 if it was interrupted."""
     request = read_request(options)
     outputs = read_outputs(options, request)
     torch.set_num_threads(request.threads)
-    planned = schedule(request.timeline, request.stream.block_frames)
+    planned = schedule(request.timeline, request.stream.blocks)
     ready = _prepare(request, planned, options)
     print(f"kernels: {request.kernels}{'; replayed from graphs' if request.graphs else ''}", file=sys.stderr)
     facts = _facts(request, planned, ready)
@@ -94,9 +91,8 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
 
 def _generator(model: Model, request: Request) -> Generator:
     """A generator on the kernels that are asked for."""
-    use_fused_ops(model.codec, request.kernels)
-    runner = select_runner(model.transformer, request.kernels, graphs=request.graphs)
-    return Generator(model.transformer, model.codec, slab_bytes=SLAB_BYTES, runner=runner)
+    use_fused_ops(model.vae, request.kernels)
+    return build_generator(model, EngineConfig(request.stream, backends=request.kernels, graphs=request.graphs))
 
 
 def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:
@@ -168,10 +164,7 @@ def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, 
 
 
 def _warm_up(generator: Generator, request: Request, config: StreamConfig) -> None:
-    """Record the graphs, if there are to be any, so that no block of the film waits for that.
-
-    The stream that is opened next lies in the slab that they were recorded for.
-    """
+    """Record the graphs, if there are to be any, so that no block of the film waits for that."""
     if not request.graphs:
         return
     for progress in warm_up(generator, config):

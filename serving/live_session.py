@@ -10,7 +10,6 @@ from itertools import takewhile
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
 from engines.streaming.replica_log import DeviceDelta, ReplicaLog, SnapshotDelta
 from engines.streaming.stream import Stream
@@ -22,7 +21,6 @@ from serving.mirrored import KEPT_CHUNKS, MirrorItem, Opening, oldest_frame
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.prompt_track import PromptTrack
 from serving.session import Receipt, Session
-from serving.timeline import block_at
 from serving.wire import write_applied, write_chunk, write_cue, write_receipt
 
 
@@ -79,7 +77,7 @@ class LiveSession:
     def upcoming_texts(self, blocks: int) -> list[str]:
         """Texts of the cues that fall on one of the next `blocks` blocks."""
         last = self.logic.next_block + blocks - 1
-        falling = takewhile(lambda p: block_at(p.cue.frame, self.config.block_frames) <= last, self.logic.pending)
+        falling = takewhile(lambda p: self.config.blocks.block_at(p.cue.frame) <= last, self.logic.pending)
         return [text for pending in falling for text, _ in pending.cue.blend.parts]
 
     def has_prompts(self) -> bool:
@@ -189,7 +187,7 @@ class LiveSession:
 
     def end_frame(self, block: int) -> int:
         """The frame behind the last of `block`."""
-        return pixel_frames((block + 1) * self.config.block_frames)
+        return self.config.blocks.pixel_frames(block + 1)
 
     def _has(self, role: Role) -> bool:
         return any(follower.role is role for follower in self.followers)

@@ -21,7 +21,7 @@ from serving.production import place_before
 from serving.prompt_track import PromptTrack
 from serving.session import Session
 from serving.stages import PictureStage, TextStage, in_thread
-from serving.timeline import Cue, Step, Timeline, block_at, schedule
+from serving.timeline import Cue, Step, Timeline, schedule
 
 T = TypeVar("T")
 
@@ -56,9 +56,9 @@ class Opener:
     async def fork_here(self, session: LiveSession, opening: Opening) -> LiveSession:
         """A second session like `session`, which rests meanwhile."""
         now = _now()
-        record, size = session.logic.rewound(session.stream.blocks, now), session.config.block_frames
+        record, blocks = session.logic.rewound(session.stream.blocks, now), session.config.blocks
         async with self._taken(await self._copy(session.stream)) as stream:
-            prompts, logic = dict(session.prompts), Session.of(record, size, now)
+            prompts, logic = dict(session.prompts), Session.of(record, blocks, now)
             track = session.track.copy(prompts)
             fork = LiveSession(opening, logic, stream, track, prompts, self._replica)
             fork.kept.extend(session.kept)
@@ -67,18 +67,18 @@ class Opener:
 
     async def fork_back(self, session: LiveSession, opening: Opening, frame: int) -> LiveSession:
         """A session whose past is generated again, up to the block that contains `frame`."""
-        size = session.config.block_frames
+        blocks = session.config.blocks
         if not 0 <= frame < session.logic.earliest_frame:
             raise FrameOutOfRange(
                 f"frame {frame} is not in the past; the last one is {session.logic.earliest_frame - 1}"
             )
-        block = block_at(frame + 1, size) - 1
+        block = blocks.block_at(frame + 1) - 1
         record = session.logic.rewound(block, _now())
         chunks = [chunk for chunk in session.kept if chunk.block < block]
         restored = {entry.block for entry in session.stream.log if entry.event == "restore"}
         async with self._taken(await self._new(opening)) as stream:
-            await self._replay(stream, Session.of(record, size, _now()), restored)
-            fork = await self._session(opening, Session.of(record, size, _now()), stream)
+            await self._replay(stream, Session.of(record, blocks, _now()), restored)
+            fork = await self._session(opening, Session.of(record, blocks, _now()), stream)
             fork.kept.extend(chunks)
             await self._pictures.open(fork.picture_key, place_before(fork, block))
         return fork
@@ -166,20 +166,20 @@ class Opener:
 
 def _logic(opening: Opening, stream: Stream, now: float) -> Session:
     """New, or as it was before the stream's next block."""
-    size = opening.stream.block_frames
+    blocks = opening.stream.blocks
     if opening.record is None:
-        return Session(opening.pace, size, now)
-    before = Session.of(opening.record, size, now)
+        return Session(opening.pace, blocks, now)
+    before = Session.of(opening.record, blocks, now)
     if stream.config != opening.stream or stream.blocks > before.next_block:
         raise InvalidRequest(f"the snapshot's stream does not go with its session: {stream.blocks} blocks of it")
-    return Session.of(before.rewound(stream.blocks, now), size, now)
+    return Session.of(before.rewound(stream.blocks, now), blocks, now)
 
 
 def _steps_of(logic: Session) -> tuple[Step, ...]:
     """The steps of the cues that have applied."""
     if not logic.applied:
         return ()
-    return schedule(Timeline(tuple(applied.cue for applied in logic.applied)), logic.block_frames).steps
+    return schedule(Timeline(tuple(applied.cue for applied in logic.applied)), logic.blocks).steps
 
 
 def _now() -> float:

@@ -14,7 +14,6 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from engines.config.geometry import pixel_frames
 from engines.errors import EngineError, PositionLimit
 from engines.streaming.generator import Generator
 from engines.streaming.replica_log import DeviceDelta
@@ -271,7 +270,7 @@ class Production:
                     "decoder lost", extra={"session": session.id, "block": block.number, "why": str(lost)}
                 )
                 await self._reopen(session, block)
-                frame = pixel_frames(block.number * session.config.block_frames)
+                frame = session.config.blocks.pixel_frames(block.number)
                 resumed = pb.Resumed(frame=frame, reason=f"another video decoder: {lost}")
                 resumed.silence.FromMilliseconds(round(1000 * (loop.time() - began)))
                 session.publish(resumed=resumed)
@@ -292,7 +291,8 @@ def place_before(session: LiveSession, block: int) -> Place:
     """Where a decoder begins in order to decode `block` next."""
     stream = session.stream
     first_kept = stream.blocks - len(stream.recent)
-    return Place(block, list(stream.recent)[: block - first_kept])
+    first_frame = session.config.blocks.pixel_frames(block)
+    return Place(block, first_frame, list(stream.recent)[: block - first_kept])
 
 
 def _failure(error: EngineError) -> ServingError:

@@ -56,7 +56,7 @@ class RemotePictures:
         """As the stage."""
         self._fleet.forget(key)
         warm = [Latents.of(latents) for latents in place.warm]
-        replica: str = await self._fleet.place(key, "open", key, place.next_block, warm)
+        replica: str = await self._fleet.place(key, "open", key, place.next_block, place.first_frame, warm)
         self._fleet.remember(key, replica)
 
     async def decode(self, key: str, block: Block) -> Chunk:

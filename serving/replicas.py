@@ -17,8 +17,9 @@ from ray.serve.handle import DeploymentHandle
 
 from engines.config.presets import preset
 from engines.device.side_stream import SideStream
-from engines.runner.selection import can_use_cuda_graphs, select_runner
+from engines.runner.selection import can_use_cuda_graphs
 from engines.runner.warmup import warm_up
+from engines.streaming.builder import EngineConfig, build_generator
 from engines.streaming.generator import Generator
 from engines.vae.frame_decoder import FrameDecoder
 from engines.vae.protocol import use_fused_ops
@@ -40,9 +41,6 @@ from serving.video_decoder import Place, VideoDecoder
 
 logger = logging.getLogger(__name__)
 
-SLAB_BYTES = 1 << 40
-"""Slots are counted in sessions; the device says when it is full."""
-
 
 def _replica() -> str:
     return serve.get_replica_context().replica_id.unique_id
@@ -58,10 +56,10 @@ def _loaded(config: ServerConfig) -> OpenedModel:
 
 
 def _decoder(model: OpenedModel, config: ServerConfig) -> VideoDecoder:
-    use_fused_ops(model.model.codec, config.backends)
+    use_fused_ops(model.model.vae, config.backends)
     encoder = chosen(config.encoder, graphics=config.device == "cuda")
     logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
-    decoding = FrameDecoder(model.model.codec, SideStream(torch.device(config.device)))
+    decoding = FrameDecoder(model.model.vae, SideStream(torch.device(config.device)))
     # One session may be open twice for a moment, while it moves or is reset.
     return VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), 2 * config.slots * config.denoisers)
 
@@ -93,9 +91,9 @@ class VideoDecoderReplica:
         self._device = torch.device(config.device)
         self._executor = ThreadPoolExecutor(1, "decode")
 
-    async def open(self, key: str, next_block: int, warm: list[Latents]) -> str:
+    async def open(self, key: str, next_block: int, first_frame: int, warm: list[Latents]) -> str:
         """Begin to decode a session here; returns the replica."""
-        place = Place(next_block, [latents.tensor(self._device) for latents in warm])
+        place = Place(next_block, first_frame, [latents.tensor(self._device) for latents in warm])
         await self._run(partial(self._decoder.open, key, place))
         logger.info("decoder opened", extra={"session": key.partition(".")[0], "block": next_block})
         return _replica()
@@ -138,7 +136,7 @@ class DenoiserReplica:
         model = _loaded(config)
         stream = preset(config.model).stream
         self._generator = _generator(model, config)
-        for progress in warm_up(self._generator, stream, config.slots if config.device == "cuda" else 1):
+        for progress in warm_up(self._generator, stream, config.slots):
             logger.info("warming up", extra={"done": progress.done, "of": progress.of})
         self._text, self._pictures = self._stages(model, text, pictures)
         self._denoiser: Denoiser | None = None
@@ -239,9 +237,11 @@ class DenoiserReplica:
 def _generator(model: OpenedModel, config: ServerConfig) -> Generator:
     graphs = can_use_cuda_graphs(config.backends, torch.device(config.device))
     logger.info("kernels", extra={"backends": str(config.backends), "graphs": graphs})
-    # A decoder elsewhere may lag two blocks behind when it has to be rebuilt.
-    kept = model.model.codec.decoder_receptive_field + 2 * model.model.config.stream.block_frames
-    return Generator(
-        model.model.transformer, None, slab_bytes=SLAB_BYTES, kept_frames=kept, batch=config.batch,
-        runner=select_runner(model.model.transformer, config.backends, graphs=graphs),
+    stream = model.model.config.stream
+    engine = EngineConfig(
+        stream, sessions=config.slots, backends=config.backends, graphs=graphs,
+        batch=min(config.batch, config.slots), decodes=False, cache_bytes=config.cache_bytes,
+        # A decoder elsewhere may lag two blocks behind when it has to be rebuilt.
+        kept_frames=model.model.vae.decoder_receptive_field + 2 * stream.block_frames,
     )  # fmt: skip
+    return build_generator(model.model, engine, partial(model.prompts.encode, "a lighthouse"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from engines.config.geometry import pixel_frames
+from engines.config.geometry import BlockLengths
 from serving.errors import InvalidRequest, TimelineError
 from serving.mirrored import Opening
 from serving.saved import Saved
 from serving.session import LAST_FRAME
 from serving.session_record import SessionRecord
-from serving.timeline import MAX_CUES, Cue, block_at
+from serving.timeline import MAX_CUES, Cue
 from serving.wire import read_cue
 
 
@@ -22,24 +22,24 @@ def restored_record(saved: Saved, opening: Opening) -> SessionRecord:
         pending = [read_cue(cue) for cue in saved.session.pending]
     except TimelineError as error:
         raise InvalidRequest(f"the snapshot's cues cannot be used: {error}") from None
-    next_frame, size = saved.session.next_frame, opening.stream.block_frames
-    blocks = block_at(next_frame, size)
-    _require(pixel_frames(blocks * size) == next_frame, f"no block begins at its next frame, {next_frame}")
+    next_frame, lengths = saved.session.next_frame, opening.stream.blocks
+    blocks = lengths.block_at(next_frame)
+    _require(lengths.pixel_frames(blocks) == next_frame, f"no block begins at its next frame, {next_frame}")
     _require((saved.stream is None) == (blocks == 0), f"a stream goes with blocks, and it has {blocks} of them")
-    _check_cues(applied, pending, blocks, size)
-    return SessionRecord.restored(opening.pace, applied, pending, next_frame, size)
+    _check_cues(applied, pending, blocks, lengths)
+    return SessionRecord.restored(opening.pace, applied, pending, next_frame, lengths)
 
 
-def _check_cues(applied: Sequence[Cue], pending: Sequence[Cue], blocks: int, size: int) -> None:
+def _check_cues(applied: Sequence[Cue], pending: Sequence[Cue], blocks: int, lengths: BlockLengths) -> None:
     frames = [cue.frame for cue in (*applied, *pending)]
     _require(len(frames) <= MAX_CUES, f"it has {len(frames)} cues; at most {MAX_CUES} can be")
     _require(all(before < after for before, after in pairwise(frames)), "its cues are not in order")
     _require(not frames or frames[-1] <= LAST_FRAME, f"a cue lies behind frame {LAST_FRAME}")
-    landed = [block_at(cue.frame, size) for cue in applied]
+    landed = [lengths.block_at(cue.frame) for cue in applied]
     _require(all(before < after for before, after in pairwise(landed)), "two cues have applied with one block")
     _require(landed[:1] == ([0] if blocks else []), f"of {blocks} blocks the first has the first cue")
     _require(all(block < blocks for block in landed), f"a cue has applied behind its {blocks} blocks")
-    _require(all(block_at(cue.frame, size) >= blocks for cue in pending), "a cue is pending in its past")
+    _require(all(lengths.block_at(cue.frame) >= blocks for cue in pending), "a cue is pending in its past")
 
 
 def _require(holds: bool, problem: str) -> None:

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="else cuda where there is one")
     parser.add_argument("--dtype", choices=DTYPES, help="else bfloat16 on cuda and float32 on the CPU")
     parser.add_argument("--slots", type=int, default=2, help="sessions of one denoiser (default: 2)")
+    parser.add_argument(
+        "--cache-bytes", type=int, metavar="N", help="what sessions may keep; by default what the GPU has left"
+    )
     parser.add_argument("--kernels", default="auto", help="auto, a choice, or op=choice,... (kernels/dispatch.py)")
     parser.add_argument(
         "--stages", choices=("shared", "separate"), default="shared", help="in one process, or each"
@@ -52,6 +55,7 @@ def read_config(options: argparse.Namespace) -> ServerConfig:
         device=device,
         dtype=options.dtype or ("bfloat16" if device == "cuda" else "float32"),
         kernels=options.kernels,
+        cache_bytes=options.cache_bytes,
         stages=options.stages,
         slots=options.slots,
         threads=options.threads,

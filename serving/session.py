@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
-from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, pixel_frames
+from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, BlockLengths
 from serving.errors import FrameOutOfRange, InvalidRequest, LimitReached, SessionNotFound, WrongState
 from serving.pacing import UNREPORTED_BLOCKS, Pace, Position
 from serving.session_record import (
@@ -21,7 +21,7 @@ from serving.session_record import (
     Stage,
     State,
 )
-from serving.timeline import MAX_CUES, Blend, Cue, Step, Transition, block_at
+from serving.timeline import MAX_CUES, Blend, Cue, Step, Transition
 
 __all__ = [
     "Applied", "BlockPlan", "CommandKind", "Pending", "Receipt", "Session", "SessionRecord", "Stage", "State",
@@ -45,17 +45,17 @@ class Session:
     Commands return their receipt first, then those of cues that they have dropped.
     """
 
-    def __init__(self, pace: Pace, block_frames: int, now: float) -> None:
+    def __init__(self, pace: Pace, blocks: BlockLengths, now: float) -> None:
         self.pace = pace
-        self.block_frames = block_frames
+        self.blocks = blocks
         self.viewers = 0
         self._seen = now
         self._begin_take(0, now)
 
     @classmethod
-    def of(cls, record: SessionRecord, block_frames: int, now: float) -> Session:
+    def of(cls, record: SessionRecord, blocks: BlockLengths, now: float) -> Session:
         """A session that goes on from a record, without a viewer yet."""
-        session = cls(record.pace, block_frames, now)
+        session = cls(record.pace, blocks, now)
         session.state, session.take = record.state, record.take
         session.next_block, session.delivered_frames = record.next_block, record.delivered_frames
         session._pending = {pending.cue.frame: pending for pending in record.pending}
@@ -103,7 +103,7 @@ class Session:
     @property
     def earliest_frame(self) -> int:
         """The first frame of the next block: the earliest at which a cue can apply."""
-        return pixel_frames(self.next_block * self.block_frames)
+        return self.blocks.pixel_frames(self.next_block)
 
     def shown_frame(self, now: float) -> int:
         """The last frame that the viewer has seen, as far as is known; -1 before the first."""
@@ -242,7 +242,7 @@ class Session:
             return None
         if self.next_block <= self._allowed(now):
             return now
-        target = pixel_frames((self.next_block - self.pace.ahead) * self.block_frames)
+        target = self.blocks.pixel_frames(max(0, self.next_block - self.pace.ahead))
         if self._position.is_reported or target >= self.delivered_frames:
             return None
         return self._position.expects(target)
@@ -257,7 +257,7 @@ class Session:
             return expected
         if self.delivered_frames == 0:
             return self._waiting_since
-        frames = TEMPORAL_FACTOR * self.block_frames
+        frames = TEMPORAL_FACTOR * self.blocks.later
         return self._waiting_since + frames / FRAMES_PER_SECOND
 
     def begin_block(self, now: float) -> BlockPlan:
@@ -309,7 +309,7 @@ class Session:
         """As it was before `block` was begun; cues that have applied from there on are pending again."""
         back = [Pending(applied.cue, applied.command_id) for applied in self._applied if applied.block >= block]
         pending = {found.cue.frame: found for found in (*back, *self.pending)}
-        frames = pixel_frames(block * self.block_frames)
+        frames = self.blocks.pixel_frames(block)
         delivered = min(self.delivered_frames, frames) if block >= self.next_block else frames
         state = self.state
         if block == 0 and state in (State.CREATED, State.READY):
@@ -350,11 +350,11 @@ class Session:
             self.state = State.READY if 0 in self._pending else State.CREATED
 
     def _landing(self, block: int) -> list[int]:
-        end = pixel_frames(block * self.block_frames)
+        end = self.blocks.pixel_frames(block)
         return self._frames[: bisect_left(self._frames, end + 1)]
 
     def _applies_at(self, frame: int) -> int:
-        return pixel_frames(block_at(frame, self.block_frames) * self.block_frames)
+        return self.blocks.pixel_frames(self.blocks.block_at(frame))
 
     def _dropped(self, cues: Iterable[Pending]) -> tuple[Receipt, ...]:
         kind = CommandKind.SCHEDULE_PROMPT
@@ -400,7 +400,7 @@ class Session:
 
     def _block_of(self, frame: int) -> int:
         """The block that contains `frame`."""
-        return block_at(frame + 1, self.block_frames) - 1
+        return self.blocks.block_at(frame + 1) - 1
 
     def _run_clock(self, now: float) -> None:
         self._position.run(self.state is State.RUNNING and self.viewers > 0 and self.delivered_frames > 0, now)
@@ -419,7 +419,7 @@ class Session:
     def _require_ahead(self, frame: int) -> None:
         if frame > LAST_FRAME:
             raise FrameOutOfRange(f"frame {frame} is never reached; the last possible one is {LAST_FRAME}")
-        if block_at(frame, self.block_frames) < self.next_block:
+        if self.blocks.block_at(frame) < self.next_block:
             raise FrameOutOfRange(f"frame {frame} is over; the earliest possible frame is {self.earliest_frame}")
 
     def _require_pending(self, frame: int) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from engines.config.geometry import pixel_frames
+from engines.config.geometry import BlockLengths
 from serving.pacing import Pace
-from serving.timeline import Cue, Step, block_at
+from serving.timeline import Cue, Step
 
 
 class State(Enum):
@@ -99,14 +99,13 @@ class SessionRecord:
 
     @classmethod
     def restored(
-        cls, pace: Pace, applied: Sequence[Cue], pending: Sequence[Cue], next_frame: int, block_frames: int
+        cls, pace: Pace, applied: Sequence[Cue], pending: Sequence[Cue], next_frame: int, lengths: BlockLengths
     ) -> SessionRecord:
         """A session that was saved before `next_frame`: paused there, or at its beginning."""
-        blocks = block_at(next_frame, block_frames)
-        began = [block_at(cue.frame, block_frames) for cue in applied]
+        blocks = lengths.block_at(next_frame)
+        began = [lengths.block_at(cue.frame) for cue in applied]
         log = [
-            Applied(cue, block, pixel_frames(block * block_frames), "")
-            for cue, block in zip(applied, began, strict=True)
+            Applied(cue, block, lengths.pixel_frames(block), "") for cue, block in zip(applied, began, strict=True)
         ]
         ready = any(cue.frame == 0 for cue in pending)
         at_start = State.READY if ready else State.CREATED

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
-from engines.config.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR, pixel_frames
+from engines.config.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_FACTOR, BlockLengths
 from serving.errors import TimelineError
 
 Method = Literal["linear", "slerp"]
@@ -243,6 +243,10 @@ class Step:
     method: Method = "linear"
 
 
+LONGLIVE_BLOCKS = BlockLengths(later=3, first=3)
+"""Of a timeline that is read without a model."""
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The steps of a timeline by rising block, and the number of blocks to make, None where it is open."""
@@ -253,59 +257,56 @@ class Schedule:
     warnings: tuple[str, ...]
 
 
-def block_at(frame: int, block_frames: int = 3) -> int:
-    """The first block that begins at or after pixel frame `frame`; `block_frames` are latent frames."""
-    return 0 if frame <= 0 else -(-(frame - 1 + TEMPORAL_FACTOR) // (TEMPORAL_FACTOR * block_frames))
-
-
 def frame_at(seconds: float) -> int:
     """The pixel frame nearest to a time."""
     return round(FRAMES_PER_SECOND * seconds)
 
 
-def schedule(timeline: Timeline, block_frames: int = 3) -> Schedule:
+def schedule(timeline: Timeline, blocks: BlockLengths = LONGLIVE_BLOCKS) -> Schedule:
     """When each cue applies: at the first block that begins at or after its frame.
 
     Of two cues that fall on one block the later wins. A transition is cut short by the next cue and by the end.
     TimelineError if no cue is at frame 0.
     """
     timeline.require_start()
-    end = None if timeline.frames is None else block_at(timeline.frames, block_frames)
+    end = None if timeline.frames is None else blocks.block_at(timeline.frames)
     warnings: list[str] = []
-    cues = _cues_by_block(timeline.cues, block_frames, end, warnings)
+    cues = _cues_by_block(timeline.cues, blocks, end, warnings)
     steps: list[Step] = []
     for (block, cue), following in zip(cues.items(), [*list(cues)[1:], end], strict=True):
         count = 1 if cue.transition is None else cue.transition.blocks
         room = count if following is None else min(count, following - block)
-        steps += _steps(cue, range(block, block + room), len(steps) - 1, block_frames)
+        steps += _steps(cue, range(block, block + room), len(steps) - 1, blocks)
         if room < count:
             warnings.append(
                 f"the transition of the cue at frame {cue.frame} ends after {room} of its {count} blocks"
             )
-    frames = None if end is None else pixel_frames(end * block_frames)
+    frames = None if end is None else blocks.pixel_frames(end)
     return Schedule(tuple(steps), end, frames, tuple(warnings))
 
 
-def _cues_by_block(cues: Iterable[Cue], block_frames: int, end: int | None, warnings: list[str]) -> dict[int, Cue]:
+def _cues_by_block(
+    cues: Iterable[Cue], blocks: BlockLengths, end: int | None, warnings: list[str]
+) -> dict[int, Cue]:
     landed: dict[int, Cue] = {}
     for cue in cues:
-        block = block_at(cue.frame, block_frames)
+        block = blocks.block_at(cue.frame)
         if end is not None and block >= end:
-            ends = pixel_frames(end * block_frames)
+            ends = blocks.pixel_frames(end)
             warnings.append(f"the cue at frame {cue.frame} never applies, because the clip ends at frame {ends}")
             continue
         if block in landed:
             warnings.append(
                 f"the cues at frames {landed[block].frame} and {cue.frame} both fall on the block "
-                f"at frame {pixel_frames(block * block_frames)}; the later one wins"
+                f"at frame {blocks.pixel_frames(block)}; the later one wins"
             )
         landed[block] = cue
     return landed
 
 
-def _steps(cue: Cue, blocks: range, source: int, block_frames: int) -> Iterator[Step]:
-    for number, block in enumerate(blocks, start=1):
-        frame = pixel_frames(block * block_frames)
+def _steps(cue: Cue, numbers: range, source: int, blocks: BlockLengths) -> Iterator[Step]:
+    for number, block in enumerate(numbers, start=1):
+        frame = blocks.pixel_frames(block)
         if cue.transition is None:
             yield Step(block, frame, cue.frame, cue.blend)
         else:

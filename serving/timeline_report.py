@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engines.config.geometry import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND, BlockLengths
 from serving.advice import advice
-from serving.timeline import Cue, Schedule, Settings, Step, Timeline, schedule
+from serving.timeline import LONGLIVE_BLOCKS, Cue, Schedule, Settings, Step, Timeline, schedule
 from serving.timeline_files import ReadTimeline
 from serving.timelines.timecode import timecode
 
 PROMPT_CHARACTERS = 72
 
 
-def explain(read: ReadTimeline, block_frames: int = 3) -> str:
+def explain(read: ReadTimeline, blocks: BlockLengths = LONGLIVE_BLOCKS) -> str:
     """What the file asks for, when its cues will apply, and what to know about both, as lines of text."""
-    planned = schedule(read.timeline, block_frames)
+    planned = schedule(read.timeline, blocks)
     lines = [
         f"format    {read.format}",
         f"length    {_length(read.timeline, planned)}",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from engines.config.geometry import SPATIAL_FACTOR, pixel_frames
+from engines.config.geometry import SPATIAL_FACTOR
 from engines.vae.conv_cache import ConvCache
 from engines.vae.frame_decoder import FrameDecoder
 from serving.chunk import Chunk
@@ -18,12 +18,13 @@ from serving.errors import FrameOutOfRange, SessionNotFound, SlotsFull
 
 
 class Place(NamedTuple):
-    """Where in a stream a decoder begins: the next block, after `warm`, the latents of the blocks before it.
+    """Where in a stream a decoder begins: the next block, its first pixel frame, and the latents before it.
 
     `warm` reaches back as far as the decoder remembers, or to the beginning of the stream.
     """
 
     next_block: int
+    first_frame: int
     warm: Sequence[Tensor]
 
 
@@ -33,6 +34,7 @@ class _Decoded:
 
     cache: ConvCache
     next_block: int
+    next_frame: int
     encoder: ChunkEncoder | None = None
     last: Chunk | None = None
 
@@ -64,7 +66,8 @@ class VideoDecoder:
             raise SlotsFull(f"the decoder has {self._most} sessions, which is all it may have")
         cache = self._decoding.rebuild_cache(place.warm) if place.warm else self._decoding.empty_cache()
         before = self._sessions.get(key)
-        self._sessions[key] = _Decoded(cache, place.next_block, None if before is None else before.encoder)
+        encoder = None if before is None else before.encoder
+        self._sessions[key] = _Decoded(cache, place.next_block, place.first_frame, encoder)
 
     def decode(self, key: str, block: int, latents: Tensor, ready: torch.cuda.Event | None = None) -> Chunk:
         """The chunk of `block`: the session's next one, or once more its last one.
@@ -78,10 +81,11 @@ class VideoDecoder:
         if session.next_block != block:
             raise FrameOutOfRange(f"block {block} is not the next to decode; {session.next_block} is")
         pictures, cache = self._decoding.decode(latents, session.cache, ready)
-        frames, _, rows, columns = latents.shape
+        rows, columns = latents.shape[2:]
         encoder = session.encoder or self._make_encoder(rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
-        chunk = encoder.encode(block, pixel_frames(block * frames), pictures.numpy())
-        self._sessions[key] = replace(session, cache=cache, next_block=block + 1, encoder=encoder, last=chunk)
+        chunk = encoder.encode(block, session.next_frame, pictures.numpy())
+        end = session.next_frame + len(pictures)
+        self._sessions[key] = _Decoded(cache, block + 1, end, encoder, chunk)
         return chunk
 
     def close(self, key: str) -> None:

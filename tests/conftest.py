@@ -13,6 +13,7 @@ from engines.config.stream import StreamConfig
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
+from tests.support.generators import generator_for
 
 # A slow machine is no failure: speed is measured in benchmarks.
 settings.register_profile("longtake", deadline=None)
@@ -34,7 +35,7 @@ def model() -> Model:
 
 @pytest.fixture
 def generator(model: Model) -> Generator:
-    return Generator(model.transformer, model.codec, slab_bytes=1 << 30)
+    return generator_for(model)
 
 
 @pytest.fixture

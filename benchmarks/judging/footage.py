@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.judging.judge import PICTURES, STRIDE
-from engines.cache.window import WindowLayout
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
 from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import Clip, Scene
+from engines.streaming.builder import EngineConfig, build_generator
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt_encoder import PromptEncoder
@@ -92,12 +92,10 @@ class ModelSource:
         self.name = model.config.name
         self._config = model.config.stream
         self._prompts = prompts
-        layout = WindowLayout.of(model.config.transformer, self._config)
-        slab_bytes = streams * layout.nbytes(model.transformer.dtype)
-        self._generator = Generator(model.transformer, model.codec, slab_bytes=slab_bytes, batch=together)
+        self._generator = build_generator(model, EngineConfig(self._config, sessions=streams, batch=together))
 
     @property
-    def identity(self) -> dict[str, str | None]:
+    def identity(self) -> dict[str, str]:
         """Fingerprints of the denoiser and of the codec."""
         return self._generator.identity
 
@@ -135,7 +133,7 @@ class ModelTake:
         blocks = self._generator.generate(self._streams)
         pairs = zip(self._streams, blocks, strict=True)
         pictures = torch.stack([self._generator.decode(stream, block) for stream, block in pairs])
-        return pictures.to(self._generator.transformer.device)
+        return pictures.to(self._generator.cache.device)
 
     def fork(self) -> ModelTake:
         """Fork every stream."""

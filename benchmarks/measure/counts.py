@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from engines.cache.window import WindowLayout
+from engines.cache.kv_cache import CacheLayout, cache_size
 from engines.config.geometry import PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.networks import TransformerConfig
@@ -123,9 +123,10 @@ class Counts:
         return Parameters.of(self.model.transformer)
 
     @property
-    def slab_bytes(self) -> int:
-        """One stream's keys and values."""
-        return WindowLayout.of(self.model.transformer, self.stream).nbytes(self.dtype)
+    def session_bytes(self) -> int:
+        """What one session keeps in the pools: its window, raw keys of its sink, its prompt."""
+        size = cache_size(1, self.stream, self.model.transformer)
+        return CacheLayout.of(self.model.transformer, self.dtype).nbytes(size)
 
     def denoising_pass(self, attended_frames: int) -> Work:
         """One step of a block that attends `attended_frames`, itself included."""

@@ -123,7 +123,7 @@ def _until_seen(generator: Generator, codec: StreamingVAE, stream: Stream, promp
         codec.decode(block.latents[:1].unsqueeze(0), stream.decoder).frames.mul(255).to(torch.uint8)
         return block
 
-    return _waited(see, generator.transformer.device)
+    return _waited(see, generator.cache.device)
 
 
 def _waited(work: Callable[[], T], device: torch.device) -> tuple[float, T]:
@@ -142,7 +142,7 @@ def _rest(device: torch.device) -> None:
 
 def _waits(generator: Generator, stream: Stream, prompt: Prompt) -> str | None:
     """What PyTorch says where a block's passes, its clean pass, or a switch to a prompt make the host wait."""
-    if generator.transformer.device.type != "cuda":
+    if generator.cache.device.type != "cuda":
         return None
     encoded = Prompt(prompt.text, prompt.rows.cpu())
     torch.cuda.set_sync_debug_mode("error")

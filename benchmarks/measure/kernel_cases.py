@@ -15,17 +15,21 @@ from typing import Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measure.counts import Work
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from kernels import linear as linears
-from kernels.attention.kv_view import KVView, KVViewTable
-from kernels.attention.library import cudnn, flash_attn, library_attention, torch_cpu
-from kernels.attention.merge import merge, merge_reference
-from kernels.attention.qk_norm_rope import qk_norm_rope
-from kernels.attention.reference import prompt_attention
-from kernels.attention.rope import RopeTable, Turns, apply_rope
+from kernels.attention.backend import AttentionBackend
+from kernels.attention.kv_view import KVPlanes, KVView
+from kernels.attention.library import flash_attn_attention, library_attention
+from kernels.attention.qk_norm_rope import qk_norm_rope, qk_norm_rope_reference
+from kernels.attention.reference import attend
+from kernels.attention.rope import frame_freqs, spatial_freqs
+from kernels.attention.rope import frame_pairs as frame_pairs_of
+from kernels.attention.rotate_slots import rotate_slots, rotate_slots_reference
+from kernels.attention.slots import RawKeys, RopeFreqs, Slots
 from kernels.attention.window import window_attention, window_attention_reference
 from kernels.flow_step import flow_step, flow_step_reference
 from kernels.gated_residual import gated_residual, gated_residual_reference
@@ -69,7 +73,7 @@ class Sizes:
         model, stream = preset("longlive-1.3b").transformer, StreamConfig(height=height, width=width)
         return cls(
             stream.block_frames, stream.rows, stream.columns, model.heads, model.head_dim, model.ffn_dim,
-            stream.window_blocks, 41, model.text_len, (96, 12, height, width),
+            stream.window_frames // stream.block_frames, 41, model.text_len, (96, 12, height, width),
         )  # fmt: skip
 
     @classmethod
@@ -172,142 +176,167 @@ def _outputs(made: Tensor | Tensors) -> Tensors:
 def all_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> list[MakeCase]:
     """Every op."""
     make = Maker(sizes, device, dtype)
-    fills = [partial(_window, make, [filled], 0, False) for filled in range(1, sizes.window_blocks + 1)]
-    full = sizes.window_blocks
+    blocks, full = range(1, sizes.window_blocks + 1), sizes.window_blocks
     return [
-        *fills,
-        partial(_window, make, [full], 1, False),
-        partial(_window, make, [1, full], 0, False),
-        partial(_window, make, [full], 1, True),
-        partial(_merge, make), partial(_prompt, make), partial(_qk_norm_rope, make, False),
-        partial(_qk_norm_rope, make, True), partial(_rms_norm, make), partial(_layernorm_modulate, make),
-        partial(_layernorm_modulate_int8, make), partial(_gated_residual, make),
-        partial(_linear, make), partial(_linear_gelu, make), partial(_linear_residual, make),
-        partial(_flow_step, make), partial(_causal_pad, make), partial(_conv_epilogue, make),
-        partial(_upsample, make), partial(_frame_pairs, make),
+        *(partial(_window, make, [filled], False) for filled in blocks),
+        partial(_window, make, [1, full], False), partial(_window, make, [full], True), partial(_prompt, make),
+        partial(_qk_norm_rope, make, False), partial(_qk_norm_rope, make, True), partial(_rotate_slots, make),
+        partial(_rms_norm, make), partial(_layernorm_modulate, make), partial(_layernorm_modulate_int8, make),
+        partial(_gated_residual, make), partial(_linear, make), partial(_linear_gelu, make),
+        partial(_linear_residual, make), partial(_flow_step, make), partial(_causal_pad, make),
+        partial(_conv_epilogue, make), partial(_upsample, make), partial(_frame_pairs, make),
     ]  # fmt: skip
 
 
-def _window(make: Maker, fills: Sequence[int], sink_blocks: int, int8: bool, sets: int) -> Case:
-    """Streams whose windows hold so many blocks, the first `sink_blocks` of them scored by other queries."""
-    sizes = make.sizes
-    block = (sets, sizes.window_blocks, sizes.tokens, sizes.heads, sizes.head_dim)
-    lent = [_lent(make, block, filled, sink_blocks, int8) for filled in fills]
-    table, streams = KVViewTable(lent, make.device), len(fills)
-    queries = make.randn(sets, 2, streams, sizes.tokens, sizes.heads, sizes.head_dim)
+def _window(make: Maker, fills: Sequence[int], int8: bool, sets: int) -> Case:
+    """Rows whose windows hold so many blocks, one behind the other in a pool."""
+    sizes, rows = make.sizes, len(fills)
+    window = sizes.window_blocks * sizes.tokens
+    keys, values = make.randn(2, sets, rows * window, sizes.heads, sizes.head_dim)
+    rounded, scales = quantize_keys(keys) if int8 else (keys, None)
+    planes = KVPlanes(rounded, values, scales)
+    starts = [row * window for row in range(rows)]
+    ends = [start + filled * sizes.tokens for start, filled in zip(starts, fills, strict=True)]
+    kv = KVView(planes, torch.tensor([starts, ends], dtype=torch.int32, device=make.device), window)
+    queries = make.randn(sets, rows, sizes.tokens, sizes.heads, sizes.head_dim)
 
-    def attend(attention: Callable[..., Tensor], i: int) -> Tensors:
-        sink = queries[i, 1] if sink_blocks else None
-        return (attention(queries[i, 0], table, i, sink_queries=sink),)
+    def run(attention: AttentionBackend, i: int) -> Tensors:
+        return (attention(queries[i], kv, i),)
 
-    attentions = {"triton": window_attention} | ({} if int8 else _libraries(make.device))
-    keys = sum(fills) * sizes.tokens
-    moved = 2 * keys * sizes.dim * make.dtype.itemsize + (2 + bool(sink_blocks)) * queries[0, 0].nbytes
+    attentions: dict[str, AttentionBackend] = {"triton": window_attention}
+    attentions |= {} if int8 else _libraries(make.device, ends if rows == 1 else None)
+    attended = sum(fills) * sizes.tokens
+    moved = 2 * attended * sizes.dim * make.dtype.itemsize + 2 * queries[0].nbytes
     lengths = "+".join(str(filled * sizes.tokens) for filled in fills)
-    words = ["two rotations" if sink_blocks else "", "int8 keys" if int8 else ""]
-    saved = keys * sizes.dim * (make.dtype.itemsize - 1) if int8 else 0
+    saved = attended * sizes.dim * (make.dtype.itemsize - 1) if int8 else 0
     return Case(
-        name=", ".join([f"attention {sizes.tokens} x {lengths}", *filter(None, words)]),
-        work=Work(4 * sizes.tokens * keys * sizes.dim, moved - saved),
-        providers={name: partial(attend, attention) for name, attention in attentions.items()},
-        truth=partial(attend, window_attention_reference),
+        name=f"attention {sizes.tokens} x {lengths}{', int8 keys' if int8 else ''}",
+        work=Work(4 * sizes.tokens * attended * sizes.dim, moved - saved),
+        providers={name: partial(run, attention) for name, attention in attentions.items()},
+        truth=partial(run, window_attention_reference),
         bound=INT8_BOUND if int8 else BOUNDS[make.dtype],
         set_bytes=moved,
         device=make.device,
-    )  # fmt: skip
+    )
 
 
-def _lent(make: Maker, block: tuple[int, ...], filled: int, sink_blocks: int, int8: bool) -> KVView:
-    keys, values = make.randn(*block), make.randn(*block)
-    tokens, scales = make.sizes.tokens, None
-    if int8:
-        keys, scales = quantize_keys(keys)
-    return KVView(keys, values, filled * tokens, sink_blocks * tokens, key_scales=scales)
-
-
-def _libraries(device: torch.device) -> dict[str, Callable[..., Tensor]]:
-    if device.type != "cuda":
-        return {"library": library_attention(torch_cpu, merge)}
-    found: dict[str, Callable[..., Tensor]] = {"library": library_attention(cudnn, merge)}
-    if importlib.util.find_spec("flash_attn") is not None:
-        found["flash-attn"] = library_attention(flash_attn, merge)
+def _libraries(device: torch.device, ends: Sequence[int] | None) -> dict[str, AttentionBackend]:
+    """Libraries that find the run on the device, and one that is told of it by the host, with as many keys."""
+    found: dict[str, AttentionBackend] = {"library": library_attention(device)}
+    if ends is not None:
+        found["library, dense"] = partial(_dense, ends[0])
+    if device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None:
+        found["flash-attn"] = flash_attn_attention
     return found
+
+
+def _dense(tokens: int, queries: Tensor, kv: KVView, layer: int) -> Tensor:
+    """PyTorch's public attention over the first `tokens` of a pool: a graph of it serves this run at this fill."""
+    keys, values = kv.planes.keys[layer, :tokens], kv.planes.values[layer, :tokens]
+    backends = [SDPBackend.CUDNN_ATTENTION] if queries.is_cuda else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(backends):
+        return attend(queries[0], keys, values).unsqueeze(0)
 
 
 def _prompt(make: Maker, sets: int) -> Case:
     """A prompt with its padding as one key, and by the library with all of it."""
     sizes = make.sizes
     padding = sizes.text_len - sizes.prompt_keys + 1
-    shape = (sets, sizes.prompt_keys, sizes.heads, sizes.head_dim)
-    keys, values = make.randn(*shape), make.randn(*shape)
-    table = KVViewTable([KVView(keys, values, sizes.prompt_keys, last_log=math.log(padding))], make.device)
+    keys, values = make.randn(2, sets, sizes.prompt_keys, sizes.heads, sizes.head_dim)
+    bounds = torch.tensor([[0], [sizes.prompt_keys]], dtype=torch.int32, device=make.device)
+    last_log = torch.tensor([math.log(padding)], device=make.device)
+    kv = KVView(KVPlanes(keys, values), bounds, sizes.text_len, last_log)
     whole = [torch.cat([x, x[:, -1:].expand(-1, padding - 1, -1, -1)], 1) for x in (keys, values)]
     queries = make.randn(sets, 1, sizes.tokens, sizes.heads, sizes.head_dim)
     return Case(
         name=f"prompt attention {sizes.tokens} x {sizes.prompt_keys}",
         work=Work(4 * sizes.tokens * sizes.prompt_keys * sizes.dim, 2 * queries[0].nbytes + 2 * keys[0].nbytes),
         providers={
-            "triton": lambda i: (window_attention(queries[i], table, i),),
-            "library, padded": lambda i: (prompt_attention(queries[i, 0], whole[0][i], whole[1][i], None)[None],),
+            "triton": lambda i: (window_attention(queries[i], kv, i, num_splits=1),),
+            "library, padded": lambda i: (attend(queries[i, 0], whole[0][i], whole[1][i])[None],),
         },
-        truth=lambda i: (window_attention_reference(queries[i], table, i),),
+        truth=lambda i: (window_attention_reference(queries[i], kv, i),),
         bound=BOUNDS[make.dtype],
         set_bytes=2 * queries[0].nbytes,
         device=make.device,
     )
 
 
-def _merge(make: Maker, sets: int) -> Case:
+def _qk_norm_rope(make: Maker, raw: bool, sets: int) -> Case:
+    """Queries, and keys and values as they then lie in the pool's last slots; with raw keys of all, or of none."""
     sizes = make.sizes
-
-    def inputs() -> Tensors:
-        parts = make.randn(2, sizes.tokens, sizes.heads, sizes.head_dim)
-        return *parts, *torch.randn(2, sizes.heads, sizes.tokens, device=make.device)
-
-    providers: dict[str, Callable[..., Tensor]] = {"triton": merge, "reference": merge_reference}
-    return make.case("merge of two attentions", inputs, providers, merge_reference, 0, sets)
-
-
-def _qk_norm_rope(make: Maker, two: bool, sets: int) -> Case:
-    """Queries, and keys and values as they then lie in the slab's last slot."""
-    sizes = make.sizes
-    slab = make.randn(2, sets, sizes.window_blocks, sizes.tokens, sizes.heads, sizes.head_dim)
-    table = KVViewTable([KVView(slab[0], slab[1], sizes.window_blocks * sizes.tokens)], make.device)
-    place = (sizes.window_blocks - 1) * sizes.tokens
-    slot_mapping = torch.tensor([[place]], dtype=torch.int32, device=make.device)
-    grid = RopeTable(sizes.rows, sizes.columns, sizes.head_dim, make.device)
-    turns = [grid.freqs_cis(range(first, first + sizes.frames))[None] for first in (90, 90, 9)]
+    written = slice((sizes.window_blocks - 1) * sizes.tokens, None)
+    planes, kept = _pool(make, sets)
+    last = (sizes.window_blocks - 1) * sizes.frames
+    slots = Slots(_int32(make, [0]), _int32(make, [[last + frame for frame in range(sizes.frames)]]))
+    raw_keys = RawKeys(kept, Slots(_int32(make, [0]), _int32(make, [list(range(sizes.frames))]))) if raw else None
+    frame = frame_freqs(range(90, 90 + sizes.frames), sizes.head_dim)[None].to(make.device)
+    freqs = RopeFreqs(frame, spatial_freqs(sizes.rows, sizes.columns, sizes.head_dim).to(make.device))
     rows, weights = make.randn(sets, 3, 1, sizes.tokens, sizes.dim), make.randn(2, sizes.dim)
 
-    def fused(i: int) -> Tensors:
-        q, k, v = rows[i]
-        turned = Turns(turns[0], turns[1], turns[2] if two else None)
-        made = qk_norm_rope(q, k, v, weights[0], weights[1], turned, table, slot_mapping, i, EPS)
-        return *(x for x in made if x is not None), slab[0, i, -1], slab[1, i, -1]
-
-    def plain(i: int, dtype: torch.dtype) -> Tensors:
+    def run(op: Callable[..., Tensor], dtype: torch.dtype, i: int) -> Tensors:
         q, k, v = rows[i].to(dtype)
-        normed = [rms_norm_reference(x, w, EPS) for x, w in zip((q, k), weights.to(dtype), strict=True)]
-        queries, keys = (x.unflatten(-1, (sizes.heads, -1)) for x in normed)
-        turned = [apply_rope(queries, turn) for turn in turns[1 : 3 if two else 2]]
-        slab[0, i, -1].copy_(apply_rope(keys, turns[0])[0])
-        slab[1, i, -1].copy_(v.unflatten(-1, (sizes.heads, -1))[0])
-        return *turned, slab[0, i, -1], slab[1, i, -1]
+        here, apart = (planes, raw_keys) if dtype == make.dtype else _as(dtype, planes, raw_keys)
+        queries = op(q, k, v, *weights.to(dtype), freqs, here, slots, apart, i, EPS)
+        outputs = queries, here.keys[i, written].clone(), here.values[i, written].clone()
+        return outputs if apart is None else (*outputs, apart.plane[i].clone())
 
-    def apart(call: Callable[[int], Tensors], i: int) -> Tensors:
-        return tuple(x.clone() for x in call(i))
-
-    read = rows[0].nbytes + weights.nbytes + sum(turn.nbytes for turn in turns[: 3 if two else 2])
-    nbytes = read + (4 if two else 3) * rows[0, 0].nbytes
+    nbytes = rows[0].nbytes + weights.nbytes + 3 * rows[0, 0].nbytes + (kept[0].nbytes if raw else 0)
     return Case(
-        name=f"norm, RoPE and write{', two rotations' if two else ''}",
+        name=f"norm, RoPE and write{', with raw keys' if raw else ''}",
         work=Work(0, nbytes),
-        providers={"triton": fused, "reference": lambda i: plain(i, make.dtype)},
-        truth=partial(apart, lambda i: plain(i, torch.float32)),
+        providers={
+            "triton": partial(run, qk_norm_rope, make.dtype),
+            "reference": partial(run, qk_norm_rope_reference, make.dtype),
+        },
+        truth=partial(run, qk_norm_rope_reference, torch.float32),
         bound=BOUNDS[make.dtype],
         set_bytes=nbytes,
         device=make.device,
     )
+
+
+def _rotate_slots(make: Maker, sets: int) -> Case:
+    """The frames of a block in the pool's first slots, in one layer; a model's are turned all at once."""
+    sizes = make.sizes
+    planes, raw = _pool(make, sets)
+    slots = _int32(make, [frame * sizes.frame_tokens for frame in range(sizes.frames)])
+    freqs = frame_freqs(range(90, 90 + sizes.frames), sizes.head_dim).to(make.device)
+
+    def run(op: Callable[..., None], dtype: torch.dtype, i: int) -> Tensors:
+        here = KVPlanes(planes.keys[i : i + 1].to(dtype), planes.values[i : i + 1].to(dtype))
+        op(here, raw[i : i + 1].to(dtype), freqs, slots, slots, sizes.frame_tokens)
+        return (here.keys[0, : sizes.tokens, :, : raw.shape[-1]].clone(),)
+
+    nbytes = 2 * raw[0].nbytes
+    return Case(
+        name=f"{sizes.frames} slots turned",
+        work=Work(0, nbytes),
+        providers={
+            "triton": partial(run, rotate_slots, make.dtype),
+            "reference": partial(run, rotate_slots_reference, make.dtype),
+        },
+        truth=partial(run, rotate_slots_reference, torch.float32),
+        bound=BOUNDS[make.dtype],
+        set_bytes=nbytes,
+        device=make.device,
+    )
+
+
+def _pool(make: Maker, sets: int) -> tuple[KVPlanes, Tensor]:
+    """A full window for each set, and the raw keys of a block."""
+    sizes = make.sizes
+    keys, values = make.randn(2, sets, sizes.window_blocks * sizes.tokens, sizes.heads, sizes.head_dim)
+    return KVPlanes(keys, values), make.randn(sets, sizes.tokens, sizes.heads, 2 * frame_pairs_of(sizes.head_dim))
+
+
+def _as(dtype: torch.dtype, planes: KVPlanes, raw: RawKeys | None) -> tuple[KVPlanes, RawKeys | None]:
+    kept = None if raw is None else RawKeys(raw.plane.to(dtype), raw.slots)
+    return KVPlanes(planes.keys.to(dtype), planes.values.to(dtype)), kept
+
+
+def _int32(make: Maker, values: Sequence[object]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device=make.device)
 
 
 def _rms_norm(make: Maker, sets: int) -> Case:

@@ -1,108 +1,121 @@
-"""The memory of all streams' keys and values: one reservation, the slab, for each."""
+"""The KV pool: planes allocated once for all streams of a device, and the runs of tokens that streams hold of
+them.
+
+    plane   [layers, tokens, ...]      keys, values; scales of INT8 keys [layers, heads, tokens]
+    run     tokens start .. start+n-1  of every plane, held from a stream's opening to its end
+
+Runs are taken first fit. Where there are tokens enough but no gap is wide enough, runs are moved together: whoever
+addresses a run reads its start anew for every pass.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from engines.cache.window import WindowLayout
 from engines.errors import PoolFull
 
 
+class Plane(NamedTuple):
+    """A tensor with a dimension `token_dim` for the pool's tokens."""
+
+    tensor: Tensor
+    token_dim: int = 1
+
+    def of(self, start: int, tokens: int) -> Tensor:
+        """A view of some tokens."""
+        return self.tensor.narrow(self.token_dim, start, tokens)
+
+
 class KVRun:
-    """Keys and values of one stream's window, for all layers: two tensors of `layout.shape`.
+    """Tokens of a pool that one stream or prompt holds. `start` changes only when the pool moves runs together."""
 
-    Keys are rotated: those in a sink slot to their window position under relative RoPE, all others to their
-    position in the stream. INT8 keys have fp32 scales of `layout.scales_shape`; only kernels write and read them.
-    """
-
-    def __init__(
-        self, layout: WindowLayout, device: torch.device, dtype: torch.dtype, *, int8_keys: bool = False
-    ) -> None:
-        self.layout = layout
-        self.keys = torch.empty(layout.shape, device=device, dtype=torch.int8 if int8_keys else dtype)
-        self.values = torch.empty(layout.shape, device=device, dtype=dtype)
-        self.key_scales = torch.empty(layout.scales_shape, device=device) if int8_keys else None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes reserved."""
-        return sum(x.nbytes for x in self.state(self.layout.window_blocks).values())
-
-    def state(self, slots: int) -> dict[str, Tensor]:
-        """All there is in the first `slots` slots, by name: views."""
-        kept = {"keys": self.keys[:, :slots], "values": self.values[:, :slots]}
-        return kept if self.key_scales is None else kept | {"key_scales": self.key_scales[:, :, :slots]}
-
-    def write(self, layer: int, slots: tuple[int, ...], keys: Tensor, values: Tensor) -> None:
-        """Put keys and values [blocks * block tokens, heads, channels] into their slots."""
-        tokens = self.layout.block_tokens
-        for slot, k, v in zip(slots, keys.split(tokens), values.split(tokens), strict=True):
-            self.keys[layer, slot].copy_(k)
-            self.values[layer, slot].copy_(v)
-
-    def filled(self, layer: int, slots: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the first `slots` slots as they lie, [tokens, heads, channels]: views."""
-        return self.keys[layer, :slots].flatten(0, 1), self.values[layer, :slots].flatten(0, 1)
-
-    def copy_(self, other: KVRun) -> None:
-        """Take over the content of a slab of the same layout."""
-        slots = self.layout.window_blocks
-        for mine, theirs in zip(self.state(slots).values(), other.state(slots).values(), strict=True):
-            mine.copy_(theirs)
+    def __init__(self, start: int, tokens: int) -> None:
+        self.start = start
+        self.tokens = tokens
 
 
 class KVPool:
-    """The slabs of all streams, of `limit` bytes together.
+    """Runs of `planes`, which have equally many tokens; `name` says in errors what they are runs of."""
 
-    With `kept` a slab that was given back waits for the next stream of its layout, so that what knows its address
-    stays of use; it makes way when there is no other room, and `dropped` is told.
-    """
+    def __init__(self, name: str, planes: dict[str, Plane]) -> None:
+        self._name = name
+        self.planes = planes
+        self.tokens = next(plane.tensor.shape[plane.token_dim] for plane in planes.values())
+        self._runs: list[KVRun] = []
 
-    def __init__(
-        self,
-        limit: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        *,
-        kept: bool,
-        dropped: Callable[[KVRun], None],
-        int8_keys: bool = False,
-    ) -> None:
-        self._limit = limit
-        self._device = device
-        self._dtype = dtype
-        self._int8_keys = int8_keys
-        self._kept = kept
-        self._dropped = dropped
-        self._reserved = 0
-        self._idle: list[KVRun] = []
+    @property
+    def free(self) -> int:
+        """Tokens that no run holds."""
+        return self.tokens - sum(run.tokens for run in self._runs)
 
-    def take(self, layout: WindowLayout) -> KVRun:
-        """A slab with nothing of use in it. Raises PoolFull if it finds no room."""
-        for slab in self._idle:
-            if slab.layout == layout:
-                self._idle.remove(slab)
-                return slab
-        needed = layout.nbytes(self._dtype, int8_keys=self._int8_keys)
-        while self._idle and needed > self._limit - self._reserved:
-            self._drop(self._idle.pop(0))
-        free = self._limit - self._reserved
-        if needed > free:
-            raise PoolFull(f"a KV slab needs {needed:,} bytes; of {self._limit:,} there are {free:,} left")
-        slab = KVRun(layout, self._device, self._dtype, int8_keys=self._int8_keys)
-        self._reserved += needed
-        return slab
+    @property
+    def token_bytes(self) -> int:
+        """Of one token, in all planes and layers."""
+        return sum(plane.tensor.nbytes for plane in self.planes.values()) // max(self.tokens, 1)
 
-    def give_back(self, slab: KVRun) -> None:
-        """A slab that nobody uses any more."""
-        if self._kept:
-            self._idle.append(slab)
-        else:
-            self._drop(slab)
+    def take(self, tokens: int) -> KVRun:
+        """A run with nothing of use in it; other runs may move. Raises PoolFull if there are too few tokens."""
+        if tokens > self.free:
+            raise PoolFull(
+                f"{self._name} needs {tokens:,} tokens, {tokens * self.token_bytes:,} bytes; of {self.tokens:,} "
+                f"there are {self.free:,} left"
+            )
+        start = self._gap(tokens)
+        if start is None:
+            self._move_together()
+            start = self._gap(tokens)
+        assert start is not None
+        run = KVRun(start, tokens)
+        self._runs.append(run)
+        self._runs.sort(key=lambda held: held.start)
+        return run
 
-    def _drop(self, slab: KVRun) -> None:
-        self._reserved -= slab.nbytes
-        self._dropped(slab)
+    def give_back(self, run: KVRun) -> None:
+        """A run that nobody uses any more."""
+        self._runs.remove(run)
+
+    def state(self, run: KVRun, tokens: int) -> dict[str, Tensor]:
+        """The first `tokens` tokens of a run in each plane, by its name: views."""
+        return {name: plane.of(run.start, tokens) for name, plane in self.planes.items()}
+
+    def copy(self, source: KVRun, target: KVRun) -> None:
+        """Copy a run into another one as long."""
+        copied = zip(
+            self.state(target, source.tokens).values(), self.state(source, source.tokens).values(), strict=True
+        )
+        for there, here in copied:
+            there.copy_(here)
+
+    def _gap(self, tokens: int) -> int | None:
+        """Where the first gap of so many tokens begins."""
+        return next((start for start, end in self._gaps() if end - start >= tokens), None)
+
+    def _gaps(self) -> Iterator[tuple[int, int]]:
+        end = 0
+        for run in self._runs:
+            yield end, run.start
+            end = run.start + run.tokens
+        yield end, self.tokens
+
+    def _move_together(self) -> None:
+        """Leave one gap, at the end."""
+        end = 0
+        for run in self._runs:
+            if run.start != end:
+                for plane in self.planes.values():
+                    _move(plane, run.start, end, run.tokens)
+                run.start = end
+            end += run.tokens
+
+
+def _move(plane: Plane, source: int, target: int, tokens: int) -> None:
+    """Copy tokens towards the front: a layer at a time where they overlap, through memory of one layer's size."""
+    if source - target >= tokens:
+        plane.of(target, tokens).copy_(plane.of(source, tokens))
+        return
+    for layer in plane.tensor.unbind(0):
+        moved = layer.narrow(plane.token_dim - 1, source, tokens).clone()
+        layer.narrow(plane.token_dim - 1, target, tokens).copy_(moved)

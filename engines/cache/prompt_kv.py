@@ -1,47 +1,67 @@
-"""Keys and values of prompts, as passes read them."""
+"""Keys and values of prompts in the layers' cross attention, shared by the streams that follow the same prompt."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from engines.cache.kv_pool import KVPool, KVRun
 from engines.text.prompt import Prompt
-from engines.wan.transformer import CausalTransformer
 
 
-@dataclass(frozen=True)
-class PromptKV:
-    """Keys and values of one prompt in every layer: [layers, N, heads, channels].
+class EncodedPrompt(NamedTuple):
+    """Keys and values of a prompt in every layer, [layers, N, heads, channels].
 
     LongLive attends all `text_len` positions, and those behind the prompt's own tokens are all equal. Folded, they
-    are one key, the last, and `last_log` is the logarithm of their number: also the last of `log_multiplicity`
-    [N] fp32, which is None where nothing is folded.
+    are one key, the last, and `last_log` is the logarithm of their number.
     """
 
     keys: Tensor
     values: Tensor
-    log_multiplicity: Tensor | None
     last_log: float = 0.0
 
-    @classmethod
-    def of(cls, transformer: CausalTransformer, prompt: Prompt, *, folded: bool = True) -> Self:
-        """What `transformer` reads in `prompt`; `folded` if attention can weigh keys."""
-        rows = prompt.rows
-        padding = transformer.config.text_len - rows.shape[0]
-        if padding == 0:
-            return cls(*transformer.prompt_kv(rows), None)
-        keys, values = transformer.prompt_kv(torch.cat([rows, rows.new_zeros(1, rows.shape[1])]))
-        if not folded:
-            return cls(_repeat_last(keys, padding), _repeat_last(values, padding), None)
-        log_multiplicity = torch.zeros(rows.shape[0] + 1, device=keys.device)
-        log_multiplicity[-1].fill_(math.log(padding))
-        return cls(keys, values, log_multiplicity, math.log(padding))
+
+@dataclass(eq=False)
+class PromptKV:
+    """A prompt's run in the pool; `users` hold it."""
+
+    prompt: Prompt
+    run: KVRun
+    last_log: float
+    users: int = 1
 
 
-def _repeat_last(x: Tensor, times: int) -> Tensor:
-    """[layers, N, ...] with the last of the N there `times` times."""
-    return torch.cat([x[:, :-1], x[:, -1:].expand(-1, times, -1, -1)], dim=1)
+class PromptPool:
+    """The prompts that streams follow: each once in `pool`, counted by its users."""
+
+    def __init__(self, pool: KVPool) -> None:
+        self.pool = pool
+        self._held: dict[Prompt, PromptKV] = {}
+
+    def take(self, prompt: Prompt, encode: Callable[[Prompt], EncodedPrompt]) -> PromptKV:
+        """The prompt's keys and values, by `encode` where nobody has them yet. Raises PoolFull."""
+        held = self._held.get(prompt)
+        if held is not None:
+            return self.share(held)
+        encoded = encode(prompt)
+        run = self.pool.take(encoded.keys.shape[1])
+        here = self.pool.state(run, run.tokens)
+        here["keys"].copy_(encoded.keys)
+        here["values"].copy_(encoded.values)
+        made = self._held[prompt] = PromptKV(prompt, run, encoded.last_log)
+        return made
+
+    def share(self, held: PromptKV) -> PromptKV:
+        """The same for one more user."""
+        held.users += 1
+        return held
+
+    def give_back(self, held: PromptKV) -> None:
+        """One user less; the last one frees the run."""
+        held.users -= 1
+        if held.users == 0:
+            del self._held[held.prompt]
+            self.pool.give_back(held.run)

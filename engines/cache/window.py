@@ -1,111 +1,151 @@
-"""The slots of a KV slab: which blocks of a stream lie in them.
+"""Window policies: in which slot of its run each latent frame lies, where it is in time, and what a pass may
+write.
 
-    slot      0 .. sink-1            sink .. window-1
-    holds     the frame sink         the recent blocks, a ring
-    block b   slot b                 slot sink + (b - sink) % ring
-
-A new block overwrites the slot it evicts. Nothing is moved: attention does not depend on key order.
+A slot is one latent frame. Pool, kernels and graphs know slots and positions only as integers; which ones they are
+is a model's own rule, a pure function of frame numbers.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-import torch
-
-from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
 
+NOT_WRITTEN = -1
+"""In `Placement.slots`: a frame whose keys and values the pass leaves as they are."""
+
+
+class FixedSlot(NamedTuple):
+    """A slot at a fixed place of the window, and the RoPE position that the place has now."""
+
+    slot: int
+    position: int
+
 
 @dataclass(frozen=True)
-class SlotMapping:
-    """Where the blocks of one pass lie.
+class Placement:
+    """What one pass over a stream's frames addresses.
 
-    `first_block` is the stream's number of the first one and `slots` has a slot for each. The pass attends the
-    slots 0..`filled`-1, in which its own blocks are the newest, except that a recache may include the sink.
-    `writes` is false where the slab keeps what it has.
+    Args:
+        slots: where each frame's keys and values are written, or NOT_WRITTEN: one tuple for all layers, or one for
+            each layer.
+        positions: RoPE position of each frame.
+        used: the pass attends the slots `first` .. `used - 1`, its own frames among them.
+        first: first slot attended.
+        fixed: slots at fixed places of the window that the pass does not write itself.
+
     """
 
-    first_block: int
-    slots: tuple[int, ...]
-    filled: int
-    writes: bool = True
+    slots: tuple[tuple[int, ...], ...]
+    positions: tuple[int, ...]
+    used: int
+    first: int = 0
+    fixed: tuple[FixedSlot, ...] = ()
 
     @property
-    def window_block(self) -> int:
-        """Position of the first block in the window."""
-        return self.filled - len(self.slots)
+    def frames(self) -> int:
+        """Latent frames of the pass."""
+        return len(self.positions)
+
+
+class WindowPolicy(Protocol):
+    """A model's rule for slots, positions and writes."""
+
+    @property
+    def frames(self) -> int:
+        """Slots of a run."""
+
+    @property
+    def raw_frames(self) -> int:
+        """Slots from the run's first on whose keys are also kept as they were before RoPE."""
+
+    def place(self, first_frame: int, frames: int, *, repeat: bool) -> Placement:
+        """Of a pass over the stream's newest frames; `repeat` for every pass but the first over them."""
+
+    def place_recache(self, next_frame: int) -> Placement:
+        """Of the pass that recomputes the window before `next_frame`; it takes the last frames before that."""
+
+    def keeps_first_write(self, first_frame: int, frames: int) -> bool:
+        """Whether a repeat leaves some of these frames as the first pass wrote them, for good."""
+
+    def is_permanent(self, next_frame: int) -> bool:
+        """Whether a recache before `next_frame` leaves the sink as it is."""
 
 
 @dataclass(frozen=True)
-class WindowLayout:
-    """Shape of a slab, and the slots of blocks in it. A pure function of the block number: it holds no state."""
+class SinkWindow:
+    """LongLive's window of `frames`: a frame sink of `sink` frames, and behind it a ring of the most recent ones.
 
-    layers: int
-    heads: int
-    head_dim: int
-    block_tokens: int
-    sink_blocks: int
-    window_blocks: int
+        slot      0 .. sink-1       sink .. frames-1
+        holds     the frame sink    the ring
+        frame g   slot g            slot sink + (g - sink) % (frames - sink)
 
-    @classmethod
-    def of(cls, transformer: TransformerConfig, stream: StreamConfig) -> WindowLayout:
-        """The slab that a stream of this model needs."""
-        return cls(
-            transformer.layers, transformer.heads, transformer.head_dim,
-            stream.block_tokens, stream.sink_blocks, stream.window_blocks,
-        )  # fmt: skip
+    A new frame overwrites the slot that it evicts; nothing is moved (longlive.md, sections 2 and 3). With
+    `keep_sink` a recache leaves the sink alone once the window has rolled; without, the oldest frames of the
+    window go there. With `moving_sink` (relative RoPE) the sink's frames stay in front of the window: sink frame j
+    is at the position of the window's first slot plus j. Without, all stay where they were in the stream.
+    """
 
-    @property
-    def ring_blocks(self) -> int:
-        """Slots behind the sink."""
-        return self.window_blocks - self.sink_blocks
+    frames: int
+    sink: int
+    keep_sink: bool = True
+    moving_sink: bool = True
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the keys, and of the values: layers, slots, tokens of a block, heads, channels of a head."""
-        return (self.layers, self.window_blocks, self.block_tokens, self.heads, self.head_dim)
+    def raw_frames(self) -> int:
+        """The sink, if it moves."""
+        return self.sink if self.moving_sink else 0
 
-    @property
-    def scales_shape(self) -> tuple[int, ...]:
-        """Of the scales of INT8 keys: layers, heads, slots, tokens of a block."""
-        return (self.layers, self.heads, self.window_blocks, self.block_tokens)
+    def slot(self, frame: int) -> int:
+        """The slot in which `frame` of the stream lies, or will."""
+        if frame < self.sink:
+            return frame
+        return self.sink + (frame - self.sink) % (self.frames - self.sink)
 
-    def nbytes(self, dtype: torch.dtype, *, int8_keys: bool = False) -> int:
-        """Bytes of a slab, keys with their scales if they have any, and values."""
-        elements = math.prod(self.shape)
-        if int8_keys:
-            return elements * (1 + dtype.itemsize) + math.prod(self.scales_shape) * torch.float32.itemsize
-        return 2 * elements * dtype.itemsize
+    def place(self, first_frame: int, frames: int, *, repeat: bool) -> Placement:
+        """LongLive never rewrites a frame of the sink on a repeat, except at the very start of a stream."""
+        end = first_frame + frames
+        numbers = range(first_frame, end)
+        spared = self.sink if repeat and first_frame > 0 else 0
+        slots = tuple(NOT_WRITTEN if frame < spared else self.slot(frame) for frame in numbers)
+        return Placement((slots,), tuple(numbers), min(end, self.frames), fixed=self._fixed(end))
 
-    def slot(self, block: int) -> int:
-        """The slot in which `block` lies, or will."""
-        if block < self.sink_blocks:
-            return block
-        return self.sink_blocks + (block - self.sink_blocks) % self.ring_blocks
+    def place_recache(self, next_frame: int) -> Placement:
+        """Until the window has rolled a recache rewrites everything, the sink too.
 
-    def placement(self, block: int, *, repeat: bool) -> SlotMapping:
-        """Where a pass over the next block goes; `repeat` for every pass but the block's first.
-
-        LongLive never rewrites a sink slot on a repeat, except at the very start of a stream: a sink of several
-        blocks keeps, for all but the first of them, what their first pass wrote (longlive.md, section 2).
+        Afterwards, with `keep_sink`, the sink's frames need not be computed (the 9-frame form).
         """
-        filled = min(block + 1, self.window_blocks)
-        frozen = repeat and 0 < block < self.sink_blocks
-        return SlotMapping(block, (self.slot(block),), filled, writes=not frozen)
+        if next_frame <= self.frames:
+            numbers = tuple(range(next_frame))
+            return Placement((numbers,), numbers, next_frame)
+        ring = range(next_frame - (self.frames - self.sink), next_frame)
+        slots, used = tuple(self.slot(frame) for frame in ring), self.frames
+        if self.keep_sink:
+            return Placement((slots,), tuple(ring), used, fixed=self._fixed(next_frame))
+        window = range(next_frame - self.frames, next_frame)
+        return Placement(((*range(self.sink), *slots),), tuple(window), used)
 
-    def recache_placement(self, next_block: int, *, keep_sink: bool) -> SlotMapping:
-        """Where a KV recache before `next_block` goes: over the window, or over all but its sink.
+    def keeps_first_write(self, first_frame: int, frames: int) -> bool:
+        """Frames of the sink behind the first block."""
+        return 0 < first_frame < self.sink
 
-        Until the window has rolled a recache rewrites everything, the sink too. Afterwards, with `keep_sink`,
-        the sink's blocks need not be computed (the 9-frame form); without, the slots of the sink receive the
-        oldest blocks of the window.
-        """
-        if next_block <= self.window_blocks:
-            return SlotMapping(0, tuple(range(next_block)), next_block)
-        ring = tuple(self.slot(block) for block in range(next_block - self.ring_blocks, next_block))
-        if keep_sink:
-            return SlotMapping(next_block - self.ring_blocks, ring, self.window_blocks)
-        slots = (*range(self.sink_blocks), *ring)
-        return SlotMapping(next_block - self.window_blocks, slots, self.window_blocks)
+    def is_permanent(self, next_frame: int) -> bool:
+        """Once the window has rolled."""
+        return self.keep_sink and next_frame > self.frames
+
+    def _fixed(self, end: int) -> tuple[FixedSlot, ...]:
+        """The sink's slots in a window that ends before frame `end`, where they differ from the stream's."""
+        if not self.moving_sink or end <= self.frames:
+            return ()
+        return tuple(FixedSlot(slot, end - self.frames + slot) for slot in range(self.sink))
+
+
+def window_policy(config: StreamConfig) -> WindowPolicy:
+    """How LongLive and its kin keep a stream's frames."""
+    return SinkWindow(
+        config.window_frames,
+        config.sink_frames,
+        keep_sink=config.sink == "global",
+        moving_sink=config.rope == "relative",
+    )

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
-
-K = TypeVar("K", bound=Hashable)
 
 
 class Replayable(Protocol):
@@ -26,7 +24,7 @@ class Capture(Protocol):
 
 
 class CudaGraphCapture:
-    """Records CUDA graphs, all with one pool of memory: they are replayed one after the other.
+    """Captures CUDA graphs, all with one pool of memory: they are replayed one after the other.
 
     What a graph leaves there is overwritten by the next one, so results must be copied out.
 
@@ -52,26 +50,21 @@ class CudaGraphCapture:
         return graph
 
 
-class CudaGraphed(Generic[K]):
-    """`run`, recorded once for every key; the recordings share inputs and output.
+class CudaGraphed:
+    """`run`, recorded by `capture` at its first call.
 
-    Tensors that `run` is called with are copied to where the recordings read them. Whatever else it depends on
-    must be in memory that stays in place, or be part of the key.
+    Tensors that `run` is called with are copied to where the recording reads them. Whatever else it depends on
+    must be in memory that stays in place.
     """
 
-    def __init__(self, run: Callable[..., Tensor | None], record: Capture) -> None:
+    def __init__(self, run: Callable[..., Tensor | None], capture: Capture) -> None:
         self._run = run
-        self._record = record
+        self._capture = capture
         self._inputs: tuple[Tensor, ...] = ()
         self._output: Tensor | None = None
-        self._recorded: dict[K, Replayable] = {}
+        self._recorded: Replayable | None = None
 
-    @property
-    def keys(self) -> list[K]:
-        """What there are recordings for."""
-        return list(self._recorded)
-
-    def __call__(self, key: K, *tensors: Tensor) -> Tensor | None:
+    def __call__(self, *tensors: Tensor) -> Tensor | None:
         """What `run` makes of `tensors`, until the next call.
 
         Raises:
@@ -79,14 +72,10 @@ class CudaGraphed(Generic[K]):
 
         """
         self._take(tensors)
-        if key not in self._recorded:
-            self._recorded[key] = self._record(self._step)
-        self._recorded[key].replay()
+        if self._recorded is None:
+            self._recorded = self._capture(self._step)
+        self._recorded.replay()
         return self._output
-
-    def forget(self, outdated: Callable[[K], bool]) -> None:
-        """Drop the recordings whose keys are `outdated`."""
-        self._recorded = {key: graph for key, graph in self._recorded.items() if not outdated(key)}
 
     def _take(self, tensors: tuple[Tensor, ...]) -> None:
         if not self._inputs:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from engines.cache.window import WindowLayout
+from engines.cache.kv_cache import CacheLayout, cache_size
 from engines.config.model import ModelConfig
+from engines.config.stream import StreamConfig
 from engines.loading.model import build_vae
 from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
@@ -16,8 +17,43 @@ from engines.wan.transformer import CausalTransformer
 
 @cache
 def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of the networks in `dtype` and of one stream's KV slab. Allocates nothing."""
-    return sum(parameter_bytes(config, dtype)) + WindowLayout.of(config.transformer, config.stream).nbytes(dtype)
+    """Bytes of the networks in `dtype` and of what one session keeps. Allocates nothing."""
+    return sum(parameter_bytes(config, dtype)) + sum(session_bytes(config, config.stream, dtype))
+
+
+class SessionBytes(NamedTuple):
+    """What one session keeps: its window, the raw keys of its sink, its prompt, its decoder's cache."""
+
+    window: int
+    raw_keys: int
+    prompt: int
+    decoder: int
+
+
+@cache
+def session_bytes(
+    config: ModelConfig, stream: StreamConfig, dtype: torch.dtype, *, int8_keys: bool = False
+) -> SessionBytes:
+    """What a session of the kind `stream` keeps. Allocates nothing."""
+    size = cache_size(1, stream, config.transformer)
+    layout = CacheLayout.of(config.transformer, dtype, int8_keys=int8_keys)
+    return SessionBytes(
+        window=size.window * layout.window_token_bytes,
+        raw_keys=size.raw * layout.raw_token_bytes,
+        prompt=config.transformer.text_len * layout.prompt_token_bytes,
+        decoder=_decoder_bytes(config, stream, dtype),
+    )
+
+
+@torch.inference_mode()
+def _decoder_bytes(config: ModelConfig, stream: StreamConfig, dtype: torch.dtype) -> int:
+    """Of a decoder's cache in the middle of a stream."""
+    vae = build_vae(config.vae).to("meta", dtype)
+    shape = stream.latent_shape(config.vae.latent_channels, stream.block_frames)
+    latents, conv_cache = torch.empty(1, *shape, device="meta", dtype=dtype), vae.start_decoding()
+    for _ in range(2):
+        conv_cache = vae.decode(latents, conv_cache).cache
+    return conv_cache.nbytes
 
 
 class ModelBytes(NamedTuple):

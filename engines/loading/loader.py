@@ -67,10 +67,10 @@ def load_model(
     ConfigError for the tokenizer.
     """
     tokenizer = Tokenizer.from_folder(files.tokenizer, config.text_encoder.text_len)
-    codec = load_vae(config.vae, files.codec, device, dtype)
+    vae = load_vae(config.vae, files.codec, device, dtype)
     transformer = load_transformer(config.transformer, files.transformer, files.lora, device, dtype)
     text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
-    return LoadedModel(Model(config, transformer, codec, text_encoder), tokenizer)
+    return LoadedModel(Model.of(config, transformer, vae, text_encoder), tokenizer)
 
 
 def load_transformer(

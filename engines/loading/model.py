@@ -10,8 +10,8 @@ from torch import nn
 
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig, VAEConfig
+from engines.loading.fingerprint import fingerprint
 from engines.text.umt5 import UMT5Encoder
-from engines.vae.protocol import StreamingVAE
 from engines.vae.taehv import TAEHV
 from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
@@ -19,12 +19,24 @@ from engines.wan.transformer import CausalTransformer
 
 @dataclass(frozen=True)
 class Model:
-    """A model's networks, in evaluation mode. The text encoder may be on a device of its own."""
+    """A model's networks, in evaluation mode. The text encoder may be on a device of its own.
+
+    `identity` has the fingerprints of those on which a stream's results depend, taken before anything is fused.
+    """
 
     config: ModelConfig
     transformer: CausalTransformer
-    codec: StreamingVAE
+    vae: WanVAE | TAEHV
     text_encoder: UMT5Encoder
+    identity: dict[str, str]
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, transformer: CausalTransformer, vae: WanVAE | TAEHV, text_encoder: UMT5Encoder
+    ) -> Self:
+        """The networks as they have been loaded."""
+        identity = {"transformer": fingerprint(transformer), "codec": fingerprint(vae)}
+        return cls(config, transformer, vae, text_encoder, identity)
 
     @classmethod
     def random(
@@ -34,12 +46,12 @@ class Model:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed)
             transformer = CausalTransformer(config.transformer)
-            codec = build_vae(config.vae)
-            _init_visible(codec)
+            vae = build_vae(config.vae)
+            _init_visible(vae)
             text_encoder = UMT5Encoder(config.text_encoder)
-        for network in (transformer, codec, text_encoder):
+        for network in (transformer, vae, text_encoder):
             network.to(device, dtype).eval()
-        return cls(config, transformer, codec, text_encoder)
+        return cls.of(config, transformer, vae, text_encoder)
 
 
 def build_vae(config: VAEConfig | TAEHVConfig) -> WanVAE | TAEHV:
@@ -47,9 +59,9 @@ def build_vae(config: VAEConfig | TAEHVConfig) -> WanVAE | TAEHV:
     return WanVAE(config) if isinstance(config, VAEConfig) else TAEHV(config)
 
 
-def _init_visible(codec: nn.Module) -> None:
+def _init_visible(vae: nn.Module) -> None:
     """Weights large enough that random pictures are neither gray nor black."""
-    for layer in codec.modules():
+    for layer in vae.modules():
         if isinstance(layer, nn.Conv2d | nn.Conv3d):
             nn.init.xavier_normal_(layer.weight)
             if layer.bias is not None:

@@ -1,4 +1,7 @@
-"""Passes in PyTorch's own operators: what defines the results."""
+"""Passes in PyTorch's own operators, row by row: what defines the results.
+
+Each row is computed by the same calls as alone, so a stream is bit-equal whatever else is in its batch.
+"""
 
 from __future__ import annotations
 
@@ -7,98 +10,150 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engines.cache.kv_pool import KVRun
-from engines.runner.batch import PassInput
-from engines.sampling.flow_schedule import FlowSchedule
+from engines.cache.kv_cache import KVCache
+from engines.cache.prompt_kv import EncodedPrompt
+from engines.cache.window import NOT_WRITTEN
+from engines.config.networks import TransformerConfig
+from engines.runner.modulation import ModulationCache
+from engines.runner.prompt_encoding import encode_prompt
+from engines.runner.rows import Row, TokenGrid
+from engines.sampling.flow_schedule import add_noise, predict_clean
+from engines.text.prompt import Prompt
 from engines.wan.layers import Attention
-from engines.wan.transformer import AdaLNModulation, CausalTransformer
-from kernels.attention.reference import prompt_attention, slab_attention
-from kernels.attention.rope import apply_rope
+from engines.wan.transformer import CausalTransformer
+from kernels.attention.reference import attend
+from kernels.attention.rope import apply_rope, frame_freqs, join_freqs, spatial_freqs
 
 
 class EagerAttention:
-    """The `AttentionContext` of a pass over one or several streams, each with its own slab, prompt and place."""
+    """The `AttentionContext` of one row."""
 
-    def __init__(self, views: Sequence[PassInput]) -> None:
-        self._views = views
-        self._key_turns = torch.stack([view.turns.keys for view in views])
-        self._query_turns = torch.stack([view.turns.queries for view in views])
-        self._sink_turns: Tensor | None = None
-        if any(view.turns.sink_queries is not None for view in views):
-            both = [view.turns for view in views]
-            self._sink_turns = torch.stack([t.queries if t.sink_queries is None else t.sink_queries for t in both])
-
-    def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
-        """Rotate the pass's keys and put them, with the values, into each stream's slots."""
-        turned = apply_rope(attention.keys(k), self._key_turns)
-        for view, keys, values in zip(self._views, turned, attention.heads_of(v), strict=True):
-            if view.placement.writes:
-                view.slab.write(layer, view.placement.slots, keys, values)
+    def __init__(self, cache: KVCache, row: Row, spatial: Tensor) -> None:
+        self._windows = cache.windows
+        self._raw = cache.raw
+        self._prompt = cache.prompts.pool.state(row.prompt.run, row.prompt.run.tokens)
+        self._row = row
+        self._raw_dim = cache.layout.raw_dim
+        frame = frame_freqs(row.placement.positions, cache.layout.head_dim).to(spatial.device)
+        self._freqs_cis = join_freqs(frame, spatial)
 
     def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Write, then attend the filled slots of each stream's slab."""
+        """Write, then attend what the row addresses."""
         self.write_kv(layer, attention, k, v)
-        queries = attention.queries(q)
-        filled = [view.slab.filled(layer, view.placement.filled) for view in self._views]
-        return slab_attention(
-            apply_rope(queries, self._query_turns),
-            [keys for keys, _ in filled],
-            [values for _, values in filled],
-            sink_queries=None if self._sink_turns is None else apply_rope(queries, self._sink_turns),
-            sink_tokens=[view.sink_tokens for view in self._views],
-        )
+        begin, end = self._row.bounds
+        planes = self._windows.planes
+        keys, values = (planes[name].tensor[layer, begin:end] for name in ("keys", "values"))
+        return attend(apply_rope(attention.queries(q)[0], self._freqs_cis), keys, values).unsqueeze(0)
+
+    def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
+        """Put rotated keys and values into the row's slots, and raw keys where those move."""
+        normed, row = attention.keys(k)[0], self._row
+        window = self._windows.state(row.kv.window, row.kv.window.tokens)
+        self._write(window["keys"][layer], apply_rope(normed, self._freqs_cis), row.slots(layer))
+        self._write(window["values"][layer], attention.heads_of(v)[0], row.slots(layer))
+        if row.kv.raw is not None:
+            raw = self._raw.state(row.kv.raw, row.kv.raw.tokens)["raw_keys"]
+            self._write(raw[layer], normed[..., : self._raw_dim], row.raw_slots(layer))
+
+    def _write(self, run: Tensor, rows: Tensor, slots: Sequence[int]) -> None:
+        tokens = self._row.kv.frame_tokens
+        for slot, frame in zip(slots, rows.split(tokens), strict=True):
+            if slot != NOT_WRITTEN:
+                run[slot * tokens : (slot + 1) * tokens] = frame
 
     def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
-        """Attend each stream's own prompt."""
-        pairs = zip(attention.queries(q), [view.prompt for view in self._views], strict=True)
-        rows = [
-            prompt_attention(queries, prompt.keys[layer], prompt.values[layer], prompt.log_multiplicity)
-            for queries, prompt in pairs
-        ]
-        return torch.stack(rows)
+        """Attend the row's prompt."""
+        keys, values = self._prompt["keys"][layer], self._prompt["values"][layer]
+        return attend(attention.queries(q)[0], keys, values, self._row.prompt.last_log).unsqueeze(0)
 
 
 class EagerPass:
-    """A pass in PyTorch's own operators."""
+    """A pass over rows, one after the other."""
 
-    def __init__(self, transformer: CausalTransformer, context: EagerAttention) -> None:
-        self._transformer = transformer
-        self._context = context
+    def __init__(self, runner: EagerRunner, rows: Sequence[Row]) -> None:
+        self._runner = runner
+        self._rows = rows
 
-    def denoise(self, latents: Tensor, modulations: AdaLNModulation) -> Tensor:
+    def rotate_slots(self) -> None:
+        """From the raw keys, in all layers at once."""
+        for row in self._rows:
+            self._runner.rotate_slots(row)
+
+    def denoise(self, latents: Tensor, noise: Tensor | None) -> Tensor:
+        """Flow, then the step in fp64 and fp32."""
+        return torch.stack([
+            self._step(row, latents[i], None if noise is None else noise[i]) for i, row in enumerate(self._rows)
+        ])  # fmt: skip
+
+    def _step(self, row: Row, latents: Tensor, noise: Tensor | None) -> Tensor:
+        runner = self._runner
+        modulation = runner.modulations.at(row.level.timestep)
+        flow = runner.transformer.denoise(latents.unsqueeze(0), modulation, runner.attention(row))[0]
+        clean = predict_clean(latents, flow, row.level.sigma)
+        return clean if noise is None else add_noise(clean, noise, row.level.next_sigma)
+
+    def write_kv(self, latents: Tensor) -> None:
         """As the transformer."""
-        return self._transformer.denoise(latents, modulations, self._context)
-
-    def write_kv(self, latents: Tensor, modulations: AdaLNModulation) -> None:
-        """As the transformer."""
-        self._transformer.write_kv(latents, modulations, self._context)
+        runner = self._runner
+        for row, frames in zip(self._rows, latents, strict=True):
+            modulation = runner.modulations.at(row.level.timestep)
+            runner.transformer.write_kv(frames.unsqueeze(0), modulation, runner.attention(row))
 
 
 class EagerRunner:
-    """Runs passes in PyTorch's own operators: what defines the results."""
-
-    knows_slabs = False
-    int8_keys = False
+    """Runs passes in PyTorch's own operators."""
 
     def __init__(self, transformer: CausalTransformer) -> None:
-        self._transformer = transformer
-        # CUDA's attention takes no fp32 bias beside bf16 queries.
-        self.folds_prompts = transformer.device.type != "cuda"
+        self.transformer = transformer
+        self.modulations = ModulationCache(transformer)
+        self._cache: KVCache | None = None
+        self._spatial: dict[TokenGrid, Tensor] = {}
 
-    def prepare(self, views: Sequence[PassInput]) -> EagerPass:
-        """A pass over streams."""
-        return EagerPass(self._transformer, EagerAttention(views))
+    @property
+    def config(self) -> TransformerConfig:
+        """The transformer's."""
+        return self.transformer.config
 
-    def flow_step(
-        self, schedules: Sequence[FlowSchedule], x: Tensor, flow: Tensor, noise: Tensor | None, step: int
-    ) -> Tensor:
-        """Stream by stream."""
-        rows = zip(schedules, x, flow, strict=True)
-        clean = [schedule.predict_clean(noisy, towards, step) for schedule, noisy, towards in rows]
-        if noise is None:
-            return torch.stack(clean)
-        pairs = zip(schedules, clean, noise, strict=True)
-        return torch.stack([schedule.add_noise(latents, fresh, step + 1) for schedule, latents, fresh in pairs])
+    @property
+    def int8_keys(self) -> bool:
+        """PyTorch's attention scores none."""
+        return False
 
-    def forget(self, slab: KVRun) -> None:
-        """Nothing is kept."""
+    def bind(self, cache: KVCache) -> None:
+        """Nothing else depends on it."""
+        self._cache = cache
+
+    def encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
+        """CUDA's attention takes no fp32 bias beside bf16 queries, so padding is one key on a CPU only."""
+        return encode_prompt(self.transformer, prompt, folded=self.transformer.device.type != "cuda")
+
+    def prepare(self, rows: Sequence[Row]) -> EagerPass:
+        """A pass over rows."""
+        return EagerPass(self, rows)
+
+    def attention(self, row: Row) -> EagerAttention:
+        """What a row's layers attend."""
+        assert self._cache is not None
+        return EagerAttention(self._cache, row, self._spatial_freqs(row.grid))
+
+    def rotate_slots(self, row: Row) -> None:
+        """Turn a row's fixed slots to where they are now."""
+        if not row.placement.fixed:
+            return
+        assert self._cache is not None
+        assert row.kv.raw is not None
+        tokens, channels = row.kv.frame_tokens, self._cache.layout.raw_dim
+        slots = [fixed.slot for fixed in row.placement.fixed]
+        frame = frame_freqs([fixed.position for fixed in row.placement.fixed], self._cache.layout.head_dim)
+        keys = self._cache.windows.state(row.kv.window, row.kv.window.tokens)["keys"]
+        raw = self._cache.raw.state(row.kv.raw, row.kv.raw.tokens)["raw_keys"]
+        for slot, freqs in zip(slots, frame.to(keys.device), strict=True):
+            here = slice(slot * tokens, (slot + 1) * tokens)
+            keys[:, here, :, :channels] = apply_rope(raw[:, here], freqs.expand(tokens, -1))
+
+    def _spatial_freqs(self, grid: TokenGrid) -> Tensor:
+        if grid not in self._spatial:
+            assert self._cache is not None
+            freqs = spatial_freqs(grid.rows, grid.columns, self._cache.layout.head_dim)
+            self._spatial[grid] = freqs.to(self._cache.device)
+        return self._spatial[grid]

@@ -1,121 +1,163 @@
-"""Passes in fused kernels, which read from device memory where a stream's keys are; replayed from graphs.
+"""Passes in fused kernels, which read from device memory what each row addresses; replayed from graphs.
 
-A set of buffers serves all passes of one shape. Between two passes other streams are put into it, or the same ones
-further on: what a pass reads stays in place, and a recorded pass is good for any stream.
+A set of buffers serves all batches of one shape. Between two passes other rows are loaded into it: what a pass
+reads stays in place, and a recorded pass is good for any run at any fill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from engines.cache.kv_pool import KVRun
+from engines.cache.kv_cache import KVCache
+from engines.cache.prompt_kv import EncodedPrompt
+from engines.config.networks import TransformerConfig
 from engines.device.cuda_graph import Capture, CudaGraphed
 from engines.errors import ConfigError
-from engines.runner.batch import Baked, BatchBuffers, PassInput
-from engines.sampling.flow_schedule import FlowSchedule
+from engines.runner.batch import BatchBuffers
+from engines.runner.modulation import ModulationCache
+from engines.runner.prompt_encoding import encode_prompt
+from engines.runner.rows import Row, Shape, TokenGrid
+from engines.text.prompt import Prompt
 from engines.wan.fused_ops import AttentionOps, layer_ops
-from engines.wan.layer_ops import LayerOps
 from engines.wan.transformer import AdaLNModulation, CausalTransformer
+from kernels.attention.rope import frame_freqs, spatial_freqs
 from kernels.dispatch import KernelBackends
 from kernels.flow_step import flow_step, flow_step_reference
 
 
 class FusedPass:
-    """A pass in kernels. One block's is replayed from a graph where there are graphs: longer ones are rare."""
+    """A pass in kernels, over the rows that were loaded last."""
 
-    def __init__(self, runner: FusedRunner, buffers: BatchBuffers, *, graphed: bool) -> None:
-        self.buffers = buffers
-        # No methods of this object, which would keep itself and its recordings in memory.
-        self._denoise = partial(_denoise, runner.transformer, runner.layer_ops, buffers)
-        self._write_kv = partial(_write_kv, runner.transformer, runner.layer_ops, buffers)
-        self.denoising = CudaGraphed[Baked](self._denoise, runner.record) if runner.record and graphed else None
-        self.writing_kv = CudaGraphed[Baked](self._write_kv, runner.record) if runner.record and graphed else None
+    def __init__(self, runner: FusedRunner, shape: Shape) -> None:
+        self._runner = runner
+        self.buffers = runner.buffers(shape)
+        self._rows: Sequence[Row] = ()
+        self._denoise = runner.recorded(partial(_denoise, runner, self.buffers))
+        self._write_kv = runner.recorded(partial(_write_kv, runner, self.buffers))
 
-    def denoise(self, latents: Tensor, modulations: AdaLNModulation) -> Tensor:
-        """The flow; from a graph, only until the next pass."""
-        if self.denoising is None:
-            return self._denoise(latents, *modulations)
-        flow = self.denoising(self.buffers.baked, latents, *modulations)
-        assert flow is not None
-        return flow
+    def load(self, rows: Sequence[Row]) -> None:
+        """Take other rows of the same shape."""
+        self._rows = rows
+        self.buffers.load(rows)
 
-    def write_kv(self, latents: Tensor, modulations: AdaLNModulation) -> None:
+    def rotate_slots(self) -> None:
+        """All rows' slots in one kernel."""
+        self._runner.rotate_slots(self._rows)
+
+    def denoise(self, latents: Tensor, noise: Tensor | None) -> Tensor:
+        """The next latents; from a graph, only until the next pass."""
+        made = self._denoise(latents, latents if noise is None else noise, *self._modulation())
+        assert made is not None
+        return made
+
+    def write_kv(self, latents: Tensor) -> None:
         """Keys and values only."""
-        if self.writing_kv is None:
-            self._write_kv(latents, *modulations)
-        else:
-            self.writing_kv(self.buffers.baked, latents, *modulations)
+        self._write_kv(latents, *self._modulation())
 
-    def forget(self, slab: KVRun) -> None:
-        """Let go of `slab`, and drop what was recorded for its address: recordings for others stay."""
-        self.buffers.let_go(slab)
-        for graphed in (self.denoising, self.writing_kv):
-            if graphed is not None:
-                graphed.forget(lambda baked: baked.knows(slab.keys.data_ptr()))
+    def _modulation(self) -> AdaLNModulation:
+        return self._runner.modulations.batched([row.level.timestep for row in self._rows])
 
 
 class FusedRunner:
-    """Runs passes in the kernels of `backends`; those of one block are recorded by `record` if there is one."""
+    """Runs passes in the kernels of `backends`, recorded by `capture` if there is one."""
 
-    folds_prompts = True
-
-    def __init__(self, transformer: CausalTransformer, backends: KernelBackends, record: Capture | None) -> None:
-        if record is not None and not backends.supports_cuda_graphs:
-            raise ConfigError(
-                "graphs need qk_norm_rope and prompt_attention to be triton: others know only one slab; "
-                f"{backends}"
-            )
+    def __init__(self, transformer: CausalTransformer, backends: KernelBackends, capture: Capture | None) -> None:
+        if capture is not None and not backends.supports_cuda_graphs:
+            raise ConfigError(f"graphs need kernels that read from the device what rows address; got {backends}")
         self.transformer = transformer
-        self.record = record
+        self.modulations = ModulationCache(transformer)
         self.layer_ops = layer_ops(backends)
-        self._attention_ops = AttentionOps.of(backends, transformer.device)
-        self.knows_slabs = record is not None
-        self.int8_keys = backends.keys == "int8"
-        self._flow_step = flow_step if backends.flow_step == "triton" else flow_step_reference
-        self._passes: dict[Hashable, FusedPass] = {}
+        self._backends = backends
+        self.flow_step = flow_step if backends.flow_step == "triton" else flow_step_reference
+        self._ops = AttentionOps.of(backends, transformer.device)
+        self._capture = capture
+        self._cache: KVCache | None = None
+        self._passes: dict[Shape, FusedPass] = {}
+        self._spatial: dict[TokenGrid, Tensor] = {}
 
-    def prepare(self, views: Sequence[PassInput]) -> FusedPass:
-        """A pass over streams; of use until the next call."""
-        blocks = len(views[0].placement.slots)
-        key = len(views), blocks, views[0].picture
-        if key in self._passes:
-            self._passes[key].buffers.load(views)
-        else:
-            buffers = BatchBuffers(self._attention_ops, views)
-            self._passes[key] = FusedPass(self, buffers, graphed=blocks == 1)
-        return self._passes[key]
+    @property
+    def config(self) -> TransformerConfig:
+        """The transformer's."""
+        return self.transformer.config
 
-    def flow_step(
-        self, schedules: Sequence[FlowSchedule], x: Tensor, flow: Tensor, noise: Tensor | None, step: int
-    ) -> Tensor:
-        """One kernel for all streams."""
-        now = [schedule.sigmas[step] for schedule in schedules]
-        then = [0.0 if noise is None else schedule.sigmas[step + 1] for schedule in schedules]
-        levels = _filled(now, x.device), _filled(then, x.device)
-        return self._flow_step(x, flow, x if noise is None else noise, *levels)
+    @property
+    def int8_keys(self) -> bool:
+        """As the backends say."""
+        return self._backends.keys == "int8"
 
-    def forget(self, slab: KVRun) -> None:
-        """Keep neither the slab in memory nor recordings that know its address."""
-        for made in self._passes.values():
-            made.forget(slab)
+    @property
+    def cache(self) -> KVCache:
+        """What passes run over."""
+        assert self._cache is not None
+        return self._cache
+
+    def bind(self, cache: KVCache) -> None:
+        """Forget what was recorded: it knows the pools that there were."""
+        self._cache = cache
+        self._passes.clear()
+
+    def encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
+        """Padding is one key."""
+        return encode_prompt(self.transformer, prompt, folded=True)
+
+    def prepare(self, rows: Sequence[Row]) -> FusedPass:
+        """The pass of the rows' shape, loaded with them."""
+        shape = Shape.of(rows)
+        if shape not in self._passes:
+            self._passes[shape] = FusedPass(self, shape)
+        self._passes[shape].load(rows)
+        return self._passes[shape]
+
+    def buffers(self, shape: Shape) -> BatchBuffers:
+        """Buffers for batches of `shape`."""
+        return BatchBuffers(self._ops, self.cache, shape, self._spatial_freqs(shape.grid), self._prompt_tokens)
+
+    def recorded(self, run: partial[Tensor] | partial[None]) -> CudaGraphed | partial[Tensor] | partial[None]:
+        """`run`, from a recording where there are recordings."""
+        return run if self._capture is None else CudaGraphed(run, self._capture)
+
+    def rotate_slots(self, rows: Sequence[Row]) -> None:
+        """Turn the rows' fixed slots to where they are now."""
+        tokens = rows[0].kv.frame_tokens
+        slots, raw_slots, positions = [], [], []
+        for row in rows:
+            for fixed in row.placement.fixed:
+                assert row.kv.raw is not None
+                slots.append(row.kv.window.start + fixed.slot * tokens)
+                raw_slots.append(row.kv.raw.start + fixed.slot * tokens)
+                positions.append(fixed.position)
+        if not slots:
+            return
+        here = _to_device(torch.tensor([slots, raw_slots], dtype=torch.int32), self.cache.device)
+        freqs = _to_device(frame_freqs(positions, self.cache.layout.head_dim), self.cache.device)
+        self._ops.rotate_slots(self.cache.window_planes, self.cache.raw_plane, freqs, here[0], here[1], tokens)
+
+    @property
+    def _prompt_tokens(self) -> int:
+        return self.config.text_len
+
+    def _spatial_freqs(self, grid: TokenGrid) -> Tensor:
+        if grid not in self._spatial:
+            freqs = spatial_freqs(grid.rows, grid.columns, self.cache.layout.head_dim)
+            self._spatial[grid] = freqs.to(self.cache.device)
+        return self._spatial[grid]
 
 
 def _denoise(
-    transformer: CausalTransformer, ops: LayerOps, buffers: BatchBuffers, latents: Tensor, *modulations: Tensor
+    runner: FusedRunner, buffers: BatchBuffers, latents: Tensor, noise: Tensor, *modulation: Tensor
 ) -> Tensor:
-    return transformer.denoise(latents, AdaLNModulation(*modulations), buffers, ops)
+    flow = runner.transformer.denoise(latents, AdaLNModulation(*modulation), buffers, runner.layer_ops)
+    return runner.flow_step(latents, flow, noise, buffers.sigma, buffers.next_sigma)
 
 
-def _write_kv(
-    transformer: CausalTransformer, ops: LayerOps, buffers: BatchBuffers, latents: Tensor, *modulations: Tensor
-) -> None:
-    transformer.write_kv(latents, AdaLNModulation(*modulations), buffers, ops)
+def _write_kv(runner: FusedRunner, buffers: BatchBuffers, latents: Tensor, *modulation: Tensor) -> None:
+    runner.transformer.write_kv(latents, AdaLNModulation(*modulation), buffers, runner.layer_ops)
 
 
-def _filled(values: Sequence[float], device: torch.device) -> Tensor:
-    """fp32 [B] on `device`, without waiting for a copy."""
-    return torch.cat([torch.full((1,), value, device=device) for value in values])
+def _to_device(x: Tensor, device: torch.device) -> Tensor:
+    """A copy that the host does not wait for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x

@@ -1,16 +1,15 @@
-"""How passes are run: with PyTorch's own operators here, with kernels in `engines.runner.fused`.
+"""How passes are run: in PyTorch's own operators (`engines.runner.eager`), in kernels (`engines.runner.fused`).
 
 The way of a block, and how many there are of each:
 
-    Generator.generate            one per model: which streams go together, what is due before and after
-    Rollout.denoise               one per generator: a block's steps, and where its keys and values go
-    ModelRunner.prepare(inputs)   one per generator. The `BoundPass` is bound to these streams until the next call;
-                                  `FusedRunner` keeps one for each number of streams and blocks and each size of
-                                  picture, whose `BatchBuffers` it loads with the streams' facts
-    BoundPass.denoise             once a step: from a recording where there is one for what is `Baked` into it
-    CausalTransformer.denoise     the network: it calls an `AttentionContext` (slabs, prompts) and `LayerOps` (all
-                                  else)
-    BatchBuffers, EagerAttention  the context: kernels of `kernels`, or their references
+    Generator.generate              one per model: which streams go together, what is due before and after
+    Rollout.denoise                 one per generator: a block's steps, and each stream's `Row` for them
+    ModelRunner.prepare(rows)       one runner per generator. The pass is bound to these rows until the next call;
+                                    `FusedRunner` keeps one for each `Shape` of batch, and copies the rows'
+                                    integers to where its kernels read them
+    BoundPass.denoise               once a step: from a recording of the batch's shape where there are recordings
+    CausalTransformer.denoise       the network: it calls an `AttentionContext` (pool, prompts) and `LayerOps`
+    EagerAttention, BatchBuffers    the context: PyTorch's operators, or kernels of `kernels.attention`
 """
 
 from __future__ import annotations
@@ -20,41 +19,42 @@ from typing import Protocol
 
 from torch import Tensor
 
-from engines.cache.kv_pool import KVRun
-from engines.runner.batch import PassInput
-from engines.sampling.flow_schedule import FlowSchedule
-from engines.wan.transformer import AdaLNModulation
+from engines.cache.kv_cache import KVCache
+from engines.cache.prompt_kv import EncodedPrompt
+from engines.config.networks import TransformerConfig
+from engines.runner.rows import Row
+from engines.text.prompt import Prompt
 
 
 class BoundPass(Protocol):
-    """What can be run over the same streams at the same place, any number of times."""
+    """A pass over the rows that it was prepared for."""
 
-    def denoise(self, latents: Tensor, modulations: AdaLNModulation) -> Tensor:
-        """Flow of the shape of `latents`; it may be overwritten by the next pass."""
+    def rotate_slots(self) -> None:
+        """Turn the keys in slots at fixed places of the window to where those places are now."""
 
-    def write_kv(self, latents: Tensor, modulations: AdaLNModulation) -> None:
+    def denoise(self, latents: Tensor, noise: Tensor | None) -> Tensor:
+        """One denoising step: clean latents, or with `noise` those of the next level. The caller owns neither."""
+
+    def write_kv(self, latents: Tensor) -> None:
         """Keys and values only."""
 
 
 class ModelRunner(Protocol):
-    """Runs the passes of one transformer, one after the other."""
+    """Runs the passes of one transformer over one cache, one after the other."""
 
-    folds_prompts: bool
-    """Whether a prompt's padding may be one key."""
+    @property
+    def config(self) -> TransformerConfig:
+        """The transformer's."""
 
-    knows_slabs: bool
-    """Whether something is made for a slab that is of use to the next stream in it."""
+    @property
+    def int8_keys(self) -> bool:
+        """Whether windows keep their keys in INT8."""
 
-    int8_keys: bool
-    """Whether slabs keep their keys in INT8."""
+    def bind(self, cache: KVCache) -> None:
+        """Run over `cache` from now on."""
 
-    def prepare(self, views: Sequence[PassInput]) -> BoundPass:
-        """A pass over streams; of use until the next call."""
+    def encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
+        """Keys and values of a prompt in every layer."""
 
-    def flow_step(
-        self, schedules: Sequence[FlowSchedule], x: Tensor, flow: Tensor, noise: Tensor | None, step: int
-    ) -> Tensor:
-        """Latents [B, ...] from `step` of each stream's schedule to the next one; clean ones without `noise`."""
-
-    def forget(self, slab: KVRun) -> None:
-        """Drop what was made for a slab that is given back."""
+    def prepare(self, rows: Sequence[Row]) -> BoundPass:
+        """A pass over rows of one frame count and picture size; of use until the next call."""

@@ -24,7 +24,7 @@ def select_runner(transformer: CausalTransformer, backends: KernelBackends, *, g
     if backends == EAGER:
         if graphs:
             raise ConfigError(
-                f"CUDA graphs need kernels that find slabs by themselves; the kernels are {backends}"
+                f"CUDA graphs need kernels that read from the device what rows address; they are {backends}"
             )
         return EagerRunner(transformer)
     # Kernels bring Triton, which not every machine has.

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 TRAINING_STEPS = 1000
 
-CLEAN_TIMESTEP = 0.0
-"""The timestep of a clean pass and of a KV recache."""
+
+class Level(NamedTuple):
+    """Where a pass runs: its timestep, its level of noise, and that of the next step, 0 where the result is clean.
+
+    A pass made for its keys and values alone takes no step, and has no levels.
+    """
+
+    timestep: float
+    sigma: float = 0.0
+    next_sigma: float = 0.0
+
+
+CLEAN = Level(0.0)
+"""A clean pass, and a KV recache."""
 
 
 class FlowSchedule:
@@ -23,17 +37,18 @@ class FlowSchedule:
         table = torch.linspace(1.0, 0.0, TRAINING_STEPS + 1)[:-1]
         table = shift * table / (1 + (shift - 1) * table)
         chosen = [TRAINING_STEPS - step for step in steps]
-        self.sigmas: tuple[float, ...] = tuple(table[chosen].tolist())
-        self.timesteps: tuple[float, ...] = tuple((table * TRAINING_STEPS)[chosen].tolist())
+        timesteps, sigmas = (table * TRAINING_STEPS)[chosen].tolist(), table[chosen].tolist()
+        self.levels = tuple(map(Level, timesteps, sigmas, [*sigmas[1:], 0.0]))
 
     def __len__(self) -> int:
-        return len(self.timesteps)
+        return len(self.levels)
 
-    def predict_clean(self, noisy: Tensor, flow: Tensor, step: int) -> Tensor:
-        """The clean latents that `flow` points to from `noisy` at `step`; computed in fp64."""
-        return (noisy.double() - self.sigmas[step] * flow.double()).to(noisy.dtype)
 
-    def add_noise(self, clean: Tensor, noise: Tensor, step: int) -> Tensor:
-        """`clean` latents brought back to the level of `step` with fresh `noise`; computed in fp32."""
-        sigma = self.sigmas[step]
-        return ((1 - sigma) * clean.float() + sigma * noise.float()).to(clean.dtype)
+def predict_clean(noisy: Tensor, flow: Tensor, sigma: float) -> Tensor:
+    """The clean latents that `flow` points to from `noisy` at level `sigma`; computed in fp64."""
+    return (noisy.double() - sigma * flow.double()).to(noisy.dtype)
+
+
+def add_noise(clean: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """`clean` latents brought to level `sigma` with `noise`; computed in fp32."""
+    return ((1 - sigma) * clean.float() + sigma * noise.float()).to(clean.dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 
 import torch
@@ -13,22 +14,21 @@ from engines.sampling.noise import Noise
 class NoisePrefetcher:
     """All draws of a stream's blocks, one block ahead.
 
-    `executor` draws a block of `draws` x `shape` while the one before is denoised. Noise is a pure function of its
-    block, so drawing too much, or again, changes nothing. For a GPU the result is in pinned memory.
+    `executor` draws a block of `shape(block)`, [draws, ...], while the one before is denoised. Noise is a pure
+    function of its block, so drawing too much, or again, changes nothing. For a GPU the result is in pinned
+    memory.
     """
 
     def __init__(
         self,
         noise: Noise,
-        draws: int,
-        shape: tuple[int, ...],
+        shape: Callable[[int], tuple[int, ...]],
         dtype: torch.dtype,
         executor: Executor,
         *,
         pinned: bool,
     ) -> None:
         self._noise = noise
-        self._draws = draws
         self._shape = shape
         self._dtype = dtype
         self._executor = executor
@@ -40,7 +40,7 @@ class NoisePrefetcher:
         self._ahead = {block: self._ahead.get(block) or self._executor.submit(self._draw, block)}
 
     def get(self, block: int) -> Tensor:
-        """Noise of `block` on the CPU, [draws, *shape]; the next block's begins to be drawn.
+        """Noise of `block` on the CPU, [draws, ...]; the next block's begins to be drawn.
 
         Raises what drawing raised, and draws once more when it is asked again.
         """
@@ -53,6 +53,6 @@ class NoisePrefetcher:
         return drawn
 
     def _draw(self, block: int) -> Tensor:
-        draws = [self._noise.draw(block, draw, self._shape) for draw in range(self._draws)]
-        drawn = torch.stack(draws).to(self._dtype)
+        draws, *shape = self._shape(block)
+        drawn = torch.stack([self._noise.draw(block, draw, tuple(shape)) for draw in range(draws)]).to(self._dtype)
         return drawn.pin_memory() if self._pinned else drawn

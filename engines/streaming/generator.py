@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
 from itertools import groupby
 from threading import Event
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from engines.cache.kv_pool import KVPool
-from engines.cache.window import WindowLayout
+from engines.cache.kv_cache import KVCache
+from engines.cache.window import window_policy
 from engines.config.geometry import ABSOLUTE_POSITIONS
 from engines.config.stream import StreamConfig
 from engines.device.side_stream import SideStream
 from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
-from engines.loading.fingerprint import fingerprint
-from engines.runner.eager import EagerRunner
-from engines.runner.modulation import ModulationCache
 from engines.runner.protocol import ModelRunner
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.sampling.noise import Noise, SeededNoise
 from engines.sampling.noise_prefetch import NoisePrefetcher
 from engines.streaming.rollout import Denoised, Rollout
-from engines.streaming.state import Block
+from engines.streaming.state import Block, RecentLatents
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.vae.conv_cache import ConvCache
 from engines.vae.frame_decoder import FrameDecoder
 from engines.vae.protocol import StreamingVAE
-from engines.wan.transformer import CausalTransformer
-from kernels.attention.rope import RopeTable
-
-
-def _pass_shape(stream: Stream) -> tuple[int, ...]:
-    """What streams have in common that can share their passes."""
-    config = stream.config
-    return config.height, config.width, config.block_frames, len(config.steps)
 
 
 class Generator:
@@ -52,43 +38,41 @@ class Generator:
     `generate`.
 
     Args:
-        transformer: the denoiser; its device and dtype are those of the streams. A CUDA device must be the current
-            one, or ConfigError is raised.
-        codec: decodes the latents; None where another process does.
-        slab_bytes: memory that the KV slabs of all open streams may take together.
-        kept_frames: latent frames that a stream keeps, where its codec and its window need fewer: a decoder in
+        runner: runs the passes of the denoiser; its device and dtype are those of the streams. A CUDA device must
+            be the current one, or ConfigError is raised.
+        vae: decodes the latents; None where another process does.
+        cache: the pools from which streams take what they keep.
+        kept_frames: latent frames that a stream keeps, where its VAE and its window need fewer: a decoder in
             another process is rebuilt from them.
-        batch: streams that go through the network together, if their pictures have one size. In a batch the
-            last bits of a result change; at 1 a stream is bit-equal whatever runs beside it. Small pictures
-            on a GPU gain by more.
-        runner: runs the transformer's passes; PyTorch's own operators do if there is none
-            (`engines.runner.protocol`).
+        batch: streams that go through the network together, if their pictures have one size. In kernels the
+            last bits of a result change in a batch; at 1 a stream is bit-equal whatever runs beside it. Small
+            pictures on a GPU gain by more.
+        identity: fingerprints of the networks: a snapshot goes on only with those it was taken from.
 
     """
 
     def __init__(
         self,
-        transformer: CausalTransformer,
-        codec: StreamingVAE | None,
+        runner: ModelRunner,
+        vae: StreamingVAE | None,
+        cache: KVCache,
         *,
-        slab_bytes: int,
         kept_frames: int = 0,
         batch: int = 1,
-        runner: ModelRunner | None = None,
+        identity: dict[str, str] | None = None,
     ) -> None:
         if batch < 1:
             raise ConfigError(f"batch is {batch}; it must be at least 1")
-        self.transformer = transformer
-        self.codec = codec
-        self._runner = EagerRunner(transformer) if runner is None else runner
-        self._rollout = Rollout(transformer, self._runner)
-        self._slabs = KVPool(
-            slab_bytes, transformer.device, transformer.dtype,
-            int8_keys=self._runner.int8_keys, kept=self._runner.knows_slabs, dropped=self._runner.forget,
-        )  # fmt: skip
+        self.config = runner.config
+        self.vae = vae
+        self.cache = cache
+        self.identity = identity or {}
+        self._runner = runner
+        runner.bind(cache)
+        self._rollout = Rollout(runner, cache.prompts, cache.device)
         self._batch = batch
-        self._side_stream = SideStream(transformer.device)
-        self._decoding = None if codec is None else FrameDecoder(codec, self._side_stream)
+        self._side = SideStream(cache.device)
+        self._decoder = None if vae is None else FrameDecoder(vae, self._side)
         self._kept_frames = kept_frames
         self._drawing = ThreadPoolExecutor(1, "noise")
 
@@ -97,33 +81,20 @@ class Generator:
         """Streams that go through the network together, at most."""
         return self._batch
 
-    @cached_property
-    def identity(self) -> dict[str, str | None]:
-        """Fingerprints of the networks: a snapshot goes on only with those it was taken from."""
-        codec = self.codec
-        return {
-            "transformer": fingerprint(self.transformer),
-            "codec": fingerprint(codec) if isinstance(codec, nn.Module) else None,
-        }
-
     def open(self, config: StreamConfig, noise: Noise | None = None) -> Stream:
-        """A new stream with nothing in it. Raises PoolFull if its slab finds no room.
+        """A new stream with nothing in it. Raises PoolFull if it finds no room.
 
         `noise` replaces the noise that follows from `config.seed`.
         """
-        layout = WindowLayout.of(self.transformer.config, config)
-        schedule = FlowSchedule(config.steps, config.shift)
         noise = SeededNoise(config.seed) if noise is None else noise
         return Stream(
             config=config,
             noise=noise,
             noise_prefetcher=self._noise_prefetcher(noise, config),
-            grid=RopeTable(config.rows, config.columns, layout.head_dim, self.transformer.device),
-            schedule=schedule,
-            modulations=ModulationCache(self.transformer, schedule),
-            recent=deque(maxlen=self._kept_blocks(config)),
-            decoder=None if self._decoding is None else self._decoding.empty_cache(),
-            slab=self._slabs.take(layout),
+            kv=self.cache.open(window_policy(config), config.frame_tokens),
+            schedule=FlowSchedule(config.steps, config.shift),
+            recent=RecentLatents(self._recent_frames(config)),
+            decoder=None if self._decoder is None else self._decoder.empty_cache(),
         )
 
     @torch.inference_mode()
@@ -131,15 +102,19 @@ class Generator:
         """Put `prompt` in force from the stream's next block on.
 
         Past the first block that one begins with the KV recache: the window's keys and values are recomputed
-        under the new prompt. Raises PromptError if the embedding does not fit the model.
+        under the new prompt. Raises PromptError if the embedding does not fit the model, PoolFull if its keys and
+        values find no room.
         """
         stream.require_open()
-        taken, text_len = self.transformer.config.text_dim, self.transformer.config.text_len
+        taken, text_len = self.config.text_dim, self.config.text_len
         if prompt.rows.shape[1] != taken or prompt.rows.shape[0] > text_len:
             raise PromptError(
                 f"prompt embedding {list(prompt.rows.shape)} does not fit: at most {text_len} rows of {taken}"
             )
-        stream.use_prompt(prompt, self._rollout.read_prompt(prompt))
+        before = stream.prompt_kv
+        stream.use_prompt(self.cache.prompts.take(prompt, self._runner.encode_prompt))
+        if before is not None:
+            self.cache.prompts.give_back(before)
 
     @torch.inference_mode()
     def generate(self, streams: Sequence[Stream], cancelled: Event | None = None) -> list[Block]:
@@ -158,11 +133,12 @@ class Generator:
         if len({id(stream) for stream in streams}) != len(streams):
             raise StreamError("a stream is named twice; its blocks come one after the other")
         self.write_context(streams)
-        self._recache([stream for stream in streams if stream.recache_due])
+        for group in self._groups([stream for stream in streams if stream.recache_due], _recache_shape):
+            self._rollout.recache(group)
         made: dict[int, Denoised] = {}
-        for group in self._groups(streams):
+        for group in self._groups(streams, _block_shape):
             made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
-        ready = self._side_stream.record_event()
+        ready = self._side.record_event()
         return [stream.append(*made[id(stream)], ready) for stream in streams]
 
     @torch.inference_mode()
@@ -172,10 +148,9 @@ class Generator:
         A clean pass gives a block the keys and values that later blocks see. Where a recache is due there is
         nothing to do: it replaces them.
         """
-        for group in self._groups([s for s in streams if s.context_due and not s.recache_due]):
-            self._rollout.clean(group)
-            for stream in group:
-                stream.context_written()
+        due = [stream for stream in streams if stream.context_due and not stream.recache_due]
+        for group in self._groups(due, _context_shape):
+            self._rollout.write_context(group)
 
     @torch.inference_mode()
     def decode(self, stream: Stream, block: Block) -> Tensor:
@@ -185,35 +160,30 @@ class Generator:
         pass and the next block can be on their way.
         """
         stream.require_open()
-        if self._decoding is None or stream.decoder is None:
-            raise StreamError("this generator has no codec; decode where there is one")
+        if self._decoder is None or stream.decoder is None:
+            raise StreamError("this generator has no VAE; decode where there is one")
         if block.number != stream.decoded_blocks:
             raise StreamError(f"block {block.number} is not the next to decode; {stream.decoded_blocks} is")
-        pictures, stream.decoder = self._decoding.decode(block.latents, stream.decoder, block.ready)
+        pictures, stream.decoder = self._decoder.decode(block.latents, stream.decoder, block.ready)
         stream.decoded_blocks += 1
         return pictures
 
     def fork(self, stream: Stream) -> Stream:
-        """A second stream in the same state, to go on by itself. Raises PoolFull if its slab finds no room."""
+        """A second stream in the same state, to go on by itself. Raises PoolFull if it finds no room."""
         stream.require_open()
-        fork = replace(
+        return replace(
             stream,
+            kv=self.cache.fork(stream.kv),
             noise_prefetcher=self._noise_prefetcher(stream.noise, stream.config),
-            slab=self._slabs.take(stream.slab.layout),
+            prompt_kv=None if stream.prompt_kv is None else self.cache.prompts.share(stream.prompt_kv),
             recent=stream.recent.copy(),
             sink_passes=stream.sink_passes.copy(),
             log=stream.log.copy(),
         )
-        try:
-            fork.slab.copy_(stream.slab)
-        except BaseException:
-            self.close(fork)
-            raise
-        return fork
 
     @torch.inference_mode()
     def rebuild(self, stream: Stream) -> None:
-        """Rebuild slab and decoder from what a light snapshot holds, as one more event in the stream's log.
+        """Rebuild window and decoder from what a light snapshot holds, as one more event in the stream's log.
 
         The passes that wrote the sink are made again, a KV recache under the present prompt becomes due, and
         the decoder is warmed up with the last latents. From there on the stream differs from what it would
@@ -224,31 +194,29 @@ class Generator:
         if stream.blocks == 0:
             return
         stream.require_prompt()
-        for call in stream.permanent_sink_passes:
-            self._rollout.replay_sink_pass(stream, call)
-        stream.rebuilt(self._warm_decoder(stream))
+        for sink_pass in stream.permanent_sink_passes:
+            self._rollout.replay_sink_pass(stream, sink_pass)
+        stream.rebuilt(self._rebuilt_decoder(stream))
 
     def close(self, stream: Stream) -> None:
         """Give the stream's memory back. Closing it again does nothing."""
         if not stream.closed:
-            self._slabs.give_back(stream.slab)
+            self.cache.close(stream.kv)
+            if stream.prompt_kv is not None:
+                self.cache.prompts.give_back(stream.prompt_kv)
             stream.close()
 
     def _noise_prefetcher(self, noise: Noise, config: StreamConfig) -> NoisePrefetcher:
-        transformer = self.transformer
-        shape, pinned = config.latent_shape(transformer.config.latent_channels), transformer.device.type == "cuda"
-        return NoisePrefetcher(noise, len(config.steps), shape, transformer.dtype, self._drawing, pinned=pinned)
+        def shape(block: int) -> tuple[int, ...]:
+            return len(config.steps), *config.latent_shape(
+                self.config.latent_channels, config.blocks.frames_of(block)
+            )
 
-    def _recache(self, streams: Sequence[Stream]) -> None:
-        def shape(stream: Stream) -> tuple[int, ...]:
-            return *_pass_shape(stream), len(self._rollout.recache_placement(stream).slots)
-
-        for group in self._groups(streams, shape):
-            for stream, sink_pass in zip(group, self._rollout.recache(group), strict=True):
-                stream.recached(sink_pass)
+        pinned = self.cache.device.type == "cuda"
+        return NoisePrefetcher(noise, shape, self.cache.layout.dtype, self._drawing, pinned=pinned)
 
     def _groups(
-        self, streams: Sequence[Stream], shape: Callable[[Stream], tuple[int, ...]] = _pass_shape
+        self, streams: Sequence[Stream], shape: Callable[[Stream], tuple[int, ...]]
     ) -> Iterator[list[Stream]]:
         """Streams of one `shape`, which can share a pass, at most `batch` at a time."""
         for _, group in groupby(sorted(streams, key=shape), key=shape):
@@ -256,24 +224,40 @@ class Generator:
             for start in range(0, len(alike), self._batch):
                 yield alike[start : start + self._batch]
 
-    def _kept_blocks(self, config: StreamConfig) -> int:
-        """Blocks whose latents a stream keeps."""
-        memory = 0 if self._decoding is None else self._decoding.receptive_field
-        return max(config.window_blocks, math.ceil(max(memory, self._kept_frames) / config.block_frames))
+    def _recent_frames(self, config: StreamConfig) -> int:
+        """Latent frames that a stream keeps."""
+        decoder = 0 if self._decoder is None else self._decoder.receptive_field
+        return max(config.window_frames, decoder, self._kept_frames)
 
-    def _warm_decoder(self, stream: Stream) -> ConvCache | None:
+    def _rebuilt_decoder(self, stream: Stream) -> ConvCache | None:
         """The decoder's cache after the last latents, from nothing."""
-        if self._decoding is None:
+        if self._decoder is None:
             return None
-        blocks = math.ceil(self._decoding.receptive_field / stream.config.block_frames)
-        return self._decoding.rebuild_cache(list(stream.recent)[-blocks:])
+        return self._decoder.rebuild_cache(stream.recent.last_blocks(self._decoder.receptive_field))
+
+
+def _block_shape(stream: Stream) -> tuple[int, ...]:
+    """What streams have in common whose next blocks can share their passes."""
+    config = stream.config
+    return config.height, config.width, stream.block_frames, len(stream.schedule)
+
+
+def _context_shape(stream: Stream) -> tuple[int, ...]:
+    """The same for the clean passes of their last blocks."""
+    return stream.config.height, stream.config.width, stream.recent.last_block().shape[0]
+
+
+def _recache_shape(stream: Stream) -> tuple[int, ...]:
+    """The same for their recaches."""
+    frames = stream.kv.policy.place_recache(stream.latent_frames).frames
+    return stream.config.height, stream.config.width, frames
 
 
 def _require_ready(stream: Stream) -> None:
     """Raise unless the stream can make its next block."""
     stream.require_open()
     stream.require_prompt()
-    end = (stream.blocks + 1) * stream.config.block_frames
+    end = stream.latent_frames + stream.block_frames
     if stream.config.rope == "absolute" and end > ABSOLUTE_POSITIONS:
         raise PositionLimit(
             f"block {stream.blocks} would end at latent frame {end}, beyond the {ABSOLUTE_POSITIONS} positions of "

@@ -1,31 +1,26 @@
 """The passes that make a block: denoising steps, the clean pass, the KV recache.
 
-Each works on streams at a block boundary and changes nothing of them but their slabs; what it overwrites there
+Each works on streams at a block boundary and changes nothing of them but their slots; what it overwrites there
 the same pass would overwrite again, so a pass that failed can simply be repeated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from threading import Event
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from engines.cache.positions import PassPositions
-from engines.cache.prompt_kv import PromptKV
-from engines.cache.window import SlotMapping
+from engines.cache.prompt_kv import PromptKV, PromptPool
+from engines.cache.window import Placement
 from engines.errors import Cancelled
-from engines.runner.batch import PassInput
-from engines.runner.modulation import batched
 from engines.runner.protocol import ModelRunner
-from engines.sampling.flow_schedule import CLEAN_TIMESTEP
+from engines.runner.rows import Row, TokenGrid
+from engines.sampling.flow_schedule import CLEAN, Level
 from engines.streaming.state import SinkPass
 from engines.streaming.stream import Stream
-from engines.text.prompt import Prompt
-from engines.wan.transformer import CausalTransformer
 
 
 class Denoised(NamedTuple):
@@ -36,113 +31,103 @@ class Denoised(NamedTuple):
 
 
 class Rollout:
-    """Runs passes of `transformer` over streams. Those of one call need pictures and steps of one shape."""
+    """Runs passes over streams. Those of one call need pictures, frames and steps of one shape."""
 
-    def __init__(self, transformer: CausalTransformer, runner: ModelRunner) -> None:
-        self._transformer = transformer
+    def __init__(self, runner: ModelRunner, prompts: PromptPool, device: torch.device) -> None:
         self._runner = runner
-
-    def read_prompt(self, prompt: Prompt) -> PromptKV:
-        """What passes need of a prompt."""
-        rows = prompt.rows.to(self._transformer.dtype)
-        if self._transformer.device.type == "cuda" and rows.device.type == "cpu":
-            rows = rows.pin_memory()  # Else the host would wait for the copy, and all work before it.
-        here = replace(prompt, rows=rows.to(self._transformer.device, non_blocking=True))
-        return PromptKV.of(self._transformer, here, folded=self._runner.folds_prompts)
+        self._prompts = prompts
+        self._device = device
 
     def denoise(self, streams: Sequence[Stream], cancelled: Event | None) -> list[Denoised]:
         """All denoising steps of each stream's next block. Raises Cancelled between two once that is set.
 
         On CUDA a step has only been begun when the next one comes, see `Generator.generate`.
         """
-        steps = len(streams[0].schedule)
         noise = self._noise(streams)
-        schedules = [stream.schedule for stream in streams]
-        first, later = self._next_views(streams)
-        todo, x = self._runner.prepare(first), noise[0]
-        for step in range(steps):
+        levels = list(zip(*(stream.schedule.levels for stream in streams), strict=True))
+        x = noise[0]
+        for step, level in enumerate(levels):
             if cancelled is not None and cancelled.is_set():
-                raise Cancelled(f"cancelled before step {step} of {steps}")
-            if step == 1 and any(not view.placement.writes for view in later):
-                todo = self._runner.prepare(later)
-            at = batched([s.modulations.at(s.schedule.timesteps[step], x.shape[1]) for s in streams])
-            flow = todo.denoise(x, at)
-            x = self._runner.flow_step(schedules, x, flow, noise[step + 1] if step + 1 < steps else None, step)
+                raise Cancelled(f"cancelled before step {step} of {len(levels)}")
+            rows = [self._next_row(stream, at, repeat=step > 0) for stream, at in zip(streams, level, strict=True)]
+            bound = self._runner.prepare(rows)
+            if step == 0:
+                bound.rotate_slots()
+            x = bound.denoise(x, noise[step + 1] if step + 1 < len(levels) else None)
         # Copies, because a row keeps the whole batch in memory.
         return [
-            Denoised(latents.clone(), _frozen_sink_pass(stream, drawn))
+            Denoised(latents.clone(), _permanent_sink_pass(stream, drawn))
             for stream, latents, drawn in zip(streams, x, noise[0], strict=True)
         ]
 
-    def clean(self, streams: Sequence[Stream]) -> None:
+    def write_context(self, streams: Sequence[Stream]) -> None:
         """The clean pass of each stream's last block."""
-        views = []
+        rows = []
         for stream in streams:
-            placement = stream.slab.layout.placement(stream.blocks - 1, repeat=True)
-            views.append(self._view(stream, placement, stream.require_prompt()[1]))
-        self._write_kv(streams, CLEAN_TIMESTEP, [stream.recent[-1] for stream in streams], views)
+            frames = stream.recent.last_block().shape[0]
+            placement = stream.kv.policy.place(stream.latent_frames - frames, frames, repeat=True)
+            rows.append(_row(stream, placement, CLEAN, stream.require_prompt()))
+        bound = self._runner.prepare(rows)
+        bound.write_kv(torch.stack([stream.recent.last_block() for stream in streams]))
+        for stream in streams:
+            stream.context_written()
 
-    def recache_placement(self, stream: Stream) -> SlotMapping:
-        """Where a KV recache before the stream's next block goes."""
-        keep_sink = stream.config.sink == "global"
-        return stream.slab.layout.recache_placement(stream.blocks, keep_sink=keep_sink)
-
-    def recache(self, streams: Sequence[Stream]) -> list[SinkPass | None]:
-        """Recompute the window's keys and values under the prompts in force, for as many blocks of each stream.
+    def recache(self, streams: Sequence[Stream]) -> None:
+        """Recompute the window's keys and values under the prompts in force, for as many frames of each stream.
 
         All frames of the pass see each other, as in LongLive, whose block mask is never applied (issue 19
-        there). Returns the pass where it has written a stream's sink.
+        there).
         """
-        views, latents, sink_passes = [], [], []
+        rows, latents = [], []
         for stream in streams:
-            placement = self.recache_placement(stream)
-            prompt, memory = stream.require_prompt()
-            views.append(self._view(stream, placement, memory))
-            latents.append(stream.last_blocks(len(placement.slots)))
-            in_sink = placement.slots[0] < stream.config.sink_blocks
-            sink_passes.append(
-                SinkPass(placement.first_block, latents[-1], CLEAN_TIMESTEP, prompt) if in_sink else None
-            )
-        self._write_kv(streams, CLEAN_TIMESTEP, latents, views)
-        return sink_passes
+            placement = stream.kv.policy.place_recache(stream.latent_frames)
+            rows.append(_row(stream, placement, CLEAN, stream.require_prompt()))
+            latents.append(stream.recent.last(placement.frames))
+        bound = self._runner.prepare(rows)
+        bound.rotate_slots()
+        bound.write_kv(torch.stack(latents))
+        for stream, row, frames in zip(streams, rows, latents, strict=True):
+            stream.recached(_recached_sink(stream, row.placement, frames))
 
-    def replay_sink_pass(self, stream: Stream, call: SinkPass) -> None:
-        """Make a pass that wrote the sink once more. The window has not rolled at such a pass."""
-        end = call.first_block + call.latents.shape[0] // stream.config.block_frames
-        placement = SlotMapping(call.first_block, tuple(range(call.first_block, end)), end)
-        view = self._view(stream, placement, self.read_prompt(call.prompt))
-        self._write_kv([stream], call.timestep, [call.latents], [view])
+    def replay_sink_pass(self, stream: Stream, sink_pass: SinkPass) -> None:
+        """Make a pass that wrote the sink once more. The window has not rolled at such a pass.
 
-    def _write_kv(
-        self, streams: Sequence[Stream], timestep: float, latents: Sequence[Tensor], views: Sequence[PassInput]
-    ) -> None:
-        at = batched([stream.modulations.at(timestep, latents[0].shape[0]) for stream in streams])
-        self._runner.prepare(views).write_kv(torch.stack(list(latents)), at)
+        Raises PoolFull if its prompt finds no room.
+        """
+        placement = stream.kv.policy.place(sink_pass.first_frame, sink_pass.latents.shape[0], repeat=False)
+        prompt = self._prompts.take(sink_pass.prompt, self._runner.encode_prompt)
+        try:
+            row = _row(stream, placement, Level(sink_pass.timestep), prompt)
+            self._runner.prepare([row]).write_kv(sink_pass.latents.unsqueeze(0))
+        finally:
+            self._prompts.give_back(prompt)
 
-    def _next_views(self, streams: Sequence[Stream]) -> tuple[list[PassInput], list[PassInput]]:
-        """What the next block's first pass sees, and what its later ones do."""
-        first, later = [], []
-        for stream in streams:
-            layout = stream.slab.layout
-            view = self._view(stream, layout.placement(stream.blocks, repeat=False), stream.require_prompt()[1])
-            first.append(view)
-            later.append(replace(view, placement=layout.placement(stream.blocks, repeat=True)))
-        return first, later
-
-    def _view(self, stream: Stream, placement: SlotMapping, prompt: PromptKV) -> PassInput:
-        config = stream.config
-        turns = PassPositions.of(stream.grid, placement, config)
-        return PassInput(stream.slab, prompt, placement, turns, (config.height, config.width))
+    def _next_row(self, stream: Stream, level: Level, *, repeat: bool) -> Row:
+        placement = stream.kv.policy.place(stream.latent_frames, stream.block_frames, repeat=repeat)
+        return _row(stream, placement, level, stream.require_prompt())
 
     def _noise(self, streams: Sequence[Stream]) -> Tensor:
         """[draws, B, frames, channels, h/8, w/8]: where the next blocks begin, and what is added at each step."""
-        device = self._transformer.device
-        drawn = [stream.noise_prefetcher.get(stream.blocks).to(device, non_blocking=True) for stream in streams]
+        drawn = [
+            stream.noise_prefetcher.get(stream.blocks).to(self._device, non_blocking=True) for stream in streams
+        ]
         return torch.stack(drawn, dim=1)
 
 
-def _frozen_sink_pass(stream: Stream, noise: Tensor) -> SinkPass | None:
-    """The first pass of a block whose sink slot is never rewritten (`WindowLayout.placement`)."""
-    if stream.slab.layout.placement(stream.blocks, repeat=True).writes:
+def _row(stream: Stream, placement: Placement, level: Level, prompt: PromptKV) -> Row:
+    return Row(stream.kv, prompt, placement, TokenGrid(stream.config.rows, stream.config.columns), level)
+
+
+def _permanent_sink_pass(stream: Stream, noise: Tensor) -> SinkPass | None:
+    """The first pass of a block some of whose frames no later pass writes (`SinkWindow.place`)."""
+    if not stream.kv.policy.keeps_first_write(stream.latent_frames, stream.block_frames):
         return None
-    return SinkPass(stream.blocks, noise.clone(), stream.schedule.timesteps[0], stream.require_prompt()[0])
+    timestep = stream.schedule.levels[0].timestep
+    return SinkPass(stream.latent_frames, noise.clone(), timestep, stream.require_prompt().prompt)
+
+
+def _recached_sink(stream: Stream, placement: Placement, latents: Tensor) -> SinkPass | None:
+    """The recache, if it has written the sink."""
+    if placement.slots[0][0] >= stream.config.sink_frames:
+        return None
+    return SinkPass(placement.positions[0], latents, CLEAN.timestep, stream.require_prompt().prompt)

@@ -1,9 +1,9 @@
 """Snapshots: the bytes from which a stream continues in another process.
 
-An **exact** one holds the slab and the decoder's cache; the stream goes on bit for bit, on the same kind of
-device with the same torch (and, on a CPU, threads). A **light** one holds what they can be rebuilt from
-(`Generator.rebuild`): the latents of the window and of the decoder's memory, the prompt, and the passes that
-wrote the frame sink.
+An **exact** one holds the window, its raw keys and the decoder's cache; the stream goes on bit for bit, on the
+same kind of device with the same torch (and, on a CPU, threads). A **light** one holds what they can be rebuilt
+from (`Generator.rebuild`): the latents of the window and of the decoder's receptive field, the prompt, and the
+passes that wrote the frame sink.
 
 Both are a safetensors file: tensors, and in its metadata a JSON object `snapshot` and a `checksum` over all.
 """
@@ -41,13 +41,12 @@ class Restored(NamedTuple):
 def take_exact(generator: Generator, stream: Stream) -> bytes:
     """Everything the stream holds. Raises StreamError unless all its blocks are decoded."""
     tensors, facts = _common(stream, stream.sink_passes)
-    filled = min(stream.blocks, stream.slab.layout.window_blocks)
-    tensors |= {f"slab.{name}": tensor for name, tensor in stream.slab.state(filled).items()}
+    tensors |= {f"cache.{name}": tensor for name, tensor in _window(generator, stream).items()}
     if stream.decoder is not None:
-        past = stream.decoder.frames
-        tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(past) if tensor is not None}
-        facts |= {"decoder_consumed": stream.decoder.frames_seen, "decoder_slots": len(past)}
-    facts |= {"clean_due": stream.context_due, "recache_due": stream.recache_due}
+        frames = stream.decoder.frames
+        tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(frames) if tensor is not None}
+        facts |= {"decoder_frames_seen": stream.decoder.frames_seen, "decoder_slots": len(frames)}
+    facts |= {"context_due": stream.context_due, "recache_due": stream.recache_due}
     return pack("exact", tensors, facts | generator.identity | _machine(generator))
 
 
@@ -98,28 +97,34 @@ def _common(stream: Stream, sink_passes: Sequence[SinkPass]) -> tuple[dict[str, 
     stream.require_decoded()
     if not isinstance(stream.noise, SeededNoise):
         raise SnapshotError(f"the stream's noise is a {type(stream.noise).__name__}, not made from its seed")
-    prompts = [call.prompt for call in sink_passes]
+    prompts = [sink_pass.prompt for sink_pass in sink_passes]
     if stream.prompt is not None:
         prompts.append(stream.prompt)
     prompts = list(dict.fromkeys(prompts))
     tensors = {f"recent.{i}": latents for i, latents in enumerate(stream.recent)}
     tensors |= {f"prompt.{i}": prompt.rows for i, prompt in enumerate(prompts)}
-    tensors |= {f"sink.{i}": call.latents for i, call in enumerate(sink_passes)}
+    tensors |= {f"sink.{i}": sink_pass.latents for i, sink_pass in enumerate(sink_passes)}
     facts = {
         "stream": asdict(stream.config),
         "blocks": stream.blocks,
         "decoded_blocks": stream.decoded_blocks,
+        "recent": len(stream.recent),
         "log": stream.log,
         "prompts": [prompt.text for prompt in prompts],
         "prompt": None if stream.prompt is None else prompts.index(stream.prompt),
-        "sink_calls": [(call.first_block, call.timestep, prompts.index(call.prompt)) for call in sink_passes],
+        "sink_passes": [(x.first_frame, x.timestep, prompts.index(x.prompt)) for x in sink_passes],
     }
     return tensors, facts
 
 
+def _window(generator: Generator, stream: Stream) -> dict[str, Tensor]:
+    """What the stream's slots hold, by name: views."""
+    return generator.cache.state(stream.kv, min(stream.latent_frames, stream.kv.policy.frames))
+
+
 def _machine(generator: Generator) -> dict[str, Any]:
     """What must be the same for a stream to go on bit for bit. On a CPU the threads change a sum's last bits."""
-    device = generator.transformer.device.type
+    device = generator.cache.device.type
     return {
         "device": device,
         "torch": torch.__version__,
@@ -142,7 +147,7 @@ def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: d
     try:
         _fill(generator, stream, tensors, facts)
         if kind == "exact":
-            _fill_exact(stream, tensors, facts)
+            _fill_exact(generator, stream, tensors, facts)
         else:
             generator.rebuild(stream)
     except BaseException:
@@ -153,7 +158,7 @@ def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: d
 
 def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Give an empty stream what both kinds hold."""
-    device = generator.transformer.device
+    device = generator.cache.device
     here = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith(COMMON)}
     prompts = [Prompt(text, here[f"prompt.{i}"]) for i, text in enumerate(facts["prompts"])]
     if facts["prompt"] is not None:
@@ -162,38 +167,47 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
     stream.blocks, stream.decoded_blocks = facts["blocks"], facts["decoded_blocks"]
     if stream.blocks < 0 or (stream.blocks > 0 and stream.prompt is None):
         raise ValueError(f"{stream.blocks} blocks, prompt {facts['prompt']}")
-    kept = min(stream.blocks, stream.recent.maxlen or 0)
-    stream.recent.extend(here[f"recent.{i}"] for i in range(kept))
-    frames, *picture = stream.config.latent_shape(generator.transformer.config.latent_channels)
-    for latents in stream.recent:
-        _require_shape("latents", latents, (frames, *picture))
+    _fill_recent(generator, stream, [here[f"recent.{i}"] for i in range(facts["recent"])])
     stream.sink_passes = [
-        SinkPass(first_block, here[f"sink.{i}"], timestep, prompts[prompt])
-        for i, (first_block, timestep, prompt) in enumerate(facts["sink_calls"])
+        SinkPass(first_frame, here[f"sink.{i}"], timestep, prompts[prompt])
+        for i, (first_frame, timestep, prompt) in enumerate(facts["sink_passes"])
     ]
-    for call in stream.sink_passes:
-        blocks = call.latents.shape[0] // frames
-        _require_shape("latents of a sink pass", call.latents, (blocks * frames, *picture))
-        if not 0 <= call.first_block <= stream.config.window_blocks - blocks:
-            raise ValueError(f"a sink pass over {blocks} blocks from block {call.first_block}")
+    for sink_pass in stream.sink_passes:
+        frames = sink_pass.latents.shape[0]
+        _require_latents(generator, stream, "latents of a sink pass", sink_pass.latents, frames)
+        if not 0 <= sink_pass.first_frame <= stream.config.window_frames - frames:
+            raise ValueError(f"a sink pass over {frames} frames from frame {sink_pass.first_frame}")
 
 
-def _fill_exact(stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def _fill_recent(generator: Generator, stream: Stream, recent: Sequence[Tensor]) -> None:
+    """The stream's last blocks; ValueError if they are not, or not enough for a recache."""
+    blocks = stream.config.blocks
+    for number, latents in enumerate(recent, stream.blocks - len(recent)):
+        _require_latents(generator, stream, "latents", latents, blocks.frames_of(number))
+        stream.recent.append(latents)
+    needed = min(stream.latent_frames, stream.config.window_frames)
+    if len(recent) > stream.blocks or stream.recent.frames < needed:
+        raise ValueError(f"latents of {stream.recent.frames} frames, where {needed} are needed")
+
+
+def _fill_exact(generator: Generator, stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Give a stream the state that only an exact snapshot holds."""
-    filled = min(stream.blocks, stream.slab.layout.window_blocks)
-    for part, here in stream.slab.state(filled).items():
-        name = f"slab.{part}"
+    for part, here in _window(generator, stream).items():
+        name = f"cache.{part}"
         kept = tensors[name]
         _require_shape(name, kept, tuple(here.shape))
         if kept.dtype != here.dtype:
             raise ValueError(f"{name} in {kept.dtype}, where the stream keeps {here.dtype}; ask for its kernels")
         here.copy_(kept)
-    stream.context_due, stream.recache_due = facts["clean_due"], facts["recache_due"]
+    stream.context_due, stream.recache_due = facts["context_due"], facts["recache_due"]
     if stream.decoder is not None:
-        device = stream.slab.keys.device
         slots = [tensors.get(f"decoder.{slot}") for slot in range(facts["decoder_slots"])]
-        past = tuple(None if tensor is None else tensor.to(device) for tensor in slots)
-        stream.decoder = ConvCache(facts["decoder_consumed"], past)
+        frames = tuple(None if tensor is None else tensor.to(generator.cache.device) for tensor in slots)
+        stream.decoder = ConvCache(facts["decoder_frames_seen"], frames)
+
+
+def _require_latents(generator: Generator, stream: Stream, what: str, latents: Tensor, frames: int) -> None:
+    _require_shape(what, latents, stream.config.latent_shape(generator.config.latent_channels, frames))
 
 
 def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:

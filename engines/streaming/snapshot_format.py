@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engines.errors import SnapshotError
 
-VERSION = 1
+VERSION = 2
 
 
 Kind = Literal["exact", "light"]

@@ -1,19 +1,16 @@
-"""What every kind of stream owns, what it has made and what changed it."""
+"""What streams are made of besides their keys and values: blocks, the log, recent latents."""
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from engines.config.geometry import pixel_frames
-from engines.config.stream import StreamConfig
-from engines.errors import StreamError
 from engines.text.prompt import Prompt
-from engines.vae.conv_cache import ConvCache
 
 
 class Block(NamedTuple):
@@ -39,48 +36,62 @@ class LogEntry(NamedTuple):
 class SinkPass:
     """A pass that wrote the frame sink: made again, it writes the same keys and values.
 
-    `latents` [blocks * frames, channels, h/8, w/8] went in at `timestep` under `prompt`, from `first_block` on.
+    `latents` [frames, channels, h/8, w/8] went in at `timestep` under `prompt`, from `first_frame` on.
     """
 
-    first_block: int
+    first_frame: int
     latents: Tensor
     timestep: float
     prompt: Prompt
 
 
-@dataclass(kw_only=True)
-class StreamState:
-    """What every kind of stream owns.
+class RecentLatents:
+    """The latents of a stream's last blocks: of at least `frames` latent frames, once there are so many."""
 
-    `blocks` counts what has been generated. `recent` holds the last blocks' latents: what a recache and a new
-    decoder need.
-    """
+    def __init__(self, frames: int, blocks: Iterable[Tensor] = ()) -> None:
+        self._frames = frames
+        self._blocks = deque(blocks)
 
-    config: StreamConfig
-    recent: deque[Tensor]
-    decoder: ConvCache | None
-    blocks: int = 0
-    decoded_blocks: int = 0
-    log: list[LogEntry] = field(default_factory=list)
-    closed: bool = False
+    def __iter__(self) -> Iterator[Tensor]:
+        """Blocks, from old to new."""
+        return iter(self._blocks)
+
+    def __len__(self) -> int:
+        """How many blocks."""
+        return len(self._blocks)
 
     @property
-    def next_frame(self) -> int:
-        """Pixel frame at which the next block begins."""
-        return pixel_frames(self.blocks * self.config.block_frames)
+    def frames(self) -> int:
+        """Latent frames held."""
+        return sum(block.shape[0] for block in self._blocks)
 
-    def require_open(self) -> None:
-        """Raise StreamError if the stream has been closed."""
-        if self.closed:
-            raise StreamError(f"the stream was closed after block {self.blocks - 1}; open another one")
+    def append(self, latents: Tensor) -> None:
+        """One more block; the oldest ones go where they are not needed any more."""
+        self._blocks.append(latents)
+        while self.frames - self._blocks[0].shape[0] >= self._frames:
+            self._blocks.popleft()
 
-    def last_blocks(self, count: int) -> Tensor:
-        """Latents of the last `count` blocks, joined along the frames."""
-        return torch.cat(list(self.recent)[len(self.recent) - count :])
+    def last_block(self) -> Tensor:
+        """That which was appended last."""
+        return self._blocks[-1]
 
-    def require_decoded(self) -> None:
-        """Raise StreamError if the decoder lags behind."""
-        if self.decoder is not None and self.decoded_blocks != self.blocks:
-            raise StreamError(
-                f"{self.blocks} blocks are generated but {self.decoded_blocks} decoded; decode first"
-            )
+    def last(self, frames: int) -> Tensor:
+        """The last `frames` latent frames, joined."""
+        return torch.cat(self.last_blocks(frames))[-frames:]
+
+    def last_blocks(self, frames: int) -> list[Tensor]:
+        """As few whole blocks as have the last `frames` latent frames, or all there are."""
+        taken: list[Tensor] = []
+        for block in reversed(self._blocks):
+            if sum(x.shape[0] for x in taken) >= frames:
+                break
+            taken.insert(0, block)
+        return taken
+
+    def copy(self) -> RecentLatents:
+        """The same blocks, to go on by themselves."""
+        return RecentLatents(self._frames, self._blocks)
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._blocks.clear()

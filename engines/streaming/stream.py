@@ -7,61 +7,97 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engines.cache.kv_pool import KVRun
+from engines.cache.kv_cache import StreamKV
 from engines.cache.prompt_kv import PromptKV
+from engines.config.geometry import pixel_frames
+from engines.config.stream import StreamConfig
 from engines.errors import StreamError
-from engines.runner.modulation import ModulationCache
-from engines.sampling.flow_schedule import CLEAN_TIMESTEP, FlowSchedule
+from engines.sampling.flow_schedule import CLEAN, FlowSchedule
 from engines.sampling.noise import Noise
 from engines.sampling.noise_prefetch import NoisePrefetcher
-from engines.streaming.state import Block, LogEntry, SinkPass, StreamState
+from engines.streaming.state import Block, LogEntry, RecentLatents, SinkPass
 from engines.text.prompt import Prompt
 from engines.vae.conv_cache import ConvCache
-from kernels.attention.rope import RopeTable
 
 
-@dataclass(kw_only=True)
-class Stream(StreamState):
+@dataclass
+class Stream:
     """The state of one stream, at a block boundary whenever the generator is not at work on it.
 
-    `context_due`: the last block's clean pass has not run yet. `recache_due`: the window's keys and values are to
-    be recomputed before the next block.
+    `blocks` counts what has been generated. `recent` holds the last blocks' latents: what a recache and a new
+    decoder need. `context_due`: the last block's clean pass has not run yet. `recache_due`: the window's keys
+    and values are to be recomputed before the next block.
     """
 
+    config: StreamConfig
     noise: Noise
     noise_prefetcher: NoisePrefetcher
-    slab: KVRun
-    grid: RopeTable
+    kv: StreamKV
     schedule: FlowSchedule
-    modulations: ModulationCache
-    prompt: Prompt | None = None
+    recent: RecentLatents
+    decoder: ConvCache | None
     prompt_kv: PromptKV | None = None
+    blocks: int = 0
+    decoded_blocks: int = 0
     context_due: bool = False
     recache_due: bool = False
     sink_passes: list[SinkPass] = field(default_factory=list)
+    log: list[LogEntry] = field(default_factory=list)
+    closed: bool = False
+
+    @property
+    def latent_frames(self) -> int:
+        """Latent frames generated: the next block's first one."""
+        return self.config.blocks.latent_frames(self.blocks)
+
+    @property
+    def block_frames(self) -> int:
+        """Latent frames of the next block."""
+        return self.config.blocks.frames_of(self.blocks)
+
+    @property
+    def next_frame(self) -> int:
+        """Pixel frame at which the next block begins."""
+        return pixel_frames(self.latent_frames)
 
     @property
     def permanent_sink_passes(self) -> list[SinkPass]:
         """The passes that made the sink, if the next recache will leave it as it is."""
-        rolled = self.blocks > self.config.window_blocks
-        return self.sink_passes if rolled and self.config.sink == "global" else []
+        return self.sink_passes if self.kv.policy.is_permanent(self.latent_frames) else []
 
-    def require_prompt(self) -> tuple[Prompt, PromptKV]:
-        """The prompt in force; StreamError if none has been set."""
-        if self.prompt is None or self.prompt_kv is None:
+    def require_open(self) -> None:
+        """Raise StreamError if the stream has been closed."""
+        if self.closed:
+            raise StreamError(f"the stream was closed after block {self.blocks - 1}; open another one")
+
+    @property
+    def prompt(self) -> Prompt | None:
+        """The prompt in force."""
+        return None if self.prompt_kv is None else self.prompt_kv.prompt
+
+    def require_prompt(self) -> PromptKV:
+        """Keys and values of the prompt in force; StreamError if none has been set."""
+        if self.prompt_kv is None:
             raise StreamError("the stream has no prompt; set one before its first block")
-        return self.prompt, self.prompt_kv
+        return self.prompt_kv
 
-    def use_prompt(self, prompt: Prompt, memory: PromptKV) -> None:
+    def require_decoded(self) -> None:
+        """Raise StreamError if the decoder lags behind."""
+        if self.decoder is not None and self.decoded_blocks != self.blocks:
+            raise StreamError(
+                f"{self.blocks} blocks are generated but {self.decoded_blocks} decoded; decode first"
+            )
+
+    def use_prompt(self, prompt: PromptKV) -> None:
         """Put a prompt in force; one that was set before the same block never was."""
-        self.prompt, self.prompt_kv = prompt, memory
+        self.prompt_kv = prompt
         self.recache_due = self.blocks > 0
         if self.log and self.log[-1][:2] == (self.blocks, "prompt"):
             self.log.pop()
-        self.log.append(LogEntry(self.blocks, "prompt", prompt.text))
+        self.log.append(LogEntry(self.blocks, "prompt", prompt.prompt.text))
 
     def append(self, latents: Tensor, sink_pass: SinkPass | None, ready: torch.cuda.Event | None) -> Block:
-        """Take over a finished block; `sink_pass` if one of its passes wrote the sink for good."""
+        """Take over a finished block; `sink_pass` if one of its passes wrote frames of the sink for good."""
         block = Block(self.blocks, latents, ready)
         self.recent.append(latents)
         if sink_pass is not None:
@@ -72,8 +108,10 @@ class Stream(StreamState):
 
     def context_written(self) -> None:
         """The last block's clean pass has run. The first block's has written the sink."""
-        if self.blocks == 1 and self.config.sink_blocks > 0:
-            self.sink_passes = [SinkPass(0, self.recent[-1], CLEAN_TIMESTEP, self.require_prompt()[0])]
+        if self.blocks == 1 and self.config.sink_frames > 0:
+            self.sink_passes = [
+                SinkPass(0, self.recent.last_block(), CLEAN.timestep, self.require_prompt().prompt)
+            ]
         self.context_due = False
 
     def recached(self, sink_pass: SinkPass | None) -> None:
@@ -82,7 +120,7 @@ class Stream(StreamState):
         Once the window has rolled, a local sink is rewritten by every recache, so no pass need be remembered.
         """
         if sink_pass is not None:
-            self.sink_passes = [sink_pass] if sink_pass.first_block == 0 else []
+            self.sink_passes = [sink_pass] if sink_pass.first_frame == 0 else []
         self.recache_due = self.context_due = False
 
     def rebuilt(self, decoder: ConvCache | None) -> None:
@@ -94,7 +132,7 @@ class Stream(StreamState):
     def close(self) -> None:
         """Let go of all tensors."""
         self.closed = True
-        del self.slab, self.grid, self.modulations, self.noise_prefetcher
+        del self.kv, self.noise_prefetcher
         self.recent.clear()
         self.sink_passes.clear()
-        self.prompt = self.prompt_kv = self.decoder = None
+        self.prompt_kv = self.decoder = None

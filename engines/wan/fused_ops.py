@@ -1,4 +1,4 @@
-"""The kernels that backends choose, as the transformer and its memory call them."""
+"""The kernels that backends choose, as the transformer and its attention context call them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from torch import Tensor, nn
 
 from engines.wan.layer_ops import EagerOps, LayerOps
 from kernels import linear, rms_norm
-from kernels.attention import qk_norm_rope
+from kernels.attention import qk_norm_rope, rotate_slots
 from kernels.attention.backend import AttentionBackend
-from kernels.attention.library import Library, cudnn, flash_attn, library_attention, torch_cpu
-from kernels.attention.merge import merge, merge_reference
-from kernels.attention.qk_norm_rope import Queries
+from kernels.attention.library import flash_attn_attention, library_attention
 from kernels.attention.window import window_attention, window_attention_reference
 from kernels.dispatch import KernelBackends
 from kernels.gated_residual import gated_residual
@@ -25,52 +23,46 @@ from kernels.layernorm_modulate import layernorm_modulate
 
 @dataclass(frozen=True)
 class AttentionOps:
-    """What a memory computes: an op of its name in `kernels`, or that op's reference.
+    """What a batch's attention computes: an op of its name in `kernels`, or that op's reference.
 
-    `one` attends one stream's slab, `many` those of several. `finding` lists those of the two that read from the
-    device where slabs are.
+    `one` attends for one row, `many` for several.
     """
 
-    qk_norm_rope: Callable[..., Queries]
+    qk_norm_rope: Callable[..., Tensor]
     write_kv: Callable[..., None]
+    rotate_slots: Callable[..., None]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     prompt_attention: AttentionBackend
     one: AttentionBackend
     many: AttentionBackend
-    finding: frozenset[AttentionBackend] = frozenset({window_attention})
 
     @classmethod
     def of(cls, backends: KernelBackends, device: torch.device) -> Self:
-        """As `backends` says, on `device`."""
+        """As `backends` say, on `device`."""
         fused, normed = backends.qk_norm_rope == "triton", backends.prompt_attention == "triton"
         return cls(
             qk_norm_rope=qk_norm_rope.qk_norm_rope if fused else qk_norm_rope.qk_norm_rope_reference,
             write_kv=qk_norm_rope.write_kv if fused else qk_norm_rope.write_kv_reference,
+            rotate_slots=rotate_slots.rotate_slots if fused else rotate_slots.rotate_slots_reference,
             rms_norm=rms_norm.rms_norm if normed else rms_norm.rms_norm_reference,
             prompt_attention=partial(window_attention, num_splits=1) if normed else window_attention_reference,
-            one=_attention(backends.attention, backends, device),
-            many=_attention(backends.batched_attention, backends, device),
+            one=_attention(backends.attention, device),
+            many=_attention(backends.batched_attention, device),
         )
 
-    def attention(self, streams: int) -> AttentionBackend:
-        """The one for so many streams."""
-        return self.one if streams == 1 else self.many
-
-    def finds_slabs(self, streams: int) -> bool:
-        """Whether that one reads from the device where slabs are."""
-        return self.attention(streams) in self.finding
+    def attention(self, rows: int) -> AttentionBackend:
+        """The one for so many rows."""
+        return self.one if rows == 1 else self.many
 
 
-def _attention(choice: str, backends: KernelBackends, device: torch.device) -> AttentionBackend:
-    if choice == "triton":
-        return window_attention
-    if choice == "reference":
-        return window_attention_reference
-    libraries: dict[str, Library] = {
-        "library": cudnn if device.type == "cuda" else torch_cpu,
-        "flash-attn": flash_attn,
+def _attention(choice: str, device: torch.device) -> AttentionBackend:
+    backends: dict[str, AttentionBackend] = {
+        "triton": window_attention,
+        "reference": window_attention_reference,
+        "library": library_attention(device),
+        "flash-attn": flash_attn_attention,
     }
-    return library_attention(libraries[choice], merge if backends.merge == "triton" else merge_reference)
+    return backends[choice]
 
 
 class FusedOps(EagerOps):

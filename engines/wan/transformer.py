@@ -148,14 +148,16 @@ class CausalTransformer(nn.Module):
 
         """
         x = self._run(self._patch(latents), modulations, context, ops, len(self.blocks))
-        return self._unpatch(self.head(x, modulations.head, ops), latents.shape[-2] // PATCH)
+        patches = self.head(x, modulations.head.expand(-1, x.shape[1], -1, -1), ops)
+        return self._unpatch(patches, latents.shape[-2] // PATCH)
 
     def write_kv(
         self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> None:
         """A pass made only for its keys and values: stops where the last layer has written its own."""
         x = self._run(self._patch(latents), modulations, context, ops, len(self.blocks) - 1)
-        self._layers[-1].write_kv(x, modulations.layers[-1], context, ops)
+        modulation = modulations.layers[-1].expand(-1, x.shape[1], -1, -1)
+        self._layers[-1].write_kv(x, modulation, context, ops)
 
     def prompt_kv(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a prompt in every layer's attention to it.
@@ -180,7 +182,7 @@ class CausalTransformer(nn.Module):
         self, x: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps, layers: int
     ) -> Tensor:
         for block, modulation in zip(self._layers[:layers], modulations.layers, strict=False):
-            x = block(x, modulation, context, ops)
+            x = block(x, modulation.expand(-1, x.shape[1], -1, -1), context, ops)
         return x
 
     def _patch(self, latents: Tensor) -> Tensor:

@@ -6,13 +6,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from kernels.attention.kv_view import KVViewTable
+from kernels.attention.kv_view import KVView
 
 
 class AttentionBackend(Protocol):
-    """How a batch's attention is called, whoever computes it."""
+    """Attention of rows over a window or a prompt."""
 
-    def __call__(
-        self, queries: Tensor, table: KVViewTable, layer: int, *, sink_queries: Tensor | None = None
-    ) -> Tensor:
-        """See `kernels.attention.window.window_attention`."""
+    def __call__(self, queries: Tensor, kv: KVView, layer: int) -> Tensor:
+        """[B, T, heads, D] of rotated queries of that shape; see `kernels.attention.window.window_attention`."""

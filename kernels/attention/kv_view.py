@@ -1,14 +1,16 @@
-"""Where the streams of a batch keep their keys and values, in device memory, for kernels to read.
+"""What a batch of passes addresses in a KV pool: the pool's planes, and integers that say where each row lies.
 
-A captured graph bakes in the table's addresses and not those it holds, so one graph serves every stream: lending
-the table other slabs, or more keys of the same, changes what the next replay reads. Nothing is ever read back.
+    plane   [layers, tokens, ...]   one allocation for all streams; a stream has a run of it
+    row     start                   where its run begins, a token of the pool
+            bounds                  tokens of the pool from which and up to which it attends
+    slot    F tokens of a run       where a latent frame lies; slot s begins at token start + s * F
+
+Integers lie in device memory in place, so what a recorded graph reads follows them to any run at any fill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,38 +19,35 @@ ALIGNMENT_BYTES = 16
 """What kernels load at once."""
 
 NO_SLOT = -1
-"""The place of a block whose keys and values are not kept."""
+"""In a slot mapping: a frame whose keys and values are not written."""
 
 
 @dataclass(frozen=True, eq=False)
-class KVView:
-    """What a stream lends: a slab or a prompt, and how much of it is to be attended.
+class KVPlanes:
+    """Keys and values of a pool, contiguous [layers, tokens, heads, D].
 
-    `keys` and `values` are contiguous [layers, ..., heads, D]; what lies between counts as one run of tokens, of
-    which the first `filled` are attended. `sink_queries` score the first `sink` of those. The last one stands for
-    equal keys whose number has the logarithm `last_log`. INT8 keys have `key_scales`, contiguous fp32
-    [layers, heads, ...]: one for each head of a token.
+    INT8 keys have `key_scales`, contiguous fp32 [layers, heads, tokens]: one for each head of a token.
+
+    Raises:
+        ValueError: shapes, strides, dtypes or devices do not fit.
+
     """
 
     keys: Tensor
     values: Tensor
-    filled: int
-    sink: int = 0
-    last_log: float = 0.0
     key_scales: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.keys.shape != self.values.shape or self.keys.dim() < 4:
-            raise ValueError(f"keys {list(self.keys.shape)} and values {list(self.values.shape)} are no slab")
+        if self.keys.shape != self.values.shape or self.keys.dim() != 4 or 0 in self.keys.shape:
+            raise ValueError(
+                f"keys {list(self.keys.shape)} and values {list(self.values.shape)} are not both "
+                "[layers, tokens, heads, D]"
+            )
         for x in (self.keys, self.values):
-            if not x.is_contiguous() or x.data_ptr() % ALIGNMENT_BYTES:
-                raise ValueError(f"a slab is contiguous and begins at a multiple of {ALIGNMENT_BYTES} bytes")
-            if x.stride(0) * x.element_size() % ALIGNMENT_BYTES:
-                raise ValueError(f"a layer of {list(x.shape[1:])} is no multiple of {ALIGNMENT_BYTES} bytes")
-        if not 0 <= self.sink <= self.filled or not 1 <= self.filled <= self.tokens:
-            raise ValueError(f"{self.sink} sink and {self.filled} filled tokens in a slab of {self.tokens}")
+            if not x.is_contiguous() or (x.device.type != "meta" and x.data_ptr() % ALIGNMENT_BYTES):
+                raise ValueError(f"a plane is contiguous and begins at a multiple of {ALIGNMENT_BYTES} bytes")
         if (self.key_scales is None) != (self.keys.dtype != torch.int8):
-            raise ValueError(f"INT8 keys, and no others, have scales; got {self.keys.dtype} and {self.key_scales}")
+            raise ValueError(f"INT8 keys, and no others, have scales; got keys in {self.keys.dtype}")
         if self.key_scales is not None and not self._scales_fit(self.key_scales):
             raise ValueError(
                 f"scales {list(self.key_scales.shape)} in {self.key_scales.dtype} on {self.key_scales.device} "
@@ -56,95 +55,88 @@ class KVView:
             )
 
     def _scales_fit(self, scales: Tensor) -> bool:
-        layers, *between, heads, _ = self.keys.shape
-        like_keys = list(scales.shape) == [layers, heads, *between] and scales.device == self.keys.device
-        return like_keys and scales.is_contiguous() and scales.dtype == torch.float32
+        layers, tokens, heads, _ = self.keys.shape
+        fits = list(scales.shape) == [layers, heads, tokens] and scales.device == self.keys.device
+        return fits and scales.is_contiguous() and scales.dtype == torch.float32
 
     @property
-    def tokens(self) -> int:
-        """That there is room for."""
-        return self.keys[0, ..., 0, 0].numel()
+    def layers(self) -> int:
+        """How many layers have keys and values."""
+        return self.keys.shape[0]
 
-    def attended(self, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys, values [filled, heads, D] and scales [heads, filled] of a layer: views."""
-        scales = None if self.key_scales is None else self.key_scales[layer].flatten(1)[:, : self.filled]
+    @property
+    def heads(self) -> int:
+        """Heads of a token."""
+        return self.keys.shape[2]
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of a head."""
+        return self.keys.shape[3]
+
+    def require_layer(self, op: str, layer: int) -> None:
+        """Raise ValueError unless there is such a layer."""
+        if not 0 <= layer < self.layers:
+            raise ValueError(f"{op}: no layer {layer} in a pool of {self.layers}")
+
+
+@dataclass(frozen=True, eq=False)
+class KVView:
+    """What the rows of a batch attend.
+
+    Args:
+        planes: the pool.
+        bounds: int32 [2, B], tokens of the pool: where each row's attended keys begin, and where they end. Nothing
+            outside is read. Of one row they are what libraries call cumulative lengths.
+        max_tokens: an upper bound of a row's keys, known to the host: what launches are sized by.
+        last_log: fp32 [B], or None. The last key attended stands for exp(last_log) equal ones.
+
+    """
+
+    planes: KVPlanes
+    bounds: Tensor
+    max_tokens: int
+    last_log: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        require_integers("KVView: bounds", self.bounds, (2, self.rows), self.planes.keys.device)
+        if self.last_log is not None and (
+            self.last_log.shape != (self.rows,) or self.last_log.dtype != torch.float32
+        ):
+            raise ValueError(
+                f"last_log must be fp32 [{self.rows}]; got {self.last_log.dtype} {list(self.last_log.shape)}"
+            )
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens is {self.max_tokens}; a row attends at least one token")
+
+    @property
+    def rows(self) -> int:
+        """How many rows the batch has."""
+        return self.bounds.shape[-1]
+
+    def attended(self, row: int, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values [tokens, heads, D] and scales [heads, tokens] of a row: views.
+
+        Reads the row's bounds back: for references, not for a hot path.
+        """
+        begin, end = self.bounds[:, row].tolist()
+        scales = self.planes.key_scales
         return (
-            self.keys[layer].flatten(0, -3)[: self.filled],
-            self.values[layer].flatten(0, -3)[: self.filled],
-            scales,
+            self.planes.keys[layer, begin:end],
+            self.planes.values[layer, begin:end],
+            None if scales is None else scales[layer, :, begin:end],
         )
 
 
-class _Facts(NamedTuple):
-    """What the device is told of something lent, by the names of the table's tensors."""
-
-    keys: int
-    values: int
-    key_scales: int
-    layer_strides: int
-    scale_strides: int
-    filled: int
-    sink: int
-    last_log: float
-
-    @classmethod
-    def of(cls, lent: KVView) -> _Facts:
-        scales = lent.key_scales
-        return cls(
-            lent.keys.data_ptr(), lent.values.data_ptr(), 0 if scales is None else scales.data_ptr(),
-            lent.keys.stride(0), 0 if scales is None else scales.stride(0), lent.filled, lent.sink, lent.last_log,
-        )  # fmt: skip
+def require_integers(what: str, x: Tensor, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raise ValueError unless `x` is contiguous int32 of `shape` on `device`."""
+    if tuple(x.shape) != shape or x.dtype != torch.int32 or not x.is_contiguous() or x.device != device:
+        raise ValueError(
+            f"{what} must be contiguous int32 {list(shape)} on {device}; got {x.dtype} {list(x.shape)} on "
+            f"{x.device}"
+        )
 
 
-class KVViewTable:
-    """Slabs of a batch, one entry for each stream in every tensor [B].
-
-    `keys`, `values` and `key_scales` are int64 addresses of layer 0, `layer_strides` int64 the elements of one
-    layer's keys, `scale_strides` of its scales; `filled` and `sink` are int32, `last_log` fp32. An operator that
-    writes through `keys` and `values` declares that it mutates them, which orders it in a compiled graph.
-
-    The host keeps what was lent in `lent`: so that it stays allocated, and for the reference.
-    """
-
-    def __init__(self, lent: Sequence[KVView], device: torch.device) -> None:
-        _check_alike(lent)
-        self.lent = list(lent)
-        facts = zip(*(_Facts.of(row) for row in lent), strict=True)
-        dtypes = [torch.int64] * 5 + [torch.int32] * 2 + [torch.float32]
-        columns = [
-            torch.tensor(fact, dtype=dtype, device=device) for fact, dtype in zip(facts, dtypes, strict=True)
-        ]
-        self.keys, self.values, self.key_scales, self.layer_strides, self.scale_strides = columns[:5]
-        self.filled, self.sink, self.last_log = columns[5:]
-
-    @property
-    def columns(self) -> tuple[Tensor, ...]:
-        """All tensors, in the order of what is told."""
-        return (
-            self.keys, self.values, self.key_scales, self.layer_strides, self.scale_strides,
-            self.filled, self.sink, self.last_log,
-        )  # fmt: skip
-
-    @property
-    def most_filled(self) -> int:
-        """Keys of the stream that attends most."""
-        return max(lent.filled for lent in self.lent)
-
-    def lend(self, row: int, lent: KVView) -> None:
-        """Put something else in a row, without waiting for the device; work queued before still sees the old.
-
-        Raises:
-            ValueError: it differs from the batch's in heads, channels or dtype.
-
-        """
-        _check_alike([*self.lent, lent])
-        before, self.lent[row] = self.lent[row], lent
-        for column, old, new in zip(self.columns, _Facts.of(before), _Facts.of(lent), strict=True):
-            if new != old:
-                column[row].fill_(new)
-
-
-def _check_alike(lent: Sequence[KVView]) -> None:
-    kinds = {(tuple(x.keys.shape[-2:]), x.keys.dtype, x.values.dtype, x.keys.device) for x in lent}
-    if len(kinds) != 1:
-        raise ValueError(f"streams of a batch have the same heads, channels, dtypes and device; got {kinds}")
+def layer_slots(slot_mapping: Tensor, layer: int) -> Tensor:
+    """The slots [B, frames] of a layer: a mapping has them for all layers at once, or for each."""
+    return slot_mapping if slot_mapping.dim() == 2 else slot_mapping[layer]

@@ -1,37 +1,43 @@
-"""From projections to attention: RMS norm over all heads, RoPE, and the write of keys and values into the slab.
+"""From projections to attention: RMS norm over all heads, RoPE, and the write of keys and values into slots.
 
-    queries = turn(norm(q) * q_weight, query_turns)        and once more with sink_turns, if there are any
-    slab    = turn(norm(k) * k_weight, key_turns), v       at the slots of the pass's blocks
+    queries  = turn(norm(q) * q_weight)
+    pool     = turn(norm(k) * k_weight), v      in the slots that the mapping names
+    raw keys = norm(k) * k_weight               where a key's frame will move: only the pairs that turn with it
 
-    q, k, v       [B, T, H * D]      rows as the linear layers give them; may lie side by side in one tensor
-    weights       [H * D]
-    turns         [B, T, D / 2]      complex64 of modulus one (`kernels.attention.rope`)
-    queries       [B, T, H, D]
-    slot_mapping  [B, blocks] int32  the slab's token at which each of the pass's blocks begins, or `NO_SLOT`
-    slab          [..., H, D]        where the `KVViewTable` says; INT8 keys get a scale for each head of a token
+    q, k, v        [B, T, H * D]               rows as the linear layers give them; may lie side by side
+    weights        [H * D]
+    frame freqs    [B, frames, P] complex64    (`kernels.attention.rope`): what turns the first P pairs of a head
+    spatial freqs  [T / frames, D/2 - P]       the same for the others, of a frame's tokens
+    queries        [B, T, H, D]
+    slot mapping   [B, frames] or [layers, B, frames] int32: slots of a row's run, or `NO_SLOT`
+    raw keys       [layers, tokens, H, 2 P]    a plane of its own with a mapping of its own
 
-`qk_norm_rope` does all of it, `write_kv` the second line only, for a pass made for its keys and values. All is
-computed in fp32, and the only rounding is at the end.
+`qk_norm_rope` does all of it, `write_kv` all but the queries, for a pass made for its keys and values, and
+`stage_kv` neither reads slots nor writes them: it hands on turned keys, which `store_kv` puts into slots that were
+chosen from them. All is computed in fp32, and the only rounding is at the end.
+
+A key with a raw copy is turned again whenever its frame's position changes (`kernels.attention.rotate_slots`), so
+its INT8 scale must not depend on where it is: it covers the modulus of each pair that turns with the frame.
 
 Bytes per token, with N = 2 H D those of a row in 16 bits (3 KB at 12 heads of 128): q, k and v read, queries, keys
-and values written, 6 N, or 7 N with sink queries; and the turns, 4 D a set, from the L2 cache. INT8 keys take half
-an N less and 4 H more. PyTorch's own operators move 18 N for each norm, 10 N for each turn and 4 N to write: 60 N,
-or 70 N with sink queries.
+and values written, 6 N; raw keys P / 64 of an N more at D 128; freqs, 4 D a token, from the L2 cache. INT8 keys
+take half an N less and 4 H more. PyTorch's own operators move 18 N for each norm, 10 N for each turn and 4 N to
+write: 60 N.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention.kv_view import ALIGNMENT_BYTES, NO_SLOT, KVViewTable
-from kernels.attention.rope import Turns, apply_rope
-from kernels.quantize import quantize_rows, quantize_tile
+from kernels.attention.kv_view import NO_SLOT, KVPlanes, layer_slots
+from kernels.attention.rope import apply_rope
+from kernels.attention.slots import RawKeys, RopeFreqs, Slots, check_freqs, check_raw_keys, check_slots
+from kernels.quantize import INT8_MAX, MIN_AMAX, quantize_rows
 from kernels.rms_norm import check_projections, rms_norm_reference
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
@@ -40,50 +46,84 @@ TILES: Tiles = {sm: Tile(m=1, n=2048, warps=4) for sm in ARCHITECTURES} | {INTER
 """A row at a time, of at most `n` channels once heads and channels are rounded up to powers of two."""
 
 
-class Queries(NamedTuple):
-    """Normed and turned, each [B, T, H, D]: to stream positions, and to window positions if asked for."""
-
-    stream: Tensor
-    sink: Tensor | None
-
-
 def qk_norm_rope_reference(
-    q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor, k_weight: Tensor, turns: Turns,
-    table: KVViewTable, slot_mapping: Tensor, layer: int, eps: float,
-) -> Queries:  # fmt: skip
-    """What the engine's memory does with a layer's projections."""
-    write_kv_reference(k, v, k_weight, turns.keys, table, slot_mapping, layer, eps)
-    heads = q.shape[-1] // (2 * turns.queries.shape[-1])
-    queries = rms_norm_reference(q, q_weight, eps).unflatten(-1, (heads, -1))
-    sink = None if turns.sink_queries is None else apply_rope(queries, turns.sink_queries)
-    return Queries(apply_rope(queries, turns.queries), sink)
+    q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor, k_weight: Tensor, freqs: RopeFreqs,
+    planes: KVPlanes, slots: Slots, raw: RawKeys | None, layer: int, eps: float,
+) -> Tensor:  # fmt: skip
+    """In plain PyTorch; reads the mapping back."""
+    write_kv_reference(k, v, k_weight, freqs, planes, slots, raw, layer, eps)
+    return apply_rope(_normed_heads(q, q_weight, freqs.head_dim, eps), freqs.joined)
 
 
 def write_kv_reference(
-    k: Tensor,
-    v: Tensor,
-    weight: Tensor,
-    turns: Tensor,
-    table: KVViewTable,
-    slot_mapping: Tensor,
-    layer: int,
-    eps: float,
-) -> None:
-    """Its keys and values only."""
-    heads = k.shape[-1] // (2 * turns.shape[-1])
-    turned = apply_rope(rms_norm_reference(k, weight, eps).unflatten(-1, (heads, -1)), turns)
-    rows = zip(table.lent, turned, v.unflatten(-1, (heads, -1)), slot_mapping.tolist(), strict=True)
-    for lent, keys, values, blocks in rows:
-        tokens = keys.shape[0] // len(blocks)
-        for place, new_keys, new_values in zip(blocks, keys.split(tokens), values.split(tokens), strict=True):
-            if place == NO_SLOT:
-                continue
-            kept = slice(place, place + tokens)
-            if lent.key_scales is not None:
-                new_keys, scales = quantize_rows(new_keys)
-                lent.key_scales[layer].flatten(1)[:, kept] = scales.T
-            lent.keys[layer].flatten(0, -3)[kept] = new_keys
-            lent.values[layer].flatten(0, -3)[kept] = new_values
+    k: Tensor, v: Tensor, weight: Tensor, freqs: RopeFreqs,
+    planes: KVPlanes, slots: Slots, raw: RawKeys | None, layer: int, eps: float,
+) -> None:  # fmt: skip
+    """Keys and values only."""
+    normed = _normed_heads(k, weight, freqs.head_dim, eps)
+    moving = None
+    if raw is not None:
+        moving = normed[..., : raw.plane.shape[-1]]
+        kept = layer_slots(raw.slots.mapping, layer)
+        _scatter(moving, raw.plane[layer], raw.slots.start, kept)
+        moving = torch.where((kept == NO_SLOT).repeat_interleave(_frame_tokens(k, kept), 1)[..., None, None], 0, 1)
+    store_rows(apply_rope(normed, freqs.joined), _heads(v, freqs.head_dim), planes, slots, layer, moving, freqs)
+
+
+def stage_kv_reference(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, freqs: RopeFreqs, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Queries and keys [B, T, H, D], normed and turned."""
+    rows = ((q, q_weight), (k, k_weight))
+    queries, keys = (apply_rope(_normed_heads(x, w, freqs.head_dim, eps), freqs.joined) for x, w in rows)
+    return queries, keys
+
+
+def store_rows(
+    keys: Tensor, values: Tensor, planes: KVPlanes, slots: Slots, layer: int,
+    moving: Tensor | None, freqs: RopeFreqs | None,
+) -> None:  # fmt: skip
+    """Put turned rows into slots; where `moving` is 1, keys will be turned again."""
+    mapping = layer_slots(slots.mapping, layer)
+    if planes.key_scales is not None:
+        keys, scales = _quantized(keys, moving, freqs)
+        _scatter(scales, planes.key_scales[layer].T, slots.start, mapping)
+    _scatter(keys, planes.keys[layer], slots.start, mapping)
+    _scatter(values, planes.values[layer], slots.start, mapping)
+
+
+def _quantized(keys: Tensor, moving: Tensor | None, freqs: RopeFreqs | None) -> tuple[Tensor, Tensor]:
+    """INT8 of keys [..., H, D]; where `moving` is 1 the scale covers the modulus of each pair that will turn."""
+    if moving is None or freqs is None:
+        return quantize_rows(keys)
+    channels = 2 * freqs.frame.shape[-1]
+    modulus = keys[..., :channels].float().unflatten(-1, (-1, 2)).norm(dim=-1)
+    reach = torch.where(moving == 1, modulus.amax(-1, keepdim=True), 0)
+    amax = torch.maximum(keys.float().abs().amax(-1, keepdim=True), reach)
+    scales = amax.clamp(min=MIN_AMAX.value) / INT8_MAX.value
+    return torch.floor(keys.float() / scales + 0.5).to(torch.int8), scales[..., 0]
+
+
+def _scatter(rows: Tensor, plane: Tensor, start: Tensor, mapping: Tensor) -> None:
+    """Write rows [B, T, ...] into a layer's plane [tokens, ...]."""
+    tokens = _frame_tokens(rows, mapping)
+    for row, begin, slots in zip(rows, start.tolist(), mapping.tolist(), strict=True):
+        for frame, slot in zip(row.split(tokens), slots, strict=True):
+            if slot != NO_SLOT:
+                token = begin + slot * tokens
+                plane[token : token + tokens] = frame
+
+
+def _frame_tokens(rows: Tensor, mapping: Tensor) -> int:
+    return rows.shape[1] // mapping.shape[-1]
+
+
+def _heads(x: Tensor, head_dim: int) -> Tensor:
+    return x.unflatten(-1, (-1, head_dim))
+
+
+def _normed_heads(x: Tensor, weight: Tensor, head_dim: int, eps: float) -> Tensor:
+    return _heads(rms_norm_reference(x, weight, eps), head_dim)
 
 
 @triton.jit
@@ -97,249 +137,281 @@ def _normed(
 
 
 @triton.jit
-def _turned(
-    b_x: tl.tensor, p_turns: tl.tensor, D: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+def _load_freqs(
+    p_frame: tl.tensor, p_spatial: tl.tensor, D: tl.constexpr, MOVING: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Neighboring channels turned as one complex number; the turns are the same for every head."""
+    """Cosines and sines of a token's pairs, [1, BLOCK_D / 2] each: MOVING channels of the frame, then spatial."""
     o_d = tl.arange(0, BLOCK_D)
-    b_turns = tl.load(p_turns + o_d, mask=o_d < D, other=0.0)
-    cos, sin = tl.split(tl.reshape(b_turns, (1, BLOCK_D // 2, 2)))
-    b_even, b_odd = tl.split(tl.reshape(b_x, (BLOCK_H, BLOCK_D // 2, 2)))
-    return tl.reshape(tl.join(b_even * cos - b_odd * sin, b_even * sin + b_odd * cos), (BLOCK_H, BLOCK_D))
+    b_frame = tl.load(p_frame + o_d, mask=o_d < MOVING, other=0.0)
+    b_spatial = tl.load(p_spatial + o_d - MOVING, mask=(o_d >= MOVING) & (o_d < D), other=0.0)
+    return tl.split(tl.reshape(b_frame + b_spatial, (1, BLOCK_D // 2, 2)))
 
 
 @triton.jit
-def _slab_row(p_address: tl.tensor, o_slab: tl.tensor, TYPE: tl.constexpr) -> tl.tensor:
-    """Pointer to a token in the slab whose address is in memory; aligned, as the wrapper has checked."""
-    return tl.multiple_of(tl.load(p_address).to(tl.pointer_type(TYPE)) + o_slab, 16)
+def turn_pairs(
+    b_x: tl.tensor, b_cos: tl.tensor, b_sin: tl.tensor, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Neighbouring channels turned as one complex number, alike in every head."""
+    b_even, b_odd = tl.split(tl.reshape(b_x, (BLOCK_H, BLOCK_D // 2, 2)))
+    b_turned = tl.join(b_even * b_cos - b_odd * b_sin, b_even * b_sin + b_odd * b_cos)
+    return tl.reshape(b_turned, (BLOCK_H, BLOCK_D))
+
+
+@triton.jit
+def quantize_key(
+    b_k: tl.tensor, moves: tl.tensor, MOVING: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """INT8 of a token's key [BLOCK_H, BLOCK_D] and scales [BLOCK_H].
+
+    Where it `moves`, its first MOVING channels count by the modulus of their pairs, which no turn changes.
+    """
+    b_even, b_odd = tl.split(tl.reshape(b_k, (BLOCK_H, BLOCK_D // 2, 2)))
+    b_turns = tl.arange(0, BLOCK_D // 2) < MOVING // 2
+    b_modulus = tl.where(b_turns[None, :], tl.sqrt(b_even * b_even + b_odd * b_odd), 0.0)
+    b_amax = tl.max(tl.abs(b_k), 1)
+    b_amax = tl.where(moves, tl.maximum(b_amax, tl.max(b_modulus, 1)), b_amax)
+    b_scale = tl.maximum(b_amax, MIN_AMAX) / INT8_MAX
+    return tl.floor(b_k / b_scale[:, None] + 0.5).to(tl.int8), b_scale
 
 
 @triton.jit(do_not_specialize=["layer"])
 def _qk_norm_rope_kernel(
     p_q: tl.tensor, p_k: tl.tensor, p_v: tl.tensor, p_q_weight: tl.tensor, p_k_weight: tl.tensor,
-    p_query_turns: tl.tensor, p_key_turns: tl.tensor, p_sink_turns: tl.tensor, p_queries: tl.tensor,
-    p_sink_queries: tl.tensor, p_keys: tl.tensor, p_values: tl.tensor, p_key_scales: tl.tensor,
-    p_layer_strides: tl.tensor, p_scale_strides: tl.tensor, p_slot_mapping: tl.tensor, T: tl.tensor,
-    q_row: tl.tensor, k_row: tl.tensor, v_row: tl.tensor, block_tokens: tl.tensor, blocks: tl.tensor,
-    layer: tl.tensor, eps: tl.tensor, H: tl.constexpr, D: tl.constexpr, QUERIES: tl.constexpr,
-    SINK: tl.constexpr, INT8: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
+    p_frame: tl.tensor, p_spatial: tl.tensor, p_queries: tl.tensor, p_staged: tl.tensor,
+    p_keys: tl.tensor, p_values: tl.tensor, p_key_scales: tl.tensor, p_start: tl.tensor, p_mapping: tl.tensor,
+    p_raw: tl.tensor, p_raw_start: tl.tensor, p_raw_mapping: tl.tensor, T: tl.tensor, q_row: tl.tensor,
+    k_row: tl.tensor, v_row: tl.tensor, frame_tokens: tl.tensor, pool_tokens: tl.tensor, raw_tokens: tl.tensor,
+    layer: tl.tensor, eps: tl.tensor, H: tl.constexpr, D: tl.constexpr, MOVING: tl.constexpr,
+    QUERIES: tl.constexpr, STAGED: tl.constexpr, RAW: tl.constexpr, INT8: tl.constexpr, BLOCK_H: tl.constexpr,
+    BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program: one token of one stream."""
-    i_token, i_stream = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_row = i_stream * T + i_token
+    """A program: one token of one row."""
+    i_token, i_b = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_row, i_in_frame = i_b * T + i_token, i_token % frame_tokens
+    i_frame = i_b * (T // frame_tokens) + i_token // frame_tokens
     o_h, o_d = tl.arange(0, BLOCK_H), tl.arange(0, BLOCK_D)
     o_x = o_h[:, None] * D + o_d[None, :]
     m_x = (o_h < H)[:, None] & (o_d < D)[None, :]
+    b_cos, b_sin = _load_freqs(
+        p_frame + i_frame * MOVING, p_spatial + i_in_frame * (D - MOVING), D, MOVING, BLOCK_D
+    )
     if QUERIES:
         b_q = _normed(p_q + i_row * q_row, p_q_weight, o_x, m_x, eps, H * D)
-        b_turned = _turned(b_q, p_query_turns + i_row * D, D, BLOCK_H, BLOCK_D)
-        tl.store(p_queries + i_row * H * D + o_x, b_turned.to(p_queries.dtype.element_ty), mask=m_x)
-        if SINK:
-            b_sink = _turned(b_q, p_sink_turns + i_row * D, D, BLOCK_H, BLOCK_D)
-            tl.store(p_sink_queries + i_row * H * D + o_x, b_sink.to(p_queries.dtype.element_ty), mask=m_x)
-    place = tl.load(p_slot_mapping + i_stream * blocks + i_token // block_tokens)
-    if place >= 0:
-        slab_token = place.to(tl.int64) + i_token % block_tokens
-        o_slab = layer * tl.load(p_layer_strides + i_stream) + slab_token * H * D
-        b_v = tl.load(p_v + i_row * v_row + o_x, mask=m_x, other=0.0)
-        tl.store(_slab_row(p_values + i_stream, o_slab, p_v.dtype.element_ty) + o_x, b_v, mask=m_x)
+        b_q = turn_pairs(b_q, b_cos, b_sin, BLOCK_H, BLOCK_D)
+        tl.store(p_queries + i_row * H * D + o_x, b_q.to(p_queries.dtype.element_ty), mask=m_x)
+    if STAGED:
         b_k = _normed(p_k + i_row * k_row, p_k_weight, o_x, m_x, eps, H * D)
-        b_k = _turned(b_k, p_key_turns + i_row * D, D, BLOCK_H, BLOCK_D)
-        if INT8:
-            b_levels, b_scale = quantize_tile(b_k)
-            tl.store(_slab_row(p_keys + i_stream, o_slab, tl.int8) + o_x, b_levels, mask=m_x)
-            scale_stride = tl.load(p_scale_strides + i_stream)
-            p_scales = tl.load(p_key_scales + i_stream).to(tl.pointer_type(tl.float32)) + layer * scale_stride
-            tl.store(p_scales + o_h * (scale_stride // H) + slab_token, b_scale, mask=o_h < H)
-        else:
-            p_slab = _slab_row(p_keys + i_stream, o_slab, p_k.dtype.element_ty)
-            tl.store(p_slab + o_x, b_k.to(p_k.dtype.element_ty), mask=m_x)
+        b_k = turn_pairs(b_k, b_cos, b_sin, BLOCK_H, BLOCK_D)
+        tl.store(p_staged + i_row * H * D + o_x, b_k.to(p_staged.dtype.element_ty), mask=m_x)
+    else:
+        slot = tl.load(p_mapping + i_frame)
+        if slot >= 0:
+            token = tl.load(p_start + i_b).to(tl.int64) + slot * frame_tokens + i_in_frame
+            o_pool = (layer.to(tl.int64) * pool_tokens + token) * (H * D)
+            b_v = tl.load(p_v + i_row * v_row + o_x, mask=m_x, other=0.0)
+            tl.store(tl.multiple_of(p_values + o_pool, 16) + o_x, b_v, mask=m_x)
+            b_k = _normed(p_k + i_row * k_row, p_k_weight, o_x, m_x, eps, H * D)
+            moves = False
+            if RAW:
+                raw_slot = tl.load(p_raw_mapping + i_frame)
+                moves = raw_slot >= 0
+                if moves:
+                    raw_token = tl.load(p_raw_start + i_b).to(tl.int64) + raw_slot * frame_tokens + i_in_frame
+                    p_token = p_raw + (layer.to(tl.int64) * raw_tokens + raw_token) * (H * MOVING)
+                    o_token = o_h[:, None] * MOVING + o_d[None, :]
+                    m_raw = m_x & (o_d < MOVING)[None, :]
+                    tl.store(p_token + o_token, b_k.to(p_raw.dtype.element_ty), mask=m_raw)
+            b_k = turn_pairs(b_k, b_cos, b_sin, BLOCK_H, BLOCK_D)
+            if INT8:
+                b_levels, b_scale = quantize_key(b_k, moves, MOVING, BLOCK_H, BLOCK_D)
+                tl.store(tl.multiple_of(p_keys + o_pool, 16) + o_x, b_levels, mask=m_x)
+                o_scale = (layer.to(tl.int64) * H + o_h) * pool_tokens + token
+                tl.store(p_key_scales + o_scale, b_scale, mask=o_h < H)
+            else:
+                tl.store(tl.multiple_of(p_keys + o_pool, 16) + o_x, b_k.to(p_keys.dtype.element_ty), mask=m_x)
 
 
 def qk_norm_rope(
-    q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor, k_weight: Tensor, turns: Turns,
-    table: KVViewTable, slot_mapping: Tensor, layer: int, eps: float,
-) -> Queries:  # fmt: skip
+    q: Tensor, k: Tensor, v: Tensor, q_weight: Tensor, k_weight: Tensor, freqs: RopeFreqs,
+    planes: KVPlanes, slots: Slots, raw: RawKeys | None, layer: int, eps: float,
+) -> Tensor:  # fmt: skip
     """As `qk_norm_rope_reference`, with one rounding at the end.
 
     Raises:
-        ValueError: shapes, strides, dtypes or devices do not fit, there is no such layer in a slab, or a row is
-            longer than the tile.
+        ValueError: shapes, strides, dtypes or devices do not fit, there is no such layer, or a row is longer than
+            the tile.
 
     """
-    rows = {"q": q, "k": k, "v": v}
-    check_projections("qk_norm_rope", rows, {"q_weight": q_weight, "k_weight": k_weight})
-    _check_turns("qk_norm_rope", q, {name: turn for name, turn in turns._asdict().items() if turn is not None})
-    _check_slabs("qk_norm_rope", v, turns.keys, table, slot_mapping, layer)
-    queries = _qk_norm_rope(
-        q, k, v, q_weight, k_weight, turns.queries, turns.keys, turns.sink_queries, *_tensors(table), slot_mapping,
-        layer, eps, table.lent[0].key_scales is not None,
-    )  # fmt: skip
-    return Queries(queries[0], queries[1] if turns.sink_queries is not None else None)
+    check_projections("qk_norm_rope", {"q": q, "k": k, "v": v}, {"q_weight": q_weight, "k_weight": k_weight})
+    _check("qk_norm_rope", v, freqs, planes, slots, raw, layer)
+    return _launch(q, k, v, q_weight, k_weight, freqs, planes, slots, raw, layer, eps)
 
 
 def write_kv(
-    k: Tensor,
-    v: Tensor,
-    weight: Tensor,
-    turns: Tensor,
-    table: KVViewTable,
-    slot_mapping: Tensor,
-    layer: int,
-    eps: float,
-) -> None:
+    k: Tensor, v: Tensor, weight: Tensor, freqs: RopeFreqs,
+    planes: KVPlanes, slots: Slots, raw: RawKeys | None, layer: int, eps: float,
+) -> None:  # fmt: skip
     """As `write_kv_reference`. Raises like `qk_norm_rope`."""
     check_projections("write_kv", {"k": k, "v": v}, {"weight": weight})
-    _check_turns("write_kv", k, {"turns": turns})
-    _check_slabs("write_kv", v, turns, table, slot_mapping, layer)
-    _qk_norm_rope(
-        None, k, v, None, weight, None, turns, None, *_tensors(table), slot_mapping, layer, eps,
-        table.lent[0].key_scales is not None,
+    _check("write_kv", v, freqs, planes, slots, raw, layer)
+    _launch(None, k, v, None, weight, freqs, planes, slots, raw, layer, eps)
+
+
+def _launch(
+    q: Tensor | None, k: Tensor, v: Tensor, q_weight: Tensor | None, k_weight: Tensor, freqs: RopeFreqs,
+    planes: KVPlanes, slots: Slots, raw: RawKeys | None, layer: int, eps: float,
+) -> Tensor:  # fmt: skip
+    return _qk_norm_rope(
+        q, k, v, q_weight, k_weight, torch.view_as_real(freqs.frame), torch.view_as_real(freqs.spatial),
+        planes.keys, planes.values, planes.key_scales, slots.start, layer_slots(slots.mapping, layer),
+        None if raw is None else raw.plane, None if raw is None else raw.slots.start,
+        None if raw is None else layer_slots(raw.slots.mapping, layer), layer, eps,
     )  # fmt: skip
+
+
+def stage_kv(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, freqs: RopeFreqs, eps: float
+) -> tuple[Tensor, Tensor]:
+    """As `stage_kv_reference`. Raises ValueError where shapes, strides, dtypes or devices do not fit."""
+    check_projections("stage_kv", {"q": q, "k": k}, {"q_weight": q_weight, "k_weight": k_weight})
+    check_freqs("stage_kv", q, freqs)
+    frame, spatial = torch.view_as_real(freqs.frame), torch.view_as_real(freqs.spatial)
+    queries, keys = _stage_kv(q, k, q_weight, k_weight, frame, spatial, eps)
+    return queries, keys
 
 
 @torch.library.custom_op(
     "longtake::qk_norm_rope",
-    mutates_args=("keys", "values", "key_scales"),
-    schema="(Tensor? q, Tensor k, Tensor v, Tensor? q_weight, Tensor k_weight, Tensor? query_turns, "
-    "Tensor key_turns, Tensor? sink_turns, Tensor(a!) keys, Tensor(b!) values, Tensor(c!) key_scales, "
-    "Tensor layer_strides, Tensor scale_strides, Tensor slot_mapping, int layer, float eps, bool int8) "
-    "-> Tensor[]",
+    mutates_args=("keys", "values", "key_scales", "raw"),
+    schema="(Tensor? q, Tensor k, Tensor v, Tensor? q_weight, Tensor k_weight, Tensor frame, Tensor spatial, "
+    "Tensor(a!) keys, Tensor(b!) values, Tensor(c!)? key_scales, Tensor start, Tensor mapping, Tensor(d!)? raw, "
+    "Tensor? raw_start, Tensor? raw_mapping, int layer, float eps) -> Tensor",
 )
 def _qk_norm_rope(
-    q: Tensor | None, k: Tensor, v: Tensor, q_weight: Tensor | None, k_weight: Tensor,
-    query_turns: Tensor | None, key_turns: Tensor, sink_turns: Tensor | None,
-    keys: Tensor, values: Tensor, key_scales: Tensor, layer_strides: Tensor, scale_strides: Tensor,
-    slot_mapping: Tensor, layer: int, eps: float, int8: bool,
-) -> list[Tensor]:  # fmt: skip
+    q: Tensor | None, k: Tensor, v: Tensor, q_weight: Tensor | None, k_weight: Tensor, frame: Tensor,
+    spatial: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None, start: Tensor, mapping: Tensor,
+    raw: Tensor | None, raw_start: Tensor | None, raw_mapping: Tensor | None, layer: int, eps: float,
+) -> Tensor:  # fmt: skip
     batch, tokens, _ = k.shape
-    dim = 2 * key_turns.shape[-1]
-    queries = _empty_queries(q, dim, sink_turns)
-    blocks, unused = slot_mapping.shape[1], k_weight
+    dim, unused = keys.shape[3], k_weight
+    queries = _empty_queries(q, k, dim)
     _qk_norm_rope_kernel[(tokens, batch)](
-        _given(q, unused), k, v, _given(q_weight, unused), k_weight,
-        _real(query_turns, unused), _real(key_turns, unused), _real(sink_turns, unused),
-        queries[0] if queries else unused, queries[-1] if queries else unused,
-        keys, values, key_scales, layer_strides, scale_strides, slot_mapping,
-        tokens, 0 if q is None else q.stride(1), k.stride(1), v.stride(1), tokens // blocks, blocks, layer, eps,
-        QUERIES=q is not None, SINK=sink_turns is not None, INT8=int8, **_cut(k, k.shape[2] // dim, dim),
+        or_unused(q, unused), k, v, or_unused(q_weight, unused), k_weight, frame, spatial, queries,
+        unused, keys, values, or_unused(key_scales, unused), start, mapping, or_unused(raw, unused),
+        or_unused(raw_start, unused), or_unused(raw_mapping, unused), tokens, 0 if q is None else q.stride(1),
+        k.stride(1), v.stride(1), spatial.shape[0], keys.shape[1], 0 if raw is None else raw.shape[1], layer, eps,
+        MOVING=2 * frame.shape[2], QUERIES=q is not None, STAGED=False, RAW=raw is not None,
+        INT8=key_scales is not None, **row_blocks("qk_norm_rope", k, dim),
     )  # fmt: skip
     return queries
 
 
 @_qk_norm_rope.register_fake
 def _(
-    q: Tensor | None, k: Tensor, v: Tensor, q_weight: Tensor | None, k_weight: Tensor,
-    query_turns: Tensor | None, key_turns: Tensor, sink_turns: Tensor | None, *rest: object,
-) -> list[Tensor]:  # fmt: skip
-    return _empty_queries(q, 2 * key_turns.shape[-1], sink_turns)
+    q: Tensor | None, k: Tensor, v: Tensor, q_weight: Tensor | None, k_weight: Tensor, frame: Tensor,
+    spatial: Tensor, keys: Tensor, *rest: object,
+) -> Tensor:  # fmt: skip
+    return _empty_queries(q, k, keys.shape[3])
 
 
-def _empty_queries(q: Tensor | None, dim: int, sink_turns: Tensor | None) -> list[Tensor]:
-    if q is None:
-        return []
-    shape = (q.shape[0], q.shape[1], q.shape[2] // dim, dim)
-    count = 1 if sink_turns is None else 2
-    return [torch.empty(shape, dtype=q.dtype, device=q.device) for _ in range(count)]
+@torch.library.custom_op(
+    "longtake::stage_kv",
+    mutates_args=(),
+    schema="(Tensor q, Tensor k, Tensor q_weight, Tensor k_weight, Tensor frame, Tensor spatial, float eps) "
+    "-> Tensor[]",
+)
+def _stage_kv(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, frame: Tensor, spatial: Tensor, eps: float
+) -> list[Tensor]:
+    batch, tokens, _ = k.shape
+    dim, unused = 2 * (frame.shape[2] + spatial.shape[1]), k_weight
+    staged = [_empty_heads(q, dim), _empty_heads(k, dim)]
+    _qk_norm_rope_kernel[(tokens, batch)](
+        q, k, unused, q_weight, k_weight, frame, spatial, *staged, *([unused] * 8), tokens, q.stride(1),
+        k.stride(1), 0, spatial.shape[0], 0, 0, 0, eps,
+        MOVING=2 * frame.shape[2], QUERIES=True, STAGED=True, RAW=False, INT8=False,
+        **row_blocks("stage_kv", k, dim),
+    )  # fmt: skip
+    return staged
 
 
-def _tensors(table: KVViewTable) -> tuple[Tensor, ...]:
-    return table.keys, table.values, table.key_scales, table.layer_strides, table.scale_strides
+@_stage_kv.register_fake
+def _(
+    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, frame: Tensor, spatial: Tensor, eps: float
+) -> list[Tensor]:
+    dim = 2 * (frame.shape[2] + spatial.shape[1])
+    return [_empty_heads(q, dim), _empty_heads(k, dim)]
 
 
-def _given(x: Tensor | None, unused: Tensor) -> Tensor:
+def _empty_heads(x: Tensor, dim: int) -> Tensor:
+    return torch.empty((*x.shape[:2], x.shape[2] // dim, dim), dtype=x.dtype, device=x.device)
+
+
+def _empty_queries(q: Tensor | None, k: Tensor, dim: int) -> Tensor:
+    """None of them where there is no `q`: an operator that writes into its arguments returns one tensor."""
+    return k.new_empty(0) if q is None else _empty_heads(q, dim)
+
+
+def or_unused(x: Tensor | None, unused: Tensor) -> Tensor:
     """A pointer that the kernel does not follow is one to something else."""
     return unused if x is None else x
 
 
-def _real(turns: Tensor | None, unused: Tensor) -> Tensor:
-    return unused if turns is None else torch.view_as_real(turns)
-
-
-def _cut(x: Tensor, heads: int, dim: int) -> dict[str, int]:
+def row_blocks(op: str, x: Tensor, dim: int) -> dict[str, int]:
     """Sizes of a row and of the blocks that hold it. Raises ValueError if the tile is smaller."""
-    tile = tile_for(TILES, architecture(x.device), "qk_norm_rope")
+    heads, tile = x.shape[2] // dim, tile_for(TILES, architecture(x.device), op)
     block_h, block_d = triton.next_power_of_2(heads), triton.next_power_of_2(dim)
     if block_h * block_d > tile.n:
         raise ValueError(
-            f"qk_norm_rope: {heads} heads of {dim} channels; its tile takes at most {tile.n} in powers of two"
+            f"{op}: {heads} heads of {dim} channels; its tile takes at most {tile.n} in powers of two"
         )
     return {"H": heads, "D": dim, "BLOCK_H": block_h, "BLOCK_D": block_d, **tile.options}
 
 
-def _check_turns(op: str, rows: Tensor, turns: dict[str, Tensor]) -> None:
-    batch, tokens, channels = rows.shape
-    for name, x in turns.items():
-        whole = x.dim() == 3 and x.shape[:2] == (batch, tokens) and x.shape[2] > 0
-        if not whole or channels % (2 * x.shape[2]) or not x.is_contiguous() or x.dtype != torch.complex64:
-            raise ValueError(
-                f"{op}: turns for {name} must be contiguous complex64 [{batch}, {tokens}, D / 2] with D a divisor "
-                f"of {channels}; got {list(x.shape)} {x.dtype}"
-            )
-    if len({x.shape for x in turns.values()}) != 1 or any(x.device != rows.device for x in turns.values()):
-        raise ValueError(
-            f"{op}: turns are {[(list(x.shape), x.device) for x in turns.values()]}; rows on {rows.device}"
-        )
-
-
-def _check_slabs(op: str, v: Tensor, turns: Tensor, table: KVViewTable, slot_mapping: Tensor, layer: int) -> None:
-    (batch, tokens, channels), dim = v.shape, 2 * turns.shape[2]
-    if (
-        len(table.lent) != batch
-        or slot_mapping.dim() != 2
-        or slot_mapping.shape[0] != batch
-        or tokens % max(slot_mapping.shape[1], 1)
-    ):
-        raise ValueError(
-            f"{op}: {batch} streams of {tokens} tokens; {len(table.lent)} slabs and slot_mapping "
-            f"{list(slot_mapping.shape)}"
-        )
-    if slot_mapping.dtype != torch.int32 or not slot_mapping.is_contiguous() or slot_mapping.device != v.device:
-        raise ValueError(
-            f"{op}: slot_mapping must be contiguous int32 on {v.device}; got {slot_mapping.dtype} on "
-            f"{slot_mapping.device}"
-        )
-    slab = table.lent[0].values
-    if slab.shape[-2:] != (channels // dim, dim) or (slab.dtype, slab.device) != (v.dtype, v.device):
-        raise ValueError(
-            f"{op}: slabs hold {list(slab.shape[-2:])} {slab.dtype} on {slab.device}; a token has "
-            f"[{channels // dim}, {dim}] {v.dtype} on {v.device}"
-        )
-    if table.lent[0].keys.dtype not in (v.dtype, torch.int8):
-        raise ValueError(f"{op}: keys are kept as {table.lent[0].keys.dtype}; it writes {v.dtype} or INT8")
-    if any(not 0 <= layer < lent.keys.shape[0] for lent in table.lent):
-        raise ValueError(f"{op}: layer {layer} of slabs with {[lent.keys.shape[0] for lent in table.lent]} layers")
-    if channels * table.lent[0].keys.element_size() % ALIGNMENT_BYTES:
-        raise ValueError(f"{op}: a token's keys take {channels} channels, no multiple of {ALIGNMENT_BYTES} bytes")
+def _check(
+    op: str, v: Tensor, freqs: RopeFreqs, planes: KVPlanes, slots: Slots, raw: RawKeys | None, layer: int
+) -> None:
+    check_freqs(op, v, freqs)
+    check_slots(op, v, planes, slots, layer)
+    if slots.frames != freqs.frame.shape[1]:
+        raise ValueError(f"{op}: slots for {slots.frames} frames, freqs for {freqs.frame.shape[1]}")
+    if raw is not None:
+        check_raw_keys(op, v, planes, raw, 2 * freqs.frame.shape[2])
 
 
 def aot_cases() -> Sequence[AotCase]:
-    """The real model in bf16: with and without sink queries, keys only, and INT8 keys."""
+    """The real model in bf16: with and without raw keys, keys only, INT8 keys, and staged."""
+    plain = {"QUERIES": True, "STAGED": False, "RAW": False, "INT8": False}
     forms = {
-        "qk_norm_rope": {"QUERIES": True, "SINK": False, "INT8": False},
-        "qk_norm_rope_sink": {"QUERIES": True, "SINK": True, "INT8": False},
-        "qk_norm_rope_int8": {"QUERIES": True, "SINK": True, "INT8": True},
-        "write_kv": {"QUERIES": False, "SINK": False, "INT8": False},
-        "write_kv_int8": {"QUERIES": False, "SINK": False, "INT8": True},
+        "qk_norm_rope": plain,
+        "qk_norm_rope_raw": plain | {"RAW": True},
+        "qk_norm_rope_int8": plain | {"RAW": True, "INT8": True},
+        "write_kv": plain | {"QUERIES": False},
+        "write_kv_int8": plain | {"QUERIES": False, "RAW": True, "INT8": True},
+        "stage_kv": plain | {"STAGED": True},
     }
     return [_case(f"{name}_sm{sm}", sm, flags) for sm in ARCHITECTURES for name, flags in forms.items()]
 
 
+SIZES = {"H": 12, "D": 128, "BLOCK_H": 16, "BLOCK_D": 128}
+"""Of the real model."""
+
+
 def _case(name: str, sm: int, flags: dict[str, bool]) -> AotCase:
     half, tile = FLOATS[torch.bfloat16], TILES[sm]
-    rows = dict.fromkeys(("p_q", "p_k", "p_v", "p_q_weight", "p_k_weight"), half)
-    rows |= dict.fromkeys(("p_query_turns", "p_key_turns", "p_sink_turns"), "*fp32")
-    rows |= dict.fromkeys(("p_queries", "p_sink_queries"), half)
-    table = dict.fromkeys(("p_keys", "p_values", "p_key_scales", "p_layer_strides", "p_scale_strides"), "*i64")
-    pointers = rows | table | {"p_slot_mapping": "*i32"}
+    pointers = dict.fromkeys(("p_q", "p_k", "p_v", "p_q_weight", "p_k_weight"), half)
+    pointers |= {"p_frame": "*fp32", "p_spatial": "*fp32", "p_queries": half, "p_staged": half}
+    pointers |= {"p_keys": "*i8" if flags["INT8"] else half, "p_values": half, "p_key_scales": "*fp32"}
+    pointers |= {"p_start": "*i32", "p_mapping": "*i32", "p_raw": half}
+    pointers |= {"p_raw_start": "*i32", "p_raw_mapping": "*i32"}
     strides = dict.fromkeys(("q_row", "k_row", "v_row"), "i32")
-    sizes = {"T": "i32", "block_tokens": "i32", "blocks": "i32", "layer": "i32", "eps": "fp32"}
+    sizes = {"frame_tokens": "i32", "pool_tokens": "i32", "raw_tokens": "i32", "layer": "i32", "eps": "fp32"}
     return AotCase(
         name=name,
         kernel=_qk_norm_rope_kernel,
         architecture=sm,
         tile=tile,
-        arguments=pointers | strides | sizes,
-        constants=flags | {"H": 12, "D": 128, "BLOCK_H": 16, "BLOCK_D": 128},
-        aligned=(*pointers, *strides),
+        arguments=pointers | {"T": "i32"} | strides | sizes,
+        constants=flags | SIZES | {"MOVING": 44},
+        aligned=(*(set(pointers) - {"p_start", "p_mapping", "p_raw_start", "p_raw_mapping", "p_frame"}), *strides),
     )  # fmt: skip

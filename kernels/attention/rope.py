@@ -1,14 +1,13 @@
 """Rotary position embedding over three axes: frame, row and column of a token (Su et al. 2021; Wan2.1).
 
-A head of D channels is D/2 pairs of neighboring channels (2i, 2i+1). A third of the pairs, rounded down, turns
-with the row, as many with the column, the rest with the frame; pair j of an axis with n pairs turns by
-position x 10000^(-j/n).
+A head of D channels is D/2 pairs of neighbouring channels (2i, 2i+1). A third of the pairs, rounded down, turns
+with the row, as many with the column, the rest, which come first, with the frame; pair j of an axis with n pairs
+turns by position x 10000^(-j/n).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +16,7 @@ THETA = 10000.0
 
 
 def apply_rope(x: Tensor, freqs_cis: Tensor) -> Tensor:
-    """Turn the channel pairs of `x`.
+    """Rotate the channel pairs of `x`.
 
     Args:
         x: [..., tokens, heads, D], any floating dtype; rotated in fp32 and returned in its own dtype.
@@ -33,46 +32,35 @@ def apply_rope(x: Tensor, freqs_cis: Tensor) -> Tensor:
     return torch.view_as_real(pairs * freqs_cis.unsqueeze(-2)).flatten(-2).to(x.dtype)
 
 
-class Turns(NamedTuple):
-    """RoPE turns of a pass, each [B, T, D / 2] complex64. `sink_queries` where they differ from `queries`."""
-
-    keys: Tensor
-    queries: Tensor
-    sink_queries: Tensor | None
+def frame_pairs(head_dim: int) -> int:
+    """Channel pairs of a head that turn with the frame; they are its first."""
+    return head_dim // 2 - 2 * (head_dim // 6)
 
 
-class RopeTable:
-    """The freqs_cis of a picture of `rows` x `columns` tokens at any frame, for heads of `head_dim` channels.
+def frame_freqs(positions: Sequence[int], head_dim: int) -> Tensor:
+    """What turns a head's first pairs at frame `positions`: complex64 [positions, frame pairs], on the CPU.
 
-    Angles are taken in fp64, so that a frame number in the millions loses nothing.
+    Angles are taken in fp64 from exact integers: a position in the hundreds of millions loses nothing.
     """
-
-    def __init__(self, rows: int, columns: int, head_dim: int, device: torch.device) -> None:
-        self._device = device
-        spatial = head_dim // 6
-        self._frame_pairs = head_dim // 2 - 2 * spatial
-        down = _freqs_cis(range(rows), spatial)[:, None].expand(rows, columns, spatial)
-        across = _freqs_cis(range(columns), spatial)[None].expand(rows, columns, spatial)
-        self._spatial = torch.cat([down, across], dim=-1).flatten(0, 1).to(device)
-
-    def freqs_cis(self, frames: Sequence[int]) -> Tensor:
-        """Of all tokens of `frames`: [len(frames) * rows * columns, head_dim / 2] complex64."""
-        frame = _freqs_cis(frames, self._frame_pairs)
-        if self._device.type == "cuda":
-            frame = frame.pin_memory()  # Else the host would wait for the copy, and all work before it.
-        frame = frame.to(self._device, non_blocking=True)
-        tokens = self._spatial.shape[0]
-        return torch.cat(
-            [
-                frame[:, None].expand(-1, tokens, -1),
-                self._spatial.expand(len(frames), -1, -1),
-            ],
-            dim=-1,
-        ).flatten(0, 1)
+    return _freqs(positions, frame_pairs(head_dim))
 
 
-def _freqs_cis(positions: Sequence[int], pairs: int) -> Tensor:
-    """Complex64 [positions, pairs], on the CPU."""
+def spatial_freqs(rows: int, columns: int, head_dim: int) -> Tensor:
+    """What turns the other pairs of a frame's tokens: complex64 [rows * columns, D/2 - frame pairs]."""
+    pairs = head_dim // 6
+    down = _freqs(range(rows), pairs)[:, None].expand(rows, columns, pairs)
+    across = _freqs(range(columns), pairs)[None].expand(rows, columns, pairs)
+    return torch.cat([down, across], dim=-1).flatten(0, 1)
+
+
+def join_freqs(frame: Tensor, spatial: Tensor) -> Tensor:
+    """Of all tokens: [..., frames, P] and [tokens of a frame, S] to [..., frames * tokens of a frame, P + S]."""
+    tokens, leading = spatial.shape[0], frame.shape[:-1]
+    over_tokens = frame.unsqueeze(-2).expand(*leading, tokens, -1)
+    return torch.cat([over_tokens, spatial.expand(*leading, -1, -1)], dim=-1).flatten(-3, -2)
+
+
+def _freqs(positions: Sequence[int], pairs: int) -> Tensor:
     frequency = THETA ** -(torch.arange(pairs, dtype=torch.float64) / pairs)
     angle = torch.tensor(positions, dtype=torch.float64)[:, None] * frequency
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)

@@ -1,17 +1,20 @@
-"""Attention of a batch of blocks, each over its own slab or prompt, which a `KVViewTable` lends.
+"""Attention of a batch of rows, each over its own run of a KV pool: one kernel for windows and for prompts.
 
     scores = q k^T / sqrt(D), and the last key's + its log multiplicity;  output = softmax(scores) v
 
-    queries [B, T, H, D]          fp32, fp16 or bf16; keys in the sink may be scored by a second rotation of them
-    keys    [layers, S, H, D]     of each stream, as the queries, or INT8 with a scale for each head of a token
-    values  [layers, S, H, D]     of each stream, as the queries
+    queries [B, T, H, D]            fp32, fp16 or bf16
+    keys    [layers, tokens, H, D]  as the queries, or INT8 with a scale for each head of a token
+    values  [layers, tokens, H, D]  as the queries
 
-A softmax ignores the order of keys, so slots are read as they lie. A program covers a tile of queries of one head,
-and one of several splits of the stream's keys: first what of it lies in the sink, then the rest. A second kernel
-merges splits by the logarithms of their sums, in their order and without atomics: equal calls give equal bits.
+A softmax ignores the order of keys, so slots are read as they lie. A program covers a tile of queries of one head
+and one of several splits of the row's keys. A second kernel merges splits by the logarithms of their sums, in
+their order and without atomics: equal calls give equal bits. Where a run lies and how much of it is attended is
+read from device memory, and into how many splits it is cut follows from the most that can be: a launch is the same
+for every run and fill.
 
-Bytes: a head's query tiles run side by side, so its keys and values are read from memory once and from the cache
-after that; a split adds 8 D bytes for a query's head, written and read.
+FLOPs: 4 T S H D a row; 16.2 T for 4680 queries over 18720 keys in 30 layers. Bytes: a head's query tiles run side
+by side, so its keys and values are read from memory once (4 S H D in 16 bits) and from the cache after that; a
+split adds 8 D bytes for a query's head, written and read.
 
 INT8 is SageAttention's (Zhang et al. 2024), but with a scale for each token in place of one for each tile: whoever
 writes a key knows it, and slots of any length need no tiles of their own. q is rounded here, as it is loaded.
@@ -28,24 +31,28 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from kernels.attention.kv_view import ALIGNMENT_BYTES, KVViewTable
-from kernels.attention.lse_merge import MERGE_STEPS, TILES_MERGE, merge_case, merge_kernel, of_head
-from kernels.attention.reference import attend_two_reference
-from kernels.quantize import quantize_tile, round_to_int8
+from kernels.attention.kv_view import ALIGNMENT_BYTES, KVView
+from kernels.attention.lse_merge import MERGE_STEPS, head_mask, merge_case, merge_splits
+from kernels.quantize import quantize_rows, quantize_tile
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 
+SCORES_AT_ONCE = 1 << 26
+"""Scores that the reference holds at a time: 256 MiB in fp32."""
+
 WIDEST_HEAD = 128
 """Channels of a head for which there are registers."""
+
+MAX_SPLITS = 8
 
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """How the work is cut: the tile, and into how many splits each stream's keys.
+    """How the work is cut: the tile, and into how many splits each row's keys.
 
     With `descriptors` keys and values are copied by TMA, from descriptors that each program makes: one made by the
-    host would hold one slab's address, and the slabs of a batch are told apart on the device.
+    host would hold one run's address, and the runs of a batch are told apart on the device.
     """
 
     tile: Tile
@@ -54,24 +61,16 @@ class SplitConfig:
 
 
 def window_attention(
-    queries: Tensor,
-    table: KVViewTable,
-    layer: int,
-    *,
-    sink_queries: Tensor | None = None,
-    num_splits: int | None = None,
-    split: SplitConfig | None = None,
+    queries: Tensor, kv: KVView, layer: int, *, num_splits: int | None = None, config: SplitConfig | None = None
 ) -> Tensor:
-    """Attend each stream's queries over what it lent.
+    """Attend each row's queries over what it addresses.
 
     Args:
-        queries: [B, T, H, D], contiguous, rotated to stream positions.
-        table: of the B streams.
+        queries: [B, T, H, D], contiguous and rotated.
+        kv: of the B rows.
         layer: whose keys and values.
-        sink_queries: the queries rotated to window positions, where any stream's sink is to be scored by those.
-        num_splits: instead of as many as `split_config_for` says. With 1 the bits are equal whatever was lent when
-            the call was captured: for prompts, which are too short to be cut up.
-        split: instead of that of `split_config_for`.
+        num_splits: instead of what fills the device; 1 for prompts, which are too short to be cut up.
+        config: instead of that of `config_for`.
 
     Returns:
         [B, T, H, D] in the dtype of `queries`.
@@ -80,35 +79,36 @@ def window_attention(
         ValueError: shapes, dtypes or devices do not fit, or the device has no tile.
 
     """
-    _check(queries, table, layer, sink_queries)
-    chosen = split or split_config_for(queries, table)
+    _check(queries, kv, layer)
+    chosen = config or config_for(queries, kv)
     if num_splits is not None:
         chosen = replace(chosen, num_splits=num_splits)
     return _attend(
-        queries,
-        queries if sink_queries is None else sink_queries,
-        table.columns,
-        layer,
-        table.lent[0].keys.dtype,
-        [chosen.tile.m, chosen.tile.n, chosen.tile.warps, chosen.tile.stages],
-        chosen.num_splits,
+        queries, kv.planes.keys, kv.planes.values, kv.planes.key_scales, kv.bounds, kv.last_log, layer,
+        [chosen.tile.m, chosen.tile.n, chosen.tile.warps, chosen.tile.stages], chosen.num_splits,
         chosen.descriptors,
-    )
+    )  # fmt: skip
 
 
-def window_attention_reference(
-    queries: Tensor, table: KVViewTable, layer: int, *, sink_queries: Tensor | None = None
-) -> Tensor:
-    """The same in plain PyTorch, from what the host knows of the table; scores and sums in fp32."""
-    first = queries if sink_queries is None else sink_queries
-    streams = []
-    for q, sink_q, lent in zip(queries.float(), first.float(), table.lent, strict=True):
-        keys, values, scales = lent.attended(layer)
-        if scales is not None:
-            q, sink_q = round_to_int8(q), round_to_int8(sink_q)
-            keys = keys * scales.T.unsqueeze(-1)
-        streams.append(attend_two_reference(q, sink_q, keys, values, lent.sink, lent.last_log))
-    return torch.stack(streams).to(queries.dtype)
+def window_attention_reference(queries: Tensor, kv: KVView, layer: int) -> Tensor:
+    """The same in plain PyTorch; scores and sums in fp32. Reads the rows' bounds back."""
+    rows = [_attend_row(q, kv, row, layer) for row, q in enumerate(queries.float())]
+    return torch.stack(rows).to(queries.dtype)
+
+
+def _attend_row(q: Tensor, kv: KVView, row: int, layer: int) -> Tensor:
+    keys, values, scales = kv.attended(row, layer)
+    if scales is not None:
+        rounded, q_scales = quantize_rows(q)
+        q, keys = rounded * q_scales.unsqueeze(-1), keys * scales.T.unsqueeze(-1)
+    k, v = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
+    parts = []
+    for part in q.split(max(1, SCORES_AT_ONCE // (keys.shape[0] * keys.shape[1]))):
+        scores = part.transpose(0, 1) @ k * q.shape[-1] ** -0.5
+        if kv.last_log is not None:
+            scores[..., -1] += kv.last_log[row]
+        parts.append((scores.softmax(dim=-1) @ v).transpose(0, 1))
+    return torch.cat(parts)
 
 
 # What ptxas 12.9 leaves without a spill, for triton 3.6 and 3.9: benchmarks/results/kernel_table.json.
@@ -139,30 +139,25 @@ DESCRIPTORS = (90, 100)
 """Where TMA is used: fewer registers than with pointers (performance notes: 187 against 255); not measured."""
 
 
-MAX_SPLITS = 8
-
-
-def split_config_for(queries: Tensor, table: KVViewTable) -> SplitConfig:
-    """The cut for these sizes on their device; one and the same for equal sizes."""
+def config_for(queries: Tensor, kv: KVView) -> SplitConfig:
+    """How these sizes are cut on their device; the same at every fill."""
     chip = architecture(queries.device)
-    tile = tile_for(_tiles(table.lent[0].keys.dtype, queries.dtype), chip, "window_attention")
+    tile = tile_for(_tiles(kv.planes.keys.dtype, queries.dtype), chip, "window_attention")
     if chip == INTERPRETER:
         return SplitConfig(tile)
     batch, tokens, heads, _ = queries.shape
     processors = torch.cuda.get_device_properties(queries.device).multi_processor_count
-    num_splits = choose_num_splits(
-        batch * heads * -(-tokens // tile.m), -(-table.most_filled // tile.n), processors
-    )
-    return SplitConfig(tile, num_splits, _descriptors(chip, queries.dtype))
+    splits = choose_num_splits(batch * heads * -(-tokens // tile.m), -(-kv.max_tokens // tile.n), processors)
+    return SplitConfig(tile, splits, _descriptors(chip, queries.dtype))
 
 
 def choose_num_splits(query_tiles: int, key_tiles: int, processors: int) -> int:
     """Into how many splits to cut the keys, so that the last wave of programs is full and merging costs less."""
 
-    def steps(num_splits: int) -> float:
-        waves = -(-query_tiles * num_splits // processors)
-        merging = MERGE_STEPS * num_splits * query_tiles / processors if num_splits > 1 else 0.0
-        return waves * -(-key_tiles // num_splits) + merging
+    def steps(splits: int) -> float:
+        waves = -(-query_tiles * splits // processors)
+        merging = MERGE_STEPS * splits * query_tiles / processors if splits > 1 else 0.0
+        return waves * -(-key_tiles // splits) + merging
 
     return min(range(1, min(MAX_SPLITS, key_tiles) + 1), key=steps)
 
@@ -185,7 +180,7 @@ def _load_rows(
         o_n = tl.arange(0, N)
         p_first = tl.multiple_of(rows + tl.cast(start, tl.int64) * ROW, 16)
         p_rows = p_first + ((o_n * ROW)[:, None] + tl.arange(0, BLOCK_D)[None, :])
-        b_rows = tl.load(p_rows, mask=of_head(start + o_n < stop, D, BLOCK_D), other=0.0)
+        b_rows = tl.load(p_rows, mask=head_mask(start + o_n < stop, D, BLOCK_D), other=0.0)
     return b_rows
 
 
@@ -219,97 +214,85 @@ def _attend_tile(
 
 @triton.jit(do_not_specialize=["layer", "B", "T"])
 def _window_attention_kernel(
-    p_q: tl.tensor, p_sink_q: tl.tensor, p_out: tl.tensor, p_log_sum: tl.tensor,
-    p_keys: tl.tensor, p_values: tl.tensor, p_key_scales: tl.tensor, p_layer_strides: tl.tensor,
-    p_scale_strides: tl.tensor, p_filled: tl.tensor, p_sink: tl.tensor, p_last_log: tl.tensor,
-    layer: tl.tensor, B: tl.tensor, T: tl.tensor, score_scale: tl.tensor,
-    H: tl.constexpr, D: tl.constexpr, KEY: tl.constexpr, VALUE: tl.constexpr, NUM_SPLITS: tl.constexpr,
+    p_q: tl.tensor, p_out: tl.tensor, p_log_sum: tl.tensor, p_keys: tl.tensor, p_values: tl.tensor,
+    p_key_scales: tl.tensor, p_bounds: tl.tensor, p_last_log: tl.tensor,
+    layer: tl.tensor, B: tl.tensor, T: tl.tensor, pool_tokens: tl.tensor, score_scale: tl.tensor,
+    H: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, INT8: tl.constexpr, FOLDED: tl.constexpr,
     PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
-    """BLOCK_M queries of a stream's head over one of NUM_SPLITS splits of its keys."""
-    INT8: tl.constexpr = tl.int8 == KEY
+    """BLOCK_M queries of a row's head over one of SPLITS splits of its keys."""
     ROW: tl.constexpr = H * D
     i_split = tl.program_id(1)
     i_b, i_h = tl.program_id(2) // H, tl.program_id(2) % H
 
-    filled = tl.load(p_filled + i_b)
-    sink = tl.minimum(tl.load(p_sink + i_b), filled)
-    last_log2 = tl.load(p_last_log + i_b) * LOG2_E
-    length = tl.cdiv(tl.cdiv(filled, BLOCK_N), NUM_SPLITS) * BLOCK_N
-    first = i_split * length
-    stop = tl.minimum(filled, first + length)
+    first, last = tl.load(p_bounds + i_b), tl.load(p_bounds + B + i_b) - 1
+    last_log2 = 0.0
+    if FOLDED:
+        last_log2 = tl.load(p_last_log + i_b) * LOG2_E
+    split = tl.cdiv(tl.cdiv(last + 1 - first, BLOCK_N), SPLITS) * BLOCK_N
+    begin = first + i_split * split
+    stop = tl.minimum(last + 1, begin + split)
 
-    o_layer = layer * tl.load(p_layer_strides + i_b) + i_h * D
-    p_k = tl.multiple_of(tl.load(p_keys + i_b).to(tl.pointer_type(KEY)) + o_layer, 16)
-    p_v = tl.multiple_of(tl.load(p_values + i_b).to(tl.pointer_type(VALUE)) + o_layer, 16)
+    o_layer = layer.to(tl.int64) * pool_tokens * ROW + i_h * D
+    p_k, p_v = tl.multiple_of(p_keys + o_layer, 16), tl.multiple_of(p_values + o_layer, 16)
     if DESCRIPTORS:
-        keys = tl.make_tensor_descriptor(p_k, [filled, D], [ROW, 1], [BLOCK_N, BLOCK_D])
-        values = tl.make_tensor_descriptor(p_v, [filled, D], [ROW, 1], [BLOCK_N, BLOCK_D])
+        keys = tl.make_tensor_descriptor(p_k, [last + 1, D], [ROW, 1], [BLOCK_N, BLOCK_D])
+        values = tl.make_tensor_descriptor(p_v, [last + 1, D], [ROW, 1], [BLOCK_N, BLOCK_D])
     else:
         keys, values = p_k, p_v
-    scale_stride = tl.load(p_scale_strides + i_b)
-    o_scales = layer * scale_stride + i_h * (scale_stride // H)
-    p_scales = tl.load(p_key_scales + i_b).to(tl.pointer_type(tl.float32)) + o_scales
+    p_scales = p_key_scales + (layer.to(tl.int64) * H + i_h) * pool_tokens
 
     i_m = tl.program_id(0) * BLOCK_M
     first_row = (i_b.to(tl.int64) * T + i_m) * H + i_h
     o_m = tl.arange(0, BLOCK_M)
     o_q = (o_m * ROW)[:, None] + tl.arange(0, BLOCK_D)[None, :]
     m_m = i_m + o_m < T
-    m_q = of_head(m_m, D, BLOCK_D)
-    b_factor = tl.full([BLOCK_M], score_scale * LOG2_E, tl.float32)
+    m_q = head_mask(m_m, D, BLOCK_D)
+    b_q = tl.load(p_q + first_row * D + o_q, mask=m_q, other=0.0)
+    if INT8:
+        b_left, b_q_scale = quantize_tile(b_q)
+        b_factor = b_q_scale * (score_scale * LOG2_E)
+    else:
+        b_left = b_q
+        b_factor = tl.full([BLOCK_M], score_scale * LOG2_E, tl.float32)
     b_out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     b_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
-    # The split's keys in the sink, then the rest: a loop, for two copies of the one inside take more registers.
-    for i_part in tl.range(0, 2):
-        p_first = tl.where(i_part == 0, p_sink_q, p_q) + first_row * D
-        b_q = tl.load(p_first + o_q, mask=m_q, other=0.0)
-        if INT8:
-            b_left, b_q_scale = quantize_tile(b_q)
-            b_factor = b_q_scale * (score_scale * LOG2_E)
-        else:
-            b_left = b_q
-        begin = tl.where(i_part == 0, first, tl.maximum(first, sink))
-        end = tl.where(i_part == 0, tl.minimum(stop, sink), stop)
-        for start in tl.range(begin, end, BLOCK_N):
-            b_out, b_max, b_sum = _attend_tile(
-                b_out, b_max, b_sum, b_left, b_factor, keys, values, p_scales, start, end, filled - 1, last_log2,
-                ROW, BLOCK_N, D, BLOCK_D, INT8, PRECISION, DESCRIPTORS,
-            )  # fmt: skip
+    for i_n in tl.range(begin, stop, BLOCK_N):
+        b_out, b_max, b_sum = _attend_tile(
+            b_out, b_max, b_sum, b_left, b_factor, keys, values, p_scales, i_n, stop, last, last_log2,
+            ROW, BLOCK_N, D, BLOCK_D, INT8, PRECISION, DESCRIPTORS,
+        )  # fmt: skip
 
     # A split without keys has the sum 0 and the largest score -inf, and weighs nothing in merging.
     b_sum = tl.where(b_sum > 0, b_sum, 1.0)
     b_out /= b_sum[:, None]
-    if NUM_SPLITS > 1:
+    if SPLITS > 1:
         first_row += i_split.to(tl.int64) * B * T * H
         tl.store(p_log_sum + first_row + o_m * H, b_max + tl.log2(b_sum), mask=m_m)
     tl.store(p_out + first_row * D + o_q, b_out.to(p_out.dtype.element_ty), mask=m_q)
 
 
-TRITON_TYPES = {
-    torch.int8: tl.int8, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32,
-}  # fmt: skip
-
-
 @torch.library.custom_op(
     "longtake::window_attention",
     mutates_args=(),
-    schema="(Tensor queries, Tensor sink_queries, Tensor[] table, int layer, ScalarType key_dtype, int[] tile, "
-    "int num_splits, bool descriptors) -> Tensor",
+    schema="(Tensor queries, Tensor keys, Tensor values, Tensor? key_scales, Tensor bounds, "
+    "Tensor? last_log, int layer, int[] tile, int num_splits, bool descriptors) -> Tensor",
 )
 def _attend(
     queries: Tensor,
-    sink_queries: Tensor,
-    table: Sequence[Tensor],
+    keys: Tensor,
+    values: Tensor,
+    key_scales: Tensor | None,
+    bounds: Tensor,
+    last_log: Tensor | None,
     layer: int,
-    key_dtype: torch.dtype,
     tile: Sequence[int],
     num_splits: int,
     descriptors: bool,
 ) -> Tensor:
-    """Launch on the table's tensors; see `window_attention`. `tile` is m, n, warps and stages."""
+    """Launch; see `window_attention`. `tile` is m, n, warps and stages."""
     batch, tokens, heads, dim = queries.shape
     block_m, block_n, warps, stages = tile
     output = torch.empty_like(queries)
@@ -319,34 +302,20 @@ def _attend(
         log_sums = torch.empty(parts.shape[:-1], dtype=torch.float32, device=queries.device)
     if descriptors:
         triton.set_allocator(_scratch)
-    keys, values, key_scales, layer_strides, scale_strides, filled, sink, last_log = table
     _window_attention_kernel[(triton.cdiv(tokens, block_m), num_splits, batch * heads)](
-        queries, sink_queries, parts, log_sums, keys, values, key_scales, layer_strides, scale_strides, filled,
-        sink, last_log, layer, batch, tokens, dim**-0.5,
-        H=heads, D=dim, KEY=TRITON_TYPES[key_dtype], VALUE=TRITON_TYPES[queries.dtype], NUM_SPLITS=num_splits,
+        queries, parts, log_sums, keys, values, queries if key_scales is None else key_scales, bounds,
+        queries if last_log is None else last_log, layer, batch, tokens, keys.shape[1], dim**-0.5,
+        H=heads, D=dim, SPLITS=num_splits, INT8=key_scales is not None, FOLDED=last_log is not None,
         PRECISION=_precision(queries.dtype), DESCRIPTORS=descriptors, BLOCK_M=block_m, BLOCK_N=block_n,
-        BLOCK_D=_block_dim(dim, key_dtype), **Tile(block_m, block_n, warps, stages).options,
+        BLOCK_D=_block_dim(dim, keys.dtype), **Tile(block_m, block_n, warps, stages).options,
     )  # fmt: skip
     if num_splits > 1:
-        rows, merge = batch * tokens * heads, TILES_MERGE[architecture(queries.device)]
-        merge_kernel[(triton.cdiv(rows, merge.m),)](
-            parts, log_sums, output, rows, D=dim, NUM_SPLITS=num_splits, BLOCK_M=merge.m,
-            BLOCK_D=triton.next_power_of_2(dim), **merge.options,
-        )  # fmt: skip
+        merge_splits(parts, log_sums, output)
     return output
 
 
 @_attend.register_fake
-def _(
-    queries: Tensor,
-    sink_queries: Tensor,
-    table: Sequence[Tensor],
-    layer: int,
-    key_dtype: torch.dtype,
-    tile: Sequence[int],
-    num_splits: int,
-    descriptors: bool,
-) -> Tensor:
+def _(queries: Tensor, *rest: object) -> Tensor:
     return torch.empty_like(queries)
 
 
@@ -368,35 +337,28 @@ def _precision(dtype: torch.dtype) -> str:
     return "tf32x3" if dtype == torch.float32 else "tf32"
 
 
-def _check(queries: Tensor, table: KVViewTable, layer: int, sink_queries: Tensor | None) -> None:
+def _check(queries: Tensor, kv: KVView, layer: int) -> None:
     batch, _, heads, dim = queries.shape
-    lent = table.lent[0]
-    if dim > WIDEST_HEAD or dim * lent.keys.element_size() % ALIGNMENT_BYTES:
+    keys, values = kv.planes.keys, kv.planes.values
+    if dim > WIDEST_HEAD or dim * keys.element_size() % ALIGNMENT_BYTES:
         raise ValueError(
-            f"heads of {dim} channels in {lent.keys.dtype}; window_attention takes at most {WIDEST_HEAD}, and a "
+            f"heads of {dim} channels in {keys.dtype}; window_attention takes at most {WIDEST_HEAD}, and a "
             f"multiple of {ALIGNMENT_BYTES} bytes"
         )
-    if len(table.lent) != batch or lent.keys.shape[-2:] != (heads, dim):
+    if kv.rows != batch or keys.shape[-2:] != (heads, dim):
         raise ValueError(
-            f"queries {list(queries.shape)} do not fit {len(table.lent)} streams with {lent.keys.shape[-2]} heads "
-            f"of {lent.keys.shape[-1]} channels"
+            f"queries {list(queries.shape)} do not fit {kv.rows} rows with {keys.shape[-2]} heads of "
+            f"{keys.shape[-1]} channels"
         )
-    if not 0 <= layer < min(lent.keys.shape[0] for lent in table.lent):
-        raise ValueError(f"no layer {layer} in slabs of {[lent.keys.shape[0] for lent in table.lent]}")
-    if lent.values.dtype != queries.dtype or lent.keys.dtype not in (queries.dtype, torch.int8):
+    kv.planes.require_layer("window_attention", layer)
+    if values.dtype != queries.dtype or keys.dtype not in (queries.dtype, torch.int8):
+        raise ValueError(f"queries in {queries.dtype}, keys in {keys.dtype} and values in {values.dtype}")
+    if not queries.is_contiguous():
         raise ValueError(
-            f"queries in {queries.dtype}, keys in {lent.keys.dtype} and values in {lent.values.dtype}"
+            f"queries must be contiguous; got {list(queries.shape)} with strides {list(queries.stride())}"
         )
-    for x in (queries, sink_queries):
-        if x is not None and (x.shape != queries.shape or x.dtype != queries.dtype or not x.is_contiguous()):
-            raise ValueError(
-                f"queries in both rotations are contiguous, {list(queries.shape)} in {queries.dtype}; "
-                f"got {list(x.shape)} in {x.dtype} with strides {x.stride()}"
-            )
-    if queries.device != table.filled.device or queries.device != lent.keys.device:
-        raise ValueError(
-            f"queries on {queries.device}, table on {table.filled.device}, keys on {lent.keys.device}"
-        )
+    if queries.device != keys.device:
+        raise ValueError(f"queries on {queries.device}, keys on {keys.device}")
     if architecture(queries.device) == INTERPRETER and queries.dtype == torch.bfloat16:
         raise ValueError("Triton's interpreter multiplies bf16 wrongly; give it fp16 or fp32")
 
@@ -410,35 +372,39 @@ KINDS = {
 }
 """Dtypes of keys, and of queries and values."""
 
+POINTERS = {
+    torch.int8: "*i8", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32",
+}  # fmt: skip
+
 
 def aot_cases() -> Sequence[AotCase]:
-    """Heads of the real model in every dtype, whole and in several splits to merge."""
-    attention = [
-        _attention_case(sm, kind, num_splits) for sm in ARCHITECTURES for kind in KINDS for num_splits in (1, 2)
-    ]
-    return attention + [merge_case(sm) for sm in ARCHITECTURES]
+    """Heads of the real model in every dtype, with one split and with several to merge; and a folded prompt."""
+    cases = [_attention_case(sm, kind, splits) for sm in ARCHITECTURES for kind in KINDS for splits in (1, 2)]
+    cases += [_attention_case(sm, "bf16", 1, folded=True) for sm in ARCHITECTURES]
+    return cases + [merge_case(sm) for sm in ARCHITECTURES]
 
 
-def _attention_case(sm: int, kind: str, num_splits: int) -> AotCase:
+def _attention_case(sm: int, kind: str, splits: int, *, folded: bool = False) -> AotCase:
     keys, queries = KINDS[kind]
     tile = _tiles(keys, queries)[sm]
-    pointers = dict.fromkeys(("p_q", "p_sink_q", "p_out"), f"*{TRITON_TYPES[queries]}") | {"p_log_sum": "*fp32"}
-    if num_splits > 1:
-        pointers["p_out"] = "*fp32"
-    columns = dict.fromkeys(("p_keys", "p_values", "p_key_scales", "p_layer_strides", "p_scale_strides"), "*i64")
-    columns |= {"p_filled": "*i32", "p_sink": "*i32", "p_last_log": "*fp32"}
+    half = POINTERS[queries]
+    pointers = {"p_q": half, "p_out": half if splits == 1 else "*fp32", "p_log_sum": "*fp32"}
+    pointers |= {"p_keys": POINTERS[keys], "p_values": half, "p_key_scales": "*fp32"}
+    pointers |= {"p_bounds": "*i32", "p_last_log": "*fp32"}
+    suffix = f"{'_splits' if splits > 1 else ''}{'_folded' if folded else ''}"
     return AotCase(
-        name=f"window_attention_{kind}{'_splits' if num_splits > 1 else ''}_sm{sm}",
+        name=f"window_attention_{kind}{suffix}_sm{sm}",
         kernel=_window_attention_kernel,
         architecture=sm,
         tile=tile,
-        arguments=pointers | columns | {"layer": "i32", "B": "i32", "T": "i32", "score_scale": "fp32"},
+        arguments=pointers
+        | {"layer": "i32", "B": "i32", "T": "i32", "pool_tokens": "i32", "score_scale": "fp32"},
         constants={
-            "H": 12, "D": 128, "KEY": TRITON_TYPES[keys], "VALUE": TRITON_TYPES[queries], "NUM_SPLITS": num_splits,
+            "H": 12, "D": 128, "SPLITS": splits, "INT8": keys == torch.int8, "FOLDED": folded,
             "PRECISION": _precision(queries), "DESCRIPTORS": _descriptors(sm, queries),
             "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_D": 128,
         },
-        aligned=(*pointers, *columns),
+        aligned=tuple(pointers),
         needs=_instructions(sm, keys, tile),
     )  # fmt: skip
 

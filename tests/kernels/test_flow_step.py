@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.sampling.flow_schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule, add_noise, predict_clean
 from kernels.flow_step import flow_step, flow_step_reference
 from tests.tolerances import assert_within
 
@@ -19,14 +19,17 @@ def latents(batch: int, device: torch.device, dtype: torch.dtype = torch.float32
 
 
 def sigmas(*steps: int, device: torch.device) -> Tensor:
-    return torch.tensor([[*SCHEDULE.sigmas, 0.0][step] for step in steps], device=device)
+    return torch.tensor(
+        [[*(level.sigma for level in SCHEDULE.levels), 0.0][step] for step in steps], device=device
+    )
 
 
 @pytest.mark.parametrize("step", range(3))
 def test_the_reference_is_the_schedules_two_operations(step: int) -> None:
     noisy, flow, noise = latents(1, torch.device("cpu"))
     now, then = sigmas(step, device=noisy.device), sigmas(step + 1, device=noisy.device)
-    expected = SCHEDULE.add_noise(SCHEDULE.predict_clean(noisy, flow, step), noise, step + 1)
+    level = SCHEDULE.levels[step]
+    expected = add_noise(predict_clean(noisy, flow, level.sigma), noise, level.next_sigma)
     assert torch.equal(flow_step_reference(noisy, flow, noise, now, then), expected)
 
 
@@ -42,7 +45,7 @@ def test_streams_at_different_steps_share_a_launch(dtype: torch.dtype, device: t
 def test_the_last_step_gives_the_clean_latents(device: torch.device) -> None:
     noisy, flow, noise = latents(1, device)
     made = flow_step(noisy, flow, noise, sigmas(3, device=device), sigmas(4, device=device))
-    assert torch.equal(made, SCHEDULE.predict_clean(noisy, flow, 3))
+    assert torch.equal(made, predict_clean(noisy, flow, SCHEDULE.levels[3].sigma))
 
 
 def test_noise_of_another_dtype_is_refused(device: torch.device) -> None:

@@ -7,16 +7,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from engines.cache.window import WindowLayout
+from engines.cache.kv_cache import cache_size
+from engines.cache.window import SinkWindow
 from engines.config.networks import TransformerConfig
-from engines.sampling.flow_schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule, predict_clean
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.wan.layer_ops import EAGER_OPS, AttentionContext, LayerOps
 from engines.wan.transformer import AdaLNModulation, CausalTransformer
-from kernels.attention.rope import apply_rope
+from kernels.attention.rope import apply_rope, frame_freqs, join_freqs, spatial_freqs
 from tests.reference.findings import Differences, Finding
 from tests.reference.recording import RecordedNoise, Recording
+from tests.support.generators import denoiser_for
 
 ROLLOUT_BOUND = 1e-5
 """fp32: calls, caches and latents."""
@@ -27,13 +29,19 @@ BF16_RMS_BOUND, BF16_BOUND = 0.01, 0.1
 
 
 class TappedTransformer(CausalTransformer):
-    """The denoiser, each call of which is held against the recorded one; clean passes are run in full."""
+    """The denoiser, each call of which is held against the recorded one; clean passes are run in full.
+
+    The generator runs the rows of a recorded batch one after the other: a call is complete with its last row.
+    """
 
     def __init__(self, config: TransformerConfig, recording: Recording) -> None:
         super().__init__(config)
         self._recording = recording
+        self._rows = recording.options["batch"]
         stream = recording.stream()
-        self._schedule = FlowSchedule(stream.steps, stream.shift)
+        self._sigmas = {level.timestep: level.sigma for level in FlowSchedule(stream.steps, stream.shift).levels}
+        self._seen: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.generator: Generator
         self.streams: list[Stream] = []
         self.differences = Differences()
         self.calls = 0
@@ -42,18 +50,14 @@ class TappedTransformer(CausalTransformer):
         self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> Tensor:
         """As the original, and compare."""
-        number, frames = self.calls, latents.shape[1]
-        self._compare_cache(f"before_recache{number}", number - 1)
-        timesteps, flow = modulations.timesteps, super().denoise(latents, modulations, context, ops)
-        for name, ours in (("x", latents), ("t", timesteps), ("flow", flow)):
-            # LongLive recaches the sink's frames too, and throws the result away.
-            self.differences.note(f"calls: {name}", ours, self._recording[f"call.{number}.{name}"][:, -frames:])
-        if (timestep := timesteps[0, 0].item()) in self._schedule.timesteps:
-            clean = self._schedule.predict_clean(latents, flow, self._schedule.timesteps.index(timestep))
-            self.differences.note("calls: x0", clean, self._recording[f"call.{number}.x0"])
-        for tag in (f"after{number}", f"after_recache{number}"):
-            self._compare_cache(tag, number)
-        self.calls += 1
+        if not self._seen:
+            self._compare_cache(f"before_recache{self.calls}", self.calls - 1)
+        flow = super().denoise(latents, modulations, context, ops)
+        self._seen.append((latents, modulations.timesteps.expand(-1, latents.shape[1]), flow))
+        if len(self._seen) == self._rows:
+            self._compare_call(*(torch.cat(rows) for rows in zip(*self._seen, strict=True)))
+            self._seen = []
+            self.calls += 1
         return flow
 
     def write_kv(
@@ -62,43 +66,50 @@ class TappedTransformer(CausalTransformer):
         """In full, so that there is a flow to compare."""
         self.denoise(latents, modulations, context, ops)
 
+    def _compare_call(self, latents: Tensor, timesteps: Tensor, flow: Tensor) -> None:
+        number, frames = self.calls, latents.shape[1]
+        for name, ours in (("x", latents), ("t", timesteps), ("flow", flow)):
+            # LongLive recaches the sink's frames too, and throws the result away.
+            self.differences.note(f"calls: {name}", ours, self._recording[f"call.{number}.{name}"][:, -frames:])
+        if (timestep := timesteps[0, 0].item()) in self._sigmas:
+            clean = predict_clean(latents, flow, self._sigmas[timestep])
+            self.differences.note("calls: x0", clean, self._recording[f"call.{number}.x0"])
+        for tag in (f"after{number}", f"after_recache{number}"):
+            self._compare_cache(tag, number)
+
     def _compare_cache(self, tag: str, call: int) -> None:
-        """Compare the slabs, if the recording has the cache under `tag`, with its state after `call`."""
+        """Compare the windows, if the recording has the cache under `tag`, with their state after `call`."""
         for layer in range(self.config.layers):
             if f"kv.{tag}.l{layer}.k" not in self._recording:
                 continue
-            for name in "kv":
+            for name, plane in (("k", "keys"), ("v", "values")):
                 recorded = self._recording[f"kv.{tag}.l{layer}.{name}"]
-                ours = torch.stack([self._cache(stream, layer, name, call) for stream in self.streams])
+                ours = torch.stack([self._cache(stream, layer, plane, call) for stream in self.streams])
                 self.differences.note(f"cache: {name}", ours, recorded[:, : ours.shape[1]])
 
-    def _cache(self, stream: Stream, layer: int, name: str, call: int) -> Tensor:
-        """A slab's content in the recorder's order: the sink, then from old to new."""
-        layout = stream.slab.layout
-        blocks = self._recording.facts["calls"][call]["global_end"] // layout.block_tokens
-        order = _slots_in_order(layout, blocks)
-        slab = stream.slab.keys if name == "k" else stream.slab.values
-        cache = slab[layer, order].flatten(0, 1)
-        if name == "v" or stream.config.rope == "absolute":
-            return cache
-        positions = [*range(layout.sink_blocks), *range(blocks - len(order) + layout.sink_blocks, blocks)]
-        frames = [b * stream.config.block_frames + f for b in positions for f in range(stream.config.block_frames)]
-        return apply_rope(cache, stream.grid.freqs_cis(frames[: len(order) * stream.config.block_frames]).conj())
-
-
-def _slots_in_order(layout: WindowLayout, blocks: int) -> list[int]:
-    """Filled slots from the sink to the newest block, once `blocks` have been written."""
-    if blocks <= layout.window_blocks:
-        return list(range(blocks))
-    return [*range(layout.sink_blocks), *(layout.slot(b) for b in range(blocks - layout.ring_blocks, blocks))]
+    def _cache(self, stream: Stream, layer: int, plane: str, call: int) -> Tensor:
+        """A window in the recorder's order: the sink, then from old to new; keys as they are recorded."""
+        policy, tokens = stream.kv.policy, stream.kv.frame_tokens
+        assert isinstance(policy, SinkWindow)
+        end = self._recording.facts["calls"][call]["global_end"] // tokens
+        used = min(end, policy.frames)
+        ring = range(max(policy.sink, end - (policy.frames - policy.sink)), end)
+        slots = [*range(min(policy.sink, end)), *map(policy.slot, ring)]
+        window = self.generator.cache.state(stream.kv, used)[plane][layer].unflatten(0, (used, tokens))[slots]
+        if plane == "values" or stream.config.rope == "absolute":
+            return window.flatten(0, 1)
+        positions = [end - used + place for place in range(used)]
+        frame = frame_freqs(positions, self.config.head_dim)
+        freqs = join_freqs(frame, spatial_freqs(stream.config.rows, stream.config.columns, self.config.head_dim))
+        return apply_rope(window.flatten(0, 1), freqs.conj())
 
 
 def roll_out(recording: Recording, transformer: TappedTransformer) -> Tensor:
     """The whole clip, its rows as streams of one batch."""
-    batch = recording.options["batch"]
-    generator = Generator(transformer, None, slab_bytes=1 << 40, batch=batch)
-    streams = [generator.open(recording.stream(), RecordedNoise(recording, row)) for row in range(batch)]
-    transformer.streams = streams
+    batch, config = recording.options["batch"], recording.stream()
+    generator = denoiser_for(transformer, batch=batch, size=cache_size(batch, config, transformer.config))
+    streams = [generator.open(config, RecordedNoise(recording, row)) for row in range(batch)]
+    transformer.generator, transformer.streams = generator, streams
     blocks = []
     for number, prompt in _prompts(recording):
         if prompt is not None:

@@ -22,7 +22,7 @@ import numpy as np
 from google.protobuf.empty_pb2 import Empty
 from numpy.typing import NDArray
 
-from engines.config.geometry import pixel_frames
+from engines.config.geometry import BlockLengths
 from serving.chunk import Chunk
 from serving.commands import KINDS
 from serving.encoder import ChunkEncoder
@@ -38,10 +38,11 @@ from serving.errors import (
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
 from serving.status import code_of
-from serving.timeline import block_at
 
 HEIGHT, WIDTH = 32, 64
 STRIPE = WIDTH // 16
+
+BLOCKS = BlockLengths()
 
 
 def paint(prompt: str, frame: int) -> NDArray[np.uint8]:
@@ -104,7 +105,7 @@ class FakeSession:
 
     @property
     def next_frame(self) -> int:
-        return pixel_frames(3 * self.block)
+        return BLOCKS.pixel_frames(self.block)
 
     @property
     def prompt(self) -> str:
@@ -173,13 +174,13 @@ class FakeSession:
 
     def _schedule(self, cue: pb.Cue, command_id: str) -> tuple[int, int]:
         frame = cue.frame if cue.HasField("frame") else self.next_frame
-        if block_at(frame) < self.block:
+        if BLOCKS.block_at(frame) < self.block:
             raise FrameOutOfRange(f"frame {frame} is over; the earliest possible one is {self.next_frame}")
         self.pending[frame] = pb.Cue(frame=frame, prompts=cue.prompts), command_id
         if frame == 0 and self.state == pb.SESSION_STATE_CREATED:
             self.state = pb.SESSION_STATE_READY
             self.send(state=self.message())
-        return pixel_frames(3 * block_at(frame)), frame
+        return BLOCKS.pixel_frames(BLOCKS.block_at(frame)), frame
 
     def _take(self, frame: int) -> pb.Cue:
         if frame not in self.pending:
@@ -213,12 +214,12 @@ class FakeSession:
 
     def _due(self) -> bool:
         """Whether the block that lies `ahead` before the next one is on the screen."""
-        seen = -1 if self.shown < 0 else block_at(self.shown + 1) - 1
+        seen = -1 if self.shown < 0 else BLOCKS.block_at(self.shown + 1) - 1
         return self.block <= seen + self.options.ahead
 
     def _make(self) -> None:
-        first, end = self.next_frame, pixel_frames(3 * self.block + 3)
-        for frame in sorted(f for f in self.pending if block_at(f) <= self.block):
+        first, end = self.next_frame, BLOCKS.pixel_frames(self.block + 1)
+        for frame in sorted(f for f in self.pending if BLOCKS.block_at(f) <= self.block):
             cue, command_id = self.pending.pop(frame)
             self.applied.append(pb.AppliedCue(cue=cue, frame=first))
             self.send(applied=self.applied[-1])

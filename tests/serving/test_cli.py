@@ -340,7 +340,7 @@ def test_what_computes_each_operation_is_printed_and_kept(
     timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     generate(timeline, tmp_path / "film.mp4", "--seconds", "0.5")
-    said = "reference: attention, batched_attention, merge, prompt_attention"
+    said = "reference: attention, batched_attention, prompt_attention"
     assert f"kernels: {said}" in capsys.readouterr().err
     assert json.loads((tmp_path / "film.json").read_text())["kernels"].startswith(said)
 

@@ -40,6 +40,7 @@ from serving.saved import pack, unpack
 from serving.stages import LocalPictures, LocalText
 from serving.timeline import MAX_CUES, Blend, Cue, Transition
 from serving.video_decoder import VideoDecoder
+from tests.support.generators import denoiser_for
 
 NOON, NIGHT, SNOW = "a red balloon at noon", "a red balloon at night", "a blue sailboat in falling snow"
 SPOILT = "a prompt whose embedding does not fit"
@@ -59,10 +60,11 @@ class Bench(NamedTuple):
     denoiser: Denoiser
     generator: Generator
     decoder: VideoDecoder
-    slab_bytes: int
+    run_tokens: int
 
-    def open_slabs(self) -> int:
-        return self.generator._slabs._reserved // self.slab_bytes
+    def open_runs(self) -> int:
+        windows = self.generator.cache.windows
+        return (windows.tokens - windows.free) // self.run_tokens
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +74,19 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
 
 @asynccontextmanager
 async def at_work(pocket: OpenedModel, slots: int = 2, batch: int = 1) -> AsyncIterator[Bench]:
-    codec = pocket.model.codec
+    codec = pocket.model.vae
     kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
-    generator = Generator(pocket.model.transformer, None, slab_bytes=1 << 40, kept_frames=kept, batch=batch)
+    generator = denoiser_for(pocket.model.transformer, kept_frames=kept, batch=batch)
     decoder = VideoDecoder(FrameDecoder(codec, SideStream(torch.device("cpu"))), ChunkEncoder, 2 * slots)
     text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
     pictures = LocalPictures(decoder, ThreadPoolExecutor(1))
     denoiser = Denoiser(generator, text, pictures, slots=slots, replica="here", metrics=Metrics())
     trial = generator.open(opening(pocket).stream)
-    slab_bytes = trial.slab.nbytes
+    run_tokens = trial.kv.window.tokens
     generator.close(trial)
     denoiser.start()
     try:
-        yield Bench(denoiser, generator, decoder, slab_bytes)
+        yield Bench(denoiser, generator, decoder, run_tokens)
         denoiser.check()
     finally:
         await denoiser.stop()
@@ -164,7 +166,7 @@ def test_one_session_more_than_slots_is_refused_at_once_and_a_free_slot_usable(p
             assert time.perf_counter() - began < 0.05
             await bench.denoiser.close("one")
             await bench.denoiser.open(opening(pocket, "three"))
-            assert (bench.open_slabs(), len(bench.decoder.keys)) == (2, 2)
+            assert (bench.open_runs(), len(bench.decoder.keys)) == (2, 2)
 
     run(fill())
 
@@ -178,7 +180,7 @@ def test_many_who_open_and_fork_at_once_do_not_exceed_the_slots(pocket: OpenedMo
             opens = [bench.denoiser.open(opening(pocket, str(number))) for number in range(3)]
             answers = await asyncio.gather(*work, *opens, return_exceptions=True)
             assert sum(isinstance(answer, SlotsFull) for answer in answers) == 5
-            assert (bench.denoiser.free, bench.open_slabs()) == (0, 3)
+            assert (bench.denoiser.free, bench.open_runs()) == (0, 3)
 
     run(rush())
 
@@ -228,7 +230,7 @@ def test_a_session_whose_lease_is_over_is_gone_and_its_slab_is_back(pocket: Open
         async with at_work(pocket) as bench:
             await started(bench, opening(pocket, lease_s=1.0))
             await settled(lambda: bench.denoiser.free == 2)
-            await settled(lambda: bench.open_slabs() == 0 and bench.decoder.keys == ())
+            await settled(lambda: bench.open_runs() == 0 and bench.decoder.keys == ())
             with pytest.raises(SessionNotFound):
                 bench.denoiser.describe("one")
 
@@ -282,7 +284,7 @@ def test_a_fork_from_the_future_is_refused_and_leaves_no_slab(pocket: OpenedMode
             await chunks(bench, name, 33)
             with pytest.raises(FrameOutOfRange, match="is not in the past"):
                 await bench.denoiser.fork(name, "anna", 100_000)
-            assert (bench.denoiser.free, bench.open_slabs()) == (1, 1)
+            assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
 
     run(fork())
 
@@ -314,7 +316,7 @@ def test_a_snapshot_whose_stream_is_of_another_session_is_refused(pocket: Opened
             other = replace(opening(pocket, "other", seed=8), snapshot=saved.stream)
             with pytest.raises(InvalidRequest, match="does not go with its session"):
                 await bench.denoiser.open(replace(other, record=restored_record(saved, other)))
-            assert (bench.denoiser.free, bench.open_slabs()) == (1, 1)
+            assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
 
     run(save())
 
@@ -344,7 +346,7 @@ def test_a_session_that_is_deleted_while_it_is_reset_leaves_no_slab(pocket: Open
                 await asyncio.sleep(delay * 0.004)
                 await bench.denoiser.close(name)
                 await asyncio.gather(resetting, return_exceptions=True)
-                await settled(lambda: bench.open_slabs() == 0 and bench.decoder.keys == ())
+                await settled(lambda: bench.open_runs() == 0 and bench.decoder.keys == ())
 
     run(both())
 
@@ -358,7 +360,7 @@ def test_a_block_that_cannot_be_made_ends_its_own_session_only(pocket: OpenedMod
                 await chunks(bench, bad, 1000)
             assert len(await chunks(bench, good, 105)) == 9
             assert bench.denoiser.ids == ("good",)
-            await settled(lambda: bench.open_slabs() == 1)
+            await settled(lambda: bench.open_runs() == 1)
 
     run(spoil())
 
@@ -369,7 +371,7 @@ def test_a_session_that_cannot_be_opened_leaves_nothing(pocket: OpenedModel) -> 
             many = tuple(Cue(frame, Blend.of(NOON)) for frame in range(MAX_CUES + 1))
             with pytest.raises(LimitReached):
                 await bench.denoiser.open(opening(pocket), many)
-            assert (bench.denoiser.free, bench.open_slabs(), bench.decoder.keys) == (2, 0, ())
+            assert (bench.denoiser.free, bench.open_runs(), bench.decoder.keys) == (2, 0, ())
 
     run(overfill())
 
@@ -444,7 +446,7 @@ def test_a_later_incarnation_takes_the_place_of_an_earlier_one(pocket: OpenedMod
             await bench.denoiser.open(replace(first, incarnation=1), cues(NOON))
             await bench.denoiser.open(first)
             assert bench.denoiser.holds("one") == 1
-            await settled(lambda: (bench.open_slabs(), len(bench.decoder.keys)) == (1, 1))
+            await settled(lambda: (bench.open_runs(), len(bench.decoder.keys)) == (1, 1))
 
     run(twice())
 

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from engines.config.geometry import BlockLengths
 from engines.config.stream import StreamConfig
 from serving.chunk import AccessUnit, Chunk
 from serving.errors import LimitReached, SessionNotFound
@@ -159,7 +160,7 @@ def test_what_waits_is_sent_before_the_end() -> None:
 
 
 def test_a_keeper_is_sent_every_chunk_and_only_the_newest_of_records_in_a_row() -> None:
-    keeper, session = Follower(Role.KEEPER, 0, None), Session(Pace(), 3, 0.0)
+    keeper, session = Follower(Role.KEEPER, 0, None), Session(Pace(), BlockLengths(), 0.0)
     opening = Opening("id", "", "tiny", StreamConfig(), session.pace, 0.0)
     keeper.put_mirror(MirrorItem(session.record(0.0), opening=opening))
     for block in range(100):
@@ -175,7 +176,7 @@ def test_a_keeper_is_sent_every_chunk_and_only_the_newest_of_records_in_a_row() 
 
 
 def test_a_flood_of_commands_does_not_pile_up_before_a_keeper() -> None:
-    keeper, session = Follower(Role.KEEPER, 0, None), Session(Pace(), 3, 0.0)
+    keeper, session = Follower(Role.KEEPER, 0, None), Session(Pace(), BlockLengths(), 0.0)
     for _ in range(2 * MOST_EVENTS):
         keeper.put_mirror(mirror_of(session))
     assert len(run(taken(keeper))) == 1

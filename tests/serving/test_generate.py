@@ -83,7 +83,7 @@ def test_graphs_are_recorded_before_the_film(
     assert "warming up" not in capsys.readouterr().err
     monkeypatch.setattr(Request, "graphs", True)
     monkeypatch.setattr(
-        "serving.generate_command.select_runner",
+        "engines.streaming.builder.select_runner",
         lambda transformer, backends, graphs: select_runner(transformer, backends, graphs=False),
     )
     assert main(["generate", str(timeline), "-o", str(warmed)]) == 0

@@ -41,13 +41,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     monkeypatch.setenv("LONGTAKE_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     networks = Model.random(small, seed=1)
-    assert isinstance(networks.codec, nn.Module)
+    assert isinstance(networks.vae, nn.Module)
     train_tokenizer(tmp_path / "tokenizer")
     base = {f"model.{name}": tensor for name, tensor in networks.transformer.state_dict().items()}
     wan = {
         "README.md": b"---\nlicense: apache-2.0\n---\n",
         "LICENSE.txt": b"Apache License",
-        "Wan2.1_VAE.pth": saved(networks.codec.state_dict()),
+        "Wan2.1_VAE.pth": saved(networks.vae.state_dict()),
         "models_t5_umt5-xxl-enc-bf16.pth": saved(networks.text_encoder.bfloat16().state_dict()),
         "google/umt5-xxl/tokenizer.json": (tmp_path / "tokenizer" / "tokenizer.json").read_bytes(),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engines.config.geometry import BlockLengths
 from engines.config.stream import StreamConfig
 from engines.streaming.generator import Generator
 from engines.streaming.replica_log import ReplicaLog
@@ -25,7 +26,7 @@ def chunk(block: int) -> Chunk:
 
 @pytest.fixture
 def session() -> Session:
-    session = Session(Pace(), 3, 0.0)
+    session = Session(Pace(), BlockLengths(), 0.0)
     session.schedule(Blend.of("noon"), 0, None, "noon", 0.0)
     session.start("", 0.0)
     return session

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from engines.config.stream import StreamConfig
 from engines.pocket.model_files import WEIGHTS, revision
-from engines.streaming.generator import Generator
 from serving.cli import main
 from serving.facts import Facts
 from serving.loading import DEFAULT_MODEL, OpenedModel, open_model
+from tests.support.generators import generator_for
 
 PLACE = "a white balloon hovering on the spot over the {} {} under a clear sky"
 
@@ -26,7 +26,7 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
 def pictures(pocket: OpenedModel, *prompts: str) -> Tensor:
     """Two blocks under each prompt in turn, in 0..1: [frames, height, width, 3]."""
     config: StreamConfig = pocket.model.config.stream
-    generator = Generator(pocket.model.transformer, pocket.model.codec, slab_bytes=1 << 30)
+    generator = generator_for(pocket.model)
     stream = generator.open(config)
     made = []
     for prompt in prompts:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.config.geometry import BlockLengths
 from engines.config.stream import StreamConfig
 from serving.errors import InvalidRequest
 from serving.mirrored import Opening
@@ -81,7 +82,7 @@ def test_a_length_beyond_the_end_is_refused() -> None:
 
 def test_a_restored_session_is_paused_where_it_was_with_its_cues() -> None:
     record = restored_record(Saved(WHOLE, b"stream"), OPENING)
-    session = Session.of(record, 3, 0.0)
+    session = Session.of(record, BlockLengths(), 0.0)
     assert (session.state, session.next_block, session.shown_frame(0.0)) == (State.PAUSED, 3, 32)
     assert [(entry.block, entry.frame) for entry in session.applied] == [(0, 0), (2, 21)]
     assert [pending.cue.frame for pending in session.pending] == [40]

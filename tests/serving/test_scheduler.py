@@ -6,6 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.config.geometry import BlockLengths
 from serving.pacing import Pace
 from serving.scheduler import REMEMBERED, Candidate, Scheduler
 from serving.session import Session
@@ -77,7 +78,7 @@ class Device:
     def __init__(self, paces: list[Pace], cost_s: float) -> None:
         self.now, self.cost_s = 0.0, cost_s
         self.scheduler = Scheduler()
-        self.sessions = {str(number): Session(pace, 3, 0.0) for number, pace in enumerate(paces)}
+        self.sessions = {str(number): Session(pace, BlockLengths(), 0.0) for number, pace in enumerate(paces)}
         self.served: list[str] = []
         self.late: Counter[str] = Counter()
         for session in self.sessions.values():

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.config.geometry import BlockLengths
 from serving.errors import (
     FrameOutOfRange,
     InvalidRequest,
@@ -30,7 +31,7 @@ USUAL = Pace()
 
 def opened(pace: Pace = USUAL, *, viewers: int = 1) -> Session:
     """A session that can be started."""
-    session = Session(pace, 3, 0.0)
+    session = Session(pace, BlockLengths(), 0.0)
     session.schedule(NOON, 0, None, "noon", 0.0)
     for _ in range(viewers):
         session.viewer_came(0.0)
@@ -69,7 +70,7 @@ def dropped(command_id: str, frame: int, cue_frame: int) -> Receipt:
 
 
 def test_a_session_is_ready_once_a_cue_is_at_frame_0_and_no_longer_when_it_is_removed() -> None:
-    session = Session(Pace(), 3, 0.0)
+    session = Session(Pace(), BlockLengths(), 0.0)
     states = [session.state]
     session.schedule(NIGHT, 9, None, "", 0.0)
     states.append(session.state)
@@ -80,7 +81,7 @@ def test_a_session_is_ready_once_a_cue_is_at_frame_0_and_no_longer_when_it_is_re
 
 
 def test_a_start_without_a_cue_at_frame_0_is_refused() -> None:
-    session = Session(Pace(), 3, 0.0)
+    session = Session(Pace(), BlockLengths(), 0.0)
     session.schedule(NIGHT, 9, None, "", 0.0)
     with pytest.raises(WrongState, match="no cue is at frame 0"):
         session.start("", 0.0)
@@ -114,7 +115,7 @@ REFUSED = {
 
 
 def in_state(state: State) -> Session:
-    session = Session(Pace(), 3, 0.0)
+    session = Session(Pace(), BlockLengths(), 0.0)
     session.schedule(SNOW, 100, None, "", 0.0)
     if state is not State.CREATED:
         session.schedule(NOON, 0, None, "", 0.0)
@@ -176,7 +177,7 @@ def test_a_cue_at_a_block_boundary_applies_there_and_one_behind_it_with_the_next
 
 
 def test_a_cue_without_a_frame_means_the_earliest_possible_one() -> None:
-    session = Session(Pace(), 3, 0.0)
+    session = Session(Pace(), BlockLengths(), 0.0)
     assert session.schedule(NOON, None, None, "", 0.0)[0].cue_frame == 0
     session.start("", 0.0)
     make(session, 2)
@@ -211,7 +212,7 @@ def test_a_frame_beyond_what_numbers_can_hold_is_refused() -> None:
 
 
 def test_the_cue_at_frame_0_has_nothing_to_change_from() -> None:
-    session = Session(Pace(), 3, 0.0)
+    session = Session(Pace(), BlockLengths(), 0.0)
     with pytest.raises(TimelineError, match="transition"):
         session.schedule(NOON, 0, Transition(3), "", 0.0)
     assert session.pending == ()
@@ -317,17 +318,20 @@ cues = st.lists(
 )
 
 
-@given(cues, st.sampled_from([1, 3]), st.data())
+lengths = st.builds(BlockLengths, st.integers(1, 4), st.integers(1, 5))
+
+
+@given(cues, lengths, st.data())
 def test_steps_are_those_that_the_same_cues_have_offline(
-    cues: list[Cue], block_frames: int, data: st.DataObject
+    cues: list[Cue], blocks: BlockLengths, data: st.DataObject
 ) -> None:
-    session = Session(Pace(), block_frames, 0.0)
+    session = Session(Pace(), blocks, 0.0)
     ordered = sorted([Cue(0, NOON), *cues], key=lambda cue: cue.frame)
     for cue in data.draw(st.permutations(ordered)):
         session.schedule(cue.blend, cue.frame, cue.transition, "", 0.0)
     session.start("", 0.0)
     steps = [plan.step for plan in make(session, 120) if plan.step is not None]
-    offline = schedule(Timeline(tuple(ordered)), block_frames).steps
+    offline = schedule(Timeline(tuple(ordered)), blocks).steps
     assert steps == [step for step in offline if step.block < 120]
 
 
@@ -520,7 +524,7 @@ def test_viewers_who_come_and_go_do_not_move_a_paused_session() -> None:
 
 
 def test_the_lease_does_not_run_while_somebody_watches() -> None:
-    session = Session(Pace(lease_s=10), 3, 0.0)
+    session = Session(Pace(lease_s=10), BlockLengths(), 0.0)
     assert session.lease_ends() == 10
     session.viewer_came(5.0)
     session.viewer_came(6.0)
@@ -531,7 +535,7 @@ def test_the_lease_does_not_run_while_somebody_watches() -> None:
 
 
 def test_every_command_renews_the_lease() -> None:
-    session = Session(Pace(lease_s=10), 3, 0.0)
+    session = Session(Pace(lease_s=10), BlockLengths(), 0.0)
     session.schedule(NOON, 0, None, "", 8.0)
     assert session.lease_ends() == 18
 
@@ -556,7 +560,7 @@ def test_a_record_is_plain_data_from_which_a_session_goes_on_the_same() -> None:
     session.schedule(SNOW, 60, None, "snow", 0.0)
     make(session, 3)
     record = pickle.loads(pickle.dumps(session.record(0.0)))
-    other = Session.of(record, 3, 1000.0)
+    other = Session.of(record, BlockLengths(), 1000.0)
     assert other.record(1000.0) == record
     assert make(other, 5, 1000.0) == make(session, 5)
 
@@ -564,7 +568,7 @@ def test_a_record_is_plain_data_from_which_a_session_goes_on_the_same() -> None:
 @pytest.mark.parametrize("state", [State.CREATED, State.READY])
 def test_a_session_that_has_not_begun_goes_on_from_its_record(state: State) -> None:
     record = in_state(state).record(5.0)
-    assert Session.of(record, 3, 5.0).record(5.0) == record
+    assert Session.of(record, BlockLengths(), 5.0).record(5.0) == record
 
 
 def test_a_record_says_where_the_viewer_is_now_however_long_nobody_has_sent_a_command() -> None:
@@ -588,7 +592,7 @@ def test_a_rewound_session_has_the_cues_pending_that_came_later() -> None:
 def test_a_session_rewound_to_its_beginning_goes_on_from_frame_0() -> None:
     session = started()
     make(session, 3)
-    again = Session.of(session.rewound(0, 9.0), 3, 9.0)
+    again = Session.of(session.rewound(0, 9.0), BlockLengths(), 9.0)
     assert again.shown_frame(9.0) == -1
     assert make(again, 1)[0].applied is not None
 
@@ -596,7 +600,7 @@ def test_a_session_rewound_to_its_beginning_goes_on_from_frame_0() -> None:
 def test_a_session_that_goes_on_elsewhere_waits_for_its_viewer_where_he_was() -> None:
     session = started()
     make(session, 20)
-    other = Session.of(session.record(3.0), 3, 50.0)
+    other = Session.of(session.record(3.0), BlockLengths(), 50.0)
     assert other.shown_frame(50.0) == 48
     other.viewer_came(60.0)
     assert other.shown_frame(60.5) == 56

@@ -10,13 +10,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from engines.config.geometry import pixel_frames
+from engines.config.geometry import BlockLengths
 from serving.errors import SessionError
 from serving.pacing import UNREPORTED_BLOCKS, Pace
 from serving.session import BlockPlan, Receipt, Session, Stage, State
-from serving.timeline import Blend, Step, Timeline, Transition, block_at, schedule
+from serving.timeline import Blend, Step, Timeline, Transition, schedule
 
-SIZE = 3
+BLOCKS = BlockLengths()
 ROUNDING_S = 1e-6
 BLENDS = [Blend.of(text) for text in ("noon", "dusk", "night")]
 
@@ -31,7 +31,7 @@ class SessionMachine(RuleBasedStateMachine):
     @initialize(pace=paces, viewers=st.integers(0, 2), begun=st.integers(0, 3))
     def open(self, pace: Pace, viewers: int, begun: int) -> None:
         self.now = 100.0
-        self.session = Session(pace, SIZE, self.now)
+        self.session = Session(pace, BLOCKS, self.now)
         self.names = 0
         self.cues: dict[int, str] = {}
         self.landed: dict[int, str] = {}
@@ -53,7 +53,7 @@ class SessionMachine(RuleBasedStateMachine):
         name, self.names = str(self.names), self.names + 1
         earliest = self.session.earliest_frame
         frame = earliest if offset is None else earliest + offset
-        over = frame < 0 or block_at(frame, SIZE) < self.session.next_block
+        over = frame < 0 or BLOCKS.block_at(frame) < self.session.next_block
         if over or (frame == 0 and transition is not None):
             with pytest.raises((SessionError, ValueError)):
                 self.session.schedule(blend, frame, transition, name, self.now)
@@ -71,7 +71,7 @@ class SessionMachine(RuleBasedStateMachine):
     @rule(choice=st.integers(0, 9), offset=offsets)
     def move(self, choice: int, offset: int) -> None:
         frame, to = self.chosen(choice), self.session.earliest_frame + offset
-        if frame is None or to < 0 or block_at(to, SIZE) < self.session.next_block:
+        if frame is None or to < 0 or BLOCKS.block_at(to) < self.session.next_block:
             return
         if to == 0 and any(p.cue.transition for p in self.session.pending if p.cue.frame == frame):
             return
@@ -194,17 +194,17 @@ class SessionMachine(RuleBasedStateMachine):
     @rule()
     def go_on_elsewhere(self) -> None:
         record = self.session.record(self.now)
-        self.session = Session.of(record, SIZE, self.now)
+        self.session = Session.of(record, BLOCKS, self.now)
         assert self.session.record(self.now) == record
 
     @rule(lost=st.integers(0, 3))
     def go_on_from_an_earlier_block(self, lost: int) -> None:
-        block = max(block_at(self.delivered, SIZE) - lost, 0)
-        self.session = Session.of(self.session.rewound(block, self.now), SIZE, self.now)
+        block = max(BLOCKS.block_at(self.delivered) - lost, 0)
+        self.session = Session.of(self.session.rewound(block, self.now), BLOCKS, self.now)
         self.on_the_way.clear()
         self.forget_blocks(block)
         self.last_shown = min(self.last_shown, self.delivered - 1)
-        assert (self.session.next_block, self.delivered) == (block, pixel_frames(block * SIZE))
+        assert (self.session.next_block, self.delivered) == (block, BLOCKS.pixel_frames(block))
 
     # The account
 
@@ -241,7 +241,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     def forget_blocks(self, block: int) -> None:
         """Cues that landed on `block` or later are pending again."""
-        for frame in [frame for frame in self.landed if block_at(frame, SIZE) >= block]:
+        for frame in [frame for frame in self.landed if BLOCKS.block_at(frame) >= block]:
             self.cues[frame] = self.landed.pop(frame)
             self.ends[self.cues[frame]] -= 1
         self.steps = {number: step for number, step in self.steps.items() if number < block}
@@ -274,7 +274,7 @@ class SessionMachine(RuleBasedStateMachine):
         applied = self.session.applied
         assert [entry.cue.frame for entry in applied] == sorted(self.landed)
         if applied:
-            offline = schedule(Timeline(tuple(entry.cue for entry in applied)), SIZE).steps
+            offline = schedule(Timeline(tuple(entry.cue for entry in applied)), BLOCKS).steps
             begun = {step.block: step for step in offline if step.block < self.session.next_block}
             assert begun == self.steps
 
@@ -282,7 +282,7 @@ class SessionMachine(RuleBasedStateMachine):
     def applied_cues_lie_on_their_blocks(self) -> None:
         blocks = [entry.block for entry in self.session.applied]
         assert all(before < after for before, after in pairwise(blocks))
-        assert all(entry.frame == pixel_frames(entry.block * SIZE) for entry in self.session.applied)
+        assert all(entry.frame == BLOCKS.pixel_frames(entry.block) for entry in self.session.applied)
 
     @invariant()
     def what_is_shown_never_goes_back_and_is_never_more_than_was_delivered(self) -> None:

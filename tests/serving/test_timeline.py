@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.config.geometry import pixel_frames
+from engines.config.geometry import BlockLengths, pixel_frames
 from serving.errors import TimelineError
 from serving.timeline import (
+    LONGLIVE_BLOCKS,
     MAX_CUES,
     MAX_FRAMES,
     Blend,
@@ -20,7 +21,6 @@ from serving.timeline import (
     Step,
     Timeline,
     Transition,
-    block_at,
     schedule,
 )
 
@@ -40,15 +40,18 @@ def timelines(draw: st.DrawFn) -> Timeline:
     return Timeline((Cue(0, draw(blends)), *cues), draw(st.none() | st.integers(1, 500)))
 
 
-def applied(timeline: Timeline, block_frames: int = 3) -> list[tuple[int, int, float]]:
-    return [(step.block, step.asked_frame, step.fraction) for step in schedule(timeline, block_frames).steps]
+def applied(timeline: Timeline, blocks: BlockLengths = LONGLIVE_BLOCKS) -> list[tuple[int, int, float]]:
+    return [(step.block, step.asked_frame, step.fraction) for step in schedule(timeline, blocks).steps]
 
 
-@pytest.mark.parametrize("block_frames", [1, 3])
-def test_a_cue_applies_at_the_first_block_that_begins_at_or_after_its_frame(block_frames: int) -> None:
-    begins = [pixel_frames(block * block_frames) for block in range(60)]
-    for frame in range(200):
-        assert block_at(frame, block_frames) == next(b for b, begin in enumerate(begins) if begin >= frame)
+@pytest.mark.parametrize(
+    "blocks", [BlockLengths(1, 1), BlockLengths(3, 3), BlockLengths(3, 2), BlockLengths(2, 5)]
+)
+def test_a_cue_applies_at_the_first_block_that_begins_at_or_after_its_frame(blocks: BlockLengths) -> None:
+    lengths = [blocks.frames_of(block) for block in range(60)]
+    begins = [pixel_frames(sum(lengths[:block])) for block in range(60)]
+    for frame in range(150):
+        assert blocks.block_at(frame) == next(b for b, begin in enumerate(begins) if begin >= frame)
 
 
 @settings(max_examples=300, deadline=None)
@@ -132,7 +135,7 @@ def test_of_two_cues_on_one_block_the_later_wins_and_a_warning_says_so() -> None
 
 
 def test_cues_that_differ_for_large_blocks_do_not_for_small_ones() -> None:
-    assert applied(Timeline((Cue(0, NOON), Cue(10, DUSK), Cue(21, NIGHT))), block_frames=1) == [
+    assert applied(Timeline((Cue(0, NOON), Cue(10, DUSK), Cue(21, NIGHT))), BlockLengths(1, 1)) == [
         (0, 0, 1.0), (4, 10, 1.0), (6, 21, 1.0),
     ]  # fmt: skip
 

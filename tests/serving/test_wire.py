@@ -7,6 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engines.config.geometry import BlockLengths
 from serving.chunk import AccessUnit, Chunk
 from serving.command_dispatch import obey
 from serving.errors import InvalidRequest, ServingError, SessionError, TimelineError
@@ -184,7 +185,7 @@ def answered(session: Session, command: pb.Command) -> tuple[Receipt, ...] | Ser
 
 @given(st.lists(commands, max_size=30))
 def test_whatever_is_sent_is_answered_or_refused_with_words(sent: list[pb.Command]) -> None:
-    session = Session(Pace(), 3, 0.0)
+    session = Session(Pace(), BlockLengths(), 0.0)
     session.schedule(Blend.of("noon"), 0, None, "", 0.0)
     for number, command in enumerate(sent):
         before = session.record(0.0)

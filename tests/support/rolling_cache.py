@@ -1,4 +1,4 @@
-"""LongLive's bookkeeping written down literally, token by token, to hold the slab against.
+"""LongLive's bookkeeping written down literally, token by token, to hold the window against.
 
 From the description of the published v1.0 (its cache, its recache, its relative mode), with nothing of Longtake's
 slots: keys roll to the left, queries and all keys are rotated anew in every pass under relative RoPE.
@@ -11,14 +11,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from engines.cache.prompt_kv import PromptKV
 from engines.config.stream import StreamConfig
-from engines.sampling.flow_schedule import FlowSchedule
+from engines.sampling.flow_schedule import FlowSchedule, add_noise, predict_clean
 from engines.sampling.noise import SeededNoise
 from engines.text.prompt import Prompt
 from engines.wan.layers import Attention
 from engines.wan.transformer import CausalTransformer
-from kernels.attention.rope import RopeTable, apply_rope
+from kernels.attention.rope import apply_rope, frame_freqs, join_freqs, spatial_freqs
 
 
 class LayerCache:
@@ -60,8 +59,8 @@ class LongLiveMemory:
             LayerCache(config.window_frames * self.frame_tokens, sizes.heads, sizes.head_dim, transformer.dtype)
             for _ in range(sizes.layers)
         ]
-        self.grid = RopeTable(config.rows, config.columns, sizes.head_dim, torch.device("cpu"))
-        self.prompt: PromptKV
+        self.head_dim = sizes.head_dim
+        self.prompt: tuple[Tensor, Tensor]
         self.start_frame = 0
         self.rewrite_sink = False
 
@@ -82,10 +81,13 @@ class LongLiveMemory:
         return _softmax_attention(apply_rope(q, self._turns(last, q)), apply_rope(k, self._turns(0, k)), v)
 
     def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
-        return _softmax_attention(attention.queries(q)[0], self.prompt.keys[layer], self.prompt.values[layer])
+        return _softmax_attention(attention.queries(q)[0], self.prompt[0][layer], self.prompt[1][layer])
 
     def _turns(self, frame: int, x: Tensor) -> Tensor:
-        return self.grid.freqs_cis(range(frame, frame + x.shape[0] // self.frame_tokens))
+        spatial = spatial_freqs(self.config.rows, self.config.columns, self.head_dim)
+        return join_freqs(
+            frame_freqs(range(frame, frame + x.shape[0] // self.frame_tokens), self.head_dim), spatial
+        )
 
 
 def _softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -100,21 +102,23 @@ def roll_longlive(
     """Latents [frames, channels, h/8, w/8] of a clip; all rows of every prompt are attended, padding too."""
     memory, noise = LongLiveMemory(transformer, config), SeededNoise(config.seed)
     schedule = FlowSchedule(config.steps, config.shift)
-    frames, shape = config.block_frames, config.latent_shape(transformer.config.latent_channels)
     made: list[Tensor] = []
     for block in range(blocks):
+        start, frames = sum(map(len, made)), config.first_block_frames or config.block_frames
+        frames = frames if block == 0 else config.block_frames
+        shape = (frames, transformer.config.latent_channels, config.height // 8, config.width // 8)
         if block in switches:
             memory.prompt = _padded(transformer, switches[block])
             if block > 0:
-                window = torch.cat(made)[-min(config.window_frames, block * frames) :]
-                memory.start_frame, memory.rewrite_sink = block * frames - len(window), config.sink == "local"
+                window = torch.cat(made)[-config.window_frames :]
+                memory.start_frame, memory.rewrite_sink = start - len(window), config.sink == "local"
                 _call(transformer, window, 0.0, memory)
-        memory.start_frame, memory.rewrite_sink = block * frames, False
+        memory.start_frame, memory.rewrite_sink = start, False
         x = noise.draw(block, 0, shape).to(transformer.dtype)
-        for step, time in enumerate(schedule.timesteps):
-            clean = schedule.predict_clean(x, _call(transformer, x, time, memory), step)
+        for step, level in enumerate(schedule.levels):
+            clean = predict_clean(x, _call(transformer, x, level.timestep, memory), level.sigma)
             if step + 1 < len(schedule):
-                x = schedule.add_noise(clean, noise.draw(block, step + 1, shape).to(x.dtype), step + 1)
+                x = add_noise(clean, noise.draw(block, step + 1, shape).to(x.dtype), level.next_sigma)
         _call(transformer, clean, 0.0, memory)
         made.append(clean)
     return torch.cat(made)
@@ -124,7 +128,7 @@ def _call(transformer: CausalTransformer, x: Tensor, time: float, memory: LongLi
     return transformer(x.unsqueeze(0), torch.full((1, x.shape[0]), time), memory)[0]
 
 
-def _padded(transformer: CausalTransformer, prompt: Prompt) -> PromptKV:
+def _padded(transformer: CausalTransformer, prompt: Prompt) -> tuple[Tensor, Tensor]:
     rows = torch.zeros(transformer.config.text_len, transformer.config.text_dim, dtype=prompt.rows.dtype)
     rows[: len(prompt.rows)] = prompt.rows
-    return PromptKV(*transformer.prompt_kv(rows), None)
+    return transformer.prompt_kv(rows)

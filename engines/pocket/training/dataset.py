@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
-from engines.pocket.training.teacher_forcing import Stretch
+from engines.pocket.training.teacher_forcing import Stretch, WindowBlocks
 from engines.pocket.training.text_encoder import embed
 from engines.pocket.world.captions import caption, change_caption
 from engines.pocket.world.renderer import Renderer
@@ -66,16 +66,16 @@ class Curriculum:
     def draw(self, generator: np.random.Generator, config: StreamConfig) -> Stretch:
         """A stretch of some kind."""
         kind = generator.choice(4, p=np.array(self.shares) / sum(self.shares))
-        everything = tuple(range(self.length))
+        blocks, everything = WindowBlocks.of(config), tuple(range(self.length))
         if kind == 0:
             return Stretch((0,), (0,))
         if kind == 1:
             return Stretch(everything, everything)
         if kind == 2:
-            numbers = (0, *range(config.window_blocks, config.window_blocks + self.length - 1))
-            present = config.window_blocks - config.sink_blocks
+            numbers = (0, *range(blocks.window, blocks.window + self.length - 1))
+            present = blocks.window - blocks.sink
             return Stretch(numbers, numbers[max(1, len(numbers) - self.length + present) :])
-        switch = int(generator.integers(1, min(self.length, config.window_blocks)))
+        switch = int(generator.integers(1, min(self.length, blocks.window)))
         return Stretch(everything, everything[switch:], recached=switch)
 
 

@@ -71,8 +71,8 @@ def flow_losses(
     blocks = sample.latents.unflatten(1, (-1, size))
     target = blocks[:, [stretch.numbers.index(number) for number in stretch.noisy]]
     noise = torch.randn_like(target)
-    schedule = FlowSchedule(stream.steps, stream.shift)
-    sigma = _levels(target.shape[:2], schedule.sigmas, settings.from_noise, target.device)
+    sigmas = [level.sigma for level in FlowSchedule(stream.steps, stream.shift).levels]
+    sigma = _levels(target.shape[:2], sigmas, settings.from_noise, target.device)
     wide = sigma[..., None, None, None, None]
     noisy = torch.lerp(target, noise, wide)
     past = _disturbed(blocks[:, : len(stretch.clean)], settings.past_noise)
@@ -84,8 +84,8 @@ def flow_losses(
     per_block = weighted.mean(dim=(2, 3, 4, 5))
     return {
         "total": per_block.mean(),
-        "first": _mean_where(per_block, sigma >= schedule.sigmas[0]),
-        "last": _mean_where(per_block, sigma <= schedule.sigmas[-1]),
+        "first": _mean_where(per_block, sigma >= sigmas[0]),
+        "last": _mean_where(per_block, sigma <= sigmas[-1]),
     }
 
 

@@ -20,7 +20,7 @@ from engines.config.stream import StreamConfig
 from engines.pocket.training.dataset import Curriculum, Sample, Stretches, Teachers
 from engines.pocket.training.teacher_forcing import RolloutMemory, Window
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
-from engines.sampling.flow_schedule import CLEAN_TIMESTEP, FlowSchedule
+from engines.sampling.flow_schedule import CLEAN, FlowSchedule, add_noise, predict_clean
 from engines.wan.transformer import CausalTransformer
 
 
@@ -79,24 +79,25 @@ class Rollouts:
 
     def _block(self, truth: Tensor, memory: RolloutMemory) -> tuple[Tensor, Tensor]:
         """The rollout's own block, without gradient, and the loss of one of its steps."""
-        steps = len(self._schedule)
+        levels = self._schedule.levels
+        steps = len(levels)
         first = 0 if torch.rand(()) < self._from_noise else int(torch.randint(steps, ()))
         graded = int(torch.randint(first, steps, ()))
-        noisy = self._schedule.add_noise(truth, torch.randn_like(truth), first)
-        for step in range(first, steps):
+        noisy = add_noise(truth, torch.randn_like(truth), levels[first].sigma)
+        for step, level in enumerate(levels[first:], first):
             with torch.set_grad_enabled(step == graded):
-                flow = self._transformer(noisy, self._timesteps(truth, self._schedule.timesteps[step]), memory)
+                flow = self._transformer(noisy, self._timesteps(truth, level.timestep), memory)
             if step == graded:
-                error = F.mse_loss(flow, (noisy - truth) / self._schedule.sigmas[step])
-            made = self._schedule.predict_clean(noisy, flow.detach(), step)
+                error = F.mse_loss(flow, (noisy - truth) / level.sigma)
+            made = predict_clean(noisy, flow.detach(), level.sigma)
             if step + 1 < steps:
-                noisy = self._schedule.add_noise(made, torch.randn_like(made), step + 1)
+                noisy = add_noise(made, torch.randn_like(made), level.next_sigma)
         return made, error
 
     @torch.no_grad()
     def _clean(self, made: Tensor, memory: RolloutMemory) -> None:
         """The clean pass: later blocks see what was made, not what was meant."""
-        modulations = self._transformer.modulations(self._timesteps(made, CLEAN_TIMESTEP))
+        modulations = self._transformer.modulations(self._timesteps(made, CLEAN.timestep))
         self._transformer.write_kv(made, modulations, memory)
         memory.advance()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.wan.layers import Attention
 from engines.wan.transformer import CausalTransformer
-from kernels.attention.rope import RopeTable, apply_rope
+from kernels.attention.rope import apply_rope, frame_freqs, join_freqs, spatial_freqs
 
 KeyValue = tuple[Tensor, Tensor]
 """Unrotated keys and values of a block, [B, tokens, heads, channels] each."""
@@ -51,6 +52,25 @@ class Stretch:
         return self.numbers[:-1]
 
 
+class WindowBlocks(NamedTuple):
+    """Blocks of a window, its sink included, and of its sink."""
+
+    window: int
+    sink: int
+
+    @classmethod
+    def of(cls, config: StreamConfig) -> WindowBlocks:
+        """Those of a stream; ConfigError unless both are whole blocks, and the first block is like the others."""
+        lengths = config.blocks
+        whole = config.window_frames % lengths.later == config.sink_frames % lengths.later == 0
+        if not whole or lengths.first != lengths.later:
+            raise ConfigError(
+                f"training knows windows of whole blocks; a window of {config.window_frames}, a sink of "
+                f"{config.sink_frames} and a first block of {lengths.first} frames are none of {lengths.later}"
+            )
+        return cls(config.window_frames // lengths.later, config.sink_frames // lengths.later)
+
+
 class Window:
     """What each block of a stream attends, and how it is rotated."""
 
@@ -59,13 +79,15 @@ class Window:
             raise ConfigError(
                 f"training knows relative RoPE and a global sink, not {config.rope!r}, {config.sink!r}"
             )
-        self._config = config
-        self._grid = RopeTable(config.rows, config.columns, head_dim, device)
+        self._blocks = WindowBlocks.of(config)
+        self._block_frames = config.block_frames
+        self._head_dim = head_dim
+        self._spatial = spatial_freqs(config.rows, config.columns, head_dim).to(device)
         self._turns: dict[int, Tensor] = {}
 
     def past(self, number: int) -> list[int]:
         """The blocks that block `number` sees besides itself."""
-        sink, ring = self._config.sink_blocks, self._config.window_blocks - self._config.sink_blocks
+        sink, ring = self._blocks.sink, self._blocks.window - self._blocks.sink
         return [*range(min(sink, number)), *range(max(sink, number - ring + 1), number)]
 
     def attend(self, number: int, queries: Tensor, own: KeyValue, past: Mapping[int, KeyValue]) -> Tensor:
@@ -78,22 +100,23 @@ class Window:
 
     def attend_all(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Of the first blocks of a stream over one another, as in a KV recache."""
-        blocks = queries.shape[1] // self._config.block_tokens
+        blocks = queries.shape[1] // (self._block_frames * self._spatial.shape[0])
         turns = torch.cat([self.turns(block) for block in range(blocks)])
         return attention(apply_rope(queries, turns), apply_rope(keys, turns), values)
 
     def turns(self, number: int) -> Tensor:
         """RoPE of a block."""
         if number not in self._turns:
-            start = number * self._config.block_frames
-            self._turns[number] = self._grid.freqs_cis(range(start, start + self._config.block_frames))
+            start = number * self._block_frames
+            frame = frame_freqs(range(start, start + self._block_frames), self._head_dim)
+            self._turns[number] = join_freqs(frame.to(self._spatial.device), self._spatial)
         return self._turns[number]
 
     def _place(self, block: int, viewer: int) -> int:
         """The number by which `viewer` knows `block`: the sink's counts from the front of the window."""
-        if block >= self._config.sink_blocks:
+        if block >= self._blocks.sink:
             return block
-        return block + max(0, viewer + 1 - self._config.window_blocks)
+        return block + max(0, viewer + 1 - self._blocks.window)
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

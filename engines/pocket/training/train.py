@@ -67,10 +67,10 @@ class Course:
         """The same as they are in `folder`. Raises WeightsError if they do not fit."""
         loaded = load_model(self.model, model_files(folder), self.workshop.device, torch.float32)
         model = loaded.model
-        assert isinstance(model.codec, TAEHV)
+        assert isinstance(model.vae, TAEHV)
         assert isinstance(model.transformer, CausalTransformer)
         text_len = self.model.transformer.text_len
-        return Teachers(model.codec, model.text_encoder, loaded.tokenizer, text_len), model.transformer
+        return Teachers(model.vae, model.text_encoder, loaded.tokenizer, text_len), model.transformer
 
     def _teachers(self) -> Teachers:
         """The autoencoder and the text encoder, trained if they are not."""

@@ -10,26 +10,25 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure.counts import Counts, Parameters
-from engines.cache.kv_pool import KVRun
-from engines.cache.positions import PassPositions
-from engines.cache.prompt_kv import PromptKV
-from engines.cache.window import SlotMapping, WindowLayout
+from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
+from engines.cache.window import Placement, SinkWindow, window_policy
 from engines.config.geometry import SPATIAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.runner.batch import PassInput
-from engines.runner.eager import EagerAttention
+from engines.runner.eager import EagerRunner
+from engines.runner.rows import Row, TokenGrid
+from engines.sampling.flow_schedule import CLEAN
 from engines.text.prompt import Prompt
 from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
-from kernels.attention.rope import RopeTable
 
 META = torch.device("meta")
 LONGLIVE = preset("longlive-1.3b")
-FULL = SlotMapping(first_block=9, slots=(3,), filled=4)
-RECACHE_ALL = SlotMapping(first_block=0, slots=(0, 1, 2, 3), filled=4)
-RECACHE_RING = SlotMapping(first_block=2, slots=(1, 2, 3), filled=4)
+WINDOW = SinkWindow(frames=12, sink=3)
+FULL = WINDOW.place(27, 3, repeat=True)
+RECACHE_ALL = WINDOW.place_recache(12)
+RECACHE_RING = WINDOW.place_recache(27)
 
 
 def counts(model: ModelConfig, prompt_keys: int | None = None) -> Counts:
@@ -42,26 +41,36 @@ def on_meta(model: ModelConfig) -> CausalTransformer:
 
 
 @torch.inference_mode()
-def counted_pass(model: ModelConfig, placement: SlotMapping, *, prompt_tokens: int, clean: bool) -> int:
-    """FLOPs that torch counts in a pass of the real transformer over a real slab, neither with any memory."""
-    transformer, stream = on_meta(model), model.stream
-    layout = WindowLayout.of(model.transformer, stream)
+def counted_pass(model: ModelConfig, placement: Placement, *, prompt_tokens: int, clean: bool) -> int:
+    """FLOPs that torch counts in a pass of the real transformer over a real cache, neither with any memory."""
+    runner, stream = EagerRunner(on_meta(model)), model.stream
+    layout = CacheLayout.of(model.transformer, torch.bfloat16)
+    cache = KVCache(layout, cache_size(1, stream, model.transformer), META)
+    runner.bind(cache)
     prompt = Prompt("", torch.empty(prompt_tokens, model.transformer.text_dim, device=META))
-    turns = PassPositions.of(RopeTable(stream.rows, stream.columns, layout.head_dim, META), placement, stream)
-    slab = KVRun(layout, META, torch.bfloat16)
-    picture = stream.height, stream.width
-    memory = EagerAttention([PassInput(slab, PromptKV.of(transformer, prompt), placement, turns, picture)])
-    latents = meta_latents(stream, len(placement.slots))
-    run = transformer.write_kv if clean else transformer.denoise
-    modulations = transformer.modulations(torch.empty(latents.shape[:2], device=META))
+    row = Row(
+        cache.open(window_policy(stream), stream.frame_tokens), cache.prompts.take(prompt, runner.encode_prompt),
+        placement, TokenGrid(stream.rows, stream.columns), CLEAN,
+    )  # fmt: skip
+    bound, latents = runner.prepare([row]), meta_latents(stream, placement.frames)
     with FlopCounterMode(display=False) as counter:
-        run(latents, modulations, memory)
+        if clean:
+            bound.write_kv(latents)
+        else:
+            bound.denoise(latents, None)
+    return counter.get_total_flops() - modulation_flops(model)
+
+
+def modulation_flops(model: ModelConfig) -> int:
+    """Of a timestep's modulations, which are made once."""
+    with FlopCounterMode(display=False) as counter:
+        on_meta(model).modulations(torch.empty(1, 1, device=META))
     return counter.get_total_flops()
 
 
-def meta_latents(stream: StreamConfig, blocks: int) -> torch.Tensor:
+def meta_latents(stream: StreamConfig, frames: int) -> torch.Tensor:
     height, width = stream.height // SPATIAL_FACTOR, stream.width // SPATIAL_FACTOR
-    return torch.empty(1, blocks * stream.block_frames, 16, height, width, device=META, dtype=torch.bfloat16)
+    return torch.empty(1, frames, 16, height, width, device=META, dtype=torch.bfloat16)
 
 
 def number_of_parameters(network: nn.Module) -> int:
@@ -99,7 +108,7 @@ def test_folded_padding_is_one_more_key_than_the_prompt_has_tokens() -> None:
 @pytest.mark.parametrize("filled", [1, 2, 3, 4])
 def test_torch_counts_the_same_flops_while_the_window_fills(filled: int) -> None:
     model = preset("tiny")
-    placement = SlotMapping(filled - 1, (filled - 1,), filled)
+    placement = WINDOW.place(3 * (filled - 1), 3, repeat=False)
     counted = counted_pass(model, placement, prompt_tokens=256, clean=False)
     assert counts(model).denoising_pass(3 * filled).flops == counted
 
@@ -107,9 +116,8 @@ def test_torch_counts_the_same_flops_while_the_window_fills(filled: int) -> None
 @pytest.mark.parametrize(
     ("placement", "frames"), [(FULL, 3), (RECACHE_RING, 9), (RECACHE_ALL, 12)], ids=["clean", "ring", "all"]
 )
-def test_torch_counts_the_same_flops_in_a_clean_pass(placement: SlotMapping, frames: int) -> None:
+def test_torch_counts_the_same_flops_in_a_clean_pass(placement: Placement, frames: int) -> None:
     counted = counted_pass(LONGLIVE, placement, prompt_tokens=512, clean=True)
-    # The transformer projects the timestep a second time for its last layer: 3 FLOPs in a million.
     assert counts(LONGLIVE).clean_pass(frames, 12).flops == pytest.approx(counted, rel=1e-5)
 
 
@@ -119,15 +127,10 @@ def test_a_recache_that_keeps_the_sink_computes_nine_frames() -> None:
     assert longlive.recache(keep_sink=False) == longlive.clean_pass(12, 12)
 
 
-def test_a_pass_reads_its_weights_and_the_slab_once() -> None:
+def test_a_pass_reads_its_weights_and_the_window_once() -> None:
     parameters = Parameters.of(LONGLIVE.transformer)
-    prompt = 2 * 30 * 512 * 1536 * 2
-    slab = counts(LONGLIVE).slab_bytes
-    assert counts(LONGLIVE).denoising_pass(12).nbytes == 2 * parameters.denoising + slab + prompt
-
-
-def test_the_slab_of_longlive_is_3_45_gb() -> None:
-    assert counts(LONGLIVE).slab_bytes / 1e9 == pytest.approx(3.45, abs=0.005)
+    window, prompt = 2 * 30 * 12 * 1560 * 1536 * 2, 2 * 30 * 512 * 1536 * 2
+    assert counts(LONGLIVE).denoising_pass(12).nbytes == 2 * parameters.denoising + window + prompt
 
 
 def test_the_wan_vae_decodes_a_block_in_three_times_13_55_tflop() -> None:

@@ -5,75 +5,88 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.cache.kv_pool import KVRun
-from engines.cache.window import SlotMapping, WindowLayout
-from engines.config.presets import preset
-from engines.config.stream import StreamConfig
-
-LONGLIVE = WindowLayout.of(preset("longlive-1.3b").transformer, StreamConfig())
+from engines.cache.kv_pool import KVPool, KVRun, Plane
+from engines.errors import PoolFull
 
 
-def layout(sink: int, ring: int) -> WindowLayout:
-    return WindowLayout(layers=1, heads=1, head_dim=8, block_tokens=2, sink_blocks=sink, window_blocks=sink + ring)
+def pool(tokens: int = 20) -> KVPool:
+    """Keys [layers, tokens, heads] and scales [layers, heads, tokens] of two layers."""
+    keys, scales = torch.full((2, tokens, 3), -1.0), torch.full((2, 3, tokens), -1.0)
+    return KVPool("a test", {"keys": Plane(keys), "scales": Plane(scales, token_dim=2)})
 
 
-def test_a_slab_of_longlive_takes_3_45_gigabytes_in_bf16() -> None:
-    assert LONGLIVE.nbytes(torch.bfloat16) == 2 * 30 * 12 * 1560 * 1536 * 2
-    assert LONGLIVE.nbytes(torch.bfloat16) / 1e9 == pytest.approx(3.45, abs=0.005)
+def write(runs: KVPool, run: KVRun, value: float) -> None:
+    for plane in runs.state(run, run.tokens).values():
+        plane.copy_(value + torch.arange(plane.numel()).view(plane.shape) / 1000)
 
 
-@given(sink=st.integers(0, 4), ring=st.integers(1, 5), blocks=st.integers(1, 40))
-def test_the_sink_and_the_newest_blocks_lie_in_slots_of_their_own(sink: int, ring: int, blocks: int) -> None:
-    slab = layout(sink, ring)
-    kept = set(range(min(sink, blocks))) | set(range(max(0, blocks - ring), blocks))
-    slots = [slab.slot(block) for block in kept]
-    assert sorted(slots) == list(range(min(blocks, sink + ring)))
+def read(runs: KVPool, run: KVRun) -> list[torch.Tensor]:
+    return [plane.clone() for plane in runs.state(run, run.tokens).values()]
 
 
-@given(sink=st.integers(0, 4), ring=st.integers(1, 5), block=st.integers(0, 40))
-def test_a_block_is_the_last_of_the_window_it_attends(sink: int, ring: int, block: int) -> None:
-    place = layout(sink, ring).placement(block, repeat=False)
-    assert place.filled == min(block + 1, sink + ring)
-    assert place.window_block == place.filled - 1
-    assert place.slots[0] < place.filled
+def test_a_run_is_taken_where_it_first_fits() -> None:
+    runs = pool()
+    first, second, third = (runs.take(tokens) for tokens in (5, 3, 6))
+    assert [first.start, second.start, third.start] == [0, 5, 8]
+    runs.give_back(second)
+    assert runs.take(4).start == 14
+    assert runs.take(2).start == 5
+    assert runs.free == 3
 
 
-@pytest.mark.parametrize(("block", "writes"), [(0, True), (1, False), (2, False), (3, True)])
-def test_only_the_first_of_several_sink_blocks_is_rewritten(block: int, writes: bool) -> None:
-    assert layout(sink=3, ring=2).placement(block, repeat=True).writes is writes
-    assert layout(sink=3, ring=2).placement(block, repeat=False).writes
+def test_runs_move_together_when_tokens_suffice_but_no_gap_does() -> None:
+    runs = pool()
+    first, second, third = (runs.take(6) for _ in range(3))
+    for value, run in enumerate((first, second, third)):
+        write(runs, run, value)
+    kept = [read(runs, run) for run in (second, third)]
+    runs.give_back(first)
+    fourth = runs.take(8)
+    assert [second.start, third.start, fourth.start] == [0, 6, 12]
+    for run, before in zip((second, third), kept, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(read(runs, run), before, strict=True))
 
 
-def test_an_early_recache_covers_everything() -> None:
-    for keep_sink in (True, False):
-        assert LONGLIVE.recache_placement(4, keep_sink=keep_sink) == SlotMapping(0, (0, 1, 2, 3), 4)
+def test_a_run_that_moves_by_less_than_its_length_arrives_whole() -> None:
+    runs = pool()
+    first, second = runs.take(2), runs.take(15)
+    write(runs, second, 7)
+    before = read(runs, second)
+    runs.give_back(first)
+    runs.take(5)
+    assert second.start == 0
+    assert all(torch.equal(a, b) for a, b in zip(read(runs, second), before, strict=True))
 
 
-def test_a_recache_that_keeps_the_sink_covers_the_last_nine_frames() -> None:
-    assert LONGLIVE.recache_placement(9, keep_sink=True) == SlotMapping(6, (3, 1, 2), 4)
+def test_a_full_pool_says_what_is_missing() -> None:
+    runs = pool()
+    runs.take(15)
+    with pytest.raises(PoolFull, match=r"a test needs 6 tokens, 288 bytes; of 20 there are 5 left"):
+        runs.take(6)
 
 
-def test_a_recache_that_does_not_keep_it_moves_the_oldest_frames_there() -> None:
-    assert LONGLIVE.recache_placement(9, keep_sink=False) == SlotMapping(5, (0, 3, 1, 2), 4)
+def test_a_copy_is_a_run_of_its_own() -> None:
+    runs = pool()
+    first, second = runs.take(4), runs.take(4)
+    write(runs, first, 1)
+    runs.copy(first, second)
+    before = read(runs, second)
+    write(runs, first, 2)
+    assert all(torch.equal(a, b) for a, b in zip(read(runs, second), before, strict=True))
 
 
-def test_what_is_written_to_slots_is_read_as_they_lie() -> None:
-    slab = KVRun(layout(sink=1, ring=2), torch.device("cpu"), torch.float32)
-    keys, values = torch.randn(2, 4, 1, 8)
-    slab.write(0, (2, 1), keys, values)
-    read_keys, read_values = slab.filled(0, 3)
-    assert torch.equal(read_keys[4:], keys[:2])
-    assert torch.equal(read_values[2:4], values[2:])
-
-
-@pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
-def test_a_slab_takes_what_its_layout_says(int8: bool) -> None:
-    slab = KVRun(LONGLIVE, torch.device("meta"), torch.bfloat16, int8_keys=int8)
-    kept = [x for x in (slab.keys, slab.values, slab.key_scales) if x is not None]
-    assert slab.nbytes == LONGLIVE.nbytes(torch.bfloat16, int8_keys=int8) == sum(x.nbytes for x in kept)
-
-
-def test_reading_copies_nothing() -> None:
-    slab = KVRun(layout(sink=1, ring=2), torch.device("cpu"), torch.float32)
-    keys, _ = slab.filled(0, 2)
-    assert keys.untyped_storage().data_ptr() == slab.keys.untyped_storage().data_ptr()
+@given(st.lists(st.tuples(st.booleans(), st.integers(1, 9)), max_size=40))
+def test_runs_never_overlap_and_nothing_leaks(steps: list[tuple[bool, int]]) -> None:
+    runs, held = pool(), dict[KVRun, float]()
+    for number, (takes, tokens) in enumerate(steps):
+        if takes and tokens <= runs.free:
+            run = runs.take(tokens)
+            held[run] = float(number)
+            write(runs, run, number)
+        elif held:
+            run = list(held)[tokens % len(held)]
+            del held[run]
+            runs.give_back(run)
+        assert runs.free == 20 - sum(run.tokens for run in held)
+        for run, value in held.items():
+            assert int(read(runs, run)[0].min()) == int(read(runs, run)[1].min()) == int(value)

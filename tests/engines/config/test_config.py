@@ -15,12 +15,12 @@ from engines.errors import ConfigError
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window_frames": 11}, "window_frames 11 is not a multiple of the block, 3"),
-        ({"sink_frames": 4}, "sink_frames 4 is not a multiple of the block, 3"),
+        ({"first_block_frames": 13}, "a first block of 13 does not fit window_frames 12"),
+        ({"first_block_frames": 0}, "first_block_frames is 0"),
         ({"sink_frames": 12}, "sink_frames 12 leaves no room for a block of 3 in window_frames 12"),
         ({"sink_frames": 15}, "sink_frames 15 leaves no room"),
-        ({"sink_frames": -3}, "sink_frames -3"),
-        ({"window_frames": 0}, "window_frames is 0; it must be at least 1"),
+        ({"sink_frames": -3}, "sink_frames is -3; it must be at least 0"),
+        ({"window_frames": 0, "sink_frames": 0}, "window_frames is 0; it must be at least 1"),
         ({"block_frames": 0}, "block_frames is 0"),
         ({"height": 472}, "height 472 is not a positive multiple of 16"),
         ({"width": 0}, "width 0 is not a positive multiple of 16"),

@@ -10,9 +10,9 @@ from engines.device.cuda_graph import CudaGraphed
 from tests.support.fake_capture import Recordings
 
 
-def result(graphed: CudaGraphed[str], key: str, *tensors: Tensor) -> Tensor:
+def result(graphed: CudaGraphed, *tensors: Tensor) -> Tensor:
     """Of a function that has one."""
-    made = graphed(key, *tensors)
+    made = graphed(*tensors)
     assert made is not None
     return made
 
@@ -22,23 +22,21 @@ def recordings() -> Recordings:
     return Recordings()
 
 
-def test_a_key_is_recorded_once_and_replayed_with_what_it_is_given(recordings: Recordings) -> None:
-    doubled = CudaGraphed[str](lambda x: 2 * x, recordings)
-    results = [result(doubled, "a", torch.tensor([float(value)])).item() for value in (1, 5, 7)]
-    assert results == [2, 10, 14]
+def test_a_function_is_recorded_once_and_replayed_with_what_it_is_given(recordings: Recordings) -> None:
+    doubled = CudaGraphed(lambda x: 2 * x, recordings)
+    assert [result(doubled, torch.tensor([float(value)])).item() for value in (1, 5, 7)] == [2, 10, 14]
     assert recordings.made == 1
 
 
-def test_recordings_share_the_memory_they_read_and_write(recordings: Recordings) -> None:
+def test_a_recording_reads_and_writes_the_same_memory_each_time(recordings: Recordings) -> None:
     read: list[int] = []
 
     def add_one(x: Tensor) -> Tensor:
         read.append(x.data_ptr())
         return x + 1
 
-    graphed = CudaGraphed[str](add_one, recordings)
-    outputs = [result(graphed, key, torch.zeros(3)) for key in ("a", "b", "a")]
-    assert recordings.made == 2
+    graphed = CudaGraphed(add_one, recordings)
+    outputs = [result(graphed, torch.zeros(3)) for _ in range(3)]
     assert len(set(read)) == len({output.data_ptr() for output in outputs}) == 1
 
 
@@ -48,10 +46,10 @@ def test_recordings_share_the_memory_they_read_and_write(recordings: Recordings)
     ids=["shape", "dtype", "device"],
 )
 def test_other_tensors_than_those_recorded_are_refused(recordings: Recordings, other: Tensor) -> None:
-    graphed = CudaGraphed[str](torch.neg, recordings)
-    graphed("a", torch.zeros(3))
+    graphed = CudaGraphed(torch.neg, recordings)
+    graphed(torch.zeros(3))
     with pytest.raises(ValueError, match=r"recorded with \[\(\[3\], torch.float32"):
-        graphed("a", other)
+        graphed(other)
 
 
 def test_a_recording_that_failed_is_made_again(recordings: Recordings) -> None:
@@ -62,16 +60,7 @@ def test_a_recording_that_failed_is_made_again(recordings: Recordings) -> None:
             raise MemoryError("no room")
         return x + 1
 
-    graphed = CudaGraphed[str](fail_once, recordings)
+    graphed = CudaGraphed(fail_once, recordings)
     with pytest.raises(MemoryError, match="no room"):
-        graphed("a", torch.zeros(1))
-    assert graphed.keys == []
-    assert result(graphed, "a", torch.zeros(1)).item() == 1
-
-
-def test_outdated_recordings_are_dropped(recordings: Recordings) -> None:
-    graphed = CudaGraphed[str](torch.neg, recordings)
-    for key in ("a", "b"):
-        graphed(key, torch.zeros(1))
-    graphed.forget(lambda key: key == "a")
-    assert graphed.keys == ["b"]
+        graphed(torch.zeros(1))
+    assert result(graphed, torch.zeros(1)).item() == 1

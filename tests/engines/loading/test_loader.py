@@ -19,9 +19,9 @@ from engines.errors import ConfigError, WeightsError
 from engines.loading.footprint import parameter_bytes
 from engines.loading.loader import ModelFiles, load_model, load_text_encoder, load_transformer, load_vae
 from engines.loading.model import Model
-from engines.streaming.generator import Generator
 from engines.text.prompt_encoder import PromptEncoder
 from engines.wan.transformer import CausalTransformer
+from tests.support.generators import generator_for
 from tests.support.published_files import random_lora, train_tokenizer
 from tests.support.rollouts import roll, roll_pictures
 
@@ -55,7 +55,7 @@ class Published:
 @pytest.fixture
 def published(tmp_path: Path) -> Published:
     networks = Model.random(TINY, seed=1)
-    assert isinstance(networks.codec, nn.Module)
+    assert isinstance(networks.vae, nn.Module)
     files = ModelFiles(
         transformer=tmp_path / "longlive_base.pt",
         codec=tmp_path / "Wan2.1_VAE.pth",
@@ -63,7 +63,7 @@ def published(tmp_path: Path) -> Published:
         tokenizer=tmp_path / "google" / "umt5-xxl",
         lora=tmp_path / "lora.pt",
     )
-    made = Published(files, networks, networks.codec, random_lora(networks.transformer))
+    made = Published(files, networks, networks.vae, random_lora(networks.transformer))
     made.write_base(networks.transformer.state_dict())
     made.write_lora(made.lora)
     torch.save(made.codec.state_dict(), files.codec)
@@ -83,7 +83,7 @@ def assert_same(network: nn.Module, expected: State) -> None:
 def test_a_published_model_generates_and_decodes_a_block(published: Published) -> None:
     model, tokenizer = load_model(TINY, published.files, "cpu", FP32)
     prompt = PromptEncoder(tokenizer, model.text_encoder, capacity=1).encode("a red ball hits the cube")
-    generator = Generator(model.transformer, model.codec, slab_bytes=1 << 30)
+    generator = generator_for(model)
     latents, pictures = roll_pictures(generator, generator.open(TINY.stream), 1, {0: prompt})
     assert latents.isfinite().all()
     assert pictures.shape == (9, 64, 96, 3)
@@ -138,9 +138,9 @@ def test_a_taehv_that_grows_time_further_is_cut_to_the_last_frames(
     save: Callable[[State, Path], None], tmp_path: Path
 ) -> None:
     model = Model.random(preset("tiny-taehv"), seed=2)
-    assert isinstance(model.codec, nn.Module)
+    assert isinstance(model.vae, nn.Module)
     assert isinstance(model.config.vae, TAEHVConfig)
-    state = model.codec.state_dict()
+    state = model.vae.state_dict()
     grow = state["decoder.7.conv.weight"]
     save(state | {"decoder.7.conv.weight": torch.cat([torch.zeros_like(grow), grow])}, tmp_path / "taew2_1")
     assert_same(load_vae(model.config.vae, tmp_path / "taew2_1", "cpu", FP32), state)
@@ -259,8 +259,8 @@ def test_a_loaded_network_no_longer_needs_its_file(published: Published) -> None
 
 def test_a_loaded_network_is_for_inference(published: Published) -> None:
     model, _ = load_model(TINY, published.files, "cpu", FP32)
-    assert isinstance(model.codec, nn.Module)
-    for network in (model.transformer, model.codec, model.text_encoder):
+    assert isinstance(model.vae, nn.Module)
+    for network in (model.transformer, model.vae, model.text_encoder):
         assert not any(module.training for module in network.modules())
         assert not any(parameter.requires_grad for parameter in network.parameters())
 
@@ -274,7 +274,7 @@ def test_the_text_encoder_can_live_on_a_device_of_its_own(published: Published) 
 def test_the_text_encoder_is_freed_once_the_model_is_let_go(published: Published) -> None:
     model, tokenizer = load_model(TINY, published.files, "cpu", FP32)
     prompt = PromptEncoder(tokenizer, model.text_encoder, capacity=1).encode("a blue cube")
-    generator = Generator(model.transformer, model.codec, slab_bytes=1 << 30)
+    generator = generator_for(model)
     weights = weakref.ref(model.text_encoder.token_embedding.weight)
     del model
     assert weights() is None

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Literal
-from weakref import ref
 
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.host_time import Idle
-from engines.cache.window import WindowLayout
 from engines.config.networks import TransformerConfig
 from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
@@ -25,13 +23,14 @@ from engines.streaming.snapshot import restore, take_exact
 from engines.text.prompt import Prompt
 from engines.wan.fused_ops import AttentionOps
 from engines.wan.transformer import CausalTransformer
-from kernels.attention.kv_view import KVView, KVViewTable
+from kernels.attention.kv_view import KVPlanes, KVView
 from kernels.attention.window import SplitConfig, window_attention
 from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends
 from kernels.tiles import Tile
 from tests.conftest import RECORDINGS
 from tests.reference.recording import RecordedNoise, Recording
 from tests.support.fake_capture import Recordings
+from tests.support.generators import denoiser_for
 from tests.support.rollouts import roll
 
 KERNELS = backends_for(torch.device("cpu"), torch.float32, parse_backends("triton,linear=library"))
@@ -54,16 +53,14 @@ def on_kernels(
     model: Model, backends: KernelBackends = KERNELS, *, batch: int = 1, record: Recordings | None = None
 ) -> Generator:
     runner = FusedRunner(model.transformer, backends, record)
-    return Generator(model.transformer, None, slab_bytes=1 << 30, batch=batch, runner=runner)
+    return denoiser_for(model.transformer, batch=batch, runner=runner)
 
 
 def test_kernels_reproduce_a_recorded_clip_with_a_switch() -> None:
     recording = Recording(RECORDINGS / "rollout_relative.safetensors")
     transformer = CausalTransformer(recording.transformer())
     transformer.load_state_dict(recording.weights("model."))
-    generator = Generator(
-        transformer, None, slab_bytes=1 << 30, runner=select_runner(transformer, KERNELS, graphs=False)
-    )
+    generator = denoiser_for(transformer, runner=select_runner(transformer, KERNELS, graphs=False))
     stream = generator.open(recording.stream(), RecordedNoise(recording, row=0))
     latents = roll(generator, stream, 4, {0: recording.prompt(0, row=0), 3: recording.prompt(1, row=0)})
     torch.testing.assert_close(latents, recording["latents"][0, :12], rtol=0, atol=ATOL)
@@ -79,7 +76,7 @@ def test_kernels_reproduce_a_recorded_clip_with_a_switch() -> None:
 def test_a_rolled_window_is_attended_alike_by_every_plan(
     model: Model, prompts: list[Prompt], rope: Literal["relative", "absolute"], other: str
 ) -> None:
-    plain = Generator(model.transformer, None, slab_bytes=1 << 30)
+    plain = denoiser_for(model.transformer)
     stream = plain.open(replace(TINY, rope=rope, steps=(1000,)))
     roll(plain, stream, 6, {0: prompts[0], 5: prompts[1]})
     plain.write_context([stream])
@@ -125,25 +122,25 @@ def test_int8_keys_are_forked_and_restored_with_their_scales(model: Model, promp
     wanted = roll(generator, stream, 1, {})
     assert torch.equal(roll(generator, fork, 1, {}), wanted)
     assert torch.equal(roll(elsewhere, restored, 1, {}), wanted)
-    assert stream.slab.nbytes == stream.slab.layout.nbytes(torch.float32, int8_keys=True)
-    assert stream.slab.keys.dtype == torch.int8
+    assert generator.cache.window_planes.keys.dtype == torch.int8
+    assert generator.cache.raw_plane.dtype == torch.float32
 
 
 @pytest.mark.parametrize(("backends", "other"), [(INT8, KERNELS), (KERNELS, INT8)], ids=["to plain", "to int8"])
-def test_a_snapshot_is_refused_by_slabs_that_keep_other_keys(
+def test_a_snapshot_is_refused_where_a_cache_keeps_other_keys(
     model: Model, prompts: list[Prompt], backends: KernelBackends, other: KernelBackends
 ) -> None:
     generator = on_kernels(model, backends)
     stream = generator.open(TINY)
     roll(generator, stream, 1, {0: prompts[0]})
-    with pytest.raises(SnapshotError, match=r"slab\.keys in torch\..*, where the stream keeps torch\."):
+    with pytest.raises(SnapshotError, match=r"cache\.keys in torch\..*, where the stream keeps torch\."):
         restore(on_kernels(model, other), take_exact(generator, stream))
 
 
 def test_streams_at_different_places_share_a_pass(model: Model, prompts: list[Prompt]) -> None:
     latents: dict[str, Tensor] = {}
     for name, generator in (
-        ("plain", Generator(model.transformer, None, slab_bytes=1 << 30)),
+        ("plain", denoiser_for(model.transformer)),
         ("kernels", on_kernels(model, batch=2)),
     ):
         old, young = generator.open(TINY), generator.open(replace(TINY, seed=6))
@@ -153,14 +150,14 @@ def test_streams_at_different_places_share_a_pass(model: Model, prompts: list[Pr
     torch.testing.assert_close(latents["kernels"], latents["plain"], rtol=0, atol=ATOL)
 
 
-def test_one_recording_serves_every_stream_at_one_fill(model: Model, prompts: list[Prompt]) -> None:
+def test_one_recording_serves_every_stream_at_every_fill(model: Model, prompts: list[Prompt]) -> None:
     record = Recordings()
     plain, graphed = on_kernels(model), on_kernels(model, record=record)
-    wanted = roll(plain, plain.open(TINY), 2, {0: prompts[0]})
+    wanted = roll(plain, plain.open(TINY), 5, {0: prompts[0]})
     for _ in range(2):
-        assert torch.equal(roll(graphed, graphed.open(TINY), 2, {0: prompts[0]}), wanted)
-    # The steps of each of two fills, and the first block's clean pass.
-    assert record.made == 3
+        assert torch.equal(roll(graphed, graphed.open(TINY), 5, {0: prompts[0]}), wanted)
+    # A block's steps, and its clean pass.
+    assert record.made == 2
 
 
 def _heads(transformer: TransformerConfig) -> str:
@@ -175,7 +172,7 @@ def test_every_preset_runs_on_the_kernels(transformer: TransformerConfig) -> Non
     plain, kernels = (
         roll(generator, generator.open(replace(TINY, steps=(1000,))), 1, {0: prompt})
         for generator in (
-            Generator(network, None, slab_bytes=1 << 30, runner=runner)
+            denoiser_for(network, runner=runner)
             for runner in (EagerRunner(network), FusedRunner(network, KERNELS, None))
         )
     )
@@ -184,60 +181,32 @@ def test_every_preset_runs_on_the_kernels(transformer: TransformerConfig) -> Non
 
 def test_a_prompt_is_attended_alike_whatever_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
     keys, values, queries = (torch.randn(1, tokens, 2, 32) for tokens in (70, 70, 9))
-    table = KVViewTable([KVView(keys.unsqueeze(1), values.unsqueeze(1), filled=70)], keys.device)
+    bounds = torch.tensor([[0], [70]], dtype=torch.int32)
+    kv = KVView(KVPlanes(keys.unsqueeze(1)[0], values.unsqueeze(1)[0]), bounds, max_tokens=70)
     attend = AttentionOps.of(KERNELS, keys.device).prompt_attention
-    whole = attend(queries, table, 0)
-    split = SplitConfig(Tile(32, 32, warps=4), num_splits=3)
-    monkeypatch.setattr("kernels.attention.window.split_config_for", lambda *_: split)
-    assert torch.equal(attend(queries, table, 0), whole)
-    assert not torch.equal(window_attention(queries, table, 0), whole)
+    whole = attend(queries.unsqueeze(0)[0], kv, 0)
+    config = SplitConfig(Tile(32, 32, warps=4), num_splits=3)
+    monkeypatch.setattr("kernels.attention.window.config_for", lambda *_: config)
+    assert torch.equal(attend(queries, kv, 0), whole)
+    assert not torch.equal(window_attention(queries, kv, 0), whole)
 
 
-def idle(backends: KernelBackends, record: Recordings | None, slab_bytes: int = 1 << 30) -> Generator:
-    """Computes nothing, but keeps tables and recordings as if it did."""
+def idle(backends: KernelBackends, record: Recordings | None) -> Generator:
+    """Computes nothing, but loads rows and keeps recordings as if it did."""
     transformer = Idle(preset("tiny").transformer)
-    runner = FusedRunner(transformer, backends, record)
-    return Generator(transformer, None, slab_bytes=slab_bytes, runner=runner)
-
-
-@pytest.mark.parametrize(("attention", "recordings"), [("triton", 3), ("library", 6)])
-def test_a_library_is_recorded_for_every_slab(prompts: list[Prompt], attention: str, recordings: int) -> None:
-    record = Recordings()
-    generator = idle(replace(KERNELS, attention=attention), record)
-    streams = [generator.open(TINY), generator.open(TINY)]
-    for stream in streams:
-        roll(generator, stream, 2, {0: prompts[0]})
-    assert record.made == recordings
-    generator.close(streams[0])
-    roll(generator, generator.open(TINY), 2, {0: prompts[1]})
-    assert record.made == recordings
-
-
-@pytest.mark.parametrize("backends", [KERNELS, replace(KERNELS, keys="int8")], ids=["plain", "int8"])
-def test_a_closed_streams_slab_is_let_go(backends: KernelBackends, prompts: list[Prompt]) -> None:
-    generator = idle(backends, None)
-    stream = generator.open(TINY)
-    roll(generator, stream, 2, {0: prompts[0]})
-    keys = ref(stream.slab.keys)
-    generator.close(stream)
-    assert keys() is None
+    return denoiser_for(transformer, runner=FusedRunner(transformer, backends, record))
 
 
 @pytest.mark.parametrize("attention", ["triton", "library"])
-def test_a_slab_makes_way_without_the_recordings_of_others(prompts: list[Prompt], attention: str) -> None:
-    record, backends = Recordings(), replace(KERNELS, attention=attention)
-    layout = WindowLayout.of(preset("tiny").transformer, TINY)
-    generator = idle(backends, record, slab_bytes=2 * layout.nbytes(torch.float32))
-    stays, goes = generator.open(TINY), generator.open(TINY)
-    for stream in (stays, goes):
-        roll(generator, stream, 2, {0: prompts[0]})
-    keys, made = ref(goes.slab.keys), record.made
-    generator.close(goes)
-    generator.open(replace(TINY, width=16))
-    assert keys() is None
-    generator.close(stays)
+def test_recordings_do_not_grow_with_streams_or_fill(prompts: list[Prompt], attention: str) -> None:
+    record = Recordings()
+    generator = idle(replace(KERNELS, attention=attention), record)
+    streams = [generator.open(TINY) for _ in range(3)]
+    for stream in streams:
+        roll(generator, stream, 6, {0: prompts[0]})
+    generator.close(streams[0])
     roll(generator, generator.open(TINY), 2, {0: prompts[1]})
-    assert record.made == made
+    assert record.made == 2
 
 
 def test_a_picture_may_be_turned(prompts: list[Prompt]) -> None:
@@ -254,6 +223,8 @@ def test_a_picture_may_be_turned(prompts: list[Prompt]) -> None:
     [
         ("auto", True),
         ("layernorm_modulate=reference", True),
+        ("attention=library", True),
+        ("attention=reference", False),
         ("qk_norm_rope=reference", False),
         ("reference", False),
     ],
@@ -267,5 +238,5 @@ def test_a_kernel_may_be_left_out_where_there_are_graphs(asked: str, replayed: b
 def test_graphs_are_refused_where_they_cannot_be(model: Model) -> None:
     with pytest.raises(ConfigError, match="graphs need a CUDA device"):
         select_runner(model.transformer, KERNELS, graphs=True)
-    with pytest.raises(ConfigError, match="need qk_norm_rope and prompt_attention to be triton"):
+    with pytest.raises(ConfigError, match="graphs need kernels that read from the device"):
         FusedRunner(model.transformer, replace(EAGER, layernorm_modulate="triton"), Recordings())

@@ -15,6 +15,7 @@ from engines.loading.model import Model
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
+from tests.support.generators import denoiser_for
 from tests.support.readback import Readbacks
 from tests.support.rollouts import roll, roll_pictures
 
@@ -46,7 +47,7 @@ def test_a_device_whose_values_cannot_be_read_makes_blocks(
 ) -> None:
     with torch.device("meta"):
         transformer = CausalTransformer(model.config.transformer)
-    generator = Generator(transformer, None, slab_bytes=1 << 30)
+    generator = denoiser_for(transformer)
     stream = generator.open(replace(small, sink=sink))
     first, second = (Prompt(text, torch.empty(3, 32, device="meta")) for text in ("a", "b"))
     made = roll(generator, stream, 6, {0: first, 5: second})

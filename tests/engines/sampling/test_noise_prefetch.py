@@ -25,7 +25,7 @@ def executor() -> Iterator[Executor]:
 
 
 def ahead(noise: Noise, executor: Executor, dtype: torch.dtype = torch.float32) -> NoisePrefetcher:
-    return NoisePrefetcher(noise, 2, SHAPE, dtype, executor, pinned=False)
+    return NoisePrefetcher(noise, lambda block: (2, *SHAPE), dtype, executor, pinned=False)
 
 
 class Watched(SeededNoise):
@@ -78,3 +78,11 @@ def test_a_draw_that_failed_is_made_again(executor: Executor) -> None:
     with pytest.raises(MemoryError, match="no room"):
         noise.get(5)
     assert torch.equal(noise.get(5)[1], SeededNoise(3).draw(5, 1, SHAPE))
+
+
+def test_a_block_may_be_of_another_shape_than_the_next(executor: Executor) -> None:
+    def shape(block: int) -> tuple[int, ...]:
+        return (2, 5) if block == 0 else (3, 4)
+
+    noise = NoisePrefetcher(SeededNoise(3), shape, torch.float32, executor, pinned=False)
+    assert [noise.get(block).shape for block in range(3)] == [(2, 5), (3, 4), (3, 4)]

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from engines.config.presets import preset
 from engines.loading.model import Model
-from engines.streaming.generator import Generator
 from engines.streaming.snapshot import restore
 from engines.text.prompt import Prompt
+from tests.support.generators import generator_for
 from tests.support.rollouts import roll_pictures
 
 
@@ -26,7 +26,7 @@ def main(job_file: str) -> None:
     torch.set_num_threads(1)
     job = json.loads(Path(job_file).read_text())
     model = Model.random(preset(job["preset"]), seed=1)
-    generator = Generator(model.transformer, model.codec, slab_bytes=1 << 30)
+    generator = generator_for(model)
     restored = restore(generator, Path(job["snapshot"]).read_bytes())
     rows = load_file(job["prompts"])
     switches = {int(block): Prompt(name, rows[name]) for block, name in job["switches"].items()}

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from engines.cache.window import WindowLayout
 from engines.config.stream import StreamConfig
 from engines.device.side_stream import SideStream
 from engines.errors import Cancelled, ConfigError, PoolFull, PositionLimit, PromptError, StreamError
@@ -19,6 +18,7 @@ from engines.streaming.generator import Generator
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from tests.support.generators import denoiser_for, generator_for
 from tests.support.rollouts import roll, roll_pictures
 
 T = TypeVar("T")
@@ -53,7 +53,7 @@ def test_streams_of_one_batch_differ_from_lone_ones_by_rounding_alone(
         roll(generator, generator.open(config), 7, {0: prompts[i], 3: prompts[0]})
         for i, config in enumerate(configs)
     ]
-    batching = Generator(model.transformer, None, slab_bytes=1 << 30, batch=4)
+    batching = denoiser_for(model.transformer, batch=4)
     streams = [batching.open(config) for config in configs]
     roll(batching, streams[2], 2, {0: prompts[2]})
     roll(batching, streams[1], 1, {0: prompts[1]})
@@ -129,7 +129,7 @@ def test_a_block_cancelled_at_any_step_comes_out_the_same_when_asked_again(
 
 
 def test_a_network_that_fails_in_one_stream_advances_none(
-    generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    model: Model, generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (generator.open(replace(small, seed=seed)) for seed in (1, 2))
     for stream in (first, second):
@@ -137,14 +137,14 @@ def test_a_network_that_fails_in_one_stream_advances_none(
         generator.set_prompt(stream, prompts[1])
     wanted = [generator.generate([generator.fork(stream)])[0].latents for stream in (first, second)]
     calls = iter(range(100))
-    denoise = generator.transformer.denoise
+    denoise = model.transformer.denoise
 
     def failing(*args: Any) -> Tensor:
         if next(calls) == 6:
             raise RuntimeError("out of memory")
         return denoise(*args)
 
-    monkeypatch.setattr(generator.transformer, "denoise", failing)
+    monkeypatch.setattr(model.transformer, "denoise", failing)
     with pytest.raises(RuntimeError, match="out of memory"):
         generator.generate([first, second])
     assert (first.blocks, second.blocks) == (5, 5)
@@ -194,7 +194,7 @@ def test_pictures_leave_the_device_by_the_decoders_queue(
     generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = Watched()
-    monkeypatch.setattr(generator._decoding, "_side_stream", queue)
+    monkeypatch.setattr(generator._decoder, "_side_stream", queue)
     roll_pictures(generator, generator.open(small), 1, {0: prompts[0]})
     assert ("to", "cpu", ("non_blocking", True)) in queue.calls.made
 
@@ -204,7 +204,7 @@ def test_a_rebuilt_decoder_is_warmed_up_in_its_queue(
 ) -> None:
     stream, queue = generator.open(small), Watched()
     roll_pictures(generator, stream, 3, {0: prompts[0]})
-    monkeypatch.setattr(generator._decoding, "_side_stream", queue)
+    monkeypatch.setattr(generator._decoder, "_side_stream", queue)
     generator.rebuild(stream)
     assert any(call[0] == "conv2d" for call in queue.calls.made)
 
@@ -263,11 +263,10 @@ def test_the_log_has_the_prompts_that_were_applied(
 def test_streams_take_turns_in_the_memory_there_is(
     model: Model, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
-    slab = WindowLayout.of(model.transformer.config, small).nbytes(torch.float32)
-    generator = Generator(model.transformer, None, slab_bytes=2 * slab + slab // 2)
+    generator = generator_for(model, sessions=2, config=small)
     first = generator.open(small)
     generator.open(small)
-    too_much = f"needs {slab:,} bytes; of .* there are {slab // 2:,} left"
+    too_much = r"a session's window needs 72 tokens, .* bytes; of 144 there are 0 left"
     with pytest.raises(PoolFull, match=too_much):
         generator.open(small)
     with pytest.raises(PoolFull, match=too_much):
@@ -320,7 +319,7 @@ def test_a_prompt_of_another_model_is_refused(
 
 
 def test_absolute_rope_ends_with_its_table_of_positions(model: Model, prompts: list[Prompt]) -> None:
-    generator = Generator(model.transformer, None, slab_bytes=1 << 30)
+    generator = denoiser_for(model.transformer)
     config = StreamConfig(height=16, width=16, rope="absolute", steps=(1000,))
     stream = generator.open(config)
     roll(generator, stream, 341, {0: prompts[0]})
@@ -332,14 +331,14 @@ def test_absolute_rope_ends_with_its_table_of_positions(model: Model, prompts: l
 def test_a_generator_without_a_codec_does_not_decode(
     model: Model, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
-    generator = Generator(model.transformer, None, slab_bytes=1 << 30)
+    generator = denoiser_for(model.transformer)
     stream = generator.open(small)
     generator.set_prompt(stream, prompts[0])
     (block,) = generator.generate([stream])
-    with pytest.raises(StreamError, match="has no codec"):
+    with pytest.raises(StreamError, match="has no VAE"):
         generator.decode(stream, block)
 
 
 def test_an_empty_batch_is_refused(model: Model) -> None:
     with pytest.raises(ConfigError, match="batch is 0"):
-        Generator(model.transformer, None, slab_bytes=0, batch=0)
+        denoiser_for(model.transformer, batch=0)

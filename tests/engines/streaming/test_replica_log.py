@@ -13,14 +13,13 @@ from engines.streaming.replica_log import ReplicaLog, StandbySnapshot
 from engines.streaming.snapshot import restore, take_light
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-
-SLABS = 1 << 30
+from tests.support.generators import denoiser_for
 
 
 @pytest.fixture
 def generator() -> Generator:
     model = Model.random(preset("tiny-taehv"), seed=1)
-    return Generator(model.transformer, None, slab_bytes=SLABS, kept_frames=18)
+    return denoiser_for(model.transformer, kept_frames=18, identity=model.identity)
 
 
 def opened(generator: Generator) -> Stream:

@@ -23,6 +23,7 @@ from engines.streaming.snapshot_format import pack, unpack
 from engines.text.prompt import Prompt
 from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
+from tests.support.generators import denoiser_for, generator_for
 from tests.support.rollouts import roll, roll_pictures
 
 
@@ -54,7 +55,7 @@ def continue_elsewhere(folder: Path, name: str, data: bytes, switches: dict[int,
 @pytest.mark.parametrize("name", ["tiny", "tiny-taehv"])
 def test_a_stream_continues_in_a_new_process(tmp_path: Path, prompts: list[Prompt], name: str) -> None:
     model = Model.random(preset(name), seed=1)
-    generator = Generator(model.transformer, model.codec, slab_bytes=1 << 30)
+    generator = generator_for(model)
     stream, later = generator.open(StreamConfig(seed=5, height=16, width=32)), {30: prompts[2]}
     roll_pictures(generator, stream, 20, {0: prompts[0], 6: prompts[1]})
     exact, light = take_exact(generator, stream), take_light(generator, stream)
@@ -107,10 +108,13 @@ def test_rebuilding_keeps_the_sink_and_the_decoder(
 ) -> None:
     stream = generator.open(StreamConfig(height=16, width=32, sink_frames=sink_frames))
     roll_pictures(generator, stream, 14, {0: prompts[0]} | ({} if switch is None else {switch: prompts[1]}))
-    sink, decoder = stream.slab.keys[:, : sink_frames // 3].clone(), stream.decoder
-    stream.slab.keys.fill_(float("nan"))
+    cached, decoder = generator.cache.state(stream.kv, sink_frames), stream.decoder
+    written = {name: part.clone() for name, part in cached.items()}
+    for part in cached.values():
+        part.fill_(float("nan"))
     generator.rebuild(stream)
-    assert torch.equal(stream.slab.keys[:, : sink_frames // 3], sink)
+    assert torch.equal(cached["raw_keys"], written["raw_keys"])
+    assert torch.equal(cached["values"], written["values"])
     assert decoder is not None
     assert stream.decoder is not None
     for ours, wanted in zip(stream.decoder.frames, decoder.frames, strict=True):
@@ -174,8 +178,8 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
     ("change", "message"),
     [
         (
-            lambda tensors, facts: tensors.update({"slab.keys": tensors["slab.keys"][..., 1:]}),
-            "slab.keys of shape",
+            lambda tensors, facts: tensors.update({"cache.keys": tensors["cache.keys"][..., 1:]}),
+            "cache.keys of shape",
         ),
         (lambda tensors, facts: tensors.update({"recent.2": tensors["recent.2"][:, 1:]}), "latents of shape"),
         (lambda tensors, facts: tensors.pop("recent.3"), "recent.3"),
@@ -183,17 +187,17 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
         (lambda tensors, facts: facts.update(blocks=-3), "-3 blocks"),
         (lambda tensors, facts: facts.update(prompt=None), "5 blocks, prompt None"),
         (lambda tensors, facts: facts.pop("log"), "log"),
-        (lambda tensors, facts: facts["stream"].update(window_frames=7), "window_frames 7"),
-        (lambda tensors, facts: facts.update(sink_calls=[[9, 0.0, 0]]), "from block 9"),
+        (lambda tensors, facts: facts["stream"].update(window_frames=5), "window_frames 5"),
+        (lambda tensors, facts: facts.update(sink_passes=[[11, 0.0, 0]]), "from frame 11"),
     ],
-    ids=["slab", "latents", "block missing", "prompt", "blocks", "no prompt", "log", "config", "sink"],
+    ids=["window", "latents", "block missing", "prompt", "blocks", "no prompt", "log", "config", "sink"],
 )
 def test_a_snapshot_made_to_mislead_is_refused(
     model: Model, generator: Generator, small: StreamConfig, snapshot: bytes, change: Change, message: str
 ) -> None:
     _, tensors, facts = unpack(snapshot)
     change(tensors, facts)
-    room_for_one = Generator(model.transformer, model.codec, slab_bytes=generator.open(small).slab.nbytes)
+    room_for_one = generator_for(model, sessions=1, config=small)
     with pytest.raises(SnapshotError, match=message):
         restore(room_for_one, pack("exact", tensors, facts))
     assert room_for_one.open(small)
@@ -202,7 +206,7 @@ def test_a_snapshot_made_to_mislead_is_refused(
 def test_a_snapshot_of_other_weights_is_refused(small: StreamConfig, snapshot: bytes) -> None:
     other = Model.random(preset("tiny-taehv"), seed=2)
     with pytest.raises(SnapshotError, match=r"transformer is .* cannot continue here"):
-        restore(Generator(other.transformer, other.codec, slab_bytes=1 << 30), snapshot)
+        restore(generator_for(other), snapshot)
 
 
 def test_an_exact_snapshot_of_another_torch_is_refused_and_a_light_one_is_not(
@@ -221,7 +225,7 @@ def test_an_exact_snapshot_of_another_torch_is_refused_and_a_light_one_is_not(
     assert restore(generator, light).stream.blocks == 2
 
 
-def test_a_slab_goes_to_the_device_once(
+def test_a_window_goes_to_the_device_once(
     generator: Generator, snapshot: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved: list[torch.Size] = []
@@ -233,22 +237,22 @@ def test_a_slab_goes_to_the_device_once(
 
     monkeypatch.setattr(Tensor, "to", noted)
     stream = restore(generator, snapshot).stream
-    assert stream.slab.keys[:, :4].shape not in moved
-    assert stream.recent[-1].shape in moved
+    assert generator.cache.state(stream.kv, 12)["keys"].shape not in moved
+    assert stream.recent.last_block().shape in moved
 
 
 def test_the_setting_of_a_stream_is_read_without_opening_it(snapshot: bytes, small: StreamConfig) -> None:
     assert read_config(snapshot) == small
     _, tensors, facts = unpack(snapshot)
-    facts["stream"].update(window_frames=7)
-    with pytest.raises(SnapshotError, match="window_frames 7"):
+    facts["stream"].update(window_frames=5)
+    with pytest.raises(SnapshotError, match="window_frames 5"):
         read_config(pack("exact", tensors, facts))
 
 
 def test_nothing_stays_reserved_when_a_snapshot_is_refused(
     model: Model, generator: Generator, small: StreamConfig, snapshot: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    room_for_one = Generator(model.transformer, model.codec, slab_bytes=generator.open(small).slab.nbytes)
+    room_for_one = generator_for(model, sessions=1, config=small)
     monkeypatch.setattr("engines.streaming.snapshot._fill_exact", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         restore(room_for_one, snapshot)
@@ -284,7 +288,7 @@ def test_noise_that_no_seed_made_cannot_be_taken(
 def test_a_light_snapshot_at_480x832_takes_ten_megabytes() -> None:
     sizes = TransformerConfig(dim=12, layers=1, heads=1, ffn_dim=8)
     transformer, codec = CausalTransformer(sizes).bfloat16(), WanVAE(VAEConfig(dim=2)).bfloat16()
-    generator = Generator(transformer, codec, slab_bytes=1 << 30)
+    generator = denoiser_for(transformer, codec)
     stream = generator.open(StreamConfig(steps=(1000,)))
     switches = {block: Prompt(f"at {block}", torch.randn(100, 4096).bfloat16()) for block in (0, 10)}
     roll(generator, stream, 14, switches)

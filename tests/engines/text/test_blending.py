@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.cache.prompt_kv import PromptKV
 from engines.errors import PromptError
 from engines.loading.model import Model
+from engines.runner.prompt_encoding import encode_prompt
 from engines.text.blending import MAX_TEXT_CHARACTERS, blend, interpolate
 from engines.text.prompt import Prompt
 
@@ -152,6 +152,6 @@ def test_the_model_reads_a_blend_as_the_padded_mean_that_it_is(model: Model, pro
     short = blend(list(zip(prompts[:2], weights, strict=True)))
     long = blend(list(zip(full, weights, strict=True)))
     with torch.inference_mode():
-        ours, theirs = (PromptKV.of(model.transformer, prompt) for prompt in (short, long))
+        ours, theirs = (encode_prompt(model.transformer, prompt, folded=True) for prompt in (short, long))
     torch.testing.assert_close(ours.keys[:, : len(short.rows)], theirs.keys[:, : len(short.rows)])
     torch.testing.assert_close(ours.values[:, -1], theirs.values[:, -1])

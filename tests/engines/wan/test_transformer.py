@@ -4,25 +4,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.cache.positions import PassPositions
-from engines.cache.prompt_kv import PromptKV
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.runner.batch import PassInput
 from engines.runner.eager import EagerAttention
+from engines.runner.rows import Row, TokenGrid
+from engines.sampling.flow_schedule import CLEAN
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
+from kernels.attention.rope import spatial_freqs
 
 
 def first_pass(generator: Generator, stream: Stream, prompt: Prompt) -> EagerAttention:
-    place = stream.slab.layout.placement(0, repeat=False)
-    turns = PassPositions.of(stream.grid, place, stream.config)
-    memory = PromptKV.of(generator.transformer, prompt)
-    picture = stream.config.height, stream.config.width
-    return EagerAttention([PassInput(stream.slab, memory, place, turns, picture)])
+    """What the first pass over a stream attends."""
+    generator.set_prompt(stream, prompt)
+    config, place = stream.config, stream.kv.policy.place(0, 3, repeat=False)
+    grid = TokenGrid(config.rows, config.columns)
+    row = Row(stream.kv, stream.require_prompt(), place, grid, CLEAN)
+    spatial = spatial_freqs(*grid, generator.cache.layout.head_dim)
+    return EagerAttention(generator.cache, row, spatial)
 
 
 @pytest.mark.parametrize("name", ["longlive-1.3b", "self-forcing-1.3b"])
@@ -35,26 +37,26 @@ def test_the_real_model_has_as_many_parameters_as_published(name: str) -> None:
 
 @torch.inference_mode()
 def test_a_pass_for_its_keys_and_values_writes_what_a_full_pass_does(
-    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+    model: Model, generator: Generator, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
-    x, modulations = torch.randn(1, 3, 16, 4, 6), generator.transformer.modulations(torch.zeros(1, 3))
+    x, modulations = torch.randn(1, 3, 16, 4, 6), model.transformer.modulations(torch.zeros(1, 3))
     full, short = generator.open(small), generator.open(small)
-    generator.transformer.denoise(x, modulations, first_pass(generator, full, prompts[0]))
-    generator.transformer.write_kv(x, modulations, first_pass(generator, short, prompts[0]))
-    assert torch.equal(full.slab.keys[:, 0], short.slab.keys[:, 0])
-    assert torch.equal(full.slab.values[:, 0], short.slab.values[:, 0])
+    model.transformer.denoise(x, modulations, first_pass(generator, full, prompts[0]))
+    model.transformer.write_kv(x, modulations, first_pass(generator, short, prompts[0]))
+    for ours, wanted in zip(*(generator.cache.state(s.kv, 3).values() for s in (short, full)), strict=True):
+        assert torch.equal(ours, wanted)
 
 
 @torch.inference_mode()
 def test_a_prompts_padding_folded_into_one_key_changes_nothing(
-    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+    model: Model, generator: Generator, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
     x, times = torch.randn(1, 3, 16, 4, 6), torch.full((1, 3), 625.0)
     padded = torch.zeros(256, 32)
     padded[:3] = prompts[0].rows
 
     def flow(prompt: Prompt) -> Tensor:
-        return generator.transformer(x, times, first_pass(generator, generator.open(small), prompt))
+        return model.transformer(x, times, first_pass(generator, generator.open(small), prompt))
 
     torch.testing.assert_close(flow(prompts[0]), flow(Prompt("padded", padded)), atol=2e-6, rtol=0)
 
@@ -71,11 +73,11 @@ def test_a_pixel_of_flow_lies_where_its_patch_was(model: Model) -> None:
 
 @torch.inference_mode()
 def test_each_frame_may_have_a_time_of_its_own(
-    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+    model: Model, generator: Generator, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
     x = torch.randn(1, 3, 16, 4, 6)
     even, uneven = (
-        generator.transformer(x, torch.tensor([times]), first_pass(generator, generator.open(small), prompts[0]))
+        model.transformer(x, torch.tensor([times]), first_pass(generator, generator.open(small), prompts[0]))
         for times in ([500.0, 500.0, 500.0], [500.0, 500.0, 900.0])
     )
     assert not torch.allclose(even, uneven, atol=1e-3)

@@ -1,85 +1,61 @@
 from __future__ import annotations
 
-import ctypes
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
 
-from kernels.attention.kv_view import KVView, KVViewTable
+from kernels.attention.kv_view import KVPlanes, KVView, layer_slots
+from tests.kernels.attention.pools import LAYERS, Run, int8, pool, view
 
 CPU = torch.device("cpu")
+RUNS = [Run(3, 20, 4), Run(60, 7)]
 
 
-def _lent(filled: int = 10, layers: int = 2, tokens: int = 12, heads: int = 3) -> KVView:
-    keys, values = torch.randn(
-        2, layers, 2, tokens // 2, heads, 8, generator=torch.Generator().manual_seed(filled)
-    )
-    return KVView(keys, values, filled)
+def test_a_row_attends_the_tokens_within_its_bounds() -> None:
+    kv = view(int8(pool(RUNS)), RUNS, CPU)
+    for row, run in enumerate(RUNS):
+        keys, values, scales = kv.attended(row, layer=1)
+        here = slice(run.start + run.first, run.start + run.used)
+        assert torch.equal(keys, kv.planes.keys[1, here])
+        assert torch.equal(values, kv.planes.values[1, here])
+        assert scales is not None
+        assert kv.planes.key_scales is not None
+        assert torch.equal(scales, kv.planes.key_scales[1, :, here])
 
 
-def _read(address: Tensor) -> float:
-    return ctypes.c_float.from_address(int(address)).value
+def test_slots_are_those_of_all_layers_or_of_each() -> None:
+    mapping = torch.tensor([[[0, 1]], [[2, 3]]], dtype=torch.int32)
+    assert layer_slots(mapping, 1).tolist() == [[2, 3]]
+    assert layer_slots(mapping[0], 1).tolist() == [[0, 1]]
 
 
-def test_a_layer_of_a_row_lies_where_the_table_says() -> None:
-    lent = _lent()
-    table = KVViewTable([_lent(5), lent], CPU)
-    layer_1 = table.layer_strides[1] * lent.keys.element_size()
-    assert _read(table.keys[1]) == lent.keys[0, 0, 0, 0, 0]
-    assert _read(table.values[1] + layer_1) == lent.values[1, 0, 0, 0, 0]
-
-
-def test_lending_changes_a_row_in_place() -> None:
-    table = KVViewTable([_lent(5), _lent(6)], CPU)
-    before = [column.data_ptr() for column in table.columns]
-    longer = replace(table.lent[1], filled=12, sink=6)
-    table.lend(1, longer)
-    assert table.filled.tolist() == [5, 12]
-    assert table.sink.tolist() == [0, 6]
-    assert table.most_filled == 12
-    assert [column.data_ptr() for column in table.columns] == before
-
-
-def test_what_is_attended_is_the_front_of_a_layer() -> None:
-    lent = _lent(filled=7)
-    keys, values, scales = lent.attended(1)
-    assert torch.equal(keys, lent.keys[1].reshape(12, 3, 8)[:7])
-    assert torch.equal(values, lent.values[1].reshape(12, 3, 8)[:7])
-    assert scales is None
-
-
-@pytest.mark.parametrize(("filled", "sink"), [(0, 0), (13, 0), (4, 5), (4, -1)])
-def test_more_than_a_slab_holds_is_refused(filled: int, sink: int) -> None:
-    with pytest.raises(ValueError, match=f"{sink} sink and {filled} filled tokens in a slab of 12"):
-        replace(_lent(), filled=filled, sink=sink)
-
-
-def test_a_slab_with_gaps_is_refused() -> None:
-    lent = _lent()
+def test_planes_with_gaps_are_refused() -> None:
+    planes = pool(RUNS)
     with pytest.raises(ValueError, match="contiguous"):
-        replace(lent, keys=lent.keys.transpose(1, 2), values=lent.values.transpose(1, 2))
+        KVPlanes(planes.keys[:, ::2], planes.values[:, ::2])
+    with pytest.raises(ValueError, match="are not both"):
+        KVPlanes(planes.keys, planes.values[..., :-1])
 
 
 def test_int8_keys_need_scales_of_their_shape() -> None:
-    lent = _lent()
-    keys = lent.keys.to(torch.int8)
+    planes = int8(pool(RUNS))
+    assert planes.key_scales is not None
     with pytest.raises(ValueError, match="INT8 keys, and no others, have scales"):
-        replace(lent, keys=keys)
+        replace(planes, key_scales=None)
     with pytest.raises(ValueError, match="do not fit keys"):
-        replace(lent, keys=keys, key_scales=torch.ones(2, 2, 6, 3))
-    scales = torch.rand(2, 3, 2, 6)
+        replace(planes, key_scales=planes.key_scales.mT.contiguous())
     with pytest.raises(ValueError, match=r"in torch\.float16 on cpu do not fit keys"):
-        replace(lent, keys=keys, key_scales=scales.half())
-    attended = replace(lent, keys=keys, key_scales=scales).attended(1)[2]
-    assert attended is not None
-    assert torch.equal(attended, scales[1].reshape(3, 12)[:, :10])
+        replace(planes, key_scales=planes.key_scales.half())
 
 
-def test_streams_of_different_heads_are_no_batch() -> None:
-    with pytest.raises(ValueError, match="same heads"):
-        KVViewTable([_lent(), _lent(heads=4)], CPU)
-    table = KVViewTable([_lent()], CPU)
-    with pytest.raises(ValueError, match="same heads"):
-        table.lend(0, _lent(heads=4))
+def test_bounds_and_multiplicities_of_another_kind_are_refused() -> None:
+    kv = view(pool(RUNS), RUNS, CPU)
+    with pytest.raises(ValueError, match=r"bounds must be contiguous int32 \[2, 2\]"):
+        replace(kv, bounds=kv.bounds.long())
+    with pytest.raises(ValueError, match=r"last_log must be fp32 \[2\]"):
+        replace(kv, last_log=torch.zeros(3))
+    with pytest.raises(ValueError, match="max_tokens is 0"):
+        KVView(kv.planes, kv.bounds, max_tokens=0)
+    with pytest.raises(ValueError, match=f"no layer {LAYERS}"):
+        kv.planes.require_layer("an op", LAYERS)

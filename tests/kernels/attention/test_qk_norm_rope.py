@@ -1,29 +1,30 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from engines.cache.kv_pool import KVRun
-from engines.cache.window import WindowLayout
-from engines.config.networks import TransformerConfig
-from engines.wan.layers import Attention
-from kernels.attention.kv_view import NO_SLOT, KVView, KVViewTable
+from kernels.attention.kv_view import NO_SLOT, KVPlanes
 from kernels.attention.qk_norm_rope import (
-    Queries,
     qk_norm_rope,
     qk_norm_rope_reference,
+    stage_kv,
+    stage_kv_reference,
     write_kv,
     write_kv_reference,
 )
-from kernels.attention.rope import Turns, apply_rope
+from kernels.attention.rope import frame_freqs, frame_pairs, spatial_freqs
+from kernels.attention.slots import RawKeys, RopeFreqs, Slots
+from kernels.attention.store_kv import store_kv, store_kv_reference
+from tests.kernels.attention.pools import random
 from tests.tolerances import assert_within
 
 EPS = 1e-6
-LAYERS, SLOTS, TOKENS = 2, 4, 3
-"""A slab: 4 slots of 3 tokens."""
+LAYERS, GRID, TOKENS = 2, (1, 3), 40
+"""Three tokens of a frame; a pool of 40 tokens."""
 
 
 @dataclass(frozen=True)
@@ -35,194 +36,178 @@ class Pass:
     v: Tensor
     q_weight: Tensor
     k_weight: Tensor
-    turns: Turns
-    slot_mapping: Tensor
+    freqs: RopeFreqs
+    slots: Slots
 
     @classmethod
-    def of(cls, slot_mapping: list[list[int]], heads: int, dim: int, device: torch.device) -> Pass:
-        generator = torch.Generator().manual_seed(8)
-        batch, tokens, channels = len(slot_mapping), len(slot_mapping[0]) * TOKENS, heads * dim
-        q, k, v = torch.randn(batch, tokens, 3 * channels, generator=generator).to(device).split(channels, dim=-1)
-        q_weight, k_weight = torch.randn(2, channels, generator=generator).to(device)
-        angles = torch.randn(3, batch, tokens, dim // 2, generator=generator).to(device)
-        keys, queries, sink = torch.polar(torch.ones_like(angles), angles)
-        where = torch.tensor(slot_mapping, dtype=torch.int32, device=device)
-        return cls(q, k, v, q_weight, k_weight, Turns(keys, queries, sink), where)
+    def of(
+        cls, slots: Sequence[Sequence[int]], starts: Sequence[int], heads: int, dim: int, device: torch.device
+    ) -> Pass:
+        """Rows of frames that go to `slots` of runs at `starts`; each row at positions of its own."""
+        mapping = torch.tensor(slots, dtype=torch.int32, device=device)
+        rows, frames = mapping.shape[-2:]
+        q, k, v = random(rows, frames * GRID[0] * GRID[1], 3 * heads * dim).to(device).split(heads * dim, dim=-1)
+        q_weight, k_weight = random(2, heads * dim).to(device)
+        positions = [10 ** (row + 1) + frame for row in range(rows) for frame in range(frames)]
+        frame = frame_freqs(positions, dim).view(rows, frames, -1).to(device)
+        freqs = RopeFreqs(frame, spatial_freqs(*GRID, dim).to(device))
+        start = torch.tensor(starts, dtype=torch.int32, device=device)
+        return cls(q, k, v, q_weight, k_weight, freqs, Slots(start, mapping))
 
     def to(self, dtype: torch.dtype) -> Pass:
         names = ("q", "k", "v", "q_weight", "k_weight")
         return replace(self, **{name: vars(self)[name].to(dtype) for name in names})
 
-    def slabs(self, dtype: torch.dtype, *, int8: bool = False) -> KVViewTable:
-        """Slabs that nobody has written."""
-        batch, _, channels = self.v.shape
-        dim = 2 * self.turns.keys.shape[-1]
-        shape, device = (LAYERS, SLOTS, TOKENS, channels // dim, dim), self.v.device
-        scales = (LAYERS, channels // dim, SLOTS, TOKENS)
-        lent = [
-            KVView(
-                torch.empty(shape, dtype=torch.int8 if int8 else dtype, device=device),
-                torch.empty(shape, dtype=dtype, device=device),
-                filled=SLOTS * TOKENS,
-                key_scales=torch.empty(scales, device=device) if int8 else None,
-            )
-            for _ in range(batch)
-        ]
-        return KVViewTable(lent, device)
+    def planes(self, *, int8: bool = False) -> KVPlanes:
+        """A pool that nobody has written."""
+        dim = self.freqs.head_dim
+        shape = (LAYERS, TOKENS, self.v.shape[2] // dim, dim)
+        keys = torch.empty(shape, dtype=torch.int8 if int8 else self.v.dtype, device=self.v.device)
+        scales = torch.empty(LAYERS, shape[2], TOKENS, device=self.v.device) if int8 else None
+        return KVPlanes(keys, torch.empty(shape, dtype=self.v.dtype, device=self.v.device), scales)
 
-    def run(self, table: KVViewTable, layer: int = 1, *, reference: bool = False) -> Queries:
+    def raw(self, starts: Sequence[int], slots: Sequence[Sequence[int]]) -> RawKeys:
+        """A raw plane that nobody has written, and where these frames go in it."""
+        dim = self.freqs.head_dim
+        shape = (LAYERS, TOKENS, self.v.shape[2] // dim, 2 * frame_pairs(dim))
+        start, mapping = (torch.tensor(x, dtype=torch.int32, device=self.v.device) for x in (starts, slots))
+        plane = torch.empty(shape, dtype=self.v.dtype, device=self.v.device)
+        return RawKeys(plane, Slots(start, mapping))
+
+    def run(
+        self, planes: KVPlanes, raw: RawKeys | None = None, *, layer: int = 1, reference: bool = False
+    ) -> Tensor:
         op = qk_norm_rope_reference if reference else qk_norm_rope
         return op(
-            self.q, self.k, self.v, self.q_weight, self.k_weight, self.turns, table, self.slot_mapping, layer, EPS
+            self.q, self.k, self.v, self.q_weight, self.k_weight, self.freqs, planes, self.slots, raw, layer, EPS
         )
 
 
-def kept(table: KVViewTable) -> tuple[Tensor, Tensor]:
-    """All keys and values of all streams; NaN where nobody wrote."""
-    return torch.stack([x.keys for x in table.lent]), torch.stack([x.values for x in table.lent])
-
-
-def assert_same_slabs(actual: KVViewTable, reference: KVViewTable) -> None:
+def assert_same(actual: Tensor, expected: Tensor) -> None:
     """Raise AssertionError unless the same tokens are written, and hold the same."""
-    for ours, theirs in zip(kept(actual), kept(reference), strict=True):
-        assert torch.equal(ours.isnan(), theirs.isnan())
-        assert_within("qk_norm_rope", ours.nan_to_num(), theirs.nan_to_num())
-
-
-def test_the_reference_is_what_a_streams_memory_does() -> None:
-    made = Pass.of([[6, 0]], 3, 32, torch.device("cpu"))
-    attention = Attention(TransformerConfig(dim=96, layers=LAYERS, heads=3, ffn_dim=8, eps=EPS))
-    made = replace(made, q_weight=attention.norm_q.weight.detach(), k_weight=attention.norm_k.weight.detach())
-    slab = KVRun(WindowLayout(LAYERS, 3, 32, TOKENS, 1, SLOTS), made.v.device, torch.float32)
-    table = KVViewTable(
-        [KVView(torch.empty_like(slab.keys), torch.empty_like(slab.values), filled=12)], made.v.device
-    )
-    with torch.no_grad():
-        keys = apply_rope(attention.keys(made.k), made.turns.keys)
-        slab.write(1, (2, 0), keys[0], attention.heads_of(made.v)[0])
-        queries = made.run(table, reference=True)
-        assert torch.equal(queries.stream, apply_rope(attention.queries(made.q), made.turns.queries))
-    torch.testing.assert_close(table.lent[0].keys, slab.keys, atol=0, rtol=0, equal_nan=True)
-    torch.testing.assert_close(table.lent[0].values, slab.values, atol=0, rtol=0, equal_nan=True)
+    assert torch.equal(actual.isnan(), expected.isnan())
+    assert_within("qk_norm_rope", actual.nan_to_num(), expected.nan_to_num())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(
-    ("slot_mapping", "heads", "dim"),
-    [([[9]], 3, 32), ([[0, 6], [9, 3]], 2, 24), ([[3], [0]], 12, 128)],
-    ids=["one stream, last slot", "two blocks", "real heads"],
+    ("slots", "starts", "heads", "dim"),
+    [([[3]], [5], 3, 32), ([[0, 2], [3, 1]], [2, 25], 2, 24), ([[1], [0]], [12, 0], 12, 128)],
+    ids=["one row", "two frames of two rows", "real heads"],
 )
-def test_queries_are_turned_and_keys_and_values_kept(
-    slot_mapping: list[list[int]], heads: int, dim: int, dtype: torch.dtype, device: torch.device
+def test_queries_are_turned_and_keys_and_values_written(
+    slots: list[list[int]], starts: list[int], heads: int, dim: int, dtype: torch.dtype, device: torch.device
 ) -> None:
-    half = Pass.of(slot_mapping, heads, dim, device).to(dtype)
-    whole, table = half.to(torch.float32), half.slabs(dtype)
-    expected_table = whole.slabs(torch.float32)
-    queries, expected = half.run(table), whole.run(expected_table, reference=True)
-    assert queries.sink is not None
-    assert expected.sink is not None
-    assert_within("qk_norm_rope", queries.stream, expected.stream)
-    assert_within("qk_norm_rope", queries.sink, expected.sink)
-    assert_same_slabs(table, expected_table)
+    half = Pass.of(slots, starts, heads, dim, device).to(dtype)
+    whole, planes = half.to(torch.float32), half.planes()
+    expected_planes = whole.planes()
+    queries, expected = half.run(planes), whole.run(expected_planes, reference=True)
+    assert queries.dtype == dtype
+    assert_within("qk_norm_rope", queries, expected)
+    assert_same(planes.keys, expected_planes.keys)
+    assert_same(planes.values, expected_planes.values)
+    assert bool(planes.keys[0].isnan().all())
 
 
-def test_there_are_no_sink_queries_where_they_would_be_the_same(device: torch.device) -> None:
-    made = Pass.of([[0]], 3, 32, device)
-    alone = replace(made, turns=made.turns._replace(sink_queries=None))
-    queries = alone.run(made.slabs(torch.float32))
-    assert queries.sink is None
-    assert torch.equal(queries.stream, made.run(made.slabs(torch.float32)).stream)
+def test_a_frame_without_a_slot_is_not_written(device: torch.device) -> None:
+    made = Pass.of([[NO_SLOT, 2], [1, NO_SLOT]], [3, 20], 2, 16, device)
+    planes, expected = made.planes(), made.planes()
+    assert_within("qk_norm_rope", made.run(planes), made.run(expected, reference=True))
+    assert_same(planes.keys, expected.keys)
+    assert int((~planes.keys[1, :, 0, 0].isnan()).sum()) == 2 * GRID[1]
 
 
-def test_a_frozen_block_keeps_what_its_slot_has(device: torch.device) -> None:
-    made = Pass.of([[NO_SLOT, 6], [NO_SLOT, NO_SLOT]], 3, 32, device)
-    table, expected = made.slabs(torch.float32), made.slabs(torch.float32)
-    made.run(table)
-    made.run(expected, reference=True)
-    assert_same_slabs(table, expected)
-    assert table.lent[1].keys.isnan().all()
+def test_slots_may_differ_by_layer(device: torch.device) -> None:
+    made = Pass.of([[1], [0]], [3, 20], 2, 16, device)
+    by_layer = torch.stack([made.slots.mapping, made.slots.mapping + 2])
+    layered = replace(made, slots=Slots(made.slots.start, by_layer))
+    shifted = replace(made, slots=Slots(made.slots.start, made.slots.mapping + 2))
+    planes, expected = made.planes(), made.planes()
+    layered.run(planes, layer=1)
+    shifted.run(expected, layer=1)
+    assert torch.equal(planes.keys.nan_to_num(), expected.keys.nan_to_num())
 
 
-def test_a_pass_for_its_keys_and_values_writes_what_a_full_pass_does(device: torch.device) -> None:
-    made = Pass.of([[0, 6], [9, 3]], 3, 32, device)
-    table, full = made.slabs(torch.float32), made.slabs(torch.float32)
-    write_kv(made.k, made.v, made.k_weight, made.turns.keys, table, made.slot_mapping, 0, EPS)
-    made.run(full, layer=0)
-    for ours, theirs in zip(kept(table), kept(full), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=0, rtol=0, equal_nan=True)
+@pytest.mark.parametrize("int8", [False, True], ids=["keys as they are", "INT8 keys"])
+def test_raw_keys_are_kept_where_they_are_asked_for(int8: bool, device: torch.device) -> None:
+    made = Pass.of([[0, 2], [1, 3]], [0, 20], 2, 32, device)
+    planes, expected = made.planes(int8=int8), made.planes(int8=int8)
+    raw, expected_raw = (made.raw([4, 30], [[0, NO_SLOT], [NO_SLOT, 1]]) for _ in range(2))
+    made.run(planes, raw)
+    made.run(expected, expected_raw, reference=True)
+    assert_same(raw.plane, expected_raw.plane)
+    assert int((~raw.plane[1, :, 0, 0].isnan()).sum()) == 2 * GRID[1]
+    assert_same(planes.values, expected.values)
+    if planes.key_scales is not None and expected.key_scales is not None:
+        assert_same(planes.key_scales, expected.key_scales)
+        assert int((planes.keys.int() - expected.keys.int()).abs().max()) <= 1
 
 
-def test_int8_keys_come_with_a_scale_for_each_head_of_a_token(device: torch.device) -> None:
-    made = Pass.of([[0, 6], [9, NO_SLOT]], 3, 32, device)
-    table, expected = made.slabs(torch.float32, int8=True), made.slabs(torch.float32, int8=True)
-    write_kv(made.k, made.v, made.k_weight, made.turns.keys, table, made.slot_mapping, 1, EPS)
-    write_kv_reference(made.k, made.v, made.k_weight, made.turns.keys, expected, made.slot_mapping, 1, EPS)
-    (keys, values), (expected_keys, expected_values) = kept(table), kept(expected)
-    assert (keys.int() - expected_keys.int()).abs().max() <= 1
-    assert (keys != expected_keys).float().mean() < 1e-3
-    torch.testing.assert_close(values, expected_values, atol=0, rtol=0, equal_nan=True)
-    for ours, theirs in zip(table.lent, expected.lent, strict=True):
-        torch.testing.assert_close(ours.key_scales, theirs.key_scales, equal_nan=True)
+def test_keys_and_values_can_be_written_without_queries(device: torch.device) -> None:
+    made = Pass.of([[0, 2]], [7], 2, 32, device)
+    planes, expected = made.planes(), made.planes()
+    write_kv(made.k, made.v, made.k_weight, made.freqs, planes, made.slots, None, 0, EPS)
+    write_kv_reference(made.k, made.v, made.k_weight, made.freqs, expected, made.slots, None, 0, EPS)
+    assert_same(planes.keys, expected.keys)
+    assert_same(planes.values, expected.values)
 
 
-def test_int8_keys_lose_half_a_level(device: torch.device) -> None:
-    made = Pass.of([[3]], 3, 32, device)
-    table, exact = made.slabs(torch.float32, int8=True), made.slabs(torch.float32)
-    made.run(table)
-    made.run(exact)
-    lent = table.lent[0]
-    assert lent.key_scales is not None
-    scales = lent.key_scales[1, :, 1].T.unsqueeze(-1)
-    error = lent.keys[1, 1] * scales - exact.lent[0].keys[1, 1]
-    assert (error.abs() <= 0.501 * scales).all()
+@pytest.mark.parametrize("int8", [False, True], ids=["keys as they are", "INT8 keys"])
+def test_staged_keys_can_be_stored_in_slots_chosen_later(int8: bool, device: torch.device) -> None:
+    made = Pass.of([[0, 2], [NO_SLOT, 3]], [7, 20], 2, 32, device)
+    staged = stage_kv(made.q, made.k, made.q_weight, made.k_weight, made.freqs, EPS)
+    expected = stage_kv_reference(made.q, made.k, made.q_weight, made.k_weight, made.freqs, EPS)
+    for ours, theirs in zip(staged, expected, strict=True):
+        assert_within("qk_norm_rope", ours, theirs)
+    planes, expected_planes, at_once = (made.planes(int8=int8) for _ in range(3))
+    store_kv(staged[1], made.v, planes, made.slots, 1)
+    store_kv_reference(staged[1], made.v.unflatten(-1, (2, -1)), expected_planes, made.slots, 1)
+    assert torch.equal(planes.keys.nan_to_num(), expected_planes.keys.nan_to_num())
+    assert torch.equal(planes.values.nan_to_num(), expected_planes.values.nan_to_num())
+    made.run(at_once)
+    assert torch.equal(planes.keys.nan_to_num(), at_once.keys.nan_to_num())
 
 
-def test_a_slab_lent_later_gets_the_next_pass(device: torch.device) -> None:
-    made = Pass.of([[0]], 3, 32, device)
-    table = made.slabs(torch.float32)
-    first, second = table.lent[0], made.slabs(torch.float32).lent[0]
-    table.lend(0, second)
-    made.run(table)
-    assert first.keys.isnan().all()
-    assert not second.keys[1, 0].isnan().any()
+def test_a_far_position_turns_as_exactly_as_a_near_one(device: torch.device) -> None:
+    """Angles of frame 10 million, in fp64 on the host, against those computed in integers."""
+    dim, position = 24, 10_000_000
+    exact = torch.tensor([position * 10000 ** -(j / frame_pairs(dim)) for j in range(frame_pairs(dim))]).double()
+    assert torch.allclose(frame_freqs([position], dim)[0].angle().double().cos(), exact.cos(), atol=1e-6)
 
 
-def test_a_layer_that_no_slab_has_is_refused(device: torch.device) -> None:
-    made = Pass.of([[0]], 3, 32, device)
-    with pytest.raises(ValueError, match=r"qk_norm_rope: layer 2 of slabs with \[2\] layers"):
-        made.run(made.slabs(torch.float32), layer=2)
+def test_the_operators_are_registered_for_graphs(device: torch.device) -> None:
+    made = Pass.of([[1], [0]], [12, 0], 2, 16, device)
+    planes, raw = made.planes(), made.raw([0, 3], [[0], [NO_SLOT]])
+    for plane in (planes.keys, planes.values, raw.plane):
+        plane.zero_()
+    frame, spatial = torch.view_as_real(made.freqs.frame), torch.view_as_real(made.freqs.spatial)
+    weights = (made.q_weight, made.k_weight)
+    slots = (made.slots.start, made.slots.mapping)
+    torch.library.opcheck(
+        torch.ops.longtake.qk_norm_rope.default,
+        (made.q, made.k, made.v, *weights, frame, spatial, planes.keys, planes.values, None, *slots,
+         raw.plane, raw.slots.start, raw.slots.mapping, 1, EPS),
+    )  # fmt: skip
+    torch.library.opcheck(torch.ops.longtake.stage_kv.default, (made.q, made.k, *weights, frame, spatial, EPS))
+    staged = stage_kv(made.q, made.k, *weights, made.freqs, EPS)[1]
+    torch.library.opcheck(
+        torch.ops.longtake.store_kv.default, (staged, made.v, planes.keys, planes.values, None, *slots, 1)
+    )
 
 
-def test_places_for_other_streams_are_refused(device: torch.device) -> None:
-    made = Pass.of([[0], [3]], 3, 32, device)
-    with pytest.raises(ValueError, match=r"2 streams of 3 tokens; 2 slabs and slot_mapping \[1, 1\]"):
-        replace(made, slot_mapping=made.slot_mapping[:1]).run(made.slabs(torch.float32))
-
-
-def test_slabs_of_another_dtype_are_refused(device: torch.device) -> None:
-    made = Pass.of([[0]], 3, 32, device)
-    with pytest.raises(
-        ValueError, match=r"slabs hold \[3, 32\] torch\.float16 .* a token has \[3, 32\] torch\.float32"
-    ):
-        made.run(made.slabs(torch.float16))
-
-
-def test_keys_of_another_dtype_are_refused(device: torch.device) -> None:
-    made = Pass.of([[0]], 3, 32, device)
-    lent = made.slabs(torch.float32).lent[0]
-    table = KVViewTable([replace(lent, keys=lent.keys.half())], device)
-    with pytest.raises(ValueError, match=r"keys are kept as torch\.float16; it writes torch\.float32 or INT8"):
-        made.run(table)
-
-
-def test_turns_for_other_tokens_are_refused(device: torch.device) -> None:
-    made = Pass.of([[0]], 3, 32, device)
-    short = made.turns._replace(queries=made.turns.queries[:, :2].contiguous())
-    with pytest.raises(ValueError, match=r"turns for queries must be contiguous complex64 \[1, 3, D / 2\]"):
-        replace(made, turns=short).run(made.slabs(torch.float32))
-
-
-def test_heads_beyond_the_tile_are_refused(device: torch.device) -> None:
-    made = Pass.of([[0]], 17, 128, device)
-    with pytest.raises(ValueError, match="17 heads of 128 channels; its tile takes at most 2048"):
-        made.run(made.slabs(torch.float32))
+def test_what_does_not_fit_is_refused(device: torch.device) -> None:
+    made = Pass.of([[1], [0]], [12, 0], 2, 16, device)
+    planes = made.planes()
+    with pytest.raises(ValueError, match="no layer 2"):
+        made.run(planes, layer=2)
+    with pytest.raises(ValueError, match=r"slots .* do not fit 2 rows"):
+        replace(made, slots=Slots(made.slots.start[:1], made.slots.mapping)).run(planes)
+    with pytest.raises(ValueError, match="contiguous int32"):
+        replace(made, slots=Slots(made.slots.start.long(), made.slots.mapping)).run(planes)
+    with pytest.raises(ValueError, match="do not turn 2 rows"):
+        replace(made, freqs=replace(made.freqs, frame=made.freqs.frame[:1])).run(planes)
+    raw = made.raw([0, 0], [[0], [0]])
+    with pytest.raises(ValueError, match=r"raw keys must be contiguous \[2, tokens, 2, 8\]"):
+        made.run(planes, replace(raw, plane=raw.plane[..., :-2].contiguous()))
+    with pytest.raises(ValueError, match=r"keys are kept as torch\.float16"):
+        made.run(replace(planes, keys=planes.keys.half()))

@@ -7,163 +7,119 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.attention.kv_view import KVView, KVViewTable
+from kernels.attention.kv_view import KVPlanes, KVView
 from kernels.attention.window import SplitConfig, choose_num_splits, window_attention, window_attention_reference
-from kernels.quantize import quantize_keys, quantize_rows
+from kernels.quantize import quantize_rows
 from kernels.tiles import Tile
+from tests.kernels.attention.pools import DIM, HEADS, LAYER, LAYERS, Run, int8, pool, random, view
 from tests.tolerances import assert_within
 
-HEADS, DIM, LAYERS, LAYER = 2, 16, 2, 1
-SLOT_TOKENS = 24
 
-
-def _random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-
-
-def _lent(filled: int, slots: int, sink: int = 0, last_log: float = 0.0, seed: int = 0) -> KVView:
-    """A slab whose unfilled tokens are NaN: nobody may read them."""
-    keys, values = _random(2, LAYERS, slots * SLOT_TOKENS, HEADS, DIM, seed=seed)
-    keys[:, filled:], values[:, filled:] = torch.nan, torch.nan
-    shape = (LAYERS, slots, SLOT_TOKENS, HEADS, DIM)
-    return KVView(keys.view(shape), values.view(shape), filled, sink, last_log)
-
-
-def _on(device: torch.device, *lent: KVView) -> KVViewTable:
-    moved = [replace(x, keys=x.keys.to(device), values=x.values.to(device)) for x in lent]
-    return KVViewTable(moved, device)
-
-
-def _assert_as_reference(queries: Tensor, table: KVViewTable, sink_queries: Tensor | None = None) -> None:
+def _assert_as_reference(queries: Tensor, kv: KVView) -> None:
+    planes = KVPlanes(kv.planes.keys.float(), kv.planes.values.float())
+    expected = window_attention_reference(queries.float(), replace(kv, planes=planes), LAYER)
     for num_splits, descriptors in ((1, False), (3, True)):
-        split = SplitConfig(Tile(32, 16, warps=4), num_splits, descriptors)
-        got = window_attention(queries, table, LAYER, sink_queries=sink_queries, split=split)
+        config = SplitConfig(Tile(32, 16, warps=4), num_splits, descriptors)
+        got = window_attention(queries, kv, LAYER, config=config)
         assert got.dtype == queries.dtype
-        expected = window_attention_reference(queries.float(), _in_fp32(table), LAYER, sink_queries=sink_queries)
         assert_within("window_attention", got, expected)
 
 
-def _in_fp32(table: KVViewTable) -> KVViewTable:
-    lent = [replace(x, keys=x.keys.float(), values=x.values.float()) for x in table.lent]
-    return KVViewTable(lent, table.filled.device)
-
-
 @pytest.mark.parametrize("tokens", [1, 33, 64], ids=lambda n: f"{n}queries")
-@pytest.mark.parametrize(("filled", "slots"), [(1, 1), (7, 1), (24, 1), (24, 4), (96, 4)], ids=str)
-def test_the_filled_front_of_a_slab_is_attended(
-    tokens: int, filled: int, slots: int, device: torch.device
-) -> None:
-    queries = _random(1, tokens, HEADS, DIM).to(device)
-    _assert_as_reference(queries, _on(device, _lent(filled, slots)))
+@pytest.mark.parametrize("run", [Run(0, 1), Run(5, 7), Run(100, 24), Run(160, 96), Run(7, 90, 17)], ids=str)
+def test_a_row_attends_its_run_wherever_it_lies(tokens: int, run: Run, device: torch.device) -> None:
+    queries = random(1, tokens, HEADS, DIM).to(device)
+    _assert_as_reference(queries, view(pool([run]), [run], device))
 
 
-@pytest.mark.parametrize("sink", [1, 16, 24, 95, 96])
-def test_the_sink_is_scored_by_its_own_queries(sink: int, device: torch.device) -> None:
-    queries, sink_queries = _random(2, 1, 40, HEADS, DIM).to(device)
-    _assert_as_reference(queries, _on(device, _lent(96, 4, sink)), sink_queries)
+def test_rows_of_a_batch_have_runs_fills_and_firsts_of_their_own(device: torch.device) -> None:
+    runs = [Run(0, 24), Run(30, 48, 24), Run(100, 96, 5), Run(210, 3)]
+    _assert_as_reference(random(4, 24, HEADS, DIM).to(device), view(pool(runs), runs, device))
 
 
-def test_streams_of_a_batch_have_fills_sinks_and_slabs_of_their_own(device: torch.device) -> None:
-    queries, sink_queries = _random(2, 4, 24, HEADS, DIM).to(device)
-    fills = ((24, 4, 0), (48, 2, 24), (96, 4, 24), (3, 1, 3))
-    table = _on(device, *(_lent(*fill, seed=i) for i, fill in enumerate(fills)))
-    _assert_as_reference(queries, table, sink_queries)
+def test_a_row_in_a_batch_has_the_bits_it_has_alone(device: torch.device) -> None:
+    runs = [Run(0, 24), Run(30, 48, 24)]
+    queries, planes = random(2, 24, HEADS, DIM).to(device), pool(runs)
+    together = window_attention(queries, view(planes, runs, device), LAYER)
+    alone = window_attention(queries[1:], view(planes, runs[1:], device), LAYER)
+    assert torch.equal(together[1:], alone)
 
 
-@pytest.mark.parametrize("filled", [41, 48], ids=["in a tile", "at its end"])
-def test_the_last_key_counts_as_often_as_it_is_told(filled: int, device: torch.device) -> None:
-    queries = _random(1, 20, HEADS, DIM).to(device)
-    folded, times = _lent(filled, 2), 200
-    keys, values = (x.flatten(1, 2)[:, :filled] for x in (folded.keys, folded.values))
-    keys, values = (torch.cat([x, x[:, -1:].expand(-1, times - 1, -1, -1)], dim=1) for x in (keys, values))
-    table = _on(device, replace(folded, last_log=math.log(times)))
-    _assert_as_reference(queries, table)
-    expected = window_attention_reference(queries, _on(device, KVView(keys, values, filled - 1 + times)), LAYER)
-    assert_within("window_attention", window_attention(queries, table, LAYER), expected)
+@pytest.mark.parametrize("used", [41, 48], ids=["in a tile", "at its end"])
+def test_the_last_key_counts_as_often_as_it_is_told(used: int, device: torch.device) -> None:
+    queries, times, run = random(1, 20, HEADS, DIM).to(device), 20, Run(3, used)
+    folded = view(pool([run]), [run], device, [math.log(times)])
+    _assert_as_reference(queries, folded)
+    keys, values, _ = folded.attended(0, LAYER)
+    keys, values = (
+        torch.cat([x, x[-1:].expand(times - 1, -1, -1)]).expand(LAYERS, -1, -1, -1) for x in (keys, values)
+    )
+    whole = view(KVPlanes(keys.contiguous(), values.contiguous()), [Run(0, used - 1 + times)], device)
+    expected = window_attention_reference(queries, whole, LAYER)
+    assert_within("window_attention", window_attention(queries, folded, LAYER), expected)
 
 
 @pytest.mark.parametrize("dim", [32, 128])
 def test_fp16_is_right_to_its_last_place(dim: int, device: torch.device) -> None:
-    keys, values = _random(2, LAYERS, 50, 1, dim).half()
-    queries = _random(1, 33, 1, dim).half().to(device)
-    _assert_as_reference(queries, _on(device, KVView(keys, values, 50)))
+    runs = [Run(9, 50)]
+    queries = random(1, 33, 1, dim).half().to(device)
+    _assert_as_reference(queries, view(pool(runs, heads=1, dim=dim, dtype=torch.float16), runs, device))
 
 
 @pytest.mark.parametrize("dim", [12, 48])
 def test_channels_of_a_head_need_be_no_power_of_two(dim: int, device: torch.device) -> None:
-    keys, values = _random(2, LAYERS, 50, HEADS, dim)
-    queries, sink_queries = _random(2, 1, 33, HEADS, dim).to(device)
-    _assert_as_reference(queries, _on(device, KVView(keys, values, 50, sink=7)), sink_queries)
-
-
-def test_int8_heads_may_be_narrower_than_their_instructions(device: torch.device) -> None:
-    queries = _random(1, 33, HEADS, 48).to(device)
-    keys, values = _random(2, LAYERS, 50, HEADS, 48)
-    table = _int8(device, KVView(keys, values, 50))
-    split = SplitConfig(Tile(32, 16, warps=4), num_splits=2)
-    got = window_attention(queries, table, LAYER, split=split)
-    assert_within("window_attention", got, window_attention_reference(queries, table, LAYER))
+    runs = [Run(4, 50)]
+    _assert_as_reference(random(1, 33, HEADS, dim).to(device), view(pool(runs, dim=dim), runs, device))
 
 
 def test_scores_far_apart_do_not_overflow(device: torch.device) -> None:
-    queries = 100 * _random(1, 20, HEADS, DIM).to(device)
-    _assert_as_reference(queries, _on(device, _lent(60, 3)))
+    runs = [Run(20, 60)]
+    _assert_as_reference(100 * random(1, 20, HEADS, DIM).to(device), view(pool(runs), runs, device))
 
 
 def test_equal_calls_give_equal_bits(device: torch.device) -> None:
-    queries, table = _random(1, 40, HEADS, DIM).to(device), _on(device, _lent(90, 4))
-    split = SplitConfig(Tile(16, 16, warps=4), num_splits=4)
-    first = window_attention(queries, table, LAYER, split=split)
-    assert torch.equal(first, window_attention(queries, table, LAYER, split=split))
+    runs = [Run(0, 90)]
+    queries, kv = random(1, 40, HEADS, DIM).to(device), view(pool(runs), runs, device)
+    config = SplitConfig(Tile(16, 16, warps=4), num_splits=4)
+    first = window_attention(queries, kv, LAYER, config=config)
+    assert torch.equal(first, window_attention(queries, kv, LAYER, config=config))
 
 
-def test_lending_another_slab_changes_what_the_same_table_attends(device: torch.device) -> None:
-    queries, table = _random(1, 9, HEADS, DIM).to(device), _on(device, _lent(30, 2))
-    table.lend(0, _on(device, _lent(90, 4, seed=5)).lent[0])
-    _assert_as_reference(queries, table)
-
-
-def _int8(device: torch.device, *lent: KVView) -> KVViewTable:
-    table = _on(device, *lent)
-    quantized = [quantize_keys(x.keys.nan_to_num()) for x in table.lent]
-    rows = zip(table.lent, quantized, strict=True)
-    return KVViewTable([replace(x, keys=keys, key_scales=scales) for x, (keys, scales) in rows], device)
-
-
-def test_an_int8_key_is_half_a_scale_from_its_key_at_most() -> None:
-    keys = 10 * _random(2, 3, 5, HEADS, DIM)
-    keys[0, 0, 0] = 0
-    rounded, scales = quantize_keys(keys)
-    of_keys = scales.movedim(1, -1).unsqueeze(-1)
-    assert bool(((rounded * of_keys - keys).abs() <= 0.5001 * of_keys).all())
-    assert bool((rounded.abs().amax(-1)[1] == 127).all())
+def test_other_bounds_in_the_same_place_change_what_is_attended(device: torch.device) -> None:
+    runs = [Run(0, 30), Run(100, 90)]
+    kv = replace(view(pool(runs), runs[:1], device), max_tokens=90)
+    kv.bounds.copy_(torch.tensor(runs[1].bounds).view(2, 1))
+    _assert_as_reference(random(1, 9, HEADS, DIM).to(device), kv)
 
 
 @pytest.mark.parametrize("num_splits", [1, 3])
-def test_int8_keys_are_multiplied_as_the_reference_says(num_splits: int, device: torch.device) -> None:
-    queries, sink_queries = _random(2, 2, 40, HEADS, DIM).to(device)
-    table = _int8(device, _lent(90, 4, 24), _lent(24, 1, 0, last_log=3.0))
-    split = SplitConfig(Tile(32, 16, warps=4), num_splits)
-    got = window_attention(queries, table, LAYER, sink_queries=sink_queries, split=split)
-    expected = window_attention_reference(queries, table, LAYER, sink_queries=sink_queries)
-    assert_within("window_attention", got, expected)
+@pytest.mark.parametrize("dim", [DIM, 48], ids=["narrow", "no power of two"])
+def test_int8_keys_are_multiplied_as_the_reference_says(num_splits: int, dim: int, device: torch.device) -> None:
+    runs = [Run(0, 90, 3), Run(95, 24)]
+    queries = random(2, 40, HEADS, dim).to(device)
+    kv = view(int8(pool(runs, dim=dim)), runs, device, [0.0, 3.0])
+    config = SplitConfig(Tile(32, 16, warps=4), num_splits)
+    got = window_attention(queries, kv, LAYER, config=config)
+    assert_within("window_attention", got, window_attention_reference(queries, kv, LAYER))
 
 
 def test_int8_is_as_near_to_exact_as_its_rounding(device: torch.device) -> None:
-    queries, lent = _random(1, 40, HEADS, DIM).to(device), _lent(96, 4)
-    got = window_attention(queries, _int8(device, lent), LAYER)
-    exact = window_attention_reference(queries, _on(device, lent), LAYER)
-    assert bool(((got - exact).abs() <= _int8_bound(queries, _on(device, lent))).all())
-    assert not torch.equal(got, exact)
+    runs = [Run(8, 96)]
+    queries, planes = random(1, 40, HEADS, DIM).to(device), pool(runs)
+    exact = view(planes, runs, device)
+    got = window_attention(queries, view(int8(planes), runs, device), LAYER)
+    error = (got - window_attention_reference(queries, exact, LAYER)).abs()
+    assert bool((error <= _int8_bound(queries, exact)).all())
+    assert bool(error.any())
 
 
-def _int8_bound(queries: Tensor, table: KVViewTable) -> Tensor:
+def _int8_bound(queries: Tensor, kv: KVView) -> Tensor:
     """How far INT8 scores can move an output [1, T, H, 1].
 
     q and k are each off by at most half a scale, so a score by at most e, and a weight by a factor between
     exp(-2e) and exp(2e): the output moves by at most exp(2e) - 1 times the largest distance of a value from it.
     """
-    keys, values, _ = table.lent[0].attended(LAYER)
+    keys, values, _ = kv.attended(0, LAYER)
     half_q, half_k = (quantize_rows(x)[1].unsqueeze(-1) / 2 for x in (queries[0], keys))
     q, k = queries[0].abs().transpose(0, 1), keys.abs().transpose(0, 1)
     half_q, half_k = half_q.transpose(0, 1), half_k.transpose(0, 1)
@@ -183,21 +139,34 @@ def test_splits_fill_the_last_wave(query_tiles: int, key_tiles: int, num_splits:
 
 
 def test_the_operator_is_registered_for_graphs(device: torch.device) -> None:
-    queries, table = _random(1, 9, HEADS, DIM).to(device), _on(device, _lent(30, 2))
-    arguments = (queries, queries, list(table.columns), LAYER, torch.float32, [32, 16, 4, 1], 2, False)
+    runs = [Run(0, 30)]
+    kv = view(pool(runs), runs, device)
+    planes = kv.planes.keys.nan_to_num(), kv.planes.values.nan_to_num()
+    arguments = (
+        random(1, 9, HEADS, DIM).to(device),
+        *planes,
+        None,
+        kv.bounds,
+        None,
+        LAYER,
+        [32, 16, 4, 1],
+        2,
+        False,
+    )
     torch.library.opcheck(torch.ops.longtake.window_attention.default, arguments)
 
 
 def test_what_does_not_fit_is_refused(device: torch.device) -> None:
-    queries, table = _random(1, 9, HEADS, DIM).to(device), _on(device, _lent(30, 2))
+    runs = [Run(0, 30)]
+    queries, kv = random(1, 9, HEADS, DIM).to(device), view(pool(runs), runs, device)
     with pytest.raises(ValueError, match="no layer 2"):
-        window_attention(queries, table, LAYERS)
-    with pytest.raises(ValueError, match="do not fit 1 streams"):
-        window_attention(queries.expand(2, -1, -1, -1).contiguous(), table, LAYER)
+        window_attention(queries, kv, LAYERS)
+    with pytest.raises(ValueError, match="do not fit 1 rows"):
+        window_attention(queries.expand(2, -1, -1, -1).contiguous(), kv, LAYER)
     with pytest.raises(ValueError, match=r"queries in torch\.float16"):
-        window_attention(queries.half(), table, LAYER)
+        window_attention(queries.half(), kv, LAYER)
     with pytest.raises(ValueError, match="contiguous"):
-        window_attention(queries, table, LAYER, sink_queries=queries.transpose(1, 2).contiguous().transpose(1, 2))
+        window_attention(queries.transpose(1, 2).contiguous().transpose(1, 2), kv, LAYER)
     for dim in (10, 160):
         with pytest.raises(ValueError, match=f"heads of {dim} channels in torch.float32; .* at most 128"):
-            window_attention(_random(1, 9, HEADS, dim).to(device), table, LAYER)
+            window_attention(random(1, 9, HEADS, dim).to(device), view(pool(runs, dim=dim), runs, device), LAYER)

@@ -153,7 +153,7 @@ def test_a_call_between_stages_may_have_more_than_four_mebibytes(pair: Pair) -> 
     pictures = RemotePictures(serve.get_deployment_handle("VideoDecoder", app.APPLICATION), silence_s=30)
 
     async def decoded() -> Chunk:
-        await pictures.open("large", Place(4, warm))
+        await pictures.open("large", Place(4, 45, warm))
         chunk = await pictures.decode("large", Block(4, latents))
         await pictures.close("large")
         return chunk

@@ -13,9 +13,9 @@ from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
 from engines.pocket.training.teacher_forcing import RolloutMemory, SequenceMemory, Stretch, Window
-from engines.sampling.flow_schedule import CLEAN_TIMESTEP, TRAINING_STEPS
-from engines.streaming.generator import Generator
+from engines.sampling.flow_schedule import TRAINING_STEPS
 from engines.text.prompt import Prompt
+from tests.support.generators import denoiser_for
 
 CONFIG = preset("tiny-taehv")
 ONE_STEP = replace(CONFIG.stream, steps=(1000,), height=32, width=48)
@@ -39,9 +39,9 @@ def padded(rows: Tensor) -> Tensor:
 
 def served(transformer, switch: int | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
     """Latents and noise [BLOCKS, frames, ...] of a stream, whose prompt changes before block `switch`."""
-    generator = Generator(transformer, None, slab_bytes=1 << 30)
+    generator = denoiser_for(transformer)
     stream = generator.open(ONE_STEP)
-    shape = ONE_STEP.latent_shape(16)
+    shape = ONE_STEP.latent_shape(16, ONE_STEP.block_frames)
     generator.set_prompt(stream, Prompt("first", rows(1)))
     latents = []
     for block in range(BLOCKS):
@@ -100,9 +100,7 @@ def test_a_rollout_makes_the_stream(transformer) -> None:  # type: ignore[no-unt
         times = torch.full((1, ONE_STEP.block_frames), float(TRAINING_STEPS))
         made = noise[block] - transformer(noise[block].unsqueeze(0), times, memory)[0]
         torch.testing.assert_close(made, latents[block], atol=2e-5, rtol=1e-4)
-        transformer.write_kv(
-            latents[block].unsqueeze(0), transformer.modulations(times * 0 + CLEAN_TIMESTEP), memory
-        )
+        transformer.write_kv(latents[block].unsqueeze(0), transformer.modulations(times * 0), memory)
         memory.advance()
 
 

@@ -25,11 +25,11 @@ from engines.pocket.training.teacher_forcing import Stretch, Window
 from engines.pocket.training.train import main
 from engines.pocket.training.trainer import Budget, Losses, OutOfTime, Run, Workshop
 from engines.pocket.training.vae import Crops, autoencoder_losses, prepare
-from engines.streaming.generator import Generator
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.taehv import TAEHV
 from engines.wan.transformer import CausalTransformer
+from tests.support.generators import generator_for
 
 CPU = torch.device("cpu")
 POCKET = preset("pocket")
@@ -208,7 +208,7 @@ def test_the_program_trains_a_model_that_generates(tmp_path: Path) -> None:
     assert isinstance(loaded.model.transformer, CausalTransformer)
     report = json.loads((tmp_path / "pocket" / "training.json").read_text())
     assert list(report["stages"]) == ["autoencoder", "text", "first-blocks", "flow", "self-forcing"]
-    generator = Generator(loaded.model.transformer, loaded.model.codec, slab_bytes=1 << 28)
+    generator = generator_for(loaded.model)
     assert generator.open(POCKET.stream).next_frame == 0
 
 

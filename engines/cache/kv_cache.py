@@ -1,0 +1,165 @@
+"""All that streams keep in the pools of one device: windows, raw keys of moving slots, prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from engines.cache.kv_pool import KVPool, KVRun, Plane
+from engines.cache.prompt_kv import PromptPool
+from engines.cache.window import WindowPolicy, window_policy
+from engines.config.networks import TransformerConfig
+from engines.config.stream import StreamConfig
+from kernels.attention.kv_view import KVPlanes
+from kernels.attention.rope import frame_pairs
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """Tokens of each pool. A prompt can be read beside those that sessions follow, so there is one to spare."""
+
+    window: int
+    raw: int
+    prompts: int
+
+    @classmethod
+    def of_sessions(cls, sessions: int, policy: WindowPolicy, frame_tokens: int, text_len: int) -> Self:
+        """For so many sessions of one kind."""
+        window, raw = policy.frames * frame_tokens, policy.raw_frames * frame_tokens
+        return cls(sessions * window, sessions * raw, (sessions + 1) * text_len)
+
+
+def cache_size(sessions: int, config: StreamConfig, transformer: TransformerConfig) -> CacheSize:
+    """What so many streams of one kind take."""
+    return CacheSize.of_sessions(sessions, window_policy(config), config.frame_tokens, transformer.text_len)
+
+
+@dataclass(frozen=True)
+class CacheLayout:
+    """What a token takes: layers, heads and channels of a model, its dtype, and whether keys are INT8."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    dtype: torch.dtype
+    int8_keys: bool = False
+
+    @classmethod
+    def of(cls, config: TransformerConfig, dtype: torch.dtype, *, int8_keys: bool = False) -> Self:
+        """That of a transformer."""
+        return cls(config.layers, config.heads, config.head_dim, dtype, int8_keys)
+
+    @property
+    def raw_dim(self) -> int:
+        """Channels of a head that turn with the frame."""
+        return 2 * frame_pairs(self.head_dim)
+
+    @property
+    def window_token_bytes(self) -> int:
+        """Keys, with their scales if they have any, and values."""
+        keys = 1 + 4 / self.head_dim if self.int8_keys else self.dtype.itemsize
+        return int(self.layers * self.heads * self.head_dim * (keys + self.dtype.itemsize))
+
+    @property
+    def raw_token_bytes(self) -> int:
+        """Of what turns, which stays in the model's dtype."""
+        return self.layers * self.heads * self.raw_dim * self.dtype.itemsize
+
+    @property
+    def prompt_token_bytes(self) -> int:
+        """Keys and values."""
+        return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
+
+    def nbytes(self, size: CacheSize) -> int:
+        """Of all pools together."""
+        return (
+            size.window * self.window_token_bytes
+            + size.raw * self.raw_token_bytes
+            + size.prompts * self.prompt_token_bytes
+        )
+
+
+@dataclass(eq=False)
+class StreamKV:
+    """What one stream holds: the run of its window, that of the raw keys of its moving slots, and their policy."""
+
+    policy: WindowPolicy
+    frame_tokens: int
+    window: KVRun
+    raw: KVRun | None
+
+
+class KVCache:
+    """The pools of one device, allocated once."""
+
+    def __init__(self, layout: CacheLayout, size: CacheSize, device: torch.device) -> None:
+        self.layout = layout
+        self.size = size
+        self.device = device
+        keys = torch.int8 if layout.int8_keys else layout.dtype
+        windows = {"keys": self._plane(size.window, keys), "values": self._plane(size.window, layout.dtype)}
+        if layout.int8_keys:
+            scales = torch.empty(layout.layers, layout.heads, size.window, device=device)
+            windows["key_scales"] = Plane(scales, token_dim=2)
+        prompts = {name: self._plane(size.prompts, layout.dtype) for name in ("keys", "values")}
+        raw = torch.empty(layout.layers, size.raw, layout.heads, layout.raw_dim, dtype=layout.dtype, device=device)
+        self.windows = KVPool("a session's window", windows)
+        self.raw = KVPool("the sink of a session", {"raw_keys": Plane(raw)})
+        self.prompts = PromptPool(KVPool("a prompt", prompts))
+
+    def _plane(self, tokens: int, dtype: torch.dtype) -> Plane:
+        shape = (self.layout.layers, tokens, self.layout.heads, self.layout.head_dim)
+        return Plane(torch.empty(shape, dtype=dtype, device=self.device))
+
+    @property
+    def window_planes(self) -> KVPlanes:
+        """Keys and values of all windows."""
+        planes = self.windows.planes
+        scales = planes["key_scales"].tensor if "key_scales" in planes else None
+        return KVPlanes(planes["keys"].tensor, planes["values"].tensor, scales)
+
+    @property
+    def prompt_planes(self) -> KVPlanes:
+        """Keys and values of all prompts."""
+        planes = self.prompts.pool.planes
+        return KVPlanes(planes["keys"].tensor, planes["values"].tensor)
+
+    @property
+    def raw_plane(self) -> Tensor:
+        """Raw keys of all moving slots, [layers, tokens, heads, channels that turn]."""
+        return self.raw.planes["raw_keys"].tensor
+
+    def open(self, policy: WindowPolicy, frame_tokens: int) -> StreamKV:
+        """What a stream needs, with nothing of use in it. Raises PoolFull; nothing is taken then."""
+        window = self.windows.take(policy.frames * frame_tokens)
+        try:
+            raw = self.raw.take(policy.raw_frames * frame_tokens) if policy.raw_frames else None
+        except BaseException:
+            self.windows.give_back(window)
+            raise
+        return StreamKV(policy, frame_tokens, window, raw)
+
+    def fork(self, held: StreamKV) -> StreamKV:
+        """The same once more. Raises PoolFull."""
+        fork = self.open(held.policy, held.frame_tokens)
+        self.windows.copy(held.window, fork.window)
+        if held.raw is not None and fork.raw is not None:
+            self.raw.copy(held.raw, fork.raw)
+        return fork
+
+    def close(self, held: StreamKV) -> None:
+        """Give everything back."""
+        self.windows.give_back(held.window)
+        if held.raw is not None:
+            self.raw.give_back(held.raw)
+
+    def state(self, held: StreamKV, frames: int) -> dict[str, Tensor]:
+        """What a stream's first `frames` slots hold, by name: views."""
+        state = self.windows.state(held.window, frames * held.frame_tokens)
+        if held.raw is not None:
+            raw_frames = min(frames, held.policy.raw_frames)
+            state |= self.raw.state(held.raw, raw_frames * held.frame_tokens)
+        return state

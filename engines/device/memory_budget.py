@@ -1,0 +1,54 @@
+"""How much of a device's memory the KV cache may take: what is left once everything else has run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from engines.errors import DeviceOutOfMemory
+
+logger = logging.getLogger(__name__)
+
+RESERVE_BYTES = 768 << 20
+"""Left alone on a GPU: memory of recorded graphs, libraries' workspaces, gaps between the allocator's blocks."""
+
+
+@dataclass(frozen=True)
+class MemoryBudget:
+    """What a device has free beside the weights, and the most that running needs of it for a moment."""
+
+    free: int
+    working: int
+    reserve: int = RESERVE_BYTES
+
+    @property
+    def lasting(self) -> int:
+        """Bytes for what sessions keep."""
+        return max(0, self.free - self.working - self.reserve)
+
+    @classmethod
+    def measured(cls, device: torch.device, work: Callable[[], None]) -> MemoryBudget:
+        """On a CUDA device, by running `work`, which is to be the most that can run at once."""
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work()
+        torch.cuda.synchronize(device)
+        working = torch.cuda.max_memory_allocated(device) - before
+        torch.cuda.empty_cache()
+        budget = cls(torch.cuda.mem_get_info(device)[0], working)
+        logger.info("device memory", extra={"free": budget.free, "working": working, "reserve": budget.reserve})
+        return budget
+
+
+@contextmanager
+def typed_out_of_memory(what: str) -> Iterator[None]:
+    """Raise DeviceOutOfMemory, naming `what` was asked for, in place of PyTorch's own error."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceOutOfMemory(f"the device has no memory left for {what}: {error}") from error

@@ -1,0 +1,123 @@
+"""From a model and what is asked of it to a generator on one device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
+from engines.config.stream import StreamConfig
+from engines.config.validation import require
+from engines.device.memory_budget import MemoryBudget
+from engines.errors import ConfigError
+from engines.loading.footprint import session_bytes
+from engines.loading.model import Model
+from engines.runner.protocol import ModelRunner
+from engines.runner.selection import select_runner
+from engines.streaming.generator import Generator
+from engines.text.prompt import Prompt
+from kernels.dispatch import EAGER, KernelBackends
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How a model runs on one device.
+
+    Args:
+        stream: the largest stream that is to be opened.
+        sessions: streams that are to be open at once.
+        backends: what computes each op.
+        graphs: replay passes from CUDA graphs.
+        batch: streams that go through the network together, at most.
+        decodes: whether latents are decoded here too.
+        kept_frames: see `Generator`.
+        cache_bytes: memory for what sessions keep; None for what the device is measured to have left, or on a CPU
+            for what the sessions take.
+
+    """
+
+    stream: StreamConfig
+    sessions: int = 1
+    backends: KernelBackends = EAGER
+    graphs: bool = False
+    batch: int = 1
+    decodes: bool = True
+    kept_frames: int = 0
+    cache_bytes: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.sessions >= 1, f"sessions is {self.sessions}; it must be at least 1")
+        require(
+            self.cache_bytes is None or self.cache_bytes > 0,
+            f"cache_bytes is {self.cache_bytes}; it must be positive",
+        )
+
+
+def build_generator(
+    model: Model, config: EngineConfig, encode_text: Callable[[], object] | None = None
+) -> Generator:
+    """A generator of `model` with room for the sessions of `config`.
+
+    Without `cache_bytes`, on CUDA, the largest pass, a recache, a decode and `encode_text` are run once before the
+    cache is allocated, to see what they leave. Raises ConfigError if the sessions do not fit.
+    """
+    size = cache_size(config.sessions, config.stream, model.config.transformer)
+    lasting = config.cache_bytes
+    if lasting is None and model.transformer.device.type == "cuda":
+        lasting = MemoryBudget.measured(model.transformer.device, _exercise(model, config, encode_text)).lasting
+    if lasting is not None:
+        _require_room(model, config, lasting)
+    return _generator(model, config, select_runner(model.transformer, config.backends, graphs=config.graphs), size)
+
+
+def _generator(model: Model, config: EngineConfig, runner: ModelRunner, size: CacheSize) -> Generator:
+    layout = CacheLayout.of(model.config.transformer, model.transformer.dtype, int8_keys=runner.int8_keys)
+    return Generator(
+        runner,
+        model.vae if config.decodes else None,
+        KVCache(layout, size, model.transformer.device),
+        kept_frames=config.kept_frames,
+        batch=config.batch,
+        identity=model.identity,
+    )
+
+
+def _exercise(model: Model, config: EngineConfig, encode_text: Callable[[], object] | None) -> Callable[[], None]:
+    """Everything that runs, once, for as many streams as may go together; without graphs, which keep memory."""
+
+    def run() -> None:
+        runner = select_runner(model.transformer, config.backends, graphs=False)
+        size = cache_size(config.batch, config.stream, model.config.transformer)
+        generator = _generator(model, config, runner, size)
+        streams = [generator.open(config.stream) for _ in range(config.batch)]
+        prompt = Prompt("", torch.ones(1, model.config.transformer.text_dim))
+        while streams[0].latent_frames <= config.stream.window_frames:
+            for stream in streams:
+                generator.set_prompt(stream, prompt)
+            for stream, block in zip(streams, generator.generate(streams), strict=True):
+                if config.decodes:
+                    generator.decode(stream, block)
+        if encode_text is not None:
+            encode_text()
+
+    return run
+
+
+def _require_room(model: Model, config: EngineConfig, lasting: int) -> None:
+    """Raise ConfigError unless what sessions keep fits into `lasting` bytes: runs, prompts, decoders' caches."""
+    kept = session_bytes(
+        model.config, config.stream, model.transformer.dtype, int8_keys=config.backends.keys == "int8"
+    )
+    # A prompt can be read beside those that are followed.
+    each, spare = sum(kept) if config.decodes else sum(kept) - kept.decoder, kept.prompt
+    logger.info("session memory", extra={"each": each, "lasting": lasting, "sessions": config.sessions})
+    if config.sessions * each + spare > lasting:
+        raise ConfigError(
+            f"{config.sessions} sessions of {config.stream.height}x{config.stream.width} keep {each:,} bytes each "
+            f"and {lasting:,} are left: {max(0, lasting - spare) // each} would fit"
+        )
