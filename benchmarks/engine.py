@@ -175,7 +175,12 @@ class EngineBenchmark:
 
     def _set_prompt(self) -> Stage:
         work = self._counts.read_prompt(self._options.prompt_keys)
-        return self._measure("set prompt", work, lambda _: self._generator.set_prompt(self._stream, self._prompt))
+
+        def run(_: int) -> None:
+            # Another one each time: what is in force already is not read again.
+            self._generator.set_prompt(self._stream, replace(self._prompt))
+
+        return self._measure("set prompt", work, run)
 
     def _pass(self, name: str) -> Stage:
         """A pass of the next block. It may be repeated, and the block will overwrite what it writes."""
