@@ -1,19 +1,25 @@
-"""LayerNorm without weights, then scale and shift of the row's frame; optionally to INT8 with a scale per token.
+"""A branch added to the residual through its gate, and the LayerNorm that follows: one kernel for both.
 
-    out[b, f, t] = layer_norm(x[b, f, t]) * (1 + scale[b, f]) + shift[b, f]
+    layernorm_modulate      layer_norm(x) * (1 + scale) + shift         optionally to INT8 with a scale per token
+    add_layernorm_modulate  sum = x + branch * gate, and that of sum    the gate of the row's frame, or no gate
+    add_layernorm           sum, and layer_norm(sum) * weight + bias
 
-    x             [B, F, T, D]   B streams, F frames of T tokens, D channels
-    shift, scale  [B, F, 1, D]   views into the table of a layer's modulations
-    out           [B, F, T, D]   of the dtype of x; or int8, with fp32 scales [B, F, T]: value = int8 * scale
+    x, branch, sum      [B, F, T, D]   B rows, F frames of T tokens, D channels
+    gate, shift, scale  [B, F, 1, D]   views into the table of a layer's modulations, or one expanded over frames
+    weight, bias        [D]
+    normed              [B, F, T, D]   of the dtype of x; or int8, with fp32 scales [B, F, T]: value = int8 * scale
 
-Bytes: a row is read and written once, 2 x 2 D in 16 bits (6.1 KB at D = 1536) or 3 D + 4 to INT8, while a frame's
-shift and scale stay in the caches. In PyTorch's own operators (norm; 1 + scale; product; sum) a row crosses memory
-six times, 12 D.
+All is computed in fp32, and what is normed is the sum before its own rounding.
+
+Bytes of a token in 16 bits: with a branch two rows are read and two written, 8 D (12.3 KB at D = 1536); without,
+one each, 4 D, or 3 D + 4 to INT8. A frame's modulations stay in the caches. PyTorch's own operators (product; sum;
+norm; 1 + scale; product; sum) move 22 D with a branch and a gate, 18 D with a branch alone and 12 D without.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +32,28 @@ from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, arch
 from kernels.token_rows import FLOATS, check_rows, modulation_strides
 
 TILES: Tiles = {sm: Tile(m=2, n=2048, warps=8) for sm in ARCHITECTURES} | {INTERPRETER: Tile(m=4, n=2048, warps=1)}
-"""`m` rows of a frame, each of at most `n` channels: two, so that loading a frame's modulation serves both."""
+"""`m` tokens of a frame, each of at most `n` channels: two, so that loading a frame's modulation serves both."""
 
 
 def layernorm_modulate_reference(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """What the transformer computes before its linear layers."""
     return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+
+
+def add_layernorm_modulate_reference(
+    x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """What it computes between a branch and the modulated linear layers that follow: the sum, and that normed."""
+    added = x + (branch if gate is None else branch * gate)
+    return added, layernorm_modulate_reference(added, shift, scale, eps)
+
+
+def add_layernorm_reference(
+    x: Tensor, branch: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """The same with a LayerNorm that has weights, which comes before the attention to the prompt."""
+    added = x + (branch if gate is None else branch * gate)
+    return added, F.layer_norm(added, added.shape[-1:], weight, bias, eps)
 
 
 def layernorm_modulate_int8_reference(
@@ -42,35 +64,52 @@ def layernorm_modulate_int8_reference(
 
 
 @triton.jit
+def _of_frame(
+    p_x: tl.tensor, i_row: tl.tensor, i_frame: tl.tensor, row_stride: tl.tensor, frame_stride: tl.tensor,
+    o_d: tl.tensor, m_d: tl.tensor,
+) -> tl.tensor:  # fmt: skip
+    """A frame's gate, shift or scale [1, BLOCK_D], fp32."""
+    b_x = tl.load(p_x + i_row * row_stride + i_frame * frame_stride + o_d, mask=m_d, other=0.0)
+    return b_x.to(tl.float32)[None, :]
+
+
+@triton.jit
 def _layernorm_modulate_kernel(
-    p_x: tl.tensor, p_shift: tl.tensor, p_scale: tl.tensor, p_out: tl.tensor, p_scales: tl.tensor, F: tl.tensor,
-    T: tl.tensor, shift_stream: tl.tensor, shift_frame: tl.tensor, scale_stream: tl.tensor,
-    scale_frame: tl.tensor, eps: tl.tensor, D: tl.constexpr, INT8: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+    p_x: tl.tensor, p_branch: tl.tensor, p_shift: tl.tensor, p_scale: tl.tensor, p_gate: tl.tensor,
+    p_sum: tl.tensor, p_out: tl.tensor, p_scales: tl.tensor, F: tl.tensor, T: tl.tensor, shift_row: tl.tensor,
+    shift_frame: tl.tensor, scale_row: tl.tensor, scale_frame: tl.tensor, gate_row: tl.tensor,
+    gate_frame: tl.tensor, eps: tl.tensor, D: tl.constexpr, BRANCH: tl.constexpr, GATED: tl.constexpr,
+    AFFINE: tl.constexpr, INT8: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program: BLOCK_T rows of one frame."""
+    """A program: BLOCK_T tokens of one frame. AFFINE: the scale is the whole factor, not what it is beyond 1."""
     i_frame = tl.program_id(1).to(tl.int64)
-    i_stream, i_in_stream = i_frame // F, i_frame % F
+    i_row, i_in_row = i_frame // F, i_frame % F
     o_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
     o_d = tl.arange(0, BLOCK_D)
     m_t, m_d = o_t < T, o_d < D
-    o_row = i_frame * T + o_t
-    o_x = o_row[:, None] * D + o_d[None, :]
+    o_token = i_frame * T + o_t
+    o_x = o_token[:, None] * D + o_d[None, :]
     m_x = m_t[:, None] & m_d[None, :]
 
     b_x = tl.load(p_x + o_x, mask=m_x, other=0.0).to(tl.float32)
-    p_scale += i_stream * scale_stream + i_in_stream * scale_frame
-    p_shift += i_stream * shift_stream + i_in_stream * shift_frame
-    b_scale = tl.load(p_scale + o_d, mask=m_d, other=0.0).to(tl.float32)
-    b_shift = tl.load(p_shift + o_d, mask=m_d, other=0.0).to(tl.float32)
+    if BRANCH:
+        b_branch = tl.load(p_branch + o_x, mask=m_x, other=0.0).to(tl.float32)
+        if GATED:
+            b_branch *= _of_frame(p_gate, i_row, i_in_row, gate_row, gate_frame, o_d, m_d)
+        b_x += b_branch
+        tl.store(p_sum + o_x, b_x.to(p_sum.dtype.element_ty), mask=m_x)
+    b_scale = _of_frame(p_scale, i_row, i_in_row, scale_row, scale_frame, o_d, m_d)
+    b_shift = _of_frame(p_shift, i_row, i_in_row, shift_row, shift_frame, o_d, m_d)
+    if not AFFINE:
+        b_scale += 1.0
 
     b_centered = tl.where(m_x, b_x - (tl.sum(b_x, 1) / D)[:, None], 0.0)
     b_spread = tl.sqrt(tl.sum(b_centered * b_centered, 1) / D + eps)
-    b_y = b_centered / b_spread[:, None] * (1.0 + b_scale)[None, :] + b_shift[None, :]
+    b_y = b_centered / b_spread[:, None] * b_scale + b_shift
     if INT8:
         b_levels, b_scales = quantize_tile(tl.where(m_x, b_y, 0.0))
         tl.store(p_out + o_x, b_levels, mask=m_x)
-        tl.store(p_scales + o_row, b_scales, mask=m_t)
+        tl.store(p_scales + o_token, b_scales, mask=m_t)
     else:
         tl.store(p_out + o_x, b_y.to(p_out.dtype.element_ty), mask=m_x)
 
@@ -84,11 +123,11 @@ def layernorm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> T
     """As `layernorm_modulate_reference`, with one rounding at the end instead of one per operator.
 
     Raises:
-        ValueError: shapes, strides, dtypes or devices do not fit, or a row is longer than the tile.
+        ValueError: shapes, strides, dtypes or devices do not fit, or a token has more channels than the tile.
 
     """
     out = torch.empty_like(x)
-    _launch(x, shift, scale, eps, out, None)
+    _launch("layernorm_modulate", x, shift, scale, eps, out)
     return out
 
 
@@ -101,8 +140,37 @@ def layernorm_modulate_int8(x: Tensor, shift: Tensor, scale: Tensor, eps: float)
     """As `layernorm_modulate_int8_reference`. Raises like `layernorm_modulate`."""
     out = torch.empty_like(x, dtype=torch.int8)
     scales = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
-    _launch(x, shift, scale, eps, out, scales)
+    _launch("layernorm_modulate_int8", x, shift, scale, eps, out, scales=scales)
     return out, scales
+
+
+@torch.library.custom_op(
+    "longtake::add_layernorm_modulate",
+    mutates_args=(),
+    schema="(Tensor x, Tensor branch, Tensor? gate, Tensor shift, Tensor scale, float eps) -> (Tensor, Tensor)",
+)
+def add_layernorm_modulate(
+    x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """As `add_layernorm_modulate_reference`, each result rounded once. Raises like `layernorm_modulate`."""
+    added, out = torch.empty_like(x), torch.empty_like(x)
+    _launch("add_layernorm_modulate", x, shift, scale, eps, out, branch=_Branch(branch, gate, added))
+    return added, out
+
+
+@torch.library.custom_op(
+    "longtake::add_layernorm",
+    mutates_args=(),
+    schema="(Tensor x, Tensor branch, Tensor? gate, Tensor weight, Tensor bias, float eps) -> (Tensor, Tensor)",
+)
+def add_layernorm(
+    x: Tensor, branch: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """As `add_layernorm_reference`, each result rounded once. Raises like `layernorm_modulate`."""
+    added, out = torch.empty_like(x), torch.empty_like(x)
+    shift, scale = _of_every_frame("bias", bias, x), _of_every_frame("weight", weight, x)
+    _launch("add_layernorm", x, shift, scale, eps, out, branch=_Branch(branch, gate, added), affine=True)
+    return added, out
 
 
 @layernorm_modulate.register_fake
@@ -115,43 +183,75 @@ def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tens
     return torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 
-def _launch(x: Tensor, shift: Tensor, scale: Tensor, eps: float, out: Tensor, scales: Tensor | None) -> None:
-    check_rows("layernorm_modulate", x=x)
-    shift_strides = modulation_strides("layernorm_modulate", x, "shift", shift)
-    scale_strides = modulation_strides("layernorm_modulate", x, "scale", scale)
+@add_layernorm_modulate.register_fake
+@add_layernorm.register_fake
+def _(
+    x: Tensor, branch: Tensor, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x), torch.empty_like(x)
+
+
+class _Branch(NamedTuple):
+    """What is added before the norm, through which gate, and where the sum goes."""
+
+    y: Tensor
+    gate: Tensor | None
+    added: Tensor
+
+
+def _launch(
+    op: str, x: Tensor, shift: Tensor, scale: Tensor, eps: float, out: Tensor, *, branch: _Branch | None = None,
+    affine: bool = False, scales: Tensor | None = None,
+) -> None:  # fmt: skip
+    y, gate, added = branch or _Branch(x, None, out)
+    check_rows(op, x=x, branch=y)
+    modulations = {"shift": shift, "scale": scale, "gate": scale if gate is None else gate}
+    strides = [stride for name, m in modulations.items() for stride in modulation_strides(op, x, name, m)]
     batch, frames, tokens, dim = x.shape
-    tile = tile_for(TILES, architecture(x.device), "layernorm_modulate")
+    tile = tile_for(TILES, architecture(x.device), op)
     if dim > tile.n:
-        raise ValueError(f"layernorm_modulate: rows of {dim} channels; its tile takes at most {tile.n}")
+        raise ValueError(f"{op}: tokens of {dim} channels; its tile takes at most {tile.n}")
     _layernorm_modulate_kernel[(triton.cdiv(tokens, tile.m), batch * frames)](
-        x, shift, scale, out, out if scales is None else scales,
-        frames, tokens, *shift_strides, *scale_strides, eps,
-        D=dim, INT8=scales is not None, BLOCK_T=tile.m,
-        BLOCK_D=triton.next_power_of_2(dim), **tile.options,
+        x, y, *modulations.values(), added, out, out if scales is None else scales, frames, tokens, *strides, eps,
+        D=dim, BRANCH=branch is not None, GATED=gate is not None, AFFINE=affine, INT8=scales is not None,
+        BLOCK_T=tile.m, BLOCK_D=triton.next_power_of_2(dim), **tile.options,
     )  # fmt: skip
 
 
+def _of_every_frame(name: str, channels: Tensor, x: Tensor) -> Tensor:
+    """[D] as a modulation of `x`, without a copy."""
+    if channels.shape != x.shape[-1:]:
+        raise ValueError(f"add_layernorm: {name} must be [{x.shape[-1]}]; got {list(channels.shape)}")
+    return channels.expand(*x.shape[:-2], 1, -1)
+
+
+FORMS = {
+    "layernorm_modulate": {"BRANCH": False, "GATED": False, "AFFINE": False, "INT8": False},
+    "layernorm_modulate_int8": {"BRANCH": False, "GATED": False, "AFFINE": False, "INT8": True},
+    "add_layernorm_modulate": {"BRANCH": True, "GATED": False, "AFFINE": False, "INT8": False},
+    "add_layernorm_modulate_gated": {"BRANCH": True, "GATED": True, "AFFINE": False, "INT8": False},
+    "add_layernorm_gated": {"BRANCH": True, "GATED": True, "AFFINE": True, "INT8": False},
+}
+"""Those that layers use, and the kernel's flags for each."""
+
+
 def aot_cases() -> Sequence[AotCase]:
-    """Rows of the real model in bf16, and to INT8."""
-    return [_case(sm, int8) for sm in ARCHITECTURES for int8 in (False, True)]
+    """Tokens of the real model in bf16, in every form."""
+    return [_case(f"{name}_sm{sm}", sm, flags) for sm in ARCHITECTURES for name, flags in FORMS.items()]
 
 
-def _case(sm: int, int8: bool) -> AotCase:
+def _case(name: str, sm: int, flags: dict[str, bool]) -> AotCase:
     half, tile = FLOATS[torch.bfloat16], TILES[sm]
-    pointers = {
-        "p_x": half,
-        "p_shift": half,
-        "p_scale": half,
-        "p_out": "*i8" if int8 else half,
-        "p_scales": "*fp32",
-    }
-    strides = dict.fromkeys(("shift_stream", "shift_frame", "scale_stream", "scale_frame"), "i32")
+    pointers = dict.fromkeys(("p_x", "p_branch", "p_shift", "p_scale", "p_gate", "p_sum"), half)
+    pointers |= {"p_out": "*i8" if flags["INT8"] else half, "p_scales": "*fp32"}
+    modulations = ("shift_row", "shift_frame", "scale_row", "scale_frame", "gate_row", "gate_frame")
+    strides = dict.fromkeys(modulations, "i32")
     return AotCase(
-        name=f"layernorm_modulate_int8_sm{sm}" if int8 else f"layernorm_modulate_sm{sm}",
+        name=name,
         kernel=_layernorm_modulate_kernel,
         architecture=sm,
         tile=tile,
         arguments=pointers | {"F": "i32", "T": "i32"} | strides | {"eps": "fp32"},
-        constants={"D": 1536, "INT8": int8, "BLOCK_T": tile.m, "BLOCK_D": tile.n},
+        constants=flags | {"D": 1536, "BLOCK_T": tile.m, "BLOCK_D": tile.n},
         aligned=(*pointers, *strides),
     )

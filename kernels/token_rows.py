@@ -1,6 +1,6 @@
 """What kernels of token rows share: rows lie in frames, and a frame's modulation holds for all of its tokens.
 
-rows        [B, F, T, D]   contiguous
+rows        [B, F, T, D]   contiguous: the T tokens of F frames in each of the B rows of a pass
 modulation  [B, F, 1, D]   any strides but the last, which is 1: a view into a table, or expanded over frames
 """
 
@@ -16,9 +16,9 @@ FLOATS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16
 
 
 class ModulationStrides(NamedTuple):
-    """Elements from a stream's modulation to the next one's, and from a frame's to the next one's."""
+    """Elements from the modulation of a pass's row to the next one's, and from a frame's to the next one's."""
 
-    stream: int
+    row: int
     frame: int
 
 

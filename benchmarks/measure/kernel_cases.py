@@ -33,7 +33,13 @@ from kernels.attention.slots import RawKeys, RopeFreqs, Slots
 from kernels.attention.window import window_attention, window_attention_reference
 from kernels.flow_step import flow_step, flow_step_reference
 from kernels.gated_residual import gated_residual, gated_residual_reference
-from kernels.layernorm_modulate import layernorm_modulate, layernorm_modulate_int8, layernorm_modulate_reference
+from kernels.layernorm_modulate import (
+    add_layernorm_modulate,
+    add_layernorm_modulate_reference,
+    layernorm_modulate,
+    layernorm_modulate_int8,
+    layernorm_modulate_reference,
+)
 from kernels.quantize import quantize_keys
 from kernels.rms_norm import rms_norm, rms_norm_reference
 from kernels.vae.causal_pad import causal_pad, causal_pad_reference
@@ -182,6 +188,7 @@ def all_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> list[Ma
         partial(_window, make, [1, full], False), partial(_window, make, [full], True), partial(_prompt, make),
         partial(_qk_norm_rope, make, False), partial(_qk_norm_rope, make, True), partial(_rotate_slots, make),
         partial(_rms_norm, make), partial(_layernorm_modulate, make), partial(_layernorm_modulate_int8, make),
+        partial(_add_layernorm_modulate, make),
         partial(_gated_residual, make), partial(_linear, make), partial(_linear_gelu, make),
         partial(_linear_residual, make), partial(_flow_step, make), partial(_causal_pad, make),
         partial(_conv_epilogue, make), partial(_upsample, make), partial(_frame_pairs, make),
@@ -366,6 +373,22 @@ def _layernorm_modulate_int8(make: Maker, sets: int) -> Case:
     providers = {"triton, with its inverse": dequantized}
     reference = partial(layernorm_modulate_reference, eps=EPS)
     return make.case("modulate to int8", _modulated(make), providers, reference, 0, sets, INT8_BOUND)
+
+
+def _add_layernorm_modulate(make: Maker, sets: int) -> Case:
+    def inputs() -> Tensors:
+        return make.token_rows(), make.token_rows(), *(make.modulation() for _ in range(3))
+
+    ops: dict[str, Callable[..., Tensors]] = {
+        "triton": add_layernorm_modulate,
+        "reference": add_layernorm_modulate_reference,
+    }
+    providers = {name: partial(_with_eps, op) for name, op in ops.items()}
+    return make.case("gate, residual and modulate", inputs, providers, providers["reference"], 0, sets)
+
+
+def _with_eps(op: Callable[..., Tensors], *given: Tensor) -> Tensors:
+    return op(*given, EPS)
 
 
 def _modulated(make: Maker) -> Callable[[], Tensors]:

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 from torch import Tensor
 
-from engines.wan.layer_ops import EAGER_OPS
 from kernels.layernorm_modulate import (
+    add_layernorm,
+    add_layernorm_modulate,
+    add_layernorm_modulate_reference,
+    add_layernorm_reference,
     layernorm_modulate,
     layernorm_modulate_int8,
     layernorm_modulate_int8_reference,
@@ -25,11 +30,6 @@ def rows(batch: int, frames: int, tokens: int, dim: int, device: torch.device) -
     return x.to(device), shift, scale
 
 
-def test_the_reference_is_the_transformers_modulation() -> None:
-    made = rows(2, 3, 7, 96, torch.device("cpu"))
-    assert torch.equal(layernorm_modulate_reference(*made, EPS), EAGER_OPS.modulate(*made, EPS))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 96), (2, 3, 7, 77), (1, 2, 5, 1536)], ids=str)
 def test_rows_of_every_frame_are_normed_scaled_and_shifted(
@@ -38,6 +38,105 @@ def test_rows_of_every_frame_are_normed_scaled_and_shifted(
     x, shift, scale = (t.to(dtype) for t in rows(*shape, device))
     reference = layernorm_modulate_reference(x.float(), shift.float(), scale.float(), EPS)
     assert_within("layernorm_modulate", layernorm_modulate(x, shift, scale, EPS), reference)
+
+
+class Branch(NamedTuple):
+    """What is added to rows, and gate, shift and scale of one table of six modulations."""
+
+    x: Tensor
+    branch: Tensor
+    gate: Tensor
+    shift: Tensor
+    scale: Tensor
+
+
+def branch(batch: int, frames: int, tokens: int, dim: int, device: torch.device) -> Branch:
+    x, shift, scale = rows(batch, frames, tokens, dim, device)
+    generator = torch.Generator().manual_seed(4)
+    y = torch.randn(batch, frames, tokens, dim, generator=generator)
+    gate = torch.randn(batch, frames, 6, dim, generator=generator).to(device).unsqueeze(2).unbind(3)[2]
+    return Branch(x, y.to(device), gate, shift, scale)
+
+
+def assert_added_and_normed(made: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> None:
+    for name, ours, wanted in zip(("add", "layernorm_modulate"), made, reference, strict=True):
+        assert_within(name, ours, wanted)
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "whole"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 96), (2, 3, 7, 77), (1, 2, 5, 1536)], ids=str)
+def test_a_branch_is_added_and_the_sum_modulated(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, gated: bool, device: torch.device
+) -> None:
+    x, y, gate, shift, scale = (t.to(dtype) for t in branch(*shape, device))
+    made = add_layernorm_modulate(x, y, gate if gated else None, shift, scale, EPS)
+    x, y, gate, shift, scale = (t.float() for t in (x, y, gate, shift, scale))
+    reference = add_layernorm_modulate_reference(x, y, gate if gated else None, shift, scale, EPS)
+    assert_added_and_normed(made, reference)
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "whole"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 3, 7, 77), (1, 2, 5, 1536)], ids=str)
+def test_a_branch_is_added_and_the_sum_normed_with_weights(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, gated: bool, device: torch.device
+) -> None:
+    x, y, gate, shift, scale = (t.to(dtype) for t in branch(*shape, device))
+    weight, bias = scale[0, 0, 0], shift[0, 0, 0]
+    made = add_layernorm(x, y, gate if gated else None, weight, bias, EPS)
+    x, y, gate, weight, bias = (t.float() for t in (x, y, gate, weight, bias))
+    reference = add_layernorm_reference(x, y, gate if gated else None, weight, bias, EPS)
+    assert_added_and_normed(made, reference)
+
+
+@torch.no_grad()
+def test_the_references_are_what_lies_between_the_transformers_layers() -> None:
+    x, y, gate, shift, scale = branch(2, 3, 7, 96, torch.device("cpu"))
+    affine = torch.nn.LayerNorm(96, eps=EPS)
+    affine.load_state_dict({"weight": scale[0, 0, 0], "bias": shift[0, 0, 0]})
+    added = x + y * gate
+    sums, modulated = add_layernorm_modulate_reference(x, y, gate, shift, scale, EPS)
+    assert torch.equal(sums, added)
+    assert torch.equal(modulated, layernorm_modulate_reference(added, shift, scale, EPS))
+    sums, normed = add_layernorm_reference(x, y, gate, affine.weight, affine.bias, EPS)
+    assert torch.equal(sums, added)
+    assert torch.equal(normed, affine(added))
+
+
+def test_what_is_added_to_stays_as_it_was(device: torch.device) -> None:
+    given = branch(1, 2, 3, 96, device)
+    before = given.x.clone()
+    add_layernorm_modulate(*given, EPS)
+    assert torch.equal(given.x, before)
+
+
+def test_gates_and_modulations_may_serve_all_frames_of_a_row(device: torch.device) -> None:
+    x, y, *modulation = branch(2, 3, 4, 96, device)
+    gate, shift, scale = (m[:, :1].expand(-1, 3, -1, -1) for m in modulation)
+    assert gate.stride(1) == 0
+    reference = add_layernorm_modulate_reference(x, y, gate, shift, scale, EPS)
+    assert_added_and_normed(add_layernorm_modulate(x, y, gate, shift, scale, EPS), reference)
+
+
+def test_a_branch_of_another_shape_is_refused(device: torch.device) -> None:
+    x, y, *modulation = branch(1, 2, 3, 96, device)
+    complaint = r"add_layernorm_modulate: branch is \[1, 2, 2, 96\] .* beside \[1, 2, 3, 96\]"
+    with pytest.raises(ValueError, match=complaint):
+        add_layernorm_modulate(x, y[:, :, :2].contiguous(), *modulation, EPS)
+
+
+def test_a_gate_with_scattered_channels_is_refused(device: torch.device) -> None:
+    x, y, gate, *modulation = branch(1, 2, 3, 96, device)
+    scattered = torch.stack([gate, gate], dim=-1)[..., 0]
+    with pytest.raises(ValueError, match=r"gate must be \[1, 2, 1, 96\] with neighboring channels"):
+        add_layernorm_modulate(x, y, scattered, *modulation, EPS)
+
+
+def test_weights_for_other_channels_are_refused(device: torch.device) -> None:
+    x, y, gate, shift, scale = branch(1, 2, 3, 96, device)
+    with pytest.raises(ValueError, match=r"add_layernorm: bias must be \[96\]; got \[95\]"):
+        add_layernorm(x, y, gate, scale[0, 0, 0], shift[0, 0, 0, 1:], EPS)
 
 
 def test_one_modulation_may_serve_all_frames(device: torch.device) -> None:
@@ -99,5 +198,5 @@ def test_a_modulation_of_another_shape_or_dtype_is_refused(device: torch.device)
 
 
 def test_rows_beyond_the_tile_are_refused(device: torch.device) -> None:
-    with pytest.raises(ValueError, match="rows of 2049 channels; its tile takes at most 2048"):
+    with pytest.raises(ValueError, match="tokens of 2049 channels; its tile takes at most 2048"):
         layernorm_modulate(*rows(1, 1, 1, 2049, device), EPS)

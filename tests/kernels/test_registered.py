@@ -11,7 +11,12 @@ from torch._library.custom_ops import CustomOpDef
 import kernels.attention.qk_norm_rope  # noqa: F401  Registers it.
 from kernels.flow_step import flow_step
 from kernels.gated_residual import gated_residual
-from kernels.layernorm_modulate import layernorm_modulate, layernorm_modulate_int8
+from kernels.layernorm_modulate import (
+    add_layernorm,
+    add_layernorm_modulate,
+    layernorm_modulate,
+    layernorm_modulate_int8,
+)
 from kernels.linear import linear, linear_gelu, linear_residual
 from kernels.rms_norm import rms_norm
 
@@ -23,6 +28,8 @@ ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
     [
         (layernorm_modulate, (ROWS, GATE, GATE), (1e-6,)),
         (layernorm_modulate_int8, (ROWS, GATE, GATE), (1e-6,)),
+        (add_layernorm_modulate, (ROWS, ROWS, GATE, GATE, GATE), (1e-6,)),
+        (add_layernorm, (ROWS, ROWS, GATE, (32,), (32,)), (1e-6,)),
         (gated_residual, (ROWS, ROWS, GATE), ()),
         (rms_norm, ((2, 5, 32), (32,)), (1e-6,)),
         (flow_step, (LATENTS, LATENTS, LATENTS, LEVEL, LEVEL), ()),
@@ -33,6 +40,8 @@ ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
     ids=[
         "layernorm_modulate",
         "layernorm_modulate_int8",
+        "add_layernorm_modulate",
+        "add_layernorm",
         "gated_residual",
         "rms_norm",
         "flow_step",
