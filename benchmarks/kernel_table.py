@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.measure.compiler import Compiled, compile_case
 from benchmarks.measure.machine import ROOT, Machine
-from kernels import flow_step, gated_residual, layernorm_modulate, linear, rms_norm
+from kernels import flow_step, layernorm_modulate, linear, rms_norm
 from kernels.attention import qk_norm_rope, rotate_slots, store_kv, window
 from kernels.tiles import AotCase, AotCases
 from kernels.vae import causal_pad, conv_epilogue, frame_pairs, upsample
@@ -32,7 +32,6 @@ OPS: tuple[AotCases, ...] = (
     linear.aot_cases,
     layernorm_modulate.aot_cases,
     qk_norm_rope.aot_cases,
-    gated_residual.aot_cases,
     rms_norm.aot_cases,
     rotate_slots.aot_cases,
     store_kv.aot_cases,

@@ -5,8 +5,7 @@
     batched_attention   reference, library, flash-attn, triton  those of several rows at once
     prompt_attention    reference, triton                       queries over the prompt
     qk_norm_rope        reference, triton                       q/k norm, RoPE, and the write into slots
-    layernorm_modulate  reference, triton                       LayerNorm, scale and shift
-    gated_residual      reference, triton                       a gated branch added
+    layernorm_modulate  reference, triton                       a gated branch added, LayerNorm, scale and shift
     linear              library, triton                         matrix products with what follows them
     flow_step           reference, triton                       flow to clean latents to the next noise level
     decoder             reference, triton                       what lies between the codec's convolutions
@@ -37,7 +36,6 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "prompt_attention": REFERENCE_OR_TRITON,
     "qk_norm_rope": REFERENCE_OR_TRITON,
     "layernorm_modulate": REFERENCE_OR_TRITON,
-    "gated_residual": REFERENCE_OR_TRITON,
     "linear": ("library", "triton"),
     "flow_step": REFERENCE_OR_TRITON,
     "decoder": REFERENCE_OR_TRITON,
@@ -62,7 +60,6 @@ class KernelBackends:
     prompt_attention: str = "reference"
     qk_norm_rope: str = "reference"
     layernorm_modulate: str = "reference"
-    gated_residual: str = "reference"
     linear: str = "library"
     flow_step: str = "reference"
     decoder: str = "reference"

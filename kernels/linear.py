@@ -1,22 +1,18 @@
-"""A linear layer and what follows it, in one kernel.
+"""A linear layer, and the GELU that may follow it in the same kernel.
 
-    linear           x w^T + bias
-    linear_gelu      gelu(x w^T + bias), the tanh form
-    linear_residual  residual + (x w^T + bias) * gate       the gate of the row's frame, or no gate
+    linear       x w^T + bias
+    linear_gelu  gelu(x w^T + bias), the tanh form
 
-    x         [..., K]       contiguous
-    weight    [N, K]         as torch.nn.Linear keeps it, contiguous
-    bias      [N]
-    residual  [B, F, T, N]   contiguous; x has as many rows: B streams, F frames of T tokens
-    gate      [B, F, 1, N]   a view into the table of a layer's modulations
-    out       [..., N]       of the dtype of x; the residual's shape where there is one
+    x       [..., K]   contiguous
+    weight  [N, K]     as torch.nn.Linear keeps it, contiguous
+    bias    [N]
+    out     [..., N]   of the dtype of x
 
-Sums are fp32, and the only rounding is at the end. A block at 480x832 has 4680 rows: with K = 1536 and N = 8960
+Sums are fp32, and the only rounding is at the end. A block at 480x832 has 4680 tokens: with K = 1536 and N = 8960
 that is 129 GFLOP, 163 us at the 788 TFLOP/s that cuBLAS reached on an H200.
 
-Bytes of a call with M rows, in 16 bits: 2 (M K + N K + M N) for the product, in that example 126 MB or 26 us of an
-H200's memory, and 2 M N more for a residual. Behind the library's product with bias, PyTorch's own operators move
-4 M N for GELU, 6 M N for a residual and 10 M N for a gated one.
+Bytes of a call with M tokens, in 16 bits: 2 (M K + N K + M N), in that example 126 MB or 26 us of an H200's
+memory. Behind the library's product with bias, PyTorch's own GELU moves 4 M N more.
 """
 
 from __future__ import annotations
@@ -31,7 +27,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, interpreted, tile_for
-from kernels.token_rows import FLOATS, ModulationStrides, check_rows, modulation_strides
+from kernels.token_rows import FLOATS
 
 TILES: Tiles = {
     80: Tile(m=128, n=256, k=64, warps=8, stages=3),
@@ -74,12 +70,16 @@ def linear_gelu_reference(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.gelu(F.linear(x, weight, bias), approximate="tanh")
 
 
-def linear_residual_reference(
-    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, gate: Tensor | None
-) -> Tensor:
-    """How the transformer adds an attention, or the second half of its feed-forward net."""
-    y = F.linear(x, weight, bias).view_as(residual)
-    return residual + (y if gate is None else y * gate)
+def linear_gelu_library(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """As `linear_gelu_reference`; in bf16 on CUDA the library's product does both, rounding once.
+
+    There its GELU is of the tanh form. On a CPU the same function has the erf form, 5e-4 off, and is not used.
+    """
+    # Dry runs on meta stand for CUDA.
+    if x.dtype != torch.bfloat16 or x.device.type not in ("cuda", "meta"):
+        return linear_gelu_reference(x, weight, bias)
+    rows = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
+    return rows.unflatten(0, x.shape[:-1])
 
 
 @triton.jit
@@ -113,47 +113,22 @@ def _product(
 
 
 @triton.jit
-def _gates(
-    p_gate: tl.tensor, row: tl.tensor, o_m: tl.tensor, o_n: tl.tensor, N: tl.tensor, frames: tl.tensor,
-    SPAN: tl.constexpr,
-) -> tl.tensor:  # fmt: skip
-    """Gates of the rows of a tile, which lie in SPAN frames at most."""
-    FRAMES, F, T, gate_stream, gate_frame = frames
-    first = row // T
-    b_gate = tl.zeros((o_m.shape[0], o_n.shape[0]), tl.float32)
-    for i_next in tl.static_range(SPAN):
-        frame = tl.minimum(first + i_next, FRAMES - 1).to(tl.int64)
-        p_frame = p_gate + frame // F * gate_stream + frame % F * gate_frame
-        b_next = tl.load(p_frame + o_n, mask=o_n < N, other=0.0).to(tl.float32)
-        b_gate = tl.where((o_m >= (first + i_next) * T)[:, None], b_next[None, :], b_gate)
-    return b_gate
-
-
-@triton.jit
 def _finish(
-    b_sum: tl.tensor, row: tl.tensor, column: tl.tensor, operands: tl.tuple, M: tl.tensor, N: tl.tensor,
-    frames: tl.tuple, DESCRIPTORS: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr,
-    SPAN: tl.constexpr,
+    b_sum: tl.tensor, row: tl.tensor, column: tl.tensor, p_bias: tl.tensor, out: tl.tensor, M: tl.tensor,
+    N: tl.tensor, DESCRIPTORS: tl.constexpr, GELU: tl.constexpr,
 ) -> None:  # fmt: skip
     """What follows the product, and the store."""
-    p_bias, residual, p_gate, out = operands
     o_m, o_n = row + tl.arange(0, b_sum.shape[0]), column + tl.arange(0, b_sum.shape[1])
     b_out = b_sum + tl.load(p_bias + o_n, mask=o_n < N, other=0.0).to(tl.float32)[None, :]
     if GELU:
         # x (1 + tanh(u)) / 2 = x sigmoid(2 u), which loses nothing where tanh is close to -1. exp(80) is finite.
         b_twice = 1.5957691216057308 * b_out * (1.0 + 0.044715 * b_out * b_out)
         b_out = b_out * tl.sigmoid(tl.maximum(b_twice, -80.0))
-    if GATED:
-        b_out *= _gates(p_gate, row, o_m, o_n, N, frames, SPAN)
     if DESCRIPTORS:
-        if RESIDUAL:
-            b_out += residual.load([row, column]).to(tl.float32)
         out.store([row, column], b_out.to(out.dtype))
     else:
         o_out = o_m.to(tl.int64)[:, None] * N + o_n[None, :]
         m_out = (o_m < M)[:, None] & (o_n < N)[None, :]
-        if RESIDUAL:
-            b_out += tl.load(residual + o_out, mask=m_out, other=0.0).to(tl.float32)
         tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=m_out)
 
 
@@ -165,15 +140,12 @@ def _halves(b_x: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
 
 @triton.jit
 def _linear_kernel(
-    x: tl.tensor, weight: tl.tensor, p_bias: tl.tensor, residual: tl.tensor, p_gate: tl.tensor, out: tl.tensor,
-    M: tl.tensor, N: tl.tensor, K: tl.tensor, FRAMES: tl.tensor, F: tl.tensor, T: tl.tensor,
-    gate_stream: tl.tensor, gate_frame: tl.tensor, DESCRIPTORS: tl.constexpr, EVEN_K: tl.constexpr,
-    WIDEN: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, GATED: tl.constexpr, SPAN: tl.constexpr,
+    x: tl.tensor, weight: tl.tensor, p_bias: tl.tensor, out: tl.tensor, M: tl.tensor, N: tl.tensor, K: tl.tensor,
+    DESCRIPTORS: tl.constexpr, EVEN_K: tl.constexpr, WIDEN: tl.constexpr, GELU: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program: every so many tiles of the output. `x`, `weight`, `residual`, `out`: descriptors or pointers."""
+    """A program: every so many tiles of the output. `x`, `weight`, `out`: descriptors or pointers."""
     rows, columns = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
-    operands, frames = (p_bias, residual, p_gate, out), (FRAMES, F, T, gate_stream, gate_frame)
     for i_tile in tl.range(tl.program_id(0), rows * columns, tl.num_programs(0), flatten=DESCRIPTORS):
         i_group, i_in_group = i_tile // (GROUP * columns), i_tile % (GROUP * columns)
         group_rows = tl.minimum(rows - i_group * GROUP, GROUP)
@@ -183,10 +155,8 @@ def _linear_kernel(
         b_left, b_right = _halves(b_sum)
         parts = _halves(b_left) + _halves(b_right)
         for i_part in tl.static_range(4):
-            _finish(
-                parts[i_part], row, column + i_part * (BLOCK_N // 4), operands, M, N, frames,
-                DESCRIPTORS, GELU, RESIDUAL, GATED, SPAN,
-            )  # fmt: skip
+            left = column + i_part * (BLOCK_N // 4)
+            _finish(parts[i_part], row, left, p_bias, out, M, N, DESCRIPTORS, GELU)
 
 
 @torch.library.custom_op(
@@ -210,78 +180,32 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return _launch("linear_gelu", x, weight, bias, gelu=True)
 
 
-@torch.library.custom_op(
-    "longtake::linear_residual",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor bias, Tensor residual, Tensor? gate) -> Tensor",
-)
-def linear_residual(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, gate: Tensor | None) -> Tensor:
-    """As `linear_residual_reference`. Raises like `linear`."""
-    return _launch("linear_residual", x, weight, bias, residual=residual, gate=gate)
-
-
 @linear.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
-
-
 @linear_gelu.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
-@linear_residual.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor, gate: Tensor | None) -> Tensor:
-    return torch.empty_like(residual)
-
-
-def _launch(
-    op: str, x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False, residual: Tensor | None = None,
-    gate: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+def _launch(op: str, x: Tensor, weight: Tensor, bias: Tensor, *, gelu: bool = False) -> Tensor:
     _check(op, x, weight, bias)
     out = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=x.dtype, device=x.device)
-    frames: tuple[int, ...] = (1, 1, 1, 0, 0)
-    if residual is not None:
-        out, frames = torch.empty_like(residual), _frames(op, out, residual, gate)
     chip = architecture(x.device)
     tile = tile_for(TILES_FP32 if x.dtype == torch.float32 else TILES, chip, "linear")
     (n, k), m = weight.shape, x.numel() // x.shape[-1]
-    tiles, part = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n), tile.n // PARTS
-    operands: tuple[Tensor | TensorDescriptor, ...] = (x, weight, out if residual is None else residual, out)
+    tiles = triton.cdiv(m, tile.m) * triton.cdiv(n, tile.n)
+    operands: tuple[Tensor | TensorDescriptor, ...] = (x, weight, out)
     if chip in BY_DESCRIPTOR:
-        blocks = ((tile.m, tile.k), (tile.n, tile.k), (tile.m, part), (tile.m, part))
+        blocks = ((tile.m, tile.k), (tile.n, tile.k), (tile.m, tile.n // PARTS))
         operands = tuple(_described(op, t, block) for t, block in zip(operands, blocks, strict=True))
         tiles = min(tiles, _multiprocessors(x.device))
-    x_operand, weight_operand, residual_operand, out_operand = operands
+    x_operand, weight_operand, out_operand = operands
     _linear_kernel[(tiles,)](
-        x_operand, weight_operand, bias, residual_operand, bias if gate is None else gate, out_operand,
-        m, n, k, *frames, DESCRIPTORS=chip in BY_DESCRIPTOR, EVEN_K=k % tile.k == 0,
-        WIDEN=interpreted() and x.dtype == torch.bfloat16, GELU=gelu, RESIDUAL=residual is not None,
-        GATED=gate is not None, SPAN=_span(tile.m, *frames[:3]),
+        x_operand, weight_operand, bias, out_operand, m, n, k,
+        DESCRIPTORS=chip in BY_DESCRIPTOR, EVEN_K=k % tile.k == 0,
+        WIDEN=interpreted() and x.dtype == torch.bfloat16, GELU=gelu,
         BLOCK_M=tile.m, BLOCK_N=tile.n, BLOCK_K=tile.k, GROUP=GROUP, **tile.options,
     )  # fmt: skip
     return out
-
-
-def _frames(op: str, out: Tensor, residual: Tensor, gate: Tensor | None) -> tuple[int, ...]:
-    """Frames of all streams and of one, tokens of a frame, and where a frame's gate lies."""
-    check_rows(op, residual=residual)
-    if out.numel() != residual.numel() or out.shape[-1] != residual.shape[-1] or out.dtype != residual.dtype:
-        raise ValueError(
-            f"{op}: residual {list(residual.shape)} {residual.dtype} does not fit products {list(out.shape)} "
-            f"{out.dtype}"
-        )
-    if out.device != residual.device:
-        raise ValueError(f"{op}: residual is on {residual.device}, x on {out.device}")
-    streams, frames, tokens, _ = residual.shape
-    strides = ModulationStrides(0, 0) if gate is None else modulation_strides(op, residual, "gate", gate)
-    return streams * frames, frames, tokens, *strides
-
-
-def _span(rows: int, all_frames: int, frames: int, tokens: int) -> int:
-    """The most frames in which neighboring rows can lie."""
-    return min(all_frames, (rows - 2) // tokens + 2)
 
 
 def _multiprocessors(device: torch.device) -> int:
@@ -320,42 +244,35 @@ def _check(op: str, x: Tensor, weight: Tensor, bias: Tensor) -> None:
 
 
 def aot_cases() -> Sequence[AotCase]:
-    """The real model: every K is a multiple of the tiles', and every frame is longer than a tile."""
-    forms = {
-        "linear": {"GELU": False, "RESIDUAL": False, "GATED": False},
-        "linear_gelu": {"GELU": True, "RESIDUAL": False, "GATED": False},
-        "linear_residual": {"GELU": False, "RESIDUAL": True, "GATED": False},
-        "linear_gated": {"GELU": False, "RESIDUAL": True, "GATED": True},
-    }
-    fp32 = [_case(f"linear_gated_fp32_sm{sm}", sm, torch.float32, forms["linear_gated"]) for sm in ARCHITECTURES]
+    """The real model: every K is a multiple of the tiles'."""
+    forms = {"linear": False, "linear_gelu": True}
+    fp32 = [_case(f"linear_fp32_sm{sm}", sm, torch.float32, gelu=False) for sm in ARCHITECTURES]
     half = torch.bfloat16
-    return fp32 + [_case(f"{name}_sm{sm}", sm, half, forms[name]) for sm in ARCHITECTURES for name in forms]
+    return fp32 + [_case(f"{name}_sm{sm}", sm, half, gelu=forms[name]) for sm in ARCHITECTURES for name in forms]
 
 
-def _case(name: str, sm: int, dtype: torch.dtype, flags: dict[str, bool]) -> AotCase:
+def _case(name: str, sm: int, dtype: torch.dtype, *, gelu: bool) -> AotCase:
     whole, by_descriptor = dtype == torch.float32, sm in BY_DESCRIPTOR
     tile, pointer = (TILES_FP32 if whole else TILES)[sm], FLOATS[dtype]
-    part = (tile.m, tile.n // PARTS)
-    blocks = {"x": (tile.m, tile.k), "weight": (tile.n, tile.k), "residual": part, "out": part}
-    types = dict.fromkeys(("x", "weight", "p_bias", "residual", "p_gate", "out"), pointer)
+    blocks = {"x": (tile.m, tile.k), "weight": (tile.n, tile.k), "out": (tile.m, tile.n // PARTS)}
+    types = dict.fromkeys(("x", "weight", "p_bias", "out"), pointer)
     if by_descriptor:
         types |= {
             operand: f"tensordesc<{pointer[1:]}[{rows}, {columns}]>" for operand, (rows, columns) in blocks.items()
         }
     product = {90: "HGMMA", 100: "UTCHMMA"}.get(sm, "HMMA")
     copy = "UTMALDG" if by_descriptor else "LDGSTS"
-    sizes = dict.fromkeys(("M", "N", "K", "FRAMES", "F", "T", "gate_stream", "gate_frame"), "i32")
     pointers = [operand for operand, kind in types.items() if kind == pointer]
     return AotCase(
         name=name,
         kernel=_linear_kernel,
         architecture=sm,
         tile=tile,
-        arguments=types | sizes,
-        constants=flags | {
-            "DESCRIPTORS": by_descriptor, "EVEN_K": True, "WIDEN": False, "SPAN": 2 if flags["GATED"] else 1,
+        arguments=types | dict.fromkeys(("M", "N", "K"), "i32"),
+        constants={
+            "DESCRIPTORS": by_descriptor, "EVEN_K": True, "WIDEN": False, "GELU": gelu,
             "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": GROUP,
         },
-        aligned=(*pointers, "N", "K", "gate_stream", "gate_frame"),
+        aligned=(*pointers, "N", "K"),
         needs=(copy,) if whole else (product, copy),
     )  # fmt: skip

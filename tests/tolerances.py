@@ -18,7 +18,6 @@ ULPS = {
     "qk_norm_rope": 16,
     # A product and a sum; a GPU rounds once for both.
     "add": 2,
-    "gated_residual": 2,
     # A sum of squares of up to 384 terms, a square root, two divisions and an exponential.
     "causal_pad": 16,
     # Two sums.

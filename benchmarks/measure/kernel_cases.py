@@ -32,7 +32,6 @@ from kernels.attention.rotate_slots import rotate_slots, rotate_slots_reference
 from kernels.attention.slots import RawKeys, RopeFreqs, Slots
 from kernels.attention.window import window_attention, window_attention_reference
 from kernels.flow_step import flow_step, flow_step_reference
-from kernels.gated_residual import gated_residual, gated_residual_reference
 from kernels.layernorm_modulate import (
     add_layernorm_modulate,
     add_layernorm_modulate_reference,
@@ -104,6 +103,11 @@ class Sizes:
     def dim(self) -> int:
         """Channels of a token."""
         return self.heads * self.head_dim
+
+    @property
+    def products(self) -> tuple[tuple[int, int], ...]:
+        """Channels in and out of a layer's linear maps, but for the one with GELU."""
+        return (self.dim, self.dim), (self.dim, 3 * self.dim), (self.ffn_dim, self.dim)
 
 
 @dataclass(frozen=True)
@@ -189,8 +193,8 @@ def all_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> list[Ma
         partial(_qk_norm_rope, make, False), partial(_qk_norm_rope, make, True), partial(_rotate_slots, make),
         partial(_rms_norm, make), partial(_layernorm_modulate, make), partial(_layernorm_modulate_int8, make),
         partial(_add_layernorm_modulate, make),
-        partial(_gated_residual, make), partial(_linear, make), partial(_linear_gelu, make),
-        partial(_linear_residual, make), partial(_flow_step, make), partial(_causal_pad, make),
+        *(partial(_linear, make, inner, outer) for inner, outer in sizes.products),
+        partial(_linear_gelu, make), partial(_flow_step, make), partial(_causal_pad, make),
         partial(_conv_epilogue, make), partial(_upsample, make), partial(_frame_pairs, make),
     ]  # fmt: skip
 
@@ -395,33 +399,17 @@ def _modulated(make: Maker) -> Callable[[], Tensors]:
     return lambda: (make.token_rows(), make.modulation(), make.modulation())
 
 
-def _gated_residual(make: Maker, sets: int) -> Case:
-    def inputs() -> Tensors:
-        return make.token_rows(), make.token_rows(), make.modulation()
-
-    return make.case(
-        "gate and residual",
-        inputs,
-        {"triton": gated_residual, "reference": gated_residual_reference},
-        gated_residual_reference,
-        0,
-        sets,
-    )
-
-
 def _weights(make: Maker, inputs: int, outputs: int) -> Tensors:
     return make.randn(outputs, inputs) / inputs**0.5, make.randn(outputs)
 
 
-def _linear(make: Maker, sets: int) -> Case:
-    dim = make.sizes.dim
-
+def _linear(make: Maker, inner: int, outer: int, sets: int) -> Case:
     def inputs() -> Tensors:
-        return make.randn(1, make.sizes.tokens, dim), *_weights(make, dim, dim)
+        return make.randn(1, make.sizes.tokens, inner), *_weights(make, inner, outer)
 
     providers: dict[str, Callable[..., Tensor]] = {"triton": linears.linear, "library": F.linear}
-    flops = 2 * make.sizes.tokens * dim**2
-    return make.case(f"linear {dim} to {dim}", inputs, providers, F.linear, flops, sets)
+    flops = 2 * make.sizes.tokens * inner * outer
+    return make.case(f"linear {inner} to {outer}", inputs, providers, F.linear, flops, sets)
 
 
 def _linear_gelu(make: Maker, sets: int) -> Case:
@@ -431,27 +419,11 @@ def _linear_gelu(make: Maker, sets: int) -> Case:
         return make.token_rows(), *_weights(make, dim, ffn)
 
     reference = linears.linear_gelu_reference
-    providers: dict[str, Callable[..., Tensor]] = {"triton": linears.linear_gelu, "library": reference}
-    flops = 2 * make.sizes.tokens * dim * ffn
-    return make.case(f"linear {dim} to {ffn}, GELU", inputs, providers, reference, flops, sets)
-
-
-def _linear_residual(make: Maker, sets: int) -> Case:
-    dim, ffn = make.sizes.dim, make.sizes.ffn_dim
-
-    def inputs() -> Tensors:
-        x = make.randn(1, make.sizes.frames, make.sizes.frame_tokens, ffn)
-        return x, *_weights(make, ffn, dim), make.token_rows(), make.modulation()
-
-    def library(x: Tensor, weight: Tensor, bias: Tensor, rows: Tensor, gate: Tensor) -> Tensor:
-        return gated_residual(rows, F.linear(x, weight, bias), gate)
-
-    reference = linears.linear_residual_reference
     providers: dict[str, Callable[..., Tensor]] = {
-        "triton": linears.linear_residual, "library and triton": library, "library": reference
+        "triton": linears.linear_gelu, "library": linears.linear_gelu_library, "library, GELU apart": reference
     }  # fmt: skip
     flops = 2 * make.sizes.tokens * dim * ffn
-    return make.case(f"linear {ffn} to {dim}, gate and residual", inputs, providers, reference, flops, sets)
+    return make.case(f"linear {dim} to {ffn}, GELU", inputs, providers, reference, flops, sets)
 
 
 def _flow_step(make: Maker, sets: int) -> Case:

@@ -22,7 +22,7 @@ from engines.runner.modulation import ModulationCache
 from engines.runner.prompt_encoding import encode_prompt
 from engines.runner.rows import Row, Shape, TokenGrid
 from engines.text.prompt import Prompt
-from engines.wan.fused_ops import AttentionOps, layer_ops
+from engines.wan.fused_ops import AttentionOps, FusedOps
 from engines.wan.transformer import AdaLNModulation, CausalTransformer
 from kernels.attention.rope import frame_freqs, spatial_freqs
 from kernels.dispatch import KernelBackends
@@ -70,7 +70,7 @@ class FusedRunner:
             raise ConfigError(f"graphs need kernels that read from the device what rows address; got {backends}")
         self.transformer = transformer
         self.modulations = ModulationCache(transformer)
-        self.layer_ops = layer_ops(backends)
+        self.layer_ops = FusedOps(transformer, backends)
         self._backends = backends
         self.flow_step = flow_step if backends.flow_step == "triton" else flow_step_reference
         self._ops = AttentionOps.of(backends, transformer.device)

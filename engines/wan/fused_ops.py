@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import Self, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
-from engines.wan.layer_ops import EagerOps, LayerOps
+from engines.wan.layer_ops import KV, QKV, AdaLN, EagerOps, Residual
+from engines.wan.layers import Attention, pack
+from engines.wan.transformer import CausalTransformer
 from kernels import linear, rms_norm
 from kernels.attention import qk_norm_rope, rotate_slots
 from kernels.attention.backend import AttentionBackend
 from kernels.attention.library import flash_attn_attention, library_attention
 from kernels.attention.window import window_attention, window_attention_reference
 from kernels.dispatch import KernelBackends
-from kernels.gated_residual import gated_residual
-from kernels.layernorm_modulate import layernorm_modulate
+from kernels.layernorm_modulate import add_layernorm, add_layernorm_modulate, layernorm_modulate
 
 
 @dataclass(frozen=True)
@@ -66,41 +69,60 @@ def _attention(choice: str, device: torch.device) -> AttentionBackend:
 
 
 class FusedOps(EagerOps):
-    """PyTorch's operators, but for those that `backends` gives to Triton."""
+    """The ops of one transformer in the kernels that `backends` choose; for inference.
 
-    def __init__(self, backends: KernelBackends) -> None:
-        self._modulates = backends.layernorm_modulate == "triton"
-        self._adds = backends.gated_residual == "triton"
+    Its query, key and value weights are laid side by side, and one product makes all three.
+    """
 
-    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-        """One kernel."""
-        return (
-            layernorm_modulate(x, shift, scale, eps) if self._modulates else super().modulate(x, shift, scale, eps)
-        )
+    def __init__(self, transformer: CausalTransformer, backends: KernelBackends) -> None:
+        self._fuses_norms = backends.layernorm_modulate == "triton"
+        self._own_products = backends.linear == "triton"
+        self._qkv = {
+            name: pack((layer.q, layer.k, layer.v))
+            for name, layer in transformer.named_modules()
+            if isinstance(layer, Attention) and name.endswith("self_attn")
+        }
 
-    def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
-        """The library's product, then one kernel."""
-        if gate is None or not self._adds:
-            return super().project_onto(x, layer, y, gate)
-        return gated_residual(x, layer(y).view_as(x), gate)
+    @override
+    def modulated_qkv(
+        self, name: str, attention: Attention, residual: Residual, norm: AdaLN
+    ) -> tuple[Tensor, QKV]:
+        x, normed = self._modulated(residual, norm)
+        return x, QKV(*self._product(normed.flatten(1, 2), *self._qkv[name]).chunk(3, dim=-1))
 
+    @override
+    def modulated_kv(self, name: str, attention: Attention, residual: Residual, norm: AdaLN) -> KV:
+        rows = self._modulated(residual, norm)[1].flatten(1, 2)
+        weight, bias = self._qkv[name]
+        queries = attention.q.out_features
+        return KV(*self._product(rows, weight[queries:], bias[queries:]).chunk(2, dim=-1))
 
-class FusedLinearOps(FusedOps):
-    """The same with Triton's products, which do what follows them while it is in registers."""
+    @override
+    def mlp(self, name: str, ffn: nn.Sequential, residual: Residual, norm: AdaLN, gate: Tensor) -> Residual:
+        up, down = cast(nn.Linear, ffn[0]), cast(nn.Linear, ffn[2])
+        x, normed = self._modulated(residual, norm)
+        gelu = linear.linear_gelu if self._own_products else linear.linear_gelu_library
+        return Residual(x, self._linear(gelu(normed, up.weight, up.bias), down), gate)
 
-    def project(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """One kernel."""
-        return linear.linear(x.contiguous(), layer.weight, layer.bias)
+    @override
+    def _modulated(self, residual: Residual, norm: AdaLN) -> tuple[Tensor, Tensor]:
+        if not self._fuses_norms:
+            return super()._modulated(residual, norm)
+        x, branch, gate = residual
+        if branch is None:
+            return x, layernorm_modulate(x, *norm)
+        return add_layernorm_modulate(x, branch, gate, *norm)
 
-    def project_gelu(self, layer: nn.Linear, x: Tensor) -> Tensor:
-        """One kernel."""
-        return linear.linear_gelu(x.contiguous(), layer.weight, layer.bias)
+    @override
+    def _normed(self, residual: Residual, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        x, branch, gate = residual
+        if branch is None or not self._fuses_norms:
+            return super()._normed(residual, norm)
+        return add_layernorm(x, branch, gate, norm.weight, norm.bias, norm.eps)
 
-    def project_onto(self, x: Tensor, layer: nn.Linear, y: Tensor, gate: Tensor | None) -> Tensor:
-        """One kernel."""
-        return linear.linear_residual(y.contiguous(), layer.weight, layer.bias, x, gate)
+    @override
+    def _linear(self, x: Tensor, layer: nn.Linear) -> Tensor:
+        return self._product(x, layer.weight, layer.bias)
 
-
-def layer_ops(backends: KernelBackends) -> LayerOps:
-    """What computes a layer besides attention."""
-    return FusedLinearOps(backends) if backends.linear == "triton" else FusedOps(backends)
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return linear.linear(x.contiguous(), weight, bias) if self._own_products else F.linear(x, weight, bias)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +13,42 @@ from engines.config.networks import TransformerConfig
 
 MODULATIONS = 6
 """Shift, scale and gate of self attention, then of the feed-forward net."""
+
+
+class PackedLinear(NamedTuple):
+    """Linear layers of the same inputs as one: weight [all their outputs, inputs], bias [all their outputs]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+def pack(layers: Sequence[nn.Linear]) -> PackedLinear:
+    """Put the parameters of `layers` side by side in memory, and return them as one layer's.
+
+    Theirs become views of it, so nothing is stored twice, and what is loaded into them in place is in both. Layers
+    that already lie side by side stay where they are.
+    """
+    return PackedLinear(
+        _side_by_side([layer.weight for layer in layers]), _side_by_side([layer.bias for layer in layers])
+    )
+
+
+@torch.no_grad()
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """[sum of rows, ...] of parameters [rows, ...], which become views of it."""
+    rows = [len(part) for part in parts]
+    if all(_follows(part, before) for before, part in pairwise(parts)):
+        return parts[0].detach().as_strided((sum(rows), *parts[0].shape[1:]), parts[0].stride())
+    packed = torch.cat([part.detach() for part in parts])
+    for part, view in zip(parts, packed.split(rows), strict=True):
+        part.data = view
+    return packed
+
+
+def _follows(part: Tensor, before: Tensor) -> bool:
+    """Whether `part` begins where `before` ends, in one piece of memory."""
+    one_piece = part.untyped_storage().data_ptr() == before.untyped_storage().data_ptr()
+    return one_piece and part.data_ptr() == before.data_ptr() + before.nbytes
 
 
 class RMSNorm(nn.Module):

@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from engines.config.geometry import PATCH
 from engines.config.networks import TransformerConfig
-from engines.wan.layer_ops import EAGER_OPS, AttentionContext, LayerOps
+from engines.wan.layer_ops import EAGER_OPS, AdaLN, AttentionContext, LayerOps, Residual
 from engines.wan.layers import MODULATIONS, Attention
 
 
 class AdaLNModulation(NamedTuple):
     """What timesteps do to a pass: a function of them and of the weights, and of nothing else.
+
+    A row whose frames all have one timestep may have it once: frames is 1 then.
 
     timesteps: [B, frames] fp32, 1000 for pure noise, 0 for clean.
     layers: [layers, B, frames, 6, dim].
@@ -49,35 +51,33 @@ class TransformerBlock(nn.Module):
             nn.Linear(config.ffn_dim, config.dim),
         )
 
-    def forward(self, x: Tensor, modulation: Tensor, context: AttentionContext, ops: LayerOps) -> Tensor:
+    def forward(
+        self, residual: Residual, modulation: Tensor, context: AttentionContext, ops: LayerOps
+    ) -> Residual:
         """One layer of a pass.
 
         Args:
-            x: [B, frames, tokens of a frame, dim].
-            modulation: [B, frames, 6, dim], this layer's.
+            residual: as the layer before hands it on.
+            modulation: [B, frames, 6, dim], this layer's; only the last stride is given.
             context: where keys and values go and come from.
             ops: compute all but attention.
 
         """
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unsqueeze(2).unbind(3)
-        own, cross = self.self_attn, self.cross_attn
-        normed = ops.modulate(x, shift, scale, self.eps).flatten(1, 2)
-        q, k, v = (ops.project(layer, normed) for layer in (own.q, own.k, own.v))
-        x = ops.project_onto(x, own.o, context.self_attention(self.layer, own, q, k, v).flatten(-2), gate)
-        q = ops.project(cross.q, self.norm3(x).flatten(1, 2))
-        x = ops.project_onto(x, cross.o, context.cross_attention(self.layer, cross, q).flatten(-2), None)
-        hidden = ops.project_gelu(self._ffn(0), ops.modulate(x, ffn_shift, ffn_scale, self.eps))
-        return ops.project_onto(x, self._ffn(2), hidden, ffn_gate)
+        own, cross, name = self.self_attn, self.cross_attn, f"blocks.{self.layer}"
+        x, qkv = ops.modulated_qkv(f"{name}.self_attn", own, residual, AdaLN(shift, scale, self.eps))
+        attended = context.self_attention(self.layer, own, *qkv)
+        residual = ops.attention_out(f"{name}.self_attn", own, x, attended, gate)
+        x, q = ops.cross_query(f"{name}.cross_attn", cross, residual, self.norm3)
+        attended = context.cross_attention(self.layer, cross, q)
+        residual = ops.cross_out(f"{name}.cross_attn", cross, x, attended)
+        return ops.mlp(f"{name}.ffn", self.ffn, residual, AdaLN(ffn_shift, ffn_scale, self.eps), ffn_gate)
 
-    def write_kv(self, x: Tensor, modulation: Tensor, context: AttentionContext, ops: LayerOps) -> None:
+    def write_kv(self, residual: Residual, modulation: Tensor, context: AttentionContext, ops: LayerOps) -> None:
         """Write this layer's keys and values and stop there."""
         shift, scale, *_ = modulation.unsqueeze(2).unbind(3)
-        normed = ops.modulate(x, shift, scale, self.eps).flatten(1, 2)
-        k, v = ops.project(self.self_attn.k, normed), ops.project(self.self_attn.v, normed)
-        context.write_kv(self.layer, self.self_attn, k, v)
-
-    def _ffn(self, index: int) -> nn.Linear:
-        return cast(nn.Linear, self.ffn[index])
+        name, norm = f"blocks.{self.layer}.self_attn", AdaLN(shift, scale, self.eps)
+        context.write_kv(self.layer, self.self_attn, *ops.modulated_kv(name, self.self_attn, residual, norm))
 
 
 class Head(nn.Module):
@@ -89,10 +89,10 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
         self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
 
-    def forward(self, x: Tensor, modulation: Tensor, ops: LayerOps) -> Tensor:
-        """[B, frames, tokens, dim], modulation [B, frames, 2, dim]; to [B, frames, tokens, patch]."""
+    def forward(self, residual: Residual, modulation: Tensor, ops: LayerOps) -> Tensor:
+        """Of modulation [B, frames, 2, dim]; to [B, frames, tokens of a frame, patch]."""
         shift, scale = modulation.unsqueeze(2).unbind(3)
-        return ops.project(self.head, ops.modulate(x, shift, scale, self.eps))
+        return ops.head("head.head", self.head, residual, AdaLN(shift, scale, self.eps))
 
 
 class CausalTransformer(nn.Module):
@@ -122,7 +122,7 @@ class CausalTransformer(nn.Module):
         return self.head.head.weight.device
 
     def forward(self, latents: Tensor, timesteps: Tensor, context: AttentionContext) -> Tensor:
-        """`denoise` at timesteps [B, frames] fp32, 1000 for pure noise, 0 for clean."""
+        """`denoise` at timesteps [B, frames] or [B, 1] fp32, 1000 for pure noise, 0 for clean."""
         return self.denoise(latents, self.modulations(timesteps), context)
 
     def modulations(self, timesteps: Tensor) -> AdaLNModulation:
@@ -147,17 +147,17 @@ class CausalTransformer(nn.Module):
             Flow of the shape of `latents`.
 
         """
-        x = self._run(self._patch(latents), modulations, context, ops, len(self.blocks))
-        patches = self.head(x, modulations.head.expand(-1, x.shape[1], -1, -1), ops)
-        return self._unpatch(patches, latents.shape[-2] // PATCH)
+        residual = self._run(latents, modulations, context, ops, len(self.blocks))
+        modulation = modulations.head.expand(-1, latents.shape[1], -1, -1)
+        return self._unpatch(self.head(residual, modulation, ops), latents.shape[-2] // PATCH)
 
     def write_kv(
         self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> None:
         """A pass made only for its keys and values: stops where the last layer has written its own."""
-        x = self._run(self._patch(latents), modulations, context, ops, len(self.blocks) - 1)
-        modulation = modulations.layers[-1].expand(-1, x.shape[1], -1, -1)
-        self._layers[-1].write_kv(x, modulation, context, ops)
+        residual = self._run(latents, modulations, context, ops, len(self.blocks) - 1)
+        modulation = modulations.layers[-1].expand(-1, latents.shape[1], -1, -1)
+        self._layers[-1].write_kv(residual, modulation, context, ops)
 
     def prompt_kv(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a prompt in every layer's attention to it.
@@ -179,11 +179,14 @@ class CausalTransformer(nn.Module):
         return cast(list[TransformerBlock], list(self.blocks))
 
     def _run(
-        self, x: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps, layers: int
-    ) -> Tensor:
-        for block, modulation in zip(self._layers[:layers], modulations.layers, strict=False):
-            x = block(x, modulation.expand(-1, x.shape[1], -1, -1), context, ops)
-        return x
+        self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps, layers: int
+    ) -> Residual:
+        """Through the first `layers`, with the last one's branch not yet added."""
+        residual = Residual(self._patch(latents))
+        expanded = modulations.layers.expand(-1, -1, latents.shape[1], -1, -1)
+        for block, modulation in zip(self._layers[:layers], expanded, strict=False):
+            residual = block(residual, modulation, context, ops)
+        return residual
 
     def _patch(self, latents: Tensor) -> Tensor:
         """[B, frames, channels, height, width] to [B, frames, tokens, dim]."""

@@ -132,8 +132,7 @@ def test_backends_say_what_they_run() -> None:
     backends = KernelBackends(attention="library", prompt_attention="triton")
     assert str(backends) == (
         "library: attention, linear; "
-        "reference: batched_attention, qk_norm_rope, layernorm_modulate, gated_residual, flow_step, "
-        "decoder; "
+        "reference: batched_attention, qk_norm_rope, layernorm_modulate, flow_step, decoder; "
         "triton: prompt_attention; plain: keys"
     )
 

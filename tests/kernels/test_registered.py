@@ -10,14 +10,13 @@ from torch._library.custom_ops import CustomOpDef
 
 import kernels.attention.qk_norm_rope  # noqa: F401  Registers it.
 from kernels.flow_step import flow_step
-from kernels.gated_residual import gated_residual
 from kernels.layernorm_modulate import (
     add_layernorm,
     add_layernorm_modulate,
     layernorm_modulate,
     layernorm_modulate_int8,
 )
-from kernels.linear import linear, linear_gelu, linear_residual
+from kernels.linear import linear, linear_gelu
 from kernels.rms_norm import rms_norm
 
 ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
@@ -30,24 +29,20 @@ ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
         (layernorm_modulate_int8, (ROWS, GATE, GATE), (1e-6,)),
         (add_layernorm_modulate, (ROWS, ROWS, GATE, GATE, GATE), (1e-6,)),
         (add_layernorm, (ROWS, ROWS, GATE, (32,), (32,)), (1e-6,)),
-        (gated_residual, (ROWS, ROWS, GATE), ()),
         (rms_norm, ((2, 5, 32), (32,)), (1e-6,)),
         (flow_step, (LATENTS, LATENTS, LATENTS, LEVEL, LEVEL), ()),
         (linear, ((2, 5, 16), (32, 16), (32,)), ()),
         (linear_gelu, ((2, 5, 16), (32, 16), (32,)), ()),
-        (linear_residual, ((2, 15, 16), (32, 16), (32,), ROWS, GATE), ()),
     ],
     ids=[
         "layernorm_modulate",
         "layernorm_modulate_int8",
         "add_layernorm_modulate",
         "add_layernorm",
-        "gated_residual",
         "rms_norm",
         "flow_step",
         "linear",
         "linear_gelu",
-        "linear_residual",
     ],
 )
 def test_an_op_is_what_it_is_registered_as(

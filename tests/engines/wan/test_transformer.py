@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from engines.sampling.flow_schedule import CLEAN
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.wan.layer_ops import EAGER_OPS, LayerOps
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import spatial_freqs
 
@@ -81,3 +85,43 @@ def test_each_frame_may_have_a_time_of_its_own(
         for times in ([500.0, 500.0, 500.0], [500.0, 500.0, 900.0])
     )
     assert not torch.allclose(even, uneven, atol=1e-3)
+
+
+@torch.inference_mode()
+def test_frames_may_share_one_time(generator: Generator, small: StreamConfig, prompts: list[Prompt]) -> None:
+    x, transformer, passes = torch.randn(1, 3, 16, 4, 6), generator.transformer, []
+    for frames in (1, 3):
+        stream, modulations = generator.open(small), transformer.modulations(torch.full((1, frames), 500.0))
+        flow = transformer.denoise(x, modulations, first_pass(generator, stream, prompts[0]))
+        transformer.write_kv(2 * x, modulations, first_pass(generator, stream, prompts[0]))
+        passes.append((flow, stream.slab.keys[:, 0]))
+    for shared, each in zip(*passes, strict=True):
+        torch.testing.assert_close(shared, each, atol=1e-6, rtol=0)
+
+
+class NamedOps:
+    """The eager ops; `given` are the names that they get, each with its module."""
+
+    def __init__(self) -> None:
+        self.given: list[tuple[str, object]] = []
+
+    def __getattr__(self, op: str) -> Callable[..., object]:
+        def noted(name: str, module: object, *rest: object) -> object:
+            self.given.append((name, module))
+            return getattr(EAGER_OPS, op)(name, module, *rest)
+
+        return noted
+
+
+@torch.inference_mode()
+def test_every_op_is_given_its_modules_name(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    x, transformer, ops = torch.randn(1, 3, 16, 4, 6), generator.transformer, NamedOps()
+    modulations = transformer.modulations(torch.zeros(1, 3))
+    context = first_pass(generator, generator.open(small), prompts[0])
+    transformer.denoise(x, modulations, context, cast(LayerOps, ops))
+    transformer.write_kv(x, modulations, context, cast(LayerOps, ops))
+    assert all(transformer.get_submodule(name) is module for name, module in ops.given)
+    layers = len(transformer.blocks)
+    assert len(ops.given) == 5 * layers + 1 + 5 * (layers - 1) + 1

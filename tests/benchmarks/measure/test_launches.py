@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.measure.launches import launches_of
+from engines.cache.kv_pool import KVRun
+from engines.cache.positions import PassPositions
+from engines.cache.prompt_kv import PromptKV
+from engines.cache.window import SlotMapping, WindowLayout
+from engines.config.geometry import SPATIAL_FACTOR
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
+from engines.runner.batch import BatchBuffers, PassInput
+from engines.text.prompt import Prompt
+from engines.wan.fused_ops import AttentionOps, FusedOps
+from engines.wan.transformer import CausalTransformer
+from kernels.attention.kv_view import KVViewTable
+from kernels.attention.rope import RopeTable
+from kernels.dispatch import KernelBackends, backends_for
+
+META = torch.device("meta")
+BF16 = torch.bfloat16
+LONGLIVE = preset("longlive-1.3b")
+STREAM = StreamConfig(rope="absolute")
+"""One attention to the window: no part of it has queries of its own."""
+
+LAYER = [
+    "aten.addmm",  # Queries, keys and values.
+    "longtake.qk_norm_rope",
+    "aten._scaled_dot_product_flash_attention_for_cpu",  # Stands for cuDNN's.
+    "aten.addmm",
+    "longtake.add_layernorm",
+    "aten.addmm",
+    "longtake.rms_norm",
+    "aten.zeros_like",  # Stands for the attention to the prompt, which looks at its device.
+    "aten.addmm",
+    "longtake.add_layernorm_modulate",
+    "aten._addmm_activation",
+    "aten.addmm",
+    "longtake.add_layernorm_modulate",  # The next layer's, or the head's.
+]
+
+
+def h200(monkeypatch: pytest.MonkeyPatch) -> KernelBackends:
+    """What an H200 gets for a model in bf16."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    return backends_for(torch.device("cuda"), BF16)
+
+
+def one_kernel(queries: Tensor, table: KVViewTable, layer: int, *, sink_queries: Tensor | None = None) -> Tensor:
+    return torch.zeros_like(queries)
+
+
+@torch.inference_mode()
+def pass_of(layers: int, backends: KernelBackends, *, clean: bool = False) -> list[str]:
+    """The kernels of a pass over a block with a full window."""
+    config = replace(LONGLIVE.transformer, layers=layers)
+    with META:
+        transformer = CausalTransformer(config).to(BF16)
+    slots = SlotMapping(first_block=9, slots=(3,), filled=4)
+    slab = KVRun(WindowLayout.of(config, STREAM), META, BF16)
+    turns = PassPositions.of(RopeTable(STREAM.rows, STREAM.columns, config.head_dim, META), slots, STREAM)
+    prompt = PromptKV.of(transformer, Prompt("", torch.empty(40, config.text_dim, device=META)))
+    view = PassInput(slab, prompt, slots, turns, (STREAM.height, STREAM.width))
+    attention = replace(AttentionOps.of(backends, META), prompt_attention=one_kernel)
+    context = BatchBuffers(attention, [view])
+    height, width = STREAM.height // SPATIAL_FACTOR, STREAM.width // SPATIAL_FACTOR
+    latents = torch.empty(1, STREAM.block_frames, 16, height, width, device=META, dtype=BF16)
+    modulations = transformer.modulations(torch.empty(latents.shape[:2], device=META))
+    ops = FusedOps(transformer, backends)
+    run = transformer.write_kv if clean else transformer.denoise
+    return launches_of(lambda: run(latents, modulations, context, ops))
+
+
+def test_a_layer_on_an_h200_launches_thirteen_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = h200(monkeypatch)
+    one, two = pass_of(1, backends), pass_of(2, backends)
+    assert len(two) - len(one) == len(LAYER) <= 14
+    first = two.index("longtake.layernorm_modulate")
+    assert two[first + 1 : first + 27] == 2 * LAYER
+
+
+def test_a_clean_pass_ends_with_one_product_and_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = pass_of(2, h200(monkeypatch), clean=True)
+    assert made[-len(LAYER) - 2 :] == [*LAYER, "aten.addmm", "longtake.qk_norm_rope"]
+
+
+def test_an_operator_that_computes_is_a_launch_and_a_view_is_none() -> None:
+    x, weight, bias = (torch.empty(shape, device=META) for shape in ((2, 3, 4), (6, 4), (6,)))
+    assert launches_of(lambda: F.linear(x, weight, bias).chunk(2, -1)[0].flatten(0, 1)) == ["aten.addmm"]
+    assert launches_of(lambda: x.transpose(1, 2).flatten(0, 1)) == ["aten.clone"]
+    assert launches_of(lambda: torch.empty_like(x)) == []
+    assert launches_of(lambda: x.view(6, 4).copy_(weight)) == ["aten.copy_"]
