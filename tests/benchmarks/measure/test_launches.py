@@ -8,36 +8,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure.launches import launches_of
-from engines.cache.kv_pool import KVRun
-from engines.cache.positions import PassPositions
-from engines.cache.prompt_kv import PromptKV
-from engines.cache.window import SlotMapping, WindowLayout
-from engines.config.geometry import SPATIAL_FACTOR
+from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
-from engines.runner.batch import BatchBuffers, PassInput
-from engines.text.prompt import Prompt
+from engines.runner.batch import BatchBuffers
+from engines.runner.rows import Shape, TokenGrid
 from engines.wan.fused_ops import AttentionOps, FusedOps
 from engines.wan.transformer import CausalTransformer
-from kernels.attention.kv_view import KVViewTable
-from kernels.attention.rope import RopeTable
+from kernels.attention.kv_view import KVView
 from kernels.dispatch import KernelBackends, backends_for
 
 META = torch.device("meta")
 BF16 = torch.bfloat16
 LONGLIVE = preset("longlive-1.3b")
-STREAM = StreamConfig(rope="absolute")
-"""One attention to the window: no part of it has queries of its own."""
+STREAM = StreamConfig()
 
 LAYER = [
     "aten.addmm",  # Queries, keys and values.
     "longtake.qk_norm_rope",
-    "aten._scaled_dot_product_flash_attention_for_cpu",  # Stands for cuDNN's.
+    "aten.zeros_like",  # Stands for the attention to the window, which looks at its device.
     "aten.addmm",
     "longtake.add_layernorm",
     "aten.addmm",
     "longtake.rms_norm",
-    "aten.zeros_like",  # Stands for the attention to the prompt, which looks at its device.
+    "aten.zeros_like",  # The same for the prompt.
     "aten.addmm",
     "longtake.add_layernorm_modulate",
     "aten._addmm_activation",
@@ -52,7 +46,7 @@ def h200(monkeypatch: pytest.MonkeyPatch) -> KernelBackends:
     return backends_for(torch.device("cuda"), BF16)
 
 
-def one_kernel(queries: Tensor, table: KVViewTable, layer: int, *, sink_queries: Tensor | None = None) -> Tensor:
+def one_kernel(queries: Tensor, kv: KVView, layer: int) -> Tensor:
     return torch.zeros_like(queries)
 
 
@@ -62,16 +56,13 @@ def pass_of(layers: int, backends: KernelBackends, *, clean: bool = False) -> li
     config = replace(LONGLIVE.transformer, layers=layers)
     with META:
         transformer = CausalTransformer(config).to(BF16)
-    slots = SlotMapping(first_block=9, slots=(3,), filled=4)
-    slab = KVRun(WindowLayout.of(config, STREAM), META, BF16)
-    turns = PassPositions.of(RopeTable(STREAM.rows, STREAM.columns, config.head_dim, META), slots, STREAM)
-    prompt = PromptKV.of(transformer, Prompt("", torch.empty(40, config.text_dim, device=META)))
-    view = PassInput(slab, prompt, slots, turns, (STREAM.height, STREAM.width))
-    attention = replace(AttentionOps.of(backends, META), prompt_attention=one_kernel)
-    context = BatchBuffers(attention, [view])
-    height, width = STREAM.height // SPATIAL_FACTOR, STREAM.width // SPATIAL_FACTOR
-    latents = torch.empty(1, STREAM.block_frames, 16, height, width, device=META, dtype=BF16)
-    modulations = transformer.modulations(torch.empty(latents.shape[:2], device=META))
+    cache = KVCache(CacheLayout.of(config, BF16), cache_size(1, STREAM, config), META)
+    shape = Shape(1, 3, TokenGrid(STREAM.rows, STREAM.columns), 12 * STREAM.frame_tokens, layered=False, raw=True)
+    spatial = torch.empty(STREAM.frame_tokens, 42, dtype=torch.complex64, device=META)
+    attention = replace(AttentionOps.of(backends, META), one=one_kernel, prompt_attention=one_kernel)
+    context = BatchBuffers(attention, cache, shape, spatial, config.text_len)
+    latents = torch.empty(1, *STREAM.latent_shape(16, 3), device=META, dtype=BF16)
+    modulations = transformer.modulations(torch.empty(1, 1, device=META))
     ops = FusedOps(transformer, backends)
     run = transformer.write_kv if clean else transformer.denoise
     return launches_of(lambda: run(latents, modulations, context, ops))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -16,9 +17,11 @@ from engines.sampling.flow_schedule import CLEAN
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.wan.fused_ops import FusedOps
 from engines.wan.layer_ops import EAGER_OPS, LayerOps
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import spatial_freqs
+from kernels.dispatch import EAGER, KernelBackends
 
 
 def first_pass(generator: Generator, stream: Stream, prompt: Prompt) -> EagerAttention:
@@ -88,12 +91,16 @@ def test_each_frame_may_have_a_time_of_its_own(
 
 
 @torch.inference_mode()
-def test_frames_may_share_one_time(generator: Generator, small: StreamConfig, prompts: list[Prompt]) -> None:
+@pytest.mark.parametrize("backends", [EAGER, replace(EAGER, layernorm_modulate="triton")], ids=str)
+def test_frames_may_share_one_time(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt], backends: KernelBackends
+) -> None:
     x, transformer, passes = torch.randn(1, 3, 16, 4, 6), generator.transformer, []
+    ops = FusedOps(transformer, backends)
     for frames in (1, 3):
         stream, modulations = generator.open(small), transformer.modulations(torch.full((1, frames), 500.0))
-        flow = transformer.denoise(x, modulations, first_pass(generator, stream, prompts[0]))
-        transformer.write_kv(2 * x, modulations, first_pass(generator, stream, prompts[0]))
+        flow = transformer.denoise(x, modulations, first_pass(generator, stream, prompts[0]), ops)
+        transformer.write_kv(2 * x, modulations, first_pass(generator, stream, prompts[0]), ops)
         passes.append((flow, stream.slab.keys[:, 0]))
     for shared, each in zip(*passes, strict=True):
         torch.testing.assert_close(shared, each, atol=1e-6, rtol=0)
