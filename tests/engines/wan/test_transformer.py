@@ -93,15 +93,15 @@ def test_each_frame_may_have_a_time_of_its_own(
 @torch.inference_mode()
 @pytest.mark.parametrize("backends", [EAGER, replace(EAGER, layernorm_modulate="triton")], ids=str)
 def test_frames_may_share_one_time(
-    generator: Generator, small: StreamConfig, prompts: list[Prompt], backends: KernelBackends
+    model: Model, generator: Generator, small: StreamConfig, prompts: list[Prompt], backends: KernelBackends
 ) -> None:
-    x, transformer, passes = torch.randn(1, 3, 16, 4, 6), generator.transformer, []
+    x, transformer, passes = torch.randn(1, 3, 16, 4, 6), model.transformer, []
     ops = FusedOps(transformer, backends)
     for frames in (1, 3):
         stream, modulations = generator.open(small), transformer.modulations(torch.full((1, frames), 500.0))
         flow = transformer.denoise(x, modulations, first_pass(generator, stream, prompts[0]), ops)
         transformer.write_kv(2 * x, modulations, first_pass(generator, stream, prompts[0]), ops)
-        passes.append((flow, stream.slab.keys[:, 0]))
+        passes.append((flow, *generator.cache.state(stream.kv, 3).values()))
     for shared, each in zip(*passes, strict=True):
         torch.testing.assert_close(shared, each, atol=1e-6, rtol=0)
 
@@ -122,9 +122,9 @@ class NamedOps:
 
 @torch.inference_mode()
 def test_every_op_is_given_its_modules_name(
-    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+    model: Model, generator: Generator, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
-    x, transformer, ops = torch.randn(1, 3, 16, 4, 6), generator.transformer, NamedOps()
+    x, transformer, ops = torch.randn(1, 3, 16, 4, 6), model.transformer, NamedOps()
     modulations = transformer.modulations(torch.zeros(1, 3))
     context = first_pass(generator, generator.open(small), prompts[0])
     transformer.denoise(x, modulations, context, cast(LayerOps, ops))
