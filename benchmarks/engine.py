@@ -185,10 +185,10 @@ class EngineBenchmark:
     def _pass(self, name: str) -> Stage:
         """A pass of the next block. It may be repeated, and the block will overwrite what it writes."""
         stream = self._stream
-        placement = stream.kv.policy.place(stream.latent_frames, stream.block_frames, repeat=False)
+        placement = stream.policy.place(stream.latent_frames, stream.block_frames, repeat=False)
         grid = TokenGrid(stream.config.rows, stream.config.columns)
         bound = self._runner.prepare(
-            [Row(stream.kv, stream.require_prompt(), placement, grid, stream.schedule.levels[-1])]
+            [Row(stream.lanes[0], stream.require_prompt(), placement, grid, stream.schedule.levels[-1])]
         )
         latents = self._random_latents(self._options.runs)
 
@@ -200,7 +200,7 @@ class EngineBenchmark:
     def _recache(self) -> Stage:
         """A KV recache of a full window; it may be repeated, and leaves the stream as if it had not been."""
         stream = self._stream
-        frames = stream.kv.policy.place_recache(stream.latent_frames).frames
+        frames = stream.policy.place_recache(stream.latent_frames).frames
         twin = replace(stream)
 
         def run(_: int) -> None:

@@ -64,11 +64,15 @@ class Part:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """The published weights of the preset called `model`."""
+    """The published weights of the preset called `model`.
+
+    `entry` names the transformer's state dict, where its file has several.
+    """
 
     model: str
     summary: str
     parts: tuple[Part, ...]
+    entry: str | None = None
 
     @property
     def repos(self) -> tuple[Repo, ...]:
@@ -94,6 +98,10 @@ class CatalogEntry:
 WAN = Repo("Wan-AI/Wan2.1-T2V-1.3B", "apache-2.0")
 LONGLIVE = Repo("Efficient-Large-Model/LongLive-1.3B", SEE_CARD)
 SELF_FORCING = Repo("gdhe17/Self-Forcing", SEE_CARD)
+CAUSAL_FORCING = Repo("zhuhz22/Causal-Forcing", "apache-2.0")
+ONE_FORCING = Repo("JiaqiFeng/OneForcing", SEE_CARD)
+CAUSAL_RCM = Repo("worstcoder/rcm-Wan", "apache-2.0")
+INFINITE_FORCING = Repo("SOTAMak1r/Infinite-Forcing", "apache-2.0")
 # TAEHV's author publishes on GitHub only; LightX2V keeps a copy of the file on the hub.
 AUTOENCODERS = Repo("lightx2v/Autoencoders", SEE_CARD)
 
@@ -111,6 +119,12 @@ _WAN_PARTS = (
     Part(Role.TINY_CODEC, (RemoteFile(AUTOENCODERS, "taew2_1.pth"),), optional=True),
 )
 
+
+def _over_wan(model: str, summary: str, repo: Repo, path: str, entry: str | None = None) -> CatalogEntry:
+    """A transformer in one file, over the VAE and text encoder of Wan."""
+    return CatalogEntry(model, summary, (Part(Role.TRANSFORMER, (RemoteFile(repo, path),)), *_WAN_PARTS), entry)
+
+
 CATALOG = {
     entry.model: entry
     for entry in (
@@ -123,16 +137,37 @@ CATALOG = {
                 *_WAN_PARTS,
             ),
         ),
-        CatalogEntry(
-            "self-forcing-1.3b",
-            "Self-Forcing 1.3B: trained on clips of five seconds",
-            (
-                Part(Role.TRANSFORMER, (RemoteFile(SELF_FORCING, "checkpoints/self_forcing_dmd.pt"),)),
-                *_WAN_PARTS,
-            ),
+        _over_wan(
+            "self-forcing-1.3b", "Self-Forcing 1.3B", SELF_FORCING, "checkpoints/self_forcing_dmd.pt",
+        ),
+        _over_wan(
+            "causal-forcing-1.3b", "Causal-Forcing 1.3B", CAUSAL_FORCING, "chunkwise/causal_forcing.pt",
+            "generator",
+        ),
+        _over_wan(
+            "causal-forcing-framewise-1.3b", "Causal-Forcing 1.3B, frame by frame", CAUSAL_FORCING,
+            "framewise/causal_forcing.pt", "generator_ema",
+        ),
+        _over_wan(
+            "causal-forcing-2step-1.3b", "Causal-Forcing++ 1.3B, frame by frame in two steps", CAUSAL_FORCING,
+            "causal-forcing++/framewise-2step.pt",
+        ),
+        _over_wan(
+            "causal-forcing-1step-1.3b", "Causal-Forcing++ 1.3B, frame by frame in one step", CAUSAL_FORCING,
+            "causal-forcing++/framewise-1step.pt",
+        ),
+        _over_wan(
+            "one-forcing-1.3b", "One-Forcing 1.3B, frame by frame in one step", ONE_FORCING, "one_forcing.pt",
+        ),
+        _over_wan(
+            "causal-rcm-1.3b", "Causal-rCM 1.3B, frame by frame in two steps without a clean pass", CAUSAL_RCM,
+            "Causal_rCM_Wan2.1_T2V_1.3B_480p_TF-dCM-init_SF-DMD_c1-1_step2_noisy_ctx.pt",
+        ),
+        _over_wan(
+            "infinite-forcing-1.3b", "Infinite-Forcing 1.3B: endless", INFINITE_FORCING, "ema_model.pt",
         ),
     )
-}
+}  # fmt: skip
 """By preset name."""
 
 

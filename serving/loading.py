@@ -118,4 +118,5 @@ def _files(entry: CatalogEntry, folder: Path, codec: Role) -> ModelFiles:
         text_encoder=one(Role.TEXT_ENCODER),
         tokenizer=one(Role.TOKENIZER).parent,
         lora=loras[0] if loras else None,
+        entry=entry.entry,
     )

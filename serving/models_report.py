@@ -32,10 +32,14 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A known model. `memory_bytes` counts its networks and one stream's KV slab, not what a pass takes on top."""
+    """A known model. `memory_bytes` counts its networks and one session, not what a pass takes on top.
+
+    `work` says how many steps and passes a block takes, and whether the model was made for streams without end.
+    """
 
     model: str
     summary: str
+    work: str
     here: Here
     memory_bytes: int
     sources: tuple[Source, ...]
@@ -50,18 +54,18 @@ def _row(config: ModelConfig, entry: CatalogEntry | None, folder: Path, dtype: t
     memory = memory_needed(config, dtype)
     if entry is None:
         what = "ships with Longtake, the default" if config.name == POCKET else "random weights, for tests"
-        return ModelRow(config.name, what, "built in", memory, ())
+        return ModelRow(config.name, what, _work(config), "built in", memory, ())
     declared = tuple(Source(repo.id, None, repo.licence) for repo in entry.repos)
     try:
         manifest = read_manifest(folder)
     except DownloadError:
-        return ModelRow(config.name, entry.summary, "damaged", memory, declared)
+        return ModelRow(config.name, entry.summary, _work(config), "damaged", memory, declared)
     if manifest is None:
         here: Here = "incomplete" if folder.exists() else "no"
-        return ModelRow(config.name, entry.summary, here, memory, declared)
+        return ModelRow(config.name, entry.summary, _work(config), here, memory, declared)
     recorded = tuple(Source(repo.id, repo.revision, repo.licence) for repo in manifest.repos)
     here = "yes" if _is_whole(entry, folder, manifest) else "damaged"
-    return ModelRow(config.name, entry.summary, here, memory, recorded)
+    return ModelRow(config.name, entry.summary, _work(config), here, memory, recorded)
 
 
 def _is_whole(entry: CatalogEntry, folder: Path, manifest: Manifest) -> bool:
@@ -76,12 +80,22 @@ def models_table(rows: list[ModelRow]) -> str:
     lines = [_line(HEADINGS[:-1], widths, HEADINGS[-1])]
     for head, row in zip(heads, rows, strict=True):
         lines.append(_line(head, widths, row.summary))
-        lines += [_line(("", "", ""), widths, _origin(source)) for source in row.sources]
+        below = [row.work, *(_origin(source) for source in row.sources)]
+        lines += [_line(("", "", ""), widths, text) for text in below]
     return "\n".join(lines)
 
 
 def _line(head: tuple[str, ...], widths: list[int], text: str) -> str:
     return "  ".join([cell.ljust(width) for cell, width in zip(head, widths, strict=True)] + [text])
+
+
+def _work(config: ModelConfig) -> str:
+    stream = config.stream
+    first = "" if stream.first_steps is None else f", {len(stream.first_steps)} in the first block"
+    frames = "a latent frame" if stream.block_frames == 1 else f"{stream.block_frames} latent frames"
+    passes = f"{stream.passes} passes" if stream.passes > 1 else "1 pass"
+    made = "made for endless streams" if config.endless else "not made for endless streams"
+    return f"{len(stream.steps)} steps{first}; {passes} for {frames}; {made}".replace("1 steps", "1 step", 1)
 
 
 def _origin(source: Source) -> str:

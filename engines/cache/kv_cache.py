@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
 import torch
@@ -34,7 +36,8 @@ class CacheSize:
 
 def cache_size(sessions: int, config: StreamConfig, transformer: TransformerConfig) -> CacheSize:
     """What so many streams of one kind take."""
-    return CacheSize.of_sessions(sessions, window_policy(config), config.frame_tokens, transformer.text_len)
+    size = CacheSize.of_sessions(sessions, window_policy(config), config.frame_tokens, transformer.text_len)
+    return replace(size, window=config.lanes * size.window, raw=config.lanes * size.raw)
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,24 @@ class KVCache:
             self.windows.give_back(window)
             raise
         return StreamKV(policy, frame_tokens, window, raw)
+
+    def open_lanes(self, policy: WindowPolicy, frame_tokens: int, count: int) -> tuple[StreamKV, ...]:
+        """What a stream of `count` windows needs. Raises PoolFull; nothing is taken then."""
+        return self._all([partial(self.open, policy, frame_tokens)] * count)
+
+    def fork_lanes(self, lanes: Sequence[StreamKV]) -> tuple[StreamKV, ...]:
+        """The same once more. Raises PoolFull; nothing is taken then."""
+        return self._all([partial(self.fork, lane) for lane in lanes])
+
+    def _all(self, makers: Sequence[Callable[[], StreamKV]]) -> tuple[StreamKV, ...]:
+        made: list[StreamKV] = []
+        try:
+            made.extend(make() for make in makers)
+        except BaseException:
+            for lane in made:
+                self.close(lane)
+            raise
+        return tuple(made)
 
     def fork(self, held: StreamKV) -> StreamKV:
         """The same once more. Raises PoolFull."""

@@ -11,17 +11,25 @@ from engines.config.validation import require
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The networks that make one model, and how its streams run unless told otherwise."""
+    """The networks that make one model, and how its streams run unless told otherwise.
+
+    `vae` decodes; it encodes too, unless there is an `encoder` (Wan's beside a tiny decoder). `endless` says
+    whether its authors made it for streams without end, or trained it on short clips only.
+    """
 
     name: str
     transformer: TransformerConfig
     vae: VAEConfig | TAEHVConfig
     text_encoder: TextEncoderConfig
     stream: StreamConfig
+    endless: bool = True
+    encoder: VAEConfig | TAEHVConfig | None = None
 
     def __post_init__(self) -> None:
         latent, coded = self.transformer.latent_channels, self.vae.latent_channels
         require(latent == coded, f"the transformer makes {latent} latent channels, the VAE reads {coded}")
+        encoded = coded if self.encoder is None else self.encoder.latent_channels
+        require(coded == encoded, f"the encoder makes {encoded} latent channels, the VAE reads {coded}")
         rows, taken = self.text_encoder.dim, self.transformer.text_dim
         require(rows == taken, f"the text encoder makes {rows} channels, the transformer reads {taken}")
         length, read = self.text_encoder.text_len, self.transformer.text_len

@@ -10,7 +10,11 @@ from engines.config.validation import require, require_positive
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of the causal Wan2.1 transformer."""
+    """Sizes of the causal Wan2.1 transformer.
+
+    With `fp32_time` modulations are computed in fp32 whatever the weights are in, and rounded once (Wan2.1, rCM);
+    LongLive was distilled with all of it in the weights' dtype.
+    """
 
     dim: int
     layers: int
@@ -21,6 +25,7 @@ class TransformerConfig:
     text_len: int = 512
     latent_channels: int = 16
     eps: float = 1e-6
+    fp32_time: bool = False
 
     def __post_init__(self) -> None:
         require_positive(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
 from engines.config.stream import StreamConfig
@@ -22,14 +24,36 @@ POCKET_TEXT = TextEncoderConfig(vocab=1280, dim=128, layers=2, heads=4, head_dim
 TAEW2_1 = TAEHVConfig()
 """What `taew2_1` holds."""
 
+FRAMEWISE = StreamConfig(block_frames=1, window_frames=21, sink_frames=0)
+"""A block is one latent frame; the window is all of a clip of 81 frames."""
+
+ONE_STEP = replace(FRAMEWISE, steps=(1000,), first_steps=(1000, 750, 500, 250))
+
+RCM = replace(
+    FRAMEWISE, steps=(1000, 250), first_steps=ONE_STEP.first_steps, start_level=1600 / 1601, context="noisy"
+)  # fmt: skip
+"""Causal-rCM in two steps, whose last one writes the context (`c1-1_step2_noisy_ctx`)."""
+
+
+def _wan(
+    name: str, stream: StreamConfig, *, endless: bool = True, transformer: TransformerConfig = WAN_1_3B
+) -> ModelConfig:
+    """A distillation of Wan2.1's 1.3B model, with its VAE and text encoder."""
+    return ModelConfig(name, transformer, VAEConfig(), TextEncoderConfig(), stream, endless)
+
+
 PRESETS = {
     model.name: model
     for model in (
-        ModelConfig("longlive-1.3b", WAN_1_3B, VAEConfig(), TextEncoderConfig(), StreamConfig()),
-        ModelConfig(
-            "self-forcing-1.3b", WAN_1_3B, VAEConfig(), TextEncoderConfig(),
-            StreamConfig(window_frames=21, sink_frames=0),
-        ),
+        _wan("longlive-1.3b", StreamConfig()),
+        _wan("self-forcing-1.3b", StreamConfig(window_frames=21, sink_frames=0), endless=False),
+        _wan("causal-forcing-1.3b", StreamConfig(window_frames=21, sink_frames=0), endless=False),
+        _wan("causal-forcing-framewise-1.3b", FRAMEWISE, endless=False),
+        _wan("causal-forcing-2step-1.3b", replace(ONE_STEP, steps=(1000, 500)), endless=False),
+        _wan("causal-forcing-1step-1.3b", ONE_STEP, endless=False),
+        _wan("one-forcing-1.3b", ONE_STEP, endless=False),
+        _wan("causal-rcm-1.3b", RCM, endless=False, transformer=replace(WAN_1_3B, fp32_time=True)),
+        _wan("infinite-forcing-1.3b", StreamConfig(window_frames=6, sink_frames=1)),
         ModelConfig(
             "pocket", POCKET, TAEHVConfig(decoder_widths=(96, 64, 64, 64), encoder_width=32, patch=8), POCKET_TEXT,
             StreamConfig(height=96, width=160, shift=3.0),

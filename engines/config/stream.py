@@ -17,8 +17,16 @@ class StreamConfig:
     `window_frames` counts the sink, the recent past and the block itself. `first_block_frames` is the length of
     the first block, where it differs. `sink` says what a prompt switch does to the frame sink once the window is
     full: "global" keeps it as it was, "local" rewrites it with the oldest frames of the window. `rope` "relative"
-    is endless; "absolute" is LongLive's published setting and ends with its table of positions. `steps` are the
-    denoising steps on the scale 1000 (noise) to 1, before the flow `shift` warps them.
+    is endless; "absolute" is LongLive's published setting and ends with its table of positions.
+
+    `steps` are the denoising steps on the scale 1000 (noise) to 1, `first_steps` those of the first block, where
+    they differ. `levels` says what noise a step stands for, by a table that the flow `shift` warps: "warped" its
+    own entry, "nearest" that entry whose timestep is nearest. Where blocks begin at another `start_level` than 1,
+    that is step 1000's, and their noise is scaled by it.
+
+    `context` says which pass leaves a block's keys and values for later blocks: "clean" one of its own; "noisy"
+    the last denoising step, but for the first block; "steps" every denoising step, in a window of its own, which
+    only the same step of later blocks sees.
     """
 
     seed: int = 0
@@ -32,12 +40,19 @@ class StreamConfig:
     steps: tuple[int, ...] = (1000, 750, 500, 250)
     shift: float = 5.0
     first_block_frames: int | None = None
+    first_steps: tuple[int, ...] | None = None
+    levels: Literal["warped", "nearest"] = "warped"
+    start_level: float = 1.0
+    context: Literal["clean", "noisy", "steps"] = "clean"
 
     def __post_init__(self) -> None:
         require(0 <= self.seed < 1 << 64, f"seed {self.seed} is outside 0..2^64-1")
         self._check_size()
         self._check_window()
-        self._check_steps()
+        self._check_steps("steps", self.steps)
+        if self.first_steps is not None:
+            self._check_steps("first_steps", self.first_steps)
+        self._check_levels()
 
     def _check_size(self) -> None:
         multiple = SPATIAL_FACTOR * PATCH
@@ -65,17 +80,41 @@ class StreamConfig:
         require(self.sink in ("global", "local"), f"sink {self.sink!r} is neither 'global' nor 'local'")
         require(self.rope in ("relative", "absolute"), f"rope {self.rope!r} is neither 'relative' nor 'absolute'")
 
-    def _check_steps(self) -> None:
-        require(len(self.steps) >= 1, "steps is empty; at least one denoising step is needed")
-        require(all(1 <= step <= 1000 for step in self.steps), f"steps {self.steps} are not all within 1..1000")
-        require(all(a > b for a, b in pairwise(self.steps)), f"steps {self.steps} are not descending")
+    def _check_steps(self, name: str, steps: tuple[int, ...]) -> None:
+        require(len(steps) >= 1, f"{name} is empty; at least one denoising step is needed")
+        require(all(1 <= step <= 1000 for step in steps), f"{name} {steps} are not all within 1..1000")
+        require(all(a > b for a, b in pairwise(steps)), f"{name} {steps} are not descending")
+
+    def _check_levels(self) -> None:
         require(self.shift > 0, f"shift {self.shift} is not positive")
+        require(self.levels in ("warped", "nearest"), f"levels {self.levels!r} is neither 'warped' nor 'nearest'")
+        require(0 < self.start_level <= 1, f"start_level {self.start_level} is outside 0..1")
+        contexts = ("clean", "noisy", "steps")
+        require(self.context in contexts, f"context {self.context!r} is none of {', '.join(contexts)}")
+        require(
+            self.context != "steps" or self.first_steps is None,
+            f"context 'steps' has a window for each of the steps {self.steps}; a first block cannot have others",
+        )
 
     @property
     def blocks(self) -> BlockLengths:
         """Latent frames of the stream's blocks."""
         first = self.block_frames if self.first_block_frames is None else self.first_block_frames
         return BlockLengths(self.block_frames, first)
+
+    def steps_of(self, block: int) -> tuple[int, ...]:
+        """The denoising steps of a block."""
+        return self.first_steps if block == 0 and self.first_steps is not None else self.steps
+
+    @property
+    def lanes(self) -> int:
+        """Windows of the stream: one for all passes, or one for each step."""
+        return len(self.steps) if self.context == "steps" else 1
+
+    @property
+    def passes(self) -> int:
+        """Of a later block: its denoising steps, and its clean pass if it has one."""
+        return len(self.steps) + (self.context == "clean")
 
     @property
     def rows(self) -> int:

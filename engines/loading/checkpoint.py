@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from engines.config.geometry import PATCH
 from engines.errors import WeightsError
 
 ZIP_START = b"PK\x03\x04"
@@ -66,6 +67,10 @@ class Checkpoint(Mapping[str, Tensor]):
             stored[new] = place
         return type(self)(self.path, stored, self.read)
 
+    def adapted(self, adapt: Callable[[str, Tensor], Tensor]) -> Self:
+        """The same names with what `adapt` makes of each tensor, by its name in the file, once it is read."""
+        return type(self)(self.path, self.stored, lambda name: adapt(name, self.read(name)))
+
     def __getitem__(self, name: str) -> Tensor:
         return self.read(self.stored[name])
 
@@ -74,6 +79,13 @@ class Checkpoint(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.stored)
+
+
+def patch_as_convolution(name: str, tensor: Tensor) -> Tensor:
+    """A patch embedding [dim, channels * 2 * 2] that was saved as a matrix (rCM), as Wan's convolution."""
+    if name.endswith("patch_embedding.weight") and tensor.dim() == 2:
+        return tensor.unflatten(1, (-1, 1, PATCH, PATCH))
+    return tensor
 
 
 def without_wrappers(name: str) -> str:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
-from engines.loading.checkpoint import Checkpoint, without_wrappers
+from engines.errors import WeightsError
+from engines.loading.checkpoint import Checkpoint, patch_as_convolution, without_wrappers
 from engines.loading.lora import LoRA
 from engines.loading.model import Model, build_vae
 from engines.loading.state_dict import fill, unchanged
@@ -36,7 +37,8 @@ class ModelFiles:
 
     `transformer` is Wan2.1's safetensors or one checkpoint that holds all of the transformer, such as
     LongLive's base or Self-Forcing's; `lora` is merged into it. `codec` is Wan's VAE or a TAEHV, as the model's
-    config says. `tokenizer` is a folder.
+    config says, and so is `encoder`, where the config has one. `tokenizer` is a folder. `entry` names the
+    transformer's state dict in a checkpoint that has several.
     """
 
     transformer: Path
@@ -44,6 +46,8 @@ class ModelFiles:
     text_encoder: Path
     tokenizer: Path
     lora: Path | None = None
+    entry: str | None = None
+    encoder: Path | None = None
 
 
 class LoadedModel(NamedTuple):
@@ -68,18 +72,39 @@ def load_model(
     """
     tokenizer = Tokenizer.from_folder(files.tokenizer, config.text_encoder.text_len)
     vae = load_vae(config.vae, files.codec, device, dtype)
-    transformer = load_transformer(config.transformer, files.transformer, files.lora, device, dtype)
+    transformer = load_transformer(
+        config.transformer, files.transformer, files.lora, device, dtype, entry=files.entry
+    )
     text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
-    return LoadedModel(Model.of(config, transformer, vae, text_encoder), tokenizer)
+    encoder = _load_encoder(config, files, device, dtype)
+    return LoadedModel(Model.of(config, transformer, vae, text_encoder, encoder), tokenizer)
+
+
+def _load_encoder(
+    config: ModelConfig, files: ModelFiles, device: torch.device | str, dtype: torch.dtype
+) -> WanVAE | TAEHV | None:
+    """The network that encodes, where it is another than the one that decodes."""
+    if config.encoder is None:
+        return None
+    if files.encoder is None:
+        raise WeightsError(f"{config.name} has an encoder of its own; name its file beside {files.codec}")
+    return load_vae(config.encoder, files.encoder, device, dtype)
 
 
 def load_transformer(
-    config: TransformerConfig, path: Path, lora: Path | None, device: torch.device | str, dtype: torch.dtype
+    config: TransformerConfig,
+    path: Path,
+    lora: Path | None,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    *,
+    entry: str | None = None,
 ) -> CausalTransformer:
-    """The transformer in `path`, with `lora` merged into it in fp32."""
+    """The transformer in `path`, or in its state dict `entry`, with `lora` merged into it in fp32."""
     with torch.device("meta"):
         network = CausalTransformer(config)
-    tensors = Checkpoint.open(path, GENERATOR_ENTRIES).renamed(without_wrappers)
+    entries = GENERATOR_ENTRIES if entry is None else (entry,)
+    tensors = Checkpoint.open(path, entries).renamed(without_wrappers).adapted(patch_as_convolution)
     adapt = unchanged if lora is None else LoRA.open(lora, network).merge
     return fill(network, tensors, path, device, dtype, adapt)
 

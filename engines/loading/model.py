@@ -21,6 +21,8 @@ from engines.wan.transformer import CausalTransformer
 class Model:
     """A model's networks, in evaluation mode. The text encoder may be on a device of its own.
 
+    `vae` decodes; `encoder` encodes, and is the same network unless the config has another one.
+
     `identity` has the fingerprints of those on which a stream's results depend, taken before anything is fused.
     """
 
@@ -29,14 +31,22 @@ class Model:
     vae: WanVAE | TAEHV
     text_encoder: UMT5Encoder
     identity: dict[str, str]
+    encoder: WanVAE | TAEHV
 
     @classmethod
     def of(
-        cls, config: ModelConfig, transformer: CausalTransformer, vae: WanVAE | TAEHV, text_encoder: UMT5Encoder
+        cls,
+        config: ModelConfig,
+        transformer: CausalTransformer,
+        vae: WanVAE | TAEHV,
+        text_encoder: UMT5Encoder,
+        encoder: WanVAE | TAEHV | None = None,
     ) -> Self:
         """The networks as they have been loaded."""
         identity = {"transformer": fingerprint(transformer), "codec": fingerprint(vae)}
-        return cls(config, transformer, vae, text_encoder, identity)
+        if encoder is not None:
+            identity["encoder"] = fingerprint(encoder)
+        return cls(config, transformer, vae, text_encoder, identity, encoder or vae)
 
     @classmethod
     def random(

@@ -91,8 +91,8 @@ class Generator:
             config=config,
             noise=noise,
             noise_prefetcher=self._noise_prefetcher(noise, config),
-            kv=self.cache.open(window_policy(config), config.frame_tokens),
-            schedule=FlowSchedule(config.steps, config.shift),
+            lanes=self.cache.open_lanes(window_policy(config), config.frame_tokens, config.lanes),
+            schedules=(FlowSchedule.of(config, 0), FlowSchedule.of(config, 1)),
             recent=RecentLatents(self._recent_frames(config)),
             decoder=None if self._decoder is None else self._decoder.empty_cache(),
         )
@@ -173,7 +173,7 @@ class Generator:
         stream.require_open()
         return replace(
             stream,
-            kv=self.cache.fork(stream.kv),
+            lanes=self.cache.fork_lanes(stream.lanes),
             noise_prefetcher=self._noise_prefetcher(stream.noise, stream.config),
             prompt_kv=None if stream.prompt_kv is None else self.cache.prompts.share(stream.prompt_kv),
             recent=stream.recent.copy(),
@@ -201,14 +201,15 @@ class Generator:
     def close(self, stream: Stream) -> None:
         """Give the stream's memory back. Closing it again does nothing."""
         if not stream.closed:
-            self.cache.close(stream.kv)
+            for lane in stream.lanes:
+                self.cache.close(lane)
             if stream.prompt_kv is not None:
                 self.cache.prompts.give_back(stream.prompt_kv)
             stream.close()
 
     def _noise_prefetcher(self, noise: Noise, config: StreamConfig) -> NoisePrefetcher:
         def shape(block: int) -> tuple[int, ...]:
-            return len(config.steps), *config.latent_shape(
+            return len(config.steps_of(block)), *config.latent_shape(
                 self.config.latent_channels, config.blocks.frames_of(block)
             )
 
@@ -239,7 +240,7 @@ class Generator:
 def _block_shape(stream: Stream) -> tuple[int, ...]:
     """What streams have in common whose next blocks can share their passes."""
     config = stream.config
-    return config.height, config.width, stream.block_frames, len(stream.schedule)
+    return config.height, config.width, stream.block_frames, len(stream.schedule), config.lanes
 
 
 def _context_shape(stream: Stream) -> tuple[int, ...]:
@@ -249,8 +250,8 @@ def _context_shape(stream: Stream) -> tuple[int, ...]:
 
 def _recache_shape(stream: Stream) -> tuple[int, ...]:
     """The same for their recaches."""
-    frames = stream.kv.policy.place_recache(stream.latent_frames).frames
-    return stream.config.height, stream.config.width, frames
+    frames = stream.policy.place_recache(stream.latent_frames).frames
+    return stream.config.height, stream.config.width, frames, stream.config.lanes
 
 
 def _require_ready(stream: Stream) -> None:

@@ -112,14 +112,16 @@ def _common(stream: Stream, sink_passes: Sequence[SinkPass]) -> tuple[dict[str, 
         "log": stream.log,
         "prompts": [prompt.text for prompt in prompts],
         "prompt": None if stream.prompt is None else prompts.index(stream.prompt),
-        "sink_passes": [(x.first_frame, x.timestep, prompts.index(x.prompt)) for x in sink_passes],
+        "sink_passes": [(x.first_frame, x.timestep, prompts.index(x.prompt), x.lane) for x in sink_passes],
     }
     return tensors, facts
 
 
 def _window(generator: Generator, stream: Stream) -> dict[str, Tensor]:
     """What the stream's slots hold, by name: views."""
-    return generator.cache.state(stream.kv, min(stream.latent_frames, stream.kv.policy.frames))
+    frames = min(stream.latent_frames, stream.policy.frames)
+    states = [generator.cache.state(lane, frames) for lane in stream.lanes]
+    return {f"{number}.{name}": part for number, state in enumerate(states) for name, part in state.items()}
 
 
 def _machine(generator: Generator) -> dict[str, Any]:
@@ -139,7 +141,11 @@ def _require_same(facts: dict[str, Any], wanted: dict[str, Any], remedy: str) ->
 
 
 def _config(facts: dict[str, Any]) -> StreamConfig:
-    return StreamConfig(**facts["stream"] | {"steps": tuple(facts["stream"]["steps"])})
+    stream = facts["stream"]
+    first = stream["first_steps"]
+    return StreamConfig(
+        **stream | {"steps": tuple(stream["steps"]), "first_steps": None if first is None else tuple(first)}
+    )
 
 
 def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Stream:
@@ -169,14 +175,16 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
         raise ValueError(f"{stream.blocks} blocks, prompt {facts['prompt']}")
     _fill_recent(generator, stream, [here[f"recent.{i}"] for i in range(facts["recent"])])
     stream.sink_passes = [
-        SinkPass(first_frame, here[f"sink.{i}"], timestep, prompts[prompt])
-        for i, (first_frame, timestep, prompt) in enumerate(facts["sink_passes"])
+        SinkPass(first_frame, here[f"sink.{i}"], timestep, prompts[prompt], lane)
+        for i, (first_frame, timestep, prompt, lane) in enumerate(facts["sink_passes"])
     ]
     for sink_pass in stream.sink_passes:
         frames = sink_pass.latents.shape[0]
         _require_latents(generator, stream, "latents of a sink pass", sink_pass.latents, frames)
         if not 0 <= sink_pass.first_frame <= stream.config.window_frames - frames:
             raise ValueError(f"a sink pass over {frames} frames from frame {sink_pass.first_frame}")
+        if not 0 <= sink_pass.lane < len(stream.lanes):
+            raise ValueError(f"a sink pass into window {sink_pass.lane} of {len(stream.lanes)}")
 
 
 def _fill_recent(generator: Generator, stream: Stream, recent: Sequence[Tensor]) -> None:

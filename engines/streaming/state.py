@@ -36,13 +36,15 @@ class LogEntry(NamedTuple):
 class SinkPass:
     """A pass that wrote the frame sink: made again, it writes the same keys and values.
 
-    `latents` [frames, channels, h/8, w/8] went in at `timestep` under `prompt`, from `first_frame` on.
+    `latents` [frames, channels, h/8, w/8] went in at `timestep` under `prompt`, from `first_frame` on, into the
+    window of `lane`.
     """
 
     first_frame: int
     latents: Tensor
     timestep: float
     prompt: Prompt
+    lane: int = 0
 
 
 class RecentLatents:

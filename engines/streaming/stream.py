@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from engines.cache.kv_cache import StreamKV
 from engines.cache.prompt_kv import PromptKV
+from engines.cache.window import WindowPolicy
 from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
 from engines.errors import StreamError
@@ -26,14 +28,15 @@ class Stream:
 
     `blocks` counts what has been generated. `recent` holds the last blocks' latents: what a recache and a new
     decoder need. `context_due`: the last block's clean pass has not run yet. `recache_due`: the window's keys
-    and values are to be recomputed before the next block.
+    and values are to be recomputed before the next block. `lanes` are its windows: one, or one for each denoising
+    step. `schedules` are the first block's and the later ones'.
     """
 
     config: StreamConfig
     noise: Noise
     noise_prefetcher: NoisePrefetcher
-    kv: StreamKV
-    schedule: FlowSchedule
+    lanes: tuple[StreamKV, ...]
+    schedules: tuple[FlowSchedule, FlowSchedule]
     recent: RecentLatents
     decoder: ConvCache | None
     prompt_kv: PromptKV | None = None
@@ -44,6 +47,16 @@ class Stream:
     sink_passes: list[SinkPass] = field(default_factory=list)
     log: list[LogEntry] = field(default_factory=list)
     closed: bool = False
+
+    @property
+    def policy(self) -> WindowPolicy:
+        """Of all its windows."""
+        return self.lanes[0].policy
+
+    @property
+    def schedule(self) -> FlowSchedule:
+        """Of the next block."""
+        return self.schedules[min(self.blocks, 1)]
 
     @property
     def latent_frames(self) -> int:
@@ -63,7 +76,7 @@ class Stream:
     @property
     def permanent_sink_passes(self) -> list[SinkPass]:
         """The passes that made the sink, if the next recache will leave it as it is."""
-        return self.sink_passes if self.kv.policy.is_permanent(self.latent_frames) else []
+        return self.sink_passes if self.policy.is_permanent(self.latent_frames) else []
 
     def require_open(self) -> None:
         """Raise StreamError if the stream has been closed."""
@@ -96,14 +109,13 @@ class Stream:
             self.log.pop()
         self.log.append(LogEntry(self.blocks, "prompt", prompt.prompt.text))
 
-    def append(self, latents: Tensor, sink_pass: SinkPass | None, ready: torch.cuda.Event | None) -> Block:
-        """Take over a finished block; `sink_pass` if one of its passes wrote frames of the sink for good."""
+    def append(self, latents: Tensor, sink_passes: Sequence[SinkPass], ready: torch.cuda.Event | None) -> Block:
+        """Take over a finished block; `sink_passes` are those of its passes that wrote the sink for good."""
         block = Block(self.blocks, latents, ready)
         self.recent.append(latents)
-        if sink_pass is not None:
-            self.sink_passes.append(sink_pass)
+        self.sink_passes += sink_passes
+        self.context_due = self.config.context == "clean" or (self.config.context == "noisy" and self.blocks == 0)
         self.blocks += 1
-        self.context_due = True
         return block
 
     def context_written(self) -> None:
@@ -114,13 +126,13 @@ class Stream:
             ]
         self.context_due = False
 
-    def recached(self, sink_pass: SinkPass | None) -> None:
-        """The recache has run; `sink_pass` if it wrote the sink.
+    def recached(self, sink_passes: Sequence[SinkPass]) -> None:
+        """The recache has run; `sink_passes` if it wrote the sink, one for each window.
 
         Once the window has rolled, a local sink is rewritten by every recache, so no pass need be remembered.
         """
-        if sink_pass is not None:
-            self.sink_passes = [sink_pass] if sink_pass.first_frame == 0 else []
+        if sink_passes:
+            self.sink_passes = [made for made in sink_passes if made.first_frame == 0]
         self.recache_due = self.context_due = False
 
     def rebuilt(self, decoder: ConvCache | None) -> None:
@@ -132,7 +144,7 @@ class Stream:
     def close(self) -> None:
         """Let go of all tensors."""
         self.closed = True
-        del self.kv, self.noise_prefetcher
+        del self.lanes, self.noise_prefetcher
         self.recent.clear()
         self.sink_passes.clear()
         self.prompt_kv = self.decoder = None

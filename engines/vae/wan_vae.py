@@ -363,11 +363,15 @@ class WanVAE(nn.Module):
 
     def encode(self, frames: Tensor, cache: ConvCache) -> Encoded:
         """Encode the next pictures of a stream, all of them at once, to the mean of the posterior."""
-        check_frames(frames, at_start=cache.frames_seen == 0)
-        moments, after = self.encode_raw(frames.transpose(1, TIME) * 2 - 1, cache)
-        mean = moments[:, : self.config.latent_channels]
-        latents = (mean - self.latent_mean) * (1 / self.latent_std)
+        means, after = self.encode_means(frames * 2 - 1, cache)
+        latents = (means.transpose(1, TIME) - self.latent_mean) * (1 / self.latent_std)
         return Encoded(latents.transpose(1, TIME), after)
+
+    def encode_means(self, pixels: Tensor, cache: ConvCache) -> Encoded:
+        """As `encode`, but from [B, N, 3, H, W] in -1..1 to means that are not normalized (StreamDiffusionV2)."""
+        check_frames(pixels, at_start=cache.frames_seen == 0)
+        moments, after = self.encode_raw(pixels.transpose(1, TIME), cache)
+        return Encoded(moments[:, : self.config.latent_channels].transpose(1, TIME), after)
 
     def encode_raw(self, pictures: Tensor, cache: ConvCache) -> StreamingOutput:
         """Mean and log variance of the posterior [B, 2C, T, H/8, W/8] for [B, 3, N, H, W] in -1..1."""

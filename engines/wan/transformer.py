@@ -7,6 +7,7 @@ published checkpoints.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
 import torch
@@ -127,10 +128,12 @@ class CausalTransformer(nn.Module):
 
     def modulations(self, timesteps: Tensor) -> AdaLNModulation:
         """What timesteps [B, frames] fp32 do to a pass."""
-        time = self._embed_time(timesteps)
-        projected = self.time_projection(time).unflatten(-1, (MODULATIONS, -1))
+        dtype = torch.float32 if self.config.fp32_time else self.dtype
+        time = _in(dtype, self.time_embedding)(self._time_angles(timesteps).to(dtype))
+        projected = _in(dtype, self.time_projection)(time).unflatten(-1, (MODULATIONS, -1))
         layers = torch.stack([block.modulation.unsqueeze(1) + projected for block in self._layers])
-        return AdaLNModulation(timesteps, layers, self.head.modulation.unsqueeze(1) + time.unsqueeze(2))
+        head = self.head.modulation.unsqueeze(1) + time.unsqueeze(2)
+        return AdaLNModulation(timesteps, layers.to(self.dtype), head.to(self.dtype))
 
     def denoise(
         self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
@@ -202,9 +205,15 @@ class CausalTransformer(nn.Module):
         grid = patches.unflatten(3, (PATCH, PATCH, -1)).unflatten(2, (rows, -1))
         return grid.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def _embed_time(self, timesteps: Tensor) -> Tensor:
-        """[B, frames] to [B, frames, dim]."""
+    def _time_angles(self, timesteps: Tensor) -> Tensor:
+        """[B, frames] to cosines and sines, fp64 [B, frames, freq_dim]."""
         half = self.config.freq_dim // 2
         frequency = 10000 ** -(torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
         angle = timesteps.double().unsqueeze(-1) * frequency
-        return self.time_embedding(torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.dtype))
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def _in(dtype: torch.dtype, layers: nn.Sequential) -> Callable[[Tensor], Tensor]:
+    """`layers` with their weights as they are, or widened to `dtype`."""
+    state = {name: parameter.to(dtype) for name, parameter in layers.named_parameters()}
+    return lambda x: torch.func.functional_call(layers, state, (x,))

@@ -89,13 +89,15 @@ class TappedTransformer(CausalTransformer):
 
     def _cache(self, stream: Stream, layer: int, plane: str, call: int) -> Tensor:
         """A window in the recorder's order: the sink, then from old to new; keys as they are recorded."""
-        policy, tokens = stream.kv.policy, stream.kv.frame_tokens
+        policy, tokens = stream.policy, stream.lanes[0].frame_tokens
         assert isinstance(policy, SinkWindow)
         end = self._recording.facts["calls"][call]["global_end"] // tokens
         used = min(end, policy.frames)
         ring = range(max(policy.sink, end - (policy.frames - policy.sink)), end)
         slots = [*range(min(policy.sink, end)), *map(policy.slot, ring)]
-        window = self.generator.cache.state(stream.kv, used)[plane][layer].unflatten(0, (used, tokens))[slots]
+        window = self.generator.cache.state(stream.lanes[0], used)[plane][layer].unflatten(0, (used, tokens))[
+            slots
+        ]
         if plane == "values" or stream.config.rope == "absolute":
             return window.flatten(0, 1)
         positions = [end - used + place for place in range(used)]

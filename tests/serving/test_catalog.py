@@ -144,3 +144,27 @@ def test_the_table_shows_every_model_with_where_it_comes_from(tmp_path: Path) ->
     below = [line[column:] for line in lines if line.startswith(" ")]
     assert "gdhe17/Self-Forcing@c0ffee00: mit" in below
     assert "Wan-AI/Wan2.1-T2V-1.3B: apache-2.0" in below
+
+
+@pytest.mark.parametrize(
+    ("model", "work"),
+    [
+        ("longlive-1.3b", "4 steps; 5 passes for 3 latent frames; made for endless streams"),
+        (
+            "causal-rcm-1.3b",
+            "2 steps, 4 in the first block; 2 passes for a latent frame; not made for endless streams",
+        ),
+        (
+            "one-forcing-1.3b",
+            "1 step, 4 in the first block; 2 passes for a latent frame; not made for endless streams",
+        ),
+    ],
+)
+def test_a_model_says_how_much_work_a_block_is(tmp_path: Path, model: str, work: str) -> None:
+    assert row(tmp_path, model).work == work
+    assert work in models_table([row(tmp_path, model)])
+
+
+def test_the_state_dict_of_each_file_is_named_where_it_has_several() -> None:
+    named = {name: entry.entry for name, entry in CATALOG.items() if entry.entry is not None}
+    assert named == {"causal-forcing-1.3b": "generator", "causal-forcing-framewise-1.3b": "generator_ema"}

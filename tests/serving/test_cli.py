@@ -149,7 +149,7 @@ def test_a_sheet_shows_the_film(timeline: Path, tmp_path: Path) -> None:
     [
         (["--size", "33x48"], "height: 33 is no multiple of 16"),
         (["--steps", "500,750"], "steps: step 750 follows 500"),
-        (["--model", "longlive"], "unknown model 'longlive'; known: longlive-1.3b"),
+        (["--model", "longlive"], "unknown model 'longlive'; known: causal-forcing-1.3b"),
         (["--model", "longlive-1.3b"], "run `longtake download longlive-1.3b`"),
         (["--sheet", "nowhere/sheet.png"], "nowhere is not a folder"),
         (["--from", "nothing.snapshot"], "nothing.snapshot cannot be read"),

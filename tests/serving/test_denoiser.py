@@ -82,7 +82,7 @@ async def at_work(pocket: OpenedModel, slots: int = 2, batch: int = 1) -> AsyncI
     pictures = LocalPictures(decoder, ThreadPoolExecutor(1))
     denoiser = Denoiser(generator, text, pictures, slots=slots, replica="here", metrics=Metrics())
     trial = generator.open(opening(pocket).stream)
-    run_tokens = trial.kv.window.tokens
+    run_tokens = trial.lanes[0].window.tokens
     generator.close(trial)
     denoiser.start()
     try:

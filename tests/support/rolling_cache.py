@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
-from engines.sampling.flow_schedule import FlowSchedule, add_noise, predict_clean
+from engines.sampling.flow_schedule import add_noise, predict_clean
 from engines.sampling.noise import SeededNoise
 from engines.text.prompt import Prompt
 from engines.wan.layers import Attention
@@ -100,28 +100,63 @@ def roll_longlive(
     transformer: CausalTransformer, config: StreamConfig, blocks: int, switches: Mapping[int, Prompt]
 ) -> Tensor:
     """Latents [frames, channels, h/8, w/8] of a clip; all rows of every prompt are attended, padding too."""
-    memory, noise = LongLiveMemory(transformer, config), SeededNoise(config.seed)
-    schedule = FlowSchedule(config.steps, config.shift)
+    noise = SeededNoise(config.seed)
+    memories = [LongLiveMemory(transformer, config) for _ in (config.steps if config.context == "steps" else [0])]
     made: list[Tensor] = []
     for block in range(blocks):
-        start, frames = sum(map(len, made)), config.first_block_frames or config.block_frames
-        frames = frames if block == 0 else config.block_frames
-        shape = (frames, transformer.config.latent_channels, config.height // 8, config.width // 8)
+        levels, start = _levels(config, block), sum(map(len, made))
         if block in switches:
-            memory.prompt = _padded(transformer, switches[block])
+            for memory in memories:
+                memory.prompt = _padded(transformer, switches[block])
             if block > 0:
-                window = torch.cat(made)[-config.window_frames :]
-                memory.start_frame, memory.rewrite_sink = start - len(window), config.sink == "local"
-                _call(transformer, window, 0.0, memory)
-        memory.start_frame, memory.rewrite_sink = start, False
-        x = noise.draw(block, 0, shape).to(transformer.dtype)
-        for step, level in enumerate(schedule.levels):
-            clean = predict_clean(x, _call(transformer, x, level.timestep, memory), level.sigma)
-            if step + 1 < len(schedule):
-                x = add_noise(clean, noise.draw(block, step + 1, shape).to(x.dtype), level.next_sigma)
-        _call(transformer, clean, 0.0, memory)
+                for lane, memory in enumerate(memories):
+                    _recache(transformer, config, memory, made, noise, lane)
+        for memory in memories:
+            memory.start_frame, memory.rewrite_sink = start, False
+        shape = _shape(transformer, config, block)
+        x = config.start_level * noise.draw(block, 0, shape).to(transformer.dtype)
+        for step, (time, sigma) in enumerate(levels):
+            memory = memories[step if len(memories) > 1 else 0]
+            clean = predict_clean(x, _call(transformer, x, time, memory), sigma)
+            if step + 1 < len(levels):
+                x = add_noise(clean, noise.draw(block, step + 1, shape).to(x.dtype), levels[step + 1][1])
+        if config.context == "clean" or (config.context == "noisy" and block == 0):
+            _call(transformer, clean, 0.0, memories[0])
         made.append(clean)
     return torch.cat(made)
+
+
+def _recache(
+    transformer: CausalTransformer, config: StreamConfig, memory: LongLiveMemory, made: list[Tensor],
+    noise: SeededNoise, lane: int,
+) -> None:  # fmt: skip
+    """One pass over the window, at the noise at which its blocks left their keys and values."""
+    time, seen = 0.0, list(made)
+    if config.context != "clean":
+        time, sigma = _levels(config, 1)[lane if config.context == "steps" else -1]
+        for block, clean in enumerate(made):
+            draw = lane if config.context == "steps" else len(_levels(config, block)) - 1
+            fresh = noise.draw(block, draw, _shape(transformer, config, block)).to(clean.dtype)
+            seen[block] = (1 - sigma) * clean + sigma * fresh
+    window = torch.cat(seen)[-config.window_frames :]
+    memory.start_frame = sum(map(len, made)) - len(window)
+    memory.rewrite_sink = config.sink == "local"
+    _call(transformer, window, time, memory)
+
+
+def _levels(config: StreamConfig, block: int) -> list[tuple[float, float]]:
+    """Timestep and level of each step of a block, from the shifted table written out."""
+    steps = config.first_steps if block == 0 and config.first_steps else config.steps
+    table = [config.shift * s / (1 + (config.shift - 1) * s) for s in (1 - i / 1000 for i in range(1000))]
+    levels = [(1000 * table[1000 - step], table[1000 - step]) for step in steps]
+    if config.start_level != 1:
+        levels[0] = (1000 * config.start_level, config.start_level)
+    return levels
+
+
+def _shape(transformer: CausalTransformer, config: StreamConfig, block: int) -> tuple[int, int, int, int]:
+    frames = config.first_block_frames if block == 0 and config.first_block_frames else config.block_frames
+    return frames, transformer.config.latent_channels, config.height // 8, config.width // 8
 
 
 def _call(transformer: CausalTransformer, x: Tensor, time: float, memory: LongLiveMemory) -> Tensor:

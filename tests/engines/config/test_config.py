@@ -32,6 +32,11 @@ from engines.errors import ConfigError
         ({"shift": 0.0}, "shift 0.0 is not positive"),
         ({"seed": -1}, "seed -1 is outside"),
         ({"seed": 1 << 64}, "is outside"),
+        ({"first_steps": (500, 1000)}, r"first_steps \(500, 1000\) are not descending"),
+        ({"levels": "near"}, "levels 'near' is neither"),
+        ({"start_level": 0.0}, r"start_level 0\.0 is outside"),
+        ({"context": "dirty"}, "context 'dirty' is none of clean, noisy, steps"),
+        ({"context": "steps", "first_steps": (1000, 500)}, "a first block cannot have others"),
         ({"sink": "both"}, "sink 'both' is neither"),
         ({"rope": "none"}, "rope 'none' is neither"),
     ],
@@ -82,7 +87,8 @@ def test_networks_that_do_not_fit_each_other_are_refused() -> None:
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        ConfigError, match=r"unknown model 'longlive'; known: longlive-1\.3b, pocket, self-forcing-1\.3b"
+        ConfigError,
+        match=r"unknown model 'longlive'; known: causal-forcing-1\.3b, .*, longlive-1\.3b, one-.*, pocket",
     ):
         preset("longlive")
 

@@ -18,8 +18,10 @@ from engines.config.presets import preset
 from engines.errors import ConfigError, WeightsError
 from engines.loading.footprint import parameter_bytes
 from engines.loading.loader import ModelFiles, load_model, load_text_encoder, load_transformer, load_vae
-from engines.loading.model import Model
+from engines.loading.model import Model, build_vae
 from engines.text.prompt_encoder import PromptEncoder
+from engines.vae.taehv import TAEHV
+from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
 from tests.support.generators import generator_for
 from tests.support.published_files import random_lora, train_tokenizer
@@ -304,3 +306,37 @@ def test_the_bytes_of_the_real_model_are_those_of_its_parameters() -> None:
     assert needed.transformer == 2 * 1_418_996_800
     assert needed.codec == pytest.approx(2 * 126.9e6, rel=1e-3)
     assert needed.text_encoder == pytest.approx(11.4e9, rel=0.01)
+
+
+def test_a_patch_embedding_saved_as_a_matrix_is_read_as_the_convolution(published: Published) -> None:
+    state = dict(published.networks.transformer.state_dict())
+    weight = state["patch_embedding.weight"]
+    published.write_base(state | {"patch_embedding.weight": weight.flatten(1)})
+    loaded = load_transformer(TINY.transformer, published.files.transformer, None, "cpu", FP32)
+    assert torch.equal(loaded.patch_embedding.weight, weight)
+
+
+@pytest.mark.parametrize("entry", ["generator", "generator_ema"])
+def test_the_state_dict_that_is_named_is_read(published: Published, entry: str) -> None:
+    state = published.networks.transformer.state_dict()
+    held = {
+        name: {f"model.{key}": factor * x for key, x in state.items()}
+        for name, factor in (("generator", 1), ("generator_ema", 2))
+    }
+    torch.save(held, published.files.transformer)
+    loaded = load_transformer(TINY.transformer, published.files.transformer, None, "cpu", FP32, entry=entry)
+    factor = 1 if entry == "generator" else 2
+    assert torch.equal(loaded.head.head.bias, factor * state["head.head.bias"])
+
+
+def test_another_network_may_encode_than_decodes(published: Published, tmp_path: Path) -> None:
+    tiny = replace(TINY, vae=preset("tiny-taehv").vae, encoder=TINY.vae)
+    decoder = build_vae(tiny.vae)
+    torch.save(decoder.state_dict(), tmp_path / "taehv.pth")
+    files = replace(published.files, codec=tmp_path / "taehv.pth", encoder=published.files.codec)
+    model = load_model(tiny, files, "cpu", FP32).model
+    assert isinstance(model.vae, TAEHV)
+    assert isinstance(model.encoder, WanVAE)
+    assert set(model.identity) == {"transformer", "codec", "encoder"}
+    with pytest.raises(WeightsError, match="has an encoder of its own"):
+        load_model(tiny, replace(files, encoder=None), "cpu", FP32)

@@ -108,7 +108,7 @@ def test_rebuilding_keeps_the_sink_and_the_decoder(
 ) -> None:
     stream = generator.open(StreamConfig(height=16, width=32, sink_frames=sink_frames))
     roll_pictures(generator, stream, 14, {0: prompts[0]} | ({} if switch is None else {switch: prompts[1]}))
-    cached, decoder = generator.cache.state(stream.kv, sink_frames), stream.decoder
+    cached, decoder = generator.cache.state(stream.lanes[0], sink_frames), stream.decoder
     written = {name: part.clone() for name, part in cached.items()}
     for part in cached.values():
         part.fill_(float("nan"))
@@ -178,8 +178,8 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
     ("change", "message"),
     [
         (
-            lambda tensors, facts: tensors.update({"cache.keys": tensors["cache.keys"][..., 1:]}),
-            "cache.keys of shape",
+            lambda tensors, facts: tensors.update({"cache.0.keys": tensors["cache.0.keys"][..., 1:]}),
+            "cache.0.keys of shape",
         ),
         (lambda tensors, facts: tensors.update({"recent.2": tensors["recent.2"][:, 1:]}), "latents of shape"),
         (lambda tensors, facts: tensors.pop("recent.3"), "recent.3"),
@@ -188,7 +188,7 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
         (lambda tensors, facts: facts.update(prompt=None), "5 blocks, prompt None"),
         (lambda tensors, facts: facts.pop("log"), "log"),
         (lambda tensors, facts: facts["stream"].update(window_frames=5), "window_frames 5"),
-        (lambda tensors, facts: facts.update(sink_passes=[[11, 0.0, 0]]), "from frame 11"),
+        (lambda tensors, facts: facts.update(sink_passes=[[11, 0.0, 0, 0]]), "from frame 11"),
     ],
     ids=["window", "latents", "block missing", "prompt", "blocks", "no prompt", "log", "config", "sink"],
 )
@@ -237,7 +237,7 @@ def test_a_window_goes_to_the_device_once(
 
     monkeypatch.setattr(Tensor, "to", noted)
     stream = restore(generator, snapshot).stream
-    assert generator.cache.state(stream.kv, 12)["keys"].shape not in moved
+    assert generator.cache.state(stream.lanes[0], 12)["keys"].shape not in moved
     assert stream.recent.last_block().shape in moved
 
 

@@ -82,6 +82,14 @@ def test_pictures_encode_as_recorded(recorded_vae: WanVAE, recording: dict[str, 
     assert_equal(latents, recording["vae.encoded"].transpose(1, 2))
 
 
+def test_means_are_latents_before_they_are_normalized(recorded_vae: WanVAE, recording: dict[str, Tensor]) -> None:
+    pixels = recording["vae.pixels"].transpose(1, 2)
+    means = recorded_vae.encode_means(pixels, recorded_vae.start_encoding()).latents
+    config = recorded_vae.config
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (config.latent_mean, config.latent_std))
+    assert_equal((means - mean) / std, recording["vae.encoded"].transpose(1, 2))
+
+
 def test_decoded_pictures_are_between_0_and_1(recorded_vae: WanVAE, recording: dict[str, Tensor]) -> None:
     pictures = decode(recorded_vae, (recording["vae.z"].transpose(1, 2),))
     assert_equal(pictures, (recording["vae.whole"].transpose(1, 2) * 0.5 + 0.5).clamp(0, 1))

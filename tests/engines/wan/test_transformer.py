@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import cast
 
@@ -27,9 +28,9 @@ from kernels.dispatch import EAGER, KernelBackends
 def first_pass(generator: Generator, stream: Stream, prompt: Prompt) -> EagerAttention:
     """What the first pass over a stream attends."""
     generator.set_prompt(stream, prompt)
-    config, place = stream.config, stream.kv.policy.place(0, 3, repeat=False)
+    config, place = stream.config, stream.policy.place(0, 3, repeat=False)
     grid = TokenGrid(config.rows, config.columns)
-    row = Row(stream.kv, stream.require_prompt(), place, grid, CLEAN)
+    row = Row(stream.lanes[0], stream.require_prompt(), place, grid, CLEAN)
     spatial = spatial_freqs(*grid, generator.cache.layout.head_dim)
     return EagerAttention(generator.cache, row, spatial)
 
@@ -50,7 +51,7 @@ def test_a_pass_for_its_keys_and_values_writes_what_a_full_pass_does(
     full, short = generator.open(small), generator.open(small)
     model.transformer.denoise(x, modulations, first_pass(generator, full, prompts[0]))
     model.transformer.write_kv(x, modulations, first_pass(generator, short, prompts[0]))
-    for ours, wanted in zip(*(generator.cache.state(s.kv, 3).values() for s in (short, full)), strict=True):
+    for ours, wanted in zip(*(generator.cache.state(s.lanes[0], 3).values() for s in (short, full)), strict=True):
         assert torch.equal(ours, wanted)
 
 
@@ -101,7 +102,7 @@ def test_frames_may_share_one_time(
         stream, modulations = generator.open(small), transformer.modulations(torch.full((1, frames), 500.0))
         flow = transformer.denoise(x, modulations, first_pass(generator, stream, prompts[0]), ops)
         transformer.write_kv(2 * x, modulations, first_pass(generator, stream, prompts[0]), ops)
-        passes.append((flow, *generator.cache.state(stream.kv, 3).values()))
+        passes.append((flow, *generator.cache.state(stream.lanes[0], 3).values()))
     for shared, each in zip(*passes, strict=True):
         torch.testing.assert_close(shared, each, atol=1e-6, rtol=0)
 
@@ -132,3 +133,14 @@ def test_every_op_is_given_its_modules_name(
     assert all(transformer.get_submodule(name) is module for name, module in ops.given)
     layers = len(transformer.blocks)
     assert len(ops.given) == 5 * layers + 1 + 5 * (layers - 1) + 1
+
+
+@torch.inference_mode()
+def test_a_bf16_network_can_compute_its_modulations_in_fp32() -> None:
+    config = replace(preset("tiny").transformer, fp32_time=True)
+    exact = CausalTransformer(config)
+    exact.load_state_dict({name: x.bfloat16() for name, x in exact.state_dict().items()})
+    rounded = deepcopy(exact).bfloat16()
+    times = torch.full((1, 1), 999.375)
+    for ours, wanted in zip(rounded.modulations(times)[1:], exact.modulations(times)[1:], strict=True):
+        assert torch.equal(ours, wanted.bfloat16())
