@@ -20,13 +20,14 @@ import torch
 from benchmarks.measure.compiler import Compiled, compile_case
 from benchmarks.measure.machine import ROOT, Machine
 from kernels import flow_step, layernorm_modulate, linear, rms_norm
-from kernels.attention import qk_norm_rope, rotate_slots, store_kv, window
+from kernels.attention import copy_slots, qk_norm_rope, rotate_slots, window
 from kernels.tiles import AotCase, AotCases
 from kernels.vae import causal_pad, conv_epilogue, frame_pairs, upsample
 
 OPS: tuple[AotCases, ...] = (
     causal_pad.aot_cases,
     conv_epilogue.aot_cases,
+    copy_slots.aot_cases,
     flow_step.aot_cases,
     frame_pairs.aot_cases,
     linear.aot_cases,
@@ -34,7 +35,6 @@ OPS: tuple[AotCases, ...] = (
     qk_norm_rope.aot_cases,
     rms_norm.aot_cases,
     rotate_slots.aot_cases,
-    store_kv.aot_cases,
     upsample.aot_cases,
     window.aot_cases,
 )

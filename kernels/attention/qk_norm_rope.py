@@ -12,9 +12,9 @@
     slot mapping   [B, frames] or [layers, B, frames] int32: slots of a row's run, or `NO_SLOT`
     raw keys       [layers, tokens, H, 2 P]    a plane of its own with a mapping of its own
 
-`qk_norm_rope` does all of it, `write_kv` all but the queries, for a pass made for its keys and values, and
-`stage_kv` neither reads slots nor writes them: it hands on turned keys, which `store_kv` puts into slots that were
-chosen from them. All is computed in fp32, and the only rounding is at the end.
+`qk_norm_rope` does all of it, `write_kv` all but the queries, for a pass made for its keys and values. All is
+computed in fp32, and the only rounding is at the end. Where slots are to be chosen from the keys, these are
+written to a staging run first, and copied from there (`kernels.attention.copy_slots`).
 
 A key with a raw copy is turned again whenever its frame's position changes (`kernels.attention.rotate_slots`), so
 its INT8 scale must not depend on where it is: it covers the modulus of each pair that turns with the frame.
@@ -36,7 +36,15 @@ from torch import Tensor
 
 from kernels.attention.kv_view import NO_SLOT, KVPlanes, layer_slots
 from kernels.attention.rope import apply_rope
-from kernels.attention.slots import RawKeys, RopeFreqs, Slots, check_freqs, check_raw_keys, check_slots
+from kernels.attention.slots import (
+    RawKeys,
+    RopeFreqs,
+    Slots,
+    check_freqs,
+    check_mapping,
+    check_planes,
+    check_raw_plane,
+)
 from kernels.quantize import INT8_MAX, MIN_AMAX, quantize_rows
 from kernels.rms_norm import check_projections, rms_norm_reference
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
@@ -67,19 +75,10 @@ def write_kv_reference(
         kept = layer_slots(raw.slots.mapping, layer)
         _scatter(moving, raw.plane[layer], raw.slots.start, kept)
         moving = torch.where((kept == NO_SLOT).repeat_interleave(_frame_tokens(k, kept), 1)[..., None, None], 0, 1)
-    store_rows(apply_rope(normed, freqs.joined), _heads(v, freqs.head_dim), planes, slots, layer, moving, freqs)
+    _store(apply_rope(normed, freqs.joined), _heads(v, freqs.head_dim), planes, slots, layer, moving, freqs)
 
 
-def stage_kv_reference(
-    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, freqs: RopeFreqs, eps: float
-) -> tuple[Tensor, Tensor]:
-    """Queries and keys [B, T, H, D], normed and turned."""
-    rows = ((q, q_weight), (k, k_weight))
-    queries, keys = (apply_rope(_normed_heads(x, w, freqs.head_dim, eps), freqs.joined) for x, w in rows)
-    return queries, keys
-
-
-def store_rows(
+def _store(
     keys: Tensor, values: Tensor, planes: KVPlanes, slots: Slots, layer: int,
     moving: Tensor | None, freqs: RopeFreqs | None,
 ) -> None:  # fmt: skip
@@ -177,12 +176,12 @@ def quantize_key(
 @triton.jit(do_not_specialize=["layer"])
 def _qk_norm_rope_kernel(
     p_q: tl.tensor, p_k: tl.tensor, p_v: tl.tensor, p_q_weight: tl.tensor, p_k_weight: tl.tensor,
-    p_frame: tl.tensor, p_spatial: tl.tensor, p_queries: tl.tensor, p_staged: tl.tensor,
+    p_frame: tl.tensor, p_spatial: tl.tensor, p_queries: tl.tensor,
     p_keys: tl.tensor, p_values: tl.tensor, p_key_scales: tl.tensor, p_start: tl.tensor, p_mapping: tl.tensor,
     p_raw: tl.tensor, p_raw_start: tl.tensor, p_raw_mapping: tl.tensor, T: tl.tensor, q_row: tl.tensor,
     k_row: tl.tensor, v_row: tl.tensor, frame_tokens: tl.tensor, pool_tokens: tl.tensor, raw_tokens: tl.tensor,
     layer: tl.tensor, eps: tl.tensor, H: tl.constexpr, D: tl.constexpr, MOVING: tl.constexpr,
-    QUERIES: tl.constexpr, STAGED: tl.constexpr, RAW: tl.constexpr, INT8: tl.constexpr, BLOCK_H: tl.constexpr,
+    QUERIES: tl.constexpr, RAW: tl.constexpr, INT8: tl.constexpr, BLOCK_H: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
     """A program: one token of one row."""
@@ -199,36 +198,31 @@ def _qk_norm_rope_kernel(
         b_q = _normed(p_q + i_row * q_row, p_q_weight, o_x, m_x, eps, H * D)
         b_q = turn_pairs(b_q, b_cos, b_sin, BLOCK_H, BLOCK_D)
         tl.store(p_queries + i_row * H * D + o_x, b_q.to(p_queries.dtype.element_ty), mask=m_x)
-    if STAGED:
+    slot = tl.load(p_mapping + i_frame)
+    if slot >= 0:
+        token = tl.load(p_start + i_b).to(tl.int64) + slot * frame_tokens + i_in_frame
+        o_pool = (layer.to(tl.int64) * pool_tokens + token) * (H * D)
+        b_v = tl.load(p_v + i_row * v_row + o_x, mask=m_x, other=0.0)
+        tl.store(tl.multiple_of(p_values + o_pool, 16) + o_x, b_v, mask=m_x)
         b_k = _normed(p_k + i_row * k_row, p_k_weight, o_x, m_x, eps, H * D)
+        moves = False
+        if RAW:
+            raw_slot = tl.load(p_raw_mapping + i_frame)
+            moves = raw_slot >= 0
+            if moves:
+                raw_token = tl.load(p_raw_start + i_b).to(tl.int64) + raw_slot * frame_tokens + i_in_frame
+                p_token = p_raw + (layer.to(tl.int64) * raw_tokens + raw_token) * (H * MOVING)
+                o_token = o_h[:, None] * MOVING + o_d[None, :]
+                m_raw = m_x & (o_d < MOVING)[None, :]
+                tl.store(p_token + o_token, b_k.to(p_raw.dtype.element_ty), mask=m_raw)
         b_k = turn_pairs(b_k, b_cos, b_sin, BLOCK_H, BLOCK_D)
-        tl.store(p_staged + i_row * H * D + o_x, b_k.to(p_staged.dtype.element_ty), mask=m_x)
-    else:
-        slot = tl.load(p_mapping + i_frame)
-        if slot >= 0:
-            token = tl.load(p_start + i_b).to(tl.int64) + slot * frame_tokens + i_in_frame
-            o_pool = (layer.to(tl.int64) * pool_tokens + token) * (H * D)
-            b_v = tl.load(p_v + i_row * v_row + o_x, mask=m_x, other=0.0)
-            tl.store(tl.multiple_of(p_values + o_pool, 16) + o_x, b_v, mask=m_x)
-            b_k = _normed(p_k + i_row * k_row, p_k_weight, o_x, m_x, eps, H * D)
-            moves = False
-            if RAW:
-                raw_slot = tl.load(p_raw_mapping + i_frame)
-                moves = raw_slot >= 0
-                if moves:
-                    raw_token = tl.load(p_raw_start + i_b).to(tl.int64) + raw_slot * frame_tokens + i_in_frame
-                    p_token = p_raw + (layer.to(tl.int64) * raw_tokens + raw_token) * (H * MOVING)
-                    o_token = o_h[:, None] * MOVING + o_d[None, :]
-                    m_raw = m_x & (o_d < MOVING)[None, :]
-                    tl.store(p_token + o_token, b_k.to(p_raw.dtype.element_ty), mask=m_raw)
-            b_k = turn_pairs(b_k, b_cos, b_sin, BLOCK_H, BLOCK_D)
-            if INT8:
-                b_levels, b_scale = quantize_key(b_k, moves, MOVING, BLOCK_H, BLOCK_D)
-                tl.store(tl.multiple_of(p_keys + o_pool, 16) + o_x, b_levels, mask=m_x)
-                o_scale = (layer.to(tl.int64) * H + o_h) * pool_tokens + token
-                tl.store(p_key_scales + o_scale, b_scale, mask=o_h < H)
-            else:
-                tl.store(tl.multiple_of(p_keys + o_pool, 16) + o_x, b_k.to(p_keys.dtype.element_ty), mask=m_x)
+        if INT8:
+            b_levels, b_scale = quantize_key(b_k, moves, MOVING, BLOCK_H, BLOCK_D)
+            tl.store(tl.multiple_of(p_keys + o_pool, 16) + o_x, b_levels, mask=m_x)
+            o_scale = (layer.to(tl.int64) * H + o_h) * pool_tokens + token
+            tl.store(p_key_scales + o_scale, b_scale, mask=o_h < H)
+        else:
+            tl.store(tl.multiple_of(p_keys + o_pool, 16) + o_x, b_k.to(p_keys.dtype.element_ty), mask=m_x)
 
 
 def qk_norm_rope(
@@ -269,17 +263,6 @@ def _launch(
     )  # fmt: skip
 
 
-def stage_kv(
-    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, freqs: RopeFreqs, eps: float
-) -> tuple[Tensor, Tensor]:
-    """As `stage_kv_reference`. Raises ValueError where shapes, strides, dtypes or devices do not fit."""
-    check_projections("stage_kv", {"q": q, "k": k}, {"q_weight": q_weight, "k_weight": k_weight})
-    check_freqs("stage_kv", q, freqs)
-    frame, spatial = torch.view_as_real(freqs.frame), torch.view_as_real(freqs.spatial)
-    queries, keys = _stage_kv(q, k, q_weight, k_weight, frame, spatial, eps)
-    return queries, keys
-
-
 @torch.library.custom_op(
     "longtake::qk_norm_rope",
     mutates_args=("keys", "values", "key_scales", "raw"),
@@ -296,12 +279,12 @@ def _qk_norm_rope(
     dim, unused = keys.shape[3], k_weight
     queries = _empty_queries(q, k, dim)
     _qk_norm_rope_kernel[(tokens, batch)](
-        or_unused(q, unused), k, v, or_unused(q_weight, unused), k_weight, frame, spatial, queries,
-        unused, keys, values, or_unused(key_scales, unused), start, mapping, or_unused(raw, unused),
-        or_unused(raw_start, unused), or_unused(raw_mapping, unused), tokens, 0 if q is None else q.stride(1),
+        _or(q, unused), k, v, _or(q_weight, unused), k_weight, frame, spatial, queries,
+        keys, values, _or(key_scales, unused), start, mapping, _or(raw, unused),
+        _or(raw_start, unused), _or(raw_mapping, unused), tokens, 0 if q is None else q.stride(1),
         k.stride(1), v.stride(1), spatial.shape[0], keys.shape[1], 0 if raw is None else raw.shape[1], layer, eps,
-        MOVING=2 * frame.shape[2], QUERIES=q is not None, STAGED=False, RAW=raw is not None,
-        INT8=key_scales is not None, **row_blocks("qk_norm_rope", k, dim),
+        MOVING=2 * frame.shape[2], QUERIES=q is not None, RAW=raw is not None,
+        INT8=key_scales is not None, **_blocks("qk_norm_rope", k, dim),
     )  # fmt: skip
     return queries
 
@@ -314,35 +297,6 @@ def _(
     return _empty_queries(q, k, keys.shape[3])
 
 
-@torch.library.custom_op(
-    "longtake::stage_kv",
-    mutates_args=(),
-    schema="(Tensor q, Tensor k, Tensor q_weight, Tensor k_weight, Tensor frame, Tensor spatial, float eps) "
-    "-> Tensor[]",
-)
-def _stage_kv(
-    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, frame: Tensor, spatial: Tensor, eps: float
-) -> list[Tensor]:
-    batch, tokens, _ = k.shape
-    dim, unused = 2 * (frame.shape[2] + spatial.shape[1]), k_weight
-    staged = [_empty_heads(q, dim), _empty_heads(k, dim)]
-    _qk_norm_rope_kernel[(tokens, batch)](
-        q, k, unused, q_weight, k_weight, frame, spatial, *staged, *([unused] * 8), tokens, q.stride(1),
-        k.stride(1), 0, spatial.shape[0], 0, 0, 0, eps,
-        MOVING=2 * frame.shape[2], QUERIES=True, STAGED=True, RAW=False, INT8=False,
-        **row_blocks("stage_kv", k, dim),
-    )  # fmt: skip
-    return staged
-
-
-@_stage_kv.register_fake
-def _(
-    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, frame: Tensor, spatial: Tensor, eps: float
-) -> list[Tensor]:
-    dim = 2 * (frame.shape[2] + spatial.shape[1])
-    return [_empty_heads(q, dim), _empty_heads(k, dim)]
-
-
 def _empty_heads(x: Tensor, dim: int) -> Tensor:
     return torch.empty((*x.shape[:2], x.shape[2] // dim, dim), dtype=x.dtype, device=x.device)
 
@@ -352,12 +306,12 @@ def _empty_queries(q: Tensor | None, k: Tensor, dim: int) -> Tensor:
     return k.new_empty(0) if q is None else _empty_heads(q, dim)
 
 
-def or_unused(x: Tensor | None, unused: Tensor) -> Tensor:
+def _or(x: Tensor | None, unused: Tensor) -> Tensor:
     """A pointer that the kernel does not follow is one to something else."""
     return unused if x is None else x
 
 
-def row_blocks(op: str, x: Tensor, dim: int) -> dict[str, int]:
+def _blocks(op: str, x: Tensor, dim: int) -> dict[str, int]:
     """Sizes of a row and of the blocks that hold it. Raises ValueError if the tile is smaller."""
     heads, tile = x.shape[2] // dim, tile_for(TILES, architecture(x.device), op)
     block_h, block_d = triton.next_power_of_2(heads), triton.next_power_of_2(dim)
@@ -372,23 +326,23 @@ def _check(
     op: str, v: Tensor, freqs: RopeFreqs, planes: KVPlanes, slots: Slots, raw: RawKeys | None, layer: int
 ) -> None:
     check_freqs(op, v, freqs)
-    check_slots(op, v, planes, slots, layer)
-    if slots.frames != freqs.frame.shape[1]:
-        raise ValueError(f"{op}: slots for {slots.frames} frames, freqs for {freqs.frame.shape[1]}")
+    check_planes(op, v, planes, layer)
+    rows, frames, moving = freqs.frame.shape[0], freqs.frame.shape[1], 2 * freqs.frame.shape[2]
+    check_mapping(op, slots, rows, frames, planes.layers, v.device)
     if raw is not None:
-        check_raw_keys(op, v, planes, raw, 2 * freqs.frame.shape[2])
+        check_raw_plane(op, raw.plane, planes, moving)
+        check_mapping(op, raw.slots, rows, frames, planes.layers, v.device)
 
 
 def aot_cases() -> Sequence[AotCase]:
-    """The real model in bf16: with and without raw keys, keys only, INT8 keys, and staged."""
-    plain = {"QUERIES": True, "STAGED": False, "RAW": False, "INT8": False}
+    """The real model in bf16: with and without raw keys, keys only, and INT8 keys."""
+    plain = {"QUERIES": True, "RAW": False, "INT8": False}
     forms = {
         "qk_norm_rope": plain,
         "qk_norm_rope_raw": plain | {"RAW": True},
         "qk_norm_rope_int8": plain | {"RAW": True, "INT8": True},
         "write_kv": plain | {"QUERIES": False},
         "write_kv_int8": plain | {"QUERIES": False, "RAW": True, "INT8": True},
-        "stage_kv": plain | {"STAGED": True},
     }
     return [_case(f"{name}_sm{sm}", sm, flags) for sm in ARCHITECTURES for name, flags in forms.items()]
 
@@ -400,7 +354,7 @@ SIZES = {"H": 12, "D": 128, "BLOCK_H": 16, "BLOCK_D": 128}
 def _case(name: str, sm: int, flags: dict[str, bool]) -> AotCase:
     half, tile = FLOATS[torch.bfloat16], TILES[sm]
     pointers = dict.fromkeys(("p_q", "p_k", "p_v", "p_q_weight", "p_k_weight"), half)
-    pointers |= {"p_frame": "*fp32", "p_spatial": "*fp32", "p_queries": half, "p_staged": half}
+    pointers |= {"p_frame": "*fp32", "p_spatial": "*fp32", "p_queries": half}
     pointers |= {"p_keys": "*i8" if flags["INT8"] else half, "p_values": half, "p_key_scales": "*fp32"}
     pointers |= {"p_start": "*i32", "p_mapping": "*i32", "p_raw": half}
     pointers |= {"p_raw_start": "*i32", "p_raw_mapping": "*i32"}

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kernels.attention.kv_view import KVPlanes, require_integers
 from kernels.attention.rope import apply_rope
+from kernels.attention.slots import check_raw_plane
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
 
@@ -84,15 +85,10 @@ def rotate_slots(
 
     """
     count, device = freqs.shape[0], planes.keys.device
-    if raw.shape[::2] != (planes.layers, planes.heads) or not raw.is_contiguous():
+    check_raw_plane("rotate_slots", raw, planes, 2 * freqs.shape[-1])
+    if freqs.dtype != torch.complex64 or not freqs.is_contiguous():
         raise ValueError(
-            f"rotate_slots: raw keys must be contiguous [{planes.layers}, tokens, {planes.heads}, channels]; got "
-            f"{list(raw.shape)}"
-        )
-    if freqs.dtype != torch.complex64 or freqs.shape != (count, raw.shape[3] // 2) or not freqs.is_contiguous():
-        raise ValueError(
-            f"rotate_slots: freqs must be contiguous complex64 [slots, {raw.shape[3] // 2}]; got {freqs.dtype} "
-            f"{list(freqs.shape)}"
+            f"rotate_slots: freqs must be contiguous complex64; got {freqs.dtype} {list(freqs.shape)}"
         )
     require_integers("rotate_slots: slots", slots, (count,), device)
     require_integers("rotate_slots: raw slots", raw_slots, (count,), device)

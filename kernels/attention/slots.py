@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.attention.kv_view import ALIGNMENT_BYTES, KVPlanes
+from kernels.attention.kv_view import ALIGNMENT_BYTES, KVPlanes, require_integers
 from kernels.attention.rope import join_freqs
 
 
@@ -68,47 +68,37 @@ def check_freqs(op: str, rows: Tensor, freqs: RopeFreqs) -> None:
         )
 
 
-def check_slots(op: str, v: Tensor, planes: KVPlanes, slots: Slots, layer: int) -> None:
-    """Raise ValueError unless tokens as those of `v` [B, T, H * D] can be written into slots of a layer."""
-    _check_mapping(op, v, slots, planes.layers)
+def check_planes(op: str, v: Tensor, planes: KVPlanes, layer: int) -> None:
+    """Raise ValueError unless tokens as those of `v` [B, T, H * D] can be kept in a layer of `planes`."""
     planes.require_layer(op, layer)
-    if planes.heads * planes.head_dim != v.shape[2] or planes.values.dtype != v.dtype:
+    held = planes.heads * planes.head_dim, planes.values.dtype, planes.keys.device
+    if held != (v.shape[2], v.dtype, v.device) or planes.keys.dtype not in (v.dtype, torch.int8):
         raise ValueError(
-            f"{op}: the pool holds {planes.heads} heads of {planes.head_dim} in {planes.values.dtype}; a token "
-            f"has {v.shape[2]} channels in {v.dtype}"
-        )
-    if planes.keys.dtype not in (v.dtype, torch.int8) or planes.keys.device != v.device:
-        raise ValueError(
-            f"{op}: keys are kept as {planes.keys.dtype} on {planes.keys.device}; it writes {v.dtype} or INT8 on "
-            f"{v.device}"
+            f"{op}: the pool holds tokens of {held[0]} channels on {held[2]}, keys in {planes.keys.dtype} and "
+            f"values in {held[1]}; it is given {v.shape[2]} in {v.dtype} on {v.device}"
         )
     if v.shape[2] * planes.keys.element_size() % ALIGNMENT_BYTES:
+        raise ValueError(f"{op}: keys of {v.shape[2]} channels are no multiple of {ALIGNMENT_BYTES} bytes")
+
+
+def check_raw_plane(op: str, plane: Tensor, planes: KVPlanes, moving: int) -> None:
+    """Raise ValueError unless `moving` channels of each head of such tokens can be kept in `plane`."""
+    layers, _, *token = plane.shape
+    kept = (layers, *token) == (planes.layers, planes.heads, moving) and plane.is_contiguous()
+    if not kept or (plane.dtype, plane.device) != (planes.values.dtype, planes.keys.device):
         raise ValueError(
-            f"{op}: a token's keys take {v.shape[2]} channels, no multiple of {ALIGNMENT_BYTES} bytes"
+            f"{op}: raw keys must be contiguous {planes.values.dtype} [{planes.layers}, tokens, {planes.heads}, "
+            f"{moving}] on {planes.keys.device}; got {plane.dtype} {list(plane.shape)} on {plane.device}"
         )
 
 
-def check_raw_keys(op: str, v: Tensor, planes: KVPlanes, raw: RawKeys, moving: int) -> None:
-    """Raise ValueError unless `moving` channels of each head of such tokens can be kept in `raw`."""
-    layers, _, *token = raw.plane.shape
-    if (layers, *token) != (planes.layers, planes.heads, moving) or not raw.plane.is_contiguous():
+def check_mapping(op: str, slots: Slots, rows: int, frames: int, layers: int, device: torch.device) -> None:
+    """Raise ValueError unless `slots` are of so many rows and frames, in all layers at once or in each."""
+    shapes = [(rows, frames), (layers, rows, frames)]
+    if tuple(slots.mapping.shape) not in shapes or slots.start.shape != (rows,):
         raise ValueError(
-            f"{op}: raw keys must be contiguous [{planes.layers}, tokens, {planes.heads}, {moving}]; got "
-            f"{list(raw.plane.shape)}"
-        )
-    if (raw.plane.dtype, raw.plane.device) != (v.dtype, v.device):
-        raise ValueError(f"{op}: raw keys must be {v.dtype} on {v.device}; got {raw.plane.dtype}")
-    _check_mapping(op, v, raw.slots, planes.layers)
-
-
-def _check_mapping(op: str, rows: Tensor, slots: Slots, layers: int) -> None:
-    batch, tokens, _ = rows.shape
-    shapes = [(batch, slots.frames), (layers, batch, slots.frames)]
-    if tuple(slots.mapping.shape) not in shapes or slots.start.shape != (batch,) or tokens % max(slots.frames, 1):
-        raise ValueError(
-            f"{op}: slots {list(slots.mapping.shape)} from {list(slots.start.shape)} do not fit {batch} rows of "
-            f"{tokens} tokens in {layers} layers"
+            f"{op}: slots {list(slots.mapping.shape)} from {list(slots.start.shape)} do not fit {rows} rows of "
+            f"{frames} frames in {layers} layers"
         )
     for x in (slots.start, slots.mapping):
-        if x.dtype != torch.int32 or not x.is_contiguous() or x.device != rows.device:
-            raise ValueError(f"{op}: slots must be contiguous int32 on {rows.device}; got {x.dtype} on {x.device}")
+        require_integers(f"{op}: slots", x, tuple(x.shape), device)

@@ -281,17 +281,9 @@ def _window_attention_kernel(
     "Tensor? last_log, int layer, int[] tile, int num_splits, bool descriptors) -> Tensor",
 )
 def _attend(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    key_scales: Tensor | None,
-    bounds: Tensor,
-    last_log: Tensor | None,
-    layer: int,
-    tile: Sequence[int],
-    num_splits: int,
-    descriptors: bool,
-) -> Tensor:
+    queries: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None, bounds: Tensor,
+    last_log: Tensor | None, layer: int, tile: Sequence[int], num_splits: int, descriptors: bool,
+) -> Tensor:  # fmt: skip
     """Launch; see `window_attention`. `tile` is m, n, warps and stages."""
     batch, tokens, heads, dim = queries.shape
     block_m, block_n, warps, stages = tile

@@ -8,17 +8,9 @@ import torch
 from torch import Tensor
 
 from kernels.attention.kv_view import NO_SLOT, KVPlanes
-from kernels.attention.qk_norm_rope import (
-    qk_norm_rope,
-    qk_norm_rope_reference,
-    stage_kv,
-    stage_kv_reference,
-    write_kv,
-    write_kv_reference,
-)
+from kernels.attention.qk_norm_rope import qk_norm_rope, qk_norm_rope_reference, write_kv, write_kv_reference
 from kernels.attention.rope import frame_freqs, frame_pairs, spatial_freqs
 from kernels.attention.slots import RawKeys, RopeFreqs, Slots
-from kernels.attention.store_kv import store_kv, store_kv_reference
 from tests.kernels.attention.pools import random
 from tests.tolerances import assert_within
 
@@ -152,22 +144,6 @@ def test_keys_and_values_can_be_written_without_queries(device: torch.device) ->
     assert_same(planes.values, expected.values)
 
 
-@pytest.mark.parametrize("int8", [False, True], ids=["keys as they are", "INT8 keys"])
-def test_staged_keys_can_be_stored_in_slots_chosen_later(int8: bool, device: torch.device) -> None:
-    made = Pass.of([[0, 2], [NO_SLOT, 3]], [7, 20], 2, 32, device)
-    staged = stage_kv(made.q, made.k, made.q_weight, made.k_weight, made.freqs, EPS)
-    expected = stage_kv_reference(made.q, made.k, made.q_weight, made.k_weight, made.freqs, EPS)
-    for ours, theirs in zip(staged, expected, strict=True):
-        assert_within("qk_norm_rope", ours, theirs)
-    planes, expected_planes, at_once = (made.planes(int8=int8) for _ in range(3))
-    store_kv(staged[1], made.v, planes, made.slots, 1)
-    store_kv_reference(staged[1], made.v.unflatten(-1, (2, -1)), expected_planes, made.slots, 1)
-    assert torch.equal(planes.keys.nan_to_num(), expected_planes.keys.nan_to_num())
-    assert torch.equal(planes.values.nan_to_num(), expected_planes.values.nan_to_num())
-    made.run(at_once)
-    assert torch.equal(planes.keys.nan_to_num(), at_once.keys.nan_to_num())
-
-
 def test_a_far_position_turns_as_exactly_as_a_near_one(device: torch.device) -> None:
     """Angles of frame 10 million, in fp64 on the host, against those computed in integers."""
     dim, position = 24, 10_000_000
@@ -175,7 +151,7 @@ def test_a_far_position_turns_as_exactly_as_a_near_one(device: torch.device) -> 
     assert torch.allclose(frame_freqs([position], dim)[0].angle().double().cos(), exact.cos(), atol=1e-6)
 
 
-def test_the_operators_are_registered_for_graphs(device: torch.device) -> None:
+def test_the_operator_is_registered_for_graphs(device: torch.device) -> None:
     made = Pass.of([[1], [0]], [12, 0], 2, 16, device)
     planes, raw = made.planes(), made.raw([0, 3], [[0], [NO_SLOT]])
     for plane in (planes.keys, planes.values, raw.plane):
@@ -188,11 +164,6 @@ def test_the_operators_are_registered_for_graphs(device: torch.device) -> None:
         (made.q, made.k, made.v, *weights, frame, spatial, planes.keys, planes.values, None, *slots,
          raw.plane, raw.slots.start, raw.slots.mapping, 1, EPS),
     )  # fmt: skip
-    torch.library.opcheck(torch.ops.longtake.stage_kv.default, (made.q, made.k, *weights, frame, spatial, EPS))
-    staged = stage_kv(made.q, made.k, *weights, made.freqs, EPS)[1]
-    torch.library.opcheck(
-        torch.ops.longtake.store_kv.default, (staged, made.v, planes.keys, planes.values, None, *slots, 1)
-    )
 
 
 def test_what_does_not_fit_is_refused(device: torch.device) -> None:
@@ -207,7 +178,7 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match="do not turn 2 rows"):
         replace(made, freqs=replace(made.freqs, frame=made.freqs.frame[:1])).run(planes)
     raw = made.raw([0, 0], [[0], [0]])
-    with pytest.raises(ValueError, match=r"raw keys must be contiguous \[2, tokens, 2, 8\]"):
+    with pytest.raises(ValueError, match=r"raw keys must be contiguous torch\.float32 \[2, tokens, 2, 8\]"):
         made.run(planes, replace(raw, plane=raw.plane[..., :-2].contiguous()))
-    with pytest.raises(ValueError, match=r"keys are kept as torch\.float16"):
+    with pytest.raises(ValueError, match=r"keys in torch\.float16"):
         made.run(replace(planes, keys=planes.keys.half()))

@@ -9,7 +9,6 @@ from torch import Tensor
 from kernels.attention.kv_view import KVPlanes
 from kernels.attention.rope import frame_freqs
 from kernels.attention.rotate_slots import rotate_slots, rotate_slots_reference
-from tests.kernels.attention.pools import random
 from tests.kernels.attention.test_qk_norm_rope import GRID, Pass, assert_same
 from tests.tolerances import assert_within
 
@@ -96,5 +95,6 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     _, planes, raw = _written(device, torch.float32)
     with pytest.raises(ValueError, match="raw keys must be contiguous"):
         _rotate(planes, raw[:1].contiguous(), [1, 2])
+    freqs, slots = frame_freqs([1, 2], DIM).to(device), torch.zeros(2, dtype=torch.int32, device=device)
     with pytest.raises(ValueError, match="freqs must be contiguous complex64"):
-        _rotate(planes, random(2, 40, 2, 8).to(device), [1, 2])
+        rotate_slots(planes, raw, freqs.to(torch.complex128), slots, slots, TOKENS)
