@@ -188,7 +188,7 @@ class EngineBenchmark:
         placement = stream.policy.place(stream.latent_frames, stream.block_frames, repeat=False)
         grid = TokenGrid(stream.config.rows, stream.config.columns)
         bound = self._runner.prepare(
-            [Row(stream.lanes[0], stream.require_prompt(), placement, grid, stream.schedule.levels[-1])]
+            [Row(stream.lanes[0], stream.require_prompt_kv(), placement, grid, stream.schedule.levels[-1])]
         )
         latents = self._random_latents(self._options.runs)
 

@@ -15,8 +15,6 @@ from engines.cache.prompt_kv import PromptPool
 from engines.cache.window import WindowPolicy, window_policy
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
-from kernels.attention.kv_view import KVPlanes
-from kernels.attention.rope import frame_pairs
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,22 @@ def cache_size(sessions: int, config: StreamConfig, transformer: TransformerConf
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """What a token takes: layers, heads and channels of a model, its dtype, and whether keys are INT8."""
+    """What a token takes: layers, heads and channels of a model, its dtype, and whether keys are INT8.
+
+    `raw_dim` are the channels of a head that turn with the frame.
+    """
 
     layers: int
     heads: int
     head_dim: int
+    raw_dim: int
     dtype: torch.dtype
     int8_keys: bool = False
 
     @classmethod
     def of(cls, config: TransformerConfig, dtype: torch.dtype, *, int8_keys: bool = False) -> Self:
         """That of a transformer."""
-        return cls(config.layers, config.heads, config.head_dim, dtype, int8_keys)
-
-    @property
-    def raw_dim(self) -> int:
-        """Channels of a head that turn with the frame."""
-        return 2 * frame_pairs(self.head_dim)
+        return cls(config.layers, config.heads, config.head_dim, config.frame_channels, dtype, int8_keys)
 
     @property
     def window_token_bytes(self) -> int:
@@ -116,24 +113,6 @@ class KVCache:
     def _plane(self, tokens: int, dtype: torch.dtype) -> Plane:
         shape = (self.layout.layers, tokens, self.layout.heads, self.layout.head_dim)
         return Plane(torch.empty(shape, dtype=dtype, device=self.device))
-
-    @property
-    def window_planes(self) -> KVPlanes:
-        """Keys and values of all windows."""
-        planes = self.windows.planes
-        scales = planes["key_scales"].tensor if "key_scales" in planes else None
-        return KVPlanes(planes["keys"].tensor, planes["values"].tensor, scales)
-
-    @property
-    def prompt_planes(self) -> KVPlanes:
-        """Keys and values of all prompts."""
-        planes = self.prompts.pool.planes
-        return KVPlanes(planes["keys"].tensor, planes["values"].tensor)
-
-    @property
-    def raw_plane(self) -> Tensor:
-        """Raw keys of all moving slots, [layers, tokens, heads, channels that turn]."""
-        return self.raw.planes["raw_keys"].tensor
 
     def open(self, policy: WindowPolicy, frame_tokens: int) -> StreamKV:
         """What a stream needs, with nothing of use in it. Raises PoolFull; nothing is taken then."""

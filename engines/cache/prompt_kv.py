@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
 from engines.cache.kv_pool import KVPool, KVRun
-from engines.text.prompt import Prompt
 
 
 class EncodedPrompt(NamedTuple):
@@ -28,7 +27,7 @@ class EncodedPrompt(NamedTuple):
 class PromptKV:
     """A prompt's run in the pool; `users` hold it."""
 
-    prompt: Prompt
+    key: Hashable
     run: KVRun
     last_log: float
     users: int = 1
@@ -39,19 +38,22 @@ class PromptPool:
 
     def __init__(self, pool: KVPool) -> None:
         self.pool = pool
-        self._held: dict[Prompt, PromptKV] = {}
+        self._held: dict[Hashable, PromptKV] = {}
 
-    def take(self, prompt: Prompt, encode: Callable[[Prompt], EncodedPrompt]) -> PromptKV:
-        """The prompt's keys and values, by `encode` where nobody has them yet. Raises PoolFull."""
-        held = self._held.get(prompt)
+    def take(self, key: Hashable, encode: Callable[[], EncodedPrompt]) -> PromptKV:
+        """Keys and values of the prompt that `key` stands for; `encode` is called where nobody has them.
+
+        Raises PoolFull.
+        """
+        held = self._held.get(key)
         if held is not None:
             return self.share(held)
-        encoded = encode(prompt)
+        encoded = encode()
         run = self.pool.take(encoded.keys.shape[1])
         here = self.pool.state(run, run.tokens)
         here["keys"].copy_(encoded.keys)
         here["values"].copy_(encoded.values)
-        made = self._held[prompt] = PromptKV(prompt, run, encoded.last_log)
+        made = self._held[key] = PromptKV(key, run, encoded.last_log)
         return made
 
     def share(self, held: PromptKV) -> PromptKV:
@@ -63,5 +65,5 @@ class PromptPool:
         """One user less; the last one frees the run."""
         held.users -= 1
         if held.users == 0:
-            del self._held[held.prompt]
+            del self._held[held.key]
             self.pool.give_back(held.run)

@@ -42,6 +42,11 @@ class TransformerConfig:
         """Channels of one attention head."""
         return self.dim // self.heads
 
+    @property
+    def frame_channels(self) -> int:
+        """Channels of a head that RoPE turns with the frame: what rows and columns, a third each, leave."""
+        return self.head_dim - 4 * (self.head_dim // 6)
+
 
 # Wan-AI/Wan2.1, wan/modules/vae.py: per-channel statistics of the latents.
 WAN_LATENT_MEAN = (

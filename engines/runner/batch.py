@@ -16,9 +16,26 @@ from engines.cache.kv_cache import KVCache
 from engines.runner.rows import Row, Shape
 from engines.wan.fused_ops import AttentionOps
 from engines.wan.layers import Attention
-from kernels.attention.kv_view import KVView
+from kernels.attention.kv_view import KVPlanes, KVView
 from kernels.attention.rope import frame_freqs, frame_pairs
 from kernels.attention.slots import RawKeys, RopeFreqs, Slots
+
+
+def window_planes(cache: KVCache) -> KVPlanes:
+    """Keys and values of all windows."""
+    planes = {name: plane.tensor for name, plane in cache.windows.planes.items()}
+    return KVPlanes(planes["keys"], planes["values"], planes.get("key_scales"))
+
+
+def prompt_planes(cache: KVCache) -> KVPlanes:
+    """Keys and values of all prompts."""
+    planes = cache.prompts.pool.planes
+    return KVPlanes(planes["keys"].tensor, planes["values"].tensor)
+
+
+def raw_plane(cache: KVCache) -> Tensor:
+    """Raw keys of all moving slots, [layers, tokens, heads, channels that turn]."""
+    return cache.raw.planes["raw_keys"].tensor
 
 
 class RowBuffer:
@@ -84,13 +101,13 @@ class BatchBuffers:
         self._ops = ops
         self._rows = RowBuffer(shape, cache.layout.layers, cache.layout.head_dim, cache.device)
         views = self._rows.views
-        self._planes = cache.window_planes
+        self._planes = window_planes(cache)
         self._window = KVView(self._planes, views["bounds"], shape.max_tokens)
         last_log = self._rows.floats("last_log")
-        self._prompt = KVView(cache.prompt_planes, views["prompt_bounds"], text_len, last_log)
+        self._prompt = KVView(prompt_planes(cache), views["prompt_bounds"], text_len, last_log)
         self._slots = Slots(views["start"], views["mapping"])
         raw_slots = Slots(views["raw_start"], views["raw_mapping"])
-        self._raw = RawKeys(cache.raw_plane, raw_slots) if shape.raw else None
+        self._raw = RawKeys(raw_plane(cache), raw_slots) if shape.raw else None
         self._freqs = RopeFreqs(torch.view_as_complex(self._rows.floats("frame_freqs")), spatial)
         self._attend = ops.attention(shape.rows)
         self.sigma, self.next_sigma = self._rows.floats("sigma"), self._rows.floats("next_sigma")

@@ -17,7 +17,7 @@ from engines.cache.prompt_kv import EncodedPrompt
 from engines.config.networks import TransformerConfig
 from engines.device.cuda_graph import Capture, CudaGraphed
 from engines.errors import ConfigError
-from engines.runner.batch import BatchBuffers
+from engines.runner.batch import BatchBuffers, raw_plane, window_planes
 from engines.runner.modulation import ModulationCache
 from engines.runner.prompt_encoding import encode_prompt
 from engines.runner.rows import Row, Shape, TokenGrid
@@ -134,7 +134,8 @@ class FusedRunner:
             return
         here = _to_device(torch.tensor([slots, raw_slots], dtype=torch.int32), self.cache.device)
         freqs = _to_device(frame_freqs(positions, self.cache.layout.head_dim), self.cache.device)
-        self._ops.rotate_slots(self.cache.window_planes, self.cache.raw_plane, freqs, here[0], here[1], tokens)
+        planes, raw = window_planes(self.cache), raw_plane(self.cache)
+        self._ops.rotate_slots(planes, raw, freqs, here[0], here[1], tokens)
 
     @property
     def _prompt_tokens(self) -> int:

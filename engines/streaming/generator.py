@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from threading import Event
 
@@ -112,7 +113,7 @@ class Generator:
                 f"prompt embedding {list(prompt.rows.shape)} does not fit: at most {text_len} rows of {taken}"
             )
         before = stream.prompt_kv
-        stream.use_prompt(self.cache.prompts.take(prompt, self._runner.encode_prompt))
+        stream.use_prompt(prompt, self.cache.prompts.take(prompt, partial(self._runner.encode_prompt, prompt)))
         if before is not None:
             self.cache.prompts.give_back(before)
 

@@ -7,6 +7,7 @@ the same pass would overwrite again, so a pass that failed can simply be repeate
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from threading import Event
 from typing import NamedTuple
 
@@ -66,7 +67,7 @@ class Rollout:
         for stream in streams:
             frames = stream.recent.last_block().shape[0]
             placement = stream.policy.place(stream.latent_frames - frames, frames, repeat=True)
-            rows.append(_row(stream, 0, placement, CLEAN, stream.require_prompt()))
+            rows.append(_row(stream, 0, placement, CLEAN, stream.require_prompt_kv()))
         bound = self._runner.prepare(rows)
         bound.write_kv(torch.stack([stream.recent.last_block() for stream in streams]))
         for stream in streams:
@@ -85,15 +86,15 @@ class Rollout:
             rows, latents = [], []
             for stream, placement in zip(streams, placements, strict=True):
                 level = _context_level(stream, lane)
-                rows.append(_row(stream, lane, placement, level, stream.require_prompt()))
+                rows.append(_row(stream, lane, placement, level, stream.require_prompt_kv()))
                 latents.append(self._context(stream, lane, placement.frames))
             bound = self._runner.prepare(rows)
             bound.rotate_slots()
             bound.write_kv(torch.stack(latents))
             for stream, row, frames, passes in zip(streams, rows, latents, sinks, strict=True):
                 if row.placement.slots[0][0] < stream.config.sink_frames:
-                    prompt, first_frame = stream.require_prompt().prompt, row.placement.positions[0]
-                    passes.append(SinkPass(first_frame, frames, row.level.timestep, prompt, lane))
+                    first_frame, timestep = row.placement.positions[0], row.level.timestep
+                    passes.append(SinkPass(first_frame, frames, timestep, stream.require_prompt(), lane))
         for stream, passes in zip(streams, sinks, strict=True):
             stream.recached(passes)
 
@@ -103,7 +104,7 @@ class Rollout:
         Raises PoolFull if its prompt finds no room.
         """
         placement = stream.policy.place(sink_pass.first_frame, sink_pass.latents.shape[0], repeat=False)
-        prompt = self._prompts.take(sink_pass.prompt, self._runner.encode_prompt)
+        prompt = self._prompts.take(sink_pass.prompt, partial(self._runner.encode_prompt, sink_pass.prompt))
         try:
             row = _row(stream, sink_pass.lane, placement, Level(sink_pass.timestep), prompt)
             self._runner.prepare([row]).write_kv(sink_pass.latents.unsqueeze(0))
@@ -143,7 +144,7 @@ def _next_row(stream: Stream, step: int) -> Row:
     repeat = not _is_first_pass(stream, step)
     placement = stream.policy.place(stream.latent_frames, stream.block_frames, repeat=repeat)
     lane = step if len(stream.lanes) > 1 else 0
-    return _row(stream, lane, placement, stream.schedule.levels[step], stream.require_prompt())
+    return _row(stream, lane, placement, stream.schedule.levels[step], stream.require_prompt_kv())
 
 
 def _is_first_pass(stream: Stream, step: int) -> bool:
@@ -168,7 +169,7 @@ def _writes_sink_for_good(stream: Stream, step: int) -> bool:
 
 def _sink_pass(stream: Stream, step: int, latents: Tensor) -> SinkPass:
     lane, timestep = step if len(stream.lanes) > 1 else 0, stream.schedule.levels[step].timestep
-    return SinkPass(stream.latent_frames, latents.clone(), timestep, stream.require_prompt().prompt, lane)
+    return SinkPass(stream.latent_frames, latents.clone(), timestep, stream.require_prompt(), lane)
 
 
 def _context_level(stream: Stream, lane: int) -> Level:

@@ -39,6 +39,7 @@ class Stream:
     schedules: tuple[FlowSchedule, FlowSchedule]
     recent: RecentLatents
     decoder: ConvCache | None
+    prompt: Prompt | None = None
     prompt_kv: PromptKV | None = None
     blocks: int = 0
     decoded_blocks: int = 0
@@ -83,15 +84,16 @@ class Stream:
         if self.closed:
             raise StreamError(f"the stream was closed after block {self.blocks - 1}; open another one")
 
-    @property
-    def prompt(self) -> Prompt | None:
-        """The prompt in force."""
-        return None if self.prompt_kv is None else self.prompt_kv.prompt
-
-    def require_prompt(self) -> PromptKV:
-        """Keys and values of the prompt in force; StreamError if none has been set."""
-        if self.prompt_kv is None:
+    def require_prompt(self) -> Prompt:
+        """The prompt in force; StreamError if none has been set."""
+        if self.prompt is None:
             raise StreamError("the stream has no prompt; set one before its first block")
+        return self.prompt
+
+    def require_prompt_kv(self) -> PromptKV:
+        """Its keys and values."""
+        self.require_prompt()
+        assert self.prompt_kv is not None
         return self.prompt_kv
 
     def require_decoded(self) -> None:
@@ -101,13 +103,13 @@ class Stream:
                 f"{self.blocks} blocks are generated but {self.decoded_blocks} decoded; decode first"
             )
 
-    def use_prompt(self, prompt: PromptKV) -> None:
+    def use_prompt(self, prompt: Prompt, kv: PromptKV) -> None:
         """Put a prompt in force; one that was set before the same block never was."""
-        self.prompt_kv = prompt
+        self.prompt, self.prompt_kv = prompt, kv
         self.recache_due = self.blocks > 0
         if self.log and self.log[-1][:2] == (self.blocks, "prompt"):
             self.log.pop()
-        self.log.append(LogEntry(self.blocks, "prompt", prompt.prompt.text))
+        self.log.append(LogEntry(self.blocks, "prompt", prompt.text))
 
     def append(self, latents: Tensor, sink_passes: Sequence[SinkPass], ready: torch.cuda.Event | None) -> Block:
         """Take over a finished block; `sink_passes` are those of its passes that wrote the sink for good."""
@@ -121,9 +123,7 @@ class Stream:
     def context_written(self) -> None:
         """The last block's clean pass has run. The first block's has written the sink."""
         if self.blocks == 1 and self.config.sink_frames > 0:
-            self.sink_passes = [
-                SinkPass(0, self.recent.last_block(), CLEAN.timestep, self.require_prompt().prompt)
-            ]
+            self.sink_passes = [SinkPass(0, self.recent.last_block(), CLEAN.timestep, self.require_prompt())]
         self.context_due = False
 
     def recached(self, sink_passes: Sequence[SinkPass]) -> None:
@@ -147,4 +147,4 @@ class Stream:
         del self.lanes, self.noise_prefetcher
         self.recent.clear()
         self.sink_passes.clear()
-        self.prompt_kv = self.decoder = None
+        self.prompt = self.prompt_kv = self.decoder = None

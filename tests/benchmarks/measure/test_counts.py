@@ -49,7 +49,8 @@ def counted_pass(model: ModelConfig, placement: Placement, *, prompt_tokens: int
     runner.bind(cache)
     prompt = Prompt("", torch.empty(prompt_tokens, model.transformer.text_dim, device=META))
     row = Row(
-        cache.open(window_policy(stream), stream.frame_tokens), cache.prompts.take(prompt, runner.encode_prompt),
+        cache.open(window_policy(stream), stream.frame_tokens),
+        cache.prompts.take(prompt, lambda: runner.encode_prompt(prompt)),
         placement, TokenGrid(stream.rows, stream.columns), CLEAN,
     )  # fmt: skip
     bound, latents = runner.prepare([row]), meta_latents(stream, placement.frames)

@@ -6,13 +6,13 @@ import torch
 from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
 from engines.cache.prompt_kv import EncodedPrompt
 from engines.cache.window import SinkWindow
-from engines.config.presets import preset
+from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
 from engines.errors import PoolFull
-from engines.text.prompt import Prompt
+from kernels.attention.rope import frame_pairs
 
 LONGLIVE = preset("longlive-1.3b").transformer
-LAYOUT = CacheLayout(layers=2, heads=2, head_dim=12, dtype=torch.float32)
+LAYOUT = CacheLayout(layers=2, heads=2, head_dim=12, raw_dim=4, dtype=torch.float32)
 WINDOW = SinkWindow(frames=4, sink=1)
 
 
@@ -20,13 +20,8 @@ def cache(sessions: int = 2, layout: CacheLayout = LAYOUT) -> KVCache:
     return KVCache(layout, CacheSize.of_sessions(sessions, WINDOW, 3, text_len=8), torch.device("cpu"))
 
 
-def encoded(prompt: Prompt) -> EncodedPrompt:
-    tokens = prompt.rows.shape[0]
+def encoded(tokens: int) -> EncodedPrompt:
     return EncodedPrompt(torch.full((2, tokens, 2, 12), float(tokens)), torch.zeros(2, tokens, 2, 12), 0.5)
-
-
-def prompt(tokens: int) -> Prompt:
-    return Prompt(f"{tokens}", torch.ones(tokens, 4))
 
 
 def test_a_session_of_longlive_takes_3_45_gigabytes_in_bf16_0_15_raw_and_0_09_for_its_prompt() -> None:
@@ -77,15 +72,15 @@ def test_a_fork_has_the_same_window_and_raw_keys() -> None:
 
 
 def test_a_prompt_is_encoded_once_for_all_who_follow_it() -> None:
-    prompts, text, calls = cache().prompts, prompt(3), list[Prompt]()
+    prompts, calls = cache().prompts, list[int]()
 
-    def counted(asked: Prompt) -> EncodedPrompt:
-        calls.append(asked)
-        return encoded(asked)
+    def counted() -> EncodedPrompt:
+        calls.append(3)
+        return encoded(3)
 
-    first, second = prompts.take(text, counted), prompts.take(text, counted)
+    first, second = prompts.take("a lighthouse", counted), prompts.take("a lighthouse", counted)
     assert first is second
-    assert calls == [text]
+    assert calls == [3]
     assert float(prompts.pool.state(first.run, 3)["keys"].min()) == 3
     prompts.give_back(first)
     assert prompts.pool.free == 24 - 3
@@ -95,8 +90,13 @@ def test_a_prompt_is_encoded_once_for_all_who_follow_it() -> None:
 
 def test_a_prompt_that_finds_no_room_leaves_the_others_alone() -> None:
     prompts = cache().prompts
-    held = [prompts.take(prompt(8), encoded) for _ in range(3)]
+    held = [prompts.take(key, lambda: encoded(8)) for key in "abc"]
     with pytest.raises(PoolFull, match="a prompt needs 1 tokens"):
-        prompts.take(prompt(1), encoded)
+        prompts.take("d", lambda: encoded(1))
     prompts.give_back(held[0])
-    prompts.take(prompt(1), encoded)
+    prompts.take("d", lambda: encoded(1))
+
+
+def test_raw_keys_have_the_channels_that_turn_with_the_frame() -> None:
+    for config in {model.transformer for model in PRESETS.values()}:
+        assert config.frame_channels == 2 * frame_pairs(config.head_dim)

@@ -15,6 +15,7 @@ from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError, SnapshotError
 from engines.loading.model import Model
+from engines.runner.batch import raw_plane, window_planes
 from engines.runner.eager import EagerRunner
 from engines.runner.fused import FusedRunner
 from engines.runner.selection import can_use_cuda_graphs, select_runner
@@ -122,8 +123,8 @@ def test_int8_keys_are_forked_and_restored_with_their_scales(model: Model, promp
     wanted = roll(generator, stream, 1, {})
     assert torch.equal(roll(generator, fork, 1, {}), wanted)
     assert torch.equal(roll(elsewhere, restored, 1, {}), wanted)
-    assert generator.cache.window_planes.keys.dtype == torch.int8
-    assert generator.cache.raw_plane.dtype == torch.float32
+    assert window_planes(generator.cache).keys.dtype == torch.int8
+    assert raw_plane(generator.cache).dtype == torch.float32
 
 
 @pytest.mark.parametrize(("backends", "other"), [(INT8, KERNELS), (KERNELS, INT8)], ids=["to plain", "to int8"])

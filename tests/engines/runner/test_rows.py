@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -58,7 +59,9 @@ class Pool:
                 part.copy_(torch.randn(part.shape, generator=make))
         prompts = [Prompt(f"{n}", torch.randn(n, config.text_dim, generator=make)) for n in (3, 5, 7, 9)]
         with torch.no_grad():
-            self.prompts = [self.cache.prompts.take(prompt, runner.encode_prompt) for prompt in prompts]
+            self.prompts = [
+                self.cache.prompts.take(prompt, partial(runner.encode_prompt, prompt)) for prompt in prompts
+            ]
 
     def rows(self) -> list[Row]:
         return [row(held, prompt, n) for n, (held, prompt) in enumerate(zip(self.held, self.prompts, strict=True))]

@@ -30,7 +30,7 @@ def first_pass(generator: Generator, stream: Stream, prompt: Prompt) -> EagerAtt
     generator.set_prompt(stream, prompt)
     config, place = stream.config, stream.policy.place(0, 3, repeat=False)
     grid = TokenGrid(config.rows, config.columns)
-    row = Row(stream.lanes[0], stream.require_prompt(), place, grid, CLEAN)
+    row = Row(stream.lanes[0], stream.require_prompt_kv(), place, grid, CLEAN)
     spatial = spatial_freqs(*grid, generator.cache.layout.head_dim)
     return EagerAttention(generator.cache, row, spatial)
 
