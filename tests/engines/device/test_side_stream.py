@@ -9,6 +9,9 @@ import torch
 
 from engines.device.side_stream import SideStream
 from engines.errors import ConfigError
+from tests.support.fake_cuda import Stuck, install
+
+CUDA = torch.device("cuda:0")
 
 
 def test_a_device_beside_the_current_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,3 +26,29 @@ def test_kernels_of_the_decoders_stream_go_first(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.cuda, "Stream", lambda device, **options: asked.append(options))
     SideStream(torch.device("cuda:0"))
     assert asked == [{"priority": -1}]
+
+
+def test_work_begins_at_its_event_and_not_behind_what_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = install(monkeypatch)
+    side = SideStream(CUDA)
+    block = cuda.main.launch()
+    ready = side.record_event()
+    cuda.main.launch()
+    begun = side.begin(lambda: "pictures", ready)
+    with pytest.raises(Stuck):
+        begun.wait()
+    block.finish()
+    assert begun.wait() == "pictures"
+
+
+def test_work_that_fails_has_stopped_before_its_memory_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = install(monkeypatch)
+    side = SideStream(CUDA)
+
+    def fail() -> None:
+        cuda.current.launch()
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        side.begin(fail, None)
+    assert cuda.synchronized == [cuda.streams[-1]]
