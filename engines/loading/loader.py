@@ -6,7 +6,7 @@ model so far and one tensor more.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerC
 from engines.errors import WeightsError
 from engines.loading.checkpoint import Checkpoint, patch_as_convolution, without_wrappers
 from engines.loading.lora import LoRA
-from engines.loading.model import Model, build_vae
+from engines.loading.model import NETWORKS, Model, Network, build_vae
 from engines.loading.state_dict import fill, unchanged
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
@@ -71,13 +71,29 @@ def load_model(
     ConfigError for the tokenizer.
     """
     tokenizer = Tokenizer.from_folder(files.tokenizer, config.text_encoder.text_len)
-    vae = load_vae(config.vae, files.codec, device, dtype)
-    transformer = load_transformer(
-        config.transformer, files.transformer, files.lora, device, dtype, entry=files.entry
-    )
-    text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
-    encoder = _load_encoder(config, files, device, dtype)
-    return LoadedModel(Model.of(config, transformer, vae, text_encoder, encoder), tokenizer)
+    return LoadedModel(load_networks(config, files, device, dtype, text_device), tokenizer)
+
+
+def load_networks(
+    config: ModelConfig,
+    files: ModelFiles,
+    device: torch.device | str,
+    dtype: torch.dtype,
+    text_device: torch.device | str | None = None,
+    networks: Collection[Network] = NETWORKS,
+) -> Model:
+    """Load the `networks` that a process needs, as `load_model` does; files of others need not be there."""
+    vae = encoder = transformer = text_encoder = None
+    if "codec" in networks:
+        vae = load_vae(config.vae, files.codec, device, dtype)
+        encoder = _load_encoder(config, files, device, dtype)
+    if "transformer" in networks:
+        transformer = load_transformer(
+            config.transformer, files.transformer, files.lora, device, dtype, entry=files.entry
+        )
+    if "text_encoder" in networks:
+        text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
+    return Model.of(config, transformer, vae, text_encoder, encoder)
 
 
 def _load_encoder(

@@ -2,55 +2,100 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Self
+from functools import cache
+from typing import Literal, Self, get_args
 
 import torch
 from torch import nn
 
 from engines.config.model import ModelConfig
 from engines.config.networks import TAEHVConfig, VAEConfig
+from engines.errors import ConfigError
 from engines.loading.fingerprint import fingerprint
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.taehv import TAEHV
 from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
 
+Network = Literal["transformer", "codec", "text_encoder"]
+
+NETWORKS: tuple[Network, ...] = get_args(Network)
+"""All that make a model."""
+
 
 @dataclass(frozen=True)
 class Model:
     """A model's networks, in evaluation mode. The text encoder may be on a device of its own.
 
-    `vae` decodes; `encoder` encodes, and is the same network unless the config has another one.
-
-    `identity` has the fingerprints of those on which a stream's results depend, taken before anything is fused.
+    `vae` decodes; `encoder` encodes, and is the same network unless the config has another one. Each network may be
+    left out, and is asked for in vain then: ConfigError. `identity` has the fingerprints of those that are here and
+    on which a stream's results depend, taken before anything is fused.
     """
 
     config: ModelConfig
-    transformer: CausalTransformer
-    vae: WanVAE | TAEHV
-    text_encoder: UMT5Encoder
     identity: dict[str, str]
-    encoder: WanVAE | TAEHV
+    _transformer: CausalTransformer | None
+    _vae: WanVAE | TAEHV | None
+    _text_encoder: UMT5Encoder | None
+    _encoder: WanVAE | TAEHV | None
 
     @classmethod
     def of(
         cls,
         config: ModelConfig,
-        transformer: CausalTransformer,
-        vae: WanVAE | TAEHV,
-        text_encoder: UMT5Encoder,
+        transformer: CausalTransformer | None = None,
+        vae: WanVAE | TAEHV | None = None,
+        text_encoder: UMT5Encoder | None = None,
         encoder: WanVAE | TAEHV | None = None,
     ) -> Self:
-        """The networks as they have been loaded."""
-        identity = {"transformer": fingerprint(transformer), "codec": fingerprint(vae)}
-        if encoder is not None:
-            identity["encoder"] = fingerprint(encoder)
-        return cls(config, transformer, vae, text_encoder, identity, encoder or vae)
+        """The networks as they have been loaded. `encoder` is None where `vae` encodes too."""
+        marked = {"transformer": transformer, "codec": vae, "encoder": encoder}
+        identity = {name: fingerprint(network) for name, network in marked.items() if network is not None}
+        return cls(config, identity, transformer, vae, text_encoder, encoder or vae)
+
+    @property
+    def transformer(self) -> CausalTransformer:
+        """The denoiser's network."""
+        if self._transformer is None:
+            raise _absent("transformer")
+        return self._transformer
+
+    @property
+    def vae(self) -> WanVAE | TAEHV:
+        """The codec."""
+        if self._vae is None:
+            raise _absent("codec")
+        return self._vae
+
+    @property
+    def encoder(self) -> WanVAE | TAEHV:
+        """What makes latents of pixels."""
+        if self._encoder is None:
+            raise _absent("codec")
+        return self._encoder
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the text encoder is here."""
+        return self._text_encoder is not None
+
+    @property
+    def text_encoder(self) -> UMT5Encoder:
+        """What makes prompts of tokens."""
+        if self._text_encoder is None:
+            raise _absent("text encoder")
+        return self._text_encoder
 
     @classmethod
     def random(
-        cls, config: ModelConfig, seed: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        config: ModelConfig,
+        seed: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        networks: Collection[Network] = NETWORKS,
     ) -> Self:
         """The networks with random weights that follow from `seed`: to test and to measure with."""
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -61,12 +106,28 @@ class Model:
             text_encoder = UMT5Encoder(config.text_encoder)
         for network in (transformer, vae, text_encoder):
             network.to(device, dtype).eval()
-        return cls.of(config, transformer, vae, text_encoder)
+        return cls.of(
+            config,
+            transformer if "transformer" in networks else None,
+            vae if "codec" in networks else None,
+            text_encoder if "text_encoder" in networks else None,
+        )
+
+
+def _absent(network: str) -> ConfigError:
+    return ConfigError(f"the {network} has not been loaded in this process")
 
 
 def build_vae(config: VAEConfig | TAEHVConfig) -> WanVAE | TAEHV:
     """The autoencoder that `config` describes."""
     return WanVAE(config) if isinstance(config, VAEConfig) else TAEHV(config)
+
+
+@cache
+def decoder_receptive_field(config: VAEConfig | TAEHVConfig) -> int:
+    """Latent frames after which nothing older can be seen in a decoder's cache, where it is not loaded."""
+    with torch.device("meta"):
+        return build_vae(config).decoder_receptive_field
 
 
 def _init_visible(vae: nn.Module) -> None:

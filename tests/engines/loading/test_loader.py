@@ -17,8 +17,15 @@ from engines.config.networks import TAEHVConfig
 from engines.config.presets import preset
 from engines.errors import ConfigError, WeightsError
 from engines.loading.footprint import parameter_bytes
-from engines.loading.loader import ModelFiles, load_model, load_text_encoder, load_transformer, load_vae
-from engines.loading.model import Model, build_vae
+from engines.loading.loader import (
+    ModelFiles,
+    load_model,
+    load_networks,
+    load_text_encoder,
+    load_transformer,
+    load_vae,
+)
+from engines.loading.model import NETWORKS, Model, Network, build_vae
 from engines.text.prompt_encoder import PromptEncoder
 from engines.vae.taehv import TAEHV
 from engines.vae.wan_vae import WanVAE
@@ -271,6 +278,22 @@ def test_the_text_encoder_can_live_on_a_device_of_its_own(published: Published) 
     model, _ = load_model(TINY, published.files, "cpu", FP32, text_device="meta")
     assert model.text_encoder.device.type == "meta"
     assert model.transformer.device.type == "cpu"
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_process_loads_only_the_network_that_it_needs(published: Published, network: Network) -> None:
+    nowhere = published.files.transformer.parent / "nowhere"
+    others = {name: nowhere for name in NETWORKS if name != network}
+    files = replace(published.files, tokenizer=nowhere, **others)
+    part = load_networks(TINY, files, "cpu", FP32, networks=[network])
+    whole = load_networks(TINY, published.files, "cpu", FP32)
+    assert part.identity == {name: mark for name, mark in whole.identity.items() if name == network}
+    attributes = {"transformer": "transformer", "codec": "vae", "text_encoder": "text_encoder"}
+    here = attributes.pop(network)
+    assert_same(getattr(part, here), getattr(whole, here).state_dict())
+    for absent in attributes.values():
+        with pytest.raises(ConfigError, match="has not been loaded in this process"):
+            getattr(part, absent)
 
 
 def test_the_text_encoder_is_freed_once_the_model_is_let_go(published: Published) -> None:
