@@ -145,9 +145,13 @@ class KVCache:
     def fork(self, held: StreamKV) -> StreamKV:
         """The same once more. Raises PoolFull."""
         fork = self.open(held.policy, held.frame_tokens)
-        self.windows.copy(held.window, fork.window)
-        if held.raw is not None and fork.raw is not None:
-            self.raw.copy(held.raw, fork.raw)
+        try:
+            self.windows.copy(held.window, fork.window)
+            if held.raw is not None and fork.raw is not None:
+                self.raw.copy(held.raw, fork.raw)
+        except BaseException:
+            self.close(fork)
+            raise
         return fork
 
     def close(self, held: StreamKV) -> None:

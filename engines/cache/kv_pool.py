@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from engines.errors import PoolFull
@@ -57,7 +58,10 @@ class KVPool:
         return sum(plane.tensor.nbytes for plane in self.planes.values()) // max(self.tokens, 1)
 
     def take(self, tokens: int) -> KVRun:
-        """A run with nothing of use in it; other runs may move. Raises PoolFull if there are too few tokens."""
+        """A run with nothing of use in it; other runs may move. Raises PoolFull if there are too few tokens.
+
+        Where a device has no memory for moving them either, nothing has moved.
+        """
         if tokens > self.free:
             raise PoolFull(
                 f"{self._name} needs {tokens:,} tokens, {tokens * self.token_bytes:,} bytes; of {self.tokens:,} "
@@ -102,20 +106,25 @@ class KVPool:
 
     def _move_together(self) -> None:
         """Leave one gap, at the end."""
+        # All memory is taken first: half of a run moved would be a stream lost.
+        most = max((run.tokens for run in self._runs), default=0)
+        staging = [torch.empty_like(plane.of(0, most).select(0, 0)) for plane in self.planes.values()]
         end = 0
         for run in self._runs:
             if run.start != end:
-                for plane in self.planes.values():
-                    _move(plane, run.start, end, run.tokens)
+                for plane, staged in zip(self.planes.values(), staging, strict=True):
+                    _move(plane, run.start, end, run.tokens, staged)
                 run.start = end
             end += run.tokens
 
 
-def _move(plane: Plane, source: int, target: int, tokens: int) -> None:
-    """Copy tokens towards the front: a layer at a time where they overlap, through memory of one layer's size."""
+def _move(plane: Plane, source: int, target: int, tokens: int, staging: Tensor) -> None:
+    """Copy tokens towards the front: a layer at a time through `staging` where they overlap."""
     if source - target >= tokens:
         plane.of(target, tokens).copy_(plane.of(source, tokens))
         return
+    dim = plane.token_dim - 1
+    moved = staging.narrow(dim, 0, tokens)
     for layer in plane.tensor.unbind(0):
-        moved = layer.narrow(plane.token_dim - 1, source, tokens).clone()
-        layer.narrow(plane.token_dim - 1, target, tokens).copy_(moved)
+        moved.copy_(layer.narrow(dim, source, tokens))
+        layer.narrow(dim, target, tokens).copy_(moved)

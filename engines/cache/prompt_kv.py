@@ -50,9 +50,13 @@ class PromptPool:
             return self.share(held)
         encoded = encode()
         run = self.pool.take(encoded.keys.shape[1])
-        here = self.pool.state(run, run.tokens)
-        here["keys"].copy_(encoded.keys)
-        here["values"].copy_(encoded.values)
+        try:
+            here = self.pool.state(run, run.tokens)
+            here["keys"].copy_(encoded.keys)
+            here["values"].copy_(encoded.values)
+        except BaseException:
+            self.pool.give_back(run)
+            raise
         made = self._held[key] = PromptKV(key, run, encoded.last_log)
         return made
 

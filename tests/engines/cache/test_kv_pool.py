@@ -47,6 +47,26 @@ def test_runs_move_together_when_tokens_suffice_but_no_gap_does() -> None:
         assert all(torch.equal(a, b) for a, b in zip(read(runs, run), before, strict=True))
 
 
+def test_runs_stay_where_they_are_if_there_is_no_memory_to_move_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    runs = pool()
+    first, second = runs.take(2), runs.take(15)
+    write(runs, second, 7)
+    before = read(runs, second)
+    runs.give_back(first)
+    with monkeypatch.context() as patch:
+        for allocating in ("empty_like", "empty", "clone"):
+            patch.setattr(torch, allocating, fail)
+        patch.setattr(torch.Tensor, "clone", fail)
+        with pytest.raises(torch.OutOfMemoryError):
+            runs.take(5)
+    assert (second.start, runs.free) == (2, 5)
+    assert all(torch.equal(a, b) for a, b in zip(read(runs, second), before, strict=True))
+    assert runs.take(5).start == 15
+
+
 def test_a_run_that_moves_by_less_than_its_length_arrives_whole() -> None:
     runs = pool()
     first, second = runs.take(2), runs.take(15)
