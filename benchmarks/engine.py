@@ -33,9 +33,9 @@ from engines.config.presets import PRESETS, preset
 from engines.loading.model import build_vae
 from engines.runner.rows import Row, TokenGrid
 from engines.runner.selection import can_use_cuda_graphs, select_runner
-from engines.runner.warmup import warm_up
 from engines.streaming.generator import Generator
 from engines.streaming.rollout import Rollout
+from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.protocol import use_fused_ops

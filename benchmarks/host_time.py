@@ -25,9 +25,9 @@ from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.presets import preset
 from engines.device.cuda_graph import Capture, Replayable
 from engines.runner.fused import FusedRunner
-from engines.runner.warmup import warm_up
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
+from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
 from engines.wan.layer_ops import EAGER_OPS, AttentionContext, LayerOps
 from engines.wan.transformer import AdaLNModulation, CausalTransformer

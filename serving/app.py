@@ -81,7 +81,8 @@ def _denoisers(config: ServerConfig) -> serve.Application:
     denoisers = _deployment(DenoiserReplica, "Denoiser", config.denoisers, pinned=True, device=config.device)
     if config.stages == "shared":
         return denoisers.bind(config)
-    text = _deployment(TextEncoderReplica, "TextEncoder", config.text_encoders, pinned=False, device=config.device)
+    reading = config.text_device or config.device
+    text = _deployment(TextEncoderReplica, "TextEncoder", config.text_encoders, pinned=False, device=reading)
     pictures = _deployment(VideoDecoderReplica, "VideoDecoder", config.decoders, pinned=True, device=config.device)
     return denoisers.bind(config, text.bind(config), pictures.bind(config))
 

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 import torch
 
+from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.encoder import EncoderChoice
@@ -93,6 +94,8 @@ class ServerConfig:
     `stages` "shared" has text encoder, denoiser and video decoder in one process; "separate" gives each a
     deployment of its own. `slots` are sessions of one denoiser replica. `silence_s` is how long a replica may say
     nothing before it counts as lost. Ports are of this machine. `kernels` is what `kernels.dispatch` reads.
+    `text_device` is the text encoder's, if that is another than `device`. Pictures of `sizes`, height and width,
+    are warmed up beside the model's own; on a GPU any other size runs without recorded graphs, and slower.
     `cache_bytes` is what the sessions of a replica may keep; None measures what a graphics card has left.
     `encoder` "auto" is the graphics card's, where the device is one that encodes, else libx264.
     """
@@ -100,6 +103,8 @@ class ServerConfig:
     model: str = "pocket"
     codec: Literal["own", "tiny"] = "own"
     device: str = "cpu"
+    text_device: str | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
     dtype: str = "float32"
     stages: Stages = "shared"
     slots: int = 2
@@ -132,6 +137,10 @@ class ServerConfig:
         for name, known in {**KNOWN, "dtype": tuple(DTYPES)}.items():
             value = getattr(self, name)
             _require(value in known, f"{name} is {value!r}; known: {', '.join(known)}")
+        for height, width in self.sizes:
+            StreamConfig(height=height, width=width)
+            problem = f"sizes has {height}x{width}, more than the {self.limits.pixels} pixels that are allowed"
+            _require(height * width <= self.limits.pixels, problem)
         problem = f"cache_bytes is {self.cache_bytes}; it must be positive"
         _require(self.cache_bytes is None or self.cache_bytes > 0, problem)
         _require(0.5 <= self.silence_s <= 60, f"silence_s is {self.silence_s}; it must be within 0.5..60")

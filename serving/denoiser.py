@@ -46,6 +46,7 @@ class Denoiser:
         generator: without a codec; it keeps as many latents as the decoders need.
         text: encodes prompts.
         pictures: decodes and encodes.
+        executor: the one thread that uses the generator, in which it was warmed up; it ends with the denoiser.
         slots: sessions at a time.
         replica: the name of this replica, which goes with every session.
         metrics: where to count.
@@ -57,6 +58,7 @@ class Denoiser:
         generator: Generator,
         text: TextStage,
         pictures: PictureStage,
+        executor: ThreadPoolExecutor,
         *,
         slots: int,
         replica: str,
@@ -68,7 +70,7 @@ class Denoiser:
         self._metrics = metrics
         self._sessions: dict[str, LiveSession] = {}
         self._opening = 0
-        self._executor = ThreadPoolExecutor(1, "denoise")
+        self._executor = executor
         self._endings: set[asyncio.Task[None]] = set()
         self._production = Production(
             generator, text, pictures, self._executor, self._sessions.values, self._end, metrics

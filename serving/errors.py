@@ -9,7 +9,8 @@ ServingError
 |   |-- SessionNotFound no session has this id
 |   |-- WrongState      a command that the session's present state does not allow
 |   |-- FrameOutOfRange a frame that is over, or that is not kept any more
-|   |-- SlotsFull       no replica has a slab or a frame budget left
+|   |-- SlotsFull       no replica has room or a frame budget left
+|   |   `-- MemoryFull  a device has no memory left for what the session needs
 |   |-- LimitReached    a limit of the server or of the caller's token
 |   |-- NotAllowed      a token that is missing or unknown
 |   `-- ReplicaLost     a replica that died or fell silent; the request may be made again
@@ -56,7 +57,11 @@ class FrameOutOfRange(SessionError):
 
 
 class SlotsFull(SessionError):
-    """No replica has a slab or a frame budget left for another session."""
+    """No replica has room or a frame budget left for another session."""
+
+
+class MemoryFull(SlotsFull):
+    """A device has no memory left for what the session needs."""
 
 
 class LimitReached(SessionError):

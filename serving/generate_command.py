@@ -20,11 +20,11 @@ import torch
 from engines.config.geometry import FRAMES_PER_SECOND
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
-from engines.runner.warmup import warm_up
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import read_config, restore
 from engines.streaming.stream import Stream
+from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
 from engines.vae.protocol import use_fused_ops

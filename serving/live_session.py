@@ -11,7 +11,8 @@ from itertools import takewhile
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engines.config.stream import StreamConfig
-from engines.streaming.replica_log import DeviceDelta, ReplicaLog, SnapshotDelta
+from engines.streaming.replica_log import PendingDelta, ReplicaLog, SnapshotDelta
+from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.chunk import Chunk
@@ -119,10 +120,10 @@ class LiveSession:
             record = self.logic.record(asyncio.get_running_loop().time())
             self.keeper.put_mirror(MirrorItem(record, update, chunk, recording=self.recording))
 
-    def changes(self) -> DeviceDelta | None:
-        """What is new in the stream for the keeper, who may leave at any moment; None if there is none."""
+    def changes(self, block: Block) -> PendingDelta | None:
+        """What is new in the stream with `block` for the keeper, who may leave at any moment; None without one."""
         source = self.source
-        return None if source is None else source.changes()
+        return None if source is None else source.changes(block.ready)
 
     def follow(self, role: Role, from_frame: int | None, now: float) -> Follower:
         """A new follower, who is sent the state and what is kept from `from_frame` on.

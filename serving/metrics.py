@@ -7,13 +7,24 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 MILLISECONDS: list[float] = [1, 2, 5, 10, 20, 50, 100, 200, 500, 750, 1000, 2000, 5000]
 
 
-class Metrics:
-    """Metrics of one denoiser replica; Ray adds the names of application, deployment and replica."""
+class StageTimes:
+    """How long a replica's stages take; Ray adds the names of application, deployment and replica."""
 
     def __init__(self) -> None:
+        self._stage = Histogram("longtake_stage_ms", "Time of a stage for a block.", MILLISECONDS, ("stage",))
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A stage has run for a block: a device's own time, or the host's where the host does the work."""
+        self._stage.observe(1000 * seconds, {"stage": name})
+
+
+class Metrics(StageTimes):
+    """Metrics of one denoiser replica."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._sessions = Gauge("longtake_sessions", "Sessions that are open.")
         self._free = Gauge("longtake_slots_free", "Sessions that could still be opened.")
-        self._stage = Histogram("longtake_stage_ms", "Time of a stage for a block.", MILLISECONDS, ("stage",))
         self._interval = Histogram("longtake_chunk_interval_ms", "Time between a session's chunks.", MILLISECONDS)
         self._blocks = Counter("longtake_blocks", "Blocks delivered.", ("late",))
         self._applied = Histogram(
@@ -26,10 +37,6 @@ class Metrics:
         """Sessions that are open, and that could be."""
         self._sessions.set(used)
         self._free.set(free)
-
-    def stage(self, name: str, seconds: float) -> None:
-        """A stage has run for a block."""
-        self._stage.observe(1000 * seconds, {"stage": name})
 
     def block(self, *, late: bool) -> None:
         """A block has been delivered."""

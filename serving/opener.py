@@ -9,16 +9,16 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
-from engines.errors import ConfigError, PoolFull, SnapshotError
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import restore
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-from serving.errors import FrameOutOfRange, InvalidRequest, SlotsFull
+from serving.errors import FrameOutOfRange, InvalidRequest
 from serving.live_session import LiveSession
 from serving.mirrored import Opening
 from serving.production import place_before
 from serving.prompt_track import PromptTrack
+from serving.refusals import refused
 from serving.session import Session
 from serving.stages import PictureStage, TextStage, in_thread
 from serving.timeline import Cue, Step, Timeline, schedule
@@ -29,7 +29,7 @@ T = TypeVar("T")
 class Opener:
     """Opens sessions on one generator; `executor` has the one thread that may use it.
 
-    A session whose opening fails leaves nothing behind. Every method raises SlotsFull where no slab is free.
+    A session whose opening fails leaves nothing behind. Every method raises SlotsFull where there is no room.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Opener:
         """A second session like `session`, which rests meanwhile."""
         now = _now()
         record, blocks = session.logic.rewound(session.stream.blocks, now), session.config.blocks
-        async with self._taken(await self._copy(session.stream)) as stream:
+        async with self._taken(await self._run(partial(self._generator.fork, session.stream))) as stream:
             prompts, logic = dict(session.prompts), Session.of(record, blocks, now)
             track = session.track.copy(prompts)
             fork = LiveSession(opening, logic, stream, track, prompts, self._replica)
@@ -98,27 +98,10 @@ class Opener:
         """New, or out of a snapshot."""
         if opening.snapshot is None:
             return await self._new(opening)
-        try:
-            restored = await self._run(partial(restore, self._generator, opening.snapshot))
-        except PoolFull as error:
-            raise SlotsFull(str(error)) from error
-        except SnapshotError as error:
-            raise InvalidRequest(str(error)) from error
-        return restored.stream
+        return (await self._run(partial(restore, self._generator, opening.snapshot))).stream
 
     async def _new(self, opening: Opening) -> Stream:
-        try:
-            return await self._run(partial(self._generator.open, opening.stream))
-        except PoolFull as error:
-            raise SlotsFull(str(error)) from error
-        except ConfigError as error:
-            raise InvalidRequest(str(error)) from error
-
-    async def _copy(self, stream: Stream) -> Stream:
-        try:
-            return await self._run(partial(self._generator.fork, stream))
-        except PoolFull as error:
-            raise SlotsFull(str(error)) from error
+        return await self._run(partial(self._generator.open, opening.stream))
 
     async def _replay(self, stream: Stream, logic: Session, restored: set[int]) -> None:
         """Generate the blocks of `logic` again, one at a time, so that others take their turns.
@@ -161,7 +144,8 @@ class Opener:
                 prompts[text] = await self._text.encode(text)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await in_thread(self._executor, work)
+        with refused():
+            return await in_thread(self._executor, work)
 
 
 def _logic(opening: Opening, stream: Stream, now: float) -> Session:

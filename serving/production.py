@@ -14,15 +14,17 @@ from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
-from engines.errors import EngineError, PositionLimit
+from engines.device.event_timer import Lap
+from engines.errors import EngineError
 from engines.streaming.generator import Generator
-from engines.streaming.replica_log import DeviceDelta
+from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
 from serving.chunk import Chunk
-from serving.errors import FrameOutOfRange, ReplicaLost, ServingError, SlotsFull
+from serving.errors import ReplicaLost, ServingError, SlotsFull
 from serving.live_session import LiveSession
 from serving.metrics import Metrics
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.refusals import refusal
 from serving.scheduler import Candidate, Scheduler
 from serving.session import BlockPlan
 from serving.stages import PictureStage, TextStage, in_thread
@@ -38,12 +40,16 @@ DECODER_TRIES = 3
 
 
 class _Made(NamedTuple):
-    """A block that goes on to be decoded, and what is new in its stream for those who mirror it."""
+    """A block that goes on to be decoded, and what is new in its stream for those who mirror it.
+
+    `lap` is the time of the passes, which one of those that shared them has.
+    """
 
     session: LiveSession
     plan: BlockPlan
     block: Block
-    changes: DeviceDelta | None
+    changes: PendingDelta | None
+    lap: Lap | None
 
 
 class Production:
@@ -150,11 +156,10 @@ class Production:
         finally:
             for session in sessions:
                 session.making = False
-        self._metrics.stage("denoise", loop.time() - began)
-        for session, plan, block, changes in made:
-            before = session.delivering
-            session.undelivered += 1
-            session.delivering = asyncio.create_task(self._deliver(session, plan, block, changes, before, began))
+        for one in made:
+            before = one.session.delivering
+            one.session.undelivered += 1
+            one.session.delivering = asyncio.create_task(self._deliver(one, before, began))
 
     async def _passes(self, sessions: Sequence[LiveSession], plans: Sequence[BlockPlan]) -> list[_Made]:
         """The blocks that could be made. Where a batch fails each is made alone, and only who fails again ends."""
@@ -163,7 +168,7 @@ class Production:
         except EngineError as error:
             if len(sessions) == 1:
                 sessions[0].logic.give_up_block(plans[0])
-                self._end(sessions[0], _failure(error))
+                self._end(sessions[0], refusal(error))
                 return []
         alone = [await self._passes([session], [plan]) for session, plan in zip(sessions, plans, strict=True)]
         return [made for one in alone for made in one]
@@ -176,9 +181,12 @@ class Production:
             prompt = session.track.take(plan.step)
             if session.stream.prompt is None or session.stream.prompt.text != prompt.text:
                 self._generator.set_prompt(session.stream, prompt)
+        lap = Lap(self._generator.cache.device)
         blocks = self._generator.generate([session.stream for session in sessions])
-        changes = [session.changes() for session in sessions]
-        return [_Made(*one) for one in zip(sessions, plans, blocks, changes, strict=True)]
+        lap.stop()
+        changes = [session.changes(block) for session, block in zip(sessions, blocks, strict=True)]
+        laps = [lap, *[None] * (len(sessions) - 1)]
+        return [_Made(*one) for one in zip(sessions, plans, blocks, changes, laps, strict=True)]
 
     def _announce(self, session: LiveSession, plan: BlockPlan) -> None:
         if plan.step is not None:
@@ -201,39 +209,35 @@ class Production:
         try:
             await in_thread(self._executor, partial(self._generator.write_context, [session.stream]))
         except EngineError as error:
-            self._end(session, _failure(error))
+            self._end(session, refusal(error))
         finally:
             session.making = False
 
     # Pictures
 
-    async def _deliver(
-        self,
-        session: LiveSession,
-        plan: BlockPlan,
-        block: Block,
-        changes: DeviceDelta | None,
-        before: asyncio.Task[None] | None,
-        began: float,
-    ) -> None:
-        """Decode a block and send it, after the one before it."""
-        loop = asyncio.get_running_loop()
+    async def _deliver(self, made: _Made, before: asyncio.Task[None] | None, began: float) -> None:
+        """Decode a block and send it, after the one before it.
+
+        It is sent together with what is new in its stream: what a viewer has seen outlives the replica.
+        """
+        session, plan, changes = made.session, made.plan, made.changes
         if before is not None:
             await before
         try:
-            started = loop.time()
-            chunk = await self._decode(session, block)
-            self._metrics.stage("decode", loop.time() - started)
+            chunk = await self._decode(session, made.block)
             update = None if changes is None else await asyncio.to_thread(changes.update)
-        except (EngineError, ServingError) as error:
-            self._end(session, error if isinstance(error, ServingError) else _failure(error))
+        except ServingError as error:
+            self._end(session, error)
             return
         finally:
             session.undelivered -= 1
             self.wake()
+        # The pictures are here, so the passes they are made from are over.
+        if made.lap is not None and (seconds := made.lap.seconds) is not None:
+            self._metrics.stage("denoise", seconds)
         if session.closed:
             return
-        now = loop.time()
+        now = asyncio.get_running_loop().time()
         self._metrics.block(late=session.logic.delivered(plan, now))
         session.publish_chunk(chunk)
         self._time(session, plan, now)
@@ -281,7 +285,8 @@ class Production:
         """Open the session on another decoder, which sees the latents before `block` first."""
         try:
             place = await in_thread(self._executor, partial(place_before, session, block.number))
-            await self._pictures.open(session.picture_key, place)
+            # Latents of earlier blocks were there before this one's.
+            await self._pictures.open(session.picture_key, place._replace(ready=block.ready))
         except (ReplicaLost, SlotsFull) as error:
             logger.warning("no decoder yet", extra={"session": session.id, "why": str(error)})
             await asyncio.sleep(LONGEST_WAIT_S)
@@ -293,9 +298,3 @@ def place_before(session: LiveSession, block: int) -> Place:
     first_kept = stream.blocks - len(stream.recent)
     first_frame = session.config.blocks.pixel_frames(block)
     return Place(block, first_frame, list(stream.recent)[: block - first_kept])
-
-
-def _failure(error: EngineError) -> ServingError:
-    if isinstance(error, PositionLimit):
-        return FrameOutOfRange(str(error))
-    return ReplicaLost(f"the block could not be made: {error}")

@@ -23,10 +23,9 @@ def encode_all(planned: Schedule, encoder: PromptEncoder) -> dict[str, Prompt]:
             if text in prompts:
                 continue
             try:
-                encoded = encoder.encode(text)
+                prompts[text] = encoder.encode(text)
             except PromptError as error:
                 raise TimelineError(f"the cue at frame {step.asked_frame}", str(error)) from None
-            prompts[text] = Prompt(encoded.text, encoded.rows.cpu())
     return prompts
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
-import torch
 from ray.serve.handle import DeploymentHandle
 from torch import Tensor
 
-from engines.device.host_copy import HostTensor
+from engines.device.host_copy import HostCopier, HostTensor, PendingCopy
 from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from serving.chunk import Chunk
@@ -26,12 +25,12 @@ class Latents(NamedTuple):
 
     @classmethod
     def of(cls, tensor: Tensor, text: str = "") -> Latents:
-        """A copy of `tensor`."""
+        """A copy of `tensor`, which is on the host."""
         return cls(HostTensor.of(tensor), text)
 
-    def tensor(self, device: torch.device | None = None) -> Tensor:
-        """On `device`, or on the CPU."""
-        return self.plain.tensor().to(device or torch.device("cpu"))
+    def tensor(self) -> Tensor:
+        """On the CPU."""
+        return self.plain.tensor()
 
 
 class RemoteText:
@@ -47,21 +46,22 @@ class RemoteText:
 
 
 class RemotePictures:
-    """Video decoders; a session stays with the one that opened it."""
+    """Video decoders; a session stays with the one that opened it. `copier` takes latents off the device."""
 
-    def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], silence_s: float, copier: HostCopier) -> None:
         self._fleet = Fleet(handle, silence_s)
+        self._copier = copier
 
     async def open(self, key: str, place: Place) -> None:
         """As the stage."""
         self._fleet.forget(key)
-        warm = [Latents.of(latents) for latents in place.warm]
+        warm = await asyncio.to_thread(_fetched, self._copier.begin(place.warm, place.ready))
         replica: str = await self._fleet.place(key, "open", key, place.next_block, place.first_frame, warm)
         self._fleet.remember(key, replica)
 
     async def decode(self, key: str, block: Block) -> Chunk:
         """As the stage."""
-        latents = await asyncio.to_thread(_fetched, block)
+        (latents,) = await asyncio.to_thread(_fetched, self._copier.begin([block.latents], block.ready))
         try:
             chunk: Chunk = await self._fleet.call(key, "decode", block.number, latents)
         except SessionNotFound as error:
@@ -78,8 +78,6 @@ class RemotePictures:
             self._fleet.forget(key)
 
 
-def _fetched(block: Block) -> Latents:
-    """A block's latents, once they are there; on CUDA this waits."""
-    if block.ready is not None:
-        block.ready.synchronize()
-    return Latents.of(block.latents)
+def _fetched(copy: PendingCopy) -> list[Latents]:
+    """Latents, once they are here; on CUDA this waits."""
+    return [Latents.of(latents) for latents in copy.result()]

@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from engines.config.presets import preset
-from engines.device.side_stream import SideStream
-from engines.runner.selection import can_use_cuda_graphs
-from engines.runner.warmup import warm_up
-from engines.streaming.builder import EngineConfig, build_generator
-from engines.streaming.generator import Generator
-from engines.vae.frame_decoder import FrameDecoder
-from engines.vae.protocol import use_fused_ops
-from serving.catalog import models_folder
+from engines.device.host_copy import HostCopier
+from engines.streaming.state import Block
+from serving.building import build_denoising, build_pictures, build_text, load, warm_up_pictures
 from serving.chunk import Chunk
-from serving.config import DTYPES, ServerConfig
+from serving.config import ServerConfig
 from serving.denoiser import Denoiser
-from serving.encoder import ChunkEncoder, chosen
 from serving.follower import Item, Role
-from serving.loading import OpenedModel, open_model
 from serving.logs import join_serve_logs
-from serving.metrics import Metrics
+from serving.metrics import Metrics, StageTimes
 from serving.mirrored import Opening
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.remote_stages import Latents, RemotePictures, RemoteText
-from serving.stages import LocalPictures, LocalText, PictureStage, TextStage, encode_text
+from serving.stages import PictureStage, TextStage
 from serving.timeline import Cue
-from serving.video_decoder import Place, VideoDecoder
+from serving.video_decoder import Place
 
 logger = logging.getLogger(__name__)
 
@@ -46,35 +35,16 @@ def _replica() -> str:
     return serve.get_replica_context().replica_id.unique_id
 
 
-def _loaded(config: ServerConfig) -> OpenedModel:
-    """The model on this replica's device, in its kernels."""
-    join_serve_logs()
-    # Ray sets the threads of a replica by its CPUs, one if nothing is said.
-    torch.set_num_threads(config.threads)
-    folder = models_folder(None if config.models_dir is None else Path(config.models_dir))
-    return open_model(config.model, folder, torch.device(config.device), DTYPES[config.dtype], config.codec)
-
-
-def _decoder(model: OpenedModel, config: ServerConfig) -> VideoDecoder:
-    use_fused_ops(model.model.vae, config.backends)
-    encoder = chosen(config.encoder, graphics=config.device == "cuda")
-    logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
-    decoding = FrameDecoder(model.model.vae, SideStream(torch.device(config.device)))
-    # One session may be open twice for a moment, while it moves or is reset.
-    return VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), 2 * config.slots * config.denoisers)
-
-
 class TextEncoderReplica:
-    """Encodes prompts; holds no session."""
+    """Encodes prompts; holds no session, and no other network."""
 
     def __init__(self, config: ServerConfig) -> None:
-        self._prompts = _loaded(config).prompts
-        self._executor = ThreadPoolExecutor(1, "text")
+        join_serve_logs()
+        self._text = build_text(load(config, ["text_encoder"]), StageTimes().stage)
 
     async def encode(self, text: str) -> Latents:
         """The rows of a prompt, and its text. Only real rows travel, not the padding."""
-        loop = asyncio.get_running_loop()
-        prompt = await loop.run_in_executor(self._executor, encode_text, self._prompts, text)
+        prompt = await self._text.encode(text)
         logger.info("prompt encoded", extra={"rows": len(prompt.rows)})
         return Latents.of(prompt.rows, prompt.text)
 
@@ -84,43 +54,37 @@ class TextEncoderReplica:
 
 
 class VideoDecoderReplica:
-    """Decodes and encodes the sessions that are pinned to it."""
+    """Decodes and encodes the sessions that are pinned to it; it has no other network."""
 
     def __init__(self, config: ServerConfig) -> None:
-        self._decoder = _decoder(_loaded(config), config)
-        self._device = torch.device(config.device)
-        self._executor = ThreadPoolExecutor(1, "decode")
+        join_serve_logs()
+        self._pictures = build_pictures(load(config, ["codec"]), config, StageTimes().stage)
 
     async def open(self, key: str, next_block: int, first_frame: int, warm: list[Latents]) -> str:
         """Begin to decode a session here; returns the replica."""
-        place = Place(next_block, first_frame, [latents.tensor(self._device) for latents in warm])
-        await self._run(partial(self._decoder.open, key, place))
+        await self._pictures.open(key, Place(next_block, first_frame, [latents.tensor() for latents in warm]))
         logger.info("decoder opened", extra={"session": key.partition(".")[0], "block": next_block})
         return _replica()
 
     async def decode(self, key: str, block: int, latents: Latents) -> Chunk:
         """The chunk of a block."""
-        chunk: Chunk = await self._run(partial(self._decoder.decode, key, block, latents.tensor(self._device)))
-        return chunk
+        return await self._pictures.decode(key, Block(block, latents.tensor()))
 
     async def close(self, key: str) -> None:
         """Let go of a session."""
-        await self._run(partial(self._decoder.close, key))
+        await self._pictures.close(key)
 
     async def room(self) -> tuple[str, int]:
         """This replica, and how many sessions it can still decode."""
-        return _replica(), self._decoder.free
+        return _replica(), self._pictures.decoder.free
 
     async def holds(self, key: str) -> tuple[str, int]:
         """This replica, and 0 for a session that it decodes, -1 for another."""
-        return _replica(), 0 if key in self._decoder.keys else -1
+        return _replica(), 0 if key in self._pictures.decoder.keys else -1
 
     def record_routing_stats(self) -> dict[str, Any]:
         """For the router."""
-        return {"sessions": self._decoder.keys}
-
-    async def _run(self, work: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return {"sessions": self._pictures.decoder.keys}
 
 
 class DenoiserReplica:
@@ -132,31 +96,29 @@ class DenoiserReplica:
         text: DeploymentHandle[Any] | None = None,
         pictures: DeploymentHandle[Any] | None = None,
     ) -> None:
+        join_serve_logs()
         self._config = config
-        model = _loaded(config)
-        stream = preset(config.model).stream
-        self._generator = _generator(model, config)
-        for progress in warm_up(self._generator, stream, config.slots):
-            logger.info("warming up", extra={"done": progress.done, "of": progress.of})
-        self._text, self._pictures = self._stages(model, text, pictures)
-        self._denoiser: Denoiser | None = None
-
-    def _stages(
-        self, model: OpenedModel, text: DeploymentHandle[Any] | None, pictures: DeploymentHandle[Any] | None
-    ) -> tuple[TextStage, PictureStage]:
+        self._metrics = Metrics()
+        self._text: TextStage
+        self._pictures: PictureStage
         if text is None or pictures is None:
-            decoding = ThreadPoolExecutor(1, "decode")
-            decoder = _decoder(model, self._config)
-            return LocalText(model.prompts, ThreadPoolExecutor(1, "text")), LocalPictures(decoder, decoding)
-        silence = self._config.silence_s
-        return RemoteText(text, silence), RemotePictures(pictures, silence)
+            model = load(config)
+            self._text = reader = build_text(model, self._metrics.stage)
+            self._pictures = decoder = build_pictures(model, config, self._metrics.stage)
+            beside = reader.warm_up, partial(warm_up_pictures, decoder, model, config)
+            self._denoising = build_denoising(model, config, beside)
+        else:
+            self._text = RemoteText(text, config.silence_s)
+            self._pictures = RemotePictures(pictures, config.silence_s, HostCopier(torch.device(config.device)))
+            self._denoising = build_denoising(load(config, ["transformer"]), config)
+        self._denoiser: Denoiser | None = None
 
     def _here(self) -> Denoiser:
         """The denoiser, which begins with the first call, on the event loop."""
         if self._denoiser is None:
             self._denoiser = Denoiser(
-                self._generator, self._text, self._pictures, slots=self._config.slots, replica=_replica(),
-                metrics=Metrics(),
+                self._denoising.generator, self._text, self._pictures, self._denoising.executor,
+                slots=self._config.slots, replica=_replica(), metrics=self._metrics,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser
@@ -232,16 +194,3 @@ class DenoiserReplica:
     async def check_health(self) -> None:
         """Raise if no block would be made any more."""
         self._here().check()
-
-
-def _generator(model: OpenedModel, config: ServerConfig) -> Generator:
-    graphs = can_use_cuda_graphs(config.backends, torch.device(config.device))
-    logger.info("kernels", extra={"backends": str(config.backends), "graphs": graphs})
-    stream = model.model.config.stream
-    engine = EngineConfig(
-        stream, sessions=config.slots, backends=config.backends, graphs=graphs,
-        batch=min(config.batch, config.slots), decodes=False, cache_bytes=config.cache_bytes,
-        # A decoder elsewhere may lag two blocks behind when it has to be rebuilt.
-        kept_frames=model.model.vae.decoder_receptive_field + 2 * stream.block_frames,
-    )  # fmt: skip
-    return build_generator(model.model, engine, partial(model.prompts.encode, "a lighthouse"))

@@ -20,6 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=DEFAULT_MODEL, help=f"see `longtake models` (default: {DEFAULT_MODEL})")
     parser.add_argument("--codec", choices=("own", "tiny"), default="own", help="tiny: the tiny autoencoder")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="else cuda where there is one")
+    parser.add_argument("--text-device", choices=("cpu", "cuda"), help="for the text encoder; else --device")
+    parser.add_argument(
+        "--sizes", type=_size, nargs="+", default=[], metavar="HxW",
+        help="pictures to warm up for beside the model's own; others run without graphs on a GPU",
+    )  # fmt: skip
     parser.add_argument("--dtype", choices=DTYPES, help="else bfloat16 on cuda and float32 on the CPU")
     parser.add_argument("--slots", type=int, default=2, help="sessions of one denoiser (default: 2)")
     parser.add_argument(
@@ -46,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
 
 
+def _size(text: str) -> tuple[int, int]:
+    """Height and width. Raises ValueError, which argparse reports."""
+    height, width = text.split("x")
+    return int(height), int(width)
+
+
 def read_config(options: argparse.Namespace) -> ServerConfig:
     """What the options ask for. Raises ConfigError."""
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -53,6 +64,8 @@ def read_config(options: argparse.Namespace) -> ServerConfig:
         model=options.model,
         codec=options.codec,
         device=device,
+        text_device=options.text_device,
+        sizes=tuple(options.sizes),
         dtype=options.dtype or ("bfloat16" if device == "cuda" else "float32"),
         kernels=options.kernels,
         cache_bytes=options.cache_bytes,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Protocol, TypeVar
 
-from engines.errors import PromptError
+import torch
+
+from engines.config.stream import StreamConfig
 from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
 from serving.chunk import Chunk
-from serving.errors import InvalidRequest
+from serving.refusals import refused
 from serving.video_decoder import Place, VideoDecoder
 
 T = TypeVar("T")
@@ -45,20 +47,24 @@ async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
 
 
 def encode_text(encoder: PromptEncoder, text: str) -> Prompt:
-    """The prompt of `text`, rows on the CPU. Raises InvalidRequest if nothing is left of it once cleaned."""
-    try:
-        encoded = encoder.encode(text)
-    except PromptError as error:
-        raise InvalidRequest(str(error)) from None
-    return Prompt(encoded.text, encoded.rows.cpu())
+    """The prompt of `text`, rows on the CPU.
+
+    Raises InvalidRequest if nothing is left of it once cleaned, MemoryFull if there is no memory to encode it.
+    """
+    with refused():
+        return encoder.encode(text)
 
 
 class LocalText:
-    """A text encoder in this process."""
+    """A text encoder in this process; `executor` has one thread."""
 
     def __init__(self, encoder: PromptEncoder, executor: Executor) -> None:
         self._encoder = encoder
         self._executor = executor
+
+    def warm_up(self) -> None:
+        """Encode something in the thread that will; returns when that is done."""
+        self._executor.submit(self._encoder.warm_up).result()
 
     async def encode(self, text: str) -> Prompt:
         """As the stage."""
@@ -69,19 +75,23 @@ class LocalPictures:
     """A video decoder in this process; `executor` has one thread."""
 
     def __init__(self, decoder: VideoDecoder, executor: Executor) -> None:
-        self._decoder = decoder
+        self.decoder = decoder
         self._executor = executor
+
+    def warm_up(self, streams: Sequence[StreamConfig], channels: int, dtype: torch.dtype) -> None:
+        """Decode blocks like those of `streams` in the thread that will; returns when that is done."""
+        self._executor.submit(self.decoder.warm_up, streams, channels, dtype).result()
 
     async def open(self, key: str, place: Place) -> None:
         """As the stage."""
-        await in_thread(self._executor, lambda: self._decoder.open(key, place))
+        await in_thread(self._executor, lambda: self.decoder.open(key, place))
 
     async def decode(self, key: str, block: Block) -> Chunk:
         """As the stage."""
         return await in_thread(
-            self._executor, lambda: self._decoder.decode(key, block.number, block.latents, block.ready)
+            self._executor, lambda: self.decoder.decode(key, block.number, block.latents, block.ready)
         )
 
     async def close(self, key: str) -> None:
         """As the stage."""
-        await in_thread(self._executor, lambda: self._decoder.close(key))
+        await in_thread(self._executor, lambda: self.decoder.close(key))

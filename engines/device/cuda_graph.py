@@ -23,13 +23,18 @@ class Capture(Protocol):
         """Call `run` at least once. What is returned uses the memory that it used."""
 
 
+class CaptureFailed(RuntimeError):
+    """An error in a capture, after which the process cannot go on."""
+
+
 class CudaGraphCapture:
     """Captures CUDA graphs, all with one pool of memory: they are replayed one after the other.
 
     What a graph leaves there is overwritten by the next one, so results must be copied out.
 
     An error in the first run, which captures nothing, can be got over. One in a capture cannot: PyTorch may raise
-    its own over it and keep the pool's memory. Whoever serves ends the process then, and starts another.
+    its own over it and keep the pool's memory. It becomes a CaptureFailed, which is no EngineError: whoever serves
+    ends the process then, and starts another.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -44,22 +49,28 @@ class CudaGraphCapture:
             run()
         present.wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # The thread that draws noise allocates pinned memory meanwhile, which only this mode permits.
-        with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
-            run()
+        try:
+            # The thread that draws noise allocates pinned memory meanwhile, which only this mode permits.
+            with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
+                run()
+        except Exception as error:
+            raise CaptureFailed(f"a graph could not be captured, and this process must end: {error}") from error
         return graph
 
 
 class CudaGraphed:
-    """`run`, recorded by `capture` at its first call.
+    """`run`, recorded by `capture` at its first call, or until then run as it is where it `may_record` not.
 
     Tensors that `run` is called with are copied to where the recording reads them. Whatever else it depends on
     must be in memory that stays in place.
     """
 
-    def __init__(self, run: Callable[..., Tensor | None], capture: Capture) -> None:
+    def __init__(
+        self, run: Callable[..., Tensor | None], capture: Capture, may_record: Callable[[], bool] = lambda: True
+    ) -> None:
         self._run = run
         self._capture = capture
+        self._may_record = may_record
         self._inputs: tuple[Tensor, ...] = ()
         self._output: Tensor | None = None
         self._recorded: Replayable | None = None
@@ -71,6 +82,8 @@ class CudaGraphed:
             ValueError: they differ in number, shape, dtype or device from those of the first call.
 
         """
+        if self._recorded is None and not self._may_record():
+            return self._run(*tensors)
         self._take(tensors)
         if self._recorded is None:
             self._recorded = self._capture(self._step)

@@ -42,6 +42,11 @@ class SideStream:
         self._device = device
         self._stream = torch.cuda.Stream(device, priority=priority) if device.type == "cuda" else None
 
+    @property
+    def device(self) -> torch.device:
+        """Whose queue it is."""
+        return self._device
+
     def record_event(self) -> torch.cuda.Event | None:
         """The end of what is in the caller's queue now; None where queues are not used."""
         return None if self._stream is None else record_event(self._device)

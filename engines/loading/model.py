@@ -29,9 +29,9 @@ NETWORKS: tuple[Network, ...] = get_args(Network)
 class Model:
     """A model's networks, in evaluation mode. The text encoder may be on a device of its own.
 
-    `vae` decodes; `encoder` encodes, and is the same network unless the config has another one. Each network may be
-    left out, and is asked for in vain then: ConfigError. `identity` has the fingerprints of those that are here and
-    on which a stream's results depend, taken before anything is fused.
+    `vae` decodes; `encoder` encodes, and is the same network unless the config has another one. Each network may
+    be left out, and is asked for in vain then: ConfigError. `identity` has the fingerprints of those that are here
+    and on which a stream's results depend, taken before anything is fused.
     """
 
     config: ModelConfig

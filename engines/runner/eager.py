@@ -14,15 +14,17 @@ from engines.cache.kv_cache import KVCache
 from engines.cache.prompt_kv import EncodedPrompt
 from engines.cache.window import NOT_WRITTEN
 from engines.config.networks import TransformerConfig
+from engines.device.idle import wait_until_idle
 from engines.runner.modulation import ModulationCache
 from engines.runner.prompt_encoding import encode_prompt
-from engines.runner.rows import Row, TokenGrid
+from engines.runner.rows import Row
+from engines.runner.spatial import SpatialFreqs
 from engines.sampling.flow_schedule import add_noise, predict_clean
 from engines.text.prompt import Prompt
 from engines.wan.layers import Attention
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.reference import attend
-from kernels.attention.rope import apply_rope, frame_freqs, join_freqs, spatial_freqs
+from kernels.attention.rope import apply_rope, frame_freqs, join_freqs
 
 
 class EagerAttention:
@@ -107,7 +109,7 @@ class EagerRunner:
         self.transformer = transformer
         self.modulations = ModulationCache(transformer)
         self._cache: KVCache | None = None
-        self._spatial: dict[TokenGrid, Tensor] = {}
+        self._spatial = SpatialFreqs(transformer.config.head_dim, transformer.device)
 
     @property
     def config(self) -> TransformerConfig:
@@ -123,6 +125,14 @@ class EagerRunner:
         """Nothing else depends on it."""
         self._cache = cache
 
+    def unbind(self) -> None:
+        """Let go of the cache."""
+        wait_until_idle(self.transformer.device)
+        self._cache = None
+
+    def end_recording(self) -> None:
+        """Nothing is recorded here."""
+
     def encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
         """CUDA's attention takes no fp32 bias beside bf16 queries, so padding is one key on a CPU only."""
         return encode_prompt(self.transformer, prompt, folded=self.transformer.device.type != "cuda")
@@ -134,7 +144,7 @@ class EagerRunner:
     def attention(self, row: Row) -> EagerAttention:
         """What a row's layers attend."""
         assert self._cache is not None
-        return EagerAttention(self._cache, row, self._spatial_freqs(row.grid))
+        return EagerAttention(self._cache, row, self._spatial.of(row.grid))
 
     def rotate_slots(self, row: Row) -> None:
         """Turn a row's fixed slots to where they are now."""
@@ -150,10 +160,3 @@ class EagerRunner:
         for slot, freqs in zip(slots, frame.to(keys.device), strict=True):
             here = slice(slot * tokens, (slot + 1) * tokens)
             keys[:, here, :, :channels] = apply_rope(raw[:, here], freqs.expand(tokens, -1))
-
-    def _spatial_freqs(self, grid: TokenGrid) -> Tensor:
-        if grid not in self._spatial:
-            assert self._cache is not None
-            freqs = spatial_freqs(grid.rows, grid.columns, self._cache.layout.head_dim)
-            self._spatial[grid] = freqs.to(self._cache.device)
-        return self._spatial[grid]

@@ -6,7 +6,9 @@ reads stays in place, and a recorded pass is good for any run at any fill.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -16,17 +18,25 @@ from engines.cache.kv_cache import KVCache
 from engines.cache.prompt_kv import EncodedPrompt
 from engines.config.networks import TransformerConfig
 from engines.device.cuda_graph import Capture, CudaGraphed
+from engines.device.host_copy import to_device
+from engines.device.idle import wait_until_idle
 from engines.errors import ConfigError
 from engines.runner.batch import BatchBuffers, raw_plane, window_planes
 from engines.runner.modulation import ModulationCache
 from engines.runner.prompt_encoding import encode_prompt
-from engines.runner.rows import Row, Shape, TokenGrid
+from engines.runner.rows import Row, Shape
+from engines.runner.spatial import SpatialFreqs
 from engines.text.prompt import Prompt
 from engines.wan.fused_ops import AttentionOps, FusedOps
 from engines.wan.transformer import AdaLNModulation, CausalTransformer
-from kernels.attention.rope import frame_freqs, spatial_freqs
+from kernels.attention.rope import frame_freqs
 from kernels.dispatch import KernelBackends
 from kernels.flow_step import flow_step, flow_step_reference
+
+logger = logging.getLogger(__name__)
+
+MOST_UNRECORDED = 8
+"""Shapes that nobody warmed up whose buffers are kept: clients choose theirs."""
 
 
 class FusedPass:
@@ -34,10 +44,12 @@ class FusedPass:
 
     def __init__(self, runner: FusedRunner, shape: Shape) -> None:
         self._runner = runner
+        self._shape = shape
         self.buffers = runner.buffers(shape)
         self._rows: Sequence[Row] = ()
-        self._denoise = runner.recorded(partial(_denoise, runner, self.buffers))
-        self._write_kv = runner.recorded(partial(_write_kv, runner, self.buffers))
+        self._told = False
+        self._denoise = runner.recorded(partial(_denoise, runner, self.buffers), self._may_record)
+        self._write_kv = runner.recorded(partial(_write_kv, runner, self.buffers), self._may_record)
 
     def load(self, rows: Sequence[Row]) -> None:
         """Take other rows of the same shape."""
@@ -58,12 +70,23 @@ class FusedPass:
         """Keys and values only."""
         self._write_kv(latents, *self._modulation())
 
+    def _may_record(self) -> bool:
+        """Not once streams are served; then it is said, once."""
+        if not self._runner.recording and not self._told:
+            logger.warning("not warmed up: its kernels are launched one by one", extra={"shape": str(self._shape)})
+            self._told = True
+        return self._runner.recording
+
     def _modulation(self) -> AdaLNModulation:
         return self._runner.modulations.batched([row.level.timestep for row in self._rows])
 
 
 class FusedRunner:
-    """Runs passes in the kernels of `backends`, recorded by `capture` if there is one."""
+    """Runs passes in the kernels of `backends`, recorded by `capture` if there is one.
+
+    What has not been recorded before `end_recording` runs without: a capture in the middle of serving would hold
+    up every stream, and its failure end the process.
+    """
 
     def __init__(self, transformer: CausalTransformer, backends: KernelBackends, capture: Capture | None) -> None:
         if capture is not None and not backends.supports_cuda_graphs:
@@ -75,9 +98,11 @@ class FusedRunner:
         self.flow_step = flow_step if backends.flow_step == "triton" else flow_step_reference
         self._ops = AttentionOps.of(backends, transformer.device)
         self._capture = capture
+        self.recording = capture is not None
         self._cache: KVCache | None = None
         self._passes: dict[Shape, FusedPass] = {}
-        self._spatial: dict[TokenGrid, Tensor] = {}
+        self._unrecorded: OrderedDict[Shape, FusedPass] = OrderedDict()
+        self._spatial = SpatialFreqs(transformer.config.head_dim, transformer.device)
 
     @property
     def config(self) -> TransformerConfig:
@@ -97,8 +122,20 @@ class FusedRunner:
 
     def bind(self, cache: KVCache) -> None:
         """Forget what was recorded: it knows the pools that there were."""
+        self.unbind()
         self._cache = cache
+
+    def unbind(self) -> None:
+        """Let go of pools and recordings, which work that has been queued may still use."""
+        if self._cache is not None:
+            wait_until_idle(self._cache.device)
+        self._cache = None
         self._passes.clear()
+        self._unrecorded.clear()
+
+    def end_recording(self) -> None:
+        """Launch the kernels of what has not been recorded one by one."""
+        self.recording = False
 
     def encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
         """Padding is one key."""
@@ -106,19 +143,19 @@ class FusedRunner:
 
     def prepare(self, rows: Sequence[Row]) -> FusedPass:
         """The pass of the rows' shape, loaded with them."""
-        shape = Shape.of(rows)
-        if shape not in self._passes:
-            self._passes[shape] = FusedPass(self, shape)
-        self._passes[shape].load(rows)
-        return self._passes[shape]
+        made = self._pass_of(Shape.of(rows))
+        made.load(rows)
+        return made
 
     def buffers(self, shape: Shape) -> BatchBuffers:
         """Buffers for batches of `shape`."""
-        return BatchBuffers(self._ops, self.cache, shape, self._spatial_freqs(shape.grid), self._prompt_tokens)
+        return BatchBuffers(self._ops, self.cache, shape, self._spatial.of(shape.grid), self._prompt_tokens)
 
-    def recorded(self, run: partial[Tensor] | partial[None]) -> CudaGraphed | partial[Tensor] | partial[None]:
+    def recorded(
+        self, run: partial[Tensor] | partial[None], may_record: Callable[[], bool]
+    ) -> CudaGraphed | partial[Tensor] | partial[None]:
         """`run`, from a recording where there are recordings."""
-        return run if self._capture is None else CudaGraphed(run, self._capture)
+        return run if self._capture is None else CudaGraphed(run, self._capture, may_record)
 
     def rotate_slots(self, rows: Sequence[Row]) -> None:
         """Turn the rows' fixed slots to where they are now."""
@@ -132,8 +169,8 @@ class FusedRunner:
                 positions.append(fixed.position)
         if not slots:
             return
-        here = _to_device(torch.tensor([slots, raw_slots], dtype=torch.int32), self.cache.device)
-        freqs = _to_device(frame_freqs(positions, self.cache.layout.head_dim), self.cache.device)
+        here = to_device(torch.tensor([slots, raw_slots], dtype=torch.int32), self.cache.device)
+        freqs = to_device(frame_freqs(positions, self.cache.layout.head_dim), self.cache.device)
         planes, raw = window_planes(self.cache), raw_plane(self.cache)
         self._ops.rotate_slots(planes, raw, freqs, here[0], here[1], tokens)
 
@@ -141,11 +178,18 @@ class FusedRunner:
     def _prompt_tokens(self) -> int:
         return self.config.text_len
 
-    def _spatial_freqs(self, grid: TokenGrid) -> Tensor:
-        if grid not in self._spatial:
-            freqs = spatial_freqs(grid.rows, grid.columns, self.cache.layout.head_dim)
-            self._spatial[grid] = freqs.to(self.cache.device)
-        return self._spatial[grid]
+    def _pass_of(self, shape: Shape) -> FusedPass:
+        if shape in self._passes:
+            return self._passes[shape]
+        if self.recording or self._capture is None:
+            self._passes[shape] = FusedPass(self, shape)
+            return self._passes[shape]
+        if shape not in self._unrecorded:
+            self._unrecorded[shape] = FusedPass(self, shape)
+            if len(self._unrecorded) > MOST_UNRECORDED:
+                self._unrecorded.popitem(last=False)
+        self._unrecorded.move_to_end(shape)
+        return self._unrecorded[shape]
 
 
 def _denoise(
@@ -157,8 +201,3 @@ def _denoise(
 
 def _write_kv(runner: FusedRunner, buffers: BatchBuffers, latents: Tensor, *modulation: Tensor) -> None:
     runner.transformer.write_kv(latents, AdaLNModulation(*modulation), buffers, runner.layer_ops)
-
-
-def _to_device(x: Tensor, device: torch.device) -> Tensor:
-    """A copy that the host does not wait for."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from engines.cache.prompt_kv import EncodedPrompt
+from engines.device.host_copy import to_device
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 
@@ -25,10 +26,7 @@ def encode_prompt(transformer: CausalTransformer, prompt: Prompt, *, folded: boo
 
 
 def _here(transformer: CausalTransformer, rows: Tensor) -> Tensor:
-    rows = rows.to(transformer.dtype)
-    if transformer.device.type == "cuda" and rows.device.type == "cpu":
-        rows = rows.pin_memory()  # Else the host would wait for the copy, and all work before it.
-    return rows.to(transformer.device, non_blocking=True)
+    return to_device(rows.to(transformer.dtype), transformer.device)
 
 
 def _repeat_last(x: Tensor, times: int) -> Tensor:

@@ -51,7 +51,13 @@ class ModelRunner(Protocol):
         """Whether windows keep their keys in INT8."""
 
     def bind(self, cache: KVCache) -> None:
-        """Run over `cache` from now on."""
+        """Run over `cache` from now on, and no more over the one before."""
+
+    def unbind(self) -> None:
+        """Let go of the cache, and of what was recorded over it, once the device has done all that uses them."""
+
+    def end_recording(self) -> None:
+        """Record nothing more: a capture would hold up all streams."""
 
     def encode_prompt(self, prompt: Prompt) -> EncodedPrompt:
         """Keys and values of a prompt in every layer."""

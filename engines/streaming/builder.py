@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
-from engines.device.memory_budget import MemoryBudget
+from engines.device.memory_budget import MemoryBudget, typed_out_of_memory
 from engines.errors import ConfigError
 from engines.loading.footprint import session_bytes
 from engines.loading.model import Model
@@ -34,7 +34,9 @@ class EngineConfig:
         backends: what computes each op.
         graphs: replay passes from CUDA graphs.
         batch: streams that go through the network together, at most.
-        decodes: whether latents are decoded here too.
+        decodes: whether the generator decodes latents too.
+        decoder_beside: whether another part of the process decodes them on the same device, so that what decoders
+            keep of the sessions counts.
         kept_frames: see `Generator`.
         cache_bytes: memory for what sessions keep; None for what the device is measured to have left, or on a CPU
             for what the sessions take.
@@ -47,6 +49,7 @@ class EngineConfig:
     graphs: bool = False
     batch: int = 1
     decodes: bool = True
+    decoder_beside: bool = False
     kept_frames: int = 0
     cache_bytes: int | None = None
 
@@ -58,18 +61,20 @@ class EngineConfig:
         )
 
 
-def build_generator(
-    model: Model, config: EngineConfig, encode_text: Callable[[], object] | None = None
-) -> Generator:
+def build_generator(model: Model, config: EngineConfig, beside: Sequence[Callable[[], object]] = ()) -> Generator:
     """A generator of `model` with room for the sessions of `config`.
 
-    Without `cache_bytes`, on CUDA, the largest pass, a recache, a decode and `encode_text` are run once before the
-    cache is allocated, to see what they leave. Raises ConfigError if the sessions do not fit.
+    Without `cache_bytes`, on CUDA, the largest pass, a recache and a decode are run once before the cache is
+    allocated, to see what they leave; so is all that may run `beside` them on the device. Raises ConfigError if
+    the sessions do not fit, DeviceOutOfMemory if not even that does. Make it in the thread that is to use it:
+    CUDA's libraries plan for each thread by itself.
     """
     size = cache_size(config.sessions, config.stream, model.config.transformer)
     lasting = config.cache_bytes
     if lasting is None and model.transformer.device.type == "cuda":
-        lasting = MemoryBudget.measured(model.transformer.device, _exercise(model, config, encode_text)).lasting
+        with typed_out_of_memory("one block"):
+            budget = MemoryBudget.measured(model.transformer.device, _exercise(model, config), *beside)
+        lasting = budget.lasting
     if lasting is not None:
         _require_room(model, config, lasting)
     return _generator(model, config, select_runner(model.transformer, config.backends, graphs=config.graphs), size)
@@ -87,8 +92,8 @@ def _generator(model: Model, config: EngineConfig, runner: ModelRunner, size: Ca
     )
 
 
-def _exercise(model: Model, config: EngineConfig, encode_text: Callable[[], object] | None) -> Callable[[], None]:
-    """Everything that runs, once, for as many streams as may go together; without graphs, which keep memory."""
+def _exercise(model: Model, config: EngineConfig) -> Callable[[], None]:
+    """All that the generator runs, once, for as many streams as may go together. Graphs keep memory: none here."""
 
     def run() -> None:
         runner = select_runner(model.transformer, config.backends, graphs=False)
@@ -102,8 +107,7 @@ def _exercise(model: Model, config: EngineConfig, encode_text: Callable[[], obje
             for stream, block in zip(streams, generator.generate(streams), strict=True):
                 if config.decodes:
                     generator.decode(stream, block)
-        if encode_text is not None:
-            encode_text()
+        generator.release()
 
     return run
 
@@ -114,7 +118,8 @@ def _require_room(model: Model, config: EngineConfig, lasting: int) -> None:
         model.config, config.stream, model.transformer.dtype, int8_keys=config.backends.keys == "int8"
     )
     # A prompt can be read beside those that are followed.
-    each, spare = sum(kept) if config.decodes else sum(kept) - kept.decoder, kept.prompt
+    decoder = kept.decoder if config.decodes or config.decoder_beside else 0
+    each, spare = sum(kept) - kept.decoder + decoder, kept.prompt
     logger.info("session memory", extra={"each": each, "lasting": lasting, "sessions": config.sessions})
     if config.sessions * each + spare > lasting:
         raise ConfigError(

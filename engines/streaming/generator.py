@@ -16,6 +16,8 @@ from engines.cache.kv_cache import KVCache
 from engines.cache.window import window_policy
 from engines.config.geometry import ABSOLUTE_POSITIONS
 from engines.config.stream import StreamConfig
+from engines.device.host_copy import HostCopier
+from engines.device.memory_budget import typed_out_of_memory
 from engines.device.side_stream import SideStream
 from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
 from engines.runner.protocol import ModelRunner
@@ -34,9 +36,9 @@ from engines.vae.protocol import StreamingVAE
 class Generator:
     """Generates blocks of latents, and decodes them, for the streams opened on it.
 
-    A call that raises leaves its streams able to make the same call again with the same result. Streams may be
-    used in any order and mixture; calls must not overlap, except that one stream's `decode` may run beside
-    `generate`.
+    A call that raises leaves its streams able to make the same call again with the same result; every one may
+    raise DeviceOutOfMemory, and has freed what it took then. Streams may be used in any order and mixture; calls
+    must not overlap, except that one stream's `decode` may run beside `generate`.
 
     Args:
         runner: runs the passes of the denoiser; its device and dtype are those of the streams. A CUDA device must
@@ -72,8 +74,9 @@ class Generator:
         runner.bind(cache)
         self._rollout = Rollout(runner, cache.prompts, cache.device)
         self._batch = batch
+        self.copier = HostCopier(cache.device)
         self._side = SideStream(cache.device)
-        self._decoder = None if vae is None else FrameDecoder(vae, self._side)
+        self._decoder = None if vae is None else FrameDecoder(vae, self._side, self.copier)
         self._kept_frames = kept_frames
         self._drawing = ThreadPoolExecutor(1, "noise")
 
@@ -88,11 +91,13 @@ class Generator:
         `noise` replaces the noise that follows from `config.seed`.
         """
         noise = SeededNoise(config.seed) if noise is None else noise
+        with typed_out_of_memory("another stream"):
+            lanes = self.cache.open_lanes(window_policy(config), config.frame_tokens, config.lanes)
         return Stream(
             config=config,
             noise=noise,
             noise_prefetcher=self._noise_prefetcher(noise, config),
-            lanes=self.cache.open_lanes(window_policy(config), config.frame_tokens, config.lanes),
+            lanes=lanes,
             schedules=(FlowSchedule.of(config, 0), FlowSchedule.of(config, 1)),
             recent=RecentLatents(self._recent_frames(config)),
             decoder=None if self._decoder is None else self._decoder.empty_cache(),
@@ -113,7 +118,9 @@ class Generator:
                 f"prompt embedding {list(prompt.rows.shape)} does not fit: at most {text_len} rows of {taken}"
             )
         before = stream.prompt_kv
-        stream.use_prompt(prompt, self.cache.prompts.take(prompt, partial(self._runner.encode_prompt, prompt)))
+        with typed_out_of_memory("a prompt's keys and values"):
+            prompt_kv = self.cache.prompts.take(prompt, partial(self._runner.encode_prompt, prompt))
+        stream.use_prompt(prompt, prompt_kv)
         if before is not None:
             self.cache.prompts.give_back(before)
 
@@ -134,11 +141,12 @@ class Generator:
         if len({id(stream) for stream in streams}) != len(streams):
             raise StreamError("a stream is named twice; its blocks come one after the other")
         self.write_context(streams)
-        for group in self._groups([stream for stream in streams if stream.recache_due], _recache_shape):
-            self._rollout.recache(group)
         made: dict[int, Denoised] = {}
-        for group in self._groups(streams, _block_shape):
-            made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
+        with typed_out_of_memory("a block"):
+            for group in self._groups([stream for stream in streams if stream.recache_due], _recache_shape):
+                self._rollout.recache(group)
+            for group in self._groups(streams, _block_shape):
+                made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
         ready = self._side.record_event()
         return [stream.append(*made[id(stream)], ready) for stream in streams]
 
@@ -150,8 +158,9 @@ class Generator:
         nothing to do: it replaces them.
         """
         due = [stream for stream in streams if stream.context_due and not stream.recache_due]
-        for group in self._groups(due, _context_shape):
-            self._rollout.write_context(group)
+        with typed_out_of_memory("a block's keys and values"):
+            for group in self._groups(due, _context_shape):
+                self._rollout.write_context(group)
 
     @torch.inference_mode()
     def decode(self, stream: Stream, block: Block) -> Tensor:
@@ -165,16 +174,19 @@ class Generator:
             raise StreamError("this generator has no VAE; decode where there is one")
         if block.number != stream.decoded_blocks:
             raise StreamError(f"block {block.number} is not the next to decode; {stream.decoded_blocks} is")
-        pictures, stream.decoder = self._decoder.decode(block.latents, stream.decoder, block.ready)
+        decoded = self._decoder.decode(block.latents, stream.decoder, block.ready)
+        stream.decoder = decoded.cache
         stream.decoded_blocks += 1
-        return pictures
+        return decoded.frames
 
     def fork(self, stream: Stream) -> Stream:
         """A second stream in the same state, to go on by itself. Raises PoolFull if it finds no room."""
         stream.require_open()
+        with typed_out_of_memory("another stream"):
+            lanes = self.cache.fork_lanes(stream.lanes)
         return replace(
             stream,
-            lanes=self.cache.fork_lanes(stream.lanes),
+            lanes=lanes,
             noise_prefetcher=self._noise_prefetcher(stream.noise, stream.config),
             prompt_kv=None if stream.prompt_kv is None else self.cache.prompts.share(stream.prompt_kv),
             recent=stream.recent.copy(),
@@ -195,8 +207,9 @@ class Generator:
         if stream.blocks == 0:
             return
         stream.require_prompt()
-        for sink_pass in stream.permanent_sink_passes:
-            self._rollout.replay_sink_pass(stream, sink_pass)
+        with typed_out_of_memory("a stream's sink"):
+            for sink_pass in stream.permanent_sink_passes:
+                self._rollout.replay_sink_pass(stream, sink_pass)
         stream.rebuilt(self._rebuilt_decoder(stream))
 
     def close(self, stream: Stream) -> None:
@@ -207,6 +220,19 @@ class Generator:
             if stream.prompt_kv is not None:
                 self.cache.prompts.give_back(stream.prompt_kv)
             stream.close()
+
+    def end_warm_up(self) -> None:
+        """Record no more graphs: from now on streams are served, which none may hold up.
+
+        Passes of a shape that has not been recorded run with their kernels launched one by one.
+        """
+        self._runner.end_recording()
+
+    def release(self) -> None:
+        """Let go of graphs and pools, once the device has done all that uses them. No call may follow."""
+        self._runner.unbind()
+        self._drawing.shutdown()
+        del self.cache, self._rollout
 
     def _noise_prefetcher(self, noise: Noise, config: StreamConfig) -> NoisePrefetcher:
         def shape(block: int) -> tuple[int, ...]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import count
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from engines.device.host_copy import HostTensor
+from engines.device.host_copy import HostTensor, PendingCopy
 from engines.errors import SnapshotError
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import light_parts, pack_light
@@ -22,18 +23,18 @@ class SnapshotDelta(NamedTuple):
     new: dict[int, HostTensor]
 
 
-class DeviceDelta(NamedTuple):
-    """An update whose new tensors are still the stream's own."""
+class PendingDelta(NamedTuple):
+    """An update whose new tensors, by the keys `new`, are on their way to the host."""
 
     facts: dict[str, Any]
     keys: dict[str, int]
-    new: dict[int, Tensor]
+    new: tuple[int, ...]
+    copy: PendingCopy
 
     def update(self) -> SnapshotDelta:
-        """Copies, to be sent. On CUDA this waits for the tensors."""
-        return SnapshotDelta(
-            self.facts, self.keys, {key: HostTensor.of(tensor) for key, tensor in self.new.items()}
-        )
+        """What is to be sent. On CUDA this waits for the copies, and for nothing that was begun after them."""
+        new = {key: HostTensor.of(tensor) for key, tensor in zip(self.new, self.copy.result(), strict=True)}
+        return SnapshotDelta(self.facts, self.keys, new)
 
 
 class ReplicaLog:
@@ -46,8 +47,11 @@ class ReplicaLog:
         # The tensors are held, so that no other can come to have the identity of one that is gone.
         self._sent: dict[int, tuple[int, Tensor]] = {}
 
-    def changes(self) -> DeviceDelta:
-        """What is new in the stream since the last call; the stream must stand between two blocks."""
+    def changes(self, ready: torch.cuda.Event | None = None) -> PendingDelta:
+        """What is new in the stream since the last call; the stream must stand between two blocks.
+
+        On CUDA it begins to be copied at `ready`, the last block's, or at the end of the caller's queue.
+        """
         tensors, facts = light_parts(self._generator, self._stream)
         known = self._sent
         self._sent = {
@@ -55,7 +59,7 @@ class ReplicaLog:
         }
         keys = {name: self._sent[id(tensor)][0] for name, tensor in tensors.items()}
         new = {key: tensor for identity, (key, tensor) in self._sent.items() if identity not in known}
-        return DeviceDelta(facts, keys, new)
+        return PendingDelta(facts, keys, tuple(new), self._generator.copier.begin(list(new.values()), ready))
 
 
 class StandbySnapshot:

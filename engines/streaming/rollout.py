@@ -16,6 +16,7 @@ from torch import Tensor
 
 from engines.cache.prompt_kv import PromptKV, PromptPool
 from engines.cache.window import Placement
+from engines.device.host_copy import to_device
 from engines.errors import Cancelled
 from engines.runner.protocol import ModelRunner
 from engines.runner.rows import Row, TokenGrid
@@ -129,9 +130,7 @@ class Rollout:
             draw = lane if stream.config.context == "steps" else len(stream.config.steps_of(block)) - 1
             drawn.append(stream.noise.draw(block, draw, shape))
         noise = torch.cat(drawn)[-frames:].to(latents.dtype)
-        if self._device.type == "cuda":
-            noise = noise.pin_memory()
-        return add_noise(latents, noise.to(self._device, non_blocking=True), level.sigma)
+        return add_noise(latents, to_device(noise, self._device), level.sigma)
 
 
 def _row(stream: Stream, lane: int, placement: Placement, level: Level, prompt: PromptKV) -> Row:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
+from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import SnapshotError
 from engines.sampling.noise import SeededNoise
 from engines.streaming.generator import Generator
@@ -73,7 +74,7 @@ def restore(generator: Generator, data: bytes) -> Restored:
     torch or threads, and PoolFull if there is no room; nothing is open then.
     """
     kind, tensors, facts = unpack(data)
-    _require_same(facts, generator.identity, "it cannot continue here")
+    _require_same(facts, _identity(generator, kind, facts), "it cannot continue here")
     if kind == "exact":
         _require_same(facts, _machine(generator), "an exact snapshot needs the same; a light one does not")
     try:
@@ -134,6 +135,17 @@ def _machine(generator: Generator) -> dict[str, Any]:
     }
 
 
+def _identity(generator: Generator, kind: Kind, facts: dict[str, Any]) -> dict[str, str]:
+    """Networks that must be the same: a process that decodes nothing names no codec in its light snapshots.
+
+    They hold nothing that a codec has made.
+    """
+    identity = generator.identity
+    if kind == "light" and "codec" not in facts:
+        return {name: mark for name, mark in identity.items() if name != "codec"}
+    return identity
+
+
 def _require_same(facts: dict[str, Any], wanted: dict[str, Any], remedy: str) -> None:
     for name, value in wanted.items():
         if facts.get(name) != value:
@@ -151,10 +163,11 @@ def _config(facts: dict[str, Any]) -> StreamConfig:
 def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Stream:
     stream = generator.open(_config(facts))
     try:
-        _fill(generator, stream, tensors, facts)
-        if kind == "exact":
-            _fill_exact(generator, stream, tensors, facts)
-        else:
+        with typed_out_of_memory("a restored stream"):
+            _fill(generator, stream, tensors, facts)
+            if kind == "exact":
+                _fill_exact(generator, stream, tensors, facts)
+        if kind == "light":
             generator.rebuild(stream)
     except BaseException:
         generator.close(stream)

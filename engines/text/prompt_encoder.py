@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from engines.device.host_copy import HostCopier
+from engines.device.memory_budget import typed_out_of_memory
+from engines.device.side_stream import EQUAL, SideStream
 from engines.errors import ConfigError, PromptError
 from engines.text.cleaning import clean_prompt
 from engines.text.prompt import Prompt
@@ -15,9 +19,20 @@ from engines.text.umt5 import UMT5Encoder
 
 
 class PromptEncoder:
-    """Text to prompt, remembering the `capacity` prompts used last. For one thread at a time."""
+    """Text to prompt, remembering the `capacity` prompts used last. For one thread at a time.
 
-    def __init__(self, tokenizer: PromptTokenizer, encoder: UMT5Encoder, capacity: int) -> None:
+    On CUDA it has a queue of its own beside the passes, neither before nor behind them: a prompt waits for no
+    block, and no block for a prompt. Raises ConfigError as `SideStream`. `observe` is told the seconds that the
+    encoder took for a text.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PromptTokenizer,
+        encoder: UMT5Encoder,
+        capacity: int,
+        observe: Callable[[float], None] | None = None,
+    ) -> None:
         if tokenizer.vocab > encoder.config.vocab:
             raise ConfigError(
                 f"the tokenizer has {tokenizer.vocab} ids but the text encoder embeds {encoder.config.vocab}"
@@ -27,13 +42,17 @@ class PromptEncoder:
         self._tokenizer = tokenizer
         self._encoder = encoder
         self._capacity = capacity
+        self.observe = observe
+        self._side = SideStream(encoder.device, EQUAL)
+        self._copier = HostCopier(encoder.device)
+        self._loaded = self._side.record_event()
         self._recent: OrderedDict[str, Prompt] = OrderedDict()
 
     def encode(self, text: str) -> Prompt:
-        """The prompt of `text`, which is cleaned first; rows are on the encoder's device, in its dtype.
+        """The prompt of `text`, which is cleaned first; rows are on the CPU, in the encoder's dtype.
 
         Texts that are equal once cleaned give the same object while it is remembered. Raises PromptError if
-        nothing is left after cleaning.
+        nothing is left after cleaning, DeviceOutOfMemory if there is no memory left for it.
         """
         cleaned = clean_prompt(text)
         if not cleaned:
@@ -49,9 +68,24 @@ class PromptEncoder:
         """How many tokens at the end of `text`, once cleaned, the model will not read."""
         return self._tokenizer.cut(clean_prompt(text))
 
+    def warm_up(self) -> None:
+        """Encode a short and a long text, in the thread that is to encode."""
+        for text in ("warm-up", "warm-up " * self._encoder.config.text_len):
+            self._embed(text)
+
     @torch.inference_mode()
     def _embed(self, text: str) -> Tensor:
         """Rows [tokens, text_dim]. Only the real length is computed: no token sees padding."""
-        ids = torch.tensor([self._tokenizer.encode(text)], device=self._encoder.device)
-        rows: Tensor = self._encoder(ids, torch.ones_like(ids))[0]
+        tokens = self._tokenizer.encode(text)
+
+        def embed() -> Tensor:
+            ids = torch.tensor([tokens], device=self._encoder.device)
+            rows: Tensor = self._encoder(ids, torch.ones_like(ids))[0]
+            return rows
+
+        with typed_out_of_memory(f"a prompt of {len(tokens)} tokens"):
+            begun = self._side.begin(embed, self._loaded)
+            (rows,) = self._copier.begin([begun.value], begun.done).result()
+        if self.observe is not None and (seconds := begun.lap.seconds) is not None:
+            self.observe(seconds)
         return rows

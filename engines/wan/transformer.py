@@ -203,7 +203,8 @@ class CausalTransformer(nn.Module):
     def _unpatch(self, patches: Tensor, rows: int) -> Tensor:
         """[B, frames, tokens, (patch row, patch column, channel)] to [B, frames, channels, height, width]."""
         grid = patches.unflatten(3, (PATCH, PATCH, -1)).unflatten(2, (rows, -1))
-        return grid.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        # Of a picture one token wide, flattening alone would be a view in another order.
+        return grid.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4).contiguous()
 
     def _time_angles(self, timesteps: Tensor) -> Tensor:
         """[B, frames] to cosines and sines, fp64 [B, frames, freq_dim]."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from torch import Tensor
 
+from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.streaming.generator import Generator
+from engines.streaming.replica_log import PendingDelta, SnapshotDelta
 from engines.text.prompt import Prompt
 from engines.vae.frame_decoder import FrameDecoder
 from serving.denoiser import Denoiser
@@ -24,7 +28,7 @@ from serving.errors import (
     FrameOutOfRange,
     InvalidRequest,
     LimitReached,
-    ReplicaLost,
+    MemoryFull,
     SessionNotFound,
     SlotsFull,
     WrongState,
@@ -77,10 +81,12 @@ async def at_work(pocket: OpenedModel, slots: int = 2, batch: int = 1) -> AsyncI
     codec = pocket.model.vae
     kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
     generator = denoiser_for(pocket.model.transformer, kept_frames=kept, batch=batch)
-    decoder = VideoDecoder(FrameDecoder(codec, SideStream(torch.device("cpu"))), ChunkEncoder, 2 * slots)
+    cpu = torch.device("cpu")
+    decoder = VideoDecoder(FrameDecoder(codec, SideStream(cpu), HostCopier(cpu)), ChunkEncoder, 2 * slots)
     text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
     pictures = LocalPictures(decoder, ThreadPoolExecutor(1))
-    denoiser = Denoiser(generator, text, pictures, slots=slots, replica="here", metrics=Metrics())
+    passes = ThreadPoolExecutor(1)
+    denoiser = Denoiser(generator, text, pictures, passes, slots=slots, replica="here", metrics=Metrics())
     trial = generator.open(opening(pocket).stream)
     run_tokens = trial.lanes[0].window.tokens
     generator.close(trial)
@@ -356,13 +362,115 @@ def test_a_block_that_cannot_be_made_ends_its_own_session_only(pocket: OpenedMod
         async with at_work(pocket, slots=2, batch=2) as bench:
             good = await started(bench, opening(pocket, "good"), NOON, NIGHT)
             bad = await started(bench, opening(pocket, "bad", seed=8), NOON, SPOILT)
-            with pytest.raises(ReplicaLost, match="the block could not be made"):
+            with pytest.raises(InvalidRequest, match="does not fit"):
                 await chunks(bench, bad, 1000)
             assert len(await chunks(bench, good, 105)) == 9
             assert bench.denoiser.ids == ("good",)
             await settled(lambda: bench.open_runs() == 1)
 
     run(spoil())
+
+
+@pytest.mark.parametrize("network", ["passes", "pictures", "text"])
+def test_a_session_for_which_there_is_no_memory_ends_alone(
+    pocket: OpenedModel, network: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole_denoise = pocket.model.transformer.denoise
+    whole_decode, whole_forward = pocket.model.vae.decode, pocket.model.text_encoder.forward
+    small = (4, 6)
+
+    def memory_for(shape: Sequence[int]) -> None:
+        if tuple(shape) != small:
+            raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+    def denoise(latents: Tensor, *args: Any) -> Tensor:
+        memory_for(latents.shape[-2:])
+        return whole_denoise(latents, *args)
+
+    def decode(latents: Tensor, *args: Any) -> Any:
+        memory_for(latents.shape[-2:])
+        return whole_decode(latents, *args)
+
+    def forward(ids: Tensor, *args: Any) -> Tensor:
+        memory_for(small if ids.shape[1] < 60 else ids.shape)
+        return whole_forward(ids, *args)
+
+    patched = {
+        "passes": (pocket.model.transformer, "denoise", denoise),
+        "pictures": (pocket.model.vae, "decode", decode),
+        "text": (pocket.model.text_encoder, "forward", forward),
+    }[network]
+    large = opening(pocket, "large", seed=8)
+    large = replace(large, stream=replace(large.stream, height=64))
+
+    async def fill() -> None:
+        async with at_work(pocket, slots=2) as bench:
+            good = await started(bench, opening(pocket, "good"), NOON)
+            bad = await started(bench, large, SNOW * 30 if network == "text" else SNOW)
+            with pytest.raises(MemoryFull, match="no memory left for"):
+                await chunks(bench, bad, 1000)
+            assert len(await chunks(bench, good, 57)) == 5
+            assert bench.denoiser.ids == ("good",)
+            await settled(lambda: bench.open_runs() == 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*patched)
+        run(fill())
+
+
+def test_a_chunk_leaves_together_with_what_is_new_in_its_stream(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied, update = threading.Event(), PendingDelta.update
+
+    def late(delta: PendingDelta) -> SnapshotDelta:
+        copied.wait(20)
+        return update(delta)
+
+    monkeypatch.setattr(PendingDelta, "update", late)
+
+    async def watch() -> None:
+        async with at_work(pocket) as bench:
+            await bench.denoiser.open(opening(pocket), cues(NOON))
+            keeping = asyncio.create_task(mirrored(bench, "one", 21))
+            watching = asyncio.create_task(chunks(bench, "one", 21))
+            await asyncio.sleep(0)
+            await bench.denoiser.command("one", start())
+            await settled(lambda: bench.decoder._session("one.0.0").next_block >= 1)
+            await asyncio.sleep(0.1)
+            assert not bench.denoiser._sessions["one"].kept
+            copied.set()
+            mirror, seen = await keeping, await watching
+            assert [chunk.first_frame for chunk in seen] == [0, 9]
+            assert mirror.reopening("").snapshot is not None
+
+    run(watch())
+
+
+def test_a_stage_takes_the_time_that_the_device_says(pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    times: dict[str, list[float]] = {}
+    monkeypatch.setattr(Metrics, "stage", lambda self, name, s: times.setdefault(name, []).append(s))
+    monkeypatch.setattr("serving.production.Lap", SetLap)
+
+    async def watch() -> None:
+        async with at_work(pocket) as bench:
+            await chunks(bench, await started(bench, opening(pocket)), 45)
+
+    run(watch())
+    assert set(times["denoise"]) == {0.125}
+    assert len(times["denoise"]) >= 4
+
+
+class SetLap:
+    """A lap of a device whose clock says an eighth of a second."""
+
+    seconds = 0.125
+
+    def __init__(self, device: torch.device) -> None:
+        assert device.type == "cpu"
+
+    def stop(self) -> None:
+        """The device's clock stands."""
 
 
 def test_a_session_that_cannot_be_opened_leaves_nothing(pocket: OpenedModel) -> None:

@@ -71,6 +71,9 @@ class FakeStream:
         self.given: list[Work | FakeEvent] = []
         FakeCuda.now.streams.append(self)
 
+    def wait_stream(self, stream: FakeStream) -> None:
+        self.given.extend(stream.given)
+
     def wait_event(self, event: FakeEvent) -> None:
         self.given.append(event)
 
@@ -106,7 +109,7 @@ class FakeCuda:
 class DeviceTensor(Tensor):
     """A tensor on the CPU that says it is on a GPU, and notes which streams its memory waits for."""
 
-    is_cuda = True  # type: ignore[assignment]
+    is_cuda = True
 
     def record_stream(self, stream: Any) -> None:
         self.__dict__.setdefault("read_by", []).append(stream)

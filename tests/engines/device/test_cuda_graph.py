@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
 
-from engines.device.cuda_graph import CudaGraphed
+from engines.device.cuda_graph import CaptureFailed, CudaGraphCapture, CudaGraphed
+from engines.device.memory_budget import typed_out_of_memory
+from engines.errors import EngineError
 from tests.support.fake_capture import Recordings
+from tests.support.fake_cuda import install
 
 
 def result(graphed: CudaGraphed, *tensors: Tensor) -> Tensor:
@@ -64,3 +69,30 @@ def test_a_recording_that_failed_is_made_again(recordings: Recordings) -> None:
     with pytest.raises(MemoryError, match="no room"):
         graphed(torch.zeros(1))
     assert result(graphed, torch.zeros(1)).item() == 1
+
+
+def test_what_may_not_be_recorded_is_run_as_it_is(recordings: Recordings) -> None:
+    allowed = [True]
+    first = CudaGraphed(lambda x: x + 1, recordings, lambda: allowed[0])
+    late = CudaGraphed(lambda x: x + 2, recordings, lambda: allowed[0])
+    first(torch.zeros(1))
+    allowed[0] = False
+    assert [result(graphed, torch.zeros(1)).item() for graphed in (first, late)] == [1, 2]
+    assert recordings.made == 1
+
+
+def test_an_error_in_a_capture_says_that_the_process_must_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *args, **options: nullcontext())
+    capture, runs = CudaGraphCapture(torch.device("cuda:0")), [0]
+
+    def fail_in_capture() -> None:
+        runs[0] += 1
+        if runs[0] == 2:
+            raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(CaptureFailed, match="this process must end: no room") as caught, typed_out_of_memory("x"):
+        capture(fail_in_capture)
+    assert not isinstance(caught.value, EngineError)

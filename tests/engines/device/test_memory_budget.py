@@ -21,9 +21,9 @@ def test_a_device_out_of_memory_is_an_error_of_the_engine_that_keeps_no_tensor(
         taken.append(weakref.ref(scratch))
         raise torch.OutOfMemoryError("tried to allocate 2 GiB")
 
-    with pytest.raises(DeviceOutOfMemory, match="no memory left for a block: tried") as caught:
-        with typed_out_of_memory("a block"):
-            fail()
+    out_of_memory = pytest.raises(DeviceOutOfMemory, match="no memory left for a block: tried")
+    with out_of_memory as caught, typed_out_of_memory("a block"):
+        fail()
     assert caught.value.__cause__ is not None
     assert [taken[0](), emptied] == [None, [1]]
 
@@ -42,6 +42,6 @@ def test_what_may_run_at_once_is_counted_together(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 1000)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000 + peaks[ran[-1]])
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5000, 9000))
-    works = [lambda name=name: ran.append(name) for name in peaks]  # type: ignore[misc]
+    works = [lambda name=name: ran.append(name) for name in peaks]
     budget = MemoryBudget.measured(torch.device("cuda:0"), *works)
     assert (budget.free, budget.working) == (5000, 550)

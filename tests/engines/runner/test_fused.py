@@ -210,6 +210,54 @@ def test_recordings_do_not_grow_with_streams_or_fill(prompts: list[Prompt], atte
     assert record.made == 2
 
 
+def test_a_shape_that_was_not_warmed_up_is_not_recorded_in_service(
+    model: Model, prompts: list[Prompt], caplog: pytest.LogCaptureFixture
+) -> None:
+    record = Recordings()
+    plain, graphed = on_kernels(model), on_kernels(model, record=record)
+    roll(graphed, graphed.open(TINY), 1, {0: prompts[0]})
+    graphed.end_warm_up()
+    made = record.made
+    turned = replace(TINY, height=TINY.width, width=TINY.height)
+    for _ in range(2):
+        wanted = roll(plain, plain.open(turned), 2, {0: prompts[0]})
+        assert torch.equal(roll(graphed, graphed.open(turned), 2, {0: prompts[0]}), wanted)
+    # A recache of the shape of the passes: its graph is that of the clean pass, which was not run.
+    roll(graphed, graphed.open(TINY), 2, {0: prompts[0], 1: prompts[1]})
+    assert record.made == made == 1
+    assert [told.message for told in caplog.records].count(
+        "not warmed up: its kernels are launched one by one"
+    ) == 2  # fmt: skip
+
+
+def test_shapes_that_nobody_warmed_up_do_not_pile_up(prompts: list[Prompt]) -> None:
+    generator = idle(KERNELS, Recordings())
+    generator.end_warm_up()
+    runner = generator._runner
+    assert isinstance(runner, FusedRunner)
+    for columns in range(1, 21):
+        roll(generator, generator.open(replace(TINY, width=16 * columns)), 1, {0: prompts[0]})
+    assert len(runner._passes) + len(runner._unrecorded) <= 8
+
+
+def test_graphs_and_pools_go_when_the_device_is_done_with_them(
+    model: Model, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = on_kernels(model, record=Recordings())
+    roll(generator, generator.open(TINY), 1, {0: prompts[0]})
+    runner = generator._runner
+    assert isinstance(runner, FusedRunner)
+    waited: list[tuple[int, torch.device]] = []
+    monkeypatch.setattr(
+        "engines.runner.fused.wait_until_idle", lambda device: waited.append((len(runner._passes), device))
+    )
+    runner.bind(generator.cache)
+    roll(generator, generator.open(TINY), 1, {0: prompts[0]})
+    generator.release()
+    assert waited == [(1, torch.device("cpu"))] * 2
+    assert not runner._passes
+
+
 def test_a_picture_may_be_turned(prompts: list[Prompt]) -> None:
     generator = idle(KERNELS, Recordings())
     shapes = [

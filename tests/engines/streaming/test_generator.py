@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from engines.config.stream import StreamConfig
-from engines.device.side_stream import SideStream
+from engines.device.side_stream import Begun, SideStream
 from engines.errors import Cancelled, ConfigError, PoolFull, PositionLimit, PromptError, StreamError
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
@@ -171,10 +171,10 @@ class Watched(SideStream):
         super().__init__(torch.device("cpu"))
         self.calls = Calls()
 
-    def run(self, work: Callable[[], T], after: torch.cuda.Event | None) -> T:
+    def begin(self, work: Callable[[], T], wait_for: torch.cuda.Event | None) -> Begun[T]:
         """Watched."""
         with self.calls:
-            return super().run(work, after)
+            return super().begin(work, wait_for)
 
 
 class Calls(TorchFunctionMode):
@@ -188,15 +188,6 @@ class Calls(TorchFunctionMode):
         plain = [arg for arg in args if not isinstance(arg, Tensor)]
         self.made.append((getattr(function, "__name__", ""), *plain, *(kwargs or {}).items()))
         return function(*args, **(kwargs or {}))
-
-
-def test_pictures_leave_the_device_by_the_decoders_queue(
-    generator: Generator, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    queue = Watched()
-    monkeypatch.setattr(generator._decoder, "_side_stream", queue)
-    roll_pictures(generator, generator.open(small), 1, {0: prompts[0]})
-    assert ("to", "cpu", ("non_blocking", True)) in queue.calls.made
 
 
 def test_a_rebuilt_decoder_is_warmed_up_in_its_queue(

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from engines.config.presets import preset
+from engines.device.host_copy import HostCopier
+from engines.device.side_stream import record_event
 from engines.errors import SnapshotError
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
@@ -13,6 +15,7 @@ from engines.streaming.replica_log import ReplicaLog, StandbySnapshot
 from engines.streaming.snapshot import restore, take_light
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from tests.support.fake_cuda import Stuck, install
 from tests.support.generators import denoiser_for
 
 
@@ -71,6 +74,24 @@ def test_a_stream_goes_on_from_a_mirror(generator: Generator) -> None:
     assert restored.blocks == 6
     assert len(restored.recent) == 6
     generator.generate([restored])
+
+
+def test_an_update_does_not_wait_for_the_next_block(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = opened(generator)
+    source = ReplicaLog(generator, stream)
+    cuda = install(monkeypatch)
+    generator.copier = HostCopier(torch.device("cuda:0"))
+    updates, works = [], []
+    for _ in range(2):
+        generator.generate([stream])
+        works.append(cuda.main.launch())
+        updates.append(source.changes(record_event(torch.device("cuda:0"))))
+    with pytest.raises(Stuck):
+        updates[0].update()
+    works[0].finish()
+    assert updates[0].update().new
+    with pytest.raises(Stuck):
+        updates[1].update()
 
 
 def test_a_mirror_that_missed_an_update_says_so(generator: Generator) -> None:

@@ -32,6 +32,23 @@ class Film(NamedTuple):
     pictures: Tensor
 
 
+def test_a_light_snapshot_of_a_process_without_a_codec_goes_on_where_there_is_one(
+    model: Model, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    marks = {"transformer": model.identity["transformer"]}
+    alone, beside, stranger = (
+        denoiser_for(model.transformer, kept_frames=38, identity=identity)
+        for identity in (marks, model.identity, marks | {"codec": "another"})
+    )
+    stream = alone.open(small)
+    roll(alone, stream, 3, {0: prompts[0]})
+    there = restore(beside, take_light(alone, stream)).stream
+    assert there.blocks == 3
+    assert restore(alone, take_light(beside, there)).stream.blocks == 3
+    with pytest.raises(SnapshotError, match="codec is"):
+        restore(stranger, take_light(beside, there))
+
+
 def continue_elsewhere(folder: Path, name: str, data: bytes, switches: dict[int, Prompt], blocks: int) -> Film:
     """What a new process makes of a snapshot."""
     folder.joinpath("snapshot").write_bytes(data)

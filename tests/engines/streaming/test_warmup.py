@@ -14,8 +14,8 @@ from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
 from engines.runner.fused import FusedRunner
-from engines.runner.warmup import warm_up
 from engines.streaming.generator import Generator
+from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
 from kernels.dispatch import backends_for, parse_backends
 from tests.support.fake_capture import Recordings

@@ -5,10 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from engines.config.networks import TextEncoderConfig
-from engines.errors import ConfigError, PromptError
+from engines.device.host_copy import HostCopier
+from engines.device.side_stream import EQUAL, SideStream, record_event
+from engines.errors import ConfigError, DeviceOutOfMemory, PromptError
 from engines.text.prompt_encoder import PromptEncoder
 from engines.text.tokenizer import ByteTokenizer
 from engines.text.umt5 import UMT5Encoder
+from tests.support.fake_cuda import install
 
 TINY = TextEncoderConfig(vocab=259, dim=16, layers=2, heads=2, head_dim=8, ffn_dim=32, text_len=40)
 
@@ -74,6 +77,43 @@ def test_the_prompt_that_was_used_longest_ago_is_forgotten(encoder: UMT5Encoder,
     prompts.encode("third")
     assert prompts.encode("first") is first
     assert prompts.encode("second") is not second
+
+
+def test_a_prompt_waits_for_no_block_and_no_block_for_a_prompt(
+    encoder: UMT5Encoder, tokenizer: ByteTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda, device = install(monkeypatch), torch.device("cuda:0")
+    prompts = PromptEncoder(tokenizer, encoder, capacity=1)
+    monkeypatch.setattr(prompts, "_side", SideStream(device, EQUAL))
+    monkeypatch.setattr(prompts, "_copier", HostCopier(device))
+    monkeypatch.setattr(prompts, "_loaded", record_event(device))
+    passes = cuda.main.launch()
+    assert len(prompts.encode("a red ball").rows) == 11
+    assert cuda.main.given == [passes]
+    assert [stream.priority for stream in cuda.streams[1:]] == [0, -1]
+
+
+def test_the_time_of_each_text_that_is_encoded_is_told(encoder: UMT5Encoder, tokenizer: ByteTokenizer) -> None:
+    told: list[float] = []
+    prompts = PromptEncoder(tokenizer, encoder, capacity=2, observe=told.append)
+    for text in ("first", "second", "first"):
+        prompts.encode(text)
+    assert len(told) == 2
+    assert all(0 < seconds < 10 for seconds in told)
+
+
+def test_a_text_for_which_there_is_no_memory_is_refused(
+    encoder: UMT5Encoder, tokenizer: ByteTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*tensors: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("no room")
+
+    prompts = PromptEncoder(tokenizer, encoder, capacity=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "forward", fail)
+        with pytest.raises(DeviceOutOfMemory, match="a prompt of 11 tokens"):
+            prompts.encode("a red ball")
+    assert len(prompts.encode("a red ball").rows) == 11
 
 
 def test_a_tokenizer_with_more_ids_than_embeddings_is_refused(tokenizer: ByteTokenizer) -> None:

@@ -19,6 +19,7 @@ import torch
 from ray import serve
 
 from benchmarks.measure.replicas import Replicas, wait_until_whole
+from engines.device.host_copy import HostCopier
 from engines.streaming.state import Block
 from serving import app
 from serving.async_client import AsyncClient
@@ -150,7 +151,8 @@ def test_a_call_between_stages_may_have_more_than_four_mebibytes(pair: Pair) -> 
     latents = torch.zeros(3, 16, 60, 104)
     warm = [latents] * 4
     assert sum(block.nbytes for block in warm) > 4 << 20
-    pictures = RemotePictures(serve.get_deployment_handle("VideoDecoder", app.APPLICATION), silence_s=30)
+    decoders = serve.get_deployment_handle("VideoDecoder", app.APPLICATION)
+    pictures = RemotePictures(decoders, silence_s=30, copier=HostCopier(torch.device("cpu")))
 
     async def decoded() -> Chunk:
         await pictures.open("large", Place(4, 45, warm))

@@ -1,0 +1,39 @@
+"""Errors of the engine as what they mean to the session for which it worked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engines.errors import (
+    ConfigError,
+    DeviceOutOfMemory,
+    EngineError,
+    PoolFull,
+    PositionLimit,
+    PromptError,
+    SnapshotError,
+)
+from serving.errors import FrameOutOfRange, InvalidRequest, MemoryFull, ReplicaLost, ServingError, SlotsFull
+
+
+def refusal(error: EngineError) -> ServingError:
+    """What ends, or refuses, the one session. A replica that failed for no known reason counts as lost."""
+    if isinstance(error, PoolFull):
+        return SlotsFull(str(error))
+    if isinstance(error, DeviceOutOfMemory):
+        return MemoryFull(str(error))
+    if isinstance(error, ConfigError | PromptError | SnapshotError):
+        return InvalidRequest(str(error))
+    if isinstance(error, PositionLimit):
+        return FrameOutOfRange(str(error))
+    return ReplicaLost(f"the block could not be made: {error}")
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """Raise what an error of the engine means."""
+    try:
+        yield
+    except EngineError as error:
+        raise refusal(error) from error
