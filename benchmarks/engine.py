@@ -13,76 +13,26 @@ import argparse
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.measure.counts import Counts, Work
 from benchmarks.measure.delivery import Delivery, deliver
 from benchmarks.measure.machine import RESULTS, Machine, Rates
 from benchmarks.measure.report import BlockStages, Report, Stage
-from benchmarks.measure.sizes import SEED, frame_size, resized
+from benchmarks.measure.subject import Options, Subject, add_arguments, build, read_options
 from benchmarks.measure.timing import WARM_UP, Samples, sample, timed
-from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.geometry import TEMPORAL_FACTOR
-from engines.config.model import ModelConfig
-from engines.config.presets import PRESETS, preset
-from engines.loading.model import build_vae
 from engines.runner.rows import Row, TokenGrid
-from engines.runner.selection import can_use_cuda_graphs, select_runner
-from engines.streaming.generator import Generator
 from engines.streaming.rollout import Rollout
-from engines.streaming.warmup import warm_up
-from engines.text.prompt import Prompt
 from engines.text.umt5 import UMT5Encoder
-from engines.vae.protocol import use_fused_ops
-from engines.wan.transformer import CausalTransformer
-from kernels.dispatch import EAGER, KernelBackends, backends_for, parse_backends
 
-PROMPT_TOKENS = 40
 STREAMS = 3
 """Open at a time: the one that is measured, one to make a block twice, one to see begin."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to measure, and where."""
-
-    model: ModelConfig
-    device: torch.device
-    dtype: torch.dtype
-    runs: int
-    text: bool
-    kernels: KernelBackends = EAGER
-    graphs: bool = False
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt."""
-        return min(PROMPT_TOKENS, self.model.text_encoder.text_len)
-
-    @property
-    def prompt_keys(self) -> int:
-        """Keys that they are to the transformer, with one for all padding."""
-        return min(self.prompt_tokens + 1, self.model.transformer.text_len)
-
-    def randn(self, *shape: int) -> Tensor:
-        """Random values where the networks are, in their dtype."""
-        return torch.randn(shape, device=self.device, dtype=self.dtype)
-
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def build(make: Callable[[], M], options: Options) -> M:
-    """A network with random weights."""
-    torch.manual_seed(SEED)
-    with options.device:
-        network = make()
-    return network.to(options.device, options.dtype).eval()
 
 
 class EngineBenchmark:
@@ -92,25 +42,15 @@ class EngineBenchmark:
         self._options = options
         model = options.model
         self._counts = Counts(model, model.stream, options.dtype, options.prompt_keys)
-        self._transformer = build(lambda: CausalTransformer(model.transformer), options)
-        self._codec = build(lambda: build_vae(model.vae), options)
-        use_fused_ops(self._codec, options.kernels)
-        self._runner = select_runner(self._transformer, options.kernels, graphs=options.graphs)
-        layout = CacheLayout.of(model.transformer, options.dtype, int8_keys=self._runner.int8_keys)
-        cache = KVCache(layout, cache_size(STREAMS, model.stream, model.transformer), options.device)
-        self._generator = Generator(self._runner, self._codec, cache)
-        self._rollout = Rollout(self._runner, cache.prompts, options.device)
-        self._prompt = Prompt("random", options.randn(options.prompt_tokens, model.transformer.text_dim))
+        subject = Subject(options, STREAMS)
+        self._codec, self._runner, self._generator = subject.codec, subject.runner, subject.generator
+        self._rollout = Rollout(self._runner, self._generator.cache.prompts, options.device)
+        self._prompt = subject.prompt
         if options.graphs:
-            self._warm_up()
+            subject.warm_up()
         self._stream = self._generator.open(model.stream)
         self.wrong: list[str] = []
         """What was computed and must not be: the times of all that are reported mean nothing."""
-
-    def _warm_up(self) -> None:
-        """Compile and capture."""
-        for progress in warm_up(self._generator, self._options.model.stream, STREAMS):
-            print(f"warming up: block {progress.done} of {progress.of}", file=sys.stderr)
 
     @torch.inference_mode()
     def stages(self) -> Iterator[Stage]:
@@ -307,31 +247,13 @@ def measure(options: Options) -> Report:
 def main() -> int:
     """Measure what the command line asks for; 1 if something computed was wrong."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine")
-    parser.add_argument("--model", choices=sorted(PRESETS), default="tiny-taehv")
-    parser.add_argument("--size", type=frame_size, metavar="HxW", help="pictures; the model's own by default")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="else bfloat16 on cuda")
-    parser.add_argument("--kernels", type=parse_backends, default={}, help="auto, a choice, or op=choice,...")
-    parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
-    parser.add_argument("--runs", type=int, default=10, help="timed calls of each stage")
-    parser.add_argument("--no-text", action="store_true", help="leave out the text encoder if it does not fit")
+    add_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="in benchmarks/results by default")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device, model = torch.device(arguments.device), resized(preset(arguments.model), arguments.size)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device here; --device cpu measures the CPU")
-    name = arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
-    try:
-        backends = backends_for(device, dtype, arguments.kernels)
-    except ValueError as error:
-        parser.error(str(error))
-    graphs = can_use_cuda_graphs(backends, device) and not arguments.no_graphs
-    print(f"kernels: {backends}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
-    report = measure(Options(model, device, dtype, arguments.runs, not arguments.no_text, backends, graphs))
-    size = f"_{model.stream.height}x{model.stream.width}" if device.type == "cuda" else ""
+    options = read_options(parser, arguments)
+    model = options.model
+    report = measure(options)
+    size = f"_{model.stream.height}x{model.stream.width}" if options.device.type == "cuda" else ""
     file = arguments.json or RESULTS / f"engine_{model.name}{size}_{arguments.device}.json"
     file.write_text(report.as_json())
     print(f"{report}\n{file}")

@@ -119,6 +119,19 @@ PARTS = (
         150,
         f"engine_{MODEL}_320x576_cuda.json",
     ),
+    Part(
+        "sharing",
+        ("-m", "benchmarks.sharing", "--model", MODEL, "--device", "cuda", "--json"),
+        150,
+        f"sharing_{MODEL}_480x832_cuda.json",
+    ),
+    Part(
+        "trace",
+        ("-m", "benchmarks.trace", "--model", MODEL, "--device", "cuda", "--json"),
+        90,
+        f"trace_{MODEL}_480x832.json.gz",
+    ),
+    Part("torch.compile", ("-m", "benchmarks.compiled", "--model", MODEL, "--device", "cuda"), 150),
     Part("kernels' tests", (*TESTS, *SIDE_BY_SIDE, *NEEDS_NO_GPU, "tests/kernels"), 150, package="pytest"),
     Part(
         "sanitizer",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure.counts import Work
-from benchmarks.measure.kernel_cases import Case, Sizes, all_cases
+from benchmarks.measure.kernel_cases import DENSE, Case, Sizes, all_cases
 from benchmarks.measure.machine import RESULTS, Machine, Rates
 from benchmarks.measure.timing import Samples, sample
 from kernels.tiles import interpreted
@@ -179,6 +179,16 @@ def as_table(rows: Sequence[Row], rates: Rates) -> str:
     return "\n".join(lines)
 
 
+def as_comparison(rows: Sequence[Row]) -> str:
+    """What it costs a library to find a run on the device, beside a call that the host tells of it."""
+    times = {(row.case, row.provider): row.times.median_ms for row in rows if row.times is not None}
+    lines = []
+    for (case, provider), dense_ms in times.items():
+        if provider == DENSE and (bound_ms := times.get((case, "library"))) is not None:
+            lines.append(f"{case}: library through device bounds {bound_ms / dense_ms:.2f} x the dense call")
+    return "\n".join(lines)
+
+
 def as_json(rows: Sequence[Row], machine: Machine, rates: Rates, sizes: Sizes, dtype: torch.dtype) -> str:
     """Everything, with every sample."""
     result = {
@@ -227,7 +237,7 @@ def main() -> int:
             rows.extend(_heard(row) for row in measure(sizes, device, dtype, arguments.runs))
     finally:
         file.write_text(as_json(rows, machine, rates, sizes, dtype))
-        print(f"{machine}\n\n{as_table(rows, rates)}\n{file}")
+        print(f"{machine}\n\n{as_table(rows, rates)}\n{as_comparison(rows)}\n{file}")
     return 0 if all(row.right for row in rows) else 1
 
 

@@ -56,6 +56,10 @@ INT8_BOUND = 2e-2
 Tensors = tuple[Tensor, ...]
 
 
+DENSE = "library, dense"
+"""A library's attention that the host tells which keys to read, so that a graph serves one run at one fill."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Of a pass over a block, and of the pictures (channels, frames, height, width) in a decoder's last stage."""
@@ -235,7 +239,7 @@ def _libraries(device: torch.device, ends: Sequence[int] | None) -> dict[str, At
     """Libraries that find the run on the device, and one that is told of it by the host, with as many keys."""
     found: dict[str, AttentionBackend] = {"library": library_attention(device)}
     if ends is not None:
-        found["library, dense"] = partial(_dense, ends[0])
+        found[DENSE] = partial(_dense, ends[0])
     if device.type == "cuda" and importlib.util.find_spec("flash_attn") is not None:
         found["flash-attn"] = flash_attn_attention
     return found

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks.engine import Options, _peak, measure
+from benchmarks.engine import _peak, measure
 from benchmarks.measure.delivery import after_one
 from benchmarks.measure.machine import Rates
+from benchmarks.measure.subject import Options
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 
