@@ -131,7 +131,7 @@ PARTS = (
         90,
         f"trace_{MODEL}_480x832.json.gz",
     ),
-    Part("torch.compile", ("-m", "benchmarks.compiled", "--model", MODEL, "--device", "cuda"), 150),
+    Part("torch.compile", ("-m", "benchmarks.compiled", "--model", MODEL, "--device", "cuda"), 240),
     Part("kernels' tests", (*TESTS, *SIDE_BY_SIDE, *NEEDS_NO_GPU, "tests/kernels"), 150, package="pytest"),
     Part(
         "sanitizer",

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import restore
+from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.errors import FrameOutOfRange, InvalidRequest
@@ -116,14 +117,17 @@ class Opener:
             if step := steps.get(block):
                 await self._encode(prompts, [text for text, _ in step.target.parts])
                 prompt = track.take(step)
-            await self._run(partial(self._replay_block, stream, prompt, rebuilt=block in restored))
+            made = await self._run(partial(self._replay_block, stream, prompt, rebuilt=block in restored))
+            if made.ready is not None:
+                # Others would have to wait for all that is begun here, and a block is begun in no time.
+                await asyncio.to_thread(made.ready.synchronize)
 
-    def _replay_block(self, stream: Stream, prompt: Prompt | None, *, rebuilt: bool) -> None:
+    def _replay_block(self, stream: Stream, prompt: Prompt | None, *, rebuilt: bool) -> Block:
         if rebuilt:
             self._generator.rebuild(stream)
         if prompt is not None and (stream.prompt is None or stream.prompt.text != prompt.text):
             self._generator.set_prompt(stream, prompt)
-        self._generator.generate([stream])
+        return self._generator.generate([stream])[0]
 
     # Prompts
 

@@ -1,1 +1,1 @@
-"""One device and no model: a second queue, recorded graphs, copies on the host."""
+"""One device and no model: queues beside the main one, recorded graphs, copies on the host, memory and time."""

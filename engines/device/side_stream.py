@@ -80,7 +80,7 @@ class SideStream:
 
 def record_event(device: torch.device) -> torch.cuda.Event:
     """The end of what is in the caller's queue on a CUDA device now."""
-    event = torch.cuda.Event()
+    event = torch.cuda.Event(blocking=True)
     event.record(torch.cuda.current_stream(device))
     return event
 

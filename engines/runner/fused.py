@@ -35,8 +35,8 @@ from kernels.flow_step import flow_step, flow_step_reference
 
 logger = logging.getLogger(__name__)
 
-MOST_UNRECORDED = 8
-"""Shapes that nobody warmed up whose buffers are kept: clients choose theirs."""
+MOST_UNRECORDED = 64
+"""Shapes without a recording whose buffers are kept, the latest: clients choose the size of their pictures."""
 
 
 class FusedPass:
@@ -181,7 +181,7 @@ class FusedRunner:
     def _pass_of(self, shape: Shape) -> FusedPass:
         if shape in self._passes:
             return self._passes[shape]
-        if self.recording or self._capture is None:
+        if self.recording:
             self._passes[shape] = FusedPass(self, shape)
             return self._passes[shape]
         if shape not in self._unrecorded:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.streaming.generator import Generator
 from engines.streaming.replica_log import PendingDelta, SnapshotDelta
+from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from engines.vae.frame_decoder import FrameDecoder
 from serving.denoiser import Denoiser
@@ -279,6 +280,35 @@ def test_a_fork_goes_on_as_the_session_would_have(pocket: OpenedModel, frame: in
             fork = await bench.denoiser.fork(name, "anna", frame)
             both = [await chunks(bench, found, 105) for found in (name, fork.id)]
             assert both[0] == both[1]
+
+    run(fork())
+
+
+def test_a_replay_does_not_run_ahead_of_the_device(pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Arrival:
+        """When a block is there: after a while in which no other may be begun."""
+
+        waited = 0
+
+        def synchronize(self) -> None:
+            Arrival.waited += 1
+
+    async def fork() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, opening(pocket))
+            await chunks(bench, name, 45)
+            await bench.denoiser.command(name, pb.Command(id="pause", pause=pb.Pause()))
+            await settled(lambda: not bench.denoiser._sessions[name].undelivered)
+            whole = bench.generator.generate
+            begun: list[int] = []
+
+            def generate(*args: Any) -> list[Block]:
+                begun.append(Arrival.waited)
+                return [Block(block.number, block.latents, cast(Any, Arrival())) for block in whole(*args)]
+
+            monkeypatch.setattr(bench.generator, "generate", generate)
+            await bench.denoiser.fork(name, "anna", 40)
+            assert begun == [0, 1, 2]
 
     run(fork())
 
