@@ -69,10 +69,10 @@ def _timed(name: str, run: Callable[[], Tensor], options: Options) -> Samples:
 
 
 def _row(stream: Stream) -> Row:
-    placement = stream.kv.policy.place(stream.latent_frames, stream.block_frames, repeat=False)
+    placement = stream.policy.place(stream.latent_frames, stream.block_frames, repeat=False)
     grid = TokenGrid(stream.config.rows, stream.config.columns)
     level: Level = stream.schedule.levels[-1]
-    return Row(stream.kv, stream.require_prompt(), placement, grid, level)
+    return Row(stream.lanes[0], stream.require_prompt_kv(), placement, grid, level)
 
 
 def main() -> int:
