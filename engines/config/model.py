@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.networks import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
 
@@ -19,11 +19,11 @@ class ModelConfig:
 
     name: str
     transformer: TransformerConfig
-    vae: VAEConfig | TAEHVConfig
+    vae: AutoencoderConfig
     text_encoder: TextEncoderConfig
     stream: StreamConfig
     endless: bool = True
-    encoder: VAEConfig | TAEHVConfig | None = None
+    encoder: AutoencoderConfig | None = None
 
     def __post_init__(self) -> None:
         latent, coded = self.transformer.latent_channels, self.vae.latent_channels

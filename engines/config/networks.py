@@ -13,7 +13,8 @@ class TransformerConfig:
     """Sizes of the causal Wan2.1 transformer.
 
     With `fp32_time` modulations are computed in fp32 whatever the weights are in, and rounded once (Wan2.1, rCM);
-    LongLive was distilled with all of it in the weights' dtype.
+    LongLive was distilled with all of it in the weights' dtype. `position_grid`, if it has one, are a block's frames
+    and the rows and columns of tokens for which it has learned vectors of its own, added to the patches.
     """
 
     dim: int
@@ -26,6 +27,7 @@ class TransformerConfig:
     latent_channels: int = 16
     eps: float = 1e-6
     fp32_time: bool = False
+    position_grid: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         require_positive(
@@ -35,6 +37,10 @@ class TransformerConfig:
         require(self.dim % self.heads == 0, f"dim {self.dim} is not a multiple of heads {self.heads}")
         require(self.head_dim % 2 == 0, f"head dim {self.head_dim} is odd; RoPE turns pairs of channels")
         require(self.head_dim >= 6, f"head dim {self.head_dim} is below 6; RoPE needs a pair for each axis")
+        require(
+            self.position_grid is None or min(self.position_grid) >= 1,
+            f"position_grid is {self.position_grid}; frames, rows and columns must be at least 1",
+        )
         require(self.freq_dim % 2 == 0, f"freq_dim {self.freq_dim} is odd; it holds cosines and sines")
 
     @property
@@ -111,6 +117,30 @@ class TAEHVConfig:
     def scales(self) -> tuple[int, int, int]:
         """By how much the decoder's three stages, from the latents on, enlarge the pictures."""
         return (2 if self.patch < 8 else 1, 2 if self.patch < 4 else 1, 2 if self.patch < 2 else 1)
+
+
+@dataclass(frozen=True)
+class PatchVAEConfig:
+    """Sizes of an autoencoder over patches of 8x8 pixels x 4 frames.
+
+    `encoder_widths` are the channels at twice the latents' resolution and at it; `decoder_widths` those at it, at
+    twice and at four times it.
+    """
+
+    encoder_widths: tuple[int, int] = (64, 96)
+    decoder_widths: tuple[int, int, int] = (128, 64, 32)
+    latent_channels: int = 16
+
+    def __post_init__(self) -> None:
+        require_positive(
+            **{f"encoder_widths[{i}]": width for i, width in enumerate(self.encoder_widths)},
+            **{f"decoder_widths[{i}]": width for i, width in enumerate(self.decoder_widths)},
+            latent_channels=self.latent_channels,
+        )  # fmt: skip
+
+
+AutoencoderConfig = VAEConfig | TAEHVConfig | PatchVAEConfig
+"""Of any autoencoder that a model can have."""
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from engines.config.model import ModelConfig
-from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.networks import AutoencoderConfig, TAEHVConfig, TextEncoderConfig, TransformerConfig
 from engines.errors import WeightsError
 from engines.loading.checkpoint import Checkpoint, patch_as_convolution, without_wrappers
 from engines.loading.lora import LoRA
-from engines.loading.model import NETWORKS, Model, Network, build_vae
+from engines.loading.model import NETWORKS, Autoencoder, Model, Network, build_vae
 from engines.loading.state_dict import fill, unchanged
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
-from engines.vae.taehv import TAEHV, fit_time_grow
-from engines.vae.wan_vae import WanVAE
+from engines.vae.taehv import fit_time_grow
 from engines.wan.transformer import CausalTransformer
 
 GENERATOR_ENTRIES = ("generator", "generator_ema", "model")
@@ -36,9 +35,9 @@ class ModelFiles:
     """Where a model's files lie, as published.
 
     `transformer` is Wan2.1's safetensors or one checkpoint that holds all of the transformer, such as
-    LongLive's base or Self-Forcing's; `lora` is merged into it. `codec` is Wan's VAE or a TAEHV, as the model's
-    config says, and so is `encoder`, where the config has one. `tokenizer` is a folder. `entry` names the
-    transformer's state dict in a checkpoint that has several.
+    LongLive's base or Self-Forcing's; `lora` is merged into it. `codec` is of the kind that the model's config
+    says, and so is `encoder`, where the config has one. `tokenizer` is a folder. `entry` names the transformer's
+    state dict in a checkpoint that has several.
     """
 
     transformer: Path
@@ -98,7 +97,7 @@ def load_networks(
 
 def _load_encoder(
     config: ModelConfig, files: ModelFiles, device: torch.device | str, dtype: torch.dtype
-) -> WanVAE | TAEHV | None:
+) -> Autoencoder | None:
     """The network that encodes, where it is another than the one that decodes."""
     if config.encoder is None:
         return None
@@ -125,9 +124,7 @@ def load_transformer(
     return fill(network, tensors, path, device, dtype, adapt)
 
 
-def load_vae(
-    config: VAEConfig | TAEHVConfig, path: Path, device: torch.device | str, dtype: torch.dtype
-) -> WanVAE | TAEHV:
+def load_vae(config: AutoencoderConfig, path: Path, device: torch.device | str, dtype: torch.dtype) -> Autoencoder:
     """The autoencoder in `path`, of the kind that `config` describes."""
     with torch.device("meta"):
         network = build_vae(config)

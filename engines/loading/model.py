@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from engines.config.model import ModelConfig
-from engines.config.networks import TAEHVConfig, VAEConfig
+from engines.config.networks import AutoencoderConfig, PatchVAEConfig, TAEHVConfig, VAEConfig
 from engines.errors import ConfigError
 from engines.loading.fingerprint import fingerprint
 from engines.text.umt5 import UMT5Encoder
+from engines.vae.patch_vae import PatchVAE
 from engines.vae.taehv import TAEHV
 from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
@@ -37,18 +38,18 @@ class Model:
     config: ModelConfig
     identity: dict[str, str]
     _transformer: CausalTransformer | None
-    _vae: WanVAE | TAEHV | None
+    _vae: Autoencoder | None
     _text_encoder: UMT5Encoder | None
-    _encoder: WanVAE | TAEHV | None
+    _encoder: Autoencoder | None
 
     @classmethod
     def of(
         cls,
         config: ModelConfig,
         transformer: CausalTransformer | None = None,
-        vae: WanVAE | TAEHV | None = None,
+        vae: Autoencoder | None = None,
         text_encoder: UMT5Encoder | None = None,
-        encoder: WanVAE | TAEHV | None = None,
+        encoder: Autoencoder | None = None,
     ) -> Self:
         """The networks as they have been loaded. `encoder` is None where `vae` encodes too."""
         marked = {"transformer": transformer, "codec": vae, "encoder": encoder}
@@ -63,14 +64,14 @@ class Model:
         return self._transformer
 
     @property
-    def vae(self) -> WanVAE | TAEHV:
+    def vae(self) -> Autoencoder:
         """The codec."""
         if self._vae is None:
             raise _absent("codec")
         return self._vae
 
     @property
-    def encoder(self) -> WanVAE | TAEHV:
+    def encoder(self) -> Autoencoder:
         """What makes latents of pixels."""
         if self._encoder is None:
             raise _absent("codec")
@@ -118,13 +119,22 @@ def _absent(network: str) -> ConfigError:
     return ConfigError(f"the {network} has not been loaded in this process")
 
 
-def build_vae(config: VAEConfig | TAEHVConfig) -> WanVAE | TAEHV:
+Autoencoder = WanVAE | TAEHV | PatchVAE
+
+
+def build_vae(config: AutoencoderConfig) -> Autoencoder:
     """The autoencoder that `config` describes."""
-    return WanVAE(config) if isinstance(config, VAEConfig) else TAEHV(config)
+    match config:
+        case VAEConfig():
+            return WanVAE(config)
+        case TAEHVConfig():
+            return TAEHV(config)
+        case PatchVAEConfig():
+            return PatchVAE(config)
 
 
 @cache
-def decoder_receptive_field(config: VAEConfig | TAEHVConfig) -> int:
+def decoder_receptive_field(config: AutoencoderConfig) -> int:
     """Latent frames after which nothing older can be seen in a decoder's cache, where it is not loaded."""
     with torch.device("meta"):
         return build_vae(config).decoder_receptive_field

@@ -58,17 +58,19 @@ class PadBuffers(NamedTuple):
 
 
 class CausalPad(StreamingLayer):
-    """Puts the `frames` frames that came before a piece in front of it: zeros at the start of a stream.
+    """Puts the `frames` frames that came before a piece in front of it.
 
-    `dim` is the time axis. The network that the layer becomes part of sets `slot`.
+    At the start of a stream they are zeros, or with `repeat_first` the piece's first frame. `dim` is the axis of
+    time. The network that the layer becomes part of sets `slot`.
     """
 
     slot: int
 
-    def __init__(self, frames: int, dim: int) -> None:
+    def __init__(self, frames: int, dim: int, *, repeat_first: bool = False) -> None:
         super().__init__()
         self.frames = frames
         self.dim = dim
+        self.repeat_first = repeat_first
 
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """One copy joins the piece to its past; raises StreamError if their shapes or dtypes differ."""
@@ -106,6 +108,8 @@ class CausalPad(StreamingLayer):
                 f"layer {self.slot} remembers {tuple(past.shape)} {past.dtype}, "
                 f"but this piece follows {shape} {x.dtype}"
             )
+        if past is None and self.repeat_first:
+            return x.narrow(self.dim, 0, 1).expand(shape)
         return past
 
     def _past_shape(self, x: Tensor) -> tuple[int, ...]:

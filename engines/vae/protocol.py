@@ -1,4 +1,4 @@
-"""The interface between latents and pictures, met by the Wan VAE and by TAEHV."""
+"""The interface between latents and pictures, met by the Wan VAE, TAEHV and the autoencoder over patches."""
 
 from __future__ import annotations
 

@@ -54,6 +54,7 @@ def test_a_stream_that_cannot_work_is_refused(settings: dict[str, Any], message:
         ({"heads": 24}, "head dim 4 is below 6"),
         ({"freq_dim": 33}, "freq_dim 33 is odd"),
         ({"layers": 0}, "layers is 0"),
+        ({"position_grid": (3, 0, 10)}, r"position_grid is \(3, 0, 10\)"),
     ],
 )
 def test_a_transformer_that_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:

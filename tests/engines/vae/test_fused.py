@@ -8,8 +8,10 @@ from typing import TypeVar
 import pytest
 import torch
 
-from engines.config.networks import TAEHVConfig, VAEConfig
+from engines.config.networks import PatchVAEConfig, TAEHVConfig, VAEConfig
 from engines.errors import StreamError
+from engines.loading.model import Autoencoder
+from engines.vae.patch_vae import PatchVAE
 from engines.vae.taehv import TAEHV
 from engines.vae.wan_vae import WanVAE
 from kernels.vae.fused import FUSED, REFERENCE
@@ -19,8 +21,8 @@ from tests.engines.vae.pieces import assert_equal, decode, encode
 LATENTS = torch.randn(1, 6, 3, 2, 3, generator=torch.Generator().manual_seed(1))
 PICTURES = torch.rand(1, 13, 3, 16, 24, generator=torch.Generator().manual_seed(2))
 
-VAE = TypeVar("VAE", WanVAE, TAEHV)
-Make = Callable[[], WanVAE | TAEHV]
+VAE = TypeVar("VAE", WanVAE, TAEHV, PatchVAE)
+Make = Callable[[], Autoencoder]
 
 
 def random_vae() -> WanVAE:
@@ -31,6 +33,10 @@ def random_vae() -> WanVAE:
 
 def random_taehv() -> TAEHV:
     return enlivened(TAEHV(TAEHVConfig(decoder_widths=(10, 8, 6, 4), encoder_width=6, latent_channels=3)))
+
+
+def random_patch_vae() -> PatchVAE:
+    return enlivened(PatchVAE(PatchVAEConfig(encoder_widths=(8, 6), decoder_widths=(10, 8, 4), latent_channels=3)))
 
 
 def enlivened(codec: VAE) -> VAE:
@@ -45,18 +51,18 @@ def enlivened(codec: VAE) -> VAE:
     return codec
 
 
-def fused(make: Make, ops: VAEOps) -> WanVAE | TAEHV:
+def fused(make: Make, ops: VAEOps) -> Autoencoder:
     codec = make()
     codec.fuse(ops)
     return codec
 
 
-both = pytest.mark.parametrize("make", [random_vae, random_taehv])
+every = pytest.mark.parametrize("make", [random_vae, random_taehv, random_patch_vae])
 either = pytest.mark.parametrize("ops", [FUSED, REFERENCE], ids=["triton", "reference"])
 
 
 @either
-@both
+@every
 def test_two_pieces_decode_as_without_fusion_and_a_failed_call_between_changes_nothing(
     make: Make, ops: VAEOps
 ) -> None:
@@ -77,25 +83,25 @@ def test_two_pieces_decode_as_without_fusion_and_a_failed_call_between_changes_n
 
 
 @either
-@both
+@every
 def test_two_pieces_encode_as_without_fusion(make: Make, ops: VAEOps) -> None:
     pieces = PICTURES[:, :5].split((1, 4), dim=1)
     assert_equal(encode(fused(make, ops), pieces), encode(make(), pieces))
 
 
 @pytest.mark.parametrize("split", [(1, 1, 1, 1, 1, 1), (1, 2, 3), (3, 3), (6,)], ids=str)
-@both
+@every
 def test_any_split_of_the_latents_decodes_the_same(make: Make, split: tuple[int, ...]) -> None:
     assert_equal(decode(fused(make, REFERENCE), LATENTS.split(split, dim=1)), decode(make(), (LATENTS,)))
 
 
 @pytest.mark.parametrize("split", [(1, 4, 4, 4), (1, 12), (9, 4)], ids=str)
-@both
+@every
 def test_any_split_of_the_pictures_encodes_the_same(make: Make, split: tuple[int, ...]) -> None:
     assert_equal(encode(fused(make, REFERENCE), PICTURES.split(split, dim=1)), encode(make(), (PICTURES,)))
 
 
-@both
+@every
 def test_a_history_holds_nothing_but_its_own_tensors(make: Make) -> None:
     codec = fused(make, REFERENCE)
     old = codec.decode(LATENTS[:, :3], codec.start_decoding()).cache
@@ -105,7 +111,7 @@ def test_a_history_holds_nothing_but_its_own_tensors(make: Make) -> None:
     assert len({t.data_ptr() for t in kept}) == len(kept)
 
 
-@both
+@every
 def test_a_stream_may_be_fused_between_two_pieces(make: Make) -> None:
     plain, other = make(), fused(make, REFERENCE)
     one, two, three = LATENTS.split(2, dim=1)
@@ -115,7 +121,7 @@ def test_a_stream_may_be_fused_between_two_pieces(make: Make) -> None:
     assert_equal(torch.cat((a, b, c), dim=1), decode(plain, (LATENTS,)))
 
 
-@both
+@every
 def test_two_streams_may_go_on_from_one_history(make: Make) -> None:
     codec = fused(make, REFERENCE)
     cache = codec.decode(LATENTS[:, :3], codec.start_decoding()).cache
@@ -124,7 +130,7 @@ def test_two_streams_may_go_on_from_one_history(make: Make) -> None:
     assert torch.equal(codec.decode(LATENTS[:, 3:], cache).frames, expected)
 
 
-@both
+@every
 def test_the_weights_lie_channels_last_and_are_the_same(make: Make) -> None:
     codec, plain = fused(make, REFERENCE), make().state_dict()
     layout = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -143,7 +149,7 @@ def test_in_16_bits_fusion_is_no_further_from_fp32_than_twice_torchs_own_operato
     assert ours < 2 * torchs
 
 
-@both
+@every
 def test_a_fused_stream_cannot_change_its_size(make: Make) -> None:
     codec = fused(make, REFERENCE)
     cache = codec.decode(LATENTS[:, :1], codec.start_decoding()).cache
