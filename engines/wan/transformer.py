@@ -18,6 +18,7 @@ from engines.config.geometry import PATCH
 from engines.config.networks import TransformerConfig
 from engines.wan.layer_ops import EAGER_OPS, AdaLN, AttentionContext, LayerOps, Residual
 from engines.wan.layers import MODULATIONS, Attention
+from engines.wan.position_embedding import PositionEmbedding
 
 
 class AdaLNModulation(NamedTuple):
@@ -104,6 +105,9 @@ class CausalTransformer(nn.Module):
         self.config = config
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.latent_channels, dim, (1, PATCH, PATCH), (1, PATCH, PATCH))
+        self.position_embedding = (
+            None if config.position_grid is None else PositionEmbedding(config.position_grid, dim)
+        )
         self.text_embedding = nn.Sequential(
             nn.Linear(config.text_dim, dim), nn.GELU(approximate="tanh"), nn.Linear(dim, dim)
         )
@@ -198,7 +202,10 @@ class CausalTransformer(nn.Module):
         patches = rows.permute(0, 1, 3, 4, 2, 5, 6).reshape(
             batch, frames, -1, self.patch_embedding.weight[0].numel()
         )
-        return F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        x = F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(frames, *rows.shape[3:5])
+        return x
 
     def _unpatch(self, patches: Tensor, rows: int) -> Tensor:
         """[B, frames, tokens, (patch row, patch column, channel)] to [B, frames, channels, height, width]."""
