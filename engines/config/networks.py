@@ -13,8 +13,8 @@ class TransformerConfig:
     """Sizes of the causal Wan2.1 transformer.
 
     With `fp32_time` modulations are computed in fp32 whatever the weights are in, and rounded once (Wan2.1, rCM);
-    LongLive was distilled with all of it in the weights' dtype. `position_grid`, if it has one, are a block's frames
-    and the rows and columns of tokens for which it has learned vectors of its own, added to the patches.
+    LongLive was distilled with all of it in the weights' dtype. `position_grid`, if it has one, is the frames of a
+    block, rows and columns for which it has learned vectors of its own, added to the patches.
     """
 
     dim: int

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from engines.config.model import ModelConfig
-from engines.config.networks import TAEHVConfig, TextEncoderConfig, TransformerConfig, VAEConfig
+from engines.config.networks import (
+    PatchVAEConfig,
+    TAEHVConfig,
+    TextEncoderConfig,
+    TransformerConfig,
+    VAEConfig,
+)
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 
@@ -17,8 +23,9 @@ TINY = TransformerConfig(
 TINY_TEXT = TextEncoderConfig(vocab=320, dim=32, layers=2, heads=4, head_dim=8, ffn_dim=64, text_len=256)
 
 POCKET = TransformerConfig(
-    dim=192, layers=6, heads=4, ffn_dim=512, freq_dim=256, text_dim=128, text_len=64, latent_channels=16
-)
+    dim=192, layers=6, heads=4, ffn_dim=512, freq_dim=256, text_dim=128, text_len=64, latent_channels=16,
+    position_grid=(3, 6, 10),
+)  # fmt: skip
 POCKET_TEXT = TextEncoderConfig(vocab=1280, dim=128, layers=2, heads=4, head_dim=32, ffn_dim=256, text_len=64)
 
 TAEW2_1 = TAEHVConfig()
@@ -55,8 +62,7 @@ PRESETS = {
         _wan("causal-rcm-1.3b", RCM, endless=False, transformer=replace(WAN_1_3B, fp32_time=True)),
         _wan("infinite-forcing-1.3b", StreamConfig(window_frames=6, sink_frames=1)),
         ModelConfig(
-            "pocket", POCKET, TAEHVConfig(decoder_widths=(96, 64, 64, 64), encoder_width=32, patch=8), POCKET_TEXT,
-            StreamConfig(height=96, width=160, shift=3.0),
+            "pocket", POCKET, PatchVAEConfig(), POCKET_TEXT, StreamConfig(height=96, width=160, shift=3.0),
         ),
         ModelConfig("tiny", TINY, VAEConfig(dim=8), TINY_TEXT, StreamConfig(height=64, width=96)),
         ModelConfig(

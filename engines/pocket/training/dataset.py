@@ -1,19 +1,23 @@
-"""What the transformer learns from: stretches of encoded clips, each with the rows of its prompt."""
+"""What the transformer learns from: stretches of encoded clips, each with the rows of its prompt.
+
+Clips are rendered and encoded once and used several times, with a prompt in other words and other noise each time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
+from engines.pocket.training.reservoir import Reservoir
 from engines.pocket.training.teacher_forcing import Stretch, WindowBlocks
 from engines.pocket.training.text_encoder import embed
 from engines.pocket.world.captions import caption, change_caption
@@ -21,16 +25,19 @@ from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Scene
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
-from engines.vae.taehv import TAEHV
+from engines.vae.protocol import StreamingVAE
 
 LATEST_FRAME = 20_000
 """Of a clip, after which no later part of a stream is taken from it: twenty minutes."""
 
-WARM_UP = 3
+WARM_UP = 2
 """Latent frames that an encoder has to see before it no longer matters that it saw nothing before them."""
 
 NO_TEXT = 0.05
 """Share of the stretches whose prompt says nothing."""
+
+MADE_TOGETHER = 8
+"""Clips that are rendered and encoded at once."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,14 @@ class Curriculum:
         return Stretch(everything, everything[switch:], recached=switch)
 
 
+@dataclass(frozen=True)
+class Reuse:
+    """How many clips of each kind of stretch are kept, and how often each is used."""
+
+    kept: int = 256
+    repeats: float = 5.0
+
+
 class Sample(NamedTuple):
     """A batch: latents [B, frames, channels, h, w] of a stretch's blocks, prompts' rows [B, text_len, dim]."""
 
@@ -87,76 +102,91 @@ class Sample(NamedTuple):
     stretch: Stretch
 
 
+class EncodedClip(NamedTuple):
+    """Latents [frames, channels, h, w] in fp16, and what they show."""
+
+    latents: Tensor
+    clip: Clip
+
+
 @dataclass(frozen=True)
 class Teachers:
     """The networks that earlier stages have made."""
 
-    codec: TAEHV
+    codec: StreamingVAE
     text_encoder: UMT5Encoder
     tokenizer: Tokenizer
     text_len: int
 
 
-class Stretches(IterableDataset[Sample]):
+class Stretches:
     """Endless batches for the transformer, made on `device`."""
 
     def __init__(
-        self, teachers: Teachers, stream: StreamConfig, curriculum: Curriculum, batch: int, seed: int,
-        device: torch.device,
+        self, teachers: Teachers, stream: StreamConfig, curriculum: Curriculum, batch: int, seed: Sequence[int],
+        device: torch.device, reuse: Reuse,
     ) -> None:  # fmt: skip
         self._teachers, self._stream, self._curriculum = teachers, stream, curriculum
-        self._batch, self._seed, self._device = batch, seed, device
+        self._batch, self._device, self._reuse = batch, device, reuse
+        self._generator = np.random.default_rng(seed)
+        self._world = Renderer(stream.height, stream.width, device, curriculum.variety)
+        self._clips: dict[Stretch, Reservoir[EncodedClip]] = {}
 
     def __iter__(self) -> Iterator[Sample]:
-        worker = get_worker_info()
-        seeds = [self._seed] if worker is None else [self._seed, worker.id]
-        generator = np.random.default_rng(seeds)
-        if worker is not None:
-            torch.set_num_threads(1)
-        world = Renderer(self._stream.height, self._stream.width, self._device, self._curriculum.variety)
         while True:
-            yield self._sample(world, generator)
+            yield self._sample()
 
-    def loader(self) -> DataLoader[Sample]:
-        """Made beside the training on a CPU; on a GPU in it, where it costs little."""
-        workers = 1 if self._device.type == "cpu" else 0
-        return DataLoader(self, batch_size=None, num_workers=workers)
+    def _sample(self) -> Sample:
+        stretch = self._curriculum.draw(self._generator, self._stream)
+        if stretch not in self._clips:
+            make = partial(self._make, stretch)
+            self._clips[stretch] = Reservoir(make, self._reuse.kept, self._reuse.repeats)
+        drawn = self._clips[stretch].draw(self._batch, self._generator)
+        latents = torch.stack([encoded.latents for encoded in drawn]).float()
+        return Sample(latents, self._rows([encoded.clip for encoded in drawn]), stretch)
 
-    def _sample(self, world: Renderer, generator: np.random.Generator) -> Sample:
-        stretch = self._curriculum.draw(generator, self._stream)
+    def _rows(self, clips: Sequence[Clip]) -> Tensor:
+        teachers, generator = self._teachers, self._generator
+        texts = [worded(clip, generator) for clip in clips]
+        rows = embed(texts, teachers.tokenizer, teachers.text_encoder, teachers.text_len)
+        silent = torch.from_numpy(generator.random(len(clips)) < NO_TEXT).to(rows.device)
+        return rows.masked_fill(silent[:, None, None], 0)
+
+    def _make(self, stretch: Stretch) -> list[EncodedClip]:
         switch = pixel_frames(stretch.recached * self._stream.block_frames) if stretch.recached else None
-        clips, texts = zip(*(scripted(generator, switch) for _ in range(self._batch)), strict=True)
-        rows = embed(texts, self._teachers.tokenizer, self._teachers.text_encoder, self._teachers.text_len)
-        silent = torch.from_numpy(generator.random(self._batch) < NO_TEXT).to(rows.device)
-        rows = rows.masked_fill(silent[:, None, None], 0)
-        return Sample(self._latents(world, clips, stretch, generator), rows, stretch)
+        clips = [random_clip(self._generator, switch) for _ in range(min(MADE_TOGETHER, self._reuse.kept))]
+        latents = self._latents(clips, stretch).half()
+        return [EncodedClip(*pair) for pair in zip(latents, clips, strict=True)]
 
-    def _latents(
-        self, world: Renderer, clips: Sequence[Clip], stretch: Stretch, generator: np.random.Generator
-    ) -> Tensor:
+    def _latents(self, clips: Sequence[Clip], stretch: Stretch) -> Tensor:
         size = self._stream.block_frames
         unbroken = sum(number == index for index, number in enumerate(stretch.numbers))
-        first = self._encoded(world.render(clips, [0] * len(clips), pixel_frames(unbroken * size)))
+        first = self._encoded(self._world.render(clips, [0] * len(clips), pixel_frames(unbroken * size)))
         later = len(stretch.numbers) - unbroken
         if later == 0:
             return first
-        jumped = generator.integers(LATEST_FRAME, size=len(clips)).tolist()
-        pictures = world.render(clips, jumped, pixel_frames(WARM_UP + later * size))
+        jumped = self._generator.integers(LATEST_FRAME, size=len(clips)).tolist()
+        pictures = self._world.render(clips, jumped, pixel_frames(WARM_UP + later * size))
         return torch.cat([first, self._encoded(pictures)[:, WARM_UP:]], dim=1)
 
     @torch.no_grad()
     def _encoded(self, pictures: Tensor) -> Tensor:
         codec = self._teachers.codec
-        return codec.encode(pictures, codec.start_encoding()).latents
+        with torch.autocast(self._device.type, torch.bfloat16):
+            return codec.encode(pictures, codec.start_encoding()).latents
 
 
-def scripted(generator: np.random.Generator, switch: int | None) -> tuple[Clip, str]:
-    """A clip, and the prompt that is in force at the end of it; it changes at frame `switch`."""
+def random_clip(generator: np.random.Generator, switch: int | None) -> Clip:
+    """A clip of a scene that training may see; it changes at frame `switch`."""
     scene, seed = Scene.random(generator), int(generator.integers(1 << 31))
-    if switch is None:
-        return Clip(scene, seed), caption(scene, generator)
-    after = changed(scene, generator)
-    return Clip(scene, seed, after, switch), change_caption(scene, after, generator)
+    return Clip(scene, seed) if switch is None else Clip(scene, seed, changed(scene, generator), switch)
+
+
+def worded(clip: Clip, generator: np.random.Generator) -> str:
+    """The prompt that is in force at the end of a clip."""
+    if clip.after is None:
+        return caption(clip.scene, generator)
+    return change_caption(clip.scene, clip.after, generator)
 
 
 def changed(scene: Scene, generator: np.random.Generator) -> Scene:

@@ -1,45 +1,69 @@
 """Stage three: the causal transformer, by flow matching on clean pasts.
 
-Each noisy block has a noise level of its own, one of those that the sampler has, and sees the clean blocks of its
+Each noisy block has a noise level of its own, any of those that the sampler has, and sees the clean blocks of its
 window; half of the pasts are a little disturbed, because when the model serves, its past is what it made itself.
-Sums are in bf16, weights in fp32.
+Channels of the latents count by what an error in them costs in pictures. Sums are in bf16, weights in fp32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engines.config.geometry import PATCH
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
-from engines.pocket.training.dataset import Curriculum, Sample, Stretches, Teachers
+from engines.pocket.training.channel_energy import channel_energy
+from engines.pocket.training.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
+from engines.pocket.training.optimizers import for_transformer
 from engines.pocket.training.teacher_forcing import SequenceMemory, Window
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.sampling.flow_schedule import TRAINING_STEPS, FlowSchedule
 from engines.wan.transformer import CausalTransformer
 
+EMBEDDING_SCALE = 3.0
+"""Of patches beside what a layer adds to them at the start."""
+
 
 @dataclass(frozen=True)
 class FlowTraining:
-    """Settings of the stage. A share of `from_noise` of the blocks is noise alone, as when a block begins.
+    """Settings of a stage. Channels are weighed by their energy to the power of `channel_power`.
 
     What stands out of its row of the picture, as subjects do, counts `standout` times as much again as the
-    average place: a subject is small, and without it the landscape is learned long before. Each batch is used
-    `repeats` times, with other noise: on a CPU it takes as long to make as to learn from.
+    average place: a subject is small, and without it the landscape is learned long before.
     """
 
     budget: Budget
     curriculum: Curriculum
     batch: int
-    repeats: int = 1
-    standout: float = 1.0
-    from_noise: float = 0.4
+    reuse: Reuse = field(default_factory=Reuse)
+    standout: float = 2.0
+    channel_power: float = 0.5
     past_noise: float = 0.15
     seed: int = 3
+
+
+class FlowLoss:
+    """Squared errors of flows [B, ..., frames, channels, h, w], weighed by channel and place: one on average."""
+
+    def __init__(self, energy: Tensor, channel_power: float, standout: float) -> None:
+        self._energy = energy[:, None, None]
+        weights = self._energy**channel_power
+        self._channels = weights / weights.mean()
+        self._standout = standout
+
+    def __call__(self, flow: Tensor, wanted: Tensor, clean: Tensor) -> Tensor:
+        """Where the `clean` latents stand out of their row, as seen in pictures, errors count more."""
+        return (flow - wanted).square() * self._channels * self._places(clean)
+
+    def _places(self, clean: Tensor) -> Tensor:
+        contrast = (clean - clean.mean(-1, keepdim=True)).square() * self._energy
+        contrast = contrast.mean(-3, keepdim=True)
+        average = contrast.mean(dim=(-4, -2, -1), keepdim=True).clamp(min=1e-6)
+        return (1 + self._standout * contrast / average) / (1 + self._standout)
 
 
 def train_flow(
@@ -47,16 +71,22 @@ def train_flow(
     workshop: Workshop,
 ) -> CausalTransformer:  # fmt: skip
     """Train or go on training from `transformer`'s weights; returns the averaged network."""
-    torch.manual_seed(settings.seed)
-    run = Run(stage, transformer, settings.budget, asdict(settings), workshop)
-    seed = settings.seed + 1_000_003 * run.progress.step
-    stretches = Stretches(teachers, stream, settings.curriculum, settings.batch, seed, workshop.device)
-    samples = (sample for sample in stretches.loader() for _ in range(settings.repeats))
-    window = Window(stream, transformer.config.head_dim, workshop.device)
+    team, device = workshop.team, workshop.device
+    run = Run(stage, transformer, settings.budget, asdict(settings), workshop, for_transformer(transformer, team))
+    seed = (settings.seed, run.progress.step, team.rank)
+    torch.manual_seed(hash(seed))
+    stretches = Stretches(
+        teachers, stream, settings.curriculum, settings.batch, seed, device, settings.reuse
+    )  # fmt: skip
+    samples, window = iter(stretches), Window(stream, transformer.config.head_dim, device)
+    loss = FlowLoss(
+        channel_energy(teachers.codec, stream, device), settings.channel_power, settings.standout
+    )  # fmt: skip
 
     def losses(_: int) -> Losses:
-        with torch.autocast(workshop.device.type, torch.bfloat16):
-            return flow_losses(transformer, next(samples), window, stream, settings)
+        sample = next(samples)
+        with torch.autocast(device.type, torch.bfloat16):
+            return flow_losses(transformer, sample, window, stream, loss, settings.past_noise)
 
     average = run.train(losses)
     assert isinstance(average, CausalTransformer)
@@ -64,24 +94,23 @@ def train_flow(
 
 
 def flow_losses(
-    transformer: CausalTransformer, sample: Sample, window: Window, stream: StreamConfig, settings: FlowTraining
-) -> Losses:
-    """Squared error of the flow of a stretch's noisy blocks."""
+    transformer: CausalTransformer, sample: Sample, window: Window, stream: StreamConfig, loss: FlowLoss,
+    past_noise: float,
+) -> Losses:  # fmt: skip
+    """Weighed squared error of the flow of a stretch's noisy blocks."""
     stretch, size = sample.stretch, stream.block_frames
     blocks = sample.latents.unflatten(1, (-1, size))
     target = blocks[:, [stretch.numbers.index(number) for number in stretch.noisy]]
     noise = torch.randn_like(target)
     sigmas = [level.sigma for level in FlowSchedule(stream.steps, stream.shift).levels]
-    sigma = _levels(target.shape[:2], sigmas, settings.from_noise, target.device)
-    wide = sigma[..., None, None, None, None]
-    noisy = torch.lerp(target, noise, wide)
-    past = _disturbed(blocks[:, : len(stretch.clean)], settings.past_noise)
+    sigma = _levels(target.shape[:2], sigmas, target.device)
+    noisy = torch.lerp(target, noise, sigma[..., None, None, None, None])
+    past = _disturbed(blocks[:, : len(stretch.clean)], past_noise)
     levels = torch.cat([sigma.new_zeros(past.shape[:2]), sigma], dim=1).repeat_interleave(size, dim=1)
     memory = SequenceMemory(transformer, sample.rows, stretch, window)
     flow = transformer(torch.cat([past, noisy], 1).flatten(1, 2), levels * TRAINING_STEPS, memory)
-    error = F.mse_loss(flow[:, past.shape[1] * size :], (noise - target).flatten(1, 2), reduction="none")
-    weighted = error.view_as(target) * _weights(target, settings.standout)
-    per_block = weighted.mean(dim=(2, 3, 4, 5))
+    flow = flow[:, past.shape[1] * size :].unflatten(1, (-1, size)).float()
+    per_block = loss(flow, noise - target, target).mean(dim=(2, 3, 4, 5))
     return {
         "total": per_block.mean(),
         "first": _mean_where(per_block, sigma >= sigmas[0]),
@@ -89,15 +118,33 @@ def flow_losses(
     }
 
 
+@torch.no_grad()
 def initialize(transformer: CausalTransformer) -> None:
-    """Start as a network that predicts no flow, each layer of which changes little."""
+    """Start as a network that returns what comes in, each layer of which changes little.
+
+    Patches pass through orthonormal columns of the embedding and back: noise is most of the flow to be learned.
+    """
     for layer in transformer.modules():
         if isinstance(layer, nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-    for last in (transformer.head.head, transformer.time_projection[-1]):
-        assert isinstance(last, nn.Linear)
-        nn.init.zeros_(last.weight)
+    last = transformer.time_projection[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    _pass_through(transformer)
+
+
+def _pass_through(transformer: CausalTransformer) -> None:
+    embedding, head, dim = transformer.patch_embedding, transformer.head, transformer.config.dim
+    inputs = embedding.weight[0].numel()
+    columns = nn.init.orthogonal_(torch.empty(dim, inputs))
+    columns = columns - columns.mean(0, keepdim=True)  # Or the last norm would take the mean of them away.
+    embedding.weight.copy_(EMBEDDING_SCALE * columns.view_as(embedding.weight))
+    assert embedding.bias is not None
+    nn.init.zeros_(embedding.bias)
+    patches = (columns * (inputs / dim) ** 0.5).T.unflatten(0, (-1, PATCH, PATCH))
+    head.head.weight.copy_(patches.permute(1, 2, 0, 3).flatten(0, 2))
+    head.modulation.mul_(0.1)
 
 
 def new_transformer(config: TransformerConfig, seed: int, device: torch.device) -> CausalTransformer:
@@ -108,19 +155,9 @@ def new_transformer(config: TransformerConfig, seed: int, device: torch.device) 
     return transformer.to(device)
 
 
-def _levels(shape: torch.Size, sigmas: Sequence[float], from_noise: float, device: torch.device) -> Tensor:
-    """One of `sigmas` each: the first with the chance `from_noise`, the others alike."""
-    later = (1 - from_noise) / (len(sigmas) - 1)
-    chances = torch.tensor([from_noise, *[later] * (len(sigmas) - 1)], device=device)
-    drawn = torch.multinomial(chances, shape.numel(), replacement=True).view(shape)
-    return torch.tensor(list(sigmas), device=device)[drawn]
-
-
-def _weights(target: Tensor, standout: float) -> Tensor:
-    """How much each place of blocks [B, blocks, frames, channels, h, w] counts: one on average."""
-    contrast = (target - target.mean(-1, keepdim=True)).square().mean(3, keepdim=True)
-    weights = 1 + standout * contrast / contrast.mean(dim=(2, 4, 5), keepdim=True).clamp(min=1e-6)
-    return weights / (1 + standout)
+def _levels(shape: torch.Size, sigmas: Sequence[float], device: torch.device) -> Tensor:
+    """One of `sigmas` each, all alike."""
+    return torch.tensor(list(sigmas), device=device)[torch.randint(len(sigmas), shape, device=device)]
 
 
 def _disturbed(past: Tensor, most: float) -> Tensor:

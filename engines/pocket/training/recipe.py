@@ -1,72 +1,108 @@
-"""How large the pocket model is and how long each stage of its training takes: on a GPU, on a CPU, in a test."""
+"""Settings and budgets of the stages of the pocket model's training: on a GPU, on a CPU, in a test."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from engines.errors import ConfigError
-from engines.pocket.training.dataset import Curriculum
+from engines.pocket.training.dataset import Curriculum, Reuse
 from engines.pocket.training.flow_matching import FlowTraining
 from engines.pocket.training.self_forcing import SelfForcingTraining
 from engines.pocket.training.text_encoder import TextTraining
 from engines.pocket.training.trainer import Budget
-from engines.pocket.training.vae import AutoencoderTraining
+from engines.pocket.training.vae import AutoencoderTraining, LossWeights
 
 LITTLE = 0.04
-"""Variety of the world for whom a processor trains: its streams all begin at about the same place."""
+"""Variety of the world that a model meets first: all streams of a scene begin at about the same place."""
 
-MIXED = Curriculum(first=0.1, start=0.4, rolled=0.25, switched=0.25)
+FIRST = Curriculum(first=1, start=0, rolled=0, switched=0)
+MIXED = Curriculum(first=0.2, start=0.3, rolled=0.2, switched=0.3)
+
+STEADY = LossWeights(boundary=1.5, boundary_squared=6, flicker=1.5)
+"""For the end: a latent's first frame must follow on the last of the one before."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of all stages. The transformer learns first blocks first: they are cheap."""
+    """The settings of all stages by their names, in order. First blocks come first: they are cheap."""
 
-    autoencoder: AutoencoderTraining
+    autoencoder: Mapping[str, AutoencoderTraining]
     text: TextTraining
-    first_blocks: FlowTraining
-    flow: FlowTraining
-    self_forcing: SelfForcingTraining
+    flow: Mapping[str, FlowTraining]
+    rollouts: Mapping[str, SelfForcingTraining]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """All names, in order."""
+        return (*self.autoencoder, "text", *self.transformer_stages)
+
+    @property
+    def transformer_stages(self) -> tuple[str, ...]:
+        """Names of those that train the transformer."""
+        return (*self.flow, *self.rollouts)
+
+
+def _little(curriculum: Curriculum) -> Curriculum:
+    return replace(curriculum, variety=LITTLE)
 
 
 RECIPES = {
     "gpu": Recipe(
-        AutoencoderTraining(Budget(steps=12_000, minutes=5, rate=1e-3, warm_up=500), batch=48, crop=(96, 160)),
+        {
+            "autoencoder": AutoencoderTraining(Budget(12_000, 4, 2e-3, 300, hold=0.4), batch=32, crop=(48, 80)),
+            "autoencoder-whole": AutoencoderTraining(
+                Budget(6_000, 3, 5e-4), batch=8, crop=(96, 160), subject=3, weights=STEADY
+            ),
+        },
         TextTraining(Budget(steps=6_000, minutes=1.2, rate=1e-3), batch=256),
-        FlowTraining(Budget(4_000, 2.3, 1e-3), Curriculum(1, 0, 0, 0), batch=512),
-        FlowTraining(Budget(30_000, 10.5, 8e-4, average=0.9995), MIXED, batch=128),
-        SelfForcingTraining(Budget(4_000, 7.5, 1e-4), batch=64, blocks=30),
+        {
+            "first-blocks": FlowTraining(Budget(8_000, 3, 2e-2, hold=0.2), FIRST, batch=256, reuse=Reuse(4096, 8)),
+            "stretches": FlowTraining(Budget(30_000, 8.5, 1e-2, average=0.9995), MIXED, batch=64),
+        },
+        {"self-forcing": SelfForcingTraining(Budget(4_000, 7, 2e-3), batch=32, blocks=20)},
     ),
     "cpu": Recipe(
-        AutoencoderTraining(Budget(steps=100_000, minutes=15, rate=5e-4, average=0.997), batch=3, frames=9),
+        {
+            "autoencoder": AutoencoderTraining(Budget(100_000, 60, 2e-3, 300, hold=0.4), batch=4, crop=(48, 80)),
+            "autoencoder-subjects": AutoencoderTraining(
+                Budget(100_000, 60, 1.3e-3), batch=2, crop=(96, 80), subject=3, weights=LossWeights(edges=0.4)
+            ),
+            "autoencoder-whole": AutoencoderTraining(
+                Budget(100_000, 60, 5e-4, average=0.998), batch=1, crop=(96, 160), subject=3, weights=STEADY
+            ),
+        },
         TextTraining(Budget(steps=100_000, minutes=4, rate=2e-3, average=0.995)),
-        FlowTraining(
-            Budget(100_000, 45, 3e-3, average=0.998),
-            Curriculum(1, 0, 0, 0, variety=LITTLE),
-            batch=16,
-            repeats=3,
-            standout=2,
-        ),
-        FlowTraining(
-            Budget(100_000, 20, 2e-3, average=0.997),
-            Curriculum(0.2, 0.3, 0.2, 0.3, variety=LITTLE),
-            batch=8,
-            repeats=2,
-            standout=2,
-        ),
-        SelfForcingTraining(
-            Budget(100_000, 22, 6e-4, average=0.99), batch=4, blocks=8, from_noise=0.6, variety=LITTLE
-        ),
+        {
+            "first-blocks": FlowTraining(
+                Budget(100_000, 30, 2e-2, 60, average=0.998, hold=0.2), _little(FIRST), 16, Reuse(2048, 6)
+            ),
+            "stretches": FlowTraining(Budget(100_000, 45, 1e-2, 60, average=0.998), _little(MIXED), batch=4),
+            "first-blocks-varied": FlowTraining(
+                Budget(100_000, 120, 2e-2, 60, hold=0.2), FIRST, 16, Reuse(4096, 4)
+            ),
+            "stretches-varied": FlowTraining(Budget(100_000, 240, 1e-2, 60), MIXED, 4, Reuse(512, 4)),
+        },
+        {"self-forcing": SelfForcingTraining(Budget(100_000, 120, 2e-3, average=0.998), batch=4, blocks=8)},
     ),
     "test": Recipe(
-        AutoencoderTraining(Budget(3, 1, 1e-3), batch=1, frames=5, crop=(32, 32)),
+        {
+            "autoencoder": AutoencoderTraining(
+                Budget(3, 1, 1e-3), batch=1, frames=5, crop=(32, 32), kept=4, start_clips=8
+            ),
+            "autoencoder-whole": AutoencoderTraining(
+                Budget(2, 1, 1e-3), batch=1, frames=5, crop=(96, 160), kept=4, start_clips=8, subject=1
+            ),
+        },
         TextTraining(Budget(3, 1, 1e-3), batch=4),
-        FlowTraining(Budget(2, 1, 1e-3), Curriculum(1, 0, 0, 0), batch=2),
-        FlowTraining(Budget(4, 1, 1e-3), MIXED, batch=1),
-        SelfForcingTraining(Budget(2, 1, 1e-4), batch=1, blocks=2),
+        {
+            "first-blocks": FlowTraining(Budget(2, 1, 1e-3), FIRST, batch=2, reuse=Reuse(2)),
+            "stretches": FlowTraining(Budget(4, 1, 1e-3), MIXED, batch=1, reuse=Reuse(1)),
+        },
+        {"self-forcing": SelfForcingTraining(Budget(2, 1, 1e-4), batch=1, blocks=2, reuse=Reuse(1))},
     ),
 }
-"""By where they run. "gpu" takes three pieces of nine minutes and has not been run; "cpu" is for one core."""
+"""By where they run. "gpu" takes three pieces of nine minutes and has not been run; "cpu" is for two cores."""
 
 
 def recipe(name: str) -> Recipe:

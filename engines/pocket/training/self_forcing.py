@@ -10,14 +10,17 @@ taking the target from the clip rather than from a teacher.)
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
-from engines.pocket.training.dataset import Curriculum, Sample, Stretches, Teachers
+from engines.pocket.training.channel_energy import channel_energy
+from engines.pocket.training.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
+from engines.pocket.training.flow_matching import FlowLoss
+from engines.pocket.training.optimizers import for_transformer
 from engines.pocket.training.teacher_forcing import RolloutMemory, Window
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.sampling.flow_schedule import CLEAN, FlowSchedule, add_noise, predict_clean
@@ -34,24 +37,31 @@ class SelfForcingTraining:
     from_noise: float = 0.25
     """Share of the blocks that begin with noise alone, as all do when serving."""
     variety: float = 1.0
+    reuse: Reuse = field(default_factory=lambda: Reuse(kept=256))
+    standout: float = 2.0
+    channel_power: float = 0.5
     seed: int = 4
 
 
 def train_on_rollouts(
-    transformer: CausalTransformer, teachers: Teachers, stream: StreamConfig, settings: SelfForcingTraining,
-    workshop: Workshop,
+    transformer: CausalTransformer, teachers: Teachers, stream: StreamConfig, stage: str,
+    settings: SelfForcingTraining, workshop: Workshop,
 ) -> CausalTransformer:  # fmt: skip
     """Train or go on training from `transformer`'s weights; returns the averaged network."""
-    torch.manual_seed(settings.seed)
-    run = Run("self-forcing", transformer, settings.budget, asdict(settings), workshop)
-    seed = settings.seed + 1_000_003 * run.progress.step
+    team, device = workshop.team, workshop.device
+    run = Run(stage, transformer, settings.budget, asdict(settings), workshop, for_transformer(transformer, team))
+    seed = (settings.seed, run.progress.step, team.rank)
+    torch.manual_seed(hash(seed))
     whole = Curriculum(first=0, start=1, rolled=0, switched=0, length=settings.blocks, variety=settings.variety)
-    samples = iter(Stretches(teachers, stream, whole, settings.batch, seed, workshop.device).loader())
-    rollouts = Rollouts(transformer, stream, settings.from_noise)
+    samples = iter(Stretches(teachers, stream, whole, settings.batch, seed, device, settings.reuse))
+    energy = channel_energy(teachers.codec, stream, device)
+    loss = FlowLoss(energy, settings.channel_power, settings.standout)
+    rollouts = Rollouts(transformer, stream, settings.from_noise, loss)
 
     def losses(_: int) -> Losses:
-        with torch.autocast(workshop.device.type, torch.bfloat16):
-            return rollouts.losses(next(samples))
+        sample = next(samples)
+        with torch.autocast(device.type, torch.bfloat16):
+            return rollouts.losses(sample)
 
     average = run.train(losses)
     assert isinstance(average, CausalTransformer)
@@ -61,8 +71,10 @@ def train_on_rollouts(
 class Rollouts:
     """Rolls a transformer out beside clips, and says how far from them it leads."""
 
-    def __init__(self, transformer: CausalTransformer, stream: StreamConfig, from_noise: float) -> None:
-        self._transformer, self._stream, self._from_noise = transformer, stream, from_noise
+    def __init__(
+        self, transformer: CausalTransformer, stream: StreamConfig, from_noise: float, loss: FlowLoss
+    ) -> None:
+        self._transformer, self._stream, self._from_noise, self._loss = transformer, stream, from_noise, loss
         self._schedule = FlowSchedule(stream.steps, stream.shift)
         self._window = Window(stream, transformer.config.head_dim, transformer.device)
 
@@ -88,7 +100,7 @@ class Rollouts:
             with torch.set_grad_enabled(step == graded):
                 flow = self._transformer(noisy, self._timesteps(truth, level.timestep), memory)
             if step == graded:
-                error = F.mse_loss(flow, (noisy - truth) / level.sigma)
+                error = self._loss(flow.float(), (noisy - truth) / level.sigma, truth).mean()
             made = predict_clean(noisy, flow.detach(), level.sigma)
             if step + 1 < steps:
                 noisy = add_noise(made, torch.randn_like(made), level.next_sigma)

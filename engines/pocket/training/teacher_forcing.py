@@ -120,9 +120,12 @@ class Window:
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """[B, T, heads, channels] each."""
+    """[B, T, heads, channels] each. On a CPU two products and a softmax: there the other's gradient is slow."""
     q, k, v = (x.transpose(1, 2) for x in (queries, keys, values))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    scores = torch.matmul(q, k.mT).float() * q.shape[-1] ** -0.5
+    return torch.matmul(scores.softmax(-1).to(v.dtype), v).transpose(1, 2)
 
 
 class TextMemory:

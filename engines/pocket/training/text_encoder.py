@@ -39,16 +39,13 @@ class TextTraining:
 class TextReader(nn.Module):
     """The encoder, and a linear reading of each attribute; only the encoder is kept."""
 
-    def __init__(self, config: TextEncoderConfig) -> None:
+    def __init__(self, encoder: UMT5Encoder) -> None:
         super().__init__()
-        self.encoder = UMT5Encoder(config)
+        self.encoder = encoder
+        config = encoder.config
         self.readings = nn.ModuleDict(
             {name: nn.Linear(config.dim, len(kind)) for name, kind in ATTRIBUTES.items()}
         )
-        # T5's attention has no 1/sqrt(head_dim): its projections start small instead.
-        for layer in self.encoder.modules():
-            if isinstance(layer, SelfAttention):
-                nn.init.normal_(layer.q.weight, std=(config.dim * config.head_dim) ** -0.5)
 
     def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Logits [B, L, values] of each attribute, for ids and mask [B, L]."""
@@ -56,15 +53,23 @@ class TextReader(nn.Module):
         return {name: reading(rows) for name, reading in self.readings.items()}
 
 
-def train_text_encoder(
-    config: TextEncoderConfig, tokenizer: Tokenizer, settings: TextTraining, workshop: Workshop
-) -> UMT5Encoder:
-    """Train or go on training; returns the averaged encoder."""
-    torch.manual_seed(settings.seed)
-    network = TextReader(config).to(workshop.device)
-    run = Run("text", network, settings.budget, asdict(settings), workshop)
-    generator = np.random.default_rng([settings.seed, run.progress.step])
+def new_text_encoder(config: TextEncoderConfig, seed: int) -> UMT5Encoder:
+    """An encoder that has learned nothing yet."""
+    torch.manual_seed(seed)
+    encoder = UMT5Encoder(config)
+    # T5's attention has no 1/sqrt(head_dim): its projections start small instead.
+    for layer in encoder.modules():
+        if isinstance(layer, SelfAttention):
+            nn.init.normal_(layer.q.weight, std=(config.dim * config.head_dim) ** -0.5)
+    return encoder
 
+
+def train_text_encoder(
+    network: TextReader, tokenizer: Tokenizer, settings: TextTraining, workshop: Workshop
+) -> TextReader:
+    """Train or go on training from `network`'s weights; returns the averaged network."""
+    run = Run("text", network, settings.budget, asdict(settings), workshop)
+    generator = np.random.default_rng([settings.seed, run.progress.step, workshop.team.rank])
     device = workshop.device
 
     def losses(_: int) -> Losses:
@@ -75,7 +80,7 @@ def train_text_encoder(
 
     average = run.train(losses)
     assert isinstance(average, TextReader)
-    return average.encoder
+    return average
 
 
 def worded(scene: Scene, generator: np.random.Generator) -> str:

@@ -13,17 +13,19 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from engines.errors import ConfigError, EngineError
+from engines.pocket.training.optimizers import Muon, adamw
+from engines.pocket.training.team import Team
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +33,9 @@ Losses = Mapping[str, Tensor]
 """Scalars by name; the one called `total` is minimised."""
 
 SAVE_EVERY_S = 120.0
-UNSCALED_INPUTS = 64
-"""Weights of sums of so many inputs learn at the full rate."""
+
+LOWEST = 0.02
+"""Share of the highest rate that is left when a budget ends."""
 
 LOG_EVERY = 20
 """Steps averaged in one line of the curves."""
@@ -42,8 +45,8 @@ LOG_EVERY = 20
 class Budget:
     """How long a stage runs, whichever ends first, and how fast it learns.
 
-    The learning rate climbs to `rate` in `warm_up` steps and falls to a twentieth of it along a cosine, which ends
-    with the budget.
+    The learning rate climbs to `rate` in `warm_up` steps, stays there for a share `hold` of the budget and falls
+    along a cosine, which ends with the budget.
     """
 
     steps: int
@@ -52,17 +55,21 @@ class Budget:
     warm_up: int = 100
     average: float = 0.999
     """Decay of the moving average of the weights, a step."""
+    hold: float = 0.0
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.minutes <= 0:
             raise ConfigError(f"a budget of {self.steps} steps and {self.minutes} minutes; both must be positive")
         if not 0 < self.average < 1:
             raise ConfigError(f"average is {self.average}; it must lie between 0 and 1")
+        if not 0 <= self.hold < 1:
+            raise ConfigError(f"hold is {self.hold}; it must be at least 0 and below 1")
 
     def rate_at(self, since_start: int, spent: float) -> float:
         """The learning rate `since_start` steps after a start, with a share `spent` of the budget gone."""
         climb = min(1.0, (since_start + 1) / self.warm_up)
-        return self.rate * climb * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, spent))))
+        falling = max(0.0, min(1.0, spent) - self.hold) / (1 - self.hold)
+        return self.rate * climb * (LOWEST + (1 - LOWEST) * 0.5 * (1 + math.cos(math.pi * falling)))
 
 
 class OutOfTime(EngineError):
@@ -71,11 +78,12 @@ class OutOfTime(EngineError):
 
 @dataclass(frozen=True)
 class Workshop:
-    """Where a training runs: its folder, its device, and when it has to end on the clock of `time.monotonic`."""
+    """Where a training runs and who helps, and when it has to end on the clock of `time.monotonic`."""
 
     folder: Path
     device: torch.device
     deadline: float = math.inf
+    team: Team = field(default_factory=Team)
 
 
 @dataclass
@@ -86,33 +94,27 @@ class Progress:
     seconds: float = 0.0
 
 
-def parameter_groups(network: nn.Module) -> list[dict[str, Any]]:
-    """Parameters by their share of the learning rate: the more inputs a sum has, the smaller its steps.
-
-    Adam moves all of them at once by the same amount (Yang et al. 2022, "Tensor Programs V").
-    """
-    groups: dict[float, list[nn.Parameter]] = defaultdict(list)
-    for parameter in network.parameters():
-        is_matrix = parameter.ndim > 1 and len(parameter) > 1
-        inputs = parameter[0].numel() if is_matrix else 1
-        groups[min(1.0, UNSCALED_INPUTS / inputs)].append(parameter)
-    return [{"params": parameters, "share": share} for share, parameters in groups.items()]
-
-
 class Run:
     """Trains `network` for one stage; goes on where an earlier run of the stage in the same folder ended.
 
-    `settings` are written down beside the weights.
+    `settings` are written down beside the weights. AdamW moves all parameters unless there are other `optimizers`.
     """
 
     def __init__(
-        self, stage: str, network: nn.Module, budget: Budget, settings: Mapping[str, object], workshop: Workshop
+        self,
+        stage: str,
+        network: nn.Module,
+        budget: Budget,
+        settings: Mapping[str, object],
+        workshop: Workshop,
+        optimizers: Sequence[Optimizer] = (),
     ) -> None:
         workshop.folder.mkdir(parents=True, exist_ok=True)
         self._stage, self._workshop, self._budget = stage, workshop, budget
         self._settings = settings
         self.network = network
         self.average = deepcopy(network).requires_grad_(False)
+        self._optimizers = optimizers or [adamw(network.named_parameters())]
         self.progress = Progress()
         self._resume()
         self._losses: dict[str, list[Tensor]] = defaultdict(list)
@@ -127,49 +129,55 @@ class Run:
 
         Raises OutOfTime at the workshop's deadline.
         """
-        optimizer = torch.optim.AdamW(parameter_groups(self.network), betas=(0.9, 0.98), weight_decay=0.01)
         started, saved, before = time.monotonic(), time.monotonic(), self.progress.seconds
-        first = self.progress.step
+        first, team = self.progress.step, self._workshop.team
         while self.spent < 1:
             rate = self._budget.rate_at(self.progress.step - first, self.spent)
-            self._step(optimizer, rate, losses(self.progress.step))
+            self._step(rate, losses(self.progress.step))
             self.progress.step += 1
-            self.progress.seconds = before + time.monotonic() - started
+            now = time.monotonic()
+            self.progress.seconds, late = team.leaders([before + now - started, now > self._workshop.deadline])
             if self.progress.step % LOG_EVERY == 0 or self.spent >= 1:
                 self._log(rate)
-            if time.monotonic() - saved > SAVE_EVERY_S:
+            if now - saved > SAVE_EVERY_S:
                 self._save()
-                saved = time.monotonic()
-            if time.monotonic() > self._workshop.deadline and self.spent < 1:
+                saved = now
+            if late and self.spent < 1:
                 self._save()
                 raise OutOfTime(f"{self._stage} has used {self.spent:.0%} of its budget; start it again to go on")
         self._save()
         return self.average
 
-    def _step(self, optimizer: torch.optim.Optimizer, rate: float, losses: Losses) -> None:
-        for group in optimizer.param_groups:
-            group["lr"] = rate * group["share"]
-        optimizer.zero_grad(set_to_none=True)
+    def _step(self, rate: float, losses: Losses) -> None:
+        self.network.zero_grad(set_to_none=True)
         losses["total"].backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        optimizer.step()
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        self._workshop.team.average_(gradients)
+        if not nn.utils.get_total_norm(gradients).isfinite():
+            logger.warning("%s leaves out step %d: its gradient is not finite", self._stage, self.progress.step)
+            return
+        for optimizer in self._optimizers:
+            _move(optimizer, rate)
         # A young average would otherwise remember the random start.
         decay = min(self._budget.average, (self.progress.step + 1) / (self.progress.step + 10))
         with torch.no_grad():
-            for mean, weight in zip(self.average.parameters(), self.network.parameters(), strict=True):
-                mean.lerp_(weight, 1 - decay)
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.network.parameters()), 1 - decay)
         for name, value in losses.items():
             self._losses[name].append(value.detach())
 
     def _log(self, rate: float) -> None:
         means = {name: torch.stack(values).nanmean().item() for name, values in self._losses.items()}
         self._losses.clear()
+        if not self._workshop.team.leads:
+            return
         line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 1), "rate": rate, **means}
         with self._file(".losses.jsonl").open("a") as curves:
             curves.write(json.dumps(line) + "\n")
         logger.info("%s %s", self._stage, " ".join(f"{name} {value:.4g}" for name, value in line.items()))
 
     def _save(self) -> None:
+        if not self._workshop.team.leads:
+            return
         for network, ending in ((self.network, ".safetensors"), (self.average, "-average.safetensors")):
             tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
             save_file(tensors, self._file(ending))
@@ -188,3 +196,12 @@ class Run:
 
     def _file(self, ending: str) -> Path:
         return self._workshop.folder / f"{self._stage}{ending}"
+
+
+def _move(optimizer: Optimizer, rate: float) -> None:
+    """One step at each group's share of `rate`; AdamW's gradients are cut to a norm of one, Muon has none."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["share"]
+    if not isinstance(optimizer, Muon):
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+    optimizer.step()
