@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.measure.counts import Work
 from benchmarks.measure.machine import ROOT, Floor, Rates
 from engines.config.model import ModelConfig
-from engines.config.networks import TAEHVConfig
+from engines.config.networks import PatchVAEConfig, TAEHVConfig, VAEConfig
 from engines.config.presets import preset
 from engines.loading.model import build_vae
 from engines.vae.protocol import StreamingVAE
@@ -42,6 +42,8 @@ CHIPS = {
     "RTX 4090": Rates(165.2e12, 1.008e12),
 }
 """Dense bf16 with fp32 sums, and memory (NVIDIA's datasheets and Ada whitepaper)."""
+
+CODECS = {VAEConfig: "Wan VAE", TAEHVConfig: "TAEHV", PatchVAEConfig: "patch VAE"}
 
 OUTPUT = ROOT / "benchmarks" / "results" / "decoder_traffic.json"
 
@@ -157,7 +159,7 @@ def count(model: ModelConfig, *, fused: bool) -> Row:
     operators = decoder_operators(model, fused=fused)
     floors = {name: sum(floor.ms for floor in _floors(rates, operators)) for name, rates in CHIPS.items()}
     return Row(
-        codec="TAEHV" if isinstance(model.vae, TAEHVConfig) else "Wan VAE",
+        codec=CODECS[type(model.vae)],
         size=f"{model.stream.height}x{model.stream.width}",
         fused=fused,
         flops=sum(operator.work.flops for operator in operators),
