@@ -120,14 +120,14 @@ class Teachers:
 
 
 class Stretches:
-    """Endless batches for the transformer, made on `device`."""
+    """Endless batches for the transformer, made on `device`: as many stretches as have `blocks` in a pass."""
 
     def __init__(
-        self, teachers: Teachers, stream: StreamConfig, curriculum: Curriculum, batch: int, seed: Sequence[int],
+        self, teachers: Teachers, stream: StreamConfig, curriculum: Curriculum, blocks: int, seed: Sequence[int],
         device: torch.device, reuse: Reuse,
     ) -> None:  # fmt: skip
         self._teachers, self._stream, self._curriculum = teachers, stream, curriculum
-        self._batch, self._device, self._reuse = batch, device, reuse
+        self._blocks, self._device, self._reuse = blocks, device, reuse
         self._generator = np.random.default_rng(seed)
         self._world = Renderer(stream.height, stream.width, device, curriculum.variety)
         self._clips: dict[Stretch, Reservoir[EncodedClip]] = {}
@@ -141,7 +141,7 @@ class Stretches:
         if stretch not in self._clips:
             make = partial(self._make, stretch)
             self._clips[stretch] = Reservoir(make, self._reuse.kept, self._reuse.repeats)
-        drawn = self._clips[stretch].draw(self._batch, self._generator)
+        drawn = self._clips[stretch].draw(max(1, self._blocks // stretch.size), self._generator)
         latents = torch.stack([encoded.latents for encoded in drawn]).float()
         return Sample(latents, self._rows([encoded.clip for encoded in drawn]), stretch)
 

@@ -30,10 +30,11 @@ EMBEDDING_SCALE = 3.0
 
 @dataclass(frozen=True)
 class FlowTraining:
-    """Settings of a stage. Channels are weighed by their energy to the power of `channel_power`.
+    """Settings of a stage. A pass has `batch` blocks, clean and noisy.
 
-    What stands out of its row of the picture, as subjects do, counts `standout` times as much again as the
-    average place: a subject is small, and without it the landscape is learned long before.
+    Channels are weighed by their energy to the power of `channel_power`. What stands
+    out of its row of the picture, as subjects do, counts `standout` times as much again as the average place: a
+    subject is small, and without it the landscape is learned long before.
     """
 
     budget: Budget

@@ -19,6 +19,9 @@ LITTLE = 0.04
 FIRST = Curriculum(first=1, start=0, rolled=0, switched=0)
 MIXED = Curriculum(first=0.2, start=0.3, rolled=0.2, switched=0.3)
 
+IDLE = 100_000
+"""Minutes that end no stage: on a machine that others use too, its steps do."""
+
 STEADY = LossWeights(boundary=1.5, boundary_squared=6, flicker=1.5)
 """For the end: a latent's first frame must follow on the last of the one before."""
 
@@ -58,32 +61,29 @@ RECIPES = {
         TextTraining(Budget(steps=6_000, minutes=1.2, rate=1e-3), batch=256),
         {
             "first-blocks": FlowTraining(Budget(8_000, 3, 2e-2, hold=0.2), FIRST, batch=256, reuse=Reuse(4096, 8)),
-            "stretches": FlowTraining(Budget(30_000, 8.5, 1e-2, average=0.9995), MIXED, batch=64),
+            "stretches": FlowTraining(Budget(30_000, 8.5, 1e-2, average=0.9995), MIXED, batch=448),
         },
         {"self-forcing": SelfForcingTraining(Budget(4_000, 7, 2e-3), batch=32, blocks=20)},
     ),
     "cpu": Recipe(
         {
-            "autoencoder": AutoencoderTraining(Budget(100_000, 60, 2e-3, 300, hold=0.4), batch=4, crop=(48, 80)),
+            "autoencoder": AutoencoderTraining(Budget(12_000, IDLE, 2e-3, 300, hold=0.4), batch=4, crop=(48, 80)),
             "autoencoder-subjects": AutoencoderTraining(
-                Budget(100_000, 60, 1.3e-3), batch=2, crop=(96, 80), subject=3, weights=LossWeights(edges=0.4)
+                Budget(10_000, IDLE, 1.3e-3), batch=2, crop=(96, 80), subject=3, weights=LossWeights(edges=0.4)
             ),
             "autoencoder-whole": AutoencoderTraining(
-                Budget(100_000, 60, 5e-4, average=0.998), batch=1, crop=(96, 160), subject=3, weights=STEADY
+                Budget(8_000, IDLE, 5e-4, average=0.998), batch=1, crop=(96, 160), subject=3, weights=STEADY
             ),
         },
-        TextTraining(Budget(steps=100_000, minutes=4, rate=2e-3, average=0.995)),
+        TextTraining(Budget(steps=4_000, minutes=IDLE, rate=2e-3, average=0.995)),
         {
             "first-blocks": FlowTraining(
-                Budget(100_000, 30, 2e-2, 60, average=0.998, hold=0.2), _little(FIRST), 16, Reuse(2048, 6)
+                Budget(1_600, IDLE, 2e-2, 60, average=0.998, hold=0.2), _little(FIRST), 16, Reuse(2048, 6)
             ),
-            "stretches": FlowTraining(Budget(100_000, 45, 1e-2, 60, average=0.998), _little(MIXED), batch=4),
-            "first-blocks-varied": FlowTraining(
-                Budget(100_000, 120, 2e-2, 60, hold=0.2), FIRST, 16, Reuse(4096, 4)
-            ),
-            "stretches-varied": FlowTraining(Budget(100_000, 240, 1e-2, 60), MIXED, 4, Reuse(512, 4)),
+            "stretches": FlowTraining(Budget(3_000, IDLE, 8e-3, 60, average=0.998, hold=0.2), _little(MIXED), 28),
+            "stretches-varied": FlowTraining(Budget(12_000, IDLE, 1e-2, 60, hold=0.2), MIXED, 28, Reuse(512, 4)),
         },
-        {"self-forcing": SelfForcingTraining(Budget(100_000, 120, 2e-3, average=0.998), batch=4, blocks=8)},
+        {"self-forcing": SelfForcingTraining(Budget(2_400, IDLE, 2e-3, average=0.998), batch=4, blocks=8)},
     ),
     "test": Recipe(
         {
@@ -97,12 +97,13 @@ RECIPES = {
         TextTraining(Budget(3, 1, 1e-3), batch=4),
         {
             "first-blocks": FlowTraining(Budget(2, 1, 1e-3), FIRST, batch=2, reuse=Reuse(2)),
-            "stretches": FlowTraining(Budget(4, 1, 1e-3), MIXED, batch=1, reuse=Reuse(1)),
+            "stretches": FlowTraining(Budget(4, 1, 1e-3), MIXED, batch=7, reuse=Reuse(1)),
         },
         {"self-forcing": SelfForcingTraining(Budget(2, 1, 1e-4), batch=1, blocks=2, reuse=Reuse(1))},
     ),
 }
-"""By where they run. "gpu" takes three pieces of nine minutes and has not been run; "cpu" is for two cores."""
+"""By where they run. "gpu" takes three pieces of nine minutes and has not been run; "cpu" about twelve hours of
+two processes, each with a core of its own."""
 
 
 def recipe(name: str) -> Recipe:

@@ -29,12 +29,12 @@ from engines.wan.transformer import CausalTransformer
 
 @dataclass(frozen=True)
 class SelfForcingTraining:
-    """Settings of the stage. A rollout is `blocks` long; `variety` is the world's."""
+    """Settings of the stage. A step makes `batch` rollouts of `blocks`; `variety` is the world's."""
 
     budget: Budget
     batch: int
     blocks: int = 12
-    from_noise: float = 0.25
+    from_noise: float = 0.5
     """Share of the blocks that begin with noise alone, as all do when serving."""
     variety: float = 1.0
     reuse: Reuse = field(default_factory=lambda: Reuse(kept=256))
@@ -53,7 +53,8 @@ def train_on_rollouts(
     seed = (settings.seed, run.progress.step, team.rank)
     torch.manual_seed(hash(seed))
     whole = Curriculum(first=0, start=1, rolled=0, switched=0, length=settings.blocks, variety=settings.variety)
-    samples = iter(Stretches(teachers, stream, whole, settings.batch, seed, device, settings.reuse))
+    blocks = settings.batch * (2 * settings.blocks - 1)  # All clean but the last, all noisy.
+    samples = iter(Stretches(teachers, stream, whole, blocks, seed, device, settings.reuse))
     energy = channel_energy(teachers.codec, stream, device)
     loss = FlowLoss(energy, settings.channel_power, settings.standout)
     rollouts = Rollouts(transformer, stream, settings.from_noise, loss)

@@ -51,6 +51,11 @@ class Stretch:
         """The blocks that others see: all but the last."""
         return self.numbers[:-1]
 
+    @property
+    def size(self) -> int:
+        """Blocks in a pass, clean and noisy."""
+        return len(self.clean) + len(self.noisy)
+
 
 class WindowBlocks(NamedTuple):
     """Blocks of a window, its sink included, and of its sink."""
@@ -149,7 +154,7 @@ class SequenceMemory(TextMemory):
     def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Each block over its window."""
         stretch, window = self._stretch, self._window
-        blocks = len(stretch.clean) + len(stretch.noisy)
+        blocks = stretch.size
         queries, keys, values = (
             x.chunk(blocks, dim=1) for x in (attention.queries(q), attention.keys(k), attention.heads_of(v))
         )

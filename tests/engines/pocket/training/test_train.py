@@ -147,12 +147,12 @@ def teachers(started: PatchVAE) -> Teachers:
     return Teachers(started, UMT5Encoder(POCKET.text_encoder), tokenizer, POCKET.transformer.text_len)
 
 
-def stretches(teachers: Teachers, curriculum: Curriculum, batch: int = 2) -> Stretches:
-    return Stretches(teachers, STREAM, curriculum, batch, (7,), CPU, Reuse(kept=8, repeats=2))
+def stretches(teachers: Teachers, curriculum: Curriculum, blocks: int = 2) -> Stretches:
+    return Stretches(teachers, STREAM, curriculum, blocks, (7,), CPU, Reuse(kept=8, repeats=2))
 
 
-def sample(teachers: Teachers, curriculum: Curriculum, batch: int = 2) -> Sample:
-    return next(iter(stretches(teachers, curriculum, batch)))
+def sample(teachers: Teachers, curriculum: Curriculum, blocks: int = 14) -> Sample:
+    return next(iter(stretches(teachers, curriculum, blocks)))
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,9 @@ def test_a_sample_holds_the_frames_of_its_stretch(
 ) -> None:
     drawn = sample(teachers, curriculum)
     assert drawn.stretch == stretch
-    assert drawn.latents.shape == (2, 3 * len(stretch.numbers), 16, 4, 6)
-    assert drawn.rows.shape == (2, 64, 128)
+    clips = 14 // (len(stretch.clean) + len(stretch.noisy))
+    assert drawn.latents.shape == (clips, 3 * len(stretch.numbers), 16, 4, 6)
+    assert drawn.rows.shape == (clips, 64, 128)
 
 
 def test_a_switched_sample_denoises_only_what_follows_the_switch(teachers: Teachers) -> None:
@@ -231,7 +232,7 @@ def test_noise_levels_are_those_of_the_sampler_and_all_alike() -> None:
 
 def test_a_rollout_teaches_each_block_and_hands_on_no_gradient(teachers: Teachers) -> None:
     transformer = new_transformer(SMALL, 0, CPU)
-    drawn = sample(teachers, Curriculum(0, 1, 0, 0, length=5))
+    drawn = sample(teachers, Curriculum(0, 1, 0, 0, length=5), blocks=18)
     rollouts = Rollouts(transformer, STREAM, 0.5, FlowLoss(torch.ones(16), 0.0, 0.0))
     before, after = overfit(transformer, lambda: rollouts.losses(drawn), steps=40, rate=3e-3)
     assert after < 0.85 * before
