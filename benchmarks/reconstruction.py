@@ -153,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     device, started = torch.device("cpu"), time.monotonic()
     model = open_model(options.model, models_folder(options.models_dir), device, torch.float32).model
-    codec, judge, world = model.codec, TrainedJudge.load(device), Renderer(device=device)
+    codec, judge, world = model.vae, TrainedJudge.load(device), Renderer(device=device)
     assert isinstance(codec, nn.Module)
     roles = [prompt_role(FIRST_CLIP + number) for number in range(options.clips)]
     clips = [Clip(role.cue.scene, role.cue.seed) for role in roles]

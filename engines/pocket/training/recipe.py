@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from engines.errors import ConfigError
-from engines.pocket.training.dataset import Curriculum, Reuse
-from engines.pocket.training.flow_matching import FlowTraining
-from engines.pocket.training.self_forcing import SelfForcingTraining
 from engines.pocket.training.text_encoder import TextTraining
 from engines.pocket.training.trainer import Budget
+from engines.pocket.training.transformer.dataset import Curriculum, Reuse
+from engines.pocket.training.transformer.flow_matching import FlowTraining
+from engines.pocket.training.transformer.self_forcing import SelfForcingTraining
 from engines.pocket.training.vae import AutoencoderTraining, LossWeights
 
 LITTLE = 0.04

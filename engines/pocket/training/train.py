@@ -27,11 +27,8 @@ from engines.config.presets import preset
 from engines.errors import ConfigError
 from engines.loading.loader import load_model
 from engines.pocket.model_files import WEIGHTS, model_files
-from engines.pocket.training.dataset import Teachers
 from engines.pocket.training.export import publish
-from engines.pocket.training.flow_matching import FlowTraining, new_transformer, train_flow
 from engines.pocket.training.recipe import RECIPES, Recipe, recipe
-from engines.pocket.training.self_forcing import SelfForcingTraining, train_on_rollouts
 from engines.pocket.training.team import Team, run_together
 from engines.pocket.training.text_encoder import (
     TextReader,
@@ -40,6 +37,9 @@ from engines.pocket.training.text_encoder import (
     train_text_encoder,
 )
 from engines.pocket.training.trainer import OutOfTime, Workshop
+from engines.pocket.training.transformer.dataset import Teachers
+from engines.pocket.training.transformer.flow_matching import FlowTraining, new_transformer, train_flow
+from engines.pocket.training.transformer.self_forcing import SelfForcingTraining, train_on_rollouts
 from engines.pocket.training.vae import AutoencoderTraining, new_autoencoder, train_autoencoder
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder

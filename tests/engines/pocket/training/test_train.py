@@ -18,14 +18,14 @@ from engines.config.presets import preset
 from engines.errors import ConfigError
 from engines.loading.loader import load_model
 from engines.pocket.model_files import WEIGHTS, model_files, revision
-from engines.pocket.training.channel_energy import channel_energy
-from engines.pocket.training.dataset import WARM_UP, Curriculum, Reuse, Sample, Stretches, Teachers
-from engines.pocket.training.flow_matching import FlowLoss, _levels, flow_losses, new_transformer
 from engines.pocket.training.recipe import recipe
-from engines.pocket.training.self_forcing import Rollouts
-from engines.pocket.training.teacher_forcing import SequenceMemory, Stretch, Window
 from engines.pocket.training.train import main
 from engines.pocket.training.trainer import Budget, Losses, OutOfTime, Run, Workshop
+from engines.pocket.training.transformer.channel_energy import channel_energy
+from engines.pocket.training.transformer.dataset import WARM_UP, Curriculum, Reuse, Sample, Stretches, Teachers
+from engines.pocket.training.transformer.flow_matching import FlowLoss, _levels, flow_losses, new_transformer
+from engines.pocket.training.transformer.self_forcing import Rollouts
+from engines.pocket.training.transformer.teacher_forcing import SequenceMemory, Stretch, Window
 from engines.pocket.training.vae import Crops, Moments, autoencoder_losses, new_autoencoder
 from engines.pocket.training.vae import random_clip as random_picture_clip
 from engines.pocket.world.renderer import Renderer

@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
-from engines.pocket.training.channel_energy import channel_energy
-from engines.pocket.training.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
-from engines.pocket.training.flow_matching import FlowLoss
 from engines.pocket.training.optimizers import for_transformer
-from engines.pocket.training.teacher_forcing import RolloutMemory, Window
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
+from engines.pocket.training.transformer.channel_energy import channel_energy
+from engines.pocket.training.transformer.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
+from engines.pocket.training.transformer.flow_matching import FlowLoss
+from engines.pocket.training.transformer.teacher_forcing import RolloutMemory, Window
 from engines.sampling.flow_schedule import CLEAN, FlowSchedule, add_noise, predict_clean
 from engines.wan.transformer import CausalTransformer
 

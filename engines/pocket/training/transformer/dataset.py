@@ -18,8 +18,8 @@ from engines.config.geometry import pixel_frames
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.pocket.training.reservoir import Reservoir
-from engines.pocket.training.teacher_forcing import Stretch, WindowBlocks
 from engines.pocket.training.text_encoder import embed
+from engines.pocket.training.transformer.teacher_forcing import Stretch, WindowBlocks
 from engines.pocket.world.captions import caption, change_caption
 from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Scene

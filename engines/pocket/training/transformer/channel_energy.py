@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engines.config.stream import StreamConfig
-from engines.pocket.training.dataset import random_clip
+from engines.pocket.training.transformer.dataset import random_clip
 from engines.pocket.world.renderer import Renderer
 from engines.vae.protocol import StreamingVAE
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from engines.config.geometry import PATCH
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
-from engines.pocket.training.channel_energy import channel_energy
-from engines.pocket.training.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
 from engines.pocket.training.optimizers import for_transformer
-from engines.pocket.training.teacher_forcing import SequenceMemory, Window
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
+from engines.pocket.training.transformer.channel_energy import channel_energy
+from engines.pocket.training.transformer.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
+from engines.pocket.training.transformer.teacher_forcing import SequenceMemory, Window
 from engines.sampling.flow_schedule import TRAINING_STEPS, FlowSchedule
 from engines.wan.transformer import CausalTransformer
 

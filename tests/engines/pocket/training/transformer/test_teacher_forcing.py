@@ -12,7 +12,7 @@ from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
-from engines.pocket.training.teacher_forcing import RolloutMemory, SequenceMemory, Stretch, Window
+from engines.pocket.training.transformer.teacher_forcing import RolloutMemory, SequenceMemory, Stretch, Window
 from engines.sampling.flow_schedule import TRAINING_STEPS
 from engines.text.prompt import Prompt
 from tests.support.generators import denoiser_for
