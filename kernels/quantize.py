@@ -26,7 +26,7 @@ def quantize_tile(b_x: tl.tensor) -> tl.tensor:
 
 
 def quantize_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """INT8 keys and their scales as a slab has them.
+    """INT8 keys and their scales as the KV pool has them.
 
     Args:
         keys: [layers, ..., H, D], any floating dtype.

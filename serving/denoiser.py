@@ -249,7 +249,7 @@ class Denoiser:
         return receipts
 
     def _restart(self, session: LiveSession) -> None:
-        """In the executor: the slab changes hands from the old stream to the new one."""
+        """In the executor: the room changes hands from the old stream to the new one."""
         self._generator.close(session.stream)
         if session.closed:
             return

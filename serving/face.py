@@ -38,7 +38,7 @@ class SessionFace(Protocol):
         ...
 
     async def delete(self, session_id: str, caller: Caller) -> None:
-        """End a session and free its slab."""
+        """End a session and free its room."""
         ...
 
     async def command(self, session_id: str, command: pb.Command, caller: Caller) -> pb.Receipt:

@@ -290,7 +290,7 @@ class FakeServer(SessionsServicer):
     @_answering
     async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.Session:
         if len(self.sessions) >= self._slots:
-            raise SlotsFull(f"all {self._slots} slabs are taken")
+            raise SlotsFull(f"all {self._slots} sessions are taken")
         session = FakeSession(request, self.faults.kept_chunks)
         self.sessions[session.id] = session
         self._making.append(asyncio.create_task(session.run()))

@@ -57,7 +57,7 @@ def test_refusals_are_the_errors_that_the_server_means() -> None:
             await client.start(session.id)
         with pytest.raises(InvalidRequest, match="no cue is at frame 9"):
             await client.remove(session.id, 9)
-        with pytest.raises(SlotsFull, match="all 1 slabs"):
+        with pytest.raises(SlotsFull, match="all 1 sessions"):
             await client.create()
 
     with_client(work, FakeServer(slots=1))

@@ -232,7 +232,7 @@ async def take_waiting(items: AsyncIterator[Item]) -> AsyncIterator[Item]:
         yield item
 
 
-def test_a_session_whose_lease_is_over_is_gone_and_its_slab_is_back(pocket: OpenedModel) -> None:
+def test_a_session_whose_lease_is_over_is_gone_and_its_room_is_back(pocket: OpenedModel) -> None:
     async def wait() -> None:
         async with at_work(pocket) as bench:
             await started(bench, opening(pocket, lease_s=1.0))
@@ -313,7 +313,7 @@ def test_a_replay_does_not_run_ahead_of_the_device(pocket: OpenedModel, monkeypa
     run(fork())
 
 
-def test_a_fork_from_the_future_is_refused_and_leaves_no_slab(pocket: OpenedModel) -> None:
+def test_a_fork_from_the_future_is_refused_and_leaves_nothing(pocket: OpenedModel) -> None:
     async def fork() -> None:
         async with at_work(pocket) as bench:
             name = await started(bench, opening(pocket))
@@ -372,7 +372,7 @@ def test_a_reset_session_shows_the_same_again(pocket: OpenedModel) -> None:
     run(reset())
 
 
-def test_a_session_that_is_deleted_while_it_is_reset_leaves_no_slab(pocket: OpenedModel) -> None:
+def test_a_session_that_is_deleted_while_it_is_reset_leaves_nothing(pocket: OpenedModel) -> None:
     async def both() -> None:
         async with at_work(pocket) as bench:
             for delay in range(6):

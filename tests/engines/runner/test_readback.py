@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.host_time import idle_stream, make_block
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
@@ -27,6 +28,15 @@ def test_nothing_is_read_back_in_the_block_loop(
     generator.set_prompt(stream, prompts[0])
     with Readbacks() as readbacks:
         roll_pictures(generator, stream, 6, {2: prompts[1], 5: prompts[2]})
+    assert readbacks.names == {}
+
+
+def test_nothing_is_read_back_to_load_rows_for_kernels() -> None:
+    generator, stream = idle_stream()
+    with Readbacks() as readbacks:
+        make_block(generator, stream)
+        generator.set_prompt(stream, Prompt("other", torch.ones(2, generator.config.text_dim)))
+        make_block(generator, stream)
     assert readbacks.names == {}
 
 

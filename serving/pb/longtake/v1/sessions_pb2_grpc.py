@@ -34,7 +34,7 @@ class SessionsStub:
 
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
-    any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no slab is free, or a limit is reached),
+    any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
     UNAUTHENTICATED, UNAVAILABLE (try again).
     """
 
@@ -149,7 +149,7 @@ class SessionsServicer:
 
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
-    any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no slab is free, or a limit is reached),
+    any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
     UNAUTHENTICATED, UNAVAILABLE (try again).
     """
 
@@ -175,7 +175,7 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeleteSession(self, request, context):
-        """Ends a session and frees its slab.
+        """Ends a session and frees its room.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,7 +224,7 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Reset(self, request, context):
-        """Goes back to an empty timeline and frame 0; the session keeps its slab, seed and viewers.
+        """Goes back to an empty timeline and frame 0; the session keeps its room, seed and viewers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -402,7 +402,7 @@ class Sessions:
 
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
-    any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no slab is free, or a limit is reached),
+    any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
     UNAUTHENTICATED, UNAVAILABLE (try again).
     """
 
