@@ -142,7 +142,7 @@ def _identity(generator: Generator, kind: Kind, facts: dict[str, Any]) -> dict[s
     """
     identity = generator.identity
     if kind == "light" and "codec" not in facts:
-        return {name: mark for name, mark in identity.items() if name != "codec"}
+        return {name: mark for name, mark in identity.items() if name not in ("codec", "encoder")}
     return identity
 
 

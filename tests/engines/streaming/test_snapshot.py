@@ -38,7 +38,7 @@ def test_a_light_snapshot_of_a_process_without_a_codec_goes_on_where_there_is_on
     marks = {"transformer": model.identity["transformer"]}
     alone, beside, stranger = (
         denoiser_for(model.transformer, kept_frames=38, identity=identity)
-        for identity in (marks, model.identity, marks | {"codec": "another"})
+        for identity in (marks, model.identity | {"encoder": "its own"}, marks | {"codec": "another"})
     )
     stream = alone.open(small)
     roll(alone, stream, 3, {0: prompts[0]})
