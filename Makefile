@@ -16,8 +16,10 @@ serve: .venv/run
 proto: .venv/dev
 	$(BIN)/python -m serving.pb.generate
 
+# Servers are tested one by one: each has a Ray cluster that takes both cores.
 test: .venv/dev | .venv/browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/serving/live
+	$(BIN)/python -m pytest tests/serving/live
 
 check: .venv/dev
 	$(BIN)/ruff check .

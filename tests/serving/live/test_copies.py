@@ -48,7 +48,7 @@ def test_a_fork_at_an_earlier_frame_takes_another_turn_there(stub: Stub) -> None
     noon = went_on(stub, fork, 45, 69)
     night = chunks(watch(stub, session, 45), 69)
     assert frames_of(noon) == frames_of(night)
-    assert pictures(noon).mean() > pictures(night).mean() + 10
+    assert pictures(noon).mean() > pictures(night).mean() + 5
 
 
 def test_a_fork_that_changes_nothing_repeats_the_session(stub: Stub) -> None:
