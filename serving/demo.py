@@ -24,16 +24,15 @@ from serving.playback import Playback, Switch, opened, shown, steer, time_of
 from serving.sheet import Still, write_sheet
 from serving.timeline import Blend, Cue, Transition
 
-BALLOON = "a red balloon hovering over rolling hills"
 STEERED = (
-    f"{BALLOON} at noon under a clear sky",
-    f"{BALLOON} at dusk under a clear sky",
-    f"{BALLOON} at night under a clear sky",
-    f"{BALLOON} at dawn in falling snow",
+    "a red lantern hovering over the desert at night in heavy rain",
+    "a red lantern hovering over the desert at dusk under a clear sky",
+    "a red lantern hovering over the desert at noon under a clear sky",
+    "a green lantern hovering over the desert at noon in falling snow",
 )
 """The first is there from the beginning, and each of the others is said live."""
 
-SAILBOAT = "a blue sailboat swaying over the sea"
+SAILBOAT = "a white sailboat drifting over the sea"
 STILLS = 12
 """Pictures of each film on the sheet."""
 
@@ -90,8 +89,8 @@ async def direct(client: AsyncClient, film: Path, span: int) -> Watched:
 async def follow(client: AsyncClient, film: Path, span: int) -> Watched:
     """Leave all to the timeline, which is there from the beginning."""
     cues = [
-        Cue(0, Blend.of(f"{SAILBOAT} at noon under a clear sky")),
-        Cue(2 * span, Blend.of(f"{SAILBOAT} at night in falling snow"), Transition(4, "slerp")),
+        Cue(0, Blend.of(f"{SAILBOAT} at night under a clear sky")),
+        Cue(2 * span, Blend.of(f"{SAILBOAT} at noon under a clear sky"), Transition(4, "slerp")),
     ]
     async with started(client, cues, seed=7) as controller:
         with closing(Playback(controller, film)) as playback:
