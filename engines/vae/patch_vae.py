@@ -35,10 +35,10 @@ TIME = 1
 LEAD = TEMPORAL_FACTOR - 1
 """Times that a stream's first picture is repeated in front of it, to fill its latent frame."""
 
-COLOURS = 3
+COLORS = 3
 
-PLANES = TEMPORAL_FACTOR * COLOURS
-"""Channels of a group: the colours of each of its pictures."""
+PLANES = TEMPORAL_FACTOR * COLORS
+"""Channels of a group: the colors of each of its pictures."""
 
 
 def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ class PatchVAE(nn.Module):
     def decode_raw(self, latents: Tensor, cache: ConvCache) -> StreamingOutput:
         """The decoder's own output [B, N, 3, 8h, 8w], about 0..1, for latents as `decode` takes them."""
         groups, after = self.decoder.advance(latents, cache, latents.shape[1])
-        pictures = groups.unflatten(2, (TEMPORAL_FACTOR, COLOURS)).flatten(1, 2)
+        pictures = groups.unflatten(2, (TEMPORAL_FACTOR, COLORS)).flatten(1, 2)
         return StreamingOutput(pictures[:, LEAD:] if cache.frames_seen == 0 else pictures, after)
 
     def start_encoding(self) -> ConvCache:
