@@ -149,7 +149,7 @@ class FusedRunner:
 
     def buffers(self, shape: Shape) -> BatchBuffers:
         """Buffers for batches of `shape`."""
-        return BatchBuffers(self._ops, self.cache, shape, self._spatial.of(shape.grid), self._prompt_tokens)
+        return BatchBuffers(self._ops, self.cache, shape, self._spatial.of(shape.grid), self.config.text_len)
 
     def recorded(
         self, run: partial[Tensor] | partial[None], may_record: Callable[[], bool]
@@ -173,10 +173,6 @@ class FusedRunner:
         freqs = to_device(frame_freqs(positions, self.cache.layout.head_dim), self.cache.device)
         planes, raw = window_planes(self.cache), raw_plane(self.cache)
         self._ops.rotate_slots(planes, raw, freqs, here[0], here[1], tokens)
-
-    @property
-    def _prompt_tokens(self) -> int:
-        return self.config.text_len
 
     def _pass_of(self, shape: Shape) -> FusedPass:
         if shape in self._passes:
