@@ -7,7 +7,7 @@ SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 
 # A server, and two sessions at once, one of them steered live: films, a picture sheet and times in out/.
 demo: .venv/run
-	$(BIN)/python -m serving.demo --output out
+	$(BIN)/python -m serving.cli.demo --output out
 
 # Until Ctrl-C; the page is at http://127.0.0.1:8000/.
 serve: .venv/run

@@ -26,12 +26,12 @@ import torch
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.replicas import Replicas, wait_until_whole
 from engines.config.geometry import FRAMES_PER_SECOND
-from serving import app
-from serving.async_client import AsyncClient
+from serving.cli.server_process import free_port
+from serving.client.aio import AsyncClient
+from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
-from serving.local_server import free_port
-from serving.playback import Playback, opened
-from serving.timeline import Blend, Cue
+from serving.deployments import local_cluster
+from serving.timeline.cue import Blend, Cue
 
 PROMPT = "a red balloon hovering over rolling hills at noon under a clear sky"
 LATER = "a red balloon hovering over rolling hills at night under a clear sky"
@@ -78,7 +78,7 @@ def measure(repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2, silence_s=SILENCE_S,
         grpc_port=free_port(), http_port=free_port(), recordings=str(folder),
     )  # fmt: skip
-    address, logs = f"127.0.0.1:{config.grpc_port}", app.start(config).logs
+    address, logs = f"127.0.0.1:{config.grpc_port}", local_cluster.start(config).logs
     gaps: dict[str, dict[str, list[float]]] = {}
     try:
         for stage, number in itertools.product(STAGES, SIGNALS):
@@ -88,7 +88,7 @@ def measure(repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
                 with Replicas(logs) as replicas:
                     found.append(asyncio.run(gap_s(address, replicas, stage, number, folder / "film.mp4")))
     finally:
-        app.stop()
+        local_cluster.stop()
     return gaps
 
 

@@ -32,8 +32,8 @@ from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
 from engines.loading.fingerprint import fingerprint
 from engines.pocket.world.renderer import Renderer
-from serving.catalog import models_folder
-from serving.loading import open_model
+from serving.weights.catalog import models_folder
+from serving.weights.loader import open_model
 
 PARTS = ("prompts", "switches", "drift")
 

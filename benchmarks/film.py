@@ -61,7 +61,7 @@ def make(minutes: float, size: str, threads: int, folder: Path) -> LongFilm:
     prompts = [f"a red balloon over the hills, take {i}" for i in range(round(seconds / CUE_EVERY_SECONDS))]
     timeline.write_text("\n".join(prompts))
     command = [
-        sys.executable, "-m", "serving.cli", "generate", str(timeline), "-o", str(folder / "film.mp4"),
+        sys.executable, "-m", "serving.cli.main", "generate", str(timeline), "-o", str(folder / "film.mp4"),
         "--seconds", str(seconds), "--size", size, "--threads", str(threads), "--sheet", str(folder / "film.png"),
     ]  # fmt: skip
     resident, rate = [], 0.0

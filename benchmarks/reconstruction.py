@@ -33,9 +33,9 @@ from engines.loading.fingerprint import fingerprint
 from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Weather
 from engines.vae.protocol import StreamingVAE
-from serving.catalog import models_folder
-from serving.loading import open_model
-from serving.sheet import Still
+from serving.media.contact_sheet import Still
+from serving.weights.catalog import models_folder
+from serving.weights.loader import open_model
 
 FIRST_CLIP = 500_000
 """Number of the first clip: none of them belongs to the prompts of `benchmarks.fidelity`."""

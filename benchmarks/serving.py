@@ -32,12 +32,12 @@ from matplotlib import pyplot as plt
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.processes import Tree, Usage
 from engines.config.geometry import FRAMES_PER_SECOND
-from serving.async_client import AsyncClient
+from serving.cli.server_process import local_server
+from serving.client.aio import AsyncClient
+from serving.client.capture import Playback, opened, shown, steer, time_of
 from serving.errors import SlotsFull
-from serving.local_server import local_server
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.playback import Playback, opened, shown, steer, time_of
-from serving.timeline import Blend, Cue
+from serving.timeline.cue import Blend, Cue
 
 SESSIONS = 2
 SWITCH_EVERY_S = 4
@@ -52,7 +52,7 @@ HOURS = ("noon", "dusk", "night", "dawn")
 PROMPTS = [f"a red balloon hovering over rolling hills at {hour} under a clear sky" for hour in HOURS]
 
 
-class Viewing(NamedTuple):
+class StreamCursor(NamedTuple):
     """One paced session: times in milliseconds; `waited` is how late each chunk was."""
 
     first_frame: float
@@ -75,7 +75,7 @@ class Unpaced(NamedTuple):
 class Report:
     """All that was found out. `memory` has for each moment in seconds the MiB of every kind of process."""
 
-    paced: Sequence[Viewing]
+    paced: Sequence[StreamCursor]
     usage: Usage
     unpaced: Sequence[Unpaced]
     refused_ms: Sequence[float]
@@ -83,7 +83,7 @@ class Report:
     load: tuple[float, float, float]
 
 
-async def view(client: AsyncClient, film: Path, seed: int, switches: int) -> Viewing:
+async def view(client: AsyncClient, film: Path, seed: int, switches: int) -> StreamCursor:
     """Steer a session at the pace of a player, and note when everything came."""
     cues = [Cue(0, Blend.of(PROMPTS[0]))]
     prompts = [PROMPTS[number % len(PROMPTS)] for number in range(1, switches + 1)]
@@ -98,7 +98,7 @@ async def view(client: AsyncClient, film: Path, seed: int, switches: int) -> Vie
             generated = (await client.get(session.id)).next_frame
     arrivals = playback.arrivals
     times = shown(arrivals, FRAMES_PER_SECOND)
-    return Viewing(
+    return StreamCursor(
         first_frame=1e3 * (arrivals[0].at - started),
         intervals=[1e3 * (after.at - before.at) for before, after in itertools.pairwise(arrivals)],
         waited=[1e3 * time.waited for time in times],
@@ -109,7 +109,7 @@ async def view(client: AsyncClient, film: Path, seed: int, switches: int) -> Vie
     )
 
 
-async def views(server: str, folder: Path, seconds: float) -> list[Viewing]:
+async def views(server: str, folder: Path, seconds: float) -> list[StreamCursor]:
     """All paced sessions at once."""
     switches = max(1, round(seconds / SWITCH_EVERY_S) - 1)
     async with AsyncClient(server) as client:
@@ -137,7 +137,7 @@ def alone(folder: Path, frames: int) -> float:
     timeline = folder / "film.txt"
     timeline.write_text(PROMPTS[0])
     command = [
-        *(sys.executable, "-m", "serving.cli", "generate", str(timeline), "-o", str(folder / "film.mp4")),
+        *(sys.executable, "-m", "serving.cli.main", "generate", str(timeline), "-o", str(folder / "film.mp4")),
         *("--seconds", str(frames / FRAMES_PER_SECOND), "--threads", "1"),
     ]
     moments = []

@@ -135,16 +135,16 @@ class Pool:
 
     def __init__(self, clips: Clips, world: Renderer) -> None:
         self._clips, self._world = clips, world
-        self._pictures: list[Tensor] = []
+        self._decoder: list[Tensor] = []
         self._labels: list[Tensor] = []
         self._rendered = 0
 
     def batch(self, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Small pictures [BATCH, T, 3, h, w] and labels [BATCH, attributes]: `FRESH` new ones, the rest old."""
         fresh = self._render_fresh()
-        old = random.integers(len(self._pictures), size=BATCH - len(fresh)).tolist()
+        old = random.integers(len(self._decoder), size=BATCH - len(fresh)).tolist()
         chosen = [*fresh, *old]
-        pictures = torch.stack([self._pictures[i] for i in chosen]).float() / 255
+        pictures = torch.stack([self._decoder[i] for i in chosen]).float() / 255
         return pictures, torch.stack([self._labels[i] for i in chosen])
 
     def _render_fresh(self) -> list[int]:
@@ -153,7 +153,7 @@ class Pool:
         slots = []
         for picture, label in zip(pictures, labels(windows), strict=True):
             slot = self._rendered % POOL
-            self._pictures[slot : slot + 1], self._labels[slot : slot + 1] = [picture], [label]
+            self._decoder[slot : slot + 1], self._labels[slot : slot + 1] = [picture], [label]
             self._rendered += 1
             slots.append(slot)
         return slots

@@ -1,7 +1,8 @@
 """Sessions, video encoding, the network and the command line.
 
-The way of a command: `session_manager` or `web` (a face), `sessions` (asks replicas, keeps mirrors), `fleet` and
-`session_router` (who holds it), `denoiser` (the authority), `session` (the rules, pure). The way of a block:
-`production` asks `scheduler` whose is next, then text stage, generator, picture stage (`stages` here,
-`remote_stages` elsewhere), and `follower` carries the chunk to each viewer.
+The way of a command: `deployments.session_manager` or `web`, `gateway.session_service` (asks replicas, keeps
+standby copies), `deployments.routing` (finds the replica), `worker.denoiser` (the authority),
+`session.state_machine` (the rules, pure). The way of a block: `worker.block_loop` asks `worker.scheduler` whose is
+next, then prompts, generator and video decoder (`pipeline` here, `deployments.replicas.remote_stages` elsewhere),
+and `worker.subscriber` carries the chunk to each viewer.
 """

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,13 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("streaming",), ("pocket",),
 )  # fmt: skip
 """Of the engines: a room imports rooms of lines before its own, and none of its own line."""
+
+SERVING: tuple[tuple[str, ...], ...] = (
+    ("errors", "auth", "config"), ("media", "timeline"), ("timeline.formats", "weights", "session"),
+    ("protocol", "replication", "pipeline"), ("client", "offline", "worker", "gateway"), ("web",),
+    ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",), ("cli",),
+)  # fmt: skip
+"""The same for the rooms of serving, and the files beside them."""
 
 WITHOUT_KERNELS = ("config", "cache")
 MOST_FILES = 12
@@ -35,9 +44,11 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def room_of(module: str) -> str | None:
-    parts = module.split(".")
-    return parts[1] if parts[0] == "engines" and len(parts) > 1 else None
+def room_of(module: str, rooms: Sequence[Sequence[str]]) -> str | None:
+    """The room, of those listed, that a module is in: the innermost one."""
+    name = module.partition(".")[2]
+    inside = [room for line in rooms for room in line if name == room or name.startswith(f"{room}.")]
+    return max(inside, key=len, default=None)
 
 
 @pytest.mark.parametrize(("folder", "others"), [("kernels", ("engines", "serving")), ("engines", ("serving",))])
@@ -50,15 +61,36 @@ def test_folders_are_imported_one_way(folder: str, others: tuple[str, ...]) -> N
     assert not wrong
 
 
-def test_rooms_of_the_engine_are_imported_one_way() -> None:
-    line = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
+@pytest.mark.parametrize(("folder", "rooms"), [("engines", ROOMS), ("serving", SERVING)])
+def test_rooms_are_imported_one_way(folder: str, rooms: Sequence[Sequence[str]]) -> None:
+    line = {room: number for number, beside in enumerate(rooms) for room in beside}
     wrong = set()
-    for path in modules("engines"):
-        room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
-        for other in {room_of(module) for module in imports(path)} - {None, room}:
-            if room in line and other in line and line[other] >= line[room]:
+    for path in modules(folder):
+        room = room_of(".".join(path.relative_to(ROOT).with_suffix("").parts), rooms)
+        known = {room_of(module, rooms) for module in imports(path) if module.startswith(f"{folder}.")}
+        for other in known - {None, room}:
+            if room is not None and other is not None and line[other] >= line[room] > 0:
                 wrong.add(f"{path.relative_to(ROOT)} imports {other}")
     assert not wrong
+
+
+def test_every_room_of_serving_has_its_line() -> None:
+    listed = {room for line in SERVING for room in line}
+    rooms = {path.parent.relative_to(ROOT / "serving") for path in modules("serving")} - {Path()}
+    assert {".".join(room.parts) for room in rooms if room.parts[0] != "pb"} <= listed
+
+
+def test_only_deployments_know_ray() -> None:
+    for path in modules("serving"):
+        knows = any(module.split(".")[0] == "ray" for module in imports(path))
+        assert not knows or "deployments" in path.parts, path
+
+
+@pytest.mark.parametrize("module", ["serving.client.aio", "serving.client.blocking", "serving.client.capture"])
+def test_a_client_needs_neither_ray_nor_torch_nor_an_engine(module: str) -> None:
+    program = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert not set(loaded.split()) & {"ray", "torch", "engines", "kernels"}
 
 
 def test_integers_and_options_know_no_kernel() -> None:
@@ -77,7 +109,7 @@ def test_streams_know_the_runner_by_its_protocol() -> None:
         assert not kernels or path.name == "builder.py", path
 
 
-@pytest.mark.parametrize("folder", ["kernels", "engines"])
+@pytest.mark.parametrize("folder", ["kernels", "engines", "serving"])
 def test_a_room_has_a_dozen_files_at_most(folder: str) -> None:
     rooms = {path.parent for path in modules(folder)}
     crowded = {room.name: files for room in rooms if (files := _files(room)) > MOST_FILES}

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.judging import adherence, drift, prompt_switch
 from engines.pocket.world.scene import ATTRIBUTES
-from serving.sheet import Still, write_sheet
+from serving.media.contact_sheet import Still, write_sheet
 
 MARKS = {"subject": 0.90, "colour": 0.85, "motion": 0.75, "setting": 0.90, "light": 0.90, "weather": 0.90}
 """What the pocket model is to reach on fresh prompts."""

@@ -442,7 +442,7 @@ def _flow_step(make: Maker, sets: int) -> Case:
     return make.case("flow step", inputs, providers, flow_step_reference, 0, sets)
 
 
-def _pictures(make: Maker, frames: int, channels_times: int = 1) -> Tensor:
+def _decoder(make: Maker, frames: int, channels_times: int = 1) -> Tensor:
     """[1, C, frames, H, W], channels-last."""
     channels, _, height, width = make.sizes.pictures
     x = make.randn(1, channels * channels_times, frames, height, width)
@@ -454,9 +454,9 @@ def _causal_pad(make: Maker, sets: int) -> Case:
 
     def inputs() -> Tensors:
         return (
-            _pictures(make, frames),
-            _pictures(make, 2),
-            _pictures(make, 2),
+            _decoder(make, frames),
+            _decoder(make, 2),
+            _decoder(make, 2),
             make.randn(channels),
             make.randn(channels),
         )
@@ -473,7 +473,7 @@ def _conv_epilogue(make: Maker, sets: int) -> Case:
     channels, frames, *_ = make.sizes.pictures
 
     def inputs() -> Tensors:
-        return _pictures(make, frames), make.randn(channels), _pictures(make, frames)
+        return _decoder(make, frames), make.randn(channels), _decoder(make, frames)
 
     def copied(op: Callable[..., None], y: Tensor, bias: Tensor, shortcut: Tensor) -> Tensor:
         y = y.clone()
@@ -506,7 +506,7 @@ def _frame_pairs(make: Maker, sets: int) -> Case:
     _, frames, *_ = make.sizes.pictures
 
     def inputs() -> Tensors:
-        return _pictures(make, frames), _pictures(make, 1), _pictures(make, 1)
+        return _decoder(make, frames), _decoder(make, 1), _decoder(make, 1)
 
     providers: dict[str, Callable[..., Tensor]] = {"triton": frame_pairs, "reference": frame_pairs_reference}
     return make.case("frame pairs", inputs, providers, frame_pairs_reference, 0, sets)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import psutil
 from ray import serve
 
-from serving.app import APPLICATION
+from serving.deployments.app import APPLICATION
 
 
 class Replicas:

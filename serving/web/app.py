@@ -13,13 +13,13 @@ from fastapi.staticfiles import StaticFiles
 from grpc import StatusCode
 
 from serving.errors import ServingError
-from serving.face import SessionFace
-from serving.status import code_of
-from serving.timeline_files import MAX_BYTES, parse_timeline
-from serving.web.address import PROTOCOL, Address, read_token
-from serving.web.conversation import Conversation, close_code
-from serving.web.event_writer import text
-from serving.web.replies import error_json, timeline_json
+from serving.gateway.api import SessionAPI
+from serving.protocol.status import code_of
+from serving.timeline.formats.reader import MAX_BYTES, parse_timeline
+from serving.web.json_format import error_json, timeline_json
+from serving.web.outbound import text
+from serving.web.query import PROTOCOL, Address, read_token
+from serving.web.websocket import Conversation, close_code
 
 STATIC = Path(__file__).parent / "static"
 
@@ -50,7 +50,7 @@ class Fresh(StaticFiles):
         return response
 
 
-def web_app(face: SessionFace) -> FastAPI:
+def web_app(face: SessionAPI) -> FastAPI:
     """The application. Other pages may call it too: what they know is a token, never a cookie."""
     app = FastAPI(title="Longtake", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
@@ -82,7 +82,7 @@ def web_app(face: SessionFace) -> FastAPI:
     return app
 
 
-async def _converse(socket: WebSocket, face: SessionFace) -> None:
+async def _converse(socket: WebSocket, face: SessionAPI) -> None:
     """Take a WebSocket in, and say why if it cannot stay: a browser hears of nothing that comes before that."""
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(PROTOCOL if PROTOCOL in offered else None)

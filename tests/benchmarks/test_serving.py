@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from benchmarks.measure.processes import Tree, Usage
-from benchmarks.serving import Report, Unpaced, Viewing, plot, summary
+from benchmarks.serving import Report, StreamCursor, Unpaced, plot, summary
 
-VIEWING = Viewing(
+VIEWING = StreamCursor(
     first_frame=300.0,
     intervals=[700.0, 800.0],
     waited=[0.0, 10.0, 50.0],

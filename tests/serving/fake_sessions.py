@@ -23,9 +23,7 @@ from google.protobuf.empty_pb2 import Empty
 from numpy.typing import NDArray
 
 from engines.config.geometry import BlockLengths
-from serving.chunk import Chunk
-from serving.commands import KINDS
-from serving.encoder import ChunkEncoder
+from serving.client.pending_commands import KINDS
 from serving.errors import (
     FrameOutOfRange,
     InvalidRequest,
@@ -35,9 +33,11 @@ from serving.errors import (
     SlotsFull,
     WrongState,
 )
+from serving.media.chunk import Chunk
+from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
-from serving.status import code_of
+from serving.protocol.status import code_of
 
 HEIGHT, WIDTH = 32, 64
 STRIPE = WIDTH // 16
@@ -83,7 +83,7 @@ class FakeSession:
         self.id = str(uuid4())
         self.options = pb.SessionOptions(fps=16, ahead=1, seed=7, model="painted", height=HEIGHT, width=WIDTH)
         self.options.MergeFrom(request.options)
-        self.followers: list[asyncio.Queue[pb.Event | None]] = []
+        self.subscribers: list[asyncio.Queue[pb.Event | None]] = []
         self.take = 0
         self.made = asyncio.Event()
         self.reports: list[int] = []
@@ -117,28 +117,28 @@ class FakeSession:
             id=self.id, state=self.state, options=self.options, take=self.take, next_frame=self.next_frame,
             current_start_frame=self.next_frame, shown_frame=self.shown, prompt=self.prompt,
             pending=[cue for _, (cue, _) in sorted(self.pending.items())], applied=self.applied,
-            viewers=len(self.followers), create_time=self._created, replica="here",
+            viewers=len(self.subscribers), create_time=self._created, replica="here",
             oldest_frame=self.chunks[0].first_frame if self.chunks else 0,
         )  # fmt: skip
 
     def send(self, **event: Any) -> None:
         """To everybody."""
-        for follower in self.followers:
-            follower.put_nowait(pb.Event(take=self.take, **event))
+        for subscriber in self.subscribers:
+            subscriber.put_nowait(pb.Event(take=self.take, **event))
 
     def follow(self, from_frame: int | None) -> asyncio.Queue[pb.Event | None]:
         """Events from here on, after the chunks that reach beyond `from_frame`."""
-        follower: asyncio.Queue[pb.Event | None] = asyncio.Queue()
+        subscriber: asyncio.Queue[pb.Event | None] = asyncio.Queue()
         wanted = self.next_frame if from_frame is None else from_frame
         oldest = self.chunks[0].first_frame if self.chunks else 0
         if not oldest <= wanted <= self.next_frame:
             raise FrameOutOfRange(f"frame {wanted} is outside {oldest}..{self.next_frame}")
-        follower.put_nowait(pb.Event(take=self.take, state=self.message()))
+        subscriber.put_nowait(pb.Event(take=self.take, state=self.message()))
         for chunk in self.chunks:
             if chunk.first_frame + len(chunk.units) > wanted:
-                follower.put_nowait(pb.Event(take=self.take, chunk=chunk))
-        self.followers.append(follower)
-        return follower
+                subscriber.put_nowait(pb.Event(take=self.take, chunk=chunk))
+        self.subscribers.append(subscriber)
+        return subscriber
 
     def do(self, command: pb.Command) -> pb.Receipt:
         """Raises a ServingError if it is refused."""
@@ -202,8 +202,8 @@ class FakeSession:
         """Over."""
         self.state = pb.SESSION_STATE_ENDED
         self.send(state=self.message())
-        for follower in self.followers:
-            follower.put_nowait(None)
+        for subscriber in self.subscribers:
+            subscriber.put_nowait(None)
 
     async def run(self) -> None:
         """Make blocks as they are due, until the session ends."""
@@ -354,12 +354,12 @@ class FakeServer(SessionsServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream is lost")
 
     async def _events(
-        self, session: FakeSession, follower: asyncio.Queue[pb.Event | None], most: int | None = None
+        self, session: FakeSession, subscriber: asyncio.Queue[pb.Event | None], most: int | None = None
     ) -> AsyncIterator[pb.Event]:
         lost_after = self.faults.chunks_before_loss.pop(0) if self.faults.chunks_before_loss else None
         sent = 0
         try:
-            while (event := await follower.get()) is not None:
+            while (event := await subscriber.get()) is not None:
                 if sent == lost_after:
                     raise _StreamLost
                 yield event
@@ -367,7 +367,7 @@ class FakeServer(SessionsServicer):
                 if sent == most:
                     return
         finally:
-            session.followers.remove(follower)
+            session.subscribers.remove(subscriber)
 
     async def Interact(
         self, commands: AsyncIterator[pb.Command], context: grpc.aio.ServicerContext[Any, Any]
@@ -375,10 +375,10 @@ class FakeServer(SessionsServicer):
         try:
             attach = (await anext(aiter(commands))).attach
             session = self.session(attach.session_id)
-            follower = session.follow(attach.from_frame if attach.HasField("from_frame") else None)
-            reading = asyncio.create_task(self._obey(commands, session, follower))
+            subscriber = session.follow(attach.from_frame if attach.HasField("from_frame") else None)
+            reading = asyncio.create_task(self._obey(commands, session, subscriber))
             try:
-                async for event in self._events(session, follower):
+                async for event in self._events(session, subscriber):
                     if event.HasField("error"):
                         raise _StreamLost
                     yield event
@@ -390,7 +390,7 @@ class FakeServer(SessionsServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream is lost")
 
     async def _obey(
-        self, commands: AsyncIterator[pb.Command], session: FakeSession, follower: asyncio.Queue[pb.Event | None]
+        self, commands: AsyncIterator[pb.Command], session: FakeSession, subscriber: asyncio.Queue[pb.Event | None]
     ) -> None:
         lost = pb.Event(error=pb.Error())
         async for command in commands:
@@ -399,16 +399,16 @@ class FakeServer(SessionsServicer):
                 continue
             if self.faults.commands_lost:
                 self.faults.commands_lost -= 1
-                return follower.put_nowait(lost)
+                return subscriber.put_nowait(lost)
             if self.faults.receipts_lost:
                 self.faults.receipts_lost -= 1
-                follower.put_nowait(lost)
+                subscriber.put_nowait(lost)
             try:
                 session.do(command)
             except ServingError as error:
                 why = pb.Error(code=code_of(error).value[0], message=str(error))
                 refused = pb.Receipt(command_id=command.id, stage=pb.RECEIPT_STAGE_REFUSED, error=why)
-                follower.put_nowait(pb.Event(take=session.take, receipt=refused))
+                subscriber.put_nowait(pb.Event(take=session.take, receipt=refused))
         return None
 
     @_answering

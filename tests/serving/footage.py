@@ -8,8 +8,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.chunk import Chunk
-from serving.encoder import ChunkEncoder
+from serving.media.chunk import Chunk
+from serving.media.encoder import ChunkEncoder
 
 HEIGHT, WIDTH = 48, 64
 

@@ -10,7 +10,8 @@ import pytest
 
 from engines.errors import ConfigError
 from kernels.dispatch import EAGER
-from serving.config import Limits, ServerConfig, Tokens
+from serving.auth import Tokens
+from serving.config import Limits, ServerConfig
 
 
 @pytest.mark.parametrize(

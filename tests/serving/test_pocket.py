@@ -10,9 +10,9 @@ from torch import Tensor
 
 from engines.config.stream import StreamConfig
 from engines.pocket.model_files import WEIGHTS, revision
-from serving.cli import main
-from serving.facts import Facts
-from serving.loading import DEFAULT_MODEL, OpenedModel, open_model
+from serving.cli.main import main
+from serving.offline.provenance import Facts
+from serving.weights.loader import DEFAULT_MODEL, OpenedModel, open_model
 from tests.support.generators import generator_for
 
 PLACE = "a white balloon hovering on the spot over the {} {} under a clear sky"

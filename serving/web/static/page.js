@@ -1,13 +1,13 @@
 /** The page: what is pressed becomes messages, and what comes is shown. */
 
 import { atFrame, byId, copy, element } from "./dom.js";
-import { Editor } from "./editor.js";
-import { readPlace, replayPlace, short, steeringPlace, watchingPlace } from "./link.js";
+import { Editor } from "./cue_dialog.js";
+import { readPlace, replayPlace, short, steeringPlace, watchingPlace } from "./permalink.js";
 import { connect } from "./longtake.js";
 import { Meters } from "./meters.js";
-import { Notices } from "./notices.js";
+import { Notices } from "./toasts.js";
 import { Player } from "./player.js";
-import { Strip } from "./strip.js";
+import { Strip } from "./timeline_strip.js";
 
 const DRAW_MS = 100;
 const LISTED = 200;

@@ -21,16 +21,16 @@ from ray import serve
 from benchmarks.measure.replicas import Replicas, wait_until_whole
 from engines.device.host_copy import HostCopier
 from engines.streaming.state import Block
-from serving import app
-from serving.async_client import AsyncClient
-from serving.chunk import Chunk
+from serving.client.aio import AsyncClient
+from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
+from serving.deployments import app, local_cluster
+from serving.deployments.replicas.remote_stages import RemoteDecoder
+from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from serving.playback import Playback, opened
-from serving.remote_stages import RemotePictures
-from serving.timeline import Blend, Cue
-from serving.video_decoder import Place
+from serving.pipeline.video_decoder import DecoderStart
+from serving.timeline.cue import Blend, Cue
 from tests.serving.live.conftest import free_port
 from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, frames_of, start, watch
 from tests.serving.live.test_sessions import refused
@@ -57,11 +57,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2, silence_s=3,
         grpc_port=free_port(), http_port=free_port(), recordings=str(recordings),
     )  # fmt: skip
-    running = app.start(config)
+    running = local_cluster.start(config)
     address = f"127.0.0.1:{config.grpc_port}"
     with grpc.insecure_channel(address) as channel:
         yield Pair(address, running.logs, recordings, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
-    app.stop()
+    local_cluster.stop()
 
 
 def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
@@ -152,10 +152,10 @@ def test_a_call_between_stages_may_have_more_than_four_mebibytes(pair: Pair) -> 
     warm = [latents] * 4
     assert sum(block.nbytes for block in warm) > 4 << 20
     decoders = serve.get_deployment_handle("VideoDecoder", app.APPLICATION)
-    pictures = RemotePictures(decoders, silence_s=30, copier=HostCopier(torch.device("cpu")))
+    pictures = RemoteDecoder(decoders, silence_s=30, copier=HostCopier(torch.device("cpu")))
 
     async def decoded() -> Chunk:
-        await pictures.open("large", Place(4, 45, warm))
+        await pictures.open("large", DecoderStart(4, 45, warm))
         chunk = await pictures.decode("large", Block(4, latents))
         await pictures.close("large")
         return chunk
@@ -205,7 +205,7 @@ def test_a_server_that_stops_tells_its_viewers_and_finishes_recordings(pair: Pai
     start(pair.stub, session)
     events = watch(pair.stub, session)
     chunks(events, 45)
-    stopping = threading.Thread(target=app.stop)
+    stopping = threading.Thread(target=local_cluster.stop)
     stopping.start()
     states = [event.state.state for event in events if event.HasField("state")]
     stopping.join()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from serving.cli import main
+from serving.cli.main import main
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.footage import played

@@ -14,7 +14,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.timeline_files import read_timeline
+from serving.timeline.formats.reader import read_timeline
 from tests.serving.live.browser import CHROMIUM, DRIVER, Page, browsing
 from tests.serving.live.conftest import Server
 from tests.serving.live.scenes import NIGHT, NOON, SNOW
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed: `make .venv/browser`"
 )
 
-EXAMPLE = Path("serving/example_timeline.yaml").resolve()
+EXAMPLE = Path("serving/timeline/example.yaml").resolve()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from serving.cli import main
+from serving.cli.main import main
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import Server

@@ -7,7 +7,7 @@ import pytest
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from serving.timeline import MAX_CUES
+from serving.timeline.timeline import MAX_CUES
 from tests.serving.live.scenes import NIGHT, NOON, SNOW, create, cue, described, start, watch
 from tests.serving.live.test_copies import paused
 from tests.serving.live.test_sessions import refused

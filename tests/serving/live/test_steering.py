@@ -15,7 +15,7 @@ from tests.serving.live.scenes import NIGHT, NOON, SNOW, chunks, create, cue, fr
 Stub = sessions_pb2_grpc.SessionsStub
 
 
-class Controller:
+class InteractiveSession:
     """One Interact stream: what is sent goes out in order, and every event that comes is kept."""
 
     def __init__(self, stub: Stub, session_id: str, from_frame: int = 0) -> None:
@@ -47,9 +47,9 @@ class Controller:
 
 
 @pytest.fixture
-def controlled(stub: Stub) -> Iterator[Controller]:
+def controlled(stub: Stub) -> Iterator[InteractiveSession]:
     session = create(stub, fps=16, ahead=1)
-    controller = Controller(stub, session.id)
+    controller = InteractiveSession(stub, session.id)
     yield controller
     controller.close()
 
@@ -58,7 +58,7 @@ def chunk_from(frame: int) -> Callable[[pb.Event], bool]:
     return lambda event: event.HasField("chunk") and event.chunk.first_frame >= frame
 
 
-def test_a_command_is_accepted_and_then_applied_at_the_frame_it_was_told(controlled: Controller) -> None:
+def test_a_command_is_accepted_and_then_applied_at_the_frame_it_was_told(controlled: InteractiveSession) -> None:
     controlled.send(pb.Command(id="go", start=pb.Start()))
     controlled.until(chunk_from(9))
     controlled.send(pb.Command(id="night", schedule_prompt=cue(NIGHT)))
@@ -68,7 +68,7 @@ def test_a_command_is_accepted_and_then_applied_at_the_frame_it_was_told(control
     assert accepted.frame >= 21
 
 
-def test_a_refused_command_is_answered_and_ends_nothing(controlled: Controller) -> None:
+def test_a_refused_command_is_answered_and_ends_nothing(controlled: InteractiveSession) -> None:
     controlled.send(pb.Command(id="too early", resume=pb.Resume()))
     refusal = controlled.receipt("too early", pb.RECEIPT_STAGE_REFUSED)
     assert "only a paused one can resume" in refusal.error.message
@@ -76,7 +76,9 @@ def test_a_refused_command_is_answered_and_ends_nothing(controlled: Controller) 
     assert controlled.receipt("go", pb.RECEIPT_STAGE_ACCEPTED).frame == 0
 
 
-def test_a_removed_cue_never_applies_and_a_moved_one_applies_where_it_was_moved(controlled: Controller) -> None:
+def test_a_removed_cue_never_applies_and_a_moved_one_applies_where_it_was_moved(
+    controlled: InteractiveSession,
+) -> None:
     controlled.send(pb.Command(id="night", schedule_prompt=cue(NIGHT, 21)))
     controlled.send(pb.Command(id="snow", schedule_prompt=cue(SNOW, 33)))
     controlled.send(pb.Command(id="away", remove_prompt=pb.RemovePrompt(frame=21)))
@@ -88,14 +90,14 @@ def test_a_removed_cue_never_applies_and_a_moved_one_applies_where_it_was_moved(
     assert applied[1].cue.prompts[0].text == SNOW
 
 
-def test_progress_counts_the_frames_made_so_far(controlled: Controller) -> None:
+def test_progress_counts_the_frames_made_so_far(controlled: InteractiveSession) -> None:
     controlled.send(pb.Command(id="go", start=pb.Start()))
     controlled.until(lambda event: event.progress.current_start_frame == 33)
     counts = [e.progress.current_start_frame for e in controlled.events if e.HasField("progress")]
     assert counts == [9, 21, 33]
 
 
-def test_a_pause_stops_where_the_viewer_is_and_nothing_is_lost(controlled: Controller, stub: Stub) -> None:
+def test_a_pause_stops_where_the_viewer_is_and_nothing_is_lost(controlled: InteractiveSession, stub: Stub) -> None:
     controlled.send(pb.Command(id="go", start=pb.Start()))
     controlled.until(chunk_from(33))
     controlled.send(pb.Command(id="wait", pause=pb.Pause(frame=25)))
@@ -112,7 +114,7 @@ def test_a_pause_stops_where_the_viewer_is_and_nothing_is_lost(controlled: Contr
     assert controlled.frames() == list(range(controlled.frames()[-1] + 1))
 
 
-def test_reports_of_a_slow_viewer_hold_generation_back(controlled: Controller, stub: Stub) -> None:
+def test_reports_of_a_slow_viewer_hold_generation_back(controlled: InteractiveSession, stub: Stub) -> None:
     controlled.send(pb.Command(id="go", start=pb.Start()))
     controlled.until(chunk_from(9))
     controlled.send(pb.Command(shown=pb.Shown(frame=3)))
@@ -123,12 +125,12 @@ def test_reports_of_a_slow_viewer_hold_generation_back(controlled: Controller, s
 
 def test_a_controller_that_returns_goes_on_where_it_was(stub: Stub) -> None:
     session = create(stub, fps=16, ahead=1)
-    first = Controller(stub, session.id)
+    first = InteractiveSession(stub, session.id)
     first.send(pb.Command(id="go", start=pb.Start()))
     first.until(chunk_from(21))
     first.close()
     time.sleep(1)
-    second = Controller(stub, session.id, from_frame=33)
+    second = InteractiveSession(stub, session.id, from_frame=33)
     second.until(chunk_from(57))
     assert second.frames()[0] == 33
     assert second.frames() == list(range(33, second.frames()[-1] + 1))

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.web.event_writer import FRAMES, HEAD
+from serving.web.outbound import FRAMES, HEAD
 from tests.serving.live.conftest import SLOTS, Server
 from tests.serving.live.scenes import NIGHT, NOON
 from tests.serving.live.test_steering import Stub

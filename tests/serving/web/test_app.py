@@ -9,14 +9,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from engines.config.presets import preset
-from serving.config import ServerConfig, Tokens
-from serving.encoder import ChunkEncoder
-from serving.fleet import Fleet
-from serving.recording import Recordings
-from serving.sessions import Sessions
-from serving.timeline_files import MAX_BYTES
-from serving.web.address import TOKEN_PREFIX
+from serving.auth import Tokens
+from serving.config import ServerConfig
+from serving.deployments.routing.replica_client import ReplicaClient
+from serving.gateway.recording_store import Recordings
+from serving.gateway.session_service import SessionService
+from serving.media.encoder import ChunkEncoder
+from serving.timeline.formats.reader import MAX_BYTES
 from serving.web.app import web_app
+from serving.web.query import TOKEN_PREFIX
 from tests.serving.fake_sessions import HEIGHT, WIDTH, paint
 
 TOKEN = {"authorization": "Bearer geheim"}
@@ -26,7 +27,7 @@ def client(recordings: Path, tokens: Tokens | None = None) -> TestClient:
     """The application over real sessions, of which none can be opened: there is no denoiser."""
     config = ServerConfig(recordings=str(recordings), tokens=tokens or Tokens())
     nobody: Any = None
-    return TestClient(web_app(Sessions(Fleet(nobody, 1), config, preset("pocket").stream)))
+    return TestClient(web_app(SessionService(ReplicaClient(nobody, 1), config, preset("pocket").stream)))
 
 
 @pytest.fixture

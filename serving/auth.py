@@ -1,0 +1,62 @@
+"""Who may call: tokens, of which only digests are kept, and the caller that a token stands for."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from engines.config.validation import require
+
+_CALLER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Who may come in: SHA-256 digests of tokens by caller. None at all lets everybody in, as one caller.
+
+    A caller's name is up to 64 letters, digits, dots, dashes and underscores: a folder of recordings has it.
+    """
+
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for caller in self.digests:
+            problem = f"{caller[:80]!r} is no name of a caller: at most 64 letters, digits and ._- make one"
+            require(_CALLER.fullmatch(caller) is not None, problem)
+
+    @classmethod
+    def of_file(cls, path: Path) -> Tokens:
+        """Lines of `caller token`. Raises ConfigError for a line that is not."""
+        digests: dict[str, str] = {}
+        for number, line in enumerate(path.read_text().splitlines(), start=1):
+            if not line.strip() or line.startswith("#"):
+                continue
+            parts = line.split()
+            place = f"{path}, line {number}"
+            require(len(parts) == 2, f"{place}: a line is a caller's name and a token")
+            caller, digest = parts[0], hashlib.sha256(parts[1].encode()).hexdigest()
+            require(caller not in digests, f"{place}: {caller} is there already; a caller has one token")
+            require(digest not in digests.values(), f"{place}: the token of {caller} is somebody else's already")
+            digests[caller] = digest
+        require(bool(digests), f"{path} has no token, which would let everybody in; leave the file out for that")
+        return cls(digests)
+
+    def caller(self, token: str | None) -> str | None:
+        """Who has the token; None for nobody."""
+        if not self.digests:
+            return ""
+        digest = hashlib.sha256((token or "").encode()).hexdigest()
+        found = [caller for caller, known in self.digests.items() if hmac.compare_digest(known, digest)]
+        return found[0] if found else None
+
+
+class Caller(NamedTuple):
+    """Who asks."""
+
+    name: str
+    """From the token; empty where no tokens are configured."""

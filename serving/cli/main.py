@@ -1,0 +1,77 @@
+"""The `longtake` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.errors import EngineError
+from serving.cli import download, generate, play, serve, sessions
+from serving.cli.models import model_rows, models_table
+from serving.cli.timeline import explain
+from serving.errors import ServingError
+from serving.timeline.formats.reader import read_timeline
+from serving.weights.catalog import models_folder
+
+COMMANDS: tuple[tuple[str, Any, str], ...] = (
+    ("generate", generate, "make a film from a timeline, or again from a film"),
+    ("serve", serve, "serve interactive sessions on this machine"),
+    ("play", play, "have a running server play a timeline, and keep the film"),
+    ("download", download, "download the weights of a model"),
+)
+"""Each a module with `add_arguments` and `run`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; 2, with one sentence on standard error, where it is refused."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+        return code
+    except (ServingError, EngineError) as error:
+        print(f"longtake: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return generate.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough of it; Python would try to flush the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="longtake", description="Interactive, endless video generation.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, command, summary in COMMANDS:
+        parser_of = commands.add_parser(name, help=summary)
+        command.add_arguments(parser_of)
+        parser_of.set_defaults(run=command.run)
+    sessions.add_commands(
+        commands.add_parser("sessions", help="list, watch and stop the sessions of a running server")
+    )
+    timeline = commands.add_parser("timeline", help="work with timelines").add_subparsers(required=True)
+    check = timeline.add_parser("check", help="explain a timeline: what applies when, and what to improve")
+    check.add_argument("file", type=Path)
+    check.set_defaults(run=_check_timeline)
+    models = commands.add_parser("models", help="list models: what is here, what they need, under which terms")
+    models.add_argument("--models-dir", type=Path)
+    models.set_defaults(run=_list_models)
+    return parser
+
+
+def _check_timeline(options: argparse.Namespace) -> int:
+    print(explain(read_timeline(options.file)))
+    return 0
+
+
+def _list_models(options: argparse.Namespace) -> int:
+    print(models_table(model_rows(models_folder(options.models_dir))))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

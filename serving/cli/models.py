@@ -1,0 +1,107 @@
+"""What `longtake models` shows: the known models, whether they are here, what they need, under which terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from engines.config.model import ModelConfig
+from engines.config.presets import PRESETS
+from engines.loading.footprint import memory_needed
+from serving.errors import DownloadError
+from serving.weights.catalog import CATALOG, CatalogEntry
+from serving.weights.loader import POCKET
+from serving.weights.manifest import Manifest, read_manifest, verify
+
+HEADINGS = ("MODEL", "HERE", "MEMORY", "WHAT IT IS")
+
+Here = Literal["built in", "yes", "no", "incomplete", "damaged"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository that a model's files come from; `revision` is the commit that is here, `licence` its terms."""
+
+    repo: str
+    revision: str | None
+    licence: str
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A known model. `memory_bytes` counts its networks and one session, not what a pass takes on top.
+
+    `work` says how many steps and passes a block takes, and whether the model was made for streams without end.
+    """
+
+    model: str
+    summary: str
+    work: str
+    here: Here
+    memory_bytes: int
+    sources: tuple[Source, ...]
+
+
+def model_rows(folder: Path, dtype: torch.dtype = torch.bfloat16) -> list[ModelRow]:
+    """A row for every preset, with what `folder` has of it in its subfolder."""
+    return [_row(config, CATALOG.get(name), folder / name, dtype) for name, config in PRESETS.items()]
+
+
+def _row(config: ModelConfig, entry: CatalogEntry | None, folder: Path, dtype: torch.dtype) -> ModelRow:
+    memory = memory_needed(config, dtype)
+    if entry is None:
+        what = "ships with Longtake, the default" if config.name == POCKET else "random weights, for tests"
+        return ModelRow(config.name, what, _work(config), "built in", memory, ())
+    declared = tuple(Source(repo.id, None, repo.licence) for repo in entry.repos)
+    try:
+        manifest = read_manifest(folder)
+    except DownloadError:
+        return ModelRow(config.name, entry.summary, _work(config), "damaged", memory, declared)
+    if manifest is None:
+        here: Here = "incomplete" if folder.exists() else "no"
+        return ModelRow(config.name, entry.summary, _work(config), here, memory, declared)
+    recorded = tuple(Source(repo.id, repo.revision, repo.licence) for repo in manifest.repos)
+    here = "yes" if _is_whole(entry, folder, manifest) else "damaged"
+    return ModelRow(config.name, entry.summary, _work(config), here, memory, recorded)
+
+
+def _is_whole(entry: CatalogEntry, folder: Path, manifest: Manifest) -> bool:
+    recorded = {file.path for file in manifest.files}
+    return not verify(folder) and recorded.issuperset(file.local for file in entry.files())
+
+
+def models_table(rows: list[ModelRow]) -> str:
+    """The rows as plain text in aligned columns; below each model where it comes from, under which licence."""
+    heads = [(row.model, row.here, _size(row.memory_bytes)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(HEADINGS[:-1], *heads, strict=True)]
+    lines = [_line(HEADINGS[:-1], widths, HEADINGS[-1])]
+    for head, row in zip(heads, rows, strict=True):
+        lines.append(_line(head, widths, row.summary))
+        below = [row.work, *(_origin(source) for source in row.sources)]
+        lines += [_line(("", "", ""), widths, text) for text in below]
+    return "\n".join(lines)
+
+
+def _line(head: tuple[str, ...], widths: list[int], text: str) -> str:
+    return "  ".join([cell.ljust(width) for cell, width in zip(head, widths, strict=True)] + [text])
+
+
+def _work(config: ModelConfig) -> str:
+    stream = config.stream
+    first = "" if stream.first_steps is None else f", {len(stream.first_steps)} in the first block"
+    frames = "a latent frame" if stream.block_frames == 1 else f"{stream.block_frames} latent frames"
+    passes = f"{stream.passes} passes" if stream.passes > 1 else "1 pass"
+    made = "made for endless streams" if config.endless else "not made for endless streams"
+    return f"{len(stream.steps)} steps{first}; {passes} for {frames}; {made}".replace("1 steps", "1 step", 1)
+
+
+def _origin(source: Source) -> str:
+    revision = "" if source.revision is None else f"@{source.revision[:8]}"
+    return f"{source.repo}{revision}: {source.licence}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

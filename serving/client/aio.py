@@ -1,0 +1,228 @@
+"""A client of the server for asyncio: sessions over gRPC, as the protocol describes them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
+from functools import partial
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from serving.client.event_stream import EventStream
+from serving.client.interactive import InteractiveSession, Reports
+from serving.errors import ReplicaLost, SessionError, SlotsFull
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
+from serving.protocol.requests import new_cue, new_cues, session_options
+from serving.protocol.status import error_of
+from serving.timeline.cue import Blend, Cue, Transition
+
+SERVER = "localhost:9000"
+
+TIMEOUT_S = 60.0
+"""The longest that an answer to one request is waited for."""
+
+LOOK_S = 5.0
+"""The same where a stream has gone quiet."""
+
+PATIENCE_S = 30.0
+"""How long a lost stream is tried to be had again."""
+
+CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
+
+
+class AsyncClient:
+    """Calls one server. Made, used and closed within one event loop.
+
+    Every method raises the SessionError that the server answers, and ReplicaLost where it cannot be reached or has
+    lost the request on the way. `token` is what the server was told to ask for; `tls` is for a gateway in front.
+    """
+
+    def __init__(
+        self, server: str = SERVER, *, token: str | None = None, tls: bool = False, patience_s: float = PATIENCE_S
+    ) -> None:
+        self.server = server
+        self._patience_s = patience_s
+        self.metadata = (("application", "longtake"), *_authorization(token))
+        credentials = grpc.ssl_channel_credentials()
+        self._channel = (
+            grpc.aio.secure_channel(server, credentials, CHANNEL_OPTIONS)
+            if tls
+            else grpc.aio.insecure_channel(server, CHANNEL_OPTIONS)
+        )
+        self.stub: Any = SessionsStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def close(self) -> None:
+        """End every stream, and the connection."""
+        await self._channel.close(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def create(
+        self,
+        *,
+        model: str = "",
+        seed: int | None = None,
+        height: int = 0,
+        width: int = 0,
+        fps: int | None = None,
+        ahead: int | None = None,
+        lease_s: float | None = None,
+        cues: Iterable[Cue] = (),
+    ) -> pb.Session:
+        """Open a session. What is not said is left to the server. Raises SlotsFull if it has no place left."""
+        options = session_options(
+            model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease_s=lease_s
+        )
+        request = pb.CreateSessionRequest(options=options, cues=new_cues(cues))
+        return await self._opened(self.stub.CreateSession, request)
+
+    async def get(self, session_id: str) -> pb.Session:
+        """How a session stands."""
+        return await self._call(self.stub.GetSession, pb.GetSessionRequest(session_id=session_id))
+
+    async def list(self) -> list[pb.Session]:
+        """The caller's sessions, the oldest first, without their cues."""
+        return list((await self._call(self.stub.ListSessions, pb.ListSessionsRequest())).sessions)
+
+    async def delete(self, session_id: str) -> None:
+        """End a session."""
+        await self._call(self.stub.DeleteSession, pb.DeleteSessionRequest(session_id=session_id))
+
+    async def schedule(
+        self,
+        session_id: str,
+        prompt: str | Blend,
+        frame: int | None = None,
+        transition: Transition | None = None,
+    ) -> pb.Receipt:
+        """Schedule a cue at `frame`, over one that is there already; None is now."""
+        cue = new_cue(prompt, frame, transition)
+        return await self._call(self.stub.SchedulePrompt, pb.SchedulePromptRequest(session_id=session_id, cue=cue))
+
+    async def remove(self, session_id: str, frame: int) -> pb.Receipt:
+        """Take the pending cue at `frame` away."""
+        return await self._call(self.stub.RemovePrompt, pb.RemovePromptRequest(session_id=session_id, frame=frame))
+
+    async def move(self, session_id: str, frame: int, to_frame: int) -> pb.Receipt:
+        """Move the pending cue at `frame`."""
+        request = pb.MovePromptRequest(session_id=session_id, frame=frame, to_frame=to_frame)
+        return await self._call(self.stub.MovePrompt, request)
+
+    async def start(self, session_id: str) -> pb.Receipt:
+        """Start generation; a cue must be at frame 0."""
+        return await self._call(self.stub.Start, pb.StartRequest(session_id=session_id))
+
+    async def pause(self, session_id: str, frame: int | None = None) -> pb.Receipt:
+        """Stop at `frame`, the last that was seen; None is the last one reported, or what the clock says."""
+        return await self._call(self.stub.Pause, pb.PauseRequest(session_id=session_id, frame=frame))
+
+    async def resume(self, session_id: str) -> pb.Receipt:
+        """Go on where `pause` stopped."""
+        return await self._call(self.stub.Resume, pb.ResumeRequest(session_id=session_id))
+
+    async def reset(self, session_id: str) -> pb.Receipt:
+        """Go back to an empty timeline and frame 0."""
+        return await self._call(self.stub.Reset, pb.ResetRequest(session_id=session_id))
+
+    async def fork(self, session_id: str, frame: int | None = None) -> pb.Session:
+        """Open a session with the same past, up to the block that contains `frame`; None is the present block."""
+        return await self._opened(self.stub.ForkSession, pb.ForkSessionRequest(session_id=session_id, frame=frame))
+
+    async def snapshot(self, session_id: str) -> bytes:
+        """The bytes from which `restore` goes on."""
+        request = pb.SnapshotSessionRequest(session_id=session_id, kind=pb.SNAPSHOT_KIND_LIGHT)
+        return (await self._call(self.stub.SnapshotSession, request)).snapshot
+
+    async def restore(self, snapshot: bytes) -> pb.Session:
+        """Open a session that goes on where a snapshot was taken."""
+        return await self._opened(self.stub.RestoreSession, pb.RestoreSessionRequest(snapshot=snapshot))
+
+    async def start_recording(self, session_id: str) -> pb.Recording:
+        """Begin to write an MP4 file on the server, with the next chunk."""
+        return await self._call(self.stub.StartRecording, pb.StartRecordingRequest(session_id=session_id))
+
+    async def stop_recording(self, session_id: str) -> pb.Recording:
+        """Finish the file."""
+        return await self._call(self.stub.StopRecording, pb.StopRecordingRequest(session_id=session_id))
+
+    async def watch(self, session_id: str, from_frame: int | None = None) -> AsyncGenerator[pb.Event]:
+        """A session's events, from the chunk that contains `from_frame` on; None is from now on.
+
+        A lost stream is opened again, and no frame comes twice. Frames that are not kept any more by then, or that
+        came too fast for this viewer, leave a `gap` event.
+        """
+        stream = EventStream(
+            partial(self._watch, session_id), partial(self._describe, session_id), from_frame, self._patience_s
+        )
+        async with aclosing(stream.events()) as events:
+            async for event in events:
+                yield event
+
+    def control(
+        self, session: pb.Session, from_frame: int | None = None, reports: Reports | None = None
+    ) -> InteractiveSession:
+        """Take `session` over, to steer it: `async with client.control(session) as controller`.
+
+        Frames come as from `watch`. `reports` says which of them the server is told were shown: if "received", it
+        goes on as fast as they are taken; if "played", as fast as a player shows them. Without it, those of an
+        unpaced session are received, and others played.
+        """
+        describe = partial(self._describe, session.id)
+        interact = partial(self.stub.Interact, metadata=self.metadata)
+        return InteractiveSession(interact, describe, session, from_frame, self._patience_s, reports)
+
+    async def read_recording(self, name: str) -> AsyncIterator[bytes]:
+        """The bytes of a finished recording, piece by piece."""
+        call = self.stub.ReadRecording(pb.ReadRecordingRequest(name=name), metadata=self.metadata)
+        try:
+            async for piece in call:
+                yield piece.data
+        except grpc.aio.AioRpcError as error:
+            raise self._refusal(error) from error
+        finally:
+            call.cancel()
+
+    async def _watch(self, session_id: str, from_frame: int | None) -> Any:
+        request = pb.WatchRequest(session_id=session_id, from_frame=from_frame)
+        return self.stub.Watch(request, metadata=self.metadata)
+
+    async def _describe(self, session_id: str) -> pb.Session:
+        """How a session stands, asked by a stream that cannot wait for long."""
+        request = pb.GetSessionRequest(session_id=session_id)
+        return await self._call(self.stub.GetSession, request, LOOK_S)
+
+    async def _opened(self, method: Any, request: object) -> pb.Session:
+        """The session that `method` opens. There RESOURCE_EXHAUSTED means that there is no place for it."""
+        try:
+            return await self._call(method, request)
+        except SessionError as error:
+            cause = error.__cause__
+            if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                raise SlotsFull(str(error)) from cause
+            raise
+
+    async def _call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
+        try:
+            return await method(request, metadata=self.metadata, timeout=timeout_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: grpc.aio.AioRpcError) -> SessionError:
+        refusal = error_of(error.code(), error.details() or error.code().name)
+        if isinstance(refusal, ReplicaLost):
+            return ReplicaLost(f"{self.server} does not answer as it should: {refusal}")
+        return refusal
+
+
+def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
+    return () if token is None else (("authorization", f"Bearer {token}"),)

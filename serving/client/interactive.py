@@ -1,0 +1,263 @@
+"""The controller of a session at a client: sends commands, takes events, and survives the loss of its stream."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from serving.client.event_stream import Describe, EventStream
+from serving.client.pending_commands import Sent
+from serving.errors import SessionError, SessionNotFound
+from serving.media.playout_clock import PlayerClock
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.requests import new_cue
+from serving.protocol.status import code_numbered, error_of
+from serving.timeline.cue import Blend, Transition
+
+logger = logging.getLogger(__name__)
+
+Reports = Literal["received", "played", "none"]
+"""Which frames the server is told were shown: those that were taken, those that a player shows, or none."""
+
+MOST_EVENTS = 512
+"""Events that wait to be taken; then the stream is not read any further."""
+
+MOST_COMMANDS = 64
+"""Commands that wait to be written; then those who send them wait."""
+
+TICK_S = 0.02
+
+
+@dataclass
+class _Unanswered:
+    sent: Sent
+    answer: asyncio.Future[pb.Receipt]
+    written: bool = False
+
+
+class InteractiveSession:
+    """Steers one session; to be entered, and then iterated over for the session's events.
+
+    Commands return when they are accepted, and raise the SessionError with which they are refused; that they have
+    applied is an event. One whose answer is lost with the stream is looked for in the session, and sent again if
+    it is not there. Events that came while there was no stream are not repeated: the `state` that comes first on
+    every stream has what they did.
+    """
+
+    def __init__(
+        self, call: Any, describe: Describe, session: pb.Session, from_frame: int | None, patience_s: float,
+        reports: Reports | None,
+    ) -> None:  # fmt: skip
+        self.session = session
+        self._interact = call
+        self._call: Any = None
+        self._stream = EventStream(self._attach, describe, from_frame, patience_s)
+        self._events: asyncio.Queue[pb.Event | None] = asyncio.Queue(MOST_EVENTS)
+        self._next_frame = session.next_frame
+        self._unanswered: dict[str, _Unanswered] = {}
+        self._names = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count())
+        self._outgoing: asyncio.Queue[tuple[Any, pb.Command]] = asyncio.Queue(MOST_COMMANDS)
+        self._attached = False
+        self._ending: SessionError | None = None
+        self._reports: Reports = reports or ("played" if session.options.fps else "received")
+        self._clock = PlayerClock(session.options.fps or 1)
+        self._reported: int | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Self:
+        attached = asyncio.get_running_loop().create_future()
+        self._tasks = [asyncio.create_task(self._follow(attached)), asyncio.create_task(self._write())]
+        if self._reports == "played":
+            self._tasks.append(asyncio.create_task(self._tick()))
+        try:
+            await attached
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the stream; the session goes on to its run-ahead, and waits."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def __aiter__(self) -> AsyncIterator[pb.Event]:
+        return self
+
+    async def __anext__(self) -> pb.Event:
+        event = await self._events.get()
+        if event is None:
+            self._events.put_nowait(None)
+            if self._ending is not None:
+                raise self._ending
+            raise StopAsyncIteration
+        if event.HasField("chunk") and self._reports == "received":
+            await self._report(event.chunk.first_frame + len(event.chunk.units) - 1)
+        return event
+
+    # Commands
+
+    async def schedule(
+        self, prompt: str | Blend, frame: int | None = None, transition: Transition | None = None
+    ) -> pb.Receipt:
+        """Schedule a cue at `frame`, over one that is there already; None is now."""
+        return await self._do(schedule_prompt=new_cue(prompt, frame, transition))
+
+    async def remove(self, frame: int) -> pb.Receipt:
+        """Take the pending cue at `frame` away."""
+        return await self._do(remove_prompt=pb.RemovePrompt(frame=frame))
+
+    async def move(self, frame: int, to_frame: int) -> pb.Receipt:
+        """Move the pending cue at `frame`."""
+        return await self._do(move_prompt=pb.MovePrompt(frame=frame, to_frame=to_frame))
+
+    async def start(self) -> pb.Receipt:
+        """Start generation; a cue must be at frame 0."""
+        return await self._do(start=pb.Start())
+
+    async def pause(self, frame: int | None = None) -> pb.Receipt:
+        """Stop at `frame`, the last that was seen; None is the one that was reported or is played now."""
+        if frame is None and self._reports == "played":
+            frame = self._clock.shown(asyncio.get_running_loop().time())
+        return await self._do(pause=pb.Pause(frame=frame))
+
+    async def resume(self) -> pb.Receipt:
+        """Go on where `pause` stopped."""
+        return await self._do(resume=pb.Resume())
+
+    async def reset(self) -> pb.Receipt:
+        """Go back to an empty timeline and frame 0."""
+        return await self._do(reset=pb.Reset())
+
+    async def shown(self, frame: int) -> None:
+        """Report the last frame that was shown, where `reports` is "none"."""
+        await self._report(frame)
+
+    async def _do(self, **action: Any) -> pb.Receipt:
+        if self._tasks[0].done():
+            raise self._ending or SessionNotFound(f"the session {self.session.id} has ended")
+        command = pb.Command(id=next(self._names), **action)
+        sent = Sent(command, self.session.take, self._next_frame)
+        unanswered = _Unanswered(sent, asyncio.get_running_loop().create_future())
+        self._unanswered[command.id] = unanswered
+        try:
+            if self._attached:
+                await self._send(unanswered)
+            return await unanswered.answer
+        finally:
+            del self._unanswered[command.id]
+
+    async def _send(self, unanswered: _Unanswered) -> None:
+        unanswered.written = True
+        await self._outgoing.put((self._call, unanswered.sent.command))
+
+    async def _report(self, frame: int) -> None:
+        self._reported = frame
+        if self._attached:
+            await self._outgoing.put((self._call, pb.Command(shown=pb.Shown(frame=frame))))
+
+    async def _write(self) -> None:
+        """Send commands, one after the other. That a stream is lost is found out where it is read."""
+        while True:
+            call, command = await self._outgoing.get()
+            writing = asyncio.ensure_future(call.write(command))
+            await asyncio.wait({writing})
+            if not writing.cancelled() and (error := writing.exception()) is not None:
+                logger.debug("a command was not sent: %s", error)
+
+    # Events
+
+    async def _attach(self, from_frame: int | None) -> Any:
+        self._attached = False
+        self._call = self._interact()
+        attach = pb.Attach(session_id=self.session.id, from_frame=from_frame)
+        await self._outgoing.put((self._call, pb.Command(id=next(self._names), attach=attach)))
+        return self._call
+
+    async def _follow(self, attached: asyncio.Future[None]) -> None:
+        try:
+            async for event in self._stream.events():
+                if await self._take(event):
+                    await self._events.put(event)
+                if not attached.done():
+                    attached.set_result(None)
+        except SessionError as error:
+            self._ending = error
+        ended = self._ending or SessionNotFound(f"the session {self.session.id} has ended")
+        if not attached.done():
+            attached.set_exception(ended)
+        for unanswered in self._unanswered.values():
+            if not unanswered.answer.done():
+                unanswered.answer.set_exception(ended)
+        await self._events.put(None)
+
+    async def _take(self, event: pb.Event) -> bool:
+        """Note what an event says; False if it is nobody else's business."""
+        now = asyncio.get_running_loop().time()
+        match event.WhichOneof("event"):
+            case "state":
+                self._note_state(event.state, now)
+                if not self._attached:
+                    self._attached = True
+                    await self._settle()
+            case "chunk":
+                end = event.chunk.first_frame + len(event.chunk.units)
+                self._next_frame = max(self._next_frame, end)
+                self._clock.received(event.chunk.first_frame, end, now)
+            case "receipt":
+                return self._answer(event.receipt)
+        return True
+
+    def _note_state(self, session: pb.Session, now: float) -> None:
+        if session.take != self.session.take:
+            self._clock.rewind()
+            self._reported = None
+        self.session, self._next_frame = session, session.next_frame
+        if session.state == pb.SESSION_STATE_PAUSED:
+            self._clock.pause(session.shown_frame if session.shown_frame >= 0 else None, now)
+        elif session.state == pb.SESSION_STATE_RUNNING:
+            self._clock.resume(now)
+
+    async def _settle(self) -> None:
+        """A stream is there, perhaps in place of a lost one: send what is to be sent, or sent again."""
+        for unanswered in list(self._unanswered.values()):
+            receipt = unanswered.sent.answer(self.session) if unanswered.written else None
+            if receipt is None:
+                await self._send(unanswered)
+            elif not unanswered.answer.done():
+                unanswered.answer.set_result(receipt)
+        if self._reported is not None:
+            await self._report(self._reported)
+
+    def _answer(self, receipt: pb.Receipt) -> bool:
+        unanswered = self._unanswered.get(receipt.command_id)
+        refused = receipt.stage == pb.RECEIPT_STAGE_REFUSED
+        if unanswered is not None and not unanswered.answer.done():
+            if refused:
+                error = error_of(code_numbered(receipt.error.code), receipt.error.message)
+                unanswered.answer.set_exception(error)
+            else:
+                unanswered.answer.set_result(receipt)
+        elif refused:
+            logger.info("refused: %s", receipt.error.message)
+        return not refused or receipt.command_id != ""
+
+    async def _tick(self) -> None:
+        """Report what a player shows, whenever it comes to another chunk."""
+        while True:
+            frame = self._clock.chunk_shown(asyncio.get_running_loop().time())
+            if frame is not None and frame != self._reported:
+                await self._report(frame)
+            await asyncio.sleep(TICK_S)

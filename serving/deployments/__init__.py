@@ -1,0 +1,1 @@
+"""What runs on Ray Serve. Nothing outside this room imports Ray."""

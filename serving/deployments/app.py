@@ -1,0 +1,74 @@
+"""From a config to what Serve runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from ray.serve.handle import DeploymentHandle
+
+from serving.config import ServerConfig
+from serving.deployments.replicas.denoiser import DenoiserReplica
+from serving.deployments.replicas.text_encoder import TextEncoderReplica
+from serving.deployments.replicas.video_decoder import VideoDecoderReplica
+from serving.deployments.routing.session_router import SessionRouter
+from serving.deployments.session_manager import SessionManagerReplica
+from serving.deployments.telemetry.logging_config import LOGGING
+
+APPLICATION = "longtake"
+"""The name of the gRPC application, which clients may send as the metadata key `application`."""
+
+
+SHUTDOWN_S = 10.0
+"""The longest a replica that is taken away may go on with the requests that it has."""
+
+MOST_REQUESTS = 10_000
+"""Of one replica at a time: streams and the commands beside them. Slots are counted by the replicas themselves."""
+
+
+def build(config: ServerConfig) -> serve.Application:
+    """The application behind both faces. It stays one, since gRPC clients need not name the only one there is."""
+    manager = _deployment(SessionManagerReplica, "SessionManager", config.managers, pinned=False)
+    return manager.bind(config, _denoisers(config))
+
+
+def _denoisers(config: ServerConfig) -> serve.Application:
+    denoisers = _deployment(DenoiserReplica, "Denoiser", config.denoisers, pinned=True, device=config.device)
+    if config.stages == "shared":
+        return denoisers.bind(config)
+    reading = config.text_device or config.device
+    text = _deployment(TextEncoderReplica, "TextEncoder", config.text_encoders, pinned=False, device=reading)
+    pictures = _deployment(VideoDecoderReplica, "VideoDecoder", config.decoders, pinned=True, device=config.device)
+    return denoisers.bind(config, text.bind(config), pictures.bind(config))
+
+
+def _deployment(kind: type, name: str, replicas: int, *, pinned: bool, device: str = "cpu") -> Any:
+    router: dict[str, Any] = {"request_router_config": _router()} if pinned else {}
+    return serve.deployment(
+        kind,
+        name=name,
+        num_replicas=replicas,
+        max_ongoing_requests=MOST_REQUESTS,
+        health_check_period_s=1.0,
+        health_check_timeout_s=5.0,
+        graceful_shutdown_timeout_s=SHUTDOWN_S,
+        graceful_shutdown_wait_loop_s=0.1,
+        logging_config=LOGGING,
+        ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if device == "cuda" else 0},
+        **router,
+    )
+
+
+def _router() -> RequestRouterConfig:
+    settings: Any = {
+        "request_router_class": SessionRouter,
+        "request_routing_stats_period_s": 0.3,
+        "request_routing_stats_timeout_s": 2.0,
+    }
+    return RequestRouterConfig(**settings)
+
+
+def denoisers() -> DeploymentHandle[Any]:
+    """The denoisers of the server in this cluster, for another face."""
+    return serve.get_deployment_handle("Denoiser", APPLICATION)

@@ -1,0 +1,60 @@
+"""A server on this machine: a Ray cluster, Serve in it, and the server in Serve."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, gRPCOptions
+
+from serving.config import ServerConfig
+from serving.deployments.app import APPLICATION, SHUTDOWN_S, build, denoisers
+from serving.deployments.routing.replica_client import ReplicaClient
+
+SERVICES = [
+    "serving.deployments.grpc_handlers.add_sessions",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+]
+
+
+PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
+"""For Serve's controller, which would kill a proxy that is not there after 5 s: on a busy machine none ever is."""
+
+
+class Running(NamedTuple):
+    """A server on this machine: where its metrics can be read, and the folder that its replicas log to."""
+
+    metrics: str
+    logs: Path
+
+
+def start(config: ServerConfig) -> Running:
+    """Start a Ray cluster on this machine, Serve in it, and the server in Serve."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    cluster: Any = ray.init(
+        num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
+    )
+    serve.start(
+        http_options=HTTPOptions(host=config.host, port=config.http_port),
+        grpc_options=gRPCOptions(port=config.grpc_port, grpc_servicer_functions=SERVICES),
+    )
+    serve.run(build(config), name=APPLICATION, route_prefix="/")
+    found = cluster.address_info
+    metrics = f"http://{found['node_ip_address']}:{found['metrics_export_port']}/metrics"
+    return Running(metrics, Path(found["session_dir"]) / "logs" / "serve")
+
+
+def stop() -> None:
+    """End every session, so that viewers are told and recordings finished; then Serve and its cluster."""
+    if not ray.is_initialized():
+        return
+    if APPLICATION in serve.status().applications:
+        asyncio.run(ReplicaClient(denoisers(), SHUTDOWN_S).ask_all("end_sessions"))
+    serve.shutdown()  # type: ignore[no-untyped-call]
+    ray.shutdown()

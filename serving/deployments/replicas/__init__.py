@@ -1,0 +1,1 @@
+"""The replicas that own devices."""

@@ -1,0 +1,131 @@
+"""From a server's config to the stages of one process, each in a thread of its own and warmed up in it.
+
+CUDA's libraries keep plans and workspaces for each thread: what another thread has warmed up would be warmed up
+again by the first viewer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
+from engines.device.host_copy import HostCopier
+from engines.device.side_stream import SideStream
+from engines.loading.model import NETWORKS, Network, decoder_receptive_field
+from engines.runner.selection import can_use_cuda_graphs
+from engines.streaming.builder import EngineConfig, build_generator
+from engines.streaming.generator import Generator
+from engines.streaming.warmup import warm_up
+from engines.vae.frame_decoder import FrameDecoder
+from engines.vae.protocol import use_fused_ops
+from serving.config import DTYPES, ServerConfig
+from serving.media.encoder import ChunkEncoder, chosen
+from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
+from serving.pipeline.video_decoder import VideoDecoder
+from serving.weights.catalog import models_folder
+from serving.weights.loader import OpenedModel, open_model
+
+logger = logging.getLogger(__name__)
+
+
+class Denoising(NamedTuple):
+    """A generator, and the one thread that may use it."""
+
+    generator: Generator
+    executor: ThreadPoolExecutor
+
+
+def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> OpenedModel:
+    """What a process needs of the model, on its devices."""
+    # Ray sets the threads of a replica by its CPUs, one if nothing is said.
+    torch.set_num_threads(config.threads)
+    folder = models_folder(None if config.models_dir is None else Path(config.models_dir))
+    device, dtype = torch.device(config.device), DTYPES[config.dtype]
+    text_device = None if config.text_device is None else torch.device(config.text_device)
+    return open_model(config.model, folder, device, dtype, config.codec, text_device, networks)
+
+
+def streams(config: ServerConfig) -> list[StreamConfig]:
+    """One of each size that is warmed up: the model's own, then those that the config declares."""
+    own = preset(config.model).stream
+    declared = [replace(own, height=height, width=width) for height, width in config.sizes]
+    return list(dict.fromkeys([own, *declared]))
+
+
+def build_text_encoder(model: OpenedModel, observe: Callable[[str, float], None]) -> LocalTextEncoder:
+    """The text encoder."""
+    model.prompts.observe = partial(observe, "text")
+    text = LocalTextEncoder(model.prompts, ThreadPoolExecutor(1, "text"))
+    text.warm_up()
+    return text
+
+
+def build_decoder(model: OpenedModel, config: ServerConfig, observe: Callable[[str, float], None]) -> LocalDecoder:
+    """The video decoder."""
+    use_fused_ops(model.model.vae, config.backends)
+    encoder = chosen(config.encoder, graphics=config.device == "cuda")
+    logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
+    device = torch.device(config.device)
+    decoding = FrameDecoder(model.model.vae, SideStream(device), HostCopier(device))
+    # One session may be open twice for a moment, while it moves or is reset.
+    sessions = 2 * config.slots * config.denoisers
+    decoder = VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), sessions, observe)
+    pictures = LocalDecoder(decoder, ThreadPoolExecutor(1, "decode"))
+    warm_up_decoder(pictures, model, config)
+    return pictures
+
+
+def warm_up_decoder(pictures: LocalDecoder, model: OpenedModel, config: ServerConfig) -> None:
+    """Decode blocks of every size that is warmed up; returns when that is done."""
+    pictures.warm_up(streams(config), model.model.config.vae.latent_channels, DTYPES[config.dtype])
+
+
+def build_denoising(
+    model: OpenedModel, config: ServerConfig, beside: Sequence[Callable[[], object]] = ()
+) -> Denoising:
+    """The generator; `beside` it may run on the same device what its sessions need as well.
+
+    With any of that, decoders are counted among what sessions keep.
+    """
+    executor = ThreadPoolExecutor(1, "denoise")
+    return Denoising(executor.submit(_warm_generator, model, config, beside).result(), executor)
+
+
+def _warm_generator(model: OpenedModel, config: ServerConfig, beside: Sequence[Callable[[], object]]) -> Generator:
+    sizes = streams(config)
+    generator = _generator(model, config, max(sizes, key=lambda stream: stream.frame_tokens), beside)
+    _warm_up(generator, sizes, config.slots)
+    return generator
+
+
+def _warm_up(generator: Generator, sizes: Iterable[StreamConfig], streams: int) -> None:
+    for size in sizes:
+        for progress in warm_up(generator, size, streams):
+            picture = f"{size.height}x{size.width}"
+            logger.info("warming up", extra={"size": picture, "done": progress.done, "of": progress.of})
+    generator.end_warm_up()
+
+
+def _generator(
+    model: OpenedModel, config: ServerConfig, stream: StreamConfig, beside: Sequence[Callable[[], object]]
+) -> Generator:
+    graphs = can_use_cuda_graphs(config.backends, torch.device(config.device))
+    logger.info("kernels", extra={"backends": str(config.backends), "graphs": graphs})
+    networks = model.model.config
+    engine = EngineConfig(
+        stream, sessions=config.slots, backends=config.backends, graphs=graphs,
+        batch=min(config.batch, config.slots), decodes=False, decoder_beside=bool(beside),
+        cache_bytes=config.cache_bytes,
+        # A decoder elsewhere may lag two blocks behind when it has to be rebuilt.
+        kept_frames=decoder_receptive_field(networks.vae) + 2 * stream.block_frames,
+    )  # fmt: skip
+    return build_generator(model.model, engine, beside)

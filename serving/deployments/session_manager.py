@@ -1,0 +1,186 @@
+"""The faces on Ray Serve: every method is an RPC of `Sessions`, and HTTP leads to the web face."""
+
+# RPCs are named as in the protocol.
+# ruff: noqa: N802
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from fastapi import FastAPI
+from google.protobuf.empty_pb2 import Empty
+from grpc_health.v1 import health_pb2
+from ray import serve
+from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
+from ray.serve.handle import DeploymentHandle
+
+from engines.config.presets import preset
+from serving.auth import Caller
+from serving.config import ServerConfig
+from serving.deployments.routing.replica_client import ReplicaClient
+from serving.deployments.telemetry.logging_config import join_serve_logs
+from serving.errors import ServingError
+from serving.gateway.session_service import SessionService
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.status import code_of
+from serving.web.app import web_app
+
+UnaryRpc = Callable[[Any, Any, RayServegRPCContext], Awaitable[Any]]
+StreamRpc = Callable[[Any, Any, RayServegRPCContext], AsyncIterator[Any]]
+
+
+def answered(rpc: Callable[[Any, Any, Caller], Awaitable[Any]]) -> UnaryRpc:
+    """A unary RPC: who calls is found out first, and what it raises on purpose becomes a status."""
+
+    async def call(self: SessionManagerReplica, request: Any, grpc_context: RayServegRPCContext) -> Any:
+        try:
+            return await rpc(self, request, self.caller(grpc_context))
+        except ServingError as error:
+            _refuse(grpc_context, error)
+            raise
+
+    return _named(call, rpc)
+
+
+def streamed(rpc: Callable[[Any, Any, Caller], AsyncIterator[Any]]) -> StreamRpc:
+    """The same for an RPC that answers with a stream."""
+
+    async def call(
+        self: SessionManagerReplica, request: Any, grpc_context: RayServegRPCContext
+    ) -> AsyncIterator[Any]:
+        try:
+            async for answer in rpc(self, request, self.caller(grpc_context)):
+                yield answer
+        except ServingError as error:
+            _refuse(grpc_context, error)
+            raise
+
+    return _named(call, rpc)
+
+
+def _named(call: Any, rpc: Any) -> Any:
+    call.__name__, call.__qualname__, call.__doc__ = rpc.__name__, rpc.__qualname__, rpc.__doc__
+    return call
+
+
+def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
+    context.set_code(code_of(error))
+    context.set_details(str(error))
+
+
+@serve.ingress()
+class SessionManagerReplica:
+    """Hides the replicas from gRPC clients and browsers, and mirrors the sessions whose streams it carries."""
+
+    def __init__(self, config: ServerConfig, denoisers: DeploymentHandle[Any]) -> None:
+        join_serve_logs()
+        self._sessions = SessionService(
+            ReplicaClient(denoisers, config.silence_s), config, preset(config.model).stream
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return web_app(self._sessions)
+
+    def caller(self, context: RayServegRPCContext) -> Caller:
+        """Who calls. Raises NotAllowed."""
+        metadata = dict(context.invocation_metadata())
+        scheme, _, token = metadata.get("authorization", "").partition(" ")
+        return self._sessions.authenticate(token if scheme.lower() == "bearer" and token else None)
+
+    @answered
+    async def CreateSession(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        return await self._sessions.create(request, caller)
+
+    @answered
+    async def GetSession(self, request: pb.GetSessionRequest, caller: Caller) -> pb.Session:
+        return await self._sessions.get(request.session_id, caller)
+
+    @answered
+    async def ListSessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
+        return pb.ListSessionsResponse(sessions=await self._sessions.list(caller))
+
+    @answered
+    async def DeleteSession(self, request: pb.DeleteSessionRequest, caller: Caller) -> Empty:
+        await self._sessions.delete(request.session_id, caller)
+        return Empty()
+
+    @answered
+    async def SchedulePrompt(self, request: pb.SchedulePromptRequest, caller: Caller) -> pb.Receipt:
+        return await self._command(request, pb.Command(schedule_prompt=request.cue), caller)
+
+    @answered
+    async def RemovePrompt(self, request: pb.RemovePromptRequest, caller: Caller) -> pb.Receipt:
+        return await self._command(request, pb.Command(remove_prompt=pb.RemovePrompt(frame=request.frame)), caller)
+
+    @answered
+    async def MovePrompt(self, request: pb.MovePromptRequest, caller: Caller) -> pb.Receipt:
+        move = pb.MovePrompt(frame=request.frame, to_frame=request.to_frame)
+        return await self._command(request, pb.Command(move_prompt=move), caller)
+
+    @answered
+    async def Start(self, request: pb.StartRequest, caller: Caller) -> pb.Receipt:
+        return await self._command(request, pb.Command(start=pb.Start()), caller)
+
+    @answered
+    async def Pause(self, request: pb.PauseRequest, caller: Caller) -> pb.Receipt:
+        pause = pb.Pause(frame=request.frame) if request.HasField("frame") else pb.Pause()
+        return await self._command(request, pb.Command(pause=pause), caller)
+
+    @answered
+    async def Resume(self, request: pb.ResumeRequest, caller: Caller) -> pb.Receipt:
+        return await self._command(request, pb.Command(resume=pb.Resume()), caller)
+
+    @answered
+    async def Reset(self, request: pb.ResetRequest, caller: Caller) -> pb.Receipt:
+        return await self._command(request, pb.Command(reset=pb.Reset()), caller)
+
+    @answered
+    async def ForkSession(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
+        return await self._sessions.fork(request, caller)
+
+    @answered
+    async def SnapshotSession(
+        self, request: pb.SnapshotSessionRequest, caller: Caller
+    ) -> pb.SnapshotSessionResponse:
+        return await self._sessions.snapshot(request, caller)
+
+    @answered
+    async def RestoreSession(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
+        return await self._sessions.restore(request, caller)
+
+    @answered
+    async def StartRecording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
+        return await self._sessions.start_recording(request.session_id, caller)
+
+    @answered
+    async def StopRecording(self, request: pb.StopRecordingRequest, caller: Caller) -> pb.Recording:
+        return await self._sessions.stop_recording(request.session_id, caller)
+
+    @streamed
+    async def ReadRecording(
+        self, request: pb.ReadRecordingRequest, caller: Caller
+    ) -> AsyncIterator[pb.ReadRecordingResponse]:
+        async for data in self._sessions.read_recording(request.name, caller):
+            yield pb.ReadRecordingResponse(data=data)
+
+    @streamed
+    async def Watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
+        async for event in self._sessions.watch(request, caller):
+            yield event
+
+    @streamed
+    async def Interact(self, request: gRPCInputStream[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+        async for event in self._sessions.interact(request, caller):
+            yield event
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext
+    ) -> health_pb2.HealthCheckResponse:
+        """Of `grpc.health.v1`: serving once a denoiser has its model and answers."""
+        ready = await self._sessions.ready()
+        status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def _command(self, request: Any, command: pb.Command, caller: Caller) -> pb.Receipt:
+        return await self._sessions.command(request.session_id, command, caller)

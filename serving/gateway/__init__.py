@@ -1,0 +1,1 @@
+"""The sessions as clients see them: one service over many denoisers."""

@@ -1,0 +1,75 @@
+"""What the public faces, gRPC and the web, ask of the sessions behind them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from serving.auth import Caller
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+
+class SessionAPI(Protocol):
+    """The rules of `Sessions` in `proto/longtake/v1/sessions.proto`, without a transport.
+
+    Every method raises SessionError or TimelineError where it refuses; a stream may also raise in its middle.
+    """
+
+    def authenticate(self, token: str | None) -> Caller:
+        """Whose token this is; None where the request carried none. Raises NotAllowed."""
+        ...
+
+    async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        """Open a session."""
+        ...
+
+    async def get(self, session_id: str, caller: Caller) -> pb.Session:
+        """How a session stands."""
+        ...
+
+    async def list(self, caller: Caller) -> list[pb.Session]:
+        """The caller's sessions, the oldest first, without their cues."""
+        ...
+
+    async def delete(self, session_id: str, caller: Caller) -> None:
+        """End a session and free its room."""
+        ...
+
+    async def command(self, session_id: str, command: pb.Command, caller: Caller) -> pb.Receipt:
+        """Carry out one command of a caller that holds no stream. The receipt says that it is accepted."""
+        ...
+
+    async def fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
+        """Open a second session with the same past."""
+        ...
+
+    async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
+        """Return the bytes from which `restore` goes on."""
+        ...
+
+    async def restore(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
+        """Open a session that goes on where a snapshot was taken."""
+        ...
+
+    async def start_recording(self, session_id: str, caller: Caller) -> pb.Recording:
+        """Begin to write the session's chunks to a file, with the next chunk."""
+        ...
+
+    async def stop_recording(self, session_id: str, caller: Caller) -> pb.Recording:
+        """Finish the file."""
+        ...
+
+    def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
+        """The bytes of a finished recording, in pieces of at most 256 KiB."""
+        ...
+
+    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
+        """A session's events for a spectator, its state first."""
+        ...
+
+    def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+        """A session's events for its controller, whose first command is `attach`.
+
+        A refused command is answered by a receipt and ends nothing. The stream ends with the commands.
+        """
+        ...

@@ -1,0 +1,82 @@
+"""A session as bytes: what SnapshotSession returns and RestoreSession takes.
+
+magic (8 bytes), SHA-256 of the rest (32), length of the session (8, little endian), session (`pb.Session`), and
+the light snapshot of its stream, empty before the first block
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from itertools import pairwise
+
+from google.protobuf.message import DecodeError
+
+from engines.config.geometry import BlockLengths
+from serving.errors import InvalidRequest, TimelineError
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.convert import read_cue
+from serving.replication.messages import SavedSession, SessionSpec
+from serving.session.state_machine import LAST_FRAME
+from serving.session.types import SessionRecord
+from serving.timeline.cue import Cue
+from serving.timeline.timeline import MAX_CUES
+
+MAGIC = b"longtks1"
+HEADER = len(MAGIC) + 32 + 8
+
+
+def pack(saved: SavedSession) -> bytes:
+    """As bytes."""
+    session = saved.session.SerializeToString()
+    body = len(session).to_bytes(8, "little") + session + (saved.stream or b"")
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+def unpack(data: bytes) -> SavedSession:
+    """Undo `pack`. Raises InvalidRequest for anything else."""
+    if len(data) < HEADER or not data.startswith(MAGIC):
+        raise InvalidRequest(f"{len(data)} bytes are not a session's snapshot; send what SnapshotSession returned")
+    digest, body = data[len(MAGIC) : len(MAGIC) + 32], data[len(MAGIC) + 32 :]
+    if hashlib.sha256(body).digest() != digest:
+        raise InvalidRequest("the snapshot is damaged: its checksum does not match its content")
+    length = int.from_bytes(body[:8], "little")
+    if length > len(body) - 8:
+        raise InvalidRequest(f"the snapshot ends within its session, which is said to have {length} bytes")
+    try:
+        session = pb.Session.FromString(body[8 : 8 + length])
+    except DecodeError as error:
+        raise InvalidRequest(f"the snapshot's session cannot be read: {error}") from None
+    return SavedSession(session, body[8 + length :] or None)
+
+
+def restored_record(saved: SavedSession, spec: SessionSpec) -> SessionRecord:
+    """The logic of the session in `saved`, begun as `spec`. Raises InvalidRequest for what cannot have been."""
+    try:
+        applied = [read_cue(entry.cue) for entry in saved.session.applied]
+        pending = [read_cue(cue) for cue in saved.session.pending]
+    except TimelineError as error:
+        raise InvalidRequest(f"the snapshot's cues cannot be used: {error}") from None
+    next_frame, lengths = saved.session.next_frame, spec.stream.blocks
+    blocks = lengths.block_at(next_frame)
+    _require(lengths.pixel_frames(blocks) == next_frame, f"no block begins at its next frame, {next_frame}")
+    _require((saved.stream is None) == (blocks == 0), f"a stream goes with blocks, and it has {blocks} of them")
+    _check_cues(applied, pending, blocks, lengths)
+    return SessionRecord.restored(spec.pace, applied, pending, next_frame, lengths)
+
+
+def _check_cues(applied: Sequence[Cue], pending: Sequence[Cue], blocks: int, lengths: BlockLengths) -> None:
+    frames = [cue.frame for cue in (*applied, *pending)]
+    _require(len(frames) <= MAX_CUES, f"it has {len(frames)} cues; at most {MAX_CUES} can be")
+    _require(all(before < after for before, after in pairwise(frames)), "its cues are not in order")
+    _require(not frames or frames[-1] <= LAST_FRAME, f"a cue lies behind frame {LAST_FRAME}")
+    landed = [lengths.block_at(cue.frame) for cue in applied]
+    _require(all(before < after for before, after in pairwise(landed)), "two cues have applied with one block")
+    _require(landed[:1] == ([0] if blocks else []), f"of {blocks} blocks the first has the first cue")
+    _require(all(block < blocks for block in landed), f"a cue has applied behind its {blocks} blocks")
+    _require(all(lengths.block_at(cue.frame) >= blocks for cue in pending), "a cue is pending in its past")
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise InvalidRequest(f"the snapshot is inconsistent: {problem}")

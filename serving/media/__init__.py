@@ -1,0 +1,1 @@
+"""Encoded video: H.264, MP4, chunks and their clock."""

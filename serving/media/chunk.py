@@ -1,0 +1,35 @@
+"""Chunks: the encoded frames of one block, which go through every process and to every viewer as they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FRAMES_PER_SECOND = 16
+"""Of every chunk: the rate of the models, whatever pace a session is made at."""
+
+
+@dataclass(frozen=True)
+class AccessUnit:
+    """One encoded frame: H.264 in Annex B. A key frame carries its parameter sets."""
+
+    data: bytes
+    key: bool
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A closed group of pictures: the frames of `block`, from `first_frame` on. The first unit is the key."""
+
+    block: int
+    first_frame: int
+    units: tuple[AccessUnit, ...]
+
+    @property
+    def end_frame(self) -> int:
+        """The frame behind the last."""
+        return self.first_frame + len(self.units)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all units."""
+        return sum(len(unit.data) for unit in self.units)

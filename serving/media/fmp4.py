@@ -1,0 +1,103 @@
+"""Chunks as fragmented MP4, which browsers play while it comes (ISO 14496-12, sections 8.8 and 8.16)."""
+
+from __future__ import annotations
+
+import struct
+
+from serving.errors import FilmError
+from serving.media.chunk import FRAMES_PER_SECOND, Chunk
+from serving.media.h264 import ParameterSets, sample
+
+_TRACK = 1
+_UNITY_MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+_KEY, _NOT_KEY = 0x02000000, 0x01010000
+_TRACK_SHOWN = 3
+
+_BASE_IS_MOOF, _DEFAULT_FLAGS = 0x020000, 0x20
+_DATA_OFFSET, _FIRST_FLAGS, _SIZES = 0x1, 0x4, 0x200
+
+
+class Fragments:
+    """Segments for a video of `height` by `width` that begins at, or passes through, the chunk `first`.
+
+    `init` goes to the player once, before any segment; `codec` is what MediaSource wants to know. Frame n lies at
+    n/16 s, whichever segment comes first. Raises FilmError if `first` does not begin with parameter sets.
+    """
+
+    def __init__(self, first: Chunk, height: int, width: int) -> None:
+        self._sets = ParameterSets.of(first)
+        self.codec = self._sets.codec
+        self.init = _file_type() + _movie(self._sets, height, width)
+
+    def fits(self, chunk: Chunk) -> bool:
+        """Whether `init` serves for `chunk`; if not, its encoder is another one, and new fragments must begin."""
+        return ParameterSets.of(chunk) == self._sets
+
+    def segment(self, chunk: Chunk) -> bytes:
+        """A chunk as a segment, which can be played wherever it comes. Raises FilmError if `init` does not fit."""
+        if not self.fits(chunk):
+            raise FilmError(f"the chunk at frame {chunk.first_frame} was made by another encoder; begin anew")
+        samples = [sample(unit) for unit in chunk.units]
+        sizes = [len(data) for data in samples]
+        # Where the data lies depends on how long the box is that says it.
+        offset = len(_movie_fragment(chunk, sizes, 0)) + 8
+        return _movie_fragment(chunk, sizes, offset) + _box("mdat", *samples)
+
+
+def _box(kind: str, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(body), kind.encode()) + body
+
+
+def _full_box(kind: str, version: int, flags: int, *parts: bytes) -> bytes:
+    return _box(kind, struct.pack(">I", version << 24 | flags), *parts)
+
+
+def _file_type() -> bytes:
+    return _box("ftyp", b"iso6", struct.pack(">I", 0), b"iso6avc1mp41")
+
+
+def _movie(sets: ParameterSets, height: int, width: int) -> bytes:
+    """Without a length: the fragments say it."""
+    times = struct.pack(">4I", 0, 0, FRAMES_PER_SECOND, 0)
+    rate_and_volume = struct.pack(">IH10x", 0x10000, 0x100)
+    next_track = struct.pack(">24xI", _TRACK + 1)
+    header = _full_box("mvhd", 0, 0, times, rate_and_volume, _UNITY_MATRIX, next_track)
+    defaults = _full_box("trex", 0, 0, struct.pack(">5I", _TRACK, 1, 1, 0, 0))
+    return _box("moov", header, _track(sets, height, width), _box("mvex", defaults))
+
+
+def _track(sets: ParameterSets, height: int, width: int) -> bytes:
+    size = struct.pack(">2I", width << 16, height << 16)
+    head = struct.pack(">5I16x", 0, 0, _TRACK, 0, 0)
+    header = _full_box("tkhd", 0, _TRACK_SHOWN, head, _UNITY_MATRIX, size)
+    undetermined = struct.pack(">2H", 0x55C4, 0)
+    media_header = _full_box("mdhd", 0, 0, struct.pack(">4I", 0, 0, FRAMES_PER_SECOND, 0), undetermined)
+    handler = _full_box("hdlr", 0, 0, struct.pack(">4x4s12x", b"vide"), b"\x00")
+    return _box("trak", header, _box("mdia", media_header, handler, _media_information(sets, height, width)))
+
+
+def _media_information(sets: ParameterSets, height: int, width: int) -> bytes:
+    data_in_file = _full_box("dref", 0, 0, struct.pack(">I", 1), _full_box("url ", 0, 1))
+    description = _full_box("stsd", 0, 0, struct.pack(">I", 1), _sample_entry(sets, height, width))
+    no_entries = [_full_box(kind, 0, 0, bytes(4)) for kind in ("stts", "stsc", "stco")]
+    no_samples = _full_box("stsz", 0, 0, bytes(8))
+    table = _box("stbl", description, *no_entries, no_samples)
+    return _box("minf", _full_box("vmhd", 0, 1, bytes(8)), _box("dinf", data_in_file), table)
+
+
+def _sample_entry(sets: ParameterSets, height: int, width: int) -> bytes:
+    resolution, depth, no_palette = 72 << 16, 24, -1
+    head = struct.pack(">6xH16x2H", 1, width, height)
+    rest = struct.pack(">2I4xH32xHh", resolution, resolution, 1, depth, no_palette)
+    return _box("avc1", head, rest, _box("avcC", sets.record))
+
+
+def _movie_fragment(chunk: Chunk, sizes: list[int], offset: int) -> bytes:
+    """`offset` leads from the fragment's first byte to the first sample's."""
+    number = _full_box("mfhd", 0, 0, struct.pack(">I", chunk.block + 1))
+    header = _full_box("tfhd", 0, _BASE_IS_MOOF | _DEFAULT_FLAGS, struct.pack(">2I", _TRACK, _NOT_KEY))
+    time = _full_box("tfdt", 1, 0, struct.pack(">Q", chunk.first_frame))
+    head = struct.pack(">IiI", len(sizes), offset, _KEY)
+    run = _full_box("trun", 0, _DATA_OFFSET | _FIRST_FLAGS | _SIZES, head, struct.pack(f">{len(sizes)}I", *sizes))
+    return _box("moof", number, _box("traf", header, time, run))

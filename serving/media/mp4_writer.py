@@ -1,0 +1,115 @@
+"""Chunks become an MP4 file, as they are: nothing is encoded again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+import av
+from av.packet import Packet
+from av.stream import Stream
+from av.video.stream import VideoStream
+
+from serving.errors import FilmError
+from serving.media.chunk import FRAMES_PER_SECOND, AccessUnit, Chunk
+from serving.media.fmp4 import Fragments
+from serving.media.h264 import sample
+
+OPTIONS = {
+    # Finished chunks can be played even if the process dies; a finished file is an ordinary MP4.
+    "movflags": "hybrid_fragmented+use_metadata_tags",
+    "flush_packets": "1",
+}
+
+_TIME_BASE = Fraction(1, FRAMES_PER_SECOND)
+
+
+class Mp4:
+    """An MP4 file being written, whose time begins with `first_frame`. `tags` go into its metadata.
+
+    Every method raises FilmError where the file cannot be written.
+    """
+
+    def __init__(self, path: Path, height: int, width: int, first_frame: int, tags: Mapping[str, str]) -> None:
+        self._path, self._height, self._width = path, height, width
+        self._stream: VideoStream | None = None
+        self.first_frame, self.frames = first_frame, 0
+        with writing(path):
+            # Opened here and now: the library would leave it to the first chunk.
+            self._file = path.open("wb", buffering=0)
+            self._container = av.open(self._file, "w", format="mp4", options=OPTIONS)
+        self._container.metadata.update(tags)
+
+    def append(self, chunk: Chunk) -> None:
+        """Write the chunk that follows. Raises FilmError as well if it is another one, or another encoder's."""
+        if chunk.first_frame != (expected := self.first_frame + self.frames):
+            raise FilmError(f"{self._path} goes on with frame {expected}; the chunk begins at {chunk.first_frame}")
+        with writing(self._path):
+            stream = self._stream = self._stream or self._begin(chunk)
+            for unit in chunk.units:
+                self._container.mux(_packet(unit, self.frames, stream))
+                self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file; one without a frame is taken away."""
+        with writing(self._path), self._file:
+            if self.frames == 0:
+                if self._path.is_file():
+                    self._path.unlink()
+                return
+            self._container.close()
+
+    def abandon(self) -> None:
+        """Close the file as it is, once something was refused, and cut off what is not whole."""
+        with writing(self._path):
+            self._file.close()
+            cut_to_whole(self._path)
+
+    def _begin(self, chunk: Chunk) -> VideoStream:
+        """Muxers learn what they write from a stream that was read: the chunk's own."""
+        fragments = Fragments(chunk, self._height, self._width)
+        with av.open(io.BytesIO(fragments.init + fragments.segment(chunk)), "r") as container:
+            stream = self._container.add_stream_from_template(container.streams.video[0], opaque=True)
+        stream.time_base = _TIME_BASE
+        return stream
+
+
+def _packet(unit: AccessUnit, pts: int, stream: VideoStream) -> Packet[Stream]:
+    packet = Packet(sample(unit))
+    packet.stream, packet.time_base = stream, _TIME_BASE
+    packet.pts = packet.dts = pts
+    packet.duration, packet.is_keyframe = 1, unit.key
+    return packet
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk or the encoder refuses into a FilmError that names `path`."""
+    try:
+        yield
+    except (av.FFmpegError, OSError) as error:
+        raise FilmError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def cut_to_whole(path: Path) -> None:
+    """Cut a file that nobody goes on writing behind its last whole fragment, where players want it to end."""
+    with path.open("r+b") as file:
+        file.truncate(max((end for kind, end in _whole_boxes(file) if kind == b"mdat"), default=0))
+
+
+def _whole_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """The kind and the end of each outermost box that is all there."""
+    end, size = 0, file.seek(0, os.SEEK_END)
+    while end + 8 <= size:
+        file.seek(end)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length < 8 or end + length > size:
+            return
+        end += length
+        yield kind, end

@@ -1,0 +1,107 @@
+"""The facts of a film: enough to make it again, and to show under which terms it was made.
+
+They are in the film's metadata and, with the number of frames that came out, as JSON beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from engines.config.stream import StreamConfig
+from kernels.dispatch import EAGER
+from serving.errors import FilmError, TimelineError
+from serving.offline.film_writer import read_facts
+from serving.timeline.formats.document import Json, Node
+from serving.timeline.formats.native import own_document, read_own
+from serving.timeline.schedule import Schedule
+from serving.timeline.timeline import Timeline
+from serving.weights.loader import CodecName, Origin
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class AppliedCue:
+    """When a prompt came into force, beside when that was asked for."""
+
+    asked_frame: int
+    frame: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """The snapshot that a film continues: its path from the film's folder, its SHA-256 and first frame."""
+
+    snapshot: str
+    sha256: str
+    frame: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a film was made of. `weights` are fingerprints of the networks, `frames` those of the whole clip.
+
+    On a CPU the number of `threads` changes the last bits of a sum, and so, after a while, the pictures.
+    """
+
+    longtake: str
+    model: str
+    codec: CodecName
+    origins: tuple[Origin, ...]
+    weights: Mapping[str, str | None]
+    torch: str
+    device: str
+    threads: int
+    dtype: str
+    stream: StreamConfig
+    timeline: Timeline
+    cues: tuple[AppliedCue, ...]
+    frames: int
+    kernels: str = str(EAGER)
+    start: Start | None = None
+    version: int = VERSION
+
+    def document(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return asdict(self) | {"weights": dict(self.weights), "timeline": own_document(self.timeline)}
+
+    @classmethod
+    def of_film(cls, path: Path) -> Self:
+        """The facts in a film. Raises FilmError if it is not one of ours, or of a version that is not known."""
+        try:
+            document = json.loads(read_facts(path))
+            if document["version"] != VERSION:
+                raise FilmError(f"{path} has facts of version {document['version']}; version {VERSION} is known")
+            return cls._of_document(document)
+        except (KeyError, TypeError, ValueError, TimelineError) as error:
+            raise FilmError(f"the facts in {path} cannot be used: {error!r}") from error
+
+    @classmethod
+    def _of_document(cls, document: dict[str, Any]) -> Self:
+        stream, start = document["stream"], document["start"]
+        timeline: Json = document["timeline"]
+        made = {
+            "origins": tuple(Origin(**origin) for origin in document["origins"]),
+            "stream": StreamConfig(**stream | {"steps": tuple(stream["steps"])}),
+            "timeline": read_own(Node("timeline", timeline)),
+            "cues": tuple(AppliedCue(**cue) for cue in document["cues"]),
+            "start": None if start is None else Start(**start),
+        }
+        return cls(**document | made)
+
+
+def applied_cues(planned: Schedule, begin: int = 0) -> tuple[AppliedCue, ...]:
+    """Where each cue of a plan applies to a film from frame `begin` on, the one in force there included.
+
+    A transition is listed with its first step.
+    """
+    cues: dict[int, AppliedCue] = {}
+    for step in planned.steps:
+        cues.setdefault(step.asked_frame, AppliedCue(step.asked_frame, step.frame, step.target.text))
+    earlier = [cue for cue in cues.values() if cue.frame <= begin]
+    return (*earlier[-1:], *(cue for cue in cues.values() if cue.frame > begin))

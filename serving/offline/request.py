@@ -1,0 +1,178 @@
+"""What `longtake generate` is asked for: its options, a timeline or a film, and the model's own settings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from engines.config.presets import preset
+from engines.config.stream import StreamConfig
+from engines.runner.selection import can_use_cuda_graphs
+from kernels.dispatch import KernelBackends, backends_for
+from serving.errors import FilmError
+from serving.offline.provenance import Facts
+from serving.offline.renderer import Outputs
+from serving.timeline.formats.reader import read_timeline
+from serving.timeline.schedule import frame_at
+from serving.timeline.timeline import Settings, Timeline
+from serving.weights.loader import DEFAULT_MODEL, CodecName
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+SHEET_SUFFIXES = (".png", ".jpg")
+
+MAX_THREADS = 1024
+
+TAIL_SECONDS = 10
+"""What follows the last cue where no length is given."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be made. `asked` is what the timeline and the options say of the stream in so many words."""
+
+    model: str
+    codec: CodecName
+    timeline: Timeline
+    base: StreamConfig
+    asked: Settings
+    device: torch.device
+    dtype: torch.dtype
+    threads: int
+    snapshot: Path | None
+    kernels: KernelBackends
+    may_replay: bool = True
+    earlier: Facts | None = None
+
+    @property
+    def graphs(self) -> bool:
+        """Whether passes are replayed from CUDA graphs: wherever they can be, unless that is not wanted."""
+        return self.may_replay and can_use_cuda_graphs(self.kernels, self.device)
+
+    @property
+    def dtype_name(self) -> str:
+        """As the options and the facts have it."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def stream(self) -> StreamConfig:
+        """`base`, but for what is asked."""
+        asked = self.asked
+        return replace(
+            self.base,
+            seed=self.base.seed if asked.seed is None else asked.seed,
+            height=asked.height or self.base.height,
+            width=asked.width or self.base.width,
+            steps=asked.steps or self.base.steps,
+        )
+
+
+def read_request(options: argparse.Namespace) -> Request:
+    """What the options, and the timeline or film that they name, ask for."""
+    return _film_request(options) if options.source.suffix == ".mp4" else _timeline_request(options)
+
+
+def _timeline_request(options: argparse.Namespace) -> Request:
+    """What a timeline's file and the options ask for."""
+    read = read_timeline(options.source)
+    for line in (*read.notes, *(f"warning: {text}" for text in read.warnings)):
+        print(line, file=sys.stderr)
+    settings = read.timeline.settings
+    model = options.model or settings.model or DEFAULT_MODEL
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = options.dtype or ("bfloat16" if device == "cuda" else "float32")
+    return Request(
+        model,
+        options.codec or "own",
+        with_length(read.timeline, options.seconds),
+        preset(model).stream,
+        _overridden(settings, options),
+        _device(device),
+        DTYPES[dtype],
+        options.threads or torch.get_num_threads(),
+        options.snapshot,
+        _plan(options.kernels, device, dtype),
+        not options.no_graphs,
+    )
+
+
+def _film_request(options: argparse.Namespace) -> Request:
+    """What a film was made of, but for what the options change."""
+    facts = Facts.of_film(options.source)
+    snapshot = options.snapshot
+    if facts.start is not None and snapshot is None:
+        snapshot = options.source.parent / facts.start.snapshot
+    device, dtype = options.device or facts.device, options.dtype or facts.dtype
+    return Request(
+        options.model or facts.model,
+        options.codec or facts.codec,
+        with_length(facts.timeline, options.seconds),
+        facts.stream,
+        _overridden(Settings(), options),
+        _device(device),
+        DTYPES[dtype],
+        options.threads or facts.threads,
+        snapshot,
+        _plan(options.kernels, device, dtype),
+        not options.no_graphs,
+        earlier=facts,
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise FilmError(
+            "there is no CUDA device here; --device cpu makes the film on the CPU, though not the same one"
+        )
+    return torch.device(name)
+
+
+def _plan(asked: Mapping[str, str], device: str, dtype: str) -> KernelBackends:
+    try:
+        return backends_for(_device(device), DTYPES[dtype], asked)
+    except ValueError as error:
+        raise FilmError(str(error)) from error
+
+
+def with_length(timeline: Timeline, seconds: float | None) -> Timeline:
+    """A timeline that begins and ends. Raises TimelineError if no cue is at frame 0."""
+    timeline.require_start()
+    if seconds is not None:
+        return replace(timeline, frames=frame_at(seconds))
+    if timeline.frames is None:
+        return replace(timeline, frames=timeline.cues[-1].frame + frame_at(TAIL_SECONDS))
+    return timeline
+
+
+def _overridden(settings: Settings, options: argparse.Namespace) -> Settings:
+    """`settings`, but for what the options say."""
+    height, width = options.size or (settings.height, settings.width)
+    seed = settings.seed if options.seed is None else options.seed
+    return replace(settings, seed=seed, height=height, width=width, steps=options.steps or settings.steps)
+
+
+def read_outputs(options: argparse.Namespace, request: Request) -> Outputs:
+    """Refuses what would be overwritten by mistake or cannot be written."""
+    if options.output.suffix != ".mp4":
+        raise FilmError(f"{options.output} does not end in .mp4, the only kind of film that is made")
+    if options.sheet is not None and options.sheet.suffix.lower() not in SHEET_SUFFIXES:
+        raise FilmError(f"{options.sheet} does not end in {' or '.join(SHEET_SUFFIXES)}")
+    every = None if options.snapshot_every is None else max(1, frame_at(options.snapshot_every))
+    outputs = Outputs(options.output, options.sheet, every)
+    taken = {path.resolve() for path in (options.source, request.snapshot) if path is not None}
+    for path in (outputs.film, outputs.facts, outputs.sheet):
+        if path is None:
+            continue
+        if not path.parent.is_dir():
+            raise FilmError(f"{path.parent} is not a folder; make it first")
+        if path.resolve() in taken:
+            raise FilmError(
+                f"{path} would be written over {path.name}, which the film is made from; choose another -o"
+            )
+        taken.add(path.resolve())
+    return outputs

@@ -1,0 +1,98 @@
+"""The stages beside the denoiser: text to prompts, latents to chunks. In its own process here, or behind Serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Protocol, TypeVar
+
+import torch
+from typing_extensions import override
+
+from engines.config.stream import StreamConfig
+from engines.streaming.state import Block
+from engines.text.prompt import Prompt
+from engines.text.prompt_encoder import PromptEncoder
+from serving.media.chunk import Chunk
+from serving.pipeline.engine_errors import refused
+from serving.pipeline.video_decoder import DecoderStart, VideoDecoder
+
+T = TypeVar("T")
+
+
+class TextEncoderStage(Protocol):
+    """Encodes prompts."""
+
+    async def encode(self, text: str) -> Prompt:
+        """The prompt of `text`, rows on the CPU. Raises InvalidRequest, or ReplicaLost if nobody answers."""
+
+
+class DecoderStage(Protocol):
+    """Decodes and encodes blocks; a session is pinned to the decoder that opened it."""
+
+    async def open(self, key: str, place: DecoderStart) -> None:
+        """Begin, or begin again elsewhere, at `place`. Raises SlotsFull, or ReplicaLost if nobody answers."""
+
+    async def decode(self, key: str, block: Block) -> Chunk:
+        """The chunk of the session's next block, or once more of its last. Raises ReplicaLost."""
+
+    async def close(self, key: str) -> None:
+        """Let go of a session."""
+
+
+async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
+    """Run `work` in `executor`, to its end even if the caller is cancelled: what it works on is left whole."""
+    running = asyncio.get_running_loop().run_in_executor(executor, work)
+    return await asyncio.shield(running)
+
+
+def encode_text(encoder: PromptEncoder, text: str) -> Prompt:
+    """The prompt of `text`, rows on the CPU.
+
+    Raises InvalidRequest if nothing is left of it once cleaned, MemoryFull if there is no memory to encode it.
+    """
+    with refused():
+        return encoder.encode(text)
+
+
+class LocalTextEncoder(TextEncoderStage):
+    """A text encoder in this process; `executor` has one thread."""
+
+    def __init__(self, encoder: PromptEncoder, executor: Executor) -> None:
+        self._encoder = encoder
+        self._executor = executor
+
+    def warm_up(self) -> None:
+        """Encode something in the thread that will; returns when that is done."""
+        self._executor.submit(self._encoder.warm_up).result()
+
+    @override
+    async def encode(self, text: str) -> Prompt:
+        return await in_thread(self._executor, lambda: encode_text(self._encoder, text))
+
+
+class LocalDecoder(DecoderStage):
+    """A video decoder in this process; `executor` has one thread."""
+
+    def __init__(self, decoder: VideoDecoder, executor: Executor) -> None:
+        self.decoder = decoder
+        self._executor = executor
+
+    def warm_up(self, streams: Sequence[StreamConfig], channels: int, dtype: torch.dtype) -> None:
+        """Decode blocks like those of `streams` in the thread that will; returns when that is done."""
+        self._executor.submit(self.decoder.warm_up, streams, channels, dtype).result()
+
+    @override
+    async def open(self, key: str, place: DecoderStart) -> None:
+        await in_thread(self._executor, lambda: self.decoder.open(key, place))
+
+    @override
+    async def decode(self, key: str, block: Block) -> Chunk:
+        return await in_thread(
+            self._executor, lambda: self.decoder.decode(key, block.number, block.latents, block.ready)
+        )
+
+    @override
+    async def close(self, key: str) -> None:
+        await in_thread(self._executor, lambda: self.decoder.close(key))

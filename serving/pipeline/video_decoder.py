@@ -1,0 +1,133 @@
+"""The video decoder: from a session's latents to its chunks. It holds each session's decoder cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.config.geometry import SPATIAL_FACTOR
+from engines.config.stream import StreamConfig
+from engines.device.event_timer import Lap
+from engines.vae.conv_cache import ConvCache
+from engines.vae.frame_decoder import FrameDecoder
+from serving.errors import FrameOutOfRange, SessionNotFound, SlotsFull
+from serving.media.chunk import Chunk
+from serving.media.encoder import ChunkEncoder
+from serving.pipeline.engine_errors import refused
+
+
+class DecoderStart(NamedTuple):
+    """Where in a stream a decoder begins: the next block, its first pixel frame, and the latents before it.
+
+    `warm` reaches back as far as the decoder remembers, or to the beginning of the stream. On CUDA it is there at
+    `ready`, or at the end of the queue of who opens.
+    """
+
+    next_block: int
+    first_frame: int
+    warm: Sequence[Tensor]
+    ready: torch.cuda.Event | None = None
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """A session's decoder behind its last block. Replaced as a whole: a call that fails changes nothing."""
+
+    cache: ConvCache
+    next_block: int
+    next_frame: int
+    encoder: ChunkEncoder | None = None
+    last: Chunk | None = None
+
+
+class VideoDecoder:
+    """Decodes and encodes the blocks of up to `sessions` sessions, each under a key of the caller's choice.
+
+    `observe` is told the seconds of each block's "decode" and "encode".
+    """
+
+    def __init__(
+        self,
+        decoding: FrameDecoder,
+        make_encoder: Callable[[int, int], ChunkEncoder],
+        sessions: int,
+        observe: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self._decoding = decoding
+        self._make_encoder = make_encoder
+        self._most = sessions
+        self._observe = observe
+        self._sessions: dict[str, _Decoded] = {}
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of the sessions that are open."""
+        return tuple(self._sessions)
+
+    @property
+    def free(self) -> int:
+        """Sessions that can still be opened."""
+        return self._most - len(self._sessions)
+
+    def warm_up(self, streams: Sequence[StreamConfig], channels: int, dtype: torch.dtype) -> None:
+        """Decode blocks like those of `streams`, in the thread that is to decode."""
+        for stream in streams:
+            self._decoding.warm_up(stream, channels, dtype)
+
+    def open(self, key: str, place: DecoderStart) -> None:
+        """Begin, or begin again, to decode a session. Raises SlotsFull if there are too many, or no memory."""
+        if key not in self._sessions and self.free <= 0:
+            raise SlotsFull(f"the decoder has {self._most} sessions, which is all it may have")
+        cache = self._cache_at(place)
+        before = self._sessions.get(key)
+        encoder = None if before is None else before.encoder
+        self._sessions[key] = _Decoded(cache, place.next_block, place.first_frame, encoder)
+
+    def decode(self, key: str, block: int, latents: Tensor, ready: torch.cuda.Event | None = None) -> Chunk:
+        """The chunk of `block`: the session's next one, or once more its last one.
+
+        `latents` are [frames, channels, h/8, w/8]; on CUDA they are there at `ready`. Raises SessionNotFound for a
+        key that is not open, FrameOutOfRange for any other block, MemoryFull if there is no memory for it.
+        """
+        session = self._session(key)
+        if session.last is not None and session.last.block == block:
+            return session.last
+        if session.next_block != block:
+            raise FrameOutOfRange(f"block {block} is not the next to decode; {session.next_block} is")
+        with refused():
+            pictures = self._decoding.decode(latents, session.cache, ready)
+        encoding = Lap(torch.device("cpu"))
+        rows, columns = latents.shape[2:]
+        encoder = session.encoder or self._make_encoder(rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
+        chunk = encoder.encode(block, session.next_frame, pictures.frames.numpy())
+        encoding.stop()
+        self._sessions[key] = _Decoded(pictures.cache, block + 1, chunk.end_frame, encoder, chunk)
+        self._tell("decode", pictures.lap)
+        self._tell("encode", encoding)
+        return chunk
+
+    def close(self, key: str) -> None:
+        """Let go of a session. Closing it again does nothing."""
+        session = self._sessions.pop(key, None)
+        if session is not None and session.encoder is not None:
+            session.encoder.close()
+
+    def _cache_at(self, place: DecoderStart) -> ConvCache:
+        if not place.warm:
+            return self._decoding.empty_cache()
+        with refused():
+            return self._decoding.rebuild_cache(place.warm, place.ready)
+
+    def _tell(self, stage: str, lap: Lap) -> None:
+        if self._observe is not None and (seconds := lap.seconds) is not None:
+            self._observe(stage, seconds)
+
+    def _session(self, key: str) -> _Decoded:
+        try:
+            return self._sessions[key]
+        except KeyError:
+            raise SessionNotFound(f"the decoder has no session {key}; open it") from None

@@ -1,0 +1,1 @@
+"""The protocol of `proto/` in terms of the other rooms."""

@@ -1,0 +1,21 @@
+"""Between chunks and the messages that carry them."""
+
+from __future__ import annotations
+
+from serving.media.chunk import AccessUnit, Chunk
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+
+def write_chunk(chunk: Chunk) -> pb.Chunk:
+    """As the protocol has it."""
+    units = [
+        pb.AccessUnit(data=unit.data, frame=frame, pts=frame, key=unit.key)
+        for frame, unit in enumerate(chunk.units, start=chunk.first_frame)
+    ]
+    return pb.Chunk(block=chunk.block, first_frame=chunk.first_frame, units=units)
+
+
+def read_chunk(message: pb.Chunk) -> Chunk:
+    """A chunk out of an event."""
+    units = tuple(AccessUnit(unit.data, unit.key) for unit in message.units)
+    return Chunk(message.block, message.first_frame, units)

@@ -1,0 +1,99 @@
+"""Between the messages of the protocol and the values that sessions are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from engines.text.cleaning import clean_prompt
+from serving.errors import InvalidRequest, TimelineError
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.session.pacing import Pace
+from serving.session.state_machine import Applied, Receipt
+from serving.timeline.cue import MAX_PROMPT_CHARACTERS, Blend, Cue, Method, Transition
+
+METHODS: dict[int, Method] = {
+    pb.TRANSITION_METHOD_UNSPECIFIED: "linear",
+    pb.TRANSITION_METHOD_LINEAR: "linear",
+    pb.TRANSITION_METHOD_SLERP: "slerp",
+}
+
+
+def read_blend(cue: pb.Cue) -> Blend:
+    """What a cue shows. Raises TimelineError for prompts or weights that cannot be used.
+
+    That nothing is left of a prompt once it is cleaned is said here, and not when its turn has come.
+    """
+    for number, part in enumerate(cue.prompts):
+        if part.text and len(part.text) <= MAX_PROMPT_CHARACTERS and not clean_prompt(part.text):
+            place = f"prompts[{number}].text"
+            raise TimelineError(place, f"prompt {part.text!r} is empty; it needs at least one visible character")
+    weights = [part.weight for part in cue.prompts]
+    even = not any(weights)
+    return Blend(tuple((part.text, 1.0 if even else part.weight) for part in cue.prompts))
+
+
+def read_transition(cue: pb.Cue) -> Transition | None:
+    """How a cue comes into force. Raises TimelineError for a transition that cannot be."""
+    if not cue.HasField("transition"):
+        return None
+    method = cue.transition.method
+    if method not in METHODS:
+        raise TimelineError("transition.method", f"{method} is unknown; known: 1 (linear), 2 (slerp)")
+    return Transition(cue.transition.blocks, METHODS[method])
+
+
+def read_cue(cue: pb.Cue) -> Cue:
+    """A cue with a frame. Raises TimelineError."""
+    return Cue(cue.frame, read_blend(cue), read_transition(cue))
+
+
+def write_cue(cue: Cue) -> pb.Cue:
+    """As the protocol has it."""
+    message = pb.Cue(
+        frame=cue.frame, prompts=[pb.WeightedPrompt(text=text, weight=weight) for text, weight in cue.blend.parts]
+    )
+    if cue.transition is not None:
+        slerp = cue.transition.method == "slerp"
+        message.transition.blocks = cue.transition.blocks
+        message.transition.method = pb.TRANSITION_METHOD_SLERP if slerp else pb.TRANSITION_METHOD_LINEAR
+    return message
+
+
+def write_applied(applied: Applied) -> pb.AppliedCue:
+    """As the protocol has it."""
+    return pb.AppliedCue(cue=write_cue(applied.cue), frame=applied.frame)
+
+
+def write_receipt(receipt: Receipt) -> pb.Receipt:
+    """As the protocol has it."""
+    return pb.Receipt(
+        command_id=receipt.command_id,
+        command=pb.CommandKind.Name(receipt.command.value),
+        stage=pb.ReceiptStage.Name(receipt.stage.value),
+        frame=receipt.frame,
+        cue_frame=receipt.cue_frame,
+    )
+
+
+def read_pace(options: pb.SessionOptions, lease_s: float) -> Pace:
+    """How a session is paced; `lease_s` where nothing is said. Raises InvalidRequest for what cannot be."""
+    asked = options.lease
+    lease = asked.seconds + asked.nanos / 1e9 if options.HasField("lease") else lease_s
+    return Pace(
+        fps=options.fps if options.HasField("fps") else Pace.fps,
+        ahead=options.ahead if options.HasField("ahead") else Pace.ahead,
+        lease_s=lease,
+    )
+
+
+def read_cues(cues: Iterable[pb.Cue]) -> tuple[Cue, ...]:
+    """Cues that come with a request, each with a frame. Raises TimelineError that names the cue."""
+    read = []
+    for number, cue in enumerate(cues):
+        if not cue.HasField("frame"):
+            raise InvalidRequest(f"cues[{number}] has no frame; before the start `now` is frame 0, say so")
+        try:
+            read.append(read_cue(cue))
+        except TimelineError as error:
+            raise error.within(f"cues[{number}]") from None
+    return tuple(read)

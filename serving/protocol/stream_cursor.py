@@ -1,0 +1,99 @@
+"""What a viewer has of a session, and what comes next: so that no frame is missing, and none comes twice."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+
+class Verdict(Enum):
+    """Of an event: it is to be passed on, it was before, or something before it is missing."""
+
+    NEWS = "news"
+    OLD = "old"
+    HOLE = "hole"
+
+
+class StreamCursor:
+    """Judges the events of a session's streams, one after the other. Frames are those of the present take.
+
+    `next_frame` is the one that is needed next, and None until the first event of a viewer who takes what comes.
+    """
+
+    def __init__(self, from_frame: int | None) -> None:
+        self.take: int | None = None
+        self.next_frame = from_frame
+        self._reopened = False
+
+    def reopen(self) -> int | None:
+        """A stream begins: the frame to ask for."""
+        self._reopened = self.next_frame not in (None, 0)
+        return self.next_frame
+
+    def judge(self, event: pb.Event) -> Verdict:
+        """Whether an event is to be passed on. After a hole the stream is to be opened again."""
+        if self.take is not None and event.take < self.take:
+            return Verdict.OLD
+        if self._begins_take(event.take) and self._reopened:
+            # What was asked for is a frame of the take before.
+            return Verdict.HOLE
+        self._reopened = False
+        match event.WhichOneof("event"):
+            case "chunk":
+                return self._judge_chunk(event.chunk)
+            case "state" if self.next_frame is None:
+                self.next_frame = event.state.current_start_frame
+            case "gap":
+                self.next_frame = event.gap.first_frame + event.gap.frames
+        return Verdict.NEWS
+
+    def skip_to(self, session: pb.Session) -> pb.Event | None:
+        """Give up what `session` does not keep any more: the gap that it leaves, None where nothing is lost."""
+        self._begins_take(session.take)
+        first = self.next_frame or 0
+        if session.oldest_frame <= first:
+            return None
+        self.next_frame = session.oldest_frame
+        gap = pb.Gap(first_frame=first, frames=session.oldest_frame - first)
+        return pb.Event(take=session.take, gap=gap)
+
+    def _begins_take(self, take: int) -> bool:
+        """Whether the session has been reset since the last event."""
+        before, self.take = self.take, take
+        if before is None or before == take:
+            return False
+        self.next_frame = 0
+        return True
+
+    def _judge_chunk(self, chunk: pb.Chunk) -> Verdict:
+        end = chunk.first_frame + len(chunk.units)
+        if self.next_frame is not None and end <= self.next_frame:
+            return Verdict.OLD
+        if self.next_frame is not None and chunk.first_frame > self.next_frame:
+            return Verdict.HOLE
+        self.next_frame = end
+        return Verdict.NEWS
+
+
+class RelayCursor:
+    """Where a stream of events stands, so that it can go on elsewhere."""
+
+    def __init__(self, from_frame: int | None) -> None:
+        self.next_frame = from_frame
+        self._take: int | None = None
+
+    def accept(self, event: pb.Event) -> bool:
+        """Whether an event is news; chunks that were sent before are not."""
+        if self._take is not None and event.take > self._take:
+            self.next_frame = 0
+        self._take = max(event.take, self._take or 0)
+        if event.HasField("gap"):
+            self.next_frame = event.gap.first_frame + event.gap.frames
+        if not event.HasField("chunk"):
+            return True
+        first, end = event.chunk.first_frame, event.chunk.first_frame + len(event.chunk.units)
+        if self.next_frame is not None and end <= self.next_frame:
+            return False
+        self.next_frame = max(first, end)
+        return True

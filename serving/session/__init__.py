@@ -1,0 +1,1 @@
+"""The logic of one session, without tensors or network."""

@@ -1,0 +1,96 @@
+"""How fast a session is made: how far ahead of its viewer it may run, and when its next block is due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.config.geometry import FRAMES_PER_SECOND
+from serving.errors import InvalidRequest
+from serving.media.playout_clock import Clock
+
+MAX_AHEAD_BLOCKS = 64
+MAX_FPS = 60
+UNREPORTED_BLOCKS = 32
+"""How far an unpaced session runs for a viewer who reports nothing."""
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise InvalidRequest(problem)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Frames per second (0 for unpaced), blocks past the one that is shown, and how long a session waits alone."""
+
+    fps: int = FRAMES_PER_SECOND
+    ahead: int = 1
+    lease_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.fps <= MAX_FPS, f"fps is {self.fps}; it must be within 0..{MAX_FPS}, 0 being unpaced")
+        _require(
+            1 <= self.ahead <= MAX_AHEAD_BLOCKS, f"ahead is {self.ahead}; it must be within 1..{MAX_AHEAD_BLOCKS}"
+        )
+        _require(1 <= self.lease_s <= 3600, f"lease is {self.lease_s:g} s; it must be within 1..3600 s")
+
+
+class Position:
+    """What a session's viewer has seen: what was reported, or else what a clock says. Frames of one take."""
+
+    def __init__(self, pace: Pace, frame: int = 0) -> None:
+        self._pace = pace
+        self._clock = Clock(max(pace.fps, 1), frame)
+        self._reported: tuple[int, float] | None = None
+        self._runs = False
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether somebody says what was seen."""
+        return self._reported is not None
+
+    def shown(self, delivered: int, now: float) -> int:
+        """The last frame shown of the first `delivered` ones; -1 before the first."""
+        if self._reported is not None:
+            return self._reported[0]
+        return min(delivered - 1, int(self._clock.at(now)))
+
+    def expects(self, frame: int) -> float | None:
+        """When `frame` is to be on screen; None where nothing is known of it."""
+        if self._pace.fps == 0 or not self._runs:
+            return None
+        if self._reported is not None:
+            return self._reported[1] + (frame - self._reported[0]) / self._pace.fps
+        return self._clock.reaches(frame)
+
+    def report(self, frame: int, now: float) -> None:
+        """The viewer has seen `frame`; one before the last report is old news."""
+        if self._reported is None or frame >= self._reported[0]:
+            self._reported = (frame, now)
+
+    def reports_end(self, now: float) -> None:
+        """Nobody reports any more: the clock goes on from there."""
+        if self._reported is not None:
+            self._clock.set(self._reported[0], now)
+            self._reported = None
+
+    def go_on_from(self, frame: int, now: float) -> None:
+        """The viewer is at `frame`, whatever was said before."""
+        self._clock.set(frame, now)
+        if self._reported is not None:
+            self._reported = (frame, now)
+
+    def run(self, runs: bool, now: float) -> None:
+        """Let the clock run, or stand."""
+        if runs and not self._runs and self._reported is not None:
+            self._reported = (self._reported[0], now)
+        self._runs = runs
+        if runs and self._pace.fps:
+            self._clock.run(now)
+        else:
+            self._clock.stop(now)
+
+    def late(self, frame: int, now: float) -> None:
+        """A block that begins with `frame` came too late: the clock waits for it."""
+        if self._reported is None and self._clock.at(now) > frame:
+            self._clock.set(frame, now)

@@ -1,0 +1,116 @@
+"""What a session's logic says and remembers: receipts, cues, plans, and a record to go on from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from engines.config.geometry import BlockLengths
+from serving.session.pacing import Pace
+from serving.timeline.cue import Cue
+from serving.timeline.schedule import Step
+
+
+class State(Enum):
+    """Where a session is in its life; numbers are the protocol's."""
+
+    CREATED = 1
+    READY = 2
+    RUNNING = 3
+    PAUSED = 4
+    ENDED = 5
+
+
+class CommandKind(Enum):
+    """What a receipt is about; numbers are the protocol's."""
+
+    SCHEDULE_PROMPT = 1
+    REMOVE_PROMPT = 2
+    MOVE_PROMPT = 3
+    START = 4
+    PAUSE = 5
+    RESUME = 6
+    RESET = 7
+    ATTACH = 8
+
+
+class Stage(Enum):
+    """How far a command has come; numbers are the protocol's."""
+
+    ACCEPTED = 1
+    APPLIED = 2
+    REFUSED = 3
+    DROPPED = 4
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """An answer to a command: it takes or took effect at `frame`. `cue_frame` is where its cue is scheduled."""
+
+    command_id: str
+    command: CommandKind
+    stage: Stage
+    frame: int
+    cue_frame: int = 0
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A cue that has not applied yet, and the command that scheduled it."""
+
+    cue: Cue
+    command_id: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A cue that applied with `block`, whose first frame is `frame`."""
+
+    cue: Cue
+    block: int
+    frame: int
+    command_id: str
+
+
+@dataclass(frozen=True)
+class BlockPlan:
+    """A block that has been begun: its frames, the prompt that comes into force with it, and whom to tell."""
+
+    block: int
+    first_frame: int
+    end_frame: int
+    step: Step | None
+    receipts: tuple[Receipt, ...]
+    applied: Applied | None
+
+
+@dataclass(frozen=True)
+class SessionRecord:
+    """A session's logic as plain data. `shown` is the last frame its viewer saw."""
+
+    pace: Pace
+    state: State
+    take: int
+    next_block: int
+    delivered_frames: int
+    shown: int
+    pending: tuple[Pending, ...]
+    applied: tuple[Applied, ...]
+
+    @classmethod
+    def restored(
+        cls, pace: Pace, applied: Sequence[Cue], pending: Sequence[Cue], next_frame: int, lengths: BlockLengths
+    ) -> SessionRecord:
+        """A session that was saved before `next_frame`: paused there, or at its beginning."""
+        blocks = lengths.block_at(next_frame)
+        began = [lengths.block_at(cue.frame) for cue in applied]
+        log = [
+            Applied(cue, block, lengths.pixel_frames(block), "") for cue, block in zip(applied, began, strict=True)
+        ]
+        ready = any(cue.frame == 0 for cue in pending)
+        at_start = State.READY if ready else State.CREATED
+        return cls(
+            pace, State.PAUSED if blocks else at_start, 0, blocks, next_frame, next_frame - 1,
+            tuple(Pending(cue, "") for cue in pending), tuple(log),
+        )  # fmt: skip

@@ -1,0 +1,142 @@
+"""Longtake's own timelines, read strictly and written.
+
+`serving/timeline/timeline.schema.json` says the same for editors and other programs, and
+`serving/timeline/example.yaml` is an example. Nothing is guessed: an unknown field, a cue
+without a time or out of order, all are errors.
+"""
+
+from __future__ import annotations
+
+from serving.timeline.cue import MAX_WEIGHT, METHODS, Blend, Cue, Method, Transition, check_prompt, within
+from serving.timeline.formats.document import Json, Node, maybe, shown
+from serving.timeline.schedule import frame_at
+from serving.timeline.timecode import frame_of
+from serving.timeline.timeline import MAX_FRAMES, MAX_SECONDS, Settings, Timeline
+
+FIELDS = ("$schema", "version", "model", "seed", "height", "width", "steps", "frames", "seconds", "length", "cues")
+CUE_FIELDS = ("frame", "seconds", "at", "prompt", "prompts", "transition")
+VERSION = 1
+
+
+def read_own(document: Node) -> Timeline:
+    """The timeline in a document of Longtake's own format."""
+    fields = document.fields(FIELDS)
+    version = fields.get("version")
+    if version is not None and version.whole() != VERSION:
+        raise version.error(f"version {shown(version.value)} is unknown; known: {VERSION}")
+    maybe(fields.get("$schema"), Node.text)
+    settings = Settings(
+        seed=maybe(fields.get("seed"), Node.whole),
+        height=maybe(fields.get("height"), Node.whole),
+        width=maybe(fields.get("width"), Node.whole),
+        model=maybe(fields.get("model"), Node.text),
+        steps=maybe(fields.get("steps"), lambda node: tuple(item.whole() for item in node.items())),
+    )
+    if "cues" not in fields:
+        raise document.error("the field 'cues' is missing; it lists the prompts and their times")
+    cues = tuple(_cue(node) for node in fields["cues"].items())
+    length = _time(document, fields, "frames", "seconds", "length")
+    timeline = Timeline(cues, length, settings)
+    timeline.require_start()
+    return timeline
+
+
+def _cue(node: Node) -> Cue:
+    fields = node.fields(CUE_FIELDS)
+    frame = _time(node, fields, "frame", "seconds", "at")
+    if frame is None:
+        raise node.error("a cue needs its time, as one of frame, seconds, at")
+    blend, transition = _blend(node, fields), _transition(node, fields)
+    with within(node.place):
+        return Cue(frame, blend, transition)
+
+
+def _blend(cue: Node, fields: dict[str, Node]) -> Blend:
+    if ("prompt" in fields) == ("prompts" in fields):
+        raise cue.error("a cue needs either prompt, a text, or prompts, a list of texts with weights")
+    if "prompt" in fields:
+        text = fields["prompt"].text()
+        check_prompt(text, fields["prompt"].place)
+        return Blend.of(text)
+    parts = tuple(_part(node) for node in fields["prompts"].items())
+    with within(cue.place):
+        return Blend(parts)
+
+
+def _part(node: Node) -> tuple[str, float]:
+    fields = node.fields(("text", "weight"))
+    if "text" not in fields:
+        raise node.error("the field 'text' is missing")
+    weight = maybe(fields.get("weight"), lambda node: node.number(0, MAX_WEIGHT))
+    return fields["text"].text(), 1.0 if weight is None else weight
+
+
+def _transition(cue: Node, fields: dict[str, Node]) -> Transition | None:
+    if "transition" not in fields:
+        return None
+    node = fields["transition"]
+    inner = node.fields(("blocks", "method"))
+    if "blocks" not in inner:
+        raise node.error("the field 'blocks' is missing; it says over how many blocks the prompt changes")
+    blocks, method = inner["blocks"].whole(), maybe(inner.get("method"), read_method)
+    with within(cue.place):
+        return Transition(blocks, method or "linear")
+
+
+def read_method(node: Node) -> Method:
+    """The name of a way to interpolate."""
+    for method in METHODS:
+        if node.value == method:
+            return method
+    raise node.error(f"{shown(node.value)} is unknown; known: {', '.join(METHODS)}")
+
+
+def _time(parent: Node, fields: dict[str, Node], frames: str, seconds: str, timecode: str) -> int | None:
+    given = [name for name in (frames, seconds, timecode) if name in fields]
+    if len(given) > 1:
+        raise parent.error(f"{' and '.join(given)} say the same thing; give one of them")
+    if not given:
+        return None
+    node = fields[given[0]]
+    if given[0] == seconds:
+        return frame_at(node.number(0, MAX_SECONDS))
+    frame = node.whole() if given[0] == frames else _timecode(node)
+    if not 0 <= frame <= MAX_FRAMES:
+        raise node.error(f"{shown(node.value)} is outside 0..{MAX_FRAMES} frames, which are 24 hours")
+    return frame
+
+
+def _timecode(node: Node) -> int:
+    if not isinstance(node.value, str):
+        raise node.error(f'{shown(node.value)} is no timecode; write it in quotes, such as "00:02.980"')
+    try:
+        return frame_of(node.value)
+    except ValueError as error:
+        raise node.error(f"{shown(node.value)} {error}") from None
+
+
+def own_document(timeline: Timeline) -> dict[str, Json]:
+    """The timeline in Longtake's own format, with all times as frames."""
+    settings = timeline.settings
+    fields: dict[str, Json] = {
+        "version": VERSION,
+        "model": settings.model,
+        "seed": settings.seed,
+        "height": settings.height,
+        "width": settings.width,
+        "steps": None if settings.steps is None else list(settings.steps),
+        "frames": timeline.frames,
+        "cues": [_cue_fields(cue) for cue in timeline.cues],
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _cue_fields(cue: Cue) -> Json:
+    fields: dict[str, Json] = {"frame": cue.frame}
+    if cue.blend == Blend.of(cue.blend.parts[0][0]):
+        fields["prompt"] = cue.blend.text
+    else:
+        fields["prompts"] = [{"text": text, "weight": weight} for text, weight in cue.blend.parts]
+    if cue.transition is not None:
+        fields["transition"] = {"blocks": cue.transition.blocks, "method": cue.transition.method}
+    return fields

@@ -1,0 +1,251 @@
+"""Timelines of Daydream Scope: the files it exported up to version 2.1, and its `.scope-workflow.json`.
+
+Read as Scope did: fields that it ignores are ignored, segments without length are dropped, and what has no
+meaning here is named in a warning. Overlaps, gaps and values that cannot be used are errors all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from engines.config.geometry import FRAMES_PER_SECOND
+from serving.errors import TimelineError
+from serving.timeline.cue import MAX_WEIGHT, Blend, Cue, Transition, within
+from serving.timeline.formats.document import Node, maybe, shown
+from serving.timeline.formats.native import read_method
+from serving.timeline.schedule import frame_at
+from serving.timeline.timeline import MAX_SECONDS, Settings, Timeline
+
+TOLERANCE_S = 0.5 / FRAMES_PER_SECOND
+"""Times of neighbouring segments that differ by less are the same time: Scope's clock writes noisy decimals."""
+
+SCOPE_WEIGHT = 100.0
+"""The weight of a prompt that Scope's editor leaves as it is."""
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How one of the two formats calls the fields of a segment."""
+
+    start: str
+    end: str
+    steps: str
+    method: str
+    cosmetic: tuple[str, ...] = ("id", "text", "isLive", "color")
+
+
+TIMELINE = Dialect("startTime", "endTime", "transitionSteps", "temporalInterpolationMethod")
+WORKFLOW = Dialect("start_time", "end_time", "transition_steps", "temporal_interpolation_method")
+
+
+@dataclass(frozen=True)
+class Remarks:
+    """What the reader of a file should know."""
+
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def ignored(self, place: str, fields: dict[str, Node], used: Collection[str]) -> None:
+        """Warn of the fields that are not used."""
+        names = [shown(name).strip("'") for name in fields if name not in used]
+        if names:
+            rest = (
+                "has no meaning here and is ignored" if len(names) == 1 else "have no meaning here and are ignored"
+            )
+            self.warnings.append(f"{place}: {', '.join(names)} {rest}")
+
+    def pipeline(self, node: Node) -> None:
+        """Note which pipeline a file was made for."""
+        self.notes.append(
+            f"{node.place} is {shown(node.value)}, which is only advice: the model is the one named by --model, "
+            "or else the default model"
+        )
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a Scope timeline, in seconds."""
+
+    place: str
+    start: float
+    end: float
+    blend: Blend
+    transition: Transition | None
+
+
+def read_scope_timeline(document: Node, remarks: Remarks) -> Timeline:
+    """The timeline in a file of version 2.0 or 2.1."""
+    fields = _present(document)
+    remarks.ignored("the file", fields, ("prompts", "settings", "version", "exportedAt"))
+    version = fields.get("version")
+    if version is not None and version.value not in ("2.0", "2.1"):
+        remarks.warnings.append(f"version: {shown(version.value)} is unknown and read as '2.1'")
+    settings = _timeline_settings(fields["settings"], remarks) if "settings" in fields else Settings()
+    if "prompts" not in fields:
+        raise document.error("the field 'prompts' is missing; it lists the segments")
+    return _timeline(fields["prompts"], TIMELINE, settings, remarks)
+
+
+def read_scope_workflow(document: Node, remarks: Remarks) -> Timeline:
+    """The timeline in a workflow; without one, its prompt as the only cue of a clip of open length."""
+    fields = _present(document)
+    version = fields.get("format_version")
+    if version is not None and not (isinstance(version.value, str) and version.value.startswith("1.")):
+        remarks.warnings.append(f"format_version: {shown(version.value)} is unknown and read as '1.0'")
+    settings = _workflow_settings(fields["pipelines"].items() if "pipelines" in fields else [], remarks)
+    entries = fields["timeline"].fields().get("entries") if "timeline" in fields else None
+    read = "prompts" if entries is None else "timeline"
+    known = ("format", "format_version", "metadata", "min_scope_version", "pipelines", read)
+    remarks.ignored("the file", fields, known)
+    if entries is not None:
+        return _timeline(entries, WORKFLOW, settings, remarks)
+    if "prompts" not in fields:
+        raise document.error("it holds neither a timeline with entries nor prompts")
+    remarks.notes.append(
+        "the workflow has no timeline; its prompt is in force from frame 0, and the length is open"
+    )
+    return Timeline((Cue(0, _blend(document, fields, remarks)),), None, settings)
+
+
+def _timeline(entries: Node, dialect: Dialect, settings: Settings, remarks: Remarks) -> Timeline:
+    segments = [_segment(node, dialect, remarks) for node in entries.items()]
+    if not segments:
+        raise entries.error("the list is empty; at least one segment is needed")
+    _require_contiguous(segments)
+    bounds = [frame_at(segment.start) for segment in segments] + [frame_at(segments[-1].end)]
+    cues: list[Cue] = []
+    for segment, (frame, end) in zip(segments, pairwise(bounds), strict=True):
+        if frame >= end:
+            remarks.warnings.append(f"{segment.place}: the segment is shorter than a frame and is dropped")
+        elif frame == 0 and segment.transition is not None:
+            remarks.warnings.append(
+                f"{segment.place}: no prompt comes before the first one, so it has no transition"
+            )
+            cues.append(Cue(frame, segment.blend))
+        else:
+            cues.append(Cue(frame, segment.blend, segment.transition))
+    if not cues:
+        raise entries.error("no segment is as long as a frame")
+    timeline = Timeline(tuple(cues), bounds[-1], settings)
+    timeline.require_start()
+    return timeline
+
+
+def _segment(node: Node, dialect: Dialect, remarks: Remarks) -> Segment:
+    fields = _present(node)
+    used = (dialect.start, dialect.end, dialect.steps, dialect.method, "prompts", *dialect.cosmetic)
+    remarks.ignored(node.place, fields, used)
+    for name in (dialect.start, dialect.end):
+        if name not in fields:
+            raise node.error(f"the field {name!r} is missing")
+    start, end = (fields[name].number(0, MAX_SECONDS) for name in (dialect.start, dialect.end))
+    if end < start:
+        raise fields[dialect.end].error(f"the segment ends at {end:g} s, before it begins at {start:g} s")
+    return Segment(node.place, start, end, _blend(node, fields, remarks), _transition(fields, dialect))
+
+
+def _require_contiguous(segments: list[Segment]) -> None:
+    if segments[0].start > TOLERANCE_S:
+        problem = f"the first segment begins at {segments[0].start:g} s; a prompt is needed at 0"
+        raise TimelineError(segments[0].place, problem)
+    for before, segment in pairwise(segments):
+        there, here = f"{before.end:g} s, where {before.place} ends", f"it begins at {segment.start:g} s"
+        if segment.start < before.end - TOLERANCE_S:
+            kind = "out of order" if segment.start < before.start else "an overlap"
+            raise TimelineError(segment.place, f"{here}, before {there}: {kind}")
+        if segment.start > before.end + TOLERANCE_S:
+            raise TimelineError(segment.place, f"{here}, after {there}: a gap")
+
+
+def _transition(fields: dict[str, Node], dialect: Dialect) -> Transition | None:
+    node = fields.get(dialect.steps)
+    if node is None or node.whole() <= 0:
+        return None
+    method = maybe(fields.get(dialect.method), read_method)
+    try:
+        return Transition(node.whole(), method or "linear")
+    except TimelineError as error:
+        raise node.error(error.problem) from None
+
+
+def _blend(node: Node, fields: dict[str, Node], remarks: Remarks) -> Blend:
+    prompts = fields["prompts"].items() if "prompts" in fields else []
+    parts = [_part(item) for item in prompts]
+    if not parts:
+        if "text" not in fields:
+            raise node.error("neither prompts nor a text says what is to be seen")
+        parts = [(fields["text"].text(), SCOPE_WEIGHT)]
+    if all(weight == 0 for _, weight in parts):
+        remarks.warnings.append(f"{node.place or 'the file'}: all weights are 0 and read as equal, as Scope does")
+        parts = [(text, SCOPE_WEIGHT) for text, _ in parts]
+    if node.place == "":
+        return Blend(tuple(parts))
+    with within(node.place):
+        return Blend(tuple(parts))
+
+
+def _part(node: Node) -> tuple[str, float]:
+    fields = _present(node)
+    if "text" not in fields:
+        raise node.error("the field 'text' is missing")
+    weight = maybe(fields.get("weight"), lambda weight: weight.number(0, MAX_WEIGHT))
+    return fields["text"].text(), SCOPE_WEIGHT if weight is None else weight
+
+
+def _timeline_settings(node: Node, remarks: Remarks) -> Settings:
+    fields = _present(node)
+    remarks.ignored(node.place, fields, ("pipelineId", "resolution", "seed", "denoisingSteps"))
+    if "pipelineId" in fields:
+        remarks.pipeline(fields["pipelineId"])
+    size = _present(fields["resolution"]) if "resolution" in fields else {}
+    return _settings(size.get("height"), size.get("width"), fields.get("seed"), fields.get("denoisingSteps"))
+
+
+def _workflow_settings(pipelines: list[Node], remarks: Remarks) -> Settings:
+    main: dict[str, Node] | None = None
+    for node in pipelines:
+        fields = _present(node)
+        role = fields["role"].value if "role" in fields else "main"
+        if main is not None or role != "main":
+            name = shown(fields["pipeline_id"].value) if "pipeline_id" in fields else "without a name"
+            remarks.warnings.append(f"{node.place}: the pipeline {name} has no counterpart here and is ignored")
+            continue
+        main = fields
+        remarks.ignored(node.place, fields, ("pipeline_id", "pipeline_version", "source", "role", "params"))
+    if main is None:
+        return Settings()
+    if "pipeline_id" in main:
+        remarks.pipeline(main["pipeline_id"])
+    if "params" not in main:
+        return Settings()
+    return _workflow_params(main["params"], remarks)
+
+
+def _workflow_params(node: Node, remarks: Remarks) -> Settings:
+    params = _present(node)
+    # Fields that its settings page knows go by the names of the engine, the others by those of the schema.
+    seed = next((name for name in ("base_seed", "seed") if name in params), "")
+    steps = next((name for name in ("denoising_step_list", "denoising_steps") if name in params), "")
+    remarks.ignored(node.place, params, ("height", "width", seed, steps))
+    return _settings(params.get("height"), params.get("width"), params.get(seed), params.get(steps))
+
+
+def _settings(height: Node | None, width: Node | None, seed: Node | None, steps: Node | None) -> Settings:
+    given = {"height": height, "width": width, "seed": seed, "steps": steps}
+    try:
+        return Settings(
+            seed=maybe(seed, Node.whole),
+            height=maybe(height, Node.whole),
+            width=maybe(width, Node.whole),
+            steps=maybe(steps, lambda node: tuple(item.whole() for item in node.items())),
+        )
+    except TimelineError as error:
+        node = given.get(error.place)
+        raise error if node is None else node.error(error.problem) from None
+
+
+def _present(node: Node) -> dict[str, Node]:
+    """Fields that are not null."""
+    return {name: inner for name, inner in node.fields().items() if inner.value is not None}

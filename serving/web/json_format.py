@@ -1,0 +1,126 @@
+"""What the WebSocket's JSON messages carry to clients: sessions, cues, receipts, recordings and errors."""
+
+from __future__ import annotations
+
+from serving.errors import ServingError
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.convert import write_cue
+from serving.protocol.status import code_numbered, code_of
+from serving.timeline.formats.document import Json
+from serving.timeline.formats.reader import ReadTimeline
+
+
+def error_json(error: ServingError) -> Json:
+    """An error as messages carry it."""
+    return {"code": code_of(error).name, "message": str(error)}
+
+
+def wire_error_json(error: pb.Error) -> Json:
+    """An error out of an event."""
+    return {"code": code_numbered(error.code).name, "message": error.message}
+
+
+def refusal_json(id: str, type: str, error: ServingError) -> dict[str, Json]:
+    """The data of a receipt that says why a message was not obeyed."""
+    return {"command_id": id, "command": type, "stage": "refused", "error": error_json(error)}
+
+
+def receipt_json(receipt: pb.Receipt) -> dict[str, Json]:
+    """The data of a receipt."""
+    data: dict[str, Json] = {
+        "command_id": receipt.command_id,
+        "command": pb.CommandKind.Name(receipt.command).removeprefix("COMMAND_KIND_").lower(),
+        "stage": pb.ReceiptStage.Name(receipt.stage).removeprefix("RECEIPT_STAGE_").lower(),
+        "frame": receipt.frame,
+        "timestamp": receipt.cue_frame,
+    }
+    if receipt.HasField("error"):
+        data["error"] = wire_error_json(receipt.error)
+    return data
+
+
+def cue_json(cue: pb.Cue) -> dict[str, Json]:
+    """A cue in the fields of `schedule_prompt`, and its blend in words as `text`."""
+    data: dict[str, Json] = {
+        "timestamp": cue.frame,
+        "text": cue_text(cue),
+        "prompts": [{"text": part.text, "weight": part.weight} for part in cue.prompts],
+    }
+    if cue.HasField("transition"):
+        slerp = cue.transition.method == pb.TRANSITION_METHOD_SLERP
+        data["transition"] = {"blocks": cue.transition.blocks, "method": "slerp" if slerp else "linear"}
+    return data
+
+
+def applied_json(applied: pb.AppliedCue) -> dict[str, Json]:
+    """A cue that has come into force, with the `frame` at which it has."""
+    return {"frame": applied.frame, **cue_json(applied.cue)}
+
+
+def cue_text(cue: pb.Cue) -> str:
+    """A blend in words: `a (0.7) + b (0.3)`."""
+    total = sum(part.weight for part in cue.prompts)
+    if len(cue.prompts) == 1 or total <= 0:
+        return " + ".join(part.text for part in cue.prompts)
+    return " + ".join(f"{part.text} ({part.weight / total:.3g})" for part in cue.prompts)
+
+
+def session_json(session: pb.Session) -> dict[str, Json]:
+    """The data of a `state` message. The seed is a text: many readers of JSON round numbers that large."""
+    options = session.options
+    data: dict[str, Json] = {
+        "session": session.id,
+        "state": pb.SessionState.Name(session.state).removeprefix("SESSION_STATE_").lower(),
+        "running": session.state == pb.SESSION_STATE_RUNNING,
+        "paused": session.state == pb.SESSION_STATE_PAUSED,
+        "take": session.take,
+        "current_frame": session.current_start_frame,
+        "next_frame": session.next_frame,
+        "shown_frame": session.shown_frame,
+        "oldest_frame": session.oldest_frame,
+        "current_prompt": session.prompt or None,
+        "scheduled_prompts": {str(cue.frame): cue_text(cue) for cue in session.pending},
+        "pending": [cue_json(cue) for cue in session.pending],
+        "applied": [applied_json(applied) for applied in session.applied],
+        "viewers": session.viewers,
+        "recording": session.recording or None,
+    }
+    settings: dict[str, Json] = {
+        "model": options.model,
+        "seed": str(options.seed),
+        "height": options.height,
+        "width": options.width,
+        "fps": options.fps,
+        "ahead": options.ahead,
+        "lease_s": options.lease.ToMilliseconds() / 1000,
+    }
+    return data | settings
+
+
+def timeline_json(read: ReadTimeline) -> dict[str, Json]:
+    """A timeline out of a file: cues in the fields of `schedule_prompt`, settings as addresses have them."""
+    settings, timeline = read.timeline.settings, read.timeline
+    return {
+        "format": read.format,
+        "cues": [cue_json(write_cue(cue)) for cue in timeline.cues],
+        "frames": timeline.frames,
+        "seed": None if settings.seed is None else str(settings.seed),
+        "height": settings.height,
+        "width": settings.width,
+        "model": settings.model,
+        "notes": list(read.notes),
+        "warnings": list(read.warnings),
+    }
+
+
+def recording_json(recording: pb.Recording) -> dict[str, Json]:
+    """The data of a `recording` message; `url` is relative to the page."""
+    return {
+        "name": recording.name,
+        "session": recording.session_id,
+        "first_frame": recording.first_frame,
+        "frames": recording.frames,
+        "bytes": recording.bytes,
+        "finished": recording.finished,
+        "url": f"recordings/{recording.name}.mp4",
+    }

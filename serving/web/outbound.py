@@ -1,0 +1,121 @@
+"""A session's events as the messages of a WebSocket: JSON texts, and binary segments of MP4.
+
+A binary message is a head of four 32-bit numbers, the highest byte first, and a segment for the browser's
+MediaSource. The head says the kind (1: how to decode, which comes first in each take and whenever it changes; 2:
+frames), the take, the first frame and the number of frames.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+
+from engines.config.geometry import FRAMES_PER_SECOND
+from serving.media.chunk import Chunk
+from serving.media.fmp4 import Fragments
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.chunks import read_chunk
+from serving.timeline.formats.document import Json
+from serving.web.json_format import applied_json, cue_text, receipt_json, session_json, wire_error_json
+
+HEAD = struct.Struct(">4I")
+INIT, FRAMES = 1, 2
+
+_DONE = {
+    pb.COMMAND_KIND_START: "generation_started",
+    pb.COMMAND_KIND_PAUSE: "generation_paused",
+    pb.COMMAND_KIND_RESUME: "generation_resumed",
+    pb.COMMAND_KIND_RESET: "generation_reset",
+}
+
+
+def text(type: str, data: Json) -> str:
+    """A message as JSON."""
+    return json.dumps({"type": type, "data": data}, ensure_ascii=False, separators=(",", ":"))
+
+
+class EventWriter:
+    """Writes the events of one stream, of which the first is the session's state."""
+
+    def __init__(self) -> None:
+        self._height = self._width = 0
+        self._prompt = ""
+        self._take = -1
+        self._fragments: Fragments | None = None
+
+    def write(self, event: pb.Event) -> list[str | bytes]:
+        """The messages of an event, in order."""
+        match event.WhichOneof("event"):
+            case "chunk":
+                return self._chunk(event.take, read_chunk(event.chunk))
+            case "progress":
+                return [self._progress(event.progress)]
+            case "receipt":
+                return list(self._receipt(event.receipt))
+            case "state":
+                return [self.state(event.state)]
+            case "applied":
+                return list(self._applied(event.applied))
+            case "resumed":
+                return [_resumed(event.resumed)]
+            case "gap":
+                return [text("gap", {"first_frame": event.gap.first_frame, "frames": event.gap.frames})]
+            case "error":
+                return [text("error", wire_error_json(event.error))]
+            case _:
+                return []
+
+    def state(self, session: pb.Session) -> str:
+        """How the session stands."""
+        self._height, self._width = session.options.height, session.options.width
+        self._prompt = session.prompt
+        return text("state", session_json(session))
+
+    def _chunk(self, take: int, chunk: Chunk) -> list[str | bytes]:
+        messages: list[str | bytes] = []
+        if self._fragments is None or take != self._take or not self._fragments.fits(chunk):
+            self._take = take
+            self._fragments = Fragments(chunk, self._height, self._width)
+            mime = f'video/mp4; codecs="{self._fragments.codec}"'
+            size: dict[str, Json] = {"height": self._height, "width": self._width}
+            messages += [text("media", {"mime": mime, "fps": FRAMES_PER_SECOND, **size})]
+            messages += [HEAD.pack(INIT, take, chunk.first_frame, 0) + self._fragments.init]
+        head = HEAD.pack(FRAMES, take, chunk.first_frame, len(chunk.units))
+        return [*messages, head + self._fragments.segment(chunk)]
+
+    def _progress(self, progress: pb.Progress) -> str:
+        data: dict[str, Json] = {
+            "current_start_frame": progress.current_start_frame,
+            "generated_fps": round(progress.generated_fps, 2),
+            "queued_blocks": progress.queued_blocks,
+        }
+        return text("progress", data)
+
+    def _receipt(self, receipt: pb.Receipt) -> list[str]:
+        # `shown` has no receipt: a report that is refused was overtaken by a reset.
+        if receipt.command == pb.COMMAND_KIND_UNSPECIFIED:
+            return []
+        messages = [text("receipt", receipt_json(receipt))]
+        if receipt.stage == pb.RECEIPT_STAGE_REFUSED:
+            messages.append(_happened("error", receipt.frame, message=receipt.error.message))
+        elif receipt.stage == pb.RECEIPT_STAGE_ACCEPTED and receipt.command in _DONE:
+            messages.append(_happened(_DONE[receipt.command], receipt.frame))
+            if receipt.command in (pb.COMMAND_KIND_START, pb.COMMAND_KIND_RESET):
+                messages.append(self._progress(pb.Progress()))
+        return messages
+
+    def _applied(self, applied: pb.AppliedCue) -> list[str]:
+        before, self._prompt = self._prompt, cue_text(applied.cue)
+        switched = _happened(
+            "prompt_switched", applied.frame, new_prompt=self._prompt, previous_prompt=before or None
+        )
+        return [text("applied", applied_json(applied)), switched]
+
+
+def _happened(name: str, frame: int, **facts: Json) -> str:
+    return text("event", {"event": name, "frame": frame, **facts})
+
+
+def _resumed(resumed: pb.Resumed) -> str:
+    silence = resumed.silence.ToMilliseconds() / 1000
+    return text("resumed", {"frame": resumed.frame, "reason": resumed.reason, "silence_s": silence})

@@ -1,0 +1,108 @@
+"""Where a WebSocket leads: the query of its address, and the token beside it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from serving.errors import InvalidRequest, NotAllowed
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.requests import session_options
+
+PROTOCOL = "longtake.v1"
+"""The subprotocol of the WebSocket; a client need not name it."""
+
+TOKEN_PREFIX = "longtake.token."
+"""Browsers send no headers with a WebSocket: the token comes as a second subprotocol, in URL-safe base64."""
+
+OPTIONS = ("model", "seed", "height", "width", "fps", "ahead", "lease_s")
+PLACES = ("session", "watch", "from", "take")
+
+MAX_DIGITS = 20
+
+
+@dataclass(frozen=True)
+class Address:
+    """A session to attach to, or None for a new one with `options`.
+
+    `from_frame` is the first frame wanted, which counts for `take` only; None is the last that was shown.
+    """
+
+    session: str | None
+    watch: bool
+    from_frame: int | None
+    take: int | None
+    options: pb.SessionOptions
+
+    @classmethod
+    def of(cls, query: Mapping[str, str]) -> Address:
+        """Read a query. Raises InvalidRequest, which names the parameter."""
+        for name in query:
+            if name not in OPTIONS + PLACES:
+                raise InvalidRequest(
+                    f"the parameter {name[:60]!r} is unknown; known: {', '.join(PLACES + OPTIONS)}"
+                )
+        watch, session = query.get("watch", "0") not in ("", "0", "false"), query.get("session") or None
+        if watch and session is None:
+            raise InvalidRequest("watch needs a session; name it as `session`")
+        options = read_options({name: query[name] for name in OPTIONS if query.get(name)})
+        return cls(session, watch, _whole(query, "from"), _whole(query, "take"), options)
+
+    def first_frame(self, session: pb.Session) -> int:
+        """The frame to begin at: what was asked, or else what was seen last, as far as it is kept."""
+        asked = self.from_frame if self.take in (None, session.take) else None
+        wanted = max(session.shown_frame, 0) if asked is None else asked
+        return max(wanted, session.oldest_frame)
+
+
+def read_options(texts: Mapping[str, str]) -> pb.SessionOptions:
+    """Options of a session, each as a text. Raises InvalidRequest, which names the one that is none."""
+    lease = texts.get("lease_s")
+    try:
+        lease_s = None if lease is None else float(lease)
+        return session_options(
+            model=texts.get("model", ""),
+            seed=_whole(texts, "seed"),
+            height=_whole(texts, "height") or 0,
+            width=_whole(texts, "width") or 0,
+            fps=_whole(texts, "fps"),
+            ahead=_whole(texts, "ahead"),
+            lease_s=lease_s,
+        )
+    except OverflowError:
+        raise InvalidRequest("lease_s, or another option, is far too large; leave it out") from None
+    except ValueError as error:
+        if isinstance(error, InvalidRequest):
+            raise
+        raise InvalidRequest(f"an option is out of range: {error}") from None
+
+
+def _whole(texts: Mapping[str, str], name: str) -> int | None:
+    text = texts.get(name)
+    if text is None or text == "":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
+        raise InvalidRequest(f"{name} is {text[:60]!r}; it must be a whole number from 0 on")
+    return int(text)
+
+
+def read_token(headers: Mapping[str, str], subprotocols: Sequence[str] = ()) -> str | None:
+    """The token of a request, None where it carries none. Raises NotAllowed for one that cannot be read."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    if scheme:
+        raise NotAllowed("the authorization must be `Bearer TOKEN`")
+    for protocol in subprotocols:
+        if protocol.startswith(TOKEN_PREFIX):
+            return _decode(protocol.removeprefix(TOKEN_PREFIX))
+    return None
+
+
+def _decode(text: str) -> str:
+    try:
+        return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        raise NotAllowed("the token in the subprotocol is not URL-safe base64 of UTF-8 text") from None

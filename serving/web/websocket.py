@@ -1,0 +1,201 @@
+"""One WebSocket: a session's events go out, a client's messages come in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from fastapi import WebSocket, status
+from fastapi.websockets import WebSocketState
+
+from serving.auth import Caller
+from serving.errors import InvalidRequest, ReplicaLost, ServingError, SessionNotFound, WrongState
+from serving.gateway.api import SessionAPI
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.timeline.formats.document import Json
+from serving.web.inbound import NOTHING, Request, open_envelope, read_message
+from serving.web.json_format import error_json, recording_json, refusal_json, session_json
+from serving.web.outbound import EventWriter, text
+from serving.web.query import Address
+
+T = TypeVar("T")
+
+WAITING_COMMANDS = 64
+"""More are not read until these are done."""
+
+REQUESTS_AT_ONCE = 4
+
+REFRESH_S = 0.05
+"""Receipts that come within this are answered by one `state`."""
+
+_CUE_COMMANDS = (
+    pb.COMMAND_KIND_SCHEDULE_PROMPT,
+    pb.COMMAND_KIND_REMOVE_PROMPT,
+    pb.COMMAND_KIND_MOVE_PROMPT,
+)
+
+
+class Conversation:
+    """A client steers a session, or only watches it; several tasks send to one socket.
+
+    After what changes the cues of a session its `state` is sent anew, so that nobody need keep count of them.
+    """
+
+    def __init__(self, socket: WebSocket, face: SessionAPI, caller: Caller) -> None:
+        self._socket, self._face, self._caller = socket, face, caller
+        self._writer = EventWriter()
+        self._commands: asyncio.Queue[pb.Command] = asyncio.Queue(WAITING_COMMANDS)
+        self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        self._refreshing: asyncio.Task[None] | None = None
+        self._news = self._states = 0
+        self._watches = False
+
+    async def run(self, address: Address) -> None:
+        """Talk until either side ends it. Raises ServingError where the session cannot be had."""
+        session = await self._open(address)
+        self._id, self._watches = session.id, address.watch
+        async with asyncio.TaskGroup() as tasks:
+            sending = tasks.create_task(self._send_events(address.first_frame(session), tasks))
+            await self._receive(tasks)
+            sending.cancel()
+
+    async def _open(self, address: Address) -> pb.Session:
+        if address.session is not None:
+            return await self._face.get(address.session, self._caller)
+        return await self._face.create(pb.CreateSessionRequest(options=address.options), self._caller)
+
+    # Out
+
+    async def _send_events(self, from_frame: int, tasks: asyncio.TaskGroup) -> None:
+        """Send until the stream ends, and say why it did; a spectator may come again."""
+        code = status.WS_1001_GOING_AWAY
+        try:
+            async with _closing(self._events(from_frame)) as events:
+                async for event in events:
+                    await self._send(*self._writer.write(event))
+                    self._refresh_after(event, tasks)
+        except ServingError as error:
+            code = close_code(error)
+            await self._send(text("error", error_json(error)))
+        if self._is_open():
+            await self._socket.close(code)
+
+    def _events(self, from_frame: int) -> AsyncIterator[pb.Event]:
+        if self._watches:
+            return self._face.watch(pb.WatchRequest(session_id=self._id, from_frame=from_frame), self._caller)
+        return self._face.interact(self._attached(from_frame), self._caller)
+
+    async def _attached(self, from_frame: int) -> AsyncIterator[pb.Command]:
+        yield pb.Command(attach=pb.Attach(session_id=self._id, from_frame=from_frame))
+        while True:
+            yield await self._commands.get()
+
+    def _refresh_after(self, event: pb.Event, tasks: asyncio.TaskGroup) -> None:
+        changed = event.HasField("applied") or event.receipt.command in _CUE_COMMANDS
+        self._states += event.HasField("state")
+        self._news += changed or event.HasField("state")
+        if changed and (self._refreshing is None or self._refreshing.done()):
+            self._refreshing = tasks.create_task(self._refresh())
+
+    async def _refresh(self) -> None:
+        """Send the session's state until there is no news of it; one that others overtook is left out."""
+        told = -1
+        while told != self._news:
+            await asyncio.sleep(REFRESH_S)
+            told, states = self._news, self._states
+            try:
+                session = await self._face.get(self._id, self._caller)
+            except SessionNotFound:
+                return  # The stream of events says so.
+            if states == self._states:
+                await self._send(self._writer.state(session))
+
+    async def _send(self, *messages: str | bytes) -> None:
+        """Send, unless either side has closed by now."""
+        for message in messages:
+            if not self._is_open():
+                return
+            if isinstance(message, str):
+                await self._socket.send_text(message)
+            else:
+                await self._socket.send_bytes(message)
+
+    def _is_open(self) -> bool:
+        sides = (self._socket.application_state, self._socket.client_state)
+        return all(side is WebSocketState.CONNECTED for side in sides)
+
+    # In
+
+    async def _receive(self, tasks: asyncio.TaskGroup) -> None:
+        """Take messages until the client has gone."""
+        while True:
+            message = await self._socket.receive()
+            if message["type"] == "websocket.disconnect":
+                return
+            await self._take(message.get("text"), tasks)
+
+    async def _take(self, message: str | None, tasks: asyncio.TaskGroup) -> None:
+        envelope = NOTHING
+        try:
+            if message is None:
+                raise InvalidRequest("the message is binary; messages are JSON texts")
+            envelope = open_envelope(message)
+            asked = read_message(envelope)
+            if isinstance(asked, Request):
+                await self._requests.acquire()
+                tasks.create_task(self._answer(asked))
+            else:
+                await self._command(asked)
+        except ServingError as error:
+            await self._refuse(envelope.id, envelope.type, error)
+
+    async def _command(self, command: pb.Command) -> None:
+        if not self._watches:
+            await self._commands.put(command)
+        elif not command.HasField("shown"):
+            raise WrongState("this connection only watches; open one without `watch` to steer")
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            await self._send(await self._granted(request))
+        except ServingError as error:
+            await self._refuse(request.id, request.kind, error)
+        finally:
+            self._requests.release()
+
+    async def _granted(self, request: Request) -> str:
+        answer: dict[str, Json] = {"command_id": request.id}
+        match request.kind:
+            case "fork":
+                fork = pb.ForkSessionRequest(session_id=self._id, frame=request.frame)
+                return text("forked", answer | session_json(await self._face.fork(fork, self._caller)))
+            case "start_recording":
+                recording = await self._face.start_recording(self._id, self._caller)
+            case "stop_recording":
+                recording = await self._face.stop_recording(self._id, self._caller)
+            case "end":
+                await self._face.delete(self._id, self._caller)
+                return text("ended", answer)
+        return text("recording", answer | recording_json(recording))
+
+    async def _refuse(self, id: str, type: str, error: ServingError) -> None:
+        happened: dict[str, Json] = {"event": "error", "message": str(error)}
+        await self._send(text("receipt", refusal_json(id, type, error)), text("event", happened))
+
+
+def close_code(error: ServingError) -> int:
+    """How a WebSocket ends with `error`: the same may work later, or it will not."""
+    lost = isinstance(error, ReplicaLost)
+    return status.WS_1013_TRY_AGAIN_LATER if lost else status.WS_1008_POLICY_VIOLATION
+
+
+@asynccontextmanager
+async def _closing(events: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Let a generator clean up at once when nobody reads it any more."""
+    try:
+        yield events
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()

@@ -1,0 +1,1 @@
+"""Model files: what there is, how it comes here, how it is opened."""

@@ -1,0 +1,140 @@
+"""A model by its name: from downloaded weights, or built in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from engines.config.model import ModelConfig
+from engines.config.presets import TAEW2_1, preset
+from engines.errors import ConfigError
+from engines.loading.loader import ModelFiles, load_networks
+from engines.loading.model import NETWORKS, Model, Network
+from engines.pocket.model_files import model_files, revision
+from engines.text.prompt_encoder import PromptEncoder
+from engines.text.tokenizer import ByteTokenizer, PromptTokenizer, Tokenizer
+from serving.errors import ModelError
+from serving.weights.catalog import CATALOG, CatalogEntry, Role
+from serving.weights.manifest import read_manifest, verify
+
+CodecName = Literal["own", "tiny"]
+
+POCKET = "pocket"
+"""The model whose weights ship with Longtake."""
+
+DEFAULT_MODEL = POCKET
+
+
+RANDOM_SEED = 0
+"""Of the weights of a model that has no others."""
+
+REMEMBERED_PROMPTS = 64
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where weights come from: a repository, the commit of it that is here, and the name of its licence."""
+
+    repo: str
+    revision: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that is ready to be used, and where it comes from. Without its text encoder it has no `prompts`."""
+
+    model: Model
+    origins: tuple[Origin, ...]
+    _prompts: PromptEncoder | None
+
+    @property
+    def prompts(self) -> PromptEncoder:
+        """From texts to prompts; ConfigError where the text encoder has not been loaded."""
+        if self._prompts is None:
+            raise ConfigError("the text encoder has not been loaded in this process")
+        return self._prompts
+
+
+def open_model(
+    name: str,
+    models: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    codec: CodecName = "own",
+    text_device: torch.device | None = None,
+    networks: Collection[Network] = NETWORKS,
+) -> OpenedModel:
+    """Load `networks` of the model called `name`, from its subfolder of `models` if it has published weights.
+
+    `codec` "tiny" takes the tiny autoencoder instead of the model's own. Raises ConfigError if there is no such
+    model, ModelError if its weights are not here or not whole, and WeightsError if they do not fit.
+    """
+    config = preset(name)
+    load = partial(load_networks, device=device, dtype=dtype, text_device=text_device, networks=networks)
+    if entry := CATALOG.get(name):
+        config = config if codec == "own" else replace(config, vae=TAEW2_1)
+        role = Role.CODEC if codec == "own" else Role.TINY_CODEC
+        return _opened(config, *_published(entry, models / name, role, networks), load)
+    if codec == "tiny":
+        raise ModelError(f"{name} has no tiny codec beside its own; leave --codec out")
+    if name == POCKET:
+        return _opened(config, model_files(), (Origin("longtake pocket", revision(), "Apache-2.0"),), load)
+    model = Model.random(config, RANDOM_SEED, device, dtype, networks)
+    origins = (Origin("random weights", f"seed {RANDOM_SEED}", "Apache-2.0"),)
+    return OpenedModel(model, origins, _prompts(model, ByteTokenizer))
+
+
+def _published(
+    entry: CatalogEntry, folder: Path, codec: Role, networks: Collection[Network]
+) -> tuple[ModelFiles, tuple[Origin, ...]]:
+    """Where the files are, and where they come from. Raises ModelError unless all are whole that are needed."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ModelError(f"{entry.model} is not in {folder}; run `longtake download {entry.model}`")
+    if faults := verify(folder):
+        raise ModelError(
+            f"{folder / faults[0].path}: {faults[0].reason}; run `longtake download {entry.model}` again"
+        )
+    files = _files(entry, folder, codec)
+    if "codec" in networks and not files.codec.is_file():
+        raise ModelError(f"{files.codec} is not here; run `longtake download {entry.model} --with-tiny-codec`")
+    return files, tuple(Origin(repo.id, repo.revision, repo.licence) for repo in manifest.repos)
+
+
+def _opened(
+    config: ModelConfig,
+    files: ModelFiles,
+    origins: tuple[Origin, ...],
+    load: Callable[[ModelConfig, ModelFiles], Model],
+) -> OpenedModel:
+    model = load(config, files)
+    return OpenedModel(model, origins, _prompts(model, partial(Tokenizer.from_folder, files.tokenizer)))
+
+
+def _prompts(model: Model, make_tokenizer: Callable[[int], PromptTokenizer]) -> PromptEncoder | None:
+    """If the text encoder has been loaded. `make_tokenizer` is given the most tokens of a text."""
+    if not model.reads_text:
+        return None
+    tokenizer = make_tokenizer(model.config.text_encoder.text_len)
+    return PromptEncoder(tokenizer, model.text_encoder, REMEMBERED_PROMPTS)
+
+
+def _files(entry: CatalogEntry, folder: Path, codec: Role) -> ModelFiles:
+    def one(role: Role) -> Path:
+        return entry.locate(folder, role)[0]
+
+    loras = entry.locate(folder, Role.LORA)
+    return ModelFiles(
+        transformer=one(Role.TRANSFORMER),
+        codec=one(codec),
+        text_encoder=one(Role.TEXT_ENCODER),
+        tokenizer=one(Role.TOKENIZER).parent,
+        lora=loras[0] if loras else None,
+        entry=entry.entry,
+    )

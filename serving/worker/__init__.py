@@ -1,0 +1,1 @@
+"""What a denoiser does with its sessions."""

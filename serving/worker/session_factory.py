@@ -1,0 +1,185 @@
+"""How a session comes to be on a replica: new, out of what is left of it elsewhere, or out of another one here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import restore
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
+from engines.text.prompt import Prompt
+from serving.errors import FrameOutOfRange, InvalidRequest
+from serving.pipeline.engine_errors import refused
+from serving.pipeline.prompts import PromptTrack
+from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
+from serving.replication.messages import ResumeState, SessionSpec
+from serving.session.state_machine import Session
+from serving.timeline.cue import Cue
+from serving.timeline.schedule import Step, schedule
+from serving.timeline.timeline import Timeline
+from serving.worker.active_session import ActiveSession
+from serving.worker.delivery import decoder_start
+
+T = TypeVar("T")
+
+
+class SessionFactory:
+    """Opens sessions on one generator; `executor` has the one thread that may use it.
+
+    A session whose opening fails leaves nothing behind. Every method raises SlotsFull where there is no room.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        text: TextEncoderStage,
+        pictures: DecoderStage,
+        executor: Executor,
+        replica: str,
+    ) -> None:
+        self._generator = generator
+        self._text = text
+        self._decoder = pictures
+        self._executor = executor
+        self._replica = replica
+
+    async def open(self, spec: SessionSpec, cues: Sequence[Cue], resume: ResumeState | None) -> ActiveSession:
+        """A session with `cues` pending, new or from `resume` on. Raises InvalidRequest for what cannot be."""
+        async with self._taken(await self._stream(spec, resume)) as stream:
+            now = _now()
+            logic = _logic(spec, resume, stream, now)
+            for cue in cues:
+                logic.schedule(cue.blend, cue.frame, cue.transition, "", now)
+            session = await self._session(spec, logic, stream, resume)
+            if resume is not None:
+                session.kept.extend(resume.chunks)
+            await self._decoder.open(session.decoder_key, decoder_start(session, stream.blocks))
+        return session
+
+    async def fork_here(self, session: ActiveSession, spec: SessionSpec) -> ActiveSession:
+        """A second session like `session`, which rests meanwhile."""
+        now = _now()
+        record, blocks = session.logic.rewound(session.stream.blocks, now), session.config.blocks
+        async with self._taken(await self._run(partial(self._generator.fork, session.stream))) as stream:
+            prompts, logic = dict(session.prompts), Session.of(record, blocks, now)
+            track = session.track.copy(prompts)
+            fork = ActiveSession(spec, logic, stream, track, prompts, self._replica)
+            fork.kept.extend(session.kept)
+            await self._decoder.open(fork.decoder_key, decoder_start(fork, stream.blocks))
+        return fork
+
+    async def fork_back(self, session: ActiveSession, spec: SessionSpec, frame: int) -> ActiveSession:
+        """A session whose past is generated again, up to the block that contains `frame`."""
+        blocks = session.config.blocks
+        if not 0 <= frame < session.logic.earliest_frame:
+            raise FrameOutOfRange(
+                f"frame {frame} is not in the past; the last one is {session.logic.earliest_frame - 1}"
+            )
+        block = blocks.block_at(frame + 1) - 1
+        record = session.logic.rewound(block, _now())
+        chunks = [chunk for chunk in session.kept if chunk.block < block]
+        restored = {entry.block for entry in session.stream.log if entry.event == "restore"}
+        async with self._taken(await self._new(spec)) as stream:
+            await self._replay(stream, Session.of(record, blocks, _now()), restored)
+            fork = await self._session(spec, Session.of(record, blocks, _now()), stream)
+            fork.kept.extend(chunks)
+            await self._decoder.open(fork.decoder_key, decoder_start(fork, block))
+        return fork
+
+    # Streams
+
+    @asynccontextmanager
+    async def _taken(self, stream: Stream) -> AsyncIterator[Stream]:
+        """A stream that is closed if what is made of it fails."""
+        try:
+            yield stream
+        except BaseException:
+            await self._run(partial(self._generator.close, stream))
+            raise
+
+    async def _stream(self, spec: SessionSpec, resume: ResumeState | None) -> Stream:
+        """New, or out of a snapshot."""
+        if resume is None or resume.snapshot is None:
+            return await self._new(spec)
+        return (await self._run(partial(restore, self._generator, resume.snapshot))).stream
+
+    async def _new(self, spec: SessionSpec) -> Stream:
+        return await self._run(partial(self._generator.open, spec.stream))
+
+    async def _replay(self, stream: Stream, logic: Session, restored: set[int]) -> None:
+        """Generate the blocks of `logic` again, one at a time, so that others take their turns.
+
+        At the blocks in `restored` the stream had been rebuilt, which is repeated.
+        """
+        prompts: dict[str, Prompt] = {}
+        track = PromptTrack(prompts)
+        steps = {step.block: step for step in _steps_of(logic)}
+        for block in range(logic.next_block):
+            prompt = None
+            if step := steps.get(block):
+                await self._encode(prompts, [text for text, _ in step.target.parts])
+                prompt = track.take(step)
+            made = await self._run(partial(self._replay_block, stream, prompt, rebuilt=block in restored))
+            if made.ready is not None:
+                # Others would have to wait for all that is begun here, and a block is begun in no time.
+                await asyncio.to_thread(made.ready.synchronize)
+
+    def _replay_block(self, stream: Stream, prompt: Prompt | None, *, rebuilt: bool) -> Block:
+        if rebuilt:
+            self._generator.rebuild(stream)
+        if prompt is not None and (stream.prompt is None or stream.prompt.text != prompt.text):
+            self._generator.set_prompt(stream, prompt)
+        return self._generator.generate([stream])[0]
+
+    # Prompts
+
+    async def _session(
+        self, spec: SessionSpec, logic: Session, stream: Stream, resume: ResumeState | None = None
+    ) -> ActiveSession:
+        """A session whose prompts are in force as its log has them, from the last cue that came at once."""
+        prompts: dict[str, Prompt] = {}
+        track = PromptTrack(prompts)
+        steps = [step for step in _steps_of(logic) if step.block < logic.next_block]
+        first = max((number for number, step in enumerate(steps) if step.source is None), default=0)
+        for step in steps[first:]:
+            await self._encode(prompts, [text for text, _ in step.target.parts])
+            track.take(step)
+        epoch, recording = (0, "") if resume is None else (resume.epoch, resume.recording)
+        return ActiveSession(spec, logic, stream, track, prompts, self._replica, epoch=epoch, recording=recording)
+
+    async def _encode(self, prompts: dict[str, Prompt], texts: Sequence[str]) -> None:
+        for text in texts:
+            if text not in prompts:
+                prompts[text] = await self._text.encode(text)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        with refused():
+            return await in_thread(self._executor, work)
+
+
+def _logic(spec: SessionSpec, resume: ResumeState | None, stream: Stream, now: float) -> Session:
+    """New, or as it was before the stream's next block."""
+    blocks = spec.stream.blocks
+    if resume is None:
+        return Session(spec.pace, blocks, now)
+    before = Session.of(resume.record, blocks, now)
+    if stream.config != spec.stream or stream.blocks > before.next_block:
+        raise InvalidRequest(f"the snapshot's stream does not go with its session: {stream.blocks} blocks of it")
+    return Session.of(before.rewound(stream.blocks, now), blocks, now)
+
+
+def _steps_of(logic: Session) -> tuple[Step, ...]:
+    """The steps of the cues that have applied."""
+    if not logic.applied:
+        return ()
+    return schedule(Timeline(tuple(applied.cue for applied in logic.applied)), logic.blocks).steps
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

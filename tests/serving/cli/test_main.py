@@ -1,0 +1,356 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from serving.cli.main import main
+
+TIMELINE = """
+version: 1
+model: tiny-taehv
+seed: 3
+height: 32
+width: 48
+seconds: 5
+cues:
+  - frame: 0
+    prompt: a red balloon over the sea
+  - seconds: 2.98
+    prompt: a red balloon over the sea, snow falls
+    transition: {blocks: 2, method: slerp}
+"""
+
+
+@pytest.fixture
+def timeline(tmp_path: Path) -> Path:
+    path = tmp_path / "timeline.yaml"
+    path.write_text(TIMELINE)
+    return path
+
+
+def generate(source: Path, output: Path, *options: str) -> Path:
+    assert main(["generate", str(source), "-o", str(output), *options]) == 0
+    return output
+
+
+def frames_of(film: Path) -> Tensor:
+    with av.open(str(film)) as container:
+        return torch.stack([torch.from_numpy(f.to_ndarray(format="rgb24")) for f in container.decode(video=0)])
+
+
+def facts_of(film: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads(film.with_suffix(".json").read_text())
+    return facts
+
+
+def test_a_film_is_whole_blocks_at_sixteen_frames_a_second(timeline: Path, tmp_path: Path) -> None:
+    film = generate(timeline, tmp_path / "film.mp4")
+    with av.open(str(film)) as container:
+        video = container.streams.video[0]
+        assert video.frames == 9 + 12 * 6
+        assert video.average_rate == 16
+        assert (video.height, video.width) == (32, 48)
+    assert len(frames_of(film)) == 81
+    assert facts_of(film)["frames_made"] == 81
+
+
+def test_the_facts_say_when_a_cue_applied(timeline: Path, tmp_path: Path) -> None:
+    facts = facts_of(generate(timeline, tmp_path / "film.mp4"))
+    assert facts["cues"] == [
+        {"asked_frame": 0, "frame": 0, "prompt": "a red balloon over the sea"},
+        {"asked_frame": 48, "frame": 57, "prompt": "a red balloon over the sea, snow falls"},
+    ]
+    assert facts["complete"]
+
+
+def test_the_same_command_gives_the_same_film_and_another_seed_another(timeline: Path, tmp_path: Path) -> None:
+    first, second = (generate(timeline, tmp_path / f"{i}.mp4") for i in range(2))
+    assert first.read_bytes() == second.read_bytes()
+    other = generate(timeline, tmp_path / "other.mp4", "--seed", "4")
+    assert (frames_of(other).float() - frames_of(first).float()).abs().mean() > 1
+
+
+def test_a_film_is_made_again_from_itself(timeline: Path, tmp_path: Path) -> None:
+    film = generate(timeline, tmp_path / "film.mp4", "--seconds", "3", "--steps", "1000,500")
+    timeline.unlink()
+    film.with_suffix(".json").unlink()
+    again = generate(film, tmp_path / "again.mp4")
+    assert again.read_bytes() == film.read_bytes()
+
+
+def test_options_come_before_the_timeline_and_that_before_the_model(timeline: Path, tmp_path: Path) -> None:
+    film = generate(timeline, tmp_path / "film.mp4", "--size", "16x64", "--seconds", "0.1")
+    assert frames_of(film).shape == (9, 16, 64, 3)
+    stream = facts_of(film)["stream"]
+    assert (stream["seed"], stream["steps"]) == (3, [1000, 750, 500, 250])
+
+
+def test_an_interrupted_film_is_the_beginning_of_the_whole_one(timeline: Path, tmp_path: Path) -> None:
+    whole = frames_of(generate(timeline, tmp_path / "whole.mp4", "--seconds", "60"))
+    options = ["-o", str(tmp_path / "part.mp4"), "--seconds", "60", "--threads", "1"]
+    command = [sys.executable, "-m", "serving.cli.main", "generate", str(timeline), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("block 20/"):
+            pass
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    assert process.returncode == 130
+    part = frames_of(tmp_path / "part.mp4")
+    assert 9 + 12 * 19 <= len(part) < len(whole)
+    assert torch.equal(part, whole[: len(part)])
+    assert not facts_of(tmp_path / "part.mp4")["complete"]
+
+
+def test_a_snapshot_is_continued_by_another_process(timeline: Path, tmp_path: Path) -> None:
+    generate(timeline, tmp_path / "film.mp4", "--seconds", "8", "--snapshot-every", "4")
+    (snapshot,) = tmp_path.glob("film.*.snapshot")
+    assert snapshot.name == "film.00-04.312.snapshot"
+    rest = generate(timeline, tmp_path / "rest.mp4", "--seconds", "8", "--from", str(snapshot))
+    assert len(frames_of(rest)) == 129 - 69
+    again = generate(rest, tmp_path / "again.mp4")
+    assert again.read_bytes() == rest.read_bytes()
+
+
+def test_another_snapshot_than_the_films_is_refused(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(timeline, tmp_path / "film.mp4", "--snapshot-every", "1")
+    first, second = sorted(tmp_path.glob("film.*.snapshot"))[:2]
+    rest = generate(timeline, tmp_path / "rest.mp4", "--from", str(first))
+    first.write_bytes(second.read_bytes())
+    assert main(["generate", str(rest), "-o", str(tmp_path / "again.mp4")]) == 2
+    assert "its SHA-256 differs" in capsys.readouterr().err
+    assert not (tmp_path / "again.mp4").exists()
+
+
+def test_a_sheet_shows_the_film(timeline: Path, tmp_path: Path) -> None:
+    generate(timeline, tmp_path / "film.mp4", "--sheet", str(tmp_path / "sheet.png"))
+    page = Image.open(tmp_path / "sheet.png")
+    assert page.width > 4 * 160
+    assert len(page.convert("RGB").getcolors(1 << 20) or []) > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "33x48"], "height: 33 is no multiple of 16"),
+        (["--steps", "500,750"], "steps: step 750 follows 500"),
+        (["--model", "longlive"], "unknown model 'longlive'; known: causal-forcing-1.3b"),
+        (["--model", "longlive-1.3b"], "run `longtake download longlive-1.3b`"),
+        (["--sheet", "nowhere/sheet.png"], "nowhere is not a folder"),
+        (["--from", "nothing.snapshot"], "nothing.snapshot cannot be read"),
+        (["--from", "timeline.yaml"], "bytes are not a snapshot"),
+        (["--sheet", "sheet.xyz"], "sheet.xyz does not end in .png or .jpg"),
+        (["--sheet", "timeline.yaml"], "timeline.yaml does not end in .png or .jpg"),
+        (["--device", "cuda"], "there is no CUDA device here"),
+        (["--codec", "tiny"], "tiny-taehv has no tiny codec beside its own"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_nothing_is_written_when_the_input_is_refused(
+    timeline: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LONGTAKE_MODELS", str(tmp_path / "models"))
+    assert main(["generate", str(timeline), "-o", "film.mp4", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == [timeline]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--snapshot-every", "0", "0 is not above 0"),
+        ("--seconds", "nan", "nan is not above 0"),
+        ("--seconds", "90000", "at most 86400 s"),
+        ("--device", "abacus", "choose from"),
+        ("--threads", "0", "0 is outside 1..1024"),
+        ("--size", "480p", "'480p' is not of the form HEIGHTxWIDTH"),
+        ("--steps", "1000;500", "'1000;500' is not a list of steps"),
+    ],
+)
+def test_an_option_that_says_nothing_useful_is_refused(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4"), option, value])
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [timeline]
+
+
+def test_a_film_is_not_written_over_the_one_it_is_made_from(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = generate(timeline, tmp_path / "film.mp4", "--seconds", "1")
+    before = film.read_bytes()
+    assert main(["generate", str(film), "-o", str(film)]) == 2
+    assert "would be written over film.mp4" in capsys.readouterr().err
+    assert film.read_bytes() == before
+
+
+def test_a_timeline_is_not_written_over_by_the_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timeline = tmp_path / "film.json"
+    timeline.write_text('{"version": 1, "seconds": 1, "cues": [{"frame": 0, "prompt": "a house by the sea"}]}')
+    before = timeline.read_bytes()
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]) == 2
+    assert "film.json would be written over" in capsys.readouterr().err
+    assert timeline.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [timeline]
+
+
+def test_a_prompt_of_which_nothing_is_left_is_refused_before_the_film_begins(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeline.write_text(TIMELINE.replace("a red balloon over the sea, snow falls", '"&nbsp;"'))
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]) == 2
+    assert "the cue at frame 48: prompt '&nbsp;' is empty" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [timeline]
+
+
+def test_a_folder_is_no_place_for_a_film(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.joinpath("film.mp4").mkdir()
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]) == 2
+    assert "film.mp4 cannot be written: Is a directory" in capsys.readouterr().err
+
+
+@pytest.fixture
+def snapshot(timeline: Path, tmp_path: Path) -> Path:
+    """Taken at frame 21 of the film."""
+    folder = tmp_path / "first"
+    folder.mkdir()
+    generate(timeline, folder / "film.mp4", "--seconds", "2", "--snapshot-every", "1")
+    return next(folder.glob("film.*.snapshot"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--seed", "9", "seed 9 is asked for, but the snapshot goes on with 3"),
+        ("--size", "16x48", "height 16 is asked for, but the snapshot goes on with 32"),
+        ("--steps", "1000", r"steps (1000,) is asked for"),
+        ("--seconds", "1", "the film begins at frame 21 and ends at frame 21"),
+    ],
+)
+def test_a_snapshot_goes_on_as_it_began(
+    timeline: Path,
+    tmp_path: Path,
+    snapshot: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    message: str,
+) -> None:
+    arguments = ["generate", str(timeline), "-o", str(tmp_path / "rest.mp4"), "--from", str(snapshot)]
+    assert main([*arguments, option, value]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "rest.mp4").exists()
+
+
+def test_a_snapshot_continues_under_another_timeline(timeline: Path, tmp_path: Path, snapshot: Path) -> None:
+    as_before = generate(timeline, tmp_path / "same.mp4", "--seconds", "4", "--from", str(snapshot))
+    timeline.write_text(TIMELINE.replace("a red balloon over the sea", "a green dragon in a cave"))
+    other = generate(timeline, tmp_path / "other.mp4", "--seconds", "4", "--from", str(snapshot))
+    assert (frames_of(other).float() - frames_of(as_before).float()).abs().mean() > 0.01
+    assert facts_of(other)["cues"][0]["prompt"] == "a green dragon in a cave"
+
+
+def test_a_film_finds_the_snapshot_it_continued_from_another_folder(
+    timeline: Path, tmp_path: Path, snapshot: Path
+) -> None:
+    rest = generate(timeline, tmp_path / "rest.mp4", "--seconds", "3", "--from", str(snapshot))
+    assert facts_of(rest)["start"]["snapshot"] == f"first/{snapshot.name}"
+    assert generate(rest, tmp_path / "again.mp4").read_bytes() == rest.read_bytes()
+
+
+def test_a_film_can_be_made_again_in_another_dtype(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = generate(timeline, tmp_path / "film.mp4", "--seconds", "0.1")
+    generate(film, tmp_path / "again.mp4", "--dtype", "bfloat16")
+    assert "made with dtype float32, here it is bfloat16" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("ffprobe") is None, reason="ffprobe is not installed")
+def test_ffprobe_sees_what_pyav_sees(timeline: Path, tmp_path: Path) -> None:
+    film = generate(timeline, tmp_path / "film.mp4")
+    entries = "stream=nb_frames,r_frame_rate,avg_frame_rate,height,width"
+    probe = ["ffprobe", "-v", "error", "-show_entries", entries, "-of", "json", str(film)]
+    (stream,) = json.loads(subprocess.run(probe, capture_output=True, check=True).stdout)["streams"]
+    assert (stream["r_frame_rate"], stream["avg_frame_rate"]) == ("16/1", "16/1")
+    assert (stream["nb_frames"], stream["height"], stream["width"]) == ("81", 32, 48)
+
+
+def test_a_film_of_other_weights_is_not_made_again(
+    timeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = generate(timeline, tmp_path / "film.mp4", "--seconds", "1")
+    monkeypatch.setattr("serving.weights.loader.RANDOM_SEED", 1)
+    assert main(["generate", str(film), "-o", str(tmp_path / "again.mp4")]) == 2
+    assert "made with other weights of tiny-taehv: random weights@seed 0" in capsys.readouterr().err
+
+
+def test_a_prompt_that_is_too_long_for_the_model_is_pointed_out(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeline.write_text(TIMELINE.replace("over the sea\n", "over the sea" + " and the land" * 20 + "\n"))
+    generate(timeline, tmp_path / "film.mp4", "--seconds", "4")
+    cut = len("a red balloon over the sea") + 20 * len(" and the land") - 255
+    said = capsys.readouterr().err
+    assert f"does not read the last {cut} tokens of the prompt 'a red balloon over the sea" in said
+
+
+def test_a_timeline_is_explained(timeline: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["timeline", "check", str(timeline)]) == 0
+    said = capsys.readouterr().out
+    assert "frame 48 (00:03.000), applies at frame 57" in said
+    assert "80 frames asked, 81 made" in said
+
+
+def test_models_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--models-dir", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "longlive-1.3b" in said
+    assert "tiny-taehv" in said
+
+
+def test_what_computes_each_operation_is_printed_and_kept(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(timeline, tmp_path / "film.mp4", "--seconds", "0.5")
+    said = "reference: attention, batched_attention, prompt_attention"
+    assert f"kernels: {said}" in capsys.readouterr().err
+    assert json.loads((tmp_path / "film.json").read_text())["kernels"].startswith(said)
+
+
+def test_kernels_that_cannot_run_here_are_refused(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]
+    assert main([*arguments, "--device", "cpu", "--kernels", "flash-attn"]) == 2
+    assert "flash-attn needs a CUDA device; the device is cpu" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*arguments, "--kernels", "fast"])
+    assert "unknown choice 'fast'; known: auto, reference" in capsys.readouterr().err

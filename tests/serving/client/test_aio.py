@@ -1,0 +1,121 @@
+"""The client, against a server that paints its pictures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from serving.client.aio import AsyncClient
+from serving.errors import (
+    FrameOutOfRange,
+    InvalidRequest,
+    NotAllowed,
+    ReplicaLost,
+    SessionNotFound,
+    SlotsFull,
+    WrongState,
+)
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.timeline.cue import Blend, Cue
+from tests.serving.fake_sessions import FakeServer, serving
+
+Work = Callable[[AsyncClient, FakeServer], Awaitable[None]]
+
+BALLOON = Cue(0, Blend.of("a red balloon"))
+
+
+def with_client(work: Work, server: FakeServer | None = None) -> None:
+    async def run() -> None:
+        fake = server or FakeServer()
+        async with serving(fake) as address, AsyncClient(address, patience_s=5) as client:
+            await asyncio.wait_for(work(client, fake), 30)
+
+    asyncio.run(run())
+
+
+def test_a_session_is_opened_with_its_cues_found_listed_and_ended() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(seed=5, fps=0, lease_s=90, cues=[BALLOON])
+        assert session.state == pb.SESSION_STATE_READY
+        assert (session.options.seed, session.options.fps) == (5, 0)
+        assert session.options.lease.ToTimedelta().total_seconds() == 90
+        assert (await client.get(session.id)).pending[0].prompts[0].text == "a red balloon"
+        assert [found.id for found in await client.list()] == [session.id]
+        await client.delete(session.id)
+        with pytest.raises(SessionNotFound, match=session.id):
+            await client.get(session.id)
+
+    with_client(work)
+
+
+def test_refusals_are_the_errors_that_the_server_means() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create()
+        with pytest.raises(WrongState, match="CREATED"):
+            await client.start(session.id)
+        with pytest.raises(InvalidRequest, match="no cue is at frame 9"):
+            await client.remove(session.id, 9)
+        with pytest.raises(SlotsFull, match="all 1 sessions"):
+            await client.create()
+
+    with_client(work, FakeServer(slots=1))
+
+
+def test_cues_are_scheduled_moved_and_removed() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(cues=[BALLOON])
+        receipt = await client.schedule(session.id, "a blue fish", 12)
+        assert (receipt.cue_frame, receipt.frame) == (12, 21)
+        assert (await client.move(session.id, 12, 40)).frame == 45
+        await client.schedule(session.id, "a bird", 50)
+        await client.remove(session.id, 50)
+        assert [cue.frame for cue in (await client.get(session.id)).pending] == [0, 40]
+
+    with_client(work)
+
+
+def test_a_cue_in_the_past_names_the_earliest_frame() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(cues=[BALLOON])
+        await client.start(session.id)
+        while (await client.get(session.id)).next_frame == 0:
+            await asyncio.sleep(0.01)
+        with pytest.raises(FrameOutOfRange, match="possible one is 9"):
+            await client.schedule(session.id, "a blue fish", 0)
+
+    with_client(work)
+
+
+def test_a_recording_is_read_in_pieces() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create()
+        recording = await client.start_recording(session.id)
+        finished = await client.stop_recording(session.id)
+        pieces = [piece async for piece in client.read_recording(recording.name)]
+        assert len(pieces) == 2
+        assert sum(map(len, pieces)) == finished.bytes
+
+    with_client(work)
+
+
+def test_a_token_goes_with_every_request() -> None:
+    async def run() -> None:
+        async with serving(FakeServer(token="secret")) as address:
+            async with AsyncClient(address, token="secret") as client:
+                assert await client.list() == []
+            async with AsyncClient(address) as client:
+                with pytest.raises(NotAllowed, match="token"):
+                    await client.list()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_is_not_there_is_named() -> None:
+    async def run() -> None:
+        async with AsyncClient("127.0.0.1:1") as client:
+            with pytest.raises(ReplicaLost, match=r"127\.0\.0\.1:1 does not answer"):
+                await client.list()
+
+    asyncio.run(run())

@@ -1,0 +1,118 @@
+"""Stages in their threads: each is warmed up in the thread that will run it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import defaultdict
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from engines.config.presets import preset
+from engines.errors import ConfigError
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
+from engines.text.umt5 import UMT5Encoder
+from engines.vae.taehv import TAEHV
+from engines.wan.transformer import CausalTransformer
+from serving.config import ServerConfig
+from serving.deployments.replicas.model_runtime import (
+    build_decoder,
+    build_denoising,
+    build_text_encoder,
+    load,
+    streams,
+)
+from serving.pipeline.video_decoder import DecoderStart
+from tests.support.rollouts import roll
+
+CONFIG = ServerConfig(model="tiny-taehv", slots=2, batch=2, sizes=((32, 48),))
+SIZE = replace(preset("tiny-taehv").stream, height=32, width=48)
+
+
+def untold(stage: str, seconds: float) -> None:
+    """Nobody asks for times."""
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+    """In which thread each network has run, and on what shape."""
+    found: dict[str, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
+
+    def watch(network: type, method: str) -> None:
+        whole = getattr(network, method)
+
+        def watched(self: Any, first: torch.Tensor, *args: Any, **options: Any) -> Any:
+            found[f"{network.__name__}.{method}"].append((threading.current_thread().name, tuple(first.shape)))
+            return whole(self, first, *args, **options)
+
+        monkeypatch.setattr(network, method, watched)
+
+    watch(CausalTransformer, "denoise")
+    watch(CausalTransformer, "write_kv")
+    watch(TAEHV, "decode")
+    watch(UMT5Encoder, "forward")
+    return found
+
+
+def test_every_stage_is_warmed_up_in_the_thread_that_runs_it(
+    threads: dict[str, list[tuple[str, tuple[int, ...]]]],
+) -> None:
+    model = load(CONFIG)
+    text, pictures = build_text_encoder(model, untold), build_decoder(model, CONFIG, untold)
+    generator, executor = build_denoising(model, CONFIG)
+    warm = {network: set(calls) for network, calls in threads.items()}
+    threads.clear()
+
+    def opened() -> Stream:
+        return generator.open(SIZE)
+
+    async def serve() -> None:
+        prompt = await text.encode("a red balloon")
+        stream = executor.submit(opened).result()
+        latents = executor.submit(roll, generator, stream, 6, {0: prompt, 2: prompt}).result()
+        await pictures.open("one", DecoderStart(0, 0, []))
+        for number, block in enumerate(latents.split(3)):
+            await pictures.decode("one", Block(number, block))
+
+    asyncio.run(serve())
+    assert {name for calls in warm.values() for name, _ in calls} == {"denoise_0", "decode_0", "text_0"}
+    for network in ("CausalTransformer.denoise", "CausalTransformer.write_kv", "TAEHV.decode"):
+        assert set(threads[network]) <= warm[network]
+    assert {name for name, _ in threads["UMT5Encoder.forward"]} == {"text_0"}
+
+
+def test_declared_sizes_have_room_and_graphs(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
+    large = replace(CONFIG, sizes=((128, 160), (32, 48)))
+    assert [(s.height, s.width) for s in streams(large)] == [(64, 96), (128, 160), (32, 48)]
+    generator, executor = build_denoising(load(large, ["transformer"]), large)
+    for _ in range(2):
+        executor.submit(generator.open, streams(large)[1]).result()
+    shapes = {shape[-2:] for _, shape in threads["CausalTransformer.denoise"]}
+    assert shapes == {(8, 12), (16, 20), (4, 6)}
+
+
+def test_a_process_with_one_stage_has_one_network(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
+    build_text_encoder(load(CONFIG, ["text_encoder"]), untold)
+    build_decoder(load(CONFIG, ["codec"]), CONFIG, untold)
+    generator = build_denoising(load(CONFIG, ["transformer"]), CONFIG).generator
+    assert set(generator.identity) == {"transformer"}
+    with pytest.raises(ConfigError, match="text encoder has not been loaded"):
+        _ = load(CONFIG, ["codec"]).prompts
+
+
+def test_what_runs_beside_the_passes_runs_before_room_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(
+        "serving.deployments.replicas.model_runtime.build_generator",
+        lambda model, engine, beside: ran.extend([str(work()) for work in beside] + [str(engine.decoder_beside)]),
+    )
+    monkeypatch.setattr(
+        "serving.deployments.replicas.model_runtime._warm_up",
+        lambda generator, sizes, streams: ran.append("passes"),
+    )
+    build_denoising(load(CONFIG, ["transformer"]), CONFIG, [lambda: "text", lambda: "decode"])
+    assert ran == ["text", "decode", "True", "passes"]

@@ -1,0 +1,81 @@
+"""What the managers do between faces and replicas, with replicas that are slow where it hurts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from engines.config.presets import preset
+from serving.auth import Caller
+from serving.config import ServerConfig
+from serving.errors import ReplicaLost
+from serving.gateway.session_service import SessionService
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.messages import Item
+
+STATE = Item(pb.Event(state=pb.Session(id="one")).SerializeToString())
+
+
+class SlowFleet:
+    """One session, followed only a while after that has been asked for; it can be followed `streams` times."""
+
+    def __init__(self, streams: int) -> None:
+        self.said: list[str] = []
+        self._left = streams
+
+    async def stream(self, *_: Any) -> AsyncIterator[Item]:
+        await asyncio.sleep(0.05)
+        self.said.append("follows")
+        yield STATE
+        await asyncio.sleep(0.05)
+        self._left -= 1
+        self.said.append("gone")
+        if self._left:
+            raise ReplicaLost("it died")
+
+    async def call(self, *_: Any, **__: Any) -> bytes:
+        self.said.append("commanded")
+        return pb.Receipt().SerializeToString()
+
+    async def locate(self, _: str, besides: str | None = None) -> str:
+        return "another"
+
+    def owner(self, _: str) -> str:
+        return "one"
+
+    def forget(self, _: str) -> None:
+        """There is nothing to forget."""
+
+
+async def commands(*pauses: float) -> AsyncIterator[pb.Command]:
+    """To attach, and then a command after each pause."""
+    yield pb.Command(attach=pb.Attach(session_id="one"))
+    for pause in pauses:
+        await asyncio.sleep(pause)
+        yield pb.Command(start=pb.Start())
+    await asyncio.sleep(10)
+
+
+def interact(folder: Path, streams: int, *pauses: float) -> list[str]:
+    """What happened to the session of a controller, in its order."""
+    fleet: Any = SlowFleet(streams)
+    sessions = SessionService(fleet, ServerConfig(recordings=str(folder)), preset("pocket").stream)
+
+    async def run() -> None:
+        async for _ in sessions.interact(commands(*pauses), Caller("")):
+            pass
+
+    asyncio.run(run())
+    said: list[str] = fleet.said
+    return said
+
+
+def test_a_command_waits_until_its_receipt_would_be_heard(tmp_path: Path) -> None:
+    assert interact(tmp_path, 1, 0) == ["follows", "commanded", "gone"]
+
+
+def test_a_command_for_a_session_that_moves_waits_until_it_is_followed_again(tmp_path: Path) -> None:
+    said = interact(tmp_path, 2, 0.12)
+    assert said == ["follows", "gone", "follows", "commanded", "gone"]

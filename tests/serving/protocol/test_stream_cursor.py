@@ -1,0 +1,93 @@
+"""Which events are news to a viewer, and how long a lost stream is tried for."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving.client.backoff import Backoff
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.stream_cursor import StreamCursor, Verdict
+
+
+def chunk(first: int, frames: int, take: int = 0) -> pb.Event:
+    return pb.Event(take=take, chunk=pb.Chunk(first_frame=first, units=[pb.AccessUnit()] * frames))
+
+
+def state(take: int = 0, **fields: int) -> pb.Event:
+    return pb.Event(take=take, state=pb.Session(take=take, **fields))  # type: ignore[arg-type]
+
+
+def test_a_chunk_that_was_there_is_old_and_one_that_skips_frames_leaves_a_hole() -> None:
+    viewing = StreamCursor(0)
+    assert viewing.judge(chunk(0, 9)) is Verdict.NEWS
+    assert viewing.judge(chunk(0, 9)) is Verdict.OLD
+    assert viewing.judge(chunk(21, 12)) is Verdict.HOLE
+    assert viewing.judge(chunk(9, 12)) is Verdict.NEWS
+
+
+def test_the_first_chunk_may_begin_before_the_frame_that_is_wanted() -> None:
+    viewing = StreamCursor(15)
+    assert viewing.judge(chunk(0, 9)) is Verdict.OLD
+    assert viewing.judge(chunk(9, 12)) is Verdict.NEWS
+
+
+def test_whoever_takes_what_comes_goes_on_from_where_the_session_stands() -> None:
+    viewing = StreamCursor(None)
+    viewing.judge(state(current_start_frame=33))
+    assert viewing.reopen() == 33
+
+
+def test_a_gap_is_passed_on_and_left_behind() -> None:
+    viewing = StreamCursor(9)
+    assert viewing.judge(pb.Event(gap=pb.Gap(first_frame=9, frames=24))) is Verdict.NEWS
+    assert viewing.judge(chunk(33, 12)) is Verdict.NEWS
+
+
+def test_a_new_take_begins_at_frame_0_and_the_one_before_is_over() -> None:
+    viewing = StreamCursor(0)
+    viewing.judge(chunk(0, 9))
+    assert viewing.judge(state(take=1)) is Verdict.NEWS
+    assert viewing.judge(chunk(9, 12, take=0)) is Verdict.OLD
+    assert viewing.judge(chunk(0, 9, take=1)) is Verdict.NEWS
+
+
+def test_a_reset_that_nobody_saw_is_watched_from_its_beginning() -> None:
+    viewing = StreamCursor(0)
+    viewing.judge(chunk(0, 9))
+    assert viewing.reopen() == 9
+    assert viewing.judge(state(take=1)) is Verdict.HOLE
+    assert viewing.reopen() == 0
+    assert viewing.judge(state(take=1)) is Verdict.NEWS
+
+
+def test_frames_that_are_not_kept_leave_a_gap_up_to_the_oldest() -> None:
+    viewing = StreamCursor(0)
+    viewing.judge(chunk(0, 9))
+    gap = viewing.skip_to(pb.Session(oldest_frame=33))
+    assert gap is not None
+    assert (gap.gap.first_frame, gap.gap.frames) == (9, 24)
+    assert viewing.reopen() == 33
+    assert viewing.skip_to(pb.Session(oldest_frame=21)) is None
+
+
+def test_waits_grow_until_patience_is_at_its_end() -> None:
+    patience, now, waits = Backoff(5), 0.0, []
+    while (wait := patience.wait_s(now)) is not None:
+        waits.append(wait)
+        now += wait
+    assert waits == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0]
+
+
+def test_a_stream_that_stood_for_long_is_tried_again_from_the_beginning() -> None:
+    patience = Backoff(5)
+    assert patience.wait_s(100) == 0.05
+    assert patience.wait_s(101) == 0.1
+    assert patience.wait_s(200) == 0.05
+
+
+@pytest.mark.parametrize("seconds", [1, 30])
+def test_frames_satisfy(seconds: float) -> None:
+    patience = Backoff(seconds)
+    for now in range(100):
+        assert patience.wait_s(now) == 0.05
+        patience.satisfied()

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import av
+import numpy as np
+
+from serving.media.encoder import ChunkEncoder
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.web.outbound import FRAMES, HEAD, INIT, EventWriter
+from tests.serving.fake_sessions import HEIGHT, WIDTH, chunk_message, paint, painted_frame
+
+
+def written(writer: EventWriter, event: pb.Event) -> list[tuple[str, dict[str, Any]]]:
+    messages = [json.loads(message) for message in writer.write(event)]
+    return [(message["type"], message["data"]) for message in messages]
+
+
+def opened() -> EventWriter:
+    writer = EventWriter()
+    writer.write(pb.Event(state=pb.Session(options=pb.SessionOptions(height=HEIGHT, width=WIDTH))))
+    return writer
+
+
+def cue(text: str, frame: int) -> pb.Cue:
+    return pb.Cue(frame=frame, prompts=[pb.WeightedPrompt(text=text, weight=1)])
+
+
+def chunk_event(take: int, block: int, first: int, frames: int) -> pb.Event:
+    pictures = np.stack([paint("noon", frame) for frame in range(first, first + frames)])
+    chunk = ChunkEncoder(HEIGHT, WIDTH).encode(block, first, pictures)
+    return pb.Event(take=take, chunk=chunk_message(chunk))
+
+
+def test_chunks_become_a_video_of_all_their_frames() -> None:
+    writer = opened()
+    media, *binaries = [
+        *writer.write(chunk_event(0, 0, 0, 9)),
+        *writer.write(chunk_event(0, 1, 9, 12)),
+    ]
+    assert json.loads(media)["data"]["mime"].startswith('video/mp4; codecs="avc1.')
+    heads = [HEAD.unpack_from(binary) for binary in binaries if isinstance(binary, bytes)]
+    assert heads == [
+        (INIT, 0, 0, 0),
+        (FRAMES, 0, 0, 9),
+        (FRAMES, 0, 9, 12),
+    ]
+    film = b"".join(binary[16:] for binary in binaries if isinstance(binary, bytes))
+    with av.open(io.BytesIO(film), "r") as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    frames = [painted_frame(np.asarray(picture, np.uint8)) for picture in pictures]
+    assert frames == list(range(21))
+
+
+def test_every_take_says_anew_how_to_decode_it() -> None:
+    writer = opened()
+    writer.write(chunk_event(0, 0, 0, 9))
+    again = [message for message in writer.write(chunk_event(1, 0, 0, 9)) if isinstance(message, bytes)]
+    assert [HEAD.unpack_from(binary) for binary in again] == [(INIT, 1, 0, 0), (FRAMES, 1, 0, 9)]
+
+
+def test_a_state_says_what_the_published_protocol_says_and_more() -> None:
+    session = pb.Session(
+        id="s", state=pb.SESSION_STATE_PAUSED, current_start_frame=33, next_frame=45, prompt="noon",
+        pending=[cue("night", 60)], applied=[pb.AppliedCue(cue=cue("noon", 0), frame=0)],
+        options=pb.SessionOptions(seed=(1 << 64) - 1),
+    )  # fmt: skip
+    ((kind, data),) = written(EventWriter(), pb.Event(state=session))
+    assert (kind, data["current_frame"], data["current_prompt"], data["paused"]) == ("state", 33, "noon", True)
+    assert data["scheduled_prompts"] == {"60": "night"}
+    assert data["applied"][0]["frame"] == 0
+    assert data["seed"] == "18446744073709551615"
+
+
+def test_a_start_brings_a_receipt_an_event_and_progress_from_zero() -> None:
+    receipt = pb.Receipt(command_id="go", command=pb.COMMAND_KIND_START, stage=pb.RECEIPT_STAGE_ACCEPTED)
+    messages = written(opened(), pb.Event(receipt=receipt))
+    assert [kind for kind, _ in messages] == ["receipt", "event", "progress"]
+    assert messages[0][1]["command_id"] == "go"
+    assert messages[1][1]["event"] == "generation_started"
+    assert messages[2][1]["current_start_frame"] == 0
+
+
+def test_a_refusal_names_the_reason_twice_for_old_and_new_clients() -> None:
+    error = pb.Error(code=9, message="it is paused")
+    receipt = pb.Receipt(command=pb.COMMAND_KIND_START, stage=pb.RECEIPT_STAGE_REFUSED, error=error)
+    (_, refused), (_, happened) = written(opened(), pb.Event(receipt=receipt))
+    assert refused["error"] == {"code": "FAILED_PRECONDITION", "message": "it is paused"}
+    assert (happened["event"], happened["message"]) == ("error", "it is paused")
+
+
+def test_an_applied_cue_names_the_prompt_before_it() -> None:
+    writer = opened()
+    writer.write(pb.Event(applied=pb.AppliedCue(cue=cue("noon", 0), frame=0)))
+    (_, applied), (_, switched) = written(writer, pb.Event(applied=pb.AppliedCue(cue=cue("night", 30), frame=33)))
+    assert (applied["timestamp"], applied["frame"]) == (30, 33)
+    assert (switched["new_prompt"], switched["previous_prompt"]) == ("night", "noon")
+
+
+def test_losses_are_told() -> None:
+    writer = opened()
+    assert written(writer, pb.Event(gap=pb.Gap(first_frame=9, frames=24))) == [
+        ("gap", {"first_frame": 9, "frames": 24})
+    ]
+    ((kind, data),) = written(writer, pb.Event(error=pb.Error(code=14, message="gone")))
+    assert (kind, data["code"]) == ("error", "UNAVAILABLE")

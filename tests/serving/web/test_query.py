@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import base64
+
+import pytest
+
+from serving.errors import InvalidRequest, NotAllowed
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.web.query import TOKEN_PREFIX, Address, read_token
+
+
+def test_an_empty_query_asks_for_a_new_session_as_the_server_likes_it() -> None:
+    assert Address.of({}) == Address(None, False, None, None, pb.SessionOptions())
+
+
+def test_a_query_carries_the_options_of_a_session() -> None:
+    query = {"model": "pocket", "seed": str((1 << 64) - 1), "height": "96", "fps": "0", "lease_s": "1.5"}
+    options = Address.of(query).options
+    assert (options.model, options.seed, options.height) == ("pocket", (1 << 64) - 1, 96)
+    assert (options.HasField("fps"), options.fps, options.lease.ToMilliseconds()) == (True, 0, 1500)
+
+
+@pytest.mark.parametrize(
+    ("query", "reason"),
+    [
+        ({"sed": "7"}, "the parameter 'sed' is unknown; known: session, watch"),
+        ({"seed": "-1"}, "seed is '-1'; it must be a whole number from 0 on"),
+        ({"seed": str(1 << 64)}, "an option is out of range"),
+        ({"height": "9" * 19}, "an option is out of range"),
+        ({"lease_s": "soon"}, "an option is out of range"),
+        ({"lease_s": "nan"}, "an option is out of range"),
+        ({"lease_s": "1e300"}, "lease_s, or another option, is far too large"),
+        ({"watch": "1"}, "watch needs a session"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused_in_words(query: dict[str, str], reason: str) -> None:
+    with pytest.raises(InvalidRequest) as refusal:
+        Address.of(query)
+    assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "frame"),
+    [
+        ({}, 40),
+        ({"from": "57"}, 57),
+        ({"from": "57", "take": "2"}, 57),
+        ({"from": "57", "take": "1"}, 40),
+        ({"from": "3"}, 21),
+    ],
+    ids=["as seen", "as asked", "in its take", "in an earlier take", "as far as kept"],
+)
+def test_a_stream_begins_where_the_viewer_is(query: dict[str, str], frame: int) -> None:
+    session = pb.Session(take=2, shown_frame=40, oldest_frame=21)
+    assert Address.of({"session": "s", **query}).first_frame(session) == frame
+
+
+def test_a_token_comes_in_a_header_or_as_a_subprotocol() -> None:
+    encoded = base64.urlsafe_b64encode("geheim?ü".encode()).decode().rstrip("=")
+    assert read_token({"authorization": "Bearer one"}) == "one"
+    assert read_token({}, ["longtake.v1", TOKEN_PREFIX + encoded]) == "geheim?ü"
+    assert read_token({}) is None
+
+
+@pytest.mark.parametrize(
+    ("headers", "protocols"),
+    [({"authorization": "Basic b25l"}, []), ({}, [TOKEN_PREFIX + "a"]), ({}, [TOKEN_PREFIX + "_w"])],
+)
+def test_a_token_that_cannot_be_read_lets_nobody_in(headers: dict[str, str], protocols: list[str]) -> None:
+    with pytest.raises(NotAllowed):
+        read_token(headers, protocols)
