@@ -21,7 +21,7 @@ from serving.timeline.schedule import schedule
 from serving.timeline.timecode import timecode
 from serving.timeline.timeline import Settings, Timeline
 
-ASSETS = Path(__file__).parents[2] / "assets" / "timelines"
+ASSETS = Path(__file__).parents[3] / "assets" / "timelines"
 ROOM = Path(serving.timeline.__file__).parent
 EXAMPLE = ROOM / "example.yaml"
 SCHEMA = json.loads((ROOM / "timeline.schema.json").read_text())
