@@ -13,6 +13,7 @@ from engines.errors import ConfigError
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.auth import Tokens
 from serving.media.encoder import EncoderChoice
+from serving.replication.leases import LeaseConfig
 
 Stages = Literal["shared", "separate"]
 ENCODERS = get_args(EncoderChoice)
@@ -43,12 +44,13 @@ class ServerConfig:
     """A server: its model, its replicas and what each of them holds.
 
     `stages` "shared" has text encoder, denoiser and video decoder in one process; "separate" gives each a
-    deployment of its own. `slots` are sessions of one denoiser replica. `silence_s` is how long a replica may say
-    nothing before it counts as lost. Ports are of this machine. `kernels` is what `kernels.dispatch` reads.
-    `text_device` is the text encoder's, if that is another than `device`. Pictures of `sizes`, height and width,
-    are warmed up beside the model's own; on a GPU any other size runs without recorded graphs, and slower.
-    `cache_bytes` is what the sessions of a replica may keep; None measures what a graphics card has left.
-    `encoder` "auto" is the graphics card's, where the device is one that encodes, else libx264.
+    deployment of its own. `slots` are sessions of one denoiser replica. `leases` says how long a replica may go on
+    with a session while its manager says nothing, and so when it counts as lost. Ports are of this machine.
+    `kernels` is what `kernels.dispatch` reads. `text_device` is the text encoder's, if that is another than
+    `device`. Pictures of `sizes`, height and width, are warmed up beside the model's own; on a GPU any other size
+    runs without recorded graphs, and slower. `cache_bytes` is what the sessions of a replica may keep; None
+    measures what a graphics card has left. `encoder` "auto" is the graphics card's, where the device is one that
+    encodes, else libx264.
     """
 
     model: str = "pocket"
@@ -65,7 +67,7 @@ class ServerConfig:
     decoders: int = 1
     text_encoders: int = 1
     managers: int = 1
-    silence_s: float = 4.0
+    leases: LeaseConfig = field(default_factory=LeaseConfig)
     lease_s: float = 60.0
     host: str = "127.0.0.1"
     grpc_port: int = 9000
@@ -94,7 +96,6 @@ class ServerConfig:
             require(height * width <= self.limits.pixels, problem)
         problem = f"cache_bytes is {self.cache_bytes}; it must be positive"
         require(self.cache_bytes is None or self.cache_bytes > 0, problem)
-        require(0.5 <= self.silence_s <= 60, f"silence_s is {self.silence_s}; it must be within 0.5..60")
         require(1 <= self.lease_s <= 3600, f"lease_s is {self.lease_s}; it must be within 1..3600")
         try:
             parse_backends(self.kernels)

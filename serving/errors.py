@@ -13,7 +13,12 @@ ServingError
 |   |   `-- MemoryFull  a device has no memory left for what the session needs
 |   |-- LimitReached    a limit of the server or of the caller's token
 |   |-- NotAllowed      a token that is missing or unknown
+|   |-- SessionLost     every copy of the session is lost
+|   |-- SessionFailed   an error of the server that ended the session
 |   `-- ReplicaLost     a replica that died or fell silent; the request may be made again
+|       |-- ReplicaDied     its process is known to be dead
+|       |-- NoLease         the copy may not answer at the moment, or not any more
+|       `-- RegisterUnavailable  nobody can say who owns a session
 `-- TimelineError       a timeline that cannot be used; also a ValueError
 """
 
@@ -74,6 +79,31 @@ class NotAllowed(SessionError):
 
 class ReplicaLost(SessionError):
     """A replica that died or fell silent. The request may be made again."""
+
+
+class ReplicaDied(ReplicaLost):
+    """A replica whose process is dead, as the live node says that it ran on."""
+
+
+class NoLease(ReplicaLost):
+    """A copy of a session that may not answer: its lease is over, or another copy is the owner."""
+
+
+class RegisterUnavailable(ReplicaLost):
+    """The register of owners cannot be reached. What was to be written there may be written later."""
+
+
+class SessionLost(SessionError):
+    """A session of which every copy is lost. It cannot go on."""
+
+
+class SessionFailed(SessionError):
+    """A session that an error of the server has ended."""
+
+    @classmethod
+    def of(cls, doing: str, error: Exception) -> SessionFailed:
+        """An error that nobody foresaw."""
+        return cls(f"the session was ended by an error of the server in {doing}: {type(error).__name__}: {error}")
 
 
 class TimelineError(ServingError, ValueError):

@@ -50,11 +50,18 @@ def start(config: ServerConfig) -> Running:
     return Running(metrics, Path(found["session_dir"]) / "logs" / "serve")
 
 
+async def _end_sessions() -> None:
+    pool = ReplicaClient(denoisers(), SHUTDOWN_S)
+    replicas = (await pool.replicas()).all
+    ending = (pool.call(replica, "end_sessions", timeout_s=SHUTDOWN_S) for replica in replicas)
+    await asyncio.gather(*ending, return_exceptions=True)
+
+
 def stop() -> None:
     """End every session, so that viewers are told and recordings finished; then Serve and its cluster."""
     if not ray.is_initialized():
         return
     if APPLICATION in serve.status().applications:
-        asyncio.run(ReplicaClient(denoisers(), SHUTDOWN_S).ask_all("end_sessions"))
+        asyncio.run(_end_sessions())
     serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()

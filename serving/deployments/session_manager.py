@@ -18,6 +18,8 @@ from ray.serve.handle import DeploymentHandle
 from engines.config.presets import preset
 from serving.auth import Caller
 from serving.config import ServerConfig
+from serving.deployments.replicas.identity import this_replica
+from serving.deployments.routing.kv_register import KvRegister
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.errors import ServingError
@@ -71,16 +73,21 @@ def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
 
 @serve.ingress()
 class SessionManagerReplica:
-    """Hides the replicas from gRPC clients and browsers, and mirrors the sessions whose streams it carries."""
+    """Hides the replicas from gRPC clients and browsers, and is the standby of the sessions that it opened."""
 
     def __init__(self, config: ServerConfig, denoisers: DeploymentHandle[Any]) -> None:
         join_serve_logs()
+        pool = ReplicaClient(denoisers, config.leases.lease_s)
         self._sessions = SessionService(
-            ReplicaClient(denoisers, config.silence_s), config, preset(config.model).stream
+            pool, KvRegister(), config, preset(config.model).stream, manager=this_replica()
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return web_app(self._sessions)
+
+    async def check_health(self) -> None:
+        """Begin, if that has not been done, to look for sessions whose manager is gone."""
+        self._sessions.start()
 
     def caller(self, context: RayServegRPCContext) -> Caller:
         """Who calls. Raises NotAllowed."""

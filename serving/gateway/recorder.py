@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 
 from serving.errors import LimitReached, ServingError
-from serving.gateway.recording_store import Recordings
+from serving.gateway.recording_store import RecordingStore
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import read_chunk
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 class Recorder:
     """Writes one recording, from the session's next chunk on, until the session has another name for it."""
 
-    def __init__(self, recordings: Recordings, session: pb.Session, most_frames: int) -> None:
+    def __init__(self, recordings: RecordingStore, session: pb.Session, most_frames: int) -> None:
         size = session.options
         self._take, self._most = session.take, most_frames
         self._writer = recordings.begin(session.id, size.height, size.width, session.current_start_frame)

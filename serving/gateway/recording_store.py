@@ -33,7 +33,7 @@ class Recording:
     finished: bool = False
 
 
-class Recordings:
+class RecordingStore:
     """The recordings in `folder`, which is made. Every process that can see the folder sees the same ones.
 
     Raises FilmError if there can be no such folder. All that writes raises LimitReached where the disk refuses.

@@ -1,40 +1,41 @@
-"""The denoisers as the gateway knows them: who holds what, who is lost, and how they are called."""
+"""The denoisers as the gateway knows them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, NamedTuple, Protocol
 
 CALL_S = 30.0
 """The longest a call may take: a fork that generates minutes again takes so long, nothing else does."""
 
+ANSWER_S = 1.0
+"""How long a question to all replicas waits for each."""
+
+
+class Replicas(NamedTuple):
+    """All that may hold sessions, those being taken away too; `silent` ones did not answer just now."""
+
+    speaking: Sequence[str]
+    silent: Sequence[str] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Both."""
+        return (*self.speaking, *self.silent)
+
 
 class ReplicaPool(Protocol):
-    """Calls methods of the replica that holds a session, wherever that is. Lost replicas raise ReplicaLost."""
+    """Calls methods of replicas, each of which is a process that holds sessions and is never used again.
 
-    def remember(self, session_id: str, replica: str) -> None:
-        """A session is on this replica."""
+    Calls raise what the method raises; ReplicaDied where a live node says that the process is dead, and
+    ReplicaLost where nothing is known but that no answer came.
+    """
 
-    def owner(self, session_id: str) -> str | None:
-        """The replica that a session is thought to be on."""
+    async def replicas(self) -> Replicas:
+        """Which there are."""
 
-    def forget(self, session_id: str) -> None:
-        """A session is not where it was."""
+    async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
+        """What `method` of a replica returns."""
 
-    async def place(self, session_id: str, method: str, *arguments: Any) -> Any:
-        """Call `method` on the replica with most free slots. Raises SlotsFull if all are full, or ReplicaLost."""
-
-    async def call(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        """Call `method` on the replica that holds the session. Raises SessionNotFound, or what it raises."""
-
-    def stream(self, session_id: str, method: str, *arguments: Any) -> AsyncGenerator[Any]:
-        """The items of a streaming method of the replica that holds the session."""
-
-    async def tell(self, replica: str, method: str, *arguments: Any) -> None:
-        """Call `method` of a replica that is silent, for when it speaks again; if it does not, nothing is lost."""
-
-    async def locate(self, session_id: str, besides: str | None = None) -> str | None:
-        """The replica that holds the session in its latest epoch, asked for; None if none `besides` does."""
-
-    async def ask_all(self, method: str, *arguments: Any) -> list[Any]:
-        """What every replica answers within a second; those that do not are left out."""
+    def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Any]:
+        """The items of a streaming method; ReplicaLost if none comes for `silence_s`."""

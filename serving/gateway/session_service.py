@@ -1,17 +1,15 @@
-"""The sessions behind the public faces: asks the replicas, mirrors what must outlive them, hides their loss."""
+"""The sessions behind gRPC and the page: checks what is asked, and asks the replicas."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import override
 
@@ -23,48 +21,53 @@ from serving.errors import (
     InvalidRequest,
     LimitReached,
     NotAllowed,
-    ReplicaLost,
     ServingError,
     SessionNotFound,
-    SlotsFull,
-    WrongState,
 )
 from serving.gateway.api import SessionAPI
-from serving.gateway.recorder import Recorder
-from serving.gateway.recording_store import Recordings
+from serving.gateway.event_relay import EventRelay
+from serving.gateway.failover import Failover
+from serving.gateway.placement import ask_all, prepare
+from serving.gateway.recordings import Recordings
 from serving.gateway.replica_pool import CALL_S, ReplicaPool
 from serving.gateway.session_snapshot import pack, restored_record, unpack
+from serving.gateway.standby_session import FirstCopy
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
 from serving.protocol.status import code_of
-from serving.protocol.stream_cursor import RelayCursor
-from serving.replication.messages import Item, ResumeState, Role, SavedSession, SessionSpec
-from serving.replication.standby import StandbyCopy
+from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
+from serving.replication.register import Register
+from serving.timeline.cue import Cue
 from serving.timeline.timeline import Settings
 
-logger = logging.getLogger(__name__)
-
-FINISH_S = 5.0
-"""How long a recording may take to be finished."""
-
-LOOK_EVERY_S = 0.2
-"""How often a session is looked for that another manager should open again."""
+MOST_ANSWERS = 64
+"""Events and refusals that wait for a controller; then the session is not read any further."""
 
 
 class SessionService(SessionAPI):
-    """The sessions of the denoisers behind `replicas`."""
+    """The sessions of the denoisers in `pool`. `manager` names this process, and is never used again."""
 
-    @override
-    def __init__(self, replicas: ReplicaPool, config: ServerConfig, stream: StreamConfig) -> None:
-        self._replicas = replicas
+    def __init__(
+        self, pool: ReplicaPool, register: Register, config: ServerConfig, stream: StreamConfig, manager: str
+    ) -> None:
+        self._pool = pool
         self._config = config
         self._stream = stream
-        self._standbys: dict[str, StandbyCopy] = {}
-        self._recovering: dict[str, asyncio.Lock] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        folder = Path(config.recordings)
+        self._failover = Failover(pool, register, config.leases, manager)
+        self._relay = EventRelay(pool, self._failover, config.leases.lease_s, config.limits.recovery_seconds)
         # A server without tokens has one caller, whose name is empty and whose folder is the whole.
-        self._recordings = {caller: Recordings(folder / caller) for caller in config.tokens.digests or ("",)}
+        self._recordings = Recordings(
+            self._relay, Path(config.recordings), config.tokens.digests or ("",),
+            config.limits.recording_frames, self._failover.beside,
+        )  # fmt: skip
+
+    def start(self) -> None:
+        """Begin to keep sessions alive; to be called on the event loop. To begin again does nothing."""
+        self._failover.start()
+
+    async def stop(self) -> None:
+        """Leave the sessions to other managers."""
+        await self._failover.stop()
 
     @override
     def authenticate(self, token: str | None) -> Caller:
@@ -76,7 +79,7 @@ class SessionService(SessionAPI):
 
     async def ready(self) -> bool:
         """Whether a denoiser is there to open sessions on."""
-        return len(await self._replicas.ask_all("room")) > 0
+        return len(await ask_all(self._pool, "room")) > 0
 
     # Opening and closing
 
@@ -85,37 +88,35 @@ class SessionService(SessionAPI):
         cues = read_cues(request.cues)
         spec = self._spec(request.options, caller)
         await self._require_room(caller)
-        return await self._open(spec, cues)
+        return await self._failover.open(spec.session_id, self._new_copy(spec, cues))
 
     @override
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
         await self._require_own(session_id, caller)
-        return pb.Session.FromString(await self._ask(session_id, "describe"))
+        return pb.Session.FromString(await self._relay.ask(session_id, "describe"))
 
     @override
     async def list(self, caller: Caller) -> list[pb.Session]:
-        answers = await self._replicas.ask_all("sessions_of", caller.name)
-        sessions = [pb.Session.FromString(data) for answer in answers for data in answer]
+        answers = await ask_all(self._pool, "sessions_of", caller.name)
+        sessions = [pb.Session.FromString(data) for answer in answers.values() for data in answer]
         return sorted(sessions, key=lambda session: session.create_time.ToNanoseconds())
 
     @override
     async def delete(self, session_id: str, caller: Caller) -> None:
         await self._require_own(session_id, caller)
-        await self._ask(session_id, "close")
-        self._replicas.forget(session_id)
+        await self._failover.end(session_id, "it was deleted")
 
     @override
     async def fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
         await self._require_own(request.session_id, caller)
         await self._require_room(caller)
-        frame = request.frame if request.HasField("frame") else None
-        data = await self._ask(request.session_id, "fork", caller.name, frame, timeout_s=CALL_S)
-        return self._opened(pb.Session.FromString(data))
+        session_id = str(uuid.uuid4())
+        return await self._failover.open(session_id, self._forked_copy(request, session_id, caller))
 
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
         await self._require_own(request.session_id, caller)
-        session, stream = await self._ask(request.session_id, "save", timeout_s=CALL_S)
+        session, stream = await self._relay.ask(request.session_id, "save", timeout_s=CALL_S)
         saved = SavedSession(pb.Session.FromString(session), stream)
         return pb.SnapshotSessionResponse(
             snapshot=pack(saved), next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
@@ -131,8 +132,25 @@ class SessionService(SessionAPI):
         saved = unpack(request.snapshot)
         await self._require_room(caller)
         spec = self._spec(saved.session.options, caller)
-        record = restored_record(saved, spec)
-        return await self._open(spec, (), ResumeState(record, saved.stream))
+        resume = ResumeState(restored_record(saved, spec), saved.stream)
+        return await self._failover.open(spec.session_id, self._new_copy(spec, (), resume))
+
+    def _new_copy(self, spec: SessionSpec, cues: tuple[Cue, ...], resume: ResumeState | None = None) -> FirstCopy:
+        return lambda attempt, tried: prepare(
+            self._pool, attempt, spec, cues, resume, tried=tried, timeout_s=CALL_S
+        )
+
+    def _forked_copy(self, request: pb.ForkSessionRequest, session_id: str, caller: Caller) -> FirstCopy:
+        frame = request.frame if request.HasField("frame") else None
+
+        async def fork(attempt: str, tried: Callable[[str], None]) -> Prepared:
+            tried((await self._failover.directory.owner(request.session_id)).owner.replica)
+            made: Prepared = await self._relay.ask(
+                request.session_id, "fork", attempt, session_id, caller.name, frame, timeout_s=CALL_S
+            )
+            return made
+
+        return fork
 
     def _spec(self, options: pb.SessionOptions, caller: Caller) -> SessionSpec:
         """What is asked for, checked. Raises InvalidRequest."""
@@ -156,18 +174,6 @@ class SessionService(SessionAPI):
         pace = read_pace(options, config.lease_s)
         return SessionSpec(str(uuid.uuid4()), caller.name, config.model, stream, pace, time.time())
 
-    async def _open(
-        self, spec: SessionSpec, cues: tuple[object, ...], resume: ResumeState | None = None
-    ) -> pb.Session:
-        data = await self._replicas.place(spec.session_id, "open", spec, cues, resume)
-        return self._opened(pb.Session.FromString(data))
-
-    def _opened(self, session: pb.Session) -> pb.Session:
-        """A session has been opened from here: remember where, and keep it."""
-        self._replicas.remember(session.id, session.replica)
-        self._spawn(self._keep(session.id))
-        return session
-
     async def _require_room(self, caller: Caller) -> None:
         if not self._config.tokens.digests:
             return
@@ -179,7 +185,7 @@ class SessionService(SessionAPI):
         """Raise SessionNotFound for a session that is not there, or is somebody else's."""
         if not self._config.tokens.digests:
             return
-        if await self._ask(session_id, "caller_of") != caller.name:
+        if await self._relay.ask(session_id, "caller_of") != caller.name:
             raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
 
     # Commands
@@ -191,8 +197,8 @@ class SessionService(SessionAPI):
 
     async def _command(self, session_id: str, command: pb.Command) -> pb.Receipt:
         # A reset waits for the block that is being made; nothing else waits for anything.
-        patience_s = CALL_S if command.HasField("reset") else self._config.silence_s + 1.0
-        data = await self._ask(session_id, "command", command.SerializeToString(), timeout_s=patience_s)
+        patience_s = CALL_S if command.HasField("reset") else None
+        data = await self._relay.ask(session_id, "command", command.SerializeToString(), timeout_s=patience_s)
         return pb.Receipt.FromString(data)
 
     # Streams
@@ -202,7 +208,7 @@ class SessionService(SessionAPI):
         await self._require_own(request.session_id, caller)
         from_frame = request.from_frame if request.HasField("from_frame") else None
         ends = asyncio.get_running_loop().time() + self._config.limits.stream_seconds
-        async with aclosing(self._events(request.session_id, Role.VIEWER, from_frame)) as events:
+        async with aclosing(self._relay.events(request.session_id, Role.VIEWER, from_frame)) as events:
             async for event in events:
                 yield event
                 if event.HasField("chunk") and asyncio.get_running_loop().time() > ends:
@@ -216,24 +222,24 @@ class SessionService(SessionAPI):
         session_id = first.attach.session_id
         await self._require_own(session_id, caller)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
-        answers: asyncio.Queue[pb.Event | None] = asyncio.Queue(maxsize=64)
+        answers: asyncio.Queue[pb.Event | None] = asyncio.Queue(maxsize=MOST_ANSWERS)
         followed = asyncio.Event()
-        events = self._events(session_id, Role.CONTROLLER, from_frame, followed)
+        events = self._relay.events(session_id, Role.CONTROLLER, from_frame, followed)
         watching = asyncio.create_task(_pour(events, answers))
-        obeying = asyncio.create_task(self._obey(session_id, commands, answers, followed))
+        commanding = asyncio.create_task(self._carry_out(session_id, commands, answers, followed))
         try:
             while (event := await answers.get()) is not None:
                 yield event
-            for task in (watching, obeying):
+            for task in (watching, commanding):
                 if task.done() and (failure := task.exception()):
                     raise failure
         finally:
-            for task in (watching, obeying):
+            for task in (watching, commanding):
                 task.cancel()
-            await asyncio.gather(watching, obeying, return_exceptions=True)
+            await asyncio.gather(watching, commanding, return_exceptions=True)
             await events.aclose()
 
-    async def _obey(
+    async def _carry_out(
         self,
         session_id: str,
         commands: AsyncIterator[pb.Command],
@@ -254,153 +260,19 @@ class SessionService(SessionAPI):
         finally:
             await answers.put(None)
 
-    async def _events(
-        self, session_id: str, role: Role, from_frame: int | None, followed: asyncio.Event | None = None
-    ) -> AsyncGenerator[pb.Event]:
-        """A session's events, across the replicas it lives on; no frame is sent twice, none is left out.
-
-        `followed` is set for as long as a replica sends them.
-        """
-        position, followed = RelayCursor(from_frame), followed or asyncio.Event()
-        lost_at: float | None = None
-        while True:
-            try:
-                async for item in self._replicas.stream(
-                    session_id, "subscribe", role.value, position.next_frame, True
-                ):
-                    followed.set()
-                    self._replicate(session_id, item)
-                    if item.event is None:
-                        continue
-                    event = pb.Event.FromString(item.event)
-                    if lost_at is not None:
-                        yield self._resumed(event, lost_at)
-                        lost_at = None
-                    if position.accept(event):
-                        yield event
-                self._standbys.pop(session_id, None)
-                self._recovering.pop(session_id, None)
-                return
-            except ReplicaLost as lost:
-                followed.clear()
-                lost_at = lost_at or asyncio.get_running_loop().time()
-                logger.warning("replica lost", extra={"session": session_id, "why": str(lost)})
-                await self._recover(session_id, lost)
-
-    def _replicate(self, session_id: str, item: Item) -> None:
-        if item.delta is not None:
-            self._standbys.setdefault(session_id, StandbyCopy()).apply(item.delta)
-
-    def _resumed(self, event: pb.Event, lost_at: float) -> pb.Event:
-        resumed = pb.Resumed(frame=event.state.next_frame, reason="another denoiser: its replica was lost")
-        resumed.silence.FromMilliseconds(round(1000 * (asyncio.get_running_loop().time() - lost_at)))
-        return pb.Event(take=event.take, resumed=resumed)
-
-    async def _keep(self, session_id: str) -> None:
-        """Mirror a session until it ends, whether or not anybody watches it."""
-        try:
-            async for _ in self._events(session_id, Role.STANDBY, None):
-                pass
-        except ServingError as error:
-            logger.info("session no longer kept", extra={"session": session_id, "why": str(error)})
-        finally:
-            self._standbys.pop(session_id, None)
-
-    # Recovery
-
-    async def _ask(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        """Call a method of the replica that holds the session; if that is lost, of the one that is next."""
-        try:
-            return await self._replicas.call(session_id, method, *arguments, timeout_s=timeout_s)
-        except (SessionNotFound, ReplicaLost):
-            if not await self._has_moved(session_id):
-                raise
-        return await self._replicas.call(session_id, method, *arguments, timeout_s=timeout_s)
-
-    async def _has_moved(self, session_id: str) -> bool:
-        """Whether the session has been opened elsewhere, for which this waits if it is under way."""
-        recovering = self._recovering.get(session_id)
-        if recovering is None:
-            return False
-        async with recovering:
-            return self._replicas.owner(session_id) is not None
-
-    async def _recover(self, session_id: str, lost: ReplicaLost) -> None:
-        """Open a session again from the mirror here, or wait for who has it. Raises SessionNotFound."""
-        until = asyncio.get_running_loop().time() + self._config.limits.recovery_seconds
-        gone = self._replicas.owner(session_id)
-        self._replicas.forget(session_id)
-        async with self._recovering.setdefault(session_id, asyncio.Lock()):
-            while asyncio.get_running_loop().time() < until:
-                if await self._is_elsewhere(session_id, gone):
-                    return
-                if standby := self._standbys.get(session_id):
-                    try:
-                        await self._reopen(session_id, standby, gone, str(lost))
-                        return
-                    except (ReplicaLost, SlotsFull) as error:
-                        logger.warning("not reopened yet", extra={"session": session_id, "why": str(error)})
-                await asyncio.sleep(LOOK_EVERY_S)
-        raise SessionNotFound(f"the session was lost: {lost}, and it could not be opened elsewhere")
-
-    async def _is_elsewhere(self, session_id: str, gone: str | None) -> bool:
-        return await self._replicas.locate(session_id, besides=gone) is not None
-
-    async def _reopen(self, session_id: str, standby: StandbyCopy, gone: str | None, reason: str) -> None:
-        resume = standby.resume_state(reason)
-        session = pb.Session.FromString(await self._replicas.place(session_id, "open", standby.spec, (), resume))
-        self._replicas.remember(session_id, session.replica)
-        if gone is not None:
-            self._spawn(self._replicas.tell(gone, "give_up", session_id, resume.epoch))
-        logger.info("session reopened", extra={"session": session_id, "replica": session.replica})
-
     # Recordings
 
     @override
     async def start_recording(self, session_id: str, caller: Caller) -> pb.Recording:
-        session = await self.get(session_id, caller)
-        if session.recording:
-            raise WrongState(f"the session is being recorded as {session.recording}; stop that first")
-        recorder = Recorder(self._recordings[caller.name], session, self._config.limits.recording_frames)
-        await self._ask(session_id, "set_recording", recorder.name)
-        self._spawn(self._record(session, recorder))
-        return recorder.facts()
+        return await self._recordings.start(await self.get(session_id, caller), caller.name)
 
     @override
     async def stop_recording(self, session_id: str, caller: Caller) -> pb.Recording:
-        session = await self.get(session_id, caller)
-        if not session.recording:
-            raise WrongState("the session is not being recorded; start a recording first")
-        await self._ask(session_id, "set_recording", "")
-        until = asyncio.get_running_loop().time() + FINISH_S
-        while asyncio.get_running_loop().time() < until:
-            try:
-                found = await asyncio.to_thread(self._recordings[caller.name].find, session.recording)
-            except WrongState:
-                await asyncio.sleep(0.05)
-            except SessionNotFound:
-                return pb.Recording(name=session.recording, session_id=session_id)
-            else:
-                return pb.Recording(
-                    name=found.name, session_id=found.session_id, first_frame=found.first_frame,
-                    frames=found.frames, bytes=found.nbytes, finished=True,
-                )  # fmt: skip
-        raise ReplicaLost(f"the recording {session.recording} is not finished after {FINISH_S:g} s; ask again")
+        return await self._recordings.stop(await self.get(session_id, caller), caller.name)
 
     @override
-    async def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
-        for piece in self._recordings[caller.name].read(name):
-            yield piece
-
-    async def _record(self, session: pb.Session, recorder: Recorder) -> None:
-        async with aclosing(self._events(session.id, Role.RECORDER, session.current_start_frame)) as events:
-            await recorder.run(events)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the requests, for as long as it takes."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
+        return self._recordings.read(name, caller.name)
 
 
 async def _pour(events: AsyncIterator[pb.Event], answers: asyncio.Queue[pb.Event | None]) -> None:

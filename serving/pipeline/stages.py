@@ -31,8 +31,8 @@ class TextEncoderStage(Protocol):
 class DecoderStage(Protocol):
     """Decodes and encodes blocks; a session is pinned to the decoder that opened it."""
 
-    async def open(self, key: str, place: DecoderStart) -> None:
-        """Begin, or begin again elsewhere, at `place`. Raises SlotsFull, or ReplicaLost if nobody answers."""
+    async def open(self, key: str, start: DecoderStart) -> None:
+        """Begin, or begin again elsewhere, at `start`. Raises SlotsFull, or ReplicaLost if nobody answers."""
 
     async def decode(self, key: str, block: Block) -> Chunk:
         """The chunk of the session's next block, or once more of its last. Raises ReplicaLost."""
@@ -84,8 +84,8 @@ class LocalDecoder(DecoderStage):
         self._executor.submit(self.decoder.warm_up, streams, channels, dtype).result()
 
     @override
-    async def open(self, key: str, place: DecoderStart) -> None:
-        await in_thread(self._executor, lambda: self.decoder.open(key, place))
+    async def open(self, key: str, start: DecoderStart) -> None:
+        await in_thread(self._executor, lambda: self.decoder.open(key, start))
 
     @override
     async def decode(self, key: str, block: Block) -> Chunk:

@@ -78,14 +78,14 @@ class VideoDecoder:
         for stream in streams:
             self._decoding.warm_up(stream, channels, dtype)
 
-    def open(self, key: str, place: DecoderStart) -> None:
+    def open(self, key: str, start: DecoderStart) -> None:
         """Begin, or begin again, to decode a session. Raises SlotsFull if there are too many, or no memory."""
         if key not in self._sessions and self.free <= 0:
             raise SlotsFull(f"the decoder has {self._most} sessions, which is all it may have")
-        cache = self._cache_at(place)
+        cache = self._cache_at(start)
         before = self._sessions.get(key)
         encoder = None if before is None else before.encoder
-        self._sessions[key] = _Decoded(cache, place.next_block, place.first_frame, encoder)
+        self._sessions[key] = _Decoded(cache, start.next_block, start.first_frame, encoder)
 
     def decode(self, key: str, block: int, latents: Tensor, ready: torch.cuda.Event | None = None) -> Chunk:
         """The chunk of `block`: the session's next one, or once more its last one.
@@ -116,11 +116,11 @@ class VideoDecoder:
         if session is not None and session.encoder is not None:
             session.encoder.close()
 
-    def _cache_at(self, place: DecoderStart) -> ConvCache:
-        if not place.warm:
+    def _cache_at(self, start: DecoderStart) -> ConvCache:
+        if not start.warm:
             return self._decoding.empty_cache()
         with refused():
-            return self._decoding.rebuild_cache(place.warm, place.ready)
+            return self._decoding.rebuild_cache(start.warm, start.ready)
 
     def _tell(self, stage: str, lap: Lap) -> None:
         if self._observe is not None and (seconds := lap.seconds) is not None:

@@ -12,6 +12,8 @@ from serving.errors import (
     ReplicaLost,
     ServingError,
     SessionError,
+    SessionFailed,
+    SessionLost,
     SessionNotFound,
     SlotsFull,
     TimelineError,
@@ -28,6 +30,8 @@ CODES: dict[type[ServingError], StatusCode] = {
     LimitReached: StatusCode.RESOURCE_EXHAUSTED,
     NotAllowed: StatusCode.UNAUTHENTICATED,
     ReplicaLost: StatusCode.UNAVAILABLE,
+    SessionLost: StatusCode.DATA_LOSS,
+    SessionFailed: StatusCode.ABORTED,
 }
 
 _ERRORS: dict[StatusCode, type[SessionError]] = {
@@ -37,6 +41,8 @@ _ERRORS: dict[StatusCode, type[SessionError]] = {
     StatusCode.OUT_OF_RANGE: FrameOutOfRange,
     StatusCode.RESOURCE_EXHAUSTED: LimitReached,
     StatusCode.UNAUTHENTICATED: NotAllowed,
+    StatusCode.DATA_LOSS: SessionLost,
+    StatusCode.ABORTED: SessionFailed,
 }
 
 _BY_NUMBER: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}

@@ -1,4 +1,4 @@
-"""What travels between a session on its replica and the processes that subscribe to it."""
+"""What travels between a session on its replica and the managers that carry its streams."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from engines.config.stream import StreamConfig
 from engines.streaming.replica_log import SnapshotDelta
+from serving.errors import InvalidRequest
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.pacing import Pace
@@ -20,12 +21,11 @@ class Role(Enum):
     VIEWER = "viewer"
     CONTROLLER = "controller"
     RECORDER = "recorder"
-    STANDBY = "standby"
 
     @property
     def watches(self) -> bool:
         """Whether somebody looks at what is sent."""
-        return self in (Role.VIEWER, Role.CONTROLLER)
+        return self is not Role.RECORDER
 
 
 @dataclass(frozen=True)
@@ -42,29 +42,52 @@ class SessionSpec:
 
 @dataclass(frozen=True)
 class ResumeState:
-    """From where a session goes on: its logic, and the light snapshot of its stream (None without a block).
+    """From where a session goes on: its logic, and the light snapshot of its stream (None before the first block).
 
-    `epoch` counts the replicas it has lived on, `chunks` are what viewers may still ask for, and `reason` says why
-    it does not go on where it was.
+    `chunks` are what viewers may still ask for, and `reason` says why it does not go on where it was. Raises
+    InvalidRequest for blocks without a snapshot: the session would begin again.
     """
 
     record: SessionRecord
     snapshot: bytes | None = None
-    epoch: int = 0
     chunks: tuple[Chunk, ...] = ()
     recording: str = ""
     reason: str = ""
 
+    def __post_init__(self) -> None:
+        if self.snapshot is None and self.record.delivered_frames > 0:
+            raise InvalidRequest(
+                f"the session has {self.record.delivered_frames} frames and no snapshot of its stream"
+            )
+
+
+class Prepared(NamedTuple):
+    """A copy of a session that is ready, and has no lease yet.
+
+    `reading` is the replica's monotonic clock, and `description` a `pb.Session` as bytes.
+    """
+
+    replica: str
+    attempt: str
+    reading: float
+    description: bytes
+
 
 class ReplicationDelta(NamedTuple):
-    """What has changed: the logic; after a block its latents and chunk. The first has `spec` and all chunks."""
+    """What has changed since the delta before, by `number`: the logic, and with a block its latents and chunk.
 
+    With `spec` it is the full state, and does not build on any other. `making` is the block that is being made,
+    and None where none is. The standby acknowledges one that says `wants_ack`: somebody waits for it.
+    """
+
+    number: int
     record: SessionRecord
     update: SnapshotDelta | None = None
     chunks: tuple[Chunk, ...] = ()
     spec: SessionSpec | None = None
-    epoch: int = 0
+    making: int | None = None
     recording: str = ""
+    wants_ack: bool = False
 
 
 class SavedSession(NamedTuple):
@@ -75,7 +98,12 @@ class SavedSession(NamedTuple):
 
 
 class Item(NamedTuple):
-    """What a subscriber is sent: an event as bytes, or a delta for the standby; neither is a sign of life."""
+    """What a subscriber is sent: an event as bytes. Without one it is a heartbeat."""
 
     event: bytes | None = None
+
+
+class FeedItem(NamedTuple):
+    """What a standby is sent. Without a delta it is a heartbeat."""
+
     delta: ReplicationDelta | None = None

@@ -16,53 +16,76 @@ KEPT_CHUNKS = 80
 """Chunks that a session keeps for viewers who come late: a minute of video."""
 
 
+class MissedDelta(Exception):
+    """A delta before this one did not come. The full state has to be asked for."""
+
+
 @dataclass
 class StandbyCopy:
-    """A session as its standby knows it."""
+    """A session as its standby knows it: nothing, until the first delta has brought the full state."""
 
     _spec: SessionSpec | None = None
-    _record: SessionRecord | None = None
-    _epoch: int = 0
+    _last: ReplicationDelta | None = None
     _snapshot: StandbySnapshot | None = None
     _chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
-    _recording: str = ""
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the session could go on from here."""
+        return self._last is not None
+
+    @property
+    def number(self) -> int:
+        """Of the last delta; -1 before the first."""
+        return -1 if self._last is None else self._last.number
+
+    @property
+    def making(self) -> int | None:
+        """The block that the replica was making when it was heard last."""
+        return None if self._last is None else self._last.making
 
     @property
     def spec(self) -> SessionSpec:
         """What never changes in the session. Raises ReplicaLost if nothing is known of it."""
         if self._spec is None:
-            raise ReplicaLost("the session was lost with its replica before anything of it was known elsewhere")
+            raise ReplicaLost("nothing of the session has come here yet")
         return self._spec
 
     def apply(self, delta: ReplicationDelta) -> None:
-        """Take over what has changed."""
+        """Take over what has changed. Raises MissedDelta, and changes nothing, if one before it is missing."""
         if delta.spec is not None:
             self._spec = delta.spec
             self._forget()
-        elif self._record is not None and delta.record.take != self._record.take:
+        elif self._last is None or delta.number != self._last.number + 1:
+            raise MissedDelta(f"delta {delta.number} came after {self.number}")
+        elif delta.record.take != self._last.record.take:
             self._forget()
         if delta.update is not None:
             self._snapshot = self._snapshot or StandbySnapshot()
             self._snapshot.apply(delta.update)
         self._chunks.extend(delta.chunks)
-        self._record, self._epoch, self._recording = delta.record, delta.epoch, delta.recording
+        self._last = delta._replace(update=None, chunks=())
+
+    def resume_state(self, reason: str) -> ResumeState:
+        """From where another replica goes on. Raises ReplicaLost if too little is known."""
+        if self._last is None:
+            raise ReplicaLost("nothing of the session has come here yet")
+        return ResumeState(
+            record=self._last.record,
+            snapshot=None if self._snapshot is None else self._snapshot.snapshot(),
+            chunks=tuple(self._chunks),
+            recording=self._last.recording,
+            reason=reason,
+        )
+
+    @property
+    def record(self) -> SessionRecord | None:
+        """The session's logic as it was last heard of."""
+        return None if self._last is None else self._last.record
 
     def _forget(self) -> None:
         self._snapshot = None
         self._chunks.clear()
-
-    def resume_state(self, reason: str) -> ResumeState:
-        """From where another replica goes on. Raises ReplicaLost if too little is known."""
-        if self._record is None:
-            raise ReplicaLost("the session was lost with its replica before anything of it was known elsewhere")
-        return ResumeState(
-            self._record,
-            None if self._snapshot is None else self._snapshot.snapshot(),
-            self._epoch + 1,
-            tuple(self._chunks),
-            self._recording,
-            reason,
-        )
 
 
 def oldest_frame(chunks: Sequence[Chunk], next_frame: int) -> int:

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engines.config.stream import StreamConfig
-from engines.streaming.replica_log import PendingDelta, ReplicaLog, SnapshotDelta
+from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-from serving.errors import FrameOutOfRange, ServingError
+from serving.errors import FrameOutOfRange, ServingError, SessionNotFound
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
 from serving.protocol.chunks import write_chunk
 from serving.protocol.convert import write_applied, write_cue, write_receipt
-from serving.replication.messages import ReplicationDelta, Role, SessionSpec
+from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
-from serving.session.state_machine import Receipt, Session
-from serving.worker.subscriber import Subscriber
+from serving.session.state_machine import BlockPlan, Receipt, Session
+from serving.worker.streams.standby_feed import Logic, StandbyFeed
+from serving.worker.streams.subscriber import Subscriber
 
 
 @dataclass
 class ActiveSession:
-    """All that one replica knows of a session.
+    """All that one replica knows of one copy of a session, which `attempt` names.
 
     `prompts` are the texts encoded for the cues that are in force or next. No block is begun while
-    somebody `held` the session; one is `making`, the last of the `undelivered` ones is `delivering`. `asked_now`
-    says when a cue was asked for, by its frame, if it was to apply at once.
+    somebody `held` the session; `making` is the one that is being made, the last of the `undelivered` ones is
+    `delivering`. `asked_now`
+    says when a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby, makes
+    the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed.
     """
 
     spec: SessionSpec
+    attempt: str
     logic: Session
     stream: Stream
     track: PromptTrack
@@ -44,19 +49,23 @@ class ActiveSession:
     replica: str
     kept: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
     subscribers: list[Subscriber] = field(default_factory=list)
-    standby: Subscriber | None = None
-    source: ReplicaLog | None = None
+    feed: StandbyFeed | None = None
+    renewed: asyncio.Event = field(default_factory=asyncio.Event)
     commands: asyncio.Lock = field(default_factory=asyncio.Lock)
     held: int = 0
-    making: bool = False
+    making: int | None = None
+    settling: bool = False
     delivering: asyncio.Task[None] | None = None
     undelivered: int = 0
     encoding: asyncio.Task[None] | None = None
-    epoch: int = 0
     recording: str = ""
     asked_now: dict[int, float] = field(default_factory=dict)
     delivered_at: float | None = None
+    answering_command: bool = False
+    behind_receipts: list[pb.Event] = field(default_factory=list)
+    ending: bool = False
     closed: bool = False
+    failure: ServingError | None = None
 
     @property
     def id(self) -> str:
@@ -65,8 +74,12 @@ class ActiveSession:
 
     @property
     def decoder_key(self) -> str:
-        """How decoders know this take of the session on this replica."""
-        return f"{self.id}.{self.epoch}.{self.logic.take}"
+        """How decoders know this copy in its present take."""
+        return self.decoder_key_of(self.logic.take)
+
+    def decoder_key_of(self, take: int) -> str:
+        """How decoders know this copy in a take."""
+        return f"{self.id}.{self.attempt}.{take}"
 
     @property
     def config(self) -> StreamConfig:
@@ -77,6 +90,16 @@ class ActiveSession:
     def oldest_frame(self) -> int:
         """The oldest frame that a viewer can begin with."""
         return oldest_frame(tuple(self.kept), self.logic.delivered_frames)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the device may work for it: nothing does, and nobody holds it."""
+        return not (self.ending or self.closed or self.held or self.is_busy)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the device works on its stream."""
+        return self.making is not None or self.settling
 
     def upcoming_texts(self, blocks: int) -> list[str]:
         """Texts of the cues that fall on one of the next `blocks` blocks."""
@@ -100,10 +123,29 @@ class ActiveSession:
         """Send an event, one field of `pb.Event`, to everyone."""
         self._send(pb.Event(take=self.logic.take, **event))  # type: ignore[arg-type]
 
-    def publish_receipts(self, receipts: Iterable[Receipt]) -> None:
-        """Send receipts to everyone."""
-        for receipt in receipts:
-            self.publish(receipt=write_receipt(receipt))
+    def publish_applied(self, plan: BlockPlan) -> None:
+        """Send what a block brings into force; behind the receipts of a command that is being answered."""
+        take = self.logic.take
+        events = [pb.Event(take=take, receipt=write_receipt(receipt)) for receipt in plan.receipts]
+        if plan.applied is not None:
+            events.append(pb.Event(take=take, applied=write_applied(plan.applied)))
+        if self.answering_command:
+            self.behind_receipts += events
+            return
+        for event in events:
+            self._send(event)
+
+    async def answer(self, receipts: Iterable[Receipt], timeout_s: float) -> bool:
+        """Send receipts once the standby has what they say, or after `timeout_s`; returns whether it has."""
+        take, self.answering_command = self.logic.take, True
+        try:
+            return self.feed is not None and await self.feed.replicated(timeout_s)
+        finally:
+            self.answering_command = False
+            answers = [pb.Event(take=take, receipt=write_receipt(receipt)) for receipt in receipts]
+            behind, self.behind_receipts = self.behind_receipts, []
+            for event in (*answers, *behind):
+                self._send(event)
 
     def publish_state(self) -> None:
         """Send how the session stands."""
@@ -114,22 +156,7 @@ class ActiveSession:
         self.kept.append(chunk)
         event = pb.Event(take=self.logic.take, chunk=write_chunk(chunk)).SerializeToString()
         for subscriber in self.subscribers:
-            if subscriber.role is not Role.STANDBY:
-                subscriber.put_chunk(event, self.logic.take, chunk.first_frame, len(chunk.units))
-
-    def remember(self, chunk: Chunk | None = None, update: SnapshotDelta | None = None) -> None:
-        """Tell the standby what has changed."""
-        if self.standby is not None:
-            chunks = () if chunk is None else (chunk,)
-            record = self.logic.record(asyncio.get_running_loop().time())
-            self.standby.put_delta(
-                ReplicationDelta(record, update, chunks, epoch=self.epoch, recording=self.recording)
-            )
-
-    def changes(self, block: Block) -> PendingDelta | None:
-        """What is new in the stream with `block` for the standby; None without one."""
-        source = self.source
-        return None if source is None else source.changes(block.ready)
+            subscriber.put_chunk(event, self.logic.take, chunk.first_frame, len(chunk.units))
 
     def subscribe(self, role: Role, from_frame: int | None, now: float) -> Subscriber:
         """A new subscriber, who is sent the state and what is kept from `from_frame` on.
@@ -144,27 +171,52 @@ class ActiveSession:
         self.subscribers.append(subscriber)
         if role.watches:
             self.logic.viewer_came(now)
-        if role is not Role.STANDBY:
-            state = pb.Event(take=self.logic.take, state=self.describe())
-            subscriber.put_event(state.SerializeToString())
-            self._send_kept(subscriber, from_frame)
+        state = pb.Event(take=self.logic.take, state=self.describe())
+        subscriber.put_event(state.SerializeToString())
+        self._send_kept(subscriber, from_frame)
         return subscriber
 
     def unsubscribe(self, subscriber: Subscriber, now: float) -> None:
-        """A subscriber has gone."""
+        """A subscriber has gone. That it goes again changes nothing."""
+        if subscriber not in self.subscribers:
+            return
         self.subscribers.remove(subscriber)
         if subscriber.role.watches:
             self.logic.viewer_left(now)
         if subscriber.role is Role.CONTROLLER and not self._has(Role.CONTROLLER):
             self.logic.reports_ended(now)
-        if subscriber is self.standby:
-            self.standby = self.source = None
 
     def finish(self, failure: ServingError | None = None) -> None:
-        """Let all subscribers go."""
-        self.closed = True
+        """Let all subscribers and the standby go."""
+        self.closed, self.failure = True, failure
+        self.renewed.set()
         for subscriber in self.subscribers:
             subscriber.finish(failure)
+        if self.feed is not None:
+            self.feed.finish(failure)
+
+    def require_open(self) -> None:
+        """Raise what ended the copy, if it has ended."""
+        if self.closed:
+            raise self.failure or SessionNotFound("the session has ended")
+
+    # What the standby knows
+
+    def standing(self) -> Logic:
+        """How the logic stands, for the standby."""
+        return Logic(self.logic.record(asyncio.get_running_loop().time()), self.making, self.recording)
+
+    def replicate(self) -> None:
+        """Have the standby told what has changed in the logic; before anybody else is."""
+        if self.feed is not None:
+            self.feed.put_change()
+
+    def changes(self, block: Block) -> PendingDelta | None:
+        """What is new in the stream with `block` for the standby; None without one."""
+        feed = self.feed
+        return None if feed is None else feed.source.changes(block.ready)
+
+    # How it stands
 
     def describe(self, *, cues: bool = True) -> pb.Session:
         """As the protocol has it."""
@@ -192,18 +244,13 @@ class ActiveSession:
         shown = max(self.logic.shown_frame(now), 0)
         return sum(1 for chunk in self.kept if chunk.first_frame > shown)
 
-    def end_frame(self, block: int) -> int:
-        """The frame behind the last of `block`."""
-        return self.config.blocks.pixel_frames(block + 1)
-
     def _has(self, role: Role) -> bool:
         return any(subscriber.role is role for subscriber in self.subscribers)
 
     def _send(self, event: pb.Event) -> None:
         data = event.SerializeToString()
         for subscriber in self.subscribers:
-            if subscriber.role is not Role.STANDBY:
-                subscriber.put_event(data)
+            subscriber.put_event(data)
 
     def _send_kept(self, subscriber: Subscriber, from_frame: int | None) -> None:
         if from_frame is None:
@@ -211,6 +258,19 @@ class ActiveSession:
         for chunk in self.kept:
             event = pb.Event(take=self.logic.take, chunk=write_chunk(chunk)).SerializeToString()
             subscriber.put_backlog(event, self.logic.take, chunk.first_frame, len(chunk.units))
+
+
+@asynccontextmanager
+async def at_rest(session: ActiveSession, wake: Callable[[], None]) -> AsyncIterator[None]:
+    """Nothing of the session is on its way: its logic and its stream stand at the same block."""
+    session.held += 1
+    try:
+        while session.is_busy or session.undelivered:
+            await asyncio.sleep(0.005)
+        yield
+    finally:
+        session.held -= 1
+        wake()
 
 
 def write_options(spec: SessionSpec) -> pb.SessionOptions:

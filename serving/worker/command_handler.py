@@ -1,11 +1,107 @@
-"""Commands of the protocol, done to a session's logic."""
+"""Commands of the protocol, applied to a session."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+
+from engines.errors import EngineError
+from engines.streaming.generator import Generator
+from engines.streaming.replica_log import ReplicaLog
 from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_blend, read_transition
+from serving.pipeline.engine_errors import refusal
+from serving.pipeline.prompts import PromptTrack
+from serving.pipeline.stages import DecoderStage, in_thread
+from serving.pipeline.video_decoder import DecoderStart
+from serving.protocol.convert import read_blend, read_transition, write_receipt
 from serving.session.state_machine import Receipt, Session
+from serving.worker.active_session import ActiveSession, at_rest
+from serving.worker.session_copies import SessionCopies
+
+REPLICATED_WITHIN_S = 0.5
+"""How long a receipt waits for the standby to have its command."""
+
+
+class CommandHandler:
+    """Applies the commands of a replica's sessions, one at a time of each."""
+
+    def __init__(
+        self,
+        copies: SessionCopies,
+        generator: Generator,
+        decoder: DecoderStage,
+        executor: Executor,
+        wake: Callable[[], None],
+    ) -> None:
+        self._copies = copies
+        self._generator = generator
+        self._decoder = decoder
+        self._executor = executor
+        self._wake = wake
+
+    async def handle(self, attempt: str, command: pb.Command) -> pb.Receipt:
+        """Apply a command, answer it, and tell all subscribers. Raises a SessionError if it is refused.
+
+        The answer waits until the standby has the command, so that it outlives this replica.
+        """
+        session = self._copies.leased(attempt)
+        if command.WhichOneof("action") == "shown":
+            session.logic.shown(command.shown.frame, _now())
+            self._wake()
+            return pb.Receipt()
+        async with session.commands:
+            state = session.logic.state
+            receipts = await self._apply(session, command)
+            if command.HasField("schedule_prompt") and not command.schedule_prompt.HasField("frame"):
+                session.asked_now[receipts[0].cue_frame] = _now()
+            self._wake()
+            await session.answer(receipts, REPLICATED_WITHIN_S)
+            if session.logic.state is not state:
+                session.delivered_at = None
+                session.publish_state()
+        return write_receipt(receipts[0])
+
+    async def _apply(self, session: ActiveSession, command: pb.Command) -> tuple[Receipt, ...]:
+        if command.WhichOneof("action") == "reset":
+            return await self._reset(session, command)
+        # The lease may have run out while an earlier command was answered.
+        return apply_command(self._copies.leased(session.attempt).logic, command, _now())
+
+    async def _reset(self, session: ActiveSession, command: pb.Command) -> tuple[Receipt, ...]:
+        """A new stream in place of the one that is reset. Where no decoder can be had nothing has changed."""
+        async with at_rest(session, self._wake):
+            before, after = session.decoder_key, session.decoder_key_of(session.logic.take + 1)
+            await self._decoder.open(after, DecoderStart(0, 0, []))
+            try:
+                receipts = apply_command(self._copies.leased(session.attempt).logic, command, _now())
+            except BaseException:
+                await self._decoder.close(after)
+                raise
+            await self._renew_stream(session)
+            session.publish_state()
+            await self._decoder.close(before)
+        return receipts
+
+    async def _renew_stream(self, session: ActiveSession) -> None:
+        try:
+            await in_thread(self._executor, partial(self._restart, session))
+        except EngineError as error:
+            self._copies.end(session, refusal(error))
+            raise refusal(error) from error
+        session.kept.clear()
+        session.prompts = {}
+        session.track = PromptTrack(session.prompts)
+        if session.feed is not None:
+            session.feed.restart(ReplicaLog(self._generator, session.stream))
+
+    def _restart(self, session: ActiveSession) -> None:
+        """In the executor: the room changes hands from the old stream to the new one."""
+        self._generator.close(session.stream)
+        if not session.closed:
+            session.stream = self._generator.open(session.config)
 
 
 def apply_command(logic: Session, command: pb.Command, now: float) -> tuple[Receipt, ...]:
@@ -30,3 +126,7 @@ def apply_command(logic: Session, command: pb.Command, now: float) -> tuple[Rece
             return logic.reset(name, now)
         case _:
             raise InvalidRequest(f"command {name!r} has the action {action}; it cannot be sent here")
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -2,8 +2,155 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import NamedTuple
+
+from engines.device.event_timer import Lap
+from engines.streaming.replica_log import PendingDelta, SnapshotDelta
+from engines.streaming.state import Block
+from serving.errors import ReplicaLost, ServingError, SessionFailed, SlotsFull
+from serving.media.chunk import Chunk
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pipeline.stages import DecoderStage, in_thread
 from serving.pipeline.video_decoder import DecoderStart
+from serving.session.state_machine import BlockPlan
 from serving.worker.active_session import ActiveSession
+from serving.worker.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+DECODER_TRIES = 3
+RETRY_S = 0.5
+
+
+class MadeBlock(NamedTuple):
+    """A block that goes on to be decoded, and what is new in its stream for the standby.
+
+    `lap` is the time of the passes, which one of those that shared them has; `began` is when they began.
+    """
+
+    session: ActiveSession
+    plan: BlockPlan
+    block: Block
+    changes: PendingDelta | None
+    lap: Lap | None
+    began: float
+
+
+class Delivery:
+    """Has blocks decoded and sends their chunks, one after the other, once their session has a lease."""
+
+    def __init__(
+        self,
+        decoder: DecoderStage,
+        executor: Executor,
+        leased: Callable[[ActiveSession], Awaitable[bool]],
+        end: Callable[[ActiveSession, ServingError | None], None],
+        wake: Callable[[], None],
+        metrics: Metrics,
+    ) -> None:
+        self._decoder = decoder
+        self._executor = executor
+        self._leased = leased
+        self._end = end
+        self._wake = wake
+        self._metrics = metrics
+
+    def begin(self, made: MadeBlock) -> None:
+        """Send a block on its way, behind the one before it."""
+        session = made.session
+        session.undelivered += 1
+        session.delivering = asyncio.create_task(self._deliver(made, session.delivering))
+
+    async def _deliver(self, made: MadeBlock, before: asyncio.Task[None] | None) -> None:
+        session = made.session
+        try:
+            if before is not None:
+                await before
+            await self._send(made)
+        except ServingError as error:
+            self._end(session, error)
+        except Exception as error:
+            extra = {"session": session.id, "block": made.plan.block}
+            logger.exception("a block could not be delivered", extra=extra)
+            self._end(session, SessionFailed.of(f"delivering block {made.plan.block}", error))
+        finally:
+            session.undelivered -= 1
+            self._wake()
+
+    async def _send(self, made: MadeBlock) -> None:
+        """What a viewer has seen outlives the replica: the standby is told before anybody else."""
+        session, plan = made.session, made.plan
+        if session.closed or session.ending:
+            return
+        chunk = await self._decode(session, made.block)
+        update = None if made.changes is None else await asyncio.to_thread(made.changes.update)
+        # The pictures are here, so the passes they are made from are over.
+        if made.lap is not None and (seconds := made.lap.seconds) is not None:
+            self._metrics.stage("denoise", seconds)
+        if not await self._leased(session):
+            return
+        now = asyncio.get_running_loop().time()
+        self._metrics.block(late=session.logic.delivered(plan, now))
+        self._replicate(session, chunk, update)
+        session.publish_chunk(chunk)
+        self._time(session, plan, now)
+        session.publish(
+            progress=pb.Progress(
+                current_start_frame=session.logic.delivered_frames,
+                generated_fps=len(chunk.units) / max(now - made.began, 1e-6),
+                queued_blocks=session.queued_blocks(now),
+            )
+        )
+
+    def _replicate(self, session: ActiveSession, chunk: Chunk, update: SnapshotDelta | None) -> None:
+        # A standby that came after the block was begun has it in the full state that it is sent.
+        if session.feed is not None and update is not None:
+            session.feed.put_block(chunk, update)
+
+    def _time(self, session: ActiveSession, plan: BlockPlan, now: float) -> None:
+        """Count how long the viewers waited for a chunk that was sent just now, and who asked for a cue in it."""
+        if session.delivered_at is not None:
+            self._metrics.interval(now - session.delivered_at)
+        session.delivered_at = now
+        if plan.applied is not None:
+            frame = plan.applied.cue.frame
+            if (asked := session.asked_now.get(frame)) is not None:
+                self._metrics.command_to_frame(now - asked)
+            session.asked_now = {later: at for later, at in session.asked_now.items() if later > frame}
+
+    async def _decode(self, session: ActiveSession, block: Block) -> Chunk:
+        """The chunk of `block`; where its decoder is lost, from another one."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        for _ in range(DECODER_TRIES):
+            try:
+                return await self._decoder.decode(session.decoder_key, block)
+            except ReplicaLost as lost:
+                logger.warning(
+                    "decoder lost", extra={"session": session.id, "block": block.number, "why": str(lost)}
+                )
+                await self._reopen(session, block)
+                frame = session.config.blocks.pixel_frames(block.number)
+                resumed = pb.Resumed(frame=frame, reason=f"another video decoder: {lost}")
+                resumed.silence.FromMilliseconds(round(1000 * (loop.time() - began)))
+                session.publish(resumed=resumed)
+                self._metrics.resumed("decoder")
+        raise ReplicaLost(f"no video decoder could be had for block {block.number} in {DECODER_TRIES} tries")
+
+    async def _reopen(self, session: ActiveSession, block: Block) -> None:
+        """Open the session on another decoder, which sees the latents before `block` first."""
+        try:
+            start = await in_thread(self._executor, partial(decoder_start, session, block.number))
+            # Latents of earlier blocks were there before this one's.
+            await self._decoder.open(session.decoder_key, start._replace(ready=block.ready))
+        except (ReplicaLost, SlotsFull) as error:
+            logger.warning("no decoder yet", extra={"session": session.id, "why": str(error)})
+            await asyncio.sleep(RETRY_S)
 
 
 def decoder_start(session: ActiveSession, block: int) -> DecoderStart:

@@ -49,32 +49,37 @@ class SessionFactory:
         self._executor = executor
         self._replica = replica
 
-    async def open(self, spec: SessionSpec, cues: Sequence[Cue], resume: ResumeState | None) -> ActiveSession:
+    async def open(
+        self, attempt: str, spec: SessionSpec, cues: Sequence[Cue], resume: ResumeState | None
+    ) -> ActiveSession:
         """A session with `cues` pending, new or from `resume` on. Raises InvalidRequest for what cannot be."""
         async with self._taken(await self._stream(spec, resume)) as stream:
             now = _now()
             logic = _logic(spec, resume, stream, now)
             for cue in cues:
                 logic.schedule(cue.blend, cue.frame, cue.transition, "", now)
-            session = await self._session(spec, logic, stream, resume)
+            session = await self._session(attempt, spec, logic, stream)
             if resume is not None:
                 session.kept.extend(resume.chunks)
+                session.recording = resume.recording
             await self._decoder.open(session.decoder_key, decoder_start(session, stream.blocks))
         return session
 
-    async def fork_here(self, session: ActiveSession, spec: SessionSpec) -> ActiveSession:
+    async def fork_here(self, session: ActiveSession, attempt: str, spec: SessionSpec) -> ActiveSession:
         """A second session like `session`, which rests meanwhile."""
         now = _now()
         record, blocks = session.logic.rewound(session.stream.blocks, now), session.config.blocks
         async with self._taken(await self._run(partial(self._generator.fork, session.stream))) as stream:
             prompts, logic = dict(session.prompts), Session.of(record, blocks, now)
             track = session.track.copy(prompts)
-            fork = ActiveSession(spec, logic, stream, track, prompts, self._replica)
+            fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica)
             fork.kept.extend(session.kept)
             await self._decoder.open(fork.decoder_key, decoder_start(fork, stream.blocks))
         return fork
 
-    async def fork_back(self, session: ActiveSession, spec: SessionSpec, frame: int) -> ActiveSession:
+    async def fork_back(
+        self, session: ActiveSession, attempt: str, spec: SessionSpec, frame: int
+    ) -> ActiveSession:
         """A session whose past is generated again, up to the block that contains `frame`."""
         blocks = session.config.blocks
         if not 0 <= frame < session.logic.earliest_frame:
@@ -87,7 +92,7 @@ class SessionFactory:
         restored = {entry.block for entry in session.stream.log if entry.event == "restore"}
         async with self._taken(await self._new(spec)) as stream:
             await self._replay(stream, Session.of(record, blocks, _now()), restored)
-            fork = await self._session(spec, Session.of(record, blocks, _now()), stream)
+            fork = await self._session(attempt, spec, Session.of(record, blocks, _now()), stream)
             fork.kept.extend(chunks)
             await self._decoder.open(fork.decoder_key, decoder_start(fork, block))
         return fork
@@ -139,9 +144,7 @@ class SessionFactory:
 
     # Prompts
 
-    async def _session(
-        self, spec: SessionSpec, logic: Session, stream: Stream, resume: ResumeState | None = None
-    ) -> ActiveSession:
+    async def _session(self, attempt: str, spec: SessionSpec, logic: Session, stream: Stream) -> ActiveSession:
         """A session whose prompts are in force as its log has them, from the last cue that came at once."""
         prompts: dict[str, Prompt] = {}
         track = PromptTrack(prompts)
@@ -150,8 +153,7 @@ class SessionFactory:
         for step in steps[first:]:
             await self._encode(prompts, [text for text, _ in step.target.parts])
             track.take(step)
-        epoch, recording = (0, "") if resume is None else (resume.epoch, resume.recording)
-        return ActiveSession(spec, logic, stream, track, prompts, self._replica, epoch=epoch, recording=recording)
+        return ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica)
 
     async def _encode(self, prompts: dict[str, Prompt], texts: Sequence[str]) -> None:
         for text in texts:

@@ -28,7 +28,6 @@ from serving.config import Limits, ServerConfig
         ({"encoder": "av1"}, "encoder is 'av1'; known: auto, libx264, h264_nvenc"),
         ({"sizes": ((480, 830),)}, "width 830 is not a positive multiple of 16"),
         ({"sizes": ((1088, 1920),)}, "sizes has 1088x1920, more than the 921600 pixels that are allowed"),
-        ({"silence_s": 0.1}, "silence_s is 0.1"),
         ({"lease_s": 4000}, "lease_s is 4000"),
         ({"kernels": "atention=triton"}, "kernels 'atention=triton': unknown op 'atention'; known: attention"),
         ({"lease_s": float("nan")}, "lease_s is nan"),

@@ -22,11 +22,13 @@ from serving.deployments.replicas.model_runtime import (
     warm_up_decoder,
 )
 from serving.deployments.replicas.remote_stages import RemoteDecoder, RemoteTextEncoder
+from serving.deployments.routing.kv_register import KvRegister
 from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.deployments.telemetry.metrics import DenoiserMetrics
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage
-from serving.replication.messages import Item, ResumeState, Role, SessionSpec
+from serving.replication.leases import RenewAnswer, RenewRequest
+from serving.replication.messages import FeedItem, Item, Prepared, ResumeState, Role, SessionSpec
 from serving.timeline.cue import Cue
 from serving.worker.denoiser import Denoiser
 
@@ -54,8 +56,8 @@ class DenoiserReplica:
             beside = reader.warm_up, partial(warm_up_decoder, decoder, model, config)
             self._denoising = build_denoising(model, config, beside)
         else:
-            self._text = RemoteTextEncoder(text, config.silence_s)
-            self._decoder = RemoteDecoder(pictures, config.silence_s, HostCopier(torch.device(config.device)))
+            self._text = RemoteTextEncoder(text, config.leases.lease_s)
+            self._decoder = RemoteDecoder(pictures, config.leases.lease_s, HostCopier(torch.device(config.device)))
             self._denoising = build_denoising(load(config, ["transformer"]), config)
         self._denoiser: Denoiser | None = None
 
@@ -64,68 +66,80 @@ class DenoiserReplica:
         if self._denoiser is None:
             self._denoiser = Denoiser(
                 self._denoising.generator, self._text, self._decoder, self._denoising.executor,
-                slots=self._config.slots, replica=this_replica(), metrics=self._metrics,
+                slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
+                leases=self._config.leases,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser
 
-    async def open(self, spec: SessionSpec, cues: tuple[Cue, ...], resume: ResumeState | None = None) -> bytes:
-        return (await self._here().open(spec, cues, resume)).SerializeToString()
+    async def prepare(
+        self,
+        attempt: str,
+        spec: SessionSpec,
+        cues: tuple[Cue, ...],
+        resume: ResumeState | None,
+        epoch: int,
+        owner: str | None,
+    ) -> Prepared:
+        return await self._here().prepare(attempt, spec, cues, resume, epoch=epoch, owner=owner)
 
-    async def close(self, session_id: str) -> None:
-        await self._here().close(session_id)
+    async def renew(self, request: RenewRequest) -> RenewAnswer:
+        return self._here().renew(request)
 
-    async def give_up(self, session_id: str, epoch: int) -> None:
-        await self._here().give_up(session_id, epoch)
+    async def cancel(self, attempt: str) -> None:
+        self._here().cancel(attempt)
 
-    async def describe(self, session_id: str) -> bytes:
-        return self._here().describe(session_id).SerializeToString()
+    async def drop(self, attempt: str, epoch: int) -> None:
+        self._here().drop(attempt, epoch)
+
+    async def session_ended(self, session_id: str, epoch: int) -> None:
+        self._here().session_ended(session_id, epoch)
+
+    async def describe(self, attempt: str) -> bytes:
+        return self._here().describe(attempt).SerializeToString()
 
     async def sessions_of(self, caller: str) -> list[bytes]:
         return [session.SerializeToString() for session in self._here().sessions_of(caller)]
 
-    async def caller_of(self, session_id: str) -> str:
-        return self._here().caller_of(session_id)
+    async def caller_of(self, attempt: str) -> str:
+        return self._here().caller_of(attempt)
 
-    async def command(self, session_id: str, command: bytes) -> bytes:
-        return (await self._here().command(session_id, pb.Command.FromString(command))).SerializeToString()
+    async def command(self, attempt: str, command: bytes) -> bytes:
+        return (await self._here().command(attempt, pb.Command.FromString(command))).SerializeToString()
 
     async def subscribe(
-        self, session_id: str, role: str, from_frame: int | None, may_keep: bool
+        self, attempt: str, role: str, from_frame: int | None, stream: str
     ) -> AsyncGenerator[Item]:
-        items = self._here().subscribe(session_id, Role(role), from_frame, may_keep=may_keep)
-        async with aclosing(items):
+        async with aclosing(self._here().subscribe(attempt, Role(role), from_frame, stream)) as items:
             async for item in items:
                 yield item
 
-    async def save(self, session_id: str) -> tuple[bytes, bytes | None]:
-        saved = await self._here().save(session_id)
+    async def feed(self, attempt: str, manager: str) -> AsyncGenerator[FeedItem]:
+        async with aclosing(self._here().feed(attempt, manager)) as items:
+            async for item in items:
+                yield item
+
+    async def acknowledge(self, attempt: str, number: int) -> None:
+        self._here().acknowledge(attempt, number)
+
+    async def save(self, attempt: str) -> tuple[bytes, bytes | None]:
+        saved = await self._here().save(attempt)
         return saved.session.SerializeToString(), saved.stream
 
-    async def fork(self, session_id: str, caller: str, frame: int | None) -> bytes:
-        return (await self._here().fork(session_id, caller, frame)).SerializeToString()
+    async def fork(
+        self, attempt: str, new_attempt: str, session_id: str, caller: str, frame: int | None
+    ) -> Prepared:
+        return await self._here().fork(attempt, new_attempt, session_id, caller, frame)
 
-    async def set_recording(self, session_id: str, name: str) -> None:
-        self._here().set_recording(session_id, name)
+    async def set_recording(self, attempt: str, name: str) -> None:
+        self._here().set_recording(attempt, name)
 
     async def end_sessions(self) -> int:
-        """End all sessions, as the server is to stop; returns how many."""
-        ids = self._here().ids
-        for session_id in ids:
-            await self._here().close(session_id)
-        return len(ids)
+        return await self._here().end_sessions()
 
-    async def room(self) -> tuple[str, int]:
-        """This replica, and its free slots."""
-        return this_replica(), self._here().free
-
-    async def holds(self, session_id: str) -> tuple[str, int]:
-        """This replica, and the epoch of a session that it holds, or -1."""
-        return this_replica(), self._here().holds(session_id)
-
-    def record_routing_stats(self) -> dict[str, Any]:
-        """For the router."""
-        return {"sessions": () if self._denoiser is None else self._denoiser.ids}
+    async def room(self) -> int:
+        """Its free slots."""
+        return self._here().free
 
     async def check_health(self) -> None:
         """Raise if no block would be made any more."""

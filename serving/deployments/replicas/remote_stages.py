@@ -36,38 +36,37 @@ class Latents(NamedTuple):
 
 
 class RemoteTextEncoder(TextEncoderStage):
-    """Text encoders; any of them will do."""
+    """Text encoders; any of them will do, and where one is lost another one is asked."""
 
-    @override
     def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
         self._replicas = ReplicaClient(handle, silence_s)
 
+    @override
     async def encode(self, text: str) -> Prompt:
-        """Where a replica is lost, another one is asked."""
-        encoded: Latents = await self._replicas.anywhere("encode", text)
+        encoded: Latents = (await self._replicas.place("encode", text)).answer
         return Prompt(encoded.text, encoded.tensor())
 
 
 class RemoteDecoder(DecoderStage):
     """Video decoders; a session stays with the one that opened it. `copier` takes latents off the device."""
 
-    @override
     def __init__(self, handle: DeploymentHandle[Any], silence_s: float, copier: HostCopier) -> None:
         self._replicas = ReplicaClient(handle, silence_s)
+        self._silence_s = silence_s
         self._copier = copier
+        self._opened: dict[str, str] = {}
 
     @override
-    async def open(self, key: str, place: DecoderStart) -> None:
-        self._replicas.forget(key)
-        warm = await asyncio.to_thread(_fetched, self._copier.begin(place.warm, place.ready))
-        replica: str = await self._replicas.place(key, "open", key, place.next_block, place.first_frame, warm)
-        self._replicas.remember(key, replica)
+    async def open(self, key: str, start: DecoderStart) -> None:
+        warm = await asyncio.to_thread(_fetched, self._copier.begin(start.warm, start.ready))
+        arguments = (key, start.next_block, start.first_frame, warm)
+        self._opened[key] = (await self._replicas.place("open", *arguments)).replica
 
     @override
     async def decode(self, key: str, block: Block) -> Chunk:
         (latents,) = await asyncio.to_thread(_fetched, self._copier.begin([block.latents], block.ready))
         try:
-            chunk: Chunk = await self._replicas.call(key, "decode", block.number, latents)
+            chunk: Chunk = await self._call(key, "decode", block.number, latents)
         except SessionNotFound as error:
             raise ReplicaLost(f"the decoder knows nothing of the session: {error}") from error
         return chunk
@@ -76,11 +75,16 @@ class RemoteDecoder(DecoderStage):
     async def close(self, key: str) -> None:
         """A decoder that is lost has nothing to let go of."""
         try:
-            await self._replicas.call(key, "close")
+            await self._call(key, "close")
         except (ReplicaLost, SessionNotFound):
             return
         finally:
-            self._replicas.forget(key)
+            self._opened.pop(key, None)
+
+    async def _call(self, key: str, method: str, *arguments: Any) -> Any:
+        if key not in self._opened:
+            raise SessionNotFound(f"no decoder has been opened for {key}")
+        return await self._replicas.call(self._opened[key], method, key, *arguments, timeout_s=self._silence_s)
 
 
 def _fetched(copy: PendingCopy) -> list[Latents]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 from serving.config import ServerConfig
-from serving.deployments.replicas.identity import this_replica
 from serving.deployments.replicas.model_runtime import (
     build_text_encoder,
     load,
@@ -30,6 +29,6 @@ class TextEncoderReplica:
         logger.info("prompt encoded", extra={"rows": len(prompt.rows)})
         return Latents.of(prompt.rows, prompt.text)
 
-    async def room(self) -> tuple[str, int]:
-        """This replica, which can always encode one more prompt."""
-        return this_replica(), 1
+    async def room(self) -> int:
+        """It can always encode one more prompt."""
+        return 1

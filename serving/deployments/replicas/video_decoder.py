@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from engines.streaming.state import Block
 from serving.config import ServerConfig
-from serving.deployments.replicas.identity import this_replica
 from serving.deployments.replicas.model_runtime import (
     build_decoder,
     load,
@@ -28,13 +26,11 @@ class VideoDecoderReplica:
         join_serve_logs()
         self._decoder = build_decoder(load(config, ["codec"]), config, StageTimes().stage)
 
-    async def open(self, key: str, next_block: int, first_frame: int, warm: list[Latents]) -> str:
-        """Begin to decode a session here; returns the replica."""
-        await self._decoder.open(
-            key, DecoderStart(next_block, first_frame, [latents.tensor() for latents in warm])
-        )
+    async def open(self, key: str, next_block: int, first_frame: int, warm: list[Latents]) -> None:
+        """Begin to decode a session here."""
+        start = DecoderStart(next_block, first_frame, [latents.tensor() for latents in warm])
+        await self._decoder.open(key, start)
         logger.info("decoder opened", extra={"session": key.partition(".")[0], "block": next_block})
-        return this_replica()
 
     async def decode(self, key: str, block: int, latents: Latents) -> Chunk:
         """The chunk of a block."""
@@ -44,14 +40,6 @@ class VideoDecoderReplica:
         """Let go of a session."""
         await self._decoder.close(key)
 
-    async def room(self) -> tuple[str, int]:
-        """This replica, and how many sessions it can still decode."""
-        return this_replica(), self._decoder.decoder.free
-
-    async def holds(self, key: str) -> tuple[str, int]:
-        """This replica, and 0 for a session that it decodes, -1 for another."""
-        return this_replica(), 0 if key in self._decoder.decoder.keys else -1
-
-    def record_routing_stats(self) -> dict[str, Any]:
-        """For the router."""
-        return {"sessions": self._decoder.decoder.keys}
+    async def room(self) -> int:
+        """How many sessions it can still decode."""
+        return self._decoder.decoder.free

@@ -1,4 +1,4 @@
-"""Which replica a request goes to: the one that has the session."""
+"""Which replica a request goes to: the one that it names."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 
 
 class SessionRouter(RequestRouter):
-    """Finds replicas by `session_id`, which is `<owner>/<session>`; the owner is empty where it is not known.
+    """Routes a request to the replica whose id is its `session_id`; one that names none, to any that stays.
 
-    Replicas report the `sessions` they hold with their routing statistics. The replica itself is the authority on
-    them, and refuses in milliseconds what was sent to it by news that is out of date. A replica that Serve is
-    taking away stays within reach of its own sessions for `drain_s`.
+    A replica that Serve is taking away stays within reach of those who name it for `drain_s`. Where the one that
+    is named is not there, any gets the request, and refuses it in milliseconds: copies are known by attempts.
     """
 
     def initialize_state(self, drain_s: float = 3600.0, **_: Any) -> None:
@@ -22,7 +21,7 @@ class SessionRouter(RequestRouter):
         self._left: dict[ReplicaID, tuple[RunningReplica, float]] = {}
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Keep those that have left, for their own sessions."""
+        """Keep those that have left, for those who name them."""
         now, staying = time.monotonic(), {replica.replica_id for replica in replicas}
         for replica in self.curr_replicas.values():
             if replica.replica_id not in staying:
@@ -42,16 +41,12 @@ class SessionRouter(RequestRouter):
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
-        """The owner alone, or those that say they hold the session, or else any that stays."""
+        """The one that is named alone, or else any that stays."""
         if pending_request is None:
             return [candidate_replicas]
         # Where nobody takes the request, try again later rather than at once.
         pending_request.routing_context.should_backoff = True
-        owner, _, session = pending_request.metadata.session_id.partition("/")
-        if owned := [r for r in candidate_replicas if r.replica_id.unique_id == owner]:
-            return [owned]
-        if session and (
-            holding := [r for r in candidate_replicas if session in r.routing_stats.get("sessions", ())]
-        ):
-            return [holding]
+        named = pending_request.metadata.session_id
+        if found := [r for r in candidate_replicas if r.replica_id.unique_id == named]:
+            return [found]
         return [[replica for replica in candidate_replicas if replica.replica_id not in self._left]]

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFound, WrongState
-from serving.gateway.recording_store import PIECE_BYTES, Recording, Recordings, RecordingWriter
+from serving.gateway.recording_store import PIECE_BYTES, Recording, RecordingStore, RecordingWriter
 from tests.serving.footage import HEIGHT, WIDTH, chunks, decoded, played
 
 
 @pytest.fixture
-def recordings(tmp_path: Path) -> Recordings:
-    return Recordings(tmp_path / "films" / "of sessions")
+def recordings(tmp_path: Path) -> RecordingStore:
+    return RecordingStore(tmp_path / "films" / "of sessions")
 
 
-def begun(recordings: Recordings, session: str = "abc", skip: int = 0) -> RecordingWriter:
+def begun(recordings: RecordingStore, session: str = "abc", skip: int = 0) -> RecordingWriter:
     """A recording of three chunks that is not finished."""
     made = chunks(skip)
     writer = recordings.begin(session, HEIGHT, WIDTH, made[0].first_frame)
@@ -27,14 +27,14 @@ def begun(recordings: Recordings, session: str = "abc", skip: int = 0) -> Record
     return writer
 
 
-def test_a_recording_shows_its_chunks_bit_for_bit_from_nought(recordings: Recordings) -> None:
+def test_a_recording_shows_its_chunks_bit_for_bit_from_nought(recordings: RecordingStore) -> None:
     made = begun(recordings, skip=5).finish()
     shown = played(str(recordings.path(made.name)))
     assert shown.times == list(range(33))
     assert np.array_equal(shown.pictures, decoded(*chunks()))
 
 
-def test_a_recording_says_what_it_is(recordings: Recordings) -> None:
+def test_a_recording_says_what_it_is(recordings: RecordingStore) -> None:
     writer = begun(recordings, skip=5)
     assert writer.recording == Recording("abc-1", "abc", 60, 33)
     made = writer.finish()
@@ -42,14 +42,14 @@ def test_a_recording_says_what_it_is(recordings: Recordings) -> None:
     assert recordings.find("abc-1") == made
 
 
-def test_another_recording_of_a_session_has_another_name(recordings: Recordings) -> None:
+def test_another_recording_of_a_session_has_another_name(recordings: RecordingStore) -> None:
     begun(recordings).finish()
     unfinished = begun(recordings)
     assert [begun(recordings).finish().name, unfinished.finish().name] == ["abc-3", "abc-2"]
     assert set(recordings.names()) == {"abc-1", "abc-2", "abc-3"}
 
 
-def test_a_recording_is_read_in_pieces(recordings: Recordings) -> None:
+def test_a_recording_is_read_in_pieces(recordings: RecordingStore) -> None:
     name = begun(recordings).finish().name
     path = recordings.path(name)
     path.write_bytes(path.read_bytes() * 200)
@@ -58,14 +58,14 @@ def test_a_recording_is_read_in_pieces(recordings: Recordings) -> None:
     assert b"".join(pieces) == path.read_bytes()
 
 
-def test_a_recording_that_is_being_written_cannot_be_read(recordings: Recordings) -> None:
+def test_a_recording_that_is_being_written_cannot_be_read(recordings: RecordingStore) -> None:
     writer = begun(recordings)
     with pytest.raises(WrongState, match="abc-1 is still being written; stop it first"):
         recordings.read("abc-1")
     writer.finish()
 
 
-def test_a_recording_without_a_frame_leaves_nothing(recordings: Recordings) -> None:
+def test_a_recording_without_a_frame_leaves_nothing(recordings: RecordingStore) -> None:
     assert not recordings.begin("abc", HEIGHT, WIDTH, 9).finish().finished
     with pytest.raises(SessionNotFound, match="there is no recording abc-1"):
         recordings.read("abc-1")
@@ -74,12 +74,12 @@ def test_a_recording_without_a_frame_leaves_nothing(recordings: Recordings) -> N
 @pytest.mark.parametrize(
     "name", ["", "../secret", "a/b", "/etc/passwd", "a.mp4", "..", "a\n", "x" * 101, "ä", "a\0"]
 )
-def test_a_name_that_could_lead_elsewhere_is_refused(recordings: Recordings, name: str) -> None:
+def test_a_name_that_could_lead_elsewhere_is_refused(recordings: RecordingStore, name: str) -> None:
     with pytest.raises(InvalidRequest, match="is no name of a recording"):
         recordings.read(name)
 
 
-def test_a_chunk_that_does_not_follow_is_refused_and_ends_nothing(recordings: Recordings) -> None:
+def test_a_chunk_that_does_not_follow_is_refused_and_ends_nothing(recordings: RecordingStore) -> None:
     made = chunks()
     writer = recordings.begin("abc", HEIGHT, WIDTH, 0)
     with pytest.raises(FilmError, match="goes on with frame 0; the chunk begins at 9"):
@@ -88,24 +88,24 @@ def test_a_chunk_that_does_not_follow_is_refused_and_ends_nothing(recordings: Re
     assert writer.finish().frames == 9
 
 
-def test_a_recording_that_has_ended_goes_on_no_more(recordings: Recordings) -> None:
+def test_a_recording_that_has_ended_goes_on_no_more(recordings: RecordingStore) -> None:
     writer = begun(recordings)
     assert writer.finish() == writer.finish() == writer.recording
     with pytest.raises(WrongState, match="abc-1 has ended; begin another"):
         writer.append(chunks()[0])
 
 
-def test_what_is_no_recording_is_named(recordings: Recordings) -> None:
+def test_what_is_no_recording_is_named(recordings: RecordingStore) -> None:
     recordings.path(begun(recordings).finish().name).write_text("no film")
     with pytest.raises(FilmError, match="is not a recording that Longtake made"):
         recordings.find("abc-1")
 
 
-def test_what_a_killed_writer_leaves_can_be_salvaged(recordings: Recordings) -> None:
+def test_what_a_killed_writer_leaves_can_be_salvaged(recordings: RecordingStore) -> None:
     program = (
-        "import os, sys; from pathlib import Path; from serving.gateway.recording_store import Recordings\n"
+        "import os, sys; from pathlib import Path; from serving.gateway.recording_store import RecordingStore\n"
         "from tests.serving.gateway.test_recording_store import begun\n"
-        "begun(Recordings(Path(sys.argv[1])), skip=5)\n"
+        "begun(RecordingStore(Path(sys.argv[1])), skip=5)\n"
         "os._exit(1)"
     )
     folder = recordings.path(begun(recordings, "other").finish().name).parent
@@ -116,14 +116,14 @@ def test_what_a_killed_writer_leaves_can_be_salvaged(recordings: Recordings) -> 
     assert np.array_equal(played(str(recordings.path("abc-1"))).pictures, decoded(*chunks()[:2]))
 
 
-def test_a_full_disk_ends_a_recording_and_spares_what_is_written(recordings: Recordings) -> None:
+def test_a_full_disk_ends_a_recording_and_spares_what_is_written(recordings: RecordingStore) -> None:
     program = (
         "import resource, signal, sys; from pathlib import Path; from serving.errors import LimitReached\n"
-        "from serving.gateway.recording_store import Recordings\n"
+        "from serving.gateway.recording_store import RecordingStore\n"
         "from tests.serving.gateway.test_recording_store import begun\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "writer = begun(Recordings(Path(sys.argv[1])))\n"
+        "writer = begun(RecordingStore(Path(sys.argv[1])))\n"
         "try: writer.finish()\n"
         "except LimitReached as error: sys.exit(f'{error}, {writer.finish().frames} frames')"
     )
@@ -135,7 +135,7 @@ def test_a_full_disk_ends_a_recording_and_spares_what_is_written(recordings: Rec
     assert np.array_equal(played(str(recordings.path("abc-1"))).pictures, decoded(chunks()[0]))
 
 
-def test_a_folder_that_has_gone_is_named(recordings: Recordings) -> None:
+def test_a_folder_that_has_gone_is_named(recordings: RecordingStore) -> None:
     folder = recordings.path(begun(recordings).finish().name).parent
     recordings.path("abc-1").unlink()
     folder.rmdir()
@@ -146,4 +146,4 @@ def test_a_folder_that_has_gone_is_named(recordings: Recordings) -> None:
 def test_a_file_cannot_be_the_folder(tmp_path: Path) -> None:
     tmp_path.joinpath("file").touch()
     with pytest.raises(FilmError, match="file cannot be written: File exists"):
-        Recordings(tmp_path / "file")
+        RecordingStore(tmp_path / "file")

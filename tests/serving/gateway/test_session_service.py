@@ -1,4 +1,4 @@
-"""What the managers do between faces and replicas, with replicas that are slow where it hurts."""
+"""What the managers do between clients and replicas, with replicas that are slow where it hurts."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from engines.config.presets import preset
 from serving.auth import Caller
 from serving.config import ServerConfig
 from serving.errors import ReplicaLost
+from serving.gateway.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import Item
+from serving.replication.register import MemoryRegister, Owner
 
 STATE = Item(pb.Event(state=pb.Session(id="one")).SerializeToString())
 
 
-class SlowFleet:
+class SlowReplica:
     """One session, followed only a while after that has been asked for; it can be followed `streams` times."""
 
     def __init__(self, streams: int) -> None:
         self.said: list[str] = []
         self._left = streams
 
-    async def stream(self, *_: Any) -> AsyncIterator[Item]:
+    async def replicas(self) -> Replicas:
+        return Replicas(())
+
+    async def stream(self, *_: Any, **__: Any) -> AsyncIterator[Item]:
         await asyncio.sleep(0.05)
         self.said.append("follows")
         yield STATE
@@ -39,15 +44,6 @@ class SlowFleet:
         self.said.append("commanded")
         return pb.Receipt().SerializeToString()
 
-    async def locate(self, _: str, besides: str | None = None) -> str:
-        return "another"
-
-    def owner(self, _: str) -> str:
-        return "one"
-
-    def forget(self, _: str) -> None:
-        """There is nothing to forget."""
-
 
 async def commands(*pauses: float) -> AsyncIterator[pb.Command]:
     """To attach, and then a command after each pause."""
@@ -60,15 +56,17 @@ async def commands(*pauses: float) -> AsyncIterator[pb.Command]:
 
 def interact(folder: Path, streams: int, *pauses: float) -> list[str]:
     """What happened to the session of a controller, in its order."""
-    fleet: Any = SlowFleet(streams)
-    sessions = SessionService(fleet, ServerConfig(recordings=str(folder)), preset("pocket").stream)
+    replica: Any = SlowReplica(streams)
 
     async def run() -> None:
+        register, config = MemoryRegister(), ServerConfig(recordings=str(folder))
+        await register.create("one", 1, Owner("here", "attempt", "another"))
+        sessions = SessionService(replica, register, config, preset("pocket").stream, "manager")
         async for _ in sessions.interact(commands(*pauses), Caller("")):
             pass
 
     asyncio.run(run())
-    said: list[str] = fleet.said
+    said: list[str] = replica.said
     return said
 
 

@@ -54,7 +54,7 @@ class Pair(NamedTuple):
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     recordings: Path = tmp_path_factory.mktemp("recordings")
     config = ServerConfig(
-        stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2, silence_s=3,
+        stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2,
         grpc_port=free_port(), http_port=free_port(), recordings=str(recordings),
     )  # fmt: skip
     running = local_cluster.start(config)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,10 +13,10 @@ from engines.streaming.generator import Generator
 from engines.streaming.replica_log import ReplicaLog
 from engines.streaming.snapshot import restore, take_light
 from engines.text.prompt import Prompt
-from serving.errors import ReplicaLost
+from serving.errors import InvalidRequest, ReplicaLost
 from serving.media.chunk import AccessUnit, Chunk
 from serving.replication.messages import ReplicationDelta, SessionSpec
-from serving.replication.standby import KEPT_CHUNKS, StandbyCopy, oldest_frame
+from serving.replication.standby import KEPT_CHUNKS, MissedDelta, StandbyCopy, oldest_frame
 from serving.session.pacing import Pace
 from serving.session.state_machine import Session
 from serving.timeline.cue import Blend
@@ -38,19 +40,23 @@ def spec(small: StreamConfig) -> SessionSpec:
     return SessionSpec("id", "anna", "tiny", small, Pace(), 5.0)
 
 
+def delta(number: int, session: Session, **what: Any) -> ReplicationDelta:
+    return ReplicationDelta(number, session.record(0.0), **what)
+
+
 def test_what_was_never_known_cannot_be_opened_again() -> None:
-    with pytest.raises(ReplicaLost, match="before anything of it was known"):
+    with pytest.raises(ReplicaLost, match="nothing of the session has come here"):
         StandbyCopy().resume_state("lost")
 
 
 def test_a_session_is_opened_again_as_it_was_known_last(session: Session, spec: SessionSpec) -> None:
-    mirror = StandbyCopy()
-    mirror.apply(ReplicationDelta(session.record(0.0), spec=spec))
+    copy = StandbyCopy()
+    copy.apply(delta(0, session, spec=spec))
     session.schedule(Blend.of("night"), 50, None, "night", 0.0)
-    mirror.apply(ReplicationDelta(session.record(0.0), recording="film"))
-    again = mirror.resume_state("lost")
-    assert mirror.spec is spec
-    assert (again.epoch, again.recording, again.reason) == (1, "film", "lost")
+    copy.apply(delta(1, session, recording="film"))
+    again = copy.resume_state("lost")
+    assert copy.spec is spec
+    assert (copy.number, again.recording, again.reason) == (1, "film", "lost")
     assert again.record == session.record(0.0)
     assert again.snapshot is None
 
@@ -60,35 +66,56 @@ def test_the_snapshot_is_the_one_that_the_stream_itself_would_give(
 ) -> None:
     stream = generator.open(spec.stream)
     generator.set_prompt(stream, prompts[0])
-    mirror, source = StandbyCopy(), ReplicaLog(generator, stream)
-    mirror.apply(ReplicationDelta(session.record(0.0), spec=spec))
+    copy, source = StandbyCopy(), ReplicaLog(generator, stream)
+    copy.apply(delta(0, session, spec=spec))
     for block in range(6):
         generator.decode(stream, generator.generate([stream])[0])
-        mirror.apply(ReplicationDelta(session.record(0.0), source.changes().update(), (chunk(block),)))
-    again = mirror.resume_state("lost")
+        changes = source.changes().update()
+        copy.apply(delta(block + 1, session, update=changes, chunks=(chunk(block),)))
+    again = copy.resume_state("lost")
     assert again.snapshot is not None
     copies = [restore(generator, data).stream for data in (again.snapshot, take_light(generator, stream))]
-    pictures = [generator.generate([copy])[0].latents for copy in copies]
+    pictures = [generator.generate([found])[0].latents for found in copies]
     assert torch.equal(*pictures)
     assert [kept.block for kept in again.chunks] == list(range(6))
 
 
 def test_a_reset_forgets_the_take_before(session: Session, spec: SessionSpec) -> None:
-    mirror = StandbyCopy()
-    mirror.apply(ReplicationDelta(session.record(0.0), spec=spec))
-    mirror.apply(ReplicationDelta(session.record(0.0), chunks=(chunk(0),)))
+    copy = StandbyCopy()
+    copy.apply(delta(0, session, spec=spec))
+    copy.apply(delta(1, session, chunks=(chunk(0),)))
     session.reset("", 0.0)
-    mirror.apply(ReplicationDelta(session.record(0.0)))
-    assert mirror.resume_state("lost").chunks == ()
+    copy.apply(delta(2, session))
+    assert copy.resume_state("lost").chunks == ()
 
 
 def test_what_is_kept_for_late_viewers_is_bounded(session: Session, spec: SessionSpec) -> None:
-    mirror = StandbyCopy()
-    mirror.apply(ReplicationDelta(session.record(0.0), spec=spec))
+    copy = StandbyCopy()
+    copy.apply(delta(0, session, spec=spec))
     for block in range(KEPT_CHUNKS + 5):
-        mirror.apply(ReplicationDelta(session.record(0.0), chunks=(chunk(block),)))
-    kept = mirror.resume_state("lost").chunks
+        copy.apply(delta(block + 1, session, chunks=(chunk(block),)))
+    kept = copy.resume_state("lost").chunks
     assert (len(kept), oldest_frame(kept, 0)) == (KEPT_CHUNKS, 57)
+
+
+def test_a_delta_after_one_that_did_not_come_is_refused_and_changes_nothing(
+    session: Session, spec: SessionSpec
+) -> None:
+    copy = StandbyCopy()
+    with pytest.raises(MissedDelta):
+        copy.apply(delta(1, session))
+    copy.apply(delta(0, session, spec=spec))
+    with pytest.raises(MissedDelta, match="delta 2 came after 0"):
+        copy.apply(delta(2, session, recording="film"))
+    assert (copy.number, copy.resume_state("lost").recording) == (0, "")
+
+
+def test_blocks_without_a_snapshot_are_refused(session: Session, spec: SessionSpec) -> None:
+    copy = StandbyCopy()
+    session.delivered(session.begin_block(0.0), 0.0)
+    copy.apply(delta(0, session, spec=spec, chunks=(chunk(0),)))
+    with pytest.raises(InvalidRequest, match="9 frames and no snapshot"):
+        copy.resume_state("lost")
 
 
 def test_where_nothing_is_kept_the_oldest_frame_is_the_next() -> None:

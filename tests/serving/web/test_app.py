@@ -11,10 +11,10 @@ from fastapi.testclient import TestClient
 from engines.config.presets import preset
 from serving.auth import Tokens
 from serving.config import ServerConfig
-from serving.deployments.routing.replica_client import ReplicaClient
-from serving.gateway.recording_store import Recordings
+from serving.gateway.recording_store import RecordingStore
 from serving.gateway.session_service import SessionService
 from serving.media.encoder import ChunkEncoder
+from serving.replication.register import MemoryRegister
 from serving.timeline.formats.reader import MAX_BYTES
 from serving.web.app import web_app
 from serving.web.query import TOKEN_PREFIX
@@ -27,7 +27,7 @@ def client(recordings: Path, tokens: Tokens | None = None) -> TestClient:
     """The application over real sessions, of which none can be opened: there is no denoiser."""
     config = ServerConfig(recordings=str(recordings), tokens=tokens or Tokens())
     nobody: Any = None
-    return TestClient(web_app(SessionService(ReplicaClient(nobody, 1), config, preset("pocket").stream)))
+    return TestClient(web_app(SessionService(nobody, MemoryRegister(), config, preset("pocket").stream, "here")))
 
 
 @pytest.fixture
@@ -75,12 +75,12 @@ def test_a_file_that_is_no_timeline_is_refused_in_words(
 
 
 def test_a_recording_is_a_file(tmp_path: Path) -> None:
-    writer = Recordings(tmp_path).begin("s", HEIGHT, WIDTH, 0)
+    writer = RecordingStore(tmp_path).begin("s", HEIGHT, WIDTH, 0)
     writer.append(ChunkEncoder(HEIGHT, WIDTH).encode(0, 0, paint("noon", 0)[None].repeat(9, axis=0)))
     name = writer.finish().name
     answer = client(tmp_path).get(f"/recordings/{name}.mp4")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "video/mp4")
-    assert answer.content == Recordings(tmp_path).path(name).read_bytes()
+    assert answer.content == RecordingStore(tmp_path).path(name).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["nothing", "..%2Fnothing", "a%22b"])

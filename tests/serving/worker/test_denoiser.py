@@ -5,151 +5,65 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
-from engines.device.host_copy import HostCopier
-from engines.device.side_stream import SideStream
-from engines.streaming.generator import Generator
 from engines.streaming.replica_log import PendingDelta, SnapshotDelta
 from engines.streaming.state import Block
-from engines.text.prompt import Prompt
-from engines.vae.frame_decoder import FrameDecoder
 from serving.deployments.telemetry.metrics import DenoiserMetrics
 from serving.errors import (
     FrameOutOfRange,
     InvalidRequest,
     LimitReached,
     MemoryFull,
+    NoLease,
+    ReplicaLost,
+    SessionFailed,
     SessionNotFound,
     SlotsFull,
     WrongState,
 )
 from serving.gateway.session_snapshot import pack, restored_record, unpack
-from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
-from serving.replication.messages import Item, ResumeState, Role, SessionSpec
+from serving.replication.leases import LeaseConfig
+from serving.replication.messages import Item, ResumeState, Role
+from serving.replication.register import Ended
 from serving.replication.standby import StandbyCopy
-from serving.session.pacing import Pace
-from serving.session.state_machine import Session
+from serving.session.types import State
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.timeline.timeline import MAX_CUES
 from serving.weights.loader import OpenedModel, open_model
-from serving.worker.denoiser import Denoiser
-from serving.worker.subscriber import MOST_CHUNKS
-from tests.support.generators import denoiser_for
-
-NOON, NIGHT, SNOW = "a red balloon at noon", "a red balloon at night", "a blue sailboat in falling snow"
-SPOILT = "a prompt whose embedding does not fit"
-
-
-class SpoilingText(LocalTextEncoder):
-    """A text encoder that gets one text wrong."""
-
-    async def encode(self, text: str) -> Prompt:
-        prompt = await super().encode(text)
-        return Prompt(text, torch.zeros(3, 5)) if text == SPOILT else prompt
-
-
-class Bench(NamedTuple):
-    """A denoiser at work, and the decoder behind it."""
-
-    denoiser: Denoiser
-    generator: Generator
-    decoder: VideoDecoder
-    run_tokens: int
-
-    def open_runs(self) -> int:
-        windows = self.generator.cache.windows
-        return (windows.tokens - windows.free) // self.run_tokens
+from serving.worker.streams.subscriber import MOST_CHUNKS
+from tests.serving.worker.bench import (
+    MANAGER,
+    NIGHT,
+    NOON,
+    SNOW,
+    SPOILT,
+    Bench,
+    at_work,
+    chunks,
+    cues,
+    events,
+    run,
+    settled,
+    spec,
+    start,
+    started,
+)
 
 
 @pytest.fixture(scope="module")
 def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
     return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
-
-
-@asynccontextmanager
-async def at_work(pocket: OpenedModel, slots: int = 2, batch: int = 1) -> AsyncIterator[Bench]:
-    codec = pocket.model.vae
-    kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
-    generator = denoiser_for(pocket.model.transformer, kept_frames=kept, batch=batch)
-    cpu = torch.device("cpu")
-    decoder = VideoDecoder(FrameDecoder(codec, SideStream(cpu), HostCopier(cpu)), ChunkEncoder, 2 * slots)
-    text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
-    pictures = LocalDecoder(decoder, ThreadPoolExecutor(1))
-    passes = ThreadPoolExecutor(1)
-    denoiser = Denoiser(generator, text, pictures, passes, slots=slots, replica="here", metrics=DenoiserMetrics())
-    trial = generator.open(spec(pocket).stream)
-    run_tokens = trial.lanes[0].window.tokens
-    generator.close(trial)
-    denoiser.start()
-    try:
-        yield Bench(denoiser, generator, decoder, run_tokens)
-        denoiser.check()
-    finally:
-        await denoiser.stop()
-
-
-def run(work: Awaitable[None]) -> None:
-    async def bounded() -> None:
-        await asyncio.wait_for(work, 60)
-
-    asyncio.run(bounded())
-
-
-def spec(pocket: OpenedModel, name: str = "one", seed: int = 7, **pace: float) -> SessionSpec:
-    stream = replace(pocket.model.config.stream, seed=seed, height=32, width=48)
-    return SessionSpec(name, "anna", "pocket", stream, Pace(**{"fps": 0, **pace}), 0.0)  # type: ignore[arg-type]
-
-
-def cues(*texts: str) -> tuple[Cue, ...]:
-    """One every two blocks."""
-    return tuple(Cue(24 * number, Blend.of(text)) for number, text in enumerate(texts))
-
-
-def start() -> pb.Command:
-    return pb.Command(id="start", start=pb.Start())
-
-
-async def started(bench: Bench, what: SessionSpec, *prompts: str) -> str:
-    await bench.denoiser.open(what, cues(*prompts or (NOON,)))
-    await bench.denoiser.command(what.session_id, start())
-    return what.session_id
-
-
-async def events(
-    bench: Bench, name: str, until: Callable[[pb.Event], bool], from_frame: int | None = 0
-) -> list[pb.Event]:
-    """What a viewer is sent, up to the first event for which `until` holds."""
-    found = []
-    async with aclosing(bench.denoiser.subscribe(name, Role.VIEWER, from_frame, may_keep=False)) as items:
-        async for item in items:
-            if item.event is not None:
-                found.append(pb.Event.FromString(item.event))
-                if until(found[-1]):
-                    break
-    return found
-
-
-async def chunks(bench: Bench, name: str, end_frame: int, from_frame: int = 0) -> list[pb.Chunk]:
-    found = await events(bench, name, lambda e: e.chunk.first_frame + len(e.chunk.units) >= end_frame, from_frame)
-    return [event.chunk for event in found if event.HasField("chunk")]
-
-
-async def settled(holds: Callable[[], bool]) -> None:
-    while not holds():
-        await asyncio.sleep(0.01)
 
 
 def test_frames_come_once_each_and_in_order(pocket: OpenedModel) -> None:
@@ -171,10 +85,10 @@ def test_one_session_more_than_slots_is_refused_at_once_and_a_free_slot_usable(p
                 await started(bench, spec(pocket, name))
             began = time.perf_counter()
             with pytest.raises(SlotsFull, match="all 2 sessions of this replica are taken"):
-                await bench.denoiser.open(spec(pocket, "three"))
+                await bench.open(spec(pocket, "three"))
             assert time.perf_counter() - began < 0.05
-            await bench.denoiser.close("one")
-            await bench.denoiser.open(spec(pocket, "three"))
+            await bench.close("one")
+            await bench.open(spec(pocket, "three"))
             assert (bench.open_runs(), len(bench.decoder.keys)) == (2, 2)
 
     run(fill())
@@ -185,8 +99,8 @@ def test_many_who_open_and_fork_at_once_do_not_exceed_the_slots(pocket: OpenedMo
         async with at_work(pocket, slots=3) as bench:
             await started(bench, spec(pocket))
             await chunks(bench, "one", 33)
-            work = [bench.denoiser.fork("one", "anna", frame) for frame in (None, 20, None, 0)]
-            opens = [bench.denoiser.open(spec(pocket, str(number))) for number in range(3)]
+            work = [bench.fork("one", frame) for frame in (None, 20, None, 0)]
+            opens = [bench.open(spec(pocket, str(number))) for number in range(3)]
             answers = await asyncio.gather(*work, *opens, return_exceptions=True)
             assert sum(isinstance(answer, SlotsFull) for answer in answers) == 5
             assert (bench.denoiser.free, bench.open_runs()) == (0, 3)
@@ -198,7 +112,7 @@ def test_a_session_is_the_same_alone_and_beside_others(pocket: OpenedModel) -> N
     async def watch() -> None:
         async with at_work(pocket, slots=3, batch=2) as bench:
             alone = await chunks(bench, await started(bench, spec(pocket, "alone"), NOON, SNOW), 69)
-            await bench.denoiser.close("alone")
+            await bench.close("alone")
             for number in range(2):
                 await started(bench, spec(pocket, f"other {number}", seed=number), NIGHT, NOON)
             beside = await chunks(bench, await started(bench, spec(pocket, "beside"), NOON, SNOW), 69)
@@ -211,10 +125,10 @@ def test_a_slow_viewer_is_sent_a_gap_and_slows_nobody(pocket: OpenedModel) -> No
     async def stall() -> None:
         async with at_work(pocket) as bench:
             name = await started(bench, spec(pocket))
-            slow = bench.denoiser.subscribe(name, Role.VIEWER, 0, may_keep=False)
+            slow = bench.denoiser.subscribe(name, Role.VIEWER, 0, "slow")
             assert (await anext(slow)).event is not None
             await chunks(bench, name, 9 + 12 * (MOST_CHUNKS + 2))
-            assert bench.denoiser._sessions[name].subscribers[0]._chunks <= MOST_CHUNKS
+            assert bench.session(name).subscribers[0]._chunks <= MOST_CHUNKS
             waiting = [item.event async for item in take_waiting(slow)]
             sent = [pb.Event.FromString(event) for event in waiting if event is not None]
             covered = [(e.gap.first_frame, e.gap.frames) for e in sent if e.HasField("gap")]
@@ -253,7 +167,7 @@ def test_a_viewer_keeps_a_session_alive_and_is_told_when_it_is_deleted(pocket: O
             watching = asyncio.create_task(events(bench, "one", lambda event: False))
             await asyncio.sleep(2.2)
             assert bench.denoiser.describe("one").viewers == 1
-            await bench.denoiser.close("one")
+            await bench.close("one")
             assert (await watching)[-1].state.state == pb.SESSION_STATE_ENDED
 
     run(wait())
@@ -263,12 +177,14 @@ def test_streams_that_are_opened_and_let_go_leave_nobody_behind(pocket: OpenedMo
     async def come_and_go() -> None:
         async with at_work(pocket) as bench:
             await started(bench, spec(pocket))
-            for number in range(500):
-                role = [Role.VIEWER, Role.CONTROLLER, Role.RECORDER, Role.STANDBY][number % 4]
-                async with aclosing(bench.denoiser.subscribe("one", role, None, may_keep=True)) as items:
+            for number in range(300):
+                role = list(Role)[number % 3]
+                async with aclosing(bench.denoiser.subscribe("one", role, None, str(number))) as items:
                     await anext(items)
-            session = bench.denoiser._sessions["one"]
-            assert (session.subscribers, session.standby, session.logic.viewers) == ([], None, 0)
+                async with aclosing(bench.denoiser.feed("one", MANAGER)) as deltas:
+                    await anext(deltas)
+            session = bench.session("one")
+            assert (session.subscribers, session.feed, session.logic.viewers) == ([], None, 0)
 
     run(come_and_go())
 
@@ -279,7 +195,7 @@ def test_a_fork_goes_on_as_the_session_would_have(pocket: OpenedModel, frame: in
         async with at_work(pocket) as bench:
             name = await started(bench, spec(pocket), NOON, NIGHT, SNOW)
             await chunks(bench, name, 33)
-            fork = await bench.denoiser.fork(name, "anna", frame)
+            fork = await bench.fork(name, frame)
             both = [await chunks(bench, found, 105) for found in (name, fork.id)]
             assert both[0] == both[1]
 
@@ -300,7 +216,7 @@ def test_a_replay_does_not_run_ahead_of_the_device(pocket: OpenedModel, monkeypa
             name = await started(bench, spec(pocket))
             await chunks(bench, name, 45)
             await bench.denoiser.command(name, pb.Command(id="pause", pause=pb.Pause()))
-            await settled(lambda: not bench.denoiser._sessions[name].undelivered)
+            await settled(lambda: not bench.session(name).undelivered)
             whole = bench.generator.generate
             begun: list[int] = []
 
@@ -309,7 +225,7 @@ def test_a_replay_does_not_run_ahead_of_the_device(pocket: OpenedModel, monkeypa
                 return [Block(block.number, block.latents, cast(Any, Arrival())) for block in whole(*args)]
 
             monkeypatch.setattr(bench.generator, "generate", generate)
-            await bench.denoiser.fork(name, "anna", 40)
+            await bench.fork(name, 40)
             assert begun == [0, 1, 2]
 
     run(fork())
@@ -321,7 +237,7 @@ def test_a_fork_from_the_future_is_refused_and_leaves_nothing(pocket: OpenedMode
             name = await started(bench, spec(pocket))
             await chunks(bench, name, 33)
             with pytest.raises(FrameOutOfRange, match="is not in the past"):
-                await bench.denoiser.fork(name, "anna", 100_000)
+                await bench.fork(name, 100_000)
             assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
 
     run(fork())
@@ -335,7 +251,7 @@ def test_a_saved_session_goes_on_under_another_name(pocket: OpenedModel) -> None
             saved = unpack(pack(await bench.denoiser.save(name)))
             again = spec(pocket, "again")
             resume = ResumeState(restored_record(saved, again), saved.stream)
-            await bench.denoiser.open(again, resume=resume)
+            await bench.open(again, resume=resume)
             state = bench.denoiser.describe("again")
             assert (state.state, state.next_frame) == (pb.SESSION_STATE_PAUSED, saved.session.next_frame)
             assert state.applied == saved.session.applied
@@ -355,7 +271,7 @@ def test_a_snapshot_whose_stream_is_of_another_session_is_refused(pocket: Opened
             other = spec(pocket, "other", seed=8)
             resume = ResumeState(restored_record(saved, other), saved.stream)
             with pytest.raises(InvalidRequest, match="does not go with its session"):
-                await bench.denoiser.open(other, resume=resume)
+                await bench.open(other, resume=resume)
             assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
 
     run(save())
@@ -384,7 +300,7 @@ def test_a_session_that_is_deleted_while_it_is_reset_leaves_nothing(pocket: Open
                 await chunks(bench, name, 9)
                 resetting = asyncio.create_task(bench.denoiser.command(name, pb.Command(reset=pb.Reset())))
                 await asyncio.sleep(delay * 0.004)
-                await bench.denoiser.close(name)
+                await bench.close(name)
                 await asyncio.gather(resetting, return_exceptions=True)
                 await settled(lambda: bench.open_runs() == 0 and bench.decoder.keys == ())
 
@@ -399,7 +315,7 @@ def test_a_block_that_cannot_be_made_ends_its_own_session_only(pocket: OpenedMod
             with pytest.raises(InvalidRequest, match="does not fit"):
                 await chunks(bench, bad, 1000)
             assert len(await chunks(bench, good, 105)) == 9
-            assert bench.denoiser.ids == ("good",)
+            assert bench.ids == ("good",)
             await settled(lambda: bench.open_runs() == 1)
 
     run(spoil())
@@ -444,7 +360,7 @@ def test_a_session_for_which_there_is_no_memory_ends_alone(
             with pytest.raises(MemoryFull, match="no memory left for"):
                 await chunks(bench, bad, 1000)
             assert len(await chunks(bench, good, 57)) == 5
-            assert bench.denoiser.ids == ("good",)
+            assert bench.ids == ("good",)
             await settled(lambda: bench.open_runs() == 1)
 
     with monkeypatch.context() as patch:
@@ -465,14 +381,14 @@ def test_a_chunk_leaves_together_with_what_is_new_in_its_stream(
 
     async def watch() -> None:
         async with at_work(pocket) as bench:
-            await bench.denoiser.open(spec(pocket), cues(NOON))
-            keeping = asyncio.create_task(mirrored(bench, "one", 21))
+            await bench.open(spec(pocket), cues(NOON))
+            keeping = asyncio.create_task(fed(bench, "one", 21))
             watching = asyncio.create_task(chunks(bench, "one", 21))
             await asyncio.sleep(0)
             await bench.denoiser.command("one", start())
-            await settled(lambda: bench.decoder._session("one.0.0").next_block >= 1)
+            await settled(lambda: bench.decoder._session("one.one.0").next_block >= 1)
             await asyncio.sleep(0.1)
-            assert not bench.denoiser._sessions["one"].kept
+            assert not bench.session("one").kept
             copied.set()
             mirror, seen = await keeping, await watching
             assert [chunk.first_frame for chunk in seen] == [0, 9]
@@ -512,7 +428,7 @@ def test_a_session_that_cannot_be_opened_leaves_nothing(pocket: OpenedModel) -> 
         async with at_work(pocket) as bench:
             many = tuple(Cue(frame, Blend.of(NOON)) for frame in range(MAX_CUES + 1))
             with pytest.raises(LimitReached):
-                await bench.denoiser.open(spec(pocket), many)
+                await bench.open(spec(pocket), many)
             assert (bench.denoiser.free, bench.open_runs(), bench.decoder.keys) == (2, 0, ())
 
     run(overfill())
@@ -530,31 +446,28 @@ def test_a_command_that_is_refused_is_raised_and_tells_nobody(pocket: OpenedMode
     run(refuse())
 
 
-async def mirrored(bench: Bench, name: str, end_frame: int) -> StandbyCopy:
+async def fed(bench: Bench, name: str, end_frame: int) -> StandbyCopy:
     """What a standby knows once it has the chunk that ends with `end_frame`."""
-    mirror = StandbyCopy()
-    async with aclosing(bench.denoiser.subscribe(name, Role.STANDBY, None, may_keep=True)) as items:
+    copy = StandbyCopy()
+    async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
         async for item in items:
             if item.delta is not None:
-                mirror.apply(item.delta)
+                copy.apply(item.delta)
                 if any(chunk.end_frame >= end_frame for chunk in item.delta.chunks):
-                    return mirror
+                    return copy
     raise AssertionError("the standby was let go")
 
 
 def test_a_session_goes_on_elsewhere_from_what_its_standby_knows(pocket: OpenedModel) -> None:
     async def move() -> None:
         async with at_work(pocket) as first, at_work(pocket) as second:
-            what = spec(pocket)
-            await first.denoiser.open(what, (*cues(NOON, NIGHT), Cue(60, Blend.of(SNOW), Transition(4))))
+            await first.open(spec(pocket), (*cues(NOON, NIGHT), Cue(60, Blend.of(SNOW), Transition(4))))
             watching = asyncio.create_task(chunks(first, "one", 69))
-            keeping = asyncio.create_task(mirrored(first, "one", 69))
+            feeding = asyncio.create_task(fed(first, "one", 69))
             await asyncio.sleep(0)
             await first.denoiser.command("one", start())
-            seen, mirror = await watching, await keeping
-            again = mirror.resume_state("its replica was lost")
-            assert (again.epoch, again.reason) == (1, "its replica was lost")
-            await second.denoiser.open(mirror.spec, resume=again)
+            seen, copy = await watching, await feeding
+            await second.open(copy.spec, resume=copy.resume_state("its replica was lost"))
             found = await chunks(second, "one", 129)
             assert found[:6] == seen
             assert [unit.frame for chunk in found for unit in chunk.units] == list(range(129))
@@ -564,61 +477,205 @@ def test_a_session_goes_on_elsewhere_from_what_its_standby_knows(pocket: OpenedM
     run(move())
 
 
+def test_a_standby_that_comes_late_has_the_full_state_at_once(pocket: OpenedModel) -> None:
+    async def move() -> None:
+        async with at_work(pocket) as first, at_work(pocket) as second:
+            name = await started(first, spec(pocket))
+            seen = await chunks(first, name, 57)
+            await first.denoiser.command(name, pb.Command(pause=pb.Pause()))
+            copy = StandbyCopy()
+            async with aclosing(first.denoiser.feed(name, MANAGER)) as items:
+                delta = (await anext(items)).delta
+                assert delta is not None
+                copy.apply(delta)
+            await second.open(copy.spec, resume=copy.resume_state("lost"))
+            await second.denoiser.command(name, pb.Command(resume=pb.Resume()))
+            found = await chunks(second, name, 129)
+            assert found[:5] == seen
+            assert [unit.frame for chunk in found for unit in chunk.units] == list(range(129))
+
+    run(move())
+
+
 def test_a_session_that_was_not_started_goes_on_elsewhere(pocket: OpenedModel) -> None:
     async def move() -> None:
         async with at_work(pocket) as first, at_work(pocket) as second:
-            await first.denoiser.open(spec(pocket), cues(NOON))
-            mirror = StandbyCopy()
-            async with aclosing(first.denoiser.subscribe("one", Role.STANDBY, None, may_keep=True)) as items:
-                item = await anext(items)
-                assert item.delta is not None
-                mirror.apply(item.delta)
-            await second.denoiser.open(mirror.spec, resume=mirror.resume_state("lost"))
+            await first.open(spec(pocket), cues(NOON))
+            copy = StandbyCopy()
+            async with aclosing(first.denoiser.feed("one", MANAGER)) as items:
+                delta = (await anext(items)).delta
+                assert delta is not None
+                copy.apply(delta)
+            await second.open(copy.spec, resume=copy.resume_state("lost"))
             await second.denoiser.command("one", start())
             assert len(await chunks(second, "one", 21)) == 2
 
     run(move())
 
 
-def test_a_later_epoch_takes_the_place_of_an_earlier_one(pocket: OpenedModel) -> None:
-    async def twice() -> None:
-        async with at_work(pocket, slots=2) as bench:
-            first = spec(pocket)
-            await started(bench, first)
-            record = Session(first.pace, first.stream.blocks, 0.0).record(0.0)
-            await bench.denoiser.open(first, cues(NOON), ResumeState(record, epoch=1))
-            await bench.denoiser.open(first)
-            assert bench.denoiser.holds("one") == 1
-            await settled(lambda: (bench.open_runs(), len(bench.decoder.keys)) == (1, 1))
+def test_a_reset_forgets_what_the_standby_was_to_be_sent(pocket: OpenedModel) -> None:
+    async def reset() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            copy = StandbyCopy()
+            async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
+                copy.apply((await anext(items)).delta or pytest.fail("nothing came"))
+                await chunks(bench, name, 57)
+                await bench.denoiser.command(name, pb.Command(reset=pb.Reset()))
+                while copy.record is None or copy.record.take == 0:
+                    if (delta := (await anext(items)).delta) is not None:
+                        copy.apply(delta)
+            resume = copy.resume_state("")
+            assert (resume.snapshot, resume.chunks, resume.record.next_block) == (None, (), 0)
 
-    run(twice())
+    run(reset())
 
 
-def test_a_session_that_went_on_elsewhere_leaves_its_slot(pocket: OpenedModel) -> None:
-    async def give_up() -> None:
+def test_without_a_lease_a_copy_makes_and_sends_and_answers_nothing(pocket: OpenedModel) -> None:
+    async def lapse() -> None:
+        async with at_work(pocket, renews=False) as bench:
+            name = await started(bench, spec(pocket, fps=60))
+            watching = asyncio.create_task(chunks(bench, name, 201))
+            await settled(lambda: not bench.denoiser._copies.has_lease(bench.session(name)))
+            await asyncio.sleep(0.2)
+            made = bench.session(name).logic.delivered_frames
+            with pytest.raises(NoLease):
+                await bench.denoiser.command(name, pb.Command(pause=pb.Pause()))
+            with pytest.raises(NoLease):
+                bench.denoiser.describe(name)
+            await asyncio.sleep(0.2)
+            assert bench.session(name).logic.delivered_frames == made
+            renewing = asyncio.create_task(bench.keep_renewing())
+            found = await watching
+            assert [unit.frame for chunk in found for unit in chunk.units][:made] == list(range(made))
+            renewing.cancel()
+
+    run(lapse())
+
+
+def test_a_renewal_that_waited_in_a_queue_renews_nothing(pocket: OpenedModel) -> None:
+    async def wait() -> None:
+        async with at_work(pocket, leases=LeaseConfig(0.4), renews=False) as bench:
+            await bench.open(spec(pocket), cues(NOON))
+            waited = bench.contacts.request(MANAGER, "here", bench.leased.values())
+            await asyncio.sleep(0.5)
+            bench.denoiser.renew(waited)
+            with pytest.raises(NoLease):
+                bench.denoiser.describe("one")
+
+    run(wait())
+
+
+def test_a_copy_that_is_cancelled_while_it_is_made_leaves_nothing(pocket: OpenedModel) -> None:
+    async def cancel() -> None:
+        async with at_work(pocket) as bench:
+            opening = asyncio.create_task(bench.denoiser.prepare("late", spec(pocket), cues(NOON)))
+            await asyncio.sleep(0)
+            bench.denoiser.cancel("late")
+            with pytest.raises(ReplicaLost, match="cancelled while"):
+                await opening
+            assert (bench.denoiser.free, bench.open_runs(), bench.decoder.keys) == (2, 0, ())
+
+    run(cancel())
+
+
+def test_a_session_that_moves_back_takes_the_slot_of_its_older_copy(pocket: OpenedModel) -> None:
+    async def back() -> None:
         async with at_work(pocket, slots=1) as bench:
             await started(bench, spec(pocket))
-            await bench.denoiser.give_up("one", 0)
-            assert bench.denoiser.holds("one") == 0
-            await bench.denoiser.give_up("one", 1)
-            assert (bench.denoiser.holds("one"), bench.denoiser.free) == (-1, 1)
-            await bench.denoiser.give_up("unknown", 1)
+            await chunks(bench, "one", 33)
+            saved = await bench.denoiser.save("one")
+            resume = ResumeState(restored_record(saved, spec(pocket)), saved.stream)
+            made = await bench.denoiser.prepare("again", spec(pocket), (), resume, epoch=2, owner="elsewhere")
+            assert made.attempt == "again"
+            assert (bench.denoiser.free, bench.open_runs(), len(bench.decoder.keys)) == (0, 1, 1)
 
-    run(give_up())
+    run(back())
 
 
-def test_there_is_one_standby_and_another_follows_when_it_leaves(pocket: OpenedModel) -> None:
+def test_a_copy_that_another_one_has_replaced_tells_its_viewers_to_look_elsewhere(pocket: OpenedModel) -> None:
+    async def replace_it() -> None:
+        async with at_work(pocket, slots=1) as bench:
+            await started(bench, spec(pocket))
+            watching = asyncio.create_task(events(bench, "one", lambda event: False))
+            await asyncio.sleep(0.1)
+            bench.denoiser.drop("one", 0)
+            assert bench.ids == ("one",)
+            bench.denoiser.drop("one", 2)
+            with pytest.raises(ReplicaLost, match="goes on elsewhere"):
+                await watching
+            assert bench.denoiser.free == 1
+
+    run(replace_it())
+
+
+def test_there_is_one_standby_and_it_is_the_manager_that_renews(pocket: OpenedModel) -> None:
     async def keep() -> None:
         async with at_work(pocket) as bench:
             await started(bench, spec(pocket))
-            first = bench.denoiser.subscribe("one", Role.STANDBY, None, may_keep=True)
-            second = bench.denoiser.subscribe("one", Role.VIEWER, None, may_keep=True)
+            with pytest.raises(NoLease, match="is not the standby"):
+                await anext(bench.denoiser.feed("one", "another"))
+            first, second = (bench.denoiser.feed("one", MANAGER) for _ in range(2))
             assert (await anext(first)).delta is not None
-            assert [item.delta async for item in take_waiting(second) if item.delta is not None] == []
-            await first.aclose()
-            while (item := await anext(second)).delta is None:
-                pass
-            assert item.delta.spec is not None
+            delta = (await anext(second)).delta
+            assert delta is not None
+            assert delta.spec is not None
+            with pytest.raises(ReplicaLost, match="another stream feeds"):
+                [item async for item in first]
             await second.aclose()
 
     run(keep())
+
+
+def test_a_receipt_waits_until_the_standby_has_its_command(pocket: OpenedModel) -> None:
+    async def command() -> None:
+        async with at_work(pocket) as bench:
+            await bench.open(spec(pocket), cues(NOON))
+            async with aclosing(bench.denoiser.feed("one", MANAGER)) as items:
+                await anext(items)
+                commanding = asyncio.create_task(bench.denoiser.command("one", start()))
+                delta = (await anext(items)).delta
+                assert delta is not None
+                assert (delta.wants_ack, delta.record.state, commanding.done()) == (True, State.RUNNING, False)
+                bench.denoiser.acknowledge("one", delta.number)
+                assert (await commanding).stage == pb.RECEIPT_STAGE_ACCEPTED
+
+    run(command())
+
+
+def test_a_stream_that_no_manager_renews_ends_and_counts_no_viewer(pocket: OpenedModel) -> None:
+    async def forget() -> None:
+        async with at_work(pocket, leases=LeaseConfig(1.0), renews=False) as bench:
+            await bench.open(spec(pocket), cues(NOON))
+            items = bench.denoiser.subscribe("one", Role.VIEWER, None, "lost")
+            await anext(items)
+            assert bench.session("one").logic.viewers == 1
+            await settled(lambda: bench.session("one").logic.viewers == 0)
+            with pytest.raises(ReplicaLost, match="no manager reads"):
+                [item async for item in items]
+
+    run(forget())
+
+
+@pytest.mark.parametrize("stage", ["decode", "update"])
+def test_an_error_that_nobody_foresaw_ends_its_session_and_is_told(
+    pocket: OpenedModel, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("not foreseen")
+
+    async def fail() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
+                await anext(items)
+                await chunks(bench, name, 33)
+                monkeypatch.setattr(VideoDecoder if stage == "decode" else PendingDelta, stage, broken)
+                with pytest.raises(SessionFailed, match=r"delivering block .*RuntimeError: not foreseen"):
+                    await chunks(bench, name, 2000)
+            await settled(lambda: (bench.open_runs(), bench.ids) == (0, ()))
+            top = await bench.register.latest(name)
+            assert top is not None
+            assert isinstance(top.record, Ended)
+
+    run(fail())

@@ -12,6 +12,7 @@ from engines.device.host_copy import HostCopier
 from engines.device.side_stream import record_event
 from engines.streaming.state import Block
 from serving.deployments.replicas.remote_stages import Latents, RemoteDecoder
+from serving.deployments.routing.replica_client import Placed
 from serving.media.chunk import Chunk
 from serving.pipeline.video_decoder import DecoderStart
 from tests.support.fake_cuda import install, on_device
@@ -19,29 +20,23 @@ from tests.support.fake_cuda import install, on_device
 CUDA = torch.device("cuda:0")
 
 
-class NoFleet:
+class NoReplicas:
     """Notes what would be sent."""
 
     def __init__(self) -> None:
         self.sent: list[Any] = []
 
-    async def call(self, key: str, method: str, *arguments: Any) -> Chunk:
+    async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Chunk:
         self.sent.append(arguments)
         return Chunk(0, 0, ())
 
-    async def place(self, key: str, method: str, *arguments: Any) -> str:
+    async def place(self, method: str, *arguments: Any) -> Placed:
         self.sent.append(arguments)
-        return "there"
-
-    def forget(self, key: str) -> None:
-        """Nothing is known."""
-
-    def remember(self, key: str, replica: str) -> None:
-        """Nothing is kept."""
+        return Placed("there", None)
 
 
 def test_latents_leave_for_a_decoder_before_the_next_block_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda, fleet = install(monkeypatch), NoFleet()
+    cuda, fleet = install(monkeypatch), NoReplicas()
     monkeypatch.setattr(
         "serving.deployments.replicas.remote_stages.ReplicaClient", lambda handle, silence_s: fleet
     )
@@ -53,11 +48,11 @@ def test_latents_leave_for_a_decoder_before_the_next_block_is_made(monkeypatch: 
     latents = on_device(torch.ones(2, 3))
 
     async def send() -> None:
-        await pictures.decode("one", Block(4, latents, ready))
         await pictures.open("one", DecoderStart(4, 33, [latents], ready))
+        await pictures.decode("one", Block(4, latents, ready))
 
     asyncio.run(send())
-    (_, alone), (_, _, _, warm) = fleet.sent[0], fleet.sent[1]
+    (_, _, _, warm), (_, _, alone) = fleet.sent
     for sent in (alone, *warm):
         assert isinstance(sent, Latents)
         assert torch.equal(sent.tensor(), torch.ones(2, 3))

@@ -13,9 +13,9 @@ from serving.deployments.routing.session_router import SessionRouter
 DENOISERS = DeploymentID("Denoiser", "longtake")
 
 
-def replica(name: str, *sessions: str) -> Any:
-    """What a router knows of a replica, as it last reported."""
-    return SimpleNamespace(replica_id=ReplicaID(name, DENOISERS), routing_stats={"sessions": sessions})
+def replica(name: str) -> Any:
+    """What a router knows of a replica."""
+    return SimpleNamespace(replica_id=ReplicaID(name, DENOISERS))
 
 
 def router() -> SessionRouter:
@@ -34,18 +34,13 @@ def tried(made: SessionRouter, replicas: list[Any], asked: Any) -> list[list[str
     return [[found.replica_id.unique_id for found in rank] for rank in ranks]
 
 
-def test_what_is_about_no_session_goes_anywhere() -> None:
-    assert tried(router(), [replica("a"), replica("b", "film")], request("/")) == [["a", "b"]]
+def test_a_request_that_names_no_replica_goes_anywhere() -> None:
+    assert tried(router(), [replica("a"), replica("b")], request("")) == [["a", "b"]]
 
 
-def test_a_session_is_asked_for_at_its_owner_alone() -> None:
+def test_a_request_goes_to_the_replica_that_it_names_alone() -> None:
     replicas = [replica("a"), replica("b")]
-    assert tried(router(), replicas, request("b/film")) == [["b"]]
-
-
-def test_a_session_whose_owner_is_unknown_is_asked_for_where_it_was_reported() -> None:
-    replicas = [replica("a"), replica("b", "film")]
-    assert tried(router(), replicas, request("/film")) == [["b"]]
+    assert tried(router(), replicas, request("b")) == [["b"]]
 
 
 def test_a_replica_that_is_taken_away_keeps_its_sessions_and_gets_no_new_one() -> None:
@@ -54,9 +49,7 @@ def test_a_replica_that_is_taken_away_keeps_its_sessions_and_gets_no_new_one() -
         made.update_replicas([a, b])
         made.update_replicas([b])
         there = list(made.curr_replicas.values())
-        return await made.choose_replicas(there, request("a/film")), await made.choose_replicas(
-            there, request("/")
-        )
+        return await made.choose_replicas(there, request("a")), await made.choose_replicas(there, request(""))
 
     owned, opened = asyncio.run(after_a_leaves())
     assert [[found.replica_id.unique_id for found in rank] for rank in owned] == [["a"]]

@@ -6,16 +6,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from engines.config.geometry import BlockLengths
-from engines.config.stream import StreamConfig
 from serving.errors import LimitReached, SessionNotFound
 from serving.media.chunk import AccessUnit, Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import write_chunk
-from serving.replication.messages import Item, ReplicationDelta, Role, SessionSpec
-from serving.session.pacing import Pace
-from serving.session.state_machine import Session
-from serving.worker.subscriber import MOST_CHUNKS, MOST_EVENTS, Subscriber
+from serving.replication.messages import Item, Role
+from serving.worker.streams.subscriber import MOST_CHUNKS, MOST_EVENTS, Subscriber
 
 T = TypeVar("T")
 
@@ -57,10 +53,6 @@ def names(found: list[pb.Event]) -> list[tuple[int, str, int]]:
         (event.take, event.WhichOneof("event") or "", getattr(event, event.WhichOneof("event") or "").first_frame)
         for event in found
     ]
-
-
-def mirror_of(session: Session, chunk: Chunk | None = None) -> ReplicationDelta:
-    return ReplicationDelta(session.record(0.0), chunks=() if chunk is None else (chunk,))
 
 
 def test_what_is_put_comes_in_order_and_a_beat_where_nothing_was() -> None:
@@ -159,27 +151,13 @@ def test_what_waits_is_sent_before_the_end() -> None:
     assert run(taken(subscriber)) == [Item(b"last words")]
 
 
-def test_a_standby_is_sent_every_chunk_and_only_the_newest_of_records_in_a_row() -> None:
-    standby, session = Subscriber(Role.STANDBY, 0, None), Session(Pace(), BlockLengths(), 0.0)
-    spec = SessionSpec("id", "", "tiny", StreamConfig(), session.pace, 0.0)
-    standby.put_delta(ReplicationDelta(session.record(0.0), spec=spec))
-    for block in range(100):
-        standby.put_delta(mirror_of(session))
-        standby.put_event(b"news")
-        standby.put_delta(mirror_of(session))
-        standby.put_delta(mirror_of(session, chunk(block)))
-    standby.put_delta(mirror_of(session))
-    mirrors = [item.delta for item in run(taken(standby)) if item.delta is not None]
-    assert mirrors[0].spec is spec
-    assert [chunk.block for m in mirrors[1:-1] for chunk in m.chunks] == list(range(100))
-    assert len(mirrors) == 102
-
-
-def test_a_flood_of_commands_does_not_pile_up_before_a_standby() -> None:
-    standby, session = Subscriber(Role.STANDBY, 0, None), Session(Pace(), BlockLengths(), 0.0)
-    for _ in range(2 * MOST_EVENTS):
-        standby.put_delta(mirror_of(session))
-    assert len(run(taken(standby))) == 1
+def test_a_subscriber_that_lets_too_many_bytes_pile_up_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.worker.streams.subscriber.MAX_WAITING_BYTES", 1000)
+    subscriber = Subscriber(Role.VIEWER, 0, None)
+    for _ in range(11):
+        subscriber.put_event(b"x" * 100)
+    with pytest.raises(LimitReached, match="11 events with 1100 bytes"):
+        run(taken(subscriber))
 
 
 def test_only_viewers_and_controllers_watch() -> None:

@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from serving.errors import LimitReached, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.messages import Item, ReplicationDelta, Role
+from serving.replication.messages import Item, Role
 
 MOST_CHUNKS = 16
 """New chunks that wait for a subscriber; then the oldest gives way to a gap."""
 
 MOST_EVENTS = 20_000
-"""Everything else that waits; a subscriber that lets more pile up is let go."""
+MAX_WAITING_BYTES = 128 << 20
+"""All that waits, in events and in bytes; a subscriber that lets more pile up is let go."""
 
 
 class _Waiting(NamedTuple):
@@ -26,14 +27,12 @@ class _Waiting(NamedTuple):
     is_gap: bool = False
 
     @property
-    def is_chunk(self) -> bool:
-        return self.frames > 0 and not self.is_gap
+    def nbytes(self) -> int:
+        return len(self.item.event or b"")
 
     @property
-    def is_record(self) -> bool:
-        """Whether it only says how the logic stands, which whatever comes after it says as well."""
-        delta = self.item.delta
-        return delta is not None and delta.update is None and not delta.chunks and delta.spec is None
+    def is_chunk(self) -> bool:
+        return self.frames > 0 and not self.is_gap
 
 
 class Subscriber:
@@ -49,7 +48,7 @@ class Subscriber:
         self._from_frame = 0 if from_frame is None else from_frame
         self._waiting: deque[_Waiting] = deque()
         self._chunks = 0
-        self._records = 0
+        self._nbytes = 0
         self._allowed = MOST_CHUNKS
         self._more = asyncio.Event()
         self._failure: ServingError | None = None
@@ -72,16 +71,6 @@ class Subscriber:
         """Send a chunk that was kept for those who come late: not the subscriber's fault that it waits."""
         self._allowed += 1
         self.put_chunk(event, take, first_frame, frames)
-
-    def put_delta(self, delta: ReplicationDelta) -> None:
-        """Send what the standby has to remember, in place of a record that it makes old news."""
-        newest = range(len(self._waiting) - 1, -1, -1) if self._records else ()
-        if (old := next((n for n in newest if self._waiting[n].is_record), None)) is not None:
-            del self._waiting[old]
-            self._records -= 1
-        waiting = _Waiting(Item(delta=delta))
-        self._records += waiting.is_record
-        self._put(waiting)
 
     def finish(self, failure: ServingError | None = None) -> None:
         """End the iteration once everything has been taken; with `failure`, by raising it."""
@@ -110,15 +99,17 @@ class Subscriber:
         if self._finished:
             return
         self._waiting.append(waiting)
-        if len(self._waiting) > MOST_EVENTS:
+        self._nbytes += waiting.nbytes
+        if len(self._waiting) > MOST_EVENTS or self._nbytes > MAX_WAITING_BYTES:
+            waited = f"{len(self._waiting)} events with {self._nbytes} bytes waited for this stream"
             self._waiting.clear()
-            self.finish(LimitReached(f"{MOST_EVENTS} events waited for this stream; read it faster"))
+            self.finish(LimitReached(f"{waited}; read it faster"))
         self._more.set()
 
     def _next(self) -> Item:
         waiting = self._waiting.popleft()
         self._chunks -= waiting.is_chunk
-        self._records -= waiting.is_record
+        self._nbytes -= waiting.nbytes
         return waiting.item
 
     def _drop_chunk(self) -> None:
@@ -126,12 +117,16 @@ class Subscriber:
         place = next(n for n, waiting in enumerate(self._waiting) if waiting.is_chunk)
         dropped, self._chunks = self._waiting[place], self._chunks - 1
         del self._waiting[place]
+        self._nbytes -= dropped.nbytes
         take, first, frames = dropped.take, dropped.first_frame, dropped.frames
         gaps = (n for n in range(place) if self._waiting[n].is_gap and self._waiting[n].take == take)
         if (before := next(gaps, None)) is not None:
             first = self._waiting[before].first_frame
             frames += self._waiting[before].frames
+            self._nbytes -= self._waiting[before].nbytes
             del self._waiting[before]
             place -= 1
         event = pb.Event(take=take, gap=pb.Gap(first_frame=first, frames=frames))
-        self._waiting.insert(place, _Waiting(Item(event.SerializeToString()), take, first, frames, is_gap=True))
+        gap = _Waiting(Item(event.SerializeToString()), take, first, frames, is_gap=True)
+        self._nbytes += gap.nbytes
+        self._waiting.insert(place, gap)

@@ -1,0 +1,125 @@
+"""The register of owners in Ray's internal key-value store, which all nodes of a cluster share.
+
+A record is one key, `SESSION:EPOCH` with the epoch in ten digits, so that keys sort as epochs do. The store has no
+transactions; the order of writes stands in for them. Epochs are created upward and forgotten upward, the end last:
+while epoch 1 is there, nothing of the session has been forgotten, and a listing shows its true latest epoch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ray.exceptions import RayError
+from ray.experimental.internal_kv import (
+    _internal_kv_del,
+    _internal_kv_get,
+    _internal_kv_list,
+    _internal_kv_put,
+)
+
+from serving.errors import RegisterUnavailable
+from serving.replication.register import (
+    KEEP_ENDED_S,
+    Ended,
+    EpochRecord,
+    Owner,
+    Record,
+    decode_record,
+    encode_record,
+)
+
+TIMEOUT_S = 2.0
+THREADS = 4
+
+_T = TypeVar("_T")
+
+
+class KvRegister:
+    """A Register for any process that is connected to the cluster, actors included.
+
+    The store's client blocks for as long as its server is away, and then it goes on: a call that was given up here
+    may still write. Calls of `create` may be repeated for that reason, and an end is never followed by anything.
+    """
+
+    def __init__(
+        self, namespace: str = "longtake", timeout_s: float = TIMEOUT_S, keep_s: float = KEEP_ENDED_S
+    ) -> None:
+        self._namespace = namespace
+        self._timeout_s = timeout_s
+        self._keep_s = keep_s
+        self._seen_over: dict[str, float] = {}
+        # Bounded, and apart from other work: calls that hang fill these threads, not those of the event loop.
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="register")
+
+    async def create(self, session_id: str, epoch: int, record: Record) -> bool:
+        """See Register."""
+        return await self._call(lambda: self._create(session_id, epoch, record))
+
+    async def latest(self, session_id: str) -> EpochRecord | None:
+        """See Register."""
+        return await self._call(lambda: self._latest(session_id))
+
+    async def forget_ended(self) -> None:
+        """See Register."""
+        await self._call(self._forget_ended)
+
+    async def _call(self, call: Callable[[], _T]) -> _T:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except (RayError, TimeoutError) as error:
+            raise RegisterUnavailable(f"the register of sessions does not answer: {error!r}; try again") from error
+
+    def _create(self, session_id: str, epoch: int, record: Record) -> bool:
+        key, value = _key(session_id, epoch), encode_record(record)
+        # True means that the key was there already, perhaps by this very call: the client repeats what it sends.
+        if _internal_kv_put(key, value, overwrite=False, namespace=self._namespace):
+            return self._get(session_id, epoch) == record
+        # In this order: an end at this epoch is forgotten after the epoch before it, so if that one is still
+        # there, there was no end when the key was written.
+        if epoch > 1 and not isinstance(self._get(session_id, epoch - 1), Owner):
+            _internal_kv_del(key, namespace=self._namespace)
+            return False
+        return True
+
+    def _latest(self, session_id: str) -> EpochRecord | None:
+        epochs = self._epochs(f"{session_id}:").get(session_id, [])
+        if not epochs or epochs[0] != 1:
+            return None
+        record = self._get(session_id, epochs[-1])
+        return None if record is None else EpochRecord(epochs[-1], record)
+
+    def _forget_ended(self) -> None:
+        sessions = self._epochs("")
+        over = [session for session, epochs in sessions.items() if self._is_over(session, epochs)]
+        now = time.monotonic()
+        self._seen_over = {session: self._seen_over.get(session, now) for session in over}
+        for session, since in self._seen_over.items():
+            if now - since >= self._keep_s:
+                for epoch in sessions[session]:
+                    _internal_kv_del(_key(session, epoch), namespace=self._namespace)
+
+    def _is_over(self, session_id: str, epochs: list[int]) -> bool:
+        """Ended, or half forgotten by a process that died."""
+        return epochs[0] != 1 or isinstance(self._get(session_id, epochs[-1]), Ended | None)
+
+    def _epochs(self, prefix: str) -> dict[str, list[int]]:
+        """Epochs by session, in order."""
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for key in sorted(_internal_kv_list(prefix, namespace=self._namespace)):
+            session_id, _, epoch = key.decode().rpartition(":")
+            found[session_id].append(int(epoch))
+        return found
+
+    def _get(self, session_id: str, epoch: int) -> Record | None:
+        value = _internal_kv_get(_key(session_id, epoch), namespace=self._namespace)
+        return None if value is None else decode_record(value)
+
+
+def _key(session_id: str, epoch: int) -> str:
+    return f"{session_id}:{epoch:010d}"

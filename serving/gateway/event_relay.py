@@ -1,0 +1,102 @@
+"""A session's events, across the replicas it lives on: no frame is sent twice, none is left out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from serving.errors import NoLease, ReplicaLost, SessionLost, SessionNotFound
+from serving.gateway.failover import Failover
+from serving.gateway.replica_pool import ReplicaPool
+from serving.gateway.session_directory import Located
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.stream_cursor import RelayCursor
+from serving.replication.messages import Role
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 0.1
+"""How often the register is asked where a session is that does not answer."""
+
+
+class EventRelay:
+    """Streams and calls of the owners of sessions, wherever they are.
+
+    What a lost owner did not answer is asked of the next one, for up to `recovery_s`. A replica that sends not
+    even a heartbeat for `silence_s` is asked for a new stream.
+    """
+
+    def __init__(self, pool: ReplicaPool, failover: Failover, silence_s: float, recovery_s: float) -> None:
+        self._pool = pool
+        self._failover = failover
+        self._silence_s = silence_s
+        self._recovery_s = recovery_s
+
+    async def ask(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+        """What `method` of the owner returns. Raises what it raises, SessionNotFound, SessionLost, ReplicaLost."""
+        lost_at: float | None = None
+        located = await self._failover.directory.owner(session_id)
+        while True:
+            owner, wait_s = located.owner, self._silence_s if timeout_s is None else timeout_s
+            try:
+                return await self._pool.call(owner.replica, method, owner.attempt, *arguments, timeout_s=wait_s)
+            except (SessionNotFound, ReplicaLost) as lost:
+                lost_at = _now() if lost_at is None else lost_at
+                located = await self._next(session_id, lost, lost_at)
+
+    async def events(
+        self, session_id: str, role: Role, from_frame: int | None, followed: asyncio.Event | None = None
+    ) -> AsyncGenerator[pb.Event]:
+        """The events of a session. `followed` is set for as long as a replica sends them."""
+        cursor, followed = RelayCursor(from_frame), followed or asyncio.Event()
+        lost_at: float | None = None
+        located, before = await self._failover.directory.owner(session_id), None
+        while True:
+            try:
+                async for event in self._of_owner(located, role, cursor):
+                    followed.set()
+                    if lost_at is not None and before is not None and before.owner != located.owner:
+                        yield _resumed(event, _now() - lost_at)
+                    lost_at, before = None, located
+                    if cursor.accept(event):
+                        yield event
+                return
+            except (SessionNotFound, ReplicaLost) as lost:
+                followed.clear()
+                before = before or located
+                lost_at = _now() if lost_at is None else lost_at
+                logger.info("stream lost", extra={"session": session_id, "why": str(lost)})
+                located = await self._next(session_id, lost, lost_at)
+
+    async def _of_owner(self, located: Located, role: Role, cursor: RelayCursor) -> AsyncGenerator[pb.Event]:
+        owner, stream = located.owner, uuid.uuid4().hex
+        self._failover.stream_opened(stream, owner.replica)
+        arguments = (owner.attempt, role.value, cursor.next_frame, stream)
+        try:
+            async for item in self._pool.stream(owner.replica, "subscribe", *arguments, silence_s=self._silence_s):
+                if item.event is not None:
+                    yield pb.Event.FromString(item.event)
+        finally:
+            self._failover.stream_closed(stream)
+
+    async def _next(self, session_id: str, lost: SessionNotFound | ReplicaLost, lost_at: float) -> Located:
+        """Where to ask next, after a moment. Raises `lost` once that has been for too long."""
+        if _now() - lost_at >= self._recovery_s:
+            if isinstance(lost, NoLease):
+                raise lost
+            raise SessionLost(f"the session was lost: {lost}, and nobody has it for {self._recovery_s:g} s")
+        await asyncio.sleep(LOOK_EVERY_S)
+        return await self._failover.directory.look(session_id)
+
+
+def _resumed(event: pb.Event, silence_s: float) -> pb.Event:
+    resumed = pb.Resumed(frame=event.state.next_frame, reason="another denoiser: its replica was lost")
+    resumed.silence.FromMilliseconds(round(1000 * silence_s))
+    return pb.Event(take=event.take, resumed=resumed)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,243 @@
+"""The sessions that this manager is the standby of, and the calls that renew leases on their replicas.
+
+Every L/4 each replica is called once: for the leases of these sessions, for the streams that are read here, and to
+hear of copies whose own manager is gone, which are adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+from serving.errors import RegisterUnavailable, ReplicaDied, ReplicaLost, ServingError, SessionNotFound
+from serving.gateway.replica_pool import ReplicaPool, Replicas
+from serving.gateway.session_directory import SessionDirectory
+from serving.gateway.standby_session import FirstCopy, StandbyHost, StandbySession
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.leases import LeaseConfig, Orphan, RenewAnswer
+from serving.replication.register import Ended, Register
+
+logger = logging.getLogger(__name__)
+
+FORGET_EVERY_S = 30.0
+TOLD_S = 5.0
+
+
+class Failover:
+    """Keeps sessions alive across the loss of replicas and of managers.
+
+    Args:
+        pool: the denoisers.
+        register: what all managers agree on.
+        config: how long a lease is.
+        manager: the name of this process, which is never used again.
+
+    """
+
+    def __init__(self, pool: ReplicaPool, register: Register, config: LeaseConfig, manager: str) -> None:
+        self._pool = pool
+        self._register = register
+        self._config = config
+        self.directory = SessionDirectory(register)
+        self._host = StandbyHost(pool, register, config, manager, self.directory, self.beside)
+        self._manager = manager
+        self._sessions: dict[str, StandbySession] = {}
+        self._streams: dict[str, str] = {}
+        self._renewals: dict[str, asyncio.Task[None]] = {}
+        self._soon: dict[str, asyncio.Event] = {}
+        self._adopting: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begin to renew leases, on the event loop. To begin again does nothing."""
+        if not self._tasks:
+            self.beside(self._watch())
+            self.beside(self._forget_ended())
+
+    async def stop(self) -> None:
+        """Renew nothing any more: other managers adopt the sessions."""
+        for session in list(self._sessions.values()):
+            session.release()
+        tasks = [*self._tasks, *self._renewals.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # Sessions
+
+    async def open(self, session_id: str, first: FirstCopy) -> pb.Session:
+        """Open a session, of which `first` makes the first copy, and be its standby."""
+        self.start()
+        session = self._standby(session_id, first=first)
+        try:
+            return await session.opened()
+        except asyncio.CancelledError:
+            self.beside(self._end_quietly(session_id))
+            raise
+
+    async def end(self, session_id: str, reason: str) -> None:
+        """End a session for good, wherever it is. Raises SessionNotFound for one that is over."""
+        while True:
+            located = await self.directory.look(session_id)
+            if await self._register.create(session_id, located.epoch + 1, Ended(reason)):
+                break
+        self.directory.forget(session_id)
+        if (session := self._sessions.get(session_id)) is not None:
+            session.release()
+        with suppress(ReplicaLost):
+            arguments = (session_id, located.epoch + 1)
+            await self._pool.call(located.owner.replica, "session_ended", *arguments, timeout_s=TOLD_S)
+
+    async def _end_quietly(self, session_id: str) -> None:
+        with suppress(ServingError):
+            await self.end(session_id, "nobody waited for it to open")
+        if (session := self._sessions.get(session_id)) is not None:
+            session.release()
+
+    def _standby(
+        self, session_id: str, *, first: FirstCopy | None = None, adopt: Adopt | None = None
+    ) -> StandbySession:
+        if (before := self._sessions.get(session_id)) is not None:
+            before.release()
+        session = StandbySession(self._host, session_id, self._renew_now, self._released, first=first, adopt=adopt)
+        self._sessions[session_id] = session
+        session.begin()
+        return session
+
+    def _released(self, session: StandbySession) -> None:
+        if self._sessions.get(session.session_id) is session:
+            del self._sessions[session.session_id]
+
+    # Streams
+
+    def stream_opened(self, stream: str, replica: str) -> None:
+        """A stream of the replica is read here."""
+        self.start()
+        self._streams[stream] = replica
+
+    def stream_closed(self, stream: str) -> None:
+        """It is not read any more."""
+        self._streams.pop(stream, None)
+
+    # Renewals
+
+    async def _watch(self) -> None:
+        """One loop for each replica that is there, and the passing of time for each session."""
+        while True:
+            for replica in (await self._replicas()).all:
+                if replica not in self._renewals:
+                    self._soon[replica] = asyncio.Event()
+                    self._renewals[replica] = asyncio.create_task(self._renew_loop(replica))
+            for session in list(self._sessions.values()):
+                session.tick()
+            await asyncio.sleep(self._config.renew_every_s / 2)
+
+    async def _replicas(self) -> Replicas:
+        try:
+            return await self._pool.replicas()
+        except ReplicaLost as lost:
+            logger.warning("replicas cannot be listed", extra={"why": str(lost)})
+            return Replicas(())
+
+    def _renew_now(self, replica: str) -> None:
+        if (soon := self._soon.get(replica)) is not None:
+            soon.set()
+
+    async def _renew_loop(self, replica: str) -> None:
+        """Until the replica is dead, or nobody speaks of it any more."""
+        soon = self._soon[replica]
+        try:
+            while True:
+                soon.clear()
+                if not await self._renew(replica):
+                    return
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._config.renew_every_s):
+                        await soon.wait()
+        finally:
+            self._renewals.pop(replica, None)
+            self._soon.pop(replica, None)
+
+    async def _renew(self, replica: str) -> bool:
+        """One call; False if there is to be no other."""
+        on_it = [session for session in self._sessions.values() if session.is_on(replica)]
+        leases = [lease for session in on_it if (lease := session.ownership.renewal()) is not None]
+        streams = [stream for stream, at in self._streams.items() if at == replica]
+        request = self._host.contacts.request(self._manager, replica, leases, streams)
+        try:
+            answer: RenewAnswer = await self._pool.call(
+                replica, "renew", request, timeout_s=self._config.lease_s / 2
+            )
+        except ReplicaDied:
+            self._host.contacts.forget(replica)
+            for session in list(self._sessions.values()):
+                session.replica_died(replica)
+            return False
+        except ReplicaLost as lost:
+            logger.debug("lease not renewed", extra={"replica": replica, "why": str(lost)})
+            return bool(on_it or streams) or replica in (await self._replicas()).all
+        if self._host.contacts.heard(replica, answer.reading, _now()):
+            for report in answer.copies:
+                if (found := self._sessions.get(report.session_id)) is not None:
+                    found.reported(report)
+            for orphan in answer.orphans:
+                self._look_after(replica, orphan)
+        return True
+
+    # Copies whose manager is gone
+
+    def _look_after(self, replica: str, orphan: Orphan) -> None:
+        session = self._sessions.get(orphan.session_id)
+        if session is not None and session.ownership.claims(orphan.attempt):
+            return
+        if orphan.attempt not in self._adopting:
+            self._adopting.add(orphan.attempt)
+            self.beside(self._adopt(replica, orphan))
+
+    async def _adopt(self, replica: str, orphan: Orphan) -> None:
+        try:
+            top = await self._register.latest(orphan.session_id)
+            match decide_orphan(self._config, top, orphan, replica, self._manager):
+                case Adopt(epoch, owner) as adopt:
+                    if await self._register.create(orphan.session_id, epoch, owner):
+                        extra = {"session": orphan.session_id, "replica": replica, "epoch": epoch}
+                        logger.info("session adopted", extra=extra)
+                        self._standby(orphan.session_id, adopt=adopt)
+                case Drop(attempt, epoch) if top is not None and isinstance(top.record, Ended):
+                    logger.info("copy of a session that ended", extra={"session": orphan.session_id})
+                    await self._pool.call(replica, "session_ended", orphan.session_id, epoch, timeout_s=TOLD_S)
+                case Drop(attempt, epoch):
+                    await self._pool.call(replica, "drop", attempt, epoch, timeout_s=TOLD_S)
+                case None:
+                    return
+        except (RegisterUnavailable, ReplicaLost, SessionNotFound) as error:
+            logger.info("orphan not looked after", extra={"session": orphan.session_id, "why": str(error)})
+        finally:
+            self._adopting.discard(orphan.attempt)
+
+    # Tasks
+
+    async def _forget_ended(self) -> None:
+        while True:
+            await asyncio.sleep(FORGET_EVERY_S)
+            with suppress(RegisterUnavailable):
+                await self._register.forget_ended()
+
+    def beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the requests, for as long as it takes; that it failed is logged."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a task of the gateway failed", exc_info=error)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,74 @@
+"""Which replica a session is opened on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from serving.errors import ReplicaLost, ServingError, SlotsFull, WrongState
+from serving.gateway.replica_pool import ANSWER_S, ReplicaPool
+from serving.replication.messages import Prepared, ResumeState, SessionSpec
+from serving.replication.register import EpochRecord, Owner
+from serving.timeline.cue import Cue
+
+logger = logging.getLogger(__name__)
+
+
+async def ask_all(pool: ReplicaPool, method: str, *arguments: Any) -> dict[str, Any]:
+    """What each replica answers within a second; those that do not, or did not just now, are left out.
+
+    Where none speaks the silent ones are asked: they may speak again.
+    """
+
+    async def ask(replica: str) -> Any:
+        try:
+            return await pool.call(replica, method, *arguments, timeout_s=ANSWER_S)
+        except ReplicaLost as lost:
+            logger.warning("replica left out", extra={"replica": replica, "why": str(lost)})
+            return None
+
+    speaking, silent = await pool.replicas()
+    replicas = speaking or silent
+    answers = await asyncio.gather(*(ask(replica) for replica in replicas))
+    return {replica: answer for replica, answer in zip(replicas, answers, strict=True) if answer is not None}
+
+
+async def prepare(
+    pool: ReplicaPool,
+    attempt: str,
+    spec: SessionSpec,
+    cues: Sequence[Cue] = (),
+    resume: ResumeState | None = None,
+    *,
+    owner: EpochRecord | None = None,
+    avoid: str | None = None,
+    tried: Callable[[str], None],
+    timeout_s: float,
+) -> Prepared:
+    """A copy of a session on the replica with most free slots; where that fails, on the next one.
+
+    `avoid` comes last. `tried` is told each replica before it is called, so that it can be told of a cancellation.
+    Raises SlotsFull if all are full, and ReplicaLost if none answers.
+    """
+    epoch = 0 if owner is None else owner.epoch
+    attempt_of_owner = owner.record.attempt if owner is not None and isinstance(owner.record, Owner) else None
+    refused: ServingError = ReplicaLost("no replica answers")
+    for replica in await _by_room(pool, avoid):
+        tried(replica)
+        arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner)
+        try:
+            prepared: Prepared = await pool.call(replica, "prepare", *arguments, timeout_s=timeout_s)
+        except (SlotsFull, ReplicaLost, WrongState) as error:
+            refused = error
+        else:
+            return prepared
+    raise refused
+
+
+async def _by_room(pool: ReplicaPool, avoid: str | None) -> list[str]:
+    rooms: dict[str, int] = await ask_all(pool, "room")
+    # Of equal ones any: two managers that ask at once should not both take the same.
+    return sorted(rooms, key=lambda replica: (replica != avoid, rooms[replica], random.random()), reverse=True)

@@ -1,0 +1,61 @@
+"""Where a session is: which copy of it the register names as the owner."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cachetools import LRUCache
+
+from serving.errors import SessionLost, SessionNotFound
+from serving.replication.register import Ended, Owner, Register
+
+REMEMBERED = 10_000
+"""Sessions whose owner is remembered; of others the register is asked."""
+
+
+class Located(NamedTuple):
+    """The owner of a session."""
+
+    epoch: int
+    owner: Owner
+
+
+class SessionDirectory:
+    """Remembers what the register said, which may be old: whoever is refused by an owner looks again."""
+
+    def __init__(self, register: Register) -> None:
+        self._register = register
+        self._known: LRUCache[str, Located] = LRUCache(REMEMBERED)
+
+    async def owner(self, session_id: str) -> Located:
+        """The owner, as far as is known. Raises SessionNotFound, SessionLost and RegisterUnavailable."""
+        known = self._known.get(session_id)
+        return await self.look(session_id) if known is None else known
+
+    async def look(self, session_id: str) -> Located:
+        """The same, asked of the register."""
+        top = await self._register.latest(session_id)
+        self._known.pop(session_id, None)
+        if top is None:
+            raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
+        if isinstance(top.record, Ended):
+            raise _ended(session_id, top.record)
+        return self.note(session_id, top.epoch, top.record)
+
+    def note(self, session_id: str, epoch: int, owner: Owner) -> Located:
+        """An owner has been committed."""
+        located = Located(epoch, owner)
+        known = self._known.get(session_id)
+        if known is None or known.epoch <= epoch:
+            self._known[session_id] = located
+        return located
+
+    def forget(self, session_id: str) -> None:
+        """What is remembered of a session is wrong."""
+        self._known.pop(session_id, None)
+
+
+def _ended(session_id: str, ended: Ended) -> SessionNotFound | SessionLost:
+    if ended.lost:
+        return SessionLost(f"the session {session_id!r} was lost: {ended.reason}")
+    return SessionNotFound(f"no session {session_id!r} is here: {ended.reason}")

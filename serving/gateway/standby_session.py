@@ -1,0 +1,322 @@
+"""One session that this manager is the standby of: its copy is fed, and opened again where the owner is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.errors import (
+    RegisterUnavailable,
+    ReplicaDied,
+    ReplicaLost,
+    ServingError,
+    SessionNotFound,
+)
+from serving.gateway.placement import prepare
+from serving.gateway.replica_pool import ReplicaPool
+from serving.gateway.session_directory import SessionDirectory
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.adoption import Adopt
+from serving.replication.contacts import Contacts
+from serving.replication.leases import CopyReport, LeaseConfig
+from serving.replication.messages import Prepared, ReplicationDelta
+from serving.replication.ownership import (
+    Action,
+    CancelAttempt,
+    Commit,
+    FollowRegister,
+    LookInRegister,
+    Prepare,
+    SessionLost,
+    StandbyOwnership,
+)
+from serving.replication.register import EpochRecord, Owner, Register
+from serving.replication.standby import MissedDelta, StandbyCopy
+
+logger = logging.getLogger(__name__)
+
+FEED_SILENCE_S = 10.0
+"""A feed without even a heartbeat is opened again. That its replica is silent is noticed by the leases before."""
+
+TOLD_S = 60.0
+"""How long a silent replica may take to hear what it is told. Serve has replaced it long before."""
+
+FirstCopy = Callable[[str, Callable[[str], None]], Awaitable[Prepared]]
+"""Makes the first copy of a new session as the attempt it is given, and says which replicas it tries."""
+
+
+@dataclass(frozen=True)
+class StandbyHost:
+    """What the sessions of one manager share. `beside` runs something that outlives them."""
+
+    pool: ReplicaPool
+    register: Register
+    config: LeaseConfig
+    manager: str
+    directory: SessionDirectory
+    beside: Callable[[Coroutine[Any, Any, None]], None]
+    contacts: Contacts = field(default_factory=Contacts)
+
+
+class StandbySession:
+    """Carries out what the ownership protocol decides for one session.
+
+    `renew_now` has the leases on a replica renewed at once, and `released` is told when the role is over.
+    """
+
+    def __init__(
+        self,
+        host: StandbyHost,
+        session_id: str,
+        renew_now: Callable[[str], None],
+        released: Callable[[StandbySession], None],
+        *,
+        first: FirstCopy | None = None,
+        adopt: Adopt | None = None,
+    ) -> None:
+        self.session_id = session_id
+        self._host = host
+        self._renew_now = renew_now
+        self._released = released
+        self._first = first
+        self._copy = StandbyCopy()
+        now = _now()
+        self.ownership = StandbyOwnership(host.config, host.contacts, host.manager, session_id, now, adopt)
+        self._tried: dict[str, set[str]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._fed_by: Owner | None = None
+        self._feeding: asyncio.Task[None] | None = None
+        self._description: asyncio.Future[pb.Session] = asyncio.get_running_loop().create_future()
+        self._prepared: Prepared | None = None
+        self._died: set[str] = set()
+        self._died_making: int | None = None
+        self.is_released = False
+
+    def begin(self) -> None:
+        """Open the session, or go on with the one that was adopted."""
+        if (owner := self.ownership.owner) is not None:
+            self._host.directory.note(self.session_id, self.ownership.epoch, owner)
+            self._renew_now(owner.replica)
+        self._carry_out(self.ownership.tick(_now()))
+
+    async def opened(self) -> pb.Session:
+        """The session, once it has a lease and this copy of it. Raises what its first copy was refused with."""
+        return await asyncio.shield(self._description)
+
+    # What comes in
+
+    def tick(self) -> None:
+        """Time has passed. A first copy may take as long as it likes."""
+        if self.ownership.epoch > 0 or self._prepared is not None:
+            self._carry_out(self.ownership.tick(_now()))
+
+    def reported(self, report: CopyReport) -> None:
+        """The owner's replica has answered a renewal."""
+        self._carry_out(self.ownership.reported(report, _now()))
+        owner = self.ownership.owner
+        if owner is not None and (report.attempt, report.epoch) == (owner.attempt, self.ownership.epoch):
+            self._feed_from(owner)
+
+    def replica_died(self, replica: str) -> None:
+        """A live node reports that a replica's process is dead."""
+        owner = self.ownership.owner
+        if owner is not None and owner.replica == replica and self._has_killed_two(owner):
+            reason = f"two replicas died while they made block {self._died_making} of it"
+            self._carry_out(self.ownership.end(reason, _now()))
+            return
+        self._carry_out(self.ownership.died(replica, _now()))
+
+    def is_on(self, replica: str) -> bool:
+        """Whether the owner is there."""
+        return self.ownership.owner is not None and self.ownership.owner.replica == replica
+
+    def release(self) -> None:
+        """The role is over."""
+        if self.is_released:
+            return
+        self.is_released = True
+        for task in (*self._tasks, *([] if self._feeding is None else [self._feeding])):
+            if task is not asyncio.current_task():
+                task.cancel()
+        if not self._description.done():
+            self._description.set_exception(SessionNotFound("the session ended while it was being opened"))
+            self._description.exception()
+        self._released(self)
+
+    # What goes out
+
+    def _carry_out(self, actions: Iterable[Action]) -> None:
+        for action in actions:
+            match action:
+                case Prepare(attempt, doubted):
+                    self._spawn(self._prepare(attempt, doubted))
+                case CancelAttempt(attempt):
+                    self._cancel(attempt)
+                case Commit():
+                    self._spawn(self._commit(action))
+                case LookInRegister():
+                    self._spawn(self._look())
+                case FollowRegister():
+                    self._host.directory.forget(self.session_id)
+                    self.release()
+                case SessionLost(reason):
+                    logger.error("session lost", extra={"session": self.session_id, "why": reason})
+                    self._host.directory.forget(self.session_id)
+                    self.release()
+
+    async def _prepare(self, attempt: str, doubted: str | None) -> None:
+        is_first, number = self.ownership.epoch == 0, self._copy.number
+        try:
+            made = await self._first_copy(attempt) if is_first else await self._next_copy(attempt, doubted)
+        except ServingError as error:
+            self._cancel(attempt)
+            if is_first:
+                self._refuse(error)
+                return
+            extra = {"session": self.session_id, "why": str(error)}
+            logger.warning("not taken over yet", extra=extra)
+            self._carry_out(self.ownership.prepare_failed(attempt, _now()))
+            return
+        self._host.contacts.heard(made.replica, made.reading, _now())
+        if number != self._copy.number:
+            self._cancel(attempt)
+            self._carry_out(self.ownership.prepare_failed(attempt, _now()))
+            return
+        self._prepared = made
+        self._carry_out(self.ownership.prepared(attempt, made.replica, _now()))
+
+    async def _first_copy(self, attempt: str) -> Prepared:
+        assert self._first is not None
+        return await self._first(attempt, self._trying(attempt))
+
+    async def _next_copy(self, attempt: str, doubted: str | None) -> Prepared:
+        owner, epoch = self.ownership.owner, self.ownership.epoch
+        reason = f"another denoiser: {doubted or 'the replica before'} was lost"
+        return await prepare(
+            self._host.pool, attempt, self._copy.spec, resume=self._copy.resume_state(reason),
+            owner=None if owner is None else EpochRecord(epoch, owner), avoid=doubted,
+            tried=self._trying(attempt), timeout_s=self._host.config.prepare_timeout_s,
+        )  # fmt: skip
+
+    def _trying(self, attempt: str) -> Callable[[str], None]:
+        return self._tried.setdefault(attempt, set()).add
+
+    def _cancel(self, attempt: str) -> None:
+        for replica in self._tried.pop(attempt, ()):
+            self._tell(replica, "cancel", attempt)
+
+    async def _commit(self, commit: Commit) -> None:
+        before = self.ownership.owner
+        try:
+            won = await self._host.register.create(self.session_id, commit.epoch, commit.record)
+        except RegisterUnavailable as error:
+            extra = {"session": self.session_id, "why": str(error)}
+            logger.warning("the register does not answer", extra=extra)
+            self._carry_out(self.ownership.commit_unreachable(_now()))
+            return
+        self._carry_out(self.ownership.committed(commit.epoch, won, _now()))
+        if won and isinstance(commit.record, Owner):
+            self._took_over(commit.epoch, commit.record, before)
+
+    def _took_over(self, epoch: int, owner: Owner, before: Owner | None) -> None:
+        self._tried.clear()
+        self._host.directory.note(self.session_id, epoch, owner)
+        if before is not None:
+            self._tell(before.replica, "drop", before.attempt, epoch)
+            extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
+            logger.info("session taken over", extra=extra)
+        self._renew_now(owner.replica)
+
+    async def _look(self) -> None:
+        try:
+            top = await self._host.register.latest(self.session_id)
+        except RegisterUnavailable:
+            return
+        self._carry_out(self.ownership.looked(top, _now()))
+
+    # The copy
+
+    def _feed_from(self, owner: Owner) -> None:
+        if self._fed_by == owner:
+            return
+        if self._feeding is not None:
+            self._feeding.cancel()
+        self._fed_by, self._feeding = owner, asyncio.create_task(self._feed(self.ownership.epoch, owner))
+
+    async def _feed(self, epoch: int, owner: Owner) -> None:
+        """Keep the copy up to date, for as long as the owner is the owner."""
+        pool, arguments = self._host.pool, (owner.attempt, self._host.manager)
+        while not self.is_released:
+            try:
+                async for item in pool.stream(owner.replica, "feed", *arguments, silence_s=FEED_SILENCE_S):
+                    if item.delta is not None:
+                        self._take(owner, item.delta)
+                    fed = self.ownership.fed(epoch, self._copy.is_full, _now())
+                    self._carry_out(fed)
+                await self._look()
+            except MissedDelta as missed:
+                logger.warning("asking for the full state", extra={"session": self.session_id, "why": str(missed)})
+                continue
+            except ReplicaDied:
+                self.replica_died(owner.replica)
+                return
+            except ServingError as error:
+                logger.info("feed lost", extra={"session": self.session_id, "why": str(error)})
+                await self._look()
+            except Exception:
+                logger.exception("the standby copy cannot be kept", extra={"session": self.session_id})
+            await asyncio.sleep(self._host.config.renew_every_s / 2)
+
+    def _take(self, owner: Owner, delta: ReplicationDelta) -> None:
+        self._copy.apply(delta)
+        if self._prepared is not None and not self._description.done():
+            self._description.set_result(pb.Session.FromString(self._prepared.description))
+        if delta.wants_ack:
+            self._tell(owner.replica, "acknowledge", owner.attempt, delta.number)
+
+    # Endings
+
+    def _refuse(self, error: ServingError) -> None:
+        if not self._description.done():
+            self._description.set_exception(error)
+            self._description.exception()
+        self.release()
+
+    def _has_killed_two(self, owner: Owner) -> bool:
+        """Whether this is the second replica that died while it made the same block of the session."""
+        if owner.attempt in self._died:
+            return False
+        self._died.add(owner.attempt)
+        before, self._died_making = self._died_making, self._copy.making
+        return before is not None and before == self._died_making
+
+    def _tell(self, replica: str, method: str, *arguments: Any) -> None:
+        """Call a method of a replica that may be silent, for when it speaks again."""
+
+        async def tell() -> None:
+            try:
+                await self._host.pool.call(replica, method, *arguments, timeout_s=TOLD_S)
+            except (ReplicaLost, SessionNotFound) as lost:
+                logger.debug("replica not told", extra={"replica": replica, "method": method, "why": str(lost)})
+
+        self._host.beside(tell())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something that ends with the role."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error(
+                "a step of the ownership protocol failed", extra={"session": self.session_id}, exc_info=error
+            )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

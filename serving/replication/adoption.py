@@ -1,0 +1,40 @@
+"""What a manager does about copies whose own manager is gone."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from serving.replication.leases import LeaseConfig, Orphan
+from serving.replication.register import EpochRecord, Owner
+
+
+class Adopt(NamedTuple):
+    """Create the epoch; if that succeeds, be the standby of a copy that goes on where it is."""
+
+    epoch: int
+    owner: Owner
+
+
+class Drop(NamedTuple):
+    """Tell the replica to drop the attempt, as `ReplicaLeases.drop` does."""
+
+    attempt: str
+    epoch: int
+
+
+def decide_orphan(
+    config: LeaseConfig, top: EpochRecord | None, orphan: Orphan, replica: str, manager: str
+) -> Adopt | Drop | None:
+    """What a manager does about a copy that nobody renews and that it does not claim itself.
+
+    None where it is the turn of another one, which has committed the copy and may not have got to renew it yet.
+    """
+    if top is None or not isinstance(top.record, Owner) or top.record.attempt != orphan.attempt:
+        return Drop(orphan.attempt, top.epoch if top is not None else orphan.epoch or 0)
+    owner = Owner(replica, orphan.attempt, manager)
+    if top.record == owner:
+        # A commit of its own that it has not heard back from.
+        return Adopt(top.epoch, owner)
+    if top.epoch != orphan.epoch and orphan.without_lease_s < config.look_after_s:
+        return None
+    return Adopt(top.epoch + 1, owner)

@@ -1,0 +1,327 @@
+"""Who may take a session over, and when: the manager's side of the ownership protocol.
+
+Why at most one copy of a session has a lease: an epoch has one owner, and only the manager named in it grants that
+owner leases, each of which ends at most L after a reading that the manager has received. Nobody but that manager
+creates the next epoch with another copy; it stops renewing before it tries, and tries when the owner is known to
+be gone, or 1.1 L after it received its last reading, when all that it granted has run out. What an earlier manager
+granted to the same copy has run out as well: a copy that has answered at an epoch takes no renewal of a lower one,
+and a manager that has adopted a copy waits for such an answer first. So when an epoch with a new copy begins, no
+other copy has a lease, and none can get one.
+
+No I/O: events and the manager's monotonic clock in, actions out. `leases.py` is the replica's side, `adoption.py`
+what a manager does for copies that are not its own.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple
+
+from serving.replication.adoption import Adopt
+from serving.replication.contacts import Contacts
+from serving.replication.leases import CopyLease, CopyReport, LeaseConfig
+from serving.replication.register import Ended, EpochRecord, Owner, Record
+
+
+class Prepare(NamedTuple):
+    """Open the session from the standby copy as `attempt`, on another replica than `doubted` if there is one."""
+
+    attempt: str
+    doubted: str | None
+
+
+class CancelAttempt(NamedTuple):
+    """Close the attempt wherever it was sent: it will not be committed."""
+
+    attempt: str
+
+
+class Commit(NamedTuple):
+    """Create the epoch, then call `committed` or `commit_unreachable`."""
+
+    epoch: int
+    record: Record
+
+
+class LookInRegister(NamedTuple):
+    """Read the session's latest epoch, then call `looked`; where it cannot be read, nothing."""
+
+
+class FollowRegister(NamedTuple):
+    """This manager is not the standby any more; who is, or that the session has ended, is in the register."""
+
+
+class SessionLost(NamedTuple):
+    """Both copies are gone. The register says so already; the viewers are to be told."""
+
+    reason: str
+
+
+Action = Prepare | CancelAttempt | Commit | LookInRegister | FollowRegister | SessionLost
+
+
+class Phase(Enum):
+    """What a standby is doing about its session."""
+
+    SERVING = "serving"
+    PREPARING = "preparing"
+    COMMITTING = "committing"
+    RELEASED = "released"
+
+
+class StandbyOwnership:
+    """One manager's ownership of one session: as long as it lasts, the manager is the session's standby.
+
+    Inputs return what is to be done now. `tick` is to be called each L/4 or more often, after the answers that
+    have come in. The standby copy itself is kept by others; this class is only told how good it is. A replica that
+    was known to be dead before it became the owner is to be reported once more. FollowRegister and SessionLost are
+    the last that is to be done.
+    """
+
+    def __init__(
+        self,
+        config: LeaseConfig,
+        contacts: Contacts,
+        manager: str,
+        session_id: str,
+        now: float,
+        adopt: Adopt | None = None,
+        new_attempt: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """Open a new session, whose standby copy is the request to open it; or else adopt a copy."""
+        self._config = config
+        self._contacts = contacts
+        self._manager = manager
+        self.session_id = session_id
+        self._new_attempt = new_attempt
+        self.phase = Phase.SERVING if adopt is None else Phase.COMMITTING
+        self.epoch = 0 if adopt is None else adopt.epoch - 1
+        self.owner: Owner | None = None
+        self._since = now
+        # No copy yet is the same as a copy that is known to be gone.
+        self._owner_gone = True
+        self._owner_confirmed = False
+        self._is_full = adopt is None
+        self._fed_at = now
+        self._attempt: str | None = None
+        self._prepare_at = now
+        self._candidate: Owner | None = adopt.owner if adopt is not None else None
+        self._candidate_at = now
+        self._candidate_died = False
+        self._pending = Commit(*adopt) if adopt is not None else None
+        self._retry_at = now
+        self._look_at = now + config.look_after_s
+
+    # Queries
+
+    def renewal(self) -> CopyLease | None:
+        """What to renew at the owner's replica. Nothing from the first try to commit another copy on."""
+        if self.owner is None or self._owner_gone or self.phase not in (Phase.SERVING, Phase.PREPARING):
+            return None
+        return CopyLease(self.session_id, self.owner.attempt, self.epoch)
+
+    def claims(self, attempt: str) -> bool:
+        """Whether the copy is the owner, or is to become it: not to be adopted or dropped by this manager."""
+        owners = [owner.attempt for owner in (self.owner, self._candidate) if owner is not None]
+        return attempt in (self._attempt, *owners)
+
+    # Inputs
+
+    def tick(self, now: float) -> list[Action]:
+        """Time has passed."""
+        match self.phase:
+            case Phase.SERVING:
+                return self._serve(now)
+            case Phase.PREPARING:
+                return self._prepare(now)
+            case Phase.COMMITTING:
+                return self._commit_again(now)
+            case Phase.RELEASED:
+                return []
+
+    def reported(self, report: CopyReport, now: float) -> list[Action]:
+        """The owner's replica has answered, and Contacts has heard it before this call."""
+        if self.owner is None or report.attempt != self.owner.attempt or not self._is_open:
+            return []
+        if report.epoch is None:
+            self._owner_gone = True
+        elif report.epoch > self.epoch:
+            return self._release()
+        elif report.epoch == self.epoch:
+            self._confirm(now)
+        return self.tick(now)
+
+    def died(self, replica: str, now: float) -> list[Action]:
+        """A live node reports that the replica's process is dead."""
+        actions: list[Action] = []
+        if self._candidate is not None and replica == self._candidate.replica:
+            actions += self._candidate_is_dead(now)
+        if self.owner is not None and replica == self.owner.replica and self._is_open:
+            self._owner_gone = True
+            actions += self.tick(now)
+        return actions
+
+    def fed(self, epoch: int, full: bool, now: float) -> list[Action]:
+        """The owner's stream of `epoch` has brought a delta or a heartbeat. `full` if nothing is missing under it.
+
+        What comes while another copy is being committed has come too late: that copy goes on without it.
+        """
+        if epoch != self.epoch or not self._is_open:
+            return []
+        self._is_full, self._fed_at = full, now
+        self._confirm(now)
+        # What is being prepared lacks it, and must not become the owner.
+        return self._give_up_attempt(now) if self.phase is Phase.PREPARING else []
+
+    def end(self, reason: str, now: float) -> list[Action]:
+        """The session is not to be opened again."""
+        if not self._is_open:
+            return []
+        self._owner_gone = True
+        cancelled = self._give_up_attempt(now) if self._attempt is not None else []
+        return [*cancelled, *self._commit(Ended(reason, lost=True))]
+
+    def prepared(self, attempt: str, replica: str, now: float) -> list[Action]:
+        """The copy is ready on `replica`, and Contacts has heard the reading of its answer."""
+        if not self.claims(attempt):
+            return [CancelAttempt(attempt)]
+        # A first copy may take as long as its client waits.
+        in_time = self.epoch == 0 or now - self._prepare_at <= self._config.prepare_timeout_s
+        if self.phase is Phase.PREPARING and attempt == self._attempt and in_time:
+            self._candidate, self._candidate_at = Owner(replica, attempt, self._manager), now
+        return self.tick(now)
+
+    def prepare_failed(self, attempt: str, now: float) -> list[Action]:
+        """No copy could be prepared there. Another try follows after L/4."""
+        if self.phase is not Phase.PREPARING or attempt != self._attempt:
+            return []
+        return self._give_up_attempt(now)
+
+    def committed(self, epoch: int, won: bool, now: float) -> list[Action]:
+        """The register has answered a Commit."""
+        if self.phase is not Phase.COMMITTING or self._pending is None or epoch != self._pending.epoch:
+            return []
+        if not won:
+            return self._release()
+        if isinstance(self._pending.record, Ended):
+            self.phase = Phase.RELEASED
+            return [SessionLost(self._pending.record.reason)]
+        return self._become_owner(self._pending.record, now)
+
+    def commit_unreachable(self, now: float) -> list[Action]:
+        """The register could not be reached. Whether the record is there, or will be, only asking again tells."""
+        if self.phase is Phase.COMMITTING:
+            self._retry_at = now + self._config.renew_every_s
+        return []
+
+    def looked(self, top: EpochRecord | None, now: float) -> list[Action]:
+        """The register was read; a session that it does not know has ended long ago."""
+        # A pending commit is answered by the register itself; an opening session is not there yet.
+        if not self._is_open or self.epoch == 0:
+            return []
+        if top is None or top.epoch > self.epoch:
+            return self._release()
+        return self.tick(now)
+
+    # Decisions
+
+    @property
+    def _is_open(self) -> bool:
+        return self.phase in (Phase.SERVING, Phase.PREPARING)
+
+    def _is_usable(self, now: float) -> bool:
+        """Whether the standby copy may be opened."""
+        return self._is_full and now - self._fed_at <= self._config.standby_expires_s
+
+    def _silence(self, now: float) -> float:
+        assert self.owner is not None
+        heard_at = self._contacts.heard_at(self.owner.replica)
+        return now - (self._since if heard_at is None else max(heard_at, self._since))
+
+    def _is_doubted(self, now: float) -> bool:
+        return self._owner_gone or self._silence(now) >= self._config.doubt_after_s
+
+    def _may_take_over(self, now: float) -> bool:
+        """Whether the owner has no lease and will get none from this manager or an earlier one."""
+        if self._owner_gone:
+            return True
+        return self._owner_confirmed and self._silence(now) >= self._config.takeover_wait_s
+
+    def _confirm(self, now: float) -> None:
+        """The owner knows this epoch, so no lease of an earlier manager is left 1.1 L from now."""
+        if not self._owner_confirmed:
+            self._owner_confirmed, self._since = True, now
+
+    def _serve(self, now: float) -> list[Action]:
+        if self._is_doubted(now):
+            if not self._is_usable(now):
+                return self._lose() if self._owner_gone else self._look(now)
+            if now >= self._retry_at:
+                self.phase, self._attempt, self._prepare_at = Phase.PREPARING, self._new_attempt(), now
+                return [Prepare(self._attempt, self.owner.replica if self.owner else None)]
+        return self._look(now)
+
+    def _look(self, now: float) -> list[Action]:
+        if now < self._look_at or self.epoch == 0:
+            return []
+        self._look_at = now + self._config.look_after_s
+        return [LookInRegister()]
+
+    def _prepare(self, now: float) -> list[Action]:
+        if not self._is_doubted(now) or not self._is_usable(now):
+            return [*self._give_up_attempt(now), *self._serve(now)]
+        if self._candidate is None:
+            is_late = now - self._prepare_at > self._config.prepare_timeout_s
+            return self._give_up_attempt(now) if is_late else []
+        # An old one may be about to be dropped for want of a lease; this process may have been stopped meanwhile.
+        if now - self._candidate_at > self._config.look_after_s / 2:
+            return self._give_up_attempt(now)
+        return self._commit(self._candidate) if self._may_take_over(now) else []
+
+    def _give_up_attempt(self, now: float) -> list[Action]:
+        attempt, self._attempt, self._candidate = self._attempt, None, None
+        self.phase, self._retry_at = Phase.SERVING, now + self._config.renew_every_s
+        return [CancelAttempt(attempt)] if attempt is not None else []
+
+    def _commit(self, record: Record) -> list[Action]:
+        self.phase, self._pending = Phase.COMMITTING, Commit(self.epoch + 1, record)
+        self._retry_at = float("inf")
+        return [self._pending]
+
+    def _commit_again(self, now: float) -> list[Action]:
+        if self._pending is None or now < self._retry_at:
+            return []
+        self._retry_at = float("inf")
+        return [self._pending]
+
+    def _candidate_is_dead(self, now: float) -> list[Action]:
+        if self.phase is Phase.PREPARING:
+            return self._give_up_attempt(now)
+        # The epoch may be committed already; if it is, its owner is known to be gone.
+        self._candidate_died = self.phase is Phase.COMMITTING
+        return []
+
+    def _become_owner(self, owner: Owner, now: float) -> list[Action]:
+        self.phase, self.epoch, self.owner, self._since = Phase.SERVING, self.epoch + 1, owner, now
+        self._owner_gone, self._candidate_died = self._candidate_died, False
+        # Its own copy nobody else has renewed, or can without a higher epoch; one that it adopts somebody has.
+        self._owner_confirmed = owner.attempt == self._attempt
+        # The register has just said that the session goes on, and that nobody has made anything newer of it.
+        self._fed_at = now
+        self._attempt = self._candidate = self._pending = None
+        self._retry_at, self._look_at = now, now + self._config.look_after_s
+        return self.tick(now)
+
+    def _lose(self) -> list[Action]:
+        reason = "the replica is gone, and no complete and recent copy of the session was elsewhere"
+        if self.epoch == 0:
+            self.phase = Phase.RELEASED
+            return [SessionLost(reason)]
+        return self._commit(Ended(reason, lost=True))
+
+    def _release(self) -> list[Action]:
+        attempt, self._attempt, self._candidate = self._attempt, None, None
+        self.phase = Phase.RELEASED
+        return [*([CancelAttempt(attempt)] if attempt is not None else []), FollowRegister()]

@@ -1,0 +1,114 @@
+"""The register of owners: which copy of a session is the one, epoch by epoch.
+
+Every change of owner is the creation of the session's next epoch, which succeeds for one of all who try. Epochs
+begin with 1 and have no holes, and a session that has ended gets no further one, even once it was forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, Protocol
+
+KEEP_ENDED_S = 60.0
+"""How long after its end a session can still be told from one that never was."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The copy of a session that may be granted a lease, and the manager that grants it.
+
+    `replica` and `standby` name processes and are never used again; `attempt` names one try to open the session.
+    """
+
+    replica: str
+    attempt: str
+    standby: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The session is over: deleted, or `lost` with the last copy of its state."""
+
+    reason: str = "deleted"
+    lost: bool = False
+
+
+Record = Owner | Ended
+
+
+class EpochRecord(NamedTuple):
+    """A session's latest epoch."""
+
+    epoch: int
+    record: Record
+
+
+class Register(Protocol):
+    """What all servers of a cluster agree on. Methods raise RegisterUnavailable where it cannot be reached."""
+
+    async def create(self, session_id: str, epoch: int, record: Record) -> bool:
+        """Whether `record` is the one of `epoch`, which is created if it is absent and the session's next.
+
+        What was created by a call that seemed to fail is found again by the same call, so a caller who does not
+        know what became of its record asks until it is told.
+        """
+
+    async def latest(self, session_id: str) -> EpochRecord | None:
+        """The highest epoch; None for a session that never was, or that ended more than KEEP_ENDED_S ago."""
+
+    async def forget_ended(self) -> None:
+        """Forget sessions that this process has known to be over for KEEP_ENDED_S. Anybody may do so, any time."""
+
+
+class MemoryRegister:
+    """The register of a server that is one process."""
+
+    def __init__(self, keep_s: float = KEEP_ENDED_S, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keep_s = keep_s
+        self._clock = clock
+        self._records: dict[str, list[Record]] = {}
+        self._ended_at: dict[str, float] = {}
+
+    async def create(self, session_id: str, epoch: int, record: Record) -> bool:
+        """See Register."""
+        records = self._records.get(session_id, [])
+        if epoch <= len(records):
+            return records[epoch - 1] == record
+        if epoch != len(records) + 1 or session_id in self._ended_at:
+            return False
+        self._records[session_id] = [*records, record]
+        if isinstance(record, Ended):
+            self._ended_at[session_id] = self._clock()
+        return True
+
+    async def latest(self, session_id: str) -> EpochRecord | None:
+        """See Register."""
+        records = self._records.get(session_id)
+        return EpochRecord(len(records), records[-1]) if records else None
+
+    async def forget_ended(self) -> None:
+        """See Register."""
+        over = [session for session, at in self._ended_at.items() if self._clock() - at >= self._keep_s]
+        for session in over:
+            del self._records[session], self._ended_at[session]
+
+
+async def end_session(register: Register, session_id: str, reason: str) -> None:
+    """Make sure that no copy of the session is ever granted a lease again."""
+    while (top := await register.latest(session_id)) is not None and isinstance(top.record, Owner):
+        if await register.create(session_id, top.epoch + 1, Ended(reason)):
+            return
+
+
+def encode_record(record: Record) -> bytes:
+    """A record as registers outside this process keep it; equal records are equal bytes."""
+    return json.dumps(asdict(record), sort_keys=True).encode()
+
+
+def decode_record(data: bytes) -> Record:
+    """What `encode_record` encoded."""
+    fields = json.loads(data)
+    return Ended(**fields) if "reason" in fields else Owner(**fields)

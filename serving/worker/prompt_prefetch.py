@@ -1,0 +1,55 @@
+"""Prompts encoded before their blocks are made."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from serving.errors import ReplicaLost, ServingError, SessionFailed
+from serving.pipeline.stages import TextEncoderStage
+from serving.worker.active_session import ActiveSession
+
+logger = logging.getLogger(__name__)
+
+PROMPTS_AHEAD_BLOCKS = 2
+RETRY_S = 0.5
+
+
+class PromptPrefetch:
+    """Encodes what the next blocks of a session need, so that none of them waits for it."""
+
+    def __init__(
+        self,
+        text: TextEncoderStage,
+        end: Callable[[ActiveSession, ServingError | None], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self._text = text
+        self._end = end
+        self._wake = wake
+
+    def begin(self, session: ActiveSession) -> None:
+        """Begin to encode what is not encoded yet; one text of a session at a time."""
+        if session.encoding is not None or session.closed or session.ending:
+            return
+        texts = [text for text in session.upcoming_texts(PROMPTS_AHEAD_BLOCKS) if text not in session.prompts]
+        if texts:
+            session.encoding = asyncio.create_task(self._encode(session, texts))
+
+    async def _encode(self, session: ActiveSession, texts: Sequence[str]) -> None:
+        """A text that cannot be encoded now is tried again; the session's clock waits for it."""
+        try:
+            for text in texts:
+                session.prompts[text] = await self._text.encode(text)
+        except ReplicaLost as error:
+            logger.warning("prompts wait for a text encoder", extra={"session": session.id, "why": str(error)})
+            await asyncio.sleep(RETRY_S)
+        except ServingError as error:
+            self._end(session, error)
+        except Exception as error:
+            logger.exception("a prompt could not be encoded", extra={"session": session.id})
+            self._end(session, SessionFailed.of("encoding its prompt", error))
+        finally:
+            session.encoding = None
+            self._wake()

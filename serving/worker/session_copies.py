@@ -1,0 +1,213 @@
+"""The copies of sessions on a replica: their slots, their leases, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from serving.errors import NoLease, RegisterUnavailable, ReplicaLost, ServingError, SessionNotFound, SlotsFull
+from serving.replication.leases import RenewAnswer, RenewRequest, ReplicaLeases
+from serving.replication.register import Ended, Owner, Register
+from serving.worker.active_session import ActiveSession
+from serving.worker.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+
+
+class SessionCopies:
+    """Up to `slots` sessions, each as one copy or, while it moves, as several. `free` gives back what a copy
+    holds.
+
+    A copy without a lease makes and sends nothing. One that ends of itself has its session's end committed in the
+    register first, so that its standby does not open it again.
+    """
+
+    def __init__(
+        self,
+        slots: int,
+        leases: ReplicaLeases,
+        register: Register,
+        free: Callable[[ActiveSession], Coroutine[Any, Any, None]],
+        metrics: Metrics,
+    ) -> None:
+        self.leases = leases
+        self._slots = slots
+        self._register = register
+        self._free = free
+        self._metrics = metrics
+        self._copies: dict[str, ActiveSession] = {}
+        self._opening: list[str] = []
+        self._ending: set[asyncio.Task[None]] = set()
+        self._freeing: set[asyncio.Task[None]] = set()
+        self.count()
+
+    @property
+    def all(self) -> list[ActiveSession]:
+        """Every copy."""
+        return list(self._copies.values())
+
+    @property
+    def free(self) -> int:
+        """Sessions that can still be opened."""
+        return self._slots - len({copy.id for copy in self._copies.values()} | set(self._opening))
+
+    def has_lease(self, session: ActiveSession) -> bool:
+        """Whether the copy may make and send anything now."""
+        return not session.closed and self.leases.has_lease(session.attempt, _now())
+
+    def get(self, attempt: str) -> ActiveSession:
+        """A copy. Raises SessionNotFound."""
+        session = self._copies.get(attempt)
+        if session is None:
+            raise SessionNotFound("this copy of the session is not here any more")
+        return session
+
+    def leased(self, attempt: str) -> ActiveSession:
+        """A copy that may answer. Raises SessionNotFound, and NoLease."""
+        session = self.get(attempt)
+        if session.ending or not self.has_lease(session):
+            raise NoLease("this copy of the session has no lease at the moment; ask again")
+        return session
+
+    async def wait_for_lease(self, session: ActiveSession) -> bool:
+        """Wait until the copy may go on; False if it never will."""
+        while not session.closed and not self.has_lease(session):
+            await session.renewed.wait()
+        return not session.closed
+
+    # Opening
+
+    @contextmanager
+    def slot(self, session_id: str) -> Iterator[None]:
+        """A slot, taken while a copy is made; a session that is here has its own. Raises SlotsFull."""
+        is_here = any(copy.id == session_id for copy in self._copies.values())
+        if self.free <= 0 and not is_here:
+            self._metrics.refused("slots")
+            raise SlotsFull(f"all {self._slots} sessions of this replica are taken; end one, or try again later")
+        self._opening.append(session_id)
+        try:
+            yield
+        finally:
+            self._opening.remove(session_id)
+            self.count()
+
+    async def admit(self, session: ActiveSession) -> None:
+        """Keep a copy that has been made. Raises ReplicaLost, and frees it, if it was cancelled meanwhile."""
+        if not self.leases.prepared(session.id, session.attempt, _now()):
+            session.finish()
+            await self._free(session)
+            raise ReplicaLost("the copy was cancelled while it was being made")
+        self._copies[session.attempt] = session
+        logger.info("session opened", extra={"session": session.id, "attempt": session.attempt})
+
+    async def make_way(self, session_id: str, epoch: int, attempt: str | None) -> None:
+        """End what is here of a session whose owner, at `epoch`, is `attempt`; wait until its memory is free."""
+        self.leases.fence(session_id, epoch, attempt, _now())
+        self._end_fenced()
+        await asyncio.gather(*self._freeing, return_exceptions=True)
+
+    # Leases
+
+    def renew(self, request: RenewRequest) -> RenewAnswer:
+        """Renew leases, and end copies that another one has replaced."""
+        answer = self.leases.renew(request, _now())
+        self._end_fenced()
+        for copy in request.copies:
+            if (session := self._copies.get(copy.attempt)) is not None:
+                renewed, session.renewed = session.renewed, asyncio.Event()
+                renewed.set()
+        return answer
+
+    def cancel(self, attempt: str) -> None:
+        """The copy will not be committed."""
+        self.leases.cancel(attempt, _now())
+        self._end_fenced()
+
+    def drop(self, attempt: str, epoch: int) -> None:
+        """The register says at `epoch` that the copy is not the owner."""
+        self.leases.drop(attempt, epoch, _now())
+        self._end_fenced()
+
+    def session_ended(self, session_id: str, epoch: int) -> None:
+        """The register says that the session is over: its viewers are told so."""
+        for session in [copy for copy in self._copies.values() if copy.id == session_id]:
+            self._finish(session, None)
+        self.leases.fence(session_id, epoch, None, _now())
+        self.leases.pop_fenced()
+
+    def _end_fenced(self) -> None:
+        for attempt in self.leases.pop_fenced():
+            if (session := self._copies.get(attempt)) is not None:
+                self._finish(session, ReplicaLost("the session goes on elsewhere"))
+
+    # Ending
+
+    def end(self, session: ActiveSession, failure: ServingError | None) -> None:
+        """End a session for good, as soon as the register has it."""
+        if session.ending or session.closed:
+            return
+        session.ending = True
+        task = asyncio.create_task(self._commit_end(session, failure))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def settled(self) -> None:
+        """Wait until what has ended is gone."""
+        await asyncio.gather(*self._ending, return_exceptions=True)
+        await asyncio.gather(*self._freeing, return_exceptions=True)
+
+    def close(self) -> None:
+        """Let everything go without a word to the register: the sessions go on elsewhere."""
+        for session in self.all:
+            self._finish(session, ReplicaLost("its replica stops"))
+
+    def count(self) -> None:
+        """Tell how many slots are taken."""
+        self._metrics.slots(self._slots - self.free, self.free)
+
+    async def _commit_end(self, session: ActiveSession, failure: ServingError | None) -> None:
+        while not session.closed:
+            try:
+                is_over = await self._is_over(session, str(failure or "ended"))
+            except RegisterUnavailable as error:
+                extra = {"session": session.id, "why": str(error)}
+                logger.warning("the end of a session is not in the register yet", extra=extra)
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._finish(session, failure if is_over else ReplicaLost("the session goes on elsewhere"))
+
+    async def _is_over(self, session: ActiveSession, reason: str) -> bool:
+        """Commit the end of a session whose owner this copy is; False if it is not."""
+        while (top := await self._register.latest(session.id)) is not None:
+            if not isinstance(top.record, Owner):
+                return True
+            if top.record.attempt != session.attempt:
+                return False
+            if await self._register.create(session.id, top.epoch + 1, Ended(reason)):
+                return True
+        return True
+
+    def _finish(self, session: ActiveSession, failure: ServingError | None) -> None:
+        """Take a copy away at once; its memory follows when nothing works on it any more."""
+        if session.closed:
+            return
+        del self._copies[session.attempt]
+        self.leases.closed(session.attempt, _now())
+        if not isinstance(failure, ReplicaLost):
+            session.logic.end()
+            session.publish_state()
+        session.finish(failure)
+        self.count()
+        logger.info("session ended", extra={"session": session.id, "why": str(failure or "closed")})
+        freeing = asyncio.create_task(self._free(session))
+        self._freeing.add(freeing)
+        freeing.add_done_callback(self._freeing.discard)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

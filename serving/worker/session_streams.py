@@ -1,0 +1,121 @@
+"""The streams that leave a denoiser: a session's events, and the feed of its standby."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+from engines.streaming.generator import Generator
+from engines.streaming.replica_log import ReplicaLog
+from serving.errors import NoLease, ReplicaLost
+from serving.pipeline.stages import in_thread
+from serving.replication.messages import FeedItem, Item, Role
+from serving.worker.active_session import ActiveSession, at_rest
+from serving.worker.session_copies import SessionCopies
+from serving.worker.streams.standby_feed import StandbyFeed
+from serving.worker.streams.subscriber import Subscriber
+
+BEAT_S = 0.5
+"""How often a stream without news says that its replica lives."""
+
+FULL_STATES_AT_ONCE = 2
+"""Standbys for which the full state is put together at a time: at 480x832 each has 10 MB."""
+
+
+class _OpenStream(NamedTuple):
+    session: ActiveSession
+    subscriber: Subscriber
+
+
+class SessionStreams:
+    """Streams of the copies on one replica. Nothing but heartbeats leaves while a copy has no lease."""
+
+    def __init__(
+        self, copies: SessionCopies, generator: Generator, executor: Executor, wake: Callable[[], None]
+    ) -> None:
+        self._copies = copies
+        self._generator = generator
+        self._executor = executor
+        self._wake = wake
+        self._open: dict[str, _OpenStream] = {}
+        self._full_states = asyncio.Semaphore(FULL_STATES_AT_ONCE)
+
+    async def subscribe(
+        self, attempt: str, role: Role, from_frame: int | None, stream: str
+    ) -> AsyncGenerator[Item]:
+        """A session's events, beginning with its state, once the copy has a lease; `stream` names them.
+
+        Raises SessionNotFound, and FrameOutOfRange for a frame that is not kept any more.
+        """
+        session = self._copies.get(attempt)
+        self._copies.leases.streams.opened(stream, _now())
+        try:
+            async for beat in self._beats(session):
+                yield beat
+            session.require_open()
+            subscriber = session.subscribe(role, from_frame, _now())
+            self._open[stream] = _OpenStream(session, subscriber)
+            self._wake()
+            async for item in subscriber.items(BEAT_S):
+                if item.event is not None:
+                    async for beat in self._beats(session):
+                        yield beat
+                yield item
+        finally:
+            self._close(stream)
+
+    async def feed(self, attempt: str, manager: str) -> AsyncGenerator[FeedItem]:
+        """What the standby of a session lacks: first the full state. Raises NoLease for who is not the standby."""
+        session = self._copies.get(attempt)
+        if self._copies.leases.standby(attempt) != manager:
+            raise NoLease(f"{manager} is not the standby of this copy")
+        feed = await self._appoint(session)
+        try:
+            async for item in feed.items(BEAT_S):
+                yield item
+        finally:
+            if session.feed is feed:
+                session.feed = None
+
+    def close_expired(self, now: float) -> None:
+        """End the streams that no manager reads any more; they count no viewer."""
+        for stream in self._copies.leases.streams.expired(now):
+            if (found := self._open.get(stream)) is not None:
+                found.subscriber.finish(ReplicaLost("no manager reads this stream any more"))
+            self._close(stream)
+
+    def _close(self, stream: str) -> None:
+        self._copies.leases.streams.closed(stream)
+        if (found := self._open.pop(stream, None)) is not None:
+            found.session.unsubscribe(found.subscriber, _now())
+            self._wake()
+
+    async def _beats(self, session: ActiveSession) -> AsyncIterator[Item]:
+        """Heartbeats for as long as the copy waits for a lease."""
+        while not session.closed and not self._copies.has_lease(session):
+            yield Item()
+            try:
+                async with asyncio.timeout(BEAT_S):
+                    await session.renewed.wait()
+            except TimeoutError:
+                continue
+
+    async def _appoint(self, session: ActiveSession) -> StandbyFeed:
+        """Begin to feed a standby, in place of any before it."""
+        async with at_rest(session, self._wake), self._full_states:
+            session.require_open()
+            source, update = ReplicaLog(self._generator, session.stream), None
+            if session.stream.blocks:
+                pending = await in_thread(self._executor, source.changes)
+                update = await asyncio.to_thread(pending.update)
+            if session.feed is not None:
+                session.feed.finish(ReplicaLost("another stream feeds the standby"))
+            session.feed = StandbyFeed(source, session.standing)
+            session.feed.put_full(session.spec, tuple(session.kept), update)
+            return session.feed
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

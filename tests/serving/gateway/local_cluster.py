@@ -1,0 +1,174 @@
+"""Managers and real denoisers in one event loop, and the links between them, which can be slow or cut."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from engines.config.presets import preset
+from serving.config import ServerConfig
+from serving.errors import ReplicaDied, ReplicaLost
+from serving.gateway.replica_pool import Replicas
+from serving.gateway.session_service import SessionService
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.leases import LeaseConfig
+from serving.replication.messages import Role
+from serving.replication.register import MemoryRegister
+from serving.weights.loader import OpenedModel
+from serving.worker.denoiser import Denoiser
+from tests.serving.worker.bench import Bench, at_work
+
+
+@dataclass
+class Link:
+    """What lies between managers and one replica. Times are in seconds."""
+
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+    loss: float = 0.0
+    is_cut: bool = False
+    is_dead: bool = False
+    lost_methods: set[str] = field(default_factory=set)
+    random: random.Random = field(default_factory=lambda: random.Random(0))
+
+    async def carry(self, method: str) -> None:
+        """A message goes over it, late, or never."""
+        if self.is_dead:
+            raise ReplicaDied("its replica died")
+        await asyncio.sleep(self.delay_s + self.random.uniform(0, self.jitter_s))
+        if self.is_cut or method in self.lost_methods or self.random.random() < self.loss:
+            await asyncio.sleep(3600)
+
+
+class LocalPool:
+    """A ReplicaPool of denoisers in this event loop."""
+
+    def __init__(self, denoisers: dict[str, Denoiser], links: dict[str, Link]) -> None:
+        self.denoisers, self.links = denoisers, links
+
+    async def replicas(self) -> Replicas:
+        return Replicas([name for name in self.denoisers if not self.links[name].is_dead])
+
+    async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
+        try:
+            return await asyncio.wait_for(self._call(replica, method, *arguments), timeout_s)
+        except TimeoutError:
+            raise ReplicaLost(f"its replica was silent for {timeout_s:g} s") from None
+
+    async def _call(self, replica: str, method: str, *arguments: Any) -> Any:
+        link = self.links[replica]
+        await link.carry(method)
+        answer = await answered(self.denoisers[replica], method, *arguments)
+        await link.carry(method)
+        return answer
+
+    async def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Any]:
+        link = self.links[replica]
+        if method == "subscribe":
+            attempt, role, from_frame, stream = arguments
+            arguments = (attempt, Role(role), from_frame, stream)
+        async with aclosing(getattr(self.denoisers[replica], method)(*arguments)) as items:
+            while True:
+                try:
+                    async with asyncio.timeout(silence_s):
+                        await link.carry(method)
+                        item = await anext(items)
+                except TimeoutError:
+                    raise ReplicaLost(f"its replica was silent for {silence_s:g} s") from None
+                except StopAsyncIteration:
+                    return
+                except ReplicaLost:
+                    if link.is_dead:
+                        raise ReplicaDied("its replica died") from None
+                    raise
+                yield item
+
+
+async def answered(denoiser: Denoiser, method: str, *arguments: Any) -> Any:
+    """What a replica answers: as `DenoiserReplica`, without Ray."""
+    if method == "room":
+        return denoiser.free
+    if method == "prepare":
+        attempt, spec, cues, resume, epoch, owner = arguments
+        return await denoiser.prepare(attempt, spec, cues, resume, epoch=epoch, owner=owner)
+    if method == "command":
+        attempt, data = arguments
+        return (await denoiser.command(attempt, pb.Command.FromString(data))).SerializeToString()
+    if method == "save":
+        saved = await denoiser.save(*arguments)
+        return saved.session.SerializeToString(), saved.stream
+    found = getattr(denoiser, method)(*arguments)
+    answer = await found if asyncio.iscoroutine(found) else found
+    if method == "describe":
+        return answer.SerializeToString()
+    return [session.SerializeToString() for session in answer] if method == "sessions_of" else answer
+
+
+@dataclass
+class Cluster:
+    """Denoisers `a`, `b`, ... and managers over one register."""
+
+    benches: dict[str, Bench]
+    links: dict[str, Link]
+    register: MemoryRegister
+    managers: list[SessionService]
+
+    def owner_of(self, session_id: str) -> str:
+        """The replica whose copy has a lease."""
+        (found,) = self.leased(session_id)
+        return found
+
+    def leased(self, session_id: str) -> list[str]:
+        """All replicas that have a copy with a lease."""
+        return [
+            name for name, bench in self.benches.items()
+            for copy in bench.denoiser._copies.all
+            if copy.id == session_id and bench.denoiser._copies.has_lease(copy)
+        ]  # fmt: skip
+
+    def copies(self) -> dict[str, int]:
+        """How many copies each replica has."""
+        return {name: len(bench.denoiser._copies.all) for name, bench in self.benches.items()}
+
+    async def kill(self, name: str) -> None:
+        """The replica's process dies, and a live node says so."""
+        self.links[name].is_dead = True
+        await self.benches[name].denoiser.stop()
+
+
+@asynccontextmanager
+async def cluster(
+    pocket: OpenedModel, folder: Path, *, replicas: str = "ab", managers: int = 1, slots: int = 2,
+    lease_s: float = 1.0,
+) -> AsyncIterator[Cluster]:  # fmt: skip
+    register, leases = MemoryRegister(), LeaseConfig(lease_s)
+    config = ServerConfig(leases=leases, recordings=str(folder), model="pocket")
+    async with AsyncExitStack() as stack:
+        benches = {
+            name: await stack.enter_async_context(
+                at_work(pocket, slots, register=register, leases=leases, renews=False, replica=name)
+            )
+            for name in replicas
+        }
+        links = {name: Link() for name in replicas}
+        pool = LocalPool({name: bench.denoiser for name, bench in benches.items()}, links)
+        stream = preset("pocket").stream
+        services = [
+            SessionService(pool, register, config, stream, f"manager {number}") for number in range(managers)
+        ]
+        for service in services:
+            service.start()
+            stack.push_async_callback(service.stop)
+        yield Cluster(benches, links, register, services)
+
+
+async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until something holds. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.02)

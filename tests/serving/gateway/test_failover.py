@@ -1,0 +1,289 @@
+"""Sessions on real denoisers whose links are slow or cut, and whose processes die."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
+from serving.auth import Caller
+from serving.errors import SessionLost, SessionNotFound, SlotsFull
+from serving.gateway.session_service import SessionService
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.weights.loader import OpenedModel, open_model
+from tests.serving.gateway.local_cluster import Cluster, cluster, until
+from tests.serving.worker.bench import NIGHT, NOON
+
+ANNA = Caller("")
+END = 105
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
+    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
+
+
+def run(work: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(work, 90)
+
+    asyncio.run(bounded())
+
+
+def cue(text: str, frame: int | None = None) -> pb.Cue:
+    return pb.Cue(frame=frame, prompts=[pb.WeightedPrompt(text=text)])
+
+
+async def created(manager: SessionService, fps: int = 32) -> pb.Session:
+    options = pb.SessionOptions(height=32, width=48, seed=7, fps=fps)
+    return await manager.create(pb.CreateSessionRequest(options=options, cues=[cue(NOON, 0)]), ANNA)
+
+
+async def started(manager: SessionService, fps: int = 32) -> pb.Session:
+    session = await created(manager, fps)
+    await manager.command(session.id, pb.Command(start=pb.Start()), ANNA)
+    return session
+
+
+class Viewer:
+    """Watches a session from its first frame on, in a task of its own."""
+
+    def __init__(self, manager: SessionService, session: pb.Session) -> None:
+        self.events: list[pb.Event] = []
+        self.task = asyncio.create_task(self._watch(manager, session.id))
+
+    async def _watch(self, manager: SessionService, session_id: str) -> None:
+        async for event in manager.watch(pb.WatchRequest(session_id=session_id, from_frame=0), ANNA):
+            self.events.append(event)
+
+    @property
+    def frames(self) -> list[int]:
+        return [unit.frame for event in self.events if event.HasField("chunk") for unit in event.chunk.units]
+
+    @property
+    def resumed(self) -> int:
+        return sum(event.HasField("resumed") for event in self.events)
+
+    async def sees(self, frames: int, seconds: float = 30.0) -> None:
+        await until(lambda: len(self.frames) >= frames or self.task.done(), seconds)
+        if self.task.done():
+            self.task.result()
+        assert self.frames == list(range(len(self.frames)))
+
+
+def test_a_viewer_misses_no_frame_when_a_replica_dies(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def die() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            session = await started(there.managers[0])
+            viewer = Viewer(there.managers[0], session)
+            await viewer.sees(45)
+            await there.kill(there.owner_of(session.id))
+            await viewer.sees(END)
+            assert viewer.resumed == 1
+
+    run(die())
+
+
+def test_a_silent_replica_is_replaced_and_its_copy_ends_when_it_speaks_again(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def fall_silent() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            session = await started(there.managers[0])
+            viewer = Viewer(there.managers[0], session)
+            await viewer.sees(45)
+            silent = there.owner_of(session.id)
+            there.links[silent].is_cut = True
+            await viewer.sees(END)
+            assert there.owner_of(session.id) != silent
+            there.links[silent].is_cut = False
+            await until(lambda: there.copies()[silent] == 0)
+            assert (there.benches[silent].denoiser.free, len(there.leased(session.id))) == (2, 1)
+
+    run(fall_silent())
+
+
+def test_where_all_slots_are_taken_a_session_waits_for_its_replica(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def fill() -> None:
+        async with cluster(pocket, tmp_path, slots=1) as there:
+            sessions = [await started(there.managers[0]) for _ in range(2)]
+            with pytest.raises(SlotsFull):
+                await created(there.managers[0])
+            viewers = [Viewer(there.managers[0], session) for session in sessions]
+            await asyncio.gather(*(viewer.sees(33) for viewer in viewers))
+            silent = there.owner_of(sessions[0].id)
+            there.links[silent].is_cut = True
+            await asyncio.sleep(3)
+            assert there.leased(sessions[0].id) == []
+            there.links[silent].is_cut = False
+            await asyncio.gather(*(viewer.sees(END) for viewer in viewers))
+            assert (viewers[0].resumed, there.copies()) == (0, {"a": 1, "b": 1})
+
+    run(fill())
+
+
+def test_another_manager_adopts_a_session_and_then_keeps_it_alive(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def orphan() -> None:
+        async with cluster(pocket, tmp_path, managers=2) as there:
+            session = await started(there.managers[0])
+            viewer = Viewer(there.managers[1], session)
+            await viewer.sees(33)
+            before = there.owner_of(session.id)
+            await there.managers[0].stop()
+            await until(lambda: session.id in there.managers[1]._failover._sessions)
+            await viewer.sees(len(viewer.frames) + 24)
+            assert (there.owner_of(session.id), viewer.resumed) == (before, 0)
+            await until(lambda: is_full(there.managers[1], session))
+            await there.kill(before)
+            await viewer.sees(len(viewer.frames) + 24)
+            assert viewer.resumed == 1
+
+    run(orphan())
+
+
+def is_full(manager: SessionService, session: pb.Session) -> bool:
+    return manager._failover._sessions[session.id]._copy.is_full
+
+
+def test_viewers_are_told_that_both_copies_are_lost(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def lose() -> None:
+        async with cluster(pocket, tmp_path, managers=2) as there:
+            session = await started(there.managers[0])
+            viewer = Viewer(there.managers[1], session)
+            await viewer.sees(33)
+            await there.managers[0].stop()
+            await there.kill(there.owner_of(session.id))
+            there.managers[1]._relay._recovery_s = 2.0
+            with pytest.raises(SessionLost, match="nobody has it"):
+                await viewer.task
+
+    run(lose())
+
+
+def test_a_session_that_is_deleted_while_it_moves_does_not_return(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def delete() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            viewer = Viewer(manager, session)
+            await viewer.sees(33)
+            silent = there.owner_of(session.id)
+            there.links[silent].is_cut = True
+            await asyncio.sleep(0.7)
+            await manager.delete(session.id, ANNA)
+            await asyncio.sleep(2)
+            there.links[silent].is_cut = False
+            await until(lambda: there.copies() == {"a": 0, "b": 0})
+            with pytest.raises(SessionNotFound, match="it was deleted"):
+                await manager.get(session.id, ANNA)
+            viewer.task.cancel()
+
+    run(delete())
+
+
+def test_a_slow_and_uneven_link_costs_no_frame_and_moves_nothing(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def slow() -> None:
+        async with cluster(pocket, tmp_path, lease_s=2.0) as there:
+            for link in there.links.values():
+                link.delay_s, link.jitter_s = 0.03, 0.1
+            session = await started(there.managers[0], fps=16)
+            viewer = Viewer(there.managers[0], session)
+            await viewer.sees(69)
+            assert viewer.resumed == 0
+
+    run(slow())
+
+
+def test_messages_that_are_lost_now_and_then_cost_no_frame(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def lossy() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            session = await started(there.managers[0])
+            viewer = Viewer(there.managers[0], session)
+            await viewer.sees(9)
+            for link in there.links.values():
+                link.loss = 0.05
+            await viewer.sees(129, seconds=60)
+
+    run(lossy())
+
+
+def test_a_command_that_waited_while_its_session_moved_is_applied_once(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def command() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            viewer = Viewer(manager, session)
+            await viewer.sees(33)
+            there.links[there.owner_of(session.id)].is_cut = True
+            receipt = await manager.command(session.id, pb.Command(id="n", schedule_prompt=cue(NIGHT)), ANNA)
+            await viewer.sees(receipt.frame + 12)
+            found = await manager.get(session.id, ANNA)
+            assert [applied.cue.prompts[0].text for applied in found.applied] == [NOON, NIGHT]
+
+    run(command())
+
+
+def test_a_paused_session_goes_on_frame_by_frame_after_its_replica_died(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def pause() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            viewer = Viewer(manager, session)
+            await viewer.sees(45)
+            await manager.command(session.id, pb.Command(pause=pb.Pause()), ANNA)
+            await asyncio.sleep(0.3)
+            await there.kill(there.owner_of(session.id))
+            await manager.command(session.id, pb.Command(resume=pb.Resume()), ANNA)
+            await viewer.sees(END)
+
+    run(pause())
+
+
+def test_two_replicas_that_die_of_one_block_end_its_session(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def poison() -> None:
+        async with cluster(pocket, tmp_path, replicas="abc") as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            viewer = Viewer(manager, session)
+            await viewer.sees(33)
+            for _ in range(2):
+                await until(lambda: len(there.leased(session.id)) == 1)
+                name, killed = there.owner_of(session.id), threading.Event()
+                hang_at(there, name, 5, killed)
+                await until(lambda: making(manager, session) == 5)
+                there.links[name].is_dead = True
+                killed.set()
+                await there.kill(name)
+            with pytest.raises((SessionLost, SessionNotFound), match="two replicas died while they made block 5"):
+                await viewer.task
+            assert there.leased(session.id) == []
+
+    run(poison())
+
+
+def making(manager: SessionService, session: pb.Session) -> int | None:
+    standby = manager._failover._sessions.get(session.id)
+    return None if standby is None else standby._copy.making
+
+
+def hang_at(there: Cluster, name: str, block: int, killed: threading.Event) -> None:
+    """Have the replica make a block for as long as it lives."""
+    generator = there.benches[name].generator
+    whole = generator.generate
+
+    def generate(streams: Sequence[Stream], cancelled: threading.Event | None = None) -> list[Block]:
+        if streams[0].blocks == block:
+            killed.wait(30)
+        return whole(streams, cancelled)
+
+    generator.generate = generate  # type: ignore[method-assign]

@@ -1,0 +1,197 @@
+"""A denoiser in one event loop, with the pocket model at its smallest size, a decoder beside it, and a manager."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from engines.device.host_copy import HostCopier
+from engines.device.side_stream import SideStream
+from engines.streaming.generator import Generator
+from engines.text.prompt import Prompt
+from engines.vae.frame_decoder import FrameDecoder
+from serving.deployments.telemetry.metrics import DenoiserMetrics
+from serving.media.encoder import ChunkEncoder
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
+from serving.pipeline.video_decoder import VideoDecoder
+from serving.replication.contacts import Contacts
+from serving.replication.leases import CopyLease, LeaseConfig
+from serving.replication.messages import Prepared, ResumeState, Role, SessionSpec
+from serving.replication.register import Ended, MemoryRegister, Owner, Register
+from serving.session.pacing import Pace
+from serving.timeline.cue import Blend, Cue
+from serving.weights.loader import OpenedModel
+from serving.worker.active_session import ActiveSession
+from serving.worker.denoiser import Denoiser
+from tests.support.generators import denoiser_for
+
+NOON, NIGHT, SNOW = "a red balloon at noon", "a red balloon at night", "a blue sailboat in falling snow"
+SPOILT = "a prompt whose embedding does not fit"
+
+MANAGER = "manager"
+
+
+class SpoilingText(LocalTextEncoder):
+    """A text encoder that gets one text wrong."""
+
+    async def encode(self, text: str) -> Prompt:
+        prompt = await super().encode(text)
+        return Prompt(text, torch.zeros(3, 5)) if text == SPOILT else prompt
+
+
+@dataclass
+class Bench:
+    """A denoiser at work, its decoder, and a manager that renews what was opened. Attempts are session ids."""
+
+    denoiser: Denoiser
+    generator: Generator
+    decoder: VideoDecoder
+    register: Register
+    run_tokens: int
+    leased: dict[str, CopyLease] = field(default_factory=dict)
+    contacts: Contacts = field(default_factory=Contacts)
+    streams: itertools.count[int] = field(default_factory=itertools.count)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of the sessions that are here."""
+        return tuple(session.id for session in self.denoiser._copies.all)
+
+    def open_runs(self) -> int:
+        windows = self.generator.cache.windows
+        return (windows.tokens - windows.free) // self.run_tokens
+
+    def session(self, name: str) -> ActiveSession:
+        return self.denoiser._copies.get(name)
+
+    async def open(
+        self, what: SessionSpec, cues: Sequence[Cue] = (), resume: ResumeState | None = None
+    ) -> pb.Session:
+        """A session with a lease."""
+        return await self._grant(await self.denoiser.prepare(what.session_id, what, cues, resume))
+
+    async def fork(self, name: str, frame: int | None) -> pb.Session:
+        fork = f"{name} fork {next(self.streams)}"
+        return await self._grant(await self.denoiser.fork(name, fork, fork, "anna", frame))
+
+    async def close(self, name: str) -> None:
+        """Delete a session."""
+        lease = self.leased.pop(name)
+        await self.register.create(lease.session_id, lease.epoch + 1, Ended())
+        self.denoiser.session_ended(name, lease.epoch + 1)
+
+    async def _grant(self, made: Prepared) -> pb.Session:
+        session = pb.Session.FromString(made.description)
+        await self.register.create(session.id, 1, Owner(made.replica, made.attempt, MANAGER))
+        self.contacts.heard("here", made.reading, asyncio.get_running_loop().time())
+        self.leased[session.id] = CopyLease(session.id, made.attempt, 1)
+        self.renew()
+        return session
+
+    def renew(self) -> None:
+        """Renew what was opened, and every stream."""
+        streams = list(self.denoiser._copies.leases.streams._alive_at)
+        answer = self.denoiser.renew(self.contacts.request(MANAGER, "here", self.leased.values(), streams))
+        self.contacts.heard("here", answer.reading, asyncio.get_running_loop().time())
+
+    async def keep_renewing(self) -> None:
+        while True:
+            self.renew()
+            await asyncio.sleep(0.2)
+
+
+@asynccontextmanager
+async def at_work(
+    pocket: OpenedModel,
+    slots: int = 2,
+    batch: int = 1,
+    *,
+    register: Register | None = None,
+    leases: LeaseConfig | None = None,
+    renews: bool = True,
+    replica: str = "here",
+) -> AsyncIterator[Bench]:
+    codec = pocket.model.vae
+    kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
+    generator = denoiser_for(pocket.model.transformer, kept_frames=kept, batch=batch)
+    cpu = torch.device("cpu")
+    decoder = VideoDecoder(FrameDecoder(codec, SideStream(cpu), HostCopier(cpu)), ChunkEncoder, 2 * slots)
+    text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
+    register = register or MemoryRegister()
+    denoiser = Denoiser(
+        generator, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
+        slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
+    )  # fmt: skip
+    trial = generator.open(spec(pocket).stream)
+    run_tokens = trial.lanes[0].window.tokens
+    generator.close(trial)
+    denoiser.start()
+    bench = Bench(denoiser, generator, decoder, register, run_tokens)
+    renewing = asyncio.create_task(bench.keep_renewing()) if renews else None
+    try:
+        yield bench
+        if denoiser._tasks and not denoiser._tasks[0].cancelled():
+            denoiser.check()
+    finally:
+        if renewing is not None:
+            renewing.cancel()
+        await denoiser.stop()
+
+
+def run(work: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(work, 60)
+
+    asyncio.run(bounded())
+
+
+def spec(pocket: OpenedModel, name: str = "one", seed: int = 7, **pace: float) -> SessionSpec:
+    stream = replace(pocket.model.config.stream, seed=seed, height=32, width=48)
+    return SessionSpec(name, "anna", "pocket", stream, Pace(**{"fps": 0, **pace}), 0.0)  # type: ignore[arg-type]
+
+
+def cues(*texts: str) -> tuple[Cue, ...]:
+    """One every two blocks."""
+    return tuple(Cue(24 * number, Blend.of(text)) for number, text in enumerate(texts))
+
+
+def start() -> pb.Command:
+    return pb.Command(id="start", start=pb.Start())
+
+
+async def started(bench: Bench, what: SessionSpec, *prompts: str) -> str:
+    await bench.open(what, cues(*prompts or (NOON,)))
+    await bench.denoiser.command(what.session_id, start())
+    return what.session_id
+
+
+async def events(
+    bench: Bench, name: str, until: Callable[[pb.Event], bool], from_frame: int | None = 0
+) -> list[pb.Event]:
+    """What a viewer is sent, up to the first event for which `until` holds."""
+    found = []
+    stream = f"events {next(bench.streams)}"
+    async with aclosing(bench.denoiser.subscribe(name, Role.VIEWER, from_frame, stream)) as items:
+        async for item in items:
+            if item.event is not None:
+                found.append(pb.Event.FromString(item.event))
+                if until(found[-1]):
+                    break
+    return found
+
+
+async def chunks(bench: Bench, name: str, end_frame: int, from_frame: int = 0) -> list[pb.Chunk]:
+    found = await events(bench, name, lambda e: e.chunk.first_frame + len(e.chunk.units) >= end_frame, from_frame)
+    return [event.chunk for event in found if event.HasField("chunk")]
+
+
+async def settled(holds: Callable[[], bool]) -> None:
+    while not holds():
+        await asyncio.sleep(0.01)
