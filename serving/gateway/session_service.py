@@ -36,7 +36,7 @@ from serving.gateway.replica_pool import CALL_S, ReplicaPool
 from serving.gateway.session_snapshot import pack, restored_record, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
-from serving.protocol.status import code_of
+from serving.protocol.status import write_error
 from serving.protocol.stream_cursor import RelayCursor
 from serving.replication.messages import Item, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.standby import StandbyCopy
@@ -416,5 +416,5 @@ def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:
     action = (command.WhichOneof("action") or "unspecified").upper()
     known = pb.CommandKind.DESCRIPTOR.values_by_name.get(f"COMMAND_KIND_{action}")
     kind = pb.CommandKind.Name(0 if known is None else known.number)
-    failure = pb.Error(code=code_of(error).value[0], message=str(error))
-    return pb.Receipt(command_id=command.id, command=kind, stage=pb.RECEIPT_STAGE_REFUSED, error=failure)
+    stage = pb.RECEIPT_STAGE_REFUSED
+    return pb.Receipt(command_id=command.id, command=kind, stage=stage, error=write_error(error))
