@@ -213,14 +213,14 @@ class SessionService(SessionAPI):
         first = await anext(aiter(commands), None)
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
-        session_id = first.attach.session_id
+        session_id, client_id = first.attach.session_id, first.client_id
         await self._require_own(session_id, caller)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
         answers: asyncio.Queue[pb.Event | None] = asyncio.Queue(maxsize=64)
         followed = asyncio.Event()
         events = self._events(session_id, Role.CONTROLLER, from_frame, followed)
         watching = asyncio.create_task(_pour(events, answers))
-        obeying = asyncio.create_task(self._obey(session_id, commands, answers, followed))
+        obeying = asyncio.create_task(self._obey(session_id, client_id, commands, answers, followed))
         try:
             while (event := await answers.get()) is not None:
                 yield event
@@ -236,6 +236,7 @@ class SessionService(SessionAPI):
     async def _obey(
         self,
         session_id: str,
+        client_id: str,
         commands: AsyncIterator[pb.Command],
         answers: asyncio.Queue[pb.Event | None],
         followed: asyncio.Event,
@@ -247,8 +248,11 @@ class SessionService(SessionAPI):
         try:
             async for command in commands:
                 await followed.wait()
+                command.client_id = command.client_id or client_id
                 try:
-                    await self._command(session_id, command)
+                    receipt = await self._command(session_id, command)
+                    if receipt.repeated:
+                        await answers.put(pb.Event(receipt=receipt))
                 except ServingError as error:
                     await answers.put(pb.Event(receipt=refusal(command, error)))
         finally:

@@ -25,7 +25,7 @@ from serving.session.state_machine import Receipt
 from serving.timeline.cue import Cue
 from serving.worker.active_session import ActiveSession
 from serving.worker.block_loop import BlockLoop
-from serving.worker.command_handler import apply_command
+from serving.worker.command_handler import first_answer, handle
 from serving.worker.delivery import decoder_start
 from serving.worker.metrics import Metrics
 from serving.worker.session_factory import SessionFactory
@@ -220,11 +220,13 @@ class Denoiser:
             return pb.Receipt()
         async with session.commands:
             now = loop.time()
+            if (before := first_answer(session.logic, command)) is not None:
+                return write_receipt(before.receipts[0], repeated=True)
             state = session.logic.state
             if command.WhichOneof("action") == "reset":
                 receipts = await self._reset(session, command)
             else:
-                receipts = apply_command(session.logic, command, now)
+                receipts = handle(session.logic, command, now).receipts
             if command.HasField("schedule_prompt") and not command.schedule_prompt.HasField("frame"):
                 session.asked_now[receipts[0].cue_frame] = now
             session.publish_receipts(receipts)
@@ -239,7 +241,7 @@ class Denoiser:
         """A new stream in place of the one that is reset; the state is sent before the receipts."""
         async with self._resting(session):
             before = session.decoder_key
-            receipts = apply_command(session.logic, command, asyncio.get_running_loop().time())
+            receipts = handle(session.logic, command, asyncio.get_running_loop().time()).receipts
             await self._decoder.close(before)
             await in_thread(self._executor, partial(self._restart, session))
             self._session(session.id)

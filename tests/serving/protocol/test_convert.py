@@ -25,7 +25,7 @@ from serving.protocol.convert import (
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, CommandKind, Receipt, Session, Stage, State
 from serving.timeline.cue import MAX_BLENDED_PROMPTS, MAX_PROMPT_CHARACTERS, Blend, Cue, Transition
-from serving.worker.command_handler import apply_command
+from serving.worker.command_handler import handle
 
 texts = st.from_regex(r"[a-z][ -~]{0,30}", fullmatch=True)
 weights = st.floats(1e-3, 1e6)
@@ -177,7 +177,7 @@ commands = st.one_of(
 
 def answered(session: Session, command: pb.Command) -> tuple[Receipt, ...] | ServingError:
     try:
-        return apply_command(session, command, 0.0)
+        return handle(session, command, 0.0).receipts
     except (SessionError, TimelineError) as error:
         return error
 
