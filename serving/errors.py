@@ -6,8 +6,10 @@ ServingError
 |-- ModelError          a model whose weights are not here, or not whole
 |-- SessionError        a request about a session that cannot be granted
 |   |-- InvalidRequest  a field that cannot be used
+|   |   `-- CommandIdReused     ids of a command that were used before, for something else
 |   |-- SessionNotFound no session has this id
 |   |-- WrongState      a command that the session's present state does not allow
+|   |   `-- ControllerReplaced  another controller steers the session now
 |   |-- FrameOutOfRange a frame that is over, or that is not kept any more
 |   |-- SlotsFull       no replica has room or a frame budget left
 |   |   `-- MemoryFull  a device has no memory left for what the session needs
@@ -49,12 +51,20 @@ class InvalidRequest(SessionError):
     """A field of the request that cannot be used."""
 
 
+class CommandIdReused(InvalidRequest):
+    """The command's ids were used before, for something else."""
+
+
 class SessionNotFound(SessionError):
     """No session has this id, or has it any more."""
 
 
 class WrongState(SessionError):
     """A command that the session's present state does not allow."""
+
+
+class ControllerReplaced(WrongState):
+    """Another controller steers the session now; this one is a spectator until it attaches again."""
 
 
 class FrameOutOfRange(SessionError):

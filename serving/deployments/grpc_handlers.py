@@ -2,6 +2,9 @@
 
 Serve cancels a request whose client goes while it waits for the next message. If the client goes while a message
 is being sent to it, nobody waits, and the request would be served on.
+
+Of an error Serve passes on code and details, and no trailing metadata: the reason comes in front of the details,
+and becomes metadata here.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from functools import partial
 from typing import Any
 
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
+from serving.protocol.status import REASON_KEY, REASONS
 
+Unary = Callable[[Any, Any], Awaitable[bytes]]
 Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
 
 
@@ -26,7 +31,19 @@ def add_sessions(servicer: Any, server: Any) -> None:
 
 def _handler(handler_of: Callable[..., Any], **method: Any) -> Any:
     handler = handler_of(**method)
-    return sent(handler) if method["streaming_type"].name.endswith("_STREAM") else handler
+    return sent(handler) if method["streaming_type"].name.endswith("_STREAM") else answered(handler)
+
+
+def answered(unary: Unary) -> Unary:
+    """The handler of gRPC that says why it refuses."""
+
+    async def answer(request: Any, context: Any) -> bytes:
+        try:
+            return await unary(request, context)
+        finally:
+            _name_reason(context)
+
+    return answer
 
 
 def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
@@ -39,8 +56,16 @@ def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
                 await context.write(message)
         finally:
             await _cancel(messages)
+            _name_reason(context)
 
     return send
+
+
+def _name_reason(context: Any) -> None:
+    reason, colon, words = str(context.details() or "").partition(": ")
+    if colon and reason in REASONS.values():
+        context.set_trailing_metadata([*context.trailing_metadata(), (REASON_KEY, reason)])
+        context.set_details(words)
 
 
 async def _cancel(messages: AsyncGenerator[bytes]) -> None:

@@ -25,7 +25,8 @@ from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.errors import ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.status import code_of
+from serving.protocol.paging import page_of
+from serving.protocol.status import code_of, reason_of
 from serving.web.app import web_app
 
 UnaryRpc = Callable[[Any, Any, RayServegRPCContext], Awaitable[Any]]
@@ -67,8 +68,9 @@ def _named(call: Any, rpc: Any) -> Any:
 
 
 def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
+    """Answer an error. The proxy makes metadata of the reason: see `grpc_handlers`."""
     context.set_code(code_of(error))
-    context.set_details(str(error))
+    context.set_details(f"{reason_of(error)}: {error}")
 
 
 @serve.ingress()
@@ -105,7 +107,7 @@ class SessionManagerReplica:
 
     @answered
     async def ListSessions(self, request: pb.ListSessionsRequest, caller: Caller) -> pb.ListSessionsResponse:
-        return pb.ListSessionsResponse(sessions=await self._sessions.list(caller))
+        return page_of(await self._sessions.list(caller), request)
 
     @answered
     async def DeleteSession(self, request: pb.DeleteSessionRequest, caller: Caller) -> Empty:
@@ -114,33 +116,33 @@ class SessionManagerReplica:
 
     @answered
     async def SchedulePrompt(self, request: pb.SchedulePromptRequest, caller: Caller) -> pb.Receipt:
-        return await self._command(request, pb.Command(schedule_prompt=request.cue), caller)
+        return await self._command(request, caller, schedule_prompt=request.cue)
 
     @answered
     async def RemovePrompt(self, request: pb.RemovePromptRequest, caller: Caller) -> pb.Receipt:
-        return await self._command(request, pb.Command(remove_prompt=pb.RemovePrompt(frame=request.frame)), caller)
+        return await self._command(request, caller, remove_prompt=pb.RemovePrompt(frame=request.frame))
 
     @answered
     async def MovePrompt(self, request: pb.MovePromptRequest, caller: Caller) -> pb.Receipt:
         move = pb.MovePrompt(frame=request.frame, to_frame=request.to_frame)
-        return await self._command(request, pb.Command(move_prompt=move), caller)
+        return await self._command(request, caller, move_prompt=move)
 
     @answered
     async def Start(self, request: pb.StartRequest, caller: Caller) -> pb.Receipt:
-        return await self._command(request, pb.Command(start=pb.Start()), caller)
+        return await self._command(request, caller, start=pb.Start())
 
     @answered
     async def Pause(self, request: pb.PauseRequest, caller: Caller) -> pb.Receipt:
         pause = pb.Pause(frame=request.frame) if request.HasField("frame") else pb.Pause()
-        return await self._command(request, pb.Command(pause=pause), caller)
+        return await self._command(request, caller, pause=pause)
 
     @answered
     async def Resume(self, request: pb.ResumeRequest, caller: Caller) -> pb.Receipt:
-        return await self._command(request, pb.Command(resume=pb.Resume()), caller)
+        return await self._command(request, caller, resume=pb.Resume())
 
     @answered
     async def Reset(self, request: pb.ResetRequest, caller: Caller) -> pb.Receipt:
-        return await self._command(request, pb.Command(reset=pb.Reset()), caller)
+        return await self._command(request, caller, reset=pb.Reset())
 
     @answered
     async def ForkSession(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
@@ -158,11 +160,11 @@ class SessionManagerReplica:
 
     @answered
     async def StartRecording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
-        return await self._sessions.start_recording(request.session_id, caller)
+        return await self._sessions.start_recording(request, caller)
 
     @answered
     async def StopRecording(self, request: pb.StopRecordingRequest, caller: Caller) -> pb.Recording:
-        return await self._sessions.stop_recording(request.session_id, caller)
+        return await self._sessions.stop_recording(request, caller)
 
     @streamed
     async def ReadRecording(
@@ -189,5 +191,6 @@ class SessionManagerReplica:
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         return health_pb2.HealthCheckResponse(status=status)
 
-    async def _command(self, request: Any, command: pb.Command, caller: Caller) -> pb.Receipt:
+    async def _command(self, request: Any, caller: Caller, **action: Any) -> pb.Receipt:
+        command = pb.Command(id=request.command_id, client_id=request.client_id, **action)
         return await self._sessions.command(request.session_id, command, caller)

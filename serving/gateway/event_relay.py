@@ -6,12 +6,12 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving.errors import NoLease, ReplicaLost, SessionLost, SessionNotFound
-from serving.gateway.failover import Failover
-from serving.gateway.replica_pool import ReplicaPool
-from serving.gateway.session_directory import Located
+from serving.gateway.ownership.failover import Failover
+from serving.gateway.ownership.replica_pool import ReplicaPool
+from serving.gateway.ownership.session_directory import Located
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.stream_cursor import RelayCursor
 from serving.replication.messages import Role
@@ -20,6 +20,13 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.1
 """How often the register is asked where a session is that does not answer."""
+
+
+class Controller(NamedTuple):
+    """The client that steers a session, and whether it has done so before."""
+
+    client_id: str = ""
+    reattach: bool = False
 
 
 class EventRelay:
@@ -48,7 +55,12 @@ class EventRelay:
                 located = await self._next(session_id, lost, lost_at)
 
     async def events(
-        self, session_id: str, role: Role, from_frame: int | None, followed: asyncio.Event | None = None
+        self,
+        session_id: str,
+        role: Role,
+        from_frame: int | None,
+        followed: asyncio.Event | None = None,
+        controller: Controller | None = None,
     ) -> AsyncGenerator[pb.Event]:
         """The events of a session. `followed` is set for as long as a replica sends them."""
         cursor, followed = RelayCursor(from_frame), followed or asyncio.Event()
@@ -56,11 +68,12 @@ class EventRelay:
         located, before = await self._failover.directory.owner(session_id), None
         while True:
             try:
-                async for event in self._of_owner(located, role, cursor):
+                async for event in self._of_owner(located, role, cursor, controller):
                     followed.set()
                     if lost_at is not None and before is not None and before.owner != located.owner:
                         yield _resumed(event, _now() - lost_at)
                     lost_at, before = None, located
+                    controller = None if controller is None else controller._replace(reattach=True)
                     if cursor.accept(event):
                         yield event
                 return
@@ -71,10 +84,12 @@ class EventRelay:
                 logger.info("stream lost", extra={"session": session_id, "why": str(lost)})
                 located = await self._next(session_id, lost, lost_at)
 
-    async def _of_owner(self, located: Located, role: Role, cursor: RelayCursor) -> AsyncGenerator[pb.Event]:
+    async def _of_owner(
+        self, located: Located, role: Role, cursor: RelayCursor, controller: Controller | None
+    ) -> AsyncGenerator[pb.Event]:
         owner, stream = located.owner, uuid.uuid4().hex
         self._failover.stream_opened(stream, owner.replica)
-        arguments = (owner.attempt, role.value, cursor.next_frame, stream)
+        arguments = (owner.attempt, role.value, cursor.next_frame, stream, *(controller or Controller()))
         try:
             async for item in self._pool.stream(owner.replica, "subscribe", *arguments, silence_s=self._silence_s):
                 if item.event is not None:

@@ -25,20 +25,23 @@ from serving.errors import (
     SessionNotFound,
 )
 from serving.gateway.api import SessionAPI
-from serving.gateway.event_relay import EventRelay
-from serving.gateway.failover import Failover
-from serving.gateway.placement import ask_all, prepare
+from serving.gateway.event_relay import Controller, EventRelay
+from serving.gateway.ownership.failover import Failover
+from serving.gateway.ownership.placement import ask_all, prepare
+from serving.gateway.ownership.replica_pool import CALL_S, ReplicaPool
+from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recordings import Recordings
-from serving.gateway.replica_pool import CALL_S, ReplicaPool
+from serving.gateway.request_log import RequestLog, session_id_of
 from serving.gateway.session_snapshot import pack, restored_record, unpack
-from serving.gateway.standby_session import FirstCopy
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
-from serving.protocol.status import code_of
+from serving.protocol.status import write_error
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.register import Register
 from serving.timeline.cue import Cue
 from serving.timeline.timeline import Settings
+
+HEARTBEAT_S = 1.0
 
 MOST_ANSWERS = 64
 """Events and refusals that wait for a controller; then the session is not read any further."""
@@ -55,6 +58,7 @@ class SessionService(SessionAPI):
         self._stream = stream
         self._failover = Failover(pool, register, config.leases, manager)
         self._relay = EventRelay(pool, self._failover, config.leases.lease_s, config.limits.recovery_seconds)
+        self._requests = RequestLog()
         # A server without tokens has one caller, whose name is empty and whose folder is the whole.
         self._recordings = Recordings(
             self._relay, Path(config.recordings), config.tokens.digests or ("",),
@@ -85,10 +89,13 @@ class SessionService(SessionAPI):
 
     @override
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        return await self._requests.once(caller.name, request, lambda: self._create(request, caller))
+
+    async def _create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         cues = read_cues(request.cues)
-        spec = self._spec(request.options, caller)
+        spec = self._spec(session_id_of(caller.name, request), request.options, caller)
         await self._require_room(caller)
-        return await self._failover.open(spec.session_id, self._new_copy(spec, cues))
+        return await self._open(spec.session_id, self._new_copy(spec, cues))
 
     @override
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
@@ -108,10 +115,13 @@ class SessionService(SessionAPI):
 
     @override
     async def fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
+        return await self._requests.once(caller.name, request, lambda: self._fork(request, caller))
+
+    async def _fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
         await self._require_own(request.session_id, caller)
         await self._require_room(caller)
-        session_id = str(uuid.uuid4())
-        return await self._failover.open(session_id, self._forked_copy(request, session_id, caller))
+        session_id = session_id_of(caller.name, request)
+        return await self._open(session_id, self._forked_copy(request, session_id, caller))
 
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
@@ -124,6 +134,9 @@ class SessionService(SessionAPI):
 
     @override
     async def restore(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
+        return await self._requests.once(caller.name, request, lambda: self._restore(request, caller))
+
+    async def _restore(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
         if len(request.snapshot) > self._config.limits.snapshot_bytes:
             raise LimitReached(
                 f"the snapshot has {len(request.snapshot)} bytes; "
@@ -131,9 +144,16 @@ class SessionService(SessionAPI):
             )
         saved = unpack(request.snapshot)
         await self._require_room(caller)
-        spec = self._spec(saved.session.options, caller)
+        spec = self._spec(session_id_of(caller.name, request), saved.session.options, caller)
         resume = ResumeState(restored_record(saved, spec), saved.stream)
-        return await self._failover.open(spec.session_id, self._new_copy(spec, (), resume))
+        return await self._open(spec.session_id, self._new_copy(spec, (), resume))
+
+    async def _open(self, session_id: str, first: FirstCopy) -> pb.Session:
+        """A new session; or the one that another manager has opened for the same request."""
+        try:
+            return await self._failover.open(session_id, first)
+        except AlreadyOpen:
+            return pb.Session.FromString(await self._relay.ask(session_id, "describe"))
 
     def _new_copy(self, spec: SessionSpec, cues: tuple[Cue, ...], resume: ResumeState | None = None) -> FirstCopy:
         return lambda attempt, tried: prepare(
@@ -152,7 +172,7 @@ class SessionService(SessionAPI):
 
         return fork
 
-    def _spec(self, options: pb.SessionOptions, caller: Caller) -> SessionSpec:
+    def _spec(self, session_id: str, options: pb.SessionOptions, caller: Caller) -> SessionSpec:
         """What is asked for, checked. Raises InvalidRequest."""
         config = self._config
         if options.model not in ("", config.model):
@@ -172,7 +192,7 @@ class SessionService(SessionAPI):
         if pixels > most:
             raise LimitReached(f"the picture has {pixels} pixels; at most {most} are generated here")
         pace = read_pace(options, config.lease_s)
-        return SessionSpec(str(uuid.uuid4()), caller.name, config.model, stream, pace, time.time())
+        return SessionSpec(session_id, caller.name, config.model, stream, pace, time.time())
 
     async def _require_room(self, caller: Caller) -> None:
         if not self._config.tokens.digests:
@@ -193,12 +213,13 @@ class SessionService(SessionAPI):
     @override
     async def command(self, session_id: str, command: pb.Command, caller: Caller) -> pb.Receipt:
         await self._require_own(session_id, caller)
-        return await self._command(session_id, command)
+        return await self._command(session_id, command, steers=False)
 
-    async def _command(self, session_id: str, command: pb.Command) -> pb.Receipt:
+    async def _command(self, session_id: str, command: pb.Command, *, steers: bool) -> pb.Receipt:
         # A reset waits for the block that is being made; nothing else waits for anything.
         patience_s = CALL_S if command.HasField("reset") else None
-        data = await self._relay.ask(session_id, "command", command.SerializeToString(), timeout_s=patience_s)
+        arguments = (command.SerializeToString(), steers)
+        data = await self._relay.ask(session_id, "command", *arguments, timeout_s=patience_s)
         return pb.Receipt.FromString(data)
 
     # Streams
@@ -219,16 +240,17 @@ class SessionService(SessionAPI):
         first = await anext(aiter(commands), None)
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
-        session_id = first.attach.session_id
+        session_id, client_id = first.attach.session_id, first.client_id or uuid.uuid4().hex
         await self._require_own(session_id, caller)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
         answers: asyncio.Queue[pb.Event | None] = asyncio.Queue(maxsize=MOST_ANSWERS)
         followed = asyncio.Event()
-        events = self._relay.events(session_id, Role.CONTROLLER, from_frame, followed)
+        controller = Controller(client_id, first.attach.reattach)
+        events = self._relay.events(session_id, Role.CONTROLLER, from_frame, followed, controller)
         watching = asyncio.create_task(_pour(events, answers))
-        commanding = asyncio.create_task(self._carry_out(session_id, commands, answers, followed))
+        commanding = asyncio.create_task(self._carry_out(session_id, client_id, commands, answers, followed))
         try:
-            while (event := await answers.get()) is not None:
+            while (event := await _next(answers)) is not None:
                 yield event
             for task in (watching, commanding):
                 if task.done() and (failure := task.exception()):
@@ -242,6 +264,7 @@ class SessionService(SessionAPI):
     async def _carry_out(
         self,
         session_id: str,
+        client_id: str,
         commands: AsyncIterator[pb.Command],
         answers: asyncio.Queue[pb.Event | None],
         followed: asyncio.Event,
@@ -253,8 +276,11 @@ class SessionService(SessionAPI):
         try:
             async for command in commands:
                 await followed.wait()
+                command.client_id = command.client_id or client_id
                 try:
-                    await self._command(session_id, command)
+                    receipt = await self._command(session_id, command, steers=True)
+                    if receipt.repeated:
+                        await answers.put(pb.Event(receipt=receipt))
                 except ServingError as error:
                     await answers.put(pb.Event(receipt=refusal(command, error)))
         finally:
@@ -263,16 +289,31 @@ class SessionService(SessionAPI):
     # Recordings
 
     @override
-    async def start_recording(self, session_id: str, caller: Caller) -> pb.Recording:
-        return await self._recordings.start(await self.get(session_id, caller), caller.name)
+    async def start_recording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
+        async def start() -> pb.Recording:
+            return await self._recordings.start(await self.get(request.session_id, caller), caller.name)
+
+        return await self._requests.once(caller.name, request, start)
 
     @override
-    async def stop_recording(self, session_id: str, caller: Caller) -> pb.Recording:
-        return await self._recordings.stop(await self.get(session_id, caller), caller.name)
+    async def stop_recording(self, request: pb.StopRecordingRequest, caller: Caller) -> pb.Recording:
+        async def stop() -> pb.Recording:
+            return await self._recordings.stop(await self.get(request.session_id, caller), caller.name)
+
+        return await self._requests.once(caller.name, request, stop)
 
     @override
     def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
         return self._recordings.read(name, caller.name)
+
+
+async def _next(answers: asyncio.Queue[pb.Event | None]) -> pb.Event | None:
+    """What comes next; a heartbeat where nothing does for a second."""
+    try:
+        async with asyncio.timeout(HEARTBEAT_S):
+            return await answers.get()
+    except TimeoutError:
+        return pb.Event(heartbeat=pb.Heartbeat())
 
 
 async def _pour(events: AsyncIterator[pb.Event], answers: asyncio.Queue[pb.Event | None]) -> None:
@@ -288,5 +329,5 @@ def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:
     action = (command.WhichOneof("action") or "unspecified").upper()
     known = pb.CommandKind.DESCRIPTOR.values_by_name.get(f"COMMAND_KIND_{action}")
     kind = pb.CommandKind.Name(0 if known is None else known.number)
-    failure = pb.Error(code=code_of(error).value[0], message=str(error))
-    return pb.Receipt(command_id=command.id, command=kind, stage=pb.RECEIPT_STAGE_REFUSED, error=failure)
+    stage = pb.RECEIPT_STAGE_REFUSED
+    return pb.Receipt(command_id=command.id, command=kind, stage=stage, error=write_error(error))

@@ -64,7 +64,7 @@ def write_applied(applied: Applied) -> pb.AppliedCue:
     return pb.AppliedCue(cue=write_cue(applied.cue), frame=applied.frame)
 
 
-def write_receipt(receipt: Receipt) -> pb.Receipt:
+def write_receipt(receipt: Receipt, *, replicated: bool = False, repeated: bool = False) -> pb.Receipt:
     """As the protocol has it."""
     return pb.Receipt(
         command_id=receipt.command_id,
@@ -72,6 +72,8 @@ def write_receipt(receipt: Receipt) -> pb.Receipt:
         stage=pb.ReceiptStage.Name(receipt.stage.value),
         frame=receipt.frame,
         cue_frame=receipt.cue_frame,
+        replicated=replicated,
+        repeated=repeated,
     )
 
 

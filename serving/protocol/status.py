@@ -1,13 +1,18 @@
-"""Errors of sessions as status codes of gRPC, and back."""
+"""Errors of sessions as status codes and reasons, and back."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from grpc import StatusCode
 
 from serving.errors import (
+    CommandIdReused,
+    ControllerReplaced,
     FrameOutOfRange,
     InvalidRequest,
     LimitReached,
+    MemoryFull,
     NotAllowed,
     ReplicaLost,
     ServingError,
@@ -19,6 +24,10 @@ from serving.errors import (
     TimelineError,
     WrongState,
 )
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+REASON_KEY = "longtake-reason"
+"""The trailing metadata that carries the reason of a refusal."""
 
 CODES: dict[type[ServingError], StatusCode] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
@@ -34,7 +43,25 @@ CODES: dict[type[ServingError], StatusCode] = {
     SessionFailed: StatusCode.ABORTED,
 }
 
-_ERRORS: dict[StatusCode, type[SessionError]] = {
+REASONS: dict[type[ServingError], str] = {
+    InvalidRequest: "INVALID_REQUEST",
+    TimelineError: "INVALID_TIMELINE",
+    CommandIdReused: "COMMAND_ID_REUSED",
+    SessionNotFound: "SESSION_NOT_FOUND",
+    SessionLost: "SESSION_LOST",
+    SessionFailed: "SESSION_FAILED",
+    WrongState: "WRONG_STATE",
+    ControllerReplaced: "CONTROLLER_REPLACED",
+    FrameOutOfRange: "FRAME_OUT_OF_RANGE",
+    SlotsFull: "SLOTS_FULL",
+    MemoryFull: "MEMORY_FULL",
+    LimitReached: "LIMIT_REACHED",
+    NotAllowed: "NOT_ALLOWED",
+    ReplicaLost: "REPLICA_LOST",
+}
+"""The names of `ErrorReason`, without its prefix."""
+
+_BY_CODE: dict[StatusCode, type[SessionError]] = {
     StatusCode.INVALID_ARGUMENT: InvalidRequest,
     StatusCode.NOT_FOUND: SessionNotFound,
     StatusCode.FAILED_PRECONDITION: WrongState,
@@ -45,6 +72,11 @@ _ERRORS: dict[StatusCode, type[SessionError]] = {
     StatusCode.ABORTED: SessionFailed,
 }
 
+# The message of a timeline's error has its place in it: at a client it is an invalid request.
+_BY_REASON: dict[str, type[SessionError]] = {
+    reason: kind if issubclass(kind, SessionError) else InvalidRequest for kind, reason in REASONS.items()
+}
+
 _BY_NUMBER: dict[int, StatusCode] = {code.value[0]: code for code in StatusCode}
 
 
@@ -53,11 +85,41 @@ def code_of(error: ServingError) -> StatusCode:
     return next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), StatusCode.INTERNAL)
 
 
+def reason_of(error: ServingError) -> str:
+    """The reason that a caller is answered; UNSPECIFIED for what no caller can mend."""
+    return next((REASONS[kind] for kind in type(error).__mro__ if kind in REASONS), "UNSPECIFIED")
+
+
 def code_numbered(number: int) -> StatusCode:
     """A code by its number in messages; UNKNOWN for one that gRPC does not have."""
     return _BY_NUMBER.get(number, StatusCode.UNKNOWN)
 
 
-def error_of(code: StatusCode, message: str) -> SessionError:
-    """What a server's answer means. A code that is not about the request is ReplicaLost: it may be made again."""
-    return _ERRORS.get(code, ReplicaLost)(message)
+def error_of(code: StatusCode, message: str, reason: str = "") -> SessionError:
+    """What a server's answer means, by its reason, or by its code where that is unknown or missing.
+
+    A code that is not about the request is ReplicaLost: it may be made again.
+    """
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ReplicaLost)
+    return kind(message)
+
+
+def reason_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+    """The reason that an answer's trailing metadata names; empty if it names none."""
+    return next((str(value) for key, value in metadata or () if key == REASON_KEY), "")
+
+
+def write_error(error: ServingError) -> pb.Error:
+    """As the protocol has it."""
+    return pb.Error(code=code_of(error).value[0], message=str(error), reason=f"ERROR_REASON_{reason_of(error)}")
+
+
+def reason_name(error: pb.Error) -> str:
+    """The reason of an error out of a message; empty for one that this version does not know."""
+    known = pb.ErrorReason.DESCRIPTOR.values_by_number.get(error.reason)
+    return "" if known is None else known.name.removeprefix("ERROR_REASON_")
+
+
+def read_error(error: pb.Error) -> SessionError:
+    """What an error in an event means."""
+    return error_of(code_numbered(error.code), error.message, reason_name(error))

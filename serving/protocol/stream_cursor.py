@@ -32,7 +32,14 @@ class StreamCursor:
         return self.next_frame
 
     def judge(self, event: pb.Event) -> Verdict:
-        """Whether an event is to be passed on. After a hole the stream is to be opened again."""
+        """Whether an event is to be passed on. After a hole the stream is to be opened again.
+
+        Answers are news whatever take they were given in: somebody waits for them.
+        """
+        if event.HasField("receipt"):
+            return Verdict.NEWS
+        if event.HasField("heartbeat"):
+            return Verdict.OLD
         if self.take is not None and event.take < self.take:
             return Verdict.OLD
         if self._begins_take(event.take) and self._reopened:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, BlockLengths
 from serving.errors import FrameOutOfRange, InvalidRequest, LimitReached, SessionNotFound, WrongState
 from serving.session.pacing import UNREPORTED_BLOCKS, Pace, Position
+from serving.session.receipt_log import ReceiptLog
 from serving.session.types import Applied, BlockPlan, CommandKind, Pending, Receipt, SessionRecord, Stage, State
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.timeline.schedule import Step
@@ -42,6 +43,9 @@ class Session:
         self.pace = pace
         self.blocks = blocks
         self.viewers = 0
+        self.receipts = ReceiptLog()
+        self.controller = ""
+        self.seq = 0
         self._seen = now
         self._begin_take(0, now)
 
@@ -56,6 +60,8 @@ class Session:
         session._applied = list(record.applied)
         session._position = Position(record.pace, max(record.shown, 0))
         session._paused_at = record.shown
+        session.receipts, session.controller = ReceiptLog(record.receipts), record.controller
+        session.seq = record.seq
         session._walk_steps()
         return session
 
@@ -207,6 +213,13 @@ class Session:
         """The controller who reported has gone: a clock stands in."""
         self._position.reports_end(now)
 
+    def attach(self, client_id: str, *, reattach: bool) -> bool:
+        """A controller comes; whether it steers. One that returns takes nothing from who has come since."""
+        if reattach and self.controller not in ("", client_id):
+            return False
+        self.controller = client_id
+        return True
+
     def viewer_came(self, now: float) -> None:
         """Somebody watches."""
         self.viewers += 1
@@ -295,7 +308,7 @@ class Session:
         """As plain data."""
         return SessionRecord(
             self.pace, self.state, self.take, self.next_block, self.delivered_frames, self.shown_frame(now),
-            self.pending, self.applied,
+            self.pending, self.applied, self.receipts.entries, self.controller, self.seq,
         )  # fmt: skip
 
     def rewound(self, block: int, now: float) -> SessionRecord:

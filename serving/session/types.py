@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 from engines.config.geometry import BlockLengths
+from serving.errors import ServingError
 from serving.session.pacing import Pace
 from serving.timeline.cue import Cue
 from serving.timeline.schedule import Step
@@ -56,6 +57,33 @@ class Receipt:
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """An error that a command was refused with, as plain data."""
+
+    kind: type[ServingError]
+    arguments: tuple[str, ...]
+
+    @classmethod
+    def of(cls, error: ServingError) -> Refusal:
+        """To be kept."""
+        return cls(type(error), tuple(map(str, error.args)))
+
+    def error(self) -> ServingError:
+        """To be raised again."""
+        return self.kind(*self.arguments)
+
+
+@dataclass(frozen=True)
+class LoggedReceipt:
+    """The answer to a command of `client_id`; `content` is a digest of what was asked for."""
+
+    client_id: str
+    command_id: str
+    content: bytes
+    answer: Receipt | Refusal
+
+
+@dataclass(frozen=True)
 class Pending:
     """A cue that has not applied yet, and the command that scheduled it."""
 
@@ -87,7 +115,11 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """A session's logic as plain data. `shown` is the last frame its viewer saw."""
+    """A session's logic as plain data.
+
+    `shown` is the last frame its viewer saw, `receipts` are the first answers to its last commands, and
+    `controller` is the client that steers it, empty before the first. `seq` counts the changes that were told.
+    """
 
     pace: Pace
     state: State
@@ -97,6 +129,13 @@ class SessionRecord:
     shown: int
     pending: tuple[Pending, ...]
     applied: tuple[Applied, ...]
+    receipts: tuple[LoggedReceipt, ...] = ()
+    controller: str = ""
+    seq: int = 0
+
+    def forked(self) -> SessionRecord:
+        """For a second session: what clients have asked of the first is not asked of it."""
+        return replace(self, receipts=(), controller="", seq=0)
 
     @classmethod
     def restored(

@@ -5,19 +5,19 @@ from __future__ import annotations
 from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import write_cue
-from serving.protocol.status import code_numbered, code_of
+from serving.protocol.status import code_numbered, code_of, reason_name, reason_of
 from serving.timeline.formats.document import Json
 from serving.timeline.formats.reader import ReadTimeline
 
 
 def error_json(error: ServingError) -> Json:
     """An error as messages carry it."""
-    return {"code": code_of(error).name, "message": str(error)}
+    return {"code": code_of(error).name, "reason": reason_of(error), "message": str(error)}
 
 
 def wire_error_json(error: pb.Error) -> Json:
     """An error out of an event."""
-    return {"code": code_numbered(error.code).name, "message": error.message}
+    return {"code": code_numbered(error.code).name, "reason": reason_name(error), "message": error.message}
 
 
 def refusal_json(id: str, type: str, error: ServingError) -> dict[str, Json]:

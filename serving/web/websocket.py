@@ -172,9 +172,13 @@ class Conversation:
                 fork = pb.ForkSessionRequest(session_id=self._id, frame=request.frame)
                 return text("forked", answer | session_json(await self._face.fork(fork, self._caller)))
             case "start_recording":
-                recording = await self._face.start_recording(self._id, self._caller)
+                recording = await self._face.start_recording(
+                    pb.StartRecordingRequest(session_id=self._id), self._caller
+                )
             case "stop_recording":
-                recording = await self._face.stop_recording(self._id, self._caller)
+                recording = await self._face.stop_recording(
+                    pb.StopRecordingRequest(session_id=self._id), self._caller
+                )
             case "end":
                 await self._face.delete(self._id, self._caller)
                 return text("ended", answer)

@@ -137,15 +137,16 @@ class ActiveSession:
 
     async def answer(self, receipts: Iterable[Receipt], timeout_s: float) -> bool:
         """Send receipts once the standby has what they say, or after `timeout_s`; returns whether it has."""
-        take, self.answering_command = self.logic.take, True
+        take, self.answering_command, replicated = self.logic.take, True, False
         try:
-            return self.feed is not None and await self.feed.replicated(timeout_s)
+            replicated = self.feed is not None and await self.feed.replicated(timeout_s)
         finally:
             self.answering_command = False
-            answers = [pb.Event(take=take, receipt=write_receipt(receipt)) for receipt in receipts]
+            answers = [write_receipt(receipt, replicated=replicated) for receipt in receipts]
             behind, self.behind_receipts = self.behind_receipts, []
-            for event in (*answers, *behind):
+            for event in (*(pb.Event(take=take, receipt=answer) for answer in answers), *behind):
                 self._send(event)
+        return replicated
 
     def publish_state(self) -> None:
         """Send how the session stands."""
@@ -154,9 +155,11 @@ class ActiveSession:
     def publish_chunk(self, chunk: Chunk) -> None:
         """Keep a chunk, and send it."""
         self.kept.append(chunk)
-        event = pb.Event(take=self.logic.take, chunk=write_chunk(chunk)).SerializeToString()
+        event = pb.Event(take=self.logic.take, chunk=write_chunk(chunk))
+        event.seq = self._next_seq(event)
+        data = event.SerializeToString()
         for subscriber in self.subscribers:
-            subscriber.put_chunk(event, self.logic.take, chunk.first_frame, len(chunk.units))
+            subscriber.put_chunk(data, self.logic.take, chunk.first_frame, len(chunk.units))
 
     def subscribe(self, role: Role, from_frame: int | None, now: float) -> Subscriber:
         """A new subscriber, who is sent the state and what is kept from `from_frame` on.
@@ -171,10 +174,21 @@ class ActiveSession:
         self.subscribers.append(subscriber)
         if role.watches:
             self.logic.viewer_came(now)
-        state = pb.Event(take=self.logic.take, state=self.describe())
+        state = pb.Event(take=self.logic.take, seq=self.logic.seq, state=self.describe())
         subscriber.put_event(state.SerializeToString())
         self._send_kept(subscriber, from_frame)
         return subscriber
+
+    def attach(self, controller: Subscriber, client_id: str, *, reattach: bool, now: float) -> None:
+        """A controller has subscribed: it takes over, unless it only comes back and another one has come since."""
+        steers = self.logic.attach(client_id, reattach=reattach)
+        others = [found for found in self.subscribers if found.role is Role.CONTROLLER and found is not controller]
+        for replaced in others if steers else [controller]:
+            replaced.role = Role.VIEWER
+            replaced.put_event(pb.Event(take=self.logic.take, replaced=pb.Replaced()).SerializeToString())
+        if steers and others:
+            self.logic.reports_ended(now)
+        self.replicate()
 
     def unsubscribe(self, subscriber: Subscriber, now: float) -> None:
         """A subscriber has gone. That it goes again changes nothing."""
@@ -248,9 +262,16 @@ class ActiveSession:
         return any(subscriber.role is role for subscriber in self.subscribers)
 
     def _send(self, event: pb.Event) -> None:
+        event.seq = self._next_seq(event)
         data = event.SerializeToString()
         for subscriber in self.subscribers:
             subscriber.put_event(data)
+
+    def _next_seq(self, event: pb.Event) -> int:
+        """Counts what changes the session, of which progress is only told."""
+        if not event.HasField("progress"):
+            self.logic.seq += 1
+        return self.logic.seq
 
     def _send_kept(self, subscriber: Subscriber, from_frame: int | None) -> None:
         if from_frame is None:

@@ -1,4 +1,4 @@
-"""Commands of the protocol, applied to a session."""
+"""Commands of sessions on their replica: applied, told to the standby, answered."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from functools import partial
 from engines.errors import EngineError
 from engines.streaming.generator import Generator
 from engines.streaming.replica_log import ReplicaLog
-from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.engine_errors import refusal
 from serving.pipeline.prompts import PromptTrack
 from serving.pipeline.stages import DecoderStage, in_thread
 from serving.pipeline.video_decoder import DecoderStart
-from serving.protocol.convert import read_blend, read_transition, write_receipt
-from serving.session.state_machine import Receipt, Session
+from serving.protocol.commands import first_answer, handle
+from serving.protocol.convert import write_receipt
+from serving.session.state_machine import Receipt
 from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.session_copies import SessionCopies
 
@@ -42,33 +42,39 @@ class CommandHandler:
         self._executor = executor
         self._wake = wake
 
-    async def handle(self, attempt: str, command: pb.Command) -> pb.Receipt:
+    async def handle(self, attempt: str, command: pb.Command, *, steers: bool = False) -> pb.Receipt:
         """Apply a command, answer it, and tell all subscribers. Raises a SessionError if it is refused.
 
-        The answer waits until the standby has the command, so that it outlives this replica.
+        The answer waits until the standby has the command, so that it outlives this replica. With `steers` it
+        comes on a controller's stream, and is refused if another controller has taken over.
         """
         session = self._copies.leased(attempt)
+        replaced = steers and session.logic.controller != command.client_id
         if command.WhichOneof("action") == "shown":
-            session.logic.shown(command.shown.frame, _now())
-            self._wake()
+            if not replaced:
+                session.logic.shown(command.shown.frame, _now())
+                self._wake()
             return pb.Receipt()
         async with session.commands:
+            if (before := first_answer(session.logic, command)) is not None:
+                return write_receipt(before.receipts[0], repeated=True)
             state = session.logic.state
-            receipts = await self._apply(session, command)
+            receipts = await self._apply(session, command, replaced)
             if command.HasField("schedule_prompt") and not command.schedule_prompt.HasField("frame"):
                 session.asked_now[receipts[0].cue_frame] = _now()
             self._wake()
-            await session.answer(receipts, REPLICATED_WITHIN_S)
+            replicated = await session.answer(receipts, REPLICATED_WITHIN_S)
             if session.logic.state is not state:
                 session.delivered_at = None
                 session.publish_state()
-        return write_receipt(receipts[0])
+        return write_receipt(receipts[0], replicated=replicated)
 
-    async def _apply(self, session: ActiveSession, command: pb.Command) -> tuple[Receipt, ...]:
-        if command.WhichOneof("action") == "reset":
+    async def _apply(self, session: ActiveSession, command: pb.Command, replaced: bool) -> tuple[Receipt, ...]:
+        if command.WhichOneof("action") == "reset" and not replaced:
             return await self._reset(session, command)
         # The lease may have run out while an earlier command was answered.
-        return apply_command(self._copies.leased(session.attempt).logic, command, _now())
+        logic = self._copies.leased(session.attempt).logic
+        return handle(logic, command, _now(), steers=not replaced).receipts
 
     async def _reset(self, session: ActiveSession, command: pb.Command) -> tuple[Receipt, ...]:
         """A new stream in place of the one that is reset. Where no decoder can be had nothing has changed."""
@@ -76,7 +82,7 @@ class CommandHandler:
             before, after = session.decoder_key, session.decoder_key_of(session.logic.take + 1)
             await self._decoder.open(after, DecoderStart(0, 0, []))
             try:
-                receipts = apply_command(self._copies.leased(session.attempt).logic, command, _now())
+                receipts = handle(self._copies.leased(session.attempt).logic, command, _now()).receipts
             except BaseException:
                 await self._decoder.close(after)
                 raise
@@ -102,30 +108,6 @@ class CommandHandler:
         self._generator.close(session.stream)
         if not session.closed:
             session.stream = self._generator.open(session.config)
-
-
-def apply_command(logic: Session, command: pb.Command, now: float) -> tuple[Receipt, ...]:
-    """The receipts of a command, its own first. Raises SessionError or TimelineError if it is refused."""
-    name, action = command.id, command.WhichOneof("action")
-    match action:
-        case "schedule_prompt":
-            cue = command.schedule_prompt
-            frame = cue.frame if cue.HasField("frame") else None
-            return logic.schedule(read_blend(cue), frame, read_transition(cue), name, now)
-        case "remove_prompt":
-            return logic.remove(command.remove_prompt.frame, name, now)
-        case "move_prompt":
-            return logic.move(command.move_prompt.frame, command.move_prompt.to_frame, name, now)
-        case "start":
-            return logic.start(name, now)
-        case "pause":
-            return logic.pause(command.pause.frame if command.pause.HasField("frame") else None, name, now)
-        case "resume":
-            return logic.resume(name, now)
-        case "reset":
-            return logic.reset(name, now)
-        case _:
-            raise InvalidRequest(f"command {name!r} has the action {action}; it cannot be sent here")
 
 
 def _now() -> float:

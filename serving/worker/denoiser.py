@@ -225,15 +225,23 @@ class Denoiser:
         """Whose session it is."""
         return self._copies.get(attempt).spec.caller
 
-    async def command(self, attempt: str, command: pb.Command) -> pb.Receipt:
+    async def command(self, attempt: str, command: pb.Command, *, steers: bool = False) -> pb.Receipt:
         """As `CommandHandler.handle`."""
-        return await self._commands.handle(attempt, command)
+        return await self._commands.handle(attempt, command, steers=steers)
 
     # Streams
 
-    def subscribe(self, attempt: str, role: Role, from_frame: int | None, stream: str) -> AsyncGenerator[Item]:
+    def subscribe(
+        self,
+        attempt: str,
+        role: Role,
+        from_frame: int | None,
+        stream: str,
+        client_id: str = "",
+        reattach: bool = False,
+    ) -> AsyncGenerator[Item]:
         """As `SessionStreams.subscribe`."""
-        return self._streams.subscribe(attempt, role, from_frame, stream)
+        return self._streams.subscribe(attempt, role, from_frame, stream, client_id, reattach)
 
     def feed(self, attempt: str, manager: str) -> AsyncGenerator[FeedItem]:
         """As `SessionStreams.feed`."""

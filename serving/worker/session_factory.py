@@ -68,7 +68,7 @@ class SessionFactory:
     async def fork_here(self, session: ActiveSession, attempt: str, spec: SessionSpec) -> ActiveSession:
         """A second session like `session`, which rests meanwhile."""
         now = _now()
-        record, blocks = session.logic.rewound(session.stream.blocks, now), session.config.blocks
+        record, blocks = session.logic.rewound(session.stream.blocks, now).forked(), session.config.blocks
         async with self._taken(await self._run(partial(self._generator.fork, session.stream))) as stream:
             prompts, logic = dict(session.prompts), Session.of(record, blocks, now)
             track = session.track.copy(prompts)
@@ -87,7 +87,7 @@ class SessionFactory:
                 f"frame {frame} is not in the past; the last one is {session.logic.earliest_frame - 1}"
             )
         block = blocks.block_at(frame + 1) - 1
-        record = session.logic.rewound(block, _now())
+        record = session.logic.rewound(block, _now()).forked()
         chunks = [chunk for chunk in session.kept if chunk.block < block]
         restored = {entry.block for entry in session.stream.log if entry.event == "restore"}
         async with self._taken(await self._new(spec)) as stream:

@@ -43,11 +43,18 @@ class SessionStreams:
         self._full_states = asyncio.Semaphore(FULL_STATES_AT_ONCE)
 
     async def subscribe(
-        self, attempt: str, role: Role, from_frame: int | None, stream: str
+        self,
+        attempt: str,
+        role: Role,
+        from_frame: int | None,
+        stream: str,
+        client_id: str = "",
+        reattach: bool = False,
     ) -> AsyncGenerator[Item]:
         """A session's events, beginning with its state, once the copy has a lease; `stream` names them.
 
-        Raises SessionNotFound, and FrameOutOfRange for a frame that is not kept any more.
+        A controller says which client it is, and whether it steered the session before. Raises SessionNotFound,
+        and FrameOutOfRange for a frame that is not kept any more.
         """
         session = self._copies.get(attempt)
         self._copies.leases.streams.opened(stream, _now())
@@ -57,6 +64,8 @@ class SessionStreams:
             session.require_open()
             subscriber = session.subscribe(role, from_frame, _now())
             self._open[stream] = _OpenStream(session, subscriber)
+            if role is Role.CONTROLLER:
+                session.attach(subscriber, client_id, reattach=reattach, now=_now())
             self._wake()
             async for item in subscriber.items(BEAT_S):
                 if item.event is not None:

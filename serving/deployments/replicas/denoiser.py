@@ -104,13 +104,15 @@ class DenoiserReplica:
     async def caller_of(self, attempt: str) -> str:
         return self._here().caller_of(attempt)
 
-    async def command(self, attempt: str, command: bytes) -> bytes:
-        return (await self._here().command(attempt, pb.Command.FromString(command))).SerializeToString()
+    async def command(self, attempt: str, command: bytes, steers: bool) -> bytes:
+        receipt = await self._here().command(attempt, pb.Command.FromString(command), steers=steers)
+        return receipt.SerializeToString()
 
     async def subscribe(
-        self, attempt: str, role: str, from_frame: int | None, stream: str
+        self, attempt: str, role: str, from_frame: int | None, stream: str, client_id: str, reattach: bool
     ) -> AsyncGenerator[Item]:
-        async with aclosing(self._here().subscribe(attempt, Role(role), from_frame, stream)) as items:
+        events = self._here().subscribe(attempt, Role(role), from_frame, stream, client_id, reattach)
+        async with aclosing(events) as items:
             async for item in items:
                 yield item
 

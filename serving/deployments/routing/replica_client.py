@@ -17,7 +17,7 @@ from ray.util import list_named_actors
 
 from engines.errors import EngineError
 from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
-from serving.gateway.replica_pool import Replicas
+from serving.gateway.ownership.replica_pool import Replicas
 
 logger = logging.getLogger(__name__)
 

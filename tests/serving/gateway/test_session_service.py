@@ -11,7 +11,7 @@ from engines.config.presets import preset
 from serving.auth import Caller
 from serving.config import ServerConfig
 from serving.errors import ReplicaLost
-from serving.gateway.replica_pool import Replicas
+from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import Item

@@ -12,6 +12,7 @@ from serving.errors import InvalidRequest, ServingError, SessionError, TimelineE
 from serving.media.chunk import AccessUnit, Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import read_chunk, write_chunk
+from serving.protocol.commands import handle
 from serving.protocol.convert import (
     read_blend,
     read_cue,
@@ -25,7 +26,6 @@ from serving.protocol.convert import (
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, CommandKind, Receipt, Session, Stage, State
 from serving.timeline.cue import MAX_BLENDED_PROMPTS, MAX_PROMPT_CHARACTERS, Blend, Cue, Transition
-from serving.worker.command_handler import apply_command
 
 texts = st.from_regex(r"[a-z][ -~]{0,30}", fullmatch=True)
 weights = st.floats(1e-3, 1e6)
@@ -177,7 +177,7 @@ commands = st.one_of(
 
 def answered(session: Session, command: pb.Command) -> tuple[Receipt, ...] | ServingError:
     try:
-        return apply_command(session, command, 0.0)
+        return handle(session, command, 0.0).receipts
     except (SessionError, TimelineError) as error:
         return error
 

@@ -4,8 +4,33 @@ import pytest
 from grpc import StatusCode
 
 from serving import errors
-from serving.errors import LimitReached, ReplicaLost, ServingError, SessionError, SlotsFull, TimelineError
-from serving.protocol.status import CODES, code_numbered, code_of, error_of
+from serving.errors import (
+    LimitReached,
+    NoLease,
+    RegisterUnavailable,
+    ReplicaDied,
+    ReplicaLost,
+    ServingError,
+    SessionError,
+    SlotsFull,
+    TimelineError,
+)
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.status import (
+    CODES,
+    REASON_KEY,
+    REASONS,
+    code_numbered,
+    code_of,
+    error_of,
+    read_error,
+    reason_in,
+    reason_of,
+    write_error,
+)
+
+WITHIN = (ReplicaDied, NoLease, RegisterUnavailable)
+"""Known within the server only."""
 
 
 def kinds(base: type[ServingError]) -> list[type[ServingError]]:
@@ -31,8 +56,36 @@ def test_an_error_comes_back_from_its_code_as_what_it_was(kind: type[ServingErro
     assert (type(again), str(again)) == (kind, "why")
 
 
-def test_a_full_server_is_a_limit_to_its_client() -> None:
+@pytest.mark.parametrize("kind", WITHIN)
+def test_whatever_loses_a_replica_is_one_thing_to_a_client(kind: type[SessionError]) -> None:
+    assert type(error_of(code_of(kind("why")), "why", reason_of(kind("why")))) is ReplicaLost
+
+
+def test_without_a_reason_a_full_server_is_a_limit_to_its_client() -> None:
     assert type(error_of(code_of(SlotsFull("full")), "full")) is LimitReached
+
+
+@pytest.mark.parametrize("kind", [kind for kind in kinds(SessionError) if kind not in (SessionError, *WITHIN)])
+def test_an_error_comes_back_from_its_reason_as_exactly_what_it_was(kind: type[SessionError]) -> None:
+    again = error_of(code_of(kind("why")), "why", reason_of(kind("why")))
+    assert (type(again), str(again)) == (kind, "why")
+    assert type(read_error(write_error(kind("why")))) is kind
+
+
+def test_reasons_are_those_of_the_protocol() -> None:
+    named = {name.removeprefix("ERROR_REASON_") for name in pb.ErrorReason.DESCRIPTOR.values_by_name}
+    assert named - {"UNSPECIFIED"} == set(REASONS.values())
+
+
+def test_a_reason_of_a_later_version_leaves_the_code() -> None:
+    later = pb.Error(code=StatusCode.NOT_FOUND.value[0], message="gone")
+    later.reason = 999  # type: ignore[assignment]
+    assert type(read_error(later)) is errors.SessionNotFound
+
+
+def test_a_reason_is_found_in_the_metadata_behind_an_answer() -> None:
+    assert reason_in([("request_id", "7"), (REASON_KEY, "SLOTS_FULL")]) == "SLOTS_FULL"
+    assert reason_in(None) == ""
 
 
 @pytest.mark.parametrize("code", [StatusCode.INTERNAL, StatusCode.CANCELLED, StatusCode.UNAVAILABLE])

@@ -84,10 +84,11 @@ def test_a_start_brings_a_receipt_an_event_and_progress_from_zero() -> None:
 
 
 def test_a_refusal_names_the_reason_twice_for_old_and_new_clients() -> None:
-    error = pb.Error(code=9, message="it is paused")
+    error = pb.Error(code=9, message="it is paused", reason=pb.ERROR_REASON_WRONG_STATE)
     receipt = pb.Receipt(command=pb.COMMAND_KIND_START, stage=pb.RECEIPT_STAGE_REFUSED, error=error)
     (_, refused), (_, happened) = written(opened(), pb.Event(receipt=receipt))
-    assert refused["error"] == {"code": "FAILED_PRECONDITION", "message": "it is paused"}
+    told = {"code": "FAILED_PRECONDITION", "reason": "WRONG_STATE", "message": "it is paused"}
+    assert refused["error"] == told
     assert (happened["event"], happened["message"]) == ("error", "it is paused")
 
 

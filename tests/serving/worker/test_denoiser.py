@@ -292,6 +292,19 @@ def test_a_reset_session_shows_the_same_again(pocket: OpenedModel) -> None:
     run(reset())
 
 
+def test_a_reset_that_comes_twice_begins_one_take(pocket: OpenedModel) -> None:
+    async def reset() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            await chunks(bench, name, 9)
+            anew = pb.Command(id="anew", client_id="ann", reset=pb.Reset())
+            answers = await asyncio.gather(*(bench.denoiser.command(name, anew) for _ in range(3)))
+            assert [answer.repeated for answer in answers] == [False, True, True]
+            assert bench.denoiser.describe(name).take == 1
+
+    run(reset())
+
+
 def test_a_session_that_is_deleted_while_it_is_reset_leaves_nothing(pocket: OpenedModel) -> None:
     async def both() -> None:
         async with at_work(pocket) as bench:

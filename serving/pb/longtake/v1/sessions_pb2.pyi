@@ -51,6 +51,24 @@ class ReceiptStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RECEIPT_STAGE_APPLIED: _ClassVar[ReceiptStage]
     RECEIPT_STAGE_REFUSED: _ClassVar[ReceiptStage]
     RECEIPT_STAGE_DROPPED: _ClassVar[ReceiptStage]
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_REQUEST: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_TIMELINE: _ClassVar[ErrorReason]
+    ERROR_REASON_COMMAND_ID_REUSED: _ClassVar[ErrorReason]
+    ERROR_REASON_SESSION_NOT_FOUND: _ClassVar[ErrorReason]
+    ERROR_REASON_SESSION_LOST: _ClassVar[ErrorReason]
+    ERROR_REASON_WRONG_STATE: _ClassVar[ErrorReason]
+    ERROR_REASON_CONTROLLER_REPLACED: _ClassVar[ErrorReason]
+    ERROR_REASON_FRAME_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_SLOTS_FULL: _ClassVar[ErrorReason]
+    ERROR_REASON_MEMORY_FULL: _ClassVar[ErrorReason]
+    ERROR_REASON_LIMIT_REACHED: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_ALLOWED: _ClassVar[ErrorReason]
+    ERROR_REASON_REPLICA_LOST: _ClassVar[ErrorReason]
+    ERROR_REASON_SESSION_FAILED: _ClassVar[ErrorReason]
 SESSION_STATE_UNSPECIFIED: SessionState
 SESSION_STATE_CREATED: SessionState
 SESSION_STATE_READY: SessionState
@@ -76,6 +94,21 @@ RECEIPT_STAGE_ACCEPTED: ReceiptStage
 RECEIPT_STAGE_APPLIED: ReceiptStage
 RECEIPT_STAGE_REFUSED: ReceiptStage
 RECEIPT_STAGE_DROPPED: ReceiptStage
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_INVALID_REQUEST: ErrorReason
+ERROR_REASON_INVALID_TIMELINE: ErrorReason
+ERROR_REASON_COMMAND_ID_REUSED: ErrorReason
+ERROR_REASON_SESSION_NOT_FOUND: ErrorReason
+ERROR_REASON_SESSION_LOST: ErrorReason
+ERROR_REASON_WRONG_STATE: ErrorReason
+ERROR_REASON_CONTROLLER_REPLACED: ErrorReason
+ERROR_REASON_FRAME_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_SLOTS_FULL: ErrorReason
+ERROR_REASON_MEMORY_FULL: ErrorReason
+ERROR_REASON_LIMIT_REACHED: ErrorReason
+ERROR_REASON_NOT_ALLOWED: ErrorReason
+ERROR_REASON_REPLICA_LOST: ErrorReason
+ERROR_REASON_SESSION_FAILED: ErrorReason
 
 class SessionOptions(_message.Message):
     __slots__ = ("model", "seed", "height", "width", "fps", "ahead", "lease")
@@ -164,12 +197,16 @@ class AppliedCue(_message.Message):
     def __init__(self, cue: _Optional[_Union[Cue, _Mapping]] = ..., frame: _Optional[int] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
-    __slots__ = ("options", "cues")
+    __slots__ = ("options", "cues", "client_id", "command_id")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     CUES_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     options: SessionOptions
     cues: _containers.RepeatedCompositeFieldContainer[Cue]
-    def __init__(self, options: _Optional[_Union[SessionOptions, _Mapping]] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, options: _Optional[_Union[SessionOptions, _Mapping]] = ..., cues: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class GetSessionRequest(_message.Message):
     __slots__ = ("session_id",)
@@ -178,14 +215,20 @@ class GetSessionRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ...) -> None: ...
 
 class ListSessionsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListSessionsResponse(_message.Message):
-    __slots__ = ("sessions",)
+    __slots__ = ("sessions", "next_page_token")
     SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     sessions: _containers.RepeatedCompositeFieldContainer[Session]
-    def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ...) -> None: ...
+    next_page_token: str
+    def __init__(self, sessions: _Optional[_Iterable[_Union[Session, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class DeleteSessionRequest(_message.Message):
     __slots__ = ("session_id",)
@@ -194,64 +237,96 @@ class DeleteSessionRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ...) -> None: ...
 
 class SchedulePromptRequest(_message.Message):
-    __slots__ = ("session_id", "cue")
+    __slots__ = ("session_id", "cue", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     CUE_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     cue: Cue
-    def __init__(self, session_id: _Optional[str] = ..., cue: _Optional[_Union[Cue, _Mapping]] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., cue: _Optional[_Union[Cue, _Mapping]] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class RemovePromptRequest(_message.Message):
-    __slots__ = ("session_id", "frame")
+    __slots__ = ("session_id", "frame", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     frame: int
-    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class MovePromptRequest(_message.Message):
-    __slots__ = ("session_id", "frame", "to_frame")
+    __slots__ = ("session_id", "frame", "to_frame", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     TO_FRAME_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     frame: int
     to_frame: int
-    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ..., to_frame: _Optional[int] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ..., to_frame: _Optional[int] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class PauseRequest(_message.Message):
-    __slots__ = ("session_id", "frame")
+    __slots__ = ("session_id", "frame", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     frame: int
-    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class ResumeRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class ResetRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class ForkSessionRequest(_message.Message):
-    __slots__ = ("session_id", "frame")
+    __slots__ = ("session_id", "frame", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     frame: int
-    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class SnapshotSessionRequest(_message.Message):
     __slots__ = ("session_id", "kind")
@@ -272,10 +347,14 @@ class SnapshotSessionResponse(_message.Message):
     def __init__(self, snapshot: _Optional[bytes] = ..., next_frame: _Optional[int] = ..., kind: _Optional[_Union[SnapshotKind, str]] = ...) -> None: ...
 
 class RestoreSessionRequest(_message.Message):
-    __slots__ = ("snapshot",)
+    __slots__ = ("snapshot", "client_id", "command_id")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     snapshot: bytes
-    def __init__(self, snapshot: _Optional[bytes] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, snapshot: _Optional[bytes] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class Recording(_message.Message):
     __slots__ = ("name", "session_id", "first_frame", "frames", "bytes", "finished")
@@ -294,16 +373,24 @@ class Recording(_message.Message):
     def __init__(self, name: _Optional[str] = ..., session_id: _Optional[str] = ..., first_frame: _Optional[int] = ..., frames: _Optional[int] = ..., bytes: _Optional[int] = ..., finished: _Optional[bool] = ...) -> None: ...
 
 class StartRecordingRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class StopRecordingRequest(_message.Message):
-    __slots__ = ("session_id",)
+    __slots__ = ("session_id", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     session_id: str
-    def __init__(self, session_id: _Optional[str] = ...) -> None: ...
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class ReadRecordingRequest(_message.Message):
     __slots__ = ("name",)
@@ -326,8 +413,9 @@ class WatchRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., from_frame: _Optional[int] = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown")
+    __slots__ = ("id", "client_id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown")
     ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     SCHEDULE_PROMPT_FIELD_NUMBER: _ClassVar[int]
     REMOVE_PROMPT_FIELD_NUMBER: _ClassVar[int]
@@ -338,6 +426,7 @@ class Command(_message.Message):
     RESET_FIELD_NUMBER: _ClassVar[int]
     SHOWN_FIELD_NUMBER: _ClassVar[int]
     id: str
+    client_id: str
     attach: Attach
     schedule_prompt: Cue
     remove_prompt: RemovePrompt
@@ -347,15 +436,17 @@ class Command(_message.Message):
     resume: Resume
     reset: Reset
     shown: Shown
-    def __init__(self, id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., client_id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("session_id", "from_frame")
+    __slots__ = ("session_id", "from_frame", "reattach")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     FROM_FRAME_FIELD_NUMBER: _ClassVar[int]
+    REATTACH_FIELD_NUMBER: _ClassVar[int]
     session_id: str
     from_frame: int
-    def __init__(self, session_id: _Optional[str] = ..., from_frame: _Optional[int] = ...) -> None: ...
+    reattach: bool
+    def __init__(self, session_id: _Optional[str] = ..., from_frame: _Optional[int] = ..., reattach: _Optional[bool] = ...) -> None: ...
 
 class RemovePrompt(_message.Message):
     __slots__ = ("frame",)
@@ -396,8 +487,9 @@ class Shown(_message.Message):
     def __init__(self, frame: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("take", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error")
+    __slots__ = ("take", "seq", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error", "heartbeat", "replaced")
     TAKE_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     RECEIPT_FIELD_NUMBER: _ClassVar[int]
@@ -406,7 +498,10 @@ class Event(_message.Message):
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     GAP_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
     take: int
+    seq: int
     chunk: Chunk
     progress: Progress
     receipt: Receipt
@@ -415,7 +510,9 @@ class Event(_message.Message):
     resumed: Resumed
     gap: Gap
     error: Error
-    def __init__(self, take: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    heartbeat: Heartbeat
+    replaced: Replaced
+    def __init__(self, take: _Optional[int] = ..., seq: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("block", "first_frame", "units")
@@ -450,20 +547,24 @@ class Progress(_message.Message):
     def __init__(self, current_start_frame: _Optional[int] = ..., generated_fps: _Optional[float] = ..., queued_blocks: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("command_id", "command", "stage", "frame", "cue_frame", "error")
+    __slots__ = ("command_id", "command", "stage", "frame", "cue_frame", "error", "replicated", "repeated")
     COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     CUE_FRAME_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    REPLICATED_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
     command_id: str
     command: CommandKind
     stage: ReceiptStage
     frame: int
     cue_frame: int
     error: Error
-    def __init__(self, command_id: _Optional[str] = ..., command: _Optional[_Union[CommandKind, str]] = ..., stage: _Optional[_Union[ReceiptStage, str]] = ..., frame: _Optional[int] = ..., cue_frame: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+    replicated: bool
+    repeated: bool
+    def __init__(self, command_id: _Optional[str] = ..., command: _Optional[_Union[CommandKind, str]] = ..., stage: _Optional[_Union[ReceiptStage, str]] = ..., frame: _Optional[int] = ..., cue_frame: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., replicated: _Optional[bool] = ..., repeated: _Optional[bool] = ...) -> None: ...
 
 class Resumed(_message.Message):
     __slots__ = ("frame", "reason", "silence")
@@ -483,10 +584,20 @@ class Gap(_message.Message):
     frames: int
     def __init__(self, first_frame: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...
 
+class Heartbeat(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Replaced(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Error(_message.Message):
-    __slots__ = ("code", "message")
+    __slots__ = ("code", "message", "reason")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     code: int
     message: str
-    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    reason: ErrorReason
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[_Union[ErrorReason, str]] = ...) -> None: ...

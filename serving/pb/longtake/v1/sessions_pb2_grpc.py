@@ -35,7 +35,13 @@ class SessionsStub:
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
     any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
-    UNAUTHENTICATED, UNAVAILABLE (try again).
+    UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
+    name of an ErrorReason without its prefix, such as `SLOTS_FULL`.
+
+    Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
+    each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
+    refusal too, without anything being done twice. A session remembers the last 256 of its commands. The same two ids
+    with another content are INVALID_ARGUMENT (COMMAND_ID_REUSED). Nothing is promised where one of them is empty.
     """
 
     def __init__(self, channel):
@@ -150,7 +156,13 @@ class SessionsServicer:
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
     any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
-    UNAUTHENTICATED, UNAVAILABLE (try again).
+    UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
+    name of an ErrorReason without its prefix, such as `SLOTS_FULL`.
+
+    Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
+    each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
+    refusal too, without anything being done twice. A session remembers the last 256 of its commands. The same two ids
+    with another content are INVALID_ARGUMENT (COMMAND_ID_REUSED). Nothing is promised where one of them is empty.
     """
 
     def CreateSession(self, request, context):
@@ -282,7 +294,8 @@ class SessionsServicer:
 
     def Interact(self, request_iterator, context):
         """Streams a session to its one controller and takes its commands. The first command is `attach`. A controller that
-        attaches later takes over from the one before it. A refused command is answered by a receipt and ends nothing.
+        attaches later takes over from the one before it, which is sent `replaced` and is a spectator from then on: its
+        stream goes on, its commands are refused. A refused command is answered by a receipt and ends nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -403,7 +416,13 @@ class Sessions:
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
     any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
-    UNAUTHENTICATED, UNAVAILABLE (try again).
+    UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
+    name of an ErrorReason without its prefix, such as `SLOTS_FULL`.
+
+    Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
+    each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
+    refusal too, without anything being done twice. A session remembers the last 256 of its commands. The same two ids
+    with another content are INVALID_ARGUMENT (COMMAND_ID_REUSED). Nothing is promised where one of them is empty.
     """
 
     @staticmethod

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.errors import ReplicaLost, ServingError, SlotsFull, WrongState
-from serving.gateway.replica_pool import ANSWER_S, ReplicaPool
+from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool
 from serving.replication.messages import Prepared, ResumeState, SessionSpec
 from serving.replication.register import EpochRecord, Owner
 from serving.timeline.cue import Cue

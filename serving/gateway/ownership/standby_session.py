@@ -15,9 +15,9 @@ from serving.errors import (
     ServingError,
     SessionNotFound,
 )
-from serving.gateway.placement import prepare
-from serving.gateway.replica_pool import ReplicaPool
-from serving.gateway.session_directory import SessionDirectory
+from serving.gateway.ownership.placement import prepare
+from serving.gateway.ownership.replica_pool import ReplicaPool
+from serving.gateway.ownership.session_directory import SessionDirectory
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.adoption import Adopt
 from serving.replication.contacts import Contacts
@@ -59,6 +59,10 @@ class StandbyHost:
     directory: SessionDirectory
     beside: Callable[[Coroutine[Any, Any, None]], None]
     contacts: Contacts = field(default_factory=Contacts)
+
+
+class AlreadyOpen(ServingError):
+    """Another manager has opened the session: the same was asked of both."""
 
 
 class StandbySession:
@@ -161,7 +165,7 @@ class StandbySession:
                     self._spawn(self._look())
                 case FollowRegister():
                     self._host.directory.forget(self.session_id)
-                    self.release()
+                    self._refuse(AlreadyOpen(f"the session {self.session_id} was opened by another manager"))
                 case SessionLost(reason):
                     logger.error("session lost", extra={"session": self.session_id, "why": reason})
                     self._host.directory.forget(self.session_id)

@@ -17,7 +17,7 @@ from serving.errors import SessionLost, SessionNotFound, SlotsFull
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel, open_model
-from tests.serving.gateway.local_cluster import Cluster, cluster, until
+from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.worker.bench import NIGHT, NOON
 
 ANNA = Caller("")

@@ -13,7 +13,7 @@ from typing import Any
 from engines.config.presets import preset
 from serving.config import ServerConfig
 from serving.errors import ReplicaDied, ReplicaLost
-from serving.gateway.replica_pool import Replicas
+from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.leases import LeaseConfig
@@ -70,8 +70,8 @@ class LocalPool:
     async def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Any]:
         link = self.links[replica]
         if method == "subscribe":
-            attempt, role, from_frame, stream = arguments
-            arguments = (attempt, Role(role), from_frame, stream)
+            attempt, role, *rest = arguments
+            arguments = (attempt, Role(role), *rest)
         async with aclosing(getattr(self.denoisers[replica], method)(*arguments)) as items:
             while True:
                 try:
@@ -97,8 +97,8 @@ async def answered(denoiser: Denoiser, method: str, *arguments: Any) -> Any:
         attempt, spec, cues, resume, epoch, owner = arguments
         return await denoiser.prepare(attempt, spec, cues, resume, epoch=epoch, owner=owner)
     if method == "command":
-        attempt, data = arguments
-        return (await denoiser.command(attempt, pb.Command.FromString(data))).SerializeToString()
+        attempt, data, steers = arguments
+        return (await denoiser.command(attempt, pb.Command.FromString(data), steers=steers)).SerializeToString()
     if method == "save":
         saved = await denoiser.save(*arguments)
         return saved.session.SerializeToString(), saved.stream

@@ -1,0 +1,1 @@
+"""Who owns which session, carried out: replicas called, leases renewed, sessions placed and taken over."""

@@ -1,0 +1,120 @@
+"""The first answers to requests that open something, or begin or end a recording, by the ids of who asked.
+
+A manager keeps one. What another manager has answered it does not know: a session that is opened twice through two
+of them has the same id (`session_id_of`), by which the register of owners lets one of the two be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from google.protobuf.message import Message
+
+from serving.errors import CommandIdReused, ReplicaLost, ServingError
+
+T = TypeVar("T")
+
+KEPT_S = 600.0
+MOST_ANSWERS = 4096
+
+_SESSIONS = uuid.UUID("6ba5b0e2-3ad5-4f0c-9d0f-0c7c9c3f5a51")
+
+
+class Identified(Protocol):
+    """A request with the ids of who asks."""
+
+    client_id: str
+    command_id: str
+
+
+class _Key(NamedTuple):
+    caller: str
+    client_id: str
+    command_id: str
+
+
+@dataclass
+class _Asked:
+    content: bytes
+    answer: asyncio.Task[Any]
+    until: float
+
+
+class RequestLog:
+    """Does what is asked for once, and answers whoever asks again, also while it is being done.
+
+    Refusals are answers; what ended because a replica was lost, or by a fault, is not, and is tried again. `clock`
+    is monotonic.
+    """
+
+    def __init__(
+        self, kept_s: float = KEPT_S, most: int = MOST_ANSWERS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._kept_s, self._most, self._clock = kept_s, most, clock
+        self._asked: OrderedDict[_Key, _Asked] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._asked)
+
+    async def once(self, caller: str, request: Identified, do: Callable[[], Awaitable[T]]) -> T:
+        """The answer of `do`, or of the one before it that the same caller, client and command had.
+
+        `do` goes on if who asks is cancelled: it will be asked for again. Raises what `do` raises, and
+        CommandIdReused if the ids were those of another request.
+        """
+        key = _Key(caller, request.client_id, request.command_id)
+        if not (key.client_id and key.command_id):
+            return await do()
+        self._forget()
+        asked = self._asked.get(key)
+        if asked is None:
+            answer = asyncio.ensure_future(_done(do))
+            asked = self._asked[key] = _Asked(_content(request), answer, self._clock() + self._kept_s)
+            answer.add_done_callback(lambda _: self._judge(key, asked))
+        elif asked.content != _content(request):
+            raise CommandIdReused(
+                f"the command id {key.command_id!r} was used before, for another request; give each its own"
+            )
+        return await asyncio.shield(asked.answer)
+
+    def _judge(self, key: _Key, asked: _Asked) -> None:
+        """Forget what was no answer."""
+        failure = None if asked.answer.cancelled() else asked.answer.exception()
+        answered = failure is None or (isinstance(failure, ServingError) and not isinstance(failure, ReplicaLost))
+        if (asked.answer.cancelled() or not answered) and self._asked.get(key) is asked:
+            del self._asked[key]
+
+    def _forget(self) -> None:
+        """The oldest go; what is being done stays."""
+        now, most = self._clock(), self._most - 1
+        done = [key for key, asked in self._asked.items() if asked.answer.done()]
+        for key in done:
+            if self._asked[key].until > now and len(self._asked) <= most:
+                return
+            del self._asked[key]
+
+
+def session_id_of(caller: str, request: Identified) -> str:
+    """The id of the session that a request opens: drawn at random, or the same again where the request is."""
+    if not (request.client_id and request.command_id):
+        return str(uuid.uuid4())
+    names = f"{len(caller)} {len(request.client_id)} {caller}{request.client_id}{request.command_id}"
+    return str(uuid.uuid5(_SESSIONS, names))
+
+
+async def _done(do: Callable[[], Awaitable[T]]) -> T:
+    return await do()
+
+
+def _content(request: Any) -> bytes:
+    """A digest of the kind of a request and of all that it says."""
+    assert isinstance(request, Message)
+    kind = request.DESCRIPTOR.full_name.encode()
+    return blake2b(kind + request.SerializeToString(deterministic=True), digest_size=16).digest()
