@@ -33,7 +33,7 @@ from serving.gateway.api import SessionAPI
 from serving.gateway.recorder import Recorder
 from serving.gateway.recording_store import Recordings
 from serving.gateway.replica_pool import CALL_S, ReplicaPool
-from serving.gateway.session_snapshot import pack, restored_record, unpack
+from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
 from serving.protocol.status import code_of
@@ -99,6 +99,12 @@ class SessionService(SessionAPI):
         return sorted(sessions, key=lambda session: session.create_time.ToNanoseconds())
 
     @override
+    async def list_applied(self, request: pb.ListAppliedCuesRequest, caller: Caller) -> pb.ListAppliedCuesResponse:
+        await self._require_own(request.session_id, caller)
+        page = await self._ask(request.session_id, "applied_cues", request.page_token, request.page_size)
+        return pb.ListAppliedCuesResponse.FromString(page)
+
+    @override
     async def delete(self, session_id: str, caller: Caller) -> None:
         await self._require_own(session_id, caller)
         await self._ask(session_id, "close")
@@ -115,10 +121,11 @@ class SessionService(SessionAPI):
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
         await self._require_own(request.session_id, caller)
-        session, stream = await self._ask(request.session_id, "save", timeout_s=CALL_S)
+        most = self._config.limits.snapshot_bytes
+        session, stream = await self._ask(request.session_id, "save", most, timeout_s=CALL_S)
         saved = SavedSession(pb.Session.FromString(session), stream)
         return pb.SnapshotSessionResponse(
-            snapshot=pack(saved), next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
+            snapshot=pack(saved, most), next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
         )
 
     @override
@@ -131,8 +138,7 @@ class SessionService(SessionAPI):
         saved = unpack(request.snapshot)
         await self._require_room(caller)
         spec = self._spec(saved.session.options, caller)
-        record = restored_record(saved, spec)
-        return await self._open(spec, (), ResumeState(record, saved.stream))
+        return await self._open(spec, (), restored(saved, spec))
 
     def _spec(self, options: pb.SessionOptions, caller: Caller) -> SessionSpec:
         """What is asked for, checked. Raises InvalidRequest."""

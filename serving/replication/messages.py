@@ -44,8 +44,8 @@ class SessionSpec:
 class ResumeState:
     """From where a session goes on: its logic, and the light snapshot of its stream (None without a block).
 
-    `epoch` counts the replicas it has lived on, `chunks` are what viewers may still ask for, and `reason` says why
-    it does not go on where it was.
+    `past` is what its log of applied cues has before the record's end of it, `epoch` counts the replicas it has
+    lived on, `chunks` are what viewers may still ask for, and `reason` says why it does not go on where it was.
     """
 
     record: SessionRecord
@@ -54,10 +54,14 @@ class ResumeState:
     chunks: tuple[Chunk, ...] = ()
     recording: str = ""
     reason: str = ""
+    past: bytes = b""
 
 
 class ReplicationDelta(NamedTuple):
-    """What has changed: the logic; after a block its latents and chunk. The first has `spec` and all chunks."""
+    """What has changed: the logic; after a block its latents and chunk.
+
+    The first has `spec`, all chunks, and the `past` of the log, as ResumeState.
+    """
 
     record: SessionRecord
     update: SnapshotDelta | None = None
@@ -65,6 +69,7 @@ class ReplicationDelta(NamedTuple):
     spec: SessionSpec | None = None
     epoch: int = 0
     recording: str = ""
+    past: bytes = b""
 
 
 class SavedSession(NamedTuple):

@@ -10,7 +10,7 @@ from engines.streaming.replica_log import StandbySnapshot
 from serving.errors import ReplicaLost
 from serving.media.chunk import Chunk
 from serving.replication.messages import ReplicationDelta, ResumeState, SessionSpec
-from serving.session.types import SessionRecord
+from serving.session.record_delta import RecordCopy, RecordDelta
 
 KEPT_CHUNKS = 80
 """Chunks that a session keeps for viewers who come late: a minute of video."""
@@ -21,7 +21,7 @@ class StandbyCopy:
     """A session as its standby knows it."""
 
     _spec: SessionSpec | None = None
-    _record: SessionRecord | None = None
+    _copy: RecordCopy | None = None
     _epoch: int = 0
     _snapshot: StandbySnapshot | None = None
     _chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
@@ -39,13 +39,17 @@ class StandbyCopy:
         if delta.spec is not None:
             self._spec = delta.spec
             self._forget()
-        elif self._record is not None and delta.record.take != self._record.take:
+        elif self._copy is not None and delta.record.take != self._copy.record.take:
             self._forget()
         if delta.update is not None:
             self._snapshot = self._snapshot or StandbySnapshot()
             self._snapshot.apply(delta.update)
         self._chunks.extend(delta.chunks)
-        self._record, self._epoch, self._recording = delta.record, delta.epoch, delta.recording
+        self._epoch, self._recording = delta.epoch, delta.recording
+        if self._copy is None or delta.spec is not None:
+            self._copy = RecordCopy(delta.record, delta.past)
+        else:
+            self._copy.apply(RecordDelta.between(self._copy.record, delta.record))
 
     def _forget(self) -> None:
         self._snapshot = None
@@ -53,15 +57,16 @@ class StandbyCopy:
 
     def resume_state(self, reason: str) -> ResumeState:
         """From where another replica goes on. Raises ReplicaLost if too little is known."""
-        if self._record is None:
+        if self._copy is None:
             raise ReplicaLost("the session was lost with its replica before anything of it was known elsewhere")
         return ResumeState(
-            self._record,
+            self._copy.record,
             None if self._snapshot is None else self._snapshot.snapshot(),
             self._epoch + 1,
             tuple(self._chunks),
             self._recording,
             reason,
+            self._copy.log.past(),
         )
 
 

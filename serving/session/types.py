@@ -65,12 +65,38 @@ class Pending:
 
 @dataclass(frozen=True)
 class Applied:
-    """A cue that applied with `block`, whose first frame is `frame`."""
+    """A cue that applied with `block`, whose first frame is `frame`.
+
+    `step` is the number of its first step, as `timeline.schedule` counts those of all cues before it.
+    """
 
     cue: Cue
     block: int
     frame: int
     command_id: str
+    step: int = 0
+
+
+PAGE = 128
+"""Entries of the log of applied cues that are kept, and written, together."""
+
+
+def tail_start(count: int) -> int:
+    """With which entry the tail of a log of `count` begins: a page, and what there is of the next one."""
+    return max((count - 1) // PAGE - 1, 0) * PAGE
+
+
+@dataclass(frozen=True)
+class AppliedTail:
+    """The end of a log of applied cues: those from number `first` on."""
+
+    first: int = 0
+    entries: tuple[Applied, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Of the whole log."""
+        return self.first + len(self.entries)
 
 
 @dataclass(frozen=True)
@@ -87,7 +113,10 @@ class BlockPlan:
 
 @dataclass(frozen=True)
 class SessionRecord:
-    """A session's logic as plain data. `shown` is the last frame its viewer saw."""
+    """A session's logic as plain data. `shown` is the last frame its viewer saw.
+
+    Of the log of applied cues it has the end, so that its size does not grow with the session.
+    """
 
     pace: Pace
     state: State
@@ -96,21 +125,17 @@ class SessionRecord:
     delivered_frames: int
     shown: int
     pending: tuple[Pending, ...]
-    applied: tuple[Applied, ...]
+    applied: AppliedTail
 
     @classmethod
     def restored(
-        cls, pace: Pace, applied: Sequence[Cue], pending: Sequence[Cue], next_frame: int, lengths: BlockLengths
+        cls, pace: Pace, applied: AppliedTail, pending: Sequence[Cue], next_frame: int, lengths: BlockLengths
     ) -> SessionRecord:
         """A session that was saved before `next_frame`: paused there, or at its beginning."""
         blocks = lengths.block_at(next_frame)
-        began = [lengths.block_at(cue.frame) for cue in applied]
-        log = [
-            Applied(cue, block, lengths.pixel_frames(block), "") for cue, block in zip(applied, began, strict=True)
-        ]
         ready = any(cue.frame == 0 for cue in pending)
         at_start = State.READY if ready else State.CREATED
         return cls(
             pace, State.PAUSED if blocks else at_start, 0, blocks, next_frame, next_frame - 1,
-            tuple(Pending(cue, "") for cue in pending), tuple(log),
+            tuple(Pending(cue, "") for cue in pending), applied,
         )  # fmt: skip

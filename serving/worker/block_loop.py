@@ -147,7 +147,10 @@ class BlockLoop:
         """Begin one block for each of `sessions`, and send it on its way."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        plans = [session.logic.begin_block(began) for session in sessions]
+        begun = {session.id: plan for session in sessions if (plan := self._begin(session, began))}
+        if not begun:
+            return
+        sessions, plans = [session for session in sessions if session.id in begun], list(begun.values())
         for session, plan in zip(sessions, plans, strict=True):
             session.making = True
             self._announce(session, plan)
@@ -160,6 +163,14 @@ class BlockLoop:
             before = one.session.delivering
             one.session.undelivered += 1
             one.session.delivering = asyncio.create_task(self._deliver(one, before, began))
+
+    def _begin(self, session: ActiveSession, now: float) -> BlockPlan | None:
+        """The plan of a session's next block; None where its log cannot be written, which ends it."""
+        try:
+            return session.logic.begin_block(now)
+        except ServingError as error:
+            self._end(session, error)
+            return None
 
     async def _passes(self, sessions: Sequence[ActiveSession], plans: Sequence[BlockPlan]) -> list[_Made]:
         """The blocks that could be made. Where a batch fails each is made alone, and only who fails again ends."""

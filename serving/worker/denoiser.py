@@ -24,6 +24,7 @@ from serving.replication.messages import Item, ReplicationDelta, ResumeState, Ro
 from serving.session.state_machine import Receipt
 from serving.timeline.cue import Cue
 from serving.worker.active_session import ActiveSession
+from serving.worker.applied_pages import applied_page, whole_log
 from serving.worker.block_loop import BlockLoop
 from serving.worker.command_handler import apply_command
 from serving.worker.delivery import decoder_start
@@ -144,6 +145,10 @@ class Denoiser:
     def describe(self, session_id: str) -> pb.Session:
         """How a session stands. Raises SessionNotFound."""
         return self._session(session_id).describe()
+
+    def applied_cues(self, session_id: str, token: str, size: int) -> pb.ListAppliedCuesResponse:
+        """A page of the cues of a session that have applied. Raises SessionNotFound, or as `applied_page`."""
+        return applied_page(self._session(session_id).logic, token, size)
 
     def sessions_of(self, caller: str) -> list[pb.Session]:
         """The caller's sessions, without their cues."""
@@ -291,7 +296,9 @@ class Denoiser:
         chunks = tuple(session.kept)
         record = session.logic.record(asyncio.get_running_loop().time())
         subscriber.put_delta(
-            ReplicationDelta(record, None, chunks, session.spec, session.epoch, session.recording)
+            ReplicationDelta(
+                record, None, chunks, session.spec, session.epoch, session.recording, session.logic.applied.past()
+            )
         )
 
     def set_recording(self, session_id: str, name: str) -> None:
@@ -305,14 +312,17 @@ class Denoiser:
 
     # Copies
 
-    async def save(self, session_id: str) -> SavedSession:
-        """The session at its present block."""
+    async def save(self, session_id: str, most_bytes: int) -> SavedSession:
+        """The session at its present block, with all its log. Raises LimitReached if that is too long."""
         session = self._session(session_id)
         async with session.commands, self._resting(session):
+            state = session.describe()
+            del state.applied[:]
+            state.applied.extend(whole_log(session.logic.applied, most_bytes))
             stream = None
             if session.stream.blocks:
                 stream = await in_thread(self._executor, partial(take_light, self._generator, session.stream))
-            return SavedSession(session.describe(), stream)
+            return SavedSession(state, stream)
 
     async def fork(self, session_id: str, caller: str, frame: int | None) -> pb.Session:
         """A second session with the same past, up to the present block or the one that contains `frame`."""

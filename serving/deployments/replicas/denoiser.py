@@ -81,6 +81,9 @@ class DenoiserReplica:
     async def describe(self, session_id: str) -> bytes:
         return self._here().describe(session_id).SerializeToString()
 
+    async def applied_cues(self, session_id: str, token: str, size: int) -> bytes:
+        return self._here().applied_cues(session_id, token, size).SerializeToString()
+
     async def sessions_of(self, caller: str) -> list[bytes]:
         return [session.SerializeToString() for session in self._here().sessions_of(caller)]
 
@@ -98,8 +101,8 @@ class DenoiserReplica:
             async for item in items:
                 yield item
 
-    async def save(self, session_id: str) -> tuple[bytes, bytes | None]:
-        saved = await self._here().save(session_id)
+    async def save(self, session_id: str, most_bytes: int) -> tuple[bytes, bytes | None]:
+        saved = await self._here().save(session_id, most_bytes)
         return saved.session.SerializeToString(), saved.stream
 
     async def fork(self, session_id: str, caller: str, frame: int | None) -> bytes:

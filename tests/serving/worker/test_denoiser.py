@@ -33,23 +33,24 @@ from serving.errors import (
     SlotsFull,
     WrongState,
 )
-from serving.gateway.session_snapshot import pack, restored_record, unpack
+from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.replication.messages import Item, ResumeState, Role, SessionSpec
 from serving.replication.standby import StandbyCopy
+from serving.session.cue_queue import MAX_PENDING
 from serving.session.pacing import Pace
 from serving.session.state_machine import Session
 from serving.timeline.cue import Blend, Cue, Transition
-from serving.timeline.timeline import MAX_CUES
 from serving.weights.loader import OpenedModel, open_model
 from serving.worker.denoiser import Denoiser
 from serving.worker.subscriber import MOST_CHUNKS
 from tests.support.generators import denoiser_for
 
 NOON, NIGHT, SNOW = "a red balloon at noon", "a red balloon at night", "a blue sailboat in falling snow"
+MOST_BYTES = 64 << 20
 SPOILT = "a prompt whose embedding does not fit"
 
 
@@ -332,10 +333,9 @@ def test_a_saved_session_goes_on_under_another_name(pocket: OpenedModel) -> None
         async with at_work(pocket) as bench:
             name = await started(bench, spec(pocket), NOON, NIGHT)
             await chunks(bench, name, 45)
-            saved = unpack(pack(await bench.denoiser.save(name)))
+            saved = unpack(pack(await bench.denoiser.save(name, MOST_BYTES), MOST_BYTES))
             again = spec(pocket, "again")
-            resume = ResumeState(restored_record(saved, again), saved.stream)
-            await bench.denoiser.open(again, resume=resume)
+            await bench.denoiser.open(again, resume=restored(saved, again))
             state = bench.denoiser.describe("again")
             assert (state.state, state.next_frame) == (pb.SESSION_STATE_PAUSED, saved.session.next_frame)
             assert state.applied == saved.session.applied
@@ -351,11 +351,10 @@ def test_a_snapshot_whose_stream_is_of_another_session_is_refused(pocket: Opened
         async with at_work(pocket) as bench:
             name = await started(bench, spec(pocket))
             await chunks(bench, name, 45)
-            saved = await bench.denoiser.save(name)
+            saved = await bench.denoiser.save(name, MOST_BYTES)
             other = spec(pocket, "other", seed=8)
-            resume = ResumeState(restored_record(saved, other), saved.stream)
             with pytest.raises(InvalidRequest, match="does not go with its session"):
-                await bench.denoiser.open(other, resume=resume)
+                await bench.denoiser.open(other, resume=restored(saved, other))
             assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
 
     run(save())
@@ -510,7 +509,7 @@ class SetLap:
 def test_a_session_that_cannot_be_opened_leaves_nothing(pocket: OpenedModel) -> None:
     async def overfill() -> None:
         async with at_work(pocket) as bench:
-            many = tuple(Cue(frame, Blend.of(NOON)) for frame in range(MAX_CUES + 1))
+            many = tuple(Cue(frame, Blend.of(NOON)) for frame in range(MAX_PENDING + 1))
             with pytest.raises(LimitReached):
                 await bench.denoiser.open(spec(pocket), many)
             assert (bench.denoiser.free, bench.open_runs(), bench.decoder.keys) == (2, 0, ())
