@@ -118,6 +118,17 @@ class AsyncClient:
         request = pb.MovePromptRequest(session_id=session_id, frame=frame, to_frame=to_frame)
         return await self._call(self.stub.MovePrompt, request)
 
+    async def applied_cues(self, session_id: str) -> AsyncGenerator[pb.AppliedCue]:
+        """The cues that have applied in this take, in order, asked for a page at a time."""
+        token = ""
+        while True:
+            request = pb.ListAppliedCuesRequest(session_id=session_id, page_token=token, page_size=1000)
+            page = await self._call(self.stub.ListAppliedCues, request)
+            for applied in page.applied:
+                yield applied
+            if not (token := page.next_page_token):
+                return
+
     async def start(self, session_id: str) -> pb.Receipt:
         """Start generation; a cue must be at frame 0."""
         return await self._call(self.stub.Start, pb.StartRequest(session_id=session_id))

@@ -153,6 +153,10 @@ class Client:
         """The caller's sessions, the oldest first, without their cues."""
         return self._thread.run(self._client.list())
 
+    def applied_cues(self, session_id: str) -> Iterator[pb.AppliedCue]:
+        """The cues that have applied in this take, in order, asked for a page at a time."""
+        return self._thread.iterate(self._client.applied_cues(session_id))
+
     def delete(self, session_id: str) -> None:
         """End a session."""
         self._thread.run(self._client.delete(session_id))

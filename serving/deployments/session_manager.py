@@ -128,6 +128,12 @@ class SessionManagerReplica:
         return await self._command(request, caller, move_prompt=move)
 
     @answered
+    async def ListAppliedCues(
+        self, request: pb.ListAppliedCuesRequest, caller: Caller
+    ) -> pb.ListAppliedCuesResponse:
+        return await self._sessions.list_applied(request, caller)
+
+    @answered
     async def Start(self, request: pb.StartRequest, caller: Caller) -> pb.Receipt:
         return await self._command(request, caller, start=pb.Start())
 

@@ -31,6 +31,10 @@ class SessionAPI(Protocol):
         """The caller's sessions, the oldest first, without their cues."""
         ...
 
+    async def list_applied(self, request: pb.ListAppliedCuesRequest, caller: Caller) -> pb.ListAppliedCuesResponse:
+        """A page of the cues that have applied in a session."""
+        ...
+
     async def delete(self, session_id: str, caller: Caller) -> None:
         """End a session and free its room."""
         ...

@@ -32,7 +32,7 @@ from serving.gateway.ownership.replica_pool import CALL_S, ReplicaPool
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recordings import Recordings
 from serving.gateway.request_log import RequestLog, session_id_of
-from serving.gateway.session_snapshot import pack, restored_record, unpack
+from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
 from serving.protocol.status import write_error
@@ -109,6 +109,12 @@ class SessionService(SessionAPI):
         return sorted(sessions, key=lambda session: session.create_time.ToNanoseconds())
 
     @override
+    async def list_applied(self, request: pb.ListAppliedCuesRequest, caller: Caller) -> pb.ListAppliedCuesResponse:
+        await self._require_own(request.session_id, caller)
+        page = await self._relay.ask(request.session_id, "applied_cues", request.page_token, request.page_size)
+        return pb.ListAppliedCuesResponse.FromString(page)
+
+    @override
     async def delete(self, session_id: str, caller: Caller) -> None:
         await self._require_own(session_id, caller)
         await self._failover.end(session_id, "it was deleted")
@@ -126,10 +132,11 @@ class SessionService(SessionAPI):
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
         await self._require_own(request.session_id, caller)
-        session, stream = await self._relay.ask(request.session_id, "save", timeout_s=CALL_S)
+        most = self._config.limits.snapshot_bytes
+        session, stream = await self._relay.ask(request.session_id, "save", most, timeout_s=CALL_S)
         saved = SavedSession(pb.Session.FromString(session), stream)
         return pb.SnapshotSessionResponse(
-            snapshot=pack(saved), next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
+            snapshot=pack(saved, most), next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
         )
 
     @override
@@ -145,8 +152,7 @@ class SessionService(SessionAPI):
         saved = unpack(request.snapshot)
         await self._require_room(caller)
         spec = self._spec(session_id_of(caller.name, request), saved.session.options, caller)
-        resume = ResumeState(restored_record(saved, spec), saved.stream)
-        return await self._open(spec.session_id, self._new_copy(spec, (), resume))
+        return await self._open(spec.session_id, self._new_copy(spec, (), restored(saved, spec)))
 
     async def _open(self, session_id: str, first: FirstCopy) -> pb.Session:
         """A new session; or the one that another manager has opened for the same request."""

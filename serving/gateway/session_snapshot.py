@@ -13,24 +13,29 @@ from itertools import pairwise
 from google.protobuf.message import DecodeError
 
 from engines.config.geometry import BlockLengths
-from serving.errors import InvalidRequest, TimelineError
+from serving.errors import InvalidRequest, LimitReached, TimelineError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cue
-from serving.replication.messages import SavedSession, SessionSpec
-from serving.session.state_machine import LAST_FRAME
+from serving.replication.messages import ResumeState, SavedSession, SessionSpec
+from serving.session.applied_log import AppliedLog
+from serving.session.cue_queue import LAST_FRAME, MAX_PENDING
+from serving.session.transitions import applied_as
 from serving.session.types import SessionRecord
 from serving.timeline.cue import Cue
-from serving.timeline.timeline import MAX_CUES
 
 MAGIC = b"longtks1"
 HEADER = len(MAGIC) + 32 + 8
 
 
-def pack(saved: SavedSession) -> bytes:
-    """As bytes."""
+def pack(saved: SavedSession, most_bytes: int) -> bytes:
+    """As bytes. Raises LimitReached if there are more than `most_bytes`: `RestoreSession` would refuse them."""
     session = saved.session.SerializeToString()
     body = len(session).to_bytes(8, "little") + session + (saved.stream or b"")
-    return MAGIC + hashlib.sha256(body).digest() + body
+    data = MAGIC + hashlib.sha256(body).digest() + body
+    if len(data) > most_bytes:
+        cues = f"with {len(saved.session.applied)} applied cues"
+        raise LimitReached(f"the snapshot has {len(data)} bytes, {cues}; at most {most_bytes} are taken")
+    return data
 
 
 def unpack(data: bytes) -> SavedSession:
@@ -50,8 +55,8 @@ def unpack(data: bytes) -> SavedSession:
     return SavedSession(session, body[8 + length :] or None)
 
 
-def restored_record(saved: SavedSession, spec: SessionSpec) -> SessionRecord:
-    """The logic of the session in `saved`, begun as `spec`. Raises InvalidRequest for what cannot have been."""
+def restored(saved: SavedSession, spec: SessionSpec) -> ResumeState:
+    """From where the session in `saved`, begun as `spec`, goes on. Raises InvalidRequest for what cannot be."""
     try:
         applied = [read_cue(entry.cue) for entry in saved.session.applied]
         pending = [read_cue(cue) for cue in saved.session.pending]
@@ -62,12 +67,14 @@ def restored_record(saved: SavedSession, spec: SessionSpec) -> SessionRecord:
     _require(lengths.pixel_frames(blocks) == next_frame, f"no block begins at its next frame, {next_frame}")
     _require((saved.stream is None) == (blocks == 0), f"a stream goes with blocks, and it has {blocks} of them")
     _check_cues(applied, pending, blocks, lengths)
-    return SessionRecord.restored(spec.pace, applied, pending, next_frame, lengths)
+    log = AppliedLog(applied_as(applied, lengths))
+    record = SessionRecord.restored(spec.pace, log.tail, pending, next_frame, lengths)
+    return ResumeState(record, saved.stream, past=log.past())
 
 
 def _check_cues(applied: Sequence[Cue], pending: Sequence[Cue], blocks: int, lengths: BlockLengths) -> None:
     frames = [cue.frame for cue in (*applied, *pending)]
-    _require(len(frames) <= MAX_CUES, f"it has {len(frames)} cues; at most {MAX_CUES} can be")
+    _require(len(pending) <= MAX_PENDING, f"{len(pending)} cues are pending; at most {MAX_PENDING} can be")
     _require(all(before < after for before, after in pairwise(frames)), "its cues are not in order")
     _require(not frames or frames[-1] <= LAST_FRAME, f"a cue lies behind frame {LAST_FRAME}")
     landed = [lengths.block_at(cue.frame) for cue in applied]

@@ -12,6 +12,7 @@ from serving.errors import InvalidRequest
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.pacing import Pace
+from serving.session.record_delta import RecordDelta
 from serving.session.types import SessionRecord
 
 
@@ -44,8 +45,9 @@ class SessionSpec:
 class ResumeState:
     """From where a session goes on: its logic, and the light snapshot of its stream (None before the first block).
 
-    `chunks` are what viewers may still ask for, and `reason` says why it does not go on where it was. Raises
-    InvalidRequest for blocks without a snapshot: the session would begin again.
+    `past` is what its log of applied cues has before the record's end of it, `chunks` are what viewers may still
+    ask for, and `reason` says why it does not go on where it was. Raises InvalidRequest for blocks without a
+    snapshot: the session would begin again.
     """
 
     record: SessionRecord
@@ -53,6 +55,7 @@ class ResumeState:
     chunks: tuple[Chunk, ...] = ()
     recording: str = ""
     reason: str = ""
+    past: bytes = b""
 
     def __post_init__(self) -> None:
         if self.snapshot is None and self.record.delivered_frames > 0:
@@ -73,18 +76,25 @@ class Prepared(NamedTuple):
     description: bytes
 
 
+class FullState(NamedTuple):
+    """All of a session but its stream and chunks; `past` as in ResumeState."""
+
+    spec: SessionSpec
+    record: SessionRecord
+    past: bytes
+
+
 class ReplicationDelta(NamedTuple):
     """What has changed since the delta before, by `number`: the logic, and with a block its latents and chunk.
 
-    With `spec` it is the full state, and does not build on any other. `making` is the block that is being made,
-    and None where none is. The standby acknowledges one that says `wants_ack`: somebody waits for it.
+    The first is `full`, and so is one that does not build on the one before it. `making` is the block that is
+    being made, and None where none is. The standby acknowledges one that says `wants_ack`: somebody waits for it.
     """
 
     number: int
-    record: SessionRecord
+    change: RecordDelta | FullState
     update: SnapshotDelta | None = None
     chunks: tuple[Chunk, ...] = ()
-    spec: SessionSpec | None = None
     making: int | None = None
     recording: str = ""
     wants_ack: bool = False

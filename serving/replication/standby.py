@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from engines.streaming.replica_log import StandbySnapshot
 from serving.errors import ReplicaLost
 from serving.media.chunk import Chunk
-from serving.replication.messages import ReplicationDelta, ResumeState, SessionSpec
+from serving.replication.messages import FullState, ReplicationDelta, ResumeState, SessionSpec
+from serving.session.record_delta import RecordCopy, RecordDelta, RecordGap
 from serving.session.types import SessionRecord
 
 KEPT_CHUNKS = 80
@@ -24,25 +25,20 @@ class MissedDelta(Exception):
 class StandbyCopy:
     """A session as its standby knows it: nothing, until the first delta has brought the full state."""
 
+    number: int = -1
+    """Of the last delta."""
+    making: int | None = None
+    """The block that the replica was making when it was heard last."""
+    recording: str = ""
     _spec: SessionSpec | None = None
-    _last: ReplicationDelta | None = None
+    _logic: RecordCopy | None = None
     _snapshot: StandbySnapshot | None = None
     _chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
 
     @property
     def is_full(self) -> bool:
         """Whether the session could go on from here."""
-        return self._last is not None
-
-    @property
-    def number(self) -> int:
-        """Of the last delta; -1 before the first."""
-        return -1 if self._last is None else self._last.number
-
-    @property
-    def making(self) -> int | None:
-        """The block that the replica was making when it was heard last."""
-        return None if self._last is None else self._last.making
+        return self._logic is not None
 
     @property
     def spec(self) -> SessionSpec:
@@ -51,37 +47,55 @@ class StandbyCopy:
             raise ReplicaLost("nothing of the session has come here yet")
         return self._spec
 
+    @property
+    def record(self) -> SessionRecord | None:
+        """The session's logic as it was last heard of."""
+        return None if self._logic is None else self._logic.record
+
     def apply(self, delta: ReplicationDelta) -> None:
         """Take over what has changed. Raises MissedDelta, and changes nothing, if one before it is missing."""
-        if delta.spec is not None:
-            self._spec = delta.spec
-            self._forget()
-        elif self._last is None or delta.number != self._last.number + 1:
-            raise MissedDelta(f"delta {delta.number} came after {self.number}")
-        elif delta.record.take != self._last.record.take:
-            self._forget()
+        match delta.change:
+            case FullState(spec, record, past):
+                self.close()
+                self._forget()
+                self._spec, self._logic = spec, RecordCopy(record, past)
+            case RecordDelta() as change:
+                self._change(delta.number, change)
         if delta.update is not None:
             self._snapshot = self._snapshot or StandbySnapshot()
             self._snapshot.apply(delta.update)
         self._chunks.extend(delta.chunks)
-        self._last = delta._replace(update=None, chunks=())
+        self.number, self.making, self.recording = delta.number, delta.making, delta.recording
 
     def resume_state(self, reason: str) -> ResumeState:
         """From where another replica goes on. Raises ReplicaLost if too little is known."""
-        if self._last is None:
+        if self._logic is None:
             raise ReplicaLost("nothing of the session has come here yet")
         return ResumeState(
-            record=self._last.record,
+            record=self._logic.record,
             snapshot=None if self._snapshot is None else self._snapshot.snapshot(),
             chunks=tuple(self._chunks),
-            recording=self._last.recording,
+            recording=self.recording,
             reason=reason,
+            past=self._logic.log.past(),
         )
 
-    @property
-    def record(self) -> SessionRecord | None:
-        """The session's logic as it was last heard of."""
-        return None if self._last is None else self._last.record
+    def close(self) -> None:
+        """Give its file back; it can be filled again."""
+        if self._logic is not None:
+            self._logic.close()
+            self._logic = None
+
+    def _change(self, number: int, change: RecordDelta) -> None:
+        if self._logic is None or number != self.number + 1:
+            raise MissedDelta(f"delta {number} came after {self.number}")
+        take = self._logic.record.take
+        try:
+            self._logic.apply(change)
+        except RecordGap as gap:
+            raise MissedDelta(f"delta {number}: {gap}") from gap
+        if change.take != take:
+            self._forget()
 
     def _forget(self) -> None:
         self._snapshot = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.config.geometry import FRAMES_PER_SECOND
+from engines.config.geometry import FRAMES_PER_SECOND, BlockLengths
 from serving.errors import InvalidRequest
 from serving.media.playout_clock import Clock
 
@@ -54,6 +54,12 @@ class Position:
         if self._reported is not None:
             return self._reported[0]
         return min(delivered - 1, int(self._clock.at(now)))
+
+    def last_block(self, delivered: int, blocks: BlockLengths, now: float) -> int:
+        """The last block that may be begun, by what has been shown of the first `delivered` frames."""
+        unreported = self._pace.fps == 0 and self._reported is None
+        shown_block = blocks.block_at(max(self.shown(delivered, now), 0) + 1) - 1
+        return shown_block + (UNREPORTED_BLOCKS if unreported else self._pace.ahead)
 
     def expects(self, frame: int) -> float | None:
         """When `frame` is to be on screen; None where nothing is known of it."""

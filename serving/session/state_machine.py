@@ -3,40 +3,30 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
-from collections.abc import Iterable
 from dataclasses import replace
-from typing import NamedTuple
 
 from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, BlockLengths
-from serving.errors import FrameOutOfRange, InvalidRequest, LimitReached, SessionNotFound, WrongState
-from serving.session.pacing import UNREPORTED_BLOCKS, Pace, Position
+from serving.errors import FrameOutOfRange, InvalidRequest, SessionNotFound, WrongState
+from serving.session.applied_log import AppliedLog
+from serving.session.cue_queue import LAST_FRAME, CueQueue
+from serving.session.pacing import Pace, Position
 from serving.session.receipt_log import ReceiptLog
+from serving.session.rewinding import rewound
+from serving.session.transitions import step_at, steps_before
 from serving.session.types import Applied, BlockPlan, CommandKind, Pending, Receipt, SessionRecord, Stage, State
 from serving.timeline.cue import Blend, Cue, Transition
-from serving.timeline.schedule import Step
-from serving.timeline.timeline import MAX_CUES
 
 __all__ = [
-    "Applied", "BlockPlan", "CommandKind", "Pending", "Receipt", "Session", "SessionRecord", "Stage", "State",
+    "LAST_FRAME", "Applied", "BlockPlan", "CommandKind", "Pending", "Receipt", "Session", "SessionRecord", "Stage",
+    "State",
 ]  # fmt: skip
-
-LAST_FRAME = (1 << 53) - 1
-"""The largest number that every client can hold exactly."""
-
-
-class _Present(NamedTuple):
-    """The cue in force: the number of the step it began from, and how many of its steps have been made."""
-
-    cue: Cue
-    source: int
-    made: int
 
 
 class Session:
     """One session. Every method takes the time `now` in seconds; a command that raises has changed nothing.
 
-    Commands return their receipt first, then those of cues that they have dropped.
+    Commands return their receipt first, then those of cues that they have dropped. What is done for a block takes
+    no longer because many came before it.
     """
 
     def __init__(self, pace: Pace, blocks: BlockLengths, now: float) -> None:
@@ -50,19 +40,20 @@ class Session:
         self._begin_take(0, now)
 
     @classmethod
-    def of(cls, record: SessionRecord, blocks: BlockLengths, now: float) -> Session:
-        """A session that goes on from a record, without a viewer yet."""
+    def of(cls, record: SessionRecord, blocks: BlockLengths, now: float, log: AppliedLog | None = None) -> Session:
+        """A session that goes on from a record, without a viewer yet.
+
+        `log` is its own from now on; without one, the record must have all that has applied. Raises ValueError.
+        """
         session = cls(record.pace, blocks, now)
         session.state, session.take = record.state, record.take
         session.next_block, session.delivered_frames = record.next_block, record.delivered_frames
-        session._pending = {pending.cue.frame: pending for pending in record.pending}
-        session._frames = sorted(session._pending)
-        session._applied = list(record.applied)
+        session._pending = CueQueue(blocks, record.pending)
+        session._log = AppliedLog.of(record.applied) if log is None else log
         session._position = Position(record.pace, max(record.shown, 0))
         session._paused_at = record.shown
         session.receipts, session.controller = ReceiptLog(record.receipts), record.controller
         session.seq = record.seq
-        session._walk_steps()
         return session
 
     def _begin_take(self, take: int, now: float) -> None:
@@ -70,12 +61,8 @@ class Session:
         self.take = take
         self.next_block = 0
         self.delivered_frames = 0
-        self._pending: dict[int, Pending] = {}
-        self._frames: list[int] = []
-        self._listed: tuple[Pending, ...] | None = None
-        self._applied: list[Applied] = []
-        self._present: _Present | None = None
-        self._steps = 0
+        self._pending = CueQueue(self.blocks)
+        self._log = AppliedLog()
         self._position = Position(self.pace)
         self._paused_at = -1
         self._waiting_since = now
@@ -85,19 +72,18 @@ class Session:
     @property
     def pending(self) -> tuple[Pending, ...]:
         """Cues that have not applied yet, by frame."""
-        if self._listed is None:
-            self._listed = tuple(self._pending[frame] for frame in self._frames)
-        return self._listed
+        return self._pending.listed
 
     @property
-    def applied(self) -> tuple[Applied, ...]:
-        """Cues that have applied, in order."""
-        return tuple(self._applied)
+    def applied(self) -> AppliedLog:
+        """Cues that have applied, in order; to be read, and closed with the session."""
+        return self._log
 
     @property
     def prompt(self) -> str:
         """The text in force; empty before the first."""
-        return self._applied[-1].cue.blend.text if self._applied else ""
+        last = self._log.last
+        return "" if last is None else last.cue.blend.text
 
     @property
     def earliest_frame(self) -> int:
@@ -119,36 +105,36 @@ class Session:
         self._require_alive()
         at = self.earliest_frame if frame is None else frame
         cue = Cue(at, blend, transition)
-        self._require_ahead(at)
+        self._pending.require_ahead(at, self.next_block)
+        self._pending.require_room(at)
         dropped = self._pending.get(at)
-        if dropped is None and len(self._pending) + len(self._applied) >= MAX_CUES:
-            raise LimitReached(f"the session has {MAX_CUES} cues, which is all it may have; remove one")
         self._put(Pending(cue, command_id))
         self.renew(now)
-        accepted = Receipt(command_id, CommandKind.SCHEDULE_PROMPT, Stage.ACCEPTED, self._applies_at(at), at)
-        return (accepted, *self._dropped([] if dropped is None else [dropped]))
+        accepted = Receipt(
+            command_id, CommandKind.SCHEDULE_PROMPT, Stage.ACCEPTED, self._pending.applies_at(at), at
+        )
+        return (accepted, *self._pending.dropped([] if dropped is None else [dropped]))
 
     def remove(self, frame: int, command_id: str, now: float) -> tuple[Receipt, ...]:
         """Take a pending cue away."""
         pending = self._take_out(frame)
         self.renew(now)
-        removed = Receipt(command_id, CommandKind.REMOVE_PROMPT, Stage.ACCEPTED, self._applies_at(frame), frame)
-        return (removed, *self._dropped([pending]))
+        removed = Receipt(
+            command_id, CommandKind.REMOVE_PROMPT, Stage.ACCEPTED, self._pending.applies_at(frame), frame
+        )
+        return (removed, *self._pending.dropped([pending]))
 
     def move(self, frame: int, to: int, command_id: str, now: float) -> tuple[Receipt, ...]:
         """Move a pending cue, over one that is there already."""
-        self._require_pending(frame)
-        cue = replace(self._pending[frame].cue, frame=to)
-        self._require_ahead(to)
-        if frame == to:
-            self.renew(now)
-            return (Receipt(command_id, CommandKind.MOVE_PROMPT, Stage.ACCEPTED, self._applies_at(to), to),)
-        moved = self._take_out(frame)
-        dropped = self._pending.get(to)
-        self._put(Pending(cue, moved.command_id))
+        cue = replace(self._require_pending(frame).cue, frame=to)
+        self._pending.require_ahead(to, self.next_block)
+        dropped = None
+        if frame != to:
+            moved, dropped = self._take_out(frame), self._pending.get(to)
+            self._put(Pending(cue, moved.command_id))
         self.renew(now)
-        accepted = Receipt(command_id, CommandKind.MOVE_PROMPT, Stage.ACCEPTED, self._applies_at(to), to)
-        return (accepted, *self._dropped([] if dropped is None else [dropped]))
+        accepted = self._accepted(CommandKind.MOVE_PROMPT, command_id, to)
+        return (accepted, *self._pending.dropped([dropped] if dropped else []))
 
     def start(self, command_id: str, now: float) -> tuple[Receipt, ...]:
         """Let blocks be made."""
@@ -187,14 +173,16 @@ class Session:
     def reset(self, command_id: str, now: float) -> tuple[Receipt, ...]:
         """Begin a new take: no cues, frame 0."""
         self._require_alive()
-        dropped = self._dropped(self.pending)
+        dropped = self._pending.dropped(self.pending)
+        self._log.close()
         self._begin_take(self.take + 1, now)
         self.renew(now)
         return (Receipt(command_id, CommandKind.RESET, Stage.ACCEPTED, 0), *dropped)
 
     def end(self) -> None:
-        """Over."""
+        """End the session: no command is taken any more."""
         self.state = State.ENDED
+        self._log.close()
 
     # Viewers
 
@@ -221,23 +209,23 @@ class Session:
         return True
 
     def viewer_came(self, now: float) -> None:
-        """Somebody watches."""
+        """Count one more viewer, for whom the clock runs."""
         self.viewers += 1
         self.renew(now)
         self._run_clock(now)
 
     def viewer_left(self, now: float) -> None:
-        """Somebody has stopped watching."""
+        """Count one viewer less."""
         self.viewers -= 1
         self.renew(now)
         self._run_clock(now)
 
     def renew(self, now: float) -> None:
-        """Somebody was here."""
+        """Renew the lease."""
         self._seen = now
 
     def lease_ends(self) -> float:
-        """When the session ends if nobody comes; never while somebody watches."""
+        """When the lease ends, and the session with it; never while there is a viewer."""
         return math.inf if self.viewers else self._seen + self.pace.lease_s
 
     # Blocks
@@ -246,7 +234,7 @@ class Session:
         """When the next block may begin; None until something happens."""
         if self.state is not State.RUNNING:
             return None
-        if self.next_block <= self._allowed(now):
+        if self.next_block <= self._position.last_block(self.delivered_frames, self.blocks, now):
             return now
         target = self.blocks.pixel_frames(max(0, self.next_block - self.pace.ahead))
         if self._position.is_reported or target >= self.delivered_frames:
@@ -267,30 +255,34 @@ class Session:
         return self._waiting_since + frames / FRAMES_PER_SECOND
 
     def begin_block(self, now: float) -> BlockPlan:
-        """Commit what falls on the next block."""
+        """Commit what falls on the next block.
+
+        Raises LimitReached, and has changed nothing, where the log of applied cues cannot be written.
+        """
         block, first = self.next_block, self.earliest_frame
-        landed = [self._take_out_at(frame) for frame in self._landing(block)]
-        receipts = list(self._dropped(landed[:-1]))
+        landed = self._pending.landing(block)
+        receipts = list(self._pending.dropped(landed[:-1]))
         applied = None
         if landed:
             winner = landed[-1]
-            applied = Applied(winner.cue, block, first, winner.command_id)
+            steps = steps_before(self._log.last, block)
+            applied = Applied(winner.cue, block, first, winner.command_id, steps)
+            self._log.append(applied)
+            for pending in landed:
+                self._pending.take_out(pending.cue.frame)
             kind = CommandKind.SCHEDULE_PROMPT
             receipts.append(Receipt(winner.command_id, kind, Stage.APPLIED, first, winner.cue.frame))
-            self._applied.append(applied)
-            self._present = _Present(winner.cue, self._steps - 1, 0)
-        step = self._next_step(block, first)
         self.next_block += 1
         self._waiting_since = now
+        step = step_at(self._log.last, block, first)
         return BlockPlan(block, first, self.earliest_frame, step, tuple(receipts), applied)
 
     def give_up_block(self, plan: BlockPlan) -> None:
         """The block last begun was not made: it is as if it had not been begun."""
         self.next_block = plan.block
         if plan.applied is not None:
-            self._applied.pop()
+            self._log.truncate(len(self._log) - 1)
             self._put(Pending(plan.applied.cue, plan.applied.command_id))
-        self._walk_steps()
 
     def delivered(self, plan: BlockPlan, now: float) -> bool:
         """A block has been sent; True if it came after it was to be on screen."""
@@ -308,105 +300,47 @@ class Session:
         """As plain data."""
         return SessionRecord(
             self.pace, self.state, self.take, self.next_block, self.delivered_frames, self.shown_frame(now),
-            self.pending, self.applied, self.receipts.entries, self.controller, self.seq,
+            self.pending, self._log.tail, self.receipts.entries, self.controller, self.seq,
         )  # fmt: skip
 
-    def rewound(self, block: int, now: float) -> SessionRecord:
-        """As it was before `block` was begun; cues that have applied from there on are pending again."""
-        back = [Pending(applied.cue, applied.command_id) for applied in self._applied if applied.block >= block]
-        pending = {found.cue.frame: found for found in (*back, *self.pending)}
-        frames = self.blocks.pixel_frames(block)
-        delivered = min(self.delivered_frames, frames) if block >= self.next_block else frames
-        state = self.state
-        if block == 0 and state in (State.CREATED, State.READY):
-            state = State.READY if 0 in pending else State.CREATED
-        return replace(
-            self.record(now),
-            state=state,
-            next_block=min(block, self.next_block),
-            delivered_frames=delivered,
-            shown=min(self.shown_frame(now), delivered - 1),
-            pending=tuple(pending[frame] for frame in sorted(pending)),
-            applied=tuple(applied for applied in self._applied if applied.block < block),
-        )
+    def forget_clients(self) -> None:
+        """This is a second session: what clients have asked of the first is not asked of it."""
+        self.receipts, self.controller, self.seq = ReceiptLog(), "", 0
+
+    def copy(self, block: int, now: float) -> Session:
+        """A session that goes on from this one as it was before `block` was begun, with a log of its own.
+
+        Cues that have applied from there on are pending again, as `rewinding.rewound` says.
+        """
+        log = self._log.copy(self._log.count_before(block))
+        record = rewound(self.record(now), self._log, block, log.tail, self.blocks)
+        return Session.of(record, self.blocks, now, log)
 
     # Cues
 
+    def _accepted(self, kind: CommandKind, command_id: str, frame: int) -> Receipt:
+        return Receipt(command_id, kind, Stage.ACCEPTED, self._pending.applies_at(frame), frame)
+
     def _put(self, pending: Pending) -> None:
-        frame = pending.cue.frame
-        if frame not in self._pending:
-            insort(self._frames, frame)
-        self._pending[frame] = pending
-        self._listed = None
+        self._pending.put(pending)
         self._look_at_start()
 
     def _take_out(self, frame: int) -> Pending:
         self._require_pending(frame)
-        pending = self._take_out_at(frame)
+        pending = self._pending.take_out(frame)
         self._look_at_start()
         return pending
-
-    def _take_out_at(self, frame: int) -> Pending:
-        del self._frames[bisect_left(self._frames, frame)]
-        self._listed = None
-        return self._pending.pop(frame)
 
     def _look_at_start(self) -> None:
         if self.state in (State.CREATED, State.READY):
             self.state = State.READY if 0 in self._pending else State.CREATED
 
-    def _landing(self, block: int) -> list[int]:
-        end = self.blocks.pixel_frames(block)
-        return self._frames[: bisect_left(self._frames, end + 1)]
-
-    def _applies_at(self, frame: int) -> int:
-        return self.blocks.pixel_frames(self.blocks.block_at(frame))
-
-    def _dropped(self, cues: Iterable[Pending]) -> tuple[Receipt, ...]:
-        kind = CommandKind.SCHEDULE_PROMPT
-        return tuple(
-            Receipt(found.command_id, kind, Stage.DROPPED, self._applies_at(found.cue.frame), found.cue.frame)
-            for found in cues
-        )
-
-    # Steps, as `timeline.schedule` has them
-
-    def _next_step(self, block: int, first: int) -> Step | None:
-        present = self._present
-        if present is None or present.made >= _step_count(present.cue):
-            return None
-        made = present.made + 1
-        self._present = present._replace(made=made)
-        self._steps += 1
-        cue, transition = present.cue, present.cue.transition
-        if transition is None:
-            return Step(block, first, cue.frame, cue.blend)
-        return Step(
-            block, first, cue.frame, cue.blend, present.source, made / transition.blocks, transition.method
-        )
-
-    def _walk_steps(self) -> None:
-        """Count the steps of the blocks begun so far again."""
-        self._steps, self._present = 0, None
-        ends = [*(applied.block for applied in self._applied), self.next_block][1:]
-        for applied, end in zip(self._applied, ends, strict=True):
-            made = min(_step_count(applied.cue), end - applied.block)
-            self._present = _Present(applied.cue, self._steps - 1, made)
-            self._steps += made
+    def _has_applied(self, frame: int) -> bool:
+        """Whether the log has a cue that was scheduled at `frame`."""
+        found = self._log.page(self._log.count_before(self.blocks.block_at(frame)), 1)
+        return any(entry.cue.frame == frame for entry in found)
 
     # Rules
-
-    def _allowed(self, now: float) -> int:
-        """The last block that may be begun, by what has been shown."""
-        shown = max(self._position.shown(self.delivered_frames, now), 0)
-        ahead = self.pace.ahead
-        if self.pace.fps == 0 and not self._position.is_reported:
-            ahead = UNREPORTED_BLOCKS
-        return self._block_of(shown) + ahead
-
-    def _block_of(self, frame: int) -> int:
-        """The block that contains `frame`."""
-        return self.blocks.block_at(frame + 1) - 1
 
     def _run_clock(self, now: float) -> None:
         self._position.run(self.state is State.RUNNING and self.viewers > 0 and self.delivered_frames > 0, now)
@@ -422,24 +356,16 @@ class Session:
                 f"the session is {self.state.name.lower()}; only a {state.name.lower()} one can {verb}"
             )
 
-    def _require_ahead(self, frame: int) -> None:
-        if frame > LAST_FRAME:
-            raise FrameOutOfRange(f"frame {frame} is never reached; the last possible one is {LAST_FRAME}")
-        if self.blocks.block_at(frame) < self.next_block:
-            raise FrameOutOfRange(f"frame {frame} is over; the earliest possible frame is {self.earliest_frame}")
-
-    def _require_pending(self, frame: int) -> None:
+    def _require_pending(self, frame: int) -> Pending:
         self._require_alive()
-        if frame not in self._pending:
-            if any(applied.cue.frame == frame for applied in self._applied):
+        pending = self._pending.get(frame)
+        if pending is None:
+            if self._has_applied(frame):
                 raise FrameOutOfRange(
                     f"the cue at frame {frame} has applied; the earliest frame is {self.earliest_frame}"
                 )
-            listed = ", ".join(map(str, self._frames[:8])) or "none"
+            listed = ", ".join(map(str, self._pending.first_frames(8))) or "none"
             raise InvalidRequest(f"no cue is pending at frame {frame}; cues are at: {listed}")
         if frame == 0 and self.state in (State.RUNNING, State.PAUSED):
             raise WrongState("the session has been started: the cue at frame 0 stays; reset begins anew")
-
-
-def _step_count(cue: Cue) -> int:
-    return 1 if cue.transition is None else cue.transition.blocks
+        return pending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 
 from engines.config.geometry import BlockLengths
@@ -93,12 +93,38 @@ class Pending:
 
 @dataclass(frozen=True)
 class Applied:
-    """A cue that applied with `block`, whose first frame is `frame`."""
+    """A cue that applied with `block`, whose first frame is `frame`.
+
+    `step` is the number of its first step, as `timeline.schedule` counts those of all cues before it.
+    """
 
     cue: Cue
     block: int
     frame: int
     command_id: str
+    step: int = 0
+
+
+PAGE = 128
+"""Entries of the log of applied cues that are kept, and written, together."""
+
+
+def tail_start(count: int) -> int:
+    """With which entry the tail of a log of `count` begins: a page, and what there is of the next one."""
+    return max((count - 1) // PAGE - 1, 0) * PAGE
+
+
+@dataclass(frozen=True)
+class AppliedTail:
+    """The end of a log of applied cues: those from number `first` on."""
+
+    first: int = 0
+    entries: tuple[Applied, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Of the whole log."""
+        return self.first + len(self.entries)
 
 
 @dataclass(frozen=True)
@@ -119,6 +145,7 @@ class SessionRecord:
 
     `shown` is the last frame its viewer saw, `receipts` are the first answers to its last commands, and
     `controller` is the client that steers it, empty before the first. `seq` counts the changes that were told.
+    Of the log of applied cues it has the end, so that its size does not grow with the session.
     """
 
     pace: Pace
@@ -128,28 +155,20 @@ class SessionRecord:
     delivered_frames: int
     shown: int
     pending: tuple[Pending, ...]
-    applied: tuple[Applied, ...]
+    applied: AppliedTail
     receipts: tuple[LoggedReceipt, ...] = ()
     controller: str = ""
     seq: int = 0
 
-    def forked(self) -> SessionRecord:
-        """For a second session: what clients have asked of the first is not asked of it."""
-        return replace(self, receipts=(), controller="", seq=0)
-
     @classmethod
     def restored(
-        cls, pace: Pace, applied: Sequence[Cue], pending: Sequence[Cue], next_frame: int, lengths: BlockLengths
+        cls, pace: Pace, applied: AppliedTail, pending: Sequence[Cue], next_frame: int, lengths: BlockLengths
     ) -> SessionRecord:
         """A session that was saved before `next_frame`: paused there, or at its beginning."""
         blocks = lengths.block_at(next_frame)
-        began = [lengths.block_at(cue.frame) for cue in applied]
-        log = [
-            Applied(cue, block, lengths.pixel_frames(block), "") for cue, block in zip(applied, began, strict=True)
-        ]
         ready = any(cue.frame == 0 for cue in pending)
         at_start = State.READY if ready else State.CREATED
         return cls(
             pace, State.PAUSED if blocks else at_start, 0, blocks, next_frame, next_frame - 1,
-            tuple(Pending(cue, "") for cue in pending), tuple(log),
+            tuple(Pending(cue, "") for cue in pending), applied,
         )  # fmt: skip

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from engines.config.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_FACTOR
+from engines.config.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from serving.errors import TimelineError
 from serving.timeline.cue import Cue, _require
 
-MAX_CUES = 10_000
 MAX_SECONDS = 24 * 60 * 60
 MAX_FRAMES = MAX_SECONDS * FRAMES_PER_SECOND
+MAX_CUES = MAX_FRAMES // TEMPORAL_FACTOR
+"""One in each of the shortest blocks of a day."""
+
 MAX_SIZE = 4096
 SIZE_MULTIPLE = SPATIAL_FACTOR * PATCH
 

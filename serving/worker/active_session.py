@@ -20,6 +20,7 @@ from serving.errors import FrameOutOfRange, ServingError, SessionNotFound
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
+from serving.protocol.applied_pages import recent_cues
 from serving.protocol.chunks import write_chunk
 from serving.protocol.convert import write_applied, write_cue, write_receipt
 from serving.replication.messages import Role, SessionSpec
@@ -245,7 +246,8 @@ class ActiveSession:
             shown_frame=logic.shown_frame(asyncio.get_running_loop().time()),
             prompt=logic.prompt,
             pending=[write_cue(pending.cue) for pending in logic.pending] if cues else [],
-            applied=[write_applied(applied) for applied in logic.applied] if cues else [],
+            applied=recent_cues(logic.applied) if cues else [],
+            applied_count=len(logic.applied),
             viewers=sum(subscriber.role.watches for subscriber in self.subscribers),
             recording=self.recording,
             oldest_frame=self.oldest_frame,

@@ -115,7 +115,10 @@ class BlockLoop:
     async def _make(self, sessions: Sequence[ActiveSession], delivery: Delivery) -> None:
         """Begin one block for each of `sessions`, and send it on its way."""
         began = asyncio.get_running_loop().time()
-        plans = [session.logic.begin_block(began) for session in sessions]
+        begun = {session.attempt: plan for session in sessions if (plan := self._begin(session, began))}
+        if not begun:
+            return
+        sessions, plans = [session for session in sessions if session.attempt in begun], list(begun.values())
         for session, plan in zip(sessions, plans, strict=True):
             session.making = plan.block
             self._announce(session, plan)
@@ -126,6 +129,14 @@ class BlockLoop:
                 session.making = None
         for block in made:
             delivery.begin(block)
+
+    def _begin(self, session: ActiveSession, now: float) -> BlockPlan | None:
+        """The plan of a session's next block; None where its log cannot be written, which ends it."""
+        try:
+            return session.logic.begin_block(now)
+        except ServingError as error:
+            self._end(session, error)
+            return None
 
     async def _passes(
         self, sessions: Sequence[ActiveSession], plans: Sequence[BlockPlan], began: float

@@ -15,6 +15,7 @@ from engines.streaming.snapshot import take_light
 from serving.errors import ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
+from serving.protocol.applied_pages import applied_page, whole_log
 from serving.replication.leases import LeaseConfig, RenewAnswer, RenewRequest, ReplicaLeases
 from serving.replication.messages import (
     FeedItem,
@@ -216,6 +217,10 @@ class Denoiser:
         """How a session stands."""
         return self._copies.leased(attempt).describe()
 
+    def applied_cues(self, attempt: str, token: str, size: int) -> pb.ListAppliedCuesResponse:
+        """A page of the cues that have applied, as `applied_page`."""
+        return applied_page(self._copies.leased(attempt).logic, token, size)
+
     def sessions_of(self, caller: str) -> list[pb.Session]:
         """The caller's sessions, without their cues."""
         mine = [session for session in self._copies.all if session.spec.caller == caller]
@@ -261,14 +266,17 @@ class Denoiser:
         session.replicate()
         session.publish_state()
 
-    async def save(self, attempt: str) -> SavedSession:
-        """The session at its present block."""
+    async def save(self, attempt: str, max_bytes: int) -> SavedSession:
+        """The session at its present block, with all its log. Raises LimitReached if that is too long."""
         session = self._copies.leased(attempt)
         async with session.commands, at_rest(session, self._loop.wake):
+            state = session.describe()
+            del state.applied[:]
+            state.applied.extend(whole_log(session.logic.applied, max_bytes))
             stream = None
             if session.stream.blocks:
                 stream = await in_thread(self._executor, partial(take_light, self._generator, session.stream))
-            return SavedSession(session.describe(), stream)
+            return SavedSession(state, stream)
 
 
 def _now() -> float:

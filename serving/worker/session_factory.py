@@ -19,10 +19,11 @@ from serving.pipeline.engine_errors import refused
 from serving.pipeline.prompts import PromptTrack
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
 from serving.replication.messages import ResumeState, SessionSpec
+from serving.session.applied_log import AppliedLog
 from serving.session.state_machine import Session
+from serving.session.transitions import last_settled, steps_of
 from serving.timeline.cue import Cue
-from serving.timeline.schedule import Step, schedule
-from serving.timeline.timeline import Timeline
+from serving.timeline.schedule import Step
 from serving.worker.active_session import ActiveSession
 from serving.worker.delivery import decoder_start
 
@@ -67,10 +68,10 @@ class SessionFactory:
 
     async def fork_here(self, session: ActiveSession, attempt: str, spec: SessionSpec) -> ActiveSession:
         """A second session like `session`, which rests meanwhile."""
-        now = _now()
-        record, blocks = session.logic.rewound(session.stream.blocks, now).forked(), session.config.blocks
+        logic = session.logic.copy(session.stream.blocks, _now())
+        logic.forget_clients()
         async with self._taken(await self._run(partial(self._generator.fork, session.stream))) as stream:
-            prompts, logic = dict(session.prompts), Session.of(record, blocks, now)
+            prompts = dict(session.prompts)
             track = session.track.copy(prompts)
             fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica)
             fork.kept.extend(session.kept)
@@ -87,12 +88,13 @@ class SessionFactory:
                 f"frame {frame} is not in the past; the last one is {session.logic.earliest_frame - 1}"
             )
         block = blocks.block_at(frame + 1) - 1
-        record = session.logic.rewound(block, _now()).forked()
+        past = session.logic.copy(block, _now())
+        past.forget_clients()
         chunks = [chunk for chunk in session.kept if chunk.block < block]
         restored = {entry.block for entry in session.stream.log if entry.event == "restore"}
         async with self._taken(await self._new(spec)) as stream:
-            await self._replay(stream, Session.of(record, blocks, _now()), restored)
-            fork = await self._session(attempt, spec, Session.of(record, blocks, _now()), stream)
+            await self._replay(stream, past, restored)
+            fork = await self._session(attempt, spec, past.copy(block, _now()), stream)
             fork.kept.extend(chunks)
             await self._decoder.open(fork.decoder_key, decoder_start(fork, block))
         return fork
@@ -124,12 +126,12 @@ class SessionFactory:
         """
         prompts: dict[str, Prompt] = {}
         track = PromptTrack(prompts)
-        steps = {step.block: step for step in _steps_of(logic)}
+        steps = steps_of(logic.applied, logic.next_block, logic.blocks)
+        step = next(steps, None)
         for block in range(logic.next_block):
             prompt = None
-            if step := steps.get(block):
-                await self._encode(prompts, [text for text, _ in step.target.parts])
-                prompt = track.take(step)
+            if step is not None and step.block == block:
+                prompt, step = await self._take(track, prompts, step), next(steps, None)
             made = await self._run(partial(self._replay_block, stream, prompt, rebuilt=block in restored))
             if made.ready is not None:
                 # Others would have to wait for all that is begun here, and a block is begun in no time.
@@ -145,20 +147,22 @@ class SessionFactory:
     # Prompts
 
     async def _session(self, attempt: str, spec: SessionSpec, logic: Session, stream: Stream) -> ActiveSession:
-        """A session whose prompts are in force as its log has them, from the last cue that came at once."""
+        """A session whose prompts are in force as its log has them, from the last cue that came in whole."""
         prompts: dict[str, Prompt] = {}
         track = PromptTrack(prompts)
-        steps = [step for step in _steps_of(logic) if step.block < logic.next_block]
-        first = max((number for number, step in enumerate(steps) if step.source is None), default=0)
-        for step in steps[first:]:
-            await self._encode(prompts, [text for text, _ in step.target.parts])
-            track.take(step)
+        entries = logic.applied.entries(last_settled(logic.applied, logic.next_block))
+        for step in steps_of(entries, logic.next_block, logic.blocks):
+            await self._take(track, prompts, step)
         return ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica)
 
-    async def _encode(self, prompts: dict[str, Prompt], texts: Sequence[str]) -> None:
-        for text in texts:
-            if text not in prompts:
-                prompts[text] = await self._text.encode(text)
+    async def _take(self, track: PromptTrack, prompts: dict[str, Prompt], step: Step) -> Prompt:
+        """The prompt of the next step; `prompts`, which the track reads, has no others' texts after it."""
+        texts = {text for text, _ in step.target.parts}
+        for text in prompts.keys() - texts:
+            del prompts[text]
+        for text in texts - prompts.keys():
+            prompts[text] = await self._text.encode(text)
+        return track.take(step)
 
     async def _run(self, work: Callable[[], T]) -> T:
         with refused():
@@ -167,20 +171,13 @@ class SessionFactory:
 
 def _logic(spec: SessionSpec, resume: ResumeState | None, stream: Stream, now: float) -> Session:
     """New, or as it was before the stream's next block."""
-    blocks = spec.stream.blocks
     if resume is None:
-        return Session(spec.pace, blocks, now)
-    before = Session.of(resume.record, blocks, now)
-    if stream.config != spec.stream or stream.blocks > before.next_block:
+        return Session(spec.pace, spec.stream.blocks, now)
+    record = resume.record
+    if stream.config != spec.stream or stream.blocks > record.next_block:
         raise InvalidRequest(f"the snapshot's stream does not go with its session: {stream.blocks} blocks of it")
-    return Session.of(before.rewound(stream.blocks, now), blocks, now)
-
-
-def _steps_of(logic: Session) -> tuple[Step, ...]:
-    """The steps of the cues that have applied."""
-    if not logic.applied:
-        return ()
-    return schedule(Timeline(tuple(applied.cue for applied in logic.applied)), logic.blocks).steps
+    log = AppliedLog.of(record.applied, resume.past)
+    return Session.of(record, spec.stream.blocks, now, log).copy(stream.blocks, now)
 
 
 def _now() -> float:

@@ -11,7 +11,7 @@ from engines.streaming.generator import Generator
 from engines.streaming.replica_log import ReplicaLog
 from serving.errors import NoLease, ReplicaLost
 from serving.pipeline.stages import in_thread
-from serving.replication.messages import FeedItem, Item, Role
+from serving.replication.messages import FeedItem, FullState, Item, Role
 from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.session_copies import SessionCopies
 from serving.worker.streams.standby_feed import StandbyFeed
@@ -121,8 +121,9 @@ class SessionStreams:
                 update = await asyncio.to_thread(pending.update)
             if session.feed is not None:
                 session.feed.finish(ReplicaLost("another stream feeds the standby"))
-            session.feed = StandbyFeed(source, session.standing)
-            session.feed.put_full(session.spec, tuple(session.kept), update)
+            full = FullState(session.spec, session.standing().record, session.logic.applied.past())
+            session.feed = StandbyFeed(source, full, session.standing)
+            session.feed.put_stream(tuple(session.kept), update)
             return session.feed
 
 

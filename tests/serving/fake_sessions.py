@@ -74,6 +74,8 @@ class Faults:
     """After so many chunks Watch ends with OK."""
     kept_chunks: int = 1000
     """Older ones are forgotten."""
+    page_size: int = 1000
+    """Applied cues a page, whatever is asked for."""
 
 
 class FakeSession:
@@ -323,6 +325,13 @@ class FakeServer(SessionsServicer):
     async def MovePrompt(self, request: pb.MovePromptRequest) -> pb.Receipt:
         move = pb.MovePrompt(frame=request.frame, to_frame=request.to_frame)
         return self.session(request.session_id).do(pb.Command(move_prompt=move))
+
+    @_answering
+    async def ListAppliedCues(self, request: pb.ListAppliedCuesRequest) -> pb.ListAppliedCuesResponse:
+        applied, start = self.session(request.session_id).applied, int(request.page_token or 0)
+        end = start + self.faults.page_size
+        token = str(end) if end < len(applied) else ""
+        return pb.ListAppliedCuesResponse(applied=applied[start:end], next_page_token=token)
 
     @_answering
     async def Start(self, request: pb.StartRequest) -> pb.Receipt:

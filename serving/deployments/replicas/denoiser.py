@@ -98,6 +98,9 @@ class DenoiserReplica:
     async def describe(self, attempt: str) -> bytes:
         return self._here().describe(attempt).SerializeToString()
 
+    async def applied_cues(self, attempt: str, token: str, size: int) -> bytes:
+        return self._here().applied_cues(attempt, token, size).SerializeToString()
+
     async def sessions_of(self, caller: str) -> list[bytes]:
         return [session.SerializeToString() for session in self._here().sessions_of(caller)]
 
@@ -124,8 +127,8 @@ class DenoiserReplica:
     async def acknowledge(self, attempt: str, number: int) -> None:
         self._here().acknowledge(attempt, number)
 
-    async def save(self, attempt: str) -> tuple[bytes, bytes | None]:
-        saved = await self._here().save(attempt)
+    async def save(self, attempt: str, max_bytes: int) -> tuple[bytes, bytes | None]:
+        saved = await self._here().save(attempt, max_bytes)
         return saved.session.SerializeToString(), saved.stream
 
     async def fork(

@@ -145,6 +145,7 @@ class StandbySession:
         for task in (*self._tasks, *([] if self._feeding is None else [self._feeding])):
             if task is not asyncio.current_task():
                 task.cancel()
+        self._copy.close()
         if not self._description.done():
             self._description.set_exception(SessionNotFound("the session ended while it was being opened"))
             self._description.exception()

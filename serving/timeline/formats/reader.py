@@ -17,7 +17,8 @@ from serving.timeline.timeline import Timeline
 Format = Literal["longtake", "scope timeline", "scope workflow", "text"]
 
 SUFFIXES = (".yaml", ".yml", ".json", ".scope-workflow.json", ".txt")
-MAX_BYTES = 16 << 20
+MAX_BYTES = 32 << 20
+"""A day with a prompt in every block has some 20 million."""
 
 
 @dataclass(frozen=True)

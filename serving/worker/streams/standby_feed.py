@@ -10,7 +10,8 @@ from typing import NamedTuple
 from engines.streaming.replica_log import ReplicaLog, SnapshotDelta
 from serving.errors import LimitReached, ServingError
 from serving.media.chunk import Chunk
-from serving.replication.messages import FeedItem, ReplicationDelta, SessionSpec
+from serving.replication.messages import FeedItem, FullState, ReplicationDelta
+from serving.session.record_delta import RecordDelta
 from serving.session.types import SessionRecord
 
 MAX_WAITING_BYTES = 64 << 20
@@ -26,10 +27,9 @@ class Logic(NamedTuple):
 
 
 class _Block(NamedTuple):
-    chunks: tuple[Chunk, ...]
-    update: SnapshotDelta | None
-    spec: SessionSpec | None
-    nbytes: int
+    chunks: tuple[Chunk, ...] = ()
+    update: SnapshotDelta | None = None
+    nbytes: int = 0
 
 
 class StandbyFeed:
@@ -39,8 +39,10 @@ class StandbyFeed:
     step.
     """
 
-    def __init__(self, source: ReplicaLog, logic: Callable[[], Logic]) -> None:
+    def __init__(self, source: ReplicaLog, full: FullState, logic: Callable[[], Logic]) -> None:
         self.source = source
+        self._full: FullState | None = full
+        self._sent = full.record
         self._logic = logic
         self._blocks: deque[_Block] = deque()
         self._nbytes = 0
@@ -53,14 +55,14 @@ class StandbyFeed:
         self._failure: ServingError | None = None
         self._finished = False
 
-    def put_full(self, spec: SessionSpec, chunks: tuple[Chunk, ...], update: SnapshotDelta | None) -> None:
-        """Send all there is so far."""
-        self._put(_Block(chunks, update, spec, 0))
+    def put_stream(self, chunks: tuple[Chunk, ...], update: SnapshotDelta | None) -> None:
+        """Send, with the full state, all that there is of the stream."""
+        self._put(_Block(chunks, update))
 
     def put_block(self, chunk: Chunk, update: SnapshotDelta | None) -> None:
         """Send a block that was delivered."""
         tensors = () if update is None else update.new.values()
-        self._put(_Block((chunk,), update, None, chunk.nbytes + sum(len(tensor.data) for tensor in tensors)))
+        self._put(_Block((chunk,), update, chunk.nbytes + sum(len(tensor.data) for tensor in tensors)))
 
     def restart(self, source: ReplicaLog) -> None:
         """The session was reset: what waits is of the take before."""
@@ -128,16 +130,21 @@ class StandbyFeed:
         self._more.set()
 
     def _next(self) -> ReplicationDelta:
-        block = self._blocks.popleft() if self._blocks else _Block((), None, None, 0)
+        block = self._blocks.popleft() if self._blocks else _Block()
         self._nbytes -= block.nbytes
         record, making, recording = self._logic()
+        full, self._full = self._full, None
+        change = RecordDelta.between(self._sent, record) if full is None else full
+        self._sent = record if full is None else full.record
         # Blocks that still wait are followed by the logic that goes with them.
         is_last = not self._blocks
         delta = ReplicationDelta(
-            self._next_number, record, block.update, block.chunks, block.spec, making, recording,
-            wants_ack=self._wants_ack and is_last,
+            self._next_number, change, block.update, block.chunks, making, recording,
+            wants_ack=self._wants_ack and is_last and full is None,
         )  # fmt: skip
         self._next_number += 1
         if is_last:
-            self._has_changed = self._wants_ack = False
+            # The full state is from when the standby came; what has changed since follows it.
+            self._has_changed = full is not None and (self._wants_ack or record != full.record)
+            self._wants_ack = self._wants_ack and full is not None
         return delta

@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from engines.config.geometry import BlockLengths
 from engines.config.stream import StreamConfig
-from serving.errors import InvalidRequest
-from serving.gateway.session_snapshot import HEADER, MAGIC, pack, restored_record, unpack
+from serving.errors import InvalidRequest, LimitReached
+from serving.gateway.session_snapshot import HEADER, MAGIC, pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import SavedSession, SessionSpec
+from serving.session.applied_log import AppliedLog
 from serving.session.pacing import Pace
 from serving.session.state_machine import Session, State
 
@@ -26,28 +27,43 @@ def applied(frame: int) -> pb.AppliedCue:
 
 
 WHOLE = pb.Session(next_frame=33, applied=[applied(0), applied(21)], pending=[cue(40)])
+MOST = 1 << 20
 SPEC = SessionSpec("id", "", "tiny", StreamConfig(), Pace(), 0.0)
 
 
 @given(st.integers(0, 1 << 40), st.text(max_size=20), st.none() | st.binary(min_size=1, max_size=200))
 def test_what_is_packed_comes_out_again(next_frame: int, prompt: str, stream: bytes | None) -> None:
     saved = SavedSession(pb.Session(next_frame=next_frame, prompt=prompt), stream)
-    assert unpack(pack(saved)) == saved
+    assert unpack(pack(saved, MOST)) == saved
 
 
 @given(st.data())
 def test_one_changed_byte_anywhere_is_found(data: st.DataObject) -> None:
-    packed = bytearray(pack(SavedSession(WHOLE, b"stream")))
+    packed = bytearray(pack(SavedSession(WHOLE, b"stream"), MOST))
     packed[data.draw(st.integers(0, len(packed) - 1))] ^= data.draw(st.integers(1, 255))
     with pytest.raises(InvalidRequest):
         unpack(bytes(packed))
 
 
 def test_every_beginning_of_a_snapshot_is_refused() -> None:
-    packed = pack(SavedSession(WHOLE, b"stream"))
+    packed = pack(SavedSession(WHOLE, b"stream"), MOST)
     for length in range(len(packed)):
         with pytest.raises(InvalidRequest, match=r"not a session's snapshot|damaged"):
             unpack(packed[:length])
+
+
+def test_a_snapshot_that_could_not_be_restored_is_not_made() -> None:
+    size = len(pack(SavedSession(WHOLE, b"stream"), MOST))
+    assert len(pack(SavedSession(WHOLE, b"stream"), size)) == size
+    with pytest.raises(LimitReached, match=f"{size} bytes, with 2 applied cues; at most {size - 1}"):
+        pack(SavedSession(WHOLE, b"stream"), size - 1)
+
+
+def test_a_snapshot_has_more_applied_cues_than_may_be_pending() -> None:
+    saved = pb.Session(next_frame=12 * 12_000 - 3, applied=map(applied, [0, *range(9, 12 * 11_999, 12)]))
+    resume = restored(unpack(pack(SavedSession(saved, b"stream"), MOST)), SPEC)
+    log = AppliedLog.of(resume.record.applied, resume.past)
+    assert [entry.block for entry in log] == list(range(12_000))
 
 
 @given(st.binary(max_size=200))
@@ -57,7 +73,7 @@ def test_any_other_bytes_are_refused(data: bytes) -> None:
 
 
 def test_another_version_is_refused() -> None:
-    packed = pack(SavedSession(WHOLE, None))
+    packed = pack(SavedSession(WHOLE, None), MOST)
     with pytest.raises(InvalidRequest, match="send what SnapshotSession returned"):
         unpack(b"longtks9" + packed[len(MAGIC) :])
 
@@ -80,8 +96,7 @@ def test_a_length_beyond_the_end_is_refused() -> None:
 
 
 def test_a_restored_session_is_paused_where_it_was_with_its_cues() -> None:
-    record = restored_record(SavedSession(WHOLE, b"stream"), SPEC)
-    session = Session.of(record, BlockLengths(), 0.0)
+    session = Session.of(restored(SavedSession(WHOLE, b"stream"), SPEC).record, BlockLengths(), 0.0)
     assert (session.state, session.next_block, session.shown_frame(0.0)) == (State.PAUSED, 3, 32)
     assert [(entry.block, entry.frame) for entry in session.applied] == [(0, 0), (2, 21)]
     assert [pending.cue.frame for pending in session.pending] == [40]
@@ -90,7 +105,7 @@ def test_a_restored_session_is_paused_where_it_was_with_its_cues() -> None:
 @pytest.mark.parametrize(("cues", "state"), [([0, 40], State.READY), ([40], State.CREATED)])
 def test_a_session_saved_before_its_start_can_be_started_if_it_could(cues: list[int], state: State) -> None:
     saved = pb.Session(pending=[cue(frame) for frame in cues])
-    assert restored_record(SavedSession(saved, None), SPEC).state is state
+    assert restored(SavedSession(saved, None), SPEC).record.state is state
 
 
 @pytest.mark.parametrize(
@@ -108,9 +123,9 @@ def test_a_session_saved_before_its_start_can_be_started_if_it_could(cues: list[
         (pb.Session(next_frame=33, applied=[applied(0)], pending=[cue(50), cue(40)]), "not in order"),
         (pb.Session(next_frame=33, applied=[applied(0)], pending=[cue(1 << 60)]), "a cue lies behind frame"),
         (pb.Session(next_frame=33, applied=[applied(0)], pending=[cue(40, " ")]), "empty"),
-        (pb.Session(next_frame=9, applied=[applied(0)], pending=map(cue, range(9, 10_009))), "10001 cues"),
+        (pb.Session(next_frame=9, applied=[applied(0)], pending=map(cue, range(9, 10_010))), "10001 cues"),
     ],
 )
 def test_a_snapshot_of_what_cannot_have_been_is_refused(session: pb.Session, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
-        restored_record(SavedSession(session, b"stream"), SPEC)
+        restored(SavedSession(session, b"stream"), SPEC)

@@ -7,7 +7,7 @@ import pytest
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from serving.timeline.timeline import MAX_CUES
+from serving.session.cue_queue import MAX_PENDING
 from tests.serving.live.scenes import NIGHT, NOON, SNOW, create, cue, described, start, watch
 from tests.serving.live.test_copies import paused
 from tests.serving.live.test_sessions import refused
@@ -42,9 +42,9 @@ def test_a_cue_without_a_frame_is_for_the_next_block(stub: Stub) -> None:
 
 
 def test_a_session_takes_ten_thousand_cues_and_no_more(stub: Stub) -> None:
-    session = create(stub, *(cue(NOON, 12 * number) for number in range(MAX_CUES)))
-    assert len(described(stub, session).pending) == MAX_CUES
-    refused(Code.RESOURCE_EXHAUSTED, f"{MAX_CUES} cues", stub.SchedulePrompt, scheduled(session, NIGHT, 5))
+    session = create(stub, *(cue(NOON, 12 * number) for number in range(MAX_PENDING)))
+    assert len(described(stub, session).pending) == MAX_PENDING
+    refused(Code.RESOURCE_EXHAUSTED, f"{MAX_PENDING} cues", stub.SchedulePrompt, scheduled(session, NIGHT, 5))
 
 
 def test_frames_that_are_not_kept_are_refused_and_the_oldest_named(stub: Stub) -> None:

@@ -88,7 +88,8 @@ def test_a_fork_knows_nothing_of_what_was_asked_of_the_first() -> None:
     noon = command("noon", schedule_prompt=cue("noon", 0))
     handle(logic, noon, 0.0)
     logic.attach("ann", reattach=False)
-    fork = Session.of(logic.record(0.0).forked(), BlockLengths(), 0.0)
+    fork = logic.copy(0, 0.0)
+    fork.forget_clients()
     assert (fork.receipts.entries, fork.controller) == ((), "")
     assert not handle(fork, noon, 0.0).repeated
 

@@ -15,9 +15,10 @@ from engines.streaming.snapshot import restore, take_light
 from engines.text.prompt import Prompt
 from serving.errors import InvalidRequest, ReplicaLost
 from serving.media.chunk import AccessUnit, Chunk
-from serving.replication.messages import ReplicationDelta, SessionSpec
+from serving.replication.messages import FullState, ReplicationDelta, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, MissedDelta, StandbyCopy, oldest_frame
 from serving.session.pacing import Pace
+from serving.session.record_delta import RecordDelta
 from serving.session.state_machine import Session
 from serving.timeline.cue import Blend
 
@@ -40,8 +41,28 @@ def spec(small: StreamConfig) -> SessionSpec:
     return SessionSpec("id", "anna", "tiny", small, Pace(), 5.0)
 
 
-def delta(number: int, session: Session, **what: Any) -> ReplicationDelta:
-    return ReplicationDelta(number, session.record(0.0), **what)
+class Feed:
+    """The deltas of a session, numbered, each from the one before it."""
+
+    def __init__(self, session: Session, spec: SessionSpec) -> None:
+        self._session, self._spec = session, spec
+        self._number = 0
+        self._sent = session.record(0.0)
+
+    def full(self, **what: Any) -> ReplicationDelta:
+        self._number, self._sent = 0, self._session.record(0.0)
+        full = FullState(self._spec, self._sent, self._session.applied.past())
+        return ReplicationDelta(0, full, **what)
+
+    def delta(self, **what: Any) -> ReplicationDelta:
+        before, self._sent = self._sent, self._session.record(0.0)
+        self._number += 1
+        return ReplicationDelta(self._number, RecordDelta.between(before, self._sent), **what)
+
+
+@pytest.fixture
+def feed(session: Session, spec: SessionSpec) -> Feed:
+    return Feed(session, spec)
 
 
 def test_what_was_never_known_cannot_be_opened_again() -> None:
@@ -49,11 +70,11 @@ def test_what_was_never_known_cannot_be_opened_again() -> None:
         StandbyCopy().resume_state("lost")
 
 
-def test_a_session_is_opened_again_as_it_was_known_last(session: Session, spec: SessionSpec) -> None:
+def test_a_session_is_opened_again_as_it_was_known_last(session: Session, spec: SessionSpec, feed: Feed) -> None:
     copy = StandbyCopy()
-    copy.apply(delta(0, session, spec=spec))
+    copy.apply(feed.full())
     session.schedule(Blend.of("night"), 50, None, "night", 0.0)
-    copy.apply(delta(1, session, recording="film"))
+    copy.apply(feed.delta(recording="film"))
     again = copy.resume_state("lost")
     assert copy.spec is spec
     assert (copy.number, again.recording, again.reason) == (1, "film", "lost")
@@ -62,16 +83,15 @@ def test_a_session_is_opened_again_as_it_was_known_last(session: Session, spec: 
 
 
 def test_the_snapshot_is_the_one_that_the_stream_itself_would_give(
-    session: Session, spec: SessionSpec, generator: Generator, prompts: list[Prompt]
+    feed: Feed, spec: SessionSpec, generator: Generator, prompts: list[Prompt]
 ) -> None:
     stream = generator.open(spec.stream)
     generator.set_prompt(stream, prompts[0])
     copy, source = StandbyCopy(), ReplicaLog(generator, stream)
-    copy.apply(delta(0, session, spec=spec))
+    copy.apply(feed.full())
     for block in range(6):
         generator.decode(stream, generator.generate([stream])[0])
-        changes = source.changes().update()
-        copy.apply(delta(block + 1, session, update=changes, chunks=(chunk(block),)))
+        copy.apply(feed.delta(update=source.changes().update(), chunks=(chunk(block),)))
     again = copy.resume_state("lost")
     assert again.snapshot is not None
     copies = [restore(generator, data).stream for data in (again.snapshot, take_light(generator, stream))]
@@ -80,40 +100,40 @@ def test_the_snapshot_is_the_one_that_the_stream_itself_would_give(
     assert [kept.block for kept in again.chunks] == list(range(6))
 
 
-def test_a_reset_forgets_the_take_before(session: Session, spec: SessionSpec) -> None:
+def test_a_reset_forgets_the_take_before(session: Session, feed: Feed) -> None:
     copy = StandbyCopy()
-    copy.apply(delta(0, session, spec=spec))
-    copy.apply(delta(1, session, chunks=(chunk(0),)))
+    copy.apply(feed.full())
+    copy.apply(feed.delta(chunks=(chunk(0),)))
     session.reset("", 0.0)
-    copy.apply(delta(2, session))
+    copy.apply(feed.delta())
     assert copy.resume_state("lost").chunks == ()
 
 
-def test_what_is_kept_for_late_viewers_is_bounded(session: Session, spec: SessionSpec) -> None:
+def test_what_is_kept_for_late_viewers_is_bounded(feed: Feed) -> None:
     copy = StandbyCopy()
-    copy.apply(delta(0, session, spec=spec))
+    copy.apply(feed.full())
     for block in range(KEPT_CHUNKS + 5):
-        copy.apply(delta(block + 1, session, chunks=(chunk(block),)))
+        copy.apply(feed.delta(chunks=(chunk(block),)))
     kept = copy.resume_state("lost").chunks
     assert (len(kept), oldest_frame(kept, 0)) == (KEPT_CHUNKS, 57)
 
 
-def test_a_delta_after_one_that_did_not_come_is_refused_and_changes_nothing(
-    session: Session, spec: SessionSpec
-) -> None:
-    copy = StandbyCopy()
+def test_a_delta_after_one_that_did_not_come_is_refused_and_changes_nothing(feed: Feed) -> None:
+    copy, full, lost, late = StandbyCopy(), feed.full(), feed.delta(), feed.delta(recording="film")
     with pytest.raises(MissedDelta):
-        copy.apply(delta(1, session))
-    copy.apply(delta(0, session, spec=spec))
+        copy.apply(lost)
+    copy.apply(full)
     with pytest.raises(MissedDelta, match="delta 2 came after 0"):
-        copy.apply(delta(2, session, recording="film"))
+        copy.apply(late)
     assert (copy.number, copy.resume_state("lost").recording) == (0, "")
+    copy.apply(feed.full(recording="film"))
+    assert copy.resume_state("lost").recording == "film"
 
 
-def test_blocks_without_a_snapshot_are_refused(session: Session, spec: SessionSpec) -> None:
+def test_blocks_without_a_snapshot_are_refused(session: Session, feed: Feed) -> None:
     copy = StandbyCopy()
     session.delivered(session.begin_block(0.0), 0.0)
-    copy.apply(delta(0, session, spec=spec, chunks=(chunk(0),)))
+    copy.apply(feed.full(chunks=(chunk(0),)))
     with pytest.raises(InvalidRequest, match="9 frames and no snapshot"):
         copy.resume_state("lost")
 

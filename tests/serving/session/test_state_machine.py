@@ -20,11 +20,12 @@ from serving.errors import (
     TimelineError,
     WrongState,
 )
+from serving.session.cue_queue import MAX_PENDING
 from serving.session.pacing import UNREPORTED_BLOCKS, Pace
 from serving.session.state_machine import LAST_FRAME, BlockPlan, CommandKind, Receipt, Session, Stage, State
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.timeline.schedule import Step, schedule
-from serving.timeline.timeline import MAX_CUES, Timeline
+from serving.timeline.timeline import Timeline
 
 WHEN = ("at noon", "at dusk", "at night", "in snow")
 NOON, DUSK, NIGHT, SNOW = (Blend.of(f"a red balloon over the hills {when}") for when in WHEN)
@@ -159,7 +160,7 @@ def test_a_reset_begins_a_new_take_at_frame_0_without_cues() -> None:
     receipts = session.reset("again", 1.0)
     assert receipts == (Receipt("again", CommandKind.RESET, Stage.ACCEPTED, 0), dropped("night", 105, 100))
     assert (session.state, session.take, session.next_block) == (State.CREATED, 1, 0)
-    assert (session.delivered_frames, session.pending, session.applied, session.prompt) == (0, (), (), "")
+    assert (session.delivered_frames, session.pending, len(session.applied), session.prompt) == (0, (), 0, "")
     assert session.shown_frame(9.0) == -1
     assert session.viewers == 1
 
@@ -291,8 +292,8 @@ def test_a_cue_that_changes_nothing_counts_as_applied() -> None:
 def test_a_session_has_ten_thousand_cues_fast_and_no_more() -> None:
     session = started()
     began = time.perf_counter()
-    for number in range(1, MAX_CUES):
-        session.schedule(NIGHT, 7 * (number * 7919 % MAX_CUES), None, "", 0.0)
+    for number in range(1, MAX_PENDING):
+        session.schedule(NIGHT, 7 * (number * 7919 % MAX_PENDING), None, "", 0.0)
     for frame in [pending.cue.frame for pending in session.pending][1:2001]:
         session.move(frame, frame + 1, "", 0.0)
     make(session, 100)
@@ -301,11 +302,11 @@ def test_a_session_has_ten_thousand_cues_fast_and_no_more() -> None:
 
 def test_a_full_timeline_takes_no_cue_but_over_one_that_is_there() -> None:
     session = started()
-    for frame in range(1, MAX_CUES):
+    for frame in range(1, MAX_PENDING):
         session.schedule(NIGHT, frame, None, "", 0.0)
     with pytest.raises(LimitReached, match="10000 cues"):
-        session.schedule(SNOW, MAX_CUES, None, "", 0.0)
-    session.schedule(SNOW, MAX_CUES - 1, None, "", 0.0)
+        session.schedule(SNOW, MAX_PENDING, None, "", 0.0)
+    session.schedule(SNOW, MAX_PENDING - 1, None, "", 0.0)
 
 
 cues = st.lists(
@@ -585,8 +586,8 @@ def test_a_rewound_session_has_the_cues_pending_that_came_later() -> None:
     session.schedule(NIGHT, 9, None, "night", 0.0)
     session.schedule(SNOW, 60, None, "snow", 0.0)
     make(session, 3)
-    record = session.rewound(1, 0.0)
-    assert [entry.command_id for entry in record.applied] == ["noon"]
+    record = session.copy(1, 0.0).record(0.0)
+    assert [entry.command_id for entry in record.applied.entries] == ["noon"]
     assert [(entry.command_id, entry.cue.frame) for entry in record.pending] == [("night", 9), ("snow", 60)]
     assert (record.next_block, record.delivered_frames, record.state) == (1, 9, State.RUNNING)
 
@@ -594,7 +595,7 @@ def test_a_rewound_session_has_the_cues_pending_that_came_later() -> None:
 def test_a_session_rewound_to_its_beginning_goes_on_from_frame_0() -> None:
     session = started()
     make(session, 3)
-    again = Session.of(session.rewound(0, 9.0), BlockLengths(), 9.0)
+    again = session.copy(0, 9.0)
     assert again.shown_frame(9.0) == -1
     assert make(again, 1)[0].applied is not None
 

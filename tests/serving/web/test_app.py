@@ -62,7 +62,7 @@ def test_a_timeline_is_read_for_the_page(open_client: TestClient) -> None:
     [
         ("film.yaml", b"cues: 3", "must be a list"),
         ("film.exe", b"", "the suffix '.exe' is unknown"),
-        ("film.json", b"x" * (MAX_BYTES + 9), "longer than 16 MiB"),
+        ("film.json", b"x" * (MAX_BYTES + 9), "longer than 32 MiB"),
     ],
     ids=["no timeline", "no known file", "far too long"],
 )

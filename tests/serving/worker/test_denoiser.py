@@ -30,16 +30,17 @@ from serving.errors import (
     SlotsFull,
     WrongState,
 )
-from serving.gateway.session_snapshot import pack, restored_record, unpack
+from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.replication.leases import LeaseConfig
-from serving.replication.messages import Item, ResumeState, Role
+from serving.replication.messages import FullState, Item, Role
 from serving.replication.register import Ended
 from serving.replication.standby import StandbyCopy
+from serving.session.cue_queue import MAX_PENDING
+from serving.session.record_delta import RecordDelta
 from serving.session.types import State
 from serving.timeline.cue import Blend, Cue, Transition
-from serving.timeline.timeline import MAX_CUES
 from serving.weights.loader import OpenedModel, open_model
 from serving.worker.streams.subscriber import MOST_CHUNKS
 from tests.serving.worker.bench import (
@@ -59,6 +60,8 @@ from tests.serving.worker.bench import (
     start,
     started,
 )
+
+MAX_BYTES = 64 << 20
 
 
 @pytest.fixture(scope="module")
@@ -248,10 +251,9 @@ def test_a_saved_session_goes_on_under_another_name(pocket: OpenedModel) -> None
         async with at_work(pocket) as bench:
             name = await started(bench, spec(pocket), NOON, NIGHT)
             await chunks(bench, name, 45)
-            saved = unpack(pack(await bench.denoiser.save(name)))
+            saved = unpack(pack(await bench.denoiser.save(name, MAX_BYTES), MAX_BYTES))
             again = spec(pocket, "again")
-            resume = ResumeState(restored_record(saved, again), saved.stream)
-            await bench.open(again, resume=resume)
+            await bench.open(again, resume=restored(saved, again))
             state = bench.denoiser.describe("again")
             assert (state.state, state.next_frame) == (pb.SESSION_STATE_PAUSED, saved.session.next_frame)
             assert state.applied == saved.session.applied
@@ -267,11 +269,10 @@ def test_a_snapshot_whose_stream_is_of_another_session_is_refused(pocket: Opened
         async with at_work(pocket) as bench:
             name = await started(bench, spec(pocket))
             await chunks(bench, name, 45)
-            saved = await bench.denoiser.save(name)
+            saved = await bench.denoiser.save(name, MAX_BYTES)
             other = spec(pocket, "other", seed=8)
-            resume = ResumeState(restored_record(saved, other), saved.stream)
             with pytest.raises(InvalidRequest, match="does not go with its session"):
-                await bench.open(other, resume=resume)
+                await bench.open(other, resume=restored(saved, other))
             assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
 
     run(save())
@@ -439,7 +440,7 @@ class SetLap:
 def test_a_session_that_cannot_be_opened_leaves_nothing(pocket: OpenedModel) -> None:
     async def overfill() -> None:
         async with at_work(pocket) as bench:
-            many = tuple(Cue(frame, Blend.of(NOON)) for frame in range(MAX_CUES + 1))
+            many = tuple(Cue(frame, Blend.of(NOON)) for frame in range(MAX_PENDING + 1))
             with pytest.raises(LimitReached):
                 await bench.open(spec(pocket), many)
             assert (bench.denoiser.free, bench.open_runs(), bench.decoder.keys) == (2, 0, ())
@@ -597,8 +598,8 @@ def test_a_session_that_moves_back_takes_the_slot_of_its_older_copy(pocket: Open
         async with at_work(pocket, slots=1) as bench:
             await started(bench, spec(pocket))
             await chunks(bench, "one", 33)
-            saved = await bench.denoiser.save("one")
-            resume = ResumeState(restored_record(saved, spec(pocket)), saved.stream)
+            saved = await bench.denoiser.save("one", MAX_BYTES)
+            resume = restored(saved, spec(pocket))
             made = await bench.denoiser.prepare("again", spec(pocket), (), resume, epoch=2, owner="elsewhere")
             assert made.attempt == "again"
             assert (bench.denoiser.free, bench.open_runs(), len(bench.decoder.keys)) == (0, 1, 1)
@@ -632,7 +633,7 @@ def test_there_is_one_standby_and_it_is_the_manager_that_renews(pocket: OpenedMo
             assert (await anext(first)).delta is not None
             delta = (await anext(second)).delta
             assert delta is not None
-            assert delta.spec is not None
+            assert isinstance(delta.change, FullState)
             with pytest.raises(ReplicaLost, match="another stream feeds"):
                 [item async for item in first]
             await second.aclose()
@@ -649,7 +650,8 @@ def test_a_receipt_waits_until_the_standby_has_its_command(pocket: OpenedModel) 
                 commanding = asyncio.create_task(bench.denoiser.command("one", start()))
                 delta = (await anext(items)).delta
                 assert delta is not None
-                assert (delta.wants_ack, delta.record.state, commanding.done()) == (True, State.RUNNING, False)
+                assert isinstance(delta.change, RecordDelta)
+                assert (delta.wants_ack, delta.change.state, commanding.done()) == (True, State.RUNNING, False)
                 bench.denoiser.acknowledge("one", delta.number)
                 assert (await commanding).stage == pb.RECEIPT_STAGE_ACCEPTED
 

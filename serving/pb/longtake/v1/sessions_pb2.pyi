@@ -129,7 +129,7 @@ class SessionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica")
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class Session(_message.Message):
     OLDEST_FRAME_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_COUNT_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: SessionState
     options: SessionOptions
@@ -160,7 +161,8 @@ class Session(_message.Message):
     oldest_frame: int
     create_time: _timestamp_pb2.Timestamp
     replica: str
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ...) -> None: ...
+    applied_count: int
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ...) -> None: ...
 
 class WeightedPrompt(_message.Message):
     __slots__ = ("text", "weight")
@@ -273,6 +275,24 @@ class MovePromptRequest(_message.Message):
     client_id: str
     command_id: str
     def __init__(self, session_id: _Optional[str] = ..., frame: _Optional[int] = ..., to_frame: _Optional[int] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
+
+class ListAppliedCuesRequest(_message.Message):
+    __slots__ = ("session_id", "page_token", "page_size")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    page_token: str
+    page_size: int
+    def __init__(self, session_id: _Optional[str] = ..., page_token: _Optional[str] = ..., page_size: _Optional[int] = ...) -> None: ...
+
+class ListAppliedCuesResponse(_message.Message):
+    __slots__ = ("applied", "next_page_token")
+    APPLIED_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    applied: _containers.RepeatedCompositeFieldContainer[AppliedCue]
+    next_page_token: str
+    def __init__(self, applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class StartRequest(_message.Message):
     __slots__ = ("session_id", "client_id", "command_id")

@@ -85,6 +85,11 @@ class SessionsStub:
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.MovePromptRequest.SerializeToString,
                 response_deserializer=longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.ListAppliedCues = channel.unary_unary(
+                '/longtake.v1.Sessions/ListAppliedCues',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesResponse.FromString,
+                _registered_method=True)
         self.Start = channel.unary_unary(
                 '/longtake.v1.Sessions/Start',
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.StartRequest.SerializeToString,
@@ -214,6 +219,14 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAppliedCues(self, request, context):
+        """Lists the cues that have applied in this take, in order: with seed and size, all that is needed to make the video
+        again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Start(self, request, context):
         """Starts generation. FAILED_PRECONDITION unless a cue is at frame 0.
         """
@@ -338,6 +351,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.MovePrompt,
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.MovePromptRequest.FromString,
                     response_serializer=longtake_dot_v1_dot_sessions__pb2.Receipt.SerializeToString,
+            ),
+            'ListAppliedCues': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAppliedCues,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesResponse.SerializeToString,
             ),
             'Start': grpc.unary_unary_rpc_method_handler(
                     servicer.Start,
@@ -604,6 +622,33 @@ class Sessions:
             '/longtake.v1.Sessions/MovePrompt',
             longtake_dot_v1_dot_sessions__pb2.MovePromptRequest.SerializeToString,
             longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAppliedCues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/ListAppliedCues',
+            longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -536,7 +536,7 @@ def test_the_prompts_of_a_text_file_are_as_far_apart_as_one_says() -> None:
         ("", "the file: no line holds a prompt"),
         ("# noon\n\n", "the file: no line holds a prompt"),
         ("noon\n" + "a" * 10_001, "line 2: the prompt has 10001 characters"),
-        ("a\n" * 10_001, "line 10001: this is prompt number 10001; at most 10000 are read"),
+        ("a\n" * 345_601, "line 345601: this is prompt number 345601; at most 345600 are read"),
     ],
     ids=["empty", "comment", "long", "many"],
 )
@@ -582,7 +582,7 @@ def test_an_error_in_a_file_names_the_file_and_the_place(tmp_path: Path) -> None
         ),
         (b"noon", "clip", "the file: the suffix '' is unknown"),
         (b"noon \xff", "clip.txt", "byte 5: the file is not UTF-8 text"),
-        (b"a" * (MAX_BYTES + 1), "clip.txt", "the file: it is longer than 16 MiB"),
+        (b"a" * (MAX_BYTES + 1), "clip.txt", "the file: it is longer than 32 MiB"),
     ],
     ids=["suffix", "no suffix", "not UTF-8", "long"],
 )

@@ -1,0 +1,71 @@
+"""The steps of cues that have applied, block by block, as `timeline.schedule` has them.
+
+Which step falls on a block follows from the last cue alone: its entry in the log knows how many came before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from engines.config.geometry import BlockLengths
+from serving.session.applied_log import AppliedLog
+from serving.session.types import PAGE, Applied
+from serving.timeline.cue import Cue
+from serving.timeline.schedule import Step
+
+
+def steps_before(last: Applied | None, block: int) -> int:
+    """How many steps have been made before `block`, where `last` is the cue in force."""
+    return 0 if last is None else last.step + min(_step_count(last.cue), block - last.block)
+
+
+def step_at(last: Applied | None, block: int, frame: int) -> Step | None:
+    """The step of `block`, whose first frame is `frame`; None where the prompt stays as it is."""
+    if last is None or block - last.block >= _step_count(last.cue):
+        return None
+    cue, transition = last.cue, last.cue.transition
+    if transition is None:
+        return Step(block, frame, cue.frame, cue.blend)
+    fraction = (block - last.block + 1) / transition.blocks
+    return Step(block, frame, cue.frame, cue.blend, last.step - 1, fraction, transition.method)
+
+
+def steps_of(entries: Iterable[Applied], end: int, blocks: BlockLengths) -> Iterator[Step]:
+    """The steps of `entries`, which follow each other, before the block `end`."""
+    following = iter(entries)
+    entry = next(following, None)
+    while entry is not None:
+        after = next(following, None)
+        until = end if after is None else after.block
+        for block in range(entry.block, min(entry.block + _step_count(entry.cue), until)):
+            if (step := step_at(entry, block, blocks.pixel_frames(block))) is not None:
+                yield step
+        entry = after
+
+
+def last_settled(log: AppliedLog, next_block: int) -> int:
+    """The number of the last cue that came into force whole: what was before it does not show any more."""
+    end, after = len(log), next_block
+    while end > 0:
+        start = (end - 1) // PAGE * PAGE
+        page = log.page(start, end - start)
+        for number in range(end - 1, start - 1, -1):
+            entry = page[number - start]
+            if entry.cue.transition is None or after - entry.block >= entry.cue.transition.blocks:
+                return number
+            after = entry.block
+        end = start
+    return 0
+
+
+def applied_as(cues: Iterable[Cue], blocks: BlockLengths) -> Iterator[Applied]:
+    """The entries of cues that have applied, each with the first block at or after its frame."""
+    last: Applied | None = None
+    for cue in cues:
+        block = blocks.block_at(cue.frame)
+        last = Applied(cue, block, blocks.pixel_frames(block), "", steps_before(last, block))
+        yield last
+
+
+def _step_count(cue: Cue) -> int:
+    return 1 if cue.transition is None else cue.transition.blocks
