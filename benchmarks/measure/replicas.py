@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +26,12 @@ class Replicas:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.resume_all()
+
+    def resume_all(self) -> None:
+        """Have those that were stopped go on."""
         for process in self._processes:
-            if process.is_running():
+            with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGCONT)
 
     def send(self, number: signal.Signals, deployment: str, message: str, session: str) -> None:

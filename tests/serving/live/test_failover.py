@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import aclosing, closing
@@ -185,6 +187,67 @@ def test_a_prompt_for_a_session_that_moves_waits_for_it(pair: Pair, tmp_path: Pa
         kill = partial(replicas.send, signal.SIGKILL, "Denoiser", "session opened")
         session = asyncio.run(asked_while_it_moves(pair.address, tmp_path / "film.mp4", kill))
     assert [applied.cue.prompts[0].text for applied in session.applied] == [NOON, NIGHT]
+
+
+def test_a_paused_session_goes_on_frame_by_frame_on_another_replica(pair: Pair) -> None:
+    wait_until_whole()
+    with Replicas(pair.logs) as replicas:
+
+        def hurt(session: pb.Session) -> None:
+            pair.stub.Pause(pb.PauseRequest(session_id=session.id))
+            replicas.send(signal.SIGKILL, "Denoiser", "session opened", session.id)
+            pair.stub.Resume(pb.ResumeRequest(session_id=session.id))
+
+        events = streamed(pair, hurt)
+    assert frames(events) == list(range(END))
+    assert len(resumed(events)) == 1
+
+
+def test_a_session_outlives_its_manager_and_then_its_denoiser(pair: Pair) -> None:
+    wait_until_whole()
+    session = create(pair.stub, fps=16, ahead=1)
+    start(pair.stub, session)
+    with Replicas(pair.logs) as replicas:
+
+        def hurt() -> None:
+            replicas.kill_all("SessionManager")
+            wait_until_whole()
+            adopted(pair, session)
+            replicas.send(signal.SIGKILL, "Denoiser", "session opened", session.id)
+
+        events = asyncio.run(seen_by_client(pair.address, session, hurt))
+    assert frames(events) == list(range(END))
+    pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
+def adopted(pair: Pair, session: pb.Session) -> None:
+    """Wait until a manager has adopted the session, and has a copy of it."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        receipt = pair.stub.SchedulePrompt(
+            pb.SchedulePromptRequest(session_id=session.id, cue=cue(NIGHT, 10_000)), timeout=20
+        )
+        if receipt.replicated:
+            return
+        time.sleep(0.2)
+    raise AssertionError("no manager has a copy of the session")
+
+
+@pytest.mark.parametrize("seconds", [1, 3, 10])
+def test_a_session_with_no_other_place_waits_for_its_stopped_replica_or_the_next(pair: Pair, seconds: int) -> None:
+    wait_until_whole()
+    others = [create(pair.stub, seed=number) for number in range(3)]
+    with Replicas(pair.logs) as replicas:
+
+        def hurt(session: pb.Session) -> None:
+            replicas.send(signal.SIGSTOP, "Denoiser", "session opened", session.id)
+            threading.Timer(seconds, replicas.resume_all).start()
+
+        events = streamed(pair, hurt)
+    assert frames(events) == list(range(END))
+    for session in others:
+        with contextlib.suppress(grpc.RpcError):
+            pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
 def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
