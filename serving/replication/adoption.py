@@ -35,6 +35,6 @@ def decide_orphan(
     if top.record == owner:
         # A commit of its own that it has not heard back from.
         return Adopt(top.epoch, owner)
-    if top.epoch != orphan.epoch and orphan.without_lease_s < config.look_after_s:
+    if top.epoch != orphan.epoch and orphan.without_lease_s < config.orphan_after_s:
         return None
     return Adopt(top.epoch + 1, owner)

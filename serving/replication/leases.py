@@ -55,8 +55,13 @@ class LeaseConfig:
 
     @property
     def look_after_s(self) -> float:
-        """Time without a lease after which any copy asks, and between a manager's looks into the register."""
+        """Time without a lease after which any copy asks a manager to look for it in the register."""
         return 5 * self.lease_s
+
+    @property
+    def look_every_s(self) -> float:
+        """How often a manager looks there whether it is still the standby: what nobody has told it shows there."""
+        return 2.5 * self.lease_s
 
     @property
     def standby_expires_s(self) -> float:

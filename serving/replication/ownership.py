@@ -112,7 +112,7 @@ class StandbyOwnership:
         self._candidate_died = False
         self._pending = Commit(*adopt) if adopt is not None else None
         self._retry_at = now
-        self._look_at = now + config.look_after_s
+        self._look_at = now + config.look_every_s
 
     # Queries
 
@@ -176,8 +176,8 @@ class StandbyOwnership:
         return self._give_up_attempt(now) if self.phase is Phase.PREPARING else []
 
     def end(self, reason: str, now: float) -> list[Action]:
-        """The session is not to be opened again."""
-        if not self._is_open:
+        """The session is not to be opened again: it costs more than itself."""
+        if not self._is_open or self.epoch == 0:
             return []
         self._owner_gone = True
         cancelled = self._give_up_attempt(now) if self._attempt is not None else []
@@ -266,7 +266,7 @@ class StandbyOwnership:
     def _look(self, now: float) -> list[Action]:
         if now < self._look_at or self.epoch == 0:
             return []
-        self._look_at = now + self._config.look_after_s
+        self._look_at = now + self._config.look_every_s
         return [LookInRegister()]
 
     def _prepare(self, now: float) -> list[Action]:
@@ -311,7 +311,7 @@ class StandbyOwnership:
         # The register has just said that the session goes on, and that nobody has made anything newer of it.
         self._fed_at = now
         self._attempt = self._candidate = self._pending = None
-        self._retry_at, self._look_at = now, now + self._config.look_after_s
+        self._retry_at, self._look_at = now, now + self._config.look_every_s
         return self.tick(now)
 
     def _lose(self) -> list[Action]:

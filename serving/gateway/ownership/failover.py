@@ -167,13 +167,14 @@ class Failover:
         on_it = [session for session in self._sessions.values() if session.is_on(replica)]
         leases = [lease for session in on_it if (lease := session.ownership.renewal()) is not None]
         streams = [stream for stream, at in self._streams.items() if at == replica]
-        request = self._host.contacts.request(self._manager, replica, leases, streams)
+        request, asked_at = self._host.contacts.request(self._manager, replica, leases, streams), _now()
         try:
             answer: RenewAnswer = await self._pool.call(
                 replica, "renew", request, timeout_s=self._config.lease_s / 2
             )
         except ReplicaDied:
             self._host.contacts.forget(replica)
+            self._host.dead.add(replica)
             for session in list(self._sessions.values()):
                 session.replica_died(replica)
             return False
@@ -183,7 +184,7 @@ class Failover:
         if self._host.contacts.heard(replica, answer.reading, _now()):
             for report in answer.copies:
                 if (found := self._sessions.get(report.session_id)) is not None:
-                    found.reported(report)
+                    found.reported(report, asked_at)
             for orphan in answer.orphans:
                 self._look_after(replica, orphan)
         return True
@@ -201,18 +202,17 @@ class Failover:
     async def _adopt(self, replica: str, orphan: Orphan) -> None:
         try:
             top = await self._register.latest(orphan.session_id)
+            if (session := self._sessions.get(orphan.session_id)) is not None:
+                session.looked(top)
             match decide_orphan(self._config, top, orphan, replica, self._manager):
-                case Adopt(epoch, owner) as adopt:
-                    if await self._register.create(orphan.session_id, epoch, owner):
-                        extra = {"session": orphan.session_id, "replica": replica, "epoch": epoch}
-                        logger.info("session adopted", extra=extra)
-                        self._standby(orphan.session_id, adopt=adopt)
+                case Adopt() as adopt if orphan.session_id not in self._sessions:
+                    self._standby(orphan.session_id, adopt=adopt)
                 case Drop(attempt, epoch) if top is not None and isinstance(top.record, Ended):
                     logger.info("copy of a session that ended", extra={"session": orphan.session_id})
                     await self._pool.call(replica, "session_ended", orphan.session_id, epoch, timeout_s=TOLD_S)
                 case Drop(attempt, epoch):
                     await self._pool.call(replica, "drop", attempt, epoch, timeout_s=TOLD_S)
-                case None:
+                case _:
                     return
         except (RegisterUnavailable, ReplicaLost, SessionNotFound) as error:
             logger.info("orphan not looked after", extra={"session": orphan.session_id, "why": str(error)})

@@ -22,7 +22,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.adoption import Adopt
 from serving.replication.contacts import Contacts
 from serving.replication.leases import CopyReport, LeaseConfig
-from serving.replication.messages import Prepared, ReplicationDelta
+from serving.replication.messages import FullState, Prepared, ReplicationDelta
 from serving.replication.ownership import (
     Action,
     CancelAttempt,
@@ -59,6 +59,8 @@ class StandbyHost:
     directory: SessionDirectory
     beside: Callable[[Coroutine[Any, Any, None]], None]
     contacts: Contacts = field(default_factory=Contacts)
+    dead: set[str] = field(default_factory=set)
+    """Replicas whose process is known to be dead; ids are never used again."""
 
 
 class AlreadyOpen(ServingError):
@@ -92,6 +94,7 @@ class StandbySession:
         self._tried: dict[str, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fed_by: Owner | None = None
+        self._feed_lost_at: float | None = None
         self._feeding: asyncio.Task[None] | None = None
         self._description: asyncio.Future[pb.Session] = asyncio.get_running_loop().create_future()
         self._prepared: Prepared | None = None
@@ -100,10 +103,7 @@ class StandbySession:
         self.is_released = False
 
     def begin(self) -> None:
-        """Open the session, or go on with the one that was adopted."""
-        if (owner := self.ownership.owner) is not None:
-            self._host.directory.note(self.session_id, self.ownership.epoch, owner)
-            self._renew_now(owner.replica)
+        """Open the session, or adopt it."""
         self._carry_out(self.ownership.tick(_now()))
 
     async def opened(self) -> pb.Session:
@@ -117,12 +117,22 @@ class StandbySession:
         if self.ownership.epoch > 0 or self._prepared is not None:
             self._carry_out(self.ownership.tick(_now()))
 
-    def reported(self, report: CopyReport) -> None:
-        """The owner's replica has answered a renewal."""
+    def reported(self, report: CopyReport, asked_at: float) -> None:
+        """The owner's replica has answered a renewal that was sent at `asked_at`.
+
+        An owner that goes on after its feed has broken is ahead of this copy, which is of no use until it is full
+        again.
+        """
         self._carry_out(self.ownership.reported(report, _now()))
+        if self._feed_lost_at is not None and asked_at > self._feed_lost_at:
+            self._carry_out(self.ownership.fed(self.ownership.epoch, False, _now()))
         owner = self.ownership.owner
         if owner is not None and (report.attempt, report.epoch) == (owner.attempt, self.ownership.epoch):
             self._feed_from(owner)
+
+    def looked(self, top: EpochRecord | None) -> None:
+        """The register was read."""
+        self._carry_out(self.ownership.looked(top, _now()))
 
     def replica_died(self, replica: str) -> None:
         """A live node reports that a replica's process is dead."""
@@ -234,13 +244,15 @@ class StandbySession:
             extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
             logger.info("session taken over", extra=extra)
         self._renew_now(owner.replica)
+        if owner.replica in self._host.dead:
+            self.replica_died(owner.replica)
 
     async def _look(self) -> None:
         try:
             top = await self._host.register.latest(self.session_id)
         except RegisterUnavailable:
             return
-        self._carry_out(self.ownership.looked(top, _now()))
+        self.looked(top)
 
     # The copy
 
@@ -263,20 +275,25 @@ class StandbySession:
                     self._carry_out(fed)
                 await self._look()
             except MissedDelta as missed:
+                self._feed_lost_at = _now()
                 logger.warning("asking for the full state", extra={"session": self.session_id, "why": str(missed)})
                 continue
             except ReplicaDied:
                 self.replica_died(owner.replica)
                 return
             except ServingError as error:
+                self._feed_lost_at = _now()
                 logger.info("feed lost", extra={"session": self.session_id, "why": str(error)})
                 await self._look()
             except Exception:
+                self._feed_lost_at = _now()
                 logger.exception("the standby copy cannot be kept", extra={"session": self.session_id})
             await asyncio.sleep(self._host.config.renew_every_s / 2)
 
     def _take(self, owner: Owner, delta: ReplicationDelta) -> None:
         self._copy.apply(delta)
+        if isinstance(delta.change, FullState):
+            self._feed_lost_at = None
         if self._prepared is not None and not self._description.done():
             self._description.set_result(pb.Session.FromString(self._prepared.description))
         if delta.wants_ack:

@@ -45,16 +45,16 @@ class SlowReplica:
         return pb.Receipt().SerializeToString()
 
 
-async def commands(*pauses: float) -> AsyncIterator[pb.Command]:
-    """To attach, and then a command after each pause."""
+async def commands(said: list[str], before: str | None) -> AsyncIterator[pb.Command]:
+    """To attach, and then a command once `before` has happened."""
     yield pb.Command(attach=pb.Attach(session_id="one"))
-    for pause in pauses:
-        await asyncio.sleep(pause)
-        yield pb.Command(start=pb.Start())
+    while before is not None and before not in said:
+        await asyncio.sleep(0.001)
+    yield pb.Command(start=pb.Start())
     await asyncio.sleep(10)
 
 
-def interact(folder: Path, streams: int, *pauses: float) -> list[str]:
+def interact(folder: Path, streams: int, before: str | None) -> list[str]:
     """What happened to the session of a controller, in its order."""
     replica: Any = SlowReplica(streams)
 
@@ -62,7 +62,7 @@ def interact(folder: Path, streams: int, *pauses: float) -> list[str]:
         register, config = MemoryRegister(), ServerConfig(recordings=str(folder))
         await register.create("one", 1, Owner("here", "attempt", "another"))
         sessions = SessionService(replica, register, config, preset("pocket").stream, "manager")
-        async for _ in sessions.interact(commands(*pauses), Caller("")):
+        async for _ in sessions.interact(commands(replica.said, before), Caller("")):
             pass
 
     asyncio.run(run())
@@ -71,9 +71,8 @@ def interact(folder: Path, streams: int, *pauses: float) -> list[str]:
 
 
 def test_a_command_waits_until_its_receipt_would_be_heard(tmp_path: Path) -> None:
-    assert interact(tmp_path, 1, 0) == ["follows", "commanded", "gone"]
+    assert interact(tmp_path, 1, None) == ["follows", "commanded", "gone"]
 
 
 def test_a_command_for_a_session_that_moves_waits_until_it_is_followed_again(tmp_path: Path) -> None:
-    said = interact(tmp_path, 2, 0.12)
-    assert said == ["follows", "gone", "follows", "commanded", "gone"]
+    assert interact(tmp_path, 2, "gone") == ["follows", "gone", "follows", "commanded", "gone"]

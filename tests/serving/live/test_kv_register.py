@@ -1,0 +1,140 @@
+"""The register in a real cluster's key-value store, asked by several processes at once."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import pytest
+import ray
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+from serving.deployments.routing.kv_register import KvRegister
+from serving.errors import RegisterUnavailable
+from serving.replication.register import Ended, EpochRecord, Owner, encode_record, end_session
+
+RACERS = 4
+NAMESPACE = "longtake"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(
+        address="local", num_cpus=RACERS, include_dashboard=False, log_to_driver=False, configure_logging=False
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def session(cluster: None) -> str:
+    return uuid.uuid4().hex
+
+
+def owner(name: str) -> Owner:
+    return Owner(f"replica {name}", f"attempt {name}", f"manager {name}")
+
+
+class Racer:
+    """An actor, in a process of its own."""
+
+    def __init__(self) -> None:
+        self._register = KvRegister()
+
+    async def create(self, session: str, epochs: int, name: str) -> list[bool]:
+        return [await self._register.create(session, epoch, owner(name)) for epoch in range(1, epochs + 1)]
+
+
+def test_of_many_processes_one_wins_each_epoch(session: str) -> None:
+    racer: Any = ray.remote(num_cpus=0)(Racer)
+    racers = [racer.remote() for _ in range(RACERS)]
+    epochs = 20
+    races = ray.get([one.create.remote(session, epochs, str(number)) for number, one in enumerate(racers)])
+    # A racer ahead of the others finds the epochs before its own there, and every epoch created by somebody.
+    assert [sum(won) for won in zip(*races, strict=True)] == [1] * epochs
+    latest = asyncio.run(KvRegister().latest(session))
+    assert latest is not None
+    assert latest.epoch == epochs
+    for one in racers:
+        ray.kill(one)
+
+
+def test_a_repeated_call_finds_what_it_created(session: str) -> None:
+    async def repeat() -> list[bool]:
+        register = KvRegister()
+        return [await register.create(session, 1, owner(name)) for name in "aab"]
+
+    assert asyncio.run(repeat()) == [True, True, False]
+
+
+def test_an_epoch_cannot_be_skipped_and_leaves_no_trace(session: str) -> None:
+    async def skip() -> list[object]:
+        register = KvRegister()
+        return [await register.create(session, 2, owner("a")), await register.latest(session)]
+
+    assert asyncio.run(skip()) == [False, None]
+
+
+def test_the_tenth_epoch_comes_after_the_ninth(session: str) -> None:
+    async def latest() -> EpochRecord | None:
+        register = KvRegister()
+        for epoch in range(1, 12):
+            await register.create(session, epoch, owner(str(epoch)))
+        return await register.latest(session)
+
+    assert asyncio.run(latest()) == EpochRecord(11, owner("11"))
+
+
+def test_an_ended_session_is_forgotten_and_gets_no_further_epoch(session: str) -> None:
+    async def end() -> list[object]:
+        register = KvRegister(keep_s=0)
+        await register.create(session, 1, owner("a"))
+        await end_session(register, session, "deleted")
+        before = await register.latest(session)
+        await register.forget_ended()
+        return [before, await register.latest(session), await register.create(session, 2, owner("b"))]
+
+    assert asyncio.run(end()) == [EpochRecord(2, Ended()), None, False]
+
+
+def test_a_living_session_is_not_forgotten(session: str) -> None:
+    async def live() -> EpochRecord | None:
+        register = KvRegister(keep_s=0)
+        await register.create(session, 1, owner("a"))
+        await register.forget_ended()
+        return await register.latest(session)
+
+    assert asyncio.run(live()) == EpochRecord(1, owner("a"))
+
+
+def test_a_session_that_is_half_forgotten_is_over(session: str) -> None:
+    async def half() -> list[object]:
+        register = KvRegister(keep_s=0)
+        for epoch in (1, 2):
+            await register.create(session, epoch, owner(str(epoch)))
+        _internal_kv_del(f"{session}:{1:010d}", namespace=NAMESPACE)
+        seen = await register.latest(session)
+        await register.forget_ended()
+        return [
+            seen,
+            _internal_kv_put(f"{session}:{2:010d}", encode_record(owner("c")), False, namespace=NAMESPACE),
+        ]
+
+    assert asyncio.run(half()) == [None, False]
+    _internal_kv_del(f"{session}:{2:010d}", namespace=NAMESPACE)
+
+
+def test_a_register_that_does_not_answer_is_said_to_be_out_of_reach(session: str) -> None:
+    [store] = [one for one in psutil.Process().children(recursive=True) if "gcs_server" in one.name()]
+    register = KvRegister(timeout_s=0.3)
+    store.suspend()
+    try:
+        with pytest.raises(RegisterUnavailable):
+            asyncio.run(register.create(session, 1, owner("a")))
+    finally:
+        store.resume()
+    # What was given up is written all the same, and the same call finds it.
+    assert asyncio.run(KvRegister().create(session, 1, owner("a")))

@@ -1,0 +1,366 @@
+"""Processes of the simulated cluster: managers and replicas around the real protocol, each with its own clock."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.contacts import Contacts
+from serving.replication.leases import Orphan, RenewAnswer, RenewRequest
+from serving.replication.ownership import (
+    Action,
+    CancelAttempt,
+    Commit,
+    FollowRegister,
+    LookInRegister,
+    Phase,
+    Prepare,
+    SessionLost,
+    StandbyOwnership,
+)
+from serving.replication.register import Ended, EpochRecord, Owner, Record
+
+if TYPE_CHECKING:
+    from tests.serving.replication.simulation import World
+
+TICK_S = 0.2
+SLOTS = 4
+
+
+class Process:
+    """Something with a clock of its own that can be stopped and killed."""
+
+    def __init__(self, world: World, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.is_dead = False
+        self.paused_until = 0.0
+        self._rate = 1 + world.rnd.uniform(-0.01, 0.01)
+        self._offset = world.rnd.uniform(0, 1000)
+        self._inbox: deque[Callable[[], None]] = deque()
+
+    @property
+    def clock(self) -> float:
+        return self._offset + self.world.now * self._rate
+
+    @property
+    def runs(self) -> bool:
+        return not self.is_dead and self.paused_until <= self.world.now
+
+    def receive(self, message: Callable[[], None]) -> None:
+        self._inbox.append(message)
+
+    def step(self) -> None:
+        """Timers and messages in either order, as after a pause they are."""
+        timers_first = self.world.rnd.random() < 0.5
+        if timers_first:
+            self.on_time()
+        while self._inbox and not self.is_dead:
+            self._inbox.popleft()()
+        if not timers_first and not self.is_dead:
+            self.on_time()
+
+    def on_time(self) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Copy:
+    """The state of a session on a replica."""
+
+    session: str
+    items: int
+    made_at: float
+    """In the world's time."""
+
+
+class Replica(Process):
+    """A denoiser process."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.leases = world.rules.leases(world.rules.config)
+        self.copies: dict[str, Copy] = {}
+        self._work_at = 0.0
+
+    def leased(self) -> list[Copy]:
+        now = self.clock
+        return [copy for attempt, copy in self.copies.items() if self.leases.has_lease(attempt, now)]
+
+    def on_time(self) -> None:
+        if self.world.now < self._work_at:
+            return
+        self._work_at = self.world.now + self.world.rnd.uniform(0.2, 0.6)
+        for attempt, copy in self.copies.items():
+            standby, epoch = self.leases.standby(attempt), self.leases.epoch(attempt)
+            if standby is not None and epoch is not None and self.leases.has_lease(attempt, self.clock):
+                copy.items += 1
+                self._send(standby, "on_delta", copy.session, epoch, copy.items)
+
+    def on_prepare(self, manager: str, session: str, attempt: str, items: int) -> None:
+        if len(self.copies) >= SLOTS or not self.leases.prepared(session, attempt, self.clock):
+            self._send(manager, "on_prepare_failed", session, attempt)
+            return
+        self.copies.setdefault(attempt, Copy(session, items, self.world.now))
+        self._send(manager, "on_prepared", session, attempt, self.name, self.clock)
+
+    def on_cancel(self, attempt: str) -> None:
+        self.leases.cancel(attempt, self.clock)
+        self._free()
+
+    def on_drop(self, attempt: str, epoch: int) -> None:
+        self.leases.drop(attempt, epoch, self.clock)
+        self._free()
+
+    def on_fence(self, session: str, epoch: int) -> None:
+        self.leases.fence(session, epoch, None, self.clock)
+        self._free()
+
+    def on_renew(self, request: RenewRequest) -> None:
+        answer = self.leases.renew(request, self.clock)
+        self._free()
+        self._send(request.manager, "on_answer", self.name, answer)
+
+    def on_ask_state(self, manager: str, attempt: str) -> None:
+        copy, epoch = self.copies.get(attempt), self.leases.epoch(attempt)
+        if copy is not None and epoch is not None and self.leases.has_lease(attempt, self.clock):
+            self._send(manager, "on_state", copy.session, epoch, copy.items)
+
+    def _free(self) -> None:
+        for attempt in self.leases.pop_fenced():
+            self.copies.pop(attempt, None)
+
+    def _send(self, to: str, method: str, *arguments: object) -> None:
+        self.world.send(self.name, to, method, *arguments)
+
+
+class Manager(Process):
+    """A session manager process."""
+
+    def __init__(self, world: World, name: str) -> None:
+        super().__init__(world, name)
+        self.contacts = Contacts()
+        self.roles: dict[str, StandbyOwnership] = {}
+        self.stores: dict[str, int | None] = {}
+        """Standby copies; None where something is missing."""
+        self._sent_to: dict[str, str] = {}
+        self._prepared_with: dict[str, int] = {}
+        self._known_dead: set[str] = set()
+        self._looked_at: dict[str, float] = {}
+        self._tick_at = self._renew_at = 0.0
+
+    # What the world does to it
+
+    def open(self, session: str) -> None:
+        self.stores[session] = 0
+        self._begin(session, None)
+
+    def delete(self, session: str) -> None:
+        """Commit the end as the next epoch, however often that takes, and tell the owner."""
+
+        def on_read(top: EpochRecord | None) -> None:
+            if top is not None and isinstance(top.record, Owner):
+                owner, epoch = top.record, top.epoch + 1
+
+                def on_created(won: bool) -> None:
+                    if not won:
+                        return self.delete(session)
+                    return self._send(owner.replica, "on_fence", session, epoch)
+
+                self._create(session, epoch, Ended(), on_created, again)
+
+        def again() -> None:
+            self.delete(session)
+
+        self._read(session, on_read, again)
+
+    def has_state(self, session: str, epoch: int) -> bool:
+        """Whether it can, as far as is in its power, open the session whose latest epoch this is."""
+        role = self.roles.get(session)
+        if self.is_dead or role is None or self.stores.get(session) is None:
+            return False
+        if role._pending is not None and isinstance(role._pending.record, Ended):
+            return False
+        commits = role.phase is Phase.COMMITTING
+        return role.epoch + commits >= epoch and (commits or role._is_usable(self.clock))
+
+    # Timers
+
+    def on_time(self) -> None:
+        if self.world.now >= self._tick_at:
+            self._tick_at = self.world.now + TICK_S
+            for session, role in list(self.roles.items()):
+                if not self.is_dead:
+                    self._do(session, role.tick(self.clock))
+        if self.world.now >= self._renew_at and not self.is_dead:
+            self._renew_at = self.world.now + self.world.rules.config.renew_every_s
+            self._renew()
+
+    def _renew(self) -> None:
+        leases = [(role.owner, lease) for role in self.roles.values() if (lease := role.renewal()) is not None]
+        for replica in self._replicas():
+            here = [lease for owner, lease in leases if owner is not None and owner.replica == replica]
+            self._send(replica, "on_renew", self.contacts.request(self.name, replica, here))
+        for session, items in self.stores.items():
+            owner = self.roles[session].owner if session in self.roles else None
+            if items is None and owner is not None:
+                self._send(owner.replica, "on_ask_state", self.name, owner.attempt)
+
+    # Messages
+
+    def on_answer(self, replica: str, answer: RenewAnswer) -> None:
+        if not self.contacts.heard(replica, answer.reading, self.clock):
+            return
+        for report in answer.copies:
+            if (role := self.roles.get(report.session_id)) is not None:
+                self._do(report.session_id, role.reported(report, self.clock))
+        for orphan in answer.orphans:
+            self._look_for(orphan, replica)
+
+    def on_prepared(self, session: str, attempt: str, replica: str, reading: float) -> None:
+        self.contacts.heard(replica, reading, self.clock)
+        if (role := self.roles.get(session)) is not None:
+            self._do(session, role.prepared(attempt, replica, self.clock))
+        else:
+            self._send(replica, "on_cancel", attempt)
+
+    def on_prepare_failed(self, session: str, attempt: str) -> None:
+        if (role := self.roles.get(session)) is not None:
+            self._do(session, role.prepare_failed(attempt, self.clock))
+
+    def on_died(self, replica: str) -> None:
+        self._known_dead.add(replica)
+        for session, role in list(self.roles.items()):
+            self._do(session, role.died(replica, self.clock))
+            for attempt in [attempt for attempt, name in self._sent_to.items() if name == replica]:
+                self._do(session, role.prepare_failed(attempt, self.clock))
+
+    def on_delta(self, session: str, epoch: int, number: int) -> None:
+        if (role := self._fed_by(session, epoch)) is None:
+            return
+        items = self.stores.get(session)
+        if items is not None and number <= items:
+            return
+        self.stores[session] = number if items is not None and number == items + 1 else None
+        self._do(session, role.fed(epoch, self.stores[session] is not None, self.clock))
+
+    def on_state(self, session: str, epoch: int, items: int) -> None:
+        if (role := self._fed_by(session, epoch)) is not None and items >= (self.stores.get(session) or 0):
+            self.stores[session] = items
+            self._do(session, role.fed(epoch, True, self.clock))
+
+    def _fed_by(self, session: str, epoch: int) -> StandbyOwnership | None:
+        role = self.roles.get(session)
+        return role if role is not None and role.epoch == epoch and role.renewal() is not None else None
+
+    # Actions
+
+    def _do(self, session: str, actions: list[Action]) -> None:
+        for action in actions:
+            if self.is_dead:
+                return
+            match action:
+                case Prepare():
+                    self._prepare(session, action)
+                case CancelAttempt(attempt):
+                    if (replica := self._sent_to.pop(attempt, None)) is not None:
+                        self._send(replica, "on_cancel", attempt)
+                case Commit():
+                    self._commit(session, action)
+                case LookInRegister():
+                    self._read(session, lambda top: self._looked(session, top), lambda: None)
+                case FollowRegister() | SessionLost():
+                    self.world.counts[type(action).__name__] += 1
+                    self.roles.pop(session, None)
+                    self.stores.pop(session, None)
+
+    def _prepare(self, session: str, action: Prepare) -> None:
+        items = self.stores[session]
+        self.world.check(items is not None, f"{session}: {self.name} prepares without full state")
+        replicas = self._replicas()
+        others = [name for name in replicas if name != action.doubted] or replicas
+        if not others:
+            return
+        replica = self.world.rnd.choice(others)
+        self._sent_to[action.attempt], self._prepared_with[action.attempt] = replica, items or 0
+        self._send(replica, "on_prepare", self.name, session, action.attempt, items or 0)
+
+    def _commit(self, session: str, commit: Commit) -> None:
+        self.world.on_commit(self, commit)
+        if self.is_dead:
+            return
+        adopts = self.roles[session].owner is None and self.stores[session] is None
+        if isinstance(commit.record, Owner) and not adopts:
+            is_newest = self._prepared_with[commit.record.attempt] == self.stores[session]
+            self.world.check(is_newest, f"{session}: {self.name} commits a copy that is not the newest")
+
+        def on_created(won: bool) -> None:
+            self.world.on_created(self, commit, won)
+            if not self.is_dead and (role := self.roles.get(session)) is not None:
+                self._do(session, role.committed(commit.epoch, won, self.clock))
+                self._remember_deaths(session)
+
+        def unreachable() -> None:
+            if (role := self.roles.get(session)) is not None:
+                self._do(session, role.commit_unreachable(self.clock))
+
+        self._create(session, commit.epoch, commit.record, on_created, unreachable)
+
+    def _looked(self, session: str, top: EpochRecord | None) -> None:
+        if (role := self.roles.get(session)) is not None:
+            self._do(session, role.looked(top, self.clock))
+
+    # Orphans
+
+    def _look_for(self, orphan: Orphan, replica: str) -> None:
+        role = self.roles.get(orphan.session_id)
+        if role is not None and role.claims(orphan.attempt):
+            return
+        if self.world.now < self._looked_at.get(orphan.attempt, -math.inf) + 1:
+            return
+        self._looked_at[orphan.attempt] = self.world.now
+
+        def on_read(top: EpochRecord | None) -> None:
+            self._looked(orphan.session_id, top)
+            match decide_orphan(self.world.rules.config, top, orphan, replica, self.name):
+                case Adopt() as adopt if orphan.session_id not in self.roles:
+                    self.world.counts["adoptions"] += 1
+                    self.stores[orphan.session_id] = None
+                    self._begin(orphan.session_id, adopt)
+                case Drop(attempt, epoch):
+                    self._send(replica, "on_drop", attempt, epoch)
+
+        self._read(orphan.session_id, on_read, lambda: None)
+
+    def _begin(self, session: str, adopt: Adopt | None) -> None:
+        config, now = self.world.rules.config, self.clock
+        self.roles[session] = self.world.rules.ownership(
+            config, self.contacts, self.name, session, now, adopt, self.world.new_attempt
+        )
+
+    def _remember_deaths(self, session: str) -> None:
+        role = self.roles.get(session)
+        if role is not None and role.owner is not None and role.owner.replica in self._known_dead:
+            self._do(session, role.died(role.owner.replica, self.clock))
+
+    # Ways out
+
+    def _replicas(self) -> list[str]:
+        return [replica.name for replica in self.world.replicas() if replica.name not in self._known_dead]
+
+    def _send(self, to: str, method: str, *arguments: object) -> None:
+        self.world.send(self.name, to, method, *arguments)
+
+    def _read(
+        self, session: str, then: Callable[[EpochRecord | None], None], otherwise: Callable[[], None]
+    ) -> None:
+        self.world.ask_register(self, lambda: self.world.latest(session), then, otherwise)
+
+    def _create(
+        self, session: str, epoch: int, record: Record, then: Callable[[bool], None], otherwise: Callable[[], None]
+    ) -> None:
+        self.world.ask_register(self, lambda: self.world.create(session, epoch, record), then, otherwise)

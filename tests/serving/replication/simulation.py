@@ -1,0 +1,328 @@
+"""A small cluster in simulated time: the real protocol on managers and replicas that stop, die and lose messages.
+
+Everything follows from the seed. Sessions are logs of numbers: a copy with a lease appends to its log and feeds
+its standby, and a standby copy is full while it has every number.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+from serving.replication.leases import LeaseConfig, ReplicaLeases
+from serving.replication.ownership import Commit, StandbyOwnership
+from serving.replication.register import Ended, EpochRecord, MemoryRegister, Owner, Record, Register
+from tests.serving.replication.simulated_processes import Copy, Manager, Process, Replica
+
+STEP_S = 0.05
+FAULTS_END_S = 40.0
+SERVED_AGAIN_S = FAULTS_END_S + 15.0
+END_S = 64.0
+REGISTER_TIMEOUT_S = 2.0
+KEEP_ENDED_S = 15.0
+"""Less than in earnest, but longer than a call to the register is on its way."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The protocol; tests put broken pieces in its place."""
+
+    config: LeaseConfig = field(default_factory=LeaseConfig)
+    register: Callable[[float, Callable[[], float]], Register] = MemoryRegister
+    leases: type[ReplicaLeases] = ReplicaLeases
+    ownership: type[StandbyOwnership] = StandbyOwnership
+
+
+def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it waited")
+
+
+@dataclass
+class Fate:
+    """What the world knows of a session."""
+
+    epochs: list[Record] = field(default_factory=list)
+    ended_at: float | None = None
+    is_stillborn: bool = False
+    """Its owner's copy was gone already when its epoch was committed."""
+    is_doomed: bool = False
+    """Its replica and its standby copy were gone in the same moment."""
+
+
+class World:
+    """The cluster, its network and its faults. `violations` are sentences about what never should be."""
+
+    def __init__(self, seed: int, rules: Rules | None = None, sessions: int = 2, calm: bool = False) -> None:
+        self.rnd = random.Random(seed)
+        self.rules = rules if rules is not None else Rules()
+        self.now = 0.0
+        self.calm = calm
+        self.violations: list[str] = []
+        self.counts: Counter[str] = Counter()
+        self.register = self.rules.register(KEEP_ENDED_S, lambda: self.now)
+        self.fates = {f"s{number}": Fate() for number in range(sessions)}
+        self.processes: dict[str, Process] = {}
+        self.cuts: dict[tuple[str, str], float] = {}
+        self.on_commit: Callable[[Manager, Commit], None] = self._maybe_die_committing
+        self.on_created: Callable[[Manager, Commit, bool], None] = self._maybe_die_committed
+        self._queue: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._attempts = itertools.count()
+        self._names = {"M": itertools.count(), "R": itertools.count()}
+        self._crash_rate = 0.0 if calm else self.rnd.choice([0, 0.0005, 0.002])
+        for kind in "MMRRR":
+            self.spawn(kind)
+        for session in self.fates:
+            self._open(session)
+
+    # Running
+
+    def run(self, until: float = END_S) -> World:
+        while self.now < until:
+            self.now += STEP_S
+            if not self.calm and self.now < FAULTS_END_S:
+                self._break_something()
+            while self._queue and self._queue[0][0] <= self.now:
+                heapq.heappop(self._queue)[2]()
+            for process in list(self.processes.values()):
+                if process.runs:
+                    process.step()
+                    if isinstance(process, Replica):
+                        self._check_leases()
+            run(self.register.forget_ended())
+            for session, fate in self.fates.items():
+                self._judge(session, fate)
+            self._check_served()
+        if not self.calm:
+            self._check_end()
+        return self
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._queue, (time, next(self._numbers), action))
+
+    def replicas(self) -> list[Replica]:
+        return [process for process in self.processes.values() if isinstance(process, Replica)]
+
+    def managers(self) -> list[Manager]:
+        return [process for process in self.processes.values() if isinstance(process, Manager)]
+
+    def manager(self, name: str) -> Manager:
+        process = self.processes[name]
+        assert isinstance(process, Manager)
+        return process
+
+    def owner(self, session: str = "s0") -> Owner:
+        record = self.fates[session].epochs[-1]
+        assert isinstance(record, Owner)
+        return record
+
+    def new_attempt(self) -> str:
+        return f"a{next(self._attempts)}"
+
+    # Faults
+
+    def spawn(self, kind: str) -> None:
+        name = f"{kind}{next(self._names[kind])}"
+        self.processes[name] = Manager(self, name) if kind == "M" else Replica(self, name)
+
+    def crash(self, name: str, notice_s: float | None = None, replace_s: float | None = None) -> None:
+        """Kill a process. Managers hear of it after `notice_s`, and another one begins after `replace_s`."""
+        process = self.processes.pop(name)
+        process.is_dead = True
+        self.counts[f"crashes of {name[0]}"] += 1
+        if isinstance(process, Replica) and notice_s is not None:
+            self.at(self.now + notice_s, lambda: self._tell_of_death(name))
+        if replace_s is not None:
+            self.at(self.now + replace_s, lambda: self.spawn(name[0]))
+
+    def _tell_of_death(self, name: str) -> None:
+        for manager in self.managers():
+            manager.receive(partial(manager.on_died, name))
+
+    def pause(self, name: str, seconds: float) -> None:
+        self.processes[name].paused_until = self.now + seconds
+
+    def cut(self, source: str, target: str, seconds: float) -> None:
+        """Lose what `source` sends to `target`; the register is K."""
+        self.cuts[source, target] = self.now + seconds
+
+    def isolate(self, name: str, seconds: float) -> None:
+        for other in [*self.processes, "K"]:
+            self.cut(name, other, seconds)
+            self.cut(other, name, seconds)
+
+    def _break_something(self) -> None:
+        rnd, names, left = self.rnd, list(self.processes), FAULTS_END_S - self.now
+        if rnd.random() < 0.01:
+            self.pause(rnd.choice(names), min(left, rnd.choice([0.5, 1, 3, 6, 10])))
+        if rnd.random() < 0.01:
+            self.cut(rnd.choice(names), rnd.choice([*names, "K"]), min(left, rnd.choice([1, 3, 10])))
+        if rnd.random() < 0.004:
+            one, other = rnd.sample(names, 2)
+            seconds = min(left, rnd.choice([3, 10]))
+            self.cut(one, other, seconds)
+            self.cut(other, one, seconds)
+        if rnd.random() < self._crash_rate:
+            self._crash_and_replace(rnd.choice(names))
+
+    def _crash_and_replace(self, name: str) -> None:
+        self.crash(name, self.rnd.choice([0.3, 1, 3, 8]), self.rnd.uniform(1, 6))
+
+    def _maybe_die_committing(self, manager: Manager, _: Commit) -> None:
+        if not self.calm and self.now < FAULTS_END_S and self._crash_rate and self.rnd.random() < 0.05:
+            self._crash_and_replace(manager.name)
+
+    def _maybe_die_committed(self, manager: Manager, _: Commit, won: bool) -> None:
+        if not manager.is_dead:
+            self._maybe_die_committing(manager, _)
+
+    def _open(self, session: str) -> None:
+        """Have a session opened by one manager, and perhaps deleted by another."""
+        self._ask_manager(0.0 if self.calm else self.rnd.uniform(0, 15), lambda manager: manager.open(session))
+        if not self.calm and self.rnd.random() < 0.3:
+            self._ask_manager(self.rnd.uniform(15, FAULTS_END_S), lambda manager: manager.delete(session))
+
+    def _ask_manager(self, time: float, request: Callable[[Manager], None]) -> None:
+        def ask() -> None:
+            if managers := self.managers():
+                request(managers[0] if self.calm else self.rnd.choice(managers))
+            else:
+                self._ask_manager(self.now + 1, request)
+
+        self.at(time, ask)
+
+    # Network and register
+
+    def send(self, source: str, target: str, method: str, *arguments: object) -> None:
+        for _ in range(1 if self.calm or self.rnd.random() > 0.05 else 2):
+            faulty = not self.calm and self.now < FAULTS_END_S
+            if (faulty and self.rnd.random() < 0.05) or self._is_cut(source, target):
+                continue
+            self.at(self.now + self._delay(), lambda: self._deliver(target, method, arguments))
+
+    def ask_register(
+        self, manager: Manager, ask: Callable[[], _T], then: Callable[[_T], None], otherwise: Callable[[], None]
+    ) -> None:
+        """Ask, and say once how that went; a question that is given up may still be heard later."""
+        is_told: list[bool] = []
+
+        def tell(answer: Callable[[], None]) -> None:
+            if not is_told and not manager.is_dead:
+                is_told.append(True)
+                answer()
+
+        def reach() -> None:
+            result = ask()
+            if not self._is_cut("K", manager.name):
+                self.at(self.now + self._delay(), lambda: manager.receive(lambda: tell(lambda: then(result))))
+
+        asked_at = self.now + self._delay()
+        if (cut_until := self.cuts.get((manager.name, "K"), 0.0)) > self.now:
+            asked_at = cut_until if self.rnd.random() < 0.5 else math.inf
+        self.at(asked_at, reach)
+        self.at(self.now + REGISTER_TIMEOUT_S, lambda: manager.receive(lambda: tell(otherwise)))
+
+    def create(self, session: str, epoch: int, record: Record) -> bool:
+        before = self.latest(session)
+        won = run(self.register.create(session, epoch, record))
+        if self.latest(session) != before:
+            self._note(session, self.fates[session], record)
+        return won
+
+    def latest(self, session: str) -> EpochRecord | None:
+        return run(self.register.latest(session))
+
+    def _note(self, session: str, fate: Fate, record: Record) -> None:
+        self.check(fate.ended_at is None, f"{session} got an epoch after its end")
+        previous = fate.epochs[-1] if fate.epochs else None
+        if isinstance(record, Ended):
+            fate.ended_at = self.now
+            self._judge(session, fate)
+            self.check(fate.is_doomed or record == Ended(), f"{session} was given up with a copy alive")
+        elif isinstance(previous, Owner) and previous.attempt != record.attempt:
+            self.counts["takeovers"] += 1
+        fate.epochs.append(record)
+        # Dropped while the register was out of its manager's reach for all of `look_after_s`.
+        replica = self.processes.get(record.replica) if isinstance(record, Owner) else None
+        fate.is_stillborn = (
+            isinstance(record, Owner) and isinstance(replica, Replica) and record.attempt not in replica.copies
+        )
+        self.counts["stillborn"] += fate.is_stillborn
+
+    def _is_cut(self, source: str, target: str) -> bool:
+        return self.cuts.get((source, target), 0.0) > self.now
+
+    def _delay(self) -> float:
+        if self.calm or self.now >= FAULTS_END_S or self.rnd.random() < 0.9:
+            return self.rnd.expovariate(20) if not self.calm else 0.02
+        return self.rnd.uniform(0, 8)
+
+    def _deliver(self, target: str, method: str, arguments: tuple[object, ...]) -> None:
+        if (process := self.processes.get(target)) is not None:
+            process.receive(lambda: getattr(process, method)(*arguments))
+
+    # Judgement
+
+    def check(self, holds: bool, problem: str) -> None:
+        if not holds and len(self.violations) < 20:
+            self.violations.append(f"{self.now:.2f}: {problem}")
+
+    def leased(self, session: str = "s0") -> list[str]:
+        """Replicas whose copies of the session may make and send something now."""
+        return [name for name, _ in self._leased()[session]]
+
+    def _leased(self) -> dict[str, list[tuple[str, Copy]]]:
+        found: defaultdict[str, list[tuple[str, Copy]]] = defaultdict(list)
+        for process in self.processes.values():
+            if isinstance(process, Replica) and process.runs:
+                for copy in process.leased():
+                    found[copy.session].append((process.name, copy))
+        return found
+
+    def _check_leases(self) -> None:
+        for session, copies in self._leased().items():
+            self.check(len(copies) <= 1, f"{session} has two leased copies")
+            ended_at = self.fates[session].ended_at
+            returned = ended_at is not None and any(copy.made_at > ended_at for _, copy in copies)
+            self.check(not returned, f"{session} came back after its end")
+
+    def _judge(self, session: str, fate: Fate) -> None:
+        """Whether the session's last chance is gone: the owner's process is dead, its standby dead or not able."""
+        top = fate.epochs[-1] if fate.epochs else None
+        if isinstance(top, Owner) and (fate.is_stillborn or top.replica not in self.processes):
+            standby = self.processes.get(top.standby)
+            has_state = isinstance(standby, Manager) and standby.has_state(session, len(fate.epochs))
+            fate.is_doomed |= not has_state
+
+    def _check_served(self) -> None:
+        if self.now > SERVED_AGAIN_S and not self.calm:
+            leased = self._leased()
+            for session, fate in self.fates.items():
+                self.check(bool(leased[session]) or not self._ought_to_be_served(fate), f"{session} is not served")
+
+    def _ought_to_be_served(self, fate: Fate) -> bool:
+        return bool(fate.epochs) and fate.ended_at is None and not fate.is_doomed
+
+    def _check_end(self) -> None:
+        for session, fate in self.fates.items():
+            copies = [copy for replica in self.replicas() for copy in replica.copies.values()]
+            # A younger one may be what its manager prepares in this moment.
+            here = sum(copy.session == session and copy.made_at < self.now - 5 for copy in copies)
+            self.check(here <= (fate.ended_at is None), f"{session} has {here} copies at the end")
+            self.counts["doomed"] += fate.is_doomed
+            self.counts["ended"] += fate.ended_at is not None
+            self.counts["served"] += self._ought_to_be_served(fate)

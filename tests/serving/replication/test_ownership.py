@@ -1,0 +1,331 @@
+"""The manager's side: when a session may be taken over, and what becomes of every way it can go wrong."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.contacts import Contacts
+from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, Orphan
+from serving.replication.ownership import (
+    CancelAttempt,
+    Commit,
+    FollowRegister,
+    LookInRegister,
+    Phase,
+    Prepare,
+    SessionLost,
+    StandbyOwnership,
+)
+from serving.replication.register import Ended, EpochRecord, Owner
+
+CONFIG = LeaseConfig()
+
+
+class Standby:
+    """An ownership whose attempts are a1, a2 and so on, and whose replicas answer when told."""
+
+    def __init__(self, adopt: Adopt | None = None) -> None:
+        self.contacts = Contacts()
+        numbers = itertools.count(1)
+        self.role = StandbyOwnership(CONFIG, self.contacts, "m", "s", 0.0, adopt, lambda: f"a{next(numbers)}")
+
+    def prepared(self, attempt: str, replica: str, now: float) -> object:
+        self.contacts.heard(replica, now, now)
+        return self.role.prepared(attempt, replica, now)
+
+    def answers(self, now: float, epoch: int | None = 1, attempt: str = "a1", replica: str = "r1") -> object:
+        self.contacts.heard(replica, now, now)
+        return self.role.reported(CopyReport("s", attempt, epoch), now)
+
+
+def serving() -> Standby:
+    """Epoch 1 on r1, fed and heard of at 0."""
+    standby = Standby()
+    assert standby.role.tick(0.0) == [Prepare("a1", None)]
+    assert standby.prepared("a1", "r1", 0.0) == [Commit(1, Owner("r1", "a1", "m"))]
+    assert standby.role.committed(1, True, 0.0) == []
+    standby.role.fed(1, True, 0.0)
+    return standby
+
+
+def committing() -> Standby:
+    """Silence has led to an attempt on r2, which is being committed."""
+    standby = serving()
+    standby.role.tick(0.9)
+    standby.prepared("a2", "r2", 1.0)
+    assert standby.role.tick(2.2) == [Commit(2, Owner("r2", "a2", "m"))]
+    return standby
+
+
+def test_nothing_is_renewed_before_the_first_epoch_is_committed() -> None:
+    standby = Standby()
+    standby.role.tick(0.0)
+    assert standby.role.renewal() is None
+
+
+def test_the_answer_to_prepare_lets_the_first_renewal_grant_a_lease() -> None:
+    standby = serving()
+    lease = standby.role.renewal()
+    assert lease == CopyLease("s", "a1", 1)
+    assert standby.contacts.request("m", "r1", [lease]).reading == 0.0
+
+
+def test_nobody_is_doubted_while_the_replica_answers() -> None:
+    standby = serving()
+    assert [standby.answers(half / 2) for half in range(1, 9)] == [[]] * 8
+
+
+def test_another_copy_is_prepared_at_the_first_doubt() -> None:
+    standby = serving()
+    assert standby.role.tick(0.79) == []
+    assert standby.role.tick(0.8) == [Prepare("a2", "r1")]
+
+
+def test_the_attempt_is_cancelled_if_the_replica_answers_again() -> None:
+    standby = serving()
+    standby.role.tick(0.9)
+    standby.prepared("a2", "r2", 1.0)
+    assert standby.answers(1.5) == [CancelAttempt("a2")]
+    assert standby.role.phase is Phase.SERVING
+
+
+def test_silence_takes_over_after_one_lease_and_a_tenth() -> None:
+    standby = serving()
+    standby.role.tick(0.9)
+    standby.prepared("a2", "r2", 1.0)
+    assert standby.role.tick(2.19) == []
+    assert standby.role.tick(2.2) == [Commit(2, Owner("r2", "a2", "m"))]
+
+
+def test_an_answer_about_other_sessions_postpones_the_takeover() -> None:
+    standby = serving()
+    standby.contacts.heard("r1", 0.7, 0.7)
+    standby.role.tick(1.6)
+    standby.prepared("a2", "r2", 1.7)
+    assert standby.role.tick(2.5) == []
+    assert standby.role.tick(2.9) == [Commit(2, Owner("r2", "a2", "m"))]
+
+
+@pytest.mark.parametrize("proof", ["died", "unknown"])
+def test_a_proof_that_the_copy_is_gone_takes_over_at_once(proof: str) -> None:
+    standby = serving()
+    actions = standby.role.died("r1", 0.1) if proof == "died" else standby.answers(0.1, epoch=None)
+    assert actions == [Prepare("a2", "r1")]
+    assert standby.prepared("a2", "r2", 0.2) == [Commit(2, Owner("r2", "a2", "m"))]
+
+
+def test_the_owner_is_not_renewed_from_the_first_try_to_commit_another() -> None:
+    standby = committing()
+    standby.answers(2.3)
+    assert standby.role.renewal() is None
+    standby.role.commit_unreachable(4.0)
+    assert standby.role.renewal() is None
+
+
+def test_a_won_commit_renews_the_new_copy() -> None:
+    standby = committing()
+    assert standby.role.committed(2, True, 2.3) == []
+    assert standby.role.renewal() == CopyLease("s", "a2", 2)
+
+
+def test_a_lost_commit_cancels_the_copy_and_follows_the_register() -> None:
+    assert committing().role.committed(2, False, 2.3) == [CancelAttempt("a2"), FollowRegister()]
+
+
+def test_a_commit_of_unknown_outcome_is_asked_for_until_it_is_known() -> None:
+    standby = committing()
+    standby.role.commit_unreachable(4.0)
+    assert standby.role.tick(4.4) == []
+    assert standby.role.tick(4.5) == [Commit(2, Owner("r2", "a2", "m"))]
+    assert standby.role.tick(5.5) == []
+    standby.role.committed(2, True, 5.6)
+    assert standby.role.epoch == 2
+
+
+def test_a_copy_that_died_while_it_was_committed_is_replaced_at_once() -> None:
+    standby = committing()
+    assert standby.role.died("r2", 2.3) == []
+    assert standby.role.committed(2, True, 2.4) == [Prepare("a3", "r2")]
+
+
+def test_a_copy_that_cannot_be_prepared_is_tried_again_a_little_later() -> None:
+    standby = serving()
+    standby.role.tick(0.9)
+    assert standby.role.prepare_failed("a2", 1.0) == [CancelAttempt("a2")]
+    assert standby.role.tick(1.1) == []
+    assert standby.role.tick(1.5) == [Prepare("a3", "r1")]
+
+
+def test_an_attempt_without_answer_is_given_up() -> None:
+    standby = serving()
+    standby.role.tick(0.9)
+    assert standby.role.tick(5.8) == []
+    assert standby.role.tick(6.0) == [CancelAttempt("a2")]
+
+
+def test_a_copy_that_was_prepared_too_late_is_cancelled() -> None:
+    standby = serving()
+    standby.role.tick(0.9)
+    assert standby.prepared("a2", "r2", 9.0) == [CancelAttempt("a2")]
+
+
+def test_a_manager_that_was_stopped_does_not_commit_what_it_prepared_before() -> None:
+    standby = serving()
+    standby.role.tick(0.9)
+    standby.prepared("a2", "r2", 1.0)
+    assert standby.role.tick(12.0) == [CancelAttempt("a2")]
+
+
+def test_a_second_answer_to_prepare_does_not_cancel_the_owner() -> None:
+    standby = serving()
+    assert standby.prepared("a1", "r1", 0.1) == []
+
+
+def test_news_of_the_owner_outdates_what_was_prepared() -> None:
+    standby = serving()
+    standby.role.tick(0.9)
+    standby.prepared("a2", "r2", 1.0)
+    assert standby.role.fed(1, True, 1.2) == [CancelAttempt("a2")]
+
+
+def test_a_standby_copy_with_a_hole_is_not_used() -> None:
+    standby = serving()
+    standby.role.fed(1, False, 0.1)
+    assert standby.role.tick(3.0) == []
+
+
+def test_a_standby_copy_is_not_used_twenty_seconds_after_its_last_delta() -> None:
+    standby = serving()
+    for second in range(1, 21):
+        standby.answers(float(second))
+    assert not any(isinstance(action, Prepare) for action in standby.role.tick(23.0))
+
+
+def test_what_an_earlier_epoch_sent_does_not_count() -> None:
+    standby = committing()
+    standby.role.committed(2, True, 2.3)
+    standby.role.fed(1, False, 2.4)
+    assert standby.role.died("r2", 2.5) == [Prepare("a3", "r2")]
+
+
+def test_a_session_without_any_copy_is_lost_once_the_register_says_so() -> None:
+    standby = serving()
+    standby.role.fed(1, False, 0.1)
+    [commit] = standby.role.died("r1", 0.2)
+    assert isinstance(commit, Commit)
+    assert commit.epoch == 2
+    assert isinstance(commit.record, Ended)
+    assert standby.role.committed(2, True, 0.3) == [SessionLost(commit.record.reason)]
+
+
+def test_a_session_is_not_lost_if_another_manager_has_adopted_it() -> None:
+    standby = serving()
+    standby.role.fed(1, False, 0.1)
+    standby.role.died("r1", 0.2)
+    assert standby.role.committed(2, False, 0.3) == [FollowRegister()]
+
+
+def test_a_higher_epoch_at_the_replica_ends_the_role() -> None:
+    standby = serving()
+    assert standby.answers(0.5, epoch=2) == [FollowRegister()]
+    assert standby.role.tick(9.0) == []
+
+
+def test_the_register_is_looked_into_now_and_then() -> None:
+    standby = serving()
+    for half in range(1, 11):
+        standby.answers(half / 2 - 0.1)
+    assert standby.role.tick(5.0) == [LookInRegister()]
+    assert standby.role.looked(EpochRecord(1, Owner("r1", "a1", "m")), 5.1) == []
+
+
+@pytest.mark.parametrize("top", [None, EpochRecord(2, Ended())], ids=["forgotten", "ended"])
+def test_a_session_that_has_ended_elsewhere_is_not_served_on(top: EpochRecord | None) -> None:
+    assert serving().role.looked(top, 5.0) == [FollowRegister()]
+
+
+# Adoption
+
+ADOPT = Adopt(2, Owner("r1", "a", "m"))
+
+
+def adopted() -> Standby:
+    standby = Standby(ADOPT)
+    assert standby.role.tick(0.0) == [Commit(2, ADOPT.owner)]
+    standby.role.committed(2, True, 0.0)
+    return standby
+
+
+def test_an_adopted_copy_is_renewed_where_it_is() -> None:
+    assert adopted().role.renewal() == CopyLease("s", "a", 2)
+
+
+def test_an_adopted_session_is_not_taken_over_before_it_was_fed() -> None:
+    standby = adopted()
+    standby.answers(0.1, epoch=2, attempt="a")
+    assert standby.role.tick(4.0) == []
+
+
+def test_leases_of_an_earlier_manager_are_waited_for() -> None:
+    standby = adopted()
+    standby.contacts.heard("r1", 0.1, 0.1)
+    standby.role.fed(2, True, 1.0)
+    standby.role.tick(1.9)
+    standby.prepared("a1", "r2", 2.0)
+    assert standby.role.tick(3.1) == []
+    assert standby.role.tick(3.2) == [Commit(3, Owner("r2", "a1", "m"))]
+
+
+def decide(top: EpochRecord | None, epoch: int | None, without_lease_s: float = 2.0) -> Adopt | Drop | None:
+    return decide_orphan(CONFIG, top, Orphan("s", "a", epoch, without_lease_s), "r1", "m")
+
+
+def test_the_owner_of_the_latest_epoch_is_adopted() -> None:
+    assert decide(EpochRecord(1, Owner("r1", "a", "dead")), epoch=1) == Adopt(2, Owner("r1", "a", "m"))
+
+
+def test_a_copy_that_its_manager_committed_but_never_renewed_is_adopted() -> None:
+    top = EpochRecord(4, Owner("r1", "a", "dead"))
+    assert decide(top, epoch=None, without_lease_s=10.1) == Adopt(5, Owner("r1", "a", "m"))
+
+
+def test_a_copy_that_has_just_been_adopted_is_left_to_its_manager() -> None:
+    assert decide(EpochRecord(2, Owner("r1", "a", "other")), epoch=1) is None
+
+
+def test_a_manager_takes_up_what_it_committed_without_hearing_of_it() -> None:
+    assert decide(EpochRecord(2, Owner("r1", "a", "m")), epoch=1) == Adopt(2, Owner("r1", "a", "m"))
+
+
+@pytest.mark.parametrize(
+    ("top", "epoch", "drop"),
+    [
+        (EpochRecord(3, Owner("r2", "b", "m2")), 2, Drop("a", 3)),
+        (EpochRecord(3, Ended()), 2, Drop("a", 3)),
+        (None, 2, Drop("a", 2)),
+        (None, None, Drop("a", 0)),
+    ],
+    ids=["overtaken", "ended", "forgotten", "never committed"],
+)
+def test_a_copy_that_is_not_the_owner_is_dropped(top: EpochRecord | None, epoch: int | None, drop: Drop) -> None:
+    assert decide(top, epoch) == drop
+
+
+# Contacts
+
+
+def test_an_overtaken_answer_is_old_news() -> None:
+    contacts = Contacts()
+    assert contacts.heard("r1", 5.0, 1.0)
+    assert not contacts.heard("r1", 4.0, 2.0)
+    assert contacts.heard_at("r1") == 1.0
+
+
+def test_a_replica_that_was_forgotten_is_a_stranger() -> None:
+    contacts = Contacts()
+    contacts.heard("r1", 5.0, 1.0)
+    contacts.forget("r1")
+    assert contacts.request("m", "r1", []).reading is None

@@ -1,0 +1,216 @@
+"""The ownership protocol under faults: at random, in the cases that have a name, and with each rule left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, RenewRequest, ReplicaLeases
+from serving.replication.ownership import Action, Commit, Phase, StandbyOwnership
+from serving.replication.register import Ended, MemoryRegister, Owner, Record
+from tests.serving.replication.simulated_processes import Manager
+from tests.serving.replication.simulation import Rules, World
+
+VARIANT_SEEDS = 400
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_whatever_happens_one_copy_has_a_lease_and_sessions_are_served_again(seed: int) -> None:
+    assert World(seed).run().violations == []
+
+
+# Cases with a name. M0 has opened the session, and has been fed for three seconds.
+
+
+@pytest.fixture(params=range(3))
+def world(request: pytest.FixtureRequest) -> World:
+    return World(request.param, sessions=1, calm=True).run(until=3.0)
+
+
+def copies(world: World) -> list[str]:
+    return [replica.name for replica in world.replicas() for _ in replica.copies]
+
+
+def crash_committing(world: World) -> Callable[[Manager, Commit], None]:
+    return lambda manager, _: world.crash(manager.name)
+
+
+def test_a_manager_that_dies_before_it_opened_a_session_leaves_nothing() -> None:
+    world = World(0, sessions=1, calm=True)
+    world.on_commit = crash_committing(world)
+    world.run(until=15.0)
+    assert (world.latest("s0"), copies(world), world.violations) == (None, [], [])
+
+
+def test_a_manager_dies_before_it_commits_a_takeover(world: World) -> None:
+    before = world.owner()
+    world.on_commit = crash_committing(world)
+    world.isolate(before.replica, 2.5)
+    world.at(5.5, lambda: setattr(world, "on_commit", lambda *_: None))
+    world.run(until=20.0)
+    assert world.owner() == Owner(before.replica, before.attempt, "M1")
+    assert (world.leased(), copies(world)) == ([before.replica], [before.replica])
+    assert world.violations == []
+
+
+def test_a_manager_dies_after_it_committed_a_takeover_and_before_it_granted_a_lease(world: World) -> None:
+    world.on_created = lambda manager, *_: world.crash(manager.name)
+    world.crash(world.owner().replica)
+    world.at(6.0, lambda: setattr(world, "on_created", lambda *_: None))
+    world.run(until=6.0)
+    committed = world.owner()
+    assert (committed.standby, world.leased()) == ("M0", [])
+    world.run(until=18.0)
+    assert world.owner() == Owner(committed.replica, committed.attempt, "M1")
+    assert (world.leased(), world.violations) == ([committed.replica], [])
+
+
+def test_both_die_and_nobody_makes_up_a_session(world: World) -> None:
+    world.crash(world.owner().replica, notice_s=0.5)
+    world.crash("M0", replace_s=1.0)
+    world.run(until=30.0)
+    assert (len(world.fates["s0"].epochs), copies(world), world.violations) == (1, [], [])
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0, 10.0])
+def test_a_replica_wakes_and_there_is_one_copy(world: World, seconds: float) -> None:
+    before = world.owner()
+    world.pause(before.replica, seconds)
+    world.run(until=20.0)
+    moved = seconds > world.rules.config.lease_s
+    assert (world.owner().attempt != before.attempt) == moved
+    assert world.leased() == copies(world) == [world.owner().replica]
+    assert world.violations == []
+
+
+def test_a_takeover_comes_before_an_adoption(world: World) -> None:
+    before = world.owner()
+    for one, other in ((before.replica, "M0"), ("M0", before.replica)):
+        world.cut(one, other, 15.0)
+    world.run(until=15.0)
+    assert world.owner().standby == "M0"
+    assert world.leased() == copies(world) == [world.owner().replica] != [before.replica]
+    assert world.violations == []
+
+
+def test_an_adoption_comes_before_a_takeover(world: World) -> None:
+    before = world.owner()
+    for one, other in ((before.replica, "M0"), ("M0", before.replica), ("M0", "K")):
+        world.cut(one, other, 6.0)
+    world.run(until=15.0)
+    assert world.owner() == Owner(before.replica, before.attempt, "M1")
+    assert "s0" not in world.manager("M0").roles
+    assert world.leased() == copies(world) == [before.replica]
+    assert world.violations == []
+
+
+def test_a_manager_that_wakes_finds_its_session_adopted(world: World) -> None:
+    before = world.owner()
+    world.pause("M0", 8.0)
+    world.run(until=20.0)
+    assert world.owner() == Owner(before.replica, before.attempt, "M1")
+    assert "s0" not in world.manager("M0").roles
+    assert world.violations == []
+
+
+@pytest.mark.parametrize("moment", ["before the takeover", "while it is committed"])
+def test_a_session_that_is_deleted_during_failover_does_not_return(world: World, moment: str) -> None:
+    if moment == "before the takeover":
+        world.at(3.0, lambda: world.manager("M1").delete("s0"))
+    else:
+        world.on_commit = lambda *_: world.manager("M1").delete("s0")
+    world.crash(world.owner().replica, notice_s=0.5)
+    world.run(until=25.0)
+    assert world.fates["s0"].epochs[-1] == Ended()
+    assert (world.leased(), copies(world), world.violations) == ([], [], [])
+
+
+def test_a_commit_that_the_register_heard_and_did_not_answer_is_won(world: World) -> None:
+    world.cut("K", "M0", 4.0)
+    world.crash(world.owner().replica)
+    world.run(until=10.0)
+    assert len(world.fates["s0"].epochs) == 2
+    assert (world.leased(), world.violations) == ([world.owner().replica], [])
+
+
+# Without a rule, the same simulation finds what the rule is for.
+
+
+class CountsFromReceipt(ReplicaLeases):
+    def _lease_end(self, reading: float, now: float) -> float:
+        return now + self._config.lease_s
+
+
+class DoesNotWait(LeaseConfig):
+    @property
+    def takeover_wait_s(self) -> float:
+        return self.doubt_after_s
+
+
+class NoRegister(MemoryRegister):
+    """Everybody wins."""
+
+    async def create(self, session_id: str, epoch: int, record: Record) -> bool:
+        self._records[session_id] = [*self._records.get(session_id, [])[: epoch - 1], record]
+        return True
+
+
+class ForgetsEnds(MemoryRegister):
+    """Creates an epoch whose predecessor was forgotten."""
+
+    async def create(self, session_id: str, epoch: int, record: Record) -> bool:
+        if session_id not in self._records:
+            self._records[session_id] = [record]
+            return True
+        return await super().create(session_id, epoch, record)
+
+
+class RenewsWhileItCommits(StandbyOwnership):
+    def renewal(self) -> CopyLease | None:
+        if self.owner is None or self.phase is Phase.RELEASED:
+            return None
+        return CopyLease(self.session_id, self.owner.attempt, self.epoch)
+
+
+class TakesLowerEpochs(ReplicaLeases):
+    def _renew_copy(self, lease: CopyLease, request: RenewRequest, now: float) -> CopyReport:
+        if (copy := self._copies.get(lease.attempt)) is not None:
+            copy.epoch = None
+        return super()._renew_copy(lease, request, now)
+
+
+class IsAlwaysFull(StandbyOwnership):
+    def _is_usable(self, now: float) -> bool:
+        return True
+
+
+class KeepsWhatItPrepared(StandbyOwnership):
+    def fed(self, epoch: int, full: bool, now: float) -> list[Action]:
+        phase, self.phase = self.phase, Phase.SERVING if self._is_open else self.phase
+        super().fed(epoch, full, now)
+        self.phase = phase
+        return []
+
+
+@pytest.mark.parametrize(
+    ("rules", "found"),
+    [
+        (Rules(leases=CountsFromReceipt), "two leased copies"),
+        (Rules(config=DoesNotWait()), "two leased copies"),
+        (Rules(register=NoRegister), "two leased copies"),
+        (Rules(ownership=RenewsWhileItCommits), "two leased copies"),
+        (Rules(leases=TakesLowerEpochs), "two leased copies"),
+        (Rules(register=ForgetsEnds), "after its end"),
+        (Rules(ownership=IsAlwaysFull), "without full state"),
+        (Rules(ownership=KeepsWhatItPrepared), "not the newest"),
+    ],
+    ids=["reading", "wait", "register", "no renewal", "fencing", "end", "full state", "newest state"],
+)
+def test_a_rule_that_is_left_out_is_missed(rules: Rules, found: str) -> None:
+    assert any(
+        found in problem for seed in range(VARIANT_SEEDS) for problem in World(seed, rules).run().violations
+    )
