@@ -15,6 +15,7 @@ from serving.errors import ReplicaLost
 from serving.media.chunk import AccessUnit, Chunk
 from serving.replication.messages import ReplicationDelta, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, StandbyCopy, oldest_frame
+from serving.session.applied_log import AppliedLog
 from serving.session.pacing import Pace
 from serving.session.state_machine import Session
 from serving.timeline.cue import Blend
@@ -89,6 +90,21 @@ def test_what_is_kept_for_late_viewers_is_bounded(session: Session, spec: Sessio
         mirror.apply(ReplicationDelta(session.record(0.0), chunks=(chunk(block),)))
     kept = mirror.resume_state("lost").chunks
     assert (len(kept), oldest_frame(kept, 0)) == (KEPT_CHUNKS, 57)
+
+
+def test_a_session_of_any_length_is_opened_again_with_all_that_has_applied(spec: SessionSpec) -> None:
+    session = Session(Pace(), BlockLengths(), 0.0)
+    mirror = StandbyCopy()
+    for block in range(700):
+        session.schedule(Blend.of(f"prompt {block}"), None, None, "", 0.0)
+        session.begin_block(0.0)
+        if block == 300:
+            past = session.applied.past()
+            mirror.apply(ReplicationDelta(session.record(0.0), spec=spec, past=past))
+        elif block > 300:
+            mirror.apply(ReplicationDelta(session.record(0.0)))
+    again = mirror.resume_state("lost")
+    assert [*AppliedLog.of(again.record.applied, again.past)] == [*session.applied]
 
 
 def test_where_nothing_is_kept_the_oldest_frame_is_the_next() -> None:
