@@ -19,6 +19,7 @@ from serving.timeline.formats.reader import MAX_BYTES, parse_timeline
 from serving.web.json_format import error_json, timeline_json
 from serving.web.outbound import text
 from serving.web.query import PROTOCOL, Address, read_token
+from serving.web.timeline_file import timeline_file
 from serving.web.websocket import Conversation, close_code
 
 STATIC = Path(__file__).parent / "static"
@@ -73,6 +74,12 @@ def web_app(face: SessionAPI) -> FastAPI:
         pieces = face.read_recording(name, face.authenticate(read_token(request.headers)))
         headers = {"Content-Disposition": f'attachment; filename="{name}.mp4"'}
         return StreamingResponse(await _begun(pieces), media_type="video/mp4", headers=headers)
+
+    @app.get("/sessions/{session_id}/timeline.json")
+    async def past(session_id: str, request: Request) -> StreamingResponse:
+        pieces = timeline_file(face, session_id, face.authenticate(read_token(request.headers)))
+        headers = {"Content-Disposition": 'attachment; filename="timeline.json"'}
+        return StreamingResponse(await _begun(pieces), media_type="application/json", headers=headers)
 
     @app.post("/timelines")
     async def timeline(request: Request, name: str = "timeline.yaml") -> JSONResponse:

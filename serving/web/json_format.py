@@ -82,6 +82,7 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "scheduled_prompts": {str(cue.frame): cue_text(cue) for cue in session.pending},
         "pending": [cue_json(cue) for cue in session.pending],
         "applied": [applied_json(applied) for applied in session.applied],
+        "applied_count": session.applied_count,
         "viewers": session.viewers,
         "recording": session.recording or None,
     }

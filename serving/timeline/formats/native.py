@@ -126,12 +126,13 @@ def own_document(timeline: Timeline) -> dict[str, Json]:
         "width": settings.width,
         "steps": None if settings.steps is None else list(settings.steps),
         "frames": timeline.frames,
-        "cues": [_cue_fields(cue) for cue in timeline.cues],
+        "cues": [cue_fields(cue) for cue in timeline.cues],
     }
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _cue_fields(cue: Cue) -> Json:
+def cue_fields(cue: Cue) -> Json:
+    """A cue of a timeline in Longtake's own format."""
     fields: dict[str, Json] = {"frame": cue.frame}
     if cue.blend == Blend.of(cue.blend.parts[0][0]):
         fields["prompt"] = cue.blend.text

@@ -2,11 +2,13 @@
 
 import { atFrame, byId, copy, element } from "./dom.js";
 import { Editor } from "./cue_dialog.js";
-import { readPlace, replayPlace, short, steeringPlace, watchingPlace } from "./permalink.js";
+import { CueFeed } from "./cue_feed.js";
+import { readPlace, short, steeringPlace, watchingPlace } from "./permalink.js";
 import { connect } from "./longtake.js";
 import { Meters } from "./meters.js";
 import { Notices } from "./toasts.js";
 import { Player } from "./player.js";
+import { linkPlace, timelinePlace } from "./replay.js";
 import { Strip } from "./timeline_strip.js";
 
 const DRAW_MS = 100;
@@ -32,6 +34,7 @@ class Page {
   #meters = new Meters();
   #notices = new Notices(byId("notices"));
   #editor = new Editor(byId("editor"));
+  #feed = new CueFeed((cue) => this.#tell("schedule_prompt", cue));
   #strip = new Strip(byId("strip"), {
     move: (cue, frame) => this.#tell("move_prompt", { timestamp: cue.timestamp, to: frame }),
     edit: (cue) => this.#edit(cue),
@@ -55,7 +58,7 @@ class Page {
       fork: () => this.#fork(),
       record: () => this.#record(),
       new: () => this.#leave(),
-      copy: () => this.#share(replayPlace(this.#state), "The link makes this video again, cue for cue."),
+      copy: () => this.#replay(),
       spectate: () => this.#share(watchingPlace(this.#state.session), "Whoever opens the link looks on."),
       follow: () => this.#follow(),
       in: () => this.#strip.zoom(1),
@@ -179,17 +182,38 @@ class Page {
     const { seed, height, width } = read;
     if (!this.#reactor) this.#connect({ ...this.#options(), ...present({ seed, height, width }) });
     const added = await this.#add(read.cues, begun ? this.#made + 24 : 0);
-    this.#notices.tell(`${file.name}: ${added} of ${read.cues.length} cues are on the timeline.`);
+    const others = this.#feed.waiting ? " The others follow, as long as this page is open." : "";
+    this.#notices.tell(`${file.name}: ${added} of ${read.cues.length} cues are on the timeline.${others}`);
     for (const warning of read.warnings) this.#notices.warn({ message: warning });
   }
 
-  /** Schedule cues, each `later` frames later. Gives how many could be. */
+  /** Schedule cues, each `later` frames later, the first of very many at once. Gives how many of those could be. */
   async #add(cues, later = 0) {
-    const answers = cues.map((cue) => {
+    const asked = cues.map((cue) => {
       const { timestamp, ...rest } = cue.prompts ? short(cue) : cue;
-      return this.#tell("schedule_prompt", { ...rest, timestamp: timestamp + later });
+      return { ...rest, timestamp: timestamp + later };
     });
-    return (await Promise.all(answers)).filter(Boolean).length;
+    return this.#feed.add(asked);
+  }
+
+  async #replay() {
+    const state = this.#state;
+    const place = await this.#linkPlace(state);
+    if (place) return this.#share(place, "The link makes this video again, cue for cue.");
+    const link = element("a", { href: timelinePlace(state.session), download: "timeline.json" }, "Download");
+    link.dataset.testid = "timeline";
+    if (this.#token) link.onclick = (event) => this.#fetch(event, link);
+    this.#notices.tell(`${count(state.applied_count, "prompt")} are too many for a link: a file has them. `, link);
+  }
+
+  /** The place of a link; null where none can be made. */
+  async #linkPlace(state) {
+    return linkPlace(state, async (place) => {
+      const answer = await fetch(place, { headers: this.#authorization() });
+      const read = await answer.json();
+      if (!answer.ok) throw Object.assign(new Error(read.error.message), read.error);
+      return read;
+    });
   }
 
   async #share(place, meaning) {
@@ -258,6 +282,7 @@ class Page {
   }
 
   #close() {
+    this.#feed.clear();
     this.#player?.stop();
     this.#reactor?.disconnect();
     this.#reactor = this.#player = this.#state = this.#progress = null;
@@ -300,10 +325,12 @@ class Page {
 
   #settle(state) {
     if (state.take !== this.#state?.take) {
+      if (this.#state) this.#feed.clear();
       this.#meters.begin();
       this.#progress = null;
     }
     this.#state = state;
+    this.#feed.goOn(state.pending.length);
     const place = this.#watches ? watchingPlace(state.session) : steeringPlace(state.session);
     if (location.hash !== place) history.replaceState(null, "", place);
     this.#show();

@@ -28,10 +28,9 @@ export function watchingPlace(session) {
   return `#${new URLSearchParams({ watch: session })}`;
 }
 
-/** The address of a new session that shows the same video: its seed and size, and each cue where it applied. */
-export function replayPlace(state) {
+/** The address of a new session that shows the same video: its seed and size, and each of its cues where it applied. */
+export function replayPlace(state, cues) {
   const fields = new URLSearchParams(REPLAYED.map((name) => [name, state[name]]));
-  const cues = state.applied.map(({ frame, prompts, transition }) => ({ timestamp: frame, prompts, transition }));
   fields.set("cues", JSON.stringify(cues.map(short)));
   return `#${fields}`;
 }

@@ -69,3 +69,22 @@ def test_a_watch_that_is_left_early_leaves_the_client_usable(client: Client) -> 
     assert next(events).state.id == session.id
     events.close()  # type: ignore[attr-defined]
     assert client.get(session.id).id == session.id
+
+
+def test_the_cues_that_have_applied_come_page_by_page() -> None:
+    thread, server = LoopThread(), FakeServer()
+    server.faults.page_size = 2
+    running = serving(server)
+    with Client(thread.run(enter(running)), patience_s=5) as client:
+        session = client.create(
+            fps=0, cues=[Cue(12 * number, Blend.of(f"prompt {number}")) for number in range(5)]
+        )
+        with client.control(session, from_frame=0) as steered:
+            steered.start()
+            for event in steered:
+                if event.progress.current_start_frame >= 57:
+                    break
+        texts = [applied.cue.prompts[0].text for applied in client.applied_cues(session.id)]
+        assert texts == [f"prompt {number}" for number in range(5)]
+    thread.run(leave(running))
+    thread.stop()

@@ -17,6 +17,7 @@ from serving.errors import InvalidRequest, ReplicaLost
 from serving.media.chunk import AccessUnit, Chunk
 from serving.replication.messages import FullState, ReplicationDelta, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, MissedDelta, StandbyCopy, oldest_frame
+from serving.session.applied_log import AppliedLog
 from serving.session.pacing import Pace
 from serving.session.record_delta import RecordDelta
 from serving.session.state_machine import Session
@@ -136,6 +137,20 @@ def test_blocks_without_a_snapshot_are_refused(session: Session, feed: Feed) -> 
     copy.apply(feed.full(chunks=(chunk(0),)))
     with pytest.raises(InvalidRequest, match="9 frames and no snapshot"):
         copy.resume_state("lost")
+
+
+def test_a_session_of_any_length_is_opened_again_with_all_that_has_applied(spec: SessionSpec) -> None:
+    session, copy = Session(Pace(), BlockLengths(), 0.0), StandbyCopy()
+    feed = Feed(session, spec)
+    for block in range(700):
+        session.schedule(Blend.of(f"prompt {block}"), None, None, "", 0.0)
+        session.begin_block(0.0)
+        if block == 300:
+            copy.apply(feed.full())
+        elif block > 300:
+            copy.apply(feed.delta())
+    again = copy.resume_state("lost")
+    assert [*AppliedLog.of(again.record.applied, again.past)] == [*session.applied]
 
 
 def test_where_nothing_is_kept_the_oldest_frame_is_the_next() -> None:

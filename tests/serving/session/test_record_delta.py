@@ -197,11 +197,12 @@ def test_a_session_goes_on_from_its_copy_with_all_its_past() -> None:
 def test_twelve_thousand_blocks_with_a_prompt_each_cost_each_the_same() -> None:
     """Counted, not timed: what a delta has, what is in memory, and what an entry takes in the file."""
     session = started()
-    copy = copy_of(session)
+    copy, record = copy_of(session), session.record(0.0)
     sizes, held, spooled = [], [], []
     for _ in range(12_000):
         play(session, 1, "a red balloon rises over the hills, seen from the harbour, number")
-        delta = RecordDelta.between(copy.record, session.record(0.0))
+        before, record = record, session.record(0.0)
+        delta = RecordDelta.between(before, record)
         copy.apply(delta)
         sizes.append(len(pickle.dumps(delta)))
         held.append(session.applied.held + copy.log.held)

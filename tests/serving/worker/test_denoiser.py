@@ -37,9 +37,10 @@ from serving.replication.leases import LeaseConfig
 from serving.replication.messages import FullState, Item, Role
 from serving.replication.register import Ended
 from serving.replication.standby import StandbyCopy
+from serving.session.applied_log import AppliedLog
 from serving.session.cue_queue import MAX_PENDING
 from serving.session.record_delta import RecordDelta
-from serving.session.types import State
+from serving.session.types import Applied, State
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.weights.loader import OpenedModel, open_model
 from serving.worker.streams.subscriber import MOST_CHUNKS
@@ -694,3 +695,69 @@ def test_an_error_that_nobody_foresaw_ends_its_session_and_is_told(
             assert isinstance(top.record, Ended)
 
     run(fail())
+
+
+def prompts_in_every_block(blocks: int) -> tuple[Cue, ...]:
+    frames = [0, *range(9, 12 * blocks - 3, 12)]
+    return tuple(Cue(frame, Blend.of(NOON if n % 2 else NIGHT)) for n, frame in enumerate(frames))
+
+
+def test_the_cues_that_have_applied_are_paged_through_until_a_reset(pocket: OpenedModel) -> None:
+    async def page_through() -> None:
+        async with at_work(pocket) as bench:
+            many = prompts_in_every_block(5)
+            await bench.open(spec(pocket), many)
+            await bench.denoiser.command("one", start())
+            await chunks(bench, "one", 57)
+            first = bench.denoiser.applied_cues("one", "", 3)
+            second = bench.denoiser.applied_cues("one", first.next_page_token, 0)
+            assert [entry.cue.frame for entry in (*first.applied, *second.applied)] == [cue.frame for cue in many]
+            assert (second.next_page_token, bench.denoiser.describe("one").applied_count) == ("", 5)
+            await bench.denoiser.command("one", pb.Command(reset=pb.Reset()))
+            with pytest.raises(WrongState, match="has been reset"):
+                bench.denoiser.applied_cues("one", first.next_page_token, 0)
+
+    run(page_through())
+
+
+@pytest.mark.parametrize(("token", "size"), [("0.99", 0), ("x", 0), ("1", 0), ("", -1), ("", 1001)])
+def test_a_page_that_cannot_be_is_refused(pocket: OpenedModel, token: str, size: int) -> None:
+    async def ask() -> None:
+        async with at_work(pocket) as bench:
+            await bench.open(spec(pocket), cues(NOON))
+            with pytest.raises(InvalidRequest):
+                bench.denoiser.applied_cues("one", token, size)
+
+    run(ask())
+
+
+def test_a_session_whose_log_cannot_be_written_ends_and_the_others_go_on(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: AppliedLog, entry: Applied) -> None:
+        raise LimitReached("the log of applied cues cannot be written: No space left on device")
+
+    async def fill() -> None:
+        async with at_work(pocket) as bench:
+            other = await started(bench, spec(pocket, "other"))
+            await chunks(bench, other, 9)
+            monkeypatch.setattr(AppliedLog, "append", full)
+            name = await started(bench, spec(pocket))
+            with pytest.raises(LimitReached, match="No space left"):
+                await events(bench, name, lambda _: False)
+            assert bench.ids == (other,)
+            await chunks(bench, other, 69)
+
+    run(fill())
+
+
+def test_a_log_too_long_for_a_snapshot_is_refused_before_it_is_written_out(pocket: OpenedModel) -> None:
+    async def save() -> None:
+        async with at_work(pocket) as bench:
+            await bench.open(spec(pocket), prompts_in_every_block(3))
+            await bench.denoiser.command("one", start())
+            await chunks(bench, "one", 33)
+            with pytest.raises(LimitReached, match="cues have applied, too many for the 60 bytes of a snapshot"):
+                await bench.denoiser.save("one", 60)
+
+    run(save())

@@ -1,0 +1,44 @@
+"""A session's past as a timeline file, from which the same video is made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from serving.auth import Caller
+from serving.errors import WrongState
+from serving.gateway.api import SessionAPI
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.convert import read_cue
+from serving.timeline.formats.document import Json
+from serving.timeline.formats.native import VERSION, cue_fields
+
+PAGE_CUES = 1000
+
+
+async def timeline_file(face: SessionAPI, session_id: str, caller: Caller) -> AsyncIterator[bytes]:
+    """JSON of Longtake's own format, a page of cues at a time, each at the frame at which it applied.
+
+    Raises WrongState if none has, and if the session is reset before the end.
+    """
+    options = (await face.get(session_id, caller)).options
+    head: dict[str, Json] = {
+        "version": VERSION, "model": options.model, "seed": options.seed,
+        "height": options.height, "width": options.width,
+    }  # fmt: skip
+    request = pb.ListAppliedCuesRequest(session_id=session_id, page_size=PAGE_CUES)
+    before = json.dumps(head, ensure_ascii=False)[:-1] + ', "cues": [\n'
+    while True:
+        page = await face.list_applied(request, caller)
+        if not page.applied and not request.page_token:
+            raise WrongState("no prompt has been shown yet, and a timeline begins with one")
+        yield (before + ",\n".join(map(_cue, page.applied))).encode()
+        if not page.next_page_token:
+            break
+        request.page_token, before = page.next_page_token, ",\n"
+    yield b"\n]}\n"
+
+
+def _cue(applied: pb.AppliedCue) -> str:
+    return json.dumps(cue_fields(replace(read_cue(applied.cue), frame=applied.frame)), ensure_ascii=False)
