@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -11,13 +13,13 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from serving.client.event_stream import EventStream
+from serving.client.backoff import Backoff
+from serving.client.event_stream import EventStream, refusal_of
 from serving.client.interactive import InteractiveSession, Reports
-from serving.errors import ReplicaLost, SessionError, SlotsFull
+from serving.errors import ReplicaLost, SessionError, SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
 from serving.protocol.requests import new_cue, new_cues, session_options
-from serving.protocol.status import error_of
 from serving.timeline.cue import Blend, Cue, Transition
 
 SERVER = "localhost:9000"
@@ -29,7 +31,10 @@ LOOK_S = 5.0
 """The same where a stream has gone quiet."""
 
 PATIENCE_S = 30.0
-"""How long a lost stream is tried to be had again."""
+"""How long a lost stream is tried to be had again, and a request whose answer was lost is made again."""
+
+LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+"""What is answered where the answer itself is lost; INTERNAL is what Serve says of a manager that died over it."""
 
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
 
@@ -38,13 +43,16 @@ class AsyncClient:
     """Calls one server. Made, used and closed within one event loop.
 
     Every method raises the SessionError that the server answers, and ReplicaLost where it cannot be reached or has
-    lost the request on the way. `token` is what the server was told to ask for; `tls` is for a gateway in front.
+    lost the request on the way. What changes something is asked for again, with the same ids, for up to
+    `patience_s`: it is done once. `token` is what the server was told to ask for; `tls` is for a gateway in front.
     """
 
     def __init__(
         self, server: str = SERVER, *, token: str | None = None, tls: bool = False, patience_s: float = PATIENCE_S
     ) -> None:
         self.server = server
+        self.client_id = uuid.uuid4().hex
+        self._reached = False
         self._patience_s = patience_s
         self.metadata = (("application", "longtake"), *_authorization(token))
         credentials = grpc.ssl_channel_credentials()
@@ -84,7 +92,7 @@ class AsyncClient:
             model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease_s=lease_s
         )
         request = pb.CreateSessionRequest(options=options, cues=new_cues(cues))
-        return await self._opened(self.stub.CreateSession, request)
+        return await self._ask(self.stub.CreateSession, request)
 
     async def get(self, session_id: str) -> pb.Session:
         """How a session stands."""
@@ -92,11 +100,25 @@ class AsyncClient:
 
     async def list(self) -> list[pb.Session]:
         """The caller's sessions, the oldest first, without their cues."""
-        return list((await self._call(self.stub.ListSessions, pb.ListSessionsRequest())).sessions)
+        sessions: list[pb.Session] = []
+        request = pb.ListSessionsRequest()
+        while True:
+            page = await self._call(self.stub.ListSessions, request)
+            sessions += page.sessions
+            if not page.next_page_token:
+                return sessions
+            request.page_token = page.next_page_token
 
     async def delete(self, session_id: str) -> None:
         """End a session."""
-        await self._call(self.stub.DeleteSession, pb.DeleteSessionRequest(session_id=session_id))
+        request = pb.DeleteSessionRequest(session_id=session_id)
+        try:
+            await self._call(self.stub.DeleteSession, request)
+        except ReplicaLost as lost:
+            if not self._may_come_back(lost):
+                raise
+            with suppress(SessionNotFound):  # The answer was lost, and not the request.
+                await self._insist(self.stub.DeleteSession, request)
 
     async def schedule(
         self,
@@ -107,16 +129,16 @@ class AsyncClient:
     ) -> pb.Receipt:
         """Schedule a cue at `frame`, over one that is there already; None is now."""
         cue = new_cue(prompt, frame, transition)
-        return await self._call(self.stub.SchedulePrompt, pb.SchedulePromptRequest(session_id=session_id, cue=cue))
+        return await self._ask(self.stub.SchedulePrompt, pb.SchedulePromptRequest(session_id=session_id, cue=cue))
 
     async def remove(self, session_id: str, frame: int) -> pb.Receipt:
         """Take the pending cue at `frame` away."""
-        return await self._call(self.stub.RemovePrompt, pb.RemovePromptRequest(session_id=session_id, frame=frame))
+        return await self._ask(self.stub.RemovePrompt, pb.RemovePromptRequest(session_id=session_id, frame=frame))
 
     async def move(self, session_id: str, frame: int, to_frame: int) -> pb.Receipt:
         """Move the pending cue at `frame`."""
         request = pb.MovePromptRequest(session_id=session_id, frame=frame, to_frame=to_frame)
-        return await self._call(self.stub.MovePrompt, request)
+        return await self._ask(self.stub.MovePrompt, request)
 
     async def applied_cues(self, session_id: str) -> AsyncGenerator[pb.AppliedCue]:
         """The cues that have applied in this take, in order, asked for a page at a time."""
@@ -131,23 +153,23 @@ class AsyncClient:
 
     async def start(self, session_id: str) -> pb.Receipt:
         """Start generation; a cue must be at frame 0."""
-        return await self._call(self.stub.Start, pb.StartRequest(session_id=session_id))
+        return await self._ask(self.stub.Start, pb.StartRequest(session_id=session_id))
 
     async def pause(self, session_id: str, frame: int | None = None) -> pb.Receipt:
         """Stop at `frame`, the last that was seen; None is the last one reported, or what the clock says."""
-        return await self._call(self.stub.Pause, pb.PauseRequest(session_id=session_id, frame=frame))
+        return await self._ask(self.stub.Pause, pb.PauseRequest(session_id=session_id, frame=frame))
 
     async def resume(self, session_id: str) -> pb.Receipt:
         """Go on where `pause` stopped."""
-        return await self._call(self.stub.Resume, pb.ResumeRequest(session_id=session_id))
+        return await self._ask(self.stub.Resume, pb.ResumeRequest(session_id=session_id))
 
     async def reset(self, session_id: str) -> pb.Receipt:
         """Go back to an empty timeline and frame 0."""
-        return await self._call(self.stub.Reset, pb.ResetRequest(session_id=session_id))
+        return await self._ask(self.stub.Reset, pb.ResetRequest(session_id=session_id))
 
     async def fork(self, session_id: str, frame: int | None = None) -> pb.Session:
         """Open a session with the same past, up to the block that contains `frame`; None is the present block."""
-        return await self._opened(self.stub.ForkSession, pb.ForkSessionRequest(session_id=session_id, frame=frame))
+        return await self._ask(self.stub.ForkSession, pb.ForkSessionRequest(session_id=session_id, frame=frame))
 
     async def snapshot(self, session_id: str) -> bytes:
         """The bytes from which `restore` goes on."""
@@ -156,15 +178,15 @@ class AsyncClient:
 
     async def restore(self, snapshot: bytes) -> pb.Session:
         """Open a session that goes on where a snapshot was taken."""
-        return await self._opened(self.stub.RestoreSession, pb.RestoreSessionRequest(snapshot=snapshot))
+        return await self._ask(self.stub.RestoreSession, pb.RestoreSessionRequest(snapshot=snapshot))
 
     async def start_recording(self, session_id: str) -> pb.Recording:
         """Begin to write an MP4 file on the server, with the next chunk."""
-        return await self._call(self.stub.StartRecording, pb.StartRecordingRequest(session_id=session_id))
+        return await self._ask(self.stub.StartRecording, pb.StartRecordingRequest(session_id=session_id))
 
     async def stop_recording(self, session_id: str) -> pb.Recording:
         """Finish the file."""
-        return await self._call(self.stub.StopRecording, pb.StopRecordingRequest(session_id=session_id))
+        return await self._ask(self.stub.StopRecording, pb.StopRecordingRequest(session_id=session_id))
 
     async def watch(self, session_id: str, from_frame: int | None = None) -> AsyncGenerator[pb.Event]:
         """A session's events, from the chunk that contains `from_frame` on; None is from now on.
@@ -212,24 +234,43 @@ class AsyncClient:
         request = pb.GetSessionRequest(session_id=session_id)
         return await self._call(self.stub.GetSession, request, LOOK_S)
 
-    async def _opened(self, method: Any, request: object) -> pb.Session:
-        """The session that `method` opens. There RESOURCE_EXHAUSTED means that there is no place for it."""
-        try:
-            return await self._call(method, request)
-        except SessionError as error:
-            cause = error.__cause__
-            if isinstance(cause, grpc.aio.AioRpcError) and cause.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                raise SlotsFull(str(error)) from cause
-            raise
+    async def _ask(self, method: Any, request: Any) -> Any:
+        """The answer to what is to be done once, however often it has to be asked for."""
+        request.client_id, request.command_id = self.client_id, uuid.uuid4().hex
+        return await self._insist(method, request)
+
+    async def _insist(self, method: Any, request: object) -> Any:
+        now = asyncio.get_running_loop().time
+        until, backoff = now() + self._patience_s, Backoff(self._patience_s)
+        while True:
+            try:
+                return await self._call(method, request)
+            except ReplicaLost as lost:
+                wait_s = backoff.wait_s(now()) if self._may_come_back(lost) else None
+                if wait_s is None or now() + wait_s > until:
+                    raise
+            await asyncio.sleep(wait_s)
+
+    def _may_come_back(self, lost: ReplicaLost) -> bool:
+        """Whether to ask again. A server that was never there has perhaps another address."""
+        cause = lost.__cause__
+        return self._reached and isinstance(cause, grpc.aio.AioRpcError) and cause.code() in LOST
 
     async def _call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
         try:
-            return await method(request, metadata=self.metadata, timeout=timeout_s)
+            answer = await method(request, metadata=self.metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
+            self._note_reached()
             raise self._refusal(error) from error
+        self._reached = True
+        return answer
+
+    def _note_reached(self) -> None:
+        state = self._channel.get_state()
+        self._reached = self._reached or state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
 
     def _refusal(self, error: grpc.aio.AioRpcError) -> SessionError:
-        refusal = error_of(error.code(), error.details() or error.code().name)
+        refusal = refusal_of(error)
         if isinstance(refusal, ReplicaLost):
             return ReplicaLost(f"{self.server} does not answer as it should: {refusal}")
         return refusal

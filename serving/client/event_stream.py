@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 
 from serving.client.backoff import Backoff
-from serving.errors import FrameOutOfRange, ReplicaLost
+from serving.errors import FrameOutOfRange, ReplicaLost, SessionError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.status import code_numbered, error_of
+from serving.protocol.status import error_of, read_error, reason_in
 from serving.protocol.stream_cursor import StreamCursor, Verdict
 
 QUIET_S = 10.0
@@ -21,6 +21,12 @@ QUIET_S = 10.0
 
 Describe = Callable[[], Awaitable[pb.Session]]
 Open = Callable[[int | None], Awaitable[Any]]
+
+
+def refusal_of(error: grpc.aio.AioRpcError) -> SessionError:
+    """What the server means by an error."""
+    metadata: Any = error.trailing_metadata()
+    return error_of(error.code(), error.details() or error.code().name, reason_in(metadata))
 
 
 class EventStream:
@@ -77,7 +83,7 @@ class EventStream:
 
     def _noted(self, event: pb.Event) -> pb.Event:
         if event.HasField("error"):
-            raise error_of(code_numbered(event.error.code), event.error.message)
+            raise read_error(event.error)
         if event.HasField("chunk"):
             self._patience.satisfied()
         self._ended = event.state.state == pb.SESSION_STATE_ENDED
@@ -92,7 +98,7 @@ class EventStream:
                     await self._describe()
                 event = reading.result()
             except grpc.aio.AioRpcError as error:
-                raise error_of(error.code(), error.details() or error.code().name) from error
+                raise refusal_of(error) from error
             finally:
                 reading.cancel()
             if event is grpc.aio.EOF:  # type: ignore[attr-defined]

@@ -6,18 +6,17 @@ import asyncio
 import itertools
 import logging
 import uuid
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from serving.client.event_queue import EventQueue
 from serving.client.event_stream import Describe, EventStream
-from serving.client.pending_commands import Sent
-from serving.errors import SessionError, SessionNotFound
+from serving.client.pending_commands import PendingCommands
+from serving.errors import ControllerReplaced, SessionError, SessionNotFound
 from serving.media.playout_clock import PlayerClock
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
-from serving.protocol.status import code_numbered, error_of
 from serving.timeline.cue import Blend, Transition
 
 logger = logging.getLogger(__name__)
@@ -25,29 +24,22 @@ logger = logging.getLogger(__name__)
 Reports = Literal["received", "played", "none"]
 """Which frames the server is told were shown: those that were taken, those that a player shows, or none."""
 
-MOST_EVENTS = 512
-"""Events that wait to be taken; then the stream is not read any further."""
-
 MOST_COMMANDS = 64
 """Commands that wait to be written; then those who send them wait."""
 
 TICK_S = 0.02
 
 
-@dataclass
-class _Unanswered:
-    sent: Sent
-    answer: asyncio.Future[pb.Receipt]
-    written: bool = False
-
-
 class InteractiveSession:
     """Steers one session; to be entered, and then iterated over for the session's events.
 
     Commands return when they are accepted, and raise the SessionError with which they are refused; that they have
-    applied is an event. One whose answer is lost with the stream is looked for in the session, and sent again if
-    it is not there. Events that came while there was no stream are not repeated: the `state` that comes first on
-    every stream has what they did.
+    applied is an event. They are answered whether or not anybody takes the events, and are sent again with their
+    ids over a new stream, so that each is done once. Events that came while there was no stream are not repeated:
+    the `state` that comes first on every stream has what they did.
+
+    Once another controller has attached, of which `replaced` tells, this one is a spectator whose commands raise
+    ControllerReplaced. Another `control` of the session takes it over again.
     """
 
     def __init__(
@@ -55,20 +47,22 @@ class InteractiveSession:
         reports: Reports | None,
     ) -> None:  # fmt: skip
         self.session = session
+        self.client_id = uuid.uuid4().hex
+        self.replaced = False
         self._interact = call
         self._call: Any = None
         self._stream = EventStream(self._attach, describe, from_frame, patience_s)
-        self._events: asyncio.Queue[pb.Event | None] = asyncio.Queue(MOST_EVENTS)
-        self._next_frame = session.next_frame
-        self._unanswered: dict[str, _Unanswered] = {}
+        self._events = EventQueue()
+        self._pending = PendingCommands(patience_s)
         self._names = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count())
         self._outgoing: asyncio.Queue[tuple[Any, pb.Command]] = asyncio.Queue(MOST_COMMANDS)
-        self._attached = False
+        self._attached = self._was_attached = False
         self._ending: SessionError | None = None
         self._reports: Reports = reports or ("played" if session.options.fps else "received")
         self._clock = PlayerClock(session.options.fps or 1)
         self._reported: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._resending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         attached = asyncio.get_running_loop().create_future()
@@ -89,9 +83,10 @@ class InteractiveSession:
 
     async def close(self) -> None:
         """End the stream; the session goes on to its run-ahead, and waits."""
-        for task in self._tasks:
+        tasks = [*self._tasks, *self._resending]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def __aiter__(self) -> AsyncIterator[pb.Event]:
         return self
@@ -99,7 +94,6 @@ class InteractiveSession:
     async def __anext__(self) -> pb.Event:
         event = await self._events.get()
         if event is None:
-            self._events.put_nowait(None)
             if self._ending is not None:
                 raise self._ending
             raise StopAsyncIteration
@@ -148,25 +142,31 @@ class InteractiveSession:
     async def _do(self, **action: Any) -> pb.Receipt:
         if self._tasks[0].done():
             raise self._ending or SessionNotFound(f"the session {self.session.id} has ended")
-        command = pb.Command(id=next(self._names), **action)
-        sent = Sent(command, self.session.take, self._next_frame)
-        unanswered = _Unanswered(sent, asyncio.get_running_loop().create_future())
-        self._unanswered[command.id] = unanswered
+        if self.replaced:
+            raise ControllerReplaced(f"another controller steers the session {self.session.id} now")
+        command = pb.Command(id=next(self._names), client_id=self.client_id, **action)
+        answer = self._pending.add(command)
         try:
-            if self._attached:
-                await self._send(unanswered)
-            return await unanswered.answer
+            await self._send(command)
+            return await answer
         finally:
-            del self._unanswered[command.id]
+            self._pending.remove(command)
 
-    async def _send(self, unanswered: _Unanswered) -> None:
-        unanswered.written = True
-        await self._outgoing.put((self._call, unanswered.sent.command))
+    async def _send(self, command: pb.Command) -> None:
+        """Where there is no stream, it is sent over the next one."""
+        if self._attached:
+            await self._outgoing.put((self._call, command))
+
+    async def _send_after(self, seconds: float, command_id: str) -> None:
+        await asyncio.sleep(seconds)
+        for command in self._pending.unanswered:
+            if command.id == command_id:
+                await self._send(command)
 
     async def _report(self, frame: int) -> None:
         self._reported = frame
-        if self._attached:
-            await self._outgoing.put((self._call, pb.Command(shown=pb.Shown(frame=frame))))
+        if not self.replaced:
+            await self._send(pb.Command(shown=pb.Shown(frame=frame)))
 
     async def _write(self) -> None:
         """Send commands, one after the other. That a stream is lost is found out where it is read."""
@@ -182,15 +182,16 @@ class InteractiveSession:
     async def _attach(self, from_frame: int | None) -> Any:
         self._attached = False
         self._call = self._interact()
-        attach = pb.Attach(session_id=self.session.id, from_frame=from_frame)
-        await self._outgoing.put((self._call, pb.Command(id=next(self._names), attach=attach)))
+        attach = pb.Attach(session_id=self.session.id, from_frame=from_frame, reattach=self._was_attached)
+        command = pb.Command(id=next(self._names), client_id=self.client_id, attach=attach)
+        await self._outgoing.put((self._call, command))
         return self._call
 
     async def _follow(self, attached: asyncio.Future[None]) -> None:
         try:
             async for event in self._stream.events():
                 if await self._take(event):
-                    await self._events.put(event)
+                    self._events.put(event)
                 if not attached.done():
                     attached.set_result(None)
         except SessionError as error:
@@ -198,10 +199,8 @@ class InteractiveSession:
         ended = self._ending or SessionNotFound(f"the session {self.session.id} has ended")
         if not attached.done():
             attached.set_exception(ended)
-        for unanswered in self._unanswered.values():
-            if not unanswered.answer.done():
-                unanswered.answer.set_exception(ended)
-        await self._events.put(None)
+        self._pending.fail(ended)
+        self._events.finish()
 
     async def _take(self, event: pb.Event) -> bool:
         """Note what an event says; False if it is nobody else's business."""
@@ -210,49 +209,49 @@ class InteractiveSession:
             case "state":
                 self._note_state(event.state, now)
                 if not self._attached:
-                    self._attached = True
-                    await self._settle()
+                    self._attached = self._was_attached = True
+                    await self._send_again()
+            case "replaced":
+                self.replaced = True
             case "chunk":
                 end = event.chunk.first_frame + len(event.chunk.units)
-                self._next_frame = max(self._next_frame, end)
                 self._clock.received(event.chunk.first_frame, end, now)
             case "receipt":
-                return self._answer(event.receipt)
+                return self._answer(event.receipt, now)
         return True
 
     def _note_state(self, session: pb.Session, now: float) -> None:
         if session.take != self.session.take:
             self._clock.rewind()
             self._reported = None
-        self.session, self._next_frame = session, session.next_frame
+        self.session = session
         if session.state == pb.SESSION_STATE_PAUSED:
             self._clock.pause(session.shown_frame if session.shown_frame >= 0 else None, now)
         elif session.state == pb.SESSION_STATE_RUNNING:
             self._clock.resume(now)
 
-    async def _settle(self) -> None:
-        """A stream is there, perhaps in place of a lost one: send what is to be sent, or sent again."""
-        for unanswered in list(self._unanswered.values()):
-            receipt = unanswered.sent.answer(self.session) if unanswered.written else None
-            if receipt is None:
-                await self._send(unanswered)
-            elif not unanswered.answer.done():
-                unanswered.answer.set_result(receipt)
+    async def _send_again(self) -> None:
+        """A stream is there, perhaps in place of a lost one: what has no answer may have been lost with that."""
+        for command in self._pending.unanswered:
+            await self._send(command)
         if self._reported is not None:
             await self._report(self._reported)
 
-    def _answer(self, receipt: pb.Receipt) -> bool:
-        unanswered = self._unanswered.get(receipt.command_id)
+    def _answer(self, receipt: pb.Receipt, now: float) -> bool:
+        """Whether a receipt is an event for who takes them; that one has to ask again is not."""
         refused = receipt.stage == pb.RECEIPT_STAGE_REFUSED
-        if unanswered is not None and not unanswered.answer.done():
-            if refused:
-                error = error_of(code_numbered(receipt.error.code), receipt.error.message)
-                unanswered.answer.set_exception(error)
-            else:
-                unanswered.answer.set_result(receipt)
-        elif refused:
+        if refused and not self._pending.knows(receipt):
             logger.info("refused: %s", receipt.error.message)
+        wait_s = self._pending.settle(receipt, now)
+        if wait_s is not None:
+            self._spawn(self._send_after(wait_s, receipt.command_id))
+            return False
         return not refused or receipt.command_id != ""
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._resending.add(task)
+        task.add_done_callback(self._resending.discard)
 
     async def _tick(self) -> None:
         """Report what a player shows, whenever it comes to another chunk."""

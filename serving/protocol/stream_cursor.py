@@ -34,9 +34,9 @@ class StreamCursor:
     def judge(self, event: pb.Event) -> Verdict:
         """Whether an event is to be passed on. After a hole the stream is to be opened again.
 
-        Answers are news whatever take they were given in: somebody waits for them.
+        What concerns a client rather than the video is news whatever take it was said in.
         """
-        if event.HasField("receipt"):
+        if event.WhichOneof("event") in ("receipt", "replaced", "error"):
             return Verdict.NEWS
         if event.HasField("heartbeat"):
             return Verdict.OLD

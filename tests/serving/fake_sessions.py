@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 from uuid import uuid4
 
@@ -23,21 +23,29 @@ from google.protobuf.empty_pb2 import Empty
 from numpy.typing import NDArray
 
 from engines.config.geometry import BlockLengths
-from serving.client.pending_commands import KINDS
 from serving.errors import (
+    ControllerReplaced,
     FrameOutOfRange,
     InvalidRequest,
     NotAllowed,
+    ReplicaLost,
     ServingError,
     SessionNotFound,
     SlotsFull,
     WrongState,
 )
+from serving.gateway.request_log import RequestLog
+from serving.gateway.session_service import refusal
 from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
-from serving.protocol.status import code_of
+from serving.protocol.convert import write_receipt
+from serving.protocol.paging import page_of
+from serving.protocol.status import REASON_KEY, code_of, reason_of
+from serving.session.receipt_log import ReceiptLog
+from serving.session.types import CommandKind, Receipt, Refusal, Stage
+from serving.worker.command_handler import content_of
 
 HEIGHT, WIDTH = 32, 64
 STRIPE = WIDTH // 16
@@ -66,10 +74,22 @@ class Faults:
 
     chunks_before_loss: list[int] = field(default_factory=list)
     """Streams that end with UNAVAILABLE after so many chunks, one after the other."""
+    blocks_while_lost: int = 0
+    """Blocks that are made before a client whose stream ended so can come again."""
     commands_lost: int = 0
     """Commands whose stream ends before they are done."""
     receipts_lost: int = 0
     """Commands that are done and whose stream ends without a receipt."""
+    commands_unavailable: int = 0
+    """Commands that are refused because a replica was lost."""
+    requests_lost: int = 0
+    """Unary requests with ids that are not done, and answered with UNAVAILABLE."""
+    answers_lost: int = 0
+    """The same for requests that are done."""
+    ends_lost: int = 0
+    """Sessions that end, which is answered with UNAVAILABLE."""
+    page_size: int = 0
+    """Of a list, where nothing is asked for; 0 is the protocol's."""
     watch_chunks: int | None = None
     """After so many chunks Watch ends with OK."""
     kept_chunks: int = 1000
@@ -89,6 +109,10 @@ class FakeSession:
         self.take = 0
         self.made = asyncio.Event()
         self.reports: list[int] = []
+        self.done: list[str] = []
+        self.controller = ""
+        self._receipts = ReceiptLog()
+        self._steering: asyncio.Queue[pb.Event | None] | None = None
         self._kept_chunks = kept_chunks
         self._encoder = ChunkEncoder(HEIGHT, WIDTH)
         self._created = datetime.now(UTC)
@@ -142,8 +166,39 @@ class FakeSession:
         self.subscribers.append(subscriber)
         return subscriber
 
-    def do(self, command: pb.Command) -> pb.Receipt:
+    def attach(self, command: pb.Command, subscriber: asyncio.Queue[pb.Event | None]) -> None:
+        """A controller has come, and takes over from the one before it, unless it only returns."""
+        replaced = pb.Event(take=self.take, replaced=pb.Replaced())
+        if command.attach.reattach and self.controller != command.client_id:
+            return subscriber.put_nowait(replaced)
+        if self._steering is not None:
+            self._steering.put_nowait(replaced)
+        self.controller, self._steering = command.client_id, subscriber
+        return None
+
+    def is_steered_by(self, subscriber: asyncio.Queue[pb.Event | None]) -> bool:
+        return subscriber is self._steering
+
+    def do(self, command: pb.Command, *, steers: bool = True) -> pb.Receipt:
         """Raises a ServingError if it is refused."""
+        found = self._receipts.find(command.client_id, command.id, content_of(command))
+        if isinstance(found, Refusal):
+            raise found.error()
+        if found is not None:
+            return write_receipt(found, repeated=True)
+        try:
+            if not steers:
+                raise ControllerReplaced("another controller steers the session now")
+            receipt = self._do(command)
+        except ServingError as error:
+            self._receipts.add(command.client_id, command.id, content_of(command), Refusal.of(error))
+            raise
+        self._receipts.add(command.client_id, command.id, content_of(command), receipt)
+        self.done.append(command.WhichOneof("action") or "")
+        self.send(receipt=write_receipt(receipt))
+        return write_receipt(receipt)
+
+    def _do(self, command: pb.Command) -> Receipt:
         action = command.WhichOneof("action")
         match action:
             case "schedule_prompt":
@@ -166,13 +221,8 @@ class FakeSession:
                 self.send(state=self.message())
         return self._receipt(action, command.id, self.next_frame, 0)
 
-    def _receipt(self, action: str | None, command_id: str, frame: int, cue_frame: int) -> pb.Receipt:
-        receipt = pb.Receipt(
-            command_id=command_id, command=KINDS[action], stage=pb.RECEIPT_STAGE_ACCEPTED,
-            frame=frame, cue_frame=cue_frame,
-        )  # fmt: skip
-        self.send(receipt=receipt)
-        return receipt
+    def _receipt(self, action: str | None, command_id: str, frame: int, cue_frame: int) -> Receipt:
+        return Receipt(command_id, CommandKind[(action or "").upper()], Stage.ACCEPTED, frame, cue_frame)
 
     def _schedule(self, cue: pb.Cue, command_id: str) -> tuple[int, int]:
         frame = cue.frame if cue.HasField("frame") else self.next_frame
@@ -213,6 +263,11 @@ class FakeSession:
             if self.state == pb.SESSION_STATE_RUNNING and self._due():
                 self._make()
             await asyncio.sleep(0.002)
+
+    def make(self, blocks: int) -> None:
+        """Whether or not they are due."""
+        for _ in range(blocks):
+            self._make()
 
     def _due(self) -> bool:
         """Whether the block that lies `ahead` before the next one is on the screen."""
@@ -256,11 +311,18 @@ def _answering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def answer(self: FakeServer, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             self.require_token(context)
-            return await method(self, request)
+            self.lose(request, "requests_lost")
+            made = await method(self, request)
+            self.lose(request, "answers_lost")
+            return made
         except ServingError as error:
-            await context.abort(code_of(error), str(error))
+            await _abort(context, error)
 
     return answer
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: ServingError) -> None:
+    await context.abort(code_of(error), str(error), ((REASON_KEY, reason_of(error)),))
 
 
 class _StreamLost(Exception):
@@ -275,6 +337,7 @@ class FakeServer(SessionsServicer):
         self.sessions: dict[str, FakeSession] = {}
         self._slots, self._token = slots, token
         self._making: list[asyncio.Task[None]] = []
+        self._answers = RequestLog()
         self._recorded: dict[str, bytes] = {}
 
     def require_token(self, context: grpc.aio.ServicerContext[Any, Any]) -> None:
@@ -289,8 +352,18 @@ class FakeServer(SessionsServicer):
             raise SessionNotFound(f"no session is called {session_id}")
         return self.sessions[session_id]
 
+    def lose(self, request: Any, fault: str) -> None:
+        """Raise ReplicaLost if that is to happen to a request with ids."""
+        left = getattr(self.faults, fault)
+        if left and getattr(request, "command_id", ""):
+            setattr(self.faults, fault, left - 1)
+            raise ReplicaLost("it died over the request")
+
     @_answering
     async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.Session:
+        return await self._answers.once("", request, partial(self._create, request))
+
+    async def _create(self, request: pb.CreateSessionRequest) -> pb.Session:
         if len(self.sessions) >= self._slots:
             raise SlotsFull(f"all {self._slots} sessions are taken")
         session = FakeSession(request, self.faults.kept_chunks)
@@ -304,27 +377,35 @@ class FakeServer(SessionsServicer):
 
     @_answering
     async def ListSessions(self, request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:
-        return pb.ListSessionsResponse(sessions=[session.message() for session in self.sessions.values()])
+        request.page_size = request.page_size or self.faults.page_size
+        return page_of([session.message() for session in self.sessions.values()], request)
 
     @_answering
     async def DeleteSession(self, request: pb.DeleteSessionRequest) -> Empty:
         self.session(request.session_id).end()
         del self.sessions[request.session_id]
+        if self.faults.ends_lost:
+            self.faults.ends_lost -= 1
+            raise ReplicaLost("it died over the end")
         return Empty()
+
+    def _command(self, request: Any, **action: Any) -> pb.Receipt:
+        command = pb.Command(id=request.command_id, client_id=request.client_id, **action)
+        return self.session(request.session_id).do(command)
 
     @_answering
     async def SchedulePrompt(self, request: pb.SchedulePromptRequest) -> pb.Receipt:
-        return self.session(request.session_id).do(pb.Command(schedule_prompt=request.cue))
+        return self._command(request, schedule_prompt=request.cue)
 
     @_answering
     async def RemovePrompt(self, request: pb.RemovePromptRequest) -> pb.Receipt:
         remove = pb.RemovePrompt(frame=request.frame)
-        return self.session(request.session_id).do(pb.Command(remove_prompt=remove))
+        return self._command(request, remove_prompt=remove)
 
     @_answering
     async def MovePrompt(self, request: pb.MovePromptRequest) -> pb.Receipt:
         move = pb.MovePrompt(frame=request.frame, to_frame=request.to_frame)
-        return self.session(request.session_id).do(pb.Command(move_prompt=move))
+        return self._command(request, move_prompt=move)
 
     @_answering
     async def ListAppliedCues(self, request: pb.ListAppliedCuesRequest) -> pb.ListAppliedCuesResponse:
@@ -335,19 +416,19 @@ class FakeServer(SessionsServicer):
 
     @_answering
     async def Start(self, request: pb.StartRequest) -> pb.Receipt:
-        return self.session(request.session_id).do(pb.Command(start=pb.Start()))
+        return self._command(request, start=pb.Start())
 
     @_answering
     async def Pause(self, request: pb.PauseRequest) -> pb.Receipt:
-        return self.session(request.session_id).do(pb.Command(pause=pb.Pause()))
+        return self._command(request, pause=pb.Pause())
 
     @_answering
     async def Resume(self, request: pb.ResumeRequest) -> pb.Receipt:
-        return self.session(request.session_id).do(pb.Command(resume=pb.Resume()))
+        return self._command(request, resume=pb.Resume())
 
     @_answering
     async def Reset(self, request: pb.ResetRequest) -> pb.Receipt:
-        return self.session(request.session_id).do(pb.Command(reset=pb.Reset()))
+        return self._command(request, reset=pb.Reset())
 
     async def Watch(
         self, request: pb.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -358,7 +439,7 @@ class FakeServer(SessionsServicer):
             async for event in self._events(session, session.follow(from_frame), self.faults.watch_chunks):
                 yield event
         except ServingError as error:
-            await context.abort(code_of(error), str(error))
+            await _abort(context, error)
         except _StreamLost:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream is lost")
 
@@ -370,6 +451,7 @@ class FakeServer(SessionsServicer):
         try:
             while (event := await subscriber.get()) is not None:
                 if sent == lost_after:
+                    session.make(self.faults.blocks_while_lost)
                     raise _StreamLost
                 yield event
                 sent += event.HasField("chunk")
@@ -382,10 +464,11 @@ class FakeServer(SessionsServicer):
         self, commands: AsyncIterator[pb.Command], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.Event]:
         try:
-            attach = (await anext(aiter(commands))).attach
-            session = self.session(attach.session_id)
-            subscriber = session.follow(attach.from_frame if attach.HasField("from_frame") else None)
-            reading = asyncio.create_task(self._obey(commands, session, subscriber))
+            first = await anext(aiter(commands))
+            session = self.session(first.attach.session_id)
+            subscriber = session.follow(first.attach.from_frame if first.attach.HasField("from_frame") else None)
+            session.attach(first, subscriber)
+            reading = asyncio.create_task(self._obey(first.client_id, commands, session, subscriber))
             try:
                 async for event in self._events(session, subscriber):
                     if event.HasField("error"):
@@ -394,17 +477,23 @@ class FakeServer(SessionsServicer):
             finally:
                 reading.cancel()
         except ServingError as error:
-            await context.abort(code_of(error), str(error))
+            await _abort(context, error)
         except _StreamLost:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the stream is lost")
 
     async def _obey(
-        self, commands: AsyncIterator[pb.Command], session: FakeSession, subscriber: asyncio.Queue[pb.Event | None]
+        self,
+        client_id: str,
+        commands: AsyncIterator[pb.Command],
+        session: FakeSession,
+        subscriber: asyncio.Queue[pb.Event | None],
     ) -> None:
         lost = pb.Event(error=pb.Error())
         async for command in commands:
+            command.client_id, steers = command.client_id or client_id, session.is_steered_by(subscriber)
             if command.HasField("shown"):
-                session.report(command.shown.frame)
+                if steers:
+                    session.report(command.shown.frame)
                 continue
             if self.faults.commands_lost:
                 self.faults.commands_lost -= 1
@@ -413,21 +502,32 @@ class FakeServer(SessionsServicer):
                 self.faults.receipts_lost -= 1
                 subscriber.put_nowait(lost)
             try:
-                session.do(command)
+                if self.faults.commands_unavailable:
+                    self.faults.commands_unavailable -= 1
+                    raise ReplicaLost("it died over the command")
+                receipt = session.do(command, steers=steers)
+                if receipt.repeated:
+                    subscriber.put_nowait(pb.Event(receipt=receipt))
             except ServingError as error:
-                why = pb.Error(code=code_of(error).value[0], message=str(error))
-                refused = pb.Receipt(command_id=command.id, stage=pb.RECEIPT_STAGE_REFUSED, error=why)
-                subscriber.put_nowait(pb.Event(take=session.take, receipt=refused))
+                subscriber.put_nowait(pb.Event(receipt=refusal(command, error)))
         return None
 
     @_answering
     async def StartRecording(self, request: pb.StartRecordingRequest) -> pb.Recording:
+        return await self._answers.once("", request, partial(self._start_recording, request))
+
+    async def _start_recording(self, request: pb.StartRecordingRequest) -> pb.Recording:
+        if request.session_id in self._recorded:
+            raise WrongState("the session is being recorded; stop that first")
         session = self.session(request.session_id)
         self._recorded[session.id] = b"film" * 100_000
         return pb.Recording(name=session.id, session_id=session.id, first_frame=session.next_frame)
 
     @_answering
     async def StopRecording(self, request: pb.StopRecordingRequest) -> pb.Recording:
+        return await self._answers.once("", request, partial(self._stop_recording, request))
+
+    async def _stop_recording(self, request: pb.StopRecordingRequest) -> pb.Recording:
         data = self._recorded[request.session_id]
         name = request.session_id
         return pb.Recording(name=name, session_id=name, bytes=len(data), finished=True)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from serving.client.aio import AsyncClient
+from serving.client.event_stream import refusal_of
 from serving.errors import (
+    CommandIdReused,
     FrameOutOfRange,
     InvalidRequest,
     NotAllowed,
@@ -84,6 +89,83 @@ def test_a_cue_in_the_past_names_the_earliest_frame() -> None:
             await asyncio.sleep(0.01)
         with pytest.raises(FrameOutOfRange, match="possible one is 9"):
             await client.schedule(session.id, "a blue fish", 0)
+
+    with_client(work)
+
+
+@pytest.mark.parametrize("fault", ["requests_lost", "answers_lost"])
+def test_what_is_asked_for_is_done_once_though_the_request_or_its_answer_is_lost(fault: str) -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        async def despite(request: Awaitable[Any]) -> Any:
+            setattr(server.faults, fault, 2)
+            answer = await request
+            assert getattr(server.faults, fault) == 0
+            return answer
+
+        session = await despite(client.create(fps=0, cues=[BALLOON]))
+        assert list(server.sessions) == [session.id]
+        assert (await despite(client.schedule(session.id, "a bird"))).cue_frame == 0
+        assert (await despite(client.schedule(session.id, "a blue fish", 30))).cue_frame == 30
+        await despite(client.move(session.id, 30, 40))
+        await despite(client.remove(session.id, 40))
+        await despite(client.start(session.id))
+        await despite(client.pause(session.id))
+        await despite(client.resume(session.id))
+        await despite(client.reset(session.id))
+        await despite(client.start_recording(session.id))
+        await despite(client.stop_recording(session.id))
+        done = ["schedule_prompt"] * 2 + ["move_prompt", "remove_prompt", "start", "pause", "resume", "reset"]
+        assert server.session(session.id).done == done
+
+    with_client(work)
+
+
+def test_a_session_whose_end_was_not_answered_is_ended() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create()
+        server.faults.ends_lost = 1
+        await client.delete(session.id)
+        assert (server.sessions, server.faults.ends_lost) == ({}, 0)
+        with pytest.raises(SessionNotFound):
+            await client.delete(session.id)
+
+    with_client(work)
+
+
+def test_a_server_that_stays_unavailable_is_given_up() -> None:
+    async def run() -> None:
+        fake = FakeServer()
+        fake.faults.requests_lost = 1000
+        async with serving(fake) as address, AsyncClient(address, patience_s=0.3) as client:
+            with pytest.raises(ReplicaLost, match="it died over the request"):
+                await asyncio.wait_for(client.create(), 10)
+
+    asyncio.run(run())
+
+
+def test_ids_that_were_used_for_something_else_are_refused() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(cues=[BALLOON])
+        request = pb.RemovePromptRequest(session_id=session.id, frame=0, client_id="ann", command_id="1")
+        await client.stub.RemovePrompt(request)
+        again = await client.stub.RemovePrompt(request)
+        assert again.repeated
+        request.frame = 9
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await client.stub.RemovePrompt(request)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert type(refusal_of(refused.value)) is CommandIdReused
+
+    with_client(work)
+
+
+def test_a_long_list_comes_in_pages() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        sessions = [(await client.create()).id for _ in range(3)]
+        first = await client.stub.ListSessions(pb.ListSessionsRequest(page_size=2))
+        assert [found.id for found in first.sessions] == sessions[:2]
+        server.faults.page_size = 2
+        assert [found.id for found in await client.list()] == sessions
 
     with_client(work)
 

@@ -60,7 +60,7 @@ def test_a_film_has_every_frame_once_though_its_streams_break(tmp_path: Path) ->
 
 def test_a_film_with_a_gap_is_refused(tmp_path: Path) -> None:
     server = FakeServer()
-    server.faults.chunks_before_loss, server.faults.kept_chunks = [2], 1
+    server.faults.chunks_before_loss, server.faults.kept_chunks, server.faults.blocks_while_lost = [2], 1, 2
     with pytest.raises(FilmError, match="not kept"):
         play(server, tmp_path / "film.mp4", 1000)
 

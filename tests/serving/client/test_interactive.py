@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import av
 import numpy as np
 import pytest
 
 from serving.client.aio import AsyncClient
-from serving.errors import FrameOutOfRange, InvalidRequest, ReplicaLost, SessionNotFound, WrongState
+from serving.client.event_queue import MOST_EVENTS
+from serving.errors import (
+    ControllerReplaced,
+    FrameOutOfRange,
+    InvalidRequest,
+    ReplicaLost,
+    SessionNotFound,
+    WrongState,
+)
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from tests.serving.client.test_aio import BALLOON, with_client
 from tests.serving.fake_sessions import FakeServer, painted_frame, serving
@@ -79,21 +87,120 @@ def test_a_spectator_goes_on_where_its_stream_ended() -> None:
     with_client(work)
 
 
-def test_a_command_is_done_once_whether_it_or_its_receipt_was_lost() -> None:
+@pytest.mark.parametrize("fault", ["commands_lost", "receipts_lost", "commands_unavailable"])
+def test_a_command_is_done_once_whether_it_or_its_receipt_was_lost(fault: str) -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0)
+
+        async def despite(command: Awaitable[pb.Receipt]) -> pb.Receipt:
+            setattr(server.faults, fault, 1)
+            return await command
+
+        async with client.control(session) as controller:
+            assert (await despite(controller.schedule("a red balloon", 0))).cue_frame == 0
+            assert (await despite(controller.start())).stage == pb.RECEIPT_STAGE_ACCEPTED
+            assert (await despite(controller.schedule("a blue fish", 30))).cue_frame == 30
+            assert (await despite(controller.move(30, 40))).cue_frame == 40
+            assert (await despite(controller.remove(40))).frame >= 9
+            assert (await despite(controller.pause())).stage == pb.RECEIPT_STAGE_ACCEPTED
+            assert (await despite(controller.reset())).command == pb.COMMAND_KIND_RESET
+        done = ["schedule_prompt", "start", "schedule_prompt", "move_prompt", "remove_prompt", "pause", "reset"]
+        assert (server.session(session.id).done, server.session(session.id).take) == (done, 1)
+
+    with_client(work)
+
+
+def test_a_refusal_whose_receipt_was_lost_is_the_same_though_things_have_changed() -> None:
     async def work(client: AsyncClient, server: FakeServer) -> None:
         session = await client.create(fps=0)
         async with client.control(session) as controller:
-            server.faults.commands_lost = 1
-            assert (await controller.schedule("a red balloon", 0)).cue_frame == 0
             server.faults.receipts_lost = 1
-            assert (await controller.start()).stage == pb.RECEIPT_STAGE_ACCEPTED
-            server.faults.commands_lost = 1
-            assert (await controller.schedule("a blue fish")).cue_frame == 9
+            refused = asyncio.create_task(controller.start())
+            while server.faults.receipts_lost:
+                await asyncio.sleep(0.001)
+            await client.schedule(session.id, "a red balloon", 0)
+            with pytest.raises(WrongState, match="CREATED"):
+                await refused
+            assert server.session(session.id).state == pb.SESSION_STATE_READY
+
+    with_client(work)
+
+
+def test_commands_are_answered_though_nobody_takes_the_events() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0, cues=[BALLOON])
+        async with client.control(session, reports="none") as controller:
+            for frame in range(1, MOST_EVENTS):
+                await controller.schedule("a bird", 3 * frame)
+            await controller.start()
+            server.session(session.id).make(200)
+            assert (await controller.pause()).stage == pb.RECEIPT_STAGE_ACCEPTED
+            told = await until(controller, lambda event: event.HasField("gap"))
+            first = await until(controller, lambda event: event.HasField("chunk"))
+            assert told.gap.first_frame == 0
+            assert first.chunk.first_frame == told.gap.frames
+
+    with_client(work)
+
+
+def test_after_a_reset_a_refused_command_is_still_answered() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0, cues=[BALLOON])
+        async with client.control(session) as controller:
+            await controller.reset()
+            with pytest.raises(WrongState, match="CREATED"):
+                await controller.start()
+
+    with_client(work)
+
+
+def test_a_controller_that_is_replaced_looks_on_and_stays_a_spectator() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        server.faults.chunks_before_loss += [1, 2]
+        session = await client.create(fps=0, cues=[BALLOON])
+        async with client.control(session) as first, client.control(session) as second:
+            await until(first, lambda event: event.HasField("replaced"))
+            with pytest.raises(ControllerReplaced, match="another controller"):
+                await first.start()
+            await second.start()
+            seen = asyncio.create_task(chunks(first, 57))
+            assert painted_frames(await chunks(second, 57)) == list(range(57))
+            assert painted_frames(await seen) == list(range(57))
+            assert not server.faults.chunks_before_loss
+            assert (first.replaced, second.replaced) == (True, False)
+            assert server.session(session.id).controller == second.client_id
+            assert (await second.pause()).stage == pb.RECEIPT_STAGE_ACCEPTED
+
+    with_client(work)
+
+
+def test_a_controller_that_comes_back_after_another_took_over_takes_nothing_back() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0, cues=[BALLOON])
+        async with client.control(session) as first:
             server.faults.receipts_lost = 1
-            await controller.schedule("a bird", 40)
-            server.faults.receipts_lost = 1
-            await controller.remove(40)
-        assert len(server.session(session.id).pending) == 1
+            asked = asyncio.create_task(first.start())
+            while server.faults.receipts_lost:
+                await asyncio.sleep(0.001)
+            async with client.control(session) as second:
+                assert (await asked).repeated
+                await until(first, lambda event: event.HasField("replaced"))
+                assert not second.replaced
+                assert server.session(session.id).controller == second.client_id
+        assert server.session(session.id).done == ["start"]
+
+    with_client(work)
+
+
+def test_an_answer_to_somebody_else_is_an_event_like_any_other() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0, cues=[BALLOON])
+        async with client.control(session) as controller:
+            await client.start(session.id)
+            receipt = (await until(controller, lambda event: event.HasField("receipt"))).receipt
+            assert receipt.command == pb.COMMAND_KIND_START
+            with pytest.raises(WrongState, match="RUNNING"):
+                await controller.start()
 
     with_client(work)
 
