@@ -45,7 +45,7 @@ from serving.protocol.paging import page_of
 from serving.protocol.status import REASON_KEY, code_of, reason_of
 from serving.session.receipt_log import ReceiptLog
 from serving.session.types import CommandKind, Receipt, Refusal, Stage
-from serving.worker.command_handler import content_of
+from serving.protocol.commands import content_of
 
 HEIGHT, WIDTH = 32, 64
 STRIPE = WIDTH // 16
@@ -94,7 +94,7 @@ class Faults:
     """After so many chunks Watch ends with OK."""
     kept_chunks: int = 1000
     """Older ones are forgotten."""
-    page_size: int = 1000
+    cue_page_size: int = 1000
     """Applied cues a page, whatever is asked for."""
 
 
@@ -410,7 +410,7 @@ class FakeServer(SessionsServicer):
     @_answering
     async def ListAppliedCues(self, request: pb.ListAppliedCuesRequest) -> pb.ListAppliedCuesResponse:
         applied, start = self.session(request.session_id).applied, int(request.page_token or 0)
-        end = start + self.faults.page_size
+        end = start + self.faults.cue_page_size
         token = str(end) if end < len(applied) else ""
         return pb.ListAppliedCuesResponse(applied=applied[start:end], next_page_token=token)
 

@@ -73,7 +73,7 @@ def test_a_watch_that_is_left_early_leaves_the_client_usable(client: Client) -> 
 
 def test_the_cues_that_have_applied_come_page_by_page() -> None:
     thread, server = LoopThread(), FakeServer()
-    server.faults.page_size = 2
+    server.faults.cue_page_size = 2
     running = serving(server)
     with Client(thread.run(enter(running)), patience_s=5) as client:
         session = client.create(
