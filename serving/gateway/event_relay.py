@@ -6,6 +6,8 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from serving.errors import NoLease, ReplicaLost, SessionLost, SessionNotFound
@@ -15,6 +17,7 @@ from serving.gateway.ownership.session_directory import Located
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.stream_cursor import RelayCursor
 from serving.replication.messages import Role
+from serving.replication.register import Owner
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,15 @@ class Controller(NamedTuple):
 
     client_id: str = ""
     reattach: bool = False
+
+
+@dataclass
+class Audience:
+    """How many viewers share a stream, and which stream of which copy that is."""
+
+    viewers: int
+    owner: Owner | None = None
+    stream: str = ""
 
 
 class EventRelay:
@@ -61,6 +73,7 @@ class EventRelay:
         from_frame: int | None,
         followed: asyncio.Event | None = None,
         controller: Controller | None = None,
+        audience: Audience | None = None,
     ) -> AsyncGenerator[pb.Event]:
         """The events of a session. `followed` is set for as long as a replica sends them."""
         cursor, followed = RelayCursor(from_frame), followed or asyncio.Event()
@@ -68,7 +81,7 @@ class EventRelay:
         located, before = await self._failover.directory.owner(session_id), None
         while True:
             try:
-                async for event in self._of_owner(located, role, cursor, controller):
+                async for event in self._of_owner(located, role, cursor, controller, audience):
                     followed.set()
                     if lost_at is not None and before is not None and before.owner != located.owner:
                         yield _resumed(event, _now() - lost_at)
@@ -84,12 +97,27 @@ class EventRelay:
                 logger.info("stream lost", extra={"session": session_id, "why": str(lost)})
                 located = await self._next(session_id, lost, lost_at)
 
+    async def tell_viewers(self, audience: Audience) -> None:
+        """Tell the replica how many viewers a stream has; one that moves is told with its next stream."""
+        if (owner := audience.owner) is not None:
+            arguments = (owner.attempt, audience.stream, audience.viewers)
+            with suppress(SessionNotFound, ReplicaLost):
+                await self._pool.call(owner.replica, "set_viewers", *arguments, timeout_s=self._silence_s)
+
     async def _of_owner(
-        self, located: Located, role: Role, cursor: RelayCursor, controller: Controller | None
+        self,
+        located: Located,
+        role: Role,
+        cursor: RelayCursor,
+        controller: Controller | None,
+        audience: Audience | None,
     ) -> AsyncGenerator[pb.Event]:
         owner, stream = located.owner, uuid.uuid4().hex
         self._failover.stream_opened(stream, owner.replica)
-        arguments = (owner.attempt, role.value, cursor.next_frame, stream, *(controller or Controller()))
+        viewers = 1 if audience is None else audience.viewers
+        arguments = (owner.attempt, role.value, cursor.next_frame, stream, *(controller or Controller()), viewers)
+        if audience is not None:
+            audience.owner, audience.stream = owner, stream
         try:
             async for item in self._pool.stream(owner.replica, "subscribe", *arguments, silence_s=self._silence_s):
                 if item.event is not None:

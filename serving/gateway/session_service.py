@@ -33,6 +33,7 @@ from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recordings import Recordings
 from serving.gateway.request_log import RequestLog, session_id_of
 from serving.gateway.session_snapshot import pack, restored, unpack
+from serving.gateway.spectators import HEARTBEAT_S, Spectators
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
 from serving.protocol.status import write_error
@@ -40,8 +41,6 @@ from serving.replication.messages import Prepared, ResumeState, Role, SavedSessi
 from serving.replication.register import Register
 from serving.timeline.cue import Cue
 from serving.timeline.timeline import Settings
-
-HEARTBEAT_S = 1.0
 
 MOST_ANSWERS = 64
 """Events and refusals that wait for a controller; then the session is not read any further."""
@@ -58,6 +57,7 @@ class SessionService(SessionAPI):
         self._stream = stream
         self._failover = Failover(pool, register, config.leases, manager)
         self._relay = EventRelay(pool, self._failover, config.leases.lease_s, config.limits.recovery_seconds)
+        self._spectators = Spectators(self._relay, self._failover.beside)
         self._requests = RequestLog()
         # A server without tokens has one caller, whose name is empty and whose folder is the whole.
         self._recordings = Recordings(
@@ -235,7 +235,7 @@ class SessionService(SessionAPI):
         await self._require_own(request.session_id, caller)
         from_frame = request.from_frame if request.HasField("from_frame") else None
         ends = asyncio.get_running_loop().time() + self._config.limits.stream_seconds
-        async with aclosing(self._relay.events(request.session_id, Role.VIEWER, from_frame)) as events:
+        async with aclosing(self._spectators.watch(request.session_id, from_frame)) as events:
             async for event in events:
                 yield event
                 if event.HasField("chunk") and asyncio.get_running_loop().time() > ends:

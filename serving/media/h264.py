@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import NamedTuple, Self
 
@@ -14,12 +13,12 @@ SPS = 7
 PPS = 8
 
 _START_CODE = b"\x00\x00\x00\x01"
-_BETWEEN_UNITS = re.compile(rb"\x00*\x00\x00\x01")
+_MARK = b"\x00\x00\x01"
 
 
 def split_units(data: bytes) -> list[bytes]:
     """The NAL units of a byte stream, without start codes and the zeros around them."""
-    return [unit.rstrip(b"\x00") for unit in _BETWEEN_UNITS.split(data)[1:]]
+    return [unit.rstrip(b"\x00") for unit in data.split(_MARK)[1:]]
 
 
 def join_units(units: Iterable[bytes]) -> bytes:

@@ -19,6 +19,7 @@ from serving.timeline.formats.reader import MAX_BYTES, parse_timeline
 from serving.web.json_format import error_json, timeline_json
 from serving.web.outbound import text
 from serving.web.query import PROTOCOL, Address, read_token
+from serving.web.segments import SegmentCache
 from serving.web.timeline_file import timeline_file
 from serving.web.websocket import Conversation, close_code
 
@@ -53,6 +54,7 @@ class Fresh(StaticFiles):
 
 def web_app(face: SessionAPI) -> FastAPI:
     """The application. Other pages may call it too: what they know is a token, never a cookie."""
+    segments = SegmentCache()
     app = FastAPI(title="Longtake", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
     app.mount("/static", Fresh(directory=STATIC))
@@ -67,7 +69,7 @@ def web_app(face: SessionAPI) -> FastAPI:
 
     @app.websocket("/ws")
     async def converse(socket: WebSocket) -> None:
-        await _converse(socket, face)
+        await _converse(socket, face, segments)
 
     @app.get("/recordings/{name}.mp4")
     async def recording(name: str, request: Request) -> StreamingResponse:
@@ -89,13 +91,13 @@ def web_app(face: SessionAPI) -> FastAPI:
     return app
 
 
-async def _converse(socket: WebSocket, face: SessionAPI) -> None:
+async def _converse(socket: WebSocket, face: SessionAPI, segments: SegmentCache) -> None:
     """Take a WebSocket in, and say why if it cannot stay: a browser hears of nothing that comes before that."""
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(PROTOCOL if PROTOCOL in offered else None)
     try:
         caller = face.authenticate(read_token(socket.headers, offered))
-        await Conversation(socket, face, caller).run(Address.of(socket.query_params))
+        await Conversation(socket, face, caller, segments).run(Address.of(socket.query_params))
     except ServingError as error:
         await socket.send_text(text("error", error_json(error)))
         await socket.close(close_code(error))

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import struct
 
-from engines.config.geometry import FRAMES_PER_SECOND
-from serving.media.chunk import Chunk
-from serving.media.fmp4 import Fragments
+from serving.media.chunk import FRAMES_PER_SECOND
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.chunks import read_chunk
 from serving.timeline.formats.document import Json
 from serving.web.json_format import applied_json, cue_text, receipt_json, session_json, wire_error_json
+from serving.web.segments import SegmentCache
 
 HEAD = struct.Struct(">4I")
 INIT, FRAMES = 1, 2
@@ -37,17 +35,18 @@ def text(type: str, data: Json) -> str:
 class EventWriter:
     """Writes the events of one stream, of which the first is the session's state."""
 
-    def __init__(self) -> None:
-        self._height = self._width = 0
+    def __init__(self, segments: SegmentCache) -> None:
+        self._segments = segments
+        self._session = pb.Session()
         self._prompt = ""
         self._take = -1
-        self._fragments: Fragments | None = None
+        self._init = b""
 
     def write(self, event: pb.Event) -> list[str | bytes]:
         """The messages of an event, in order."""
         match event.WhichOneof("event"):
             case "chunk":
-                return self._chunk(event.take, read_chunk(event.chunk))
+                return self._chunk(event)
             case "progress":
                 return [self._progress(event.progress)]
             case "receipt":
@@ -67,21 +66,21 @@ class EventWriter:
 
     def state(self, session: pb.Session) -> str:
         """How the session stands."""
-        self._height, self._width = session.options.height, session.options.width
+        self._session = pb.Session(id=session.id, options=session.options)
         self._prompt = session.prompt
         return text("state", session_json(session))
 
-    def _chunk(self, take: int, chunk: Chunk) -> list[str | bytes]:
+    def _chunk(self, event: pb.Event) -> list[str | bytes]:
         messages: list[str | bytes] = []
-        if self._fragments is None or take != self._take or not self._fragments.fits(chunk):
-            self._take = take
-            self._fragments = Fragments(chunk, self._height, self._width)
-            mime = f'video/mp4; codecs="{self._fragments.codec}"'
-            size: dict[str, Json] = {"height": self._height, "width": self._width}
+        segment, take = self._segments.of(self._session, event), event.take
+        if take != self._take or segment.init != self._init:
+            self._take, self._init = take, segment.init
+            mime, options = f'video/mp4; codecs="{segment.codec}"', self._session.options
+            size: dict[str, Json] = {"height": options.height, "width": options.width}
             messages += [text("media", {"mime": mime, "fps": FRAMES_PER_SECOND, **size})]
-            messages += [HEAD.pack(INIT, take, chunk.first_frame, 0) + self._fragments.init]
-        head = HEAD.pack(FRAMES, take, chunk.first_frame, len(chunk.units))
-        return [*messages, head + self._fragments.segment(chunk)]
+            messages += [HEAD.pack(INIT, take, segment.first_frame, 0) + segment.init]
+        head = HEAD.pack(FRAMES, take, segment.first_frame, segment.frames)
+        return [*messages, head + segment.data]
 
     def _progress(self, progress: pb.Progress) -> str:
         data: dict[str, Json] = {

@@ -19,6 +19,7 @@ from serving.web.inbound import NOTHING, Request, open_envelope, read_message
 from serving.web.json_format import error_json, recording_json, refusal_json, session_json
 from serving.web.outbound import EventWriter, text
 from serving.web.query import Address
+from serving.web.segments import SegmentCache
 
 T = TypeVar("T")
 
@@ -43,9 +44,9 @@ class Conversation:
     After what changes the cues of a session its `state` is sent anew, so that nobody need keep count of them.
     """
 
-    def __init__(self, socket: WebSocket, face: SessionAPI, caller: Caller) -> None:
+    def __init__(self, socket: WebSocket, face: SessionAPI, caller: Caller, segments: SegmentCache) -> None:
         self._socket, self._face, self._caller = socket, face, caller
-        self._writer = EventWriter()
+        self._writer = EventWriter(segments)
         self._commands: asyncio.Queue[pb.Command] = asyncio.Queue(WAITING_COMMANDS)
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._refreshing: asyncio.Task[None] | None = None

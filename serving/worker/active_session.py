@@ -162,23 +162,27 @@ class ActiveSession:
         for subscriber in self.subscribers:
             subscriber.put_chunk(data, self.logic.take, chunk.first_frame, len(chunk.units))
 
-    def subscribe(self, role: Role, from_frame: int | None, now: float) -> Subscriber:
+    def subscribe(self, role: Role, from_frame: int | None, now: float, viewers: int = 1) -> Subscriber:
         """A new subscriber, who is sent the state and what is kept from `from_frame` on.
 
         Raises FrameOutOfRange for a frame that is not kept any more.
         """
-        if from_frame is not None and from_frame < self.oldest_frame:
-            raise FrameOutOfRange(
-                f"frame {from_frame} is not kept any more; the oldest frame is {self.oldest_frame}"
-            )
-        subscriber = Subscriber(role, self.logic.take, from_frame)
+        self._require_kept(from_frame)
+        subscriber = Subscriber(role, self.logic.take, from_frame, viewers)
         self.subscribers.append(subscriber)
         if role.watches:
             self.logic.viewer_came(now)
-        state = pb.Event(take=self.logic.take, seq=self.logic.seq, state=self.describe())
-        subscriber.put_event(state.SerializeToString())
+        subscriber.put_event(self._state_event())
         self._send_kept(subscriber, from_frame)
         return subscriber
+
+    def kept_events(self, from_frame: int | None) -> list[bytes]:
+        """The state, and the chunks that are kept from `from_frame` on (None: none). Raises FrameOutOfRange."""
+        self._require_kept(from_frame)
+        take = self.logic.take
+        chunks = [] if from_frame is None else [chunk for chunk in self.kept if chunk.end_frame > from_frame]
+        events = [pb.Event(take=take, chunk=write_chunk(chunk)) for chunk in chunks]
+        return [self._state_event(), *(event.SerializeToString() for event in events)]
 
     def attach(self, controller: Subscriber, client_id: str, *, reattach: bool, now: float) -> None:
         """A controller has subscribed: it takes over, unless it only comes back and another one has come since."""
@@ -248,7 +252,7 @@ class ActiveSession:
             pending=[write_cue(pending.cue) for pending in logic.pending] if cues else [],
             applied=recent_cues(logic.applied) if cues else [],
             applied_count=len(logic.applied),
-            viewers=sum(subscriber.role.watches for subscriber in self.subscribers),
+            viewers=sum(found.viewers for found in self.subscribers if found.role.watches),
             recording=self.recording,
             oldest_frame=self.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
@@ -259,6 +263,16 @@ class ActiveSession:
         """Blocks delivered behind the one that is being shown."""
         shown = max(self.logic.shown_frame(now), 0)
         return sum(1 for chunk in self.kept if chunk.first_frame > shown)
+
+    def _require_kept(self, from_frame: int | None) -> None:
+        if from_frame is not None and from_frame < self.oldest_frame:
+            raise FrameOutOfRange(
+                f"frame {from_frame} is not kept any more; the oldest frame is {self.oldest_frame}"
+            )
+
+    def _state_event(self) -> bytes:
+        event = pb.Event(take=self.logic.take, seq=self.logic.seq, state=self.describe())
+        return event.SerializeToString()
 
     def _has(self, role: Role) -> bool:
         return any(subscriber.role is role for subscriber in self.subscribers)

@@ -10,6 +10,7 @@ from functools import partial
 from engines.errors import EngineError
 from engines.streaming.generator import Generator
 from engines.streaming.replica_log import ReplicaLog
+from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.engine_errors import refusal
 from serving.pipeline.prompts import PromptTrack
@@ -59,7 +60,12 @@ class CommandHandler:
             if (before := first_answer(session.logic, command)) is not None:
                 return write_receipt(before.receipts[0], repeated=True)
             state = session.logic.state
-            receipts = await self._apply(session, command, replaced)
+            try:
+                receipts = await self._apply(session, command, replaced)
+            except ServingError:
+                # A refusal is an answer too, which the standby must give to whoever asks again.
+                session.replicate()
+                raise
             if command.HasField("schedule_prompt") and not command.schedule_prompt.HasField("frame"):
                 session.asked_now[receipts[0].cue_frame] = _now()
             self._wake()

@@ -244,9 +244,19 @@ class Denoiser:
         stream: str,
         client_id: str = "",
         reattach: bool = False,
+        viewers: int = 1,
     ) -> AsyncGenerator[Item]:
         """As `SessionStreams.subscribe`."""
-        return self._streams.subscribe(attempt, role, from_frame, stream, client_id, reattach)
+        return self._streams.subscribe(attempt, role, from_frame, stream, client_id, reattach, viewers)
+
+    def kept_events(self, attempt: str, from_frame: int | None) -> list[bytes]:
+        """As `ActiveSession.kept_events`."""
+        return self._copies.leased(attempt).kept_events(from_frame)
+
+    def set_viewers(self, attempt: str, stream: str, viewers: int) -> None:
+        """A stream of the copy is shared by so many viewers now."""
+        self._copies.get(attempt)
+        self._streams.set_viewers(stream, viewers)
 
     def feed(self, attempt: str, manager: str) -> AsyncGenerator[FeedItem]:
         """As `SessionStreams.feed`."""

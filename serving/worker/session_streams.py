@@ -50,6 +50,7 @@ class SessionStreams:
         stream: str,
         client_id: str = "",
         reattach: bool = False,
+        viewers: int = 1,
     ) -> AsyncGenerator[Item]:
         """A session's events, beginning with its state, once the copy has a lease; `stream` names them.
 
@@ -62,7 +63,7 @@ class SessionStreams:
             async for beat in self._beats(session):
                 yield beat
             session.require_open()
-            subscriber = session.subscribe(role, from_frame, _now())
+            subscriber = session.subscribe(role, from_frame, _now(), viewers)
             self._open[stream] = _OpenStream(session, subscriber)
             if role is Role.CONTROLLER:
                 session.attach(subscriber, client_id, reattach=reattach, now=_now())
@@ -74,6 +75,11 @@ class SessionStreams:
                 yield item
         finally:
             self._close(stream)
+
+    def set_viewers(self, stream: str, viewers: int) -> None:
+        """A stream is shared by so many now."""
+        if (found := self._open.get(stream)) is not None:
+            found.subscriber.viewers = viewers
 
     async def feed(self, attempt: str, manager: str) -> AsyncGenerator[FeedItem]:
         """What the standby of a session lacks: first the full state. Raises NoLease for who is not the standby."""

@@ -40,12 +40,12 @@ from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsServicer, add_SessionsServicer_to_server
+from serving.protocol.commands import content_of
 from serving.protocol.convert import write_receipt
 from serving.protocol.paging import page_of
 from serving.protocol.status import REASON_KEY, code_of, reason_of
 from serving.session.receipt_log import ReceiptLog
 from serving.session.types import CommandKind, Receipt, Refusal, Stage
-from serving.protocol.commands import content_of
 
 HEIGHT, WIDTH = 32, 64
 STRIPE = WIDTH // 16

@@ -112,12 +112,25 @@ class DenoiserReplica:
         return receipt.SerializeToString()
 
     async def subscribe(
-        self, attempt: str, role: str, from_frame: int | None, stream: str, client_id: str, reattach: bool
+        self,
+        attempt: str,
+        role: str,
+        from_frame: int | None,
+        stream: str,
+        client_id: str,
+        reattach: bool,
+        viewers: int,
     ) -> AsyncGenerator[Item]:
-        events = self._here().subscribe(attempt, Role(role), from_frame, stream, client_id, reattach)
-        async with aclosing(events) as items:
+        arguments = (attempt, Role(role), from_frame, stream, client_id, reattach, viewers)
+        async with aclosing(self._here().subscribe(*arguments)) as items:
             async for item in items:
                 yield item
+
+    async def kept_events(self, attempt: str, from_frame: int | None) -> list[bytes]:
+        return self._here().kept_events(attempt, from_frame)
+
+    async def set_viewers(self, attempt: str, stream: str, viewers: int) -> None:
+        self._here().set_viewers(attempt, stream, viewers)
 
     async def feed(self, attempt: str, manager: str) -> AsyncGenerator[FeedItem]:
         async with aclosing(self._here().feed(attempt, manager)) as items:

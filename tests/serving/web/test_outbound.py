@@ -6,10 +6,14 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 
+from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
+from serving.media.fmp4 import Fragments
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.web.outbound import FRAMES, HEAD, INIT, EventWriter
+from serving.web.segments import SegmentCache
 from tests.serving.fake_sessions import HEIGHT, WIDTH, chunk_message, paint, painted_frame
 
 
@@ -19,7 +23,7 @@ def written(writer: EventWriter, event: pb.Event) -> list[tuple[str, dict[str, A
 
 
 def opened() -> EventWriter:
-    writer = EventWriter()
+    writer = EventWriter(SegmentCache())
     writer.write(pb.Event(state=pb.Session(options=pb.SessionOptions(height=HEIGHT, width=WIDTH))))
     return writer
 
@@ -67,7 +71,7 @@ def test_a_state_says_what_the_published_protocol_says_and_more() -> None:
         pending=[cue("night", 60)], applied=[pb.AppliedCue(cue=cue("noon", 0), frame=0)],
         options=pb.SessionOptions(seed=(1 << 64) - 1),
     )  # fmt: skip
-    ((kind, data),) = written(EventWriter(), pb.Event(state=session))
+    ((kind, data),) = written(EventWriter(SegmentCache()), pb.Event(state=session))
     assert (kind, data["current_frame"], data["current_prompt"], data["paused"]) == ("state", 33, "noon", True)
     assert data["scheduled_prompts"] == {"60": "night"}
     assert data["applied"][0]["frame"] == 0
@@ -107,3 +111,23 @@ def test_losses_are_told() -> None:
     ]
     ((kind, data),) = written(writer, pb.Event(error=pb.Error(code=14, message="gone")))
     assert (kind, data["code"]) == ("error", "UNAVAILABLE")
+
+
+def test_a_chunk_is_muxed_once_for_all_who_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    whole = Fragments.segment
+
+    def segment(fragments: Fragments, chunk: Chunk) -> bytes:
+        made.append(chunk.block)
+        return whole(fragments, chunk)
+
+    monkeypatch.setattr(Fragments, "segment", segment)
+    segments, event = SegmentCache(), chunk_event(0, 0, 0, 9)
+    state = pb.Event(state=pb.Session(id="one", options=pb.SessionOptions(height=HEIGHT, width=WIDTH)))
+    sent = []
+    for _ in range(3):
+        writer = EventWriter(segments)
+        writer.write(state)
+        sent.append(writer.write(event))
+    assert sent[0] == sent[1] == sent[2]
+    assert made == [0]

@@ -33,6 +33,7 @@ from serving.errors import (
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.video_decoder import VideoDecoder
+from serving.protocol.event_queue import MOST_CHUNKS
 from serving.replication.leases import LeaseConfig
 from serving.replication.messages import FullState, Item, Role
 from serving.replication.register import Ended
@@ -43,7 +44,6 @@ from serving.session.record_delta import RecordDelta
 from serving.session.types import Applied, State
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.weights.loader import OpenedModel, open_model
-from serving.worker.streams.subscriber import MOST_CHUNKS
 from tests.serving.worker.bench import (
     MANAGER,
     NIGHT,
@@ -132,7 +132,7 @@ def test_a_slow_viewer_is_sent_a_gap_and_slows_nobody(pocket: OpenedModel) -> No
             slow = bench.denoiser.subscribe(name, Role.VIEWER, 0, "slow")
             assert (await anext(slow)).event is not None
             await chunks(bench, name, 9 + 12 * (MOST_CHUNKS + 2))
-            assert bench.session(name).subscribers[0]._chunks <= MOST_CHUNKS
+            assert bench.session(name).subscribers[0]._queue._chunks <= MOST_CHUNKS
             waiting = [item.event async for item in take_waiting(slow)]
             sent = [pb.Event.FromString(event) for event in waiting if event is not None]
             covered = [(e.gap.first_frame, e.gap.frames) for e in sent if e.HasField("gap")]

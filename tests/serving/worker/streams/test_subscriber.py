@@ -10,8 +10,9 @@ from serving.errors import LimitReached, SessionNotFound
 from serving.media.chunk import AccessUnit, Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import write_chunk
+from serving.protocol.event_queue import MOST_CHUNKS, MOST_EVENTS
 from serving.replication.messages import Item, Role
-from serving.worker.streams.subscriber import MOST_CHUNKS, MOST_EVENTS, Subscriber
+from serving.worker.streams.subscriber import Subscriber
 
 T = TypeVar("T")
 
@@ -131,7 +132,7 @@ def test_a_follower_who_reads_nothing_is_let_go_and_holds_nothing() -> None:
         subscriber.put_event(b"news")
     with pytest.raises(LimitReached, match="read it faster"):
         run(taken(subscriber))
-    assert len(subscriber._waiting) == 0
+    assert len(subscriber._queue._waiting) == 0
 
 
 def test_nothing_can_be_put_once_a_follower_has_been_let_go() -> None:
@@ -152,7 +153,7 @@ def test_what_waits_is_sent_before_the_end() -> None:
 
 
 def test_a_subscriber_that_lets_too_many_bytes_pile_up_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.worker.streams.subscriber.MAX_WAITING_BYTES", 1000)
+    monkeypatch.setattr("serving.protocol.event_queue.MAX_WAITING_BYTES", 1000)
     subscriber = Subscriber(Role.VIEWER, 0, None)
     for _ in range(11):
         subscriber.put_event(b"x" * 100)

@@ -1,0 +1,127 @@
+"""A bounded queue of a session's events for one reader; chunks that are not read in time leave a gap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from typing import Generic, NamedTuple, TypeVar
+
+from serving.errors import LimitReached, ServingError
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+T = TypeVar("T")
+
+MOST_CHUNKS = 16
+"""New chunks that wait for a reader; then the oldest gives way to a gap."""
+
+MOST_EVENTS = 20_000
+MAX_WAITING_BYTES = 128 << 20
+"""All that waits, in events and in bytes; a reader that lets more pile up is let go."""
+
+
+class _Waiting(NamedTuple, Generic[T]):
+    event: T
+    nbytes: int
+    take: int = 0
+    first_frame: int = 0
+    frames: int = 0
+    is_gap: bool = False
+
+    @property
+    def is_chunk(self) -> bool:
+        return self.frames > 0 and not self.is_gap
+
+
+class EventQueue(Generic[T]):
+    """Takes events, in order, and gives them to the one who iterates; `write` makes one of a gap.
+
+    Chunks that end at or before `from_frame` are left out; it counts for the take it was given in. `from_frame` of
+    None is wherever the session is.
+    """
+
+    def __init__(self, write: Callable[[pb.Event], T], take: int, from_frame: int | None) -> None:
+        self._write = write
+        self._take = take
+        self._from_frame = 0 if from_frame is None else from_frame
+        self._waiting: deque[_Waiting[T]] = deque()
+        self._chunks = 0
+        self._nbytes = 0
+        self._allowed = MOST_CHUNKS
+        self._more = asyncio.Event()
+        self._failure: ServingError | None = None
+        self._finished = False
+
+    def put_event(self, event: T, nbytes: int) -> None:
+        """Send an event that is not a chunk."""
+        self._put(_Waiting(event, nbytes))
+
+    def put_chunk(self, event: T, nbytes: int, take: int, first_frame: int, frames: int) -> None:
+        """Send a chunk, or the gap that it leaves if too many wait."""
+        if self._finished or (take == self._take and first_frame + frames <= self._from_frame):
+            return
+        self._put(_Waiting(event, nbytes, take, first_frame, frames))
+        self._chunks += 1
+        if self._chunks > self._allowed and not self._finished:
+            self._drop_chunk()
+
+    def put_backlog(self, event: T, nbytes: int, take: int, first_frame: int, frames: int) -> None:
+        """Send a chunk that was kept for those who come late: not the reader's fault that it waits."""
+        self._allowed += 1
+        self.put_chunk(event, nbytes, take, first_frame, frames)
+
+    def finish(self, failure: ServingError | None = None) -> None:
+        """End the iteration once everything has been taken; with `failure`, by raising it."""
+        self._finished, self._failure = True, failure
+        self._more.set()
+
+    async def events(self, beat_s: float) -> AsyncGenerator[T | None]:
+        """What was put; None where nothing was for `beat_s`."""
+        while True:
+            if self._waiting:
+                yield self._next()
+                continue
+            if self._finished:
+                break
+            self._more.clear()
+            try:
+                # `wait_for` would forget that it was cancelled if something came at the same moment.
+                async with asyncio.timeout(beat_s):
+                    await self._more.wait()
+            except TimeoutError:
+                yield None
+        if self._failure is not None:
+            raise self._failure
+
+    def _put(self, waiting: _Waiting[T]) -> None:
+        if self._finished:
+            return
+        self._waiting.append(waiting)
+        self._nbytes += waiting.nbytes
+        if len(self._waiting) > MOST_EVENTS or self._nbytes > MAX_WAITING_BYTES:
+            waited = f"{len(self._waiting)} events with {self._nbytes} bytes waited for this stream"
+            self._waiting.clear()
+            self.finish(LimitReached(f"{waited}; read it faster"))
+        self._more.set()
+
+    def _next(self) -> T:
+        waiting = self._waiting.popleft()
+        self._chunks -= waiting.is_chunk
+        self._nbytes -= waiting.nbytes
+        return waiting.event
+
+    def _drop_chunk(self) -> None:
+        """Put a gap in place of the oldest chunk, or widen the one before it in the same take."""
+        place = next(n for n, waiting in enumerate(self._waiting) if waiting.is_chunk)
+        dropped, self._chunks = self._waiting[place], self._chunks - 1
+        del self._waiting[place]
+        self._nbytes -= dropped.nbytes
+        take, first, frames = dropped.take, dropped.first_frame, dropped.frames
+        gaps = (n for n in range(place) if self._waiting[n].is_gap and self._waiting[n].take == take)
+        if (before := next(gaps, None)) is not None:
+            first = self._waiting[before].first_frame
+            frames += self._waiting[before].frames
+            del self._waiting[before]
+            place -= 1
+        gap = self._write(pb.Event(take=take, gap=pb.Gap(first_frame=first, frames=frames)))
+        self._waiting.insert(place, _Waiting(gap, 0, take, first, frames, is_gap=True))

@@ -1,0 +1,147 @@
+"""Viewers who share one stream of a real denoiser."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from pathlib import Path
+
+import pytest
+import torch
+
+from serving.errors import FrameOutOfRange, SessionNotFound
+from serving.gateway.session_service import SessionService
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.weights.loader import OpenedModel, open_model
+from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
+from tests.serving.gateway.ownership.test_failover import ANNA, Viewer, cue, run, started
+from tests.serving.worker.bench import NOON
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
+    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
+
+
+def streams(there: Cluster) -> int:
+    """Streams that leave the denoisers for viewers."""
+    copies = [copy for bench in there.benches.values() for copy in bench.denoiser._copies.all]
+    return sum(len(copy.subscribers) for copy in copies)
+
+
+async def viewers(manager: SessionService, session: pb.Session) -> int:
+    return (await manager.get(session.id, ANNA)).viewers
+
+
+async def settle(manager: SessionService, session: pb.Session, count: int) -> None:
+    async with asyncio.timeout(10):
+        while await viewers(manager, session) != count:
+            await asyncio.sleep(0.02)
+
+
+def test_many_viewers_share_one_stream_and_each_sees_every_frame_once(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def watch() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            first = Viewer(manager, session)
+            await first.sees(33)
+            late = [Viewer(manager, session) for _ in range(9)]
+            await asyncio.gather(*(viewer.sees(81) for viewer in (first, *late)))
+            assert streams(there) == 1
+            await settle(manager, session, 10)
+            for viewer in late:
+                viewer.task.cancel()
+            await settle(manager, session, 1)
+            first.task.cancel()
+            await settle(manager, session, 0)
+            assert manager._spectators._streams == {}
+
+    run(watch())
+
+
+def test_viewers_that_come_while_a_session_moves_see_every_frame_once(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def move() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            first = Viewer(manager, session)
+            await first.sees(45)
+            await there.kill(there.owner_of(session.id))
+            late = [Viewer(manager, session) for _ in range(3)]
+            await asyncio.gather(*(viewer.sees(105) for viewer in (first, *late)))
+            assert first.resumed == 1
+
+    run(move())
+
+
+def test_a_viewer_that_asks_for_a_frame_that_is_gone_is_told_and_leaves_nothing(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def ask() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            first = Viewer(manager, session)
+            await first.sees(9)
+            (copy,) = there.benches["a"].denoiser._copies.all
+            copy.kept = deque(maxlen=2)
+            await first.sees(57)
+            with pytest.raises(FrameOutOfRange, match="is not kept any more"):
+                await Viewer(manager, session).task
+            await settle(manager, session, 1)
+
+    run(ask())
+
+
+def test_a_reset_shows_every_viewer_the_new_take_from_its_first_frame(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def reset() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            both = [Viewer(manager, session) for _ in range(2)]
+            await asyncio.gather(*(viewer.sees(33) for viewer in both))
+            await manager.command(session.id, pb.Command(reset=pb.Reset()), ANNA)
+            await manager.command(session.id, pb.Command(schedule_prompt=cue(NOON, 0)), ANNA)
+            await manager.command(session.id, pb.Command(start=pb.Start()), ANNA)
+            for viewer in both:
+                await until(lambda viewer=viewer: len(second_take(viewer)) >= 45)  # type: ignore[misc]
+                assert second_take(viewer) == list(range(len(second_take(viewer))))
+
+    run(reset())
+
+
+def second_take(viewer: Viewer) -> list[int]:
+    chunks = [event.chunk for event in viewer.events if event.HasField("chunk") and event.take == 1]
+    return [unit.frame for chunk in chunks for unit in chunk.units]
+
+
+def test_viewers_are_told_when_their_session_ends(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def delete() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            both = [Viewer(manager, session) for _ in range(2)]
+            await asyncio.gather(*(viewer.sees(9) for viewer in both))
+            await manager.delete(session.id, ANNA)
+            for viewer in both:
+                await viewer.task
+                states = [event.state.state for event in viewer.events if event.HasField("state")]
+                assert states[-1] == pb.SESSION_STATE_ENDED
+            with pytest.raises(SessionNotFound):
+                await Viewer(manager, session).task
+
+    run(delete())
+
+
+def test_a_viewer_of_a_session_where_nothing_happens_hears_heartbeats(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def wait() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            await manager.command(session.id, pb.Command(pause=pb.Pause()), ANNA)
+            viewer = Viewer(manager, session)
+            await until(lambda: sum(event.HasField("heartbeat") for event in viewer.events) >= 2)
+            viewer.task.cancel()
+
+    run(wait())
