@@ -153,11 +153,11 @@ class SessionManagerReplica:
 
     @answered
     async def StartRecording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
-        return await self._sessions.start_recording(request.session_id, caller)
+        return await self._sessions.start_recording(request, caller)
 
     @answered
     async def StopRecording(self, request: pb.StopRecordingRequest, caller: Caller) -> pb.Recording:
-        return await self._sessions.stop_recording(request.session_id, caller)
+        return await self._sessions.stop_recording(request, caller)
 
     @streamed
     async def ReadRecording(

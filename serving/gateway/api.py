@@ -51,11 +51,11 @@ class SessionAPI(Protocol):
         """Open a session that goes on where a snapshot was taken."""
         ...
 
-    async def start_recording(self, session_id: str, caller: Caller) -> pb.Recording:
+    async def start_recording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
         """Begin to write the session's chunks to a file, with the next chunk."""
         ...
 
-    async def stop_recording(self, session_id: str, caller: Caller) -> pb.Recording:
+    async def stop_recording(self, request: pb.StopRecordingRequest, caller: Caller) -> pb.Recording:
         """Finish the file."""
         ...
 

@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,15 @@ FINISH_S = 5.0
 
 LOOK_EVERY_S = 0.2
 """How often a session is looked for that another manager should open again."""
+
+
+@dataclass
+class _Control:
+    """A controller's stream: whose it is, whether it steered before, and whether it still does."""
+
+    client_id: str
+    reattach: bool
+    steers: bool = True
 
 
 class SessionService(SessionAPI):
@@ -189,10 +198,10 @@ class SessionService(SessionAPI):
         await self._require_own(session_id, caller)
         return await self._command(session_id, command)
 
-    async def _command(self, session_id: str, command: pb.Command) -> pb.Receipt:
+    async def _command(self, session_id: str, command: pb.Command, steers: bool = True) -> pb.Receipt:
         # A reset waits for the block that is being made; nothing else waits for anything.
         patience_s = CALL_S if command.HasField("reset") else self._config.silence_s + 1.0
-        data = await self._ask(session_id, "command", command.SerializeToString(), timeout_s=patience_s)
+        data = await self._ask(session_id, "command", command.SerializeToString(), steers, timeout_s=patience_s)
         return pb.Receipt.FromString(data)
 
     # Streams
@@ -213,14 +222,14 @@ class SessionService(SessionAPI):
         first = await anext(aiter(commands), None)
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
-        session_id, client_id = first.attach.session_id, first.client_id
+        session_id, control = first.attach.session_id, _Control(first.client_id, first.attach.reattach)
         await self._require_own(session_id, caller)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
         answers: asyncio.Queue[pb.Event | None] = asyncio.Queue(maxsize=64)
         followed = asyncio.Event()
-        events = self._events(session_id, Role.CONTROLLER, from_frame, followed)
+        events = self._events(session_id, Role.CONTROLLER, from_frame, followed, control)
         watching = asyncio.create_task(_pour(events, answers))
-        obeying = asyncio.create_task(self._obey(session_id, client_id, commands, answers, followed))
+        obeying = asyncio.create_task(self._obey(session_id, control, commands, answers, followed))
         try:
             while (event := await answers.get()) is not None:
                 yield event
@@ -236,7 +245,7 @@ class SessionService(SessionAPI):
     async def _obey(
         self,
         session_id: str,
-        client_id: str,
+        control: _Control,
         commands: AsyncIterator[pb.Command],
         answers: asyncio.Queue[pb.Event | None],
         followed: asyncio.Event,
@@ -248,9 +257,9 @@ class SessionService(SessionAPI):
         try:
             async for command in commands:
                 await followed.wait()
-                command.client_id = command.client_id or client_id
+                command.client_id = command.client_id or control.client_id
                 try:
-                    receipt = await self._command(session_id, command)
+                    receipt = await self._command(session_id, command, control.steers)
                     if receipt.repeated:
                         await answers.put(pb.Event(receipt=receipt))
                 except ServingError as error:
@@ -259,24 +268,33 @@ class SessionService(SessionAPI):
             await answers.put(None)
 
     async def _events(
-        self, session_id: str, role: Role, from_frame: int | None, followed: asyncio.Event | None = None
+        self,
+        session_id: str,
+        role: Role,
+        from_frame: int | None,
+        followed: asyncio.Event | None = None,
+        control: _Control | None = None,
     ) -> AsyncGenerator[pb.Event]:
         """A session's events, across the replicas it lives on; no frame is sent twice, none is left out.
 
         `followed` is set for as long as a replica sends them.
         """
         position, followed = RelayCursor(from_frame), followed or asyncio.Event()
+        control = control or _Control("", reattach=False)
         lost_at: float | None = None
         while True:
             try:
                 async for item in self._replicas.stream(
-                    session_id, "subscribe", role.value, position.next_frame, True
-                ):
+                    session_id, "subscribe", role.value, position.next_frame, True,
+                    control.client_id, control.reattach,
+                ):  # fmt: skip
                     followed.set()
+                    control.reattach = True
                     self._replicate(session_id, item)
                     if item.event is None:
                         continue
                     event = pb.Event.FromString(item.event)
+                    control.steers &= not event.HasField("replaced")
                     if lost_at is not None:
                         yield self._resumed(event, lost_at)
                         lost_at = None
@@ -361,7 +379,8 @@ class SessionService(SessionAPI):
     # Recordings
 
     @override
-    async def start_recording(self, session_id: str, caller: Caller) -> pb.Recording:
+    async def start_recording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
+        session_id = request.session_id
         session = await self.get(session_id, caller)
         if session.recording:
             raise WrongState(f"the session is being recorded as {session.recording}; stop that first")
@@ -371,7 +390,8 @@ class SessionService(SessionAPI):
         return recorder.facts()
 
     @override
-    async def stop_recording(self, session_id: str, caller: Caller) -> pb.Recording:
+    async def stop_recording(self, request: pb.StopRecordingRequest, caller: Caller) -> pb.Recording:
+        session_id = request.session_id
         session = await self.get(session_id, caller)
         if not session.recording:
             raise WrongState("the session is not being recorded; start a recording first")

@@ -131,10 +131,14 @@ class ActiveSession:
         source = self.source
         return None if source is None else source.changes(block.ready)
 
-    def subscribe(self, role: Role, from_frame: int | None, now: float) -> Subscriber:
+    def subscribe(
+        self, role: Role, from_frame: int | None, now: float, client_id: str = "", *, reattach: bool = False
+    ) -> Subscriber:
         """A new subscriber, who is sent the state and what is kept from `from_frame` on.
 
-        Raises FrameOutOfRange for a frame that is not kept any more.
+        A controller takes over from the one before it, which is told. One that attaches again is told itself if
+        another has come since. Who was told is a viewer. Raises FrameOutOfRange for a frame that is not kept any
+        more.
         """
         if from_frame is not None and from_frame < self.oldest_frame:
             raise FrameOutOfRange(
@@ -148,7 +152,17 @@ class ActiveSession:
             state = pb.Event(take=self.logic.take, state=self.describe())
             subscriber.put_event(state.SerializeToString())
             self._send_kept(subscriber, from_frame)
+        if role is Role.CONTROLLER:
+            steers = self.logic.attach(client_id, reattach=reattach)
+            self._replace([other for other in self.subscribers if (other is subscriber) != steers])
         return subscriber
+
+    def _replace(self, controllers: Iterable[Subscriber]) -> None:
+        event = pb.Event(take=self.logic.take, replaced=pb.Replaced()).SerializeToString()
+        for subscriber in controllers:
+            if subscriber.role is Role.CONTROLLER:
+                subscriber.role = Role.VIEWER
+                subscriber.put_event(event)
 
     def unsubscribe(self, subscriber: Subscriber, now: float) -> None:
         """A subscriber has gone."""

@@ -211,10 +211,15 @@ class Denoiser:
 
     # Commands
 
-    async def command(self, session_id: str, command: pb.Command) -> pb.Receipt:
-        """Obey a command, answer it, and tell all subscribers. Raises a SessionError if it is refused."""
+    async def command(self, session_id: str, command: pb.Command, *, steers: bool = True) -> pb.Receipt:
+        """Obey a command, answer it, and tell all subscribers. Raises a SessionError if it is refused.
+
+        `steers` is false for what comes on the stream of a controller that has been replaced.
+        """
         session, loop = self._session(session_id), asyncio.get_running_loop()
         if command.WhichOneof("action") == "shown":
+            if not steers:
+                return pb.Receipt()
             session.logic.shown(command.shown.frame, loop.time())
             self._production.wake()
             return pb.Receipt()
@@ -223,10 +228,10 @@ class Denoiser:
             if (before := first_answer(session.logic, command)) is not None:
                 return write_receipt(before.receipts[0], repeated=True)
             state = session.logic.state
-            if command.WhichOneof("action") == "reset":
+            if command.WhichOneof("action") == "reset" and steers:
                 receipts = await self._reset(session, command)
             else:
-                receipts = handle(session.logic, command, now).receipts
+                receipts = handle(session.logic, command, now, steers=steers).receipts
             if command.HasField("schedule_prompt") and not command.schedule_prompt.HasField("frame"):
                 session.asked_now[receipts[0].cue_frame] = now
             session.publish_receipts(receipts)
@@ -264,7 +269,14 @@ class Denoiser:
     # Following
 
     async def subscribe(
-        self, session_id: str, role: Role, from_frame: int | None, *, may_keep: bool
+        self,
+        session_id: str,
+        role: Role,
+        from_frame: int | None,
+        *,
+        may_keep: bool,
+        client_id: str = "",
+        reattach: bool = False,
     ) -> AsyncGenerator[Item]:
         """A session's events, beginning with its state.
 
@@ -272,7 +284,7 @@ class Denoiser:
         for a frame that is not kept any more.
         """
         session, loop = self._session(session_id), asyncio.get_running_loop()
-        subscriber = session.subscribe(role, from_frame, loop.time())
+        subscriber = session.subscribe(role, from_frame, loop.time(), client_id, reattach=reattach)
         standbys = [subscriber] if may_keep else []
         try:
             if standbys and session.standby is None:

@@ -87,13 +87,22 @@ class DenoiserReplica:
     async def caller_of(self, session_id: str) -> str:
         return self._here().caller_of(session_id)
 
-    async def command(self, session_id: str, command: bytes) -> bytes:
-        return (await self._here().command(session_id, pb.Command.FromString(command))).SerializeToString()
+    async def command(self, session_id: str, command: bytes, steers: bool = True) -> bytes:
+        receipt = await self._here().command(session_id, pb.Command.FromString(command), steers=steers)
+        return receipt.SerializeToString()
 
     async def subscribe(
-        self, session_id: str, role: str, from_frame: int | None, may_keep: bool
+        self,
+        session_id: str,
+        role: str,
+        from_frame: int | None,
+        may_keep: bool,
+        client_id: str = "",
+        reattach: bool = False,
     ) -> AsyncGenerator[Item]:
-        items = self._here().subscribe(session_id, Role(role), from_frame, may_keep=may_keep)
+        items = self._here().subscribe(
+            session_id, Role(role), from_frame, may_keep=may_keep, client_id=client_id, reattach=reattach
+        )
         async with aclosing(items):
             async for item in items:
                 yield item
