@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from grpc import StatusCode
 
@@ -104,7 +105,7 @@ def error_of(code: StatusCode, message: str, reason: str = "") -> SessionError:
     return kind(message)
 
 
-def reason_in(metadata: Iterable[tuple[str, str | bytes]] | None) -> str:
+def reason_in(metadata: Iterable[Any] | None) -> str:
     """The reason that an answer's trailing metadata names; empty if it names none."""
     return next((str(value) for key, value in metadata or () if key == REASON_KEY), "")
 

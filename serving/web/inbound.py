@@ -1,19 +1,7 @@
 """The JSON messages that clients send over the WebSocket.
 
-A message is `{"type": ..., "data": {...}, "id": ...}`. `data` and `id` may be left out; receipts repeat the id.
-
-    schedule_prompt     new_prompt, or prompts: a list of {text, weight}; timestamp: a frame, now if left out;
-                        transition: {blocks, method}
-    remove_prompt       timestamp
-    move_prompt         timestamp, to
-    start, resume, reset
-    pause               frame: the last one that was seen; may be left out
-    shown               frame: the last one that was shown; has no receipt
-    fork                frame: may be left out; answered by `forked`
-    start_recording, stop_recording     answered by `recording`
-    end                 the session is over, for everybody
-
-What is refused is answered by a `receipt` of stage `refused`, with the reason.
+They are written down in `proto/longtake/v1/websocket.md`. What is refused is answered by a `receipt` of stage
+`refused`, with the reason.
 """
 
 from __future__ import annotations
@@ -24,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.session.receipt_log import MAX_ID_CHARACTERS
 from serving.timeline.cue import MAX_WEIGHT
 from serving.timeline.formats.document import Node, maybe, shown
 from serving.timeline.formats.native import read_method
@@ -32,8 +21,6 @@ from serving.timeline.formats.parsing import parse_json
 MAX_CHARACTERS = 1 << 20
 MAX_FRAME = 1 << 53
 """The largest whole number that every reader of JSON knows exactly."""
-
-MAX_ID_CHARACTERS = 200
 
 RequestKind = Literal["fork", "start_recording", "stop_recording", "end"]
 Fields = dict[str, Node]

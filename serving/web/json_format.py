@@ -33,6 +33,8 @@ def receipt_json(receipt: pb.Receipt) -> dict[str, Json]:
         "stage": pb.ReceiptStage.Name(receipt.stage).removeprefix("RECEIPT_STAGE_").lower(),
         "frame": receipt.frame,
         "timestamp": receipt.cue_frame,
+        "replicated": receipt.replicated,
+        "repeated": receipt.repeated,
     }
     if receipt.HasField("error"):
         data["error"] = wire_error_json(receipt.error)

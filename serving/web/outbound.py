@@ -61,6 +61,8 @@ class EventWriter:
                 return [text("gap", {"first_frame": event.gap.first_frame, "frames": event.gap.frames})]
             case "error":
                 return [text("error", wire_error_json(event.error))]
+            case "replaced" | "heartbeat" as name:
+                return [text(name, {})]
             case _:
                 return []
 

@@ -18,7 +18,7 @@ TOKEN_PREFIX = "longtake.token."
 """Browsers send no headers with a WebSocket: the token comes as a second subprotocol, in URL-safe base64."""
 
 OPTIONS = ("model", "seed", "height", "width", "fps", "ahead", "lease_s")
-PLACES = ("session", "watch", "from", "take")
+PLACES = ("session", "watch", "from", "take", "client_id", "command_id", "reattach")
 
 MAX_DIGITS = 20
 
@@ -27,7 +27,8 @@ MAX_DIGITS = 20
 class Address:
     """A session to attach to, or None for a new one with `options`.
 
-    `from_frame` is the first frame wanted, which counts for `take` only; None is the last that was shown.
+    `from_frame` is the first frame wanted, which counts for `take` only; None is the last that was shown. The ids
+    are those of the protocol: all messages are `client_id`'s, and `command_id` is the opening of a new session.
     """
 
     session: str | None
@@ -35,6 +36,9 @@ class Address:
     from_frame: int | None
     take: int | None
     options: pb.SessionOptions
+    client_id: str = ""
+    command_id: str = ""
+    reattach: bool = False
 
     @classmethod
     def of(cls, query: Mapping[str, str]) -> Address:
@@ -44,11 +48,13 @@ class Address:
                 raise InvalidRequest(
                     f"the parameter {name[:60]!r} is unknown; known: {', '.join(PLACES + OPTIONS)}"
                 )
-        watch, session = query.get("watch", "0") not in ("", "0", "false"), query.get("session") or None
+        watch, session = _flag(query, "watch"), query.get("session") or None
         if watch and session is None:
             raise InvalidRequest("watch needs a session; name it as `session`")
         options = read_options({name: query[name] for name in OPTIONS if query.get(name)})
-        return cls(session, watch, _whole(query, "from"), _whole(query, "take"), options)
+        ids = query.get("client_id", ""), query.get("command_id", "")
+        from_frame, take = _whole(query, "from"), _whole(query, "take")
+        return cls(session, watch, from_frame, take, options, *ids, _flag(query, "reattach"))
 
     def first_frame(self, session: pb.Session) -> int:
         """The frame to begin at: what was asked, or else what was seen last, as far as it is kept."""
@@ -77,6 +83,10 @@ def read_options(texts: Mapping[str, str]) -> pb.SessionOptions:
         if isinstance(error, InvalidRequest):
             raise
         raise InvalidRequest(f"an option is out of range: {error}") from None
+
+
+def _flag(texts: Mapping[str, str], name: str) -> bool:
+    return texts.get(name, "0") not in ("", "0", "false")
 
 
 def _whole(texts: Mapping[str, str], name: str) -> int | None:

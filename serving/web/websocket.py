@@ -56,24 +56,30 @@ class Conversation:
     async def run(self, address: Address) -> None:
         """Talk until either side ends it. Raises ServingError where the session cannot be had."""
         session = await self._open(address)
-        self._id, self._watches = session.id, address.watch
+        self._id, self._watches, self._client_id = session.id, address.watch, address.client_id
+        attach = pb.Attach(
+            session_id=session.id, from_frame=address.first_frame(session), reattach=address.reattach
+        )
         async with asyncio.TaskGroup() as tasks:
-            sending = tasks.create_task(self._send_events(address.first_frame(session), tasks))
+            sending = tasks.create_task(self._send_events(attach, tasks))
             await self._receive(tasks)
             sending.cancel()
 
     async def _open(self, address: Address) -> pb.Session:
         if address.session is not None:
             return await self._face.get(address.session, self._caller)
-        return await self._face.create(pb.CreateSessionRequest(options=address.options), self._caller)
+        request = pb.CreateSessionRequest(
+            options=address.options, client_id=address.client_id, command_id=address.command_id
+        )
+        return await self._face.create(request, self._caller)
 
     # Out
 
-    async def _send_events(self, from_frame: int, tasks: asyncio.TaskGroup) -> None:
+    async def _send_events(self, attach: pb.Attach, tasks: asyncio.TaskGroup) -> None:
         """Send until the stream ends, and say why it did; a spectator may come again."""
         code = status.WS_1001_GOING_AWAY
         try:
-            async with _closing(self._events(from_frame)) as events:
+            async with _closing(self._events(attach)) as events:
                 async for event in events:
                     await self._send(*self._writer.write(event))
                     self._refresh_after(event, tasks)
@@ -83,13 +89,14 @@ class Conversation:
         if self._is_open():
             await self._socket.close(code)
 
-    def _events(self, from_frame: int) -> AsyncIterator[pb.Event]:
+    def _events(self, attach: pb.Attach) -> AsyncIterator[pb.Event]:
         if self._watches:
-            return self._face.watch(pb.WatchRequest(session_id=self._id, from_frame=from_frame), self._caller)
-        return self._face.interact(self._attached(from_frame), self._caller)
+            request = pb.WatchRequest(session_id=self._id, from_frame=attach.from_frame)
+            return self._face.watch(request, self._caller)
+        return self._face.interact(self._attached(attach), self._caller)
 
-    async def _attached(self, from_frame: int) -> AsyncIterator[pb.Command]:
-        yield pb.Command(attach=pb.Attach(session_id=self._id, from_frame=from_frame))
+    async def _attached(self, attach: pb.Attach) -> AsyncIterator[pb.Command]:
+        yield pb.Command(client_id=self._client_id, attach=attach)
         while True:
             yield await self._commands.get()
 
@@ -168,18 +175,15 @@ class Conversation:
 
     async def _granted(self, request: Request) -> str:
         answer: dict[str, Json] = {"command_id": request.id}
+        ids = {"session_id": self._id, "client_id": self._client_id, "command_id": request.id}
         match request.kind:
             case "fork":
-                fork = pb.ForkSessionRequest(session_id=self._id, frame=request.frame)
+                fork = pb.ForkSessionRequest(**ids, frame=request.frame)
                 return text("forked", answer | session_json(await self._face.fork(fork, self._caller)))
             case "start_recording":
-                recording = await self._face.start_recording(
-                    pb.StartRecordingRequest(session_id=self._id), self._caller
-                )
+                recording = await self._face.start_recording(pb.StartRecordingRequest(**ids), self._caller)
             case "stop_recording":
-                recording = await self._face.stop_recording(
-                    pb.StopRecordingRequest(session_id=self._id), self._caller
-                )
+                recording = await self._face.stop_recording(pb.StopRecordingRequest(**ids), self._caller)
             case "end":
                 await self._face.delete(self._id, self._caller)
                 return text("ended", answer)

@@ -165,7 +165,9 @@ class ActiveSession:
     def subscribe(self, role: Role, from_frame: int | None, now: float, viewers: int = 1) -> Subscriber:
         """A new subscriber, who is sent the state and what is kept from `from_frame` on.
 
-        Raises FrameOutOfRange for a frame that is not kept any more.
+        A controller takes over from the one before it, which is told. One that attaches again is told itself if
+        another has come since. Who was told is a viewer. Raises FrameOutOfRange for a frame that is not kept any
+        more.
         """
         self._require_kept(from_frame)
         subscriber = Subscriber(role, self.logic.take, from_frame, viewers)

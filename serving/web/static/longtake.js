@@ -14,13 +14,38 @@ const LONGEST_WAIT_MS = 4000;
 const PATIENCE_MS = 60_000;
 const REFUSED = 1008; // The close code that says that trying again will not help.
 
+/** Stages of a receipt that come after the answer. */
+const LATER = ["applied", "dropped"];
+
+const CLOSED = () => new Refusal({ code: "UNAVAILABLE", message: "the connection is closed" });
+
 const KINDS = { 1: "init", 2: "frames" };
 
-/** What the server, or the lack of one, says against a message. `code` is a status code of gRPC by name. */
+/** An id that nothing else has. Browsers offer `randomUUID` over https only. */
+function randomId() {
+  if (crypto.randomUUID) return crypto.randomUUID();
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Who this tab is to servers, also when its page is loaded again. */
+function clientId() {
+  try {
+    sessionStorage["longtake.client"] ??= randomId();
+    return sessionStorage["longtake.client"];
+  } catch {
+    return randomId(); // There is no storage here, or none is allowed.
+  }
+}
+
+/**
+ * What the server, or the lack of one, says against a message. `code` is a status code of gRPC by name, `reason` is an
+ * `ErrorReason` of the protocol.
+ */
 export class Refusal extends Error {
-  constructor({ code, message }) {
+  constructor({ code, reason, message }) {
     super(message);
     this.code = code;
+    this.reason = reason;
   }
 }
 
@@ -33,14 +58,24 @@ export function connect(address, options = {}) {
   return new Reactor(address, options);
 }
 
-/** A connection that is made again when it is lost, from the first frame that is missing. */
+/**
+ * A connection that is made again when it is lost, from the first frame that is missing. What has no answer is then sent
+ * again with its id, and the server does it once.
+ *
+ * A page that attaches to the same session takes it over: this one hears `replaced`, and only looks on until `takeOver`.
+ */
 export class Reactor {
   #address;
   #token;
   #query;
+  #client = clientId();
+  #ids = randomId();
   #socket = null;
-  #unsent = [];
-  #unanswered = new Map();
+  #again = null;
+  #attached = false;
+  #ended = false;
+  #pending = new Map();
+  #shown = null;
   #listeners = { message: new Set(), status: new Set(), frames: new Set() };
   #media = null;
   #lastId = 0;
@@ -54,27 +89,39 @@ export class Reactor {
     this.#query = query;
     this.status = "connecting";
     this.session = query.session ?? null;
-    this.watches = Boolean(query.watch);
+    this.replaced = false;
     this.take = null;
     this.nextFrame = null;
     this.#open();
   }
 
-  /** Send `{type, data}` as soon as that can be done; the promise is kept when it has been. Gives the message's id. */
-  sendMessage(message) {
-    const id = message.id ?? `m${++this.#lastId}`;
-    const text = JSON.stringify({ ...message, id });
-    if (this.#over) return Promise.reject(new Refusal({ code: "UNAVAILABLE", message: "the connection is closed" }));
-    return new Promise((sent, failed) => this.#write({ text, sent: () => sent(id), failed }));
+  /** Whether this page looks on and steers nothing. */
+  get watches() {
+    return Boolean(this.#query.watch) || this.replaced;
   }
 
-  /** Send a command, and wait for the answer: the receipt's data. Rejects with a Refusal. */
-  async ask(type, data = {}) {
-    const id = `a${++this.#lastId}`;
-    const answer = new Promise((kept, broken) => this.#unanswered.set(id, { kept, broken }));
-    answer.catch(() => {});
-    await this.sendMessage({ type, data, id });
-    return answer;
+  /**
+   * Send `{type, data}` as soon as that can be done; the promise is kept when it has been. Gives the message's id, which
+   * is one that no message had before unless `message` has one.
+   */
+  sendMessage(message) {
+    return new Promise((sent, failed) => this.#give(message, { sent, failed }));
+  }
+
+  /** Send a command, and wait for the answer: the receipt's data. Rejects with a Refusal; then it is never sent again. */
+  ask(type, data = {}) {
+    return new Promise((kept, failed) => this.#give({ type, data }, { kept, failed }));
+  }
+
+  /** Steer the session again after another page has taken it over. */
+  takeOver() {
+    if (!this.replaced || this.#over) return;
+    this.replaced = this.#attached = false;
+    clearTimeout(this.#again);
+    this.#socket.onclose = this.#socket.onmessage = null;
+    this.#socket.close(1000);
+    this.#become("reconnecting");
+    this.#open();
   }
 
   /** Call `listener` with every message `{type, data}`. Gives a function that ends it. */
@@ -135,11 +182,18 @@ export class Reactor {
     return url;
   }
 
-  /** Where to go on, once a session is known. */
+  /** Where to go on, once a session is known; a new one is asked for with the same id until it is. */
   #place() {
-    if (this.session === null) return {};
-    const place = { session: this.session };
+    const client = { client_id: this.#client };
+    if (this.session === null) return { ...client, command_id: this.#ids };
+    const place = { ...client, session: this.session, ...this.#role() };
     return this.nextFrame === null ? place : { ...place, from: this.nextFrame, take: this.take };
+  }
+
+  /** One who comes back takes nothing over; one who was replaced comes back to look on, and for answers. */
+  #role() {
+    if (this.replaced && this.#pending.size === 0) return { watch: 1 };
+    return this.#attached && !this.#query.watch ? { reattach: 1 } : {};
   }
 
   #protocols() {
@@ -151,16 +205,37 @@ export class Reactor {
 
   #opened() {
     this.#wait = FIRST_WAIT_MS;
-    for (const unsent of this.#unsent.splice(0)) this.#write(unsent);
+    for (const id of this.#pending.keys()) this.#write(id);
+    if (this.#shown) this.#report(this.#shown);
   }
 
-  #write(unsent) {
-    if (this.#socket?.readyState !== WebSocket.OPEN) {
-      this.#unsent.push(unsent);
-      return;
+  /** Take a message in; from then on it is either sent until it is answered, or has `failed` and is never sent. */
+  #give(message, promise) {
+    const id = message.id ?? `${this.#ids}-${++this.#lastId}`;
+    if (this.#over) promise.failed(CLOSED());
+    else if (message.type === "shown") {
+      this.#report(message);
+      promise.sent?.(id);
+    } else if (this.#pending.has(id)) {
+      promise.failed(new Refusal({ code: "INVALID_ARGUMENT", message: `the id ${id} is another message's` }));
+    } else {
+      const since = performance.now();
+      this.#pending.set(id, { text: JSON.stringify({ ...message, id }), type: message.type, since, ...promise });
+      this.#write(id);
     }
-    this.#socket.send(unsent.text);
-    unsent.sent();
+  }
+
+  #write(id) {
+    const message = this.#pending.get(id);
+    if (!message || this.#socket?.readyState !== WebSocket.OPEN) return;
+    this.#socket.send(message.text);
+    message.sent?.(id);
+  }
+
+  /** Only the last report counts. */
+  #report(message) {
+    this.#shown = message;
+    if (!this.watches && this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
   }
 
   #hear(text) {
@@ -168,19 +243,24 @@ export class Reactor {
     if (message.type === "state") this.#settle(message.data);
     if (message.type === "media") this.#media = message.data;
     if (message.type === "error") this.#failed(message.data);
+    if (message.type === "replaced") this.replaced = true;
     if (message.data?.command_id) this.#answer(message);
     this.#tell("message", message);
   }
 
   #settle({ session, take, state }) {
     this.session = session;
+    this.#attached = true;
     this.#lostAt = null;
     if (take !== this.take) {
       this.nextFrame = this.take === null ? this.nextFrame : 0;
       this.take = take;
+      this.#shown = null;
     }
-    if (state === "ended") this.#finish();
-    else this.#become("ready");
+    if (state === "ended") {
+      this.#over = this.#ended = true;
+      this.#become("disconnected");
+    } else this.#become("ready");
   }
 
   #see(buffer) {
@@ -197,31 +277,37 @@ export class Reactor {
   }
 
   #answer({ type, data }) {
-    const waiting = this.#unanswered.get(data.command_id);
-    if (!waiting) return;
-    this.#unanswered.delete(data.command_id);
-    if (type === "receipt" && data.stage === "refused") waiting.broken(new Refusal(data.error));
-    else waiting.kept(data);
+    const id = data.command_id;
+    const waiting = this.#pending.get(id);
+    if (!waiting || LATER.includes(data.stage)) return;
+    const refused = type === "receipt" && data.stage === "refused";
+    if (refused && data.error.code === "UNAVAILABLE" && performance.now() - waiting.since < PATIENCE_MS) {
+      setTimeout(() => this.#write(id), FIRST_WAIT_MS);
+      return;
+    }
+    this.#pending.delete(id);
+    if (refused) waiting.failed(new Refusal(data.error));
+    else waiting.kept?.(data);
   }
 
   #closed(code) {
-    const lost = new Refusal({ code: "UNAVAILABLE", message: "the connection was lost before the answer came" });
-    for (const { broken } of this.#unanswered.values()) broken(lost);
-    this.#unanswered.clear();
     this.#lostAt ??= Date.now();
     if (this.#over || code === REFUSED || Date.now() - this.#lostAt > PATIENCE_MS) {
       this.#finish();
       return;
     }
     this.#become("reconnecting");
-    setTimeout(() => this.#over || this.#open(), this.#wait);
+    this.#again = setTimeout(() => this.#over || this.#open(), this.#wait);
     this.#wait = Math.min(2 * this.#wait, LONGEST_WAIT_MS);
   }
 
   #finish() {
     this.#over = true;
-    const closed = new Refusal({ code: "UNAVAILABLE", message: "the connection is closed" });
-    for (const { failed } of this.#unsent.splice(0)) failed(closed);
+    for (const { type, kept, failed } of this.#pending.values()) {
+      if (type === "end" && this.#ended) kept?.({});
+      else failed(CLOSED());
+    }
+    this.#pending.clear();
     this.#become("disconnected");
   }
 

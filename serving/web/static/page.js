@@ -61,6 +61,7 @@ class Page {
       copy: () => this.#replay(),
       spectate: () => this.#share(watchingPlace(this.#state.session), "Whoever opens the link looks on."),
       follow: () => this.#follow(),
+      takeover: () => this.#reactor.takeOver(),
       in: () => this.#strip.zoom(1),
       out: () => this.#strip.zoom(-1),
     };
@@ -317,6 +318,7 @@ class Page {
       state: () => this.#settle(data),
       progress: () => (this.#progress = data),
       error: () => this.#fail(data),
+      replaced: () => this.#replaced(),
       gap: () => this.#meters.missed(data.frames),
       resumed: () => this.#notices.tell(`The session went on elsewhere after ${data.silence_s.toFixed(1)} s: ${data.reason}.`),
     }[type];
@@ -334,6 +336,11 @@ class Page {
     const place = this.#watches ? watchingPlace(state.session) : steeringPlace(state.session);
     if (location.hash !== place) history.replaceState(null, "", place);
     this.#show();
+  }
+
+  #replaced() {
+    this.#notices.tell("Another page steers this session now; this one looks on. Take over to steer it from here.");
+    this.#settle(this.#state);
   }
 
   #fail(error) {
@@ -373,6 +380,7 @@ class Page {
     byId("state").dataset.state = standing;
     byId("viewers").textContent = state && state.viewers > 1 ? `${state.viewers} viewers` : "";
     byId("go").textContent = { running: "Pause", paused: "Resume" }[standing] ?? "Start";
+    byId("takeover").hidden = !this.#reactor?.replaced || standing === "lost";
     byId("hint").hidden = begun || standing === "lost";
     this.#able({ go: !["ended", "lost"].includes(standing), reset: alive, fork: alive && begun, record: alive && begun });
     this.#able({ copy: Boolean(state?.applied.length), spectate: alive, new: standing !== "none" });

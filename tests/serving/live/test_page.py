@@ -201,6 +201,61 @@ def test_a_spectator_sees_the_same_and_steers_nothing(page: Page) -> None:
     assert not page.part("add").is_enabled()
 
 
+def test_a_second_page_takes_over_and_the_first_looks_on_until_it_takes_over_again(page: Page) -> None:
+    page.start(NOON)
+    first, session = page.driver.current_window_handle, page.session
+    page.driver.switch_to.new_window("tab")
+    page.open(f"#session={session}")
+    page.until(lambda: page.state == "running" and page.part("go").is_enabled())
+    second = page.driver.current_window_handle
+    page.driver.switch_to.window(first)
+    page.until(lambda: page.part("take-over").is_displayed())
+    assert not page.part("go").is_enabled()
+    page.cut()
+    page.until_frame(page.frame + 24)
+    assert page.part("take-over").is_displayed()
+    page.driver.switch_to.window(second)
+    assert not page.part("take-over").is_displayed()
+    page.driver.switch_to.window(first)
+    page.press("take-over")
+    page.until(lambda: page.state == "running" and page.part("go").is_enabled())
+    assert page.session == session
+    page.driver.switch_to.window(second)
+    page.until(lambda: page.part("take-over").is_displayed())
+    page.driver.close()
+    page.driver.switch_to.window(first)
+    page.press("go")
+    page.until(lambda: page.state == "paused")
+
+
+def test_what_was_asked_over_a_lost_connection_is_done_once_and_what_was_rejected_never(
+    page: Page, stub: Stub
+) -> None:
+    page.start(NOON)
+    name = page.session
+    script = """
+    const [session, done] = arguments;
+    import("/static/longtake.js").then(async (longtake) => {
+      const reactor = longtake.connect(location.origin, { session });
+      await new Promise((ready) => reactor.onStatus((status) => status === "ready" && ready()));
+      const written = reactor.ask("schedule_prompt", { new_prompt: "a blue sailboat" });
+      sockets.at(-1).close();
+      const unwritten = reactor.ask("schedule_prompt", { new_prompt: "a green kite", timestamp: 3000 });
+      const receipts = await Promise.all([written, unwritten]);
+      sockets.at(-1).close();
+      const reset = reactor.ask("reset").catch((error) => error.code);
+      reactor.disconnect();
+      done([...receipts.map((receipt) => receipt.stage), await reset]);
+    });
+    """
+    assert page.driver.execute_async_script(script, name) == ["accepted", "accepted", "UNAVAILABLE"]
+    page.until_frame(page.frame + 36)
+    session = stub.GetSession(pb.GetSessionRequest(session_id=name))
+    cues = [*(applied.cue for applied in session.applied), *session.pending]
+    assert [cue.prompts[0].text for cue in cues] == [NOON, "a blue sailboat", "a green kite"]
+    assert session.take == 0
+
+
 def test_another_page_uses_the_shim(page: Page) -> None:
     script = """
     const done = arguments[0];

@@ -7,6 +7,7 @@ import pytest
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
+from serving.protocol.status import reason_in
 from serving.session.cue_queue import MAX_PENDING
 from tests.serving.live.scenes import NIGHT, NOON, SNOW, create, cue, described, start, watch
 from tests.serving.live.test_copies import paused
@@ -67,6 +68,27 @@ def test_what_a_session_cannot_do_before_its_start_is_refused(
 ) -> None:
     session = create(stub, cue(NOON, 33))
     refused(Code.FAILED_PRECONDITION, words, getattr(stub, method), request_type(session_id=session.id))
+
+
+def test_a_refusal_names_its_reason_for_programs(stub: Stub) -> None:
+    session = create(stub, cue(NOON, 33))
+    with pytest.raises(grpc.RpcError) as early:
+        stub.Start(pb.StartRequest(session_id=session.id))
+    with pytest.raises(grpc.RpcError) as unknown:
+        next(watch(stub, pb.Session(id="nothing")))
+    assert reason_in(early.value.trailing_metadata()) == "WRONG_STATE"
+    assert str(early.value.details()).startswith("no cue is at frame 0")
+    assert reason_in(unknown.value.trailing_metadata()) == "SESSION_NOT_FOUND"
+
+
+def test_a_command_that_comes_again_has_its_first_answer(stub: Stub) -> None:
+    session = create(stub, cue(NOON, 0))
+    request = pb.SchedulePromptRequest(session_id=session.id, cue=cue(NIGHT), client_id="ann", command_id="1")
+    first, again = stub.SchedulePrompt(request), stub.SchedulePrompt(request)
+    assert (first.repeated, again.repeated, again.cue_frame) == (False, True, first.cue_frame)
+    request.cue.frame = 33
+    refused(Code.INVALID_ARGUMENT, "'1' was used before", stub.SchedulePrompt, request)
+    assert len(described(stub, session).pending) == 1
 
 
 def test_a_session_starts_once_and_resumes_only_after_a_pause(stub: Stub) -> None:

@@ -104,6 +104,11 @@ def test_an_applied_cue_names_the_prompt_before_it() -> None:
     assert (switched["new_prompt"], switched["previous_prompt"]) == ("night", "noon")
 
 
+def test_who_is_replaced_is_told_and_a_heartbeat_is_passed_on() -> None:
+    assert written(opened(), pb.Event(replaced=pb.Replaced())) == [("replaced", {})]
+    assert written(opened(), pb.Event(heartbeat=pb.Heartbeat())) == [("heartbeat", {})]
+
+
 def test_losses_are_told() -> None:
     writer = opened()
     assert written(writer, pb.Event(gap=pb.Gap(first_frame=9, frames=24))) == [

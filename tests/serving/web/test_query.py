@@ -55,6 +55,11 @@ def test_a_stream_begins_where_the_viewer_is(query: dict[str, str], frame: int) 
     assert Address.of({"session": "s", **query}).first_frame(session) == frame
 
 
+def test_a_query_says_who_asks_and_whether_it_was_here_before() -> None:
+    address = Address.of({"session": "s", "client_id": "ann", "command_id": "1", "reattach": "1"})
+    assert (address.client_id, address.command_id, address.reattach) == ("ann", "1", True)
+
+
 def test_a_token_comes_in_a_header_or_as_a_subprotocol() -> None:
     encoded = base64.urlsafe_b64encode("geheim?ü".encode()).decode().rstrip("=")
     assert read_token({"authorization": "Bearer one"}) == "one"

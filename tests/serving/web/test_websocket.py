@@ -46,6 +46,57 @@ class Overtaken:
         return standing(pb.SESSION_STATE_READY)
 
 
+class Noting:
+    """Notes what it is asked for, and answers nothing but how a session stands."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def authenticate(self, token: str | None) -> Caller:
+        return Caller("")
+
+    async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        self.asked.append(request)
+        return standing(pb.SESSION_STATE_READY)
+
+    async def get(self, session_id: str, caller: Caller) -> pb.Session:
+        return standing(pb.SESSION_STATE_READY)
+
+    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+        async for command in commands:
+            self.asked.append(command)
+            yield pb.Event(state=standing(pb.SESSION_STATE_READY))
+
+    async def start_recording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
+        self.asked.append(request)
+        return pb.Recording()
+
+
+def asked_for(address: str, *messages: dict[str, str]) -> list[Any]:
+    """What a face is asked for by a client that sends `messages`, each answered by one."""
+    face: Any = Noting()
+    with TestClient(web_app(face)).websocket_connect(address) as socket:
+        socket.receive_json()
+        for message in messages:
+            socket.send_json(message)
+            socket.receive_json()
+    asked: list[Any] = face.asked
+    return asked
+
+
+def test_the_ids_of_a_client_go_with_all_that_it_asks_for() -> None:
+    messages = ({"type": "start", "id": "2"}, {"type": "start_recording", "id": "3"})
+    opening, attach, start, recording = asked_for("/ws?client_id=ann&command_id=1", *messages)
+    assert (opening.client_id, opening.command_id) == ("ann", "1")
+    assert (attach.client_id, attach.attach.reattach, start.id) == ("ann", False, "2")
+    assert recording == pb.StartRecordingRequest(session_id="s", client_id="ann", command_id="3")
+
+
+def test_a_client_that_comes_back_says_so() -> None:
+    (attach,) = asked_for("/ws?session=s&client_id=ann&reattach=1")
+    assert (attach.client_id, attach.attach.session_id, attach.attach.reattach) == ("ann", "s", True)
+
+
 def test_a_state_that_was_overtaken_is_asked_for_again() -> None:
     face: Any = Overtaken()
     with TestClient(web_app(face)).websocket_connect("/ws") as socket:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from engines.streaming.replica_log import PendingDelta, SnapshotDelta
 from engines.streaming.state import Block
 from serving.deployments.telemetry.metrics import DenoiserMetrics
 from serving.errors import (
+    ControllerReplaced,
     FrameOutOfRange,
     InvalidRequest,
     LimitReached,
@@ -292,6 +294,36 @@ def test_a_reset_session_shows_the_same_again(pocket: OpenedModel) -> None:
             assert bench.denoiser.describe(name).take == 1
 
     run(reset())
+
+
+async def next_told(stream: AsyncIterator[Item]) -> str | None:
+    """The next event that says how a session stands or who steers it, by its name."""
+    async for item in stream:
+        name = pb.Event.FromString(item.event or b"").WhichOneof("event")
+        if name in ("state", "replaced"):
+            return name
+    return None
+
+
+def test_the_controller_that_came_last_steers_and_the_one_before_it_is_told(pocket: OpenedModel) -> None:
+    async def take_over() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            attach = partial(bench.denoiser.subscribe, name, Role.CONTROLLER, None)
+            ann, bea = attach("1", "ann"), attach("2", "bea")
+            assert [await next_told(ann), await next_told(bea)] == ["state", "state"]
+            assert await next_told(ann) == "replaced"
+            back = attach("3", "ann", reattach=True)
+            assert [await next_told(back), await next_told(back)] == ["state", "replaced"]
+            await bench.denoiser.command(name, pb.Command(pause=pb.Pause()))
+            assert await next_told(bea) == "state"
+            with pytest.raises(ControllerReplaced):
+                await bench.denoiser.command(name, pb.Command(client_id="ann", reset=pb.Reset()), steers=True)
+            assert bench.denoiser.describe(name).take == 0
+            for stream in (ann, bea, back):
+                await stream.aclose()
+
+    run(take_over())
 
 
 def test_a_reset_that_comes_twice_begins_one_take(pocket: OpenedModel) -> None:
