@@ -28,7 +28,7 @@ MOST_REQUESTS = 10_000
 
 
 def build(config: ServerConfig) -> serve.Application:
-    """The application behind both faces. It stays one, since gRPC clients need not name the only one there is."""
+    """The application behind gRPC and HTTP. It stays one, since gRPC clients need not name the only one."""
     manager = _deployment(SessionManagerReplica, "SessionManager", config.managers, pinned=False)
     return manager.bind(config, _denoisers(config))
 
@@ -70,5 +70,5 @@ def _router() -> RequestRouterConfig:
 
 
 def denoisers() -> DeploymentHandle[Any]:
-    """The denoisers of the server in this cluster, for another face."""
+    """The denoisers of the server in this cluster."""
     return serve.get_deployment_handle("Denoiser", APPLICATION)

@@ -1,4 +1,4 @@
-"""The faces on Ray Serve: every method is an RPC of `Sessions`, and HTTP leads to the web face."""
+"""The ingress on Ray Serve: every method is an RPC of `Sessions`, and HTTP leads to the web application."""
 
 # RPCs are named as in the protocol.
 # ruff: noqa: N802

@@ -1,4 +1,4 @@
-"""What the public faces, gRPC and the web, ask of the sessions behind them."""
+"""What gRPC and the web ask of the sessions behind them."""
 
 from __future__ import annotations
 

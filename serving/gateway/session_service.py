@@ -21,10 +21,10 @@ from serving.errors import (
     InvalidRequest,
     LimitReached,
     NotAllowed,
-    ServingError,
     SessionNotFound,
 )
 from serving.gateway.api import SessionAPI
+from serving.gateway.controller_stream import ControllerStream
 from serving.gateway.event_relay import Controller, EventRelay
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.placement import ask_all, prepare
@@ -33,17 +33,13 @@ from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recordings import Recordings
 from serving.gateway.request_log import RequestLog, session_id_of
 from serving.gateway.session_snapshot import pack, restored, unpack
-from serving.gateway.spectators import HEARTBEAT_S, Spectators
+from serving.gateway.spectators import Spectators
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
-from serving.protocol.status import write_error
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.register import Register
 from serving.timeline.cue import Cue
 from serving.timeline.timeline import Settings
-
-MOST_ANSWERS = 64
-"""Events and refusals that wait for a controller; then the session is not read any further."""
 
 
 class SessionService(SessionAPI):
@@ -249,48 +245,16 @@ class SessionService(SessionAPI):
         session_id, client_id = first.attach.session_id, first.client_id or uuid.uuid4().hex
         await self._require_own(session_id, caller)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
-        answers: asyncio.Queue[pb.Event | None] = asyncio.Queue(maxsize=MOST_ANSWERS)
-        followed = asyncio.Event()
-        controller = Controller(client_id, first.attach.reattach)
+        followed, controller = asyncio.Event(), Controller(client_id, first.attach.reattach)
         events = self._relay.events(session_id, Role.CONTROLLER, from_frame, followed, controller)
-        watching = asyncio.create_task(_pour(events, answers))
-        commanding = asyncio.create_task(self._carry_out(session_id, client_id, commands, answers, followed))
-        try:
-            while (event := await _next(answers)) is not None:
+
+        async def apply(command: pb.Command) -> pb.Receipt:
+            return await self._command(session_id, command, steers=True)
+
+        stream = ControllerStream(client_id, events, followed, apply)
+        async with aclosing(stream.run(commands)) as answers:
+            async for event in answers:
                 yield event
-            for task in (watching, commanding):
-                if task.done() and (failure := task.exception()):
-                    raise failure
-        finally:
-            for task in (watching, commanding):
-                task.cancel()
-            await asyncio.gather(watching, commanding, return_exceptions=True)
-            await events.aclose()
-
-    async def _carry_out(
-        self,
-        session_id: str,
-        client_id: str,
-        commands: AsyncIterator[pb.Command],
-        answers: asyncio.Queue[pb.Event | None],
-        followed: asyncio.Event,
-    ) -> None:
-        """Carry out a controller's commands in order; a refused one is answered and ends nothing.
-
-        Each waits until the session is `followed`: receipts come with its events, and would be missed.
-        """
-        try:
-            async for command in commands:
-                await followed.wait()
-                command.client_id = command.client_id or client_id
-                try:
-                    receipt = await self._command(session_id, command, steers=True)
-                    if receipt.repeated:
-                        await answers.put(pb.Event(receipt=receipt))
-                except ServingError as error:
-                    await answers.put(pb.Event(receipt=refusal(command, error)))
-        finally:
-            await answers.put(None)
 
     # Recordings
 
@@ -311,29 +275,3 @@ class SessionService(SessionAPI):
     @override
     def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
         return self._recordings.read(name, caller.name)
-
-
-async def _next(answers: asyncio.Queue[pb.Event | None]) -> pb.Event | None:
-    """What comes next; a heartbeat where nothing does for a second."""
-    try:
-        async with asyncio.timeout(HEARTBEAT_S):
-            return await answers.get()
-    except TimeoutError:
-        return pb.Event(heartbeat=pb.Heartbeat())
-
-
-async def _pour(events: AsyncIterator[pb.Event], answers: asyncio.Queue[pb.Event | None]) -> None:
-    try:
-        async for event in events:
-            await answers.put(event)
-    finally:
-        await answers.put(None)
-
-
-def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:
-    """The receipt of a refused command."""
-    action = (command.WhichOneof("action") or "unspecified").upper()
-    known = pb.CommandKind.DESCRIPTOR.values_by_name.get(f"COMMAND_KIND_{action}")
-    kind = pb.CommandKind.Name(0 if known is None else known.number)
-    stage = pb.RECEIPT_STAGE_REFUSED
-    return pb.Receipt(command_id=command.id, command=kind, stage=stage, error=write_error(error))

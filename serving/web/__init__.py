@@ -1,1 +1,1 @@
-"""The browser's face: a page, and the messages it exchanges with sessions over a WebSocket."""
+"""The browser's sessions: a page, and the messages it exchanges with sessions over a WebSocket."""

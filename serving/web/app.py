@@ -1,4 +1,4 @@
-"""The web face as an application: the page, its WebSocket, recordings and timelines that are brought along."""
+"""The web application: the page, its WebSocket, recordings and timelines that are brought along."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Fresh(StaticFiles):
         return response
 
 
-def web_app(face: SessionAPI) -> FastAPI:
+def web_app(sessions: SessionAPI) -> FastAPI:
     """The application. Other pages may call it too: what they know is a token, never a cookie."""
     segments = SegmentCache()
     app = FastAPI(title="Longtake", docs_url=None, redoc_url=None, openapi_url=None)
@@ -69,35 +69,35 @@ def web_app(face: SessionAPI) -> FastAPI:
 
     @app.websocket("/ws")
     async def converse(socket: WebSocket) -> None:
-        await _converse(socket, face, segments)
+        await _converse(socket, sessions, segments)
 
     @app.get("/recordings/{name}.mp4")
     async def recording(name: str, request: Request) -> StreamingResponse:
-        pieces = face.read_recording(name, face.authenticate(read_token(request.headers)))
+        pieces = sessions.read_recording(name, sessions.authenticate(read_token(request.headers)))
         headers = {"Content-Disposition": f'attachment; filename="{name}.mp4"'}
         return StreamingResponse(await _begun(pieces), media_type="video/mp4", headers=headers)
 
     @app.get("/sessions/{session_id}/timeline.json")
     async def past(session_id: str, request: Request) -> StreamingResponse:
-        pieces = timeline_file(face, session_id, face.authenticate(read_token(request.headers)))
+        pieces = timeline_file(sessions, session_id, sessions.authenticate(read_token(request.headers)))
         headers = {"Content-Disposition": 'attachment; filename="timeline.json"'}
         return StreamingResponse(await _begun(pieces), media_type="application/json", headers=headers)
 
     @app.post("/timelines")
     async def timeline(request: Request, name: str = "timeline.yaml") -> JSONResponse:
-        face.authenticate(read_token(request.headers))
+        sessions.authenticate(read_token(request.headers))
         return JSONResponse(timeline_json(parse_timeline(await _body(request), name)))
 
     return app
 
 
-async def _converse(socket: WebSocket, face: SessionAPI, segments: SegmentCache) -> None:
+async def _converse(socket: WebSocket, sessions: SessionAPI, segments: SegmentCache) -> None:
     """Take a WebSocket in, and say why if it cannot stay: a browser hears of nothing that comes before that."""
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(PROTOCOL if PROTOCOL in offered else None)
     try:
-        caller = face.authenticate(read_token(socket.headers, offered))
-        await Conversation(socket, face, caller, segments).run(Address.of(socket.query_params))
+        caller = sessions.authenticate(read_token(socket.headers, offered))
+        await Conversation(socket, sessions, caller, segments).run(Address.of(socket.query_params))
     except ServingError as error:
         await socket.send_text(text("error", error_json(error)))
         await socket.close(close_code(error))

@@ -17,12 +17,12 @@ from serving.timeline.formats.native import VERSION, cue_fields
 PAGE_CUES = 1000
 
 
-async def timeline_file(face: SessionAPI, session_id: str, caller: Caller) -> AsyncIterator[bytes]:
+async def timeline_file(sessions: SessionAPI, session_id: str, caller: Caller) -> AsyncIterator[bytes]:
     """JSON of Longtake's own format, a page of cues at a time, each at the frame at which it applied.
 
     Raises WrongState if none has, and if the session is reset before the end.
     """
-    options = (await face.get(session_id, caller)).options
+    options = (await sessions.get(session_id, caller)).options
     head: dict[str, Json] = {
         "version": VERSION, "model": options.model, "seed": options.seed,
         "height": options.height, "width": options.width,
@@ -30,7 +30,7 @@ async def timeline_file(face: SessionAPI, session_id: str, caller: Caller) -> As
     request = pb.ListAppliedCuesRequest(session_id=session_id, page_size=PAGE_CUES)
     before = json.dumps(head, ensure_ascii=False)[:-1] + ', "cues": [\n'
     while True:
-        page = await face.list_applied(request, caller)
+        page = await sessions.list_applied(request, caller)
         if not page.applied and not request.page_token:
             raise WrongState("no prompt has been shown yet, and a timeline begins with one")
         yield (before + ",\n".join(map(_cue, page.applied))).encode()

@@ -44,8 +44,8 @@ class Conversation:
     After what changes the cues of a session its `state` is sent anew, so that nobody need keep count of them.
     """
 
-    def __init__(self, socket: WebSocket, face: SessionAPI, caller: Caller, segments: SegmentCache) -> None:
-        self._socket, self._face, self._caller = socket, face, caller
+    def __init__(self, socket: WebSocket, sessions: SessionAPI, caller: Caller, segments: SegmentCache) -> None:
+        self._socket, self._sessions, self._caller = socket, sessions, caller
         self._writer = EventWriter(segments)
         self._commands: asyncio.Queue[pb.Command] = asyncio.Queue(WAITING_COMMANDS)
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
@@ -67,11 +67,11 @@ class Conversation:
 
     async def _open(self, address: Address) -> pb.Session:
         if address.session is not None:
-            return await self._face.get(address.session, self._caller)
+            return await self._sessions.get(address.session, self._caller)
         request = pb.CreateSessionRequest(
             options=address.options, client_id=address.client_id, command_id=address.command_id
         )
-        return await self._face.create(request, self._caller)
+        return await self._sessions.create(request, self._caller)
 
     # Out
 
@@ -92,8 +92,8 @@ class Conversation:
     def _events(self, attach: pb.Attach) -> AsyncIterator[pb.Event]:
         if self._watches:
             request = pb.WatchRequest(session_id=self._id, from_frame=attach.from_frame)
-            return self._face.watch(request, self._caller)
-        return self._face.interact(self._attached(attach), self._caller)
+            return self._sessions.watch(request, self._caller)
+        return self._sessions.interact(self._attached(attach), self._caller)
 
     async def _attached(self, attach: pb.Attach) -> AsyncIterator[pb.Command]:
         yield pb.Command(client_id=self._client_id, attach=attach)
@@ -114,7 +114,7 @@ class Conversation:
             await asyncio.sleep(REFRESH_S)
             told, states = self._news, self._states
             try:
-                session = await self._face.get(self._id, self._caller)
+                session = await self._sessions.get(self._id, self._caller)
             except SessionNotFound:
                 return  # The stream of events says so.
             if states == self._states:
@@ -179,13 +179,13 @@ class Conversation:
         match request.kind:
             case "fork":
                 fork = pb.ForkSessionRequest(**ids, frame=request.frame)
-                return text("forked", answer | session_json(await self._face.fork(fork, self._caller)))
+                return text("forked", answer | session_json(await self._sessions.fork(fork, self._caller)))
             case "start_recording":
-                recording = await self._face.start_recording(pb.StartRecordingRequest(**ids), self._caller)
+                recording = await self._sessions.start_recording(pb.StartRecordingRequest(**ids), self._caller)
             case "stop_recording":
-                recording = await self._face.stop_recording(pb.StopRecordingRequest(**ids), self._caller)
+                recording = await self._sessions.stop_recording(pb.StopRecordingRequest(**ids), self._caller)
             case "end":
-                await self._face.delete(self._id, self._caller)
+                await self._sessions.delete(self._id, self._caller)
                 return text("ended", answer)
         return text("recording", answer | recording_json(recording))
 

@@ -34,8 +34,8 @@ from serving.errors import (
     SlotsFull,
     WrongState,
 )
+from serving.gateway.controller_stream import refusal
 from serving.gateway.request_log import RequestLog
-from serving.gateway.session_service import refusal
 from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb

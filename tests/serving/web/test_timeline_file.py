@@ -47,8 +47,8 @@ class Past:
 
 
 def file_of(cues: list[pb.AppliedCue]) -> Any:
-    face: Any = Past(cues)
-    return TestClient(web_app(face)).get("/sessions/one/timeline.json")
+    sessions: Any = Past(cues)
+    return TestClient(web_app(sessions)).get("/sessions/one/timeline.json")
 
 
 def test_a_past_of_many_pages_is_a_timeline_that_can_be_read_again() -> None:

@@ -73,14 +73,14 @@ class Noting:
 
 
 def asked_for(address: str, *messages: dict[str, str]) -> list[Any]:
-    """What a face is asked for by a client that sends `messages`, each answered by one."""
-    face: Any = Noting()
-    with TestClient(web_app(face)).websocket_connect(address) as socket:
+    """What the sessions are asked for by a client that sends `messages`, each answered by one."""
+    sessions: Any = Noting()
+    with TestClient(web_app(sessions)).websocket_connect(address) as socket:
         socket.receive_json()
         for message in messages:
             socket.send_json(message)
             socket.receive_json()
-    asked: list[Any] = face.asked
+    asked: list[Any] = sessions.asked
     return asked
 
 
@@ -98,8 +98,8 @@ def test_a_client_that_comes_back_says_so() -> None:
 
 
 def test_a_state_that_was_overtaken_is_asked_for_again() -> None:
-    face: Any = Overtaken()
-    with TestClient(web_app(face)).websocket_connect("/ws") as socket:
+    sessions: Any = Overtaken()
+    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
         socket.send_json({"type": "schedule_prompt", "data": {"new_prompt": "night", "timestamp": 9}})
         heard: list[dict[str, Any]] = []
         while len(heard) < 3:

@@ -1,0 +1,106 @@
+"""A controller's stream: its commands carried out in order, its session's events and the refusals sent back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+
+from serving.errors import LimitReached, ServingError
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.status import write_error
+
+HEARTBEAT_S = 1.0
+
+MOST_EVENTS = 64
+"""Events that wait for the controller; then its session is not read any further."""
+
+MOST_REFUSALS = 1024
+"""Refusals and repeated answers that wait as well; a controller that lets more pile up is let go."""
+
+Apply = Callable[[pb.Command], Awaitable[pb.Receipt]]
+
+
+class ControllerStream:
+    """Sends `events` and carries out commands by `apply`, neither of which waits for the other.
+
+    A command waits until the session is `followed`: receipts come with its events, and would be missed. One that
+    is refused is answered and ends nothing. Commands go on while nobody reads.
+    """
+
+    def __init__(
+        self, client_id: str, events: AsyncGenerator[pb.Event], followed: asyncio.Event, apply: Apply
+    ) -> None:
+        self._client_id = client_id
+        self._events = events
+        self._followed = followed
+        self._apply = apply
+        self._waiting: asyncio.Queue[pb.Event | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MOST_EVENTS)
+        self._refusals = 0
+
+    async def run(self, commands: AsyncIterator[pb.Command]) -> AsyncGenerator[pb.Event]:
+        """What the controller is sent, until its commands or the session's events end. Raises what ends them."""
+        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._carry_out(commands))]
+        try:
+            while (event := await self._next()) is not None:
+                yield event
+            for task in tasks:
+                if task.done() and (failure := task.exception()):
+                    raise failure
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._events.aclose()
+
+    async def _next(self) -> pb.Event | None:
+        """What comes next; a heartbeat where nothing does for a second."""
+        try:
+            async with asyncio.timeout(HEARTBEAT_S):
+                event = await self._waiting.get()
+        except TimeoutError:
+            return pb.Event(heartbeat=pb.Heartbeat())
+        if event is not None and event.seq == 0 and event.HasField("receipt"):
+            self._refusals -= 1
+        else:
+            self._room.release()
+        return event
+
+    async def _watch(self) -> None:
+        try:
+            async for event in self._events:
+                await self._room.acquire()
+                self._waiting.put_nowait(event)
+        finally:
+            self._waiting.put_nowait(None)
+
+    async def _carry_out(self, commands: AsyncIterator[pb.Command]) -> None:
+        try:
+            async for command in commands:
+                await self._followed.wait()
+                command.client_id = command.client_id or self._client_id
+                try:
+                    receipt = await self._apply(command)
+                except ServingError as error:
+                    self._answer(refusal(command, error))
+                else:
+                    if receipt.repeated:
+                        self._answer(receipt)
+        finally:
+            self._waiting.put_nowait(None)
+
+    def _answer(self, receipt: pb.Receipt) -> None:
+        """Send what is for this controller alone: such answers have no number of the session's changes."""
+        self._refusals += 1
+        if self._refusals > MOST_REFUSALS:
+            raise LimitReached(f"{MOST_REFUSALS} refused commands wait for this stream; read it faster")
+        self._waiting.put_nowait(pb.Event(receipt=receipt))
+
+
+def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:
+    """The receipt of a refused command."""
+    action = (command.WhichOneof("action") or "unspecified").upper()
+    known = pb.CommandKind.DESCRIPTOR.values_by_name.get(f"COMMAND_KIND_{action}")
+    kind = pb.CommandKind.Name(0 if known is None else known.number)
+    stage = pb.RECEIPT_STAGE_REFUSED
+    return pb.Receipt(command_id=command.id, command=kind, stage=stage, error=write_error(error))
