@@ -191,7 +191,7 @@ class Generator:
             prompt_kv=None if stream.prompt_kv is None else self.cache.prompts.share(stream.prompt_kv),
             recent=stream.recent.copy(),
             sink_passes=stream.sink_passes.copy(),
-            log=stream.log.copy(),
+            rebuilt_before=stream.rebuilt_before.copy(),
         )
 
     @torch.inference_mode()

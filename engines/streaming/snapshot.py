@@ -23,7 +23,7 @@ from engines.errors import SnapshotError
 from engines.sampling.noise import SeededNoise
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot_format import Kind, pack, unpack
-from engines.streaming.state import LogEntry, SinkPass
+from engines.streaming.state import SinkPass
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.vae.conv_cache import ConvCache
@@ -110,7 +110,7 @@ def _common(stream: Stream, sink_passes: Sequence[SinkPass]) -> tuple[dict[str, 
         "blocks": stream.blocks,
         "decoded_blocks": stream.decoded_blocks,
         "recent": len(stream.recent),
-        "log": stream.log,
+        "rebuilt_before": stream.rebuilt_before,
         "prompts": [prompt.text for prompt in prompts],
         "prompt": None if stream.prompt is None else prompts.index(stream.prompt),
         "sink_passes": [(x.first_frame, x.timestep, prompts.index(x.prompt), x.lane) for x in sink_passes],
@@ -182,7 +182,7 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
     prompts = [Prompt(text, here[f"prompt.{i}"]) for i, text in enumerate(facts["prompts"])]
     if facts["prompt"] is not None:
         generator.set_prompt(stream, prompts[facts["prompt"]])
-    stream.log = [LogEntry(*entry) for entry in facts["log"]]
+    stream.rebuilt_before = [int(block) for block in facts["rebuilt_before"]]
     stream.blocks, stream.decoded_blocks = facts["blocks"], facts["decoded_blocks"]
     if stream.blocks < 0 or (stream.blocks > 0 and stream.prompt is None):
         raise ValueError(f"{stream.blocks} blocks, prompt {facts['prompt']}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from engines.errors import SnapshotError
 
-VERSION = 2
+VERSION = 3
 
 
 Kind = Literal["exact", "light"]

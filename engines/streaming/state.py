@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,14 +22,6 @@ class Block(NamedTuple):
     number: int
     latents: Tensor
     ready: torch.cuda.Event | None = None
-
-
-class LogEntry(NamedTuple):
-    """What changed a stream from outside, and before which block: with the seed, enough to replay it."""
-
-    block: int
-    event: Literal["prompt", "restore"]
-    text: str
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from engines.errors import StreamError
 from engines.sampling.flow_schedule import CLEAN, FlowSchedule
 from engines.sampling.noise import Noise
 from engines.sampling.noise_prefetch import NoisePrefetcher
-from engines.streaming.state import Block, LogEntry, RecentLatents, SinkPass
+from engines.streaming.state import Block, RecentLatents, SinkPass
 from engines.text.prompt import Prompt
 from engines.vae.conv_cache import ConvCache
 
@@ -46,7 +46,7 @@ class Stream:
     context_due: bool = False
     recache_due: bool = False
     sink_passes: list[SinkPass] = field(default_factory=list)
-    log: list[LogEntry] = field(default_factory=list)
+    rebuilt_before: list[int] = field(default_factory=list)
     closed: bool = False
 
     @property
@@ -104,12 +104,9 @@ class Stream:
             )
 
     def use_prompt(self, prompt: Prompt, kv: PromptKV) -> None:
-        """Put a prompt in force; one that was set before the same block never was."""
+        """Put a prompt in force."""
         self.prompt, self.prompt_kv = prompt, kv
         self.recache_due = self.blocks > 0
-        if self.log and self.log[-1][:2] == (self.blocks, "prompt"):
-            self.log.pop()
-        self.log.append(LogEntry(self.blocks, "prompt", prompt.text))
 
     def append(self, latents: Tensor, sink_passes: Sequence[SinkPass], ready: torch.cuda.Event | None) -> Block:
         """Take over a finished block; `sink_passes` are those of its passes that wrote the sink for good."""
@@ -139,7 +136,7 @@ class Stream:
         """Sink and decoder have been made anew; the rest of the window follows before the next block."""
         self.decoder = decoder
         self.context_due, self.recache_due = False, True
-        self.log.append(LogEntry(self.blocks, "restore", ""))
+        self.rebuilt_before.append(self.blocks)
 
     def close(self) -> None:
         """Let go of all tensors."""

@@ -91,7 +91,7 @@ class SessionFactory:
         past = session.logic.copy(block, _now())
         past.forget_clients()
         chunks = [chunk for chunk in session.kept if chunk.block < block]
-        restored = {entry.block for entry in session.stream.log if entry.event == "restore"}
+        restored = set(session.stream.rebuilt_before)
         async with self._taken(await self._new(spec)) as stream:
             await self._replay(stream, past, restored)
             fork = await self._session(attempt, spec, past.copy(block, _now()), stream)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
@@ -15,6 +16,7 @@ from engines.device.side_stream import Begun, SideStream
 from engines.errors import Cancelled, ConfigError, PoolFull, PositionLimit, PromptError, StreamError
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
+from engines.streaming.snapshot import light_parts
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
@@ -236,19 +238,21 @@ def test_a_fork_goes_on_alike_and_then_by_itself(
     ours, theirs = (roll_pictures(generator, s, 3, {6: prompts[1]}) for s in (stream, fork))
     assert torch.equal(ours[0], theirs[0])
     assert torch.equal(ours[1], theirs[1])
-    assert stream.log == fork.log
     generator.set_prompt(fork, prompts[2])
     assert stream.prompt is prompts[1]
     assert not torch.equal(roll(generator, stream, 1, {}), roll(generator, fork, 1, {}))
 
 
-def test_the_log_has_the_prompts_that_were_applied(
+def test_what_a_stream_keeps_does_not_grow_with_the_prompts_it_had(
     generator: Generator, small: StreamConfig, prompts: list[Prompt]
 ) -> None:
-    stream = generator.open(small)
-    generator.set_prompt(stream, prompts[2])
-    roll(generator, stream, 4, {0: prompts[0], 3: prompts[1]})
-    assert stream.log == [(0, "prompt", prompts[0].text), (3, "prompt", prompts[1].text)]
+    stream, sizes = generator.open(small), []
+    for block in range(30):
+        roll_pictures(generator, stream, 1, {block: prompts[block % 2]})
+        tensors, facts = light_parts(generator, stream)
+        sizes.append((len(json.dumps(facts)), len(tensors)))
+    early, late = (max(part) for part in (sizes[5:15], sizes[20:]))
+    assert (late[0] <= early[0] + 8, late[1]) == (True, early[1])
 
 
 def test_streams_take_turns_in_the_memory_there_is(

@@ -112,7 +112,7 @@ def test_both_kinds_continue_whatever_the_window(
     light = restore(generator, take_light(generator, stream)).stream
     rebuilt = generator.fork(stream)
     generator.rebuild(rebuilt)
-    assert light.log == rebuilt.log
+    assert light.rebuilt_before == rebuilt.rebuilt_before == ([blocks] if blocks else [])
     for restored, original in ((exact, stream), (light, rebuilt)):
         films = [roll_pictures(generator, s, 4, switches) for s in (restored, original)]
         assert all(torch.equal(a, b) for a, b in zip(*films, strict=True))
@@ -140,12 +140,14 @@ def test_rebuilding_keeps_the_sink_and_the_decoder(
             torch.testing.assert_close(ours, wanted, atol=1e-5, rtol=0)
 
 
-def test_a_restore_is_in_the_log(generator: Generator, small: StreamConfig, prompts: list[Prompt]) -> None:
+def test_a_stream_knows_where_it_was_restored(
+    generator: Generator, small: StreamConfig, prompts: list[Prompt]
+) -> None:
     stream = generator.open(small)
     roll_pictures(generator, stream, 5, {0: prompts[0]})
     restored = restore(generator, take_light(generator, stream))
     assert restored.kind == "light"
-    assert restored.stream.log == [(0, "prompt", prompts[0].text), (5, "restore", "")]
+    assert restored.stream.rebuilt_before == [5]
 
 
 def test_a_switch_that_is_still_due_is_kept(
@@ -203,11 +205,11 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
         (lambda tensors, facts: facts.update(prompt=7), "IndexError"),
         (lambda tensors, facts: facts.update(blocks=-3), "-3 blocks"),
         (lambda tensors, facts: facts.update(prompt=None), "5 blocks, prompt None"),
-        (lambda tensors, facts: facts.pop("log"), "log"),
+        (lambda tensors, facts: facts.pop("rebuilt_before"), "rebuilt_before"),
         (lambda tensors, facts: facts["stream"].update(window_frames=5), "window_frames 5"),
         (lambda tensors, facts: facts.update(sink_passes=[[11, 0.0, 0, 0]]), "from frame 11"),
     ],
-    ids=["window", "latents", "block missing", "prompt", "blocks", "no prompt", "log", "config", "sink"],
+    ids=["window", "latents", "block missing", "prompt", "blocks", "no prompt", "rebuilt", "config", "sink"],
 )
 def test_a_snapshot_made_to_mislead_is_refused(
     model: Model, generator: Generator, small: StreamConfig, snapshot: bytes, change: Change, message: str
