@@ -41,7 +41,7 @@ class Placed(NamedTuple):
 class ReplicaClient:
     """Calls methods of one deployment's replicas. Lost ones raise ReplicaLost, dead ones ReplicaDied.
 
-    A replica that does not answer for `silence_s` counts as silent, and is asked last for a while.
+    A replica that did not answer counts as silent, and is asked last for a while, or until it answers.
     """
 
     def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
@@ -62,11 +62,13 @@ class ReplicaClient:
         """What `method` of a replica returns. Raises what it raises."""
         response = self._begin(replica, method, arguments, stream=False)
         try:
-            return await asyncio.wait_for(_answer(response), timeout_s)
+            answer = await asyncio.wait_for(_answer(response), timeout_s)
         except TimeoutError:
             raise self._fell_silent(replica, timeout_s) from None
         except Exception as error:
             raise _translated(error) from error
+        self._silent.pop(replica, None)
+        return answer
 
     async def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Any]:
         """The items of a streaming method of a replica; ReplicaLost if none comes for `silence_s`."""

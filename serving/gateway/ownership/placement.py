@@ -22,7 +22,11 @@ async def ask_all(pool: ReplicaPool, method: str, *arguments: Any) -> dict[str, 
 
     Where none speaks the silent ones are asked: they may speak again.
     """
+    speaking, silent = await pool.replicas()
+    return await _ask(pool, speaking or silent, method, *arguments)
 
+
+async def _ask(pool: ReplicaPool, replicas: Sequence[str], method: str, *arguments: Any) -> dict[str, Any]:
     async def ask(replica: str) -> Any:
         try:
             return await pool.call(replica, method, *arguments, timeout_s=ANSWER_S)
@@ -30,8 +34,6 @@ async def ask_all(pool: ReplicaPool, method: str, *arguments: Any) -> dict[str, 
             logger.warning("replica left out", extra={"replica": replica, "why": str(lost)})
             return None
 
-    speaking, silent = await pool.replicas()
-    replicas = speaking or silent
     answers = await asyncio.gather(*(ask(replica) for replica in replicas))
     return {replica: answer for replica, answer in zip(replicas, answers, strict=True) if answer is not None}
 
@@ -50,25 +52,27 @@ async def prepare(
 ) -> Prepared:
     """A copy of a session on the replica with most free slots; where that fails, on the next one.
 
-    `avoid` comes last. `tried` is told each replica before it is called, so that it can be told of a cancellation.
-    Raises SlotsFull if all are full, and ReplicaLost if none answers.
+    Those that were silent just now come last, and of all others `avoid`. `tried` is told each replica before it is
+    called, so that it can be told of a cancellation. Raises SlotsFull if all are full, and ReplicaLost if none
+    answers.
     """
     epoch = 0 if owner is None else owner.epoch
     attempt_of_owner = owner.record.attempt if owner is not None and isinstance(owner.record, Owner) else None
     refused: ServingError = ReplicaLost("no replica answers")
-    for replica in await _by_room(pool, avoid):
-        tried(replica)
-        arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner)
-        try:
-            prepared: Prepared = await pool.call(replica, "prepare", *arguments, timeout_s=timeout_s)
-        except (SlotsFull, ReplicaLost, WrongState) as error:
-            refused = error
-        else:
-            return prepared
+    for among in await pool.replicas():
+        for replica in await _by_room(pool, among, avoid):
+            tried(replica)
+            arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner)
+            try:
+                prepared: Prepared = await pool.call(replica, "prepare", *arguments, timeout_s=timeout_s)
+            except (SlotsFull, ReplicaLost, WrongState) as error:
+                refused = error
+            else:
+                return prepared
     raise refused
 
 
-async def _by_room(pool: ReplicaPool, avoid: str | None) -> list[str]:
-    rooms: dict[str, int] = await ask_all(pool, "room")
+async def _by_room(pool: ReplicaPool, among: Sequence[str], avoid: str | None) -> list[str]:
+    rooms: dict[str, int] = await _ask(pool, among, "room")
     # Of equal ones any: two managers that ask at once should not both take the same.
     return sorted(rooms, key=lambda replica: (replica != avoid, rooms[replica], random.random()), reverse=True)

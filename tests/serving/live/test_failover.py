@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 import threading
 import time
@@ -246,8 +245,7 @@ def test_a_session_with_no_other_place_waits_for_its_stopped_replica_or_the_next
         events = streamed(pair, hurt)
     assert frames(events) == list(range(END))
     for session in others:
-        with contextlib.suppress(grpc.RpcError):
-            pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+        pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
 def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
