@@ -37,7 +37,6 @@ from serving.timeline.cue import Blend, Cue
 PROMPT = "a red balloon hovering over rolling hills at noon under a clear sky"
 LATER = "a red balloon hovering over rolling hills at night under a clear sky"
 HURT_AT, END = 57, 153
-LEASE_S = 3.0
 
 
 class Stage(NamedTuple):
@@ -51,6 +50,7 @@ STAGES = (
     Stage("Denoiser", "session opened"),
     Stage("VideoDecoder", "decoder opened"),
     Stage("TextEncoder", "prompt encoded"),
+    Stage("SessionManager", "standby of a session"),
 )
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
@@ -77,7 +77,6 @@ def measure(repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
     """Seconds without a chunk, by deployment and signal."""
     config = ServerConfig(
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2,
-        leases=LeaseConfig(LEASE_S),
         grpc_port=free_port(), http_port=free_port(), recordings=str(folder),
     )  # fmt: skip
     address, logs = f"127.0.0.1:{config.grpc_port}", local_cluster.start(config).logs
@@ -113,7 +112,7 @@ def main() -> None:
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         gaps = measure(options.repeats, Path(folder))
-    found = {"silent_after_s": LEASE_S, "without_a_chunk": summary(gaps)}
+    found = {"lease_s": LeaseConfig().lease_s, "without_a_chunk": summary(gaps)}
     print(json.dumps(found, indent=1))
     document = {"machine": asdict(Machine.here(torch.device("cpu"))), **found, "samples_s": gaps}
     (options.output / "failover_pocket_cpu.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -239,9 +239,10 @@ class StandbySession:
     def _took_over(self, epoch: int, owner: Owner, before: Owner | None) -> None:
         self._tried.clear()
         self._host.directory.note(self.session_id, epoch, owner)
+        extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
+        logger.info("standby of a session", extra=extra)
         if before is not None:
             self._tell(before.replica, "drop", before.attempt, epoch)
-            extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
             logger.info("session taken over", extra=extra)
         self._renew_now(owner.replica)
         if owner.replica in self._host.dead:
