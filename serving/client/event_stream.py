@@ -16,8 +16,8 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.status import error_of, read_error, reason_in
 from serving.protocol.stream_cursor import StreamCursor, Verdict
 
-QUIET_S = 10.0
-"""After so long without an event the server is asked whether it is still there."""
+LOST_AFTER_S = 5.0
+"""After so long without an event a stream is lost: where nothing happens, a heartbeat comes every second."""
 
 Describe = Callable[[], Awaitable[pb.Session]]
 Open = Callable[[int | None], Awaitable[Any]]
@@ -90,12 +90,12 @@ class EventStream:
         return event
 
     async def _read(self, call: Any) -> AsyncIterator[pb.Event]:
-        """Events of `call`, as long as the server is there. A read that is cancelled would cancel the call."""
+        """Events of `call`. A read that is cancelled would cancel the call."""
         while True:
             reading = asyncio.ensure_future(call.read())
             try:
-                while not (await asyncio.wait({reading}, timeout=QUIET_S))[0]:
-                    await self._describe()
+                if not (await asyncio.wait({reading}, timeout=LOST_AFTER_S))[0]:
+                    raise ReplicaLost(f"nothing came for {LOST_AFTER_S:g} s, not even a heartbeat")
                 event = reading.result()
             except grpc.aio.AioRpcError as error:
                 raise refusal_of(error) from error

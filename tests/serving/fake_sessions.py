@@ -74,6 +74,8 @@ class Faults:
 
     chunks_before_loss: list[int] = field(default_factory=list)
     """Streams that end with UNAVAILABLE after so many chunks, one after the other."""
+    falls_silent: bool = False
+    """A stream that is lost does not end: nothing comes any more."""
     blocks_while_lost: int = 0
     """Blocks that are made before a client whose stream ended so can come again."""
     commands_lost: int = 0
@@ -452,6 +454,8 @@ class FakeServer(SessionsServicer):
             while (event := await subscriber.get()) is not None:
                 if sent == lost_after:
                     session.make(self.faults.blocks_while_lost)
+                    if self.faults.falls_silent:
+                        await asyncio.sleep(3600)
                     raise _StreamLost
                 yield event
                 sent += event.HasField("chunk")

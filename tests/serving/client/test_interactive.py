@@ -87,6 +87,20 @@ def test_a_spectator_goes_on_where_its_stream_ended() -> None:
     with_client(work)
 
 
+def test_a_stream_without_even_a_heartbeat_is_lost_and_had_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.client.event_stream.LOST_AFTER_S", 0.3)
+
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        server.faults.falls_silent = True
+        server.faults.chunks_before_loss += [2]
+        session = await client.create(fps=0, ahead=12, cues=[BALLOON])
+        await client.start(session.id)
+        assert painted_frames(await chunks(client.watch(session.id, 0), 57)) == list(range(57))
+        assert not server.faults.chunks_before_loss
+
+    with_client(work)
+
+
 @pytest.mark.parametrize("fault", ["commands_lost", "receipts_lost", "commands_unavailable"])
 def test_a_command_is_done_once_whether_it_or_its_receipt_was_lost(fault: str) -> None:
     async def work(client: AsyncClient, server: FakeServer) -> None:
