@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import override
@@ -227,15 +228,10 @@ class SessionService(SessionAPI):
     # Streams
 
     @override
-    async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
-        await self._require_own(request.session_id, caller)
+    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
         from_frame = request.from_frame if request.HasField("from_frame") else None
-        ends = asyncio.get_running_loop().time() + self._config.limits.stream_seconds
-        async with aclosing(self._spectators.watch(request.session_id, from_frame)) as events:
-            async for event in events:
-                yield event
-                if event.HasField("chunk") and asyncio.get_running_loop().time() > ends:
-                    return
+        admit = partial(self._require_own, request.session_id, caller)
+        return self._spectators.watch(request.session_id, from_frame, self._config.limits.stream_seconds, admit)
 
     @override
     async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:

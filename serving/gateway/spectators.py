@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
 from serving.errors import ServingError, SessionFailed
 from serving.gateway.event_relay import Audience, EventRelay
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.event_queue import EventQueue
+from serving.protocol.event_queue import EventQueue, Queued
 from serving.protocol.stream_cursor import RelayCursor
 from serving.replication.messages import Role
 
@@ -28,27 +28,34 @@ class Spectators:
         self._beside = beside
         self._streams: dict[str, SharedStream] = {}
 
-    async def watch(self, session_id: str, from_frame: int | None) -> AsyncGenerator[pb.Event]:
-        """A session's events, its state first; a heartbeat where nothing happens for a second.
+    async def watch(
+        self, session_id: str, from_frame: int | None, seconds: float, admit: Callable[[], Awaitable[None]]
+    ) -> AsyncGenerator[pb.Event]:
+        """A session's events, its state first, for at least `seconds`; a heartbeat where nothing happens for one.
 
-        What was kept from `from_frame` on is asked for once the shared stream stands, so that nothing is missed
-        between the two; what comes twice is left out.
+        `admit` raises for who may not. What was kept from `from_frame` on is asked for once the shared stream
+        stands, so that nothing is missed between the two; what comes twice is left out.
         """
+        await admit()
         shared = self._streams.get(session_id)
         if shared is None or shared.is_over:
             shared = self._streams[session_id] = SharedStream(self._relay, session_id, self._beside)
-        queue, cursor = shared.join(), RelayCursor(from_frame)
+        queue, cursor, overlaps = shared.join(), RelayCursor(from_frame), True
+        ends = asyncio.get_running_loop().time() + seconds
         try:
             await shared.stands()
             for event in await self._kept(session_id, from_frame):
                 cursor.accept(event)
                 yield event
-            async with aclosing(queue.events(HEARTBEAT_S)) as live:
-                async for news in live:
-                    if news is None:
-                        yield pb.Event(heartbeat=pb.Heartbeat())
-                    elif cursor.accept(news):
-                        yield news
+            while events := await queue.batch():
+                for event in events:
+                    # Frames come in order: behind the first that is new all are.
+                    if overlaps and not cursor.accept(event):
+                        continue
+                    overlaps = overlaps and not event.HasField("chunk")
+                    yield event
+                if asyncio.get_running_loop().time() > ends:
+                    return
         finally:
             shared.leave(queue)
             if shared.is_over and self._streams.get(session_id) is shared:
@@ -72,7 +79,9 @@ class SharedStream:
         self._queues: list[EventQueue[pb.Event]] = []
         self._failure: ServingError | None = None
         self._stands = asyncio.Event()
+        self._is_quiet = True
         self._pump = asyncio.create_task(self._run())
+        self._beat = asyncio.create_task(self._beats())
 
     @property
     def is_over(self) -> bool:
@@ -92,6 +101,7 @@ class SharedStream:
         self._count()
         if not self._queues:
             self._pump.cancel()
+            self._beat.cancel()
 
     async def stands(self) -> None:
         """Wait until the replica sends its events. Raises what keeps it from that."""
@@ -122,11 +132,17 @@ class SharedStream:
         self._stands.set()
 
     def _put(self, event: pb.Event) -> None:
-        nbytes = event.ByteSize()
-        if not event.HasField("chunk"):
-            for queue in self._queues:
-                queue.put_event(event, nbytes)
-            return
-        first, frames = event.chunk.first_frame, len(event.chunk.units)
+        chunk, self._is_quiet = event.chunk, False
+        queued = Queued(event, event.ByteSize(), event.take, chunk.first_frame, len(chunk.units))
         for queue in self._queues:
-            queue.put_chunk(event, nbytes, event.take, first, frames)
+            queue.put(queued)
+
+    async def _beats(self) -> None:
+        """Tell the viewers, where nothing else does, that the stream is there."""
+        beat = Queued(pb.Event(heartbeat=pb.Heartbeat()), 0)
+        while not self._pump.done():
+            await asyncio.sleep(HEARTBEAT_S)
+            if self._is_quiet:
+                for queue in self._queues:
+                    queue.put(beat)
+            self._is_quiet = True

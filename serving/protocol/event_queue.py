@@ -20,7 +20,9 @@ MAX_WAITING_BYTES = 128 << 20
 """All that waits, in events and in bytes; a reader that lets more pile up is let go."""
 
 
-class _Waiting(NamedTuple, Generic[T]):
+class Queued(NamedTuple, Generic[T]):
+    """An event with what a queue must know of it; of a chunk its take and frames."""
+
     event: T
     nbytes: int
     take: int = 0
@@ -30,6 +32,7 @@ class _Waiting(NamedTuple, Generic[T]):
 
     @property
     def is_chunk(self) -> bool:
+        """Whether it may give way to a gap."""
         return self.frames > 0 and not self.is_gap
 
 
@@ -44,7 +47,7 @@ class EventQueue(Generic[T]):
         self._write = write
         self._take = take
         self._from_frame = 0 if from_frame is None else from_frame
-        self._waiting: deque[_Waiting[T]] = deque()
+        self._waiting: deque[Queued[T]] = deque()
         self._chunks = 0
         self._nbytes = 0
         self._allowed = MOST_CHUNKS
@@ -52,28 +55,43 @@ class EventQueue(Generic[T]):
         self._failure: ServingError | None = None
         self._finished = False
 
-    def put_event(self, event: T, nbytes: int) -> None:
-        """Send an event that is not a chunk."""
-        self._put(_Waiting(event, nbytes))
-
-    def put_chunk(self, event: T, nbytes: int, take: int, first_frame: int, frames: int) -> None:
-        """Send a chunk, or the gap that it leaves if too many wait."""
-        if self._finished or (take == self._take and first_frame + frames <= self._from_frame):
+    def put(self, queued: Queued[T]) -> None:
+        """Send an event; of chunks, the oldest leaves a gap if too many wait."""
+        if not queued.frames:
+            self._put(queued)
             return
-        self._put(_Waiting(event, nbytes, take, first_frame, frames))
+        if self._finished or (
+            queued.take == self._take and queued.first_frame + queued.frames <= self._from_frame
+        ):
+            return
+        self._put(queued)
         self._chunks += 1
         if self._chunks > self._allowed and not self._finished:
             self._drop_chunk()
 
-    def put_backlog(self, event: T, nbytes: int, take: int, first_frame: int, frames: int) -> None:
+    def put_backlog(self, queued: Queued[T]) -> None:
         """Send a chunk that was kept for those who come late: not the reader's fault that it waits."""
         self._allowed += 1
-        self.put_chunk(event, nbytes, take, first_frame, frames)
+        self.put(queued)
 
     def finish(self, failure: ServingError | None = None) -> None:
         """End the iteration once everything has been taken; with `failure`, by raising it."""
         self._finished, self._failure = True, failure
         self._more.set()
+
+    async def batch(self) -> list[T]:
+        """All that waits, once something does; nothing at the end. Raises what the queue was finished with."""
+        while not self._waiting:
+            if self._finished:
+                if self._failure is not None:
+                    raise self._failure
+                return []
+            self._more.clear()
+            await self._more.wait()
+        events = [queued.event for queued in self._waiting]
+        self._waiting.clear()
+        self._chunks = self._nbytes = 0
+        return events
 
     async def events(self, beat_s: float) -> AsyncGenerator[T | None]:
         """What was put; None where nothing was for `beat_s`."""
@@ -93,7 +111,7 @@ class EventQueue(Generic[T]):
         if self._failure is not None:
             raise self._failure
 
-    def _put(self, waiting: _Waiting[T]) -> None:
+    def _put(self, waiting: Queued[T]) -> None:
         if self._finished:
             return
         self._waiting.append(waiting)
@@ -124,4 +142,4 @@ class EventQueue(Generic[T]):
             del self._waiting[before]
             place -= 1
         gap = self._write(pb.Event(take=take, gap=pb.Gap(first_frame=first, frames=frames)))
-        self._waiting.insert(place, _Waiting(gap, 0, take, first, frames, is_gap=True))
+        self._waiting.insert(place, Queued(gap, 0, take, first, frames, is_gap=True))

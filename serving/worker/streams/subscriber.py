@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.event_queue import EventQueue
+from serving.protocol.event_queue import EventQueue, Queued
 from serving.replication.messages import Item, Role
 
 
@@ -20,15 +20,15 @@ class Subscriber:
 
     def put_event(self, event: bytes) -> None:
         """Send an event that is not a chunk."""
-        self._queue.put_event(event, len(event))
+        self._queue.put(Queued(event, len(event)))
 
     def put_chunk(self, event: bytes, take: int, first_frame: int, frames: int) -> None:
         """Send a chunk."""
-        self._queue.put_chunk(event, len(event), take, first_frame, frames)
+        self._queue.put(Queued(event, len(event), take, first_frame, frames))
 
     def put_backlog(self, event: bytes, take: int, first_frame: int, frames: int) -> None:
         """Send a chunk that was kept for those who come late."""
-        self._queue.put_backlog(event, len(event), take, first_frame, frames)
+        self._queue.put_backlog(Queued(event, len(event), take, first_frame, frames))
 
     async def items(self, beat_s: float) -> AsyncIterator[Item]:
         """What was put; an empty item where nothing was for `beat_s`."""

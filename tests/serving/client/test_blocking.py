@@ -82,7 +82,7 @@ def test_the_cues_that_have_applied_come_page_by_page() -> None:
         with client.control(session, from_frame=0) as steered:
             steered.start()
             for event in steered:
-                if event.progress.current_start_frame >= 57:
+                if event.progress.current_start_frame >= 69:
                     break
         texts = [applied.cue.prompts[0].text for applied in client.applied_cues(session.id)]
         assert texts == [f"prompt {number}" for number in range(5)]

@@ -1,0 +1,307 @@
+"""Measures what a spectator takes of a manager: CPU time per viewer and chunk, with own streams and shared ones.
+
+    python -m benchmarks.spectators --sessions 100 --viewers 10
+
+The sessions live on replicas in this process that send real chunks, encoded once before. Items of a stream are
+pickled there and unpickled here, under a timeout, as a manager does with those that come over Ray; what Ray itself
+takes for one is not in it. Nor is what every viewer costs whatever is done here: gRPC's serialising, and sockets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import pickle
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.timing import Samples
+from engines.config.geometry import BlockLengths
+from engines.config.presets import preset
+from serving.auth import Caller
+from serving.config import ServerConfig
+from serving.gateway.ownership.replica_pool import Replicas
+from serving.gateway.session_service import SessionService
+from serving.media.encoder import ChunkEncoder
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.chunks import write_chunk
+from serving.replication.leases import RenewAnswer
+from serving.replication.messages import Item, Role
+from serving.replication.register import MemoryRegister, Owner
+from serving.web.outbound import EventWriter
+from serving.web.segments import SegmentCache
+
+HEIGHT, WIDTH = 480, 832
+MARK = 0.2
+"""The most that a viewer may cost, of what one cost with a stream of its own."""
+
+WARM_UP = 24
+"""Blocks until streams keep as much as they ever do."""
+
+QUIET = 100
+"""Nobody speaks between two blocks, and nobody is to be missed."""
+
+Events = AsyncIterator[pb.Event]
+Watch = Callable[[SessionService, str], Events]
+Write = Callable[[pb.Event], object]
+
+
+class BlockEvents(NamedTuple):
+    """What a replica sends for a block: pickled items."""
+
+    chunk: bytes
+    progress: bytes
+
+
+class FakeReplicas:
+    """A ReplicaPool of one replica with every session, whose streams bring what `send` is given."""
+
+    def __init__(self) -> None:
+        self._streams: list[asyncio.Queue[bytes]] = []
+
+    @property
+    def streams(self) -> int:
+        """How many are open."""
+        return len(self._streams)
+
+    def send(self, block: BlockEvents) -> None:
+        """A block of every session."""
+        for stream in self._streams:
+            stream.put_nowait(block.chunk)
+            stream.put_nowait(block.progress)
+
+    async def replicas(self) -> Replicas:
+        """The one."""
+        return Replicas(["all"])
+
+    async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
+        """Renewals, and what a viewer is sent first."""
+        if method == "renew":
+            return RenewAnswer(asyncio.get_running_loop().time(), (), ())
+        return [_state(arguments[0])] if method == "kept_events" else None
+
+    async def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Item]:
+        """The events of a session."""
+        sent: asyncio.Queue[bytes] = asyncio.Queue()
+        self._streams.append(sent)
+        try:
+            yield Item(_state(arguments[0]))
+            while True:
+                async with asyncio.timeout(silence_s * QUIET):
+                    item: Item = pickle.loads(await sent.get())
+                yield item
+        finally:
+            self._streams.remove(sent)
+
+
+class Way(NamedTuple):
+    """How spectators are served: where their events come from, and how one's are written."""
+
+    watch: Watch
+    writer: Callable[[SegmentCache], Write]
+
+
+def _own_stream(service: SessionService, session_id: str) -> Events:
+    return service._relay.events(session_id, Role.VIEWER, None)
+
+
+def _shared_stream(service: SessionService, session_id: str) -> Events:
+    return service.watch(pb.WatchRequest(session_id=session_id), Caller(""))
+
+
+def _as_it_is(shared: SegmentCache) -> Write:
+    return lambda event: event
+
+
+def _own_messages(shared: SegmentCache) -> Write:
+    return EventWriter(SegmentCache()).write
+
+
+def _shared_messages(shared: SegmentCache) -> Write:
+    return EventWriter(shared).write
+
+
+FACES = {
+    "gRPC": (Way(_own_stream, _as_it_is), Way(_shared_stream, _as_it_is)),
+    "WebSocket": (Way(_own_stream, _own_messages), Way(_shared_stream, _shared_messages)),
+}
+"""Of each face the way with a stream for every viewer, and the one with a stream for all of a session."""
+
+
+@dataclass(frozen=True)
+class Crowd:
+    """So many viewers each watch so many sessions for some blocks, of which the first are not counted."""
+
+    sessions: int
+    viewers: int
+    blocks: int
+
+    @property
+    def watchers(self) -> int:
+        """Of all sessions."""
+        return self.sessions * self.viewers
+
+
+def encoded(blocks: int) -> list[BlockEvents]:
+    """Blocks of a picture that moves, with some noise."""
+    encoder, lengths, random = ChunkEncoder(HEIGHT, WIDTH), BlockLengths(), np.random.default_rng(0)
+    ramp = np.linspace(0, 200, WIDTH + 16 * blocks, dtype=np.uint8)
+    noise = random.integers(0, 40, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    found = []
+    for block in range(blocks):
+        first, end = lengths.pixel_frames(block), lengths.pixel_frames(block + 1)
+        pictures = np.stack([ramp[None, at % 16 : at % 16 + WIDTH, None] + noise for at in range(first, end)])
+        chunk = write_chunk(encoder.encode(block, first, pictures))
+        progress = pb.Progress(current_start_frame=end, generated_fps=16.0, queued_blocks=1)
+        found.append(
+            BlockEvents(
+                _pickled(pb.Event(seq=block + 1, chunk=chunk)),
+                _pickled(pb.Event(seq=block + 1, progress=progress)),
+            )
+        )
+    return found
+
+
+async def measure(crowd: Crowd, way: Way, sent: Sequence[BlockEvents]) -> Samples:
+    """Milliseconds of CPU time per viewer and chunk, of each block."""
+    pool, register, shared = FakeReplicas(), MemoryRegister(), SegmentCache()
+    replicas: Any = pool
+    names = [f"session {number}" for number in range(crowd.sessions)]
+    for name in names:
+        await register.create(name, 1, Owner("all", name, "manager"))
+    with tempfile.TemporaryDirectory() as folder:
+        config = ServerConfig(recordings=folder)
+        service = SessionService(replicas, register, config, preset("pocket").stream, "manager")
+        begun, seen = Count(), Count()
+        watching = [
+            asyncio.create_task(_watch(way.watch(service, name), way.writer(shared), begun, seen))
+            for name in names for _ in range(crowd.viewers)
+        ]  # fmt: skip
+        await begun.reaches(crowd.watchers)
+        times = [await _round(pool, block, seen, crowd.watchers * number) for number, block in enumerate(sent, 1)]
+        for task in watching:
+            task.cancel()
+        await asyncio.gather(*watching, return_exceptions=True)
+        await service.stop()
+    return Samples(tuple(ms / crowd.watchers for ms in times[WARM_UP:]))
+
+
+class Count:
+    """Counts, and wakes who waits for a number."""
+
+    def __init__(self) -> None:
+        self._value = 0
+        self._wanted = 0
+        self._reached = asyncio.Event()
+
+    def add(self) -> None:
+        """One more."""
+        self._value += 1
+        if self._value == self._wanted:
+            self._reached.set()
+
+    async def reaches(self, wanted: int) -> None:
+        """Wait until there are `wanted`."""
+        self._wanted = wanted
+        if self._value < wanted:
+            self._reached.clear()
+            await self._reached.wait()
+
+
+async def _watch(events: Events, write: Write, begun: Count, seen: Count) -> None:
+    async with aclosing(events) as watched:  # type: ignore[type-var]
+        async for event in watched:
+            write(event)
+            if event.HasField("progress"):
+                seen.add()
+            elif event.HasField("state"):
+                begun.add()
+
+
+async def _round(pool: FakeReplicas, block: BlockEvents, seen: Count, wanted: int) -> float:
+    began = time.process_time()
+    pool.send(block)
+    await seen.reaches(wanted)
+    return (time.process_time() - began) * 1e3
+
+
+def _pickled(event: pb.Event) -> bytes:
+    return pickle.dumps(Item(event.SerializeToString()))
+
+
+def _state(name: str) -> bytes:
+    options = pb.SessionOptions(height=HEIGHT, width=WIDTH)
+    return pb.Event(state=pb.Session(id=name, options=options)).SerializeToString()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a viewer and chunk, before and now."""
+
+    before: Samples
+    now: Samples
+
+    @property
+    def share(self) -> float:
+        """Now, of before."""
+        return self.now.median_ms / self.before.median_ms
+
+    def as_json(self) -> dict[str, object]:
+        """In microseconds, with every sample."""
+        return {
+            "us_before": 1e3 * self.before.median_ms,
+            "us_now": 1e3 * self.now.median_ms,
+            "share": self.share,
+            "within_the_mark": self.share <= MARK,
+            "samples_us_before": [round(1e3 * ms, 3) for ms in self.before.ms],
+            "samples_us_now": [round(1e3 * ms, 3) for ms in self.now.ms],
+        }
+
+
+def compare(crowd: Crowd, sent: Sequence[BlockEvents]) -> dict[str, Cost]:
+    """Both ways of each face, one after the other."""
+
+    def cost(way: Way) -> Samples:
+        gc.collect()
+        return asyncio.run(measure(crowd, way, sent))
+
+    return {face: Cost(*map(cost, ways)) for face, ways in FACES.items()}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.spectators", description=__doc__)
+    parser.add_argument("--sessions", type=int, default=100)
+    parser.add_argument("--viewers", type=int, default=10, help="of each session")
+    parser.add_argument("--blocks", type=int, default=20)
+    parser.add_argument("--json", type=Path, metavar="FILE", default=RESULTS / "spectators_cpu.json")
+    options = parser.parse_args()
+    crowd = Crowd(options.sessions, options.viewers, options.blocks)
+    machine, sent = Machine.here(torch.device("cpu")), encoded(WARM_UP + crowd.blocks)
+    costs = compare(crowd, sent)
+    size = sum(len(block.chunk) for block in sent) / len(sent)
+    for face, cost in costs.items():
+        kept = "within" if cost.share <= MARK else "above"
+        print(
+            f"{face}: {1e3 * cost.before.median_ms:.1f} us per viewer and chunk with a stream for each, "
+            f"{1e3 * cost.now.median_ms:.1f} us with one for all: {cost.share:.2f}, {kept} the mark of {MARK}"
+        )
+    facts = {"machine": asdict(machine), **asdict(crowd), "chunk_bytes": round(size), "mark": MARK}
+    faces = {face: cost.as_json() for face, cost in costs.items()}
+    options.json.write_text(json.dumps(facts | {"faces": faces}, indent=1) + "\n")
+    print(f"{machine}\n{options.json}")
+
+
+if __name__ == "__main__":
+    main()
