@@ -22,8 +22,13 @@ SERVICES = [
 ]
 
 
-PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60"}
-"""For Serve's controller, which would kill a proxy that is not there after 5 s: on a busy machine none ever is."""
+ENVIRONMENT = {
+    # The controller would kill a proxy that is not there after 5 s: on a busy machine none ever is.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    # A proxy that is stopped or cut off would hold up the managers that answer it: see `ReplicaClient`.
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
+}
+"""Of Serve's own processes, which read it when they start."""
 
 
 class Running(NamedTuple):
@@ -35,7 +40,7 @@ class Running(NamedTuple):
 
 def start(config: ServerConfig) -> Running:
     """Start a Ray cluster on this machine, Serve in it, and the server in Serve."""
-    for name, value in PATIENCE.items():
+    for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     cluster: Any = ray.init(
         num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING

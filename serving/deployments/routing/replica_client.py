@@ -10,12 +10,13 @@ from contextvars import Context
 from functools import partial
 from typing import Any, NamedTuple, cast
 
-from ray.exceptions import ActorDiedError, RayActorError, RayError, RayTaskError
+import grpc
+from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
-from ray.util import list_named_actors
 
 from engines.errors import EngineError
+from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
 from serving.gateway.ownership.replica_pool import Replicas
 
@@ -26,9 +27,6 @@ ANSWER_S = 1.0
 
 AVOIDED_S = 10.0
 """How long a replica that was silent is not asked again: each question would wait for it."""
-
-PROCESS_DIED = "its worker process has died"
-"""What Ray says of an actor whose node lives and reports its process dead; of a lost node it says otherwise."""
 
 
 class Placed(NamedTuple):
@@ -42,19 +40,20 @@ class ReplicaClient:
     """Calls methods of one deployment's replicas. Lost ones raise ReplicaLost, dead ones ReplicaDied.
 
     A replica that did not answer counts as silent, and is asked last for a while, or until it answers.
+
+    Requests go over gRPC. Over Ray's own calls a replica would stand still, with all its sessions, at the end of
+    each answer until the caller took it, which one that is stopped or cut off never does.
     """
 
     def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
-        self._handle = handle
+        self._handle = handle.options(_by_reference=False)
+        self._actors = ReplicaActors(handle)
         self._silence_s = silence_s
         self._silent: dict[str, float] = {}
 
     async def replicas(self) -> Replicas:
         """By id. Raises ReplicaLost where Ray does not say."""
-        try:
-            there = await asyncio.to_thread(self._named)
-        except RayError as error:
-            raise ReplicaLost(f"Ray does not say which replicas there are: {error}") from error
+        there = await self._actors.ids()
         avoided = self._avoided()
         return Replicas([r for r in there if r not in avoided], [r for r in there if r in avoided])
 
@@ -66,7 +65,7 @@ class ReplicaClient:
         except TimeoutError:
             raise self._fell_silent(replica, timeout_s) from None
         except Exception as error:
-            raise _translated(error) from error
+            raise await self._translated(replica, error) from error
         self._silent.pop(replica, None)
         return answer
 
@@ -84,7 +83,7 @@ class ReplicaClient:
                 except TimeoutError:
                     raise self._fell_silent(replica, silence_s) from None
                 except Exception as error:
-                    raise _translated(error) from error
+                    raise await self._translated(replica, error) from error
                 yield item
         finally:
             # A generator that nobody reads would keep its replica from being drained.
@@ -118,11 +117,6 @@ class ReplicaClient:
             return None
         return room
 
-    def _named(self) -> list[str]:
-        prefix = f"SERVE_REPLICA::{self._handle.app_name}#{self._handle.deployment_name}#"
-        named = list_named_actors(all_namespaces=True)
-        return [found["name"].removeprefix(prefix) for found in named if found["name"].startswith(prefix)]
-
     def _fell_silent(self, replica: str, seconds: float) -> ReplicaLost:
         self._silent[replica] = asyncio.get_running_loop().time()
         return ReplicaLost(f"its replica was silent for {seconds:g} s")
@@ -132,6 +126,18 @@ class ReplicaClient:
         self._silent = {replica: since for replica, since in self._silent.items() if now < since + AVOIDED_S}
         return set(self._silent)
 
+    async def _translated(self, replica: str, error: Exception) -> Exception:
+        """What a call through Serve raised, as one of ours where it is."""
+        if isinstance(error, RayTaskError) and isinstance(error.cause, ServingError | EngineError):
+            return error.cause
+        if isinstance(error, RayActorError | grpc.RpcError):
+            if await self._actors.died(replica):
+                return ReplicaDied("its replica died")
+            return ReplicaLost(f"its replica is gone or cannot be reached ({type(error).__name__})")
+        if isinstance(error, BackPressureError | DeploymentUnavailableError):
+            return ReplicaLost(f"no replica takes requests: {error}")
+        return error
+
     def _begin(self, replica: str, method: str, arguments: tuple[Any, ...], *, stream: bool) -> Any:
         """Send a request that has no parent: Serve routes the calls of one parent request one at a time."""
         handle = self._handle.options(session_id=replica, method_name=method, stream=stream)
@@ -140,16 +146,3 @@ class ReplicaClient:
 
 async def _answer(response: Any) -> Any:
     return await response
-
-
-def _translated(error: Exception) -> Exception:
-    """What a call through Serve raised, as one of ours where it is."""
-    if isinstance(error, RayTaskError) and isinstance(error.cause, ServingError | EngineError):
-        return error.cause
-    if isinstance(error, ActorDiedError) and PROCESS_DIED in str(error):
-        return ReplicaDied(f"its replica died ({type(error).__name__})")
-    if isinstance(error, RayActorError):
-        return ReplicaLost(f"its replica is gone or cannot be reached ({type(error).__name__})")
-    if isinstance(error, BackPressureError | DeploymentUnavailableError):
-        return ReplicaLost(f"no replica takes requests: {error}")
-    return error

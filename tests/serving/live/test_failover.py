@@ -259,6 +259,23 @@ def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
     pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
+def test_a_manager_that_is_stopped_does_not_hold_up_its_denoiser(pair: Pair) -> None:
+    """Another manager adopts the session, on the same denoiser; the first stays stopped to the end."""
+    wait_until_whole()
+    session = create(pair.stub, fps=16, ahead=1)
+    start(pair.stub, session)
+    with Replicas(pair.logs) as replicas:
+
+        def hurt() -> None:
+            replicas.send(signal.SIGSTOP, "SessionManager", "standby of a session", session.id)
+
+        events = asyncio.run(seen_by_client(pair.address, session, hurt))
+    assert frames(events) == list(range(END))
+    assert not resumed(events)
+    wait_until_whole()
+    pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
 def test_a_server_that_stops_tells_its_viewers_and_finishes_recordings(pair: Pair) -> None:
     wait_until_whole()
     session = create(pair.stub, fps=16, ahead=1)
