@@ -295,6 +295,7 @@ class StandbySession:
         self._copy.apply(delta)
         if isinstance(delta.change, FullState):
             self._feed_lost_at = None
+            logger.info("standby copy is full", extra={"session": self.session_id, "replica": owner.replica})
         if self._prepared is not None and not self._description.done():
             self._description.set_result(pb.Session.FromString(self._prepared.description))
         if delta.wants_ack:
