@@ -22,6 +22,7 @@ from serving.client.aio import AsyncClient
 from serving.config import Limits, ServerConfig
 from serving.deployments import local_cluster
 from serving.deployments.app import APPLICATION
+from serving.deployments.replicas.video_decoder import ABANDONED_S
 
 logger = logging.getLogger(__name__)
 
@@ -88,11 +89,12 @@ class _Run:
         before = await self._idle()
         injected = await self._play(self._kills, self._tally)
         after = await self._idle()
+        left_open = await self._rooms()
         async with AsyncClient(self._address) as client:
             left = len(await client.list())
         return Soak(
             self._seed, self._sessions, self._tally, injected, list(_standbys_back(self._logs, injected)),
-            self._never_whole, await rooms(self._config, self._logs), left, before, after,
+            self._never_whole, left_open, left, before, after,
             time.monotonic() - began,
         )  # fmt: skip
 
@@ -135,6 +137,15 @@ class _Run:
         await asyncio.gather(*(viewer.settle(since) for viewer in self._viewers))
 
     # What is left
+
+    async def _rooms(self) -> list[Room]:
+        """Once all are empty, or after as long as a decoder keeps what a dead denoiser had there."""
+        until = time.monotonic() + 2 * ABANDONED_S
+        while True:
+            found = await rooms(self._config, self._logs)
+            if all(room.free == room.of for room in found) or time.monotonic() > until:
+                return found
+            await asyncio.sleep(1)
 
     async def _idle(self) -> list[Holdings]:
         await asyncio.sleep(IDLE_S)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import defaultdict
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ from serving.errors import ReplicaLost, SessionNotFound
 from serving.media.chunk import Chunk
 from serving.pipeline.stages import DecoderStage, TextEncoderStage
 from serving.pipeline.video_decoder import DecoderStart
+
+KEEP_EVERY_S = 5.0
+"""How often decoders are told which sessions are still wanted; those of a denoiser that died are not."""
 
 TOLD_S = 60.0
 """How long a silent replica may take to hear what it is told. Serve has replaced it long before."""
@@ -72,10 +76,13 @@ class RemoteDecoder(DecoderStage):
         self._copier = copier
         self._opened: dict[str, _Opened] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
 
     @override
     async def open(self, key: str, start: DecoderStart) -> None:
         warm = await asyncio.to_thread(_fetched, self._copier.begin(start.warm, start.ready))
+        if self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep())
         if (before := self._opened.pop(key, None)) is not None:
             self._close_later(before)
         name, tried = f"{key}.{uuid.uuid4().hex[:8]}", list[str]()
@@ -117,6 +124,20 @@ class RemoteDecoder(DecoderStage):
         task = asyncio.create_task(close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    async def _keep(self) -> None:
+        """Say again and again which sessions are wanted."""
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            wanted: defaultdict[str, list[str]] = defaultdict(list)
+            for opened in self._opened.values():
+                wanted[opened.replica].append(opened.name)
+            calls = (
+                self._replicas.call(replica, "keep", names, timeout_s=self._silence_s)
+                for replica, names in wanted.items()
+            )
+            # One that is lost is noticed by the next block.
+            await asyncio.gather(*calls, return_exceptions=True)
 
     async def _call(self, key: str, method: str, *arguments: Any) -> Any:
         if (opened := self._opened.get(key)) is None:

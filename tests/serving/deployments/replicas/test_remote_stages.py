@@ -68,6 +68,7 @@ class Decoders:
         self.next_blocks: dict[str, dict[str, int]] = {"a": {}, "b": {}}
         self.silent: set[str] = set()
         self.waiting: list[tuple[str, str]] = []
+        self.kept: list[tuple[str, ...]] = []
 
     async def place(self, method: str, name: str, block: int, *_: Any, tried: Callable[[str], None]) -> Placed:
         for replica in sorted(self.next_blocks, key=lambda replica: replica in self.silent):
@@ -81,6 +82,9 @@ class Decoders:
         if replica in self.silent:
             self.waiting.append((replica, name))
             raise ReplicaLost("it is silent")
+        if method == "keep":
+            self.kept.append((replica, *name))
+            return Chunk(0, 0, ())
         there = self.next_blocks.get(replica) or next(iter(self.next_blocks.values()))
         if method == "close":
             there.pop(name, None)
@@ -151,3 +155,22 @@ def test_a_decoder_that_was_silent_when_a_session_ended_is_told_again(decoders: 
 
     asyncio.run(ended())
     assert decoders.next_blocks == {"a": {}, "b": {}}
+
+
+def test_a_decoder_hears_again_and_again_what_is_wanted_of_it(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.deployments.replicas.remote_stages.KEEP_EVERY_S", 0)
+
+    async def wanted() -> None:
+        pictures = remote()
+        for key in ("one", "two"):
+            await pictures.open(key, start(0))
+        await asyncio.sleep(0.05)
+        decoders.kept.clear()
+        await pictures.close("one")
+        await asyncio.sleep(0.05)
+
+    asyncio.run(wanted())
+    (two,) = decoders.next_blocks["a"]
+    assert decoders.kept[-1] == ("a", two)
