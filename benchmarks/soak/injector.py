@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ import psutil
 from ray import serve
 
 from benchmarks.measure.holdings import Replica, replicas
-from benchmarks.soak.faults import Fault
+from benchmarks.soak.faults import DEPLOYMENTS, Fault
+from serving.config import ServerConfig
 from serving.deployments.app import APPLICATION
 from serving.deployments.routing.kv_register import KvRegister
 from serving.replication.register import Owner
@@ -98,12 +100,19 @@ class Injector:
                 psutil.Process(victim.pid).send_signal(number)
 
 
-async def wait_until_healthy() -> None:
+async def wait_until_healthy(logs: Path, config: ServerConfig) -> None:
     """Wait until every deployment has all its replicas."""
-    while not await asyncio.to_thread(_is_healthy):
+    while not await asyncio.to_thread(_is_healthy, logs, config):
         await asyncio.sleep(0.3)
 
 
-def _is_healthy() -> bool:
+def _is_healthy(logs: Path, config: ServerConfig) -> bool:
+    """As the system sees it and as Serve does, which takes a while to notice that a process is gone."""
+    wanted = dict(
+        zip(DEPLOYMENTS, (config.denoisers, config.decoders, config.text_encoders, config.managers), strict=True)
+    )
+    there = Counter(replica.deployment for replica in replicas(logs))
     deployments = serve.status().applications[APPLICATION].deployments.values()
-    return all(found.status == "HEALTHY" for found in deployments)
+    return all(there[name] >= wanted[name] for name in DEPLOYMENTS) and all(
+        found.status == "HEALTHY" for found in deployments
+    )

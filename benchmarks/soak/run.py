@@ -124,7 +124,7 @@ class _Run:
             await asyncio.sleep(NOTICED_S)
             try:
                 async with asyncio.timeout(WHOLE_S):
-                    await wait_until_healthy()
+                    await wait_until_healthy(self._logs, self._config)
                     await self._settle(hit.at)
                 hit.whole_at = asyncio.get_running_loop().time()
                 logger.info("%d of %d: whole after %.1f s", number + 1, kills, hit.whole_at - hit.at)
