@@ -270,6 +270,9 @@ class StandbySession:
         while not self.is_released:
             try:
                 async for item in pool.stream(owner.replica, "feed", *arguments, silence_s=FEED_SILENCE_S):
+                    if not self.ownership.is_fed(epoch):
+                        # To acknowledge it would be to promise what the next owner has not got.
+                        return
                     if item.delta is not None:
                         self._take(owner, item.delta)
                     fed = self.ownership.fed(epoch, self._copy.is_full, _now())
