@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 
-.PHONY: demo serve proto test check bench bench-gpu clean
+.PHONY: demo serve proto test test-slow check bench bench-gpu clean
 
 # A server, and two sessions at once, one of them steered live: films, a picture sheet and times in out/.
 demo: .venv/run
@@ -18,8 +18,12 @@ proto: .venv/dev
 
 # Servers are tested one by one: each has a Ray cluster that takes both cores.
 test: .venv/dev | .venv/browser
-	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --ignore tests/serving/live
-	$(BIN)/python -m pytest tests/serving/live
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --ignore tests/serving/live
+	$(BIN)/python -m pytest -m "not slow" tests/serving/live
+
+# Replicas killed by the dozen, and several hosts in network namespaces, which needs root.
+test-slow: .venv/dev
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ class Tree:
         sums: defaultdict[str, float] = defaultdict(float)
         for process, name in self._named():
             with contextlib.suppress(OSError):
-                sums[name] += _anonymous_kib(process.pid) / 1024
+                sums[name] += anonymous_bytes(process.pid) / MIB
         return {name: round(mib, 1) for name, mib in sums.items()}
 
     def measure(self) -> Meter:
@@ -80,9 +80,10 @@ def _name(process: psutil.Process) -> str:
     return title.split(":")[-1].split(".")[0] if "ServeReplica" in title else "Ray"
 
 
-def _anonymous_kib(pid: int) -> int:
+def anonymous_bytes(pid: int) -> int:
+    """Resident memory that is no page of a file. Raises OSError where the process is gone."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
+    return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 
 
 def _busy_seconds() -> float:

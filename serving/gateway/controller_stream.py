@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from serving.errors import LimitReached, ServingError
@@ -17,6 +18,11 @@ MOST_EVENTS = 64
 MOST_REFUSALS = 1024
 """Refusals and repeated answers that wait as well; a controller that lets more pile up is let go."""
 
+MISSED_S = 2.0
+"""A receipt that has not come with the session's events by then was published where nobody read them."""
+
+KEPT_IDS = 1024
+
 Apply = Callable[[pb.Command], Awaitable[pb.Receipt]]
 
 
@@ -24,7 +30,8 @@ class ControllerStream:
     """Sends `events` and carries out commands by `apply`, neither of which waits for the other.
 
     A command waits until the session is `followed`: receipts come with its events, and would be missed. One that
-    is refused is answered and ends nothing. Commands go on while nobody reads.
+    is refused is answered and ends nothing. Commands go on while nobody reads. Where `events` go on from another
+    stream or replica, receipts that were published in between are missing: those are answered here.
     """
 
     def __init__(
@@ -37,6 +44,8 @@ class ControllerStream:
         self._waiting: asyncio.Queue[pb.Event | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_EVENTS)
         self._refusals = 0
+        self._passed: deque[str] = deque(maxlen=KEPT_IDS)
+        self._expected: deque[tuple[float, pb.Receipt]] = deque(maxlen=KEPT_IDS)
 
     async def run(self, commands: AsyncIterator[pb.Command]) -> AsyncGenerator[pb.Event]:
         """What the controller is sent, until its commands or the session's events end. Raises what ends them."""
@@ -55,6 +64,8 @@ class ControllerStream:
 
     async def _next(self) -> pb.Event | None:
         """What comes next; a heartbeat where nothing does for a second."""
+        if (missed := self._missed()) is not None:
+            return pb.Event(receipt=missed)
         try:
             async with asyncio.timeout(HEARTBEAT_S):
                 event = await self._waiting.get()
@@ -69,6 +80,8 @@ class ControllerStream:
     async def _watch(self) -> None:
         try:
             async for event in self._events:
+                if event.receipt.stage == pb.RECEIPT_STAGE_ACCEPTED:
+                    self._passed.append(event.receipt.command_id)
                 await self._room.acquire()
                 self._waiting.put_nowait(event)
         finally:
@@ -86,8 +99,19 @@ class ControllerStream:
                 else:
                     if receipt.repeated:
                         self._answer(receipt)
+                    elif receipt.command_id:
+                        self._expected.append((_now() + MISSED_S, receipt))
         finally:
             self._waiting.put_nowait(None)
+
+    def _missed(self) -> pb.Receipt | None:
+        """A receipt that did not come."""
+        while self._expected and self._expected[0][0] <= _now():
+            _, receipt = self._expected.popleft()
+            if receipt.command_id not in self._passed:
+                receipt.repeated = True
+                return receipt
+        return None
 
     def _answer(self, receipt: pb.Receipt) -> None:
         """Send what is for this controller alone: such answers have no number of the session's changes."""
@@ -104,3 +128,7 @@ def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:
     kind = pb.CommandKind.Name(0 if known is None else known.number)
     stage = pb.RECEIPT_STAGE_REFUSED
     return pb.Receipt(command_id=command.id, command=kind, stage=stage, error=write_error(error))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -127,6 +127,10 @@ class StandbyOwnership:
         owners = [owner.attempt for owner in (self.owner, self._candidate) if owner is not None]
         return attempt in (self._attempt, *owners)
 
+    def is_fed(self, epoch: int) -> bool:
+        """Whether what the owner of `epoch` sends is kept: a copy that is being committed goes on without it."""
+        return epoch == self.epoch and self._is_open
+
     # Inputs
 
     def tick(self, now: float) -> list[Action]:
@@ -168,7 +172,7 @@ class StandbyOwnership:
 
         What comes while another copy is being committed has come too late: that copy goes on without it.
         """
-        if epoch != self.epoch or not self._is_open:
+        if not self.is_fed(epoch):
             return []
         self._is_full, self._fed_at = full, now
         self._confirm(now)

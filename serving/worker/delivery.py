@@ -148,6 +148,9 @@ class Delivery:
             start = await in_thread(self._executor, partial(decoder_start, session, block.number))
             # Latents of earlier blocks were there before this one's.
             await self._decoder.open(session.decoder_key, start._replace(ready=block.ready))
+            if session.closed:
+                # It ended meanwhile, and closed the decoder that it had then.
+                await self._decoder.close(session.decoder_key)
         except (ReplicaLost, SlotsFull) as error:
             logger.warning("no decoder yet", extra={"session": session.id, "why": str(error)})
             await asyncio.sleep(RETRY_S)

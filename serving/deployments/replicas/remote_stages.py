@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from collections import defaultdict
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ray.serve.handle import DeploymentHandle
@@ -17,6 +20,12 @@ from serving.errors import ReplicaLost, SessionNotFound
 from serving.media.chunk import Chunk
 from serving.pipeline.stages import DecoderStage, TextEncoderStage
 from serving.pipeline.video_decoder import DecoderStart
+
+KEEP_EVERY_S = 5.0
+"""How often decoders are told which sessions are still wanted; those of a denoiser that died are not."""
+
+TOLD_S = 60.0
+"""How long a silent replica may take to hear what it is told. Serve has replaced it long before."""
 
 
 class Latents(NamedTuple):
@@ -47,20 +56,44 @@ class RemoteTextEncoder(TextEncoderStage):
         return Prompt(encoded.text, encoded.tensor())
 
 
+class _Opened(NamedTuple):
+    """Where a session's decoder is, and what it is called there: a name that nothing had before."""
+
+    replica: str
+    name: str
+
+
 class RemoteDecoder(DecoderStage):
-    """Video decoders; a session stays with the one that opened it. `copier` takes latents off the device."""
+    """Video decoders; a session stays with the one that opened it. `copier` takes latents off the device.
+
+    Each opening has a name of its own. A decoder that was left because it was silent may still have the session,
+    behind the blocks that another one decoded since; a request that names a replica which is gone may reach it.
+    """
 
     def __init__(self, handle: DeploymentHandle[Any], silence_s: float, copier: HostCopier) -> None:
         self._replicas = ReplicaClient(handle, silence_s)
         self._silence_s = silence_s
         self._copier = copier
-        self._opened: dict[str, str] = {}
+        self._opened: dict[str, _Opened] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._keeping: asyncio.Task[None] | None = None
 
     @override
     async def open(self, key: str, start: DecoderStart) -> None:
         warm = await asyncio.to_thread(_fetched, self._copier.begin(start.warm, start.ready))
-        arguments = (key, start.next_block, start.first_frame, warm)
-        self._opened[key] = (await self._replicas.place("open", *arguments)).replica
+        if self._keeping is None:
+            self._keeping = asyncio.create_task(self._keep())
+        if (before := self._opened.pop(key, None)) is not None:
+            self._close_later(before)
+        name, tried = f"{key}.{uuid.uuid4().hex[:8]}", list[str]()
+        arguments = (name, start.next_block, start.first_frame, warm)
+        try:
+            placed = await self._replicas.place("open", *arguments, tried=tried.append)
+            tried.remove(placed.replica)
+            self._opened[key] = _Opened(placed.replica, name)
+        finally:
+            for replica in tried:
+                self._close_later(_Opened(replica, name))
 
     @override
     async def decode(self, key: str, block: Block) -> Chunk:
@@ -73,18 +106,45 @@ class RemoteDecoder(DecoderStage):
 
     @override
     async def close(self, key: str) -> None:
-        """A decoder that is lost has nothing to let go of."""
-        try:
-            await self._call(key, "close")
-        except (ReplicaLost, SessionNotFound):
+        """A decoder that is silent is told later; one that is lost has nothing to let go of."""
+        if (opened := self._opened.pop(key, None)) is None:
             return
-        finally:
-            self._opened.pop(key, None)
+        try:
+            await self._replicas.call(opened.replica, "close", opened.name, timeout_s=self._silence_s)
+        except ReplicaLost:
+            self._close_later(opened)
+
+    def _close_later(self, opened: _Opened) -> None:
+        """Have a replica that is silent let go of a session once it speaks again."""
+
+        async def close() -> None:
+            with suppress(ReplicaLost):
+                await self._replicas.call(opened.replica, "close", opened.name, timeout_s=TOLD_S)
+
+        task = asyncio.create_task(close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _keep(self) -> None:
+        """Say again and again which sessions are wanted."""
+        while True:
+            await asyncio.sleep(KEEP_EVERY_S)
+            wanted: defaultdict[str, list[str]] = defaultdict(list)
+            for opened in self._opened.values():
+                wanted[opened.replica].append(opened.name)
+            calls = (
+                self._replicas.call(replica, "keep", names, timeout_s=self._silence_s)
+                for replica, names in wanted.items()
+            )
+            # One that is lost is noticed by the next block.
+            await asyncio.gather(*calls, return_exceptions=True)
 
     async def _call(self, key: str, method: str, *arguments: Any) -> Any:
-        if key not in self._opened:
+        if (opened := self._opened.get(key)) is None:
             raise SessionNotFound(f"no decoder has been opened for {key}")
-        return await self._replicas.call(self._opened[key], method, key, *arguments, timeout_s=self._silence_s)
+        return await self._replicas.call(
+            opened.replica, method, opened.name, *arguments, timeout_s=self._silence_s
+        )
 
 
 def _fetched(copy: PendingCopy) -> list[Latents]:

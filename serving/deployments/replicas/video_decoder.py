@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from engines.streaming.state import Block
 from serving.config import ServerConfig
@@ -18,6 +19,9 @@ from serving.pipeline.video_decoder import DecoderStart
 
 logger = logging.getLogger(__name__)
 
+ABANDONED_S = 30.0
+"""A session that nobody has spoken of for so long was left by a denoiser that died."""
+
 
 class VideoDecoderReplica:
     """Decodes and encodes the sessions that are pinned to it; it has no other network."""
@@ -25,20 +29,35 @@ class VideoDecoderReplica:
     def __init__(self, config: ServerConfig) -> None:
         join_serve_logs()
         self._decoder = build_decoder(load(config, ["codec"]), config, StageTimes().stage)
+        self._wanted_at: dict[str, float] = {}
 
     async def open(self, key: str, next_block: int, first_frame: int, warm: list[Latents]) -> None:
         """Begin to decode a session here."""
+        self._wanted_at[key] = time.monotonic()
         start = DecoderStart(next_block, first_frame, [latents.tensor() for latents in warm])
         await self._decoder.open(key, start)
         logger.info("decoder opened", extra={"session": key.partition(".")[0], "block": next_block})
 
     async def decode(self, key: str, block: int, latents: Latents) -> Chunk:
         """The chunk of a block."""
+        await self.keep([key])
         return await self._decoder.decode(key, Block(block, latents.tensor()))
 
     async def close(self, key: str) -> None:
         """Let go of a session."""
+        self._wanted_at.pop(key, None)
         await self._decoder.close(key)
+
+    async def keep(self, keys: list[str]) -> None:
+        """Somebody still wants these sessions."""
+        self._wanted_at |= {key: time.monotonic() for key in keys if key in self._wanted_at}
+
+    async def check_health(self) -> None:
+        """Let go, as time passes, of the sessions that nobody wants any more."""
+        now = time.monotonic()
+        for key in [key for key, at in self._wanted_at.items() if now - at > ABANDONED_S]:
+            logger.warning("decoder abandoned", extra={"session": key.partition(".")[0]})
+            await self.close(key)
 
     async def room(self) -> int:
         """How many sessions it can still decode."""

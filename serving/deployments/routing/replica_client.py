@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -89,9 +89,10 @@ class ReplicaClient:
             # A generator that nobody reads would keep its replica from being drained.
             cast(Any, response).cancel()
 
-    async def place(self, method: str, *arguments: Any) -> Placed:
+    async def place(self, method: str, *arguments: Any, tried: Callable[[str], None] | None = None) -> Placed:
         """Call `method` on the replica that has most room; where that fails, on the next one.
 
+        `tried` is told of each before it is called: one that was silent may do it all the same, later.
         Those that were silent just now are the last to be asked. Raises SlotsFull if all are full, and ReplicaLost
         if none answers.
         """
@@ -101,6 +102,8 @@ class ReplicaClient:
             rooms = {replica: room for replica, room in zip(among, asked, strict=True) if room is not None}
             # Of equal ones any: two callers that ask at once should not both take the same.
             for replica in sorted(rooms, key=lambda found: (rooms[found], random.random()), reverse=True):
+                if tried is not None:
+                    tried(replica)
                 try:
                     answer = await self.call(replica, method, *arguments, timeout_s=self._silence_s)
                 except (SlotsFull, ReplicaLost) as error:

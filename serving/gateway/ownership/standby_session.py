@@ -270,6 +270,9 @@ class StandbySession:
         while not self.is_released:
             try:
                 async for item in pool.stream(owner.replica, "feed", *arguments, silence_s=FEED_SILENCE_S):
+                    if not self.ownership.is_fed(epoch):
+                        # To acknowledge it would be to promise what the next owner has not got.
+                        return
                     if item.delta is not None:
                         self._take(owner, item.delta)
                     fed = self.ownership.fed(epoch, self._copy.is_full, _now())
@@ -295,6 +298,7 @@ class StandbySession:
         self._copy.apply(delta)
         if isinstance(delta.change, FullState):
             self._feed_lost_at = None
+            logger.info("standby copy is full", extra={"session": self.session_id, "replica": owner.replica})
         if self._prepared is not None and not self._description.done():
             self._description.set_result(pb.Session.FromString(self._prepared.description))
         if delta.wants_ack:

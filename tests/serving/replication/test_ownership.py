@@ -211,6 +211,13 @@ def test_what_an_earlier_epoch_sent_does_not_count() -> None:
     assert standby.role.died("r2", 2.5) == [Prepare("a3", "r2")]
 
 
+def test_nothing_is_kept_of_an_owner_while_another_copy_is_committed() -> None:
+    standby = committing()
+    assert not standby.role.is_fed(1)
+    standby.role.committed(2, True, 2.3)
+    assert [standby.role.is_fed(epoch) for epoch in (1, 2)] == [False, True]
+
+
 def test_a_session_without_any_copy_is_lost_once_the_register_says_so() -> None:
     standby = serving()
     standby.role.fed(1, False, 0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from engines.device.side_stream import record_event
 from engines.streaming.state import Block
 from serving.deployments.replicas.remote_stages import Latents, RemoteDecoder
 from serving.deployments.routing.replica_client import Placed
+from serving.errors import FrameOutOfRange, ReplicaLost, SessionNotFound
 from serving.media.chunk import Chunk
 from serving.pipeline.video_decoder import DecoderStart
 from tests.support.fake_cuda import install, on_device
@@ -30,8 +32,9 @@ class NoReplicas:
         self.sent.append(arguments)
         return Chunk(0, 0, ())
 
-    async def place(self, method: str, *arguments: Any) -> Placed:
+    async def place(self, method: str, *arguments: Any, tried: Callable[[str], None]) -> Placed:
         self.sent.append(arguments)
+        tried("there")
         return Placed("there", None)
 
 
@@ -56,3 +59,118 @@ def test_latents_leave_for_a_decoder_before_the_next_block_is_made(monkeypatch: 
     for sent in (alone, *warm):
         assert isinstance(sent, Latents)
         assert torch.equal(sent.tensor(), torch.ones(2, 3))
+
+
+class Decoders:
+    """Two decoders as Serve reaches them: a request that names one which is gone goes to any other."""
+
+    def __init__(self) -> None:
+        self.next_blocks: dict[str, dict[str, int]] = {"a": {}, "b": {}}
+        self.silent: set[str] = set()
+        self.waiting: list[tuple[str, str]] = []
+        self.kept: list[tuple[str, ...]] = []
+
+    async def place(self, method: str, name: str, block: int, *_: Any, tried: Callable[[str], None]) -> Placed:
+        for replica in sorted(self.next_blocks, key=lambda replica: replica in self.silent):
+            tried(replica)
+            self.next_blocks[replica][name] = block
+            if replica not in self.silent:
+                return Placed(replica, None)
+        raise ReplicaLost("nobody answers")
+
+    async def call(self, replica: str, method: str, name: str, *arguments: Any, timeout_s: float) -> Chunk:
+        if replica in self.silent:
+            self.waiting.append((replica, name))
+            raise ReplicaLost("it is silent")
+        if method == "keep":
+            self.kept.append((replica, *name))
+            return Chunk(0, 0, ())
+        there = self.next_blocks.get(replica) or next(iter(self.next_blocks.values()))
+        if method == "close":
+            there.pop(name, None)
+        elif name not in there:
+            raise SessionNotFound("it is not open here")
+        elif there[name] != arguments[0]:
+            raise FrameOutOfRange(f"block {arguments[0]} is not the next to decode; {there[name]} is")
+        else:
+            there[name] += 1
+        return Chunk(0, 0, ())
+
+
+@pytest.fixture
+def decoders(monkeypatch: pytest.MonkeyPatch) -> Decoders:
+    found = Decoders()
+    monkeypatch.setattr("serving.deployments.replicas.remote_stages.ReplicaClient", lambda *_: found)
+    return found
+
+
+def remote() -> RemoteDecoder:
+    return RemoteDecoder(None, 1.0, HostCopier(torch.device("cpu")))  # type: ignore[arg-type]
+
+
+def block(number: int) -> Block:
+    return Block(number, torch.zeros(1))
+
+
+def start(number: int) -> DecoderStart:
+    return DecoderStart(number, 0, [])
+
+
+def test_a_decoder_that_was_left_is_not_taken_for_the_one_that_is_gone(decoders: Decoders) -> None:
+    async def left_and_found() -> None:
+        pictures = remote()
+        await pictures.open("one", start(0))
+        decoders.silent = {"a"}
+        with pytest.raises(ReplicaLost):
+            await pictures.decode("one", block(0))
+        await pictures.open("one", start(0))
+        await pictures.decode("one", block(0))
+        decoders.silent = set()
+        del decoders.next_blocks["b"]
+        with pytest.raises(ReplicaLost, match="knows nothing"):
+            await pictures.decode("one", block(1))
+
+    asyncio.run(left_and_found())
+
+
+def test_a_silent_decoder_is_told_to_let_go_of_what_it_was_asked_to_open(decoders: Decoders) -> None:
+    async def opened_nowhere() -> None:
+        decoders.silent = {"a", "b"}
+        with pytest.raises(ReplicaLost):
+            await remote().open("one", start(0))
+        await asyncio.sleep(0)
+
+    asyncio.run(opened_nowhere())
+    assert {replica for replica, _ in decoders.waiting} == {"a", "b"}
+
+
+def test_a_decoder_that_was_silent_when_a_session_ended_is_told_again(decoders: Decoders) -> None:
+    async def ended() -> None:
+        pictures = remote()
+        await pictures.open("one", start(0))
+        decoders.silent = {"a"}
+        await pictures.close("one")
+        decoders.silent = set()
+        await asyncio.sleep(0)
+
+    asyncio.run(ended())
+    assert decoders.next_blocks == {"a": {}, "b": {}}
+
+
+def test_a_decoder_hears_again_and_again_what_is_wanted_of_it(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.deployments.replicas.remote_stages.KEEP_EVERY_S", 0)
+
+    async def wanted() -> None:
+        pictures = remote()
+        for key in ("one", "two"):
+            await pictures.open(key, start(0))
+        await asyncio.sleep(0.05)
+        decoders.kept.clear()
+        await pictures.close("one")
+        await asyncio.sleep(0.05)
+
+    asyncio.run(wanted())
+    (two,) = decoders.next_blocks["a"]
+    assert decoders.kept[-1] == ("a", two)

@@ -16,6 +16,7 @@ from serving.auth import Caller
 from serving.errors import SessionLost, SessionNotFound, SlotsFull
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.ownership import Phase
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.worker.bench import NIGHT, NOON
@@ -107,6 +108,31 @@ def test_a_silent_replica_is_replaced_and_its_copy_ends_when_it_speaks_again(
             assert (there.benches[silent].denoiser.free, len(there.leased(session.id))) == (2, 1)
 
     run(fall_silent())
+
+
+def test_what_comes_while_another_copy_is_committed_is_not_acknowledged(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> bool:
+        return await asyncio.Future()
+
+    async def move() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            manager = there.managers[0]
+            session = await created(manager)
+            owner = there.owner_of(session.id)
+            (copy,) = there.benches[owner].denoiser._copies.all
+            await until(lambda: copy.feed is not None)
+            feed = copy.feed
+            assert feed is not None
+            assert await feed.replicated(5)
+            monkeypatch.setattr(there.register, "create", hang)
+            there.links[owner].lost_methods = {"renew"}
+            standby = manager._failover._sessions[session.id]
+            await until(lambda: standby.ownership.phase is Phase.COMMITTING)
+            assert not await feed.replicated(1)
+
+    run(move())
 
 
 def test_where_all_slots_are_taken_a_session_waits_for_its_replica(pocket: OpenedModel, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""What the replicas of a server hold that could leak: sessions, memory, file handles, sockets and threads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+import psutil
+from ray import serve
+
+from benchmarks.measure.processes import MIB, anonymous_bytes
+from serving.config import ServerConfig
+from serving.deployments.app import APPLICATION
+from serving.deployments.routing.replica_client import ReplicaClient
+
+ANSWER_S = 5.0
+
+
+class Replica(NamedTuple):
+    """A replica of a server on this machine: its deployment, its id in Serve and its process."""
+
+    deployment: str
+    id: str
+    pid: int
+
+
+def replicas(logs: Path) -> list[Replica]:
+    """Those that write their logs into a folder, and whose process is there."""
+    found = []
+    for file in sorted(logs.glob(f"replica_{APPLICATION}_*.log")):
+        deployment, _, name = file.stem.removeprefix(f"replica_{APPLICATION}_").rpartition("_")
+        with file.open() as lines, suppress(json.JSONDecodeError):
+            replica = Replica(deployment, name, json.loads(lines.readline())["process"])
+            if _is_replica(replica.pid):
+                found.append(replica)
+    return found
+
+
+class Room(NamedTuple):
+    """What a replica could still open, and what it could if it had nothing open."""
+
+    deployment: str
+    replica: str
+    free: int
+    of: int
+
+
+async def rooms(config: ServerConfig, logs: Path) -> list[Room]:
+    """Of every denoiser and video decoder of a server whose stages are separate. Raises ReplicaLost."""
+    sizes = {"Denoiser": config.slots, "VideoDecoder": 2 * config.slots * config.denoisers}
+    found = []
+    for replica in [one for one in replicas(logs) if one.deployment in sizes]:
+        handle = serve.get_deployment_handle(replica.deployment, APPLICATION)
+        free = await ReplicaClient(handle, ANSWER_S).call(replica.id, "room", timeout_s=ANSWER_S)
+        found.append(Room(replica.deployment, replica.id, free, sizes[replica.deployment]))
+    return found
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """Of one process."""
+
+    name: str
+    pid: int
+    mib: float
+    handles: int
+    sockets: int
+    threads: int
+
+
+def holdings(logs: Path) -> list[Holdings]:
+    """Of every replica, and of this process."""
+    processes = [("client and driver", psutil.Process().pid)]
+    processes += [(replica.deployment, replica.pid) for replica in replicas(logs)]
+    found = []
+    for name, pid in processes:
+        with suppress(psutil.NoSuchProcess, OSError):
+            found.append(_held(name, psutil.Process(pid)))
+    return found
+
+
+def average(held: Iterable[Holdings], name: str) -> dict[str, float]:
+    """Of the processes of a name, and how many there are."""
+    of_name: Sequence[Holdings] = [one for one in held if one.name == name]
+    counts = {
+        field: round(mean(getattr(one, field) for one in of_name), 1) if of_name else 0.0
+        for field in ("mib", "handles", "sockets", "threads")
+    }
+    return {"processes": len(of_name), **counts}
+
+
+def _held(name: str, process: psutil.Process) -> Holdings:
+    with process.oneshot():
+        return Holdings(
+            name, process.pid, round(anonymous_bytes(process.pid) / MIB, 1),
+            process.num_fds(), len(process.net_connections("all")), process.num_threads(),
+        )  # fmt: skip
+
+
+def _is_replica(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, IndexError):
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and "ServeReplica" in process.cmdline()[0]
+    return False

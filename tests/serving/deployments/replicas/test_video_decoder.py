@@ -1,0 +1,68 @@
+"""A video decoder lets go of sessions whose denoiser died, and of no others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from serving.config import ServerConfig
+from serving.deployments.replicas import video_decoder
+from serving.deployments.replicas.video_decoder import ABANDONED_S, VideoDecoderReplica
+from serving.pipeline.video_decoder import DecoderStart
+
+
+class Decoding:
+    """Notes what is open."""
+
+    def __init__(self) -> None:
+        self.there: set[str] = set()
+
+    async def open(self, key: str, start: DecoderStart) -> None:
+        self.there.add(key)
+
+    async def close(self, key: str) -> None:
+        self.there.discard(key)
+
+
+class Clock:
+    """Stands still unless told."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
+    found = Decoding()
+    monkeypatch.setattr(video_decoder, "load", lambda *_: None)
+    monkeypatch.setattr(video_decoder, "build_decoder", lambda *_: found)
+    monkeypatch.setattr(video_decoder, "StageTimes", lambda: type("Times", (), {"stage": None}))
+    return found
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found: Any = Clock()
+    monkeypatch.setattr(video_decoder, "time", found)
+    return found
+
+
+def test_what_nobody_wants_any_more_is_closed_and_the_rest_is_kept(decoding: Decoding, clock: Clock) -> None:
+    async def live() -> None:
+        replica = VideoDecoderReplica(ServerConfig())
+        for name in ("wanted", "abandoned"):
+            await replica.open(name, 0, 0, [])
+        clock.now = 0.6 * ABANDONED_S
+        await replica.keep(["wanted", "never opened"])
+        await replica.check_health()
+        assert decoding.there == {"wanted", "abandoned"}
+        clock.now = 1.2 * ABANDONED_S
+        await replica.check_health()
+
+    asyncio.run(live())
+    assert decoding.there == {"wanted"}

@@ -1,0 +1,66 @@
+"""The server in a cluster of several hosts: managers and proxy on the first, a denoiser on each of the others.
+
+Says `hosts N` whenever Ray counts another number of them, and `whole` or `not whole` as its replicas come and go.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.config import HTTPOptions, gRPCOptions
+
+from serving.config import ServerConfig
+from serving.deployments import app
+from serving.deployments.local_cluster import SERVICES
+
+FIRST_HOST, OTHER_HOSTS = "first", "other"
+"""The resources that hosts have."""
+
+POLL_S = 0.2
+
+_deployment = app._deployment
+
+
+def _placed(kind: type, name: str, replicas: int, **options: Any) -> Any:
+    deployment = _deployment(kind, name, replicas, **options)
+    if name == "Denoiser":
+        return deployment.options(max_replicas_per_node=1, ray_actor_options=_on(OTHER_HOSTS))
+    return deployment.options(ray_actor_options=_on(FIRST_HOST))
+
+
+def _on(hosts: str) -> dict[str, Any]:
+    return {"num_cpus": 0.5, "resources": {hosts: 0.01}}
+
+
+def _status() -> str:
+    deployments = serve.status().applications[app.APPLICATION].deployments.values()
+    return "whole" if all(found.status == "HEALTHY" for found in deployments) else "not whole"
+
+
+def main() -> None:
+    """The address of the cluster, the number of denoisers and the port of gRPC are the arguments."""
+    address, denoisers, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    app._deployment = _placed
+    config = ServerConfig(denoisers=denoisers, managers=2, slots=2, grpc_port=port)
+    ray.init(address=address, log_to_driver=False)
+    serve.start(
+        http_options=HTTPOptions(host="127.0.0.1", port=config.http_port),
+        grpc_options=gRPCOptions(port=port, grpc_servicer_functions=SERVICES),
+    )
+    serve.run(app.build(config), name=app.APPLICATION, route_prefix="/")
+    said: dict[str, str] = {}
+    while True:
+        alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+        for what, now in (("hosts", f"hosts {alive}"), ("status", _status())):
+            if said.get(what) != now:
+                said[what] = now
+                print(now, flush=True)
+        time.sleep(POLL_S)
+
+
+if __name__ == "__main__":
+    main()

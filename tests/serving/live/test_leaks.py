@@ -1,0 +1,147 @@
+"""Sessions and clients that come and go leave nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import grpc
+import pytest
+
+from benchmarks.measure.holdings import Holdings, holdings, rooms
+from serving.config import ServerConfig
+from serving.deployments import local_cluster
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1 import sessions_pb2_grpc
+from tests.serving.live.conftest import free_port
+from tests.serving.live.scenes import chunks, code_of, create, described, frames_of, start, watch
+
+SLOTS = 2
+SETTLED_S = 20.0
+MORE_MIB, MORE_OF_A_KIND = 40.0, 10
+"""What a process may have more than before: pools of threads fill late. One of a session's would be 200."""
+
+
+class Separate(NamedTuple):
+    """A server with one replica of every stage, each in a process of its own."""
+
+    config: ServerConfig
+    logs: Path
+    stub: sessions_pb2_grpc.SessionsStub
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.config.grpc_port}"
+
+    def create(self) -> pb.Session:
+        return create(self.stub, fps=0, ahead=2)
+
+    def delete(self, session: pb.Session) -> None:
+        self.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Separate]:
+    config = ServerConfig(
+        stages="separate", slots=SLOTS, grpc_port=free_port(), http_port=free_port(),
+        recordings=str(tmp_path_factory.mktemp("recordings")),
+    )  # fmt: skip
+    logs = local_cluster.start(config).logs
+    with grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
+        yield Separate(config, logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
+    local_cluster.stop()
+
+
+def come_and_go(server: Separate, sessions: int) -> None:
+    """Sessions, one after the other; every tenth is played."""
+    for number in range(sessions):
+        session = server.create()
+        if number % 10 == 0:
+            start(server.stub, session)
+            chunks(watch(server.stub, session), 21)
+        server.delete(session)
+
+
+def killed_in_mid_stream(server: Separate, session: pb.Session, processes: int, connections: int) -> None:
+    """Clients that watch the session, and are killed as they do."""
+    command = [sys.executable, "-m", "tests.serving.live.watching_client", server.address, session.id]
+    with ExitStack() as stack:
+        started = [
+            subprocess.Popen([*command, str(connections)], stdout=subprocess.PIPE) for _ in range(processes)
+        ]
+        for client in started:
+            stack.enter_context(client)
+            stack.callback(client.kill)
+        for client in started:
+            assert client.stdout is not None
+            assert client.stdout.readline() == b"watching\n"
+        assert described(server.stub, session).viewers > 0
+
+
+def settles(is_so: Callable[[], bool]) -> bool:
+    """Whether something is so, if not at once."""
+    until = time.monotonic() + SETTLED_S
+    while time.monotonic() < until:
+        if is_so():
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def is_empty(server: Separate) -> bool:
+    return all(room.free == room.of for room in asyncio.run(rooms(server.config, server.logs)))
+
+
+def leaks(before: list[Holdings], after: list[Holdings]) -> list[str]:
+    """What each process has more of than it may."""
+    old = {one.pid: one for one in before}
+    assert old.keys() == {one.pid for one in after}
+    return [
+        f"{one.name}: {kind} were {getattr(old[one.pid], kind)} and are {getattr(one, kind)}"
+        for one in after
+        for kind, more in [
+            ("mib", MORE_MIB),
+            *((kind, MORE_OF_A_KIND) for kind in ("handles", "sockets", "threads")),
+        ]
+        if getattr(one, kind) > getattr(old[one.pid], kind) + more
+    ]
+
+
+def test_six_rounds_of_create_play_and_delete_find_every_slot_free(server: Separate) -> None:
+    for _ in range(6):
+        sessions = [server.create() for _ in range(SLOTS)]
+        assert code_of(server.create) is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for session in sessions:
+            start(server.stub, session)
+        for session in sessions:
+            assert frames_of(chunks(watch(server.stub, session), 21)) == list(range(21))
+        for session in sessions:
+            server.delete(session)
+    assert settles(lambda: is_empty(server))
+
+
+def test_two_hundred_sessions_leave_nothing(server: Separate) -> None:
+    come_and_go(server, 20)
+    before = holdings(server.logs)
+    come_and_go(server, 200)
+    assert settles(lambda: is_empty(server))
+    assert settles(lambda: not leaks(before, holdings(server.logs))), leaks(before, holdings(server.logs))
+
+
+def test_fifty_clients_killed_in_mid_stream_leave_nothing(server: Separate) -> None:
+    session = create(server.stub, fps=16, ahead=1)
+    start(server.stub, session)
+    killed_in_mid_stream(server, session, 1, 5)
+    assert settles(lambda: described(server.stub, session).viewers == 0)
+    before = holdings(server.logs)
+    killed_in_mid_stream(server, session, 10, 5)
+    assert settles(lambda: described(server.stub, session).viewers == 0)
+    assert settles(lambda: not leaks(before, holdings(server.logs))), leaks(before, holdings(server.logs))
+    server.delete(session)
+    assert settles(lambda: is_empty(server))

@@ -1,0 +1,21 @@
+"""Sessions go on while replicas of every kind are killed and stopped, one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.soak.report import violations
+from benchmarks.soak.run import soak
+
+KILLS, SESSIONS, SEED = 20, 8, 20
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_in_twenty_kills_and_stops(tmp_path: Path) -> None:
+    found = soak(KILLS, SESSIONS, SEED, tmp_path)
+    assert violations(found) == []
+    assert len(found.injected) == KILLS
+    assert found.tally.reread.frames > 0
+    assert found.tally.prompts > KILLS
