@@ -217,7 +217,8 @@ class StandbySession:
         )  # fmt: skip
 
     def _trying(self, attempt: str) -> Callable[[str], None]:
-        return self._tried.setdefault(attempt, set()).add
+        """Keeps the replicas that are tried, those too that are tried after the others were told to cancel."""
+        return lambda replica: self._tried.setdefault(attempt, set()).add(replica)
 
     def _cancel(self, attempt: str) -> None:
         for replica in self._tried.pop(attempt, ()):
