@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import logging
 import signal
 from contextlib import closing
 from dataclasses import asdict
@@ -33,6 +34,8 @@ from serving.config import ServerConfig
 from serving.deployments import local_cluster
 from serving.replication.leases import LeaseConfig
 from serving.timeline.cue import Blend, Cue
+
+logger = logging.getLogger(__name__)
 
 PROMPT = "a red balloon hovering over rolling hills at noon under a clear sky"
 LATER = "a red balloon hovering over rolling hills at night under a clear sky"
@@ -86,8 +89,10 @@ def measure(repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
             found = gaps.setdefault(stage.deployment, {}).setdefault(number.name, [])
             for _ in range(repeats):
                 wait_until_whole()
+                logger.info("%s %s", stage.deployment, number.name)
                 with Replicas(logs) as replicas:
                     found.append(asyncio.run(gap_s(address, replicas, stage, number, folder / "film.mp4")))
+                logger.info("%.2f s without a chunk", found[-1])
     finally:
         local_cluster.stop()
     return gaps
@@ -110,6 +115,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="of each (default: 5)")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
+    logger.setLevel(logging.INFO)
     with TemporaryDirectory() as folder:
         gaps = measure(options.repeats, Path(folder))
     found = {"lease_s": LeaseConfig().lease_s, "without_a_chunk": summary(gaps)}

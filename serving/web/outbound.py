@@ -1,8 +1,8 @@
 """A session's events as the messages of a WebSocket: JSON texts, and binary segments of MP4.
 
-A binary message is a head of four 32-bit numbers, the highest byte first, and a segment for the browser's
-MediaSource. The head says the kind (1: how to decode, which comes first in each take and whenever it changes; 2:
-frames), the take, the first frame and the number of frames.
+A binary message is a head of four 32-bit numbers and one of 64 bits, the highest byte first, and a segment for the
+browser's MediaSource. The head says the kind (1: how to decode, which comes first in each take and whenever it
+changes; 2: frames), the take, the first frame and the number of frames, and the event's `seq`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from serving.timeline.formats.document import Json
 from serving.web.json_format import applied_json, cue_text, receipt_json, session_json, wire_error_json
 from serving.web.segments import SegmentCache
 
-HEAD = struct.Struct(">4I")
+HEAD = struct.Struct(">4IQ")
 INIT, FRAMES = 1, 2
 
 _DONE = {
@@ -27,9 +27,12 @@ _DONE = {
 }
 
 
-def text(type: str, data: Json) -> str:
-    """A message as JSON."""
-    return json.dumps({"type": type, "data": data}, ensure_ascii=False, separators=(",", ":"))
+def text(type: str, data: Json, seq: int = 0) -> str:
+    """A message as JSON; `seq` is that of the event it tells of, left out where that has none."""
+    message: dict[str, Json] = {"type": type, "data": data}
+    if seq:
+        message["seq"] = seq
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
 
 
 class EventWriter:
@@ -41,9 +44,11 @@ class EventWriter:
         self._prompt = ""
         self._take = -1
         self._init = b""
+        self._seq = 0
 
     def write(self, event: pb.Event) -> list[str | bytes]:
         """The messages of an event, in order."""
+        self._seq = event.seq
         match event.WhichOneof("event"):
             case "chunk":
                 return self._chunk(event)
@@ -52,25 +57,25 @@ class EventWriter:
             case "receipt":
                 return list(self._receipt(event.receipt))
             case "state":
-                return [self.state(event.state)]
+                return [self.state(event.state, event.seq)]
             case "applied":
                 return list(self._applied(event.applied))
             case "resumed":
-                return [_resumed(event.resumed)]
+                return [self._resumed(event.resumed)]
             case "gap":
-                return [text("gap", {"first_frame": event.gap.first_frame, "frames": event.gap.frames})]
+                return [self._text("gap", {"first_frame": event.gap.first_frame, "frames": event.gap.frames})]
             case "error":
-                return [text("error", wire_error_json(event.error))]
+                return [self._text("error", wire_error_json(event.error))]
             case "replaced" | "heartbeat" as name:
-                return [text(name, {})]
+                return [self._text(name, {})]
             case _:
                 return []
 
-    def state(self, session: pb.Session) -> str:
-        """How the session stands."""
+    def state(self, session: pb.Session, seq: int = 0) -> str:
+        """How the session stands; without `seq` it was asked for, and no event told of it."""
         self._session = pb.Session(id=session.id, options=session.options)
         self._prompt = session.prompt
-        return text("state", session_json(session))
+        return text("state", session_json(session), seq)
 
     def _chunk(self, event: pb.Event) -> list[str | bytes]:
         messages: list[str | bytes] = []
@@ -79,9 +84,9 @@ class EventWriter:
             self._take, self._init = take, segment.init
             mime, options = f'video/mp4; codecs="{segment.codec}"', self._session.options
             size: dict[str, Json] = {"height": options.height, "width": options.width}
-            messages += [text("media", {"mime": mime, "fps": FRAMES_PER_SECOND, **size})]
-            messages += [HEAD.pack(INIT, take, segment.first_frame, 0) + segment.init]
-        head = HEAD.pack(FRAMES, take, segment.first_frame, segment.frames)
+            messages += [self._text("media", {"mime": mime, "fps": FRAMES_PER_SECOND, **size})]
+            messages += [HEAD.pack(INIT, take, segment.first_frame, 0, self._seq) + segment.init]
+        head = HEAD.pack(FRAMES, take, segment.first_frame, segment.frames, self._seq)
         return [*messages, head + segment.data]
 
     def _progress(self, progress: pb.Progress) -> str:
@@ -90,33 +95,34 @@ class EventWriter:
             "generated_fps": round(progress.generated_fps, 2),
             "queued_blocks": progress.queued_blocks,
         }
-        return text("progress", data)
+        return self._text("progress", data)
 
     def _receipt(self, receipt: pb.Receipt) -> list[str]:
         # `shown` has no receipt: a report that is refused was overtaken by a reset.
         if receipt.command == pb.COMMAND_KIND_UNSPECIFIED:
             return []
-        messages = [text("receipt", receipt_json(receipt))]
+        messages = [self._text("receipt", receipt_json(receipt))]
         if receipt.stage == pb.RECEIPT_STAGE_REFUSED:
-            messages.append(_happened("error", receipt.frame, message=receipt.error.message))
+            messages.append(self._happened("error", receipt.frame, message=receipt.error.message))
         elif receipt.stage == pb.RECEIPT_STAGE_ACCEPTED and receipt.command in _DONE:
-            messages.append(_happened(_DONE[receipt.command], receipt.frame))
+            messages.append(self._happened(_DONE[receipt.command], receipt.frame))
             if receipt.command in (pb.COMMAND_KIND_START, pb.COMMAND_KIND_RESET):
                 messages.append(self._progress(pb.Progress()))
         return messages
 
     def _applied(self, applied: pb.AppliedCue) -> list[str]:
         before, self._prompt = self._prompt, cue_text(applied.cue)
-        switched = _happened(
+        switched = self._happened(
             "prompt_switched", applied.frame, new_prompt=self._prompt, previous_prompt=before or None
         )
-        return [text("applied", applied_json(applied)), switched]
+        return [self._text("applied", applied_json(applied)), switched]
 
+    def _happened(self, name: str, frame: int, **facts: Json) -> str:
+        return self._text("event", {"event": name, "frame": frame, **facts})
 
-def _happened(name: str, frame: int, **facts: Json) -> str:
-    return text("event", {"event": name, "frame": frame, **facts})
+    def _resumed(self, resumed: pb.Resumed) -> str:
+        silence = resumed.silence.ToMilliseconds() / 1000
+        return self._text("resumed", {"frame": resumed.frame, "reason": resumed.reason, "silence_s": silence})
 
-
-def _resumed(resumed: pb.Resumed) -> str:
-    silence = resumed.silence.ToMilliseconds() / 1000
-    return text("resumed", {"frame": resumed.frame, "reason": resumed.reason, "silence_s": silence})
+    def _text(self, type: str, data: Json) -> str:
+        return text(type, data, self._seq)

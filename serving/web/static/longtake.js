@@ -20,6 +20,7 @@ const LATER = ["applied", "dropped"];
 const CLOSED = () => new Refusal({ code: "UNAVAILABLE", message: "the connection is closed" });
 
 const KINDS = { 1: "init", 2: "frames" };
+const HEAD_BYTES = 24;
 
 /** An id that nothing else has. Browsers offer `randomUUID` over https only. */
 function randomId() {
@@ -267,7 +268,8 @@ export class Reactor {
     const head = new DataView(buffer);
     const [kind, take, first, frames] = [0, 4, 8, 12].map((at) => head.getUint32(at));
     if (KINDS[kind] === "frames") this.nextFrame = first + frames;
-    const piece = { kind: KINDS[kind], take, first, frames, data: new Uint8Array(buffer, 16), media: this.#media };
+    const data = new Uint8Array(buffer, HEAD_BYTES);
+    const piece = { kind: KINDS[kind], take, first, frames, data, media: this.#media };
     this.#tell("frames", piece);
   }
 

@@ -27,13 +27,12 @@ _deployment = app._deployment
 
 def _placed(kind: type, name: str, replicas: int, **options: Any) -> Any:
     deployment = _deployment(kind, name, replicas, **options)
-    if name == "Denoiser":
-        return deployment.options(max_replicas_per_node=1, ray_actor_options=_on(OTHER_HOSTS))
-    return deployment.options(ray_actor_options=_on(FIRST_HOST))
-
-
-def _on(hosts: str) -> dict[str, Any]:
-    return {"num_cpus": 0.5, "resources": {hosts: 0.01}}
+    is_denoiser = name == "Denoiser"
+    where = {"resources": {OTHER_HOSTS if is_denoiser else FIRST_HOST: 0.01}}
+    return deployment.options(
+        max_replicas_per_node=1 if is_denoiser else None,
+        ray_actor_options=deployment.ray_actor_options | where,
+    )
 
 
 def _status() -> str:

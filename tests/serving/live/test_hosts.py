@@ -20,6 +20,7 @@ import pytest
 
 from benchmarks.measure.holdings import Replica, replicas
 from serving.client.aio import AsyncClient
+from serving.deployments import local_cluster
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.hosts_app import FIRST_HOST, OTHER_HOSTS
@@ -50,7 +51,7 @@ class Cluster:
             # Every host of this cluster has it, and nobody else.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+            **local_cluster.ENVIRONMENT,
             **{f"RAY_health_check_{name}": value for name, value in GIVE_UP.items()},
         }
         self._started: list[subprocess.Popen[str]] = []

@@ -32,6 +32,7 @@ class Talk:
     def __init__(self, socket: ClientConnection) -> None:
         self._socket = socket
         self.frames: list[int] = []
+        self.seqs: list[int] = []
 
     def say(self, type: str, **data: object) -> None:
         self._socket.send(json.dumps({"type": type, "data": data}))
@@ -40,10 +41,12 @@ class Talk:
         while True:
             message = self._socket.recv(timeout=30)
             if isinstance(message, bytes):
-                kind, _, first, frames = HEAD.unpack_from(message)
+                kind, _, first, frames, seq = HEAD.unpack_from(message)
                 self.frames += range(first, first + frames) if kind == FRAMES else ()
+                self.seqs += [seq] if seq else []
                 continue
             read = json.loads(message)
+            self.seqs += [read["seq"]] if "seq" in read else []
             if reached(read["type"], read["data"]):
                 found: Data = read["data"]
                 return found
@@ -73,6 +76,7 @@ def test_a_session_is_steered_by_messages_alone(server: Server, stub: Stub) -> N
     assert switched["previous_prompt"] == NOON
     assert talk.frames == list(range(len(talk.frames)))
     assert len(talk.frames) > switched["frame"]
+    assert set(talk.seqs) == set(range(talk.seqs[0], talk.seqs[-1] + 1))
 
 
 def test_what_cannot_be_done_is_answered_in_words_and_ends_nothing(server: Server, stub: Stub) -> None:

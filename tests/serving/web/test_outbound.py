@@ -47,11 +47,11 @@ def test_chunks_become_a_video_of_all_their_frames() -> None:
     assert json.loads(media)["data"]["mime"].startswith('video/mp4; codecs="avc1.')
     heads = [HEAD.unpack_from(binary) for binary in binaries if isinstance(binary, bytes)]
     assert heads == [
-        (INIT, 0, 0, 0),
-        (FRAMES, 0, 0, 9),
-        (FRAMES, 0, 9, 12),
+        (INIT, 0, 0, 0, 0),
+        (FRAMES, 0, 0, 9, 0),
+        (FRAMES, 0, 9, 12, 0),
     ]
-    film = b"".join(binary[16:] for binary in binaries if isinstance(binary, bytes))
+    film = b"".join(binary[HEAD.size :] for binary in binaries if isinstance(binary, bytes))
     with av.open(io.BytesIO(film), "r") as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     frames = [painted_frame(np.asarray(picture, np.uint8)) for picture in pictures]
@@ -62,7 +62,23 @@ def test_every_take_says_anew_how_to_decode_it() -> None:
     writer = opened()
     writer.write(chunk_event(0, 0, 0, 9))
     again = [message for message in writer.write(chunk_event(1, 0, 0, 9)) if isinstance(message, bytes)]
-    assert [HEAD.unpack_from(binary) for binary in again] == [(INIT, 1, 0, 0), (FRAMES, 1, 0, 9)]
+    assert [HEAD.unpack_from(binary) for binary in again] == [(INIT, 1, 0, 0, 0), (FRAMES, 1, 0, 9, 0)]
+
+
+def test_every_message_of_an_event_carries_its_seq() -> None:
+    writer = opened()
+    chunk = chunk_event(0, 0, 0, 9)
+    chunk.seq = 1 << 40
+    media, *binaries = writer.write(chunk)
+    assert json.loads(media)["seq"] == 1 << 40
+    assert {HEAD.unpack_from(binary)[-1] for binary in binaries if isinstance(binary, bytes)} == {1 << 40}
+    applied = pb.Event(seq=7, applied=pb.AppliedCue(cue=cue("noon", 0), frame=0))
+    assert [json.loads(message)["seq"] for message in writer.write(applied)] == [7, 7]
+
+
+def test_what_is_of_one_stream_only_has_no_seq() -> None:
+    (message,) = opened().write(pb.Event(gap=pb.Gap(first_frame=3, frames=12)))
+    assert "seq" not in json.loads(message)
 
 
 def test_a_state_says_what_the_published_protocol_says_and_more() -> None:
