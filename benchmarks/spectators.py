@@ -125,7 +125,7 @@ def _as_it_is(shared: SegmentCache) -> Write:
 
 
 def _own_messages(shared: SegmentCache) -> Write:
-    return EventWriter(SegmentCache()).write
+    return EventWriter(SegmentCache(kept_bytes=0)).write
 
 
 def _shared_messages(shared: SegmentCache) -> Write:

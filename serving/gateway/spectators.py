@@ -11,7 +11,7 @@ from typing import Any
 from serving.errors import ServingError, SessionFailed
 from serving.gateway.event_relay import Audience, EventRelay
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.event_queue import EventQueue, Queued
+from serving.protocol.event_broadcast import EventBroadcast, Reader
 from serving.protocol.stream_cursor import RelayCursor
 from serving.replication.messages import Role
 
@@ -40,14 +40,14 @@ class Spectators:
         shared = self._streams.get(session_id)
         if shared is None or shared.is_over:
             shared = self._streams[session_id] = SharedStream(self._relay, session_id, self._beside)
-        queue, cursor, overlaps = shared.join(), RelayCursor(from_frame), True
+        reader, cursor, overlaps = shared.join(), RelayCursor(from_frame), True
         ends = asyncio.get_running_loop().time() + seconds
         try:
             await shared.stands()
             for event in await self._kept(session_id, from_frame):
                 cursor.accept(event)
                 yield event
-            while events := await queue.batch():
+            while events := await reader.batch():
                 for event in events:
                     # Frames come in order: behind the first that is new all are.
                     if overlaps and not cursor.accept(event):
@@ -57,7 +57,7 @@ class Spectators:
                 if asyncio.get_running_loop().time() > ends:
                     return
         finally:
-            shared.leave(queue)
+            shared.leave(reader)
             if shared.is_over and self._streams.get(session_id) is shared:
                 del self._streams[session_id]
 
@@ -76,8 +76,7 @@ class SharedStream:
         self._session_id = session_id
         self._beside = beside
         self._audience = Audience(0)
-        self._queues: list[EventQueue[pb.Event]] = []
-        self._failure: ServingError | None = None
+        self._broadcast = EventBroadcast()
         self._stands = asyncio.Event()
         self._is_quiet = True
         self._pump = asyncio.create_task(self._run())
@@ -88,30 +87,29 @@ class SharedStream:
         """Whether nobody can join any more."""
         return self._pump.done() or self._pump.cancelling() > 0
 
-    def join(self) -> EventQueue[pb.Event]:
+    def join(self) -> Reader:
         """One more viewer, who gets what comes from now on."""
-        queue: EventQueue[pb.Event] = EventQueue(lambda event: event, 0, None)
-        self._queues.append(queue)
-        self._count()
-        return queue
+        reader = self._broadcast.join()
+        self._count(1)
+        return reader
 
-    def leave(self, queue: EventQueue[pb.Event]) -> None:
+    def leave(self, reader: Reader) -> None:
         """One viewer less; with the last one the stream ends."""
-        self._queues.remove(queue)
-        self._count()
-        if not self._queues:
+        reader.leave()
+        self._count(-1)
+        if not self._audience.viewers:
             self._pump.cancel()
             self._beat.cancel()
 
     async def stands(self) -> None:
         """Wait until the replica sends its events. Raises what keeps it from that."""
         await self._stands.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self._broadcast.failure is not None:
+            raise self._broadcast.failure
 
-    def _count(self) -> None:
-        self._audience.viewers = len(self._queues)
-        if self._queues and self._stands.is_set():
+    def _count(self, more: int) -> None:
+        self._audience.viewers += more
+        if self._audience.viewers and self._stands.is_set():
             self._beside(self._relay.tell_viewers(self._audience))
 
     async def _run(self) -> None:
@@ -120,29 +118,21 @@ class SharedStream:
             events = self._relay.events(self._session_id, Role.VIEWER, None, self._stands, audience=self._audience)
             async with aclosing(events):
                 async for event in events:
-                    self._put(event)
+                    self._is_quiet = False
+                    self._broadcast.put(event)
         except ServingError as error:
             failure = error
         except Exception as error:
             logger.exception("a shared stream failed", extra={"session": self._session_id})
             failure = SessionFailed.of("streaming", error)
-        self._failure = failure
-        for queue in self._queues:
-            queue.finish(failure)
+        self._broadcast.finish(failure)
         self._stands.set()
-
-    def _put(self, event: pb.Event) -> None:
-        chunk, self._is_quiet = event.chunk, False
-        queued = Queued(event, event.ByteSize(), event.take, chunk.first_frame, len(chunk.units))
-        for queue in self._queues:
-            queue.put(queued)
 
     async def _beats(self) -> None:
         """Tell the viewers, where nothing else does, that the stream is there."""
-        beat = Queued(pb.Event(heartbeat=pb.Heartbeat()), 0)
+        beat = pb.Event(heartbeat=pb.Heartbeat())
         while not self._pump.done():
             await asyncio.sleep(HEARTBEAT_S)
             if self._is_quiet:
-                for queue in self._queues:
-                    queue.put(beat)
+                self._broadcast.put(beat)
             self._is_quiet = True

@@ -79,20 +79,6 @@ class EventQueue(Generic[T]):
         self._finished, self._failure = True, failure
         self._more.set()
 
-    async def batch(self) -> list[T]:
-        """All that waits, once something does; nothing at the end. Raises what the queue was finished with."""
-        while not self._waiting:
-            if self._finished:
-                if self._failure is not None:
-                    raise self._failure
-                return []
-            self._more.clear()
-            await self._more.wait()
-        events = [queued.event for queued in self._waiting]
-        self._waiting.clear()
-        self._chunks = self._nbytes = 0
-        return events
-
     async def events(self, beat_s: float) -> AsyncGenerator[T | None]:
         """What was put; None where nothing was for `beat_s`."""
         while True:

@@ -10,8 +10,8 @@ from serving.media.fmp4 import Fragments
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import read_chunk
 
-REMEMBERED = 256
-"""Chunks whose segments are kept: viewers of a session want the same few at a time."""
+KEPT_BYTES = 256 << 20
+"""Of segments and the events they were made of: viewers of a session want the same few at a time."""
 
 
 class Segment(NamedTuple):
@@ -24,11 +24,15 @@ class Segment(NamedTuple):
     frames: int
 
 
+_Key = tuple[str, int, int, int]
+_Kept = tuple[pb.Event, Segment]
+
+
 class SegmentCache:
     """Segments by what they are made of: chunk events that viewers share are the same object."""
 
-    def __init__(self) -> None:
-        self._segments: LRUCache[tuple[str, int, int, int], tuple[pb.Event, Segment]] = LRUCache(REMEMBERED)
+    def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self._segments: LRUCache[_Key, _Kept] = LRUCache(kept_bytes, getsizeof=_nbytes)
 
     def of(self, session: pb.Session, event: pb.Event) -> Segment:
         """The segment of a chunk's event. Raises FilmError if the chunk does not begin with parameter sets."""
@@ -41,5 +45,11 @@ class SegmentCache:
         segment = Segment(
             fragments.codec, fragments.init, fragments.segment(chunk), chunk.first_frame, len(chunk.units)
         )
-        self._segments[key] = event, segment
+        if _nbytes(kept := (event, segment)) <= self._segments.maxsize:
+            self._segments[key] = kept
         return segment
+
+
+def _nbytes(kept: _Kept) -> int:
+    """The event has the same frames in it as the segment."""
+    return 2 * len(kept[1].data)

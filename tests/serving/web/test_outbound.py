@@ -152,3 +152,14 @@ def test_a_chunk_is_muxed_once_for_all_who_watch(monkeypatch: pytest.MonkeyPatch
         sent.append(writer.write(event))
     assert sent[0] == sent[1] == sent[2]
     assert made == [0]
+
+
+def test_segments_are_kept_up_to_a_number_of_bytes() -> None:
+    session = pb.Session(id="one", options=pb.SessionOptions(height=HEIGHT, width=WIDTH))
+    events = [chunk_event(0, block, 12 * block, 12) for block in range(4)]
+    size = 2 * max(len(SegmentCache().of(session, event).data) for event in events)
+    for kept_bytes, kept in ((0, 0), (2 * size, 2)):
+        segments = SegmentCache(kept_bytes)
+        for event in events:
+            assert segments.of(session, event).frames == 12
+        assert len(segments._segments) == kept

@@ -1,0 +1,138 @@
+"""Events of one stream for many readers: each is kept once, and a reader is a place among them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from itertools import islice
+
+from serving.errors import LimitReached, ServingError
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.event_queue import MAX_WAITING_BYTES, MOST_CHUNKS, MOST_EVENTS
+
+TRIM_EVERY = 16
+"""Events between two looks at what every reader has read."""
+
+
+class EventBroadcast:
+    """Takes events, in order, and gives each of them to every reader who had joined by then.
+
+    chunks are kept, and a gap in place of each older one. Readers that let too much pile up
+      are let go.
+    """
+
+    def __init__(self) -> None:
+        self.readers: set[Reader] = set()
+        self.failure: ServingError | None = None
+        self.is_finished = False
+        self._events: deque[pb.Event] = deque()
+        self._begin = 0
+        self._nbytes = 0
+        self._chunks: deque[int] = deque()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def end(self) -> int:
+        """How many events there have been."""
+        return self._begin + len(self._events)
+
+    def join(self) -> Reader:
+        """A reader of what comes from now on."""
+        self.readers.add(reader := Reader(self, self.end))
+        return reader
+
+    def put(self, event: pb.Event) -> None:
+        """Send an event to all."""
+        if event.HasField("chunk"):
+            self._chunks.append(self.end)
+        self._events.append(event)
+        self._nbytes += _size(event)
+        if len(self._chunks) > MOST_CHUNKS:
+            self._forget_chunk()
+        if self.end % TRIM_EVERY == 0:
+            self._trim()
+        self._wake()
+
+    def finish(self, failure: ServingError | None = None) -> None:
+        """There are no more events; with `failure`, readers raise it once they have read them all."""
+        self.is_finished, self.failure = True, failure
+        self._wake()
+
+    def since(self, place: int) -> list[pb.Event]:
+        """The events from a place on."""
+        unread = self.end - place
+        if unread > TRIM_EVERY:
+            return list(islice(self._events, len(self._events) - unread, None))
+        return [self._events[at] for at in range(-unread, 0)]
+
+    async def more(self) -> None:
+        """Wait for the next event, or the end."""
+        waits: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waits)
+        await waits
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for reader in waiting:
+            if not reader.done():
+                reader.set_result(None)
+
+    def _forget_chunk(self) -> None:
+        at = self._chunks.popleft() - self._begin
+        event = self._events[at]
+        gap = pb.Gap(first_frame=event.chunk.first_frame, frames=len(event.chunk.units))
+        self._events[at] = pb.Event(take=event.take, gap=gap)
+        self._nbytes += _size(self._events[at])
+
+    def _trim(self) -> None:
+        """Forget what all have read, and who reads too slowly."""
+        self._forget_until(min((reader.place for reader in self.readers), default=self.end))
+        if len(self._events) > MOST_EVENTS or self._nbytes > MAX_WAITING_BYTES:
+            for reader in [one for one in self.readers if one.place == self._begin]:
+                waited = f"{len(self._events)} events with {self._nbytes} bytes waited for this stream"
+                reader.let_go(LimitReached(f"{waited}; read it faster"))
+            self._trim()
+
+    def _forget_until(self, place: int) -> None:
+        while self._begin < place:
+            self._nbytes -= _size(self._events.popleft())
+            self._begin += 1
+        while self._chunks and self._chunks[0] < place:
+            self._chunks.popleft()
+
+
+class Reader:
+    """One who reads a broadcast."""
+
+    def __init__(self, broadcast: EventBroadcast, place: int) -> None:
+        self.place = place
+        self._broadcast = broadcast
+        self._failure: ServingError | None = None
+
+    async def batch(self) -> list[pb.Event]:
+        """All that has come, once something has; nothing at the end. Raises what the broadcast ended with."""
+        broadcast = self._broadcast
+        while self._failure is None and self.place == broadcast.end:
+            if broadcast.is_finished:
+                if broadcast.failure is not None:
+                    raise broadcast.failure
+                return []
+            await broadcast.more()
+        if self._failure is not None:
+            raise self._failure
+        events, self.place = broadcast.since(self.place), broadcast.end
+        return events
+
+    def leave(self) -> None:
+        """Read no more."""
+        self._broadcast.readers.discard(self)
+
+    def let_go(self, failure: ServingError) -> None:
+        """It has read too slowly."""
+        self._failure = failure
+        self.leave()
+
+
+def _size(event: pb.Event) -> int:
+    """In bytes; 0 for chunks, of which few are kept: to measure one takes as long as to write it."""
+    return 0 if event.HasField("chunk") else event.ByteSize()

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+
+import pytest
+
+from serving.errors import LimitReached, SessionFailed
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol import event_broadcast
+from serving.protocol.event_broadcast import TRIM_EVERY, EventBroadcast
+from serving.protocol.event_queue import MOST_CHUNKS
+
+
+def chunk(block: int) -> pb.Event:
+    return pb.Event(seq=block + 1, chunk=pb.Chunk(first_frame=12 * block, units=[pb.AccessUnit()] * 12))
+
+
+def progress(number: int) -> pb.Event:
+    return pb.Event(seq=number, progress=pb.Progress(current_start_frame=number))
+
+
+def run(work: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        await asyncio.wait_for(work, 10)
+
+    asyncio.run(bounded())
+
+
+def test_every_reader_gets_all_that_comes_after_it_joined() -> None:
+    async def read() -> None:
+        broadcast = EventBroadcast()
+        early = broadcast.join()
+        broadcast.put(progress(1))
+        late = broadcast.join()
+        broadcast.put(progress(2))
+        assert [event.seq for event in await early.batch()] == [1, 2]
+        assert [event.seq for event in await late.batch()] == [2]
+
+    run(read())
+
+
+def test_a_reader_that_waits_is_woken_by_the_next_event() -> None:
+    async def read() -> None:
+        broadcast = EventBroadcast()
+        waiting = [asyncio.create_task(broadcast.join().batch()) for _ in range(3)]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await asyncio.sleep(0)
+        broadcast.put(progress(1))
+        assert [event.seq for task in waiting[1:] for event in await task] == [1, 1]
+
+    run(read())
+
+
+def test_a_slow_reader_finds_a_gap_where_chunks_were_and_everything_else() -> None:
+    async def read() -> None:
+        broadcast = EventBroadcast()
+        slow, fast = broadcast.join(), broadcast.join()
+        for block in range(MOST_CHUNKS + 5):
+            broadcast.put(chunk(block))
+            broadcast.put(progress(block))
+            assert [event.WhichOneof("event") for event in await fast.batch()] == ["chunk", "progress"]
+        found = await slow.batch()
+        gaps = [event.gap for event in found if event.HasField("gap")]
+        assert [(gap.first_frame, gap.frames) for gap in gaps] == [(12 * block, 12) for block in range(5)]
+        chunks = [event.chunk.first_frame for event in found if event.HasField("chunk")]
+        assert chunks == [12 * block for block in range(5, MOST_CHUNKS + 5)]
+        assert sum(event.HasField("progress") for event in found) == MOST_CHUNKS + 5
+
+    run(read())
+
+
+def test_what_all_have_read_is_forgotten() -> None:
+    async def read() -> None:
+        broadcast = EventBroadcast()
+        readers = [broadcast.join() for _ in range(2)]
+        for number in range(10 * TRIM_EVERY):
+            broadcast.put(chunk(number) if number % 2 else progress(number))
+            for reader in readers:
+                await reader.batch()
+        assert len(broadcast._events) <= TRIM_EVERY
+        assert len(broadcast._chunks) <= TRIM_EVERY
+
+    run(read())
+
+
+def test_a_reader_that_lets_too_much_pile_up_is_let_go_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def read() -> None:
+        monkeypatch.setattr(event_broadcast, "MOST_EVENTS", 4 * TRIM_EVERY)
+        broadcast = EventBroadcast()
+        stuck, awake = broadcast.join(), broadcast.join()
+        for number in range(8 * TRIM_EVERY):
+            broadcast.put(progress(number))
+            assert len(await awake.batch()) == 1
+        assert len(broadcast._events) <= TRIM_EVERY
+        with pytest.raises(LimitReached, match="read it faster"):
+            await stuck.batch()
+
+    run(read())
+
+
+def test_readers_take_what_was_left_before_they_hear_of_the_end() -> None:
+    async def read() -> None:
+        broadcast = EventBroadcast()
+        reader = broadcast.join()
+        broadcast.put(progress(1))
+        broadcast.finish(SessionFailed("the decoder failed"))
+        assert len(await reader.batch()) == 1
+        with pytest.raises(SessionFailed, match="the decoder failed"):
+            await reader.batch()
+
+    run(read())
+
+
+def test_an_end_without_failure_is_an_empty_batch() -> None:
+    async def read() -> None:
+        broadcast = EventBroadcast()
+        reader = broadcast.join()
+        broadcast.finish()
+        assert await reader.batch() == []
+
+    run(read())
