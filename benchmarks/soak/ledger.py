@@ -49,8 +49,7 @@ class Ledger:
             self.next_frame = max(self.next_frame, unit.frame + 1)
             self._data.setdefault(unit.frame, unit.data)
             self._data.pop(unit.frame - KEPT_FRAMES, None)
-        if self.last_at is not None:
-            self.gaps.append((now, now - self.last_at))
+        self._waited(now)
         self.last_at = now
 
     def skip(self, gap: pb.Gap) -> None:
@@ -59,8 +58,9 @@ class Ledger:
         self.lost += max(0, end - self.next_frame)
         self.next_frame = max(self.next_frame, end)
 
-    def halt(self) -> None:
+    def halt(self, now: float) -> None:
         """No chunk is waited for from now on."""
+        self._waited(now)
         self.last_at = None
 
     def expect(self, now: float) -> None:
@@ -77,6 +77,10 @@ class Ledger:
                 found.frames += 1
                 found.differing += self._data[unit.frame] != unit.data
         return found
+
+    def _waited(self, now: float) -> None:
+        if self.last_at is not None:
+            self.gaps.append((now, now - self.last_at))
 
     # Prompts
 

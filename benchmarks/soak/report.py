@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.measure.holdings import Holdings, average
 from benchmarks.soak.run import Soak
-from benchmarks.soak.viewer import FPS, HEIGHT, WIDTH
+from benchmarks.soak.viewer import FPS, HEIGHT, STALLED_S, WIDTH
 
 PEACE = "in peace"
 
@@ -65,6 +65,7 @@ def violations(soak: Soak) -> list[str]:
         "frames that were other ones at a second look": found["second_look"]["differing"],
         "frames out of order at a second look": found["second_look"]["disordered"],
         "sessions lost silently": lost["silently"],
+        "sessions that stood still": [round(seconds) for _, seconds in soak.tally.gaps if seconds > STALLED_S],
         "sessions lost though a copy was there": lost["told_but_not_at_risk"],
         "prompts lost that had a receipt": found["prompts"]["lost"],
         "recordings cut short": found["films_wrong"],

@@ -25,11 +25,12 @@ logger = logging.getLogger(__name__)
 FPS = 8
 HEIGHT, WIDTH = 32, 48
 LEASE_S = 60.0
-STALLED_S = 75.0
+STALLED_S = 45.0
 """A session that plays and shows nothing for so long is lost, though nobody says so."""
 RETRY_S = 1.0
 FAR_FRAME = 10_000_000
 ACTION_S = 60.0
+PROBE_S = 20.0
 HOURS = ("noon", "dusk", "night", "dawn")
 
 
@@ -109,9 +110,10 @@ class Viewer:
         if ledger.last_at is not None and not any(at >= since for at, _ in ledger.gaps[-3:]):
             return False
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PROBE_S):
                 receipt = await self._client.schedule(self.session_id, "a probe", FAR_FRAME)
-        except (SessionError, TimeoutError):
+        except (SessionError, TimeoutError) as error:
+            self._refused("probe", error)
             return False
         return receipt.replicated
 
@@ -204,7 +206,7 @@ class Viewer:
         ledger.accept(text, await controller.schedule(text, frame))
 
     async def _pause(self, controller: InteractiveSession) -> None:
-        self.ledger.halt()
+        self.ledger.halt(_now())
         try:
             await controller.pause()
             await asyncio.sleep(self._rng.uniform(0.5, 4))

@@ -29,6 +29,9 @@ MOST_COMMANDS = 64
 
 TICK_S = 0.02
 
+REPORT_S = 0.5
+"""How often a report is made again while the session runs: the one before may have been lost on its way."""
+
 
 class InteractiveSession:
     """Steers one session; to be entered, and then iterated over for the session's events.
@@ -61,14 +64,15 @@ class InteractiveSession:
         self._reports: Reports = reports or ("played" if session.options.fps else "received")
         self._clock = PlayerClock(session.options.fps or 1)
         self._reported: int | None = None
+        self._report_at = 0.0
+        self._chunk_reported: int | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._resending: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         attached = asyncio.get_running_loop().create_future()
-        self._tasks = [asyncio.create_task(self._follow(attached)), asyncio.create_task(self._write())]
-        if self._reports == "played":
-            self._tasks.append(asyncio.create_task(self._tick()))
+        work = (self._follow(attached), self._write(), self._tick())
+        self._tasks = [asyncio.create_task(task) for task in work]
         try:
             await attached
         except BaseException:
@@ -164,7 +168,7 @@ class InteractiveSession:
                 await self._send(command)
 
     async def _report(self, frame: int) -> None:
-        self._reported = frame
+        self._reported, self._report_at = frame, asyncio.get_running_loop().time() + REPORT_S
         if not self.replaced:
             await self._send(pb.Command(shown=pb.Shown(frame=frame)))
 
@@ -223,7 +227,7 @@ class InteractiveSession:
     def _note_state(self, session: pb.Session, now: float) -> None:
         if session.take != self.session.take:
             self._clock.rewind()
-            self._reported = None
+            self._reported = self._chunk_reported = None
         self.session = session
         if session.state == pb.SESSION_STATE_PAUSED:
             self._clock.pause(session.shown_frame if session.shown_frame >= 0 else None, now)
@@ -254,9 +258,18 @@ class InteractiveSession:
         task.add_done_callback(self._resending.discard)
 
     async def _tick(self) -> None:
-        """Report what a player shows, whenever it comes to another chunk."""
+        """Report what a player shows whenever it comes to another chunk; and what was reported, now and then."""
         while True:
-            frame = self._clock.chunk_shown(asyncio.get_running_loop().time())
-            if frame is not None and frame != self._reported:
-                await self._report(frame)
+            now = asyncio.get_running_loop().time()
+            if self.session.state == pb.SESSION_STATE_RUNNING:
+                if self._reports == "played":
+                    await self._report_played(now)
+                elif self._reported is not None and now >= self._report_at:
+                    await self._report(self._reported)
             await asyncio.sleep(TICK_S)
+
+    async def _report_played(self, now: float) -> None:
+        chunk, frame = self._clock.chunk_shown(now), self._clock.shown(now)
+        if frame is not None and (chunk != self._chunk_reported or now >= self._report_at):
+            self._chunk_reported = chunk
+            await self._report(frame)

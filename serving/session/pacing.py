@@ -52,7 +52,7 @@ class Position:
     def shown(self, delivered: int, now: float) -> int:
         """The last frame shown of the first `delivered` ones; -1 before the first."""
         if self._reported is not None:
-            return self._reported[0]
+            return min(self._reported[0], delivered - 1)
         return min(delivered - 1, int(self._clock.at(now)))
 
     def last_block(self, delivered: int, blocks: BlockLengths, now: float) -> int:
@@ -70,8 +70,8 @@ class Position:
         return self._clock.reaches(frame)
 
     def report(self, frame: int, now: float) -> None:
-        """The viewer has seen `frame`; one before the last report is old news."""
-        if self._reported is None or frame >= self._reported[0]:
+        """The viewer has seen `frame`; one that was reported, or one before it, is old news."""
+        if self._reported is None or frame > self._reported[0]:
             self._reported = (frame, now)
 
     def reports_end(self, now: float) -> None:

@@ -22,6 +22,10 @@ __all__ = [
 ]  # fmt: skip
 
 
+LOST_BLOCKS = 32
+"""The most that a viewer may have seen of a copy that was lost, behind what its standby knew."""
+
+
 class Session:
     """One session. Every method takes the time `now` in seconds; a command that raises has changed nothing.
 
@@ -52,6 +56,7 @@ class Session:
         session._log = AppliedLog.of(record.applied) if log is None else log
         session._position = Position(record.pace, max(record.shown, 0))
         session._paused_at = record.shown
+        session._lost_frames = blocks.pixel_frames(record.next_block + LOST_BLOCKS)
         session.receipts, session.controller = ReceiptLog(record.receipts), record.controller
         session.seq = record.seq
         return session
@@ -65,6 +70,7 @@ class Session:
         self._log = AppliedLog()
         self._position = Position(self.pace)
         self._paused_at = -1
+        self._lost_frames = 0
         self._waiting_since = now
 
     # How it stands
@@ -151,10 +157,11 @@ class Session:
         """Stop at the frame that was seen last."""
         self._require_state(State.RUNNING, "pause")
         at = self.shown_frame(now) if frame is None else frame
-        if not -1 <= at < max(self.delivered_frames, 0):
+        if not -1 <= at < self._seen_frames:
             raise FrameOutOfRange(
                 f"frame {at} cannot have been seen; the last one made is {self.delivered_frames - 1}"
             )
+        at = min(at, self.delivered_frames - 1)
         self.state, self._paused_at = State.PAUSED, at
         self._position.go_on_from(max(at, 0), now)
         self._run_clock(now)
@@ -165,7 +172,6 @@ class Session:
         """Go on where the viewer stopped."""
         self._require_state(State.PAUSED, "resume")
         self.state, self._waiting_since = State.RUNNING, now
-        self._position.go_on_from(max(self._paused_at, 0), now)
         self._run_clock(now)
         self.renew(now)
         return (Receipt(command_id, CommandKind.RESUME, Stage.ACCEPTED, self._paused_at + 1),)
@@ -187,14 +193,18 @@ class Session:
     # Viewers
 
     def shown(self, frame: int, now: float) -> None:
-        """The viewer reports what was seen. A report that goes back, or comes while paused, changes nothing."""
+        """The viewer reports what was seen. A report that goes back changes nothing.
+
+        One that comes while paused was on its way, and counts once the session goes on. One of a frame that a lost
+        copy had made counts as the frames are made again.
+        """
         self._require_alive()
-        if not 0 <= frame < self.delivered_frames:
+        if not 0 <= frame < self._seen_frames:
             raise InvalidRequest(
                 f"frame {frame} cannot have been shown; the last one made is {self.delivered_frames - 1}"
             )
         self.renew(now)
-        if self.state is State.RUNNING:
+        if self.state is State.RUNNING or (self.state is State.PAUSED and frame > self._paused_at):
             self._position.report(frame, now)
 
     def reports_ended(self, now: float) -> None:
@@ -341,6 +351,11 @@ class Session:
         return any(entry.cue.frame == frame for entry in found)
 
     # Rules
+
+    @property
+    def _seen_frames(self) -> int:
+        """How many frames somebody may have seen."""
+        return max(self.delivered_frames, self._lost_frames)
 
     def _run_clock(self, now: float) -> None:
         self._position.run(self.state is State.RUNNING and self.viewers > 0 and self.delivered_frames > 0, now)

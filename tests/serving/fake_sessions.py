@@ -84,6 +84,8 @@ class Faults:
     """Commands that are done and whose stream ends without a receipt."""
     commands_unavailable: int = 0
     """Commands that are refused because a replica was lost."""
+    reports_lost: int = 0
+    """Reports of what was shown that come to nothing."""
     requests_lost: int = 0
     """Unary requests with ids that are not done, and answered with UNAVAILABLE."""
     answers_lost: int = 0
@@ -496,7 +498,9 @@ class FakeServer(SessionsServicer):
         async for command in commands:
             command.client_id, steers = command.client_id or client_id, session.is_steered_by(subscriber)
             if command.HasField("shown"):
-                if steers:
+                if self.faults.reports_lost:
+                    self.faults.reports_lost -= 1
+                elif steers:
                     session.report(command.shown.frame)
                 continue
             if self.faults.commands_lost:

@@ -196,11 +196,11 @@ export class Player {
     if (this.#video.playbackRate !== rate) this.#video.playbackRate = rate;
   }
 
-  /** Tell the server what is shown: whenever a block begins, and twice a second. */
+  /** Tell the server what is shown: whenever a block begins, and twice a second, since a report may get lost. */
   #report(reactor) {
     const { frame, at } = this.#reported;
     const now = performance.now();
-    if (this.frame <= frame || (blockOf(this.frame) === blockOf(frame) && now - at < REPORT_MS)) return;
+    if (!this.#running || this.frame < 0 || (blockOf(this.frame) === blockOf(frame) && now - at < REPORT_MS)) return;
     this.#reported = { frame: this.frame, at: now };
     reactor.sendMessage({ type: "shown", data: { frame: this.frame } }).catch(() => {});
   }

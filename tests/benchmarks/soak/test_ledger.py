@@ -49,10 +49,16 @@ def test_a_second_look_finds_other_pictures_and_another_order() -> None:
 
 def test_no_chunk_is_waited_for_in_a_pause() -> None:
     ledger = shown(chunk(0, 9), chunk(9, 21))
-    ledger.halt()
+    ledger.halt(1.5)
     ledger.expect(10.0)
     ledger.show(chunk(21, 33), 11.0)
-    assert ledger.gaps == [(1.0, 1.0), (11.0, 1.0)]
+    assert ledger.gaps == [(1.0, 1.0), (1.5, 0.5), (11.0, 1.0)]
+
+
+def test_a_pause_does_not_hide_that_a_session_stood_still() -> None:
+    ledger = shown(chunk(0, 9))
+    ledger.halt(60.0)
+    assert ledger.gaps == [(60.0, 60.0)]
 
 
 def test_a_prompt_with_a_receipt_must_be_known_unless_another_took_its_place() -> None:

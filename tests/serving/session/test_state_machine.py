@@ -503,14 +503,46 @@ def test_a_block_in_the_making_when_the_session_is_paused_is_still_delivered() -
     assert (session.delivered_frames, session.shown_frame(50.0)) == (21, 4)
 
 
-def test_reports_while_paused_change_nothing() -> None:
-    session = started()
+def test_a_report_that_a_pause_overtook_counts_once_the_session_goes_on() -> None:
+    session = started(Pace(ahead=1))
     make(session, 3)
-    session.pause(5, "", 1.0)
-    session.shown(20, 2.0)
-    assert session.shown_frame(3.0) == 5
+    session.pause(20, "", 1.0)
+    session.shown(21, 1.1)
+    session.shown(3, 1.2)
+    assert session.shown_frame(3.0) == 20
     session.resume("", 4.0)
-    assert session.shown_frame(4.0) == 5
+    assert session.shown_frame(4.0) == 21
+    assert make_due(session, 4.0) == 1
+
+
+def test_a_viewer_may_have_seen_what_a_lost_copy_had_made() -> None:
+    known = started(Pace(ahead=1))
+    make(known, 2)
+    session = Session.of(known.record(1.0), known.blocks, 1.0)
+    session.viewer_came(1.0)
+    session.shown(21, 1.0)
+    assert session.shown_frame(1.0) == 20
+    make(session, 1)
+    assert session.shown_frame(1.0) == 21
+    assert make_due(session, 1.0) == 1
+
+
+def test_a_viewer_who_saw_more_pauses_at_the_last_frame_that_is_here() -> None:
+    known = started()
+    make(known, 2)
+    session = Session.of(known.record(1.0), known.blocks, 1.0)
+    (receipt,) = session.pause(25, "", 1.0)
+    assert receipt.frame == 20
+    assert session.shown_frame(2.0) == 20
+
+
+def test_what_was_seen_of_a_lost_copy_is_forgotten_with_a_reset() -> None:
+    known = started()
+    make(known, 2)
+    session = Session.of(known.record(1.0), known.blocks, 1.0)
+    session.reset("", 1.0)
+    with pytest.raises(InvalidRequest, match="cannot have been shown"):
+        session.shown(8, 1.0)
 
 
 def test_viewers_who_come_and_go_do_not_move_a_paused_session() -> None:
