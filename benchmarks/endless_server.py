@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.endless_session import prompt
-from benchmarks.measure.holdings import Holdings, holdings
+from benchmarks.endless_session import asked, prompt
+from benchmarks.measure.holdings import COUNTED, Holdings, holdings
 from benchmarks.measure.machine import RESULTS, Machine
 from serving.cli.server_process import free_port
 from serving.client.aio import AsyncClient
@@ -35,8 +35,6 @@ HEIGHT, WIDTH = 32, 48
 AHEAD = 2
 SAMPLES = 120
 """How often the processes are looked at."""
-
-HELD = ("mib", "handles", "sockets", "threads")
 
 
 @dataclass
@@ -79,13 +77,8 @@ async def play(address: str, logs: Path, blocks: int) -> Played:
 
 async def _next(controller: Any, played: Played, chunk: pb.Chunk) -> None:
     played.took(chunk)
-    await controller.schedule(*_said(len(played.at)))
+    await controller.schedule(*asked(len(played.at)))
     played.said += 1
-
-
-def _said(block: int) -> tuple[Any, None, Any]:
-    blend, transition = prompt(block)
-    return blend, None, transition
 
 
 def summary(played: Played) -> dict[str, Any]:
@@ -115,7 +108,7 @@ def _held(samples: Sequence[Sequence[Holdings]]) -> dict[str, dict[str, dict[str
     return {
         f"{process.name} {process.pid}": {
             kind: {"early": _median(early, process.pid, kind), "late": _median(late, process.pid, kind)}
-            for kind in HELD
+            for kind in COUNTED
         }
         for process in samples[-1]
     }

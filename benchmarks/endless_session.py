@@ -85,7 +85,7 @@ def play(blocks: int) -> Day:
         now = 0.75 * block
         began = time.perf_counter_ns()
         if block:
-            session.schedule(*_asked(block), f"command-{block}", now)
+            session.schedule(*asked(block), f"command-{block}", now)
         plan = session.begin_block(now)
         session.delivered(plan, now)
         before, record = record, session.record(now)
@@ -99,7 +99,8 @@ def play(blocks: int) -> Day:
     return Day(session, copy, samples)
 
 
-def _asked(block: int) -> tuple[Blend, int | None, Transition | None]:
+def asked(block: int) -> tuple[Blend, int | None, Transition | None]:
+    """What is said of a block: its prompt, for now."""
     blend, transition = prompt(block)
     return blend, None, transition
 

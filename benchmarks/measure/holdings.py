@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,31 +13,15 @@ import psutil
 from ray import serve
 
 from benchmarks.measure.processes import MIB, anonymous_bytes
+from benchmarks.measure.replicas import replicas
 from serving.config import ServerConfig
 from serving.deployments.app import APPLICATION
 from serving.deployments.routing.replica_client import ReplicaClient
 
 ANSWER_S = 5.0
 
-
-class Replica(NamedTuple):
-    """A replica of a server on this machine: its deployment, its id in Serve and its process."""
-
-    deployment: str
-    id: str
-    pid: int
-
-
-def replicas(logs: Path) -> list[Replica]:
-    """Those that write their logs into a folder, and whose process is there."""
-    found = []
-    for file in sorted(logs.glob(f"replica_{APPLICATION}_*.log")):
-        deployment, _, name = file.stem.removeprefix(f"replica_{APPLICATION}_").rpartition("_")
-        with file.open() as lines, suppress(json.JSONDecodeError):
-            replica = Replica(deployment, name, json.loads(lines.readline())["process"])
-            if _is_replica(replica.pid):
-                found.append(replica)
-    return found
+COUNTED = ("mib", "handles", "sockets", "threads")
+"""Of a process, as `Holdings` has it."""
 
 
 class Room(NamedTuple):
@@ -88,8 +71,7 @@ def average(held: Iterable[Holdings], name: str) -> dict[str, float]:
     """Of the processes of a name, and how many there are."""
     of_name: Sequence[Holdings] = [one for one in held if one.name == name]
     counts = {
-        field: round(mean(getattr(one, field) for one in of_name), 1) if of_name else 0.0
-        for field in ("mib", "handles", "sockets", "threads")
+        field: round(mean(getattr(one, field) for one in of_name), 1) if of_name else 0.0 for field in COUNTED
     }
     return {"processes": len(of_name), **counts}
 
@@ -100,10 +82,3 @@ def _held(name: str, process: psutil.Process) -> Holdings:
             name, process.pid, round(anonymous_bytes(process.pid) / MIB, 1),
             process.num_fds(), len(process.net_connections("all")), process.num_threads(),
         )  # fmt: skip
-
-
-def _is_replica(pid: int) -> bool:
-    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, IndexError):
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and "ServeReplica" in process.cmdline()[0]
-    return False

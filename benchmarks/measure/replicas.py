@@ -5,14 +5,43 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 from ray import serve
 
 from serving.deployments.app import APPLICATION
+
+
+class Replica(NamedTuple):
+    """A replica of a server on this machine: its deployment, its id in Serve and its process."""
+
+    deployment: str
+    id: str
+    pid: int
+
+
+def replicas(logs: Path) -> list[Replica]:
+    """Those that write their logs into a folder, and whose process is there."""
+    found = []
+    for file in sorted(logs.glob(f"replica_{APPLICATION}_*.log")):
+        deployment, _, name = file.stem.removeprefix(f"replica_{APPLICATION}_").rpartition("_")
+        with file.open() as lines, suppress(json.JSONDecodeError):
+            replica = Replica(deployment, name, json.loads(lines.readline())["process"])
+            if _is_replica(replica.pid):
+                found.append(replica)
+    return found
+
+
+def log_lines(logs: Path, deployment: str) -> Iterator[dict[str, Any]]:
+    """All that the replicas of a deployment have logged; a line that is cut short is left out."""
+    for file in logs.glob(f"replica_{APPLICATION}_{deployment}_*.log"):
+        for line in file.read_text().splitlines():
+            with suppress(json.JSONDecodeError):
+                yield json.loads(line)
 
 
 class Replicas:
@@ -36,31 +65,39 @@ class Replicas:
 
     def send(self, number: signal.Signals, deployment: str, message: str, session: str) -> None:
         """Send a signal to the replica of a deployment that logged `message` last, of this session or of none."""
-        said = [line for line in self._lines(deployment) if line["message"] == message]
+        said = [line for line in log_lines(self._logs, deployment) if line["message"] == message]
         lines = [line for line in said if line.get("session", session) == session]
         self._send(max(lines, key=lambda line: str(line["asctime"]))["process"], number)
 
     def kill_all(self, deployment: str) -> None:
         """Kill every replica of a deployment."""
-        for process in {line["process"] for line in self._lines(deployment)}:
-            if psutil.pid_exists(process):
-                self._send(process, signal.SIGKILL)
-
-    def _lines(self, deployment: str) -> list[dict[str, Any]]:
-        files = self._logs.glob(f"replica_{APPLICATION}_{deployment}_*.log")
-        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        for replica in replicas(self._logs):
+            if replica.deployment == deployment:
+                self._send(replica.pid, signal.SIGKILL)
 
     def _send(self, process: int, number: signal.Signals) -> None:
         self._processes.append(psutil.Process(process))
         self._processes[-1].send_signal(number)
 
 
+def is_whole() -> bool:
+    """Whether every deployment has all its replicas, as far as Serve knows."""
+    deployments = serve.status().applications[APPLICATION].deployments.values()
+    return all(found.status == "HEALTHY" for found in deployments)
+
+
 def wait_until_whole(seconds: float = 60) -> None:
     """Wait until every deployment has all its replicas. Raises TimeoutError."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        deployments = serve.status().applications[APPLICATION].deployments.values()
-        if all(found.status == "HEALTHY" for found in deployments):
+        if is_whole():
             return
         time.sleep(0.2)
     raise TimeoutError(f"not whole after {seconds:g} s: {serve.status()}")
+
+
+def _is_replica(pid: int) -> bool:
+    with suppress(psutil.NoSuchProcess, psutil.AccessDenied, IndexError):
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and "ServeReplica" in process.cmdline()[0]
+    return False

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import psutil
-from ray import serve
 
-from benchmarks.measure.holdings import Replica, replicas
+from benchmarks.measure.replicas import Replica, is_whole, replicas
 from benchmarks.soak.faults import DEPLOYMENTS, Fault
 from serving.config import ServerConfig
-from serving.deployments.app import APPLICATION
 from serving.deployments.routing.kv_register import KvRegister
 from serving.replication.register import Owner
 
@@ -112,7 +110,4 @@ def _is_healthy(logs: Path, config: ServerConfig) -> bool:
         zip(DEPLOYMENTS, (config.denoisers, config.decoders, config.text_encoders, config.managers), strict=True)
     )
     there = Counter(replica.deployment for replica in replicas(logs))
-    deployments = serve.status().applications[APPLICATION].deployments.values()
-    return all(there[name] >= wanted[name] for name in DEPLOYMENTS) and all(
-        found.status == "HEALTHY" for found in deployments
-    )
+    return all(there[name] >= wanted[name] for name in DEPLOYMENTS) and is_whole()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from ray import serve
 
 from benchmarks.measure.holdings import Holdings, Room, holdings, rooms
+from benchmarks.measure.replicas import log_lines
 from benchmarks.soak.faults import plan
 from benchmarks.soak.injector import Injected, Injector, wait_until_healthy
 from benchmarks.soak.viewer import Tally, Viewer
@@ -157,7 +156,8 @@ def _standbys_back(logs: Path, injected: Sequence[Injected]) -> list[tuple[str, 
 
     A stopped replica that went on in time keeps what it has; of its sessions there is nothing in the logs.
     """
-    full = sorted(_lines(logs, STANDBY_FULL))
+    said = (line for line in log_lines(logs, "SessionManager") if line["message"] == STANDBY_FULL)
+    full = sorted((line["timestamp_ns"] / 1e9, str(line["session"])) for line in said)
     found = []
     for number, hit in enumerate(injected):
         until = injected[number + 1].wall_at if number + 1 < len(injected) else float("inf")
@@ -166,16 +166,4 @@ def _standbys_back(logs: Path, injected: Sequence[Injected]) -> list[tuple[str, 
                 at := next((at for at, of in full if of == session and hit.wall_at < at < until), None)
             ) is not None:
                 found.append((hit.fault.kind, at - hit.wall_at))
-    return found
-
-
-def _lines(logs: Path, message: str) -> list[tuple[float, str]]:
-    """When a message was logged by managers, and of which session."""
-    found = []
-    for file in logs.glob(f"replica_{APPLICATION}_SessionManager_*.log"):
-        for text in file.read_text().splitlines():
-            with suppress(json.JSONDecodeError):
-                line = json.loads(text)
-                if line["message"] == message:
-                    found.append((line["timestamp_ns"] / 1e9, str(line["session"])))
     return found

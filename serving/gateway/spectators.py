@@ -90,13 +90,13 @@ class SharedStream:
     def join(self) -> Reader:
         """One more viewer, who gets what comes from now on."""
         reader = self._broadcast.join()
-        self._count(1)
+        self._count()
         return reader
 
     def leave(self, reader: Reader) -> None:
         """One viewer less; with the last one the stream ends."""
         reader.leave()
-        self._count(-1)
+        self._count()
         if not self._audience.viewers:
             self._pump.cancel()
             self._beat.cancel()
@@ -107,8 +107,8 @@ class SharedStream:
         if self._broadcast.failure is not None:
             raise self._broadcast.failure
 
-    def _count(self, more: int) -> None:
-        self._audience.viewers += more
+    def _count(self) -> None:
+        self._audience.viewers = len(self._broadcast.readers)
         if self._audience.viewers and self._stands.is_set():
             self._beside(self._relay.tell_viewers(self._audience))
 

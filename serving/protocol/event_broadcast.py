@@ -6,9 +6,9 @@ import asyncio
 from collections import deque
 from itertools import islice
 
-from serving.errors import LimitReached, ServingError
+from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.event_queue import MAX_WAITING_BYTES, MOST_CHUNKS, MOST_EVENTS
+from serving.protocol.event_queue import MOST_CHUNKS, overflow
 
 TRIM_EVERY = 16
 """Events between two looks at what every reader has read."""
@@ -17,8 +17,8 @@ TRIM_EVERY = 16
 class EventBroadcast:
     """Takes events, in order, and gives each of them to every reader who had joined by then.
 
-    chunks are kept, and a gap in place of each older one. Readers that let too much pile up
-      are let go.
+    The newest `MOST_CHUNKS` chunks are kept, and a gap in place of each older one. Readers that let too much pile
+    up are let go.
     """
 
     def __init__(self) -> None:
@@ -87,10 +87,9 @@ class EventBroadcast:
     def _trim(self) -> None:
         """Forget what all have read, and who reads too slowly."""
         self._forget_until(min((reader.place for reader in self.readers), default=self.end))
-        if len(self._events) > MOST_EVENTS or self._nbytes > MAX_WAITING_BYTES:
+        if (failure := overflow(len(self._events), self._nbytes)) is not None:
             for reader in [one for one in self.readers if one.place == self._begin]:
-                waited = f"{len(self._events)} events with {self._nbytes} bytes waited for this stream"
-                reader.let_go(LimitReached(f"{waited}; read it faster"))
+                reader.let_go(failure)
             self._trim()
 
     def _forget_until(self, place: int) -> None:

@@ -20,6 +20,13 @@ MAX_WAITING_BYTES = 128 << 20
 """All that waits, in events and in bytes; a reader that lets more pile up is let go."""
 
 
+def overflow(events: int, nbytes: int) -> LimitReached | None:
+    """Why a reader for whom so much waits is let go; None where it is not."""
+    if events <= MOST_EVENTS and nbytes <= MAX_WAITING_BYTES:
+        return None
+    return LimitReached(f"{events} events with {nbytes} bytes waited for this stream; read it faster")
+
+
 class Queued(NamedTuple, Generic[T]):
     """An event with what a queue must know of it; of a chunk its take and frames."""
 
@@ -102,10 +109,9 @@ class EventQueue(Generic[T]):
             return
         self._waiting.append(waiting)
         self._nbytes += waiting.nbytes
-        if len(self._waiting) > MOST_EVENTS or self._nbytes > MAX_WAITING_BYTES:
-            waited = f"{len(self._waiting)} events with {self._nbytes} bytes waited for this stream"
+        if (failure := overflow(len(self._waiting), self._nbytes)) is not None:
             self._waiting.clear()
-            self.finish(LimitReached(f"{waited}; read it faster"))
+            self.finish(failure)
         self._more.set()
 
     def _next(self) -> T:

@@ -51,9 +51,8 @@ class Position:
 
     def shown(self, delivered: int, now: float) -> int:
         """The last frame shown of the first `delivered` ones; -1 before the first."""
-        if self._reported is not None:
-            return min(self._reported[0], delivered - 1)
-        return min(delivered - 1, int(self._clock.at(now)))
+        seen = int(self._clock.at(now)) if self._reported is None else self._reported[0]
+        return min(delivered - 1, seen)
 
     def last_block(self, delivered: int, blocks: BlockLengths, now: float) -> int:
         """The last block that may be begun, by what has been shown of the first `delivered` frames."""

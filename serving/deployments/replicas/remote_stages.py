@@ -17,15 +17,13 @@ from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.errors import ReplicaLost, SessionNotFound
+from serving.gateway.ownership.replica_pool import TOLD_S
 from serving.media.chunk import Chunk
 from serving.pipeline.stages import DecoderStage, TextEncoderStage
 from serving.pipeline.video_decoder import DecoderStart
 
 KEEP_EVERY_S = 5.0
 """How often decoders are told which sessions are still wanted; those of a denoiser that died are not."""
-
-TOLD_S = 60.0
-"""How long a silent replica may take to hear what it is told. Serve has replaced it long before."""
 
 
 class Latents(NamedTuple):

@@ -18,12 +18,9 @@ from ray.serve.handle import DeploymentHandle
 from engines.errors import EngineError
 from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
-from serving.gateway.ownership.replica_pool import Replicas
+from serving.gateway.ownership.replica_pool import ANSWER_S, Replicas
 
 logger = logging.getLogger(__name__)
-
-ANSWER_S = 1.0
-"""How long a question to all replicas waits for each."""
 
 AVOIDED_S = 10.0
 """How long a replica that was silent is not asked again: each question would wait for it."""

@@ -11,6 +11,9 @@ CALL_S = 30.0
 ANSWER_S = 1.0
 """How long a question to all replicas waits for each."""
 
+TOLD_S = 60.0
+"""How long a silent replica may take to hear what it is told. Serve has replaced it long before."""
+
 
 class Replicas(NamedTuple):
     """All that may hold sessions, those being taken away too; `silent` ones did not answer just now."""

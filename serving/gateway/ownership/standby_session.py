@@ -16,7 +16,7 @@ from serving.errors import (
     SessionNotFound,
 )
 from serving.gateway.ownership.placement import prepare
-from serving.gateway.ownership.replica_pool import ReplicaPool
+from serving.gateway.ownership.replica_pool import TOLD_S, ReplicaPool
 from serving.gateway.ownership.session_directory import SessionDirectory
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.adoption import Adopt
@@ -40,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 FEED_SILENCE_S = 10.0
 """A feed without even a heartbeat is opened again. That its replica is silent is noticed by the leases before."""
-
-TOLD_S = 60.0
-"""How long a silent replica may take to hear what it is told. Serve has replaced it long before."""
 
 FirstCopy = Callable[[str, Callable[[str], None]], Awaitable[Prepared]]
 """Makes the first copy of a new session as the attempt it is given, and says which replicas it tries."""

@@ -13,6 +13,7 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
+from benchmarks.measure.replicas import is_whole
 from serving.config import ServerConfig
 from serving.deployments import app
 from serving.deployments.local_cluster import SERVICES
@@ -36,8 +37,7 @@ def _placed(kind: type, name: str, replicas: int, **options: Any) -> Any:
 
 
 def _status() -> str:
-    deployments = serve.status().applications[app.APPLICATION].deployments.values()
-    return "whole" if all(found.status == "HEALTHY" for found in deployments) else "not whole"
+    return "whole" if is_whole() else "not whole"
 
 
 def main() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing
 
 import av
 import grpc
 import numpy as np
 
+from serving.client.aio import AsyncClient
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 
@@ -52,6 +54,30 @@ def create(
 
 def start(stub: sessions_pb2_grpc.SessionsStub, session: pb.Session) -> None:
     stub.Start(pb.StartRequest(session_id=session.id))
+
+
+def playing(stub: sessions_pb2_grpc.SessionsStub) -> pb.Session:
+    """A session at its pace, which has started."""
+    session = create(stub, fps=16, ahead=1)
+    start(stub, session)
+    return session
+
+
+async def seen_by_client(address: str, session: pb.Session, end: int, hurt: Callable[[], None]) -> list[pb.Event]:
+    """The events that a client sees up to frame `end`, under which something happens once 45 frames have come."""
+    events: list[pb.Event] = []
+    async with AsyncClient(address) as client, aclosing(client.watch(session.id, 0)) as stream:
+        async for event in stream:
+            events.append(event)
+            if event.HasField("chunk") and event.chunk.first_frame == 33:
+                hurt()
+            if event.HasField("chunk") and event.chunk.first_frame + len(event.chunk.units) >= end:
+                return events
+    raise AssertionError("the stream ended")
+
+
+def frames(events: Iterable[pb.Event]) -> list[int]:
+    return frames_of(event.chunk for event in events if event.HasField("chunk"))
 
 
 def watch(

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import aclosing, closing
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +33,18 @@ from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.pipeline.video_decoder import DecoderStart
 from serving.timeline.cue import Blend, Cue
 from tests.serving.live.conftest import free_port
-from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, frames_of, start, watch
+from tests.serving.live.scenes import (
+    NIGHT,
+    NOON,
+    chunks,
+    create,
+    cue,
+    frames,
+    playing,
+    seen_by_client,
+    start,
+    watch,
+)
 from tests.serving.live.test_sessions import refused
 
 Stub = sessions_pb2_grpc.SessionsStub
@@ -67,8 +78,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
     """The events of a session to which something happens once 45 frames have come."""
-    session = create(pair.stub, fps=16, ahead=1)
-    start(pair.stub, session)
+    session = playing(pair.stub)
     events: list[pb.Event] = []
     try:
         for event in watch(pair.stub, session):
@@ -80,23 +90,6 @@ def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
     finally:
         pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
     raise AssertionError("the stream ended")
-
-
-async def seen_by_client(address: str, session: pb.Session, hurt: Callable[[], None]) -> list[pb.Event]:
-    """The events that a client sees, under which something happens once 45 frames have come."""
-    events: list[pb.Event] = []
-    async with AsyncClient(address) as client, aclosing(client.watch(session.id, 0)) as stream:
-        async for event in stream:
-            events.append(event)
-            if event.HasField("chunk") and event.chunk.first_frame == 33:
-                hurt()
-            if event.HasField("chunk") and event.chunk.first_frame + len(event.chunk.units) >= END:
-                return events
-    raise AssertionError("the stream ended")
-
-
-def frames(events: list[pb.Event]) -> list[int]:
-    return frames_of(event.chunk for event in events if event.HasField("chunk"))
 
 
 def resumed(events: list[pb.Event]) -> list[pb.Resumed]:
@@ -204,8 +197,7 @@ def test_a_paused_session_goes_on_frame_by_frame_on_another_replica(pair: Pair) 
 
 def test_a_session_outlives_its_manager_and_then_its_denoiser(pair: Pair) -> None:
     wait_until_whole()
-    session = create(pair.stub, fps=16, ahead=1)
-    start(pair.stub, session)
+    session = playing(pair.stub)
     with Replicas(pair.logs) as replicas:
 
         def hurt() -> None:
@@ -214,7 +206,7 @@ def test_a_session_outlives_its_manager_and_then_its_denoiser(pair: Pair) -> Non
             adopted(pair, session)
             replicas.send(signal.SIGKILL, "Denoiser", "session opened", session.id)
 
-        events = asyncio.run(seen_by_client(pair.address, session, hurt))
+        events = asyncio.run(seen_by_client(pair.address, session, END, hurt))
     assert frames(events) == list(range(END))
     pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
@@ -250,10 +242,11 @@ def test_a_session_with_no_other_place_waits_for_its_stopped_replica_or_the_next
 
 def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
     wait_until_whole()
-    session = create(pair.stub, fps=16, ahead=1)
-    start(pair.stub, session)
+    session = playing(pair.stub)
     with Replicas(pair.logs) as replicas:
-        events = asyncio.run(seen_by_client(pair.address, session, lambda: replicas.kill_all("SessionManager")))
+        events = asyncio.run(
+            seen_by_client(pair.address, session, END, lambda: replicas.kill_all("SessionManager"))
+        )
     assert frames(events) == list(range(END))
     wait_until_whole()
     pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
@@ -262,14 +255,13 @@ def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
 def test_a_manager_that_is_stopped_does_not_hold_up_its_denoiser(pair: Pair) -> None:
     """Another manager adopts the session, on the same denoiser; the first stays stopped to the end."""
     wait_until_whole()
-    session = create(pair.stub, fps=16, ahead=1)
-    start(pair.stub, session)
+    session = playing(pair.stub)
     with Replicas(pair.logs) as replicas:
 
         def hurt() -> None:
             replicas.send(signal.SIGSTOP, "SessionManager", "standby of a session", session.id)
 
-        events = asyncio.run(seen_by_client(pair.address, session, hurt))
+        events = asyncio.run(seen_by_client(pair.address, session, END, hurt))
     assert frames(events) == list(range(END))
     assert not resumed(events)
     wait_until_whole()

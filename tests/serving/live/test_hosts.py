@@ -12,19 +12,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import aclosing
 from pathlib import Path
 
 import grpc
 import pytest
 
-from benchmarks.measure.holdings import Replica, replicas
-from serving.client.aio import AsyncClient
+from benchmarks.measure.replicas import Replica, replicas
 from serving.deployments import local_cluster
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.hosts_app import FIRST_HOST, OTHER_HOSTS
-from tests.serving.live.scenes import create, described, start
+from tests.serving.live.scenes import create, described, frames, playing, seen_by_client
 from tests.support.namespaces import Host, Hosts, why_not
 
 pytestmark = pytest.mark.slow
@@ -146,23 +144,6 @@ def stub(cluster: Cluster) -> Iterator[sessions_pb2_grpc.SessionsStub]:
             stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
-async def watched(address: str, session: pb.Session, hurt: Callable[[], None]) -> list[pb.Event]:
-    """The events of a session to which something happens once 45 frames have come."""
-    events: list[pb.Event] = []
-    async with AsyncClient(address) as client, aclosing(client.watch(session.id, 0)) as stream:
-        async for event in stream:
-            events.append(event)
-            if event.HasField("chunk") and event.chunk.first_frame == 33:
-                hurt()
-            if event.HasField("chunk") and event.chunk.first_frame + len(event.chunk.units) >= END:
-                return events
-    raise AssertionError("the stream ended")
-
-
-def frames(events: list[pb.Event]) -> list[int]:
-    return [unit.frame for event in events if event.HasField("chunk") for unit in event.chunk.units]
-
-
 def moved(events: list[pb.Event]) -> bool:
     return any(event.HasField("resumed") for event in events)
 
@@ -171,12 +152,6 @@ def copies(stub: sessions_pb2_grpc.SessionsStub, session: pb.Session) -> int:
     """How many denoisers say that they are the one that has the session."""
     listed = stub.ListSessions(pb.ListSessionsRequest()).sessions
     return Counter(found.id for found in listed)[session.id]
-
-
-def playing(stub: sessions_pb2_grpc.SessionsStub) -> pb.Session:
-    session = create(stub, fps=16, ahead=1)
-    start(stub, session)
-    return session
 
 
 def test_each_session_is_on_a_host_of_its_own(cluster: Cluster, stub: sessions_pb2_grpc.SessionsStub) -> None:
@@ -203,7 +178,7 @@ def test_a_link_that_is_down_for_three_seconds_costs_no_frame(
         reconnecting.start()
         counting.start()
 
-    events = asyncio.run(watched(cluster.address, session, hurt))
+    events = asyncio.run(seen_by_client(cluster.address, session, END, hurt))
     counting.join()
     assert frames(events) == list(range(END))
     assert moved(events)
@@ -218,7 +193,7 @@ def test_sessions_of_a_host_that_is_given_up_go_on_elsewhere_and_a_new_host_take
     cluster.wait_for(lambda: cluster.is_whole, GIVEN_UP_S)
     session = playing(stub)
     lost = cluster.host_of(session)
-    events = asyncio.run(watched(cluster.address, session, lost.cut_off))
+    events = asyncio.run(seen_by_client(cluster.address, session, END, lost.cut_off))
     assert frames(events) == list(range(END))
     assert moved(events)
     cluster.wait_for(lambda: cluster.hosts == DENOISERS, GIVEN_UP_S)

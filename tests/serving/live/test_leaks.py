@@ -20,7 +20,7 @@ from serving.deployments import local_cluster
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import free_port
-from tests.serving.live.scenes import chunks, code_of, create, described, frames_of, start, watch
+from tests.serving.live.scenes import chunks, code_of, create, described, frames_of, playing, start, watch
 
 SLOTS = 2
 SETTLED_S = 20.0
@@ -135,8 +135,7 @@ def test_two_hundred_sessions_leave_nothing(server: Separate) -> None:
 
 
 def test_fifty_clients_killed_in_mid_stream_leave_nothing(server: Separate) -> None:
-    session = create(server.stub, fps=16, ahead=1)
-    start(server.stub, session)
+    session = playing(server.stub)
     killed_in_mid_stream(server, session, 1, 5)
     assert settles(lambda: described(server.stub, session).viewers == 0)
     before = holdings(server.logs)

@@ -7,7 +7,7 @@ import pytest
 
 from serving.errors import LimitReached, SessionFailed
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol import event_broadcast
+from serving.protocol import event_queue
 from serving.protocol.event_broadcast import TRIM_EVERY, EventBroadcast
 from serving.protocol.event_queue import MOST_CHUNKS
 
@@ -87,7 +87,7 @@ def test_what_all_have_read_is_forgotten() -> None:
 
 def test_a_reader_that_lets_too_much_pile_up_is_let_go_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     async def read() -> None:
-        monkeypatch.setattr(event_broadcast, "MOST_EVENTS", 4 * TRIM_EVERY)
+        monkeypatch.setattr(event_queue, "MOST_EVENTS", 4 * TRIM_EVERY)
         broadcast = EventBroadcast()
         stuck, awake = broadcast.join(), broadcast.join()
         for number in range(8 * TRIM_EVERY):
