@@ -43,7 +43,8 @@ class ReplicaActors:
         if (actor := self._actors.get(replica)) is None:
             return False
         try:
-            await asyncio.wait_for(_ready(actor), DEATH_KNOWN_S)
+            async with asyncio.timeout(DEATH_KNOWN_S):
+                await _ready(actor)
         except ActorDiedError as error:
             return PROCESS_DIED in str(error)
         except (RayActorError, TimeoutError):

@@ -58,7 +58,8 @@ class ReplicaClient:
         """What `method` of a replica returns. Raises what it raises."""
         response = self._begin(replica, method, arguments, stream=False)
         try:
-            answer = await asyncio.wait_for(_answer(response), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                answer = await _answer(response)
         except TimeoutError:
             raise self._fell_silent(replica, timeout_s) from None
         except Exception as error:

@@ -35,7 +35,8 @@ def with_client(work: Work, server: FakeServer | None = None) -> None:
     async def run() -> None:
         fake = server or FakeServer()
         async with serving(fake) as address, AsyncClient(address, patience_s=5) as client:
-            await asyncio.wait_for(work(client, fake), 30)
+            async with asyncio.timeout(30):
+                await work(client, fake)
 
     asyncio.run(run())
 
@@ -138,7 +139,8 @@ def test_a_server_that_stays_unavailable_is_given_up() -> None:
         fake.faults.requests_lost = 1000
         async with serving(fake) as address, AsyncClient(address, patience_s=0.3) as client:
             with pytest.raises(ReplicaLost, match="it died over the request"):
-                await asyncio.wait_for(client.create(), 10)
+                async with asyncio.timeout(10):
+                    await client.create()
 
     asyncio.run(run())
 

@@ -22,6 +22,7 @@ BALLOON = Cue(0, Blend.of("a red balloon"))
 def play(server: FakeServer, path: Path, end_frame: int) -> Playback:
     async def run() -> Playback:
         async with (
+            asyncio.timeout(30),
             serving(server) as address,
             AsyncClient(address, patience_s=5) as client,
             opened(client, [BALLOON], fps=0, ahead=8) as session,
@@ -32,7 +33,7 @@ def play(server: FakeServer, path: Path, end_frame: int) -> Playback:
                 await playback.until(end_frame)
             return playback
 
-    return asyncio.run(asyncio.wait_for(run(), 30))
+    return asyncio.run(run())
 
 
 def numbers(path: Path) -> list[int]:

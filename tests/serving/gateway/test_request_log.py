@@ -33,7 +33,11 @@ def creation(command_id: str = "1", client_id: str = "ann", seed: int = 7) -> pb
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(work(), 10))
+    async def bounded() -> None:
+        async with asyncio.timeout(10):
+            await work()
+
+    asyncio.run(bounded())
 
 
 def test_a_request_that_comes_again_has_its_first_answer() -> None:

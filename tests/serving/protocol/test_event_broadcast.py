@@ -22,7 +22,8 @@ def progress(number: int) -> pb.Event:
 
 def run(work: Awaitable[None]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(work, 10)
+        async with asyncio.timeout(10):
+            await work
 
     asyncio.run(bounded())
 

@@ -147,7 +147,8 @@ async def at_work(
 
 def run(work: Awaitable[None]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(work, 60)
+        async with asyncio.timeout(60):
+            await work
 
     asyncio.run(bounded())
 

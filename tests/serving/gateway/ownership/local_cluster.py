@@ -56,7 +56,8 @@ class LocalPool:
 
     async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
         try:
-            return await asyncio.wait_for(self._call(replica, method, *arguments), timeout_s)
+            async with asyncio.timeout(timeout_s):
+                return await self._call(replica, method, *arguments)
         except TimeoutError:
             raise ReplicaLost(f"its replica was silent for {timeout_s:g} s") from None
 

@@ -32,7 +32,8 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
 
 def run(work: Awaitable[None]) -> None:
     async def bounded() -> None:
-        await asyncio.wait_for(work, 90)
+        async with asyncio.timeout(90):
+            await work
 
     asyncio.run(bounded())
 
