@@ -122,7 +122,8 @@ def run(blocks: int, folder: Path) -> Played:
     """Start a server, play, and stop it."""
     config = ServerConfig(
         stages="separate", denoisers=1, managers=2, grpc_port=free_port(), http_port=free_port(),
-        recordings=str(folder),
+        metrics_port=free_port(),
+        recordings=folder,
     )  # fmt: skip
     logs = local_cluster.start(config).logs
     try:

@@ -80,7 +80,7 @@ def measure(repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
     """Seconds without a chunk, by deployment and signal."""
     config = ServerConfig(
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2,
-        grpc_port=free_port(), http_port=free_port(), recordings=str(folder),
+        grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=folder,
     )  # fmt: skip
     address, logs = f"127.0.0.1:{config.grpc_port}", local_cluster.start(config).logs
     gaps: dict[str, dict[str, list[float]]] = {}

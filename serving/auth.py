@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from engines.config.validation import require
 
+TOKEN_VARIABLE = "LONGTAKE_TOKEN"
+"""Where commands that call a server find the token, unless they are given one."""
+
 _CALLER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
 

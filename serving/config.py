@@ -1,11 +1,15 @@
-"""How a server is set up."""
+"""How a server is set up: by the flags of `longtake serve`, by variables LONGTAKE_*, and by a TOML file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
+import pydantic.dataclasses
 import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_settings import NoDecode
 
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
@@ -15,15 +19,30 @@ from serving.auth import Tokens
 from serving.media.encoder import EncoderChoice
 from serving.replication.leases import LeaseConfig
 
+Device = Literal["cpu", "cuda"]
+DType = Literal["float32", "bfloat16"]
 Stages = Literal["shared", "separate"]
+
 ENCODERS = get_args(EncoderChoice)
-KNOWN = {"stages": get_args(Stages), "codec": ("own", "tiny"), "encoder": ENCODERS}
+DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Hosts that only this machine reaches."""
+
+Count = Annotated[int, Field(ge=1, le=1024)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+class Listener(NamedTuple):
+    """One of the server's own ports: what it is for, the setting that says it, and where it listens."""
+
+    name: str
+    setting: str
+    host: str
+    port: int
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Limits:
     """What is refused. `sessions_per_token` counts over all replicas, `pixels` are of one picture."""
 
@@ -36,71 +55,110 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            require(value > 0, f"limits.{name} is {value}; it must be positive")
+            require(value > 0, f"limits.{name} is {value:g}; it must be positive")
 
 
-@dataclass(frozen=True)
-class ServerConfig:
+def _size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if not (match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", value)):
+        raise ConfigError(f"{value!r} is not of the form HEIGHTxWIDTH, such as 480x832")
+    return int(match[1]), int(match[2])
+
+
+def _listed(value: Any) -> Any:
+    return [entry for entry in value.split(",") if entry] if isinstance(value, str) else value
+
+
+def _tokens(value: Any) -> Any:
+    if not isinstance(value, str | Path):
+        return value
+    try:
+        return Tokens.of_file(Path(value))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"the tokens file {str(value)!r} cannot be read: {error}") from error
+
+
+def _kernels(value: str) -> str:
+    try:
+        parse_backends(value)
+    except ValueError as error:
+        raise ConfigError(f"kernels {value!r}: {error}") from error
+    return value
+
+
+def _any_device() -> Device:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype_of(given: dict[str, Any]) -> DType:
+    return "bfloat16" if given.get("device") == "cuda" else "float32"
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+Sizes = Annotated[tuple[Size, ...], BeforeValidator(_listed), NoDecode]
+
+
+class ServerConfig(BaseModel):
     """A server: its model, its replicas and what each of them holds.
 
-    `stages` "shared" has text encoder, denoiser and video decoder in one process; "separate" gives each a
-    deployment of its own. `slots` are sessions of one denoiser replica. `leases` says how long a replica may go on
-    with a session while its manager says nothing, and so when it counts as lost. Ports are of this machine.
-    `kernels` is what `kernels.dispatch` reads. `text_device` is the text encoder's, if that is another than
-    `device`. Pictures of `sizes`, height and width, are warmed up beside the model's own; on a GPU any other size
-    runs without recorded graphs, and slower. `cache_bytes` is what the sessions of a replica may keep; None
-    measures what a graphics card has left. `encoder` "auto" is the graphics card's, where the device is one that
-    encodes, else libx264.
+    Raises pydantic's ValidationError, a ValueError, for settings that cannot be: `problem_of` says it in words.
     """
 
-    model: str = "pocket"
-    codec: Literal["own", "tiny"] = "own"
-    device: str = "cpu"
-    text_device: str | None = None
-    sizes: tuple[tuple[int, int], ...] = ()
-    dtype: str = "float32"
-    stages: Stages = "shared"
-    slots: int = 2
-    batch: int = 1
-    threads: int = 1
-    denoisers: int = 1
-    decoders: int = 1
-    text_encoders: int = 1
-    managers: int = 1
-    leases: LeaseConfig = field(default_factory=LeaseConfig)
-    lease_s: float = 60.0
-    host: str = "127.0.0.1"
-    grpc_port: int = 9000
-    http_port: int = 8000
-    models_dir: str | None = None
-    recordings: str = "recordings"
-    encoder: EncoderChoice = "auto"
-    kernels: str = "auto"
-    cache_bytes: int | None = None
-    tokens: Tokens = field(default_factory=Tokens)
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    model: str = Field("pocket", description="see `longtake models`")
+    codec: Literal["own", "tiny"] = Field("own", description="tiny: the tiny autoencoder")
+    models_dir: Path | None = Field(None, description="where `longtake download` put the weights")
+    device: Device = Field(default_factory=_any_device, description="cuda where there is one, else cpu")
+    text_device: Device | None = Field(None, description="of the text encoder, if that is another")
+    dtype: DType = Field(default_factory=_dtype_of, description="bfloat16 on cuda, float32 on the CPU")
+    kernels: Annotated[str, BeforeValidator(_kernels)] = Field(
+        "auto", description="auto, a choice, or op=choice,... (kernels/dispatch.py)"
+    )
+    threads: Count = Field(1, description="of torch in each replica on the CPU")
+    encoder: EncoderChoice = Field("auto", description="auto: the graphics card's, where it encodes, else libx264")
+
+    stages: Stages = Field(
+        "shared", description="shared: text encoder, denoiser and decoder in one process; separate: each its own"
+    )
+    denoisers: Count = Field(1, description="replicas")
+    decoders: Count = Field(1, description="replicas, where stages are separate")
+    text_encoders: Count = Field(1, description="replicas, where stages are separate")
+    managers: Count = Field(1, description="replicas that carry streams")
+    slots: Count = Field(2, description="sessions of one denoiser")
+    batch: Count = Field(1, description="streams in one pass of a denoiser")
+    sizes: Sizes = Field(
+        (), description="HEIGHTxWIDTH,... to warm up beside the model's own; others run without graphs on a GPU"
+    )
+    cache_bytes: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="what the sessions of a replica may keep; else what a graphics card has left"
+    )
+
+    host: str = Field("127.0.0.1", description="0.0.0.0 lets other machines in", min_length=1)
+    grpc_port: Port = Field(9000, description="of the session API")
+    http_port: Port = Field(8000, description="of the browser page")
+    metrics_port: Port = Field(8002, description="of metrics for Prometheus; Ray opens it on every interface")
+    tokens: Annotated[Tokens, BeforeValidator(_tokens), NoDecode] = Field(
+        Tokens(), description="a file of lines `caller token`; without it all are let in"
+    )
+    insecure: bool = Field(False, description="let other machines in without tokens")
+    lease_s: float = Field(60.0, description="seconds a session lives with nobody there", ge=1, le=3600)
+    leases: LeaseConfig = Field(LeaseConfig(), description="of replicas: how long one goes on unheard of")
+    recordings: Path = Field(Path("recordings"), description="folder for recordings")
     limits: Limits = Limits()
 
-    def __post_init__(self) -> None:
-        for name in ("slots", "batch", "threads", "denoisers", "decoders", "text_encoders", "managers"):
-            value = getattr(self, name)
-            require(1 <= value <= 1024, f"{name} is {value}; it must be within 1..1024")
-        for name in ("grpc_port", "http_port"):
-            value = getattr(self, name)
-            require(1 <= value <= 65535, f"{name} is {value}; it must be within 1..65535")
-        for name, known in {**KNOWN, "dtype": tuple(DTYPES)}.items():
-            value = getattr(self, name)
-            require(value in known, f"{name} is {value!r}; known: {', '.join(known)}")
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
         for height, width in self.sizes:
             StreamConfig(height=height, width=width)
             problem = f"sizes has {height}x{width}, more than the {self.limits.pixels} pixels that are allowed"
             require(height * width <= self.limits.pixels, problem)
-        problem = f"cache_bytes is {self.cache_bytes}; it must be positive"
-        require(self.cache_bytes is None or self.cache_bytes > 0, problem)
-        require(1 <= self.lease_s <= 3600, f"lease_s is {self.lease_s}; it must be within 1..3600")
-        try:
-            parse_backends(self.kernels)
-        except ValueError as error:
-            raise ConfigError(f"kernels {self.kernels!r}: {error}") from error
+        ports = [listener.port for listener in self.listeners]
+        require(len(set(ports)) == len(ports), f"two ports are the same: {', '.join(map(str, ports))}")
+        problem = f"{self.host} lets other machines in, and there are no tokens: give tokens, or say insecure"
+        require(self.insecure or bool(self.tokens.digests) or self.host in LOOPBACK, problem)
+        return self
 
     @property
     def backends(self) -> KernelBackends:
@@ -109,3 +167,28 @@ class ServerConfig:
             return backends_for(torch.device(self.device), DTYPES[self.dtype], parse_backends(self.kernels))
         except ValueError as error:
             raise ConfigError(f"kernels {self.kernels!r}: {error}") from error
+
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """The ports that clients call. Ray's own come on top: they ask for a token."""
+        return (
+            Listener("gRPC", "grpc_port", self.host, self.grpc_port),
+            Listener("page", "http_port", self.host, self.http_port),
+            Listener("metrics", "metrics_port", "0.0.0.0", self.metrics_port),
+        )
+
+
+def problem_of(error: ValidationError) -> str:
+    """What is wrong with a config, in one sentence that names settings and values."""
+    problems = []
+    for found in error.errors():
+        if found["type"] == "default_factory_not_called":
+            continue
+        name, message = ".".join(str(part) for part in found["loc"]), found["msg"]
+        if found["type"] == "value_error":
+            problems.append(message.removeprefix("Value error, "))
+        elif found["type"] == "extra_forbidden":
+            problems.append(f"there is no setting {name}")
+        else:
+            problems.append(f"{name} is {found['input']!r}: {message[:1].lower()}{message[1:]}")
+    return "; ".join(problems)

@@ -4,6 +4,7 @@ ServingError
 |-- DownloadError       weights that cannot be downloaded, or that are not what was downloaded
 |-- FilmError           a film that cannot be written, read or made again
 |-- ModelError          a model whose weights are not here, or not whole
+|-- ServerError         a server that does not start, or of which a part has died
 |-- SessionError        a request about a session that cannot be granted
 |   |-- InvalidRequest  a field that cannot be used
 |   |   `-- CommandIdReused     ids of a command that were used before, for something else
@@ -41,6 +42,10 @@ class FilmError(ServingError):
 
 class ModelError(ServingError):
     """A model whose weights are not here, or not whole. The message says what to do about it."""
+
+
+class ServerError(ServingError):
+    """A server that does not start, or that ended because a part of it died."""
 
 
 class SessionError(ServingError):

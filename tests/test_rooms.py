@@ -22,7 +22,8 @@ SERVING: tuple[tuple[str, ...], ...] = (
     ("errors", "auth", "config"), ("media", "timeline"), ("timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"), ("client", "offline", "worker.streams", "gateway.ownership"),
     ("worker", "gateway"), ("web",),
-    ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",), ("cli",),
+    ("launch",), ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",),
+    ("cli",),
 )  # fmt: skip
 """The same for the rooms of serving, and the files beside them."""
 

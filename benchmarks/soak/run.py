@@ -62,7 +62,7 @@ def soak(kills: int, sessions: int, seed: int, folder: Path) -> Soak:
     slots = -(-(sessions + FORKS) // (DENOISERS - 1))
     config = ServerConfig(
         stages="separate", slots=slots, denoisers=DENOISERS, decoders=OTHERS, text_encoders=OTHERS,
-        managers=OTHERS, grpc_port=free_port(), http_port=free_port(), recordings=str(folder),
+        managers=OTHERS, grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=folder,
         limits=Limits(sessions_per_token=1024),
     )  # fmt: skip
     logs = local_cluster.start(config).logs

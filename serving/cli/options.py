@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 
+from serving.auth import TOKEN_VARIABLE
 from serving.client.aio import SERVER, AsyncClient
 from serving.timeline.timeline import MAX_SECONDS
 
@@ -23,9 +24,6 @@ def size(text: str) -> tuple[int, int]:
     if not (match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 480x832")
     return int(match[1]), int(match[2])
-
-
-TOKEN_VARIABLE = "LONGTAKE_TOKEN"
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:

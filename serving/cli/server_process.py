@@ -32,7 +32,7 @@ class LocalServer(NamedTuple):
 def local_server(options: Sequence[str] = ()) -> Iterator[LocalServer]:
     """Start a server on free ports; it is stopped with the block. Raises ServingError where it does not start."""
     command = [sys.executable, "-m", "serving.cli.main", "serve", *options]
-    for name in ("--port", "--http-port"):
+    for name in ("--grpc-port", "--http-port", "--metrics-port"):
         command += [name, str(free_port())]
     # A cluster that is there already is left alone, and Ctrl-C is for the program that stops the server in order.
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

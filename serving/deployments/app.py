@@ -36,6 +36,12 @@ def build(config: ServerConfig) -> serve.Application:
     return manager.bind(config, _denoisers(config))
 
 
+def replicas(config: ServerConfig) -> int:
+    """How many there are of all deployments."""
+    separate = config.decoders + config.text_encoders if config.stages == "separate" else 0
+    return config.managers + config.denoisers + separate
+
+
 def _denoisers(config: ServerConfig) -> serve.Application:
     denoisers = _deployment(DenoiserReplica, "Denoiser", config.denoisers, pinned=True, device=config.device)
     if config.stages == "shared":

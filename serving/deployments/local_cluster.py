@@ -13,7 +13,8 @@ from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
 from serving.config import ServerConfig
-from serving.deployments.app import APPLICATION, SHUTDOWN_S, build, denoisers
+from serving.deployments.app import APPLICATION, build, denoisers, replicas
+from serving.deployments.grpc_binding import bind_grpc
 from serving.deployments.routing.replica_client import ReplicaClient
 
 SERVICES = [
@@ -27,8 +28,16 @@ ENVIRONMENT = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     # A proxy that is stopped or cut off would hold up the managers that answer it: see `ReplicaClient`.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
+    # A second server on the same port would get half of the first one's clients.
+    "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
+    "RAY_ROTATION_MAX_BYTES": str(64 << 20),
+    "RAY_ROTATION_BACKUP_COUNT": "4",
 }
-"""Of Serve's own processes, which read it when they start."""
+"""Of Ray's and Serve's own processes, which read it when they start."""
+
+
+END_S = 3.0
+"""The longest that a replica may take, when the server ends, to tell its viewers and finish recordings."""
 
 
 class Running(NamedTuple):
@@ -43,7 +52,14 @@ def start(config: ServerConfig) -> Running:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     cluster: Any = ray.init(
-        num_cpus=64, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
+        address="local",
+        # Ray counts them to place replicas, and keeps as many idle workers.
+        num_cpus=replicas(config),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        runtime_env={"worker_process_setup_hook": bind_grpc(config.host)},
+        _metrics_export_port=config.metrics_port,
     )
     serve.start(
         http_options=HTTPOptions(host=config.host, port=config.http_port),
@@ -56,9 +72,9 @@ def start(config: ServerConfig) -> Running:
 
 
 async def _end_sessions() -> None:
-    pool = ReplicaClient(denoisers(), SHUTDOWN_S)
+    pool = ReplicaClient(denoisers(), END_S)
     replicas = (await pool.replicas()).all
-    ending = (pool.call(replica, "end_sessions", timeout_s=SHUTDOWN_S) for replica in replicas)
+    ending = (pool.call(replica, "end_sessions", timeout_s=END_S) for replica in replicas)
     await asyncio.gather(*ending, return_exceptions=True)
 
 

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from typing_extensions import override
 
@@ -58,7 +57,7 @@ class SessionService(SessionAPI):
         self._requests = RequestLog()
         # A server without tokens has one caller, whose name is empty and whose folder is the whole.
         self._recordings = Recordings(
-            self._relay, Path(config.recordings), config.tokens.digests or ("",),
+            self._relay, config.recordings, config.tokens.digests or ("",),
             config.limits.recording_frames, self._failover.beside,
         )  # fmt: skip
 

@@ -10,12 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import pydantic.dataclasses
+from pydantic import ConfigDict
+
 MAX_LEASE_S = 60.0
 REMEMBER_ATTEMPTS_S = 120.0
 """How long an attempt that has ended cannot begin again: longer than a call to prepare one can be on its way."""
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class LeaseConfig:
     """The length of a lease, from which the other times follow, and how long a copy may take to be prepared."""
 

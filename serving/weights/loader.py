@@ -90,6 +90,15 @@ def open_model(
     return OpenedModel(model, origins, _prompts(model, ByteTokenizer))
 
 
+def require_model(name: str, models: Path, codec: CodecName = "own") -> None:
+    """Raise what `open_model` would raise of a model whose weights are not here, without reading them."""
+    preset(name)
+    if entry := CATALOG.get(name):
+        _published(entry, models / name, Role.CODEC if codec == "own" else Role.TINY_CODEC, NETWORKS)
+    elif codec == "tiny":
+        raise ModelError(f"{name} has no tiny codec beside its own; leave --codec out")
+
+
 def _published(
     entry: CatalogEntry, folder: Path, codec: Role, networks: Collection[Network]
 ) -> tuple[ModelFiles, tuple[Origin, ...]]:

@@ -7,35 +7,54 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from engines.errors import ConfigError
 from kernels.dispatch import EAGER
 from serving.auth import Tokens
-from serving.config import Limits, ServerConfig
+from serving.config import Limits, ServerConfig, problem_of
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"slots": 0}, "slots is 0; it must be within 1..1024"),
+        ({"slots": 0}, "slots is 0: input should be greater than or equal to 1"),
         ({"batch": -1}, "batch is -1"),
         ({"denoisers": 2000}, "denoisers is 2000"),
         ({"grpc_port": 0}, "grpc_port is 0"),
         ({"http_port": 65536}, "http_port is 65536"),
-        ({"stages": "both"}, "stages is 'both'; known: shared, separate"),
-        ({"dtype": "int8"}, "dtype is 'int8'; known: float32, bfloat16"),
-        ({"codec": "none"}, "codec is 'none'; known: own, tiny"),
-        ({"encoder": "av1"}, "encoder is 'av1'; known: auto, libx264, h264_nvenc"),
+        ({"stages": "both"}, "stages is 'both': input should be 'shared' or 'separate'"),
+        ({"dtype": "int8"}, "dtype is 'int8': input should be 'float32' or 'bfloat16'"),
+        ({"codec": "none"}, "codec is 'none': input should be 'own' or 'tiny'"),
+        ({"encoder": "av1"}, "encoder is 'av1': input should be 'auto', 'libx264' or 'h264_nvenc'"),
         ({"sizes": ((480, 830),)}, "width 830 is not a positive multiple of 16"),
         ({"sizes": ((1088, 1920),)}, "sizes has 1088x1920, more than the 921600 pixels that are allowed"),
         ({"lease_s": 4000}, "lease_s is 4000"),
         ({"kernels": "atention=triton"}, "kernels 'atention=triton': unknown op 'atention'; known: attention"),
         ({"lease_s": float("nan")}, "lease_s is nan"),
+        ({"sizes": "480"}, "'480' is not of the form HEIGHTxWIDTH"),
+        ({"grpc_port": 8000}, "two ports are the same: 8000, 8000, 8002"),
+        ({"slotz": 3}, "there is no setting slotz"),
+        ({"limits": {"pixelz": 3}}, "limits.pixelz is 3: unexpected keyword argument"),
+        ({"tokens": "/nowhere"}, "the tokens file '/nowhere' cannot be read"),
+        ({"host": "0.0.0.0"}, "0.0.0.0 lets other machines in, and there are no tokens"),
+        ({"host": "::"}, ":: lets other machines in, and there are no tokens"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ValidationError) as caught:
         ServerConfig(**options)
+    assert words in problem_of(caught.value)
+
+
+def test_other_machines_are_let_in_with_tokens_or_if_that_is_said() -> None:
+    assert ServerConfig(host="0.0.0.0", insecure=True).host == "0.0.0.0"
+    assert ServerConfig(host="0.0.0.0", tokens=Tokens({"anna": "0" * 64})).host == "0.0.0.0"
+
+
+def test_a_config_goes_from_process_to_process_as_it_is() -> None:
+    config = ServerConfig(sizes=((480, 832),), tokens=Tokens({"anna": "0" * 64}), limits=Limits(pixels=400_000))
+    assert ServerConfig.model_validate_json(config.model_dump_json()) == config
 
 
 def test_kernels_are_those_that_are_asked_for() -> None:
@@ -51,7 +70,7 @@ def test_a_machine_without_the_device_may_ask_for_its_kernels() -> None:
 
 @pytest.mark.parametrize("name", vars(Limits()))
 def test_every_limit_is_positive(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"limits.{name} is 0; it must be positive"):
+    with pytest.raises(ValidationError, match=f"limits.{name} is 0; it must be positive"):
         Limits(**{name: 0})
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -48,7 +47,7 @@ def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> Open
     """What a process needs of the model, on its devices."""
     # Ray sets the threads of a replica by its CPUs, one if nothing is said.
     torch.set_num_threads(config.threads)
-    folder = models_folder(None if config.models_dir is None else Path(config.models_dir))
+    folder = models_folder(config.models_dir)
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     text_device = None if config.text_device is None else torch.device(config.text_device)
     return open_model(config.model, folder, device, dtype, config.codec, text_device, networks)

@@ -59,7 +59,7 @@ def interact(folder: Path, streams: int, before: str | None) -> list[str]:
     replica: Any = SlowReplica(streams)
 
     async def run() -> None:
-        register, config = MemoryRegister(), ServerConfig(recordings=str(folder))
+        register, config = MemoryRegister(), ServerConfig(recordings=folder)
         await register.create("one", 1, Owner("here", "attempt", "another"))
         sessions = SessionService(replica, register, config, preset("pocket").stream, "manager")
         async for _ in sessions.interact(commands(replica.said, before), Caller("")):

@@ -51,9 +51,10 @@ def said(output: list[str], errors: IO[str]) -> dict[str, str]:
 def serving(recordings: Path, *options: str) -> Iterator[Server]:
     """A real Ray cluster that serves the pocket model. At the end it has stopped by itself, in good order."""
     http_port = free_port()
+    ports = ("--grpc-port", str(free_port()), "--http-port", str(http_port), "--metrics-port", str(free_port()))
     command = [
-        *(str(Path(sys.executable).with_name("longtake")), "serve", "--lease", "20", *options),
-        *("--port", str(free_port()), "--http-port", str(http_port), "--recordings", str(recordings)),
+        *(str(Path(sys.executable).with_name("longtake")), "serve", "--lease-s", "20", *options),
+        *(*ports, "--recordings", str(recordings)),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         output: list[str] = []

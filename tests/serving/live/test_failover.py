@@ -67,7 +67,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     recordings: Path = tmp_path_factory.mktemp("recordings")
     config = ServerConfig(
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2,
-        grpc_port=free_port(), http_port=free_port(), recordings=str(recordings),
+        grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=recordings,
     )  # fmt: skip
     running = local_cluster.start(config)
     address = f"127.0.0.1:{config.grpc_port}"

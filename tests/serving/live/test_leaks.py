@@ -50,7 +50,8 @@ class Separate(NamedTuple):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Separate]:
     config = ServerConfig(
         stages="separate", slots=SLOTS, grpc_port=free_port(), http_port=free_port(),
-        recordings=str(tmp_path_factory.mktemp("recordings")),
+        metrics_port=free_port(),
+        recordings=tmp_path_factory.mktemp("recordings"),
     )  # fmt: skip
     logs = local_cluster.start(config).logs
     with grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:

@@ -27,7 +27,8 @@ def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that lets Anna and Berta in."""
     folder = tmp_path_factory.mktemp("closed")
     (folder / "tokens").write_text("anna secret-a\nberta secret-b\n")
-    options = ("--tokens", str(folder / "tokens"), "--sessions-per-token", str(SESSIONS_PER_TOKEN), "--slots", "4")
+    limit = ("--limits.sessions-per-token", str(SESSIONS_PER_TOKEN))
+    options = ("--tokens", str(folder / "tokens"), *limit, "--slots", "4")
     with serving(folder / "recordings", *options) as running:
         yield running
 

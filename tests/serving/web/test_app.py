@@ -25,7 +25,7 @@ TOKEN = {"authorization": "Bearer geheim"}
 
 def client(recordings: Path, tokens: Tokens | None = None) -> TestClient:
     """The application over real sessions, of which none can be opened: there is no denoiser."""
-    config = ServerConfig(recordings=str(recordings), tokens=tokens or Tokens())
+    config = ServerConfig(recordings=recordings, tokens=tokens or Tokens())
     nobody: Any = None
     return TestClient(web_app(SessionService(nobody, MemoryRegister(), config, preset("pocket").stream, "here")))
 

@@ -86,7 +86,7 @@ def test_every_stage_is_warmed_up_in_the_thread_that_runs_it(
 
 
 def test_declared_sizes_have_room_and_graphs(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
-    large = replace(CONFIG, sizes=((128, 160), (32, 48)))
+    large = CONFIG.model_copy(update={"sizes": ((128, 160), (32, 48))})
     assert [(s.height, s.width) for s in streams(large)] == [(64, 96), (128, 160), (32, 48)]
     generator, executor = build_denoising(load(large, ["transformer"]), large)
     for _ in range(2):

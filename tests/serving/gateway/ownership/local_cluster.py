@@ -148,7 +148,7 @@ async def cluster(
     lease_s: float = 1.0,
 ) -> AsyncIterator[Cluster]:  # fmt: skip
     register, leases = MemoryRegister(), LeaseConfig(lease_s)
-    config = ServerConfig(leases=leases, recordings=str(folder), model="pocket")
+    config = ServerConfig(leases=leases, recordings=folder, model="pocket")
     async with AsyncExitStack() as stack:
         benches = {
             name: await stack.enter_async_context(

@@ -1,0 +1,71 @@
+"""What would keep a server from starting and can be known before anything is started."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+
+from engines.config.presets import preset
+from engines.config.validation import require
+from engines.loading.footprint import memory_needed
+from serving.config import DTYPES, Listener, ServerConfig
+from serving.weights.catalog import models_folder
+from serving.weights.loader import require_model
+
+
+def check_startup(config: ServerConfig) -> None:
+    """Raise ConfigError or ModelError, with what to do about it, for a server that cannot start here.
+
+    That the kernels can run is for the caller to find out: see `ServerConfig.backends`.
+    """
+    require_model(config.model, models_folder(config.models_dir), config.codec)
+    _require_devices(config)
+    _require_folder(config.recordings)
+    for listener in config.listeners:
+        _require_port(listener)
+
+
+def _require_devices(config: ServerConfig) -> None:
+    if "cuda" not in (config.device, config.text_device):
+        return
+    problem = "the device is cuda, and torch finds no CUDA device here; say --device cpu, or look at `nvidia-smi`"
+    require(torch.cuda.is_available(), problem)
+    if config.device != "cuda":
+        return
+    needed = memory_needed(preset(config.model), DTYPES[config.dtype])
+    free, total = torch.cuda.mem_get_info()
+    problem = (
+        f"{config.model} needs {_gib(needed)} for its weights and one session, and of the GPU's {_gib(total)} "
+        f"{_gib(free)} are free; take a smaller model (`longtake models`), --text-device cpu or --codec tiny"
+    )
+    require(needed <= free or config.text_device == "cpu" or config.codec == "tiny", problem)
+
+
+def _require_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        require(False, f"the recordings folder {str(folder)!r} cannot be made: {error.strerror}")
+    require(os.access(folder, os.W_OK), f"the recordings folder {str(folder)!r} cannot be written to")
+
+
+def _require_port(listener: Listener) -> None:
+    flag = f"--{listener.setting.replace('_', '-')}"
+    try:
+        (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
+            listener.host, listener.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        with socket.socket(family, kind, protocol) as probe:
+            # As servers do: what a server before this one left in TIME_WAIT is no reason not to start.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        where = f"the {listener.name} port {listener.port} of {listener.host}"
+        require(False, f"{where} cannot be had: {error.strerror}; choose another one by {flag}")
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,150 @@
+"""`longtake serve` itself: it starts the process that holds the cluster, watches over it, and ends all of it.
+
+Ray does not run here, so nothing of it can take this process with it. The cluster's process reads its config from
+standard input, which stays open for as long as the server is to run, and says on standard output when it is there.
+Where this process is killed, standard input ends, and the cluster's process ends everything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from serving.config import ServerConfig
+from serving.errors import ServerError
+from serving.launch.process_tree import adopt_orphans, end_descendants, is_alive
+
+CLUSTER = (sys.executable, "-m", "serving.deployments.cluster_process")
+
+POLL_S = 0.5
+"""Between two looks at whether the processes are alive."""
+
+STOP_S = 7.0
+"""The longest that the cluster may take to let its sessions go; then its processes are killed."""
+
+GRACE_S = 1.0
+"""From asking what is left to end to killing it."""
+
+
+class Interrupted(Exception):
+    """A signal asked the server to stop."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that is there: its replicas' logs, where its metrics are, and what it cannot do without."""
+
+    logs: Path
+    metrics: str
+    vital: Mapping[str, int]
+
+
+def serve(config: ServerConfig, started: Callable[[Running], None], stopping: Callable[[], None]) -> None:
+    """Run a server until SIGINT or SIGTERM. Raises ServerError if it does not start, or if a part of it dies."""
+    events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: events.put(Interrupted()))
+    adopt_orphans()
+    with tempfile.NamedTemporaryFile("w+", prefix="longtake-serve-", suffix=".log") as output:
+        cluster = _start(config, output, events)
+        try:
+            running = _wait_until_started(cluster, events, output)
+            started(running)
+            _watch(cluster, running, events)
+        except Interrupted:
+            stopping()
+            _stop(cluster, events)
+        finally:
+            end_descendants(GRACE_S)
+
+
+def _start(config: ServerConfig, output: IO[str], events: queue.SimpleQueue[Any]) -> subprocess.Popen[str]:
+    # Ray listens on every interface; so its ports ask for a token, which it reads as it is imported.
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # In a session of its own: Ctrl-C and signals to the group come here only.
+    cluster = subprocess.Popen(
+        CLUSTER,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=output,
+        text=True,
+        env=os.environ | token,
+        start_new_session=True,
+    )
+    assert cluster.stdin is not None
+    cluster.stdin.write(config.model_dump_json() + "\n")
+    cluster.stdin.flush()
+    threading.Thread(target=_read, args=(cluster.stdout, events), daemon=True).start()
+    return cluster
+
+
+def _read(lines: IO[str], events: queue.SimpleQueue[Any]) -> None:
+    for line in lines:
+        events.put(json.loads(line))
+
+
+def _next(events: queue.SimpleQueue[Any]) -> Any:
+    """The next message of the cluster's process, None if none has come for a while. Raises Interrupted."""
+    try:
+        event = events.get(timeout=POLL_S)
+    except queue.Empty:
+        return None
+    if isinstance(event, Interrupted):
+        raise event
+    return event
+
+
+def _wait_until_started(
+    cluster: subprocess.Popen[str], events: queue.SimpleQueue[Any], output: IO[str]
+) -> Running:
+    while (message := _next(events)) is None:
+        if cluster.poll() is not None and events.empty():
+            output.seek(0)
+            said = output.read().strip().splitlines()[-1:]
+            raise ServerError(f"the server did not start: {_ended(cluster)}: {''.join(said)}")
+    if problem := message.get("problem"):
+        raise ServerError(f"the server did not start: {problem}")
+    return Running(Path(message["logs"]), message["metrics"], message["vital"])
+
+
+def _watch(cluster: subprocess.Popen[str], running: Running, events: queue.SimpleQueue[Any]) -> None:
+    vital = {name: psutil.Process(pid) for name, pid in running.vital.items()}
+    while True:
+        _next(events)
+        if cluster.poll() is not None:
+            raise ServerError(f"{_ended(cluster)}, and the server with it; logs: {running.logs}")
+        for name, process in vital.items():
+            if not is_alive(process):
+                raise ServerError(f"{name} (pid {process.pid}) died, and the server with it; logs: {running.logs}")
+
+
+def _ended(cluster: subprocess.Popen[str]) -> str:
+    code = cluster.returncode
+    how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
+    return f"the process of its cluster (pid {cluster.pid}) ended {how}"
+
+
+def _stop(cluster: subprocess.Popen[str], events: queue.SimpleQueue[Any]) -> None:
+    """Let the cluster end in good order, for a while, or until a second signal comes."""
+    assert cluster.stdin is not None
+    cluster.stdin.close()
+    deadline = time.monotonic() + STOP_S
+    try:
+        while cluster.poll() is None and time.monotonic() < deadline:
+            _next(events)
+    except Interrupted:
+        return

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from engines.errors import ConfigError
+from serving.cli.server_process import free_port
+from serving.config import ServerConfig
+from serving.errors import ModelError
+from serving.launch.startup_checks import check_startup
+
+
+def config(folder: Path, **settings: object) -> ServerConfig:
+    ports = {name: free_port() for name in ("grpc_port", "http_port", "metrics_port")}
+    return ServerConfig.model_validate(
+        {"recordings": folder / "recordings", "models_dir": folder, **ports, **settings}
+    )
+
+
+def test_a_server_that_can_start_is_let_start(tmp_path: Path) -> None:
+    check_startup(config(tmp_path))
+    assert (tmp_path / "recordings").is_dir()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1"])
+@pytest.mark.parametrize("setting", ["grpc_port", "http_port"])
+def test_a_port_that_is_taken_is_named_with_its_flag(tmp_path: Path, host: str, setting: str) -> None:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as taken:
+        port = taken.getsockname()[1]
+        flag = f"--{setting.replace('_', '-')}"
+        with pytest.raises(
+            ConfigError, match=f"port {port} of {host} cannot be had: .*; choose another one by {flag}"
+        ):
+            check_startup(config(tmp_path, host=host, insecure=True, **{setting: port}))
+
+
+def test_a_host_that_is_not_this_machine_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the gRPC port \d+ of 203.0.113.9 cannot be had"):
+        check_startup(config(tmp_path, host="203.0.113.9", insecure=True))
+
+
+def test_an_unknown_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nope"):
+        check_startup(config(tmp_path, model="nope"))
+
+
+def test_weights_that_are_not_here_are_refused_with_the_command_that_gets_them(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"run `longtake download longlive-1.3b`"):
+        check_startup(config(tmp_path, model="longlive-1.3b"))
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"the recordings folder .* cannot be made"):
+        check_startup(config(tmp_path, recordings=tmp_path / "file" / "recordings"))
+
+
+def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="torch finds no CUDA device here"):
+        check_startup(config(tmp_path, device="cuda"))
