@@ -27,7 +27,7 @@ from benchmarks.measure.machine import RESULTS, Machine
 from serving.cli.server_process import free_port
 from serving.client.aio import AsyncClient
 from serving.config import ServerConfig
-from serving.deployments import local_cluster
+from serving.deployments.local_cluster import local_cluster
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Cue
 
@@ -122,14 +122,10 @@ def run(blocks: int, folder: Path) -> Played:
     """Start a server, play, and stop it."""
     config = ServerConfig(
         stages="separate", denoisers=1, managers=2, grpc_port=free_port(), http_port=free_port(),
-        metrics_port=free_port(),
-        recordings=folder,
+        metrics_port=free_port(), recordings=folder,
     )  # fmt: skip
-    logs = local_cluster.start(config).logs
-    try:
-        return asyncio.run(play(f"127.0.0.1:{config.grpc_port}", logs, blocks))
-    finally:
-        local_cluster.stop()
+    with local_cluster(config) as running:
+        return asyncio.run(play(f"127.0.0.1:{config.grpc_port}", running.logs, blocks))
 
 
 def main() -> None:

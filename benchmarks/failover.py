@@ -2,9 +2,10 @@
 
     python -m benchmarks.failover --repeats 5
 
-A server with two replicas of every stage, each in a process of its own; a session paced as a player would pace it,
-with one block ahead. Each time the replica that works for the session is sent SIGKILL or SIGSTOP, and what counts
-is the time without a chunk, which is 0.75 s where nothing happens.
+Two servers: the one that `longtake serve` starts by default, which has one replica with all stages and one
+manager, and one with two replicas of every stage, each in a process of its own. A session is paced as a player
+would pace it, with one block ahead. Each time the replica that works for the session is sent SIGKILL or SIGSTOP,
+and what counts is the time without a chunk, which is 0.75 s where nothing happens.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from serving.cli.server_process import free_port
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
-from serving.deployments import local_cluster
+from serving.deployments.local_cluster import local_cluster
 from serving.replication.leases import LeaseConfig
 from serving.timeline.cue import Blend, Cue
 
@@ -58,6 +59,21 @@ STAGES = (
 SIGNALS = (signal.SIGKILL, signal.SIGSTOP)
 
 
+class Setup(NamedTuple):
+    """A server by its settings, and the stages that are deployments of it."""
+
+    settings: dict[str, Any]
+    stages: tuple[Stage, ...]
+
+
+SETUPS = {
+    "default": Setup({}, (STAGES[0], STAGES[3])),
+    "separate": Setup(
+        {"stages": "separate", "denoisers": 2, "decoders": 2, "text_encoders": 2, "managers": 2}, STAGES
+    ),
+}
+
+
 async def gap_s(address: str, replicas: Replicas, stage: Stage, number: signal.Signals, film: Path) -> float:
     """The longest time without a chunk from the signal on, of a session that misses no frame."""
     async with (
@@ -76,25 +92,22 @@ async def gap_s(address: str, replicas: Replicas, stage: Stage, number: signal.S
     return max(after.at - before.at for before, after in itertools.pairwise(late))
 
 
-def measure(repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
+def measure(setup: Setup, repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
     """Seconds without a chunk, by deployment and signal."""
     config = ServerConfig(
-        stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2,
-        grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=folder,
-    )  # fmt: skip
-    address, logs = f"127.0.0.1:{config.grpc_port}", local_cluster.start(config).logs
+        grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=folder, **setup.settings
+    )
+    address = f"127.0.0.1:{config.grpc_port}"
     gaps: dict[str, dict[str, list[float]]] = {}
-    try:
-        for stage, number in itertools.product(STAGES, SIGNALS):
+    with local_cluster(config) as running:
+        for stage, number in itertools.product(setup.stages, SIGNALS):
             found = gaps.setdefault(stage.deployment, {}).setdefault(number.name, [])
             for _ in range(repeats):
                 wait_until_whole()
                 logger.info("%s %s", stage.deployment, number.name)
-                with Replicas(logs) as replicas:
+                with Replicas(running.logs) as replicas:
                     found.append(asyncio.run(gap_s(address, replicas, stage, number, folder / "film.mp4")))
                 logger.info("%.2f s without a chunk", found[-1])
-    finally:
-        local_cluster.stop()
     return gaps
 
 
@@ -113,15 +126,22 @@ def main() -> None:
     """Measure, print and keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="of each (default: 5)")
+    parser.add_argument("--setups", nargs="+", choices=SETUPS, default=list(SETUPS), help="servers; else both")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON file")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logger.setLevel(logging.INFO)
-    with TemporaryDirectory() as folder:
-        gaps = measure(options.repeats, Path(folder))
-    found = {"lease_s": LeaseConfig().lease_s, "without_a_chunk": summary(gaps)}
-    print(json.dumps(found, indent=1))
-    document = {"machine": asdict(Machine.here(torch.device("cpu"))), **found, "samples_s": gaps}
+    gaps = {}
+    for name in options.setups:
+        with TemporaryDirectory() as folder:
+            gaps[name] = measure(SETUPS[name], options.repeats, Path(folder))
+    without_a_chunk = {name: summary(found) for name, found in gaps.items()}
+    print(json.dumps(without_a_chunk, indent=1))
+    lease_s = LeaseConfig().lease_s
+    document = {
+        "machine": asdict(Machine.here(torch.device("cpu"))), "lease_s": lease_s,
+        "without_a_chunk": without_a_chunk, "samples_s": gaps,
+    }  # fmt: skip
     (options.output / "failover_pocket_cpu.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -19,8 +19,8 @@ from benchmarks.soak.viewer import Tally, Viewer
 from serving.cli.server_process import free_port
 from serving.client.aio import AsyncClient
 from serving.config import Limits, ServerConfig
-from serving.deployments import local_cluster
 from serving.deployments.app import APPLICATION
+from serving.deployments.local_cluster import local_cluster
 from serving.deployments.replicas.video_decoder import ABANDONED_S
 
 logger = logging.getLogger(__name__)
@@ -65,12 +65,9 @@ def soak(kills: int, sessions: int, seed: int, folder: Path) -> Soak:
         managers=OTHERS, grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=folder,
         limits=Limits(sessions_per_token=1024),
     )  # fmt: skip
-    logs = local_cluster.start(config).logs
-    logger.info("logs: %s", logs)
-    try:
-        return asyncio.run(_Run(config, logs, kills, sessions, seed).run())
-    finally:
-        local_cluster.stop()
+    with local_cluster(config) as running:
+        logger.info("logs: %s", running.logs)
+        return asyncio.run(_Run(config, running.logs, kills, sessions, seed).run())
 
 
 class _Run:

@@ -10,6 +10,11 @@ from serving.launch import supervisor
 from serving.launch.settings import SettingsFlags
 from serving.launch.startup_checks import check_startup
 
+OPEN = (
+    "open to other machines: metrics (that port, and Ray's 44217 and 44227), nothing else; "
+    "Ray's other ports ask for a token, which is new each time"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A flag for each setting of a server."""
@@ -33,7 +38,7 @@ def _doors(config: ServerConfig, running: supervisor.Running) -> list[str]:
         f"metrics  {running.metrics}",
     ]
     if config.host in LOOPBACK:
-        lines.append("open to other machines: metrics only; Ray's own ports ask for a token that is new each time")
+        lines.append(OPEN)
     elif not config.tokens.digests:
         lines.append(f"INSECURE: everybody who reaches {config.host} may open, steer and end sessions")
     return [*lines, f"logs     {running.logs}"]

@@ -26,9 +26,6 @@ SHUTDOWN_S = 10.0
 MOST_REQUESTS = 10_000
 """Of one replica at a time: streams and the commands beside them. Slots are counted by the replicas themselves."""
 
-ENVIRONMENT = {"RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1)}
-"""Of the replicas. A message between them may have 4 MiB otherwise; what a decoder begins with has more."""
-
 
 def build(config: ServerConfig) -> serve.Application:
     """The application behind gRPC and HTTP. It stays one, since gRPC clients need not name the only one."""
@@ -64,11 +61,7 @@ def _deployment(kind: type, name: str, replicas: int, *, pinned: bool, device: s
         graceful_shutdown_timeout_s=SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=LOGGING,
-        ray_actor_options={
-            "num_cpus": 0.5,
-            "num_gpus": 1 if device == "cuda" else 0,
-            "runtime_env": {"env_vars": ENVIRONMENT},
-        },
+        ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if device == "cuda" else 0},
         **router,
     )
 

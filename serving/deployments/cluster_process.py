@@ -18,7 +18,7 @@ import psutil
 
 from engines.errors import EngineError
 from serving.config import ServerConfig
-from serving.deployments import local_cluster
+from serving.deployments.local_cluster import local_cluster
 from serving.errors import ServingError
 from serving.launch.process_tree import adopt_orphans, end_descendants
 from serving.launch.supervisor import GRACE_S, STOP_S
@@ -35,11 +35,10 @@ def main() -> int:
     ending, ended = threading.Event(), threading.Event()
     threading.Thread(target=_end_with_input, args=(ending, ended), daemon=True).start()
     try:
-        running = local_cluster.start(config)
-        _ignore_signals()
-        _say(messages, logs=str(running.logs), metrics=running.metrics, vital=_vital())
-        ending.wait()
-        local_cluster.stop()
+        with local_cluster(config) as running:
+            _ignore_signals()
+            _say(messages, logs=str(running.logs), metrics=running.metrics, vital=_vital())
+            ending.wait()
     except Exception as error:
         _say(messages, problem=_in_words(error))
         return 1

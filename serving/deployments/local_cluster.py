@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +16,8 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 
 from serving.config import ServerConfig
 from serving.deployments.app import APPLICATION, build, denoisers, replicas
-from serving.deployments.grpc_binding import bind_grpc
 from serving.deployments.routing.replica_client import ReplicaClient
+from serving.deployments.worker_setup import worker_setup
 
 SERVICES = [
     "serving.deployments.grpc_handlers.add_sessions",
@@ -26,8 +28,12 @@ SERVICES = [
 ENVIRONMENT = {
     # The controller would kill a proxy that is not there after 5 s: on a busy machine none ever is.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    # Clients have no server for as long as nobody knows that the only proxy is gone: it is asked every second.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     # A proxy that is stopped or cut off would hold up the managers that answer it: see `ReplicaClient`.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
+    # A message between replicas may have 4 MiB otherwise; what a decoder begins with has more.
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # A second server on the same port would get half of the first one's clients.
     "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
     "RAY_ROTATION_MAX_BYTES": str(64 << 20),
@@ -47,18 +53,26 @@ class Running(NamedTuple):
     logs: Path
 
 
-def start(config: ServerConfig) -> Running:
-    """Start a Ray cluster on this machine, Serve in it, and the server in Serve."""
+@contextmanager
+def local_cluster(config: ServerConfig) -> Iterator[Running]:
+    """A Ray cluster on this machine, Serve in it, and the server in Serve, for as long as the block lasts."""
+    try:
+        yield _start(config)
+    finally:
+        stop()
+
+
+def _start(config: ServerConfig) -> Running:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     cluster: Any = ray.init(
         address="local",
-        # Ray counts them to place replicas, and keeps as many idle workers.
+        # Ray places replicas by them, and starts as many workers before any is asked for.
         num_cpus=replicas(config),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.WARNING,
-        runtime_env={"worker_process_setup_hook": bind_grpc(config.host)},
+        runtime_env={"worker_process_setup_hook": worker_setup(config.host)},
         _metrics_export_port=config.metrics_port,
     )
     serve.start(

@@ -25,7 +25,8 @@ from engines.streaming.state import Block
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
-from serving.deployments import app, local_cluster
+from serving.deployments import app
+from serving.deployments.local_cluster import local_cluster, stop
 from serving.deployments.replicas.remote_stages import RemoteDecoder
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -69,11 +70,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2,
         grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=recordings,
     )  # fmt: skip
-    running = local_cluster.start(config)
     address = f"127.0.0.1:{config.grpc_port}"
-    with grpc.insecure_channel(address) as channel:
+    with local_cluster(config) as running, grpc.insecure_channel(address) as channel:
         yield Pair(address, running.logs, recordings, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
-    local_cluster.stop()
 
 
 def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
@@ -275,7 +274,7 @@ def test_a_server_that_stops_tells_its_viewers_and_finishes_recordings(pair: Pai
     start(pair.stub, session)
     events = watch(pair.stub, session)
     chunks(events, 45)
-    stopping = threading.Thread(target=local_cluster.stop)
+    stopping = threading.Thread(target=stop)
     stopping.start()
     states = [event.state.state for event in events if event.HasField("state")]
     stopping.join()

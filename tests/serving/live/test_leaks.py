@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.measure.holdings import Holdings, holdings, rooms
 from serving.config import ServerConfig
-from serving.deployments import local_cluster
+from serving.deployments.local_cluster import local_cluster
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import free_port
@@ -50,13 +50,10 @@ class Separate(NamedTuple):
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Separate]:
     config = ServerConfig(
         stages="separate", slots=SLOTS, grpc_port=free_port(), http_port=free_port(),
-        metrics_port=free_port(),
-        recordings=tmp_path_factory.mktemp("recordings"),
+        metrics_port=free_port(), recordings=tmp_path_factory.mktemp("recordings"),
     )  # fmt: skip
-    logs = local_cluster.start(config).logs
-    with grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
-        yield Separate(config, logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
-    local_cluster.stop()
+    with local_cluster(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
+        yield Separate(config, running.logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
 
 
 def come_and_go(server: Separate, sessions: int) -> None:

@@ -1,0 +1,26 @@
+"""What each process of a server's cluster does first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def worker_setup(host: str) -> Callable[[], None]:
+    """What Ray's workers call when they start: the proxy among them then listens for gRPC on `host` only.
+
+    Serve 2.60 listens on every interface, and has no setting for it. Where the port is taken, the proxy does not
+    start.
+    """
+
+    def set_up() -> None:
+        # Here, not above: Ray sends this function to its workers by value.
+        from ray.serve._private import default_impl
+
+        def add_address(grpc_server: Any, server_address: str) -> None:
+            port = server_address.rpartition(":")[2]
+            grpc_server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+
+        default_impl.add_grpc_address = add_address
+
+    return set_up
