@@ -10,10 +10,12 @@ and becomes metadata here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from serving.deployments.telemetry.logging_config import SERVE, Refusals
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
 from serving.protocol.status import REASON_KEY, REASONS
 
@@ -23,6 +25,8 @@ Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
 
 def add_sessions(servicer: Any, server: Any) -> None:
     """Add the service to the gRPC server of a proxy: one of Serve's `grpc_servicer_functions`."""
+    # The manager logs refusals.
+    logging.getLogger(SERVE).addFilter(Refusals(told=False))
     handler_of = server.service_handler_factory
     server.service_handler_factory = partial(_handler, handler_of)
     add_SessionsServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]

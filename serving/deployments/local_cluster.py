@@ -17,6 +17,7 @@ from ray.serve.config import HTTPOptions, gRPCOptions
 from serving.config import ServerConfig
 from serving.deployments.app import APPLICATION, build, denoisers, replicas
 from serving.deployments.routing.replica_client import ReplicaClient
+from serving.deployments.telemetry.logging_config import LOGGING
 from serving.deployments.worker_setup import worker_setup
 
 SERVICES = [
@@ -78,6 +79,7 @@ def _start(config: ServerConfig) -> Running:
     serve.start(
         http_options=HTTPOptions(host=config.host, port=config.http_port),
         grpc_options=gRPCOptions(port=config.grpc_port, grpc_servicer_functions=SERVICES),
+        logging_config=LOGGING,
     )
     serve.run(build(config), name=APPLICATION, route_prefix="/")
     found = cluster.address_info

@@ -78,7 +78,7 @@ class SessionManagerReplica:
     """Hides the replicas from gRPC clients and browsers, and is the standby of the sessions that it opened."""
 
     def __init__(self, config: ServerConfig, denoisers: DeploymentHandle[Any]) -> None:
-        join_serve_logs()
+        join_serve_logs(tells_refusals=True)
         pool = ReplicaClient(denoisers, config.leases.lease_s)
         self._sessions = SessionService(
             pool, KvRegister(), config, preset(config.model).stream, manager=this_replica()

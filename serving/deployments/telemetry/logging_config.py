@@ -1,21 +1,52 @@
-"""Logs of replicas: lines of JSON in Serve's own files, each with the session and block it is about."""
+"""Logs of replicas and proxies: lines of JSON in Serve's own files, with the session and block they are about."""
 
 from __future__ import annotations
 
 import logging
 
+from ray.serve.exceptions import gRPCStatusError
 from ray.serve.schema import EncodingType, LoggingConfig
+from typing_extensions import override
+
+from serving.errors import ServingError
+from serving.protocol.status import reason_of
 
 SERVE = "ray.serve"
-"""The logger whose handlers write a replica's file."""
+"""The logger whose handlers write a replica's or a proxy's file."""
 
 LOGGING = LoggingConfig(encoding=EncodingType.JSON, enable_access_log=False)
 
 
-def join_serve_logs() -> None:
-    """Send what `serving` and `engines` log to where Serve logs; to be called in a replica."""
+def join_serve_logs(*, tells_refusals: bool = False) -> None:
+    """Send what `serving` and `engines` log to where Serve logs; to be called in a replica.
+
+    With `tells_refusals` each refused request is a line: that is for the replica that clients call.
+    """
     serve = logging.getLogger(SERVE)
+    serve.addFilter(Refusals(told=tells_refusals))
     for name in ("serving", "engines"):
         ours = logging.getLogger(name)
         ours.handlers, ours.propagate = serve.handlers, False
         ours.setLevel(logging.INFO)
+
+
+class Refusals(logging.Filter):
+    """Makes one line of a refused request, or none if it is not `told` here. Serve logs a traceback.
+
+    What nobody foresaw stays what it is.
+    """
+
+    def __init__(self, *, told: bool) -> None:
+        super().__init__()
+        self._told = told
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        refusal = error.original_exception if isinstance(error, gRPCStatusError) else error
+        if not isinstance(refusal, ServingError):
+            return True
+        record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+        record.msg, record.args, record.exc_info, record.exc_text = "request refused", (), None, None
+        vars(record).update(reason=reason_of(refusal), why=str(refusal))
+        return self._told

@@ -1,0 +1,141 @@
+"""The processes of `longtake serve`: whatever ends one of them, none is left, and what happened is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+
+from serving.cli.server_process import free_port
+from serving.launch.process_tree import is_alive
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1 import sessions_pb2_grpc
+
+START_S, END_S = 120, 60
+
+
+@dataclass(frozen=True)
+class Started:
+    """A server, and all its processes."""
+
+    command: subprocess.Popen[str]
+    ports: tuple[int, int, int]
+    said: dict[str, str]
+    processes: list[psutil.Process]
+
+    def one(self, part: str) -> psutil.Process:
+        """The process whose command line, or whose name, has `part` in it."""
+        return next(found for found in self.processes if part in f"{found.name()} {' '.join(found.cmdline())}")
+
+    def ended(self) -> tuple[int, str]:
+        """The exit code and what was said at last, once no process is left. Raises AssertionError if one is."""
+        _, said = self.command.communicate(timeout=END_S)
+        until = time.monotonic() + END_S
+        while left := [process for process in self.processes if is_alive(process)]:
+            assert time.monotonic() < until, left
+            time.sleep(0.1)
+        for port in self.ports:
+            with socket.create_server(("127.0.0.1", port)):
+                pass
+        return self.command.returncode, said
+
+
+@contextmanager
+def served(folder: Path, *options: str) -> Iterator[Started]:
+    """`longtake serve` in a process group of its own."""
+    ports = (free_port(), free_port(), free_port())
+    flags = zip(("--grpc-port", "--http-port", "--metrics-port"), map(str, ports), strict=True)
+    longtake = str(Path(sys.executable).with_name("longtake"))
+    command = [
+        longtake,
+        "serve",
+        *(word for flag in flags for word in flag),
+        "--recordings",
+        str(folder),
+        *options,
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        try:
+            said = _said(process)
+            tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            yield Started(process, ports, said, tree)
+        finally:
+            process.terminate()
+
+
+def _said(process: subprocess.Popen[str]) -> dict[str, str]:
+    assert process.stderr is not None
+    said: dict[str, str] = {}
+    for line in process.stderr:
+        name, _, rest = line.partition(" ")
+        said[name] = rest.strip()
+        if name == "logs":
+            return said
+    raise AssertionError(f"the server did not start: {said}")
+
+
+ENDINGS: dict[str, Callable[[int], None]] = {
+    "Ctrl-C": lambda pid: os.kill(pid, signal.SIGINT),
+    "SIGTERM to its group": lambda pid: os.killpg(pid, signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_server_that_is_told_to_end_leaves_no_process_and_no_port(tmp_path: Path, ending: str) -> None:
+    with served(tmp_path) as server:
+        ENDINGS[ending](server.command.pid)
+        assert server.ended() == (0, "stopping ...\n")
+
+
+def test_a_killed_command_takes_its_server_along(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        server.command.kill()
+        assert server.ended() == (-signal.SIGKILL, "")
+
+
+@pytest.mark.parametrize("part", ["gcs_server", "DashboardAgent"])
+def test_a_server_of_which_a_part_dies_says_so_and_ends(tmp_path: Path, part: str) -> None:
+    with served(tmp_path) as server:
+        server.one(part).kill()
+        code, said = server.ended()
+    assert code != 0
+    # Ray's agents take the raylet along.
+    named = part if part == "gcs_server" else "raylet"
+    assert said.startswith(f"longtake: {named} (pid ")
+    assert said.count("\n") == 1
+
+
+def test_a_refused_request_is_one_line_of_the_logs(tmp_path: Path) -> None:
+    with served(tmp_path) as server, grpc.insecure_channel(f"127.0.0.1:{server.ports[0]}") as channel:
+        stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
+        before = lines(Path(server.said["logs"]))
+        with pytest.raises(grpc.RpcError):
+            stub.GetSession(pb.GetSessionRequest(session_id="nobody's"))
+        time.sleep(1)
+        (line,) = lines(Path(server.said["logs"])) - before
+    assert {"message": "request refused", "reason": "SESSION_NOT_FOUND"}.items() <= json.loads(line).items()
+
+
+def lines(logs: Path) -> set[str]:
+    return {line for file in logs.glob("*.log") for line in file.read_text().splitlines()}
+
+
+def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        command = [sys.executable, "-m", "serving.cli.main", "serve", "--grpc-port", str(server.ports[0])]
+        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_S)
+    assert second.returncode == 2
+    assert second.stderr.startswith(f"longtake: the gRPC port {server.ports[0]} of 127.0.0.1 cannot be had")
+    assert second.stderr.count("\n") == 1
