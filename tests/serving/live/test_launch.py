@@ -21,7 +21,7 @@ import pytest
 from serving.cli.server_process import free_port
 from serving.launch.process_tree import is_alive
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.pb.longtake.v1 import sessions_pb2_grpc
+from tests.serving.live.conftest import Server
 
 START_S, END_S = 120, 60
 
@@ -53,19 +53,12 @@ class Started:
 
 
 @contextmanager
-def served(folder: Path, *options: str) -> Iterator[Started]:
+def served(folder: Path) -> Iterator[Started]:
     """`longtake serve` in a process group of its own."""
     ports = (free_port(), free_port(), free_port())
     flags = zip(("--grpc-port", "--http-port", "--metrics-port"), map(str, ports), strict=True)
     longtake = str(Path(sys.executable).with_name("longtake"))
-    command = [
-        longtake,
-        "serve",
-        *(word for flag in flags for word in flag),
-        "--recordings",
-        str(folder),
-        *options,
-    ]
+    command = [longtake, "serve", *(word for flag in flags for word in flag), "--recordings", str(folder)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             said = _said(process)
@@ -92,7 +85,7 @@ ENDINGS: dict[str, Callable[[int], None]] = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", [pytest.param("Ctrl-C", marks=pytest.mark.slow), "SIGTERM to its group"])
 def test_a_server_that_is_told_to_end_leaves_no_process_and_no_port(tmp_path: Path, ending: str) -> None:
     with served(tmp_path) as server:
         ENDINGS[ending](server.command.pid)
@@ -105,7 +98,7 @@ def test_a_killed_command_takes_its_server_along(tmp_path: Path) -> None:
         assert server.ended() == (-signal.SIGKILL, "")
 
 
-@pytest.mark.parametrize("part", ["gcs_server", "DashboardAgent"])
+@pytest.mark.parametrize("part", ["gcs_server", pytest.param("DashboardAgent", marks=pytest.mark.slow)])
 def test_a_server_of_which_a_part_dies_says_so_and_ends(tmp_path: Path, part: str) -> None:
     with served(tmp_path) as server:
         server.one(part).kill()
@@ -117,25 +110,34 @@ def test_a_server_of_which_a_part_dies_says_so_and_ends(tmp_path: Path, part: st
     assert said.count("\n") == 1
 
 
-def test_a_refused_request_is_one_line_of_the_logs(tmp_path: Path) -> None:
-    with served(tmp_path) as server, grpc.insecure_channel(f"127.0.0.1:{server.ports[0]}") as channel:
-        stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
-        before = lines(Path(server.said["logs"]))
-        with pytest.raises(grpc.RpcError):
-            stub.GetSession(pb.GetSessionRequest(session_id="nobody's"))
-        time.sleep(1)
-        (line,) = lines(Path(server.said["logs"])) - before
-    assert {"message": "request refused", "reason": "SESSION_NOT_FOUND"}.items() <= json.loads(line).items()
+def test_a_refused_request_is_one_line_of_the_logs(server: Server) -> None:
+    before = lines(server.logs)
+    with pytest.raises(grpc.RpcError):
+        server.stub.GetSession(pb.GetSessionRequest(session_id="nobody's"))
+    time.sleep(1)
+    refused = [line for line in lines(server.logs) - before if "nobody's" in line]
+    assert len(refused) == 1
+    assert {"message": "request refused", "reason": "SESSION_NOT_FOUND"}.items() <= json.loads(refused[0]).items()
 
 
 def lines(logs: Path) -> set[str]:
     return {line for file in logs.glob("*.log") for line in file.read_text().splitlines()}
 
 
-def test_two_servers_do_not_share_a_port(tmp_path: Path) -> None:
-    with served(tmp_path) as server:
-        command = [sys.executable, "-m", "serving.cli.main", "serve", "--grpc-port", str(server.ports[0])]
-        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_S)
+def test_a_second_server_on_the_same_port_does_not_start(server: Server) -> None:
+    port = server.address.rpartition(":")[2]
+    command = [sys.executable, "-m", "serving.cli.main", "serve", "--grpc-port", port]
+    second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=START_S)
     assert second.returncode == 2
-    assert second.stderr.startswith(f"longtake: the gRPC port {server.ports[0]} of 127.0.0.1 cannot be had")
+    assert second.stderr.startswith(f"longtake: the gRPC port {port} of 127.0.0.1 cannot be had")
     assert second.stderr.count("\n") == 1
+
+
+def test_other_machines_do_not_reach_a_server_that_is_not_meant_for_them(server: Server) -> None:
+    found = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries
+             if entry.family == socket.AF_INET and not entry.address.startswith("127.")]  # fmt: skip
+    if not found:
+        pytest.skip("this machine has no other address than its loopback's")
+    for port in (int(server.address.rpartition(":")[2]), server.http_port):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((found[0], port))
