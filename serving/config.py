@@ -16,7 +16,9 @@ from engines.config.validation import require
 from engines.errors import ConfigError
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.auth import Tokens
+from serving.hosts import is_loopback
 from serving.media.encoder import EncoderChoice
+from serving.origins import Origins
 from serving.replication.leases import LeaseConfig
 
 Device = Literal["cpu", "cuda"]
@@ -25,9 +27,6 @@ Stages = Literal["shared", "separate"]
 
 ENCODERS = get_args(EncoderChoice)
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""Hosts that only this machine reaches."""
 
 Count = Annotated[int, Field(ge=1, le=1024)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -97,6 +96,7 @@ def _dtype_of(given: dict[str, Any]) -> DType:
 
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 Sizes = Annotated[tuple[Size, ...], BeforeValidator(_listed), NoDecode]
+Listed = Annotated[tuple[str, ...], BeforeValidator(_listed), NoDecode]
 
 
 class ServerConfig(BaseModel):
@@ -143,6 +143,9 @@ class ServerConfig(BaseModel):
         Tokens(), description="a file of lines `caller token`; without it all are let in"
     )
     insecure: bool = Field(False, description="let other machines in without tokens")
+    allowed_origins: Listed = Field(
+        (), description="ORIGIN,... of pages that may call the server beside its own, such as https://example.org"
+    )
     lease_s: float = Field(60.0, description="seconds a session lives with nobody there", ge=1, le=3600)
     leases: LeaseConfig = Field(LeaseConfig(), description="of replicas: how long one goes on unheard of")
     recordings: Path = Field(Path("recordings"), description="folder for recordings")
@@ -157,8 +160,15 @@ class ServerConfig(BaseModel):
         ports = [listener.port for listener in self.listeners]
         require(len(set(ports)) == len(ports), f"two ports are the same: {', '.join(map(str, ports))}")
         problem = f"{self.host} lets other machines in, and there are no tokens: give tokens, or say insecure"
-        require(self.insecure or bool(self.tokens.digests) or self.host in LOOPBACK, problem)
+        require(self.insecure or bool(self.tokens.digests) or is_loopback(self.host), problem)
+        _ = self.origins
         return self
+
+    @property
+    def origins(self) -> Origins:
+        """Pages that may call. Raises ConfigError for what is no origin."""
+        is_open_here = is_loopback(self.host) and not self.tokens.digests
+        return Origins(self.allowed_origins, local_names_only=is_open_here)
 
     @property
     def backends(self) -> KernelBackends:

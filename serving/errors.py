@@ -16,6 +16,7 @@ ServingError
 |   |   `-- MemoryFull  a device has no memory left for what the session needs
 |   |-- LimitReached    a limit of the server or of the caller's token
 |   |-- NotAllowed      a token that is missing or unknown
+|   |   `-- OriginNotAllowed  a page that may not call this server
 |   |-- SessionLost     every copy of the session is lost
 |   |-- SessionFailed   an error of the server that ended the session
 |   `-- ReplicaLost     a replica that died or fell silent; the request may be made again
@@ -90,6 +91,10 @@ class LimitReached(SessionError):
 
 class NotAllowed(SessionError):
     """A token that is missing or unknown."""
+
+
+class OriginNotAllowed(NotAllowed):
+    """A page that may not call this server, or a name that leads here and is not the server's."""
 
 
 class ReplicaLost(SessionError):

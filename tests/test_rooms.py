@@ -19,7 +19,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 """Of the engines: a room imports rooms of lines before its own, and none of its own line."""
 
 SERVING: tuple[tuple[str, ...], ...] = (
-    ("errors", "auth", "config"), ("media", "timeline"), ("timeline.formats", "weights", "session"),
+    ("errors", "auth", "config", "hosts", "origins"), ("media", "timeline"),
+    ("timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"), ("client", "offline", "worker.streams", "gateway.ownership"),
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from serving.config import LOOPBACK, ServerConfig
+from serving.config import ServerConfig
+from serving.hosts import is_loopback
 from serving.launch import supervisor
 from serving.launch.settings import SettingsFlags
 from serving.launch.startup_checks import check_startup
@@ -37,7 +38,7 @@ def _doors(config: ServerConfig, running: supervisor.Running) -> list[str]:
         f"page     http://{config.host}:{config.http_port}/",
         f"metrics  {running.metrics}",
     ]
-    if config.host in LOOPBACK:
+    if is_loopback(config.host):
         lines.append(OPEN)
     elif not config.tokens.digests:
         lines.append(f"INSECURE: everybody who reaches {config.host} may open, steer and end sessions")

@@ -79,13 +79,14 @@ class SessionManagerReplica:
 
     def __init__(self, config: ServerConfig, denoisers: DeploymentHandle[Any]) -> None:
         join_serve_logs(tells_refusals=True)
+        self._origins = config.origins
         pool = ReplicaClient(denoisers, config.leases.lease_s)
         self._sessions = SessionService(
             pool, KvRegister(), config, preset(config.model).stream, manager=this_replica()
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return web_app(self._sessions)
+        return web_app(self._sessions, self._origins)
 
     async def check_health(self) -> None:
         """Begin, if that has not been done, to look for sessions whose manager is gone."""

@@ -15,6 +15,7 @@ from serving.errors import (
     LimitReached,
     MemoryFull,
     NotAllowed,
+    OriginNotAllowed,
     ReplicaLost,
     ServingError,
     SessionError,
@@ -39,6 +40,7 @@ CODES: dict[type[ServingError], StatusCode] = {
     SlotsFull: StatusCode.RESOURCE_EXHAUSTED,
     LimitReached: StatusCode.RESOURCE_EXHAUSTED,
     NotAllowed: StatusCode.UNAUTHENTICATED,
+    OriginNotAllowed: StatusCode.PERMISSION_DENIED,
     ReplicaLost: StatusCode.UNAVAILABLE,
     SessionLost: StatusCode.DATA_LOSS,
     SessionFailed: StatusCode.ABORTED,
@@ -58,6 +60,7 @@ REASONS: dict[type[ServingError], str] = {
     MemoryFull: "MEMORY_FULL",
     LimitReached: "LIMIT_REACHED",
     NotAllowed: "NOT_ALLOWED",
+    OriginNotAllowed: "ORIGIN_NOT_ALLOWED",
     ReplicaLost: "REPLICA_LOST",
 }
 """The names of `ErrorReason`, without its prefix."""
@@ -69,6 +72,7 @@ _BY_CODE: dict[StatusCode, type[SessionError]] = {
     StatusCode.OUT_OF_RANGE: FrameOutOfRange,
     StatusCode.RESOURCE_EXHAUSTED: LimitReached,
     StatusCode.UNAUTHENTICATED: NotAllowed,
+    StatusCode.PERMISSION_DENIED: OriginNotAllowed,
     StatusCode.DATA_LOSS: SessionLost,
     StatusCode.ABORTED: SessionFailed,
 }

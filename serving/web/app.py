@@ -14,9 +14,11 @@ from grpc import StatusCode
 
 from serving.errors import ServingError
 from serving.gateway.api import SessionAPI
+from serving.origins import SAME_ORIGIN, Origins
 from serving.protocol.status import code_of
 from serving.timeline.formats.reader import MAX_BYTES, parse_timeline
 from serving.web.json_format import error_json, timeline_json
+from serving.web.origin_guard import OriginGuard
 from serving.web.outbound import text
 from serving.web.query import PROTOCOL, Address, read_token
 from serving.web.segments import SegmentCache
@@ -28,6 +30,7 @@ STATIC = Path(__file__).parent / "static"
 _STATUS = {
     StatusCode.INVALID_ARGUMENT: 400,
     StatusCode.UNAUTHENTICATED: 401,
+    StatusCode.PERMISSION_DENIED: 403,
     StatusCode.NOT_FOUND: 404,
     StatusCode.FAILED_PRECONDITION: 409,
     StatusCode.OUT_OF_RANGE: 416,
@@ -35,9 +38,15 @@ _STATUS = {
     StatusCode.UNAVAILABLE: 503,
 }
 
+_POLICY = (
+    "default-src 'self'", "media-src 'self' blob:", "connect-src 'self' ws: wss:", "object-src 'none'",
+    "base-uri 'none'", "form-action 'self'", "frame-ancestors 'none'",
+)  # fmt: skip
+
 _SECURITY = {
-    "Content-Security-Policy": "default-src 'self'; media-src 'self' blob:; connect-src 'self' ws: wss:",
+    "Content-Security-Policy": "; ".join(_POLICY),
     "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
 }
 """Links to a session are secrets of sorts, and a prompt is shown as text wherever it came from."""
 
@@ -52,11 +61,12 @@ class Fresh(StaticFiles):
         return response
 
 
-def web_app(sessions: SessionAPI) -> FastAPI:
-    """The application. Other pages may call it too: what they know is a token, never a cookie."""
+def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
+    """The application, for its own page and those of `origins`."""
     segments = SegmentCache()
     app = FastAPI(title="Longtake", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    app.add_middleware(OriginGuard, origins=origins)
+    app.add_middleware(CORSMiddleware, allow_origins=origins.allowed, allow_methods=["*"], allow_headers=["*"])
     app.mount("/static", Fresh(directory=STATIC))
 
     @app.exception_handler(ServingError)

@@ -69,6 +69,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_NOT_ALLOWED: _ClassVar[ErrorReason]
     ERROR_REASON_REPLICA_LOST: _ClassVar[ErrorReason]
     ERROR_REASON_SESSION_FAILED: _ClassVar[ErrorReason]
+    ERROR_REASON_ORIGIN_NOT_ALLOWED: _ClassVar[ErrorReason]
 SESSION_STATE_UNSPECIFIED: SessionState
 SESSION_STATE_CREATED: SessionState
 SESSION_STATE_READY: SessionState
@@ -109,6 +110,7 @@ ERROR_REASON_LIMIT_REACHED: ErrorReason
 ERROR_REASON_NOT_ALLOWED: ErrorReason
 ERROR_REASON_REPLICA_LOST: ErrorReason
 ERROR_REASON_SESSION_FAILED: ErrorReason
+ERROR_REASON_ORIGIN_NOT_ALLOWED: ErrorReason
 
 class SessionOptions(_message.Message):
     __slots__ = ("model", "seed", "height", "width", "fps", "ahead", "lease")
