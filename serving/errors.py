@@ -3,6 +3,7 @@
 ServingError
 |-- DownloadError       weights that cannot be downloaded, or that are not what was downloaded
 |-- FilmError           a film that cannot be written, read or made again
+|-- InsecureToken       a token that would be sent to another host in the clear
 |-- ModelError          a model whose weights are not here, or not whole
 |-- ServerError         a server that does not start, or of which a part has died
 |-- SessionError        a request about a session that cannot be granted
@@ -39,6 +40,10 @@ class DownloadError(ServingError):
 
 class FilmError(ServingError):
     """A film that cannot be written, read or made again."""
+
+
+class InsecureToken(ServingError):
+    """A token that would be sent to another host in the clear."""
 
 
 class ModelError(ServingError):

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
+from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
     """Whether what is sent to `host`, a name or an address, does not leave this machine."""
-    return is_localhost(host) or (is_address(host) and ipaddress.ip_address(host).is_loopback)
+    return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)
 
 
 def is_localhost(name: str) -> bool:
-    """Whether a name can only be this machine's: no other one is `localhost` (RFC 6761)."""
+    """Whether browsers take a name for this machine's whatever a resolver says (RFC 6761)."""
     return name == "localhost" or name.endswith(".localhost")
 
 
@@ -22,3 +23,23 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def host_of_target(target: str) -> str:
+    """The host that a gRPC client is to call, out of `HOST:PORT` or `dns:///HOST:PORT`; empty if that is unclear.
+
+    A socket in the file system is this machine's.
+    """
+    if target.startswith(("unix:", "unix-abstract:")):
+        return "localhost"
+    if is_address(target):
+        return target
+    for scheme in ("dns:", "ipv4:", "ipv6:", "passthrough:"):
+        if target.startswith(scheme):
+            target = target.removeprefix(scheme).rpartition("/")[2]
+    try:
+        parts = urlsplit(f"//{target}")
+        _ = parts.port  # Raises ValueError for one that is none.
+        return parts.hostname or ""
+    except ValueError:
+        return ""

@@ -33,9 +33,12 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--token", help=f"where the server asks for one; else ${TOKEN_VARIABLE}")
     parser.add_argument("--tls", action="store_true", help="for a gateway in front of the server")
+    parser.add_argument(
+        "--insecure", action="store_true", help="send the token in the clear, though it leaves this machine"
+    )
 
 
 def client_of(options: argparse.Namespace) -> AsyncClient:
     """Calls the server that the options name."""
     token = options.token or os.environ.get(TOKEN_VARIABLE)
-    return AsyncClient(options.server, token=token, tls=options.tls)
+    return AsyncClient(options.server, token=token, tls=options.tls, insecure=options.insecure)

@@ -16,7 +16,8 @@ import grpc.aio
 from serving.client.backoff import Backoff
 from serving.client.event_stream import EventStream, refusal_of
 from serving.client.interactive import InteractiveSession, Reports
-from serving.errors import ReplicaLost, SessionError, SessionNotFound
+from serving.errors import InsecureToken, ReplicaLost, SessionError, SessionNotFound
+from serving.hosts import host_of_target, is_loopback
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
 from serving.protocol.requests import new_cue, new_cues, session_options
@@ -45,21 +46,32 @@ class AsyncClient:
     Every method raises the SessionError that the server answers, and ReplicaLost where it cannot be reached or has
     lost the request on the way. What changes something is asked for again, with the same ids, for up to
     `patience_s`: it is done once. `token` is what the server was told to ask for; `tls` is for a gateway in front.
+    Without `tls` a token is sent to this machine only, unless `insecure` says that others may read it on its way:
+    InsecureToken is raised.
     """
 
     def __init__(
-        self, server: str = SERVER, *, token: str | None = None, tls: bool = False, patience_s: float = PATIENCE_S
-    ) -> None:
+        self, server: str = SERVER, *, token: str | None = None, tls: bool = False, insecure: bool = False,
+        patience_s: float = PATIENCE_S,
+    ) -> None:  # fmt: skip
+        is_here = is_loopback(host_of_target(server))
+        if token is not None and not (tls or insecure or is_here):
+            raise InsecureToken(
+                f"the token would go to {server} in the clear; call a gateway with TLS (tls=True, --tls), or say "
+                "that others may read it (insecure=True, --insecure)"
+            )
         self.server = server
         self.client_id = uuid.uuid4().hex
         self._reached = False
         self._patience_s = patience_s
         self.metadata = (("application", "longtake"), *_authorization(token))
         credentials = grpc.ssl_channel_credentials()
+        # What is for this machine does not go round by way of a proxy that the environment names.
+        options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0 if is_here else 1))
         self._channel = (
-            grpc.aio.secure_channel(server, credentials, CHANNEL_OPTIONS)
+            grpc.aio.secure_channel(server, credentials, options)
             if tls
-            else grpc.aio.insecure_channel(server, CHANNEL_OPTIONS)
+            else grpc.aio.insecure_channel(server, options)
         )
         self.stub: Any = SessionsStub(self._channel)  # type: ignore[no-untyped-call]
 

@@ -109,10 +109,16 @@ class Client:
     """Calls one server. As AsyncClient, method by method, and waits for answers."""
 
     def __init__(
-        self, server: str = SERVER, *, token: str | None = None, tls: bool = False, patience_s: float = PATIENCE_S
-    ) -> None:
+        self, server: str = SERVER, *, token: str | None = None, tls: bool = False, insecure: bool = False,
+        patience_s: float = PATIENCE_S,
+    ) -> None:  # fmt: skip
         self._thread = LoopThread()
-        self._client = self._thread.run(_made(server, token, tls, patience_s))
+        made = _made(server, token=token, tls=tls, insecure=insecure, patience_s=patience_s)
+        try:
+            self._client = self._thread.run(made)
+        except BaseException:
+            self._thread.stop()
+            raise
 
     def close(self) -> None:
         """End every stream, and the connection."""
@@ -201,8 +207,8 @@ class Client:
             self._thread.run(controller.close())
 
 
-async def _made(server: str, token: str | None, tls: bool, patience_s: float) -> AsyncClient:
-    return AsyncClient(server, token=token, tls=tls, patience_s=patience_s)
+async def _made(server: str, **options: Any) -> AsyncClient:
+    return AsyncClient(server, **options)
 
 
 async def _entered(

@@ -354,3 +354,13 @@ def test_kernels_that_cannot_run_here_are_refused(
     with pytest.raises(SystemExit):
         main([*arguments, "--kernels", "fast"])
     assert "unknown choice 'fast'; known: auto, reference" in capsys.readouterr().err
+
+
+def test_no_command_sends_a_token_to_another_host_in_the_clear(
+    timeline: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LONGTAKE_TOKEN", "geheim")
+    film = str(timeline.with_suffix(".mp4"))
+    for command in (["sessions", "list"], ["sessions", "stop", "x"], ["play", str(timeline), "-o", film]):
+        assert main([*command, "--server", "video.example:9000"]) == 2
+        assert "would go to video.example:9000 in the clear" in capsys.readouterr().err

@@ -11,10 +11,12 @@ import grpc.aio
 import pytest
 
 from serving.client.aio import AsyncClient
+from serving.client.blocking import Client
 from serving.client.event_stream import refusal_of
 from serving.errors import (
     CommandIdReused,
     FrameOutOfRange,
+    InsecureToken,
     InvalidRequest,
     NotAllowed,
     ReplicaLost,
@@ -201,5 +203,20 @@ def test_a_server_that_is_not_there_is_named() -> None:
         async with AsyncClient("127.0.0.1:1") as client:
             with pytest.raises(ReplicaLost, match=r"127\.0\.0\.1:1 does not answer"):
                 await client.list()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+def test_a_token_goes_to_another_host_in_the_clear_only_where_that_is_said(
+    kind: type[AsyncClient | Client],
+) -> None:
+    async def run() -> None:
+        with pytest.raises(InsecureToken, match=r"video\.example:9000 in the clear.*--tls.*--insecure"):
+            kind("video.example:9000", token="geheim")
+        for said in ({"tls": True}, {"insecure": True}):
+            closed = kind("video.example:9000", token="geheim", **said).close()
+            if closed is not None:
+                await closed
 
     asyncio.run(run())
