@@ -7,7 +7,7 @@ import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -21,6 +21,7 @@ from serving.errors import (
     InvalidRequest,
     LimitReached,
     NotAllowed,
+    RegisterUnavailable,
     SessionNotFound,
 )
 from serving.gateway.api import SessionAPI
@@ -49,6 +50,7 @@ class SessionService(SessionAPI):
         self, pool: ReplicaPool, register: Register, config: ServerConfig, stream: StreamConfig, manager: str
     ) -> None:
         self._pool = pool
+        self._register = register
         self._config = config
         self._stream = stream
         self._failover = Failover(pool, register, config.leases, manager)
@@ -90,8 +92,7 @@ class SessionService(SessionAPI):
     async def _create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         cues = read_cues(request.cues)
         spec = self._spec(session_id_of(caller.name, request), request.options, caller)
-        await self._require_room(caller)
-        return await self._open(spec.session_id, self._new_copy(spec, cues))
+        return await self._open(spec.session_id, caller, self._new_copy(spec, cues))
 
     @override
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
@@ -121,9 +122,8 @@ class SessionService(SessionAPI):
 
     async def _fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
         await self._require_own(request.session_id, caller)
-        await self._require_room(caller)
         session_id = session_id_of(caller.name, request)
-        return await self._open(session_id, self._forked_copy(request, session_id, caller))
+        return await self._open(session_id, caller, self._forked_copy(request, session_id, caller))
 
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
@@ -146,16 +146,22 @@ class SessionService(SessionAPI):
                 f"at most {self._config.limits.snapshot_bytes} are taken"
             )
         saved = unpack(request.snapshot)
-        await self._require_room(caller)
         spec = self._spec(session_id_of(caller.name, request), saved.session.options, caller)
-        return await self._open(spec.session_id, self._new_copy(spec, (), restored(saved, spec)))
+        return await self._open(spec.session_id, caller, self._new_copy(spec, (), restored(saved, spec)))
 
-    async def _open(self, session_id: str, first: FirstCopy) -> pb.Session:
-        """A new session; or the one that another manager has opened for the same request."""
+    async def _open(self, session_id: str, caller: Caller, first: FirstCopy) -> pb.Session:
+        """A new session; or the one that another manager has opened for the same request.
+
+        Raises LimitReached for one more than the caller may have.
+        """
+        await self._reserve(session_id, caller)
         try:
             return await self._failover.open(session_id, first)
         except AlreadyOpen:
             return pb.Session.FromString(await self._relay.ask(session_id, "describe"))
+        except BaseException:
+            self._failover.beside(self._release(session_id, caller))
+            raise
 
     def _new_copy(self, spec: SessionSpec, cues: tuple[Cue, ...], resume: ResumeState | None = None) -> FirstCopy:
         return lambda attempt, tried: prepare(
@@ -196,12 +202,15 @@ class SessionService(SessionAPI):
         pace = read_pace(options, config.lease_s)
         return SessionSpec(session_id, caller.name, config.model, stream, pace, time.time())
 
-    async def _require_room(self, caller: Caller) -> None:
-        if not self._config.tokens.digests:
-            return
-        count, most = len(await self.list(caller)), self._config.limits.sessions_per_token
-        if count >= most:
-            raise LimitReached(f"{caller.name} has {count} sessions, and may have {most}; end one")
+    async def _reserve(self, session_id: str, caller: Caller) -> None:
+        most = self._config.limits.sessions_per_token
+        if self._config.tokens.digests and not await self._register.reserve(caller.name, session_id, most):
+            raise LimitReached(f"{caller.name} has {most} sessions, and may have no more; end one")
+
+    async def _release(self, session_id: str, caller: Caller) -> None:
+        if self._config.tokens.digests:
+            with suppress(RegisterUnavailable):  # The place is free again by itself, a while later.
+                await self._register.release(caller.name, session_id)
 
     async def _require_own(self, session_id: str, caller: Caller) -> None:
         """Raise SessionNotFound for a session that is not there, or is somebody else's."""

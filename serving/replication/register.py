@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
 
+from serving.replication.caller_slots import CallerSlots, MemoryKeys
+
 KEEP_ENDED_S = 60.0
 """How long after its end a session can still be told from one that never was."""
 
@@ -59,6 +61,15 @@ class Register(Protocol):
     async def latest(self, session_id: str) -> EpochRecord | None:
         """The highest epoch; None for a session that never was, or that ended more than KEEP_ENDED_S ago."""
 
+    async def reserve(self, caller: str, session_id: str, most: int) -> bool:
+        """Whether a session that is to be opened is one of the caller's `most`; it counts until it is over.
+
+        A session that is asked for again has its place already.
+        """
+
+    async def release(self, caller: str, session_id: str) -> None:
+        """A session for which there was a place has not been opened."""
+
     async def forget_ended(self) -> None:
         """Forget sessions that this process has known to be over for KEEP_ENDED_S. Anybody may do so, any time."""
 
@@ -71,6 +82,7 @@ class MemoryRegister:
         self._clock = clock
         self._records: dict[str, list[Record]] = {}
         self._ended_at: dict[str, float] = {}
+        self._slots = CallerSlots(MemoryKeys(), lambda session: is_there(self._latest(session)))
 
     async def create(self, session_id: str, epoch: int, record: Record) -> bool:
         """See Register."""
@@ -86,6 +98,17 @@ class MemoryRegister:
 
     async def latest(self, session_id: str) -> EpochRecord | None:
         """See Register."""
+        return self._latest(session_id)
+
+    async def reserve(self, caller: str, session_id: str, most: int) -> bool:
+        """See Register."""
+        return self._slots.reserve(caller, session_id, most)
+
+    async def release(self, caller: str, session_id: str) -> None:
+        """See Register."""
+        self._slots.release(caller, session_id)
+
+    def _latest(self, session_id: str) -> EpochRecord | None:
         records = self._records.get(session_id)
         return EpochRecord(len(records), records[-1]) if records else None
 
@@ -94,6 +117,11 @@ class MemoryRegister:
         over = [session for session, at in self._ended_at.items() if self._clock() - at >= self._keep_s]
         for session in over:
             del self._records[session], self._ended_at[session]
+
+
+def is_there(top: EpochRecord | None) -> bool | None:
+    """Whether a session with this latest epoch is open; None for one that the register does not know."""
+    return None if top is None else isinstance(top.record, Owner)
 
 
 async def end_session(register: Register, session_id: str, reason: str) -> None:

@@ -23,6 +23,7 @@ from ray.experimental.internal_kv import (
 )
 
 from serving.errors import RegisterUnavailable
+from serving.replication.caller_slots import CallerSlots
 from serving.replication.register import (
     KEEP_ENDED_S,
     Ended,
@@ -31,6 +32,7 @@ from serving.replication.register import (
     Record,
     decode_record,
     encode_record,
+    is_there,
 )
 
 TIMEOUT_S = 2.0
@@ -55,6 +57,8 @@ class KvRegister:
         self._seen_over: dict[str, float] = {}
         # Bounded, and apart from other work: calls that hang fill these threads, not those of the event loop.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="register")
+        slots = InternalKeys(f"{namespace}-callers")
+        self._slots = CallerSlots(slots, lambda session: is_there(self._latest(session)))
 
     async def create(self, session_id: str, epoch: int, record: Record) -> bool:
         """See Register."""
@@ -63,6 +67,14 @@ class KvRegister:
     async def latest(self, session_id: str) -> EpochRecord | None:
         """See Register."""
         return await self._call(lambda: self._latest(session_id))
+
+    async def reserve(self, caller: str, session_id: str, most: int) -> bool:
+        """See Register."""
+        return await self._call(lambda: self._slots.reserve(caller, session_id, most))
+
+    async def release(self, caller: str, session_id: str) -> None:
+        """See Register."""
+        await self._call(lambda: self._slots.release(caller, session_id))
 
     async def forget_ended(self) -> None:
         """See Register."""
@@ -119,6 +131,34 @@ class KvRegister:
     def _get(self, session_id: str, epoch: int) -> Record | None:
         value = _internal_kv_get(_key(session_id, epoch), namespace=self._namespace)
         return None if value is None else decode_record(value)
+
+
+class InternalKeys:
+    """The store as `CallerSlots` needs it."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+
+    def create(self, key: str, value: bytes) -> bool:
+        """See KeyValues."""
+        return not _internal_kv_put(key, value, overwrite=False, namespace=self._namespace)
+
+    def put(self, key: str, value: bytes) -> None:
+        """See KeyValues."""
+        _internal_kv_put(key, value, overwrite=True, namespace=self._namespace)
+
+    def get(self, key: str) -> bytes | None:
+        """See KeyValues."""
+        value: bytes | None = _internal_kv_get(key, namespace=self._namespace)
+        return value
+
+    def delete(self, key: str) -> None:
+        """See KeyValues."""
+        _internal_kv_del(key, namespace=self._namespace)
+
+    def keys(self, prefix: str) -> list[str]:
+        """See KeyValues."""
+        return [key.decode() for key in _internal_kv_list(prefix, namespace=self._namespace)]
 
 
 def _key(session_id: str, epoch: int) -> str:

@@ -47,6 +47,26 @@ class Racer:
     async def create(self, session: str, epochs: int, name: str) -> list[bool]:
         return [await self._register.create(session, epoch, owner(name)) for epoch in range(1, epochs + 1)]
 
+    async def reserve(self, caller: str, name: str, sessions: int, most: int) -> int:
+        """How many of so many sessions at once may be opened; each then begins in the register, or is given up."""
+        names = [f"{caller} {name} {number}" for number in range(sessions)]
+        won = await asyncio.gather(*(self._register.reserve(caller, session, most) for session in names))
+        for session in [session for session, may in zip(names, won, strict=True) if may]:
+            await self._register.create(session, 1, owner(name))
+        return sum(won)
+
+
+def test_of_many_processes_that_open_sessions_a_caller_gets_no_more_than_may_be(session: str) -> None:
+    racer: Any = ray.remote(num_cpus=0)(Racer)
+    racers = [racer.remote() for _ in range(RACERS)]
+    asked = [one.reserve.remote(session, str(number), 12, 5) for number, one in enumerate(racers)]
+    assert sum(ray.get(asked)) == 5
+    for number in range(RACERS):
+        for ended in range(12):
+            asyncio.run(end_session(KvRegister(), f"{session} {number} {ended}", "deleted"))
+    again = [one.reserve.remote(session, f"again {number}", 12, 5) for number, one in enumerate(racers)]
+    assert sum(ray.get(again)) == 5
+
 
 def test_of_many_processes_one_wins_each_epoch(session: str) -> None:
     racer: Any = ray.remote(num_cpus=0)(Racer)

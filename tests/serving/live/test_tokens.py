@@ -117,7 +117,7 @@ def test_a_caller_lists_and_reads_what_is_its_own(anna: Caller, berta: Caller) -
 def test_a_caller_has_so_many_sessions_and_no_more(anna: Caller, berta: Caller) -> None:
     for _ in range(SESSIONS_PER_TOKEN):
         anna("CreateSession", pb.CreateSessionRequest())
-    with pytest.raises(grpc.RpcError, match="anna has 2 sessions, and may have 2; end one"):
+    with pytest.raises(grpc.RpcError, match="anna has 2 sessions, and may have no more; end one"):
         anna("CreateSession", pb.CreateSessionRequest())
     others = berta("CreateSession", pb.CreateSessionRequest()).id
     berta("DeleteSession", pb.DeleteSessionRequest(session_id=others))

@@ -145,10 +145,10 @@ class Cluster:
 @asynccontextmanager
 async def cluster(
     pocket: OpenedModel, folder: Path, *, replicas: str = "ab", managers: int = 1, slots: int = 2,
-    lease_s: float = 1.0,
+    lease_s: float = 1.0, **settings: Any,
 ) -> AsyncIterator[Cluster]:  # fmt: skip
     register, leases = MemoryRegister(), LeaseConfig(lease_s)
-    config = ServerConfig(leases=leases, recordings=folder, model="pocket")
+    config = ServerConfig(leases=leases, recordings=folder, model="pocket", **settings)
     async with AsyncExitStack() as stack:
         benches = {
             name: await stack.enter_async_context(

@@ -1,0 +1,108 @@
+"""What a caller may have and do, held by real managers and denoisers in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from pathlib import Path
+
+import pytest
+import torch
+
+from serving.auth import Caller, Tokens
+from serving.config import Limits
+from serving.errors import LimitReached, ServingError, SlotsFull
+from serving.gateway.session_service import SessionService
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.weights.loader import OpenedModel, open_model
+from tests.serving.gateway.ownership.local_cluster import Cluster, cluster
+
+ANNA, BERTA = Caller("anna"), Caller("berta")
+TOKENS = Tokens({"anna": "digest of a", "berta": "digest of b"})
+SMALL = pb.SessionOptions(height=32, width=48, seed=7)
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
+    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
+
+
+def run(work: Awaitable[None]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(90):
+            await work
+
+    asyncio.run(bounded())
+
+
+async def opened(manager: SessionService, caller: Caller = ANNA) -> pb.Session:
+    return await manager.create(pb.CreateSessionRequest(options=SMALL), caller)
+
+
+async def refused(work: Awaitable[object], kind: type[ServingError], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        await work
+
+
+def test_of_many_sessions_at_once_through_two_managers_a_caller_gets_as_many_as_may_be(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        limits = Limits(sessions_per_token=3)
+        async with cluster(pocket, tmp_path, managers=2, slots=8, tokens=TOKENS, limits=limits) as there:
+            asked = [opened(there.managers[number % 2]) for number in range(50)]
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert sum(isinstance(answer, pb.Session) for answer in answers) == 3
+            assert {type(answer) for answer in answers} == {pb.Session, LimitReached}
+            assert (await opened(there.managers[0], BERTA)).id
+
+    run(work())
+
+
+async def full_again(there: Cluster) -> None:
+    """Anna, who may have two sessions and has one, gets the second and no third."""
+    await opened(there.managers[0])
+    await refused(opened(there.managers[1]), LimitReached, "anna has 2 sessions, and may have no more; end one")
+
+
+def test_a_session_that_ended_leaves_its_place_to_another(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def work() -> None:
+        limits = Limits(sessions_per_token=2)
+        async with cluster(pocket, tmp_path, managers=2, tokens=TOKENS, limits=limits) as there:
+            first, _ = await opened(there.managers[0]), await opened(there.managers[1])
+            await there.managers[1].delete(first.id, ANNA)
+            await full_again(there)
+
+    run(work())
+
+
+def test_a_session_that_could_not_be_opened_leaves_its_place_to_another(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        limits = Limits(sessions_per_token=2)
+        options = {"replicas": "a", "managers": 2, "slots": 2, "tokens": TOKENS, "limits": limits}
+        async with cluster(pocket, tmp_path, **options) as there:  # type: ignore[arg-type]
+            others = [await opened(there.managers[0], BERTA) for _ in range(2)]
+            for manager in (*there.managers, *there.managers):
+                await refused(opened(manager), SlotsFull, "all 2 sessions of this replica are taken")
+            for other in others:
+                await there.managers[0].delete(other.id, BERTA)
+            await opened(there.managers[0])
+            await full_again(there)
+
+    run(work())
+
+
+def test_a_request_that_is_made_again_through_another_manager_takes_no_second_place(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        limits = Limits(sessions_per_token=2)
+        async with cluster(pocket, tmp_path, managers=2, tokens=TOKENS, limits=limits) as there:
+            request = pb.CreateSessionRequest(options=SMALL, client_id="ann", command_id="1")
+            first, again = [await manager.create(request, ANNA) for manager in there.managers]
+            assert first.id == again.id
+            await full_again(there)
+
+    run(work())
