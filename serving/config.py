@@ -43,7 +43,10 @@ class Listener(NamedTuple):
 
 @pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Limits:
-    """What is refused. `sessions_per_token` counts over all replicas, `pixels` are of one picture."""
+    """What is refused. `sessions_per_token` counts over all replicas, `pixels` are of one picture.
+
+    `replay_seconds` is how long the past of a session is generated again for a fork, or rebuilt from a snapshot.
+    """
 
     sessions_per_token: int = 8
     pixels: int = 1280 * 720
@@ -51,10 +54,13 @@ class Limits:
     recording_frames: int = 16 * 60 * 60
     snapshot_bytes: int = 64 << 20
     recovery_seconds: float = 20.0
+    replay_seconds: float = 20.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             require(value > 0, f"limits.{name} is {value:g}; it must be positive")
+        problem = f"limits.replay_seconds is {self.replay_seconds:g}; a request is not waited for longer than 45 s"
+        require(self.replay_seconds <= 45, problem)
 
 
 def _size(value: Any) -> Any:

@@ -10,7 +10,8 @@ Both are a safetensors file: tensors, and in its metadata a JSON object `snapsho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -28,8 +29,26 @@ from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.vae.conv_cache import ConvCache
 
-COMMON = ("recent.", "prompt.", "sink.")
+LATENTS = ("recent.", "sink.")
+PROMPTS = "prompt."
 """How the names of tensors begin that both kinds hold."""
+
+
+MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
+"""What facts raise that are not of the form that they are written in."""
+
+
+MOST_BLOCKS = 1 << 50
+"""Of a stream; the noise of a later one would have no number."""
+
+
+class Snapshot(NamedTuple):
+    """A snapshot that has been read: whole, and on no device yet. Whether it can go on anywhere is not known."""
+
+    kind: Kind
+    config: StreamConfig
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
 
 
 class Restored(NamedTuple):
@@ -67,28 +86,40 @@ def pack_light(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
     return pack("light", tensors, facts)
 
 
-def restore(generator: Generator, data: bytes) -> Restored:
+def read_snapshot(data: bytes) -> Snapshot:
+    """What `data` holds, on no device and in no more memory than the bytes. Raises SnapshotError for damage."""
+    kind, tensors, facts = unpack(data)
+    with _consistent():
+        return Snapshot(kind, _config(facts), tensors, facts)
+
+
+def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
     """Open the stream that `data` holds.
 
     Raises SnapshotError if the bytes are damaged, of another version or model, or (exact) of another device or
-    torch or threads, and PoolFull if there is no room; nothing is open then.
+    torch or threads, and PoolFull if there is no room; nothing is open then. How large the stream is follows from
+    the snapshot's `config`, which whoever got the bytes from somebody else reads, and checks, before.
     """
-    kind, tensors, facts = unpack(data)
+    snapshot = read_snapshot(data) if isinstance(data, bytes) else data
+    kind, facts = snapshot.kind, snapshot.facts
     _require_same(facts, _identity(generator, kind, facts), "it cannot continue here")
     if kind == "exact":
         _require_same(facts, _machine(generator), "an exact snapshot needs the same; a light one does not")
-    try:
-        return Restored(_open(generator, kind, tensors, facts), kind)
-    except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise SnapshotError(f"the snapshot is inconsistent: {error!r}") from error
+    with _consistent():
+        _check(generator, snapshot)
+        return Restored(_open(generator, snapshot), kind)
 
 
 def read_config(data: bytes) -> StreamConfig:
     """How the stream that `data` holds is set up. Raises SnapshotError as `restore` does for damaged bytes."""
-    facts = unpack(data)[2]
+    return read_snapshot(data).config
+
+
+@contextmanager
+def _consistent() -> Iterator[None]:
     try:
-        return _config(facts)
-    except (KeyError, TypeError, ValueError) as error:
+        yield
+    except MALFORMED as error:
         raise SnapshotError(f"the snapshot is inconsistent: {error!r}") from error
 
 
@@ -160,8 +191,30 @@ def _config(facts: dict[str, Any]) -> StreamConfig:
     )
 
 
-def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Stream:
-    stream = generator.open(_config(facts))
+def _check(generator: Generator, snapshot: Snapshot) -> None:
+    """Before anything is opened: ValueError for what no stream has, and would take long to find out later."""
+    config, tensors, facts = snapshot.config, snapshot.tensors, snapshot.facts
+    for name, tensor in tensors.items():
+        if name.startswith(LATENTS) and not tensor.is_floating_point():
+            raise ValueError(f"{name} in {tensor.dtype}, where latents are floating point")
+    text_len, text_dim = generator.config.text_len, generator.config.text_dim
+    for number, _ in enumerate(facts["prompts"]):
+        rows = tensors[f"{PROMPTS}{number}"]
+        if rows.dim() != 2 or rows.shape[0] > text_len or rows.shape[1] != text_dim:
+            raise ValueError(
+                f"prompt {number} of shape {list(rows.shape)}; at most {text_len} rows of {text_dim} fit"
+            )
+    for name in ("blocks", "decoded_blocks", "recent"):
+        if not isinstance(facts[name], int) or not 0 <= facts[name] <= MOST_BLOCKS:
+            raise ValueError(f"{str(facts[name])[:40]} {name}")
+    passes, most = len(facts["sink_passes"]), 2 * config.window_frames * config.lanes
+    if passes > most:
+        raise ValueError(f"{passes} passes into the sink; no stream has more than {most}")
+
+
+def _open(generator: Generator, snapshot: Snapshot) -> Stream:
+    kind, config, tensors, facts = snapshot
+    stream = generator.open(config)
     try:
         with typed_out_of_memory("a restored stream"):
             _fill(generator, stream, tensors, facts)
@@ -177,14 +230,15 @@ def _open(generator: Generator, kind: Kind, tensors: dict[str, Tensor], facts: d
 
 def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Give an empty stream what both kinds hold."""
-    device = generator.cache.device
-    here = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith(COMMON)}
-    prompts = [Prompt(text, here[f"prompt.{i}"]) for i, text in enumerate(facts["prompts"])]
+    device, dtype = generator.cache.device, generator.cache.layout.dtype
+    here = {name: tensor.to(device, dtype) for name, tensor in tensors.items() if name.startswith(LATENTS)}
+    rows = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith(PROMPTS)}
+    prompts = [Prompt(text, rows[f"{PROMPTS}{i}"]) for i, text in enumerate(facts["prompts"])]
     if facts["prompt"] is not None:
         generator.set_prompt(stream, prompts[facts["prompt"]])
     stream.rebuilt_before = [int(block) for block in facts["rebuilt_before"]]
     stream.blocks, stream.decoded_blocks = facts["blocks"], facts["decoded_blocks"]
-    if stream.blocks < 0 or (stream.blocks > 0 and stream.prompt is None):
+    if stream.blocks > 0 and stream.prompt is None:
         raise ValueError(f"{stream.blocks} blocks, prompt {facts['prompt']}")
     _fill_recent(generator, stream, [here[f"recent.{i}"] for i in range(facts["recent"])])
     stream.sink_passes = [
@@ -222,7 +276,11 @@ def _fill_exact(generator: Generator, stream: Stream, tensors: dict[str, Tensor]
         here.copy_(kept)
     stream.context_due, stream.recache_due = facts["context_due"], facts["recache_due"]
     if stream.decoder is not None:
-        slots = [tensors.get(f"decoder.{slot}") for slot in range(facts["decoder_slots"])]
+        if facts["decoder_slots"] != len(stream.decoder.frames):
+            raise ValueError(
+                f"a decoder of {facts['decoder_slots']} layers, where {len(stream.decoder.frames)} are"
+            )
+        slots = [tensors.get(f"decoder.{slot}") for slot in range(len(stream.decoder.frames))]
         frames = tuple(None if tensor is None else tensor.to(generator.cache.device) for tensor in slots)
         stream.decoder = ConvCache(facts["decoder_frames_seen"], frames)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import safetensors.torch
 import torch
@@ -17,6 +17,7 @@ VERSION = 3
 
 
 Kind = Literal["exact", "light"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def pack(kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
@@ -37,14 +38,30 @@ def unpack(data: bytes) -> tuple[Kind, dict[str, Tensor], dict[str, Any]]:
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         text, checksum = metadata["snapshot"], metadata["checksum"]
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise SnapshotError(f"{len(data)} bytes are not a snapshot, or not all of one: {error!r}") from error
     if checksum != _checksum(tensors, text):
         raise SnapshotError("the snapshot is damaged: its checksum does not match its content")
-    facts = json.loads(text)
-    if facts["version"] != VERSION:
-        raise SnapshotError(f"the snapshot is of version {facts['version']}; this program reads version {VERSION}")
-    return facts["kind"], tensors, facts
+    facts = _facts(text)
+    return _kind(facts), tensors, facts
+
+
+def _facts(text: str) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SnapshotError(f"the snapshot's facts cannot be read: {error}") from error
+    version = facts.get("version") if isinstance(facts, dict) else None
+    if version != VERSION:
+        raise SnapshotError(f"the snapshot is of version {version}; this program reads version {VERSION}")
+    return dict(facts)
+
+
+def _kind(facts: dict[str, Any]) -> Kind:
+    for kind in KINDS:
+        if facts.get("kind") == kind:
+            return kind
+    raise SnapshotError(f"the snapshot is of kind {facts.get('kind')!r}; known: {', '.join(KINDS)}")
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:

@@ -24,6 +24,9 @@ T = TypeVar("T")
 KEPT_S = 600.0
 MOST_ANSWERS = 4096
 
+ABANDONED_S = 5.0
+"""How long what is done goes on with nobody there to hear of it: clients that are there come back sooner."""
+
 _SESSIONS = uuid.UUID("6ba5b0e2-3ad5-4f0c-9d0f-0c7c9c3f5a51")
 
 
@@ -45,6 +48,7 @@ class _Asked:
     content: bytes
     answer: asyncio.Task[Any]
     until: float
+    waiting: int = 0
 
 
 class RequestLog:
@@ -55,9 +59,10 @@ class RequestLog:
     """
 
     def __init__(
-        self, kept_s: float = KEPT_S, most: int = MOST_ANSWERS, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._kept_s, self._most, self._clock = kept_s, most, clock
+        self, kept_s: float = KEPT_S, most: int = MOST_ANSWERS, clock: Callable[[], float] = time.monotonic,
+        abandoned_s: float = ABANDONED_S,
+    ) -> None:  # fmt: skip
+        self._kept_s, self._most, self._clock, self._abandoned_s = kept_s, most, clock, abandoned_s
         self._asked: OrderedDict[_Key, _Asked] = OrderedDict()
 
     def __len__(self) -> int:
@@ -66,8 +71,8 @@ class RequestLog:
     async def once(self, caller: str, request: Identified, do: Callable[[], Awaitable[T]]) -> T:
         """The answer of `do`, or of the one before it that the same caller, client and command had.
 
-        `do` goes on if who asks is cancelled: it will be asked for again. Raises what `do` raises, and
-        CommandIdReused if the ids were those of another request.
+        `do` goes on if who asks is cancelled, as it may be asked for again; where nobody does so within
+        `abandoned_s` it is cancelled. Raises what `do` raises, and CommandIdReused for the ids of another request.
         """
         key = _Key(caller, request.client_id, request.command_id)
         if not (key.client_id and key.command_id):
@@ -82,7 +87,20 @@ class RequestLog:
             raise CommandIdReused(
                 f"the command id {key.command_id!r} was used before, for another request; give each its own"
             )
-        return await asyncio.shield(asked.answer)
+        asked.waiting += 1
+        try:
+            return await asyncio.shield(asked.answer)
+        finally:
+            asked.waiting -= 1
+            if not asked.waiting and not asked.answer.done():
+                asyncio.get_running_loop().call_later(self._abandoned_s, self._give_up, key, asked)
+
+    def _give_up(self, key: _Key, asked: _Asked) -> None:
+        """Nobody has come for an answer that was left alone."""
+        if not asked.waiting and not asked.answer.done():
+            asked.answer.cancel()
+            if self._asked.get(key) is asked:
+                del self._asked[key]
 
     def _judge(self, key: _Key, asked: _Asked) -> None:
         """Forget what was no answer."""

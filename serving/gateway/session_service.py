@@ -29,7 +29,7 @@ from serving.gateway.controller_stream import ControllerStream
 from serving.gateway.event_relay import Controller, EventRelay
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.placement import ask_all, prepare
-from serving.gateway.ownership.replica_pool import CALL_S, ReplicaPool
+from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recordings import Recordings
 from serving.gateway.request_log import RequestLog, session_id_of
@@ -51,6 +51,7 @@ class SessionService(SessionAPI):
     ) -> None:
         self._pool = pool
         self._register = register
+        self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config
         self._stream = stream
         self._failover = Failover(pool, register, config.leases, manager)
@@ -145,9 +146,10 @@ class SessionService(SessionAPI):
                 f"the snapshot has {len(request.snapshot)} bytes; "
                 f"at most {self._config.limits.snapshot_bytes} are taken"
             )
-        saved = unpack(request.snapshot)
+        saved = await asyncio.to_thread(unpack, request.snapshot)
         spec = self._spec(session_id_of(caller.name, request), saved.session.options, caller)
-        return await self._open(spec.session_id, caller, self._new_copy(spec, (), restored(saved, spec)))
+        resume = await asyncio.to_thread(restored, saved, spec)
+        return await self._open(spec.session_id, caller, self._new_copy(spec, (), resume))
 
     async def _open(self, session_id: str, caller: Caller, first: FirstCopy) -> pb.Session:
         """A new session; or the one that another manager has opened for the same request.
@@ -165,7 +167,7 @@ class SessionService(SessionAPI):
 
     def _new_copy(self, spec: SessionSpec, cues: tuple[Cue, ...], resume: ResumeState | None = None) -> FirstCopy:
         return lambda attempt, tried: prepare(
-            self._pool, attempt, spec, cues, resume, tried=tried, timeout_s=CALL_S
+            self._pool, attempt, spec, cues, resume, tried=tried, timeout_s=self._opening_s
         )
 
     def _forked_copy(self, request: pb.ForkSessionRequest, session_id: str, caller: Caller) -> FirstCopy:
@@ -174,7 +176,7 @@ class SessionService(SessionAPI):
         async def fork(attempt: str, tried: Callable[[str], None]) -> Prepared:
             tried((await self._failover.directory.owner(request.session_id)).owner.replica)
             made: Prepared = await self._relay.ask(
-                request.session_id, "fork", attempt, session_id, caller.name, frame, timeout_s=CALL_S
+                request.session_id, "fork", attempt, session_id, caller.name, frame, timeout_s=self._opening_s
             )
             return made
 

@@ -64,6 +64,7 @@ def restored(saved: SavedSession, spec: SessionSpec) -> ResumeState:
         raise InvalidRequest(f"the snapshot's cues cannot be used: {error}") from None
     next_frame, lengths = saved.session.next_frame, spec.stream.blocks
     blocks = lengths.block_at(next_frame)
+    _require(next_frame <= LAST_FRAME, f"its next frame is {next_frame}; none is behind {LAST_FRAME}")
     _require(lengths.pixel_frames(blocks) == next_frame, f"no block begins at its next frame, {next_frame}")
     _require((saved.stream is None) == (blocks == 0), f"a stream goes with blocks, and it has {blocks} of them")
     _check_cues(applied, pending, blocks, lengths)

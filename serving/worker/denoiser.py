@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import take_light
-from serving.errors import ReplicaLost, SessionNotFound, WrongState
+from serving.errors import LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
 from serving.protocol.applied_pages import applied_page, whole_log
@@ -59,6 +60,7 @@ class Denoiser:
         metrics: where to count.
         register: who owns which session.
         leases: how long a lease is.
+        replay_s: how long the past of a session may be generated again, or rebuilt, for a client.
 
     """
 
@@ -74,12 +76,14 @@ class Denoiser:
         metrics: Metrics,
         register: Register,
         leases: LeaseConfig | None = None,
+        replay_s: float = 20.0,
     ) -> None:
         self._generator = generator
         self._decoder = decoder
         self._executor = executor
         self._replica = replica
         self._metrics = metrics
+        self._replay_s = replay_s
         own_leases = ReplicaLeases(leases or LeaseConfig())
         self._copies = SessionCopies(slots, own_leases, register, self._free, metrics)
         self._loop = BlockLoop(
@@ -144,27 +148,48 @@ class Denoiser:
         """Make a copy of a session, new or from where it was elsewhere, which waits for its lease.
 
         `owner` is the attempt that owns the session at `epoch`: copies from before it end, and leave their slot to
-        this one. Raises SlotsFull at once if there is none.
+        this one. Raises SlotsFull at once if there is none, and LimitReached for a session out of a client's bytes
+        that is not rebuilt within `replay_s`.
         """
         await self._copies.make_way(spec.session_id, epoch, owner)
         with self._copies.slot(spec.session_id):
             if any(copy.attempt == owner for copy in self._copies.all):
                 raise WrongState("the session's owner is here: its lease can be renewed")
-            session = await self._factory.open(attempt, spec, cues, resume)
+            is_clients = resume is not None and epoch == 0
+            opening = self._factory.open(attempt, spec, cues, resume)
+            session = await self._copies.made(
+                attempt, self._within(opening, self._replay_s if is_clients else None)
+            )
             return await self._admit(session, resumed=resume is not None)
 
     async def fork(
         self, attempt: str, new_attempt: str, session_id: str, caller: str, frame: int | None
     ) -> Prepared:
-        """A second session with the same past, up to the present block or the one that contains `frame`."""
+        """A second session with the same past, up to the present block or the one that contains `frame`.
+
+        Raises LimitReached where that takes longer than `replay_s`, and says what would fit.
+        """
         session = self._copies.leased(attempt)
         spec = replace(session.spec, session_id=session_id, caller=caller, created=time.time())
         with self._copies.slot(session_id):
-            if frame is not None:
-                return await self._admit(await self._factory.fork_back(session, new_attempt, spec, frame))
-            async with session.commands, at_rest(session, self._loop.wake):
-                fork = await self._factory.fork_here(session, new_attempt, spec)
-            return await self._admit(fork)
+            if frame is None:
+                making = self._fork_here(session, new_attempt, spec)
+            else:
+                making = self._factory.fork_back(session, new_attempt, spec, frame, self._replay_s)
+            return await self._admit(await self._copies.made(new_attempt, making))
+
+    async def _fork_here(self, session: ActiveSession, attempt: str, spec: SessionSpec) -> ActiveSession:
+        async with session.commands, at_rest(session, self._loop.wake):
+            return await self._factory.fork_here(session, attempt, spec)
+
+    async def _within(self, opening: Coroutine[Any, Any, ActiveSession], seconds: float | None) -> ActiveSession:
+        try:
+            async with asyncio.timeout(seconds):
+                return await opening
+        except TimeoutError:
+            raise LimitReached(
+                f"the session was not rebuilt within {seconds:g} s: its cues are too many"
+            ) from None
 
     def renew(self, request: RenewRequest) -> RenewAnswer:
         """Renew the leases of a manager's copies and streams. Raises ReplicaLost if another replica was meant."""

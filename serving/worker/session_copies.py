@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from serving.errors import NoLease, RegisterUnavailable, ReplicaLost, ServingError, SessionNotFound, SlotsFull
 from serving.replication.leases import RenewAnswer, RenewRequest, ReplicaLeases
@@ -15,6 +15,8 @@ from serving.worker.active_session import ActiveSession
 from serving.worker.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 RETRY_S = 0.5
 
@@ -42,6 +44,7 @@ class SessionCopies:
         self._metrics = metrics
         self._copies: dict[str, ActiveSession] = {}
         self._opening: list[str] = []
+        self._making: dict[str, asyncio.Task[Any]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._freeing: set[asyncio.Task[None]] = set()
         self.count()
@@ -96,6 +99,19 @@ class SessionCopies:
             self._opening.remove(session_id)
             self.count()
 
+    async def made(self, attempt: str, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` makes for an attempt. Raises ReplicaLost if the attempt is given up before it is done."""
+        making = self._making[attempt] = asyncio.create_task(work)
+        try:
+            return await making
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            raise ReplicaLost("the copy was cancelled while it was being made") from None
+        finally:
+            del self._making[attempt]
+
     async def admit(self, session: ActiveSession) -> None:
         """Keep a copy that has been made. Raises ReplicaLost, and frees it, if it was cancelled meanwhile."""
         if not self.leases.prepared(session.id, session.attempt, _now()):
@@ -126,6 +142,8 @@ class SessionCopies:
     def cancel(self, attempt: str) -> None:
         """The copy will not be committed."""
         self.leases.cancel(attempt, _now())
+        if (making := self._making.get(attempt)) is not None:
+            making.cancel()
         self._end_fenced()
 
     def drop(self, attempt: str, epoch: int) -> None:

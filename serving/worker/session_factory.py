@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
 from engines.streaming.generator import Generator
-from engines.streaming.snapshot import restore
+from engines.streaming.snapshot import read_snapshot, restore
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
@@ -20,6 +20,7 @@ from serving.pipeline.prompts import PromptTrack
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
 from serving.replication.messages import ResumeState, SessionSpec
 from serving.session.applied_log import AppliedLog
+from serving.session.replay_budget import ReplayBudget
 from serving.session.state_machine import Session
 from serving.session.transitions import last_settled, steps_of
 from serving.timeline.cue import Cue
@@ -63,25 +64,28 @@ class SessionFactory:
             if resume is not None:
                 session.kept.extend(resume.chunks)
                 session.recording = resume.recording
-            await self._decoder.open(session.decoder_key, decoder_start(session, stream.blocks))
+            await self._begin_decoding(session, stream.blocks)
         return session
 
     async def fork_here(self, session: ActiveSession, attempt: str, spec: SessionSpec) -> ActiveSession:
         """A second session like `session`, which rests meanwhile."""
         logic = session.logic.copy(session.stream.blocks, _now())
         logic.forget_clients()
-        async with self._taken(await self._run(partial(self._generator.fork, session.stream))) as stream:
+        async with self._taken(await self._opened(partial(self._generator.fork, session.stream))) as stream:
             prompts = dict(session.prompts)
             track = session.track.copy(prompts)
             fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica)
             fork.kept.extend(session.kept)
-            await self._decoder.open(fork.decoder_key, decoder_start(fork, stream.blocks))
+            await self._begin_decoding(fork, stream.blocks)
         return fork
 
     async def fork_back(
-        self, session: ActiveSession, attempt: str, spec: SessionSpec, frame: int
+        self, session: ActiveSession, attempt: str, spec: SessionSpec, frame: int, seconds: float
     ) -> ActiveSession:
-        """A session whose past is generated again, up to the block that contains `frame`."""
+        """A session whose past is generated again, up to the block that contains `frame`.
+
+        Raises LimitReached where that takes longer than `seconds`.
+        """
         blocks = session.config.blocks
         if not 0 <= frame < session.logic.earliest_frame:
             raise FrameOutOfRange(
@@ -92,11 +96,12 @@ class SessionFactory:
         past.forget_clients()
         chunks = [chunk for chunk in session.kept if chunk.block < block]
         restored = set(session.stream.rebuilt_before)
+        budget = ReplayBudget(seconds, frame, block, blocks, _now())
         async with self._taken(await self._new(spec)) as stream:
-            await self._replay(stream, past, restored)
+            await self._replay(stream, past, restored, budget)
             fork = await self._session(attempt, spec, past.copy(block, _now()), stream)
             fork.kept.extend(chunks)
-            await self._decoder.open(fork.decoder_key, decoder_start(fork, block))
+            await self._begin_decoding(fork, block)
         return fork
 
     # Streams
@@ -114,12 +119,37 @@ class SessionFactory:
         """New, or out of a snapshot."""
         if resume is None or resume.snapshot is None:
             return await self._new(spec)
-        return (await self._run(partial(restore, self._generator, resume.snapshot))).stream
+        with refused():
+            snapshot = await asyncio.to_thread(read_snapshot, resume.snapshot)
+        if snapshot.kind != "light" or snapshot.config != spec.stream:
+            raise InvalidRequest("the snapshot's stream does not go with its session: it is set up otherwise")
+        return await self._opened(lambda: restore(self._generator, snapshot).stream)
 
     async def _new(self, spec: SessionSpec) -> Stream:
-        return await self._run(partial(self._generator.open, spec.stream))
+        return await self._opened(partial(self._generator.open, spec.stream))
 
-    async def _replay(self, stream: Stream, logic: Session, restored: set[int]) -> None:
+    async def _opened(self, work: Callable[[], Stream]) -> Stream:
+        """The stream that `work` opens; closed again where nobody waits for it any more."""
+        opening = self._executor.submit(work)
+        try:
+            with refused():
+                return await asyncio.shield(asyncio.wrap_future(opening))
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._close_unwanted)
+            raise
+
+    def _close_unwanted(self, opening: Future[Stream]) -> None:
+        if opening.exception() is None:
+            self._executor.submit(self._generator.close, opening.result())
+
+    async def _begin_decoding(self, session: ActiveSession, block: int) -> None:
+        try:
+            await self._decoder.open(session.decoder_key, decoder_start(session, block))
+        except asyncio.CancelledError:
+            await self._decoder.close(session.decoder_key)
+            raise
+
+    async def _replay(self, stream: Stream, logic: Session, restored: set[int], budget: ReplayBudget) -> None:
         """Generate the blocks of `logic` again, one at a time, so that others take their turns.
 
         At the blocks in `restored` the stream had been rebuilt, which is repeated.
@@ -129,6 +159,7 @@ class SessionFactory:
         steps = steps_of(logic.applied, logic.next_block, logic.blocks)
         step = next(steps, None)
         for block in range(logic.next_block):
+            budget.check(block, _now())
             prompt = None
             if step is not None and step.block == block:
                 prompt, step = await self._take(track, prompts, step), next(steps, None)
@@ -174,7 +205,7 @@ def _logic(spec: SessionSpec, resume: ResumeState | None, stream: Stream, now: f
     if resume is None:
         return Session(spec.pace, spec.stream.blocks, now)
     record = resume.record
-    if stream.config != spec.stream or stream.blocks > record.next_block:
+    if stream.blocks > record.next_block:
         raise InvalidRequest(f"the snapshot's stream does not go with its session: {stream.blocks} blocks of it")
     log = AppliedLog.of(record.applied, resume.past)
     return Session.of(record, spec.stream.blocks, now, log).copy(stream.blocks, now)

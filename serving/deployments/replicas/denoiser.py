@@ -67,7 +67,7 @@ class DenoiserReplica:
             self._denoiser = Denoiser(
                 self._denoising.generator, self._text, self._decoder, self._denoising.executor,
                 slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
-                leases=self._config.leases,
+                leases=self._config.leases, replay_s=self._config.limits.replay_seconds,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser

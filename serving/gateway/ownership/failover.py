@@ -76,7 +76,7 @@ class Failover:
         try:
             return await session.opened()
         except asyncio.CancelledError:
-            self.beside(self._end_quietly(session_id))
+            self.beside(self._end_quietly(session))
             raise
 
     async def end(self, session_id: str, reason: str) -> None:
@@ -92,11 +92,12 @@ class Failover:
             arguments = (session_id, located.epoch + 1)
             await self._pool.call(located.owner.replica, "session_ended", *arguments, timeout_s=TOLD_S)
 
-    async def _end_quietly(self, session_id: str) -> None:
-        with suppress(ServingError):
-            await self.end(session_id, "nobody waited for it to open")
-        if (session := self._sessions.get(session_id)) is not None:
-            session.release()
+    async def _end_quietly(self, session: StandbySession) -> None:
+        """Nobody waits for it to open; whoever asks again meanwhile opens another one of the same id."""
+        if self._sessions.get(session.session_id) is session:
+            with suppress(ServingError):
+                await self.end(session.session_id, "nobody waited for it to open")
+        session.release()
 
     def _standby(
         self, session_id: str, *, first: FirstCopy | None = None, adopt: Adopt | None = None

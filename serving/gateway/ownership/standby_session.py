@@ -183,6 +183,9 @@ class StandbySession:
         is_first, number = self.ownership.epoch == 0, self._copy.number
         try:
             made = await self._first_copy(attempt) if is_first else await self._next_copy(attempt, doubted)
+        except asyncio.CancelledError:
+            self._cancel(attempt)
+            raise
         except ServingError as error:
             self._cancel(attempt)
             if is_first:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -208,8 +209,35 @@ Change = Callable[[dict[str, Tensor], dict[str, Any]], object]
         (lambda tensors, facts: facts.pop("rebuilt_before"), "rebuilt_before"),
         (lambda tensors, facts: facts["stream"].update(window_frames=5), "window_frames 5"),
         (lambda tensors, facts: facts.update(sink_passes=[[11, 0.0, 0, 0]]), "from frame 11"),
+        (lambda tensors, facts: facts.update(sink_passes=[[0, 0.0, 0, 0]] * 1000), "1000 passes into the sink"),
+        (lambda tensors, facts: facts.update(decoder_slots=1 << 60), "a decoder of 1152921504606846976 layers"),
+        (lambda tensors, facts: facts.update(blocks=10**400), "1000000+ blocks"),
+        (lambda tensors, facts: facts.update(stream=[]), "TypeError"),
+        (lambda tensors, facts: facts["stream"].update(colour="red"), "colour"),
+        (
+            lambda tensors, facts: tensors.update({"recent.2": tensors["recent.2"].long()}),
+            "recent.2 in torch.int64",
+        ),
+        (lambda tensors, facts: tensors.update({"prompt.0": tensors["prompt.0"][:, 1:]}), "prompt 0 of shape"),
     ],
-    ids=["window", "latents", "block missing", "prompt", "blocks", "no prompt", "rebuilt", "config", "sink"],
+    ids=[
+        "window",
+        "latents",
+        "block missing",
+        "prompt",
+        "blocks",
+        "no prompt",
+        "rebuilt",
+        "config",
+        "sink",
+        "sinks",
+        "decoder",
+        "many blocks",
+        "no config",
+        "unknown setting",
+        "whole numbers",
+        "prompt rows",
+    ],
 )
 def test_a_snapshot_made_to_mislead_is_refused(
     model: Model, generator: Generator, small: StreamConfig, snapshot: bytes, change: Change, message: str
@@ -220,6 +248,22 @@ def test_a_snapshot_made_to_mislead_is_refused(
     with pytest.raises(SnapshotError, match=message):
         restore(room_for_one, pack("exact", tensors, facts))
     assert room_for_one.open(small)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[" * 100_000, "cannot be read"),
+        ("[]", "of version None"),
+        ('{"version": 3, "kind": "other"}', "of kind 'other'"),
+        ('{"version": 3, "kind": ["light"]}', "of kind"),
+    ],
+    ids=["deep", "list", "kind", "kinds"],
+)
+def test_facts_of_another_form_are_refused(text: str, words: str) -> None:
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    with pytest.raises(SnapshotError, match=words):
+        unpack(save({}, {"snapshot": text, "checksum": checksum}))
 
 
 def test_a_snapshot_of_other_weights_is_refused(small: StreamConfig, snapshot: bytes) -> None:

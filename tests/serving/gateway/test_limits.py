@@ -12,10 +12,12 @@ import torch
 from serving.auth import Caller, Tokens
 from serving.config import Limits
 from serving.errors import LimitReached, ServingError, SlotsFull
+from serving.gateway.request_log import RequestLog
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel, open_model
-from tests.serving.gateway.ownership.local_cluster import Cluster, cluster
+from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
+from tests.serving.worker.bench import NOON
 
 ANNA, BERTA = Caller("anna"), Caller("berta")
 TOKENS = Tokens({"anna": "digest of a", "berta": "digest of b"})
@@ -104,5 +106,29 @@ def test_a_request_that_is_made_again_through_another_manager_takes_no_second_pl
             first, again = [await manager.create(request, ANNA) for manager in there.managers]
             assert first.id == again.id
             await full_again(there)
+
+    run(work())
+
+
+@pytest.mark.parametrize("ids", [{}, {"client_id": "ann", "command_id": "1"}], ids=["without ids", "with ids"])
+def test_a_fork_whose_client_goes_stops_and_leaves_nothing(
+    pocket: OpenedModel, tmp_path: Path, ids: dict[str, str]
+) -> None:
+    async def work() -> None:
+        async with cluster(pocket, tmp_path, replicas="a", slots=2) as there:
+            manager, bench = there.managers[0], there.benches["a"]
+            manager._requests = RequestLog(abandoned_s=0.1)
+            cue = pb.Cue(frame=0, prompts=[pb.WeightedPrompt(text=NOON)])
+            options = pb.SessionOptions(height=32, width=48, seed=7, fps=0)
+            session = await manager.create(pb.CreateSessionRequest(options=options, cues=[cue]), ANNA)
+            await manager.command(session.id, pb.Command(start=pb.Start()), ANNA)
+            (copy,) = bench.denoiser._copies.all
+            await until(lambda: copy.logic.delivered_frames > 300)
+            request = pb.ForkSessionRequest(session_id=session.id, frame=290, **ids)
+            forking = asyncio.create_task(manager.fork(request, ANNA))
+            await until(lambda: bench.open_runs() == 2)
+            forking.cancel()
+            await until(lambda: bench.open_runs() == 1)
+            assert (bench.denoiser.free, there.copies()) == (1, {"a": 1})
 
     run(work())

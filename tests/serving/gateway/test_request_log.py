@@ -162,3 +162,33 @@ def test_a_request_that_comes_again_opens_the_same_session_through_another_manag
     others = [("b", creation()), ("", creation("2")), ("", creation(client_id="bea")), ("", creation(""))]
     ids = [session_id_of(caller, request) for caller, request in [("", creation()), *others, others[-1]]]
     assert len(set(ids)) == len(ids)
+
+
+def test_what_nobody_waits_for_any_more_is_given_up_and_can_be_asked_for_anew() -> None:
+    async def work() -> None:
+        log, opened = RequestLog(abandoned_s=0.05), Opened()
+        opened.may_end.clear()
+        gone = asyncio.create_task(log.once("", creation(), opened))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0.2)
+        assert len(log) == 0
+        opened.may_end.set()
+        assert (await log.once("", creation(), opened), opened.count) == (2, 2)
+
+    run(work)
+
+
+def test_who_comes_back_soon_finds_it_going_on() -> None:
+    async def work() -> None:
+        log, opened = RequestLog(abandoned_s=0.2), Opened()
+        opened.may_end.clear()
+        gone = asyncio.create_task(log.once("", creation(), opened))
+        await asyncio.sleep(0)
+        gone.cancel()
+        back = asyncio.create_task(log.once("", creation(), opened))
+        await asyncio.sleep(0.5)
+        opened.may_end.set()
+        assert (await back, opened.count) == (1, 1)
+
+    run(work)

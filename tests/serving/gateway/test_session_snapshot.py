@@ -113,6 +113,7 @@ def test_a_session_saved_before_its_start_can_be_started_if_it_could(cues: list[
     [
         (pb.Session(next_frame=34, applied=[applied(0)]), "no block begins at its next frame, 34"),
         (pb.Session(next_frame=-9), "no block begins at its next frame, -9"),
+        (pb.Session(next_frame=(1 << 62) - 3), "none is behind"),
         (pb.Session(next_frame=0), "a stream goes with blocks, and it has 0 of them"),
         (pb.Session(next_frame=33), "of 3 blocks the first has the first cue"),
         (pb.Session(next_frame=33, applied=[applied(21)]), "of 3 blocks the first has the first cue"),

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -117,6 +118,7 @@ async def at_work(
     leases: LeaseConfig | None = None,
     renews: bool = True,
     replica: str = "here",
+    **options: Any,
 ) -> AsyncIterator[Bench]:
     codec = pocket.model.vae
     kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
@@ -128,6 +130,7 @@ async def at_work(
     denoiser = Denoiser(
         generator, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
+        **options,
     )  # fmt: skip
     trial = generator.open(spec(pocket).stream)
     run_tokens = trial.lanes[0].window.tokens

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.streaming import snapshot_format
 from engines.streaming.replica_log import PendingDelta, SnapshotDelta
 from engines.streaming.state import Block
 from serving.deployments.telemetry.metrics import DenoiserMetrics
@@ -235,6 +236,57 @@ def test_a_replay_does_not_run_ahead_of_the_device(pocket: OpenedModel, monkeypa
             assert begun == [0, 1, 2]
 
     run(fork())
+
+
+def test_a_fork_that_would_take_too_long_is_refused_with_what_would_fit(pocket: OpenedModel) -> None:
+    async def fork() -> None:
+        async with at_work(pocket, replay_s=1e-6) as bench:
+            name = await started(bench, spec(pocket))
+            await chunks(bench, name, 60)
+            with pytest.raises(LimitReached, match=r"a fork at frame 50 generates .* the present block, with no"):
+                await bench.fork(name, 50)
+            assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
+            assert (await bench.fork(name, None)).next_frame >= 60
+
+    run(fork())
+
+
+def test_a_fork_that_nobody_waits_for_any_more_stops_and_leaves_nothing(pocket: OpenedModel) -> None:
+    async def fork() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            await chunks(bench, name, 100)
+            forking = asyncio.create_task(bench.denoiser.fork(name, "late", "late", "anna", 90))
+            await settled(lambda: bench.open_runs() == 2)
+            bench.denoiser.cancel("late")
+            with pytest.raises(ReplicaLost, match="cancelled while"):
+                await forking
+            await settled(lambda: bench.open_runs() == 1)
+            assert (bench.denoiser.free, len(bench.decoder.keys)) == (1, 1)
+
+    run(fork())
+
+
+@pytest.mark.parametrize("changed", [{"height": 30_000, "width": 30_000}, {"window_frames": 10_000}, {"seed": 8}])
+def test_a_snapshot_whose_stream_is_not_its_sessions_is_refused_before_anything_is_opened(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch, changed: dict[str, int]
+) -> None:
+    async def restore() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            await chunks(bench, name, 33)
+            saved = await bench.denoiser.save(name, MAX_BYTES)
+            assert saved.stream is not None
+            _, tensors, facts = snapshot_format.unpack(saved.stream)
+            facts["stream"].update(changed)
+            forged = saved._replace(stream=snapshot_format.pack("light", tensors, facts))
+            monkeypatch.setattr(bench.generator, "open", None)
+            other = spec(pocket, "other")
+            with pytest.raises(InvalidRequest, match="does not go with its session"):
+                await bench.open(other, resume=restored(forged, other))
+            assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
+
+    run(restore())
 
 
 def test_a_fork_from_the_future_is_refused_and_leaves_nothing(pocket: OpenedModel) -> None:

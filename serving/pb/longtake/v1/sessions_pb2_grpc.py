@@ -256,7 +256,9 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ForkSession(self, request, context):
-        """Opens a second session with the same past, at the present block or at an earlier frame.
+        """Opens a second session with the same past, at the present block or at an earlier frame. RESOURCE_EXHAUSTED
+        (LIMIT_REACHED) where that would take longer than the server spends on it; the message says which frames fit. Stops
+        when the client goes, soon after where the request has ids and may be made again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -270,7 +272,7 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RestoreSession(self, request, context):
-        """Opens a session that goes on where a snapshot was taken.
+        """Opens a session that goes on where a snapshot was taken. Limits and cancellation are as those of ForkSession.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
