@@ -22,6 +22,7 @@ from serving.errors import (
     LimitReached,
     NotAllowed,
     RegisterUnavailable,
+    ReplicaLost,
     SessionNotFound,
 )
 from serving.gateway.api import SessionAPI
@@ -34,6 +35,7 @@ from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recordings import Recordings
 from serving.gateway.request_log import RequestLog, session_id_of
 from serving.gateway.session_snapshot import pack, restored, unpack
+from serving.gateway.shared_answer import SharedAnswer
 from serving.gateway.spectators import Spectators
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
@@ -41,6 +43,9 @@ from serving.replication.messages import Prepared, ResumeState, Role, SavedSessi
 from serving.replication.register import Register
 from serving.timeline.cue import Cue
 from serving.timeline.timeline import Settings
+
+READY_KEPT_S = 1.0
+"""How old the answer may be whether the server is there: who asks often costs the replicas nothing."""
 
 
 class SessionService(SessionAPI):
@@ -58,6 +63,7 @@ class SessionService(SessionAPI):
         self._relay = EventRelay(pool, self._failover, config.leases.lease_s, config.limits.recovery_seconds)
         self._spectators = Spectators(self._relay, self._failover.beside)
         self._requests = RequestLog()
+        self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         # A server without tokens has one caller, whose name is empty and whose folder is the whole.
         self._recordings = Recordings(
             self._relay, config.recordings, config.tokens.digests or ("",),
@@ -81,8 +87,14 @@ class SessionService(SessionAPI):
         return Caller(caller)
 
     async def ready(self) -> bool:
-        """Whether a denoiser is there to open sessions on."""
-        return len(await ask_all(self._pool, "room")) > 0
+        """Whether a denoiser is there to open sessions on, or was a second ago."""
+        return await self._ready.get()
+
+    async def _answers(self) -> bool:
+        try:
+            return len(await ask_all(self._pool, "room")) > 0
+        except ReplicaLost:
+            return False
 
     # Opening and closing
 

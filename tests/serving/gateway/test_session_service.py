@@ -76,3 +76,30 @@ def test_a_command_waits_until_its_receipt_would_be_heard(tmp_path: Path) -> Non
 
 def test_a_command_for_a_session_that_moves_waits_until_it_is_followed_again(tmp_path: Path) -> None:
     assert interact(tmp_path, 2, "gone") == ["follows", "gone", "follows", "commanded", "gone"]
+
+
+class Denoiser:
+    """Says that it has room, and counts how often it is asked."""
+
+    asked = 0
+
+    async def replicas(self) -> Replicas:
+        return Replicas(["one"])
+
+    async def call(self, *_: Any, **__: Any) -> int:
+        self.asked += 1
+        return 2
+
+
+def test_whether_the_server_is_there_is_asked_of_its_replicas_once_however_many_want_to_know(
+    tmp_path: Path,
+) -> None:
+    pool: Any = Denoiser()
+
+    async def run() -> None:
+        config = ServerConfig(recordings=tmp_path)
+        sessions = SessionService(pool, MemoryRegister(), config, preset("pocket").stream, "manager")
+        assert all(await asyncio.gather(*(sessions.ready() for _ in range(1000))))
+
+    asyncio.run(run())
+    assert pool.asked == 1
