@@ -45,7 +45,9 @@ class Listener(NamedTuple):
 class Limits:
     """What is refused. `sessions_per_token` counts over all replicas, `pixels` are of one picture.
 
-    `replay_seconds` is how long the past of a session is generated again for a fork, or rebuilt from a snapshot.
+    Of one caller `requests_per_second` are taken, over all managers, and `requests_at_once` after some quiet;
+    what a viewer reports as shown does not count. `replay_seconds` is how long the past of a session is generated
+    again for a fork, or rebuilt from a snapshot.
     """
 
     sessions_per_token: int = 8
@@ -55,6 +57,8 @@ class Limits:
     snapshot_bytes: int = 64 << 20
     recovery_seconds: float = 20.0
     replay_seconds: float = 20.0
+    requests_per_second: float = 200.0
+    requests_at_once: int = 1000
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

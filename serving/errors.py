@@ -16,6 +16,7 @@ ServingError
 |   |-- SlotsFull       no replica has room or a frame budget left
 |   |   `-- MemoryFull  a device has no memory left for what the session needs
 |   |-- LimitReached    a limit of the server or of the caller's token
+|   |   `-- TooManyRequests     a caller who asks too often, and may come back
 |   |-- NotAllowed      a token that is missing or unknown
 |   |   `-- OriginNotAllowed  a page that may not call this server
 |   |-- SessionLost     every copy of the session is lost
@@ -92,6 +93,18 @@ class MemoryFull(SlotsFull):
 
 class LimitReached(SessionError):
     """A limit of the server, or of the caller's token."""
+
+
+class TooManyRequests(LimitReached):
+    """A caller who asks too often; the same request is taken again after `retry_after_s`."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, retry_after_s)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class NotAllowed(SessionError):

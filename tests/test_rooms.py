@@ -19,7 +19,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 """Of the engines: a room imports rooms of lines before its own, and none of its own line."""
 
 SERVING: tuple[tuple[str, ...], ...] = (
-    ("errors", "auth", "config", "hosts", "origins"), ("media", "timeline"),
+    ("errors", "auth", "config", "hosts", "origins", "rate_limit"), ("media", "timeline"),
     ("timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"), ("client", "offline", "worker.streams", "gateway.ownership"),
     ("worker", "gateway"), ("web",),

@@ -13,7 +13,7 @@ import grpc.aio
 from serving.client.backoff import Backoff
 from serving.errors import FrameOutOfRange, ReplicaLost, SessionError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.status import error_of, read_error, reason_in
+from serving.protocol.status import error_of, read_error, reason_in, retry_after_in
 from serving.protocol.stream_cursor import StreamCursor, Verdict
 
 LOST_AFTER_S = 5.0
@@ -26,7 +26,8 @@ Open = Callable[[int | None], Awaitable[Any]]
 def refusal_of(error: grpc.aio.AioRpcError) -> SessionError:
     """What the server means by an error."""
     metadata: Any = error.trailing_metadata()
-    return error_of(error.code(), error.details() or error.code().name, reason_in(metadata))
+    words, reason = error.details() or error.code().name, reason_in(metadata)
+    return error_of(error.code(), words, reason, retry_after_in(metadata))
 
 
 class EventStream:

@@ -3,8 +3,8 @@
 Serve cancels a request whose client goes while it waits for the next message. If the client goes while a message
 is being sent to it, nobody waits, and the request would be served on.
 
-Of an error Serve passes on code and details, and no trailing metadata: the reason comes in front of the details,
-and becomes metadata here.
+Of an error Serve passes on code and details, and no trailing metadata: the reason, and when to come back, come in
+front of the details, and become metadata here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from serving.deployments.telemetry.logging_config import SERVE, Refusals
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
-from serving.protocol.status import REASON_KEY, REASONS
+from serving.protocol.status import REASON_KEY, REASONS, RETRY_KEY
 
 Unary = Callable[[Any, Any], Awaitable[bytes]]
 Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
@@ -66,9 +66,11 @@ def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
 
 
 def _name_reason(context: Any) -> None:
-    reason, colon, words = str(context.details() or "").partition(": ")
-    if colon and reason in REASONS.values():
-        context.set_trailing_metadata([*context.trailing_metadata(), (REASON_KEY, reason)])
+    head, _, words = str(context.details() or "").partition(": ")
+    reason, _, retry = head.partition(" ")
+    if words and reason in REASONS.values():
+        said = [(REASON_KEY, reason), *([(RETRY_KEY, retry)] if retry else [])]
+        context.set_trailing_metadata([*context.trailing_metadata(), *said])
         context.set_details(words)
 
 

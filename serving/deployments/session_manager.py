@@ -26,7 +26,7 @@ from serving.errors import ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import page_of
-from serving.protocol.status import code_of, reason_of
+from serving.protocol.status import code_of, milliseconds, reason_of, retry_after_of
 from serving.web.app import web_app
 
 UnaryRpc = Callable[[Any, Any, RayServegRPCContext], Awaitable[Any]]
@@ -70,7 +70,8 @@ def _named(call: Any, rpc: Any) -> Any:
 def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
     """Answer an error. The proxy makes metadata of the reason: see `grpc_handlers`."""
     context.set_code(code_of(error))
-    context.set_details(f"{reason_of(error)}: {error}")
+    retry = "" if (seconds := retry_after_of(error)) is None else f" {milliseconds(seconds)}"
+    context.set_details(f"{reason_of(error)}{retry}: {error}")
 
 
 @serve.ingress()

@@ -16,7 +16,17 @@ class SessionAPI(Protocol):
     """
 
     def authenticate(self, token: str | None) -> Caller:
-        """Whose token this is; None where the request carried none. Raises NotAllowed."""
+        """Whose token this is, of whom one request is counted; None where the request carried none.
+
+        Raises NotAllowed, and TooManyRequests as `admit` does.
+        """
+        ...
+
+    def admit(self, caller: Caller) -> None:
+        """Count one more request on a connection. Raises TooManyRequests, which says when to come back.
+
+        Commands of `interact` are counted without that.
+        """
         ...
 
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:

@@ -39,6 +39,7 @@ from serving.gateway.shared_answer import SharedAnswer
 from serving.gateway.spectators import Spectators
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues, read_pace
+from serving.rate_limit import RateLimit
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.register import Register
 from serving.timeline.cue import Cue
@@ -63,6 +64,9 @@ class SessionService(SessionAPI):
         self._relay = EventRelay(pool, self._failover, config.leases.lease_s, config.limits.recovery_seconds)
         self._spectators = Spectators(self._relay, self._failover.beside)
         self._requests = RequestLog()
+        # Each manager has its share, since requests are spread evenly over them.
+        limits, managers = config.limits, config.managers
+        self._rate = RateLimit(limits.requests_per_second / managers, limits.requests_at_once / managers)
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         # A server without tokens has one caller, whose name is empty and whose folder is the whole.
         self._recordings = Recordings(
@@ -84,7 +88,12 @@ class SessionService(SessionAPI):
         if caller is None:
             known = "a token is missing" if token is None else "the token is unknown"
             raise NotAllowed(f"{known}; send `authorization: Bearer TOKEN`")
+        self.admit(Caller(caller))
         return Caller(caller)
+
+    @override
+    def admit(self, caller: Caller) -> None:
+        self._rate.take(caller.name)
 
     async def ready(self) -> bool:
         """Whether a denoiser is there to open sessions on, or was a second ago."""
@@ -267,6 +276,8 @@ class SessionService(SessionAPI):
         events = self._relay.events(session_id, Role.CONTROLLER, from_frame, followed, controller)
 
         async def apply(command: pb.Command) -> pb.Receipt:
+            if not command.HasField("shown"):
+                self.admit(caller)
             return await self._command(session_id, command, steers=True)
 
         stream = ControllerStream(client_id, events, followed, apply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,12 +25,16 @@ from serving.errors import (
     SessionNotFound,
     SlotsFull,
     TimelineError,
+    TooManyRequests,
     WrongState,
 )
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
 REASON_KEY = "longtake-reason"
 """The trailing metadata that carries the reason of a refusal."""
+
+RETRY_KEY = "longtake-retry-after-ms"
+"""The trailing metadata that says when to come back."""
 
 CODES: dict[type[ServingError], StatusCode] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
@@ -59,6 +64,7 @@ REASONS: dict[type[ServingError], str] = {
     SlotsFull: "SLOTS_FULL",
     MemoryFull: "MEMORY_FULL",
     LimitReached: "LIMIT_REACHED",
+    TooManyRequests: "TOO_MANY_REQUESTS",
     NotAllowed: "NOT_ALLOWED",
     OriginNotAllowed: "ORIGIN_NOT_ALLOWED",
     ReplicaLost: "REPLICA_LOST",
@@ -100,13 +106,20 @@ def code_numbered(number: int) -> StatusCode:
     return _BY_NUMBER.get(number, StatusCode.UNKNOWN)
 
 
-def error_of(code: StatusCode, message: str, reason: str = "") -> SessionError:
+def error_of(code: StatusCode, message: str, reason: str = "", retry_after_s: float | None = None) -> SessionError:
     """What a server's answer means, by its reason, or by its code where that is unknown or missing.
 
     A code that is not about the request is ReplicaLost: it may be made again.
     """
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ReplicaLost)
+    if kind is TooManyRequests and retry_after_s is not None:
+        return TooManyRequests(message, retry_after_s)
     return kind(message)
+
+
+def retry_after_of(error: ServingError) -> float | None:
+    """After how many seconds the same will be taken; None where that is not known."""
+    return error.retry_after_s if isinstance(error, TooManyRequests) else None
 
 
 def reason_in(metadata: Iterable[Any] | None) -> str:
@@ -114,9 +127,23 @@ def reason_in(metadata: Iterable[Any] | None) -> str:
     return next((str(value) for key, value in metadata or () if key == REASON_KEY), "")
 
 
+def retry_after_in(metadata: Iterable[Any] | None) -> float | None:
+    """After how many seconds an answer's trailing metadata says to come back; None where it does not."""
+    found = next((str(value) for key, value in metadata or () if key == RETRY_KEY), "")
+    return int(found) / 1000 if found.isdecimal() else None
+
+
 def write_error(error: ServingError) -> pb.Error:
     """As the protocol has it."""
-    return pb.Error(code=code_of(error).value[0], message=str(error), reason=f"ERROR_REASON_{reason_of(error)}")
+    written = pb.Error(code=code_of(error).value[0], message=str(error), reason=f"ERROR_REASON_{reason_of(error)}")
+    if (seconds := retry_after_of(error)) is not None:
+        written.retry_delay.FromMilliseconds(milliseconds(seconds))
+    return written
+
+
+def milliseconds(seconds: float) -> int:
+    """No less than `seconds`."""
+    return math.ceil(1000 * seconds)
 
 
 def reason_name(error: pb.Error) -> str:
@@ -127,4 +154,5 @@ def reason_name(error: pb.Error) -> str:
 
 def read_error(error: pb.Error) -> SessionError:
     """What an error in an event means."""
-    return error_of(code_numbered(error.code), error.message, reason_name(error))
+    retry_after_s = error.retry_delay.ToMilliseconds() / 1000 if error.HasField("retry_delay") else None
+    return error_of(code_numbered(error.code), error.message, reason_name(error), retry_after_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from grpc import StatusCode
 from serving.errors import ServingError
 from serving.gateway.api import SessionAPI
 from serving.origins import SAME_ORIGIN, Origins
-from serving.protocol.status import code_of
+from serving.protocol.status import code_of, retry_after_of
 from serving.timeline.formats.reader import MAX_BYTES, parse_timeline
 from serving.web.json_format import error_json, timeline_json
 from serving.web.origin_guard import OriginGuard
@@ -71,7 +72,9 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
 
     @app.exception_handler(ServingError)
     async def refuse(request: Request, error: ServingError) -> JSONResponse:
-        return JSONResponse({"error": error_json(error)}, _STATUS.get(code_of(error), 500))
+        seconds = retry_after_of(error)
+        headers = {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
+        return JSONResponse({"error": error_json(error)}, _STATUS.get(code_of(error), 500), headers)
 
     @app.get("/")
     async def page() -> FileResponse:

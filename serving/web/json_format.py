@@ -5,19 +5,27 @@ from __future__ import annotations
 from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import write_cue
-from serving.protocol.status import code_numbered, code_of, reason_name, reason_of
+from serving.protocol.status import code_numbered, code_of, reason_name, reason_of, retry_after_of
 from serving.timeline.formats.document import Json
 from serving.timeline.formats.reader import ReadTimeline
 
 
 def error_json(error: ServingError) -> Json:
     """An error as messages carry it."""
-    return {"code": code_of(error).name, "reason": reason_of(error), "message": str(error)}
+    data: dict[str, Json] = {"code": code_of(error).name, "reason": reason_of(error), "message": str(error)}
+    if (seconds := retry_after_of(error)) is not None:
+        data["retry_after_s"] = seconds
+    return data
 
 
 def wire_error_json(error: pb.Error) -> Json:
     """An error out of an event."""
-    return {"code": code_numbered(error.code).name, "reason": reason_name(error), "message": error.message}
+    data: dict[str, Json] = {
+        "code": code_numbered(error.code).name, "reason": reason_name(error), "message": error.message,
+    }  # fmt: skip
+    if error.HasField("retry_delay"):
+        data["retry_after_s"] = error.retry_delay.ToMilliseconds() / 1000
+    return data
 
 
 def refusal_json(id: str, type: str, error: ServingError) -> dict[str, Json]:

@@ -11,7 +11,14 @@ from fastapi import WebSocket, status
 from fastapi.websockets import WebSocketState
 
 from serving.auth import Caller
-from serving.errors import InvalidRequest, ReplicaLost, ServingError, SessionNotFound, WrongState
+from serving.errors import (
+    InvalidRequest,
+    ReplicaLost,
+    ServingError,
+    SessionNotFound,
+    TooManyRequests,
+    WrongState,
+)
 from serving.gateway.api import SessionAPI
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.formats.document import Json
@@ -152,6 +159,7 @@ class Conversation:
             envelope = open_envelope(message)
             asked = read_message(envelope)
             if isinstance(asked, Request):
+                self._sessions.admit(self._caller)
                 await self._requests.acquire()
                 tasks.create_task(self._answer(asked))
             else:
@@ -196,8 +204,8 @@ class Conversation:
 
 def close_code(error: ServingError) -> int:
     """How a WebSocket ends with `error`: the same may work later, or it will not."""
-    lost = isinstance(error, ReplicaLost)
-    return status.WS_1013_TRY_AGAIN_LATER if lost else status.WS_1008_POLICY_VIOLATION
+    may_work_later = isinstance(error, ReplicaLost | TooManyRequests)
+    return status.WS_1013_TRY_AGAIN_LATER if may_work_later else status.WS_1008_POLICY_VIOLATION
 
 
 @asynccontextmanager

@@ -11,11 +11,16 @@ import grpc.aio
 import pytest
 
 from serving.deployments.grpc_handlers import answered, sent
-from serving.protocol.status import reason_in
+from serving.protocol.status import reason_in, retry_after_in
 
 
 def refused(details: str, method: str) -> tuple[str, str | None]:
     """The reason and the words that a client is told, if a replica answered `details`."""
+    return told(details, method)[:2]
+
+
+def told(details: str, method: str) -> tuple[str, str | None, float | None]:
+    """The same, and after how many seconds to come back."""
 
     async def unary(request: Any, context: Any) -> bytes:
         context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
@@ -27,7 +32,7 @@ def refused(details: str, method: str) -> tuple[str, str | None]:
         context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
         context.set_details(details)
 
-    async def run() -> tuple[str, str | None]:
+    async def run() -> tuple[str, str | None, float | None]:
         server = grpc.aio.server()
         handlers = {
             "unary": grpc.unary_unary_rpc_method_handler(answered(unary)),
@@ -46,7 +51,7 @@ def refused(details: str, method: str) -> tuple[str, str | None]:
                 raise AssertionError("it was not refused")
             except grpc.aio.AioRpcError as error:
                 metadata: Any = error.trailing_metadata()
-                return reason_in(metadata), error.details()
+                return reason_in(metadata), error.details(), retry_after_in(metadata)
             finally:
                 await server.stop(None)
 
@@ -56,6 +61,11 @@ def refused(details: str, method: str) -> tuple[str, str | None]:
 @pytest.mark.parametrize("method", ["unary", "stream"])
 def test_the_reason_becomes_metadata_and_the_words_stay(method: str) -> None:
     assert refused("SLOTS_FULL: all 3: taken", method) == ("SLOTS_FULL", "all 3: taken")
+
+
+@pytest.mark.parametrize("method", ["unary", "stream"])
+def test_when_to_come_back_becomes_metadata(method: str) -> None:
+    assert told("TOO_MANY_REQUESTS 350: slow down", method) == ("TOO_MANY_REQUESTS", "slow down", 0.35)
 
 
 @pytest.mark.parametrize("method", ["unary", "stream"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +37,10 @@ def run(work: Awaitable[None]) -> None:
             await work
 
     asyncio.run(bounded())
+
+
+def cue(frame: int) -> pb.Cue:
+    return pb.Cue(frame=frame, prompts=[pb.WeightedPrompt(text=NOON)])
 
 
 async def opened(manager: SessionService, caller: Caller = ANNA) -> pb.Session:
@@ -118,9 +124,8 @@ def test_a_fork_whose_client_goes_stops_and_leaves_nothing(
         async with cluster(pocket, tmp_path, replicas="a", slots=2) as there:
             manager, bench = there.managers[0], there.benches["a"]
             manager._requests = RequestLog(abandoned_s=0.1)
-            cue = pb.Cue(frame=0, prompts=[pb.WeightedPrompt(text=NOON)])
             options = pb.SessionOptions(height=32, width=48, seed=7, fps=0)
-            session = await manager.create(pb.CreateSessionRequest(options=options, cues=[cue]), ANNA)
+            session = await manager.create(pb.CreateSessionRequest(options=options, cues=[cue(0)]), ANNA)
             await manager.command(session.id, pb.Command(start=pb.Start()), ANNA)
             (copy,) = bench.denoiser._copies.all
             await until(lambda: copy.logic.delivered_frames > 300)
@@ -130,5 +135,38 @@ def test_a_fork_whose_client_goes_stops_and_leaves_nothing(
             forking.cancel()
             await until(lambda: bench.open_runs() == 1)
             assert (bench.denoiser.free, there.copies()) == (1, {"a": 1})
+
+    run(work())
+
+
+def test_commands_that_come_too_often_are_refused_on_their_stream_and_reports_are_not(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        limits = Limits(requests_per_second=0.01, requests_at_once=2)
+        async with cluster(pocket, tmp_path, replicas="a", limits=limits) as there:
+            manager = there.managers[0]
+            session = await opened(manager)
+
+            async def commands() -> AsyncIterator[pb.Command]:
+                yield pb.Command(attach=pb.Attach(session_id=session.id))
+                for number in range(4):
+                    yield pb.Command(id="report", shown=pb.Shown(frame=0))
+                    yield pb.Command(id=str(number), schedule_prompt=cue(9 * number))
+                await asyncio.sleep(60)
+
+            answers: dict[str, pb.Receipt] = {}
+            stream: Any = manager.interact(commands(), ANNA)
+            async with aclosing(stream) as events:
+                async for event in events:
+                    if event.receipt.command_id in "0123" and event.HasField("receipt"):
+                        answers[event.receipt.command_id] = event.receipt
+                    if len(answers) == 4:
+                        break
+            stages = [answers[str(number)].stage for number in range(4)]
+            assert stages == [pb.RECEIPT_STAGE_ACCEPTED] * 2 + [pb.RECEIPT_STAGE_REFUSED] * 2
+            error = answers["3"].error
+            assert (error.reason, error.code) == (pb.ERROR_REASON_TOO_MANY_REQUESTS, 8)
+            assert 50 < error.retry_delay.seconds <= 100
 
     run(work())

@@ -14,6 +14,7 @@ from serving.errors import (
     SessionError,
     SlotsFull,
     TimelineError,
+    TooManyRequests,
 )
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.status import (
@@ -96,3 +97,9 @@ def test_a_code_that_is_not_about_the_request_means_try_again(code: StatusCode) 
 def test_codes_are_known_by_their_numbers() -> None:
     assert [code_numbered(code.value[0]) for code in StatusCode] == list(StatusCode)
     assert code_numbered(99) is StatusCode.UNKNOWN
+
+
+def test_when_to_come_back_survives_a_message() -> None:
+    again = read_error(write_error(TooManyRequests("slow down", 0.2501)))
+    assert isinstance(again, TooManyRequests)
+    assert (str(again), again.retry_after_s) == ("slow down", 0.251)

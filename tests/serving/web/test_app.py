@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 
 from engines.config.presets import preset
 from serving.auth import Tokens
-from serving.config import ServerConfig
+from serving.config import Limits, ServerConfig
 from serving.gateway.recording_store import RecordingStore
 from serving.gateway.session_service import SessionService
 from serving.media.encoder import ChunkEncoder
@@ -23,9 +23,9 @@ from tests.serving.fake_sessions import HEIGHT, WIDTH, paint
 TOKEN = {"authorization": "Bearer geheim"}
 
 
-def client(recordings: Path, tokens: Tokens | None = None) -> TestClient:
+def client(recordings: Path, tokens: Tokens | None = None, **limits: Any) -> TestClient:
     """The application over real sessions, of which none can be opened: there is no denoiser."""
-    config = ServerConfig(recordings=recordings, tokens=tokens or Tokens())
+    config = ServerConfig(recordings=recordings, tokens=tokens or Tokens(), limits=Limits(**limits))
     nobody: Any = None
     return TestClient(web_app(SessionService(nobody, MemoryRegister(), config, preset("pocket").stream, "here")))
 
@@ -110,3 +110,15 @@ def test_a_token_comes_with_the_socket(closed_client: TestClient) -> None:
     with closed_client.websocket_connect("/ws?watch=1", subprotocols=["longtake.v1", token]) as socket:
         assert socket.accepted_subprotocol == "longtake.v1"
         assert socket.receive_json()["data"]["message"].startswith("watch needs a session")
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
+    often = client(tmp_path, requests_per_second=0.4, requests_at_once=1)
+    assert often.get("/recordings/x.mp4").status_code == 404
+    refused = often.get("/recordings/x.mp4")
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
+    assert refused.json()["error"]["reason"] == "TOO_MANY_REQUESTS"
+    with often.websocket_connect("/ws") as socket:
+        error = socket.receive_json()["data"]
+        assert (error["reason"], socket.receive()["code"]) == ("TOO_MANY_REQUESTS", 1013)
+        assert 2 < error["retry_after_s"] < 3

@@ -55,6 +55,9 @@ class Noting:
     def authenticate(self, token: str | None) -> Caller:
         return Caller("")
 
+    def admit(self, caller: Caller) -> None:
+        pass
+
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         self.asked.append(request)
         return standing(pb.SESSION_STATE_READY)

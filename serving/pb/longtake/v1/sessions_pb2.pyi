@@ -70,6 +70,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_REPLICA_LOST: _ClassVar[ErrorReason]
     ERROR_REASON_SESSION_FAILED: _ClassVar[ErrorReason]
     ERROR_REASON_ORIGIN_NOT_ALLOWED: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_REQUESTS: _ClassVar[ErrorReason]
 SESSION_STATE_UNSPECIFIED: SessionState
 SESSION_STATE_CREATED: SessionState
 SESSION_STATE_READY: SessionState
@@ -111,6 +112,7 @@ ERROR_REASON_NOT_ALLOWED: ErrorReason
 ERROR_REASON_REPLICA_LOST: ErrorReason
 ERROR_REASON_SESSION_FAILED: ErrorReason
 ERROR_REASON_ORIGIN_NOT_ALLOWED: ErrorReason
+ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason
 
 class SessionOptions(_message.Message):
     __slots__ = ("model", "seed", "height", "width", "fps", "ahead", "lease")
@@ -615,11 +617,13 @@ class Replaced(_message.Message):
     def __init__(self) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "message", "reason")
+    __slots__ = ("code", "message", "reason", "retry_delay")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    RETRY_DELAY_FIELD_NUMBER: _ClassVar[int]
     code: int
     message: str
     reason: ErrorReason
-    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[_Union[ErrorReason, str]] = ...) -> None: ...
+    retry_delay: _duration_pb2.Duration
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[_Union[ErrorReason, str]] = ..., retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
