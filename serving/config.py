@@ -58,7 +58,7 @@ class Limits:
     recovery_seconds: float = 20.0
     replay_seconds: float = 20.0
     requests_per_second: float = 200.0
-    requests_at_once: int = 1000
+    requests_at_once: int = 4000
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

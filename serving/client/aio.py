@@ -16,7 +16,7 @@ import grpc.aio
 from serving.client.backoff import Backoff
 from serving.client.event_stream import EventStream, refusal_of
 from serving.client.interactive import InteractiveSession, Reports
-from serving.errors import InsecureToken, ReplicaLost, SessionError, SessionNotFound
+from serving.errors import InsecureToken, ReplicaLost, SessionError, SessionNotFound, TooManyRequests
 from serving.hosts import host_of_target, is_loopback
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
@@ -45,9 +45,9 @@ class AsyncClient:
 
     Every method raises the SessionError that the server answers, and ReplicaLost where it cannot be reached or has
     lost the request on the way. What changes something is asked for again, with the same ids, for up to
-    `patience_s`: it is done once. `token` is what the server was told to ask for; `tls` is for a gateway in front.
-    Without `tls` a token is sent to this machine only, unless `insecure` says that others may read it on its way:
-    InsecureToken is raised.
+    `patience_s`: it is done once. What came too often comes again when the server takes it. `token` is what the
+    server was told to ask for; `tls` is for a gateway in front. Without `tls` a token goes to this machine only,
+    unless `insecure` says that others may read it on its way: InsecureToken is raised.
     """
 
     def __init__(
@@ -269,6 +269,18 @@ class AsyncClient:
         return self._reached and isinstance(cause, grpc.aio.AioRpcError) and cause.code() in LOST
 
     async def _call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
+        """The answer; one that says when to come back is waited for, for as long as `patience_s`."""
+        now = asyncio.get_running_loop().time
+        until = now() + self._patience_s
+        while True:
+            try:
+                return await self._call_once(method, request, timeout_s)
+            except TooManyRequests as refused:
+                if now() + refused.retry_after_s > until:
+                    raise
+                await asyncio.sleep(refused.retry_after_s)
+
+    async def _call_once(self, method: Any, request: object, timeout_s: float) -> Any:
         try:
             answer = await method(request, metadata=self.metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:

@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 
 from serving.client.backoff import Backoff
-from serving.errors import FrameOutOfRange, ReplicaLost, SessionError
+from serving.errors import FrameOutOfRange, ReplicaLost, SessionError, TooManyRequests
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.status import error_of, read_error, reason_in, retry_after_in
+from serving.protocol.status import error_of, read_error, reason_in, retry_after_in, retry_after_of
 from serving.protocol.stream_cursor import StreamCursor, Verdict
 
 LOST_AFTER_S = 5.0
@@ -51,7 +51,7 @@ class EventStream:
                 async with aclosing(self._once()) as events:
                     async for event in events:
                         yield event
-            except ReplicaLost as lost:
+            except (ReplicaLost, TooManyRequests) as lost:
                 await self._wait(lost)
 
     async def _once(self) -> AsyncGenerator[pb.Event]:
@@ -106,11 +106,11 @@ class EventStream:
                 return
             yield event
 
-    async def _wait(self, lost: ReplicaLost) -> None:
+    async def _wait(self, lost: ReplicaLost | TooManyRequests) -> None:
         wait_s = self._patience.wait_s(asyncio.get_running_loop().time())
         if wait_s is None:
             seconds = self._patience.seconds
             raise ReplicaLost(
                 f"the stream is lost, and was not there again within {seconds:g} s: {lost}"
             ) from lost
-        await asyncio.sleep(wait_s)
+        await asyncio.sleep(max(wait_s, retry_after_of(lost) or 0.0))

@@ -6,9 +6,9 @@ import asyncio
 from dataclasses import dataclass
 
 from serving.client.backoff import Backoff
-from serving.errors import ReplicaLost, SessionError
+from serving.errors import ReplicaLost, SessionError, TooManyRequests
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.status import read_error
+from serving.protocol.status import read_error, retry_after_of
 
 
 @dataclass
@@ -56,9 +56,10 @@ class PendingCommands:
             pending.answer.set_result(receipt)
         elif receipt.stage == pb.RECEIPT_STAGE_REFUSED:
             error = read_error(receipt.error)
-            wait_s = pending.backoff.wait_s(now) if isinstance(error, ReplicaLost) else None
+            may_work_later = isinstance(error, ReplicaLost | TooManyRequests)
+            wait_s = pending.backoff.wait_s(now) if may_work_later else None
             if wait_s is not None:
-                return wait_s
+                return max(wait_s, retry_after_of(error) or 0.0)
             pending.answer.set_exception(error)
         return None
 

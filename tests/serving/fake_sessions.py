@@ -32,6 +32,7 @@ from serving.errors import (
     ServingError,
     SessionNotFound,
     SlotsFull,
+    TooManyRequests,
     WrongState,
 )
 from serving.gateway.controller_stream import refusal
@@ -43,7 +44,7 @@ from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsServicer, add_Sessi
 from serving.protocol.commands import content_of
 from serving.protocol.convert import write_receipt
 from serving.protocol.paging import page_of
-from serving.protocol.status import REASON_KEY, code_of, reason_of
+from serving.protocol.status import REASON_KEY, RETRY_KEY, code_of, milliseconds, reason_of, retry_after_of
 from serving.session.receipt_log import ReceiptLog
 from serving.session.types import CommandKind, Receipt, Refusal, Stage
 
@@ -84,6 +85,8 @@ class Faults:
     """Commands that are done and whose stream ends without a receipt."""
     commands_unavailable: int = 0
     """Commands that are refused because a replica was lost."""
+    too_often: int = 0
+    """Requests and commands that are refused because they come too often."""
     reports_lost: int = 0
     """Reports of what was shown that come to nothing."""
     requests_lost: int = 0
@@ -315,6 +318,7 @@ def _answering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
     async def answer(self: FakeServer, request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             self.require_token(context)
+            self.require_patience()
             self.lose(request, "requests_lost")
             made = await method(self, request)
             self.lose(request, "answers_lost")
@@ -326,7 +330,10 @@ def _answering(method: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: ServingError) -> None:
-    await context.abort(code_of(error), str(error), ((REASON_KEY, reason_of(error)),))
+    metadata = [(REASON_KEY, reason_of(error))]
+    if (seconds := retry_after_of(error)) is not None:
+        metadata.append((RETRY_KEY, str(milliseconds(seconds))))
+    await context.abort(code_of(error), str(error), tuple(metadata))
 
 
 class _StreamLost(Exception):
@@ -349,6 +356,12 @@ class FakeServer(SessionsServicer):
         metadata = dict(context.invocation_metadata() or ())
         if self._token is not None and metadata.get("authorization") != f"Bearer {self._token}":
             raise NotAllowed("the token is missing or unknown")
+
+    def require_patience(self) -> None:
+        """Raises TooManyRequests, if that is to happen."""
+        if self.faults.too_often:
+            self.faults.too_often -= 1
+            raise TooManyRequests("slow down", 0.01)
 
     def session(self, session_id: str) -> FakeSession:
         """Raises SessionNotFound."""
@@ -513,6 +526,7 @@ class FakeServer(SessionsServicer):
                 if self.faults.commands_unavailable:
                     self.faults.commands_unavailable -= 1
                     raise ReplicaLost("it died over the command")
+                self.require_patience()
                 receipt = session.do(command, steers=steers)
                 if receipt.repeated:
                     subscriber.put_nowait(pb.Event(receipt=receipt))

@@ -12,6 +12,7 @@
 const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 4000;
 const PATIENCE_MS = 60_000;
+const TOO_OFTEN = "TOO_MANY_REQUESTS"; // The reason that says that the same will be taken later.
 const REFUSED = 1008; // The close code that says that trying again will not help.
 
 /** Stages of a receipt that come after the answer. */
@@ -274,8 +275,8 @@ export class Reactor {
   }
 
   /** A session that is not there any more is not looked for again. */
-  #failed({ code }) {
-    if (code !== "UNAVAILABLE") this.#over = true;
+  #failed({ code, reason }) {
+    if (code !== "UNAVAILABLE" && reason !== TOO_OFTEN) this.#over = true;
   }
 
   #answer({ type, data }) {
@@ -283,8 +284,9 @@ export class Reactor {
     const waiting = this.#pending.get(id);
     if (!waiting || LATER.includes(data.stage)) return;
     const refused = type === "receipt" && data.stage === "refused";
-    if (refused && data.error.code === "UNAVAILABLE" && performance.now() - waiting.since < PATIENCE_MS) {
-      setTimeout(() => this.#write(id), FIRST_WAIT_MS);
+    const later = refused && (data.error.code === "UNAVAILABLE" || data.error.reason === TOO_OFTEN);
+    if (later && performance.now() - waiting.since < PATIENCE_MS) {
+      setTimeout(() => this.#write(id), Math.max(FIRST_WAIT_MS, 1000 * (data.error.retry_after_s ?? 0)));
       return;
     }
     this.#pending.delete(id);

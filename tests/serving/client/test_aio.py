@@ -96,7 +96,7 @@ def test_a_cue_in_the_past_names_the_earliest_frame() -> None:
     with_client(work)
 
 
-@pytest.mark.parametrize("fault", ["requests_lost", "answers_lost"])
+@pytest.mark.parametrize("fault", ["requests_lost", "answers_lost", "too_often"])
 def test_what_is_asked_for_is_done_once_though_the_request_or_its_answer_is_lost(fault: str) -> None:
     async def work(client: AsyncClient, server: FakeServer) -> None:
         async def despite(request: Awaitable[Any]) -> Any:

@@ -114,7 +114,7 @@ def test_a_stream_without_even_a_heartbeat_is_lost_and_had_again(monkeypatch: py
     with_client(work)
 
 
-@pytest.mark.parametrize("fault", ["commands_lost", "receipts_lost", "commands_unavailable"])
+@pytest.mark.parametrize("fault", ["commands_lost", "receipts_lost", "commands_unavailable", "too_often"])
 def test_a_command_is_done_once_whether_it_or_its_receipt_was_lost(fault: str) -> None:
     async def work(client: AsyncClient, server: FakeServer) -> None:
         session = await client.create(fps=0)
