@@ -34,8 +34,8 @@ LOOK_S = 5.0
 PATIENCE_S = 30.0
 """How long a lost stream is tried to be had again, and a request whose answer was lost is made again."""
 
-LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
-"""What is answered where the answer itself is lost; INTERNAL is what Serve says of a manager that died over it."""
+LOST = grpc.StatusCode.UNAVAILABLE
+"""What is answered where the answer itself is lost."""
 
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
 
@@ -266,7 +266,7 @@ class AsyncClient:
     def _may_come_back(self, lost: ReplicaLost) -> bool:
         """Whether to ask again. A server that was never there has perhaps another address."""
         cause = lost.__cause__
-        return self._reached and isinstance(cause, grpc.aio.AioRpcError) and cause.code() in LOST
+        return self._reached and isinstance(cause, grpc.aio.AioRpcError) and cause.code() is LOST
 
     async def _call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
         """The answer; one that says when to come back is waited for, for as long as `patience_s`."""

@@ -15,21 +15,37 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Any
 
+from grpc import StatusCode
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+
 from serving.deployments.telemetry.logging_config import SERVE, Refusals
+from serving.errors import ReplicaLost
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
-from serving.protocol.status import REASON_KEY, REASONS, RETRY_KEY
+from serving.protocol.status import REASON_KEY, REASONS, RETRY_KEY, code_numbered
 
 Unary = Callable[[Any, Any], Awaitable[bytes]]
 Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
+
+IN_A_TASK = "ray::"
+"""What the text of an error has in it that was raised in a replica: where. That of a lost replica has no place."""
 
 
 def add_sessions(servicer: Any, server: Any) -> None:
     """Add the service to the gRPC server of a proxy: one of Serve's `grpc_servicer_functions`."""
     # The manager logs refusals.
     logging.getLogger(SERVE).addFilter(Refusals(told=False))
+    _add(add_SessionsServicer_to_server, servicer, server)
+
+
+def add_health(servicer: Any, server: Any) -> None:
+    """The same of `grpc.health.v1`."""
+    _add(add_HealthServicer_to_server, servicer, server)
+
+
+def _add(add: Callable[[Any, Any], Any], servicer: Any, server: Any) -> None:
     handler_of = server.service_handler_factory
     server.service_handler_factory = partial(_handler, handler_of)
-    add_SessionsServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    add(servicer, server)
     server.service_handler_factory = handler_of
 
 
@@ -72,6 +88,23 @@ def _name_reason(context: Any) -> None:
         said = [(REASON_KEY, reason), *([(RETRY_KEY, retry)] if retry else [])]
         context.set_trailing_metadata([*context.trailing_metadata(), *said])
         context.set_details(words)
+    elif _code(context) in (StatusCode.INTERNAL, StatusCode.UNAVAILABLE):
+        _say_in_own_words(context)
+
+
+def _say_in_own_words(context: Any) -> None:
+    """What Serve says itself: of a process that was lost, or of an error that nobody foresaw."""
+    if IN_A_TASK in str(context.details()):
+        context.set_details("an error of the server, which nobody foresaw; its logs say more")
+        return
+    context.set_code(StatusCode.UNAVAILABLE)
+    context.set_details("the process of the server that was to answer is lost, or not there yet; ask again")
+    context.set_trailing_metadata([*context.trailing_metadata(), (REASON_KEY, REASONS[ReplicaLost])])
+
+
+def _code(context: Any) -> StatusCode:
+    code = context.code()
+    return code if isinstance(code, StatusCode) else code_numbered(code)
 
 
 async def _cancel(messages: AsyncGenerator[bytes]) -> None:

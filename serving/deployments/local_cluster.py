@@ -22,7 +22,7 @@ from serving.deployments.worker_setup import worker_setup
 
 SERVICES = [
     "serving.deployments.grpc_handlers.add_sessions",
-    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+    "serving.deployments.grpc_handlers.add_health",
 ]
 
 

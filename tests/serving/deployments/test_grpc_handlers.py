@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -12,6 +12,8 @@ import pytest
 
 from serving.deployments.grpc_handlers import answered, sent
 from serving.protocol.status import reason_in, retry_after_in
+
+LOST_WORDS = "the process of the server that was to answer is lost, or not there yet; ask again"
 
 
 def refused(details: str, method: str) -> tuple[str, str | None]:
@@ -21,18 +23,25 @@ def refused(details: str, method: str) -> tuple[str, str | None]:
 
 def told(details: str, method: str) -> tuple[str, str | None, float | None]:
     """The same, and after how many seconds to come back."""
+    error = answer(details, method, grpc.StatusCode.RESOURCE_EXHAUSTED)
+    metadata: Any = error.trailing_metadata()
+    return reason_in(metadata), error.details(), retry_after_in(metadata)
+
+
+def answer(details: str, method: str, code: grpc.StatusCode) -> grpc.aio.AioRpcError:
+    """What a client is told, if Serve answers so."""
 
     async def unary(request: Any, context: Any) -> bytes:
-        context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        context.set_code(code)
         context.set_details(details)
         return b""
 
     async def stream(request: Any, context: Any) -> AsyncGenerator[bytes]:
         yield b"one"
-        context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+        context.set_code(code)
         context.set_details(details)
 
-    async def run() -> tuple[str, str | None, float | None]:
+    async def run() -> grpc.aio.AioRpcError:
         server = grpc.aio.server()
         handlers = {
             "unary": grpc.unary_unary_rpc_method_handler(answered(unary)),
@@ -50,8 +59,7 @@ def told(details: str, method: str) -> tuple[str, str | None, float | None]:
                         pass
                 raise AssertionError("it was not refused")
             except grpc.aio.AioRpcError as error:
-                metadata: Any = error.trailing_metadata()
-                return reason_in(metadata), error.details(), retry_after_in(metadata)
+                return error
             finally:
                 await server.stop(None)
 
@@ -68,6 +76,26 @@ def test_when_to_come_back_becomes_metadata(method: str) -> None:
     assert told("TOO_MANY_REQUESTS 350: slow down", method) == ("TOO_MANY_REQUESTS", "slow down", 0.35)
 
 
+LOST = "The actor 9376d54375430f0e1de253a001000000 is unavailable: Actor is unavailable.. The task may or may not"
+FAULT = (
+    "\x1b[36mray::ServeReplica:longtake:SessionManager.handle_request()\x1b[39m (pid=7)\nZeroDivisionError: 1 / 0"
+)
+
+
 @pytest.mark.parametrize("method", ["unary", "stream"])
-def test_what_serve_says_itself_has_no_reason(method: str) -> None:
+def test_a_process_that_was_lost_is_unavailable_and_an_error_is_not_and_neither_is_in_words_of_serve(
+    method: str,
+) -> None:
+    code = grpc.StatusCode.INTERNAL
+    lost, fault = answer(LOST, method, code), answer(FAULT, method, code)
+    assert (lost.code(), lost.details()) == (grpc.StatusCode.UNAVAILABLE, LOST_WORDS)
+    assert reason_in(cast(Any, lost.trailing_metadata())) == "REPLICA_LOST"
+    assert (fault.code(), fault.details()) == (
+        code,
+        "an error of the server, which nobody foresaw; its logs say more",
+    )
+
+
+@pytest.mark.parametrize("method", ["unary", "stream"])
+def test_what_else_serve_says_has_no_reason(method: str) -> None:
     assert refused("Request failed: it broke", method) == ("", "Request failed: it broke")
