@@ -57,7 +57,9 @@ def _row(session: pb.Session) -> tuple[str, ...]:
 
 
 def _state(session: pb.Session) -> str:
-    return pb.SessionState.Name(session.state).removeprefix("SESSION_STATE_").lower()
+    state = pb.SessionState.Name(session.state).removeprefix("SESSION_STATE_").lower()
+    waiting = pb.WaitReason.Name(session.waiting).removeprefix("WAIT_REASON_").lower()
+    return f"{state} (waits: {waiting})" if session.waiting else state
 
 
 def _cut(prompt: str) -> str:
@@ -106,6 +108,8 @@ def describe(event: pb.Event) -> str:
             return f"block {chunk.block}: frames {chunk.first_frame} to {last}, {size} bytes"
         case "state":
             return f"{_state(event.state)}: next frame {event.state.next_frame}"
+        case "end":
+            return f"end of the stream: {event.end.message}"
         case "applied":
             prompt = " + ".join(part.text for part in event.applied.cue.prompts)
             return f"frame {event.applied.frame}: {prompt}"

@@ -87,7 +87,7 @@ class EventStream:
             raise read_error(event.error)
         if event.HasField("chunk"):
             self._patience.satisfied()
-        self._ended = event.state.state == pb.SESSION_STATE_ENDED
+        self._ended = self._ended or event.state.state == pb.SESSION_STATE_ENDED
         return event
 
     async def _read(self, call: Any) -> AsyncIterator[pb.Event]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,7 +26,7 @@ from serving.errors import ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import page_of
-from serving.protocol.status import code_of, milliseconds, reason_of, retry_after_of
+from serving.protocol.status import code_of, milliseconds, reason_of, retry_after_of, write_error
 from serving.web.app import web_app
 
 UnaryRpc = Callable[[Any, Any, RayServegRPCContext], Awaitable[Any]]
@@ -60,6 +60,22 @@ def streamed(rpc: Callable[[Any, Any, Caller], AsyncIterator[Any]]) -> StreamRpc
             raise
 
     return _named(call, rpc)
+
+
+async def said(events: AsyncIterator[pb.Event]) -> AsyncIterator[pb.Event]:
+    """The same, and last the error that they end with; one that comes before all events is the status alone."""
+    begun = False
+    try:
+        async for event in events:
+            begun = True
+            yield event
+    except ServingError as error:
+        if begun:
+            yield pb.Event(error=write_error(error))
+        raise
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
 
 
 def _named(call: Any, rpc: Any) -> Any:
@@ -183,12 +199,12 @@ class SessionManagerReplica:
 
     @streamed
     async def Watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
-        async for event in self._sessions.watch(request, caller):
+        async for event in said(self._sessions.watch(request, caller)):
             yield event
 
     @streamed
     async def Interact(self, request: gRPCInputStream[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
-        async for event in self._sessions.interact(request, caller):
+        async for event in said(self._sessions.interact(request, caller)):
             yield event
 
     async def Check(

@@ -84,6 +84,6 @@ class SessionAPI(Protocol):
     def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
         """A session's events for its controller, whose first command is `attach`.
 
-        A refused command is answered by a receipt and ends nothing. The stream ends with the commands.
+        A refused command is answered by a receipt and ends nothing, and nor does the end of the commands.
         """
         ...

@@ -31,24 +31,28 @@ class ControllerStream:
 
     A command waits until the session is `followed`: receipts come with its events, and would be missed. One that
     is refused is answered and ends nothing. Commands go on while nobody reads. Where `events` go on from another
-    stream or replica, receipts that were published in between are missing: those are answered here.
+    stream or replica, receipts that were published in between are missing: those are answered here. The end of the
+    commands ends nothing either: `commands_ended` is called, since no report of what was shown comes any more.
     """
 
     def __init__(
-        self, client_id: str, events: AsyncGenerator[pb.Event], followed: asyncio.Event, apply: Apply
-    ) -> None:
+        self, client_id: str, events: AsyncGenerator[pb.Event], followed: asyncio.Event, apply: Apply,
+        commands_ended: Callable[[], Awaitable[None]],
+    ) -> None:  # fmt: skip
         self._client_id = client_id
         self._events = events
         self._followed = followed
         self._apply = apply
+        self._commands_ended = commands_ended
         self._waiting: asyncio.Queue[pb.Event | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_EVENTS)
         self._refusals = 0
+        self._waiting_for = pb.WAIT_REASON_UNSPECIFIED
         self._passed: deque[str] = deque(maxlen=KEPT_IDS)
         self._expected: deque[tuple[float, pb.Receipt]] = deque(maxlen=KEPT_IDS)
 
     async def run(self, commands: AsyncIterator[pb.Command]) -> AsyncGenerator[pb.Event]:
-        """What the controller is sent, until its commands or the session's events end. Raises what ends them."""
+        """What the controller is sent, until the session's events end. Raises what ends them, or its commands."""
         tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._carry_out(commands))]
         try:
             while (event := await self._next()) is not None:
@@ -56,6 +60,7 @@ class ControllerStream:
             for task in tasks:
                 if task.done() and (failure := task.exception()):
                     raise failure
+            yield session_ended()
         finally:
             for task in tasks:
                 task.cancel()
@@ -70,7 +75,8 @@ class ControllerStream:
             async with asyncio.timeout(HEARTBEAT_S):
                 event = await self._waiting.get()
         except TimeoutError:
-            return pb.Event(heartbeat=pb.Heartbeat())
+            lost = pb.WAIT_REASON_REPLICA
+            return pb.Event(heartbeat=pb.Heartbeat(waiting=self._waiting_for if self._followed.is_set() else lost))
         if event is not None and event.seq == 0 and event.HasField("receipt"):
             self._refusals -= 1
         else:
@@ -80,6 +86,8 @@ class ControllerStream:
     async def _watch(self) -> None:
         try:
             async for event in self._events:
+                if event.HasField("state"):
+                    self._waiting_for = event.state.waiting
                 if event.receipt.stage == pb.RECEIPT_STAGE_ACCEPTED:
                     self._passed.append(event.receipt.command_id)
                 await self._room.acquire()
@@ -101,8 +109,10 @@ class ControllerStream:
                         self._answer(receipt)
                     elif receipt.command_id:
                         self._expected.append((_now() + MISSED_S, receipt))
-        finally:
+            await self._commands_ended()
+        except BaseException:
             self._waiting.put_nowait(None)
+            raise
 
     def _missed(self) -> pb.Receipt | None:
         """A receipt that did not come."""
@@ -119,6 +129,11 @@ class ControllerStream:
         if self._refusals > MOST_REFUSALS:
             raise LimitReached(f"{MOST_REFUSALS} refused commands wait for this stream; read it faster")
         self._waiting.put_nowait(pb.Event(receipt=receipt))
+
+
+def session_ended() -> pb.Event:
+    """The last event of a stream whose session is over."""
+    return pb.Event(end=pb.StreamEnd(reason=pb.STREAM_END_REASON_SESSION_ENDED, message="the session has ended"))
 
 
 def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:

@@ -280,7 +280,11 @@ class SessionService(SessionAPI):
                 self.admit(caller)
             return await self._command(session_id, command, steers=True)
 
-        stream = ControllerStream(client_id, events, followed, apply)
+        async def commands_ended() -> None:
+            with suppress(SessionNotFound, ReplicaLost):  # The stream of events says so.
+                await self._relay.ask(session_id, "reports_ended", client_id)
+
+        stream = ControllerStream(client_id, events, followed, apply, commands_ended)
         async with aclosing(stream.run(commands)) as answers:
             async for event in answers:
                 yield event

@@ -9,6 +9,7 @@ from contextlib import aclosing
 from typing import Any
 
 from serving.errors import ServingError, SessionFailed
+from serving.gateway.controller_stream import session_ended
 from serving.gateway.event_relay import Audience, EventRelay
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_broadcast import EventBroadcast, Reader
@@ -55,7 +56,9 @@ class Spectators:
                     overlaps = overlaps and not event.HasField("chunk")
                     yield event
                 if asyncio.get_running_loop().time() > ends:
+                    yield _lasted(seconds)
                     return
+            yield session_ended()
         finally:
             shared.leave(reader)
             if shared.is_over and self._streams.get(session_id) is shared:
@@ -79,6 +82,7 @@ class SharedStream:
         self._broadcast = EventBroadcast()
         self._stands = asyncio.Event()
         self._is_quiet = True
+        self._waiting_for = pb.WAIT_REASON_UNSPECIFIED
         self._pump = asyncio.create_task(self._run())
         self._beat = asyncio.create_task(self._beats())
 
@@ -119,6 +123,8 @@ class SharedStream:
             async with aclosing(events):
                 async for event in events:
                     self._is_quiet = False
+                    if event.HasField("state"):
+                        self._waiting_for = event.state.waiting
                     self._broadcast.put(event)
         except ServingError as error:
             failure = error
@@ -130,9 +136,14 @@ class SharedStream:
 
     async def _beats(self) -> None:
         """Tell the viewers, where nothing else does, that the stream is there."""
-        beat = pb.Event(heartbeat=pb.Heartbeat())
         while not self._pump.done():
             await asyncio.sleep(HEARTBEAT_S)
             if self._is_quiet:
-                self._broadcast.put(beat)
+                waiting = self._waiting_for if self._stands.is_set() else pb.WAIT_REASON_REPLICA
+                self._broadcast.put(pb.Event(heartbeat=pb.Heartbeat(waiting=waiting)))
             self._is_quiet = True
+
+
+def _lasted(seconds: float) -> pb.Event:
+    message = f"a stream lasts {seconds:g} s; watch again from the next frame"
+    return pb.Event(end=pb.StreamEnd(reason=pb.STREAM_END_REASON_TIME_LIMIT, message=message))

@@ -40,6 +40,9 @@ class StreamCursor:
             return Verdict.NEWS
         if event.HasField("heartbeat"):
             return Verdict.OLD
+        if event.HasField("end"):
+            over = event.end.reason == pb.STREAM_END_REASON_SESSION_ENDED
+            return Verdict.NEWS if over else Verdict.OLD
         if self.take is not None and event.take < self.take:
             return Verdict.OLD
         if self._begins_take(event.take) and self._reopened:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.config.geometry import FRAMES_PER_SECOND, BlockLengths
+from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, BlockLengths
 from serving.errors import InvalidRequest
 from serving.media.playout_clock import Clock
 
@@ -12,6 +12,9 @@ MAX_AHEAD_BLOCKS = 64
 MAX_FPS = 60
 UNREPORTED_BLOCKS = 32
 """How far an unpaced session runs for a viewer who reports nothing."""
+
+PATIENCE_S = 2.0
+"""A session that waits for longer, and for longer than two of its blocks last, says for what."""
 
 
 def _require(holds: bool, problem: str) -> None:
@@ -26,6 +29,11 @@ class Pace:
     fps: int = FRAMES_PER_SECOND
     ahead: int = 1
     lease_s: float = 60.0
+
+    def patience_s(self, blocks: BlockLengths) -> float:
+        """How long a session waits before it says for what: longer than from one block to the next."""
+        block_s = TEMPORAL_FACTOR * blocks.later / self.fps if self.fps else 0.0
+        return max(PATIENCE_S, 2 * block_s)
 
     def __post_init__(self) -> None:
         _require(0 <= self.fps <= MAX_FPS, f"fps is {self.fps}; it must be within 0..{MAX_FPS}, 0 being unpaced")
@@ -50,15 +58,24 @@ class Position:
         return self._reported is not None
 
     def shown(self, delivered: int, now: float) -> int:
-        """The last frame shown of the first `delivered` ones; -1 before the first."""
-        seen = int(self._clock.at(now)) if self._reported is None else self._reported[0]
-        return min(delivered - 1, seen)
+        """The last frame shown of the first `delivered` ones; -1 before the first.
+
+        Where nobody reports and no clock runs that is the last one that a viewer can have seen.
+        """
+        return delivered - 1 if self._is_unknown else self._known(delivered, now)
 
     def last_block(self, delivered: int, blocks: BlockLengths, now: float) -> int:
-        """The last block that may be begun, by what has been shown of the first `delivered` frames."""
-        unreported = self._pace.fps == 0 and self._reported is None
-        shown_block = blocks.block_at(max(self.shown(delivered, now), 0) + 1) - 1
-        return shown_block + (UNREPORTED_BLOCKS if unreported else self._pace.ahead)
+        """The last block that may be begun, by what is known to have been shown of `delivered` frames."""
+        shown_block = blocks.block_at(max(self._known(delivered, now), 0) + 1) - 1
+        return shown_block + (UNREPORTED_BLOCKS if self._is_unknown else self._pace.ahead)
+
+    @property
+    def _is_unknown(self) -> bool:
+        return self._pace.fps == 0 and self._reported is None
+
+    def _known(self, delivered: int, now: float) -> int:
+        seen = int(self._clock.at(now)) if self._reported is None else self._reported[0]
+        return min(delivered - 1, seen)
 
     def expects(self, frame: int) -> float | None:
         """When `frame` is to be on screen; None where nothing is known of it."""

@@ -13,7 +13,17 @@ from serving.session.pacing import Pace, Position
 from serving.session.receipt_log import ReceiptLog
 from serving.session.rewinding import rewound
 from serving.session.transitions import step_at, steps_before
-from serving.session.types import Applied, BlockPlan, CommandKind, Pending, Receipt, SessionRecord, Stage, State
+from serving.session.types import (
+    Applied,
+    BlockPlan,
+    CommandKind,
+    Pending,
+    Receipt,
+    SessionRecord,
+    Stage,
+    State,
+    Waiting,
+)
 from serving.timeline.cue import Blend, Cue, Transition
 
 __all__ = [
@@ -250,6 +260,14 @@ class Session:
         if self._position.is_reported or target >= self.delivered_frames:
             return None
         return self._position.expects(target)
+
+    def waits_for(self, now: float) -> Waiting:
+        """What has to happen before the next block is due; UNSPECIFIED where that is a matter of time."""
+        if self.state is not State.RUNNING or self.due(now) is not None:
+            return Waiting.UNSPECIFIED
+        if self._position.is_reported or self.pace.fps == 0:
+            return Waiting.SHOWN
+        return Waiting.UNSPECIFIED if self.viewers else Waiting.VIEWER
 
     def deadline(self, now: float) -> float:
         """When the next block is to be on screen; a fresh session's is when it began to wait.

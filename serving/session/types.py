@@ -34,6 +34,7 @@ class CommandKind(Enum):
     RESUME = 6
     RESET = 7
     ATTACH = 8
+    SHOWN = 9
 
 
 class Stage(Enum):
@@ -43,6 +44,16 @@ class Stage(Enum):
     APPLIED = 2
     REFUSED = 3
     DROPPED = 4
+
+
+class Waiting(Enum):
+    """What the next block of a running session waits for; numbers are the protocol's."""
+
+    UNSPECIFIED = 0
+    PROMPT = 1
+    SHOWN = 2
+    VIEWER = 3
+    SERVER = 4
 
 
 @dataclass(frozen=True)

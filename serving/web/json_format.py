@@ -95,6 +95,7 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "applied_count": session.applied_count,
         "viewers": session.viewers,
         "recording": session.recording or None,
+        "waiting": waiting_json(session.waiting),
     }
     settings: dict[str, Json] = {
         "model": options.model,
@@ -106,6 +107,11 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "lease_s": options.lease.ToMilliseconds() / 1000,
     }
     return data | settings
+
+
+def waiting_json(reason: pb.WaitReason) -> Json:
+    """What a session waits for, null for nothing."""
+    return pb.WaitReason.Name(reason).removeprefix("WAIT_REASON_").lower() if reason else None
 
 
 def timeline_json(read: ReadTimeline) -> dict[str, Json]:

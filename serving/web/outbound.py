@@ -13,7 +13,14 @@ import struct
 from serving.media.chunk import FRAMES_PER_SECOND
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.formats.document import Json
-from serving.web.json_format import applied_json, cue_text, receipt_json, session_json, wire_error_json
+from serving.web.json_format import (
+    applied_json,
+    cue_text,
+    receipt_json,
+    session_json,
+    waiting_json,
+    wire_error_json,
+)
 from serving.web.segments import SegmentCache
 
 HEAD = struct.Struct(">4IQ")
@@ -66,8 +73,14 @@ class EventWriter:
                 return [self._text("gap", {"first_frame": event.gap.first_frame, "frames": event.gap.frames})]
             case "error":
                 return [self._text("error", wire_error_json(event.error))]
-            case "replaced" | "heartbeat" as name:
-                return [self._text(name, {})]
+            case "heartbeat":
+                waiting = event.heartbeat.waiting
+                return [self._text("heartbeat", {"waiting": waiting_json(waiting)} if waiting else {})]
+            case "replaced":
+                return [self._text("replaced", {})]
+            case "end":
+                reason = pb.StreamEndReason.Name(event.end.reason).removeprefix("STREAM_END_REASON_").lower()
+                return [self._text("end", {"reason": reason, "message": event.end.message})]
             case _:
                 return []
 
@@ -98,10 +111,10 @@ class EventWriter:
         return self._text("progress", data)
 
     def _receipt(self, receipt: pb.Receipt) -> list[str]:
-        # `shown` has no receipt: a report that is refused was overtaken by a reset.
-        if receipt.command == pb.COMMAND_KIND_UNSPECIFIED:
-            return []
         messages = [self._text("receipt", receipt_json(receipt))]
+        # A report that is refused was overtaken by a reset: nobody need be told so in words.
+        if receipt.command == pb.COMMAND_KIND_SHOWN:
+            return messages
         if receipt.stage == pb.RECEIPT_STAGE_REFUSED:
             messages.append(self._happened("error", receipt.frame, message=receipt.error.message))
         elif receipt.stage == pb.RECEIPT_STAGE_ACCEPTED and receipt.command in _DONE:

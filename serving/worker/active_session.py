@@ -26,6 +26,7 @@ from serving.protocol.convert import write_applied, write_cue, write_receipt
 from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
 from serving.session.state_machine import BlockPlan, Receipt, Session
+from serving.session.types import Waiting
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 
@@ -62,6 +63,8 @@ class ActiveSession:
     recording: str = ""
     asked_now: dict[int, float] = field(default_factory=dict)
     delivered_at: float | None = None
+    waiting: Waiting = Waiting.UNSPECIFIED
+    stands_since: tuple[float, object] = (0.0, None)
     answering_command: bool = False
     behind_receipts: list[pb.Event] = field(default_factory=list)
     ending: bool = False
@@ -117,6 +120,24 @@ class ActiveSession:
         wanted = set(keep) | set(self.upcoming_texts(2))
         for text in [text for text in self.prompts if text not in wanted]:
             del self.prompts[text]
+
+    def look_at_waiting(self, now: float) -> None:
+        """Tell everybody what the session waits for, once it has for long, and that it goes on."""
+        found = self._waits_for(now)
+        standing = found, self.logic.next_block, self.logic.delivered_frames
+        if standing != self.stands_since[1]:
+            self.stands_since = now, standing
+        if now - self.stands_since[0] < self.spec.pace.patience_s(self.config.blocks):
+            found = Waiting.UNSPECIFIED
+        if found is not self.waiting:
+            self.waiting = found
+            self.publish_state()
+
+    def _waits_for(self, now: float) -> Waiting:
+        due = self.logic.due(now)
+        if due is None or due > now:
+            return self.logic.waits_for(now)
+        return Waiting.SERVER if self.has_prompts() else Waiting.PROMPT
 
     # What subscribers see
 
@@ -256,6 +277,7 @@ class ActiveSession:
             applied_count=len(logic.applied),
             viewers=sum(found.viewers for found in self.subscribers if found.role.watches),
             recording=self.recording,
+            waiting=pb.WaitReason.Name(self.waiting.value),
             oldest_frame=self.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
             replica=self.replica,

@@ -234,6 +234,8 @@ class Denoiser:
                     lease = session.spec.pace.lease_s
                     failure = SessionNotFound(f"the session ended: nobody came for {lease:g} s")
                     self._copies.end(session, failure)
+                elif self._copies.has_lease(session):
+                    session.look_at_waiting(now)
             self._streams.close_expired(now)
 
     # Questions
@@ -258,6 +260,13 @@ class Denoiser:
     async def command(self, attempt: str, command: pb.Command, *, steers: bool = False) -> pb.Receipt:
         """As `CommandHandler.handle`."""
         return await self._commands.handle(attempt, command, steers=steers)
+
+    def reports_ended(self, attempt: str, client_id: str) -> None:
+        """A controller will report no more of what was shown: if it steers, the clock goes on in its place."""
+        session = self._copies.leased(attempt)
+        if session.logic.controller == client_id:
+            session.logic.reports_ended(_now())
+            self._loop.wake()
 
     # Streams
 

@@ -111,6 +111,9 @@ class DenoiserReplica:
         receipt = await self._here().command(attempt, pb.Command.FromString(command), steers=steers)
         return receipt.SerializeToString()
 
+    async def reports_ended(self, attempt: str, client_id: str) -> None:
+        self._here().reports_ended(attempt, client_id)
+
     async def subscribe(
         self,
         attempt: str,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
+from serving.errors import InvalidRequest
 from serving.gateway import controller_stream
 from serving.gateway.controller_stream import ControllerStream
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -43,7 +45,10 @@ def receipts(*, published: bool) -> list[pb.Receipt]:
             done.set()
             return accepted(command.id)
 
-        stream = ControllerStream("a client", session(done), followed, apply)
+        async def never() -> None:
+            raise AssertionError("the client sends on")
+
+        stream = ControllerStream("a client", session(done), followed, apply, never)
         return [event.receipt async for event in stream.run(commands()) if event.HasField("receipt")]
 
     return asyncio.run(steer())
@@ -57,3 +62,70 @@ def test_a_command_is_answered_though_its_receipt_was_lost_between_two_streams()
 def test_a_receipt_that_came_is_not_sent_again() -> None:
     (answer,) = receipts(published=True)
     assert not answer.repeated
+
+
+def test_a_client_that_sends_no_more_is_sent_all_events_until_the_session_ends() -> None:
+    async def session() -> AsyncGenerator[pb.Event]:
+        for number in range(3):
+            await asyncio.sleep(0.05)
+            yield pb.Event(seq=number, progress=pb.Progress())
+
+    async def commands() -> AsyncGenerator[pb.Command]:
+        yield pb.Command(id="one", pause=pb.Pause())
+
+    async def steer() -> tuple[list[str | None], list[str]]:
+        followed, said = asyncio.Event(), list[str]()
+        followed.set()
+
+        async def apply(command: pb.Command) -> pb.Receipt:
+            said.append("command")
+            return pb.Receipt()
+
+        async def ended() -> None:
+            said.append("no more commands")
+
+        stream = ControllerStream("a client", session(), followed, apply, ended)
+        return [event.WhichOneof("event") async for event in stream.run(commands())], said
+
+    events, said = asyncio.run(steer())
+    assert [event for event in events if event != "heartbeat"] == ["progress"] * 3 + ["end"]
+    assert said == ["command", "no more commands"]
+
+
+def test_commands_that_end_with_an_error_end_the_stream_with_it() -> None:
+    async def session() -> AsyncGenerator[pb.Event]:
+        yield pb.Event(state=pb.Session())
+        await asyncio.Future()
+
+    async def commands() -> AsyncGenerator[pb.Command]:
+        raise InvalidRequest("no command")
+        yield
+
+    async def steer() -> None:
+        followed = asyncio.Event()
+        stream: Any = ControllerStream("a client", session(), followed, Any, Any)  # type: ignore[arg-type]
+        async for _ in stream.run(commands()):
+            pass
+
+    with pytest.raises(InvalidRequest, match="no command"):
+        asyncio.run(steer())
+
+
+@pytest.mark.parametrize(("lost", "waiting"), [(False, pb.WAIT_REASON_SHOWN), (True, pb.WAIT_REASON_REPLICA)])
+def test_a_heartbeat_says_what_the_session_waits_for(lost: bool, waiting: int) -> None:
+    async def session() -> AsyncGenerator[pb.Event]:
+        yield pb.Event(state=pb.Session(waiting=pb.WAIT_REASON_SHOWN))
+        await asyncio.sleep(0.2)
+
+    async def commands() -> AsyncGenerator[pb.Command]:
+        await asyncio.Future()
+        yield pb.Command()
+
+    async def steer() -> list[int]:
+        followed = asyncio.Event()
+        if not lost:
+            followed.set()
+        stream: Any = ControllerStream("a client", session(), followed, Any, Any)  # type: ignore[arg-type]
+        return [event.heartbeat.waiting async for event in stream.run(commands()) if event.HasField("heartbeat")]
+
+    assert set(asyncio.run(steer())) == {waiting}

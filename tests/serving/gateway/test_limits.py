@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import aclosing
 from pathlib import Path
@@ -118,7 +119,7 @@ def test_a_request_that_is_made_again_through_another_manager_takes_no_second_pl
 
 @pytest.mark.parametrize("ids", [{}, {"client_id": "ann", "command_id": "1"}], ids=["without ids", "with ids"])
 def test_a_fork_whose_client_goes_stops_and_leaves_nothing(
-    pocket: OpenedModel, tmp_path: Path, ids: dict[str, str]
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: dict[str, str]
 ) -> None:
     async def work() -> None:
         async with cluster(pocket, tmp_path, replicas="a", slots=2) as there:
@@ -129,6 +130,13 @@ def test_a_fork_whose_client_goes_stops_and_leaves_nothing(
             await manager.command(session.id, pb.Command(start=pb.Start()), ANNA)
             (copy,) = bench.denoiser._copies.all
             await until(lambda: copy.logic.delivered_frames > 300)
+            whole = bench.generator.generate
+
+            def slow(*streams: Any) -> Any:
+                time.sleep(0.2)
+                return whole(*streams)
+
+            monkeypatch.setattr(bench.generator, "generate", slow)
             request = pb.ForkSessionRequest(session_id=session.id, frame=290, **ids)
             forking = asyncio.create_task(manager.fork(request, ANNA))
             await until(lambda: bench.open_runs() == 2)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from serving.config import Limits
 from serving.errors import FrameOutOfRange, SessionNotFound
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -128,6 +129,7 @@ def test_viewers_are_told_when_their_session_ends(pocket: OpenedModel, tmp_path:
                 await viewer.task
                 states = [event.state.state for event in viewer.events if event.HasField("state")]
                 assert states[-1] == pb.SESSION_STATE_ENDED
+                assert viewer.events[-1].end.reason == pb.STREAM_END_REASON_SESSION_ENDED
             with pytest.raises(SessionNotFound):
                 await Viewer(manager, session).task
 
@@ -143,5 +145,17 @@ def test_a_viewer_of_a_session_where_nothing_happens_hears_heartbeats(pocket: Op
             viewer = Viewer(manager, session)
             await until(lambda: sum(event.HasField("heartbeat") for event in viewer.events) >= 2)
             viewer.task.cancel()
+
+    run(wait())
+
+
+def test_a_stream_that_has_lasted_long_enough_says_so(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def wait() -> None:
+        limits = Limits(stream_seconds=0.5)
+        async with cluster(pocket, tmp_path, replicas="a", limits=limits) as there:
+            viewer = Viewer(there.managers[0], await started(there.managers[0]))
+            await viewer.task
+            assert viewer.events[-1].end.reason == pb.STREAM_END_REASON_TIME_LIMIT
+            assert viewer.events[-1].end.message == "a stream lasts 0.5 s; watch again from the next frame"
 
     run(wait())

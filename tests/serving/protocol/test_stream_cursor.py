@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from serving.client.backoff import Backoff
@@ -91,3 +93,13 @@ def test_frames_satisfy(seconds: float) -> None:
     for now in range(100):
         assert patience.wait_s(now) == 0.05
         patience.satisfied()
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [(pb.STREAM_END_REASON_SESSION_ENDED, Verdict.NEWS), (pb.STREAM_END_REASON_TIME_LIMIT, Verdict.OLD)],
+)
+def test_the_end_of_a_stream_is_news_if_the_session_ends_with_it(reason: Any, verdict: Verdict) -> None:
+    viewing = StreamCursor(0)
+    viewing.judge(state(take=3))
+    assert viewing.judge(pb.Event(end=pb.StreamEnd(reason=reason))) is verdict

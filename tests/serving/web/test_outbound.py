@@ -163,3 +163,18 @@ def test_segments_are_kept_up_to_a_number_of_bytes() -> None:
         for event in events:
             assert segments.of(session, event).frames == 12
         assert len(segments._segments) == kept
+
+
+def test_what_a_session_waits_for_and_why_a_stream_ended_are_said_in_words() -> None:
+    waiting = pb.Event(state=pb.Session(state=pb.SESSION_STATE_RUNNING, waiting=pb.WAIT_REASON_SHOWN))
+    assert written(opened(), waiting)[0][1]["waiting"] == "shown"
+    lost = pb.Event(heartbeat=pb.Heartbeat(waiting=pb.WAIT_REASON_REPLICA))
+    assert written(opened(), lost) == [("heartbeat", {"waiting": "replica"})]
+    end = pb.StreamEnd(reason=pb.STREAM_END_REASON_TIME_LIMIT, message="it lasts 600 s")
+    assert written(opened(), pb.Event(end=end)) == [("end", {"reason": "time_limit", "message": "it lasts 600 s"})]
+
+
+def test_a_report_that_was_refused_is_answered_without_an_error_for_people() -> None:
+    refused = pb.Receipt(command=pb.COMMAND_KIND_SHOWN, stage=pb.RECEIPT_STAGE_REFUSED, error=pb.Error(code=3))
+    ((type, data),) = written(opened(), pb.Event(receipt=refused))
+    assert (type, data["command"], data["stage"]) == ("receipt", "shown", "refused")

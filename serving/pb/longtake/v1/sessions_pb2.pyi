@@ -21,6 +21,15 @@ class SessionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_STATE_PAUSED: _ClassVar[SessionState]
     SESSION_STATE_ENDED: _ClassVar[SessionState]
 
+class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    WAIT_REASON_UNSPECIFIED: _ClassVar[WaitReason]
+    WAIT_REASON_PROMPT: _ClassVar[WaitReason]
+    WAIT_REASON_SHOWN: _ClassVar[WaitReason]
+    WAIT_REASON_VIEWER: _ClassVar[WaitReason]
+    WAIT_REASON_SERVER: _ClassVar[WaitReason]
+    WAIT_REASON_REPLICA: _ClassVar[WaitReason]
+
 class TransitionMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TRANSITION_METHOD_UNSPECIFIED: _ClassVar[TransitionMethod]
@@ -43,6 +52,7 @@ class CommandKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COMMAND_KIND_RESUME: _ClassVar[CommandKind]
     COMMAND_KIND_RESET: _ClassVar[CommandKind]
     COMMAND_KIND_ATTACH: _ClassVar[CommandKind]
+    COMMAND_KIND_SHOWN: _ClassVar[CommandKind]
 
 class ReceiptStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -51,6 +61,12 @@ class ReceiptStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RECEIPT_STAGE_APPLIED: _ClassVar[ReceiptStage]
     RECEIPT_STAGE_REFUSED: _ClassVar[ReceiptStage]
     RECEIPT_STAGE_DROPPED: _ClassVar[ReceiptStage]
+
+class StreamEndReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STREAM_END_REASON_UNSPECIFIED: _ClassVar[StreamEndReason]
+    STREAM_END_REASON_SESSION_ENDED: _ClassVar[StreamEndReason]
+    STREAM_END_REASON_TIME_LIMIT: _ClassVar[StreamEndReason]
 
 class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -77,6 +93,12 @@ SESSION_STATE_READY: SessionState
 SESSION_STATE_RUNNING: SessionState
 SESSION_STATE_PAUSED: SessionState
 SESSION_STATE_ENDED: SessionState
+WAIT_REASON_UNSPECIFIED: WaitReason
+WAIT_REASON_PROMPT: WaitReason
+WAIT_REASON_SHOWN: WaitReason
+WAIT_REASON_VIEWER: WaitReason
+WAIT_REASON_SERVER: WaitReason
+WAIT_REASON_REPLICA: WaitReason
 TRANSITION_METHOD_UNSPECIFIED: TransitionMethod
 TRANSITION_METHOD_LINEAR: TransitionMethod
 TRANSITION_METHOD_SLERP: TransitionMethod
@@ -91,11 +113,15 @@ COMMAND_KIND_PAUSE: CommandKind
 COMMAND_KIND_RESUME: CommandKind
 COMMAND_KIND_RESET: CommandKind
 COMMAND_KIND_ATTACH: CommandKind
+COMMAND_KIND_SHOWN: CommandKind
 RECEIPT_STAGE_UNSPECIFIED: ReceiptStage
 RECEIPT_STAGE_ACCEPTED: ReceiptStage
 RECEIPT_STAGE_APPLIED: ReceiptStage
 RECEIPT_STAGE_REFUSED: ReceiptStage
 RECEIPT_STAGE_DROPPED: ReceiptStage
+STREAM_END_REASON_UNSPECIFIED: StreamEndReason
+STREAM_END_REASON_SESSION_ENDED: StreamEndReason
+STREAM_END_REASON_TIME_LIMIT: StreamEndReason
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_REQUEST: ErrorReason
 ERROR_REASON_INVALID_TIMELINE: ErrorReason
@@ -133,7 +159,7 @@ class SessionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count")
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "waiting")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +176,7 @@ class Session(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     APPLIED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: SessionState
     options: SessionOptions
@@ -166,7 +193,8 @@ class Session(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     replica: str
     applied_count: int
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ...) -> None: ...
+    waiting: WaitReason
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., waiting: _Optional[_Union[WaitReason, str]] = ...) -> None: ...
 
 class WeightedPrompt(_message.Message):
     __slots__ = ("text", "weight")
@@ -511,7 +539,7 @@ class Shown(_message.Message):
     def __init__(self, frame: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("take", "seq", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error", "heartbeat", "replaced")
+    __slots__ = ("take", "seq", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error", "heartbeat", "replaced", "end")
     TAKE_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -524,6 +552,7 @@ class Event(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
     take: int
     seq: int
     chunk: Chunk
@@ -536,7 +565,8 @@ class Event(_message.Message):
     error: Error
     heartbeat: Heartbeat
     replaced: Replaced
-    def __init__(self, take: _Optional[int] = ..., seq: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ...) -> None: ...
+    end: StreamEnd
+    def __init__(self, take: _Optional[int] = ..., seq: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("block", "first_frame", "units")
@@ -609,8 +639,18 @@ class Gap(_message.Message):
     def __init__(self, first_frame: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("waiting",)
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    waiting: WaitReason
+    def __init__(self, waiting: _Optional[_Union[WaitReason, str]] = ...) -> None: ...
+
+class StreamEnd(_message.Message):
+    __slots__ = ("reason", "message")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    reason: StreamEndReason
+    message: str
+    def __init__(self, reason: _Optional[_Union[StreamEndReason, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Replaced(_message.Message):
     __slots__ = ()

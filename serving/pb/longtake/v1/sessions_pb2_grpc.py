@@ -312,7 +312,9 @@ class SessionsServicer:
     def Interact(self, request_iterator, context):
         """Streams a session to its one controller and takes its commands. The first command is `attach`. A controller that
         attaches later takes over from the one before it, which is sent `replaced` and is a spectator from then on: its
-        stream goes on, its commands are refused. A refused command is answered by a receipt and ends nothing.
+        stream goes on, its commands are refused. A refused command is answered by a receipt and ends nothing. A client that
+        sends no more commands (half-closes the stream) goes on being sent events until the session ends; a clock stands in
+        for its `shown` reports then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
