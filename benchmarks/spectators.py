@@ -37,7 +37,7 @@ from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import write_chunk
 from serving.replication.leases import RenewAnswer
-from serving.replication.messages import Item, Role
+from serving.replication.messages import Item, Joined, Role
 from serving.replication.register import MemoryRegister, Owner
 from serving.web.outbound import EventWriter
 from serving.web.segments import SegmentCache
@@ -89,7 +89,7 @@ class FakeReplicas:
         """Renewals, and what a viewer is sent first."""
         if method == "renew":
             return RenewAnswer(asyncio.get_running_loop().time(), (), ())
-        return [_state(arguments[0])] if method == "kept_events" else None
+        return Joined(1000, [_state(arguments[0])]) if method == "join_viewers" else None
 
     async def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Item]:
         """The events of a session."""

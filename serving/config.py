@@ -57,6 +57,7 @@ class Limits:
     snapshot_bytes: int = 64 << 20
     recovery_seconds: float = 20.0
     replay_seconds: float = 20.0
+    viewers_per_session: int = 1000
     requests_per_second: float = 200.0
     requests_at_once: int = 4000
 

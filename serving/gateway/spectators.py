@@ -8,13 +8,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
-from serving.errors import ServingError, SessionFailed
+from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionFailed
+from serving.gateway.arrivals import ROUND_S, Arrivals
 from serving.gateway.controller_stream import session_ended
 from serving.gateway.event_relay import Audience, EventRelay
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_broadcast import EventBroadcast, Reader
 from serving.protocol.stream_cursor import RelayCursor
-from serving.replication.messages import Role
+from serving.replication.messages import Joined, Role
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,8 @@ class Spectators:
         """A session's events, its state first, for at least `seconds`; a heartbeat where nothing happens for one.
 
         `admit` raises for who may not. What was kept from `from_frame` on is asked for once the shared stream
-        stands, so that nothing is missed between the two; what comes twice is left out.
+        stands, so that nothing is missed between the two; what comes twice is left out. Raises LimitReached where
+        the session has all the viewers that it may have.
         """
         await admit()
         shared = self._streams.get(session_id)
@@ -45,7 +47,7 @@ class Spectators:
         ends = asyncio.get_running_loop().time() + seconds
         try:
             await shared.stands()
-            for event in await self._kept(session_id, from_frame):
+            for event in await shared.admitted(reader, from_frame):
                 cursor.accept(event)
                 yield event
             while events := await reader.batch():
@@ -64,10 +66,6 @@ class Spectators:
             if shared.is_over and self._streams.get(session_id) is shared:
                 del self._streams[session_id]
 
-    async def _kept(self, session_id: str, from_frame: int | None) -> list[pb.Event]:
-        kept: list[bytes] = await self._relay.ask(session_id, "kept_events", from_frame)
-        return [pb.Event.FromString(event) for event in kept]
-
 
 class SharedStream:
     """One stream of a session's replica, whose events go to every viewer as they are."""
@@ -79,6 +77,9 @@ class SharedStream:
         self._session_id = session_id
         self._beside = beside
         self._audience = Audience(0)
+        self._admitted: set[Reader] = set()
+        self._arrivals = Arrivals(self._ask)
+        self._is_telling = False
         self._broadcast = EventBroadcast()
         self._stands = asyncio.Event()
         self._is_quiet = True
@@ -94,27 +95,53 @@ class SharedStream:
     def join(self) -> Reader:
         """One more viewer, who gets what comes from now on."""
         reader = self._broadcast.join()
-        self._count()
+        self._audience.viewers = len(self._broadcast.readers)
         return reader
 
     def leave(self, reader: Reader) -> None:
         """One viewer less; with the last one the stream ends."""
         reader.leave()
-        self._count()
+        self._admitted.discard(reader)
+        self._audience.viewers = len(self._broadcast.readers)
         if not self._audience.viewers:
             self._pump.cancel()
             self._beat.cancel()
+        elif self._stands.is_set() and not self._is_telling:
+            self._is_telling = True
+            self._beside(self._tell())
+
+    async def admitted(self, reader: Reader, from_frame: int | None) -> list[pb.Event]:
+        """What a reader who has joined begins with, from the chunk with `from_frame` on.
+
+        Raises LimitReached, and FrameOutOfRange for a frame that is not kept any more.
+        """
+        viewers, events = await self._arrivals.answer(from_frame)
+        if len(self._admitted) >= viewers:
+            raise LimitReached(f"{viewers} viewers of the session are here, and no more may be; come back later")
+        self._admitted.add(reader)
+        if from_frame is None:
+            return events[:1]
+        if from_frame < (oldest := events[0].state.oldest_frame):
+            raise FrameOutOfRange(f"frame {from_frame} is not kept any more; the oldest frame is {oldest}")
+        return [event for event in events if not event.HasField("chunk") or _ends(event) > from_frame]
+
+    async def _ask(self, from_frame: int | None) -> tuple[int, list[pb.Event]]:
+        arguments = (self._audience.stream, self._audience.viewers, from_frame)
+        joined: Joined = await self._relay.ask(self._session_id, "join_viewers", *arguments)
+        return joined.viewers, [pb.Event.FromString(event) for event in joined.events]
+
+    async def _tell(self) -> None:
+        """Tell the replica that some have left; those who leave within a round are told of together."""
+        await asyncio.sleep(ROUND_S)
+        self._is_telling = False
+        if self._audience.viewers:
+            await self._relay.tell_viewers(self._audience)
 
     async def stands(self) -> None:
         """Wait until the replica sends its events. Raises what keeps it from that."""
         await self._stands.wait()
         if self._broadcast.failure is not None:
             raise self._broadcast.failure
-
-    def _count(self) -> None:
-        self._audience.viewers = len(self._broadcast.readers)
-        if self._audience.viewers and self._stands.is_set():
-            self._beside(self._relay.tell_viewers(self._audience))
 
     async def _run(self) -> None:
         failure: ServingError | None = None
@@ -142,6 +169,11 @@ class SharedStream:
                 waiting = self._waiting_for if self._stands.is_set() else pb.WAIT_REASON_REPLICA
                 self._broadcast.put(pb.Event(heartbeat=pb.Heartbeat(waiting=waiting)))
             self._is_quiet = True
+
+
+def _ends(event: pb.Event) -> int:
+    """The frame behind a chunk."""
+    return event.chunk.first_frame + len(event.chunk.units)
 
 
 def _lasted(seconds: float) -> pb.Event:

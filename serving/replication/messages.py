@@ -107,6 +107,13 @@ class SavedSession(NamedTuple):
     stream: bytes | None
 
 
+class Joined(NamedTuple):
+    """What viewers of a stream begin with: the session's state, then chunks; and how many of them there may be."""
+
+    viewers: int
+    events: list[bytes]
+
+
 class Item(NamedTuple):
     """What a subscriber is sent: an event as bytes. Without one it is a heartbeat."""
 

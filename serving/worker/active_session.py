@@ -199,9 +199,13 @@ class ActiveSession:
         self._send_kept(subscriber, from_frame)
         return subscriber
 
+    @property
+    def viewers(self) -> int:
+        """How many watch, controllers included."""
+        return sum(found.viewers for found in self.subscribers if found.role.watches)
+
     def kept_events(self, from_frame: int | None) -> list[bytes]:
-        """The state, and the chunks that are kept from `from_frame` on (None: none). Raises FrameOutOfRange."""
-        self._require_kept(from_frame)
+        """The state, and those chunks that are kept from `from_frame` on (None: none)."""
         take = self.logic.take
         chunks = [] if from_frame is None else [chunk for chunk in self.kept if chunk.end_frame > from_frame]
         events = [pb.Event(take=take, chunk=write_chunk(chunk)) for chunk in chunks]
@@ -275,7 +279,7 @@ class ActiveSession:
             pending=[write_cue(pending.cue) for pending in logic.pending] if cues else [],
             applied=recent_cues(logic.applied) if cues else [],
             applied_count=len(logic.applied),
-            viewers=sum(found.viewers for found in self.subscribers if found.role.watches),
+            viewers=self.viewers,
             recording=self.recording,
             waiting=pb.WaitReason.Name(self.waiting.value),
             oldest_frame=self.oldest_frame,

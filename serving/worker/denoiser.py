@@ -21,6 +21,7 @@ from serving.replication.leases import LeaseConfig, RenewAnswer, RenewRequest, R
 from serving.replication.messages import (
     FeedItem,
     Item,
+    Joined,
     Prepared,
     ResumeState,
     Role,
@@ -60,6 +61,7 @@ class Denoiser:
         metrics: where to count.
         register: who owns which session.
         leases: how long a lease is.
+        viewers: of one session, at most.
         replay_s: how long the past of a session may be generated again, or rebuilt, for a client.
 
     """
@@ -77,6 +79,7 @@ class Denoiser:
         register: Register,
         leases: LeaseConfig | None = None,
         replay_s: float = 20.0,
+        viewers: int = 1000,
     ) -> None:
         self._generator = generator
         self._decoder = decoder
@@ -95,7 +98,7 @@ class Denoiser:
         )
         self._factory = SessionFactory(generator, text, decoder, executor, replica)
         self._commands = CommandHandler(self._copies, generator, decoder, executor, self._loop.wake)
-        self._streams = SessionStreams(self._copies, generator, executor, self._loop.wake)
+        self._streams = SessionStreams(self._copies, generator, executor, self._loop.wake, viewers)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -283,9 +286,10 @@ class Denoiser:
         """As `SessionStreams.subscribe`."""
         return self._streams.subscribe(attempt, role, from_frame, stream, client_id, reattach, viewers)
 
-    def kept_events(self, attempt: str, from_frame: int | None) -> list[bytes]:
-        """As `ActiveSession.kept_events`."""
-        return self._copies.leased(attempt).kept_events(from_frame)
+    def join_viewers(self, attempt: str, stream: str, viewers: int, from_frame: int | None) -> Joined:
+        """A stream of the copy is to be shared by so many: by how many it may, and what new ones begin with."""
+        events = self._copies.leased(attempt).kept_events(from_frame)
+        return Joined(self._streams.set_viewers(stream, viewers), events)
 
     def set_viewers(self, attempt: str, stream: str, viewers: int) -> None:
         """A stream of the copy is shared by so many viewers now."""

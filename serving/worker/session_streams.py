@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from engines.streaming.generator import Generator
 from engines.streaming.replica_log import ReplicaLog
-from serving.errors import NoLease, ReplicaLost
+from serving.errors import LimitReached, NoLease, ReplicaLost
 from serving.pipeline.stages import in_thread
 from serving.replication.messages import FeedItem, FullState, Item, Role
 from serving.worker.active_session import ActiveSession, at_rest
@@ -30,15 +30,20 @@ class _OpenStream(NamedTuple):
 
 
 class SessionStreams:
-    """Streams of the copies on one replica. Nothing but heartbeats leaves while a copy has no lease."""
+    """Streams of the copies on one replica. Nothing but heartbeats leaves while a copy has no lease.
+
+    A session has at most `most_viewers`, beside the controller that steers it.
+    """
 
     def __init__(
-        self, copies: SessionCopies, generator: Generator, executor: Executor, wake: Callable[[], None]
-    ) -> None:
+        self, copies: SessionCopies, generator: Generator, executor: Executor, wake: Callable[[], None],
+        most_viewers: int,
+    ) -> None:  # fmt: skip
         self._copies = copies
         self._generator = generator
         self._executor = executor
         self._wake = wake
+        self._most_viewers = most_viewers
         self._open: dict[str, _OpenStream] = {}
         self._full_states = asyncio.Semaphore(FULL_STATES_AT_ONCE)
 
@@ -55,7 +60,7 @@ class SessionStreams:
         """A session's events, beginning with its state, once the copy has a lease; `stream` names them.
 
         A controller says which client it is, and whether it steered the session before. Raises SessionNotFound,
-        and FrameOutOfRange for a frame that is not kept any more.
+        FrameOutOfRange for a frame that is not kept any more, and LimitReached where all viewers are there.
         """
         session = self._copies.get(attempt)
         self._copies.leases.streams.opened(stream, _now())
@@ -63,10 +68,15 @@ class SessionStreams:
             async for beat in self._beats(session):
                 yield beat
             session.require_open()
+            if role is Role.VIEWER:
+                viewers = min(viewers, self._most_viewers - session.viewers)
+                if viewers < 1:
+                    raise self._too_many()
             subscriber = session.subscribe(role, from_frame, _now(), viewers)
             self._open[stream] = _OpenStream(session, subscriber)
             if role is Role.CONTROLLER:
                 session.attach(subscriber, client_id, reattach=reattach, now=_now())
+                self._make_room(session)
             self._wake()
             async for item in subscriber.items(BEAT_S):
                 if item.event is not None:
@@ -76,10 +86,14 @@ class SessionStreams:
         finally:
             self._close(stream)
 
-    def set_viewers(self, stream: str, viewers: int) -> None:
-        """A stream is shared by so many now."""
-        if (found := self._open.get(stream)) is not None:
-            found.subscriber.viewers = viewers
+    def set_viewers(self, stream: str, viewers: int) -> int:
+        """A stream is to be shared by so many now. Returns by how many it may be."""
+        if (found := self._open.get(stream)) is None:
+            return viewers
+        before = found.subscriber.viewers
+        room = self._most_viewers - found.session.viewers
+        found.subscriber.viewers = min(viewers, before + max(room, 0))
+        return found.subscriber.viewers
 
     async def feed(self, attempt: str, manager: str) -> AsyncGenerator[FeedItem]:
         """What the standby of a session lacks: first the full state. Raises NoLease for who is not the standby."""
@@ -100,6 +114,17 @@ class SessionStreams:
             if (found := self._open.get(stream)) is not None:
                 found.subscriber.finish(ReplicaLost("no manager reads this stream any more"))
             self._close(stream)
+
+    def _make_room(self, session: ActiveSession) -> None:
+        """A controller always finds a place: one who was replaced, and only looks on, leaves it first."""
+        replaced = [found for found in session.subscribers if found.was_controller and found.role is Role.VIEWER]
+        while replaced and session.viewers > self._most_viewers:
+            gone = replaced.pop(0)
+            gone.finish(self._too_many())
+            session.unsubscribe(gone, _now())
+
+    def _too_many(self) -> LimitReached:
+        return LimitReached(f"{self._most_viewers} viewers watch the session, and no more may; come back later")
 
     def _close(self, stream: str) -> None:
         self._copies.leases.streams.closed(stream)

@@ -28,7 +28,7 @@ from serving.deployments.telemetry.metrics import DenoiserMetrics
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage
 from serving.replication.leases import RenewAnswer, RenewRequest
-from serving.replication.messages import FeedItem, Item, Prepared, ResumeState, Role, SessionSpec
+from serving.replication.messages import FeedItem, Item, Joined, Prepared, ResumeState, Role, SessionSpec
 from serving.timeline.cue import Cue
 from serving.worker.denoiser import Denoiser
 
@@ -68,6 +68,7 @@ class DenoiserReplica:
                 self._denoising.generator, self._text, self._decoder, self._denoising.executor,
                 slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
                 leases=self._config.leases, replay_s=self._config.limits.replay_seconds,
+                viewers=self._config.limits.viewers_per_session,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser
@@ -129,8 +130,8 @@ class DenoiserReplica:
             async for item in items:
                 yield item
 
-    async def kept_events(self, attempt: str, from_frame: int | None) -> list[bytes]:
-        return self._here().kept_events(attempt, from_frame)
+    async def join_viewers(self, attempt: str, stream: str, viewers: int, from_frame: int | None) -> Joined:
+        return self._here().join_viewers(attempt, stream, viewers, from_frame)
 
     async def set_viewers(self, attempt: str, stream: str, viewers: int) -> None:
         self._here().set_viewers(attempt, stream, viewers)

@@ -14,6 +14,7 @@ class Subscriber:
 
     def __init__(self, role: Role, take: int, from_frame: int | None, viewers: int = 1) -> None:
         self.role = role
+        self.was_controller = role is Role.CONTROLLER
         self.viewers = viewers
         self._queue: EventQueue[bytes] = EventQueue(pb.Event.SerializeToString, take, from_frame)
         self.finish = self._queue.finish

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from serving.config import Limits
-from serving.errors import FrameOutOfRange, SessionNotFound
+from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionNotFound
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel, open_model
@@ -159,3 +159,41 @@ def test_a_stream_that_has_lasted_long_enough_says_so(pocket: OpenedModel, tmp_p
             assert viewer.events[-1].end.message == "a stream lasts 0.5 s; watch again from the next frame"
 
     run(wait())
+
+
+async def ended(viewers: list[Viewer]) -> list[ServingError]:
+    """The errors of those whose streams are over."""
+    over = [viewer.task for viewer in viewers if viewer.task.done()]
+    return [error for task in over if isinstance(error := task.exception(), ServingError)]
+
+
+def test_a_session_has_so_many_viewers_over_all_managers_and_no_more(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def come() -> None:
+        limits = Limits(viewers_per_session=5)
+        async with cluster(pocket, tmp_path, replicas="a", managers=2, limits=limits) as there:
+            session = await started(there.managers[0])
+            first = [Viewer(there.managers[0], session) for _ in range(3)]
+            await asyncio.gather(*(viewer.sees(9) for viewer in first))
+            more = [Viewer(there.managers[number % 2], session) for number in range(10)]
+            await until(lambda: sum(viewer.task.done() for viewer in more) == 8)
+            await asyncio.gather(*(viewer.sees(33) for viewer in (*first, *more) if not viewer.task.done()))
+            errors = await ended(more)
+            assert {type(error) for error in errors} == {LimitReached}
+            assert all("no more" in str(error) for error in errors)
+            assert (await there.managers[1].get(session.id, ANNA)).viewers == 5
+
+    run(come())
+
+
+def test_a_viewer_who_leaves_makes_room_for_another(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def come() -> None:
+        limits = Limits(viewers_per_session=2)
+        async with cluster(pocket, tmp_path, replicas="a", limits=limits) as there:
+            session = await started(there.managers[0])
+            both = [Viewer(there.managers[0], session) for _ in range(2)]
+            await asyncio.gather(*(viewer.sees(9) for viewer in both))
+            both[0].task.cancel()
+            await asyncio.sleep(0.5)
+            await Viewer(there.managers[0], session).sees(33)
+
+    run(come())

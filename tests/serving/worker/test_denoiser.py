@@ -919,3 +919,29 @@ def test_a_controller_that_will_report_no_more_leaves_the_pace_to_the_clock(pock
             await controller.aclose()
 
     run(work())
+
+
+def test_a_controller_always_finds_a_place_and_those_whom_it_replaces_leave_theirs(pocket: OpenedModel) -> None:
+    async def attach(bench: Bench, name: str, number: int) -> str:
+        stream = bench.denoiser.subscribe(name, Role.CONTROLLER, None, f"stream {number}", f"client {number}")
+        try:
+            async for _ in stream:
+                pass
+        except LimitReached as error:
+            return str(error)
+        return "ended"
+
+    async def work() -> None:
+        async with at_work(pocket, viewers=2) as bench:
+            name = (await bench.open(spec(pocket), cues(NOON))).id
+            attached = []
+            for number in range(6):
+                attached.append(asyncio.create_task(attach(bench, name, number)))
+                await settled(lambda number=number: bench.session(name).logic.controller == f"client {number}")  # type: ignore[misc]
+            gone = await asyncio.gather(*attached[:4])
+            assert {"no more may" in words for words in gone} == {True}
+            assert (bench.session(name).viewers, attached[4].done(), attached[5].done()) == (2, False, False)
+            await bench.close(name)
+            assert await asyncio.gather(*attached[4:]) == ["ended", "ended"]
+
+    run(work())

@@ -152,7 +152,16 @@ async def cluster(
     async with AsyncExitStack() as stack:
         benches = {
             name: await stack.enter_async_context(
-                at_work(pocket, slots, register=register, leases=leases, renews=False, replica=name)
+                at_work(
+                    pocket,
+                    slots,
+                    register=register,
+                    leases=leases,
+                    renews=False,
+                    replica=name,
+                    viewers=config.limits.viewers_per_session,
+                    replay_s=config.limits.replay_seconds,
+                )
             )
             for name in replicas
         }
