@@ -122,7 +122,12 @@ def test_a_flood_of_commands_is_answered_and_disturbs_nobody(stub: Stub, bystand
     commands = [pb.Command(id=str(n), schedule_prompt=cue(NIGHT, 10 + n)) for n in range(200)]
     attach = pb.Command(id="attach", attach=pb.Attach(session_id=session.id))
     call = stub.Interact(iter([attach, *commands, pb.Command(id="last", resume=pb.Resume())]), timeout=60)
-    receipts = [event.receipt for event in call if event.HasField("receipt")]
+    receipts = []
+    for event in call:
+        receipts += [event.receipt] if event.HasField("receipt") else []
+        if event.receipt.command_id == "last":
+            break
+    call.cancel()
     accepted = {receipt.command_id for receipt in receipts if receipt.stage == pb.RECEIPT_STAGE_ACCEPTED}
     assert len(described(stub, session).pending) == 201
     assert len(accepted) > 100
