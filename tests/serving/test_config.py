@@ -39,6 +39,7 @@ from serving.config import Limits, ServerConfig, problem_of
         ({"tokens": "/nowhere"}, "the tokens file '/nowhere' cannot be read"),
         ({"host": "0.0.0.0"}, "0.0.0.0 lets other machines in, and there are no tokens"),
         ({"host": "::"}, ":: lets other machines in, and there are no tokens"),
+        ({"allowed_origins": ("*",)}, "'*' is no origin"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(options: dict[str, Any], words: str) -> None:
@@ -118,3 +119,14 @@ def test_a_caller_or_a_token_that_is_there_twice_is_refused(tmp_path: Path) -> N
         tokens(tmp_path, "anna secret-a\nanna secret-b\n")
     with pytest.raises(ConfigError, match="line 2: the token of anna is somebody else's already"):
         tokens(tmp_path, "berta secret-a\nanna secret-a\n")
+
+
+def test_only_a_server_of_this_machine_without_tokens_minds_by_which_name_it_is_called() -> None:
+    assert ServerConfig().origins.local_names_only
+    assert not ServerConfig(host="0.0.0.0", insecure=True).origins.local_names_only
+    assert not ServerConfig(tokens=Tokens({"anna": "digest"})).origins.local_names_only
+
+
+def test_the_past_is_not_made_again_for_longer_than_a_request_is_waited_for() -> None:
+    with pytest.raises(ValidationError, match=r"limits.replay_seconds is 46; .* not waited for longer than 45 s"):
+        Limits(replay_seconds=46)
