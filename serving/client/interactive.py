@@ -36,10 +36,10 @@ REPORT_S = 0.5
 class InteractiveSession:
     """Steers one session; to be entered, and then iterated over for the session's events.
 
-    Commands return when they are accepted, and raise the SessionError with which they are refused; that they have
-    applied is an event. They are answered whether or not anybody takes the events, and are sent again with their
-    ids over a new stream, so that each is done once. Events that came while there was no stream are not repeated:
-    the `state` that comes first on every stream has what they did.
+    Commands return when they are accepted, and raise the SessionError with which they are refused; that a
+    scheduled cue has applied, or was dropped, is an event. They are answered whether or not anybody takes the
+    events, and are sent again with their ids over a new stream, so that each is done once. Events that came while
+    there was no stream are not repeated: the `state` that comes first on every stream has what they did.
 
     Once another controller has attached, of which `replaced` tells, this one is a spectator whose commands raise
     ControllerReplaced. Another `control` of the session takes it over again.
