@@ -15,6 +15,8 @@ from engines.errors import SnapshotError
 
 VERSION = 3
 
+MOST_HEADER_BYTES = 8 << 20
+"""Of facts and of what the tensors are called: read as JSON, they take many times as much."""
 
 Kind = Literal["exact", "light"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -33,9 +35,11 @@ def pack(kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes
 
 def unpack(data: bytes) -> tuple[Kind, dict[str, Tensor], dict[str, Any]]:
     """Tensors and facts of undamaged bytes."""
+    length = int.from_bytes(data[:8], "little")
+    if MOST_HEADER_BYTES < length <= len(data):
+        raise SnapshotError(f"the snapshot's header has {length} bytes; at most {MOST_HEADER_BYTES} are read")
     try:
         tensors = safetensors.torch.load(data)
-        length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         text, checksum = metadata["snapshot"], metadata["checksum"]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -153,8 +153,9 @@ class SessionService(SessionAPI):
         most = self._config.limits.snapshot_bytes
         session, stream = await self._relay.ask(request.session_id, "save", most, timeout_s=CALL_S)
         saved = SavedSession(pb.Session.FromString(session), stream)
+        snapshot = await asyncio.to_thread(pack, saved, most)
         return pb.SnapshotSessionResponse(
-            snapshot=pack(saved, most), next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
+            snapshot=snapshot, next_frame=saved.session.next_frame, kind=pb.SNAPSHOT_KIND_LIGHT
         )
 
     @override

@@ -26,6 +26,9 @@ from serving.timeline.cue import Cue
 MAGIC = b"longtks1"
 HEADER = len(MAGIC) + 32 + 8
 
+MOST_APPLIED = 1 << 20
+"""Cues that have applied in a session that is saved or restored: nine days of a prompt in every block."""
+
 
 def pack(saved: SavedSession, most_bytes: int) -> bytes:
     """As bytes. Raises LimitReached if there are more than `most_bytes`: `RestoreSession` would refuse them."""
@@ -35,11 +38,12 @@ def pack(saved: SavedSession, most_bytes: int) -> bytes:
     if len(data) > most_bytes:
         cues = f"with {len(saved.session.applied)} applied cues"
         raise LimitReached(f"the snapshot has {len(data)} bytes, {cues}; at most {most_bytes} are taken")
+    _require_few(saved.session)
     return data
 
 
 def unpack(data: bytes) -> SavedSession:
-    """Undo `pack`. Raises InvalidRequest for anything else."""
+    """Undo `pack`. Raises InvalidRequest for anything else, and LimitReached for what has too many cues."""
     if len(data) < HEADER or not data.startswith(MAGIC):
         raise InvalidRequest(f"{len(data)} bytes are not a session's snapshot; send what SnapshotSession returned")
     digest, body = data[len(MAGIC) : len(MAGIC) + 32], data[len(MAGIC) + 32 :]
@@ -52,7 +56,13 @@ def unpack(data: bytes) -> SavedSession:
         session = pb.Session.FromString(body[8 : 8 + length])
     except DecodeError as error:
         raise InvalidRequest(f"the snapshot's session cannot be read: {error}") from None
+    _require_few(session)
     return SavedSession(session, body[8 + length :] or None)
+
+
+def _require_few(session: pb.Session) -> None:
+    if (count := len(session.applied)) > MOST_APPLIED:
+        raise LimitReached(f"{count} cues have applied in the session; at most {MOST_APPLIED} are saved")
 
 
 def restored(saved: SavedSession, spec: SessionSpec) -> ResumeState:

@@ -266,6 +266,12 @@ def test_facts_of_another_form_are_refused(text: str, words: str) -> None:
         unpack(save({}, {"snapshot": text, "checksum": checksum}))
 
 
+def test_a_header_that_would_take_much_more_memory_than_the_bytes_is_refused() -> None:
+    data = save({}, {"snapshot": "[" + "[]," * (3 << 20) + "[]]", "checksum": ""})
+    with pytest.raises(SnapshotError, match=r"the snapshot's header has .* bytes; at most 8388608 are read"):
+        unpack(data)
+
+
 def test_a_snapshot_of_other_weights_is_refused(small: StreamConfig, snapshot: bytes) -> None:
     other = Model.random(preset("tiny-taehv"), seed=2)
     with pytest.raises(SnapshotError, match=r"transformer is .* cannot continue here"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from engines.config.geometry import BlockLengths
 from engines.config.stream import StreamConfig
 from serving.errors import InvalidRequest, LimitReached
+from serving.gateway import session_snapshot
 from serving.gateway.session_snapshot import HEADER, MAGIC, pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import SavedSession, SessionSpec
@@ -130,3 +131,16 @@ def test_a_session_saved_before_its_start_can_be_started_if_it_could(cues: list[
 def test_a_snapshot_of_what_cannot_have_been_is_refused(session: pb.Session, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         restored(SavedSession(session, b"stream"), SPEC)
+
+
+def test_a_session_with_more_cues_than_are_ever_restored_is_neither_saved_nor_restored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_snapshot, "MOST_APPLIED", 1)
+    with pytest.raises(LimitReached, match="2 cues have applied in the session; at most 1 are saved"):
+        pack(SavedSession(WHOLE, b"stream"), MOST)
+    monkeypatch.undo()
+    packed = pack(SavedSession(WHOLE, b"stream"), MOST)
+    monkeypatch.setattr(session_snapshot, "MOST_APPLIED", 1)
+    with pytest.raises(LimitReached, match="2 cues have applied"):
+        unpack(packed)
