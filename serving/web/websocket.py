@@ -56,6 +56,7 @@ class Conversation:
         self._writer = EventWriter(segments)
         self._commands: asyncio.Queue[pb.Command] = asyncio.Queue(WAITING_COMMANDS)
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        self._answering: set[asyncio.Task[None]] = set()
         self._refreshing: asyncio.Task[None] | None = None
         self._news = self._states = 0
         self._watches = False
@@ -70,7 +71,8 @@ class Conversation:
         async with asyncio.TaskGroup() as tasks:
             sending = tasks.create_task(self._send_events(attach, tasks))
             await self._receive(tasks)
-            sending.cancel()
+            for task in (sending, *self._answering):
+                task.cancel()
 
     async def _open(self, address: Address) -> pb.Session:
         if address.session is not None:
@@ -161,7 +163,9 @@ class Conversation:
             if isinstance(asked, Request):
                 self._sessions.admit(self._caller)
                 await self._requests.acquire()
-                tasks.create_task(self._answer(asked))
+                answering = tasks.create_task(self._answer(asked))
+                self._answering.add(answering)
+                answering.add_done_callback(self._answering.discard)
             else:
                 await self._command(asked)
         except ServingError as error:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from serving.config import Limits
 from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionNotFound
+from serving.gateway.arrivals import ROUND_S
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel, open_model
@@ -195,5 +197,37 @@ def test_a_viewer_who_leaves_makes_room_for_another(pocket: OpenedModel, tmp_pat
             both[0].task.cancel()
             await asyncio.sleep(0.5)
             await Viewer(there.managers[0], session).sees(33)
+
+    run(come())
+
+
+def test_a_hundred_who_come_ask_the_replica_a_few_times(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def come() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            session = await started(there.managers[0])
+            first = Viewer(there.managers[0], session)
+            await first.sees(9)
+            pool: Any = there.managers[0]._pool
+            called: list[str] = []
+            call = pool.call
+
+            async def counted(replica: str, method: str, *arguments: Any, **options: Any) -> Any:
+                called.append(method)
+                return await call(replica, method, *arguments, **options)
+
+            monkeypatch.setattr(pool, "call", counted)
+            loop = asyncio.get_running_loop()
+            began, viewers = loop.time(), []
+            for _ in range(100):
+                viewers.append(Viewer(there.managers[0], session))
+                await asyncio.sleep(0.005)
+            await asyncio.gather(*(viewer.sees(33) for viewer in viewers))
+            rounds = (loop.time() - began) / ROUND_S + 1
+            assert 1 <= called.count("join_viewers") <= rounds
+            assert set(called) <= {"join_viewers", "set_viewers", "renew", "acknowledge"}
+            for viewer in viewers:
+                viewer.task.cancel()
 
     run(come())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -110,3 +111,28 @@ def test_a_state_that_was_overtaken_is_asked_for_again() -> None:
             heard += [message["data"]] if message["type"] == "state" else []
     assert [state["state"] for state in heard] == ["ready", "running", "running"]
     assert [len(state["pending"]) for state in heard] == [0, 0, 1]
+
+
+class Forking(Noting):
+    """Forks for as long as somebody waits for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stopped = threading.Event()
+
+    async def fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
+        self.asked.append(request)
+        try:
+            return await asyncio.Future()
+        finally:
+            self.stopped.set()
+
+
+def test_what_a_client_asked_for_is_given_up_when_it_goes() -> None:
+    sessions: Any = Forking()
+    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
+        socket.receive_json()
+        socket.send_json({"type": "fork"})
+        socket.send_json({"type": "start"})
+        socket.receive_json()
+    assert sessions.stopped.wait(20)
