@@ -11,6 +11,7 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
 
+from cachetools import LRUCache
 from typing_extensions import override
 
 from engines.config.stream import StreamConfig
@@ -31,6 +32,7 @@ from serving.gateway.event_relay import Controller, EventRelay
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.placement import ask_all, prepare
 from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
+from serving.gateway.ownership.session_directory import REMEMBERED
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recordings import Recordings
 from serving.gateway.request_log import RequestLog, session_id_of
@@ -64,6 +66,8 @@ class SessionService(SessionAPI):
         self._relay = EventRelay(pool, self._failover, config.leases.lease_s, config.limits.recovery_seconds)
         self._spectators = Spectators(self._relay, self._failover.beside)
         self._requests = RequestLog()
+        # Whose a session is never changes.
+        self._callers: LRUCache[str, str] = LRUCache(REMEMBERED)
         # Each manager has its share, since requests are spread evenly over them.
         limits, managers = config.limits, config.managers
         self._rate = RateLimit(limits.requests_per_second / managers, limits.requests_at_once / managers)
@@ -240,7 +244,9 @@ class SessionService(SessionAPI):
         """Raise SessionNotFound for a session that is not there, or is somebody else's."""
         if not self._config.tokens.digests:
             return
-        if await self._relay.ask(session_id, "caller_of") != caller.name:
+        if (owner := self._callers.get(session_id)) is None:
+            owner = self._callers[session_id] = await self._relay.ask(session_id, "caller_of")
+        if owner != caller.name:
             raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
 
     # Commands
