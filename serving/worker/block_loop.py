@@ -202,7 +202,12 @@ class BlockLoop:
         try:
             with self.watch.running(asyncio.get_running_loop().time):
                 await in_thread(self._executor, partial(self._generator.write_context, [session.stream]))
+        except torch.AcceleratorError:
+            raise
         except EngineError as error:
             self._end(session, refusal(error))
+        except Exception as error:
+            logger.exception("a clean pass could not be made", extra={"session": session.id})
+            self._end(session, SessionFailed.of("a clean pass", error))
         finally:
             session.settling = False

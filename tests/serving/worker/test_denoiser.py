@@ -782,6 +782,32 @@ def test_an_error_that_nobody_foresaw_ends_its_session_and_is_told(
     run(fail())
 
 
+@pytest.mark.parametrize("method", ["generate", "write_context"])
+def test_an_error_that_nobody_foresaw_in_a_pass_ends_one_session_and_no_other(
+    pocket: OpenedModel, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        async with at_work(pocket, batch=2) as bench:
+            for seed, name in enumerate(("one", "two")):
+                await started(bench, spec(pocket, name, seed, fps=16))
+            both = [asyncio.create_task(chunks(bench, name, 105)) for name in ("one", "two")]
+            stream, whole = bench.session("one").stream, getattr(bench.generator, method)
+
+            def broken(streams: Sequence[Any], *arguments: Any) -> Any:
+                if any(found is stream for found in streams):
+                    raise RuntimeError("no memory")
+                return whole(streams, *arguments)
+
+            await settled(lambda: bench.session("one").logic.delivered_frames > 9)
+            monkeypatch.setattr(bench.generator, method, broken)
+            with pytest.raises(SessionFailed, match="RuntimeError: no memory"):
+                await both[0]
+            assert [unit.frame for chunk in await both[1] for unit in chunk.units] == list(range(105))
+            bench.denoiser.check()
+
+    run(fail())
+
+
 def prompts_in_every_block(blocks: int) -> tuple[Cue, ...]:
     frames = [0, *range(9, 12 * blocks - 3, 12)]
     return tuple(Cue(frame, Blend.of(NOON if n % 2 else NIGHT)) for n, frame in enumerate(frames))
