@@ -141,8 +141,7 @@ def test_a_fork_whose_client_goes_stops_and_leaves_nothing(
             forking = asyncio.create_task(manager.fork(request, ANNA))
             await until(lambda: bench.open_runs() == 2)
             forking.cancel()
-            await until(lambda: bench.open_runs() == 1)
-            assert (bench.denoiser.free, there.copies()) == (1, {"a": 1})
+            await until(lambda: (bench.open_runs(), bench.denoiser.free, there.copies()) == (1, 1, {"a": 1}))
 
     run(work())
 

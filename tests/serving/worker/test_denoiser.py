@@ -252,11 +252,20 @@ def test_a_fork_that_would_take_too_long_is_refused_with_what_would_fit(pocket: 
     run(fork())
 
 
-def test_a_fork_that_nobody_waits_for_any_more_stops_and_leaves_nothing(pocket: OpenedModel) -> None:
+def test_a_fork_that_nobody_waits_for_any_more_stops_and_leaves_nothing(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def fork() -> None:
         async with at_work(pocket) as bench:
             name = await started(bench, spec(pocket))
             await chunks(bench, name, 100)
+            whole = bench.generator.generate
+
+            def slow(*arguments: Any) -> list[Block]:
+                time.sleep(0.2)
+                return whole(*arguments)
+
+            monkeypatch.setattr(bench.generator, "generate", slow)
             forking = asyncio.create_task(bench.denoiser.fork(name, "late", "late", "anna", 90))
             await settled(lambda: bench.open_runs() == 2)
             bench.denoiser.cancel("late")
