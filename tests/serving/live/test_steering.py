@@ -27,6 +27,10 @@ class InteractiveSession:
     def send(self, command: pb.Command) -> None:
         self._commands.put(command)
 
+    def end_commands(self) -> None:
+        """Close the client's half of the stream."""
+        self._commands.put(None)
+
     def until(self, reached: Callable[[pb.Event], bool]) -> pb.Event:
         for event in self._call:
             self.events.append(event)
@@ -141,3 +145,17 @@ def test_two_viewers_see_the_same(stub: Stub) -> None:
     session = create(stub, cue(NOON, 0))
     start(stub, session)
     assert chunks(watch(stub, session), 45) == chunks(watch(stub, session), 45)
+
+
+def test_a_client_that_sends_no_more_goes_on_being_sent_frames_by_the_clock(
+    stub: Stub, controlled: InteractiveSession
+) -> None:
+    controlled.send(pb.Command(id="start", start=pb.Start()))
+    controlled.until(chunk_from(9))
+    controlled.send(pb.Command(shown=pb.Shown(frame=9)))
+    controlled.end_commands()
+    controlled.until(chunk_from(93))
+    session = controlled.events[0].state
+    stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+    ended = controlled.until(lambda event: event.HasField("end")).end
+    assert ended.reason == pb.STREAM_END_REASON_SESSION_ENDED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,14 @@ def test_a_caller_has_so_many_sessions_and_no_more(anna: Caller, berta: Caller) 
         anna("CreateSession", pb.CreateSessionRequest())
     others = berta("CreateSession", pb.CreateSessionRequest()).id
     berta("DeleteSession", pb.DeleteSessionRequest(session_id=others))
+
+
+def test_of_many_sessions_at_once_a_caller_gets_as_many_as_it_may_have(anna: Caller) -> None:
+    with ThreadPoolExecutor(20) as threads:
+        asked = [threads.submit(anna.refusal, "CreateSession", pb.CreateSessionRequest()) for _ in range(20)]
+    codes = [one.result() for one in asked]
+    assert codes.count(None) == SESSIONS_PER_TOKEN
+    assert set(codes) == {None, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
 def test_a_recording_over_http_is_its_callers(closed: Server, anna: Caller) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.web.outbound import FRAMES, HEAD
@@ -135,3 +136,13 @@ def test_a_script_of_the_published_protocol_is_understood(server: Server, stub: 
     assert told["progress"][:5] == [0, 9, 21, 33, 45]
     assert told["progress"][-1] == 0
     assert switches == [0, 33]
+
+
+def test_a_page_from_elsewhere_gets_no_connection_and_hears_why(server: Server) -> None:
+    address = f"ws://127.0.0.1:{server.http_port}/ws"
+    with pytest.raises(InvalidStatus) as refused, connect(address, origin=Origin("http://elsewhere.example")):
+        pass
+    assert refused.value.response.status_code == 403
+    assert b"--allowed-origins" in refused.value.response.body
+    with connect(f"{address}?watch=1", origin=Origin(f"http://127.0.0.1:{server.http_port}")) as socket:
+        assert json.loads(socket.recv())["data"]["message"].startswith("watch needs a session")

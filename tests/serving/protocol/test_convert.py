@@ -25,6 +25,7 @@ from serving.protocol.convert import (
 )
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, CommandKind, Receipt, Session, Stage, State
+from serving.session.types import Waiting
 from serving.timeline.cue import MAX_BLENDED_PROMPTS, MAX_PROMPT_CHARACTERS, Blend, Cue, Transition
 
 texts = st.from_regex(r"[a-z][ -~]{0,30}", fullmatch=True)
@@ -196,3 +197,8 @@ def test_whatever_is_sent_is_answered_or_refused_with_words(sent: list[pb.Comman
             assert all(write_receipt(receipt).ByteSize() > 0 for receipt in answer)
         if number % 3 == 0 and session.due(0.0) is not None:
             session.delivered(session.begin_block(0.0), 0.0)
+
+
+def test_what_a_session_waits_for_has_the_names_and_numbers_of_the_protocol() -> None:
+    of_streams = {"WAIT_REASON_REPLICA": pb.WAIT_REASON_REPLICA}
+    assert {f"WAIT_REASON_{one.name}": one.value for one in Waiting} | of_streams == dict(pb.WaitReason.items())
