@@ -232,7 +232,14 @@ class SessionService(SessionAPI):
 
     async def _reserve(self, session_id: str, caller: Caller) -> None:
         most = self._config.limits.sessions_per_token
-        if self._config.tokens.digests and not await self._register.reserve(caller.name, session_id, most):
+        if not self._config.tokens.digests:
+            return
+        try:
+            has_place = await self._register.reserve(caller.name, session_id, most)
+        except RegisterUnavailable:  # It may have been reserved all the same.
+            self._failover.beside(self._release(session_id, caller))
+            raise
+        if not has_place:
             raise LimitReached(f"{caller.name} has {most} sessions, and may have no more; end one")
 
     async def _release(self, session_id: str, caller: Caller) -> None:

@@ -36,6 +36,8 @@ from serving.replication.register import (
 )
 
 TIMEOUT_S = 2.0
+SLOTS_TIMEOUT_S = 10.0
+"""For a caller's slots, each of which is asked after; many may be asked for at once."""
 THREADS = 4
 
 _T = TypeVar("_T")
@@ -70,19 +72,19 @@ class KvRegister:
 
     async def reserve(self, caller: str, session_id: str, most: int) -> bool:
         """See Register."""
-        return await self._call(lambda: self._slots.reserve(caller, session_id, most))
+        return await self._call(lambda: self._slots.reserve(caller, session_id, most), SLOTS_TIMEOUT_S)
 
     async def release(self, caller: str, session_id: str) -> None:
         """See Register."""
-        await self._call(lambda: self._slots.release(caller, session_id))
+        await self._call(lambda: self._slots.release(caller, session_id), SLOTS_TIMEOUT_S)
 
     async def forget_ended(self) -> None:
         """See Register."""
         await self._call(self._forget_ended)
 
-    async def _call(self, call: Callable[[], _T]) -> _T:
+    async def _call(self, call: Callable[[], _T], timeout_s: float | None = None) -> _T:
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(timeout_s or self._timeout_s):
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except (RayError, TimeoutError) as error:
             raise RegisterUnavailable(f"the register of sessions does not answer: {error!r}; try again") from error
