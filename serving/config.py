@@ -45,9 +45,9 @@ class Listener(NamedTuple):
 class Limits:
     """What is refused. `sessions_per_token` counts over all replicas, `pixels` are of one picture.
 
-    Of one caller `requests_per_second` are taken, over all managers, and `requests_at_once` after some quiet;
-    what a viewer reports as shown does not count. `replay_seconds` is how long the past of a session is generated
-    again for a fork, or rebuilt from a snapshot.
+    Of one caller `requests_per_second` are taken, over all managers, `requests_at_once` after some quiet; what a
+    viewer reports as shown does not count. A session is taken over by controllers `attaches_per_second`.
+    `replay_seconds` is how long the past of a session is generated again for a fork, or rebuilt from a snapshot.
     """
 
     sessions_per_token: int = 8
@@ -60,6 +60,7 @@ class Limits:
     viewers_per_session: int = 1000
     requests_per_second: float = 200.0
     requests_at_once: int = 4000
+    attaches_per_second: float = 10.0
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -1,4 +1,4 @@
-"""How often a caller may ask."""
+"""How often something may be done: a caller may ask, a session may be attached to."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable
 
 from serving.errors import TooManyRequests
 
+REMEMBERED = 10_000
+"""Keys; those that have been quiet for long are forgotten then."""
+
 
 class RateLimit:
-    """Lets each caller ask `per_second` times a second, and `burst` times at once after a while of quiet.
+    """Lets something be done `per_second` times a second for each key, and `burst` times at once after some quiet.
 
     `clock` is monotonic. What is refused does not count: who comes back when told to is let in.
     """
@@ -20,14 +23,15 @@ class RateLimit:
         self._clock = clock
         self._paid_until: dict[str, float] = {}
 
-    def take(self, caller: str) -> None:
-        """Count one request. Raises TooManyRequests, which says when there is room for the next one."""
+    def take(self, key: str, doing: str) -> None:
+        """Count one more. Raises TooManyRequests, which says who is `doing` so, and when there is room again."""
         now = self._clock()
-        paid_until = max(self._paid_until.get(caller, now), now) + 1 / self._per_second
+        paid_until = max(self._paid_until.get(key, now), now) + 1 / self._per_second
         # A hair's breadth is no reason to send somebody away who comes when told to.
         if (wait_s := paid_until - now - self._ahead_s) > 1e-6:
-            who = f"{caller} asks" if caller else "all clients together ask"
             raise TooManyRequests(
-                f"{who} more than {self._per_second:g} times a second; come back in {wait_s:.3f} s", wait_s
+                f"{doing} more than {self._per_second:g} times a second; come back in {wait_s:.3f} s", wait_s
             )
-        self._paid_until[caller] = paid_until
+        self._paid_until[key] = paid_until
+        if len(self._paid_until) > REMEMBERED:
+            self._paid_until = {key: until for key, until in self._paid_until.items() if until > now}

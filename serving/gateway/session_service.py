@@ -71,6 +71,7 @@ class SessionService(SessionAPI):
         # Each manager has its share, since requests are spread evenly over them.
         limits, managers = config.limits, config.managers
         self._rate = RateLimit(limits.requests_per_second / managers, limits.requests_at_once / managers)
+        self._attaches = RateLimit(limits.attaches_per_second, 2 * limits.attaches_per_second)
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         # A server without tokens has one caller, whose name is empty and whose folder is the whole.
         self._recordings = Recordings(
@@ -97,7 +98,7 @@ class SessionService(SessionAPI):
 
     @override
     def admit(self, caller: Caller) -> None:
-        self._rate.take(caller.name)
+        self._rate.take(caller.name, f"{caller.name} asks" if caller.name else "all clients together ask")
 
     async def ready(self) -> bool:
         """Whether a denoiser is there to open sessions on, or was a second ago."""
@@ -285,6 +286,7 @@ class SessionService(SessionAPI):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
         session_id, client_id = first.attach.session_id, first.client_id or uuid.uuid4().hex
         await self._require_own(session_id, caller)
+        self._attaches.take(session_id, "controllers attach to the session")
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
         followed, controller = asyncio.Event(), Controller(client_id, first.attach.reattach)
         events = self._relay.events(session_id, Role.CONTROLLER, from_frame, followed, controller)

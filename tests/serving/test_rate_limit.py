@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from serving.errors import TooManyRequests
-from serving.rate_limit import RateLimit
+from serving.rate_limit import REMEMBERED, RateLimit
 
 
 class Clock:
@@ -19,7 +19,7 @@ def taken(limit: RateLimit, times: int, caller: str = "anna") -> int:
     """How many of so many requests are let in."""
     for number in range(times):
         try:
-            limit.take(caller)
+            limit.take(caller, f"{caller} asks")
         except TooManyRequests:
             return number
     return times
@@ -41,11 +41,11 @@ def test_one_caller_takes_nothing_from_another() -> None:
 
 def test_who_comes_back_when_told_to_is_let_in_and_who_comes_before_is_not() -> None:
     limit = RateLimit(10, 1, clock := Clock())
-    limit.take("anna")
+    limit.take("anna", "anna asks")
     with pytest.raises(
         TooManyRequests, match=r"anna asks more than 10 times a second; come back in 0\.100 s"
     ) as told:
-        limit.take("anna")
+        limit.take("anna", "anna asks")
     clock.now += told.value.retry_after_s / 2
     assert taken(limit, 1) == 0
     clock.now += told.value.retry_after_s / 2
@@ -55,3 +55,12 @@ def test_who_comes_back_when_told_to_is_let_in_and_who_comes_before_is_not() -> 
 def test_a_refusal_keeps_its_words_and_time_between_processes() -> None:
     again = pickle.loads(pickle.dumps(TooManyRequests("later", 0.25)))
     assert (str(again), again.retry_after_s) == ("later", 0.25)
+
+
+def test_keys_that_have_been_quiet_are_forgotten() -> None:
+    limit = RateLimit(10, 5, clock := Clock())
+    for number in range(REMEMBERED):
+        limit.take(str(number), "somebody asks")
+    clock.now += 60
+    limit.take("anna", "anna asks")
+    assert len(limit._paid_until) == 1

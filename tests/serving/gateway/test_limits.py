@@ -14,7 +14,7 @@ import torch
 
 from serving.auth import Caller, Tokens
 from serving.config import Limits
-from serving.errors import LimitReached, ServingError, SlotsFull
+from serving.errors import LimitReached, ServingError, SlotsFull, TooManyRequests
 from serving.gateway.request_log import RequestLog
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -175,5 +175,28 @@ def test_commands_that_come_too_often_are_refused_on_their_stream_and_reports_ar
             error = answers["3"].error
             assert (error.reason, error.code) == (pb.ERROR_REASON_TOO_MANY_REQUESTS, 8)
             assert 50 < error.retry_delay.seconds <= 100
+
+    run(work())
+
+
+def test_a_session_is_taken_over_so_often_a_second_and_no_more(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def attached(manager: SessionService, session: pb.Session) -> bool:
+        async def commands() -> AsyncIterator[pb.Command]:
+            yield pb.Command(attach=pb.Attach(session_id=session.id))
+            await asyncio.sleep(60)
+
+        stream: Any = manager.interact(commands(), ANNA)
+        async with aclosing(stream) as events:
+            try:
+                await anext(events)
+            except TooManyRequests:
+                return False
+        return True
+
+    async def work() -> None:
+        limits = Limits(attaches_per_second=0.5)
+        async with cluster(pocket, tmp_path, replicas="a", limits=limits) as there:
+            session = await opened(there.managers[0])
+            assert [await attached(there.managers[0], session) for _ in range(3)] == [True, False, False]
 
     run(work())
