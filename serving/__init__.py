@@ -6,3 +6,8 @@ standby copies), `deployments.routing` (finds the replica), `worker.denoiser` (t
 next, then prompts, generator and video decoder (`pipeline` here, `deployments.replicas.remote_stages` elsewhere),
 and `worker.subscriber` carries the chunk to each viewer.
 """
+
+import os
+
+# As in `engines`, which a client does without, and which may be imported after torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
