@@ -20,7 +20,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 
 SERVING: tuple[tuple[str, ...], ...] = (
     ("errors", "auth", "config"), ("media", "timeline"), ("timeline.formats", "weights", "session"),
-    ("protocol", "replication", "pipeline"), ("client", "offline", "worker.streams", "gateway.ownership"),
+    ("protocol", "replication", "pipeline"),
+    ("client", "offline", "worker.streams", "worker.capacity", "gateway.ownership"),
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",),
     ("cli",),

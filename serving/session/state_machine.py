@@ -251,14 +251,15 @@ class Session:
             return None
         return self._position.expects(target)
 
-    def deadline(self, now: float) -> float:
-        """When the next block is to be on screen; a fresh session's is when it began to wait.
+    def expected(self) -> float | None:
+        """When the next block is to be on screen by the viewers' clock; None where none runs."""
+        return self._position.expects(self.earliest_frame)
 
-        One that nobody's clock waits for may wait as long as a block lasts, so that it makes no other one late.
+    def patience(self) -> float:
+        """Until when the next block can wait where no clock runs; that of a fresh session cannot.
+
+        One that nobody looks at may wait as long as a block lasts.
         """
-        expected = self._position.expects(self.earliest_frame)
-        if expected is not None:
-            return expected
         if self.delivered_frames == 0:
             return self._waiting_since
         frames = TEMPORAL_FACTOR * self.blocks.later

@@ -12,6 +12,7 @@ from itertools import takewhile
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engines.config.stream import StreamConfig
+from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
@@ -36,7 +37,7 @@ class ActiveSession:
 
     `prompts` are the texts encoded for the cues that are in force or next. No block is begun while
     somebody `held` the session; `making` is the one that is being made, the last of the `undelivered` ones is
-    `delivering`. `asked_now`
+    `delivering`. `settled` is the time of the clean pass that was run since the last block. `asked_now`
     says when a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby, makes
     the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed.
     """
@@ -56,6 +57,7 @@ class ActiveSession:
     held: int = 0
     making: int | None = None
     settling: bool = False
+    settled: Lap | None = None
     delivering: asyncio.Task[None] | None = None
     undelivered: int = 0
     encoding: asyncio.Task[None] | None = None
@@ -101,6 +103,11 @@ class ActiveSession:
     def is_busy(self) -> bool:
         """Whether the device works on its stream."""
         return self.making is not None or self.settling
+
+    def take_settled(self) -> Lap | None:
+        """The time of the clean pass that was run since the last block; None where a block's own passes had it."""
+        settled, self.settled = self.settled, None
+        return settled
 
     def upcoming_texts(self, blocks: int) -> list[str]:
         """Texts of the cues that fall on one of the next `blocks` blocks."""

@@ -30,6 +30,7 @@ from serving.replication.register import Register
 from serving.timeline.cue import Cue
 from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.block_loop import BlockLoop
+from serving.worker.capacity.capacity import Capacity
 from serving.worker.command_handler import CommandHandler
 from serving.worker.delivery import Delivery
 from serving.worker.metrics import Metrics
@@ -59,6 +60,7 @@ class Denoiser:
         metrics: where to count.
         register: who owns which session.
         leases: how long a lease is.
+        capacity: what the device has time for.
 
     """
 
@@ -73,6 +75,7 @@ class Denoiser:
         replica: str,
         metrics: Metrics,
         register: Register,
+        capacity: Capacity,
         leases: LeaseConfig | None = None,
     ) -> None:
         self._generator = generator
@@ -81,13 +84,13 @@ class Denoiser:
         self._replica = replica
         self._metrics = metrics
         own_leases = ReplicaLeases(leases or LeaseConfig())
-        self._copies = SessionCopies(slots, own_leases, register, self._free, metrics)
+        self._copies = SessionCopies(slots, own_leases, register, self._free, metrics, capacity)
         self._loop = BlockLoop(
-            generator, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end
+            generator, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end, capacity
         )
         self._prompts = PromptPrefetch(text, self._copies.end, self._loop.wake)
         self._delivery = Delivery(
-            decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics
+            decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity
         )
         self._factory = SessionFactory(generator, text, decoder, executor, replica)
         self._commands = CommandHandler(self._copies, generator, decoder, executor, self._loop.wake)
@@ -144,10 +147,10 @@ class Denoiser:
         """Make a copy of a session, new or from where it was elsewhere, which waits for its lease.
 
         `owner` is the attempt that owns the session at `epoch`: copies from before it end, and leave their slot to
-        this one. Raises SlotsFull at once if there is none.
+        this one. Raises SlotsFull at once if there is none, or no time for a new session.
         """
         await self._copies.make_way(spec.session_id, epoch, owner)
-        with self._copies.slot(spec.session_id):
+        with self._copies.slot(spec, moves=epoch > 0):
             if any(copy.attempt == owner for copy in self._copies.all):
                 raise WrongState("the session's owner is here: its lease can be renewed")
             session = await self._factory.open(attempt, spec, cues, resume)
@@ -159,7 +162,7 @@ class Denoiser:
         """A second session with the same past, up to the present block or the one that contains `frame`."""
         session = self._copies.leased(attempt)
         spec = replace(session.spec, session_id=session_id, caller=caller, created=time.time())
-        with self._copies.slot(session_id):
+        with self._copies.slot(spec):
             if frame is not None:
                 return await self._admit(await self._factory.fork_back(session, new_attempt, spec, frame))
             async with session.commands, at_rest(session, self._loop.wake):

@@ -29,6 +29,7 @@ from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue
 from serving.weights.loader import OpenedModel
 from serving.worker.active_session import ActiveSession
+from serving.worker.capacity.capacity import Capacity
 from serving.worker.denoiser import Denoiser
 from tests.support.generators import denoiser_for
 
@@ -117,8 +118,9 @@ async def at_work(
     leases: LeaseConfig | None = None,
     renews: bool = True,
     replica: str = "here",
+    capacity: Capacity | None = None,
 ) -> AsyncIterator[Bench]:
-    codec = pocket.model.vae
+    codec, networks = pocket.model.vae, pocket.model.config
     kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
     generator = denoiser_for(pocket.model.transformer, kept_frames=kept, batch=batch)
     cpu = torch.device("cpu")
@@ -128,6 +130,7 @@ async def at_work(
     denoiser = Denoiser(
         generator, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
+        capacity=capacity or Capacity(networks.transformer, networks.stream),
     )  # fmt: skip
     trial = generator.open(spec(pocket).stream)
     run_tokens = trial.lanes[0].window.tokens
