@@ -14,15 +14,25 @@ from serving.worker.capacity.capacity import Capacity
 
 logger = logging.getLogger(__name__)
 
+LONGEST_S = 2.0
+"""Blocks that are expected to take longer are not timed at the start."""
+
 
 def measured_capacity(
     config: ServerConfig, model: ModelConfig, denoising: Denoising, decoder: LocalDecoder | None
 ) -> Capacity:
-    """What blocks of every size that is warm take here; nothing is known of a decoder in another process."""
+    """What blocks of the sizes that are warm take here; nothing is known of a decoder in another process.
+
+    Sizes that take long are left to estimates: ten blocks of them would hold the start up for minutes.
+    """
     together = decoder is not None and (config.device == "cuda" or usable_cores() == 1)
     warm = streams(config)
-    capacity = Capacity(model.transformer, warm[0], together=together)
+    # Where sizes are declared there are no others.
+    sizes = [(stream.height, stream.width) for stream in warm] if config.sizes else []
+    capacity = Capacity(model.transformer, warm[0], together=together, sizes=sizes)
     for stream in warm:
+        if capacity.denoising.expect(stream, 0.0) > LONGEST_S:
+            continue
         seconds = denoising.executor.submit(block_seconds, denoising.generator, stream).result()
         capacity.denoising.measured(stream, seconds)
         times = {"denoise_ms": round(1000 * seconds)}

@@ -29,9 +29,13 @@ def test_both_stages_are_measured_before_the_first_session(monkeypatch: pytest.M
     assert (demand.denoise_s, demand.deliver_s) == ((denoise + deliver, 0.0) if cores == 1 else (denoise, deliver))
 
 
-def test_a_size_that_is_warm_is_measured_by_itself() -> None:
+@pytest.mark.parametrize(("longest_s", "measured"), [(60.0, 2), (1e-6, 1)])
+def test_a_size_that_is_warm_is_measured_by_itself_unless_that_takes_long(
+    monkeypatch: pytest.MonkeyPatch, longest_s: float, measured: int
+) -> None:
+    monkeypatch.setattr("serving.deployments.replicas.measured_capacity.LONGEST_S", longest_s)
     config = ServerConfig(model="tiny-taehv", slots=1, sizes=((32, 48),))
     model = load(config, ["transformer"])
     capacity = measured_capacity(config, model.model.config, build_denoising(model, config), None)
-    assert len(capacity.denoising._first) == 2
+    assert len(capacity.denoising._first) == measured
     assert capacity.delivering.expect(streams(config)[0], 0.0) == 0.0
