@@ -19,6 +19,10 @@ class SessionAPI(Protocol):
         """Whose token this is; None where the request carried none. Raises NotAllowed."""
         ...
 
+    async def describe_server(self, caller: Caller) -> pb.DescribeServerResponse:
+        """What is generated here."""
+        ...
+
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         """Open a session."""
         ...

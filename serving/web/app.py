@@ -16,7 +16,7 @@ from serving.errors import ServingError
 from serving.gateway.api import SessionAPI
 from serving.protocol.status import code_of
 from serving.timeline.formats.reader import MAX_BYTES, parse_timeline
-from serving.web.json_format import error_json, timeline_json
+from serving.web.json_format import error_json, server_json, timeline_json
 from serving.web.outbound import text
 from serving.web.query import PROTOCOL, Address, read_token
 from serving.web.segments import SegmentCache
@@ -70,6 +70,11 @@ def web_app(sessions: SessionAPI) -> FastAPI:
     @app.websocket("/ws")
     async def converse(socket: WebSocket) -> None:
         await _converse(socket, sessions, segments)
+
+    @app.get("/server.json")
+    async def server(request: Request) -> JSONResponse:
+        caller = sessions.authenticate(read_token(request.headers))
+        return JSONResponse(server_json(await sessions.describe_server(caller)))
 
     @app.get("/recordings/{name}.mp4")
     async def recording(name: str, request: Request) -> StreamingResponse:

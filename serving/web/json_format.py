@@ -100,6 +100,18 @@ def session_json(session: pb.Session) -> dict[str, Json]:
     return data | settings
 
 
+def server_json(server: pb.DescribeServerResponse) -> dict[str, Json]:
+    """What a server generates, as the page asks for it."""
+    return {
+        "model": server.model,
+        "sizes": [{"height": size.height, "width": size.width} for size in server.sizes],
+        "other_sizes": server.other_sizes,
+        "max_pixels": server.max_pixels,
+        "max_fps": server.max_fps,
+        "default_fps": server.default_fps,
+    }
+
+
 def timeline_json(read: ReadTimeline) -> dict[str, Json]:
     """A timeline out of a file: cues in the fields of `schedule_prompt`, settings as addresses have them."""
     settings, timeline = read.timeline.settings, read.timeline

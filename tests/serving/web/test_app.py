@@ -106,3 +106,12 @@ def test_a_token_comes_with_the_socket(closed_client: TestClient) -> None:
     with closed_client.websocket_connect("/ws?watch=1", subprotocols=["longtake.v1", token]) as socket:
         assert socket.accepted_subprotocol == "longtake.v1"
         assert socket.receive_json()["data"]["message"].startswith("watch needs a session")
+
+
+def test_the_page_can_ask_what_is_generated_here(open_client: TestClient, closed_client: TestClient) -> None:
+    assert open_client.get("/server.json").json() == {
+        "model": "pocket", "sizes": [{"height": 96, "width": 160}], "other_sizes": True, "max_pixels": 921600,
+        "max_fps": 60, "default_fps": 16,
+    }  # fmt: skip
+    assert closed_client.get("/server.json").status_code == 401
+    assert closed_client.get("/server.json", headers=TOKEN).json()["model"] == "pocket"

@@ -198,6 +198,34 @@ class AppliedCue(_message.Message):
     frame: int
     def __init__(self, cue: _Optional[_Union[Cue, _Mapping]] = ..., frame: _Optional[int] = ...) -> None: ...
 
+class DescribeServerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PictureSize(_message.Message):
+    __slots__ = ("height", "width")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    width: int
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+
+class DescribeServerResponse(_message.Message):
+    __slots__ = ("model", "sizes", "other_sizes", "max_pixels", "max_fps", "default_fps")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    OTHER_SIZES_FIELD_NUMBER: _ClassVar[int]
+    MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FPS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FPS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    sizes: _containers.RepeatedCompositeFieldContainer[PictureSize]
+    other_sizes: bool
+    max_pixels: int
+    max_fps: int
+    default_fps: int
+    def __init__(self, model: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[PictureSize, _Mapping]]] = ..., other_sizes: _Optional[bool] = ..., max_pixels: _Optional[int] = ..., max_fps: _Optional[int] = ..., default_fps: _Optional[int] = ...) -> None: ...
+
 class CreateSessionRequest(_message.Message):
     __slots__ = ("options", "cues", "client_id", "command_id")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
