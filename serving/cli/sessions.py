@@ -111,6 +111,8 @@ def describe(event: pb.Event) -> str:
             return f"frame {event.applied.frame}: {prompt}"
         case "resumed":
             return f"went on elsewhere with frame {event.resumed.frame}: {event.resumed.reason}"
+        case "slowed":
+            return f"{event.slowed.held_fps:.1f} frames/s: {event.slowed.reason}"
         case "gap":
             return f"{event.gap.frames} frames from {event.gap.first_frame} on were not sent"
         case "error":

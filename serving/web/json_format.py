@@ -87,6 +87,7 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "applied_count": session.applied_count,
         "viewers": session.viewers,
         "recording": session.recording or None,
+        "held_fps": round(session.held_fps, 2) or None,
     }
     settings: dict[str, Json] = {
         "model": options.model,

@@ -27,6 +27,7 @@ from serving.protocol.convert import write_applied, write_cue, write_receipt
 from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
 from serving.session.state_machine import BlockPlan, Receipt, Session
+from serving.worker.capacity.pace_watch import PaceWatch
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 
@@ -69,6 +70,10 @@ class ActiveSession:
     ending: bool = False
     closed: bool = False
     failure: ServingError | None = None
+    watch: PaceWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = PaceWatch(self.spec.pace.fps)
 
     @property
     def id(self) -> str:
@@ -266,6 +271,7 @@ class ActiveSession:
             oldest_frame=self.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
             replica=self.replica,
+            held_fps=self.watch.held_fps or 0.0,
         )
 
     def queued_blocks(self, now: float) -> int:

@@ -99,7 +99,8 @@ class Delivery:
         if not await self._leased(session):
             return
         now = asyncio.get_running_loop().time()
-        self._metrics.block(late=session.logic.delivered(plan, now))
+        late = session.logic.delivered(plan, now)
+        self._metrics.block(late=late)
         self._replicate(session, chunk, update)
         session.publish_chunk(chunk)
         self._time(session, plan, now)
@@ -110,6 +111,23 @@ class Delivery:
                 queued_blocks=session.queued_blocks(now),
             )
         )
+        if (pace := session.watch.delivered(len(chunk.units), now, late=late)) is not None:
+            self._tell_pace(session, pace, now)
+
+    def _tell_pace(self, session: ActiveSession, fps: float, now: float) -> None:
+        """The pace that is held has become another one."""
+        stream = session.config
+        takes = self._capacity.denoising.expect(stream, now) + self._capacity.delivering.expect(stream, now)
+        if session.watch.held_fps is None:
+            reason = f"the session is made at its {session.logic.pace.fps} frames/s again"
+        else:
+            reason = (
+                f"the replica has too much to do for {session.logic.pace.fps} frames/s: "
+                f"a block takes {takes:.2f} s at the moment"
+            )
+        extra = {"session": session.id, "held_fps": round(fps, 1), "fps": session.logic.pace.fps}
+        logger.info("pace", extra=extra)
+        session.publish(slowed=pb.Slowed(held_fps=fps, reason=reason))
 
     def _learn(self, made: MadeBlock) -> None:
         """What the block took. The pictures are here, so the passes that they are made from are over."""

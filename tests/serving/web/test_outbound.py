@@ -163,3 +163,13 @@ def test_segments_are_kept_up_to_a_number_of_bytes() -> None:
         for event in events:
             assert segments.of(session, event).frames == 12
         assert len(segments._segments) == kept
+
+
+def test_a_viewer_is_told_the_pace_that_is_held() -> None:
+    slowed = pb.Slowed(held_fps=11.4567, reason="too much to do")
+    assert written(opened(), pb.Event(seq=3, slowed=slowed)) == [
+        ("slowed", {"held_fps": 11.46, "reason": "too much to do"})
+    ]
+    ((_, state),) = written(opened(), pb.Event(state=pb.Session(held_fps=11.4567)))
+    ((_, in_time),) = written(opened(), pb.Event(state=pb.Session()))
+    assert (state["held_fps"], in_time["held_fps"]) == (11.46, None)
