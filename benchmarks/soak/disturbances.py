@@ -6,7 +6,6 @@ import asyncio
 import errno
 import itertools
 import logging
-import os
 import random
 import sys
 from collections import Counter
@@ -116,12 +115,10 @@ class Disturbances:
 
 
 def _fill(path: Path) -> None:
-    with path.open("wb") as file:
-        try:
+    try:
+        with path.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 16))
-                file.flush()
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-        os.sync()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
