@@ -17,3 +17,9 @@ A room imports rooms named before it, never one of its own line or after:
 
 A model is added in `config.presets`, a new network as a room beside `wan`, a way to run passes in `runner`.
 """
+
+import os
+
+# OpenMP's threads wait asleep. Spinning, they would keep a core from whoever else wants it, and from the thread
+# that they wait for: with one of two cores busy a film took six times as long. Read as torch loads OpenMP.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

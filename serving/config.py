@@ -141,7 +141,8 @@ class ServerConfig(BaseModel):
     slots: Count = Field(2, description="sessions of one denoiser")
     batch: Count = Field(1, description="streams in one pass of a denoiser")
     sizes: Sizes = Field(
-        (), description="HEIGHTxWIDTH,... to warm up beside the model's own; others run without graphs on a GPU"
+        (),
+        description="HEIGHTxWIDTH,... beside the model's own, and no others; else any, on a GPU without graphs",
     )
     cache_bytes: Annotated[int, Field(gt=0)] | None = Field(
         None, description="what the sessions of a replica may keep; else what a graphics card has left"
@@ -175,6 +176,10 @@ class ServerConfig(BaseModel):
         require(self.insecure or bool(self.tokens.digests) or is_loopback(self.host), problem)
         _ = self.origins
         return self
+
+    def served_sizes(self, own: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+        """Height and width of the pictures that are warmed up, the model's own first."""
+        return tuple(dict.fromkeys((own, *self.sizes)))
 
     @property
     def origins(self) -> Origins:

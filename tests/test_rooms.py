@@ -21,7 +21,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 SERVING: tuple[tuple[str, ...], ...] = (
     ("errors", "auth", "config", "hosts", "origins", "rate_limit"), ("media", "timeline"),
     ("timeline.formats", "weights", "session"),
-    ("protocol", "replication", "pipeline"), ("client", "offline", "worker.streams", "gateway.ownership"),
+    ("protocol", "replication", "pipeline"),
+    ("client", "offline", "worker.streams", "worker.capacity", "gateway.ownership"),
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",),
     ("cli",),

@@ -8,6 +8,12 @@ with some room for what a fault costs. They say prompts, pause and resume, fork,
 saw. One fault at a time: SIGKILL, or SIGSTOP for 1, 3 or 10 s, until all is whole again. One in ten kills a
 denoiser and the manager of one of its sessions at once; that session may be lost, and its client must be told so.
 The same seed gives the same faults and the same clients, but not the same moments.
+
+    python -m benchmarks.soak --doors --minutes 30
+
+`longtake serve` as a user starts it, with four such clients. No replica is hit: watchers come and go, clients that
+read nothing are killed, the disk of recordings is full for a while (as root, who may mount one in memory), and now
+and then the proxy is killed. Nothing may be lost, and from minute 10 on the memory of each process must be flat.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.soak.doors import doors_summary, doors_violations, soak_doors
 from benchmarks.soak.report import summary, violations
 from benchmarks.soak.run import soak
 
@@ -35,21 +42,27 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=100, help="faults (default: 100)")
     parser.add_argument("--sessions", type=int, default=8, help="at a time (default: 8)")
+    parser.add_argument("--doors", action="store_true", help="disturb the doors, not the replicas")
+    parser.add_argument("--minutes", type=float, default=30.0, help="of --doors (default: 30)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 16), help="to do a run again")
-    parser.add_argument("--output", type=Path, default=RESULTS / "soak_pocket_cpu.json", help="the JSON file")
+    parser.add_argument("--output", type=Path, help="the JSON file; else one among the results")
     options = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING)
     logging.getLogger("benchmarks").setLevel(logging.INFO)
     print(f"seed {options.seed}", flush=True)
     machine = asdict(Machine.here(torch.device("cpu")))
     with TemporaryDirectory() as folder:
-        found = soak(options.kills, options.sessions, options.seed, Path(folder))
-    result = summary(found)
+        if options.doors:
+            doors = soak_doors(options.minutes, options.seed, Path(folder))
+            name, result, wrong = "soak_doors_pocket_cpu.json", doors_summary(doors), doors_violations(doors)
+        else:
+            found = soak(options.kills, options.sessions, options.seed, Path(folder))
+            name, result, wrong = "soak_pocket_cpu.json", summary(found), violations(found)
     print(json.dumps(result, indent=1))
-    options.output.write_text(json.dumps({"machine": machine, **result}, indent=1) + "\n")
-    for violation in violations(found):
+    (options.output or RESULTS / name).write_text(json.dumps({"machine": machine, **result}, indent=1) + "\n")
+    for violation in wrong:
         print(f"WRONG: {violation}", file=sys.stderr)
-    return 1 if violations(found) else 0
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

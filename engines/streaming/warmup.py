@@ -8,9 +8,14 @@ from typing import NamedTuple
 import torch
 
 from engines.config.stream import StreamConfig
+from engines.device.event_timer import Lap
+from engines.device.idle import wait_until_idle
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+
+TIMED = 3
+"""Blocks of which the quickest counts: something else may hold one up."""
 
 
 class WarmupProgress(NamedTuple):
@@ -41,11 +46,40 @@ def warm_up(generator: Generator, config: StreamConfig, streams: int = 1) -> Ite
     yield WarmupProgress(len(sizes) * blocks, len(sizes) * blocks)
 
 
+def block_seconds(generator: Generator, config: StreamConfig) -> float:
+    """How long the device takes for a block of `config` with the window full: the least of several.
+
+    To be called on a generator that is warm and does nothing else. Raises PoolFull if there is no room.
+    """
+    stream = generator.open(config)
+    try:
+        generator.set_prompt(stream, _prompt(generator))
+        times = [
+            _timed_block(generator, stream) for _ in range(config.blocks.blocks_of(config.window_frames) + TIMED)
+        ]
+    finally:
+        generator.close(stream)
+    return min(times[-TIMED:])
+
+
+def _timed_block(generator: Generator, stream: Stream) -> float:
+    lap = Lap(generator.cache.device)
+    generator.generate([stream])
+    lap.stop()
+    wait_until_idle(generator.cache.device)
+    if lap.seconds is None:
+        raise RuntimeError("the device is idle, and not past the end of a block")
+    return lap.seconds
+
+
+def _prompt(generator: Generator) -> Prompt:
+    return Prompt("warm-up", torch.ones(1, generator.config.text_dim))
+
+
 def _next_block(generator: Generator, streams: Sequence[Stream]) -> None:
     """Under a new prompt: a recache is another kind of pass for each number of frames in the window."""
-    prompt = Prompt("warm-up", torch.ones(1, generator.config.text_dim))
     for stream in streams:
-        generator.set_prompt(stream, prompt)
+        generator.set_prompt(stream, _prompt(generator))
     for stream, block in zip(streams, generator.generate(streams), strict=True):
         if stream.decoder is not None:
             generator.decode(stream, block)

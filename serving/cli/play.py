@@ -113,6 +113,8 @@ def _show(event: pb.Event, playback: Playback, frames: int) -> None:
         show_line(f"frame {event.applied.frame}: {prompt}")
         if sys.stderr.isatty():
             print(file=sys.stderr)
+    elif event.HasField("slowed"):
+        show_line(f"{event.slowed.held_fps:.1f} frames/s: {event.slowed.reason}")
     elif event.HasField("resumed"):
         silence = event.resumed.silence.ToTimedelta().total_seconds()
         show_line(f"frame {event.resumed.frame}: the session went on elsewhere after {silence:.1f} s")

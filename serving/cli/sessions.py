@@ -50,10 +50,15 @@ def _row(session: pb.Session) -> tuple[str, ...]:
         str(session.current_start_frame),
         options.model,
         f"{options.height}x{options.width}",
-        str(options.fps or "unpaced"),
+        _pace(session),
         str(session.viewers),
         _cut(session.prompt),
     )
+
+
+def _pace(session: pb.Session) -> str:
+    fps = session.options.fps
+    return f"{session.held_fps:.1f} of {fps}" if session.held_fps else str(fps or "unpaced")
 
 
 def _state(session: pb.Session) -> str:
@@ -115,6 +120,8 @@ def describe(event: pb.Event) -> str:
             return f"frame {event.applied.frame}: {prompt}"
         case "resumed":
             return f"went on elsewhere with frame {event.resumed.frame}: {event.resumed.reason}"
+        case "slowed":
+            return f"{event.slowed.held_fps:.1f} frames/s: {event.slowed.reason}"
         case "gap":
             return f"{event.gap.frames} frames from {event.gap.first_frame} on were not sent"
         case "error":

@@ -87,6 +87,10 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
+    async def describe_server(self) -> pb.DescribeServerResponse:
+        """What the server generates: its model, picture sizes and limits."""
+        return await self._call(self.stub.DescribeServer, pb.DescribeServerRequest())
+
     async def create(
         self,
         *,

@@ -133,6 +133,10 @@ class Client:
     ) -> None:
         self.close()
 
+    def describe_server(self) -> pb.DescribeServerResponse:
+        """What the server generates: its model, picture sizes and limits."""
+        return self._thread.run(self._client.describe_server())
+
     def create(
         self,
         *,

@@ -116,6 +116,10 @@ class SessionManagerReplica:
         return self._sessions.authenticate(token if scheme.lower() == "bearer" and token else None)
 
     @answered
+    async def DescribeServer(self, request: pb.DescribeServerRequest, caller: Caller) -> pb.DescribeServerResponse:
+        return await self._sessions.describe_server(caller)
+
+    @answered
     async def CreateSession(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         return await self._sessions.create(request, caller)
 

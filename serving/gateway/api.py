@@ -29,6 +29,10 @@ class SessionAPI(Protocol):
         """
         ...
 
+    async def describe_server(self, caller: Caller) -> pb.DescribeServerResponse:
+        """What is generated here."""
+        ...
+
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         """Open a session."""
         ...

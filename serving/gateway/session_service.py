@@ -44,6 +44,7 @@ from serving.protocol.convert import read_cues, read_pace
 from serving.rate_limit import RateLimit
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.register import Register
+from serving.session.pacing import MAX_FPS, Pace
 from serving.timeline.cue import Cue
 from serving.timeline.timeline import Settings
 
@@ -109,6 +110,19 @@ class SessionService(SessionAPI):
             return len(await ask_all(self._pool, "room")) > 0
         except ReplicaLost:
             return False
+
+    @override
+    async def describe_server(self, caller: Caller) -> pb.DescribeServerResponse:
+        config = self._config
+        sizes = config.served_sizes((self._stream.height, self._stream.width))
+        return pb.DescribeServerResponse(
+            model=config.model,
+            sizes=[pb.PictureSize(height=height, width=width) for height, width in sizes],
+            other_sizes=not config.sizes,
+            max_pixels=config.limits.pixels,
+            max_fps=MAX_FPS,
+            default_fps=Pace.fps,
+        )
 
     # Opening and closing
 
@@ -225,6 +239,12 @@ class SessionService(SessionAPI):
             )
         except ConfigError as error:
             raise InvalidRequest(str(error)) from None
+        served = config.served_sizes((self._stream.height, self._stream.width))
+        if config.sizes and (stream.height, stream.width) not in served:
+            listed = ", ".join(f"{height}x{width}" for height, width in served)
+            raise InvalidRequest(
+                f"pictures of {stream.height}x{stream.width}, height by width, are not served here; {listed} are"
+            )
         pixels, most = stream.height * stream.width, config.limits.pixels
         if pixels > most:
             raise LimitReached(f"the picture has {pixels} pixels; at most {most} are generated here")

@@ -12,6 +12,7 @@ import torch
 
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
+from engines.device.host_threads import usable_cores
 from engines.runner.selection import can_use_cuda_graphs
 from kernels.dispatch import KernelBackends, backends_for
 from serving.errors import FilmError
@@ -94,7 +95,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         _overridden(settings, options),
         _device(device),
         DTYPES[dtype],
-        options.threads or torch.get_num_threads(),
+        options.threads or min(torch.get_num_threads(), usable_cores()),
         options.snapshot,
         _plan(options.kernels, device, dtype),
         not options.no_graphs,

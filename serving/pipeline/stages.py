@@ -40,6 +40,9 @@ class DecoderStage(Protocol):
     async def close(self, key: str) -> None:
         """Let go of a session."""
 
+    def block_seconds(self, key: str) -> float | None:
+        """What a session's last block took of this process's time; None where others decode, or none has been."""
+
 
 async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
     """Run `work` in `executor`, to its end even if the caller is cancelled: what it works on is left whole."""
@@ -83,6 +86,10 @@ class LocalDecoder(DecoderStage):
         """Decode blocks like those of `streams` in the thread that will; returns when that is done."""
         self._executor.submit(self.decoder.warm_up, streams, channels, dtype).result()
 
+    def measure(self, stream: StreamConfig, channels: int, dtype: torch.dtype) -> float:
+        """How long a block takes in the thread that decodes; returns when that is known."""
+        return self._executor.submit(self.decoder.measure, stream, channels, dtype).result()
+
     @override
     async def open(self, key: str, start: DecoderStart) -> None:
         await in_thread(self._executor, lambda: self.decoder.open(key, start))
@@ -96,3 +103,7 @@ class LocalDecoder(DecoderStage):
     @override
     async def close(self, key: str) -> None:
         await in_thread(self._executor, lambda: self.decoder.close(key))
+
+    @override
+    def block_seconds(self, key: str) -> float | None:
+        return self.decoder.block_seconds(key)

@@ -19,6 +19,12 @@ from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
 from serving.pipeline.engine_errors import refused
 
+MEASURED = "measured"
+"""The key of the session that is decoded to see how long it takes."""
+
+TIMED = 3
+"""Later blocks of it, of which the quickest counts: something else may hold one up."""
+
 
 class DecoderStart(NamedTuple):
     """Where in a stream a decoder begins: the next block, its first pixel frame, and the latents before it.
@@ -42,6 +48,7 @@ class _Decoded:
     next_frame: int
     encoder: ChunkEncoder | None = None
     last: Chunk | None = None
+    seconds: float | None = None
 
 
 class VideoDecoder:
@@ -78,6 +85,19 @@ class VideoDecoder:
         for stream in streams:
             self._decoding.warm_up(stream, channels, dtype)
 
+    def measure(self, stream: StreamConfig, channels: int, dtype: torch.dtype) -> float:
+        """Seconds to decode and encode a block like those of `stream`: the least of several, when all is warm."""
+        blocks, times = stream.blocks, list[float]()
+        self.open(MEASURED, DecoderStart(0, 0, []))
+        try:
+            for block in range(1 + TIMED):
+                latents = torch.zeros(stream.latent_shape(channels, blocks.frames_of(block)), dtype=dtype)
+                self.decode(MEASURED, block, latents)
+                times.append(self.block_seconds(MEASURED) or 0.0)
+        finally:
+            self.close(MEASURED)
+        return min(times[1:])
+
     def open(self, key: str, start: DecoderStart) -> None:
         """Begin, or begin again, to decode a session. Raises SlotsFull if there are too many, or no memory."""
         if key not in self._sessions and self.free <= 0:
@@ -105,10 +125,16 @@ class VideoDecoder:
         encoder = session.encoder or self._make_encoder(rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
         chunk = encoder.encode(block, session.next_frame, pictures.frames.numpy())
         encoding.stop()
-        self._sessions[key] = _Decoded(pictures.cache, block + 1, chunk.end_frame, encoder, chunk)
+        seconds = (pictures.lap.seconds or 0.0) + (encoding.seconds or 0.0)
+        self._sessions[key] = _Decoded(pictures.cache, block + 1, chunk.end_frame, encoder, chunk, seconds)
         self._tell("decode", pictures.lap)
         self._tell("encode", encoding)
         return chunk
+
+    def block_seconds(self, key: str) -> float | None:
+        """How long the last block of a session took to decode and encode; None where there is none."""
+        session = self._sessions.get(key)
+        return None if session is None else session.seconds
 
     def close(self, key: str) -> None:
         """Let go of a session. Closing it again does nothing."""

@@ -58,24 +58,22 @@ class Position:
         return self._reported is not None
 
     def shown(self, delivered: int, now: float) -> int:
-        """The last frame shown of the first `delivered` ones; -1 before the first.
+        """The last frame shown of the first `delivered` ones, as far as is known; -1 before the first."""
+        seen = int(self._clock.at(now)) if self._reported is None else self._reported[0]
+        return min(delivered - 1, seen)
 
-        Where nobody reports and no clock runs that is the last one that a viewer can have seen.
-        """
-        return delivered - 1 if self._is_unknown else self._known(delivered, now)
+    def seen(self, delivered: int, now: float) -> int:
+        """The same, but where nobody reports and no clock runs the last frame that a viewer can have seen."""
+        return delivered - 1 if self._is_unknown else self.shown(delivered, now)
 
     def last_block(self, delivered: int, blocks: BlockLengths, now: float) -> int:
         """The last block that may be begun, by what is known to have been shown of `delivered` frames."""
-        shown_block = blocks.block_at(max(self._known(delivered, now), 0) + 1) - 1
+        shown_block = blocks.block_at(max(self.shown(delivered, now), 0) + 1) - 1
         return shown_block + (UNREPORTED_BLOCKS if self._is_unknown else self._pace.ahead)
 
     @property
     def _is_unknown(self) -> bool:
         return self._pace.fps == 0 and self._reported is None
-
-    def _known(self, delivered: int, now: float) -> int:
-        seen = int(self._clock.at(now)) if self._reported is None else self._reported[0]
-        return min(delivered - 1, seen)
 
     def expects(self, frame: int) -> float | None:
         """When `frame` is to be on screen; None where nothing is known of it."""

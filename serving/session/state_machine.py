@@ -166,7 +166,7 @@ class Session:
     def pause(self, frame: int | None, command_id: str, now: float) -> tuple[Receipt, ...]:
         """Stop at the frame that was seen last."""
         self._require_state(State.RUNNING, "pause")
-        at = self.shown_frame(now) if frame is None else frame
+        at = self._position.seen(self.delivered_frames, now) if frame is None else frame
         if not -1 <= at < self._seen_frames:
             raise FrameOutOfRange(
                 f"frame {at} cannot have been seen; the last one made is {self.delivered_frames - 1}"
@@ -269,14 +269,15 @@ class Session:
             return Waiting.SHOWN
         return Waiting.UNSPECIFIED if self.viewers else Waiting.VIEWER
 
-    def deadline(self, now: float) -> float:
-        """When the next block is to be on screen; a fresh session's is when it began to wait.
+    def expected(self) -> float | None:
+        """When the next block is to be on screen by the viewers' clock; None where none runs."""
+        return self._position.expects(self.earliest_frame)
 
-        One that nobody's clock waits for may wait as long as a block lasts, so that it makes no other one late.
+    def patience(self) -> float:
+        """Until when the next block can wait where no clock runs; that of a fresh session cannot.
+
+        One that nobody looks at may wait as long as a block lasts.
         """
-        expected = self._position.expects(self.earliest_frame)
-        if expected is not None:
-            return expected
         if self.delivered_frames == 0:
             return self._waiting_since
         frames = TEMPORAL_FACTOR * self.blocks.later

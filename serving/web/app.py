@@ -18,7 +18,7 @@ from serving.gateway.api import SessionAPI
 from serving.origins import SAME_ORIGIN, Origins
 from serving.protocol.status import code_of, retry_after_of
 from serving.timeline.formats.reader import MAX_BYTES, parse_timeline
-from serving.web.json_format import error_json, timeline_json
+from serving.web.json_format import error_json, server_json, timeline_json
 from serving.web.origin_guard import OriginGuard
 from serving.web.outbound import text
 from serving.web.query import PROTOCOL, Address, read_token
@@ -83,6 +83,11 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
     @app.websocket("/ws")
     async def converse(socket: WebSocket) -> None:
         await _converse(socket, sessions, segments)
+
+    @app.get("/server.json")
+    async def server(request: Request) -> JSONResponse:
+        caller = sessions.authenticate(read_token(request.headers))
+        return JSONResponse(server_json(await sessions.describe_server(caller)))
 
     @app.get("/recordings/{name}.mp4")
     async def recording(name: str, request: Request) -> StreamingResponse:

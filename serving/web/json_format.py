@@ -96,6 +96,7 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "viewers": session.viewers,
         "recording": session.recording or None,
         "waiting": waiting_json(session.waiting),
+        "held_fps": round(session.held_fps, 2) or None,
     }
     settings: dict[str, Json] = {
         "model": options.model,
@@ -112,6 +113,18 @@ def session_json(session: pb.Session) -> dict[str, Json]:
 def waiting_json(reason: pb.WaitReason) -> Json:
     """What a session waits for, null for nothing."""
     return pb.WaitReason.Name(reason).removeprefix("WAIT_REASON_").lower() if reason else None
+
+
+def server_json(server: pb.DescribeServerResponse) -> dict[str, Json]:
+    """What a server generates, as the page asks for it."""
+    return {
+        "model": server.model,
+        "sizes": [{"height": size.height, "width": size.width} for size in server.sizes],
+        "other_sizes": server.other_sizes,
+        "max_pixels": server.max_pixels,
+        "max_fps": server.max_fps,
+        "default_fps": server.default_fps,
+    }
 
 
 def timeline_json(read: ReadTimeline) -> dict[str, Json]:

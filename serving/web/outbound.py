@@ -69,6 +69,10 @@ class EventWriter:
                 return list(self._applied(event.applied))
             case "resumed":
                 return [self._resumed(event.resumed)]
+            case "slowed":
+                slowed = event.slowed
+                held: dict[str, Json] = {"held_fps": round(slowed.held_fps, 2), "reason": slowed.reason}
+                return [self._text("slowed", held)]
             case "gap":
                 return [self._text("gap", {"first_frame": event.gap.first_frame, "frames": event.gap.frames})]
             case "error":

@@ -12,6 +12,7 @@ from itertools import takewhile
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from engines.config.stream import StreamConfig
+from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
@@ -27,6 +28,7 @@ from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
 from serving.session.state_machine import BlockPlan, Receipt, Session
 from serving.session.types import Waiting
+from serving.worker.capacity.pace_watch import PaceWatch
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 
@@ -37,7 +39,7 @@ class ActiveSession:
 
     `prompts` are the texts encoded for the cues that are in force or next. No block is begun while
     somebody `held` the session; `making` is the one that is being made, the last of the `undelivered` ones is
-    `delivering`. `asked_now`
+    `delivering`. `settled` is the time of the clean pass that was run since the last block. `asked_now`
     says when a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby, makes
     the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed.
     """
@@ -57,6 +59,7 @@ class ActiveSession:
     held: int = 0
     making: int | None = None
     settling: bool = False
+    settled: Lap | None = None
     delivering: asyncio.Task[None] | None = None
     undelivered: int = 0
     encoding: asyncio.Task[None] | None = None
@@ -70,6 +73,10 @@ class ActiveSession:
     ending: bool = False
     closed: bool = False
     failure: ServingError | None = None
+    watch: PaceWatch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = PaceWatch(self.spec.pace.fps)
 
     @property
     def id(self) -> str:
@@ -104,6 +111,11 @@ class ActiveSession:
     def is_busy(self) -> bool:
         """Whether the device works on its stream."""
         return self.making is not None or self.settling
+
+    def take_settled(self) -> Lap | None:
+        """The time of the clean pass that was run since the last block; None where a block's own passes had it."""
+        settled, self.settled = self.settled, None
+        return settled
 
     def upcoming_texts(self, blocks: int) -> list[str]:
         """Texts of the cues that fall on one of the next `blocks` blocks."""
@@ -285,6 +297,7 @@ class ActiveSession:
             oldest_frame=self.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
             replica=self.replica,
+            held_fps=self.watch.held_fps or 0.0,
         )
 
     def queued_blocks(self, now: float) -> int:

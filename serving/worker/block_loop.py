@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -24,12 +25,13 @@ from engines.streaming.state import Block
 from serving.errors import ServingError, SessionFailed
 from serving.pipeline.engine_errors import refusal
 from serving.pipeline.stages import in_thread
-from serving.session.state_machine import BlockPlan
+from serving.session.state_machine import BlockPlan, State
 from serving.worker.active_session import ActiveSession
+from serving.worker.capacity.capacity import Capacity
 from serving.worker.delivery import Delivery, MadeBlock
 from serving.worker.pass_watch import PassWatch
 from serving.worker.prompt_prefetch import PromptPrefetch
-from serving.worker.scheduler import Candidate, Scheduler
+from serving.worker.scheduler import Candidate, Scheduler, Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ class _Pass(NamedTuple):
 
     block: Block
     changes: PendingDelta | None
-    lap: Lap | None
+    lap: Lap
 
 
 class BlockLoop:
@@ -58,14 +60,17 @@ class BlockLoop:
         sessions: Callable[[], Iterable[ActiveSession]],
         has_lease: Callable[[ActiveSession], bool],
         end: Callable[[ActiveSession, ServingError | None], None],
+        capacity: Capacity,
     ) -> None:
         self._generator = generator
+        self._capacity = capacity
         self._executor = executor
         self._sessions = sessions
         self._has_lease = has_lease
         self._end = end
         self._scheduler = Scheduler(generator.batch)
         self._wake = asyncio.Event()
+        self._free_at = 0.0
         self.watch = PassWatch()
 
     def wake(self) -> None:
@@ -80,10 +85,11 @@ class BlockLoop:
             for session in self._sessions():
                 prompts.begin(session)
             candidates = self._candidates(now)
-            if picked := self._scheduler.pick(candidates, now):
+            if picked := self._scheduler.pick(candidates, now, self._free_at):
                 by_attempt = {session.attempt: session for session in self._sessions()}
                 await self._make([by_attempt[candidate.key] for candidate in picked], delivery)
-            elif idle := self._unsettled():
+                self._give(sum(candidate.cost for candidate in picked), now)
+            elif idle := self._unsettled(candidates, now):
                 await self._settle(idle)
             else:
                 await self._sleep(candidates, now)
@@ -91,18 +97,43 @@ class BlockLoop:
     # Whose block is next
 
     def _candidates(self, now: float) -> list[Candidate]:
-        found = []
-        for session in self._sessions():
-            if not session.is_idle or session.undelivered >= MOST_UNDELIVERED or not self._has_lease(session):
-                continue
-            due = session.logic.due(now)
-            if due is not None and session.has_prompts():
-                shape = (session.config.height, session.config.width, session.config.steps)
-                found.append(Candidate(session.attempt, shape, session.logic.deadline(now), due))
-        return found
+        expect = self._capacity.delivering.expect
+        backlog = sum(session.undelivered * expect(session.config, now) for session in self._sessions())
+        return [
+            self._candidate(session, backlog, now)
+            for session in self._sessions()
+            if session.logic.state is State.RUNNING
+            and not (session.held or session.ending)
+            and self._has_lease(session)
+        ]
+
+    def _candidate(self, session: ActiveSession, backlog_s: float, now: float) -> Candidate:
+        """A session that runs. Where no block of it can be made now, that is due once something has happened.
+
+        What is made now is decoded once the `backlog_s` is.
+        """
+        logic, stream = session.logic, session.config
+        ready = session.is_idle and session.undelivered < MOST_UNDELIVERED and session.has_prompts()
+        due = logic.due(now) if ready else None
+        expected = logic.expected()
+        if expected is not None:
+            delivery_s = backlog_s + self._capacity.delivering.expect(stream, now)
+            urgency, deadline = Urgency.CLOCKED, expected - delivery_s
+        else:
+            urgency = Urgency.WAITING if logic.pace.fps else Urgency.UNPACED
+            deadline = logic.patience()
+        shape = (stream.height, stream.width, stream.steps)
+        cost = self._capacity.block_s(stream, now)
+        return Candidate(session.attempt, shape, deadline, math.inf if due is None else due, urgency, cost)
+
+    def _give(self, seconds: float, now: float) -> None:
+        """Note until when the device works; on a CPU what it was given is done."""
+        if self._generator.cache.device.type == "cuda":
+            self._free_at = max(self._free_at, now) + seconds
 
     async def _sleep(self, candidates: Sequence[Candidate], now: float) -> None:
-        next_due = min((candidate.due for candidate in candidates), default=now + LONGEST_WAIT_S)
+        # One that is due and was not picked would make others late, until the next of those has had its block.
+        next_due = min((candidate.due for candidate in candidates if candidate.due > now), default=math.inf)
         self._wake.clear()
         wait = min(max(next_due - now, 0.0005), LONGEST_WAIT_S)
         # `wait_for` would forget that it was cancelled if it was woken at the same moment.
@@ -143,7 +174,8 @@ class BlockLoop:
     ) -> list[MadeBlock]:
         """The blocks that could be made. Where a batch fails each is made alone, and only who fails again ends."""
         try:
-            with self.watch.running(asyncio.get_running_loop().time):
+            usual = sum(self._capacity.denoising.expect(session.config, began) for session in sessions)
+            with self.watch.running(asyncio.get_running_loop().time, usual):
                 passes = await in_thread(self._executor, partial(self._generate, sessions, plans))
         except torch.AcceleratorError:
             # The device is in an unknown state, and so is whatever is on it.
@@ -154,7 +186,10 @@ class BlockLoop:
                 return []
         else:
             together = zip(sessions, plans, passes, strict=True)
-            return [MadeBlock(session, plan, *one, began) for session, plan, one in together]
+            return [
+                MadeBlock(session, plan, *one, len(sessions), began, session.take_settled())
+                for session, plan, one in together
+            ]
         alone = [await self._passes([one], [plan], began) for one, plan in zip(sessions, plans, strict=True)]
         return [made for one in alone for made in one]
 
@@ -179,8 +214,7 @@ class BlockLoop:
         blocks = self._generator.generate([session.stream for session in sessions])
         lap.stop()
         changes = [session.changes(block) for session, block in zip(sessions, blocks, strict=True)]
-        laps = [lap, *[None] * (len(sessions) - 1)]
-        return [_Pass(*one) for one in zip(blocks, changes, laps, strict=True)]
+        return [_Pass(block, change, lap) for block, change in zip(blocks, changes, strict=True)]
 
     def _announce(self, session: ActiveSession, plan: BlockPlan) -> None:
         if plan.step is not None:
@@ -188,20 +222,23 @@ class BlockLoop:
         session.replicate()
         session.publish_applied(plan)
 
-    def _unsettled(self) -> ActiveSession | None:
+    def _unsettled(self, candidates: Sequence[Candidate], now: float) -> ActiveSession | None:
         """A session whose clean pass can be run now; one that is to be recached will not need it."""
+        at = max(now, self._free_at)
         for session in self._sessions():
             if not session.is_idle or not session.stream.context_due or not self._has_lease(session):
                 continue
-            if not session.upcoming_texts(1):
+            one_pass = self._capacity.denoising.expect(session.config, now) / session.config.passes
+            if not session.upcoming_texts(1) and self._scheduler.leaves_time(one_pass, candidates, at):
                 return session
         return None
 
     async def _settle(self, session: ActiveSession) -> None:
+        clock = asyncio.get_running_loop().time
         session.settling = True
         try:
-            with self.watch.running(asyncio.get_running_loop().time):
-                await in_thread(self._executor, partial(self._generator.write_context, [session.stream]))
+            with self.watch.running(clock, self._capacity.denoising.expect(session.config, clock())):
+                session.settled = await in_thread(self._executor, partial(self._write_context, session))
         except torch.AcceleratorError:
             raise
         except EngineError as error:
@@ -211,3 +248,9 @@ class BlockLoop:
             self._end(session, SessionFailed.of("a clean pass", error))
         finally:
             session.settling = False
+
+    def _write_context(self, session: ActiveSession) -> Lap:
+        lap = Lap(self._generator.cache.device)
+        self._generator.write_context([session.stream])
+        lap.stop()
+        return lap

@@ -72,6 +72,7 @@ class CommandHandler:
             replicated = await session.answer(receipts, REPLICATED_WITHIN_S)
             if session.logic.state is not state:
                 session.delivered_at = None
+                session.watch.interrupted()
                 session.publish_state()
         return write_receipt(receipts[0], replicated=replicated)
 

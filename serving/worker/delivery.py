@@ -19,6 +19,7 @@ from serving.pipeline.stages import DecoderStage, in_thread
 from serving.pipeline.video_decoder import DecoderStart
 from serving.session.state_machine import BlockPlan
 from serving.worker.active_session import ActiveSession
+from serving.worker.capacity.capacity import Capacity
 from serving.worker.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -30,15 +31,18 @@ RETRY_S = 0.5
 class MadeBlock(NamedTuple):
     """A block that goes on to be decoded, and what is new in its stream for the standby.
 
-    `lap` is the time of the passes, which one of those that shared them has; `began` is when they began.
+    `lap` is the time of the passes, which `sharing` sessions shared; `began` is when they began, and `settled` the
+    time of the clean pass that was run by itself before them.
     """
 
     session: ActiveSession
     plan: BlockPlan
     block: Block
     changes: PendingDelta | None
-    lap: Lap | None
+    lap: Lap
+    sharing: int
     began: float
+    settled: Lap | None
 
 
 class Delivery:
@@ -52,6 +56,7 @@ class Delivery:
         end: Callable[[ActiveSession, ServingError | None], None],
         wake: Callable[[], None],
         metrics: Metrics,
+        capacity: Capacity,
     ) -> None:
         self._decoder = decoder
         self._executor = executor
@@ -59,6 +64,7 @@ class Delivery:
         self._end = end
         self._wake = wake
         self._metrics = metrics
+        self._capacity = capacity
 
     def begin(self, made: MadeBlock) -> None:
         """Send a block on its way, behind the one before it."""
@@ -89,13 +95,12 @@ class Delivery:
             return
         chunk = await self._decode(session, made.block)
         update = None if made.changes is None else await asyncio.to_thread(made.changes.update)
-        # The pictures are here, so the passes they are made from are over.
-        if made.lap is not None and (seconds := made.lap.seconds) is not None:
-            self._metrics.stage("denoise", seconds)
+        self._learn(made)
         if not await self._leased(session):
             return
         now = asyncio.get_running_loop().time()
-        self._metrics.block(late=session.logic.delivered(plan, now))
+        late = session.logic.delivered(plan, now)
+        self._metrics.block(late=late)
         self._replicate(session, chunk, update)
         session.publish_chunk(chunk)
         self._time(session, plan, now)
@@ -106,6 +111,37 @@ class Delivery:
                 queued_blocks=session.queued_blocks(now),
             )
         )
+        if (pace := session.watch.delivered(len(chunk.units), now, late=late)) is not None:
+            self._tell_pace(session, pace, now)
+
+    def _tell_pace(self, session: ActiveSession, fps: float, now: float) -> None:
+        """The pace that is held has become another one."""
+        stream = session.config
+        takes = self._capacity.denoising.expect(stream, now) + self._capacity.delivering.expect(stream, now)
+        if session.watch.held_fps is None:
+            reason = f"the session is made at its {session.logic.pace.fps} frames/s again"
+        else:
+            reason = (
+                f"the replica has too much to do for {session.logic.pace.fps} frames/s: "
+                f"a block takes {takes:.2f} s at the moment"
+            )
+        extra = {"session": session.id, "held_fps": round(fps, 1), "fps": session.logic.pace.fps}
+        logger.info("pace", extra=extra)
+        session.publish(slowed=pb.Slowed(held_fps=fps, reason=reason))
+
+    def _learn(self, made: MadeBlock) -> None:
+        """What the block took. The pictures are here, so the passes that they are made from are over."""
+        session, stream, now = made.session, made.session.config, asyncio.get_running_loop().time()
+        if (seconds := made.lap.seconds) is not None:
+            own = seconds / made.sharing
+            self._metrics.stage("denoise", own)
+            if made.settled is not None:
+                own += made.settled.seconds or 0.0
+            # Before the window is full a block takes less.
+            if made.plan.block >= stream.blocks.blocks_of(stream.window_frames):
+                self._capacity.denoising.observe(stream, own, now)
+        if (delivering := self._decoder.block_seconds(session.decoder_key)) is not None:
+            self._capacity.delivering.observe(stream, delivering, now)
 
     def _replicate(self, session: ActiveSession, chunk: Chunk, update: SnapshotDelta | None) -> None:
         # A standby that came after the block was begun has it in the full state that it is sent.

@@ -32,6 +32,7 @@ from serving.replication.register import Register
 from serving.timeline.cue import Cue
 from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.block_loop import BlockLoop
+from serving.worker.capacity.capacity import Capacity
 from serving.worker.command_handler import CommandHandler
 from serving.worker.delivery import Delivery
 from serving.worker.metrics import Metrics
@@ -61,6 +62,7 @@ class Denoiser:
         metrics: where to count.
         register: who owns which session.
         leases: how long a lease is.
+        capacity: what the device has time for.
         viewers: of one session, at most.
         replay_s: how long the past of a session may be generated again, or rebuilt, for a client.
 
@@ -77,6 +79,7 @@ class Denoiser:
         replica: str,
         metrics: Metrics,
         register: Register,
+        capacity: Capacity,
         leases: LeaseConfig | None = None,
         replay_s: float = 20.0,
         viewers: int = 1000,
@@ -88,13 +91,13 @@ class Denoiser:
         self._metrics = metrics
         self._replay_s = replay_s
         own_leases = ReplicaLeases(leases or LeaseConfig())
-        self._copies = SessionCopies(slots, own_leases, register, self._free, metrics)
+        self._copies = SessionCopies(slots, own_leases, register, self._free, metrics, capacity)
         self._loop = BlockLoop(
-            generator, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end
+            generator, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end, capacity
         )
         self._prompts = PromptPrefetch(text, self._copies.end, self._loop.wake)
         self._delivery = Delivery(
-            decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics
+            decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity
         )
         self._factory = SessionFactory(generator, text, decoder, executor, replica)
         self._commands = CommandHandler(self._copies, generator, decoder, executor, self._loop.wake)
@@ -151,11 +154,11 @@ class Denoiser:
         """Make a copy of a session, new or from where it was elsewhere, which waits for its lease.
 
         `owner` is the attempt that owns the session at `epoch`: copies from before it end, and leave their slot to
-        this one. Raises SlotsFull at once if there is none, and LimitReached for a session out of a client's bytes
-        that is not rebuilt within `replay_s`.
+        this one. Raises SlotsFull at once if there is none, or no time for a new session, and LimitReached for a
+        session out of a client's bytes that is not rebuilt within `replay_s`.
         """
         await self._copies.make_way(spec.session_id, epoch, owner)
-        with self._copies.slot(spec.session_id):
+        with self._copies.slot(spec, moves=epoch > 0):
             if any(copy.attempt == owner for copy in self._copies.all):
                 raise WrongState("the session's owner is here: its lease can be renewed")
             is_clients = resume is not None and epoch == 0
@@ -174,7 +177,7 @@ class Denoiser:
         """
         session = self._copies.leased(attempt)
         spec = replace(session.spec, session_id=session_id, caller=caller, created=time.time())
-        with self._copies.slot(session_id):
+        with self._copies.slot(spec):
             if frame is None:
                 making = self._fork_here(session, new_attempt, spec)
             else:

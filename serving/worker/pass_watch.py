@@ -12,19 +12,21 @@ FIRST_S = 300.0
 
 
 class PassWatch:
-    """Compares how long a pass has been running with how long passes usually take. Times are of one clock."""
+    """Compares how long a pass has been running with how long it should take. Times are of one clock."""
 
     def __init__(self) -> None:
-        self._usual_s: float | None = None
+        self._any = False
         self._began: float | None = None
+        self._most = FIRST_S
 
     @contextmanager
-    def running(self, clock: Callable[[], float]) -> Iterator[None]:
-        """A pass runs; one that raises says nothing about the usual time."""
-        self._began = clock()
+    def running(self, clock: Callable[[], float], usual_s: float) -> Iterator[None]:
+        """A pass runs that should take `usual_s`; before one has come back that is not known for sure."""
+        most = max(SHORTEST_S, TIMES_USUAL * usual_s)
+        self._began, self._most = clock(), most if self._any else max(FIRST_S, most)
         try:
             yield
-            self._learn(clock() - self._began)
+            self._any = True
         finally:
             self._began = None
 
@@ -32,9 +34,5 @@ class PassWatch:
         """For how long a pass has been running that should have come back; None where none has."""
         if self._began is None:
             return None
-        most = FIRST_S if self._usual_s is None else max(SHORTEST_S, TIMES_USUAL * self._usual_s)
         ran = now - self._began
-        return ran if ran > most else None
-
-    def _learn(self, seconds: float) -> None:
-        self._usual_s = seconds if self._usual_s is None else 0.9 * self._usual_s + 0.1 * seconds
+        return ran if ran > self._most else None

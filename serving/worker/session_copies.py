@@ -10,8 +10,10 @@ from typing import Any, TypeVar
 
 from serving.errors import NoLease, RegisterUnavailable, ReplicaLost, ServingError, SessionNotFound, SlotsFull
 from serving.replication.leases import RenewAnswer, RenewRequest, ReplicaLeases
+from serving.replication.messages import SessionSpec
 from serving.replication.register import Ended, Owner, Register
 from serving.worker.active_session import ActiveSession
+from serving.worker.capacity.capacity import Capacity, Load
 from serving.worker.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -36,14 +38,16 @@ class SessionCopies:
         register: Register,
         free: Callable[[ActiveSession], Coroutine[Any, Any, None]],
         metrics: Metrics,
+        capacity: Capacity,
     ) -> None:
         self.leases = leases
         self._slots = slots
         self._register = register
         self._free = free
         self._metrics = metrics
+        self._capacity = capacity
         self._copies: dict[str, ActiveSession] = {}
-        self._opening: list[str] = []
+        self._opening: list[SessionSpec] = []
         self._making: dict[str, asyncio.Task[Any]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._freeing: set[asyncio.Task[None]] = set()
@@ -57,7 +61,7 @@ class SessionCopies:
     @property
     def free(self) -> int:
         """Sessions that can still be opened."""
-        return self._slots - len({copy.id for copy in self._copies.values()} | set(self._opening))
+        return self._slots - len(self._loads())
 
     def has_lease(self, session: ActiveSession) -> bool:
         """Whether the copy may make and send anything now."""
@@ -86,17 +90,19 @@ class SessionCopies:
     # Opening
 
     @contextmanager
-    def slot(self, session_id: str) -> Iterator[None]:
-        """A slot, taken while a copy is made; a session that is here has its own. Raises SlotsFull."""
-        is_here = any(copy.id == session_id for copy in self._copies.values())
-        if self.free <= 0 and not is_here:
-            self._metrics.refused("slots")
-            raise SlotsFull(f"all {self._slots} sessions of this replica are taken; end one, or try again later")
-        self._opening.append(session_id)
+    def slot(self, spec: SessionSpec, *, moves: bool = False) -> Iterator[None]:
+        """A slot, taken while a copy is made; a session that is here has its own.
+
+        Raises SlotsFull where none is free, or where the device has no time for one session more. One that `moves`
+        here is let in all the same: slowly is better than not at all.
+        """
+        if all(copy.id != spec.session_id for copy in self._copies.values()):
+            self._require_room(spec, in_time=not moves)
+        self._opening.append(spec)
         try:
             yield
         finally:
-            self._opening.remove(session_id)
+            self._opening.remove(spec)
             self.count()
 
     async def made(self, attempt: str, work: Coroutine[Any, Any, T]) -> T:
@@ -111,6 +117,23 @@ class SessionCopies:
             raise ReplicaLost("the copy was cancelled while it was being made") from None
         finally:
             del self._making[attempt]
+
+    def _require_room(self, spec: SessionSpec, *, in_time: bool) -> None:
+        if self.free <= 0:
+            self._metrics.refused("slots")
+            raise SlotsFull(f"all {self._slots} sessions of this replica are taken; end one, or try again later")
+        if in_time:
+            others = (load for session_id, load in self._loads().items() if session_id != spec.session_id)
+            try:
+                self._capacity.require_time(Load(spec.stream, spec.pace), others, _now())
+            except SlotsFull:
+                self._metrics.refused("time")
+                raise
+
+    def _loads(self) -> dict[str, Load]:
+        """Of the sessions that are here or come, by id."""
+        specs = (*(copy.spec for copy in self._copies.values()), *self._opening)
+        return {spec.session_id: Load(spec.stream, spec.pace) for spec in specs}
 
     async def admit(self, session: ActiveSession) -> None:
         """Keep a copy that has been made. Raises ReplicaLost, and frees it, if it was cancelled meanwhile."""

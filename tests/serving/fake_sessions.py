@@ -377,6 +377,10 @@ class FakeServer(SessionsServicer):
             raise ReplicaLost("it died over the request")
 
     @_answering
+    async def DescribeServer(self, request: pb.DescribeServerRequest) -> pb.DescribeServerResponse:
+        return pb.DescribeServerResponse(model="painted", sizes=[pb.PictureSize(height=HEIGHT, width=WIDTH)])
+
+    @_answering
     async def CreateSession(self, request: pb.CreateSessionRequest) -> pb.Session:
         return await self._answers.once("", request, partial(self._create, request))
 

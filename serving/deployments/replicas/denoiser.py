@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from engines.device.host_copy import HostCopier
 from serving.config import ServerConfig
 from serving.deployments.replicas.identity import this_replica
+from serving.deployments.replicas.measured_capacity import measured_capacity
 from serving.deployments.replicas.model_runtime import (
     build_decoder,
     build_denoising,
@@ -55,10 +56,13 @@ class DenoiserReplica:
             self._decoder = decoder = build_decoder(model, config, self._metrics.stage)
             beside = reader.warm_up, partial(warm_up_decoder, decoder, model, config)
             self._denoising = build_denoising(model, config, beside)
+            self._capacity = measured_capacity(config, model.model.config, self._denoising, decoder)
         else:
             self._text = RemoteTextEncoder(text, config.leases.lease_s)
             self._decoder = RemoteDecoder(pictures, config.leases.lease_s, HostCopier(torch.device(config.device)))
-            self._denoising = build_denoising(load(config, ["transformer"]), config)
+            model = load(config, ["transformer"])
+            self._denoising = build_denoising(model, config)
+            self._capacity = measured_capacity(config, model.model.config, self._denoising, None)
         self._denoiser: Denoiser | None = None
 
     def _here(self) -> Denoiser:
@@ -67,8 +71,8 @@ class DenoiserReplica:
             self._denoiser = Denoiser(
                 self._denoising.generator, self._text, self._decoder, self._denoising.executor,
                 slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
-                leases=self._config.leases, replay_s=self._config.limits.replay_seconds,
-                viewers=self._config.limits.viewers_per_session,
+                leases=self._config.leases, capacity=self._capacity,
+                replay_s=self._config.limits.replay_seconds, viewers=self._config.limits.viewers_per_session,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser

@@ -56,8 +56,8 @@ def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> Open
 def streams(config: ServerConfig) -> list[StreamConfig]:
     """One of each size that is warmed up: the model's own, then those that the config declares."""
     own = preset(config.model).stream
-    declared = [replace(own, height=height, width=width) for height, width in config.sizes]
-    return list(dict.fromkeys([own, *declared]))
+    sizes = config.served_sizes((own.height, own.width))
+    return [replace(own, height=height, width=width) for height, width in sizes]
 
 
 def build_text_encoder(model: OpenedModel, observe: Callable[[str, float], None]) -> LocalTextEncoder:

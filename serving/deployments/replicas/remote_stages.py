@@ -112,6 +112,10 @@ class RemoteDecoder(DecoderStage):
         except ReplicaLost:
             self._close_later(opened)
 
+    @override
+    def block_seconds(self, key: str) -> float | None:
+        return None
+
     def _close_later(self, opened: _Opened) -> None:
         """Have a replica that is silent let go of a session once it speaks again."""
 

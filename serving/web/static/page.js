@@ -320,6 +320,7 @@ class Page {
       error: () => this.#fail(data),
       replaced: () => this.#replaced(),
       gap: () => this.#meters.missed(data.frames),
+      slowed: () => this.#slowed(data),
       resumed: () => this.#notices.tell(`The session went on elsewhere after ${data.silence_s.toFixed(1)} s: ${data.reason}.`),
     }[type];
     heard?.();
@@ -336,6 +337,10 @@ class Page {
     const place = this.#watches ? watchingPlace(state.session) : steeringPlace(state.session);
     if (location.hash !== place) history.replaceState(null, "", place);
     this.#show();
+  }
+
+  #slowed({ held_fps: held, reason }) {
+    this.#notices.tell(`${held.toFixed(1)} frames a second: ${reason}.`);
   }
 
   #replaced() {

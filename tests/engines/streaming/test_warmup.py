@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from threading import Event
 from typing import Any
 
 import pytest
@@ -15,7 +17,9 @@ from engines.config.stream import StreamConfig
 from engines.loading.model import Model
 from engines.runner.fused import FusedRunner
 from engines.streaming.generator import Generator
-from engines.streaming.warmup import warm_up
+from engines.streaming.state import Block
+from engines.streaming.stream import Stream
+from engines.streaming.warmup import block_seconds, warm_up
 from engines.text.prompt import Prompt
 from kernels.dispatch import backends_for, parse_backends
 from tests.support.fake_capture import Recordings
@@ -63,3 +67,20 @@ def test_nothing_is_recorded_once_all_is_warm(prompts: list[Prompt]) -> None:
     generator.generate(streams)
     generator.write_context(streams)
     assert record.made == made > 0
+
+
+def test_a_block_is_timed_with_the_window_full_and_leaves_nothing_behind(
+    generator: Generator, small: StreamConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    whole = Generator.generate
+
+    def counted(self: Generator, streams: Sequence[Stream], cancelled: Event | None = None) -> list[Block]:
+        made.append(streams[0].latent_frames)
+        return whole(self, streams, cancelled)
+
+    monkeypatch.setattr(Generator, "generate", counted)
+    free = generator.cache.windows.free
+    assert 0 < block_seconds(generator, small) < 10
+    assert made[-3:] == [12, 15, 18]
+    assert generator.cache.windows.free == free

@@ -26,7 +26,7 @@ from serving.errors import (
 )
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue
-from tests.serving.fake_sessions import FakeServer, serving
+from tests.serving.fake_sessions import WIDTH, FakeServer, serving
 
 Work = Callable[[AsyncClient, FakeServer], Awaitable[None]]
 
@@ -54,6 +54,14 @@ def test_a_session_is_opened_with_its_cues_found_listed_and_ended() -> None:
         await client.delete(session.id)
         with pytest.raises(SessionNotFound, match=session.id):
             await client.get(session.id)
+
+    with_client(work)
+
+
+def test_a_client_can_ask_what_the_server_generates() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        found = await client.describe_server()
+        assert (found.model, found.sizes[0].width) == ("painted", WIDTH)
 
     with_client(work)
 

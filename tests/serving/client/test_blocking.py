@@ -32,6 +32,10 @@ def client() -> Iterator[Client]:
     thread.stop()
 
 
+def test_the_server_says_what_it_generates(client: Client) -> None:
+    assert client.describe_server().model == "painted"
+
+
 def test_a_session_is_opened_found_and_ended(client: Client) -> None:
     session = client.create(seed=5, fps=0, cues=[BALLOON])
     assert client.get(session.id).options.seed == 5

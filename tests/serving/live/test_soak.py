@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.soak.doors import doors_violations, soak_doors
 from benchmarks.soak.report import violations
 from benchmarks.soak.run import soak
 
@@ -19,3 +20,12 @@ def test_nothing_is_lost_in_twenty_kills_and_stops(tmp_path: Path) -> None:
     assert len(found.injected) == KILLS
     assert found.tally.reread.frames > 0
     assert found.tally.prompts > KILLS
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_in_three_minutes_at_the_doors(tmp_path: Path) -> None:
+    found = soak_doors(minutes=3, seed=SEED, folder=tmp_path)
+    assert doors_violations(found) == []
+    assert found.disturbed["killed_proxy"] > 0
+    assert found.disturbed["killed_clients"] > 0
+    assert found.tally.reread.frames > 0

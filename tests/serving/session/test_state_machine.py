@@ -445,7 +445,7 @@ def test_an_unpaced_block_is_never_late() -> None:
 def test_the_deadline_is_when_the_clock_shows_the_next_block() -> None:
     session = started()
     make(session, 1, now=2.0)
-    assert session.deadline(2.0) == pytest.approx(2 + 9 / 16)
+    assert session.expected() == pytest.approx(2 + 9 / 16)
 
 
 # Pause

@@ -178,3 +178,13 @@ def test_a_report_that_was_refused_is_answered_without_an_error_for_people() -> 
     refused = pb.Receipt(command=pb.COMMAND_KIND_SHOWN, stage=pb.RECEIPT_STAGE_REFUSED, error=pb.Error(code=3))
     ((type, data),) = written(opened(), pb.Event(receipt=refused))
     assert (type, data["command"], data["stage"]) == ("receipt", "shown", "refused")
+
+
+def test_a_viewer_is_told_the_pace_that_is_held() -> None:
+    slowed = pb.Slowed(held_fps=11.4567, reason="too much to do")
+    assert written(opened(), pb.Event(seq=3, slowed=slowed)) == [
+        ("slowed", {"held_fps": 11.46, "reason": "too much to do"})
+    ]
+    ((_, state),) = written(opened(), pb.Event(state=pb.Session(held_fps=11.4567)))
+    ((_, in_time),) = written(opened(), pb.Event(state=pb.Session()))
+    assert (state["held_fps"], in_time["held_fps"]) == (11.46, None)

@@ -30,6 +30,7 @@ from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue
 from serving.weights.loader import OpenedModel
 from serving.worker.active_session import ActiveSession
+from serving.worker.capacity.capacity import Capacity
 from serving.worker.denoiser import Denoiser
 from tests.support.generators import denoiser_for
 
@@ -118,9 +119,10 @@ async def at_work(
     leases: LeaseConfig | None = None,
     renews: bool = True,
     replica: str = "here",
+    capacity: Capacity | None = None,
     **options: Any,
 ) -> AsyncIterator[Bench]:
-    codec = pocket.model.vae
+    codec, networks = pocket.model.vae, pocket.model.config
     kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
     generator = denoiser_for(pocket.model.transformer, kept_frames=kept, batch=batch)
     cpu = torch.device("cpu")
@@ -130,6 +132,7 @@ async def at_work(
     denoiser = Denoiser(
         generator, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
+        capacity=capacity or Capacity(networks.transformer, networks.stream),
         **options,
     )  # fmt: skip
     trial = generator.open(spec(pocket).stream)

@@ -159,7 +159,7 @@ class SessionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "waiting")
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -176,6 +176,7 @@ class Session(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     REPLICA_FIELD_NUMBER: _ClassVar[int]
     APPLIED_COUNT_FIELD_NUMBER: _ClassVar[int]
+    HELD_FPS_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: SessionState
@@ -193,8 +194,9 @@ class Session(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     replica: str
     applied_count: int
+    held_fps: float
     waiting: WaitReason
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., waiting: _Optional[_Union[WaitReason, str]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ...) -> None: ...
 
 class WeightedPrompt(_message.Message):
     __slots__ = ("text", "weight")
@@ -229,6 +231,34 @@ class AppliedCue(_message.Message):
     cue: Cue
     frame: int
     def __init__(self, cue: _Optional[_Union[Cue, _Mapping]] = ..., frame: _Optional[int] = ...) -> None: ...
+
+class DescribeServerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PictureSize(_message.Message):
+    __slots__ = ("height", "width")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    width: int
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
+
+class DescribeServerResponse(_message.Message):
+    __slots__ = ("model", "sizes", "other_sizes", "max_pixels", "max_fps", "default_fps")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    OTHER_SIZES_FIELD_NUMBER: _ClassVar[int]
+    MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
+    MAX_FPS_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FPS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    sizes: _containers.RepeatedCompositeFieldContainer[PictureSize]
+    other_sizes: bool
+    max_pixels: int
+    max_fps: int
+    default_fps: int
+    def __init__(self, model: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[PictureSize, _Mapping]]] = ..., other_sizes: _Optional[bool] = ..., max_pixels: _Optional[int] = ..., max_fps: _Optional[int] = ..., default_fps: _Optional[int] = ...) -> None: ...
 
 class CreateSessionRequest(_message.Message):
     __slots__ = ("options", "cues", "client_id", "command_id")
@@ -539,7 +569,7 @@ class Shown(_message.Message):
     def __init__(self, frame: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("take", "seq", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error", "heartbeat", "replaced", "end")
+    __slots__ = ("take", "seq", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error", "heartbeat", "replaced", "slowed", "end")
     TAKE_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -552,6 +582,7 @@ class Event(_message.Message):
     ERROR_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     REPLACED_FIELD_NUMBER: _ClassVar[int]
+    SLOWED_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
     take: int
     seq: int
@@ -565,8 +596,9 @@ class Event(_message.Message):
     error: Error
     heartbeat: Heartbeat
     replaced: Replaced
+    slowed: Slowed
     end: StreamEnd
-    def __init__(self, take: _Optional[int] = ..., seq: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ...) -> None: ...
+    def __init__(self, take: _Optional[int] = ..., seq: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., slowed: _Optional[_Union[Slowed, _Mapping]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("block", "first_frame", "units")
@@ -637,6 +669,14 @@ class Gap(_message.Message):
     first_frame: int
     frames: int
     def __init__(self, first_frame: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...
+
+class Slowed(_message.Message):
+    __slots__ = ("held_fps", "reason")
+    HELD_FPS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    held_fps: float
+    reason: str
+    def __init__(self, held_fps: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("waiting",)

@@ -51,6 +51,11 @@ class SessionsStub:
         Args:
             channel: A grpc.Channel.
         """
+        self.DescribeServer = channel.unary_unary(
+                '/longtake.v1.Sessions/DescribeServer',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.FromString,
+                _registered_method=True)
         self.CreateSession = channel.unary_unary(
                 '/longtake.v1.Sessions/CreateSession',
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.CreateSessionRequest.SerializeToString,
@@ -172,8 +177,16 @@ class SessionsServicer:
     with another content are INVALID_ARGUMENT (COMMAND_ID_REUSED). Nothing is promised where one of them is empty.
     """
 
+    def DescribeServer(self, request, context):
+        """Says what the server generates: its model, the picture sizes that it serves, and its limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateSession(self, request, context):
-        """Opens a session, or answers RESOURCE_EXHAUSTED at once. Nothing is generated before Start.
+        """Opens a session, or answers RESOURCE_EXHAUSTED at once: where no replica has a place or memory left, and where none
+        has time for it beside its other sessions. The message says what would fit. Nothing is generated before Start.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -323,6 +336,11 @@ class SessionsServicer:
 
 def add_SessionsServicer_to_server(servicer, server):
     rpc_method_handlers = {
+            'DescribeServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeServer,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.SerializeToString,
+            ),
             'CreateSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSession,
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.CreateSessionRequest.FromString,
@@ -449,6 +467,33 @@ class Sessions:
     refusal too, without anything being done twice. A session remembers the last 256 of its commands. The same two ids
     with another content are INVALID_ARGUMENT (COMMAND_ID_REUSED). Nothing is promised where one of them is empty.
     """
+
+    @staticmethod
+    def DescribeServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/DescribeServer',
+            longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
 
     @staticmethod
     def CreateSession(request,

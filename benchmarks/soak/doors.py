@@ -1,0 +1,177 @@
+"""A server left alone with its clients: `longtake serve` as a user starts it, and what happens at its doors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.measure.processes import Tree
+from benchmarks.soak.disturbances import Disturbances
+from benchmarks.soak.viewer import FPS, HEIGHT, STALLED_S, WIDTH, Tally, Viewer
+from serving.cli.server_process import LocalServer, local_server
+from serving.client.aio import AsyncClient
+
+logger = logging.getLogger(__name__)
+
+SESSIONS = 4
+DISK_BYTES = 8 << 20
+LOOK_EVERY_S = 10.0
+SETTLED_S = 600.0
+"""From then on memory must be flat."""
+
+WINDOW_S = 120.0
+"""Whose mean is compared, at `SETTLED_S` and at the end."""
+
+GROWTH, GROWTH_MIB = 0.05, 8.0
+"""More than both is growth: an allocator's arenas come and go."""
+
+LET_GO_S = 60.0
+
+
+class Memory(NamedTuple):
+    """Of each kind of process, in MiB, so many seconds after the start."""
+
+    seconds: float
+    mib: dict[str, float]
+
+
+@dataclass(frozen=True)
+class DoorsSoak:
+    """What one run found out."""
+
+    seed: int
+    seconds: float
+    has_disk: bool
+    tally: Tally
+    disturbed: Counter[str]
+    memory: Sequence[Memory]
+    sessions_left: int
+
+
+def soak_doors(minutes: float, seed: int, folder: Path) -> DoorsSoak:
+    """Start a server, play, and disturb it for so long."""
+    with _disk(folder / "recordings") as has_disk:
+        options = ("--slots", str(SESSIONS + 1), "--recordings", str(folder / "recordings"))
+        with local_server(options) as server:
+            return asyncio.run(_run(server, minutes, seed, folder / "recordings" if has_disk else None))
+
+
+@contextmanager
+def _disk(folder: Path) -> Iterator[bool]:
+    """A small file system in memory, if that is allowed here; whether it is."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ("mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)),
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode != 0:
+        logger.warning("no full disks: %s", mounted.stderr.decode().strip())
+    try:
+        yield mounted.returncode == 0
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(("umount", "--lazy", str(folder)), check=True)
+
+
+async def _run(server: LocalServer, minutes: float, seed: int, disk: Path | None) -> DoorsSoak:
+    tally, tree, began, memory = Tally(), Tree(server.pid), time.monotonic(), []
+    async with AsyncClient(server.address) as client:
+        forking = asyncio.Semaphore(1)
+        viewers = [Viewer(client, number, seed, tally, forking) for number in range(SESSIONS)]
+        playing = [asyncio.create_task(viewer.run()) for viewer in viewers]
+        disturbances = Disturbances(
+            server, lambda: [viewer.session_id for viewer in viewers if viewer.session_id is not None], seed, disk
+        )
+        disturbing = asyncio.create_task(disturbances.run())
+        while (now := time.monotonic() - began) < 60 * minutes and not disturbing.done():
+            memory.append(Memory(round(now, 1), await asyncio.to_thread(tree.memory_mib)))
+            await asyncio.sleep(LOOK_EVERY_S)
+        if disturbing.done():
+            disturbing.result()
+        disturbing.cancel()
+        await asyncio.gather(disturbing, return_exceptions=True)
+        for viewer in viewers:
+            viewer.stop()
+        async with asyncio.timeout(LET_GO_S):
+            await asyncio.gather(*playing)
+        left = len(await client.list())
+    return DoorsSoak(
+        seed, time.monotonic() - began, disk is not None, tally, disturbances.done, memory, left
+    )  # fmt: skip
+
+
+def growth(memory: Sequence[Memory]) -> dict[str, dict[str, float]]:
+    """Of each kind of process: MiB once settled, and at the end. Empty in a short run."""
+    end = memory[-1].seconds
+    if end < SETTLED_S + 2 * WINDOW_S:
+        return {}
+    settled = [look.mib for look in memory if SETTLED_S <= look.seconds < SETTLED_S + WINDOW_S]
+    last = [look.mib for look in memory if look.seconds >= end - WINDOW_S]
+    names = set.intersection(*(set(mib) for mib in (*settled, *last)))
+    return {
+        name: {
+            "settled_mib": round(float(np.mean([mib[name] for mib in settled])), 1),
+            "last_mib": round(float(np.mean([mib[name] for mib in last])), 1),
+        }
+        for name in sorted(names - {"client"})
+    }
+
+
+def doors_summary(soak: DoorsSoak) -> dict[str, Any]:
+    """Everything but the samples of waits."""
+    tally = soak.tally
+    waits = [seconds for _, seconds in tally.gaps]
+    return {
+        "seed": soak.seed,
+        "seconds": round(soak.seconds),
+        "sessions": {"paced": SESSIONS, "opened": tally.sessions},
+        "pictures": {"fps": FPS, "height": HEIGHT, "width": WIDTH},
+        "disk_bytes": DISK_BYTES if soak.has_disk else None,
+        "disturbances": dict(sorted(soak.disturbed.items())),
+        "frames": {"shown": tally.frames, "lost": tally.lost, "doubled": tally.doubled},
+        "second_look": asdict(tally.reread),
+        "prompts": {"with_receipt": tally.prompts, "lost": tally.prompts_lost},
+        "sessions_lost": {"told": tally.told_lost, "silently": tally.silently_lost},
+        "films_wrong": tally.films_wrong,
+        "wait_for_a_chunk_s": {
+            "median": round(float(np.median(waits)), 2), "p99": round(float(np.quantile(waits, 0.99)), 2),
+            "longest": round(max(waits), 2),
+        },
+        "done": dict(sorted(tally.done.items())),
+        "refused": dict(sorted(tally.refused.items())),
+        "memory": growth(soak.memory),
+        "memory_samples_mib": [look._asdict() for look in soak.memory[:: max(1, round(60 / LOOK_EVERY_S))]],
+        "sessions_left": soak.sessions_left,
+    }  # fmt: skip
+
+
+def doors_violations(soak: DoorsSoak) -> list[str]:
+    """What must not be, in words."""
+    tally = soak.tally
+    wrong = {
+        "frames lost": tally.lost,
+        "frames doubled": tally.doubled,
+        "frames that were other ones at a second look": tally.reread.differing,
+        "sessions lost though nothing of them was hit": tally.told_lost + tally.silently_lost,
+        "sessions that stood still": [round(seconds) for _, seconds in tally.gaps if seconds > STALLED_S],
+        "prompts lost that had a receipt": tally.prompts_lost,
+        "recordings cut short": tally.films_wrong,
+        "sessions left": soak.sessions_left,
+        "processes that grew": {name: mib for name, mib in growth(soak.memory).items() if _grew(**mib)},
+    }
+    return [f"{name}: {value}" for name, value in wrong.items() if value]
+
+
+def _grew(settled_mib: float, last_mib: float) -> bool:
+    return last_mib - settled_mib > max(GROWTH * settled_mib, GROWTH_MIB)

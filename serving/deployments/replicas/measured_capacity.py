@@ -1,0 +1,44 @@
+"""What a replica has time for, measured on it before its first session."""
+
+from __future__ import annotations
+
+import logging
+
+from engines.config.model import ModelConfig
+from engines.device.host_threads import usable_cores
+from engines.streaming.warmup import block_seconds
+from serving.config import DTYPES, ServerConfig
+from serving.deployments.replicas.model_runtime import Denoising, streams
+from serving.pipeline.stages import LocalDecoder
+from serving.worker.capacity.capacity import Capacity
+
+logger = logging.getLogger(__name__)
+
+LONGEST_S = 2.0
+"""Blocks that are expected to take longer are not timed at the start."""
+
+
+def measured_capacity(
+    config: ServerConfig, model: ModelConfig, denoising: Denoising, decoder: LocalDecoder | None
+) -> Capacity:
+    """What blocks of the sizes that are warm take here; nothing is known of a decoder in another process.
+
+    Sizes that take long are left to estimates: ten blocks of them would hold the start up for minutes.
+    """
+    together = decoder is not None and (config.device == "cuda" or usable_cores() == 1)
+    warm = streams(config)
+    # Where sizes are declared there are no others.
+    sizes = [(stream.height, stream.width) for stream in warm] if config.sizes else []
+    capacity = Capacity(model.transformer, warm[0], together=together, sizes=sizes)
+    for stream in warm:
+        if capacity.denoising.expect(stream, 0.0) > LONGEST_S:
+            continue
+        seconds = denoising.executor.submit(block_seconds, denoising.generator, stream).result()
+        capacity.denoising.measured(stream, seconds)
+        times = {"denoise_ms": round(1000 * seconds)}
+        if decoder is not None:
+            decoding = decoder.measure(stream, model.vae.latent_channels, DTYPES[config.dtype])
+            capacity.delivering.measured(stream, decoding)
+            times["deliver_ms"] = round(1000 * decoding)
+        logger.info("time of a block", extra={"size": f"{stream.height}x{stream.width}", **times})
+    return capacity
