@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from serving.errors import CommandIdReused, ReplicaLost, ServingError
+from serving.session.receipt_log import check_ids
 
 T = TypeVar("T")
 
@@ -66,9 +67,10 @@ class RequestLog:
     async def once(self, caller: str, request: Identified, do: Callable[[], Awaitable[T]]) -> T:
         """The answer of `do`, or of the one before it that the same caller, client and command had.
 
-        `do` goes on if who asks is cancelled: it will be asked for again. Raises what `do` raises, and
-        CommandIdReused if the ids were those of another request.
+        `do` goes on if who asks is cancelled: it will be asked for again. Raises what `do` raises, InvalidRequest
+        for ids that are too long, and CommandIdReused if they were those of another request.
         """
+        check_ids(request.client_id, request.command_id)
         key = _Key(caller, request.client_id, request.command_id)
         if not (key.client_id and key.command_id):
             return await do()

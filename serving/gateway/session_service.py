@@ -39,6 +39,7 @@ from serving.protocol.convert import read_cues, read_pace
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.register import Register
 from serving.session.pacing import MAX_FPS, Pace
+from serving.session.receipt_log import check_ids
 from serving.timeline.cue import Cue
 from serving.timeline.timeline import Settings
 
@@ -258,6 +259,7 @@ class SessionService(SessionAPI):
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
         session_id, client_id = first.attach.session_id, first.client_id or uuid.uuid4().hex
+        check_ids(client_id, first.id)
         await self._require_own(session_id, caller)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
         followed, controller = asyncio.Event(), Controller(client_id, first.attach.reattach)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, BlockLengths
 from serving.errors import FrameOutOfRange, InvalidRequest, SessionNotFound, WrongState
 from serving.session.applied_log import AppliedLog
-from serving.session.cue_queue import LAST_FRAME, CueQueue
+from serving.session.cue_queue import CueQueue
 from serving.session.pacing import Pace, Position
 from serving.session.receipt_log import ReceiptLog
 from serving.session.rewinding import rewound
 from serving.session.transitions import step_at, steps_before
 from serving.session.types import Applied, BlockPlan, CommandKind, Pending, Receipt, SessionRecord, Stage, State
-from serving.timeline.cue import Blend, Cue, Transition
+from serving.timeline.cue import LAST_FRAME, Blend, Cue, Transition
 
 __all__ = [
     "LAST_FRAME", "Applied", "BlockPlan", "CommandKind", "Pending", "Receipt", "Session", "SessionRecord", "Stage",

@@ -12,9 +12,9 @@ from itertools import pairwise
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.errors import TimelineError
-from serving.timeline.cue import MAX_WEIGHT, Blend, Cue, Transition, within
+from serving.timeline.cue import Blend, Cue, Transition, within
 from serving.timeline.formats.document import Node, maybe, shown
-from serving.timeline.formats.native import read_method
+from serving.timeline.formats.native import read_method, read_weight
 from serving.timeline.schedule import frame_at
 from serving.timeline.timeline import MAX_SECONDS, Settings, Timeline
 
@@ -176,10 +176,7 @@ def _blend(node: Node, fields: dict[str, Node], remarks: Remarks) -> Blend:
     if not parts:
         if "text" not in fields:
             raise node.error("neither prompts nor a text says what is to be seen")
-        parts = [(fields["text"].text(), SCOPE_WEIGHT)]
-    if all(weight == 0 for _, weight in parts):
-        remarks.warnings.append(f"{node.place or 'the file'}: all weights are 0 and read as equal, as Scope does")
-        parts = [(text, SCOPE_WEIGHT) for text, _ in parts]
+        parts = [(fields["text"].text("prompt"), SCOPE_WEIGHT)]
     if node.place == "":
         return Blend(tuple(parts))
     with within(node.place):
@@ -190,8 +187,8 @@ def _part(node: Node) -> tuple[str, float]:
     fields = _present(node)
     if "text" not in fields:
         raise node.error("the field 'text' is missing")
-    weight = maybe(fields.get("weight"), lambda weight: weight.number(0, MAX_WEIGHT))
-    return fields["text"].text(), SCOPE_WEIGHT if weight is None else weight
+    weight = maybe(fields.get("weight"), read_weight)
+    return fields["text"].text("prompt"), SCOPE_WEIGHT if weight is None else weight
 
 
 def _timeline_settings(node: Node, remarks: Remarks) -> Settings:
