@@ -21,9 +21,9 @@ from serving.errors import FrameOutOfRange, ServingError, SessionNotFound
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
-from serving.protocol.applied_pages import recent_cues
 from serving.protocol.chunks import write_chunk
-from serving.protocol.convert import write_applied, write_cue, write_receipt
+from serving.protocol.convert import write_applied, write_receipt
+from serving.protocol.cue_pages import next_cues, recent_cues
 from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
 from serving.session.state_machine import BlockPlan, Receipt, Session
@@ -252,7 +252,7 @@ class ActiveSession:
     # How it stands
 
     def describe(self, *, cues: bool = True) -> pb.Session:
-        """As the protocol has it."""
+        """As the protocol has it: of its cues as many as any client can take in a message."""
         logic, spec = self.logic, self.spec
         return pb.Session(
             id=self.id,
@@ -263,7 +263,8 @@ class ActiveSession:
             current_start_frame=logic.delivered_frames,
             shown_frame=logic.shown_frame(asyncio.get_running_loop().time()),
             prompt=logic.prompt,
-            pending=[write_cue(pending.cue) for pending in logic.pending] if cues else [],
+            pending=next_cues(logic) if cues else [],
+            pending_count=len(logic.pending),
             applied=recent_cues(logic.applied) if cues else [],
             applied_count=len(logic.applied),
             viewers=sum(found.viewers for found in self.subscribers if found.role.watches),
