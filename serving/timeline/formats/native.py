@@ -16,6 +16,7 @@ from serving.timeline.cue import (
     Transition,
     check_count,
     check_prompt,
+    check_weight,
     within,
 )
 from serving.timeline.formats.document import Json, Node, maybe, shown
@@ -86,6 +87,8 @@ def _part(node: Node) -> tuple[str, float]:
 
 def read_weight(node: Node) -> float:
     """The weight of a prompt in a blend."""
+    if isinstance(node.value, float):
+        check_weight(node.value, node.place)
     return node.number(0, MAX_WEIGHT)
 
 
