@@ -7,6 +7,7 @@ import asyncio
 from contextlib import aclosing
 
 from serving.cli.options import add_server_arguments, client_of
+from serving.cli.terminal import escaped, print_table
 from serving.client.aio import AsyncClient
 from serving.errors import SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -35,10 +36,7 @@ def _list(options: argparse.Namespace) -> int:
             return await client.list()
 
     rows = [_row(session) for session in asyncio.run(listed())]
-    head = ("session", "state", "frame", "model", "size", "fps", "viewers", "prompt")
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(("session", "state", "frame", "model", "size", "fps", "viewers", "prompt"), rows)
     return 0
 
 
@@ -76,7 +74,7 @@ def _watch(options: argparse.Namespace) -> int:
             async with aclosing(client.watch(session_id)) as events:
                 async for event in events:
                     if line := describe(event):
-                        print(line, flush=True)
+                        print(escaped(line), flush=True)
 
     asyncio.run(watched())
     return 0
@@ -102,6 +100,13 @@ async def _found(client: AsyncClient, name: str) -> str:
     return ids[0]
 
 
+def applied_line(applied: pb.AppliedCue) -> str:
+    """A cue that has come into force, and what of it was not read."""
+    prompt = " + ".join(part.text for part in applied.cue.prompts)
+    cut = f" (too long: its last {applied.cut_tokens} tokens are not read)" if applied.cut_tokens else ""
+    return f"frame {applied.frame}: {prompt}{cut}"
+
+
 def describe(event: pb.Event) -> str:
     """An event in a line; empty for one that says nothing new to a reader."""
     match event.WhichOneof("event"):
@@ -112,8 +117,7 @@ def describe(event: pb.Event) -> str:
         case "state":
             return f"{_state(event.state)}: next frame {event.state.next_frame}"
         case "applied":
-            prompt = " + ".join(part.text for part in event.applied.cue.prompts)
-            return f"frame {event.applied.frame}: {prompt}"
+            return applied_line(event.applied)
         case "resumed":
             return f"went on elsewhere with frame {event.resumed.frame}: {event.resumed.reason}"
         case "slowed":

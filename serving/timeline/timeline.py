@@ -45,6 +45,14 @@ class Settings:
             _check_steps(self.steps)
 
 
+def unserved(settings: Settings) -> list[str]:
+    """A sentence for each of `settings` that no server takes from a timeline."""
+    if settings.steps is None:
+        return []
+    steps = ", ".join(map(str, settings.steps))
+    return [f"steps: a server takes the steps of its model, and not the timeline's, {steps}"]
+
+
 def _check_steps(steps: Sequence[int]) -> None:
     _require(len(steps) > 0, "steps", "the list is empty; at least one denoising step is needed")
     for step in steps:

@@ -11,6 +11,7 @@ from serving.protocol.convert import weight_of, write_cue
 from serving.protocol.status import code_numbered, code_of, message_of, reason_name, reason_of
 from serving.timeline.formats.document import Json
 from serving.timeline.formats.reader import ReadTimeline
+from serving.timeline.timeline import unserved
 
 
 def error_json(error: ServingError) -> Json:
@@ -146,8 +147,12 @@ def server_json(server: pb.DescribeServerResponse) -> dict[str, Json]:
 
 
 def timeline_json(read: ReadTimeline) -> dict[str, Json]:
-    """A timeline out of a file: cues in the fields of `schedule_prompt`, settings as addresses have them."""
+    """A timeline out of a file: cues in the fields of `schedule_prompt`, settings as addresses have them.
+
+    Warnings name what a session does not take from it, whatever session that is.
+    """
     settings, timeline = read.timeline.settings, read.timeline
+    length = [] if timeline.frames is None else [f"length: it ends at frame {timeline.frames}; a session goes on"]
     return {
         "format": read.format,
         "cues": [cue_json(write_cue(cue)) for cue in timeline.cues],
@@ -157,7 +162,7 @@ def timeline_json(read: ReadTimeline) -> dict[str, Json]:
         "width": settings.width,
         "model": settings.model,
         "notes": list(read.notes),
-        "warnings": list(read.warnings),
+        "warnings": [*read.warnings, *unserved(settings), *length],
     }
 
 

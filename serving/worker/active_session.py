@@ -26,7 +26,7 @@ from serving.protocol.convert import write_applied, write_receipt
 from serving.protocol.cue_pages import next_cues, recent_cues
 from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
-from serving.session.state_machine import BlockPlan, Receipt, Session
+from serving.session.state_machine import Applied, BlockPlan, Receipt, Session
 from serving.worker.capacity.pace_watch import PaceWatch
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
@@ -141,12 +141,18 @@ class ActiveSession:
         take = self.logic.take
         events = [pb.Event(take=take, receipt=write_receipt(receipt)) for receipt in plan.receipts]
         if plan.applied is not None:
-            events.append(pb.Event(take=take, applied=write_applied(plan.applied)))
+            events.append(pb.Event(take=take, applied=self._applied(plan.applied)))
         if self.answering_command:
             self.behind_receipts += events
             return
         for event in events:
             self._send(event)
+
+    def _applied(self, applied: Applied) -> pb.AppliedCue:
+        """A cue that comes into force, with how much of its prompts is too long to be read."""
+        message = write_applied(applied)
+        message.cut_tokens = sum(self.prompts[text].cut_tokens for text, _ in applied.cue.blend.parts)
+        return message
 
     async def answer(self, receipts: Iterable[Receipt], timeout_s: float) -> bool:
         """Send receipts once the standby has what they say, or after `timeout_s`; returns whether it has."""

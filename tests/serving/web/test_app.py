@@ -59,6 +59,14 @@ def test_a_timeline_is_read_for_the_page(open_client: TestClient) -> None:
     assert read["cues"] == [{"timestamp": 0, "text": "noon", "prompts": [{"text": "noon", "weight": 1.0}]}]
 
 
+def test_what_a_session_does_not_take_from_a_file_is_said(open_client: TestClient) -> None:
+    file = {"model": "longlive-1.3b", "steps": [1000, 500], "frames": 48, "cues": [{"frame": 0, "prompt": "noon"}]}
+    read = open_client.post("/timelines?name=film.json", json=file).json()
+    steps = "steps: a server takes the steps of its model, and not the timeline's, 1000, 500"
+    assert read["warnings"] == [steps, "length: it ends at frame 48; a session goes on"]
+    assert (read["model"], read["frames"]) == ("longlive-1.3b", 48)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [

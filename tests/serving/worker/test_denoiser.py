@@ -752,6 +752,18 @@ def test_the_cues_that_have_applied_are_paged_through_until_a_reset(pocket: Open
     run(page_through())
 
 
+def test_a_prompt_that_is_too_long_for_the_model_is_told_as_it_applies(pocket: OpenedModel) -> None:
+    async def tell() -> None:
+        async with at_work(pocket) as bench:
+            long = f"{NOON} over the land{' and the sea' * 300}"
+            name = await started(bench, spec(pocket), NOON, long)
+            found = await events(bench, name, lambda event: event.applied.frame > 0)
+            cut = {event.applied.frame: event.applied.cut_tokens for event in found if event.HasField("applied")}
+            assert (cut[0], cut[33] > 100) == (0, True)
+
+    run(tell())
+
+
 def test_whatever_is_pending_a_state_fits_any_client_and_a_snapshot_has_it_all(pocket: OpenedModel) -> None:
     async def ask() -> None:
         async with at_work(pocket) as bench:
