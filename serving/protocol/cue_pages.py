@@ -14,6 +14,9 @@ RECENT = 100
 
 MOST_A_PAGE = 1000
 
+NEXT_BYTES = 3 << 19
+"""Of the pending cues that come with a session's state: as many short ones as may be pending."""
+
 
 def recent_cues(log: AppliedLog) -> list[pb.AppliedCue]:
     """The last cues that have applied, as far as a session's state has room for them."""
@@ -23,7 +26,7 @@ def recent_cues(log: AppliedLog) -> list[pb.AppliedCue]:
 
 def next_cues(logic: Session) -> list[pb.Cue]:
     """The first cues that are pending, as far as a session's state has room for them."""
-    return within_bytes(write_cue(pending.cue) for pending in logic.pending)
+    return within_bytes((write_cue(pending.cue) for pending in logic.pending), NEXT_BYTES)
 
 
 def applied_page(logic: Session, token: str, size: int) -> pb.ListAppliedCuesResponse:
