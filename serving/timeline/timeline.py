@@ -17,6 +17,7 @@ MAX_CUES = MAX_FRAMES // TEMPORAL_FACTOR
 """One in each of the shortest blocks of a day."""
 
 MAX_SIZE = 4096
+MAX_STEP = 1000
 SIZE_MULTIPLE = SPATIAL_FACTOR * PATCH
 
 
@@ -56,7 +57,7 @@ def unserved(settings: Settings) -> list[str]:
 def _check_steps(steps: Sequence[int]) -> None:
     _require(len(steps) > 0, "steps", "the list is empty; at least one denoising step is needed")
     for step in steps:
-        _require(1 <= step <= 1000, "steps", f"step {figure(step)} is outside 1..1000")
+        _require(1 <= step <= MAX_STEP, "steps", f"step {figure(step)} is outside 1..{MAX_STEP}")
     for before, after in pairwise(steps):
         _require(before > after, "steps", f"step {after} follows {before}; steps must descend")
 

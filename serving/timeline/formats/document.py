@@ -45,8 +45,10 @@ class Node:
             raise self.error(f"{shown(self.value)} must be a list")
         return len(self.value)
 
-    def items(self) -> list[Node]:
-        """The items of a list."""
+    def items(self, most: int | None = None) -> list[Node]:
+        """The items of a list, of which there are at most `most`."""
+        if most is not None and self.length() > most:
+            raise self.error(f"the list has {self.length()} items; at most {most} are read")
         if not isinstance(self.value, list):
             raise self.error(f"{shown(self.value)} must be a list")
         return [Node(f"{self.place}[{number}]", value) for number, value in enumerate(self.value)]

@@ -22,7 +22,7 @@ from serving.timeline.cue import (
 from serving.timeline.formats.document import Json, Node, maybe, shown
 from serving.timeline.schedule import frame_at
 from serving.timeline.timecode import frame_of
-from serving.timeline.timeline import MAX_FRAMES, MAX_SECONDS, Settings, Timeline
+from serving.timeline.timeline import MAX_CUES, MAX_FRAMES, MAX_SECONDS, MAX_STEP, Settings, Timeline
 
 FIELDS = ("$schema", "version", "model", "seed", "height", "width", "steps", "frames", "seconds", "length", "cues")
 CUE_FIELDS = ("frame", "seconds", "at", "prompt", "prompts", "transition")
@@ -41,11 +41,11 @@ def read_own(document: Node) -> Timeline:
         height=maybe(fields.get("height"), Node.whole),
         width=maybe(fields.get("width"), Node.whole),
         model=maybe(fields.get("model"), Node.text),
-        steps=maybe(fields.get("steps"), lambda node: tuple(item.whole() for item in node.items())),
+        steps=maybe(fields.get("steps"), read_steps),
     )
     if "cues" not in fields:
         raise document.error("the field 'cues' is missing; it lists the prompts and their times")
-    cues = tuple(_cue(node) for node in fields["cues"].items())
+    cues = tuple(_cue(node) for node in fields["cues"].items(MAX_CUES))
     length = _time(document, fields, "frames", "seconds", "length")
     timeline = Timeline(cues, length, settings)
     timeline.require_start()
@@ -83,6 +83,11 @@ def _part(node: Node) -> tuple[str, float]:
         raise node.error("the field 'text' is missing")
     weight = maybe(fields.get("weight"), read_weight)
     return fields["text"].text("prompt"), 1.0 if weight is None else weight
+
+
+def read_steps(node: Node) -> tuple[int, ...]:
+    """Denoising steps, which descend from 1000 at most."""
+    return tuple(item.whole() for item in node.items(MAX_STEP))
 
 
 def read_weight(node: Node) -> float:

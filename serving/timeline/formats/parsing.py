@@ -11,9 +11,14 @@ from serving.errors import TimelineError
 from serving.timeline.formats.document import MAX_DEPTH, Json, Node, phrase, shown, too_deep
 from serving.timeline.formats.yaml_events import YamlReader
 
+MOST_COMMAS, MOST_BRACKETS = 2_000_000, 1_000_000
+"""Of a file, in its texts as well: far more than the longest timeline has, and what is read within seconds."""
+
 
 def parse_json(text: str) -> Node:
     """Parse JSON. A field that occurs twice in a mapping is an error, as are NaN and infinity."""
+    if text.count(",") > MOST_COMMAS or text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise TimelineError("the file", f"it has more than {MOST_COMMAS} values, which no timeline has")
     return _checked(load_json(text))
 
 

@@ -14,9 +14,9 @@ from engines.config.geometry import FRAMES_PER_SECOND
 from serving.errors import TimelineError
 from serving.timeline.cue import Blend, Cue, Transition, within
 from serving.timeline.formats.document import Node, maybe, shown
-from serving.timeline.formats.native import read_method, read_weight
+from serving.timeline.formats.native import read_method, read_steps, read_weight
 from serving.timeline.schedule import frame_at
-from serving.timeline.timeline import MAX_SECONDS, Settings, Timeline
+from serving.timeline.timeline import MAX_CUES, MAX_SECONDS, Settings, Timeline
 
 TOLERANCE_S = 0.5 / FRAMES_PER_SECOND
 """Times of neighbouring segments that differ by less are the same time: Scope's clock writes noisy decimals."""
@@ -110,7 +110,7 @@ def read_scope_workflow(document: Node, remarks: Remarks) -> Timeline:
 
 
 def _timeline(entries: Node, dialect: Dialect, settings: Settings, remarks: Remarks) -> Timeline:
-    segments = [_segment(node, dialect, remarks) for node in entries.items()]
+    segments = [_segment(node, dialect, remarks) for node in entries.items(MAX_CUES)]
     if not segments:
         raise entries.error("the list is empty; at least one segment is needed")
     _require_contiguous(segments)
@@ -236,7 +236,7 @@ def _settings(height: Node | None, width: Node | None, seed: Node | None, steps:
             seed=maybe(seed, Node.whole),
             height=maybe(height, Node.whole),
             width=maybe(width, Node.whole),
-            steps=maybe(steps, lambda node: tuple(item.whole() for item in node.items())),
+            steps=maybe(steps, read_steps),
         )
     except TimelineError as error:
         node = given.get(error.place)

@@ -595,6 +595,22 @@ def test_bytes_that_are_no_timeline_are_refused(data: bytes, name: str, message:
     assert (refusal(data, name) or "").startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" + "1," * 2_000_001 + "1]", "the file: it has more than 2000000 values, which no timeline has"),
+        ('{"cues": [' + "{}," * 345_600 + "{}]}", "cues: the list has 345601 items; at most 345600 are read"),
+        (
+            '{"cues": [], "steps": [' + "1," * 1_000 + "1]}",
+            "steps: the list has 1001 items; at most 1000 are read",
+        ),
+    ],
+    ids=["values", "cues", "steps"],
+)
+def test_what_would_take_long_is_refused_before_it_is_looked_at(text: str, message: str) -> None:
+    assert refusal(text.encode(), "clip.json") == message
+
+
 def test_a_byte_order_mark_is_no_part_of_the_timeline() -> None:
     assert parse_timeline("\ufeffnoon".encode(), "CLIP.TXT").timeline.cues[0].blend.text == "noon"
 
