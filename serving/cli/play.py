@@ -61,6 +61,8 @@ def _read(options: argparse.Namespace) -> Playing:
     read = read_timeline(options.timeline)
     timeline = with_length(read.timeline, options.seconds)
     planned = schedule(timeline)
+    for note in read.notes:
+        print(escaped(note), file=sys.stderr)
     for warning in (*read.warnings, *planned.warnings, *unserved(timeline.settings)):
         print(f"warning: {escaped(warning)}", file=sys.stderr)
     _require_film(options.output)

@@ -60,7 +60,8 @@ def _pace(session: pb.Session) -> str:
 
 
 def _state(session: pb.Session) -> str:
-    return pb.SessionState.Name(session.state).removeprefix("SESSION_STATE_").lower()
+    known = pb.SessionState.DESCRIPTOR.values_by_number.get(session.state)
+    return f"state {session.state}" if known is None else known.name.removeprefix("SESSION_STATE_").lower()
 
 
 def _cut(prompt: str) -> str:

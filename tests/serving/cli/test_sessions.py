@@ -39,6 +39,11 @@ def test_a_list_and_a_watch_print_no_control_character_of_a_prompt(capsys: pytes
     assert all(line.isprintable() for line in said.split("\n"))
 
 
+def test_a_state_that_only_a_newer_server_has_is_told_by_its_number() -> None:
+    newer = pb.Session.FromString(b"\x10\x63")
+    assert describe(pb.Event(state=newer)) == "state 99: next frame 0"
+
+
 def test_a_watch_says_how_much_of_a_prompt_is_not_read() -> None:
     cue = pb.Cue(prompts=[pb.WeightedPrompt(text="a lake")])
     told = describe(pb.Event(applied=pb.AppliedCue(cue=cue, frame=33, cut_tokens=12)))
