@@ -117,6 +117,7 @@ class Page {
     const text = byId("text").value.trim();
     if (!text) return;
     const now = this.#when === "now";
+    if (!now && !byId("at").value) return this.#notices.warn({ message: "the frame is missing; say at which one" });
     const blocks = Number(byId("blocks").value);
     const cue = { new_prompt: text };
     if (!now) cue.timestamp = Number(byId("at").value);
