@@ -33,13 +33,10 @@ LAST_FRAME = (1 << 53) - 1
 """The largest number that every client can hold exactly."""
 
 
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1b\x7f]")
-"""Of ASCII, without white space. Those of Latin-1 are read as what they mean, quotes and dashes of Windows."""
-
 _HALF = re.compile(r"[\ud800-\udfff]")
 
 _LASTING = re.compile(r"[0-9A-Za-z\u3040-\u9fff\uac00-\ud7a3]")
-"""Characters that no cleaning takes away, unless they are part of an entity such as `&nbsp;`."""
+"""Characters that no cleaning takes away, unless they are part of an entity or of an escape for terminals."""
 
 
 @contextmanager
@@ -70,11 +67,6 @@ def check_prompt(text: str, place: str) -> None:
         f"the prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are read",
     )
     check_whole(text, place, "prompt")
-    if control := _CONTROL.search(text):
-        raise TimelineError(
-            place,
-            f"the prompt contains {control[0]!r}, a control character; only tabs and line breaks can be read",
-        )
     if not _lasts(text):
         cleaned = f" once {text[:40]!r} is cleaned" if _is_visible(text) else ""
         raise TimelineError(place, f"the prompt is empty{cleaned}; say who or what is seen, and where")
@@ -82,7 +74,7 @@ def check_prompt(text: str, place: str) -> None:
 
 def _lasts(text: str) -> bool:
     """Whether there is something to be seen in a text once it has been cleaned for the model."""
-    if "&" not in text and _LASTING.search(text):
+    if "&" not in text and "\x1b" not in text and _LASTING.search(text):
         return True
     # Clients load nothing of the engine, and few of their prompts need it.
     from engines.text.cleaning import clean_prompt

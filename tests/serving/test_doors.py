@@ -29,7 +29,6 @@ Parts = list[tuple[str, float]]
 
 NAN, INFINITE = float("nan"), float("inf")
 HALF = "the prompt contains '\\ud83d', half a character, which no encoder can read"
-CONTROL = "the prompt contains {}, a control character; only tabs and line breaks can be read"
 EMPTY = "the prompt is empty{}; say who or what is seen, and where"
 
 BAD: list[tuple[Parts, str]] = [
@@ -42,9 +41,8 @@ BAD: list[tuple[Parts, str]] = [
     ([("&amp;nbsp;", 1)], EMPTY.format(" once '&amp;nbsp;' is cleaned")),
     ([("a \ud83d lake", 1)], HALF),
     ([("a lake", 1), ("\ud83d", 1)], HALF),
-    ([("a \x1b[31mred\x1b[0m lake", 1)], CONTROL.format("'\\x1b'")),
-    ([("a\x00lake", 1)], CONTROL.format("'\\x00'")),
-    ([("a lake\x7f", 1)], CONTROL.format("'\\x7f'")),
+    ([("\x1b[31m", 1)], EMPTY.format(" once '\\x1b[31m' is cleaned")),
+    ([("\x00\x07", 1)], EMPTY.format("")),
     ([("a" * 10_001, 1)], "the prompt has 10001 characters; at most 10000 are read"),
     ([("a lake", 0), ("a hill", 0)], "all weights are 0; one must be positive"),
     ([("a lake", 0)], "all weights are 0; one must be positive"),
@@ -57,6 +55,7 @@ BAD: list[tuple[Parts, str]] = [
 
 GOOD: list[Parts] = [
     [("a lake\n\tat dawn", 1)],
+    [("a \x1b[31mred\x1b[0m balloon \x1b]0;not your window\x07 over the sea\x00", 1)],
     [("雪の山", 1)],
     [("a lake &amp; a hill", 1)],
     [("don\u00e2\u0080\u0099t\u0092", 1)],

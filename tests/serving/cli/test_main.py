@@ -331,13 +331,15 @@ def test_a_timeline_is_explained(timeline: Path, capsys: pytest.CaptureFixture[s
 
 def test_nothing_of_a_file_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "\x1b]0;mine\x07.json"
-    file.write_text('{"model": "\\u001b[31m", "cues": [{"frame": 0, "prompt": "a \\u009b1m \\u202e lake"}]}')
+    prompt = "a \x1b[31mred\x1b[0m \x9b1m \u202e lake"
+    file.write_text(json.dumps({"model": "\x1b[31m", "cues": [{"frame": 0, "prompt": prompt}]}))
     assert main(["timeline", "check", str(file)]) == 0
-    file.write_text('{"cues": [{"frame": 0, "prompt": "a \\u001b[31mred\\u001b[0m lake"}]}')
+    file.write_text('{"cues": [{"frame": 0, "prompt": ""}]}')
     assert main(["timeline", "check", str(file)]) == 2
     said = capsys.readouterr()
-    assert "a \\x9b1m \\u202e lake" in said.out
-    assert "\\x1b]0;mine\\x07.json: cues[0].prompt: the prompt contains '\\x1b'" in said.err
+    assert "a \\x1b[31mred\\x1b[0m \\x9b1m \\u202e lake" in said.out
+    assert "control characters, which are taken away before the model reads it: '\\x1b'" in said.out
+    assert "\\x1b]0;mine\\x07.json: cues[0].prompt: the prompt is empty" in said.err
     assert all(line.isprintable() for line in (said.out + said.err).split("\n"))
 
 

@@ -13,7 +13,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue
 from tests.serving.fake_sessions import FakeServer, serving
 
-SLY = "a \x9b31m lake\n\u202eat dawn"
+SLY = "a \x1b[31m\x9b31m lake\n\u202eat dawn"
 
 
 def test_a_list_and_a_watch_print_no_control_character_of_a_prompt(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,7 +35,7 @@ def test_a_list_and_a_watch_print_no_control_character_of_a_prompt(capsys: pytes
 
     asyncio.run(look())
     said = capsys.readouterr().out
-    assert "a \\x9b31m lake\\n\\u202eat dawn" in said
+    assert "a \\x1b[31m\\x9b31m lake\\n\\u202eat dawn" in said
     assert all(line.isprintable() for line in said.split("\n"))
 
 

@@ -207,10 +207,9 @@ def test_what_the_session_does_not_take_from_a_file_is_said(page: Page, tmp_path
     [
         ("&nbsp;", "the prompt is empty once '&nbsp;' is cleaned"),
         ("x" * 10_001, "10001 characters"),
-        (r"a \u001b[31m lake", "a control character"),
         (r"a \ud83d lake", "half a character"),
     ],
-    ids=["cleaned", "long", "control", "half"],
+    ids=["cleaned", "long", "half"],
 )
 def test_a_prompt_that_cannot_be_is_refused_in_words_and_the_page_goes_on(
     page: Page, text: str, words: str
@@ -229,10 +228,10 @@ def test_a_prompt_that_is_too_long_for_the_model_is_told_as_it_applies(page: Pag
 
 def test_cues_that_a_list_does_not_show_are_counted(page: Page, tmp_path: Path) -> None:
     file = tmp_path / "many.json"
-    file.write_text(json.dumps({"cues": [{"frame": 12 * n, "prompt": f"{NOON} {n}"} for n in range(1_500)]}))
+    file.write_text(json.dumps({"cues": [{"frame": 12 * n, "prompt": f"{NOON} {n}"} for n in range(300)]}))
     page.part("file").send_keys(str(file))
-    page.until(lambda: "1500 of 1500 cues" in page.part("notices").text)
-    page.until(lambda: "and 1300 cues more" in page.part("pending").text)
+    page.until(lambda: "300 of 300 cues" in page.part("notices").text)
+    page.until(lambda: "and 100 cues more" in page.part("pending").text)
 
 
 def test_what_cannot_be_done_is_said_in_words(page: Page) -> None:
