@@ -15,11 +15,13 @@ class Prompt:
     """A text and its embedding; compared by identity, so that it can be the key of what is derived from it.
 
     `rows` [tokens, text_dim] are the embeddings of the real tokens. The rows up to the model's text_len are
-    implied and zero; nobody writes into the tensor. Raises PromptError unless there is a row of floats.
+    implied and zero; nobody writes into the tensor. `cut_tokens` at the end of the text were too many, and are
+    not read. Raises PromptError unless there is a row of floats.
     """
 
     text: str
     rows: Tensor
+    cut_tokens: int = 0
 
     def __post_init__(self) -> None:
         shape = tuple(self.rows.shape)

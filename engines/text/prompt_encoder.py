@@ -58,15 +58,11 @@ class PromptEncoder:
         if not cleaned:
             raise PromptError(f"prompt {text!r} is empty; a prompt has at least one visible character")
         if cleaned not in self._recent:
-            self._recent[cleaned] = Prompt(cleaned, self._embed(cleaned))
+            self._recent[cleaned] = Prompt(cleaned, self._embed(cleaned), self._tokenizer.cut(cleaned))
         self._recent.move_to_end(cleaned)
         if len(self._recent) > self._capacity:
             self._recent.popitem(last=False)
         return self._recent[cleaned]
-
-    def cut(self, text: str) -> int:
-        """How many tokens at the end of `text`, once cleaned, the model will not read."""
-        return self._tokenizer.cut(clean_prompt(text))
 
     def warm_up(self) -> None:
         """Encode a short and a long text, in the thread that is to encode."""

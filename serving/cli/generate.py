@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,11 +27,10 @@ from engines.streaming.snapshot import read_config, restore
 from engines.streaming.stream import Stream
 from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
-from engines.text.prompt_encoder import PromptEncoder
 from engines.vae.protocol import use_fused_ops
 from kernels.dispatch import parse_backends
 from serving.cli.options import seconds, size
-from serving.cli.progress import show_line
+from serving.cli.terminal import escaped, show_line
 from serving.errors import FilmError
 from serving.offline.provenance import Facts, Start, applied_cues
 from serving.offline.renderer import FilmMaker, Progress
@@ -83,10 +82,10 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
     opened = open_model(request.model, folder, request.device, request.dtype, request.codec, text_device)
     generator = _generator(opened.model, request)
     for warning in (*planned.warnings, *_differences(request, opened, generator)):
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {escaped(warning)}", file=sys.stderr)
     encoded = encode_all(planned, opened.prompts)
-    for warning in _cut_prompts(encoded, opened.prompts):
-        print(f"warning: {warning}", file=sys.stderr)
+    for warning in _cut_prompts(encoded):
+        print(f"warning: {escaped(warning)}", file=sys.stderr)
     origins = opened.origins
     del opened  # The text encoder makes room for the stream.
     stream, start = _begin(generator, request, options.output)
@@ -189,11 +188,11 @@ def _require_asked(asked: Settings, config: StreamConfig) -> None:
             raise FilmError(f"{name} {wanted} is asked for, but the snapshot goes on with {given}")
 
 
-def _cut_prompts(texts: Iterable[str], encoder: PromptEncoder) -> Iterator[str]:
+def _cut_prompts(encoded: Mapping[str, Prompt]) -> Iterator[str]:
     """A sentence for each prompt that is too long for the model."""
-    for text in texts:
-        if cut := encoder.cut(text):
-            yield f"the model does not read the last {cut} tokens of the prompt {text[:60]!r}..."
+    for text, prompt in encoded.items():
+        if prompt.cut_tokens:
+            yield f"the model does not read the last {prompt.cut_tokens} tokens of the prompt {text[:60]!r}..."
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from engines.errors import EngineError
 from serving.cli import download, generate, play, serve, sessions
 from serving.cli.models import model_rows, models_table
+from serving.cli.terminal import escaped
 from serving.cli.timeline import explain
 from serving.errors import ServingError
 from serving.timeline.formats.reader import read_timeline
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         return code
     except (ServingError, EngineError) as error:
-        print(f"longtake: {error}", file=sys.stderr)
+        print(f"longtake: {escaped(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return generate.INTERRUPTED
@@ -64,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_timeline(options: argparse.Namespace) -> int:
-    print(explain(read_timeline(options.file)))
+    for line in explain(read_timeline(options.file)).split("\n"):
+        print(escaped(line))
     return 0
 
 

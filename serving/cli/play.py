@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.cli.options import add_server_arguments, client_of, seconds, size
-from serving.cli.progress import show_line
+from serving.cli.sessions import applied_line
+from serving.cli.terminal import escaped, show_line
 from serving.client.capture import Playback, opened
 from serving.errors import FilmError
 from serving.offline.request import with_length
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.formats.reader import read_timeline
 from serving.timeline.schedule import schedule
-from serving.timeline.timeline import Settings, Timeline
+from serving.timeline.timeline import Settings, Timeline, unserved
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,18 +61,16 @@ def _read(options: argparse.Namespace) -> Playing:
     read = read_timeline(options.timeline)
     timeline = with_length(read.timeline, options.seconds)
     planned = schedule(timeline)
-    for warning in (*read.warnings, *planned.warnings, *_ignored(timeline.settings)):
-        print(f"warning: {warning}", file=sys.stderr)
+    for note in read.notes:
+        print(escaped(note), file=sys.stderr)
+    for warning in (*read.warnings, *planned.warnings, *unserved(timeline.settings)):
+        print(f"warning: {escaped(warning)}", file=sys.stderr)
     _require_film(options.output)
     asked = timeline.settings
     height, width = options.size or (asked.height, asked.width)
     seed = asked.seed if options.seed is None else options.seed
     settings = Settings(seed, height, width, options.model or asked.model)
     return Playing(timeline, planned.frames or 0, settings, options.fps, options.output)
-
-
-def _ignored(settings: Settings) -> list[str]:
-    return [] if settings.steps is None else ["a server takes the steps of its model, not the timeline's"]
 
 
 def _require_film(path: Path) -> None:
@@ -109,8 +108,7 @@ def _show(event: pb.Event, playback: Playback, frames: int) -> None:
         rate = (last.end_frame - first.end_frame) / max(last.at - first.at, 1e-9)
         show_line(f"frame {playback.frames}/{frames}  {rate if last is not first else 0:.1f} frames/s")
     elif event.HasField("applied"):
-        prompt = " + ".join(part.text for part in event.applied.cue.prompts)
-        show_line(f"frame {event.applied.frame}: {prompt}")
+        show_line(applied_line(event.applied))
         if sys.stderr.isatty():
             print(file=sys.stderr)
     elif event.HasField("slowed"):

@@ -7,6 +7,7 @@ import asyncio
 from contextlib import aclosing
 
 from serving.cli.options import add_server_arguments, client_of
+from serving.cli.terminal import escaped, print_table
 from serving.client.aio import AsyncClient
 from serving.errors import SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -35,10 +36,7 @@ def _list(options: argparse.Namespace) -> int:
             return await client.list()
 
     rows = [_row(session) for session in asyncio.run(listed())]
-    head = ("session", "state", "frame", "model", "size", "fps", "viewers", "prompt")
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(("session", "state", "frame", "model", "size", "fps", "viewers", "prompt"), rows)
     return 0
 
 
@@ -62,8 +60,10 @@ def _pace(session: pb.Session) -> str:
 
 
 def _state(session: pb.Session) -> str:
-    state = pb.SessionState.Name(session.state).removeprefix("SESSION_STATE_").lower()
-    waiting = pb.WaitReason.Name(session.waiting).removeprefix("WAIT_REASON_").lower()
+    known = pb.SessionState.DESCRIPTOR.values_by_number.get(session.state)
+    state = f"state {session.state}" if known is None else known.name.removeprefix("SESSION_STATE_").lower()
+    reason = pb.WaitReason.DESCRIPTOR.values_by_number.get(session.waiting)
+    waiting = str(session.waiting) if reason is None else reason.name.removeprefix("WAIT_REASON_").lower()
     return f"{state} (waits: {waiting})" if session.waiting else state
 
 
@@ -78,7 +78,7 @@ def _watch(options: argparse.Namespace) -> int:
             async with aclosing(client.watch(session_id)) as events:
                 async for event in events:
                     if line := describe(event):
-                        print(line, flush=True)
+                        print(escaped(line), flush=True)
 
     asyncio.run(watched())
     return 0
@@ -104,6 +104,13 @@ async def _found(client: AsyncClient, name: str) -> str:
     return ids[0]
 
 
+def applied_line(applied: pb.AppliedCue) -> str:
+    """A cue that has come into force, and what of it was not read."""
+    prompt = " + ".join(part.text for part in applied.cue.prompts)
+    cut = f" (too long: its last {applied.cut_tokens} tokens are not read)" if applied.cut_tokens else ""
+    return f"frame {applied.frame}: {prompt}{cut}"
+
+
 def describe(event: pb.Event) -> str:
     """An event in a line; empty for one that says nothing new to a reader."""
     match event.WhichOneof("event"):
@@ -116,8 +123,7 @@ def describe(event: pb.Event) -> str:
         case "end":
             return f"end of the stream: {event.end.message}"
         case "applied":
-            prompt = " + ".join(part.text for part in event.applied.cue.prompts)
-            return f"frame {event.applied.frame}: {prompt}"
+            return applied_line(event.applied)
         case "resumed":
             return f"went on elsewhere with frame {event.resumed.frame}: {event.resumed.reason}"
         case "slowed":

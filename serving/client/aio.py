@@ -167,6 +167,17 @@ class AsyncClient:
             if not (token := page.next_page_token):
                 return
 
+    async def pending_cues(self, session_id: str) -> AsyncGenerator[pb.Cue]:
+        """The cues that have not applied yet, by frame, asked for a page at a time."""
+        token = ""
+        while True:
+            request = pb.ListPendingCuesRequest(session_id=session_id, page_token=token, page_size=1000)
+            page = await self._call(self.stub.ListPendingCues, request)
+            for cue in page.pending:
+                yield cue
+            if not (token := page.next_page_token):
+                return
+
     async def start(self, session_id: str) -> pb.Receipt:
         """Start generation; a cue must be at frame 0."""
         return await self._ask(self.stub.Start, pb.StartRequest(session_id=session_id))

@@ -167,6 +167,10 @@ class Client:
         """The cues that have applied in this take, in order, asked for a page at a time."""
         return self._thread.iterate(self._client.applied_cues(session_id))
 
+    def pending_cues(self, session_id: str) -> Iterator[pb.Cue]:
+        """The cues that have not applied yet, by frame, asked for a page at a time."""
+        return self._thread.iterate(self._client.pending_cues(session_id))
+
     def delete(self, session_id: str) -> None:
         """End a session."""
         self._thread.run(self._client.delete(session_id))

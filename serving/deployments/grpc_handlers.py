@@ -4,24 +4,26 @@ Serve cancels a request whose client goes while it waits for the next message. I
 is being sent to it, nobody waits, and the request would be served on.
 
 Of an error Serve passes on code and details, and no trailing metadata: the reason, and when to come back, come in
-front of the details, and become metadata here.
+front of the details, and become metadata here. Bytes that are no message, such as texts with half characters, gRPC
+would answer with UNKNOWN: they are refused here as any other request that cannot be used.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from serving.deployments.telemetry.logging_config import SERVE, Refusals
-from serving.errors import ReplicaLost
+from serving.errors import InvalidRequest, ReplicaLost
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
-from serving.protocol.status import REASON_KEY, REASONS, RETRY_KEY, code_numbered
+from serving.protocol.status import REASON_KEY, REASONS, RETRY_KEY, code_numbered, code_of, message_of, reason_of
 
 Unary = Callable[[Any, Any], Awaitable[bytes]]
 Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
@@ -45,8 +47,43 @@ def add_health(servicer: Any, server: Any) -> None:
 def _add(add: Callable[[Any, Any], Any], servicer: Any, server: Any) -> None:
     handler_of = server.service_handler_factory
     server.service_handler_factory = partial(_handler, handler_of)
-    add(servicer, server)
+    add(servicer, _TolerantServer(server))
     server.service_handler_factory = handler_of
+
+
+class _TolerantServer:
+    """Has its handlers take bytes that are no message."""
+
+    def __init__(self, server: Any) -> None:
+        self._server = server
+
+    def add_generic_rpc_handlers(self, generic: Sequence[Any]) -> None:
+        """As of the server."""
+        for service in generic:
+            service._method_handlers = _tolerant_handlers(service._method_handlers)
+        self._server.add_generic_rpc_handlers(generic)
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """As of the server."""
+        self._server.add_registered_method_handlers(service, _tolerant_handlers(handlers))
+
+
+def _tolerant_handlers(handlers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tolerant(handler) for name, handler in handlers.items()}
+
+
+def tolerant(method: Any) -> Any:
+    """A method whose handler is given the error where bytes are no message; on a stream, an empty message."""
+
+    def read(data: bytes) -> object:
+        try:
+            return method.request_deserializer(data)
+        except DecodeError as error:
+            if method.request_streaming:
+                return method.request_deserializer(b"")
+            return InvalidRequest(f"the request is no message that can be read: {error}")
+
+    return method._replace(request_deserializer=read)
 
 
 def _handler(handler_of: Callable[..., Any], **method: Any) -> Any:
@@ -58,6 +95,7 @@ def answered(unary: Unary) -> Unary:
     """The handler of gRPC that says why it refuses."""
 
     async def answer(request: Any, context: Any) -> bytes:
+        await _require_message(request, context)
         try:
             return await unary(request, context)
         finally:
@@ -70,6 +108,7 @@ def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
     """The handler of gRPC that sends the messages of `stream`, and lets go of it when it is let go of itself."""
 
     async def send(request: Any, context: Any) -> None:
+        await _require_message(request, context)
         messages = stream(request, context)
         try:
             async for message in messages:
@@ -79,6 +118,11 @@ def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
             _name_reason(context)
 
     return send
+
+
+async def _require_message(request: object, context: Any) -> None:
+    if isinstance(request, InvalidRequest):
+        await context.abort(code_of(request), message_of(request), ((REASON_KEY, reason_of(request)),))
 
 
 def _name_reason(context: Any) -> None:

@@ -37,6 +37,8 @@ ENVIRONMENT = {
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # A second server on the same port would get half of the first one's clients.
     "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
+    # A WebSocket whose address has more than 8,192 characters would hang, and not be refused in words.
+    "WEBSOCKETS_MAX_LINE_LENGTH": str(1 << 20),
     "RAY_ROTATION_MAX_BYTES": str(64 << 20),
     "RAY_ROTATION_BACKUP_COUNT": "4",
 }

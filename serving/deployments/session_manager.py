@@ -26,7 +26,7 @@ from serving.errors import ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import page_of
-from serving.protocol.status import code_of, milliseconds, reason_of, retry_after_of, write_error
+from serving.protocol.status import code_of, message_of, milliseconds, reason_of, retry_after_of, write_error
 from serving.web.app import web_app
 
 UnaryRpc = Callable[[Any, Any, RayServegRPCContext], Awaitable[Any]]
@@ -87,7 +87,7 @@ def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
     """Answer an error. The proxy makes metadata of the reason: see `grpc_handlers`."""
     context.set_code(code_of(error))
     retry = "" if (seconds := retry_after_of(error)) is None else f" {milliseconds(seconds)}"
-    context.set_details(f"{reason_of(error)}{retry}: {error}")
+    context.set_details(f"{reason_of(error)}{retry}: {message_of(error)}")
 
 
 @serve.ingress()
@@ -154,6 +154,12 @@ class SessionManagerReplica:
         self, request: pb.ListAppliedCuesRequest, caller: Caller
     ) -> pb.ListAppliedCuesResponse:
         return await self._sessions.list_applied(request, caller)
+
+    @answered
+    async def ListPendingCues(
+        self, request: pb.ListPendingCuesRequest, caller: Caller
+    ) -> pb.ListPendingCuesResponse:
+        return await self._sessions.list_pending(request, caller)
 
     @answered
     async def Start(self, request: pb.StartRequest, caller: Caller) -> pb.Receipt:

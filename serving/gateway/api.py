@@ -49,6 +49,10 @@ class SessionAPI(Protocol):
         """A page of the cues that have applied in a session."""
         ...
 
+    async def list_pending(self, request: pb.ListPendingCuesRequest, caller: Caller) -> pb.ListPendingCuesResponse:
+        """A page of the cues that have not applied yet in a session."""
+        ...
+
     async def delete(self, session_id: str, caller: Caller) -> None:
         """End a session and free its room."""
         ...

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from serving.errors import CommandIdReused, ReplicaLost, ServingError
+from serving.session.receipt_log import check_ids
 
 T = TypeVar("T")
 
@@ -72,8 +73,10 @@ class RequestLog:
         """The answer of `do`, or of the one before it that the same caller, client and command had.
 
         `do` goes on if who asks is cancelled, as it may be asked for again; where nobody does so within
-        `abandoned_s` it is cancelled. Raises what `do` raises, and CommandIdReused for the ids of another request.
+        `abandoned_s` it is cancelled. Raises what `do` raises, InvalidRequest for ids that are too long, and
+        CommandIdReused for the ids of another request.
         """
+        check_ids(request.client_id, request.command_id)
         key = _Key(caller, request.client_id, request.command_id)
         if not (key.client_id and key.command_id):
             return await do()

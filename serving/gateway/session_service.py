@@ -45,7 +45,9 @@ from serving.rate_limit import RateLimit
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.register import Register
 from serving.session.pacing import MAX_FPS, Pace
+from serving.session.receipt_log import check_ids
 from serving.timeline.cue import Cue
+from serving.timeline.formats.document import shown
 from serving.timeline.timeline import Settings
 
 READY_KEPT_S = 1.0
@@ -153,6 +155,12 @@ class SessionService(SessionAPI):
         return pb.ListAppliedCuesResponse.FromString(page)
 
     @override
+    async def list_pending(self, request: pb.ListPendingCuesRequest, caller: Caller) -> pb.ListPendingCuesResponse:
+        await self._require_own(request.session_id, caller)
+        page = await self._relay.ask(request.session_id, "pending_cues", request.page_token, request.page_size)
+        return pb.ListPendingCuesResponse.FromString(page)
+
+    @override
     async def delete(self, session_id: str, caller: Caller) -> None:
         await self._require_own(session_id, caller)
         await self._failover.end(session_id, "it was deleted")
@@ -169,6 +177,8 @@ class SessionService(SessionAPI):
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
         await self._require_own(request.session_id, caller)
+        if request.kind not in (pb.SNAPSHOT_KIND_UNSPECIFIED, pb.SNAPSHOT_KIND_LIGHT):
+            raise InvalidRequest(f"kind {request.kind} of a snapshot is unknown; known: 1 (light)")
         most = self._config.limits.snapshot_bytes
         session, stream = await self._relay.ask(request.session_id, "save", most, timeout_s=CALL_S)
         saved = SavedSession(pb.Session.FromString(session), stream)
@@ -227,7 +237,7 @@ class SessionService(SessionAPI):
         """What is asked for, checked. Raises InvalidRequest."""
         config = self._config
         if options.model not in ("", config.model):
-            raise InvalidRequest(f"the model {options.model!r} is not loaded here; {config.model!r} is")
+            raise InvalidRequest(f"the model {shown(options.model)} is not loaded here; {config.model!r} is")
         asked = Settings(height=options.height or None, width=options.width or None)
         seed = options.seed if options.HasField("seed") else secrets.randbits(32)
         try:
@@ -275,7 +285,7 @@ class SessionService(SessionAPI):
         if (owner := self._callers.get(session_id)) is None:
             owner = self._callers[session_id] = await self._relay.ask(session_id, "caller_of")
         if owner != caller.name:
-            raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
+            raise SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
 
     # Commands
 
@@ -305,6 +315,7 @@ class SessionService(SessionAPI):
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
         session_id, client_id = first.attach.session_id, first.client_id or uuid.uuid4().hex
+        check_ids(client_id, first.id)
         await self._require_own(session_id, caller)
         self._attaches.take(session_id, "controllers attach to the session")
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None

@@ -18,10 +18,10 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cue
 from serving.replication.messages import ResumeState, SavedSession, SessionSpec
 from serving.session.applied_log import AppliedLog
-from serving.session.cue_queue import LAST_FRAME, MAX_PENDING
+from serving.session.cue_queue import MAX_PENDING
 from serving.session.transitions import applied_as
 from serving.session.types import SessionRecord
-from serving.timeline.cue import Cue
+from serving.timeline.cue import LAST_FRAME, Cue
 
 MAGIC = b"longtks1"
 HEADER = len(MAGIC) + 32 + 8

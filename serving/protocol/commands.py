@@ -80,4 +80,5 @@ def apply_command(logic: Session, command: pb.Command, now: float) -> tuple[Rece
         case "reset":
             return logic.reset(name, now)
         case _:
-            raise InvalidRequest(f"command {name!r} has the action {action}; it cannot be sent here")
+            told = "no action, or is no message that can be read" if action is None else f"the action {action}"
+            raise InvalidRequest(f"command {name!r} has {told}; it cannot be sent here")

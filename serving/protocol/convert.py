@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from engines.text.cleaning import clean_prompt
 from serving.errors import InvalidRequest, TimelineError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.requests import new_cue
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, Receipt
-from serving.timeline.cue import MAX_PROMPT_CHARACTERS, Blend, Cue, Method, Transition
+from serving.timeline.cue import Blend, Cue, Method, Transition
 
 METHODS: dict[int, Method] = {
     pb.TRANSITION_METHOD_UNSPECIFIED: "linear",
@@ -19,17 +19,13 @@ METHODS: dict[int, Method] = {
 
 
 def read_blend(cue: pb.Cue) -> Blend:
-    """What a cue shows. Raises TimelineError for prompts or weights that cannot be used.
+    """What a cue shows. Raises TimelineError for prompts or weights that cannot be used."""
+    return Blend(tuple((part.text, weight_of(part)) for part in cue.prompts))
 
-    That nothing is left of a prompt once it is cleaned is said here, and not when its turn has come.
-    """
-    for number, part in enumerate(cue.prompts):
-        if part.text and len(part.text) <= MAX_PROMPT_CHARACTERS and not clean_prompt(part.text):
-            place = f"prompts[{number}].text"
-            raise TimelineError(place, f"prompt {part.text!r} is empty; it needs at least one visible character")
-    weights = [part.weight for part in cue.prompts]
-    even = not any(weights)
-    return Blend(tuple((part.text, 1.0 if even else part.weight) for part in cue.prompts))
+
+def weight_of(part: pb.WeightedPrompt) -> float:
+    """The weight of a prompt in a blend."""
+    return part.weight if part.HasField("weight") else 1.0
 
 
 def read_transition(cue: pb.Cue) -> Transition | None:
@@ -49,14 +45,7 @@ def read_cue(cue: pb.Cue) -> Cue:
 
 def write_cue(cue: Cue) -> pb.Cue:
     """As the protocol has it."""
-    message = pb.Cue(
-        frame=cue.frame, prompts=[pb.WeightedPrompt(text=text, weight=weight) for text, weight in cue.blend.parts]
-    )
-    if cue.transition is not None:
-        slerp = cue.transition.method == "slerp"
-        message.transition.blocks = cue.transition.blocks
-        message.transition.method = pb.TRANSITION_METHOD_SLERP if slerp else pb.TRANSITION_METHOD_LINEAR
-    return message
+    return new_cue(cue.blend, cue.frame, cue.transition)
 
 
 def write_applied(applied: Applied) -> pb.AppliedCue:

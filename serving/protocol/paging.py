@@ -4,13 +4,32 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
 PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+
+MOST_BYTES = 1 << 20
+"""Of a list in an answer. Clients of gRPC take 4 MiB unless told otherwise, and a session has two lists."""
+
+M = TypeVar("M", bound=Message)
+
+
+def within_bytes(messages: Iterable[M], most_bytes: int = MOST_BYTES) -> list[M]:
+    """The first of `messages`, up to so many bytes; one always."""
+    found: list[M] = []
+    for message in messages:
+        most_bytes -= message.ByteSize()
+        if found and most_bytes < 0:
+            break
+        found.append(message)
+    return found
 
 
 def page_of(sessions: Sequence[pb.Session], request: pb.ListSessionsRequest) -> pb.ListSessionsResponse:
@@ -24,8 +43,9 @@ def page_of(sessions: Sequence[pb.Session], request: pb.ListSessionsRequest) -> 
     after = _place(request.page_token) if request.page_token else None
     ordered = sorted(sessions, key=_key)
     left = ordered if after is None else [session for session in ordered if _key(session) > after]
-    token = _token(left[size - 1]) if len(left) > size else ""
-    return pb.ListSessionsResponse(sessions=left[:size], next_page_token=token)
+    page = within_bytes(left[:size])
+    token = _token(page[-1]) if len(left) > len(page) else ""
+    return pb.ListSessionsResponse(sessions=page, next_page_token=token)
 
 
 def _key(session: pb.Session) -> tuple[int, str]:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 
+from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.timeline.cue import Blend, Cue, Transition
+from serving.timeline.cue import Blend, Cue, Transition, check_whole, figure
+
+_INT32 = 1 << 31
 
 
 def new_cue(prompt: str | Blend, frame: int | None = None, transition: Transition | None = None) -> pb.Cue:
-    """A cue to be scheduled; a `frame` of None is now. Raises TimelineError for a prompt that cannot be."""
+    """A cue to be scheduled; a `frame` of None is now.
+
+    Raises TimelineError for a prompt that cannot be, and InvalidRequest for a frame that no message can carry.
+    """
+    _require_carried("frame", frame, -(1 << 63), (1 << 63) - 1)
     blend = Blend.of(prompt) if isinstance(prompt, str) else prompt
     parts = [pb.WeightedPrompt(text=text, weight=weight) for text, weight in blend.parts]
     cue = pb.Cue(frame=frame, prompts=parts)
@@ -19,6 +26,11 @@ def new_cue(prompt: str | Blend, frame: int | None = None, transition: Transitio
         cue.transition.blocks = transition.blocks
         cue.transition.method = pb.TRANSITION_METHOD_SLERP if slerp else pb.TRANSITION_METHOD_LINEAR
     return cue
+
+
+def _require_carried(name: str, number: float | None, least: int, most: int) -> None:
+    if number is not None and not least <= number <= most:
+        raise InvalidRequest(f"{name} is {figure(number)}, which no message can carry; it has {least} to {most}")
 
 
 def new_cues(cues: Iterable[Cue]) -> list[pb.Cue]:
@@ -38,7 +50,12 @@ def session_options(
 ) -> pb.SessionOptions:
     """How a session is to be made. What is not said is left to the server.
 
-    Raises ValueError or OverflowError for a number that the protocol cannot carry.
+    Raises InvalidRequest or TimelineError for what no message can carry, by its name; a server allows less.
     """
+    check_whole(model, "model")
+    _require_carried("seed", seed, 0, (1 << 64) - 1)
+    for name, number in (("height", height), ("width", width), ("fps", fps), ("ahead", ahead)):
+        _require_carried(name, number, -_INT32, _INT32 - 1)
+    _require_carried("lease_s", lease_s, -_INT32, _INT32)
     lease = None if lease_s is None else timedelta(seconds=lease_s)
     return pb.SessionOptions(model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease=lease)

@@ -36,6 +36,9 @@ REASON_KEY = "longtake-reason"
 RETRY_KEY = "longtake-retry-after-ms"
 """The trailing metadata that says when to come back."""
 
+MOST_BYTES = 2000
+"""Of an error's message."""
+
 CODES: dict[type[ServingError], StatusCode] = {
     InvalidRequest: StatusCode.INVALID_ARGUMENT,
     TimelineError: StatusCode.INVALID_ARGUMENT,
@@ -101,6 +104,15 @@ def reason_of(error: ServingError) -> str:
     return next((REASONS[kind] for kind in type(error).__mro__ if kind in REASONS), "UNSPECIFIED")
 
 
+def message_of(error: ServingError) -> str:
+    """What is said of an error, as far as every client can take it.
+
+    gRPC sends it in trailers, of which clients take 8 KiB, with up to three bytes for one of UTF-8.
+    """
+    words = str(error).encode(errors="backslashreplace")
+    return words.decode() if len(words) <= MOST_BYTES else f"{words[:MOST_BYTES].decode(errors='ignore')}..."
+
+
 def code_numbered(number: int) -> StatusCode:
     """A code by its number in messages; UNKNOWN for one that gRPC does not have."""
     return _BY_NUMBER.get(number, StatusCode.UNKNOWN)
@@ -135,7 +147,9 @@ def retry_after_in(metadata: Iterable[Any] | None) -> float | None:
 
 def write_error(error: ServingError) -> pb.Error:
     """As the protocol has it."""
-    written = pb.Error(code=code_of(error).value[0], message=str(error), reason=f"ERROR_REASON_{reason_of(error)}")
+    written = pb.Error(
+        code=code_of(error).value[0], message=message_of(error), reason=f"ERROR_REASON_{reason_of(error)}"
+    )
     if (seconds := retry_after_of(error)) is not None:
         written.retry_delay.FromMilliseconds(milliseconds(seconds))
     return written

@@ -8,12 +8,10 @@ from collections.abc import Iterable
 from engines.config.geometry import BlockLengths
 from serving.errors import FrameOutOfRange, LimitReached
 from serving.session.types import CommandKind, Pending, Receipt, Stage
+from serving.timeline.cue import LAST_FRAME
 
 MAX_PENDING = 10_000
 """Cues that may wait at a time; those that have applied do not count."""
-
-LAST_FRAME = (1 << 53) - 1
-"""The largest number that every client can hold exactly."""
 
 
 class CueQueue:

@@ -18,6 +18,15 @@ MOST_RECEIPTS = 256
 MAX_ID_CHARACTERS = 200
 
 
+def check_ids(client_id: str, command_id: str) -> None:
+    """Raise InvalidRequest for ids that are too long to be kept."""
+    for name, value in (("client_id", client_id), ("command id", command_id)):
+        if len(value) > MAX_ID_CHARACTERS:
+            raise InvalidRequest(
+                f"the {name} has {len(value)} characters; it may have at most {MAX_ID_CHARACTERS}"
+            )
+
+
 class ReceiptLog:
     """The last MOST_RECEIPTS answers. Nothing is kept, or found, for commands that lack one of their ids."""
 
@@ -49,11 +58,7 @@ class ReceiptLog:
 
         Raises InvalidRequest for ids that are too long, and CommandIdReused if they were another command's.
         """
-        for name, value in (("client_id", client_id), ("command id", command_id)):
-            if len(value) > MAX_ID_CHARACTERS:
-                raise InvalidRequest(
-                    f"the {name} has {len(value)} characters; it may have at most {MAX_ID_CHARACTERS}"
-                )
+        check_ids(client_id, command_id)
         entry = self._entries.get((client_id, command_id))
         if entry is None:
             return None

@@ -8,7 +8,7 @@ from dataclasses import replace
 from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, BlockLengths
 from serving.errors import FrameOutOfRange, InvalidRequest, SessionNotFound, WrongState
 from serving.session.applied_log import AppliedLog
-from serving.session.cue_queue import LAST_FRAME, CueQueue
+from serving.session.cue_queue import CueQueue
 from serving.session.pacing import Pace, Position
 from serving.session.receipt_log import ReceiptLog
 from serving.session.rewinding import rewound
@@ -24,7 +24,7 @@ from serving.session.types import (
     State,
     Waiting,
 )
-from serving.timeline.cue import Blend, Cue, Transition
+from serving.timeline.cue import LAST_FRAME, Blend, Cue, Transition
 
 __all__ = [
     "LAST_FRAME", "Applied", "BlockPlan", "CommandKind", "Pending", "Receipt", "Session", "SessionRecord", "Stage",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,16 @@ MAX_WEIGHT = 1_000_000.0
 MAX_TRANSITION_BLOCKS = 1_000
 
 
+LAST_FRAME = (1 << 53) - 1
+"""The largest number that every client can hold exactly."""
+
+
+_HALF = re.compile(r"[\ud800-\udfff]")
+
+_LASTING = re.compile(r"[0-9A-Za-z\u3040-\u9fff\uac00-\ud7a3]")
+"""Characters that no cleaning takes away, unless they are part of an entity or of an escape for terminals."""
+
+
 @contextmanager
 def within(place: str) -> Iterator[None]:
     """Name the errors raised inside as parts of `place`."""
@@ -42,17 +53,58 @@ def _require(holds: bool, place: str, problem: str) -> None:
         raise TimelineError(place, problem)
 
 
+def check_whole(text: str, place: str, noun: str = "text") -> None:
+    """Raise TimelineError for half characters, which JSON can say and UTF-8 cannot."""
+    if half := _HALF.search(text):
+        raise TimelineError(place, f"the {noun} contains {half[0]!r}, half a character, which no encoder can read")
+
+
 def check_prompt(text: str, place: str) -> None:
     """Raise TimelineError unless `text` can be a prompt."""
-    visible = any(character.isprintable() and not character.isspace() for character in text)
-    _require(visible, place, "the prompt is empty; say who or what is seen, and where")
     _require(
         len(text) <= MAX_PROMPT_CHARACTERS,
         place,
         f"the prompt has {len(text)} characters; at most {MAX_PROMPT_CHARACTERS} are read",
     )
-    half = next((c for c in text if "\ud800" <= c <= "\udfff"), None)
-    _require(half is None, place, f"the prompt contains {half!r}, half a character, which no encoder can read")
+    check_whole(text, place, "prompt")
+    if not _lasts(text):
+        cleaned = f" once {text[:40]!r} is cleaned" if _is_visible(text) else ""
+        raise TimelineError(place, f"the prompt is empty{cleaned}; say who or what is seen, and where")
+
+
+def _lasts(text: str) -> bool:
+    """Whether there is something to be seen in a text once it has been cleaned for the model."""
+    if "&" not in text and "\x1b" not in text and _LASTING.search(text):
+        return True
+    # Clients load nothing of the engine, and few of their prompts need it.
+    from engines.text.cleaning import clean_prompt
+
+    return _is_visible(text) and _is_visible(clean_prompt(text))
+
+
+def _is_visible(text: str) -> bool:
+    return any(character.isprintable() and not character.isspace() for character in text)
+
+
+def check_weight(weight: float, place: str) -> None:
+    """Raise TimelineError unless `weight` can be one of a blend's."""
+    _require(math.isfinite(weight), place, f"{weight} is not a finite number")
+    _require(0 <= weight <= MAX_WEIGHT, place, f"{weight:.15g} is outside 0..{MAX_WEIGHT:.0f}")
+
+
+def check_count(count: int, place: str) -> None:
+    """Raise TimelineError unless so many prompts can be blended."""
+    _require(count > 0, place, "the list is empty; at least one prompt is needed")
+    _require(
+        count <= MAX_BLENDED_PROMPTS,
+        place,
+        f"{count} prompts are blended; at most {MAX_BLENDED_PROMPTS} can be",
+    )
+
+
+def figure(number: float) -> str:
+    """A number as messages say it."""
+    return "a number of more than 24 digits" if 1 << 80 <= abs(number) < math.inf else str(number)
 
 
 @dataclass(frozen=True)
@@ -67,20 +119,10 @@ class Blend:
         return cls(((text, 1.0),))
 
     def __post_init__(self) -> None:
-        count = len(self.parts)
-        _require(count > 0, "prompts", "the list is empty; at least one prompt is needed")
-        _require(
-            count <= MAX_BLENDED_PROMPTS,
-            "prompts",
-            f"{count} prompts are blended; at most {MAX_BLENDED_PROMPTS} can be",
-        )
+        check_count(len(self.parts), "prompts")
         for number, (text, weight) in enumerate(self.parts):
             check_prompt(text, f"prompts[{number}].text")
-            _require(
-                0 <= weight <= MAX_WEIGHT,
-                f"prompts[{number}].weight",
-                f"the weight {weight:g} is outside 0..{MAX_WEIGHT:g}",
-            )
+            check_weight(weight, f"prompts[{number}].weight")
         _require(sum(weight for _, weight in self.parts) > 0, "prompts", "all weights are 0; one must be positive")
 
     @property
@@ -103,7 +145,7 @@ class Transition:
         _require(
             1 <= self.blocks <= MAX_TRANSITION_BLOCKS,
             "transition.blocks",
-            f"{self.blocks} blocks are outside 1..{MAX_TRANSITION_BLOCKS}",
+            f"{figure(self.blocks)} blocks are outside 1..{MAX_TRANSITION_BLOCKS}",
         )
         _require(
             self.method in METHODS, "transition.method", f"{self.method!r} is unknown; known: {', '.join(METHODS)}"

@@ -37,7 +37,7 @@ _COMMON = frozenset(_COMMON_WORDS.split())
 
 def advice(timeline: Timeline) -> list[str]:
     """One sentence for each cue and each piece of advice that it does not follow."""
-    remarks = [remark for cue in timeline.cues for remark in _on_length(cue)]
+    remarks = [remark for cue in timeline.cues for remark in (*_on_length(cue), *_on_characters(cue))]
     for before, cue in pairwise(timeline.cues):
         remarks += _on_pace(before, cue) + _on_change(before, cue)
     return remarks
@@ -52,6 +52,16 @@ def _on_length(cue: Cue) -> list[str]:
         f"{_name(cue)} has {words}: the model follows long, detailed prompts better; "
         "describe the subject, what it does, the setting and the light"
     ]
+
+
+def _on_characters(cue: Cue) -> list[str]:
+    """Those of ASCII are taken away; those of Latin-1 are read as the quotes and dashes that they mean."""
+    texts = "".join(text for text, _ in cue.blend.parts)
+    controls = sorted({c for c in texts if c.isascii() and not c.isprintable() and not c.isspace()})
+    if not controls:
+        return []
+    named = ", ".join(map(repr, controls))
+    return [f"{_name(cue)} has control characters, which are taken away before the model reads it: {named}"]
 
 
 def _on_pace(before: Cue, cue: Cue) -> list[str]:

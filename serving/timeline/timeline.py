@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from engines.config.geometry import FRAMES_PER_SECOND, PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from serving.errors import TimelineError
-from serving.timeline.cue import Cue, _require
+from serving.timeline.cue import Cue, _require, figure
 
 MAX_SECONDS = 24 * 60 * 60
 MAX_FRAMES = MAX_SECONDS * FRAMES_PER_SECOND
@@ -17,6 +17,7 @@ MAX_CUES = MAX_FRAMES // TEMPORAL_FACTOR
 """One in each of the shortest blocks of a day."""
 
 MAX_SIZE = 4096
+MAX_STEP = 1000
 SIZE_MULTIPLE = SPATIAL_FACTOR * PATCH
 
 
@@ -32,29 +33,33 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.seed is not None:
-            _require(0 <= self.seed < 1 << 64, "seed", f"{_figure(self.seed)} is outside 0..2^64-1")
+            _require(0 <= self.seed < 1 << 64, "seed", f"{figure(self.seed)} is outside 0..2^64-1")
         for name, pixels in (("height", self.height), ("width", self.width)):
             if pixels is not None:
                 _require(
                     SIZE_MULTIPLE <= pixels <= MAX_SIZE and pixels % SIZE_MULTIPLE == 0,
                     name,
-                    f"{_figure(pixels)} is no multiple of {SIZE_MULTIPLE} in {SIZE_MULTIPLE}..{MAX_SIZE}",
+                    f"{figure(pixels)} is no multiple of {SIZE_MULTIPLE} in {SIZE_MULTIPLE}..{MAX_SIZE}",
                 )
         _require(self.model is None or self.model.strip() != "", "model", "the name of the model is empty")
         if self.steps is not None:
             _check_steps(self.steps)
 
 
+def unserved(settings: Settings) -> list[str]:
+    """A sentence for each of `settings` that no server takes from a timeline."""
+    if settings.steps is None:
+        return []
+    steps = ", ".join(map(str, settings.steps))
+    return [f"steps: a server takes the steps of its model, and not the timeline's, {steps}"]
+
+
 def _check_steps(steps: Sequence[int]) -> None:
     _require(len(steps) > 0, "steps", "the list is empty; at least one denoising step is needed")
     for step in steps:
-        _require(1 <= step <= 1000, "steps", f"step {_figure(step)} is outside 1..1000")
+        _require(1 <= step <= MAX_STEP, "steps", f"step {figure(step)} is outside 1..{MAX_STEP}")
     for before, after in pairwise(steps):
         _require(before > after, "steps", f"step {after} follows {before}; steps must descend")
-
-
-def _figure(number: int) -> str:
-    return str(number) if abs(number) < 1 << 80 else "a number of more than 24 digits"
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class Timeline:
             _require(
                 1 <= self.frames <= MAX_FRAMES,
                 "frames",
-                f"{_figure(self.frames)} is outside 1..{MAX_FRAMES}, which are 24 hours",
+                f"{figure(self.frames)} is outside 1..{MAX_FRAMES}, which are 24 hours",
             )
 
     def with_cue(self, cue: Cue) -> Timeline:

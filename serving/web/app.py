@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,16 +19,19 @@ from serving.errors import ServingError
 from serving.gateway.api import SessionAPI
 from serving.origins import SAME_ORIGIN, Origins
 from serving.protocol.status import code_of, retry_after_of
-from serving.timeline.formats.reader import MAX_BYTES, parse_timeline
+from serving.timeline.formats.reader import most_bytes, parse_timeline
 from serving.web.json_format import error_json, server_json, timeline_json
 from serving.web.origin_guard import OriginGuard
 from serving.web.outbound import text
 from serving.web.query import PROTOCOL, Address, read_token
 from serving.web.segments import SegmentCache
-from serving.web.timeline_file import timeline_file
+from serving.web.timeline_file import pending_file, timeline_file
 from serving.web.websocket import Conversation, close_code
 
 STATIC = Path(__file__).parent / "static"
+
+FILES_AT_ONCE = 2
+"""Timelines that are read at a time; others wait."""
 
 _STATUS = {
     StatusCode.INVALID_ARGUMENT: 400,
@@ -101,10 +106,19 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
         headers = {"Content-Disposition": 'attachment; filename="timeline.json"'}
         return StreamingResponse(await _begun(pieces), media_type="application/json", headers=headers)
 
+    @app.get("/sessions/{session_id}/pending.json")
+    async def future(session_id: str, request: Request) -> StreamingResponse:
+        pieces = pending_file(sessions, session_id, sessions.authenticate(read_token(request.headers)))
+        return StreamingResponse(await _begun(pieces), media_type="application/json")
+
+    reading = asyncio.Semaphore(FILES_AT_ONCE)
+
     @app.post("/timelines")
-    async def timeline(request: Request, name: str = "timeline.yaml") -> JSONResponse:
+    async def timeline(request: Request, name: str = "timeline.yaml") -> Response:
         sessions.authenticate(read_token(request.headers))
-        return JSONResponse(timeline_json(parse_timeline(await _body(request), name)))
+        body = await _body(request, most_bytes(name))
+        async with reading:
+            return Response(await asyncio.to_thread(_read, body, name), media_type="application/json")
 
     return app
 
@@ -133,11 +147,16 @@ async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     return all_of_them()
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request, most: int) -> bytes:
     """What was sent, or one byte more than is read of it."""
     body = bytearray()
     async for piece in request.stream():
         body += piece
-        if len(body) > MAX_BYTES:
+        if len(body) > most:
             break
-    return bytes(body[: MAX_BYTES + 1])
+    return bytes(body[: most + 1])
+
+
+def _read(data: bytes, name: str) -> bytes:
+    """A timeline's file as the page takes it: in a thread, since it may take seconds."""
+    return json.dumps(timeline_json(parse_timeline(data, name)), ensure_ascii=False).encode()

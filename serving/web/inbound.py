@@ -12,29 +12,33 @@ from typing import Literal, NamedTuple, get_args
 
 from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.requests import new_cue
 from serving.session.receipt_log import MAX_ID_CHARACTERS
-from serving.timeline.cue import MAX_WEIGHT
-from serving.timeline.formats.document import Node, maybe, shown
-from serving.timeline.formats.native import read_method
-from serving.timeline.formats.parsing import parse_json
+from serving.timeline.formats.document import Json, Node, maybe, shown
+from serving.timeline.formats.native import read_blend, read_transition
+from serving.timeline.formats.parsing import load_json
 
 MAX_CHARACTERS = 1 << 20
-MAX_FRAME = 1 << 53
-"""The largest whole number that every reader of JSON knows exactly."""
+MAX_FRAME = (1 << 63) - 1
+"""The largest that a message can carry; what a session takes is less, which it says itself."""
 
 RequestKind = Literal["fork", "start_recording", "stop_recording", "end"]
 Fields = dict[str, Node]
 
 
 class Envelope(NamedTuple):
-    """A message whose data has not been read yet."""
+    """A message of which no more than its id has been read."""
 
     id: str
-    type: str
-    data: Node
+    content: dict[str, Json]
+
+    @property
+    def type(self) -> str:
+        """What it asks for; empty where that is not known."""
+        return next((name for name in _KNOWN if name == self.content.get("type")), "")
 
 
-NOTHING = Envelope("", "", Node("", {}))
+NOTHING = Envelope("", {})
 """Of a message that cannot be taken apart."""
 
 
@@ -53,68 +57,40 @@ class _Type:
 
 
 def open_envelope(text: str) -> Envelope:
-    """Take a message apart. Raises InvalidRequest or TimelineError for what is none."""
+    """The id of a message, by which it is answered. Raises InvalidRequest or TimelineError for what has none."""
     if len(text) > MAX_CHARACTERS:
         raise InvalidRequest(f"the message has {len(text)} characters; at most {MAX_CHARACTERS} are read")
-    fields = parse_json(text).fields(("type", "data", "id"))
-    if "type" not in fields:
-        raise InvalidRequest("the message has no type; known: " + ", ".join(_KNOWN))
-    id = maybe(fields.get("id"), Node.text) or ""
+    content = load_json(text)
+    if not isinstance(content, dict):
+        raise InvalidRequest(f"the message is {shown(content)}; it must be a mapping of fields")
+    id = Node("id", content["id"]).text() if "id" in content else ""
     if len(id) > MAX_ID_CHARACTERS:
         raise InvalidRequest(f"the message's id has {len(id)} characters; at most {MAX_ID_CHARACTERS} are kept")
-    kind, data = fields["type"].text(), fields.get("data")
-    empty = data is None or data.value is None
-    return Envelope(id, kind, Node(kind, {}) if data is None or empty else Node(kind, data.value))
+    return Envelope(id, content)
 
 
 def read_message(envelope: Envelope) -> pb.Command | Request:
     """What a client asks for. Raises InvalidRequest or TimelineError, which names the field."""
-    if envelope.type in _COMMANDS:
-        known = _COMMANDS[envelope.type]
-        command = known.read(envelope.data, envelope.data.fields(known.fields))
+    outer = Node("", envelope.content).fields(("type", "data", "id"))
+    if "type" not in outer:
+        raise InvalidRequest("the message has no type; known: " + ", ".join(_KNOWN))
+    name, content = outer["type"].text(), envelope.content.get("data")
+    data = Node(name, {} if content is None else content)
+    if name in _COMMANDS:
+        known = _COMMANDS[name]
+        command = known.read(data, data.fields(known.fields))
         command.id = envelope.id
         return command
     for kind in get_args(RequestKind):
-        if envelope.type == kind:
-            fields = envelope.data.fields(("frame",) if kind == "fork" else ())
+        if name == kind:
+            fields = data.fields(("frame",) if kind == "fork" else ())
             return Request(envelope.id, kind, maybe(fields.get("frame"), _frame))
-    raise InvalidRequest(f"the type {shown(envelope.type)} is unknown; known: {', '.join(_KNOWN)}")
-
-
-def read_cue(data: Node) -> pb.Cue:
-    """A cue in the fields of `schedule_prompt`. Raises TimelineError."""
-    return _cue(data, data.fields(_CUE_FIELDS))
+    raise InvalidRequest(f"the type {shown(name)} is unknown; known: {', '.join(_KNOWN)}")
 
 
 def _cue(data: Node, fields: Fields) -> pb.Cue:
-    cue = pb.Cue(frame=maybe(fields.get("timestamp"), _frame), prompts=_prompts(data, fields))
-    if "transition" in fields:
-        cue.transition.CopyFrom(_transition(fields["transition"]))
-    return cue
-
-
-def _prompts(data: Node, fields: Fields) -> list[pb.WeightedPrompt]:
-    if ("new_prompt" in fields) == ("prompts" in fields):
-        raise data.error("a cue needs either new_prompt, a text, or prompts, a list of texts with weights")
-    if "new_prompt" in fields:
-        return [pb.WeightedPrompt(text=fields["new_prompt"].text(), weight=1)]
-    return [_part(node) for node in fields["prompts"].items()]
-
-
-def _part(node: Node) -> pb.WeightedPrompt:
-    fields = node.fields(("text", "weight"))
-    weight = maybe(fields.get("weight"), lambda weight: weight.number(0, MAX_WEIGHT))
-    return pb.WeightedPrompt(text=_field(node, fields, "text").text(), weight=1.0 if weight is None else weight)
-
-
-def _transition(node: Node) -> pb.Transition:
-    fields = node.fields(("blocks", "method"))
-    slerp = maybe(fields.get("method"), read_method) == "slerp"
-    method = pb.TRANSITION_METHOD_SLERP if slerp else pb.TRANSITION_METHOD_LINEAR
-    blocks = _field(node, fields, "blocks")
-    if not 0 <= blocks.whole() < 1 << 31:
-        raise blocks.error(f"{shown(blocks.value)} blocks are no transition")
-    return pb.Transition(blocks=blocks.whole(), method=method)
+    frame = maybe(fields.get("timestamp"), _frame)
+    return new_cue(read_blend(data, fields, "new_prompt"), frame, read_transition(data, fields))
 
 
 def _field(parent: Node, fields: Fields, name: str) -> Node:

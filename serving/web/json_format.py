@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+
 from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import write_cue
-from serving.protocol.status import code_numbered, code_of, reason_name, reason_of, retry_after_of
+from serving.protocol.convert import weight_of, write_cue
+from serving.protocol.status import code_numbered, code_of, message_of, reason_name, reason_of, retry_after_of
 from serving.timeline.formats.document import Json
 from serving.timeline.formats.reader import ReadTimeline
+from serving.timeline.timeline import unserved
 
 
 def error_json(error: ServingError) -> Json:
     """An error as messages carry it."""
-    data: dict[str, Json] = {"code": code_of(error).name, "reason": reason_of(error), "message": str(error)}
+    data: dict[str, Json] = {"code": code_of(error).name, "reason": reason_of(error), "message": message_of(error)}
     if (seconds := retry_after_of(error)) is not None:
         data["retry_after_s"] = seconds
     return data
@@ -49,12 +53,19 @@ def receipt_json(receipt: pb.Receipt) -> dict[str, Json]:
     return data
 
 
+MOST_BYTES = 256 << 10
+"""Of each of a state's lists of cues: many clients of WebSockets take messages of 1 MiB unless told otherwise."""
+
+MOST_TEXT = 20_000
+"""Characters of a blend in words, which `prompts` have whole."""
+
+
 def cue_json(cue: pb.Cue) -> dict[str, Json]:
     """A cue in the fields of `schedule_prompt`, and its blend in words as `text`."""
     data: dict[str, Json] = {
         "timestamp": cue.frame,
         "text": cue_text(cue),
-        "prompts": [{"text": part.text, "weight": part.weight} for part in cue.prompts],
+        "prompts": [{"text": part.text, "weight": weight_of(part)} for part in cue.prompts],
     }
     if cue.HasField("transition"):
         slerp = cue.transition.method == pb.TRANSITION_METHOD_SLERP
@@ -64,20 +75,41 @@ def cue_json(cue: pb.Cue) -> dict[str, Json]:
 
 def applied_json(applied: pb.AppliedCue) -> dict[str, Json]:
     """A cue that has come into force, with the `frame` at which it has."""
-    return {"frame": applied.frame, **cue_json(applied.cue)}
+    return {"frame": applied.frame, "cut_tokens": applied.cut_tokens, **cue_json(applied.cue)}
 
 
 def cue_text(cue: pb.Cue) -> str:
     """A blend in words: `a (0.7) + b (0.3)`."""
-    total = sum(part.weight for part in cue.prompts)
+    total = sum(map(weight_of, cue.prompts))
     if len(cue.prompts) == 1 or total <= 0:
-        return " + ".join(part.text for part in cue.prompts)
-    return " + ".join(f"{part.text} ({part.weight / total:.3g})" for part in cue.prompts)
+        return _shortened(" + ".join(part.text for part in cue.prompts))
+    return _shortened(" + ".join(f"{part.text} ({weight_of(part) / total:.3g})" for part in cue.prompts))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_TEXT else f"{text[:MOST_TEXT]}…"
+
+
+def _fitting(cues: Iterable[dict[str, Json]]) -> list[Json]:
+    """The first of `cues` that have no more than MOST_BYTES together, with their texts once more."""
+    found: list[Json] = []
+    left = MOST_BYTES
+    for cue in cues:
+        left -= len(json.dumps([cue, cue["text"]], ensure_ascii=False).encode())
+        if left < 0:
+            break
+        found.append(cue)
+    return found
 
 
 def session_json(session: pb.Session) -> dict[str, Json]:
-    """The data of a `state` message. The seed is a text: many readers of JSON round numbers that large."""
+    """The data of a `state` message, with as many cues as fit: their counts tell of the others.
+
+    The seed is a text: many readers of JSON round numbers that large.
+    """
     options = session.options
+    pending = _fitting(map(cue_json, session.pending))
+    applied = _fitting(map(applied_json, reversed(session.applied)))[::-1]
     data: dict[str, Json] = {
         "session": session.id,
         "state": pb.SessionState.Name(session.state).removeprefix("SESSION_STATE_").lower(),
@@ -88,10 +120,11 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "next_frame": session.next_frame,
         "shown_frame": session.shown_frame,
         "oldest_frame": session.oldest_frame,
-        "current_prompt": session.prompt or None,
-        "scheduled_prompts": {str(cue.frame): cue_text(cue) for cue in session.pending},
-        "pending": [cue_json(cue) for cue in session.pending],
-        "applied": [applied_json(applied) for applied in session.applied],
+        "current_prompt": _shortened(session.prompt) or None,
+        "scheduled_prompts": {str(cue.frame): cue_text(cue) for cue in session.pending[: len(pending)]},
+        "pending": pending,
+        "pending_count": session.pending_count,
+        "applied": applied,
         "applied_count": session.applied_count,
         "viewers": session.viewers,
         "recording": session.recording or None,
@@ -128,8 +161,12 @@ def server_json(server: pb.DescribeServerResponse) -> dict[str, Json]:
 
 
 def timeline_json(read: ReadTimeline) -> dict[str, Json]:
-    """A timeline out of a file: cues in the fields of `schedule_prompt`, settings as addresses have them."""
+    """A timeline out of a file: cues in the fields of `schedule_prompt`, settings as addresses have them.
+
+    Warnings name what a session does not take from it, whatever session that is.
+    """
     settings, timeline = read.timeline.settings, read.timeline
+    length = [] if timeline.frames is None else [f"length: it ends at frame {timeline.frames}; a session goes on"]
     return {
         "format": read.format,
         "cues": [cue_json(write_cue(cue)) for cue in timeline.cues],
@@ -139,7 +176,7 @@ def timeline_json(read: ReadTimeline) -> dict[str, Json]:
         "width": settings.width,
         "model": settings.model,
         "notes": list(read.notes),
-        "warnings": list(read.warnings),
+        "warnings": [*read.warnings, *unserved(settings), *length],
     }
 
 

@@ -21,6 +21,7 @@ OPTIONS = ("model", "seed", "height", "width", "fps", "ahead", "lease_s")
 PLACES = ("session", "watch", "from", "take", "client_id", "command_id", "reattach")
 
 MAX_DIGITS = 20
+MAX_FRAME = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Address:
             raise InvalidRequest("watch needs a session; name it as `session`")
         options = read_options({name: query[name] for name in OPTIONS if query.get(name)})
         ids = query.get("client_id", ""), query.get("command_id", "")
-        from_frame, take = _whole(query, "from"), _whole(query, "take")
+        from_frame, take = _whole(query, "from", MAX_FRAME), _whole(query, "take")
         return cls(session, watch, from_frame, take, options, *ids, _flag(query, "reattach"))
 
     def first_frame(self, session: pb.Session) -> int:
@@ -65,37 +66,40 @@ class Address:
 
 def read_options(texts: Mapping[str, str]) -> pb.SessionOptions:
     """Options of a session, each as a text. Raises InvalidRequest, which names the one that is none."""
-    lease = texts.get("lease_s")
-    try:
-        lease_s = None if lease is None else float(lease)
-        return session_options(
-            model=texts.get("model", ""),
-            seed=_whole(texts, "seed"),
-            height=_whole(texts, "height") or 0,
-            width=_whole(texts, "width") or 0,
-            fps=_whole(texts, "fps"),
-            ahead=_whole(texts, "ahead"),
-            lease_s=lease_s,
-        )
-    except OverflowError:
-        raise InvalidRequest("lease_s, or another option, is far too large; leave it out") from None
-    except ValueError as error:
-        if isinstance(error, InvalidRequest):
-            raise
-        raise InvalidRequest(f"an option is out of range: {error}") from None
+    return session_options(
+        model=texts.get("model", ""),
+        seed=_whole(texts, "seed"),
+        height=_whole(texts, "height") or 0,
+        width=_whole(texts, "width") or 0,
+        fps=_whole(texts, "fps"),
+        ahead=_whole(texts, "ahead"),
+        lease_s=_number(texts, "lease_s"),
+    )
 
 
 def _flag(texts: Mapping[str, str], name: str) -> bool:
     return texts.get(name, "0") not in ("", "0", "false")
 
 
-def _whole(texts: Mapping[str, str], name: str) -> int | None:
+def _whole(texts: Mapping[str, str], name: str, most: int = 10**MAX_DIGITS) -> int | None:
     text = texts.get(name)
     if text is None or text == "":
         return None
     if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS):
         raise InvalidRequest(f"{name} is {text[:60]!r}; it must be a whole number from 0 on")
+    if int(text) > most:
+        raise InvalidRequest(f"{name} is {text}; it must be at most {most}")
     return int(text)
+
+
+def _number(texts: Mapping[str, str], name: str) -> float | None:
+    text = texts.get(name)
+    if text is None or text == "":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InvalidRequest(f"{name} is {text[:60]!r}; it must be a number") from None
 
 
 def read_token(headers: Mapping[str, str], subprotocols: Sequence[str] = ()) -> str | None:

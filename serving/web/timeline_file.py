@@ -1,4 +1,4 @@
-"""A session's past as a timeline file, from which the same video is made again."""
+"""A session's cues as files: its past, from which the same video is made again, and what is to come."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cue
 from serving.timeline.formats.document import Json
 from serving.timeline.formats.native import VERSION, cue_fields
+from serving.web.json_format import cue_json
 
 PAGE_CUES = 1000
 
@@ -38,6 +39,22 @@ async def timeline_file(sessions: SessionAPI, session_id: str, caller: Caller) -
             break
         request.page_token, before = page.next_page_token, ",\n"
     yield b"\n]}\n"
+
+
+async def pending_file(sessions: SessionAPI, session_id: str, caller: Caller) -> AsyncIterator[bytes]:
+    """JSON with the cues that have not applied yet, in the fields of `schedule_prompt`, a page at a time."""
+    request = pb.ListPendingCuesRequest(session_id=session_id, page_size=PAGE_CUES)
+    before = '{"cues": [\n'
+    while True:
+        page = await sessions.list_pending(request, caller)
+        if page.pending:
+            cues = (json.dumps(cue_json(cue), ensure_ascii=False) for cue in page.pending)
+            yield (before + ",\n".join(cues)).encode()
+            before = ",\n"
+        if not page.next_page_token:
+            break
+        request.page_token = page.next_page_token
+    yield b"\n]}\n" if before == ",\n" else b'{"cues": []}\n'
 
 
 def _cue(applied: pb.AppliedCue) -> str:

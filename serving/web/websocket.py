@@ -21,6 +21,7 @@ from serving.errors import (
 )
 from serving.gateway.api import SessionAPI
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.status import message_of
 from serving.timeline.formats.document import Json
 from serving.web.inbound import NOTHING, Request, open_envelope, read_message
 from serving.web.json_format import error_json, recording_json, refusal_json, session_json
@@ -202,7 +203,7 @@ class Conversation:
         return text("recording", answer | recording_json(recording))
 
     async def _refuse(self, id: str, type: str, error: ServingError) -> None:
-        happened: dict[str, Json] = {"event": "error", "message": str(error)}
+        happened: dict[str, Json] = {"event": "error", "message": message_of(error)}
         await self._send(text("receipt", refusal_json(id, type, error)), text("event", happened))
 
 

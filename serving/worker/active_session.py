@@ -21,12 +21,12 @@ from serving.errors import FrameOutOfRange, ServingError, SessionNotFound
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
-from serving.protocol.applied_pages import recent_cues
 from serving.protocol.chunks import write_chunk
-from serving.protocol.convert import write_applied, write_cue, write_receipt
+from serving.protocol.convert import write_applied, write_receipt
+from serving.protocol.cue_pages import next_cues, recent_cues
 from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
-from serving.session.state_machine import BlockPlan, Receipt, Session
+from serving.session.state_machine import Applied, BlockPlan, Receipt, Session
 from serving.session.types import Waiting
 from serving.worker.capacity.pace_watch import PaceWatch
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
@@ -162,12 +162,18 @@ class ActiveSession:
         take = self.logic.take
         events = [pb.Event(take=take, receipt=write_receipt(receipt)) for receipt in plan.receipts]
         if plan.applied is not None:
-            events.append(pb.Event(take=take, applied=write_applied(plan.applied)))
+            events.append(pb.Event(take=take, applied=self._applied(plan.applied)))
         if self.answering_command:
             self.behind_receipts += events
             return
         for event in events:
             self._send(event)
+
+    def _applied(self, applied: Applied) -> pb.AppliedCue:
+        """A cue that comes into force, with how much of its prompts is too long to be read."""
+        message = write_applied(applied)
+        message.cut_tokens = sum(self.prompts[text].cut_tokens for text, _ in applied.cue.blend.parts)
+        return message
 
     async def answer(self, receipts: Iterable[Receipt], timeout_s: float) -> bool:
         """Send receipts once the standby has what they say, or after `timeout_s`; returns whether it has."""
@@ -277,7 +283,7 @@ class ActiveSession:
     # How it stands
 
     def describe(self, *, cues: bool = True) -> pb.Session:
-        """As the protocol has it."""
+        """As the protocol has it: of its cues as many as any client can take in a message."""
         logic, spec = self.logic, self.spec
         return pb.Session(
             id=self.id,
@@ -288,7 +294,8 @@ class ActiveSession:
             current_start_frame=logic.delivered_frames,
             shown_frame=logic.shown_frame(asyncio.get_running_loop().time()),
             prompt=logic.prompt,
-            pending=[write_cue(pending.cue) for pending in logic.pending] if cues else [],
+            pending=next_cues(logic) if cues else [],
+            pending_count=len(logic.pending),
             applied=recent_cues(logic.applied) if cues else [],
             applied_count=len(logic.applied),
             viewers=self.viewers,

@@ -16,7 +16,8 @@ from engines.streaming.snapshot import take_light
 from serving.errors import LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
-from serving.protocol.applied_pages import applied_page, whole_log
+from serving.protocol.convert import write_cue
+from serving.protocol.cue_pages import applied_page, pending_page, whole_log
 from serving.replication.leases import LeaseConfig, RenewAnswer, RenewRequest, ReplicaLeases
 from serving.replication.messages import (
     FeedItem,
@@ -254,6 +255,10 @@ class Denoiser:
         """A page of the cues that have applied, as `applied_page`."""
         return applied_page(self._copies.leased(attempt).logic, token, size)
 
+    def pending_cues(self, attempt: str, token: str, size: int) -> pb.ListPendingCuesResponse:
+        """A page of the cues that are to come, as `pending_page`."""
+        return pending_page(self._copies.leased(attempt).logic, token, size)
+
     def sessions_of(self, caller: str) -> list[pb.Session]:
         """The caller's sessions, without their cues."""
         mine = [session for session in self._copies.all if session.spec.caller == caller]
@@ -321,8 +326,8 @@ class Denoiser:
         """The session at its present block, with all its log. Raises LimitReached if that is too long."""
         session = self._copies.leased(attempt)
         async with session.commands, at_rest(session, self._loop.wake):
-            state = session.describe()
-            del state.applied[:]
+            state = session.describe(cues=False)
+            state.pending.extend(write_cue(pending.cue) for pending in session.logic.pending)
             state.applied.extend(whole_log(session.logic.applied, max_bytes))
             stream = None
             if session.stream.blocks:

@@ -106,6 +106,9 @@ class DenoiserReplica:
     async def applied_cues(self, attempt: str, token: str, size: int) -> bytes:
         return self._here().applied_cues(attempt, token, size).SerializeToString()
 
+    async def pending_cues(self, attempt: str, token: str, size: int) -> bytes:
+        return self._here().pending_cues(attempt, token, size).SerializeToString()
+
     async def sessions_of(self, caller: str) -> list[bytes]:
         return [session.SerializeToString() for session in self._here().sessions_of(caller)]
 

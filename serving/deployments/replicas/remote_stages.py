@@ -27,19 +27,35 @@ KEEP_EVERY_S = 5.0
 
 
 class Latents(NamedTuple):
-    """A tensor on its way between processes, with a word about it."""
+    """A tensor on its way between processes."""
 
     plain: HostTensor
-    text: str = ""
 
     @classmethod
-    def of(cls, tensor: Tensor, text: str = "") -> Latents:
+    def of(cls, tensor: Tensor) -> Latents:
         """A copy of `tensor`, which is on the host."""
-        return cls(HostTensor.of(tensor), text)
+        return cls(HostTensor.of(tensor))
 
     def tensor(self) -> Tensor:
         """On the CPU."""
         return self.plain.tensor()
+
+
+class SentPrompt(NamedTuple):
+    """A prompt on its way between processes. Only real rows travel, not the padding."""
+
+    text: str
+    rows: HostTensor
+    cut_tokens: int
+
+    @classmethod
+    def of(cls, prompt: Prompt) -> SentPrompt:
+        """A copy of `prompt`."""
+        return cls(prompt.text, HostTensor.of(prompt.rows), prompt.cut_tokens)
+
+    def prompt(self) -> Prompt:
+        """With rows on the CPU."""
+        return Prompt(self.text, self.rows.tensor(), self.cut_tokens)
 
 
 class RemoteTextEncoder(TextEncoderStage):
@@ -50,8 +66,8 @@ class RemoteTextEncoder(TextEncoderStage):
 
     @override
     async def encode(self, text: str) -> Prompt:
-        encoded: Latents = (await self._replicas.place("encode", text)).answer
-        return Prompt(encoded.text, encoded.tensor())
+        sent: SentPrompt = (await self._replicas.place("encode", text)).answer
+        return sent.prompt()
 
 
 class _Opened(NamedTuple):

@@ -9,7 +9,7 @@ from serving.deployments.replicas.model_runtime import (
     build_text_encoder,
     load,
 )
-from serving.deployments.replicas.remote_stages import Latents
+from serving.deployments.replicas.remote_stages import SentPrompt
 from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.deployments.telemetry.metrics import StageTimes
 
@@ -23,11 +23,11 @@ class TextEncoderReplica:
         join_serve_logs()
         self._text = build_text_encoder(load(config, ["text_encoder"]), StageTimes().stage)
 
-    async def encode(self, text: str) -> Latents:
-        """The rows of a prompt, and its text. Only real rows travel, not the padding."""
+    async def encode(self, text: str) -> SentPrompt:
+        """The prompt of a text."""
         prompt = await self._text.encode(text)
         logger.info("prompt encoded", extra={"rows": len(prompt.rows)})
-        return Latents.of(prompt.rows, prompt.text)
+        return SentPrompt.of(prompt)
 
     async def room(self) -> int:
         """It can always encode one more prompt."""

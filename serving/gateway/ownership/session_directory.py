@@ -8,6 +8,7 @@ from cachetools import LRUCache
 
 from serving.errors import SessionLost, SessionNotFound
 from serving.replication.register import Ended, Owner, Register
+from serving.timeline.formats.document import shown
 
 REMEMBERED = 10_000
 """Sessions whose owner is remembered; of others the register is asked."""
@@ -37,7 +38,7 @@ class SessionDirectory:
         top = await self._register.latest(session_id)
         self._known.pop(session_id, None)
         if top is None:
-            raise SessionNotFound(f"no session {session_id!r} is here; it may have ended")
+            raise SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
         if isinstance(top.record, Ended):
             raise _ended(session_id, top.record)
         return self.note(session_id, top.epoch, top.record)
@@ -57,5 +58,5 @@ class SessionDirectory:
 
 def _ended(session_id: str, ended: Ended) -> SessionNotFound | SessionLost:
     if ended.lost:
-        return SessionLost(f"the session {session_id!r} was lost: {ended.reason}")
-    return SessionNotFound(f"no session {session_id!r} is here: {ended.reason}")
+        return SessionLost(f"the session {shown(session_id)} was lost: {ended.reason}")
+    return SessionNotFound(f"no session {shown(session_id)} is here: {ended.reason}")

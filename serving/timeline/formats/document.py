@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 from serving.errors import TimelineError
+from serving.timeline.cue import check_whole
+
+MAX_DEPTH = 32
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 T = TypeVar("T")
@@ -35,8 +39,16 @@ class Node:
             raise self.error(f"the field {shown(unknown[0])} is unknown; known: {', '.join(known or ())}")
         return {name: Node(self._within(name), value) for name, value in self.value.items()}
 
-    def items(self) -> list[Node]:
-        """The items of a list."""
+    def length(self) -> int:
+        """How many items a list has."""
+        if not isinstance(self.value, list):
+            raise self.error(f"{shown(self.value)} must be a list")
+        return len(self.value)
+
+    def items(self, most: int | None = None) -> list[Node]:
+        """The items of a list, of which there are at most `most`."""
+        if most is not None and self.length() > most:
+            raise self.error(f"the list has {self.length()} items; at most {most} are read")
         if not isinstance(self.value, list):
             raise self.error(f"{shown(self.value)} must be a list")
         return [Node(f"{self.place}[{number}]", value) for number, value in enumerate(self.value)]
@@ -47,10 +59,11 @@ class Node:
             return list(self.fields().values())
         return self.items() if isinstance(self.value, list) else []
 
-    def text(self) -> str:
-        """A text."""
+    def text(self, noun: str = "text") -> str:
+        """A text, of whole characters; `noun` is what to call it."""
         if not isinstance(self.value, str):
             raise self.error(f"{shown(self.value)} must be a text")
+        check_whole(self.value, self.place or "the file", noun)
         return self.value
 
     def whole(self) -> int:
@@ -64,6 +77,8 @@ class Node:
         """A number within `low..high`."""
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             raise self.error(f"{shown(self.value)} must be a number")
+        if isinstance(self.value, float) and not math.isfinite(self.value):
+            raise self.error(f"{self.value} is not a finite number")
         if not low <= self.value <= high:
             raise self.error(f"{shown(self.value)} is outside {_plain(low)}..{_plain(high)}")
         return float(self.value)
@@ -95,3 +110,14 @@ def shown(value: Json) -> str:
     if isinstance(value, int) and abs(value) >= 1 << 80:
         return "a number of more than 24 digits"
     return repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
+
+
+def too_deep(place: str) -> TimelineError:
+    """The error of what is nested as no timeline is."""
+    return TimelineError(place, f"lists and mappings are nested more than {MAX_DEPTH} deep")
+
+
+def phrase(message: str) -> str:
+    """The first line of another library's message, short enough for a sentence."""
+    line = " ".join(message.splitlines()[:1]).rstrip(". ")
+    return line if len(line) <= 200 else f"{line[:197]}..."

@@ -7,11 +7,22 @@ without a time or out of order, all are errors.
 
 from __future__ import annotations
 
-from serving.timeline.cue import MAX_WEIGHT, METHODS, Blend, Cue, Method, Transition, check_prompt, within
+from serving.timeline.cue import (
+    MAX_WEIGHT,
+    METHODS,
+    Blend,
+    Cue,
+    Method,
+    Transition,
+    check_count,
+    check_prompt,
+    check_weight,
+    within,
+)
 from serving.timeline.formats.document import Json, Node, maybe, shown
 from serving.timeline.schedule import frame_at
 from serving.timeline.timecode import frame_of
-from serving.timeline.timeline import MAX_FRAMES, MAX_SECONDS, Settings, Timeline
+from serving.timeline.timeline import MAX_CUES, MAX_FRAMES, MAX_SECONDS, MAX_STEP, Settings, Timeline
 
 FIELDS = ("$schema", "version", "model", "seed", "height", "width", "steps", "frames", "seconds", "length", "cues")
 CUE_FIELDS = ("frame", "seconds", "at", "prompt", "prompts", "transition")
@@ -30,11 +41,11 @@ def read_own(document: Node) -> Timeline:
         height=maybe(fields.get("height"), Node.whole),
         width=maybe(fields.get("width"), Node.whole),
         model=maybe(fields.get("model"), Node.text),
-        steps=maybe(fields.get("steps"), lambda node: tuple(item.whole() for item in node.items())),
+        steps=maybe(fields.get("steps"), read_steps),
     )
     if "cues" not in fields:
         raise document.error("the field 'cues' is missing; it lists the prompts and their times")
-    cues = tuple(_cue(node) for node in fields["cues"].items())
+    cues = tuple(_cue(node) for node in fields["cues"].items(MAX_CUES))
     length = _time(document, fields, "frames", "seconds", "length")
     timeline = Timeline(cues, length, settings)
     timeline.require_start()
@@ -46,19 +57,22 @@ def _cue(node: Node) -> Cue:
     frame = _time(node, fields, "frame", "seconds", "at")
     if frame is None:
         raise node.error("a cue needs its time, as one of frame, seconds, at")
-    blend, transition = _blend(node, fields), _transition(node, fields)
+    blend, transition = read_blend(node, fields), read_transition(node, fields)
     with within(node.place):
         return Cue(frame, blend, transition)
 
 
-def _blend(cue: Node, fields: dict[str, Node]) -> Blend:
-    if ("prompt" in fields) == ("prompts" in fields):
-        raise cue.error("a cue needs either prompt, a text, or prompts, a list of texts with weights")
-    if "prompt" in fields:
-        text = fields["prompt"].text()
-        check_prompt(text, fields["prompt"].place)
+def read_blend(cue: Node, fields: dict[str, Node], single: str = "prompt") -> Blend:
+    """What a cue shows: the text in its field `single`, or those in `prompts`."""
+    if (single in fields) == ("prompts" in fields):
+        raise cue.error(f"a cue needs either {single}, a text, or prompts, a list of texts with weights")
+    if single in fields:
+        text = fields[single].text("prompt")
+        check_prompt(text, fields[single].place)
         return Blend.of(text)
-    parts = tuple(_part(node) for node in fields["prompts"].items())
+    prompts = fields["prompts"]
+    check_count(prompts.length(), prompts.place)
+    parts = tuple(_part(node) for node in prompts.items())
     with within(cue.place):
         return Blend(parts)
 
@@ -67,11 +81,24 @@ def _part(node: Node) -> tuple[str, float]:
     fields = node.fields(("text", "weight"))
     if "text" not in fields:
         raise node.error("the field 'text' is missing")
-    weight = maybe(fields.get("weight"), lambda node: node.number(0, MAX_WEIGHT))
-    return fields["text"].text(), 1.0 if weight is None else weight
+    weight = maybe(fields.get("weight"), read_weight)
+    return fields["text"].text("prompt"), 1.0 if weight is None else weight
 
 
-def _transition(cue: Node, fields: dict[str, Node]) -> Transition | None:
+def read_steps(node: Node) -> tuple[int, ...]:
+    """Denoising steps, which descend from 1000 at most."""
+    return tuple(item.whole() for item in node.items(MAX_STEP))
+
+
+def read_weight(node: Node) -> float:
+    """The weight of a prompt in a blend."""
+    if isinstance(node.value, float):
+        check_weight(node.value, node.place)
+    return node.number(0, MAX_WEIGHT)
+
+
+def read_transition(cue: Node, fields: dict[str, Node]) -> Transition | None:
+    """How a cue comes into force."""
     if "transition" not in fields:
         return None
     node = fields["transition"]

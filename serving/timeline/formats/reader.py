@@ -17,8 +17,11 @@ from serving.timeline.timeline import Timeline
 Format = Literal["longtake", "scope timeline", "scope workflow", "text"]
 
 SUFFIXES = (".yaml", ".yml", ".json", ".scope-workflow.json", ".txt")
-MAX_BYTES = 32 << 20
-"""A day with a prompt in every block has some 20 million."""
+MAX_BYTES = 16 << 20
+"""Of a file; half a day with a prompt in every block has some 10 million."""
+
+MAX_YAML_BYTES = 256 << 10
+"""Of a file in YAML, which takes far longer to be read."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def read_timeline(path: Path, *, seconds_a_prompt: float = SECONDS_A_PROMPT) -> 
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(most_bytes(path.name) + 1)
     except OSError as error:
         raise TimelineError(str(path), f"the file cannot be read: {error.strerror}") from None
     try:
@@ -52,17 +55,27 @@ def parse_timeline(data: bytes, name: str, *, seconds_a_prompt: float = SECONDS_
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
         raise TimelineError("the file", f"the suffix {suffix!r} is unknown; known: {', '.join(SUFFIXES)}")
-    text = _decode(data)
+    text = _decode(data, name)
     if suffix == ".txt":
         return ReadTimeline(read_plain(text, seconds_a_prompt), "text")
-    if suffix != ".json":
+    if _is_yaml(name):
         return ReadTimeline(read_own(parse_yaml(text)), "longtake")
     return _read_json(parse_json(text), workflow=name.lower().endswith(".scope-workflow.json"))
 
 
-def _decode(data: bytes) -> str:
-    if len(data) > MAX_BYTES:
-        raise TimelineError("the file", f"it is longer than {MAX_BYTES >> 20} MiB")
+def most_bytes(name: str) -> int:
+    """How long a file of that name may be."""
+    return MAX_YAML_BYTES if _is_yaml(name) else MAX_BYTES
+
+
+def _is_yaml(name: str) -> bool:
+    return Path(name).suffix.lower() in (".yaml", ".yml")
+
+
+def _decode(data: bytes, name: str) -> str:
+    if len(data) > most_bytes(name):
+        most = f"{MAX_YAML_BYTES >> 10} KiB; as JSON it may have " if _is_yaml(name) else ""
+        raise TimelineError("the file", f"it is longer than {most}{MAX_BYTES >> 20} MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

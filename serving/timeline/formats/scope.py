@@ -12,11 +12,11 @@ from itertools import pairwise
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.errors import TimelineError
-from serving.timeline.cue import MAX_WEIGHT, Blend, Cue, Transition, within
+from serving.timeline.cue import Blend, Cue, Transition, within
 from serving.timeline.formats.document import Node, maybe, shown
-from serving.timeline.formats.native import read_method
+from serving.timeline.formats.native import read_method, read_steps, read_weight
 from serving.timeline.schedule import frame_at
-from serving.timeline.timeline import MAX_SECONDS, Settings, Timeline
+from serving.timeline.timeline import MAX_CUES, MAX_SECONDS, Settings, Timeline
 
 TOLERANCE_S = 0.5 / FRAMES_PER_SECOND
 """Times of neighbouring segments that differ by less are the same time: Scope's clock writes noisy decimals."""
@@ -110,7 +110,7 @@ def read_scope_workflow(document: Node, remarks: Remarks) -> Timeline:
 
 
 def _timeline(entries: Node, dialect: Dialect, settings: Settings, remarks: Remarks) -> Timeline:
-    segments = [_segment(node, dialect, remarks) for node in entries.items()]
+    segments = [_segment(node, dialect, remarks) for node in entries.items(MAX_CUES)]
     if not segments:
         raise entries.error("the list is empty; at least one segment is needed")
     _require_contiguous(segments)
@@ -176,10 +176,7 @@ def _blend(node: Node, fields: dict[str, Node], remarks: Remarks) -> Blend:
     if not parts:
         if "text" not in fields:
             raise node.error("neither prompts nor a text says what is to be seen")
-        parts = [(fields["text"].text(), SCOPE_WEIGHT)]
-    if all(weight == 0 for _, weight in parts):
-        remarks.warnings.append(f"{node.place or 'the file'}: all weights are 0 and read as equal, as Scope does")
-        parts = [(text, SCOPE_WEIGHT) for text, _ in parts]
+        parts = [(fields["text"].text("prompt"), SCOPE_WEIGHT)]
     if node.place == "":
         return Blend(tuple(parts))
     with within(node.place):
@@ -190,8 +187,8 @@ def _part(node: Node) -> tuple[str, float]:
     fields = _present(node)
     if "text" not in fields:
         raise node.error("the field 'text' is missing")
-    weight = maybe(fields.get("weight"), lambda weight: weight.number(0, MAX_WEIGHT))
-    return fields["text"].text(), SCOPE_WEIGHT if weight is None else weight
+    weight = maybe(fields.get("weight"), read_weight)
+    return fields["text"].text("prompt"), SCOPE_WEIGHT if weight is None else weight
 
 
 def _timeline_settings(node: Node, remarks: Remarks) -> Settings:
@@ -239,7 +236,7 @@ def _settings(height: Node | None, width: Node | None, seed: Node | None, steps:
             seed=maybe(seed, Node.whole),
             height=maybe(height, Node.whole),
             width=maybe(width, Node.whole),
-            steps=maybe(steps, lambda node: tuple(item.whole() for item in node.items())),
+            steps=maybe(steps, read_steps),
         )
     except TimelineError as error:
         node = given.get(error.place)

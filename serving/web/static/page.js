@@ -6,7 +6,7 @@ import { CueFeed } from "./cue_feed.js";
 import { readPlace, short, steeringPlace, watchingPlace } from "./permalink.js";
 import { connect } from "./longtake.js";
 import { Meters } from "./meters.js";
-import { Notices } from "./toasts.js";
+import { Notices, sentence } from "./toasts.js";
 import { Player } from "./player.js";
 import { linkPlace, timelinePlace } from "./replay.js";
 import { Strip } from "./timeline_strip.js";
@@ -100,7 +100,7 @@ class Page {
 
   async #start() {
     const text = byId("text").value.trim();
-    if (text && !this.#state?.pending.some((cue) => cue.timestamp === 0)) {
+    if (text && this.#state?.state !== "ready") {
       if (!(await this.#tell("schedule_prompt", { new_prompt: text, timestamp: 0 }))) return;
       byId("text").value = "";
     }
@@ -117,6 +117,7 @@ class Page {
     const text = byId("text").value.trim();
     if (!text) return;
     const now = this.#when === "now";
+    if (!now && !byId("at").value) return this.#notices.warn({ message: "the frame is missing; say at which one" });
     const blocks = Number(byId("blocks").value);
     const cue = { new_prompt: text };
     if (!now) cue.timestamp = Number(byId("at").value);
@@ -184,8 +185,18 @@ class Page {
     if (!this.#reactor) this.#connect({ ...this.#options(), ...present({ seed, height, width }) });
     const added = await this.#add(read.cues, begun ? this.#made + 24 : 0);
     const others = this.#feed.waiting ? " The others follow, as long as this page is open." : "";
-    this.#notices.tell(`${file.name}: ${added} of ${read.cues.length} cues are on the timeline.${others}`);
-    for (const warning of read.warnings) this.#notices.warn({ message: warning });
+    const notes = read.notes.map((note) => ` ${sentence(note)}`).join("");
+    this.#notices.tell(`${file.name}: ${added} of ${read.cues.length} cues are on the timeline.${others}${notes}`);
+    const unused = [...read.warnings, ...this.#otherSettings(read)];
+    if (unused.length) this.#notices.warn({ message: unused.map(sentence).join(" ") });
+  }
+
+  /** What a file asks for and the session does otherwise. */
+  #otherSettings(read) {
+    const state = this.#state ?? {};
+    return ["model", "seed", "height", "width"]
+      .filter((name) => read[name] !== null && name in state && String(read[name]) !== String(state[name]))
+      .map((name) => `${name}: the session's is ${state[name]}, not the file's, ${read[name]}`);
   }
 
   /** Schedule cues, each `later` frames later, the first of very many at once. Gives how many of those could be. */
@@ -319,11 +330,18 @@ class Page {
       progress: () => (this.#progress = data),
       error: () => this.#fail(data),
       replaced: () => this.#replaced(),
+      applied: () => this.#warnOfCut(data),
       gap: () => this.#meters.missed(data.frames),
       slowed: () => this.#slowed(data),
       resumed: () => this.#notices.tell(`The session went on elsewhere after ${data.silence_s.toFixed(1)} s: ${data.reason}.`),
     }[type];
     heard?.();
+  }
+
+  #warnOfCut({ frame, cut_tokens: cut }) {
+    if (!cut) return;
+    const message = `the prompt at frame ${frame} is too long: the model does not read its last ${count(cut, "token")}`;
+    this.#notices.warn({ message });
   }
 
   #settle(state) {
@@ -333,7 +351,7 @@ class Page {
       this.#progress = null;
     }
     this.#state = state;
-    this.#feed.goOn(state.pending.length);
+    this.#feed.goOn(state.pending_count);
     const place = this.#watches ? watchingPlace(state.session) : steeringPlace(state.session);
     if (location.hash !== place) history.replaceState(null, "", place);
     this.#show();
@@ -396,7 +414,7 @@ class Page {
     byId("seed").textContent = state?.seed ?? "–";
     if (state) byId("video").style.aspectRatio = `${state.width} / ${state.height}`;
     this.#strip.show(state);
-    this.#list(state ?? { pending: [], applied: [] });
+    this.#list(state ?? { pending: [], pending_count: 0, applied: [], applied_count: 0 });
   }
 
   #able(buttons) {
@@ -405,14 +423,14 @@ class Page {
   }
 
   /** What has not changed is left alone: somebody may be about to press it. */
-  #list({ pending, applied }) {
-    const listed = JSON.stringify([pending, applied, this.#watches]);
+  #list({ pending, pending_count: coming, applied, applied_count: past }) {
+    const listed = JSON.stringify([pending, coming, applied, past, this.#watches]);
     if (listed === this.#listed) return;
     this.#listed = listed;
-    const coming = pending.slice(0, LISTED).map((cue) => this.#coming(cue));
-    const past = applied.slice(-LISTED).reverse().map((cue) => row(cue.frame, cue.text));
-    byId("pending").replaceChildren(...(coming.length ? coming : [row(null, "Nothing is scheduled.")]));
-    byId("applied").replaceChildren(...(past.length ? past : [row(null, "Nothing has been shown.")]));
+    const next = pending.slice(0, LISTED).map((cue) => this.#coming(cue));
+    const last = applied.slice(-LISTED).reverse().map((cue) => row(cue.frame, cue.text));
+    byId("pending").replaceChildren(...next, ...rest(coming, next.length, "Nothing is scheduled."));
+    byId("applied").replaceChildren(...last, ...rest(past, last.length, "Nothing has been shown."));
   }
 
   #coming(cue) {
@@ -447,6 +465,12 @@ function count(number, noun) {
 
 function present(fields) {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== "" && value !== null));
+}
+
+/** What a list says of those that are not in it. */
+function rest(all, listed, none) {
+  if (all === 0) return [row(null, none)];
+  return all > listed ? [row(null, `and ${count(all - listed, "cue")} more`)] : [];
 }
 
 function row(frame, text, ...buttons) {

@@ -224,7 +224,7 @@ def test_a_prompt_of_which_nothing_is_left_is_refused_before_the_film_begins(
 ) -> None:
     timeline.write_text(TIMELINE.replace("a red balloon over the sea, snow falls", '"&nbsp;"'))
     assert main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]) == 2
-    assert "the cue at frame 48: prompt '&nbsp;' is empty" in capsys.readouterr().err
+    assert "cues[1].prompt: the prompt is empty once '&nbsp;' is cleaned" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [timeline]
 
 
@@ -327,6 +327,20 @@ def test_a_timeline_is_explained(timeline: Path, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out
     assert "frame 48 (00:03.000), applies at frame 57" in said
     assert "80 frames asked, 81 made" in said
+
+
+def test_nothing_of_a_file_steers_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "\x1b]0;mine\x07.json"
+    prompt = "a \x1b[31mred\x1b[0m \x9b1m \u202e lake"
+    file.write_text(json.dumps({"model": "\x1b[31m", "cues": [{"frame": 0, "prompt": prompt}]}))
+    assert main(["timeline", "check", str(file)]) == 0
+    file.write_text('{"cues": [{"frame": 0, "prompt": ""}]}')
+    assert main(["timeline", "check", str(file)]) == 2
+    said = capsys.readouterr()
+    assert "a \\x1b[31mred\\x1b[0m \\x9b1m \\u202e lake" in said.out
+    assert "control characters, which are taken away before the model reads it: '\\x1b'" in said.out
+    assert "\\x1b]0;mine\\x07.json: cues[0].prompt: the prompt is empty" in said.err
+    assert all(line.isprintable() for line in (said.out + said.err).split("\n"))
 
 
 def test_models_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from serving.deployments.grpc_handlers import answered, sent
+from serving.deployments.grpc_handlers import answered, sent, tolerant
+from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.status import reason_in, retry_after_in
 
 LOST_WORDS = "the process of the server that was to answer is lost, or not there yet; ask again"
@@ -69,6 +70,40 @@ def answer(details: str, method: str, code: grpc.StatusCode) -> grpc.aio.AioRpcE
 @pytest.mark.parametrize("method", ["unary", "stream"])
 def test_the_reason_becomes_metadata_and_the_words_stay(method: str) -> None:
     assert refused("SLOTS_FULL: all 3: taken", method) == ("SLOTS_FULL", "all 3: taken")
+
+
+@pytest.mark.parametrize("data", [b"\x0a\x05a\xed\xa0\x80b", b"\xff\xff\xff"], ids=["half a character", "noise"])
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_stream"])
+def test_bytes_that_are_no_message_are_refused_in_words(kind: str, data: bytes) -> None:
+    async def echo(request: Any, context: Any) -> bytes:
+        return b"read"
+
+    async def stream(request: Any, context: Any) -> AsyncGenerator[bytes]:
+        messages = [one async for one in request] if kind == "stream_stream" else [request]
+        yield f"read {messages}".encode()
+
+    async def ask() -> list[bytes]:
+        server = grpc.aio.server()
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        handler = make(answered(echo) if kind == "unary_unary" else sent(stream), pb.WatchRequest.FromString)
+        generic = grpc.method_handlers_generic_handler("test", {"ask": tolerant(handler)})
+        server.add_generic_rpc_handlers((generic,))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = getattr(channel, kind)("/test/ask")([data] if kind == "stream_stream" else data)
+            try:
+                return [await call] if kind == "unary_unary" else [answer async for answer in call]
+            finally:
+                await server.stop(None)
+
+    if kind == "stream_stream":
+        assert asyncio.run(ask()) == [f"read {[pb.WatchRequest()]}".encode()]
+        return
+    with pytest.raises(grpc.aio.AioRpcError, match="no message that can be read") as refused:
+        asyncio.run(ask())
+    metadata: Any = refused.value.trailing_metadata()
+    assert (refused.value.code(), reason_in(metadata)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize("method", ["unary", "stream"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,6 +185,53 @@ def test_a_timeline_is_brought_along(page: Page) -> None:
     page.until(lambda: "cues are on the timeline" in page.part("notices").text)
     cues = [cue.frame for cue in read_timeline(EXAMPLE).timeline.cues]
     page.until(lambda: page.state == "ready" and list(page.cues("pending")) == cues)
+
+
+def test_what_the_session_does_not_take_from_a_file_is_said(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "asks.json"
+    cues = [{"frame": 0, "prompt": NOON}]
+    settings = {"model": "longlive-1.3b", "seed": 9, "height": 64, "steps": [1000, 500], "frames": 48}
+    file.write_text(json.dumps({**settings, "cues": cues}))
+    page.add(NIGHT, 21)
+    page.part("file").send_keys(str(file))
+    page.until(lambda: "1 of 1 cues" in page.part("notices").text)
+    said = page.part("notices").text
+    assert "Steps: a server takes the steps of its model, and not the timeline's, 1000, 500." in said
+    assert "Length: it ends at frame 48; a session goes on." in said
+    assert "Model: the session's is pocket, not the file's, longlive-1.3b." in said
+    assert "Seed: the session's is 7, not the file's, 9. Height: the session's is 96, not the file's, 64." in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("&nbsp;", "the prompt is empty once '&nbsp;' is cleaned"),
+        ("x" * 10_001, "10001 characters"),
+        (r"a \ud83d lake", "half a character"),
+    ],
+    ids=["cleaned", "long", "half"],
+)
+def test_a_prompt_that_cannot_be_is_refused_in_words_and_the_page_goes_on(
+    page: Page, text: str, words: str
+) -> None:
+    page.driver.execute_script(f"arguments[0].value = '{text}'", page.part("text"))
+    page.press("go")
+    page.until(lambda: words in page.part("notices").text)
+    page.start(NOON)
+
+
+def test_a_prompt_that_is_too_long_for_the_model_is_told_as_it_applies(page: Page) -> None:
+    page.driver.execute_script("arguments[0].value = arguments[1]", page.part("text"), f"{NOON} " * 100)
+    page.press("go")
+    page.until(lambda: "the model does not read its last" in page.part("notices").text)
+
+
+def test_cues_that_a_list_does_not_show_are_counted(page: Page, tmp_path: Path) -> None:
+    file = tmp_path / "many.json"
+    file.write_text(json.dumps({"cues": [{"frame": 12 * n, "prompt": f"{NOON} {n}"} for n in range(300)]}))
+    page.part("file").send_keys(str(file))
+    page.until(lambda: "300 of 300 cues" in page.part("notices").text)
+    page.until(lambda: "and 100 cues more" in page.part("pending").text)
 
 
 def test_what_cannot_be_done_is_said_in_words(page: Page) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -52,6 +53,16 @@ def test_a_played_timeline_is_the_film_that_generate_makes(
     assert main(["generate", str(timeline), "-o", str(made), "--threads", "1"]) == 0
     np.testing.assert_array_equal(pictures(played), pictures(made))
     assert not stub.ListSessions(pb.ListSessionsRequest()).sessions
+
+
+def test_a_prompt_of_which_not_all_is_read_is_pointed_out(
+    server: Server, stub: Stub, timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timeline.write_text(TIMELINE.replace(NIGHT, f"{NIGHT} " * 60))
+    assert main(["play", str(timeline), "-o", str(tmp_path / "played.mp4"), "--server", server.address]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"frame 21: .*\(too long: its last \d+ tokens are not read\)", said)
+    assert len(re.findall("too long", said)) == 1
 
 
 def test_playing_is_refused_in_words(server: Server, timeline: Path, capsys: pytest.CaptureFixture[str]) -> None:

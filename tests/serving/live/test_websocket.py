@@ -56,6 +56,12 @@ class Talk:
         return self.until(lambda found, _: found == type)
 
 
+def test_an_address_of_any_length_is_answered_in_words(server: Server) -> None:
+    for query in (f"model={'a' * 9_000}", f"{'a' * 70_000}=1", f"client_id={'a' * 9_000}"):
+        with talking(server, query) as talk:
+            assert talk.next("error")["code"] == "INVALID_ARGUMENT"
+
+
 @contextmanager
 def talking(server: Server, query: str = "fps=16&seed=7") -> Iterator[Talk]:
     with connect(f"ws://127.0.0.1:{server.http_port}/ws?{query}", max_size=None) as socket:

@@ -40,7 +40,7 @@ receipts = st.builds(
 )  # fmt: skip
 
 
-def prompt(text: str = "a red balloon", weight: float = 0.0) -> pb.WeightedPrompt:
+def prompt(text: str = "a red balloon", weight: float = 1.0) -> pb.WeightedPrompt:
     return pb.WeightedPrompt(text=text, weight=weight)
 
 
@@ -85,11 +85,9 @@ def test_a_chunk_comes_back_and_numbers_its_frames(first_frame: int, data: list[
     assert [unit.frame for unit in message.units] == [unit.pts for unit in message.units] == frames
 
 
-def test_weights_that_are_all_0_mean_1_each() -> None:
-    blend = read_blend(pb.Cue(prompts=[prompt("noon"), prompt("night")]))
-    assert blend.parts == (("noon", 1.0), ("night", 1.0))
-    uneven = read_blend(pb.Cue(prompts=[prompt("noon"), prompt("night", 2)]))
-    assert uneven.parts == (("noon", 0.0), ("night", 2.0))
+def test_a_weight_that_is_not_said_is_1_and_one_of_0_is_0() -> None:
+    blend = read_blend(pb.Cue(prompts=[pb.WeightedPrompt(text="noon"), prompt("dusk", 0), prompt("night", 2)]))
+    assert blend.parts == (("noon", 1.0), ("dusk", 0.0), ("night", 2.0))
 
 
 @pytest.mark.parametrize(
@@ -98,12 +96,14 @@ def test_weights_that_are_all_0_mean_1_each() -> None:
         ([], "prompts: the list is empty"),
         ([prompt("")], r"prompts\[0\].text: the prompt is empty"),
         ([prompt("noon"), prompt(" \n")], "empty"),
+        ([prompt("&nbsp;")], "the prompt is empty once '&nbsp;' is cleaned; say who or what is seen"),
+        ([prompt("noon", 0), prompt("night", 0)], "prompts: all weights are 0; one must be positive"),
         ([prompt("\u200b\u00ad")], "empty"),
         ([prompt("x" * (MAX_PROMPT_CHARACTERS + 1))], "the prompt has 10001 characters"),
-        ([prompt("noon", float("nan"))], r"prompts\[0\].weight: the weight nan"),
-        ([prompt("noon", float("inf"))], "the weight inf"),
-        ([prompt("noon", -1)], "the weight -1"),
-        ([prompt("noon", 1e7)], "the weight 1e.07"),
+        ([prompt("noon", float("nan"))], r"prompts\[0\].weight: nan is not a finite number"),
+        ([prompt("noon", float("inf"))], "inf is not a finite number"),
+        ([prompt("noon", -1)], "-1 is outside 0..1000000"),
+        ([prompt("noon", 1e7)], "10000000 is outside"),
         ([prompt("noon", 1)] * (MAX_BLENDED_PROMPTS + 1), "17 prompts are blended; at most 16 can be"),
     ],
 )

@@ -32,6 +32,20 @@ def test_the_pages_together_are_the_list_the_oldest_first(created: list[int], si
     assert found == [one.id for one in sorted(sessions, key=lambda one: (one.create_time.nanos, one.id))]
 
 
+def test_a_page_fits_a_client_that_was_told_nothing_however_long_the_prompts_are() -> None:
+    sessions = [session(number, f"s{number}") for number in range(30)]
+    for one in sessions:
+        one.prompt = "🎈" * 160_000
+    found, token = [], ""
+    while True:
+        answer = page_of(sessions, pb.ListSessionsRequest(page_size=1000, page_token=token))
+        assert answer.ByteSize() < 4 << 20
+        found += ids(answer)
+        if not (token := answer.next_page_token):
+            break
+    assert found == [one.id for one in sessions]
+
+
 def test_a_session_that_ends_between_two_pages_moves_nothing() -> None:
     sessions = [session(number, f"s{number}") for number in range(4)]
     first = page_of(sessions, pb.ListSessionsRequest(page_size=2))

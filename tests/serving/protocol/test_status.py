@@ -5,6 +5,7 @@ from grpc import StatusCode
 
 from serving import errors
 from serving.errors import (
+    InvalidRequest,
     LimitReached,
     NoLease,
     RegisterUnavailable,
@@ -15,6 +16,7 @@ from serving.errors import (
     SlotsFull,
     TimelineError,
     TooManyRequests,
+    WrongState,
 )
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.status import (
@@ -24,6 +26,7 @@ from serving.protocol.status import (
     code_numbered,
     code_of,
     error_of,
+    message_of,
     read_error,
     reason_in,
     reason_of,
@@ -45,6 +48,12 @@ def test_every_error_about_a_session_has_a_code_of_its_own_meaning(kind: type[Se
 
 def test_a_timeline_that_cannot_be_used_is_an_invalid_argument() -> None:
     assert code_of(TimelineError("cues", "the list is empty")) is StatusCode.INVALID_ARGUMENT
+
+
+def test_what_is_said_of_a_long_value_fits_into_trailers_and_into_utf_8() -> None:
+    assert message_of(WrongState("it is paused")) == "it is paused"
+    assert len(message_of(InvalidRequest("🎈" * 9_000)).encode()) <= 2_003
+    assert message_of(InvalidRequest("a \ud800 lake")) == "a \\ud800 lake"
 
 
 def test_what_no_caller_can_mend_is_internal() -> None:

@@ -15,6 +15,7 @@ from serving.session.applied_log import AppliedLog
 from serving.session.applied_page import pack_page, unpack_page
 from serving.session.types import PAGE, Applied
 from serving.timeline.cue import Blend, Cue, Transition
+from tests.support.prompts import prompts
 
 COUNTS = [0, 1, PAGE, 2 * PAGE, 2 * PAGE + 1, 3 * PAGE, 5 * PAGE + 7]
 
@@ -28,7 +29,7 @@ def log_of(count: int) -> AppliedLog:
     return AppliedLog(map(entry, range(count)))
 
 
-texts = st.text(min_size=1, max_size=30).map(lambda text: f"a{text.encode(errors='ignore').decode()}")
+texts = prompts(30)
 blends = st.lists(st.tuples(texts, st.floats(0.5, 1e6)), min_size=1, max_size=3).map(lambda p: Blend(tuple(p)))
 transitions = st.none() | st.builds(Transition, st.integers(1, 1000), st.sampled_from(["linear", "slerp"]))
 numbers = st.integers(1, 1 << 53)

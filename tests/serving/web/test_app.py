@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from fastapi.testclient import TestClient
 
@@ -15,7 +17,7 @@ from serving.gateway.recording_store import RecordingStore
 from serving.gateway.session_service import SessionService
 from serving.media.encoder import ChunkEncoder
 from serving.replication.register import MemoryRegister
-from serving.timeline.formats.reader import MAX_BYTES
+from serving.timeline.formats.reader import MAX_BYTES, MAX_YAML_BYTES
 from serving.web.app import web_app
 from serving.web.query import TOKEN_PREFIX
 from tests.serving.fake_sessions import HEIGHT, WIDTH, paint
@@ -61,14 +63,24 @@ def test_a_timeline_is_read_for_the_page(open_client: TestClient) -> None:
     assert read["cues"] == [{"timestamp": 0, "text": "noon", "prompts": [{"text": "noon", "weight": 1.0}]}]
 
 
+def test_what_a_session_does_not_take_from_a_file_is_said(open_client: TestClient) -> None:
+    file = {"model": "longlive-1.3b", "steps": [1000, 500], "frames": 48, "cues": [{"frame": 0, "prompt": "noon"}]}
+    read = open_client.post("/timelines?name=film.json", json=file).json()
+    steps = "steps: a server takes the steps of its model, and not the timeline's, 1000, 500"
+    assert read["warnings"] == [steps, "length: it ends at frame 48; a session goes on"]
+    assert (read["model"], read["frames"]) == ("longlive-1.3b", 48)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
         ("film.yaml", b"cues: 3", "must be a list"),
         ("film.exe", b"", "the suffix '.exe' is unknown"),
-        ("film.json", b"x" * (MAX_BYTES + 9), "longer than 32 MiB"),
+        ("film.json", b"x" * (MAX_BYTES + 9), "longer than 16 MiB"),
+        ("film.yml", b"x" * (MAX_YAML_BYTES + 9), "longer than 256 KiB"),
+        ("film.json", b'{"cues": [{"frame": 0, "prompt": "a \\ud83d lake"}]}', "cues[0].prompt"),
     ],
-    ids=["no timeline", "no known file", "far too long"],
+    ids=["no timeline", "no known file", "far too long", "too long for YAML", "half a character"],
 )
 def test_a_file_that_is_no_timeline_is_refused_in_words(
     open_client: TestClient, name: str, content: bytes, reason: str
@@ -76,6 +88,23 @@ def test_a_file_that_is_no_timeline_is_refused_in_words(
     answer = open_client.post("/timelines", params={"name": name}, content=content)
     assert answer.status_code == 400
     assert reason in answer.json()["error"]["message"]
+
+
+def test_others_go_on_while_a_long_file_is_read(tmp_path: Path) -> None:
+    cues = [{"frame": 12 * number, "prompt": f"a red balloon number {number}"} for number in range(60_000)]
+
+    async def read() -> int:
+        transport = httpx2.ASGITransport(client(tmp_path).app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://here") as caller:
+            sending = asyncio.create_task(caller.post("/timelines?name=a.json", json={"cues": cues}))
+            turns = 0
+            while not sending.done():
+                await asyncio.sleep(0.001)
+                turns += 1
+        assert len(sending.result().json()["cues"]) == len(cues)
+        return turns
+
+    assert asyncio.run(read()) > 20
 
 
 def test_a_recording_is_a_file(tmp_path: Path) -> None:

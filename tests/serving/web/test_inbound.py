@@ -91,14 +91,14 @@ def test_a_cue_may_blend_prompts_and_take_its_time() -> None:
         ({"type": "remove_prompt", "data": {"timestamp": "30"}}, "'30' must be a whole number"),
         ({"type": "remove_prompt", "data": {"timestamp": True}}, "must be a whole number"),
         ({"type": "shown", "data": {"frame": -1}}, "-1 is no frame; frames are counted from 0"),
-        ({"type": "shown", "data": {"frame": 1 << 54}}, "is no frame"),
+        ({"type": "shown", "data": {"frame": 1 << 63}}, "is no frame"),
         ({"type": "schedule_prompt", "data": {"timestamp": 3}}, "either new_prompt, a text, or prompts"),
         ({"type": "schedule_prompt", "data": {"new_prompt": 5}}, "5 must be a text"),
         ({"type": "schedule_prompt", "data": {"prompts": [{"text": "a", "weight": -1}]}}, "-1 is outside"),
         ({"type": "schedule_prompt", "data": {"new_prompt": "a", "transition": {}}}, "'blocks' is missing"),
         (
             {"type": "schedule_prompt", "data": {"new_prompt": "a", "transition": {"blocks": 1 << 40}}},
-            "blocks are no transition",
+            "schedule_prompt.transition.blocks: 1099511627776 blocks are outside 1..1000",
         ),
     ],
 )
@@ -108,7 +108,7 @@ def test_what_cannot_be_read_is_refused_in_words(message: Json, reason: str) -> 
     assert reason in str(refusal.value)
 
 
-@pytest.mark.parametrize("text", ["", "{", "NaN", '{"type": "start", "type": "reset"}', "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "{", '{"type": "start", "type": "reset"}', "[" * 100_000])
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(TimelineError):
         open_envelope(text)

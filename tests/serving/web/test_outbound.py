@@ -94,6 +94,24 @@ def test_a_state_says_what_the_published_protocol_says_and_more() -> None:
     assert data["seed"] == "18446744073709551615"
 
 
+def test_a_state_fits_a_client_of_1_mib_and_counts_the_cues_that_do_not_fit() -> None:
+    parts = [pb.WeightedPrompt(text="🎈" * 10_000, weight=1)] * 16
+    longest = pb.Cue(prompts=parts)
+    long = [cue('"' * 9_800, 12 * number) for number in range(450)]
+    session = pb.Session(
+        pending=long, pending_count=450, applied_count=101, prompt="🎈" * 160_000,
+        applied=[pb.AppliedCue(cue=longest), *(pb.AppliedCue(cue=one, frame=one.frame) for one in long[:100])],
+    )  # fmt: skip
+    message = EventWriter(SegmentCache()).state(session)
+    assert len(message.encode()) < 1 << 20
+    data = json.loads(message)["data"]
+    assert (data["pending"][0]["timestamp"], data["pending_count"]) == (0, 450)
+    assert (data["applied"][-1]["frame"], data["applied_count"]) == (12 * 99, 101)
+    assert list(data["scheduled_prompts"]) == [str(one["timestamp"]) for one in data["pending"]]
+    events = EventWriter(SegmentCache()).write(pb.Event(applied=pb.AppliedCue(cue=longest)))
+    assert max(len(str(event).encode()) for event in events) < 1 << 20
+
+
 def test_a_start_brings_a_receipt_an_event_and_progress_from_zero() -> None:
     receipt = pb.Receipt(command_id="go", command=pb.COMMAND_KIND_START, stage=pb.RECEIPT_STAGE_ACCEPTED)
     messages = written(opened(), pb.Event(receipt=receipt))

@@ -64,6 +64,23 @@ def test_a_cue_is_in_the_file_where_it_applied_with_its_blend_and_transition() -
     assert parse_timeline(answer.content, "timeline.json").timeline.cues[1] == Cue(21, blend, way)
 
 
+class Future(Past):
+    """A session with cues to come, two a page."""
+
+    async def list_pending(self, request: pb.ListPendingCuesRequest, caller: Caller) -> pb.ListPendingCuesResponse:
+        start = int(request.page_token or 0)
+        cues = [entry.cue for entry in self._cues[start : start + 2]]
+        token = str(start + 2) if start + 2 < len(self._cues) else ""
+        return pb.ListPendingCuesResponse(pending=cues, next_page_token=token)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_what_is_to_come_is_a_file_of_all_its_pages(count: int) -> None:
+    sessions: Any = Future([applied(number) for number in range(count)])
+    cues = TestClient(web_app(sessions)).get("/sessions/one/pending.json").json()["cues"]
+    assert [cue["text"] for cue in cues] == [f"n {number}" for number in range(count)]
+
+
 def test_a_session_that_has_shown_nothing_has_no_timeline() -> None:
     answer = file_of([])
     assert (answer.status_code, answer.json()["error"]["code"]) == (409, "FAILED_PRECONDITION")

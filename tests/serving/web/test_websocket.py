@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from fastapi.testclient import TestClient
 
 from serving.auth import Caller
@@ -94,6 +95,61 @@ def test_the_ids_of_a_client_go_with_all_that_it_asks_for() -> None:
     assert (opening.client_id, opening.command_id) == ("ann", "1")
     assert (attach.client_id, attach.attach.reattach, start.id) == ("ann", False, "2")
     assert recording == pb.StartRecordingRequest(session_id="s", client_id="ann", command_id="3")
+
+
+def schedule(id: str, data: str) -> str:
+    return f'{{"type": "schedule_prompt", "id": "{id}", "data": {data}}}'
+
+
+BAD_MESSAGES = [
+    (schedule("a", r'{"new_prompt": "a \ud800 lake"}'), "a", "new_prompt: the prompt contains"),
+    (r'{"type": "resume", "id": "\ud800"}', "", "id: the text contains"),
+    (r'{"type": "\udfff", "id": "b"}', "b", "type: the text contains"),
+    (r'{"type": "start", "\ud800": 1, "id": "c"}', "c", r"the field '\ud800' is unknown"),
+    (r'{"type": "start", "id": "d", "data": {"\udc00": 1}}', "d", r"the field '\udc00' is unknown"),
+    (schedule("e", '{"prompts": [{"text": "a", "weight": NaN}]}'), "e", "prompts[0].weight: nan"),
+    (schedule("f", '{"prompts": [{"text": "a", "weight": 1e999}]}'), "f", "prompts[0].weight: inf"),
+    (schedule("g", '{"prompts": [{"text": "a", "weight": 0}]}'), "g", "prompts: all weights are 0"),
+    (schedule("h", '{"new_prompt": "&nbsp;"}'), "h", "new_prompt: the prompt is empty"),
+    (schedule("i", '{"new_prompt": "a", "timestamp": 1e300}'), "i", "timestamp: 1e+300 is no frame"),
+    (r'{"type": "shown", "id": "j", "data": {"frame": 9223372036854775808}}', "j", "shown.frame: 92233720"),
+    (schedule("k", f'{{"prompts": [{"0," * 200_000}0]}}'), "k", "prompts: 200001 prompts are blended"),
+]
+
+
+@pytest.mark.parametrize(("message", "id", "words"), BAD_MESSAGES, ids=[f"id {id}" for _, id, _ in BAD_MESSAGES])
+def test_a_message_that_cannot_be_is_refused_under_its_id_and_the_socket_lives(
+    message: str, id: str, words: str
+) -> None:
+    sessions: Any = Noting()
+    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
+        socket.receive_json()
+        socket.send_text(message)
+        refused = socket.receive_json()["data"]
+        assert (refused["command_id"], refused["stage"]) == (id, "refused")
+        assert words in refused["error"]["message"]
+        assert socket.receive_json()["data"]["event"] == "error"
+        socket.send_json({"type": "start", "id": "after"})
+        socket.receive_json()
+        assert sessions.asked[-1].id == "after"
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("/ws?session=s&from=99999999999999999999", "from"),
+        ("/ws?lease_s=nan", "lease_s"),
+        ("/ws?seed=18446744073709551616", "seed"),
+        ("/ws?fps=2147483648", "fps"),
+        (f"/ws?{'x' * 5000}=1", "the parameter 'xxx"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_by_name(address: str, name: str) -> None:
+    sessions: Any = Noting()
+    with TestClient(web_app(sessions)).websocket_connect(address) as socket:
+        error = socket.receive_json()
+        assert (error["type"], error["data"]["message"].startswith(name)) == ("error", True)
+        assert socket.receive()["code"] == 1008
 
 
 def test_a_client_that_comes_back_says_so() -> None:

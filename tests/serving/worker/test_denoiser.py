@@ -840,6 +840,33 @@ def test_the_cues_that_have_applied_are_paged_through_until_a_reset(pocket: Open
     run(page_through())
 
 
+def test_a_prompt_that_is_too_long_for_the_model_is_told_as_it_applies(pocket: OpenedModel) -> None:
+    async def tell() -> None:
+        async with at_work(pocket) as bench:
+            long = f"{NOON} over the land{' and the sea' * 300}"
+            name = await started(bench, spec(pocket), NOON, long)
+            found = await events(bench, name, lambda event: event.applied.frame > 0)
+            cut = {event.applied.frame: event.applied.cut_tokens for event in found if event.HasField("applied")}
+            assert (cut[0], cut[33] > 100) == (0, True)
+
+    run(tell())
+
+
+def test_whatever_is_pending_a_state_fits_any_client_and_a_snapshot_has_it_all(pocket: OpenedModel) -> None:
+    async def ask() -> None:
+        async with at_work(pocket) as bench:
+            opened = await bench.open(spec(pocket), [Cue(12 * n, Blend.of("x" * 9_800)) for n in range(450)])
+            state = bench.denoiser.describe("one")
+            kept = bench.session("one").kept_events(None)
+            assert max(opened.ByteSize(), state.ByteSize(), len(kept[0])) < 4 << 20
+            assert (state.pending_count, 0 < len(state.pending) < 450) == (450, True)
+            page = bench.denoiser.pending_cues("one", "", 1000)
+            assert (page.pending[0].frame, page.ByteSize() < 4 << 20) == (0, True)
+            assert len((await bench.denoiser.save("one", MAX_BYTES)).session.pending) == 450
+
+    run(ask())
+
+
 @pytest.mark.parametrize(("token", "size"), [("0.99", 0), ("x", 0), ("1", 0), ("", -1), ("", 1001)])
 def test_a_page_that_cannot_be_is_refused(pocket: OpenedModel, token: str, size: int) -> None:
     async def ask() -> None:

@@ -96,6 +96,11 @@ class SessionsStub:
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesRequest.SerializeToString,
                 response_deserializer=longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesResponse.FromString,
                 _registered_method=True)
+        self.ListPendingCues = channel.unary_unary(
+                '/longtake.v1.Sessions/ListPendingCues',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.ListPendingCuesRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.ListPendingCuesResponse.FromString,
+                _registered_method=True)
         self.Start = channel.unary_unary(
                 '/longtake.v1.Sessions/Start',
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.StartRequest.SerializeToString,
@@ -242,6 +247,13 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPendingCues(self, request, context):
+        """Lists the cues that have not applied yet, by frame.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Start(self, request, context):
         """Starts generation. FAILED_PRECONDITION unless a cue is at frame 0.
         """
@@ -280,7 +292,8 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SnapshotSession(self, request, context):
-        """Returns the bytes from which RestoreSession continues.
+        """Returns the bytes from which RestoreSession continues: megabytes, for which many clients must be told to take more
+        than 4 MiB in a message. All other answers and events have less.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -380,6 +393,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     servicer.ListAppliedCues,
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesRequest.FromString,
                     response_serializer=longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesResponse.SerializeToString,
+            ),
+            'ListPendingCues': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPendingCues,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.ListPendingCuesRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.ListPendingCuesResponse.SerializeToString,
             ),
             'Start': grpc.unary_unary_rpc_method_handler(
                     servicer.Start,
@@ -701,6 +719,33 @@ class Sessions:
             '/longtake.v1.Sessions/ListAppliedCues',
             longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesRequest.SerializeToString,
             longtake_dot_v1_dot_sessions__pb2.ListAppliedCuesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPendingCues(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/ListPendingCues',
+            longtake_dot_v1_dot_sessions__pb2.ListPendingCuesRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.ListPendingCuesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -105,7 +105,7 @@ async def answered(denoiser: Denoiser, method: str, *arguments: Any) -> Any:
         return saved.session.SerializeToString(), saved.stream
     found = getattr(denoiser, method)(*arguments)
     answer = await found if asyncio.iscoroutine(found) else found
-    if method in ("describe", "applied_cues"):
+    if method in ("describe", "applied_cues", "pending_cues"):
         return answer.SerializeToString()
     return [session.SerializeToString() for session in answer] if method == "sessions_of" else answer
 

@@ -16,10 +16,17 @@ import serving.timeline
 from serving.errors import TimelineError
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.timeline.formats.native import own_document
-from serving.timeline.formats.reader import MAX_BYTES, ReadTimeline, parse_timeline, read_timeline
+from serving.timeline.formats.reader import (
+    MAX_BYTES,
+    MAX_YAML_BYTES,
+    ReadTimeline,
+    parse_timeline,
+    read_timeline,
+)
 from serving.timeline.schedule import schedule
 from serving.timeline.timecode import timecode
 from serving.timeline.timeline import Settings, Timeline
+from tests.support.prompts import prompts
 
 ASSETS = Path(__file__).parents[3] / "assets" / "timelines"
 ROOM = Path(serving.timeline.__file__).parent
@@ -113,9 +120,7 @@ def test_settings_are_read() -> None:
     assert read(document).timeline.settings == Settings(7, 64, 96, "tiny", (1000, 500))
 
 
-texts = st.text(min_size=1, max_size=40).filter(
-    lambda text: any(c.isprintable() and not c.isspace() for c in text)
-)
+texts = prompts(40)
 parts = st.lists(st.tuples(texts, st.floats(0.001, 1_000_000)), min_size=1, max_size=4).map(tuple)
 transitions = st.none() | st.builds(Transition, st.integers(1, 1000), st.sampled_from(["linear", "slerp"]))
 sizes = st.none() | st.integers(1, 256).map(lambda tokens: 16 * tokens)
@@ -181,6 +186,8 @@ BAD = [
     (cue(seconds=6), "cues[1]: frame and seconds say the same thing; give one of them"),
     (cue(until=7), "cues[1]: the field 'until' is unknown; known: frame, seconds, at, prompt, p"),
     (cue(prompt=""), "cues[1].prompt: the prompt is empty; say who or what is seen, and where"),
+    (cue(prompt="\x1b[31m"), "cues[1].prompt: the prompt is empty once '\\x1b[31m' is cleaned; say who or"),
+    (cue(prompt="&nbsp;"), "cues[1].prompt: the prompt is empty once '&nbsp;' is cleaned; say who or what is"),
     (cue(prompt=5), "cues[1].prompt: 5 must be a text"),
     (cue(prompt="a" * 10_001), "cues[1].prompt: the prompt has 10001 characters; at most 10000 are read"),
     (cue(prompts=[]), "cues[1]: a cue needs either prompt, a text, or prompts, a list of texts with weights"),
@@ -243,7 +250,7 @@ def test_a_file_without_a_cue_at_the_beginning_is_refused_when_it_is_read() -> N
 
 # What the order of cues, their sum of weights, or a time with another one means, no schema can say.
 BEYOND_SCHEMA = (
-    "its frame", "where the stream begins; cues", "all weights", "has no prompt before",
+    "its frame", "where the stream begins; cues", "all weights", "is cleaned", "has no prompt before",
     "must descend", "'24:00:01'",
 )  # fmt: skip
 
@@ -305,7 +312,7 @@ def test_a_prompt_may_be_repeated_by_an_alias() -> None:
     [
         ("", "the file: nothing must be a mapping of fields"),
         ("cues", "the file: 'cues' must be a mapping of fields"),
-        ("cues: [", "line 1, column 8: no YAML: "),
+        ("cues: [", "line 2, column 1: no YAML: "),
         ("a: 1\n\tb: 2", "line 2, column 1: no YAML: "),
         ("cues: []\n---\ncues: []", "line 2, column 1: no YAML: but found another document"),
         ("seed: 1\nseed: 2\ncues: []", "line 2, column 1: the field 'seed' occurs twice in one mapping"),
@@ -324,7 +331,7 @@ def test_a_prompt_may_be_repeated_by_an_alias() -> None:
         ("cues: &a [*a]", "line 1, column 7: an alias repeats this list or mapping; only texts can be"),
         ("a: &a [x]\nb: [*a, *a]", "line 1, column 4: an alias repeats this list or mapping"),
         ("cues: *a", "line 1, column 7: no YAML: found undefined alias"),
-        ('cues: "\\UFFFFFFFF"', "the file: no YAML: "),
+        ('cues: "\\UFFFFFFFF"', "line 1, column 10: no YAML: found invalid Unicode character escape code"),
         ("[" * 1000, "the file: lists and mappings are nested more than 32 deep"),
         ("cues: \x00", "the file: no YAML: unacceptable character #x0000"),
         ("seed: " + "1" * 5000, "the file: no YAML: Exceeds the limit"),
@@ -424,13 +431,6 @@ def test_what_scope_ignores_is_ignored_with_a_warning() -> None:
         "prompts[0]: mood has no meaning here and is ignored",
         "prompts[0]: no prompt comes before the first one, so it has no transition",
     )
-
-
-def test_weights_that_are_all_zero_are_equal_as_in_scope() -> None:
-    both = [{"text": "a", "weight": 0}, {"text": "b", "weight": 0}]
-    found = read(scope(segment(0, 5, prompts=both)))
-    assert found.timeline.cues[0].blend.text == "a (0.5) + b (0.5)"
-    assert found.warnings == ("prompts[0]: all weights are 0 and read as equal, as Scope does",)
 
 
 @settings(max_examples=200, deadline=None)
@@ -582,12 +582,33 @@ def test_an_error_in_a_file_names_the_file_and_the_place(tmp_path: Path) -> None
         ),
         (b"noon", "clip", "the file: the suffix '' is unknown"),
         (b"noon \xff", "clip.txt", "byte 5: the file is not UTF-8 text"),
-        (b"a" * (MAX_BYTES + 1), "clip.txt", "the file: it is longer than 32 MiB"),
+        (b"a" * (MAX_BYTES + 1), "clip.txt", "the file: it is longer than 16 MiB"),
+        (
+            b" " * (MAX_YAML_BYTES + 1),
+            "clip.yml",
+            "the file: it is longer than 256 KiB; as JSON it may",
+        ),
     ],
-    ids=["suffix", "no suffix", "not UTF-8", "long"],
+    ids=["suffix", "no suffix", "not UTF-8", "long", "long YAML"],
 )
 def test_bytes_that_are_no_timeline_are_refused(data: bytes, name: str, message: str) -> None:
     assert (refusal(data, name) or "").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" + "1," * 2_000_001 + "1]", "the file: it has more than 2000000 values, which no timeline has"),
+        ('{"cues": [' + "{}," * 345_600 + "{}]}", "cues: the list has 345601 items; at most 345600 are read"),
+        (
+            '{"cues": [], "steps": [' + "1," * 1_000 + "1]}",
+            "steps: the list has 1001 items; at most 1000 are read",
+        ),
+    ],
+    ids=["values", "cues", "steps"],
+)
+def test_what_would_take_long_is_refused_before_it_is_looked_at(text: str, message: str) -> None:
+    assert refusal(text.encode(), "clip.json") == message
 
 
 def test_a_byte_order_mark_is_no_part_of_the_timeline() -> None:
