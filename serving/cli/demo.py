@@ -16,10 +16,10 @@ import torch
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.cli.generate import INTERRUPTED
-from serving.cli.server_process import local_server
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, Switch, opened, shown, steer, time_of
 from serving.client.interactive import InteractiveSession
+from serving.deployments.server_process import local_server
 from serving.errors import FilmError, ServingError
 from serving.media.contact_sheet import Still, write_sheet
 from serving.timeline.cue import Blend, Cue, Transition

@@ -31,7 +31,7 @@ from engines.text.prompt_encoder import PromptEncoder
 from engines.vae.protocol import use_fused_ops
 from kernels.dispatch import parse_backends
 from serving.cli.options import seconds, size
-from serving.cli.progress import show_line
+from serving.cli.terminal import show_line
 from serving.errors import FilmError
 from serving.offline.provenance import Facts, Start, applied_cues
 from serving.offline.renderer import FilmMaker, Progress

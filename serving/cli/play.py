@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.cli.options import add_server_arguments, client_of, seconds, size
-from serving.cli.progress import show_line
+from serving.cli.terminal import show_line
 from serving.client.capture import Playback, opened
 from serving.errors import FilmError
 from serving.offline.request import with_length
