@@ -26,6 +26,7 @@ from serving.protocol.chunks import write_chunk
 from serving.protocol.convert import write_applied, write_cue, write_receipt
 from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
+from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.state_machine import BlockPlan, Receipt, Session
 from serving.worker.capacity.pace_watch import PaceWatch
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
@@ -62,7 +63,7 @@ class ActiveSession:
     delivering: asyncio.Task[None] | None = None
     undelivered: int = 0
     encoding: asyncio.Task[None] | None = None
-    recording: str = ""
+    recording: RecordingMark = NO_RECORDING
     asked_now: dict[int, float] = field(default_factory=dict)
     delivered_at: float | None = None
     answering_command: bool = False
@@ -267,7 +268,7 @@ class ActiveSession:
             applied=recent_cues(logic.applied) if cues else [],
             applied_count=len(logic.applied),
             viewers=sum(found.viewers for found in self.subscribers if found.role.watches),
-            recording=self.recording,
+            recording=self.recording.written,
             oldest_frame=self.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
             replica=self.replica,
