@@ -7,6 +7,7 @@ import asyncio
 from contextlib import aclosing
 
 from serving.cli.options import add_server_arguments, client_of
+from serving.cli.terminal import print_table
 from serving.client.aio import AsyncClient
 from serving.errors import SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -35,10 +36,7 @@ def _list(options: argparse.Namespace) -> int:
             return await client.list()
 
     rows = [_row(session) for session in asyncio.run(listed())]
-    head = ("session", "state", "frame", "model", "size", "fps", "viewers", "prompt")
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(("session", "state", "frame", "model", "size", "fps", "viewers", "prompt"), rows)
     return 0
 
 
@@ -120,6 +118,9 @@ def describe(event: pb.Event) -> str:
             return f"{event.slowed.held_fps:.1f} frames/s: {event.slowed.reason}"
         case "gap":
             return f"{event.gap.frames} frames from {event.gap.first_frame} on were not sent"
+        case "recording":
+            ended = event.recording
+            return ended.error.message or f"the recording {ended.name} has ended with {ended.frames} frames"
         case "error":
             return f"error: {event.error.message}"
     return ""

@@ -13,7 +13,14 @@ import struct
 from serving.media.chunk import FRAMES_PER_SECOND
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.formats.document import Json
-from serving.web.json_format import applied_json, cue_text, receipt_json, session_json, wire_error_json
+from serving.web.json_format import (
+    applied_json,
+    cue_text,
+    receipt_json,
+    recording_json,
+    session_json,
+    wire_error_json,
+)
 from serving.web.segments import SegmentCache
 
 HEAD = struct.Struct(">4IQ")
@@ -70,6 +77,8 @@ class EventWriter:
                 return [self._text("gap", {"first_frame": event.gap.first_frame, "frames": event.gap.frames})]
             case "error":
                 return [self._text("error", wire_error_json(event.error))]
+            case "recording":
+                return [self._text("recording", recording_json(event.recording))]
             case "replaced" | "heartbeat" as name:
                 return [self._text(name, {})]
             case _:
