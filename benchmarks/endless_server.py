@@ -24,10 +24,10 @@ import torch
 from benchmarks.endless_session import asked, prompt
 from benchmarks.measure.holdings import COUNTED, Holdings, holdings
 from benchmarks.measure.machine import RESULTS, Machine
-from serving.cli.server_process import free_port
 from serving.client.aio import AsyncClient
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
+from serving.deployments.server_process import free_port
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Cue
 

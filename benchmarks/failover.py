@@ -28,11 +28,11 @@ import torch
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.replicas import Replicas, wait_until_whole
 from engines.config.geometry import FRAMES_PER_SECOND
-from serving.cli.server_process import free_port
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
+from serving.deployments.server_process import free_port
 from serving.replication.leases import LeaseConfig
 from serving.timeline.cue import Blend, Cue
 

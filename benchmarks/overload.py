@@ -26,9 +26,9 @@ import torch
 
 from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.geometry import FRAMES_PER_SECOND
-from serving.cli.server_process import local_server
 from serving.client.aio import AsyncClient
 from serving.client.capture import Arrival, Playback, opened, shown
+from serving.deployments.server_process import local_server
 from serving.errors import SlotsFull
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import psutil
 
-from serving.cli.server_process import LocalServer
 from serving.client.aio import AsyncClient
+from serving.deployments.server_process import LocalServer
 from serving.errors import SessionError
 
 logger = logging.getLogger(__name__)

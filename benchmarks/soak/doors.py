@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.measure.processes import Tree
 from benchmarks.soak.disturbances import Disturbances
 from benchmarks.soak.viewer import FPS, HEIGHT, STALLED_S, WIDTH, Tally, Viewer
-from serving.cli.server_process import LocalServer, local_server
 from serving.client.aio import AsyncClient
+from serving.deployments.server_process import LocalServer, local_server
 
 logger = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import torch
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.cli.generate import INTERRUPTED
-from serving.cli.server_process import local_server
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, Switch, opened, shown, steer, time_of
 from serving.client.interactive import InteractiveSession
+from serving.deployments.server_process import local_server
 from serving.errors import FilmError, ServingError
 from serving.media.contact_sheet import Still, write_sheet
 from serving.timeline.cue import Blend, Cue, Transition
@@ -33,6 +33,9 @@ STEERED = (
 """The first is there from the beginning, and each of the others is said live."""
 
 SAILBOAT = "a white sailboat drifting over the sea"
+SERVE, PAGE = "make serve", "http://127.0.0.1:8000/"
+"""How to have the page, and where it is then."""
+
 STILLS = 12
 """Pictures of each film on the sheet."""
 
@@ -147,6 +150,7 @@ def run(options: argparse.Namespace) -> None:
     write_sheet(sheet, [still for watched in films for still in stills(watched)])
     print("\n".join(str(watched) for watched in films))
     print(f"pictures of both: {sheet}")
+    print(f"to steer one yourself: {SERVE}, then open {PAGE} in a browser")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

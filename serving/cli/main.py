@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import EngineError
-from serving.cli import download, generate, play, serve, sessions
+from serving.cli import download, generate, play, recordings, serve, sessions
 from serving.cli.models import model_rows, models_table
 from serving.cli.terminal import escaped
 from serving.cli.timeline import explain
@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         parser_of.set_defaults(run=command.run)
     sessions.add_commands(
         commands.add_parser("sessions", help="list, watch and stop the sessions of a running server")
+    )
+    recordings.add_commands(
+        commands.add_parser("recordings", help="list, download and delete the recordings of a running server")
     )
     timeline = commands.add_parser("timeline", help="work with timelines").add_subparsers(required=True)
     check = timeline.add_parser("check", help="explain a timeline: what applies when, and what to improve")

@@ -130,6 +130,9 @@ def describe(event: pb.Event) -> str:
             return f"{event.slowed.held_fps:.1f} frames/s: {event.slowed.reason}"
         case "gap":
             return f"{event.gap.frames} frames from {event.gap.first_frame} on were not sent"
+        case "recording":
+            ended = event.recording
+            return ended.error.message or f"the recording {ended.name} has ended with {ended.frames} frames"
         case "error":
             return f"error: {event.error.message}"
     return ""

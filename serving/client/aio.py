@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing, suppress
 from functools import partial
 from types import TracebackType
@@ -127,14 +127,7 @@ class AsyncClient:
 
     async def delete(self, session_id: str) -> None:
         """End a session."""
-        request = pb.DeleteSessionRequest(session_id=session_id)
-        try:
-            await self._call(self.stub.DeleteSession, request)
-        except ReplicaLost as lost:
-            if not self._may_come_back(lost):
-                raise
-            with suppress(SessionNotFound):  # The answer was lost, and not the request.
-                await self._insist(self.stub.DeleteSession, request)
+        await self._delete(self.stub.DeleteSession, pb.DeleteSessionRequest(session_id=session_id))
 
     async def schedule(
         self,
@@ -241,7 +234,22 @@ class AsyncClient:
         interact = partial(self.stub.Interact, metadata=self.metadata)
         return InteractiveSession(interact, describe, session, from_frame, self._patience_s, reports)
 
-    async def read_recording(self, name: str) -> AsyncIterator[bytes]:
+    async def recordings(self) -> AsyncGenerator[pb.Recording]:
+        """The caller's finished recordings, the oldest first, asked for a page at a time."""
+        request = pb.ListRecordingsRequest()
+        while True:
+            page = await self._call(self.stub.ListRecordings, request)
+            for recording in page.recordings:
+                yield recording
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def delete_recording(self, name: str) -> None:
+        """Remove a finished recording."""
+        await self._delete(self.stub.DeleteRecording, pb.DeleteRecordingRequest(name=name))
+
+    async def read_recording(self, name: str) -> AsyncGenerator[bytes]:
         """The bytes of a finished recording, piece by piece."""
         call = self.stub.ReadRecording(pb.ReadRecordingRequest(name=name), metadata=self.metadata)
         try:
@@ -265,6 +273,16 @@ class AsyncClient:
         """The answer to what is to be done once, however often it has to be asked for."""
         request.client_id, request.command_id = self.client_id, uuid.uuid4().hex
         return await self._insist(method, request)
+
+    async def _delete(self, method: Any, request: object) -> None:
+        """Have something removed, however often that has to be asked for."""
+        try:
+            await self._call(method, request)
+        except ReplicaLost as lost:
+            if not self._may_come_back(lost):
+                raise
+            with suppress(SessionNotFound):  # The answer was lost, and not the request.
+                await self._insist(method, request)
 
     async def _insist(self, method: Any, request: object) -> Any:
         now = asyncio.get_running_loop().time

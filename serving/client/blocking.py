@@ -195,6 +195,14 @@ class Client:
         """Finish the file."""
         return self._thread.run(self._client.stop_recording(session_id))
 
+    def recordings(self) -> Iterator[pb.Recording]:
+        """The caller's finished recordings, the oldest first, asked for a page at a time."""
+        return self._thread.iterate(self._client.recordings())
+
+    def delete_recording(self, name: str) -> None:
+        """Remove a finished recording."""
+        self._thread.run(self._client.delete_recording(name))
+
     def read_recording(self, name: str) -> Iterator[bytes]:
         """The bytes of a finished recording, piece by piece."""
         return self._thread.iterate(self._client.read_recording(name))

@@ -200,6 +200,15 @@ class SessionManagerReplica:
     async def StopRecording(self, request: pb.StopRecordingRequest, caller: Caller) -> pb.Recording:
         return await self._sessions.stop_recording(request, caller)
 
+    @answered
+    async def ListRecordings(self, request: pb.ListRecordingsRequest, caller: Caller) -> pb.ListRecordingsResponse:
+        return await self._sessions.list_recordings(request, caller)
+
+    @answered
+    async def DeleteRecording(self, request: pb.DeleteRecordingRequest, caller: Caller) -> Empty:
+        await self._sessions.delete_recording(request.name, caller)
+        return Empty()
+
     @streamed
     async def ReadRecording(
         self, request: pb.ReadRecordingRequest, caller: Caller

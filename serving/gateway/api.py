@@ -81,6 +81,16 @@ class SessionAPI(Protocol):
         """Finish the file."""
         ...
 
+    async def list_recordings(
+        self, request: pb.ListRecordingsRequest, caller: Caller
+    ) -> pb.ListRecordingsResponse:
+        """A page of the caller's finished recordings."""
+        ...
+
+    async def delete_recording(self, name: str, caller: Caller) -> None:
+        """Remove a finished recording."""
+        ...
+
     def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
         """The bytes of a finished recording, in pieces of at most 256 KiB."""
         ...

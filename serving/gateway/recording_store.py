@@ -1,36 +1,43 @@
-"""Recordings: chunks of a session in MP4 files on the server, all in one folder."""
+"""The recordings of one caller: MP4 files in a folder, those that are written beside those that can be read."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 
-from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFound, WrongState
-from serving.media.chunk import Chunk
-from serving.media.mp4_writer import Mp4, cut_to_whole, writing
+from serving.errors import FilmError, InvalidRequest, SessionNotFound, WrongState
+from serving.gateway.recording_writer import (
+    FIRST_FRAME_TAG,
+    SESSION_TAG,
+    Recording,
+    RecordingFacts,
+    RecordingWriter,
+    part_facts,
+    refusing,
+)
+from serving.media.fragment_file import FragmentFile, read_facts
+from serving.media.mp4_writer import cut_to_whole, writing
+
+logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 256 * 1024
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}")
-_SESSION_TAG, _FIRST_FRAME_TAG = "longtake-session", "longtake-first-frame"
+_FINISHED, _PART = ".mp4", ".mp4.part"
 
 
-@dataclass(frozen=True)
-class Recording:
-    """A video file on the server. `nbytes` is 0 until it is `finished`, which is when it can be read."""
+class Finished(NamedTuple):
+    """A recording that can be read, and when it was finished in Unix nanoseconds."""
 
+    finished_ns: int
     name: str
-    session_id: str
-    first_frame: int
-    frames: int = 0
-    nbytes: int = 0
-    finished: bool = False
 
 
 class RecordingStore:
@@ -44,146 +51,119 @@ class RecordingStore:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def begin(self, session_id: str, height: int, width: int, first_frame: int) -> RecordingWriter:
-        """A new recording, whose first chunk begins at `first_frame`."""
+    def begin(
+        self, session_id: str, height: int, width: int, first_frame: int, take: int = 0, asked_by: str = ""
+    ) -> RecordingWriter:
+        """A new recording, whose first chunk begins at `first_frame`; `asked_by` names the request for it."""
+        facts = part_facts(RecordingFacts(session_id, take, first_frame, height, width, asked_by))
         for number in itertools.count(1):
-            name = f"{session_id}-{number}"
-            if self._take(name):
-                begun = Recording(name, session_id, first_frame)
-                return RecordingWriter(begun, self._finished(name), self._unfinished(name), height, width)
+            finished = self._finished(f"{session_id}-{number}")
+            part = finished.with_suffix(_PART)
+            with refusing(part):
+                file = None if finished.exists() else FragmentFile.create(part, facts)
+            if file is None:
+                continue
+            writer = RecordingWriter(file, finished)
+            # Only now: a writer that has just finished has left the other name.
+            if not finished.exists():
+                return writer
+            writer.discard()
         raise AssertionError("numbers do not end")
 
-    def names(self) -> list[str]:
+    def finished(self) -> list[Finished]:
         """Those that can be read, the oldest first."""
-        files = sorted(self._folder.glob("*.mp4"), key=lambda path: path.stat().st_mtime)
-        return [path.stem for path in files]
+        found = []
+        for path in self._folder.glob(f"*{_FINISHED}"):
+            with contextlib.suppress(FileNotFoundError):  # It has been deleted just now.
+                if _NAME.fullmatch(path.stem):
+                    found.append(Finished(path.stat().st_mtime_ns, path.stem))
+        return sorted(found)
 
     def path(self, name: str) -> Path:
         """Where a finished recording lies. Raises InvalidRequest, SessionNotFound, or WrongState until it is."""
         path = self._finished(name)
         if path.is_file():
             return path
-        if self._unfinished(name).is_file():
+        if path.with_suffix(_PART).is_file():
             raise WrongState(f"the recording {name} is still being written; stop it first")
         raise SessionNotFound(f"there is no recording {name}")
 
     def find(self, name: str) -> Recording:
         """What a finished recording is; raises as `path`, and FilmError if the file is none of ours."""
-        return _facts(self.path(name))
+        return _recording(self.path(name))
 
     def read(self, name: str) -> Iterator[bytes]:
         """The bytes of a finished recording, in pieces of 256 KiB and a rest; raises as `path`, at once."""
         return _pieces(self.path(name))
 
-    def salvage(self, name: str) -> None:
-        """Finish what a writer that died has left, as it is. A recording of which nothing is whole is removed."""
-        _salvage(self._unfinished(name), self._finished(name))
+    def delete(self, name: str) -> None:
+        """Remove a finished recording; raises as `path`. Whoever is reading it reads to its end."""
+        path = self.path(name)
+        with refusing(path):
+            path.unlink(missing_ok=True)
 
-    def _take(self, name: str) -> bool:
-        """Whether a name was free, and is ours now."""
-        part = self._unfinished(name)
-        with _refusing(part):
+    def first_frame(self, name: str) -> int:
+        """With which frame a recording begins that is being written. Raises SessionNotFound."""
+        part = self._finished(name).with_suffix(_PART)
+        try:
+            with part.open("rb") as file:
+                return RecordingFacts.of(read_facts(file, part), part).first_frame
+        except (FileNotFoundError, FilmError) as error:
+            raise SessionNotFound(f"there is no recording {name}") from error
+
+    def left_behind(self) -> list[RecordingWriter]:
+        """The recordings whose writer is gone, to be gone on with. What does not say what it is, is salvaged."""
+        writers = []
+        for part in self._folder.glob(f"*{_PART}"):
+            finished = part.with_suffix("")
             try:
-                part.touch(exist_ok=False)
-            except FileExistsError:
-                return False
-        # Only now: a writer that has just finished has left the other name.
-        if self._finished(name).exists():
-            part.unlink()
-            return False
-        return True
+                if (file := FragmentFile.reopen(part)) is not None:
+                    writers.append(RecordingWriter(file, finished))
+            except FilmError as error:
+                logger.warning("recording salvaged", extra={"recording": finished.stem, "why": str(error)})
+                _salvage(part, finished)
+        return writers
 
     def _finished(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
             raise InvalidRequest(f"{name[:100]!r} is no name of a recording; StartRecording gives them")
-        return self._folder / f"{name}.mp4"
-
-    def _unfinished(self, name: str) -> Path:
-        return self._finished(name).with_suffix(".mp4.part")
+        return self._folder / f"{name}{_FINISHED}"
 
 
-class RecordingWriter:
-    """A recording being written. Where the disk refuses, it ends with LimitReached; what is whole can be read."""
-
-    def __init__(self, begun: Recording, finished: Path, unfinished: Path, height: int, width: int) -> None:
-        self._begun, self._finished, self._unfinished = begun, finished, unfinished
-        self._ended: Recording | None = None
-        tags = {_SESSION_TAG: begun.session_id, _FIRST_FRAME_TAG: str(begun.first_frame)}
-        with _refusing(unfinished):
-            self._file = Mp4(unfinished, height, width, begun.first_frame, tags)
-
-    @property
-    def recording(self) -> Recording:
-        """How far it is, or how it ended."""
-        return self._ended or replace(self._begun, frames=self._file.frames)
-
-    def append(self, chunk: Chunk) -> None:
-        """Write the chunk that follows, and wait for the disk. Raises FilmError if it is another one."""
-        if self._ended is not None:
-            raise WrongState(f"the recording {self._begun.name} has ended; begin another")
-        with self._sparing():
-            self._file.append(chunk)
-
-    def finish(self) -> Recording:
-        """Complete the file, unless it has ended; one without a frame is removed, and is then not `finished`."""
-        if self._ended is None:
-            with self._sparing():
-                self._file.close()
-                self._ended = self._begun if self._file.frames == 0 else self._renamed()
-        return self._ended
-
-    def abandon(self) -> None:
-        """End without completing the file: its whole chunks can be read."""
-        self._file.abandon()
-        _salvage(self._unfinished, self._finished)
-        self._ended = _facts(self._finished) if self._finished.exists() else self._begun
-
-    def _renamed(self) -> Recording:
-        self._unfinished.rename(self._finished)
-        return replace(self.recording, nbytes=self._finished.stat().st_size, finished=True)
-
-    @contextlib.contextmanager
-    def _sparing(self) -> Iterator[None]:
-        try:
-            with _refusing(self._unfinished):
-                yield
-        except LimitReached:
-            self.abandon()
-            raise
-
-
-def _facts(path: Path) -> Recording:
+def _recording(path: Path) -> Recording:
+    found = path.stat()
     try:
         with av.open(str(path), "r") as container:
-            frames = sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
-            session_id, first_frame = (container.metadata[tag] for tag in (_SESSION_TAG, _FIRST_FRAME_TAG))
-        return Recording(path.stem, session_id, int(first_frame), frames, path.stat().st_size, finished=True)
+            video = container.streams.video[0]
+            # What was left in fragments does not say how many there are.
+            frames = video.frames or sum(1 for packet in container.demux(video) if packet.size)
+            tags = _part_tags(path) or container.metadata
+            session_id, first_frame = tags[SESSION_TAG], int(tags[FIRST_FRAME_TAG])
+        return Recording(path.stem, session_id, first_frame, frames, found.st_size, found.st_mtime)
     except (av.FFmpegError, LookupError, ValueError) as error:
         raise FilmError(f"{path} is not a recording that Longtake made: {error}") from error
 
 
-def _salvage(unfinished: Path, finished: Path) -> None:
-    with _refusing(unfinished):
-        cut_to_whole(unfinished)
-        if unfinished.stat().st_size == 0:
-            unfinished.unlink()
+def _part_tags(path: Path) -> Mapping[str, str] | None:
+    """What a recording says of itself that was left in fragments; None of any other."""
+    try:
+        with path.open("rb") as file:
+            return RecordingFacts.of(read_facts(file, path), path).tags
+    except FilmError:
+        return None
+
+
+def _salvage(part: Path, finished: Path) -> None:
+    """Finish a file as it is, behind its last whole fragment."""
+    with refusing(part), contextlib.suppress(FileNotFoundError):  # Another process was faster.
+        cut_to_whole(part)
+        if part.stat().st_size == 0 or finished.exists():
+            part.unlink()
         else:
-            unfinished.rename(finished)
+            part.rename(finished)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
         while piece := file.read(PIECE_BYTES):
             yield piece
-
-
-@contextlib.contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a LimitReached that names the file, but not where the server keeps it."""
-    try:
-        yield
-    except (FilmError, OSError) as error:
-        cause = error.__cause__ if isinstance(error, FilmError) else error
-        if not isinstance(cause, OSError | av.FFmpegError):
-            raise
-        raise LimitReached(f"the server cannot write {path.name}: {cause.strerror}") from error

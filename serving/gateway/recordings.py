@@ -1,22 +1,29 @@
-"""Recordings of sessions, by caller: begun, finished and read."""
+"""Recordings of sessions, by caller: begun, finished, listed, read and deleted."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import aclosing
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from serving.errors import ReplicaLost, SessionNotFound, WrongState
+from serving.errors import FilmError, LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.gateway.event_relay import EventRelay
-from serving.gateway.recorder import Recorder
-from serving.gateway.recording_store import RecordingStore
+from serving.gateway.recorder import Recorder, write_recording
+from serving.gateway.recording_store import Finished, RecordingStore
+from serving.gateway.recording_writer import RecordingWriter
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.messages import Role
+from serving.protocol.paging import Place, cut
 
-FINISH_S = 5.0
+logger = logging.getLogger(__name__)
+
+FINISH_S = 10.0
 """How long a recording may take to be finished."""
+
+LOOK_EVERY_S = 2.0
+"""How often recordings are looked for whose writer is gone."""
 
 
 class Recordings:
@@ -34,41 +41,114 @@ class Recordings:
         self._stores = {caller: RecordingStore(folder / caller) for caller in callers}
         self._max_frames = max_frames
         self._beside = beside
+        self._looks = False
 
-    async def start(self, session: pb.Session, caller: str) -> pb.Recording:
-        """Begin to write a session's chunks, with the next one. Raises WrongState if that is done already."""
-        if session.recording:
-            raise WrongState(f"the session is being recorded as {session.recording}; stop that first")
-        recorder = Recorder(self._stores[caller], session, self._max_frames)
-        await self._relay.ask(session.id, "set_recording", recorder.name)
-        self._beside(self._record(session, recorder))
-        return recorder.facts()
+    def look_after(self) -> None:
+        """Begin to go on with the recordings whose writer is gone. To begin again does nothing."""
+        if not self._looks:
+            self._looks = True
+            self._beside(self._look())
 
-    async def stop(self, session: pb.Session, caller: str) -> pb.Recording:
-        """Finish the file. Raises WrongState if there is none."""
-        if not session.recording:
-            raise WrongState("the session is not being recorded; start a recording first")
-        await self._relay.ask(session.id, "set_recording", "")
+    async def start(self, session: pb.Session, caller: str, asked_by: str) -> pb.Recording:
+        """Begin to write a session's chunks, with the next one. Raises WrongState if that is done already.
+
+        `asked_by` names the request: one that is made again has the same answer. Nothing is left of one that is
+        refused.
+        """
+        options = session.options
+        writer = await asyncio.to_thread(
+            self._stores[caller].begin,
+            session.id, options.height, options.width, session.current_start_frame, session.take, asked_by,
+        )  # fmt: skip
+        try:
+            name: str = await self._relay.ask(session.id, "begin_recording", writer.name, asked_by)
+        except (ReplicaLost, asyncio.CancelledError):
+            # It may have been granted: whoever looks after what is left behind finds out.
+            writer.release()
+            raise
+        except BaseException:
+            writer.discard()
+            raise
+        if name != writer.name:
+            writer.discard()
+            first_frame = await asyncio.to_thread(self._stores[caller].first_frame, name)
+            return pb.Recording(name=name, session_id=session.id, first_frame=first_frame)
+        self._record(writer)
+        return write_recording(writer.recording)
+
+    async def stop(self, session: pb.Session, caller: str, asked_by: str) -> pb.Recording:
+        """Finish the file. Raises WrongState if there is none, and LimitReached where it could not be written."""
+        store = self._stores[caller]
+        is_empty = await asyncio.to_thread(_is_empty, store, session)
+        name = await self._relay.ask(session.id, "stop_recording", asked_by)
         until = asyncio.get_running_loop().time() + FINISH_S
         while asyncio.get_running_loop().time() < until:
             try:
-                found = await asyncio.to_thread(self._stores[caller].find, session.recording)
+                return write_recording(await asyncio.to_thread(store.find, name))
             except WrongState:
                 await asyncio.sleep(0.05)
             except SessionNotFound:
-                return pb.Recording(name=session.recording, session_id=session.id)
-            else:
-                return pb.Recording(
-                    name=found.name, session_id=found.session_id, first_frame=found.first_frame,
-                    frames=found.frames, bytes=found.nbytes, finished=True,
-                )  # fmt: skip
-        raise ReplicaLost(f"the recording {session.recording} is not finished after {FINISH_S:g} s; ask again")
+                if is_empty:
+                    return pb.Recording(name=name, session_id=session.id)
+                raise LimitReached(f"the recording {name} has gone from this server's disk") from None
+        raise ReplicaLost(f"the recording {name} is not finished after {FINISH_S:g} s; ask again")
+
+    async def page(self, request: pb.ListRecordingsRequest, caller: str) -> pb.ListRecordingsResponse:
+        """A page of those that can be read, the oldest first. Raises InvalidRequest for a token that is none."""
+        store = self._stores[caller]
+        finished = await asyncio.to_thread(store.finished)
+        page, token = cut(finished, _place_of, request.page_size, request.page_token)
+        found = await asyncio.to_thread(_described, store, [one.name for one in page])
+        return pb.ListRecordingsResponse(recordings=found, next_page_token=token)
 
     async def read(self, name: str, caller: str) -> AsyncIterator[bytes]:
         """The bytes of a finished recording, piece by piece."""
         for piece in self._stores[caller].read(name):
             yield piece
 
-    async def _record(self, session: pb.Session, recorder: Recorder) -> None:
-        async with aclosing(self._relay.events(session.id, Role.RECORDER, session.current_start_frame)) as events:
-            await recorder.run(events)
+    async def delete(self, name: str, caller: str) -> None:
+        """Remove a finished recording."""
+        await asyncio.to_thread(self._stores[caller].delete, name)
+
+    def _record(self, writer: RecordingWriter) -> None:
+        self._beside(Recorder(self._relay, writer, self._max_frames).run())
+
+    async def _look(self) -> None:
+        while True:
+            for writer in await asyncio.to_thread(self._left_behind):
+                logger.info("recording taken over", extra={"recording": writer.name})
+                self._record(writer)
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    def _left_behind(self) -> list[RecordingWriter]:
+        """What nobody writes any more; a folder that cannot be read is looked into again later."""
+        found: list[RecordingWriter] = []
+        for caller, store in self._stores.items():
+            try:
+                found += store.left_behind()
+            except (LimitReached, OSError) as error:
+                logger.warning("recordings not looked after", extra={"caller": caller, "why": str(error)})
+        return found
+
+
+def _is_empty(store: RecordingStore, session: pb.Session) -> bool:
+    """Whether nothing was made since the recording of a session began, if one is being written."""
+    if not session.recording:
+        return True
+    try:
+        return session.current_start_frame <= store.first_frame(session.recording)
+    except SessionNotFound:
+        return False
+
+
+def _place_of(finished: Finished) -> Place:
+    return finished.finished_ns, finished.name
+
+
+def _described(store: RecordingStore, names: Iterable[str]) -> list[pb.Recording]:
+    """Those that are there, and ours."""
+    found = []
+    for name in names:
+        with suppress(SessionNotFound, FilmError):
+            found.append(write_recording(store.find(name)))
+    return found

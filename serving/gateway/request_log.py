@@ -124,8 +124,13 @@ class RequestLog:
 
 def session_id_of(caller: str, request: Identified) -> str:
     """The id of the session that a request opens: drawn at random, or the same again where the request is."""
+    return request_name(caller, request) or str(uuid.uuid4())
+
+
+def request_name(caller: str, request: Identified) -> str:
+    """The same for the same request made again, whoever it is made to; empty where nobody can tell."""
     if not (request.client_id and request.command_id):
-        return str(uuid.uuid4())
+        return ""
     names = f"{len(caller)} {len(request.client_id)} {caller}{request.client_id}{request.command_id}"
     return str(uuid.uuid5(_SESSIONS, names))
 

@@ -35,7 +35,7 @@ from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
 from serving.gateway.ownership.session_directory import REMEMBERED
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recordings import Recordings
-from serving.gateway.request_log import RequestLog, session_id_of
+from serving.gateway.request_log import RequestLog, request_name, session_id_of
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.gateway.shared_answer import SharedAnswer
 from serving.gateway.spectators import Spectators
@@ -83,8 +83,9 @@ class SessionService(SessionAPI):
         )  # fmt: skip
 
     def start(self) -> None:
-        """Begin to keep sessions alive; to be called on the event loop. To begin again does nothing."""
+        """Begin to keep sessions and recordings alive, on the event loop. To begin again does nothing."""
         self._failover.start()
+        self._recordings.look_after()
 
     async def stop(self) -> None:
         """Leave the sessions to other managers."""
@@ -341,16 +342,28 @@ class SessionService(SessionAPI):
     @override
     async def start_recording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
         async def start() -> pb.Recording:
-            return await self._recordings.start(await self.get(request.session_id, caller), caller.name)
+            session = await self.get(request.session_id, caller)
+            return await self._recordings.start(session, caller.name, request_name(caller.name, request))
 
         return await self._requests.once(caller.name, request, start)
 
     @override
     async def stop_recording(self, request: pb.StopRecordingRequest, caller: Caller) -> pb.Recording:
         async def stop() -> pb.Recording:
-            return await self._recordings.stop(await self.get(request.session_id, caller), caller.name)
+            session = await self.get(request.session_id, caller)
+            return await self._recordings.stop(session, caller.name, request_name(caller.name, request))
 
         return await self._requests.once(caller.name, request, stop)
+
+    @override
+    async def list_recordings(
+        self, request: pb.ListRecordingsRequest, caller: Caller
+    ) -> pb.ListRecordingsResponse:
+        return await self._recordings.page(request, caller.name)
+
+    @override
+    async def delete_recording(self, name: str, caller: Caller) -> None:
+        await self._recordings.delete(name, caller.name)
 
     @override
     def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:

@@ -20,14 +20,16 @@ _DATA_OFFSET, _FIRST_FLAGS, _SIZES = 0x1, 0x4, 0x200
 class Fragments:
     """Segments for a video of `height` by `width` that begins at, or passes through, the chunk `first`.
 
-    `init` goes to the player once, before any segment; `codec` is what MediaSource wants to know. Frame n lies at
-    n/16 s, whichever segment comes first. Raises FilmError if `first` does not begin with parameter sets.
+    `init`, of which `movie` is all but the file's type, goes to the player once, before any segment; `codec` is
+    what MediaSource wants to know. Frame n lies at n/16 s, whichever segment comes first. Raises FilmError if
+    `first` does not begin with parameter sets.
     """
 
     def __init__(self, first: Chunk, height: int, width: int) -> None:
         self._sets = ParameterSets.of(first)
         self.codec = self._sets.codec
-        self.init = _file_type() + _movie(self._sets, height, width)
+        self.movie = _movie(self._sets, height, width)
+        self.init = FILE_TYPE + self.movie
 
     def fits(self, chunk: Chunk) -> bool:
         """Whether `init` serves for `chunk`; if not, its encoder is another one, and new fragments must begin."""
@@ -41,20 +43,27 @@ class Fragments:
         sizes = [len(data) for data in samples]
         # Where the data lies depends on how long the box is that says it.
         offset = len(_movie_fragment(chunk, sizes, 0)) + 8
-        return _movie_fragment(chunk, sizes, offset) + _box("mdat", *samples)
+        return _movie_fragment(chunk, sizes, offset) + box("mdat", *samples)
 
 
-def _box(kind: str, *parts: bytes) -> bytes:
+def frames_of(fragment: bytes) -> int:
+    """How many frames the `moof` of a segment says that there are."""
+    run = fragment.index(b"trun")
+    frames: int = struct.unpack_from(">I", fragment, run + 8)[0]
+    return frames
+
+
+def box(kind: str, *parts: bytes) -> bytes:
+    """A box of ISO 14496-12."""
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), kind.encode()) + body
 
 
+FILE_TYPE = box("ftyp", b"iso6", struct.pack(">I", 0), b"iso6avc1mp41")
+
+
 def _full_box(kind: str, version: int, flags: int, *parts: bytes) -> bytes:
-    return _box(kind, struct.pack(">I", version << 24 | flags), *parts)
-
-
-def _file_type() -> bytes:
-    return _box("ftyp", b"iso6", struct.pack(">I", 0), b"iso6avc1mp41")
+    return box(kind, struct.pack(">I", version << 24 | flags), *parts)
 
 
 def _movie(sets: ParameterSets, height: int, width: int) -> bytes:
@@ -64,7 +73,7 @@ def _movie(sets: ParameterSets, height: int, width: int) -> bytes:
     next_track = struct.pack(">24xI", _TRACK + 1)
     header = _full_box("mvhd", 0, 0, times, rate_and_volume, _UNITY_MATRIX, next_track)
     defaults = _full_box("trex", 0, 0, struct.pack(">5I", _TRACK, 1, 1, 0, 0))
-    return _box("moov", header, _track(sets, height, width), _box("mvex", defaults))
+    return box("moov", header, _track(sets, height, width), box("mvex", defaults))
 
 
 def _track(sets: ParameterSets, height: int, width: int) -> bytes:
@@ -74,7 +83,7 @@ def _track(sets: ParameterSets, height: int, width: int) -> bytes:
     undetermined = struct.pack(">2H", 0x55C4, 0)
     media_header = _full_box("mdhd", 0, 0, struct.pack(">4I", 0, 0, FRAMES_PER_SECOND, 0), undetermined)
     handler = _full_box("hdlr", 0, 0, struct.pack(">4x4s12x", b"vide"), b"\x00")
-    return _box("trak", header, _box("mdia", media_header, handler, _media_information(sets, height, width)))
+    return box("trak", header, box("mdia", media_header, handler, _media_information(sets, height, width)))
 
 
 def _media_information(sets: ParameterSets, height: int, width: int) -> bytes:
@@ -82,15 +91,15 @@ def _media_information(sets: ParameterSets, height: int, width: int) -> bytes:
     description = _full_box("stsd", 0, 0, struct.pack(">I", 1), _sample_entry(sets, height, width))
     no_entries = [_full_box(kind, 0, 0, bytes(4)) for kind in ("stts", "stsc", "stco")]
     no_samples = _full_box("stsz", 0, 0, bytes(8))
-    table = _box("stbl", description, *no_entries, no_samples)
-    return _box("minf", _full_box("vmhd", 0, 1, bytes(8)), _box("dinf", data_in_file), table)
+    table = box("stbl", description, *no_entries, no_samples)
+    return box("minf", _full_box("vmhd", 0, 1, bytes(8)), box("dinf", data_in_file), table)
 
 
 def _sample_entry(sets: ParameterSets, height: int, width: int) -> bytes:
     resolution, depth, no_palette = 72 << 16, 24, -1
     head = struct.pack(">6xH16x2H", 1, width, height)
     rest = struct.pack(">2I4xH32xHh", resolution, resolution, 1, depth, no_palette)
-    return _box("avc1", head, rest, _box("avcC", sets.record))
+    return box("avc1", head, rest, box("avcC", sets.record))
 
 
 def _movie_fragment(chunk: Chunk, sizes: list[int], offset: int) -> bytes:
@@ -100,4 +109,4 @@ def _movie_fragment(chunk: Chunk, sizes: list[int], offset: int) -> bytes:
     time = _full_box("tfdt", 1, 0, struct.pack(">Q", chunk.first_frame))
     head = struct.pack(">IiI", len(sizes), offset, _KEY)
     run = _full_box("trun", 0, _DATA_OFFSET | _FIRST_FLAGS | _SIZES, head, struct.pack(f">{len(sizes)}I", *sizes))
-    return _box("moof", number, _box("traf", header, time, run))
+    return box("moof", number, box("traf", header, time, run))

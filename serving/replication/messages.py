@@ -13,6 +13,7 @@ from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.pacing import Pace
 from serving.session.record_delta import RecordDelta
+from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.types import SessionRecord
 
 
@@ -53,7 +54,7 @@ class ResumeState:
     record: SessionRecord
     snapshot: bytes | None = None
     chunks: tuple[Chunk, ...] = ()
-    recording: str = ""
+    recording: RecordingMark = NO_RECORDING
     reason: str = ""
     past: bytes = b""
 
@@ -96,7 +97,7 @@ class ReplicationDelta(NamedTuple):
     update: SnapshotDelta | None = None
     chunks: tuple[Chunk, ...] = ()
     making: int | None = None
-    recording: str = ""
+    recording: RecordingMark = NO_RECORDING
     wants_ack: bool = False
 
 

@@ -11,6 +11,7 @@ from serving.errors import ReplicaLost
 from serving.media.chunk import Chunk
 from serving.replication.messages import FullState, ReplicationDelta, ResumeState, SessionSpec
 from serving.session.record_delta import RecordCopy, RecordDelta, RecordGap
+from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.types import SessionRecord
 
 KEPT_CHUNKS = 80
@@ -29,7 +30,7 @@ class StandbyCopy:
     """Of the last delta."""
     making: int | None = None
     """The block that the replica was making when it was heard last."""
-    recording: str = ""
+    recording: RecordingMark = NO_RECORDING
     _spec: SessionSpec | None = None
     _logic: RecordCopy | None = None
     _snapshot: StandbySnapshot | None = None

@@ -24,6 +24,7 @@ from serving.web.json_format import error_json, server_json, timeline_json
 from serving.web.origin_guard import OriginGuard
 from serving.web.outbound import text
 from serving.web.query import PROTOCOL, Address, read_token
+from serving.web.recordings import recording_routes
 from serving.web.segments import SegmentCache
 from serving.web.timeline_file import pending_file, timeline_file
 from serving.web.websocket import Conversation, close_code
@@ -99,6 +100,8 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
         pieces = sessions.read_recording(name, sessions.authenticate(read_token(request.headers)))
         headers = {"Content-Disposition": f'attachment; filename="{name}.mp4"'}
         return StreamingResponse(await _begun(pieces), media_type="video/mp4", headers=headers)
+
+    app.include_router(recording_routes(sessions))
 
     @app.get("/sessions/{session_id}/timeline.json")
     async def past(session_id: str, request: Request) -> StreamingResponse:

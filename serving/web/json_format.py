@@ -182,12 +182,16 @@ def timeline_json(read: ReadTimeline) -> dict[str, Json]:
 
 def recording_json(recording: pb.Recording) -> dict[str, Json]:
     """The data of a `recording` message; `url` is relative to the page."""
-    return {
+    data: dict[str, Json] = {
         "name": recording.name,
         "session": recording.session_id,
         "first_frame": recording.first_frame,
         "frames": recording.frames,
         "bytes": recording.bytes,
         "finished": recording.finished,
+        "finish_time": recording.finish_time.ToJsonString() if recording.finished else None,
         "url": f"recordings/{recording.name}.mp4",
     }
+    if recording.HasField("error"):
+        data["error"] = wire_error_json(recording.error)
+    return data

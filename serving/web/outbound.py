@@ -17,6 +17,7 @@ from serving.web.json_format import (
     applied_json,
     cue_text,
     receipt_json,
+    recording_json,
     session_json,
     waiting_json,
     wire_error_json,
@@ -80,6 +81,8 @@ class EventWriter:
             case "heartbeat":
                 waiting = event.heartbeat.waiting
                 return [self._text("heartbeat", {"waiting": waiting_json(waiting)} if waiting else {})]
+            case "recording":
+                return [self._text("recording", recording_json(event.recording))]
             case "replaced":
                 return [self._text("replaced", {})]
             case "end":

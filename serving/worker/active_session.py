@@ -26,6 +26,7 @@ from serving.protocol.convert import write_applied, write_receipt
 from serving.protocol.cue_pages import next_cues, recent_cues
 from serving.replication.messages import Role, SessionSpec
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
+from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.state_machine import Applied, BlockPlan, Receipt, Session
 from serving.session.types import Waiting
 from serving.worker.capacity.pace_watch import PaceWatch
@@ -63,7 +64,7 @@ class ActiveSession:
     delivering: asyncio.Task[None] | None = None
     undelivered: int = 0
     encoding: asyncio.Task[None] | None = None
-    recording: str = ""
+    recording: RecordingMark = NO_RECORDING
     asked_now: dict[int, float] = field(default_factory=dict)
     delivered_at: float | None = None
     waiting: Waiting = Waiting.UNSPECIFIED
@@ -299,7 +300,7 @@ class ActiveSession:
             applied=recent_cues(logic.applied) if cues else [],
             applied_count=len(logic.applied),
             viewers=self.viewers,
-            recording=self.recording,
+            recording=self.recording.written,
             waiting=pb.WaitReason.Name(self.waiting.value),
             oldest_frame=self.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),

@@ -18,6 +18,7 @@ from serving.pipeline.stages import DecoderStage, in_thread
 from serving.pipeline.video_decoder import DecoderStart
 from serving.protocol.commands import first_answer, handle
 from serving.protocol.convert import write_receipt
+from serving.session.recording_mark import RecordingMark
 from serving.session.state_machine import Receipt
 from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.session_copies import SessionCopies
@@ -75,6 +76,14 @@ class CommandHandler:
                 session.watch.interrupted()
                 session.publish_state()
         return write_receipt(receipts[0], replicated=replicated)
+
+    async def mark_recording(self, session: ActiveSession, mark: RecordingMark) -> str:
+        """Change what the session knows of its recordings, tell all, and wait for the standby; gives the name."""
+        session.recording = mark
+        session.publish_state()
+        if session.feed is not None:
+            await session.feed.replicated(REPLICATED_WITHIN_S)
+        return mark.name
 
     async def _apply(self, session: ActiveSession, command: pb.Command, replaced: bool) -> tuple[Receipt, ...]:
         if command.WhichOneof("action") == "reset" and not replaced:

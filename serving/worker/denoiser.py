@@ -313,14 +313,23 @@ class Denoiser:
         if (feed := self._copies.get(attempt).feed) is not None:
             feed.acknowledge(number)
 
-    def set_recording(self, attempt: str, name: str) -> None:
-        """Note that a recording is being written, or (empty) is not. Raises WrongState if one already is."""
+    async def begin_recording(self, attempt: str, name: str, asked_by: str) -> str:
+        """As `RecordingMark.begun`; gives the name of the recording that is written."""
         session = self._copies.leased(attempt)
-        if name and session.recording:
-            raise WrongState(f"the session is being recorded as {session.recording}; stop that first")
-        session.recording = name
-        session.replicate()
-        session.publish_state()
+        return await self._commands.mark_recording(session, session.recording.begun(name, asked_by))
+
+    async def stop_recording(self, attempt: str, asked_by: str) -> str:
+        """As `RecordingMark.stopped`; gives the name of the recording that is not written any more."""
+        session = self._copies.leased(attempt)
+        return await self._commands.mark_recording(session, session.recording.stopped(asked_by))
+
+    async def end_recording(self, attempt: str, ended: pb.Recording) -> None:
+        """A recording has ended by itself, which all are told; of one that was stopped only that it failed."""
+        session = self._copies.leased(attempt)
+        mark = session.recording.ended(ended.name, ended.error.message)
+        if mark != session.recording or ended.HasField("error"):
+            session.publish(recording=ended)
+            await self._commands.mark_recording(session, mark)
 
     async def save(self, attempt: str, max_bytes: int) -> SavedSession:
         """The session at its present block, with all its log. Raises LimitReached if that is too long."""

@@ -558,7 +558,25 @@ class FakeServer(SessionsServicer):
         name = request.session_id
         return pb.Recording(name=name, session_id=name, bytes=len(data), finished=True)
 
+    @_answering
+    async def ListRecordings(self, request: pb.ListRecordingsRequest) -> pb.ListRecordingsResponse:
+        names, first = list(self._recorded), int(request.page_token or 0)
+        end = first + (self.faults.page_size or len(names))
+        found = [pb.Recording(name=name, session_id=name, finished=True) for name in names[first:end]]
+        return pb.ListRecordingsResponse(recordings=found, next_page_token=str(end) if end < len(names) else "")
+
+    @_answering
+    async def DeleteRecording(self, request: pb.DeleteRecordingRequest) -> Empty:
+        if self._recorded.pop(request.name, None) is None:
+            raise SessionNotFound(f"there is no recording {request.name}")
+        if self.faults.ends_lost:
+            self.faults.ends_lost -= 1
+            raise ReplicaLost("it died over the end")
+        return Empty()
+
     async def ReadRecording(self, request: pb.ReadRecordingRequest, context: Any) -> AsyncIterator[Any]:
+        if request.name not in self._recorded:
+            await _abort(context, SessionNotFound(f"there is no recording {request.name}"))
         for piece in _pieces(self._recorded[request.name], 256 << 10):
             yield pb.ReadRecordingResponse(data=piece)
 

@@ -160,8 +160,14 @@ class DenoiserReplica:
     ) -> Prepared:
         return await self._here().fork(attempt, new_attempt, session_id, caller, frame)
 
-    async def set_recording(self, attempt: str, name: str) -> None:
-        self._here().set_recording(attempt, name)
+    async def begin_recording(self, attempt: str, name: str, asked_by: str) -> str:
+        return await self._here().begin_recording(attempt, name, asked_by)
+
+    async def stop_recording(self, attempt: str, asked_by: str) -> str:
+        return await self._here().stop_recording(attempt, asked_by)
+
+    async def end_recording(self, attempt: str, ended: bytes) -> None:
+        await self._here().end_recording(attempt, pb.Recording.FromString(ended))
 
     async def end_sessions(self) -> int:
         return await self._here().end_sessions()

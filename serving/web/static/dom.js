@@ -27,3 +27,13 @@ export async function copy(text) {
   document.execCommand("copy");
   area.remove();
 }
+
+/** `1 block`, `2 blocks`. */
+export function count(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
+/** Fields that say something. */
+export function present(fields) {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== "" && value !== null));
+}

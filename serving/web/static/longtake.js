@@ -9,6 +9,13 @@
  *     reactor.show(document.querySelector("video"));     // where there is one
  */
 
+import { clientId, randomId } from "./identity.js";
+import { Refusal } from "./refusal.js";
+import { SilenceWatch } from "./silence.js";
+import { socketUrl, subprotocols } from "./socket_address.js";
+
+export { Refusal };
+
 const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 4000;
 const PATIENCE_MS = 60_000;
@@ -22,34 +29,6 @@ const CLOSED = () => new Refusal({ code: "UNAVAILABLE", message: "the connection
 
 const KINDS = { 1: "init", 2: "frames" };
 const HEAD_BYTES = 24;
-
-/** An id that nothing else has. Browsers offer `randomUUID` over https only. */
-function randomId() {
-  if (crypto.randomUUID) return crypto.randomUUID();
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-/** Who this tab is to servers, also when its page is loaded again. */
-function clientId() {
-  try {
-    sessionStorage["longtake.client"] ??= randomId();
-    return sessionStorage["longtake.client"];
-  } catch {
-    return randomId(); // There is no storage here, or none is allowed.
-  }
-}
-
-/**
- * What the server, or the lack of one, says against a message. `code` is a status code of gRPC by name, `reason` is an
- * `ErrorReason` of the protocol.
- */
-export class Refusal extends Error {
-  constructor({ code, reason, message }) {
-    super(message);
-    this.code = code;
-    this.reason = reason;
-  }
-}
 
 /**
  * Open a session, or with `session` attach to one; with `watch` only look on. `options` may also have `token`,
@@ -84,6 +63,8 @@ export class Reactor {
   #wait = FIRST_WAIT_MS;
   #lostAt = null;
   #over = false;
+  #gaveUp = false;
+  #silence = new SilenceWatch(() => this.#lose());
 
   constructor(address, { token, ...query } = {}) {
     this.#address = address;
@@ -119,9 +100,24 @@ export class Reactor {
   takeOver() {
     if (!this.replaced || this.#over) return;
     this.replaced = this.#attached = false;
+    this.suspend();
+    this.#open();
+  }
+
+  /** Close the connection until `wake`, for a page that is put aside. */
+  suspend() {
+    if (this.#over) return;
+    this.#drop();
+    this.#become("reconnecting");
+  }
+
+  /** Connect at once where there is no connection, also if it was given up for lost. */
+  wake() {
+    if ((this.#over && !this.#gaveUp) || this.#isThere) return;
     clearTimeout(this.#again);
-    this.#socket.onclose = this.#socket.onmessage = null;
-    this.#socket.close(1000);
+    this.#over = this.#gaveUp = false;
+    this.#lostAt = null;
+    this.#wait = FIRST_WAIT_MS;
     this.#become("reconnecting");
     this.#open();
   }
@@ -164,24 +160,36 @@ export class Reactor {
     for (const listener of this.#listeners[kind]) listener(value);
   }
 
-  #open() {
-    const socket = new WebSocket(this.#url(), this.#protocols());
-    socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.#opened();
-    socket.onmessage = ({ data }) => (typeof data === "string" ? this.#hear(data) : this.#see(data));
-    socket.onclose = ({ code }) => this.#closed(code);
-    this.#socket = socket;
+  get #isThere() {
+    return [WebSocket.CONNECTING, WebSocket.OPEN].includes(this.#socket?.readyState);
   }
 
-  #url() {
-    const url = new URL(this.#address, globalThis.location?.href);
-    url.protocol = url.protocol.replace("http", "ws");
-    if (!url.pathname.endsWith("/ws")) url.pathname = `${url.pathname.replace(/\/$/, "")}/ws`;
-    for (const [name, value] of Object.entries({ ...this.#query, ...this.#place() })) {
-      if (value !== undefined && value !== null && value !== "") url.searchParams.set(name, value);
-    }
-    url.hash = "";
-    return url;
+  /** Nothing more is heard over this connection. */
+  #drop() {
+    clearTimeout(this.#again);
+    if (this.#socket) this.#socket.onopen = this.#socket.onclose = this.#socket.onmessage = null;
+    this.#socket?.close(1000);
+    this.#socket = null;
+  }
+
+  #lose() {
+    if (!this.#isThere) return;
+    this.#drop();
+    this.#closed();
+  }
+
+  #open() {
+    this.#silence.begin();
+    const socket = new WebSocket(socketUrl(this.#address, { ...this.#query, ...this.#place() }), subprotocols(this.#token));
+    socket.binaryType = "arraybuffer";
+    socket.onopen = () => this.#opened();
+    socket.onmessage = ({ data }) => {
+      this.#silence.heard();
+      if (typeof data === "string") this.#hear(data);
+      else this.#see(data);
+    };
+    socket.onclose = ({ code }) => this.#closed(code);
+    this.#socket = socket;
   }
 
   /** Where to go on, once a session is known; a new one is asked for with the same id until it is. */
@@ -196,13 +204,6 @@ export class Reactor {
   #role() {
     if (this.replaced && this.#pending.size === 0) return { watch: 1 };
     return this.#attached && !this.#query.watch ? { reattach: 1 } : {};
-  }
-
-  #protocols() {
-    if (!this.#token) return ["longtake.v1"];
-    const bytes = String.fromCharCode(...new TextEncoder().encode(this.#token));
-    const token = btoa(bytes).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
-    return ["longtake.v1", `longtake.token.${token}`];
   }
 
   #opened() {
@@ -296,7 +297,8 @@ export class Reactor {
 
   #closed(code) {
     this.#lostAt ??= Date.now();
-    if (this.#over || code === REFUSED || Date.now() - this.#lostAt > PATIENCE_MS) {
+    this.#gaveUp = !this.#over && code !== REFUSED && Date.now() - this.#lostAt > PATIENCE_MS;
+    if (this.#over || this.#gaveUp || code === REFUSED) {
       this.#finish();
       return;
     }
@@ -307,6 +309,7 @@ export class Reactor {
 
   #finish() {
     this.#over = true;
+    if (!this.#gaveUp) this.#silence.end();
     for (const { type, kept, failed } of this.#pending.values()) {
       if (type === "end" && this.#ended) kept?.({});
       else failed(CLOSED());

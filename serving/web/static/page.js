@@ -1,38 +1,39 @@
 /** The page: what is pressed becomes messages, and what comes is shown. */
 
-import { atFrame, byId, copy, element } from "./dom.js";
+import { Away } from "./away.js";
 import { Editor } from "./cue_dialog.js";
 import { CueFeed } from "./cue_feed.js";
-import { readPlace, short, steeringPlace, watchingPlace } from "./permalink.js";
+import { CueLists } from "./cue_lists.js";
+import { showMeters, showSession } from "./display.js";
+import { byId, count, element, present } from "./dom.js";
+import { Exchange, moved } from "./exchange.js";
 import { connect } from "./longtake.js";
 import { Meters } from "./meters.js";
-import { Notices, sentence } from "./toasts.js";
+import { readPlace, steeringPlace, watchingPlace } from "./permalink.js";
 import { Player } from "./player.js";
-import { linkPlace, timelinePlace } from "./replay.js";
+import { PromptForm } from "./prompt_form.js";
+import { Record } from "./record.js";
+import { Recordings } from "./recordings.js";
+import { Server } from "./server.js";
+import { SizeChoice } from "./size_choice.js";
 import { Strip } from "./timeline_strip.js";
+import { Notices, sentence } from "./toasts.js";
 
 const DRAW_MS = 100;
-const LISTED = 200;
-const WORDS = {
-  none: "no session",
-  connecting: "connecting",
-  reconnecting: "reconnecting",
-  created: "waiting for a prompt",
-  ready: "ready to start",
-  running: "running",
-  paused: "paused",
-  ended: "ended",
-  lost: "not connected",
-};
-
 class Page {
   #reactor = null;
   #player = null;
   #state = null;
   #progress = null;
-  #listed = "";
   #meters = new Meters();
   #notices = new Notices(byId("notices"));
+  #server = new Server(byId("settings").elements.token, () => this.#reenter());
+  #exchange = new Exchange(this.#server, this.#notices);
+  #recordings = new Recordings(byId("recordings"), this.#server, (error) => this.#notices.warn(error));
+  #prompt = new PromptForm(byId("prompt"), (cue, now) => this.#schedule(cue, now));
+  #record = new Record(this.#server, this.#notices, () => this.#recordings.refresh());
+  #away = new Away(this.#notices);
+  #sizes = new SizeChoice(byId("sizes"), byId("size"));
   #editor = new Editor(byId("editor"));
   #feed = new CueFeed((cue) => this.#tell("schedule_prompt", cue));
   #strip = new Strip(byId("strip"), {
@@ -41,11 +42,16 @@ class Page {
     remove: (cue) => this.#tell("remove_prompt", { timestamp: cue.timestamp }),
     leave: () => (byId("follow").hidden = false),
   });
+  #lists = new CueLists(byId("pending"), byId("applied"), {
+    edit: (cue) => this.#edit(cue),
+    remove: (cue) => this.#tell("remove_prompt", { timestamp: cue.timestamp }),
+  });
 
   constructor() {
     this.#listen();
     this.#show();
     setInterval(() => this.#draw(), DRAW_MS);
+    this.#askServer();
     this.#enter();
   }
 
@@ -56,32 +62,30 @@ class Page {
       go: () => this.#go(),
       reset: () => this.#tell("reset"),
       fork: () => this.#fork(),
-      record: () => this.#record(),
+      record: () => this.#toggleRecording(),
       new: () => this.#leave(),
-      copy: () => this.#replay(),
-      spectate: () => this.#share(watchingPlace(this.#state.session), "Whoever opens the link looks on."),
+      copy: () => this.#exchange.replay(this.#state),
+      export: () => this.#exchange.export(this.#state),
+      spectate: () => this.#exchange.share(watchingPlace(this.#state.session), "Whoever opens the link looks on."),
       follow: () => this.#follow(),
       takeover: () => this.#reactor.takeOver(),
       in: () => this.#strip.zoom(1),
       out: () => this.#strip.zoom(-1),
     };
     for (const [id, press] of Object.entries(pressed)) byId(id).onclick = press;
-    byId("prompt").onsubmit = (event) => this.#submit(event);
-    byId("text").onkeydown = (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.#submit(event);
-    };
-    byId("at").oninput = () => (this.#when = "frame");
     byId("file").onchange = (event) => this.#open(event.target);
+    byId("settings").onsubmit = (event) => event.preventDefault();
     document.addEventListener("keydown", (event) => this.#key(event));
     window.addEventListener("hashchange", () => this.#enter());
+    this.#listenForSleep();
   }
 
-  get #when() {
-    return byId("prompt").elements.when.value;
-  }
-
-  set #when(value) {
-    byId("prompt").elements.when.value = value;
+  /** A page that is left may come back as it was, and one that nobody looked at may have lost its connection. */
+  #listenForSleep() {
+    window.addEventListener("pagehide", () => this.#reactor?.suspend());
+    window.addEventListener("pageshow", () => this.#reactor?.wake());
+    window.addEventListener("online", () => this.#reactor?.wake());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#reactor?.wake());
   }
 
   #key(event) {
@@ -99,10 +103,10 @@ class Page {
   }
 
   async #start() {
-    const text = byId("text").value.trim();
+    const { text } = this.#prompt;
     if (text && this.#state?.state !== "ready") {
       if (!(await this.#tell("schedule_prompt", { new_prompt: text, timestamp: 0 }))) return;
-      byId("text").value = "";
+      this.#prompt.clear();
     }
     await this.#tell("start");
   }
@@ -112,21 +116,15 @@ class Page {
     if (!(await this.#tell("pause", frame < 0 ? {} : { frame }))) this.#player.release();
   }
 
-  async #submit(event) {
-    event.preventDefault();
-    const text = byId("text").value.trim();
-    if (!text) return;
-    const now = this.#when === "now";
-    if (!now && !byId("at").value) return this.#notices.warn({ message: "the frame is missing; say at which one" });
-    const blocks = Number(byId("blocks").value);
-    const cue = { new_prompt: text };
-    if (!now) cue.timestamp = Number(byId("at").value);
-    if (blocks > 0) cue.transition = { blocks };
+  async #schedule(cue, now) {
+    if (!now && cue.timestamp === undefined) {
+      this.#notices.warn({ message: "the frame is missing; say at which one" });
+      return null;
+    }
     const asked = performance.now();
     const receipt = await this.#tell("schedule_prompt", cue);
-    if (!receipt) return;
-    byId("text").value = "";
-    if (now && this.#state?.state === "running") this.#meters.asked(asked, receipt.frame);
+    if (receipt && now && this.#state?.state === "running") this.#meters.asked(asked, receipt.frame);
+    return receipt;
   }
 
   async #edit(cue) {
@@ -146,47 +144,24 @@ class Page {
     this.#notices.tell(`Forked at frame ${forked.next_frame}. `, link);
   }
 
-  async #record() {
-    if (!this.#state.recording) {
-      await this.#tell("start_recording");
-      return;
+  async #toggleRecording() {
+    if (!this.#state.recording) await this.#tell("start_recording");
+    else {
+      const recording = await this.#tell("stop_recording");
+      if (recording) this.#record.stopped(recording);
     }
-    const { name, frames, bytes, url, finished } = (await this.#tell("stop_recording")) ?? {};
-    if (!name) return;
-    if (!finished) {
-      this.#notices.tell("Nothing was shown while it was recorded, so there is no file.");
-      return;
-    }
-    const link = element("a", { href: url, download: `${name}.mp4` }, "Download");
-    link.dataset.testid = "download";
-    if (this.#token) link.onclick = (event) => this.#fetch(event, link);
-    this.#notices.tell(`Recorded ${count(frames, "frame")}, ${Math.ceil(bytes / 1000)} kB. `, link);
-  }
-
-  /** A link carries no token; where one is needed, the file is fetched and then saved. */
-  async #fetch(event, link) {
-    event.preventDefault();
-    const answer = await fetch(link.href, { headers: this.#authorization() });
-    if (!answer.ok) return this.#notices.warn((await answer.json()).error);
-    const url = URL.createObjectURL(await answer.blob());
-    element("a", { href: url, download: link.download }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 60_000);
   }
 
   async #open(input) {
-    const [file] = input.files;
-    input.value = "";
-    const place = `timelines?${new URLSearchParams({ name: file.name })}`;
-    const answer = await fetch(place, { method: "POST", body: file, headers: this.#authorization() });
-    const read = await answer.json();
-    if (!answer.ok) return this.#notices.warn(read.error);
+    const read = await this.#exchange.read(input);
+    if (!read) return;
     const begun = ["running", "paused"].includes(this.#state?.state);
     const { seed, height, width } = read;
     if (!this.#reactor) this.#connect({ ...this.#options(), ...present({ seed, height, width }) });
-    const added = await this.#add(read.cues, begun ? this.#made + 24 : 0);
+    const added = await this.#feed.add(moved(read.cues, begun ? this.#made + 24 : 0));
     const others = this.#feed.waiting ? " The others follow, as long as this page is open." : "";
     const notes = read.notes.map((note) => ` ${sentence(note)}`).join("");
-    this.#notices.tell(`${file.name}: ${added} of ${read.cues.length} cues are on the timeline.${others}${notes}`);
+    this.#notices.tell(`${read.name}: ${added} of ${read.cues.length} cues are on the timeline.${others}${notes}`);
     const unused = [...read.warnings, ...this.#otherSettings(read)];
     if (unused.length) this.#notices.warn({ message: unused.map(sentence).join(" ") });
   }
@@ -199,43 +174,6 @@ class Page {
       .map((name) => `${name}: the session's is ${state[name]}, not the file's, ${read[name]}`);
   }
 
-  /** Schedule cues, each `later` frames later, the first of very many at once. Gives how many of those could be. */
-  async #add(cues, later = 0) {
-    const asked = cues.map((cue) => {
-      const { timestamp, ...rest } = cue.prompts ? short(cue) : cue;
-      return { ...rest, timestamp: timestamp + later };
-    });
-    return this.#feed.add(asked);
-  }
-
-  async #replay() {
-    const state = this.#state;
-    const place = await this.#linkPlace(state);
-    if (place) return this.#share(place, "The link makes this video again, cue for cue.");
-    const link = element("a", { href: timelinePlace(state.session), download: "timeline.json" }, "Download");
-    link.dataset.testid = "timeline";
-    if (this.#token) link.onclick = (event) => this.#fetch(event, link);
-    this.#notices.tell(`${count(state.applied_count, "prompt")} are too many for a link: a file has them. `, link);
-  }
-
-  /** The place of a link; null where none can be made. */
-  async #linkPlace(state) {
-    return linkPlace(state, async (place) => {
-      const answer = await fetch(place, { headers: this.#authorization() });
-      const read = await answer.json();
-      if (!answer.ok) throw Object.assign(new Error(read.error.message), read.error);
-      return read;
-    });
-  }
-
-  async #share(place, meaning) {
-    const url = new URL(place, location.href).href;
-    await copy(url);
-    const link = element("a", { href: url, target: "_blank" }, "The link");
-    link.dataset.testid = "link";
-    this.#notices.tell(link, ` is copied. ${meaning}`);
-  }
-
   #follow() {
     byId("follow").hidden = true;
     this.#strip.follow();
@@ -243,33 +181,42 @@ class Page {
 
   // The connection
 
-  get #token() {
-    return byId("settings").elements.token.value;
-  }
-
-  #authorization() {
-    return this.#token ? { Authorization: `Bearer ${this.#token}` } : {};
-  }
-
   #options() {
-    const fields = new FormData(byId("settings"));
-    fields.delete("token");
-    return present(Object.fromEntries(fields));
+    const fields = Object.fromEntries(new FormData(byId("settings")));
+    delete fields.token;
+    return present({ ...fields, ...this.#sizes.value });
+  }
+
+  /** Offer what the server generates. */
+  async #askServer() {
+    const server = await this.#server.ask("server.json").catch(() => null);
+    this.#sizes.offer(server);
   }
 
   /** Go where the address leads. */
   #enter() {
     const place = this.#place();
     if (place === null || (place.session && place.session === this.#state?.session)) return;
-    for (const [name, value] of Object.entries(place.options)) {
+    const { height = "", width = "", ...others } = place.options;
+    if (height || width) this.#sizes.value = { height, width };
+    for (const [name, value] of Object.entries(others)) {
       const field = byId("settings").elements[name];
       if (field) field.value = value;
     }
     if (place.session) this.#connect({ session: place.session, watch: place.watch ? 1 : undefined });
     else if (place.cues.length) {
       this.#connect({ ...this.#options(), ...place.options });
-      this.#add(place.cues);
+      this.#feed.add(moved(place.cues, 0));
     }
+  }
+
+  /** The token is another: come in with it, to where this page was. */
+  #reenter() {
+    this.#askServer();
+    this.#recordings.refresh();
+    if (!this.#place()?.session) return;
+    this.#close();
+    this.#enter();
   }
 
   #place() {
@@ -283,9 +230,9 @@ class Page {
 
   #connect(options) {
     this.#close();
-    const reactor = connect(document.baseURI, { ...options, token: this.#token });
+    const reactor = connect(document.baseURI, { ...options, token: this.#server.token });
     this.#reactor = reactor;
-    this.#player = new Player(byId("video"));
+    this.#player = new Player(byId("video"), (skip) => this.#away.skipped(skip));
     this.#player.follow(reactor);
     reactor.onMessage((message) => reactor === this.#reactor && this.#hear(message));
     reactor.onFrames((piece) => piece.kind === "frames" && this.#meters.received(piece.frames));
@@ -310,7 +257,7 @@ class Page {
     byId("video").load();
     this.#notices.clear();
     this.#show();
-    byId("text").focus();
+    this.#prompt.focus();
   }
 
   /** Send a command. Gives its answer; null if it was refused, which is then said. */
@@ -333,6 +280,7 @@ class Page {
       applied: () => this.#warnOfCut(data),
       gap: () => this.#meters.missed(data.frames),
       slowed: () => this.#slowed(data),
+      recording: () => data.command_id || this.#record.ended(data),
       resumed: () => this.#notices.tell(`The session went on elsewhere after ${data.silence_s.toFixed(1)} s: ${data.reason}.`),
     }[type];
     heard?.();
@@ -345,6 +293,7 @@ class Page {
   }
 
   #settle(state) {
+    if (!this.#state) this.#away.returned(state);
     if (state.take !== this.#state?.take) {
       if (this.#state) this.#feed.clear();
       this.#meters.begin();
@@ -369,7 +318,7 @@ class Page {
   #fail(error) {
     this.#notices.warn(error);
     if (error.code === "UNAUTHENTICATED") {
-      document.querySelector("details").open = true;
+      byId("new-session").open = true;
       byId("settings").elements.token.focus();
       this.#close();
       this.#show();
@@ -395,90 +344,20 @@ class Page {
   }
 
   #show() {
-    const standing = this.#standing;
     const state = this.#state;
-    const alive = state !== null && !["ended", "lost", "none"].includes(standing);
-    const begun = ["running", "paused"].includes(state?.state);
-    byId("state").textContent = WORDS[standing];
-    byId("state").dataset.state = standing;
-    byId("viewers").textContent = state && state.viewers > 1 ? `${state.viewers} viewers` : "";
-    byId("go").textContent = { running: "Pause", paused: "Resume" }[standing] ?? "Start";
-    byId("takeover").hidden = !this.#reactor?.replaced || standing === "lost";
-    byId("hint").hidden = begun || standing === "lost";
-    this.#able({ go: !["ended", "lost"].includes(standing), reset: alive, fork: alive && begun, record: alive && begun });
-    this.#able({ copy: Boolean(state?.applied.length), spectate: alive, new: standing !== "none" });
-    byId("prompt").querySelector("[type=submit]").disabled = this.#watches || ["ended", "lost"].includes(standing);
-    byId("record").ariaPressed = String(Boolean(state?.recording));
-    byId("record").lastChild.textContent = state?.recording ? "Recording" : "Record";
-    byId("record").title = state?.recording ? "Stop recording" : "Record from here on";
-    byId("seed").textContent = state?.seed ?? "–";
-    if (state) byId("video").style.aspectRatio = `${state.width} / ${state.height}`;
+    const replaced = this.#reactor?.replaced ?? false;
+    showSession(state, { standing: this.#standing, watches: this.#watches, replaced });
+    this.#record.show(state?.recording);
     this.#strip.show(state);
-    this.#list(state ?? { pending: [], pending_count: 0, applied: [], applied_count: 0 });
-  }
-
-  #able(buttons) {
-    const steered = ["go", "reset", "fork", "record"];
-    for (const [id, able] of Object.entries(buttons)) byId(id).disabled = !able || (this.#watches && steered.includes(id));
-  }
-
-  /** What has not changed is left alone: somebody may be about to press it. */
-  #list({ pending, pending_count: coming, applied, applied_count: past }) {
-    const listed = JSON.stringify([pending, coming, applied, past, this.#watches]);
-    if (listed === this.#listed) return;
-    this.#listed = listed;
-    const next = pending.slice(0, LISTED).map((cue) => this.#coming(cue));
-    const last = applied.slice(-LISTED).reverse().map((cue) => row(cue.frame, cue.text));
-    byId("pending").replaceChildren(...next, ...rest(coming, next.length, "Nothing is scheduled."));
-    byId("applied").replaceChildren(...last, ...rest(past, last.length, "Nothing has been shown."));
-  }
-
-  #coming(cue) {
-    const edit = element("button", { type: "button", className: "plain", ariaLabel: `Edit: ${cue.text}` }, "Edit");
-    const remove = element("button", { type: "button", className: "plain", ariaLabel: `Delete: ${cue.text}` }, "Delete");
-    edit.dataset.testid = "edit";
-    remove.dataset.testid = "remove";
-    edit.onclick = () => this.#edit(cue);
-    remove.onclick = () => this.#tell("remove_prompt", { timestamp: cue.timestamp });
-    edit.hidden = remove.hidden = this.#watches;
-    return row(cue.timestamp, cue.text, edit, remove);
+    this.#lists.show(state ?? { pending: [], pending_count: 0, applied: [], applied_count: 0 }, this.#watches);
   }
 
   #draw() {
     const frame = this.#player?.frame ?? -1;
-    const { delivered, missedFrames } = this.#meters;
-    const latency = this.#meters.shown(frame);
-    byId("clock").textContent = frame < 0 ? "–" : atFrame(frame);
-    byId("clock").dataset.frame = frame;
-    byId("delivered").textContent = delivered === null ? "–" : `${delivered.toFixed(1)} fps`;
-    byId("generated").textContent = this.#progress?.generated_fps ? `${this.#progress.generated_fps.toFixed(1)} fps` : "–";
-    byId("queue").textContent = this.#progress ? count(this.#progress.queued_blocks, "block") : "–";
-    byId("missed").textContent = missedFrames;
-    if (latency !== null) byId("latency").textContent = `${latency.toFixed(2)} s`;
+    showMeters(frame, this.#meters, this.#progress);
     this.#strip.moveTo(frame, this.#made);
+    if (this.#state) this.#away.sees(this.#state, frame);
   }
-}
-
-function count(number, noun) {
-  return `${number} ${noun}${number === 1 ? "" : "s"}`;
-}
-
-function present(fields) {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== "" && value !== null));
-}
-
-/** What a list says of those that are not in it. */
-function rest(all, listed, none) {
-  if (all === 0) return [row(null, none)];
-  return all > listed ? [row(null, `and ${count(all - listed, "cue")} more`)] : [];
-}
-
-function row(frame, text, ...buttons) {
-  const said = element("span", { className: frame === null ? "said none" : "said" }, text);
-  if (frame === null) return element("li", {}, said);
-  const made = element("li", {}, element("span", { className: "at" }, `frame ${frame}`), said, ...buttons);
-  made.dataset.frame = frame;
-  return made;
 }
 
 new Page();

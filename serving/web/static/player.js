@@ -1,23 +1,15 @@
 /** Plays a session's frames in a <video> element. Frame n of a take lies at n / 16 seconds. */
 
+import { BLOCK, blockOf } from "./blocks.js";
+import { Skips } from "./skips.js";
+
 const LOOK_MS = 60;
 const REPORT_MS = 500;
 const KEPT_S = 60;
 const HURRY_S = 2.5;
-const FIRST_BLOCK = 9;
-const BLOCK = 12;
+const LATE_S = 5;
 
 const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
-
-/** The number of the block that a frame is in. */
-export function blockOf(frame) {
-  return frame < FIRST_BLOCK ? 0 : Math.floor((frame - FIRST_BLOCK) / BLOCK) + 1;
-}
-
-/** The first frame of the first block that begins at or after `frame`: where a cue applies. */
-export function appliesAt(frame) {
-  return frame <= 0 ? 0 : FIRST_BLOCK + BLOCK * Math.max(0, Math.ceil((frame - FIRST_BLOCK) / BLOCK));
-}
 
 export class Player {
   #video;
@@ -30,24 +22,29 @@ export class Player {
   #wanted = null;
   #running = false;
   #held = null;
+  #seen = -1;
+  #live = null;
   #reported = { frame: -1, at: 0 };
   #shown = { take: -1, frame: -1 };
   #hurries = false;
   #endings = [];
+  #skips;
 
-  constructor(video) {
+  /** `skipped({ slept, frames, frame })` hears what was not shown, in seconds and frames, before the video went on. */
+  constructor(video, skipped = () => {}) {
     this.#video = video;
+    this.#skips = new Skips(skipped);
     video.muted = true;
     video.playsInline = true;
     video.disableRemotePlayback = true;
   }
 
-  /** The frame on the screen; -1 before the first. */
+  /** The frame on the screen, which is one that has come; -1 before the first. */
   get frame() {
     const { readyState, currentTime } = this.#video;
     if (this.#shown.take !== this.#take) return -1;
-    if (this.#wanted !== null || readyState < HTMLMediaElement.HAVE_CURRENT_DATA) return this.#held ?? -1;
-    return Math.floor(currentTime * this.#fps + 0.01);
+    const there = this.#wanted === null && readyState >= HTMLMediaElement.HAVE_CURRENT_DATA;
+    return (there ? this.#frameAt(currentTime) : null) ?? this.#held ?? this.#seen;
   }
 
   /** Show what comes from `reactor`, and report what has been shown until `stop` is called. */
@@ -56,7 +53,8 @@ export class Player {
     const look = setInterval(() => this.#look(reactor), LOOK_MS);
     this.#endings = [
       reactor.onFrames((piece) => this.#takeIn(piece)),
-      reactor.onMessage((message) => this.#obey(message)),
+      // Timers hardly run in a page that is not seen; messages come.
+      reactor.onMessage((message) => (this.#obey(message), this.#look(reactor))),
       () => clearInterval(look),
     ];
   }
@@ -84,9 +82,11 @@ export class Player {
   #obey({ type, data }) {
     if (type === "state") this.#stand(data);
     if (type === "media") this.#fps = data.fps;
+    if (type === "progress") this.#live = data.current_start_frame - BLOCK * (data.queued_blocks + 1);
   }
 
   #stand({ state, fps, shown_frame: shown, take }) {
+    if (take !== this.#shown.take) this.#live = null;
     this.#shown = { take, frame: shown };
     this.#rate = fps > 0 ? fps / this.#fps : 1;
     this.#running = state === "running";
@@ -120,6 +120,7 @@ export class Player {
   #begin(take, media) {
     this.#take = take;
     this.#held = null;
+    this.#seen = -1;
     this.#reported = { frame: -1, at: 0 };
     this.#waiting = [];
     this.#buffer = null;
@@ -145,7 +146,13 @@ export class Player {
     const next = this.#waiting.shift();
     if (!next) return this.#trim();
     if (next.kind === "init") buffer.changeType(next.mime);
-    buffer.appendBuffer(next.data);
+    try {
+      buffer.appendBuffer(next.data);
+    } catch (error) {
+      if (error.name !== "QuotaExceededError") throw error;
+      this.#waiting.unshift(next);
+      buffer.remove(0, Math.max(this.#video.currentTime - 1, 1 / this.#fps));
+    }
   }
 
   /** Go to the first frame as soon as it is there. */
@@ -167,11 +174,43 @@ export class Player {
   }
 
   #look(reactor) {
-    if (!this.#running || this.#held !== null) return;
-    this.#cross();
+    const plays = this.#running && this.#held === null;
+    const slept = this.#skips.look(plays);
+    if (!plays) return;
+    if (this.#wanted === null && this.#video.buffered.length) {
+      this.#stay(slept);
+      this.#cross();
+      this.#catchUp();
+    }
     this.#pace();
     if (this.#video.paused && this.#wanted === null && this.#video.readyState > 0) this.#play();
+    this.#seen = this.frame;
+    this.#skips.tell(this.#seen);
     if (reactor.take === this.#take) this.#report(reactor);
+  }
+
+  /** The frame at a time, if it is there; at the end of what has come, the last one. */
+  #frameAt(time) {
+    const { buffered } = this.#video;
+    const slack = 0.1 / this.#fps;
+    for (let number = 0; number < buffered.length; number++) {
+      if (time < buffered.start(number) - slack || time > buffered.end(number) + slack) continue;
+      const last = Math.round(buffered.end(number) * this.#fps) - 1;
+      return Math.min(Math.floor(time * this.#fps + 0.01), last);
+    }
+    return null;
+  }
+
+  get #last() {
+    const { buffered } = this.#video;
+    return Math.round(buffered.end(buffered.length - 1) * this.#fps) - 1;
+  }
+
+  /** A clock that ran on while nothing was shown, or beyond all that has come, is put back to where the picture is. */
+  #stay(slept) {
+    const beyond = this.#video.currentTime > (this.#last + 2) / this.#fps;
+    if ((!slept && !beyond) || this.#frameAt(this.#video.currentTime) === this.#seen) return;
+    this.#seek(this.#seen < 0 ? this.#last : Math.min(this.#seen, this.#last));
   }
 
   /** Frames that were lost leave a hole; go on behind it. */
@@ -181,10 +220,26 @@ export class Player {
     for (let number = 0; number < buffered.length; number++) {
       if (currentTime < buffered.start(number) - slack / 20) {
         const before = number === 0 || buffered.end(number - 1) - currentTime < slack;
-        if (before) this.#video.currentTime = buffered.start(number) + 0.5 / this.#fps;
+        if (before) this.#skipTo(Math.round(buffered.start(number) * this.#fps));
         return;
       }
     }
+  }
+
+  /** Whoever is far behind what others see goes there. */
+  #catchUp() {
+    const target = Math.min(this.#live ?? -1, this.#last);
+    const late = target - this.#frameNow > LATE_S * this.#fps * Math.max(1, this.#rate);
+    if (late) this.#skipTo(target);
+  }
+
+  get #frameNow() {
+    return Math.floor(this.#video.currentTime * this.#fps);
+  }
+
+  #skipTo(frame) {
+    if (this.#seen >= 0) this.#skips.add(frame - Math.max(this.#seen, this.#frameNow) - 1);
+    this.#seek(frame);
   }
 
   /** One who only looks on, and was held up, catches up slowly. */
@@ -200,8 +255,8 @@ export class Player {
   #report(reactor) {
     const { frame, at } = this.#reported;
     const now = performance.now();
-    if (!this.#running || this.frame < 0 || (blockOf(this.frame) === blockOf(frame) && now - at < REPORT_MS)) return;
-    this.#reported = { frame: this.frame, at: now };
-    reactor.sendMessage({ type: "shown", data: { frame: this.frame } }).catch(() => {});
+    if (this.#seen < 0 || (blockOf(this.#seen) === blockOf(frame) && now - at < REPORT_MS)) return;
+    this.#reported = { frame: this.#seen, at: now };
+    reactor.sendMessage({ type: "shown", data: { frame: this.#seen } }).catch(() => {});
   }
 }

@@ -1,12 +1,11 @@
 /** The timeline as a strip: what has been shown, what is being made, and cues to come, which can be moved. */
 
 import { element } from "./dom.js";
-import { appliesAt } from "./player.js";
+import { appliesAt, BLOCK } from "./blocks.js";
 
 const SCALES = [0.5, 1, 2, 4, 8];
 const MOVED_PX = 4;
 const BEFORE = 0.35; // Where the present is, as a share of the width.
-const BLOCK = 12;
 const PENDING_FRAMES = 60;
 
 export class Strip {

@@ -16,6 +16,12 @@ export class Notices {
     this.#add("notice", parts);
   }
 
+  /** Say something in place of what was said before about the same. */
+  tellAbout(topic, text) {
+    this.#place.querySelector(`[data-topic="${topic}"]`)?.remove();
+    this.#add("notice", [text]).dataset.topic = topic;
+  }
+
   /** Say what went wrong. */
   warn(error) {
     this.#add("notice bad", [sentence(error.message ?? String(error))], error.code);
@@ -35,6 +41,7 @@ export class Notices {
     }
     this.#place.prepend(notice);
     while (this.#place.children.length > MOST) this.#place.lastChild.remove();
+    return notice;
   }
 }
 

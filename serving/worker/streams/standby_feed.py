@@ -12,6 +12,7 @@ from serving.errors import LimitReached, ServingError
 from serving.media.chunk import Chunk
 from serving.replication.messages import FeedItem, FullState, ReplicationDelta
 from serving.session.record_delta import RecordDelta
+from serving.session.recording_mark import RecordingMark
 from serving.session.types import SessionRecord
 
 MAX_WAITING_BYTES = 64 << 20
@@ -23,7 +24,7 @@ class Logic(NamedTuple):
 
     record: SessionRecord
     making: int | None
-    recording: str
+    recording: RecordingMark
 
 
 class _Block(NamedTuple):

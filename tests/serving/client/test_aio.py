@@ -194,6 +194,24 @@ def test_a_recording_is_read_in_pieces() -> None:
     with_client(work)
 
 
+def test_recordings_are_listed_page_by_page_and_deleted_once() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        names = []
+        for _ in range(3):
+            session = await client.create()
+            await client.start_recording(session.id)
+            names.append((await client.stop_recording(session.id)).name)
+        server.faults.page_size = 2
+        assert [found.name async for found in client.recordings()] == names
+        server.faults.ends_lost = 1
+        await client.delete_recording(names[0])
+        assert [found.name async for found in client.recordings()] == names[1:]
+        with pytest.raises(SessionNotFound, match="there is no recording"):
+            await client.delete_recording(names[0])
+
+    with_client(work)
+
+
 def test_a_token_goes_with_every_request() -> None:
     async def run() -> None:
         async with serving(FakeServer(token="secret")) as address:

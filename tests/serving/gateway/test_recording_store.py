@@ -2,20 +2,27 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFound, WrongState
-from serving.gateway.recording_store import PIECE_BYTES, Recording, RecordingStore, RecordingWriter
+from serving.gateway.recording_store import PIECE_BYTES, RecordingStore
+from serving.gateway.recording_writer import Recording, RecordingWriter
+from serving.media.fragment_file import boxes
+from serving.media.mp4_writer import Mp4
 from tests.serving.footage import HEIGHT, WIDTH, chunks, decoded, played
 
 
 @pytest.fixture
-def recordings(tmp_path: Path) -> RecordingStore:
-    return RecordingStore(tmp_path / "films" / "of sessions")
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "films" / "of sessions"
+
+
+@pytest.fixture
+def recordings(folder: Path) -> RecordingStore:
+    return RecordingStore(folder)
 
 
 def begun(recordings: RecordingStore, session: str = "abc", skip: int = 0) -> RecordingWriter:
@@ -38,7 +45,8 @@ def test_a_recording_says_what_it_is(recordings: RecordingStore) -> None:
     writer = begun(recordings, skip=5)
     assert writer.recording == Recording("abc-1", "abc", 60, 33)
     made = writer.finish()
-    assert made == Recording("abc-1", "abc", 60, 33, recordings.path("abc-1").stat().st_size, finished=True)
+    file = recordings.path("abc-1").stat()
+    assert made == Recording("abc-1", "abc", 60, 33, file.st_size, file.st_mtime)
     assert recordings.find("abc-1") == made
 
 
@@ -46,7 +54,7 @@ def test_another_recording_of_a_session_has_another_name(recordings: RecordingSt
     begun(recordings).finish()
     unfinished = begun(recordings)
     assert [begun(recordings).finish().name, unfinished.finish().name] == ["abc-3", "abc-2"]
-    assert set(recordings.names()) == {"abc-1", "abc-2", "abc-3"}
+    assert {one.name for one in recordings.finished()} == {"abc-1", "abc-2", "abc-3"}
 
 
 def test_a_recording_is_read_in_pieces(recordings: RecordingStore) -> None:
@@ -101,38 +109,134 @@ def test_what_is_no_recording_is_named(recordings: RecordingStore) -> None:
         recordings.find("abc-1")
 
 
-def test_what_a_killed_writer_leaves_can_be_salvaged(recordings: RecordingStore) -> None:
-    program = (
-        "import os, sys; from pathlib import Path; from serving.gateway.recording_store import RecordingStore\n"
-        "from tests.serving.gateway.test_recording_store import begun\n"
-        "begun(RecordingStore(Path(sys.argv[1])), skip=5)\n"
-        "os._exit(1)"
-    )
-    folder = recordings.path(begun(recordings, "other").finish().name).parent
-    subprocess.run([sys.executable, "-c", program, str(folder)], check=False)
-    recordings.salvage("abc-1")
-    found = recordings.find("abc-1")
-    assert replace(found, nbytes=0) == Recording("abc-1", "abc", 60, 21, finished=True)
-    assert np.array_equal(played(str(recordings.path("abc-1"))).pictures, decoded(*chunks()[:2]))
-
-
-def test_a_full_disk_ends_a_recording_and_spares_what_is_written(recordings: RecordingStore) -> None:
-    program = (
-        "import resource, signal, sys; from pathlib import Path; from serving.errors import LimitReached\n"
+def in_another_process(folder: Path, program: str) -> str:
+    """What a program says that has `store`, and `begun` of this file; it ends without cleaning up."""
+    head = (
+        "import os, resource, signal, sys; from pathlib import Path\n"
+        "from serving.errors import LimitReached\n"
         "from serving.gateway.recording_store import RecordingStore\n"
-        "from tests.serving.gateway.test_recording_store import begun\n"
+        "from tests.serving.gateway.test_recording_store import begun, chunks\n"
+        "store = RecordingStore(Path(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", f"{head}{program}\nsys.stdout.flush(); os._exit(0)", str(folder)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_what_a_killed_writer_leaves_is_gone_on_with_where_it_ended(
+    recordings: RecordingStore, folder: Path
+) -> None:
+    in_another_process(folder, "writer = store.begin('abc', 48, 64, 60, 3); writer.append(chunks(5)[0])")
+    (writer,) = recordings.left_behind()
+    assert (writer.recording, writer.facts.take) == (Recording("abc-1", "abc", 60, 9), 3)
+    for chunk in chunks(5)[1:]:
+        writer.append(chunk)
+    assert writer.finish().frames == 33
+    shown = played(str(recordings.path("abc-1")))
+    assert shown.times == list(range(33))
+    assert np.array_equal(shown.pictures, decoded(*chunks()))
+
+
+@pytest.mark.parametrize("cut", [1, 100, 1500])
+def test_a_chunk_that_is_not_all_there_is_cut_off(recordings: RecordingStore, folder: Path, cut: int) -> None:
+    in_another_process(folder, "begun(store, skip=5)")
+    part = folder / "abc-1.mp4.part"
+    part.write_bytes(part.read_bytes()[:-cut])
+    (writer,) = recordings.left_behind()
+    assert writer.recording.frames in (9, 21)
+    writer.append(chunks(5)[1 if writer.recording.frames == 9 else 2])
+    writer.finish()
+    assert len(played(str(recordings.path("abc-1"))).times) == writer.recording.frames
+
+
+def test_a_recording_has_one_writer(recordings: RecordingStore, folder: Path) -> None:
+    writer = begun(recordings)
+    assert recordings.left_behind() == []
+    assert in_another_process(folder, "print(store.left_behind())") == "[]\n"
+    writer.release()
+    assert len(recordings.left_behind()) == 1
+
+
+def test_what_does_not_say_what_it_is_is_finished_as_it_is_or_removed(
+    recordings: RecordingStore, folder: Path
+) -> None:
+    film = Mp4(folder / "old-1.mp4.part", HEIGHT, WIDTH, 0, {})
+    for chunk in chunks():
+        film.append(chunk)
+    (folder / "empty-1.mp4.part").touch()
+    assert recordings.left_behind() == []
+    assert [one.name for one in recordings.finished()] == ["old-1"]
+    assert not list(folder.glob("*.part"))
+
+
+def test_a_full_disk_ends_a_recording_and_spares_what_is_written(recordings: RecordingStore, folder: Path) -> None:
+    program = (
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
-        "writer = begun(RecordingStore(Path(sys.argv[1])))\n"
-        "try: writer.finish()\n"
-        "except LimitReached as error: sys.exit(f'{error}, {writer.finish().frames} frames')"
+        "writer = store.begin('abc', 48, 64, 0)\n"
+        "try:\n"
+        "    for chunk in chunks(): writer.append(chunk)\n"
+        "except LimitReached as error: print(f'{error}, {writer.finish().frames} frames')"
     )
-    folder = recordings.path(begun(recordings, "other").finish().name).parent
-    ended = subprocess.run(
-        [sys.executable, "-c", program, str(folder)], check=False, capture_output=True, text=True
-    )
-    assert ended.stderr == "the server cannot write abc-1.mp4.part: File too large, 9 frames\n"
+    said = in_another_process(folder, program)
+    assert said == "the server cannot write abc-1.mp4.part: File too large, 9 frames\n"
     assert np.array_equal(played(str(recordings.path("abc-1"))).pictures, decoded(chunks()[0]))
+    assert recordings.find("abc-1").frames == 9
+
+
+def test_without_room_for_a_second_copy_a_recording_stays_in_fragments(
+    recordings: RecordingStore, folder: Path
+) -> None:
+    program = (
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "writer = begun(store, skip=5)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "print(writer.finish().finished)"
+    )
+    assert in_another_process(folder, program) == "True\n"
+    found = recordings.find("abc-1")
+    assert (found.session_id, found.first_frame, found.frames) == ("abc", 60, 33)
+    assert np.array_equal(played(str(recordings.path("abc-1"))).pictures, decoded(*chunks()))
+    assert not list(folder.glob("*.part")) + list(folder.glob("*.new"))
+
+
+def test_a_refused_beginning_leaves_nothing(recordings: RecordingStore, folder: Path) -> None:
+    recordings.begin("abc", HEIGHT, WIDTH, 0).discard()
+    program = (
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (30, 30))\n"
+        "try: store.begin('abc', 48, 64, 0)\n"
+        "except LimitReached as error: print(error)"
+    )
+    said = in_another_process(folder, program)
+    assert said == "the server cannot write abc-1.mp4.part: File too large\n"
+    assert list(folder.iterdir()) == []
+
+
+def test_a_file_that_was_taken_away_is_missed_at_the_next_chunk(recordings: RecordingStore, folder: Path) -> None:
+    writer = recordings.begin("abc", HEIGHT, WIDTH, 0)
+    (folder / "abc-1.mp4.part").unlink()
+    with pytest.raises(LimitReached, match=r"cannot write abc-1\.mp4\.part: it has gone"):
+        writer.append(chunks()[0])
+    with pytest.raises(LimitReached, match="it has gone"):
+        writer.finish()
+
+
+def test_a_finished_recording_has_its_index_in_front(recordings: RecordingStore) -> None:
+    path = recordings.path(begun(recordings).finish().name)
+    with path.open("rb") as file:
+        kinds = [box.kind for box in boxes(file)]
+    assert kinds.index(b"moov") < kinds.index(b"mdat")
+    assert b"moof" not in kinds
+
+
+def test_a_deleted_recording_is_not_there_any_more(recordings: RecordingStore) -> None:
+    recordings.delete(begun(recordings).finish().name)
+    for ask in (recordings.delete, recordings.find):
+        with pytest.raises(SessionNotFound, match="there is no recording abc-1"):
+            ask("abc-1")
+    begun(recordings)
+    with pytest.raises(WrongState, match="still being written"):
+        recordings.delete("abc-1")
 
 
 def test_a_folder_that_has_gone_is_named(recordings: RecordingStore) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from engines.errors import ConfigError
-from serving.cli.server_process import free_port
 from serving.config import ServerConfig
+from serving.deployments.server_process import free_port
 from serving.errors import ModelError
 from serving.launch.startup_checks import check_startup
 

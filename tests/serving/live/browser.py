@@ -5,11 +5,12 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -53,9 +54,10 @@ window.WebSocket = class extends Opened {
 class Page:
     """One tab that shows the page of the server at `address`."""
 
-    def __init__(self, driver: webdriver.Chrome, address: str) -> None:
+    def __init__(self, driver: webdriver.Chrome, address: str, downloads: Path) -> None:
         self.driver = driver
         self.address = address
+        self.downloads = downloads
 
     def open(self, place: str = "") -> None:
         self.driver.get("about:blank")
@@ -89,6 +91,12 @@ class Page:
         rows = "return [...document.querySelectorAll(`[data-testid=${arguments[0]}] li[data-frame]`)]"
         fields = ".map((row) => [row.dataset.frame, row.querySelector('.said').textContent])"
         return {int(frame): text for frame, text in self.driver.execute_script(rows + fields, name)}
+
+    def recordings(self) -> list[str]:
+        """The names of those that are listed, the newest first."""
+        rows = "return [...document.querySelectorAll('[data-testid=recordings-list] li')]"
+        names: list[str] = self.driver.execute_script(f"{rows}.map((row) => row.dataset.name).filter(Boolean)")
+        return names
 
     @property
     def state(self) -> str | None:
@@ -134,6 +142,25 @@ class Page:
         """What the browser's console complained of."""
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]  # type: ignore[no-untyped-call]
 
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """All processes of the browser stand still."""
+        processes = psutil.Process(self.driver.service.process.pid).children(recursive=True)
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    def wait_for_download(self, name: str) -> Path:
+        """A file that the browser was told to save, once it is whole."""
+        self.until(lambda: (self.downloads / name).is_file())
+        return self.downloads / name
+
     def cut(self) -> None:
         """Lose the connection."""
         self.driver.execute_script("sockets.at(-1).close()")
@@ -149,7 +176,10 @@ def browsing(address: str, profile: Path) -> Iterator[Page]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))
     driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": _SOCKETS})
+    downloads = profile / "downloads"
+    saving = {"behavior": "allow", "downloadPath": str(downloads)}
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", saving)
     try:
-        yield Page(driver, address)
+        yield Page(driver, address, downloads)
     finally:
         driver.quit()

@@ -251,6 +251,21 @@ def test_a_client_outlives_every_session_manager(pair: Pair) -> None:
     pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
+def test_a_recording_outlives_every_session_manager(pair: Pair) -> None:
+    wait_until_whole()
+    session = playing(pair.stub)
+    name = pair.stub.StartRecording(pb.StartRecordingRequest(session_id=session.id)).name
+    with Replicas(pair.logs) as replicas:
+        asyncio.run(seen_by_client(pair.address, session, END, lambda: replicas.kill_all("SessionManager")))
+    wait_until_whole()
+    made = pair.stub.StopRecording(pb.StopRecordingRequest(session_id=session.id))
+    assert (made.name, made.first_frame, made.finished) == (name, 0, True)
+    with av.open(str(pair.recordings / f"{name}.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == made.frames >= END
+    assert not list(pair.recordings.glob("*.part"))
+    pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
 def test_a_manager_that_is_stopped_does_not_hold_up_its_denoiser(pair: Pair) -> None:
     """Another manager adopts the session, on the same denoiser; the first stays stopped to the end."""
     wait_until_whole()

@@ -18,7 +18,7 @@ import grpc
 import psutil
 import pytest
 
-from serving.cli.server_process import free_port
+from serving.deployments.server_process import free_port
 from serving.launch.process_tree import is_alive
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from tests.serving.live.conftest import Server

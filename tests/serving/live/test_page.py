@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select
 
+from serving.cli.main import main
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.formats.reader import read_timeline
 from tests.serving.live.browser import CHROMIUM, DRIVER, Page, browsing
@@ -148,6 +150,41 @@ def test_a_recording_is_downloaded(page: Page) -> None:
     assert f"Recorded {frames} frames" in page.part("notices").text
 
 
+def test_recordings_are_listed_downloaded_and_deleted(page: Page) -> None:
+    page.start(NOON)
+    page.press("record")
+    page.until(lambda: page.part("record").get_attribute("aria-pressed") == "true")
+    page.until_frame(page.frame + 30)
+    page.press("record")
+    page.until(lambda: "Recorded" in page.part("notices").text)
+    page.part("recordings").find_element("css selector", "summary").click()
+    page.until(lambda: page.recordings())
+    name = page.recordings()[0]
+    assert name.startswith(page.session)
+    page.press("download-recording")
+    with av.open(str(page.wait_for_download(f"{name}.mp4")), "r") as film:
+        assert len(list(film.decode(video=0))) >= 24
+    page.press("delete-recording")
+    assert name in page.recordings()
+    page.press("delete-recording")
+    page.until(lambda: name not in page.recordings())
+
+
+def test_a_timeline_is_exported_as_the_file_that_makes_the_video_again(
+    page: Page, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page.start(NOON)
+    page.add(NIGHT)
+    page.until(lambda: len(page.cues("applied")) == 2)
+    page.press("export")
+    exported = page.wait_for_download("timeline.json")
+    assert main(["timeline", "check", str(exported)]) == 0
+    assert "seed 7, height 96, width 160" in capsys.readouterr().out
+    cues = {cue.frame: cue.blend.text for cue in read_timeline(exported).timeline.cues}
+    assert cues == page.cues("applied")
+    exported.unlink()
+
+
 def test_a_link_makes_the_video_again(page: Page, stub: Stub) -> None:
     page.start(NOON)
     page.add(NIGHT)
@@ -232,6 +269,21 @@ def test_cues_that_a_list_does_not_show_are_counted(page: Page, tmp_path: Path) 
     page.part("file").send_keys(str(file))
     page.until(lambda: "300 of 300 cues" in page.part("notices").text)
     page.until(lambda: "and 100 cues more" in page.part("pending").text)
+
+
+def test_a_picture_size_is_chosen_of_those_that_the_server_offers(page: Page, stub: Stub) -> None:
+    page.driver.find_element("css selector", "#new-session summary").click()
+    sizes = Select(page.part("sizes"))
+    page.until(lambda: "(the model's)" in sizes.options[0].text)
+    assert [option.text for option in sizes.options][1:] == ["another size"]
+    assert not page.part("width").is_displayed()
+    sizes.select_by_visible_text("another size")
+    page.write("width", "64")
+    page.write("height", "32")
+    page.start(NOON)
+    options = session_of(stub, page).options
+    assert (options.height, options.width, options.seed) == (32, 64, 7)
+    assert page.picture().shape == (32, 64, 4)
 
 
 def test_what_cannot_be_done_is_said_in_words(page: Page) -> None:

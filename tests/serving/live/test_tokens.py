@@ -19,7 +19,8 @@ from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
 from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import METHODS, NOON, code_of
 
-ABOUT_A_SESSION = [m for m in METHODS if m.name not in ("CreateSession", "ListSessions", "RestoreSession")]
+OF_THE_CALLER = ("CreateSession", "ListSessions", "RestoreSession", "ListRecordings")
+ABOUT_A_SESSION = [method for method in METHODS if method.name not in OF_THE_CALLER]
 SESSIONS_PER_TOKEN = 2
 
 
@@ -103,7 +104,7 @@ def test_who_has_no_token_is_told_nothing(closed: Server, method: Any, token: st
 @pytest.mark.parametrize("method", ABOUT_A_SESSION, ids=[method.name for method in ABOUT_A_SESSION])
 def test_what_is_another_callers_is_not_there(anna: Caller, berta: Caller, method: Any) -> None:
     session = anna("CreateSession", pb.CreateSessionRequest()).id
-    recording = recorded(anna, session) if method.name == "ReadRecording" else ""
+    recording = recorded(anna, session) if method.name in ("ReadRecording", "DeleteRecording") else ""
     assert berta.refusal(method.name, request_of(method, session, recording)) is grpc.StatusCode.NOT_FOUND
     assert anna("GetSession", pb.GetSessionRequest(session_id=session)).id == session
 
@@ -112,7 +113,10 @@ def test_a_caller_lists_and_reads_what_is_its_own(anna: Caller, berta: Caller) -
     session = anna("CreateSession", pb.CreateSessionRequest()).id
     assert [found.id for found in anna("ListSessions", pb.ListSessionsRequest()).sessions] == [session]
     assert not berta("ListSessions", pb.ListSessionsRequest()).sessions
-    assert anna("ReadRecording", pb.ReadRecordingRequest(name=recorded(anna, session))).data
+    name = recorded(anna, session)
+    assert anna("ReadRecording", pb.ReadRecordingRequest(name=name)).data
+    assert name in [found.name for found in anna("ListRecordings", pb.ListRecordingsRequest()).recordings]
+    assert not berta("ListRecordings", pb.ListRecordingsRequest()).recordings
 
 
 def test_a_caller_has_so_many_sessions_and_no_more(anna: Caller, berta: Caller) -> None:

@@ -20,8 +20,11 @@ from serving.replication.standby import KEPT_CHUNKS, MissedDelta, StandbyCopy, o
 from serving.session.applied_log import AppliedLog
 from serving.session.pacing import Pace
 from serving.session.record_delta import RecordDelta
+from serving.session.recording_mark import NO_RECORDING
 from serving.session.state_machine import Session
 from serving.timeline.cue import Blend
+
+FILM = NO_RECORDING.begun("film", "")
 
 
 def chunk(block: int) -> Chunk:
@@ -75,10 +78,10 @@ def test_a_session_is_opened_again_as_it_was_known_last(session: Session, spec: 
     copy = StandbyCopy()
     copy.apply(feed.full())
     session.schedule(Blend.of("night"), 50, None, "night", 0.0)
-    copy.apply(feed.delta(recording="film"))
+    copy.apply(feed.delta(recording=FILM))
     again = copy.resume_state("lost")
     assert copy.spec is spec
-    assert (copy.number, again.recording, again.reason) == (1, "film", "lost")
+    assert (copy.number, again.recording, again.reason) == (1, FILM, "lost")
     assert again.record == session.record(0.0)
     assert again.snapshot is None
 
@@ -120,15 +123,15 @@ def test_what_is_kept_for_late_viewers_is_bounded(feed: Feed) -> None:
 
 
 def test_a_delta_after_one_that_did_not_come_is_refused_and_changes_nothing(feed: Feed) -> None:
-    copy, full, lost, late = StandbyCopy(), feed.full(), feed.delta(), feed.delta(recording="film")
+    copy, full, lost, late = StandbyCopy(), feed.full(), feed.delta(), feed.delta(recording=FILM)
     with pytest.raises(MissedDelta):
         copy.apply(lost)
     copy.apply(full)
     with pytest.raises(MissedDelta, match="delta 2 came after 0"):
         copy.apply(late)
-    assert (copy.number, copy.resume_state("lost").recording) == (0, "")
-    copy.apply(feed.full(recording="film"))
-    assert copy.resume_state("lost").recording == "film"
+    assert (copy.number, copy.resume_state("lost").recording) == (0, NO_RECORDING)
+    copy.apply(feed.full(recording=FILM))
+    assert copy.resume_state("lost").recording == FILM
 
 
 def test_blocks_without_a_snapshot_are_refused(session: Session, feed: Feed) -> None:

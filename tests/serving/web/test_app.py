@@ -116,6 +116,23 @@ def test_a_recording_is_a_file(tmp_path: Path) -> None:
     assert answer.content == RecordingStore(tmp_path).path(name).read_bytes()
 
 
+def test_recordings_are_listed_for_the_page_and_deleted(tmp_path: Path) -> None:
+    page, names = client(tmp_path), []
+    for session in ("one", "two", "three"):
+        writer = RecordingStore(tmp_path).begin(session, HEIGHT, WIDTH, 0)
+        writer.append(ChunkEncoder(HEIGHT, WIDTH).encode(0, 0, paint("noon", 0)[None].repeat(9, axis=0)))
+        names.append(writer.finish().name)
+    first = page.get("/recordings", params={"page_size": 2}).json()
+    assert [found["name"] for found in first["recordings"]] == names[:2]
+    assert page.get(f"/{first['recordings'][0]['url']}").status_code == 200
+    rest = page.get("/recordings", params={"page_token": first["next_page_token"]}).json()
+    assert [(found["name"], found["frames"]) for found in rest["recordings"]] == [(names[2], 9)]
+    assert page.delete(f"/recordings/{names[0]}.mp4").status_code == 204
+    assert page.delete(f"/recordings/{names[0]}.mp4").status_code == 404
+    assert len(page.get("/recordings").json()["recordings"]) == 2
+    assert page.get("/recordings", params={"page_token": "no"}).status_code == 400
+
+
 @pytest.mark.parametrize("name", ["nothing", "..%2Fnothing", "a%22b"])
 def test_a_recording_that_is_not_there_is_not_found(open_client: TestClient, name: str) -> None:
     assert open_client.get(f"/recordings/{name}.mp4").status_code in (400, 404)
@@ -125,6 +142,8 @@ def test_without_a_token_nothing_is_told(closed_client: TestClient) -> None:
     assert closed_client.get("/").status_code == 200
     assert closed_client.post("/timelines", content="").status_code == 401
     assert closed_client.get("/recordings/x.mp4").status_code == 401
+    assert closed_client.get("/recordings").status_code == 401
+    assert closed_client.delete("/recordings/x.mp4").status_code == 401
     assert closed_client.get("/recordings/x.mp4", headers=TOKEN).status_code == 404
 
 

@@ -152,6 +152,18 @@ def test_losses_are_told() -> None:
     assert (kind, data["code"]) == ("error", "UNAVAILABLE")
 
 
+def test_a_recording_that_failed_says_why() -> None:
+    error = pb.Error(code=8, message="the disk is full", reason=pb.ERROR_REASON_LIMIT_REACHED)
+    ended = pb.Recording(name="film", frames=9, finished=True, error=error)
+    ((kind, data),) = written(opened(), pb.Event(recording=ended))
+    assert (kind, data["frames"], data["url"]) == ("recording", 9, "recordings/film.mp4")
+    assert data["error"] == {
+        "code": "RESOURCE_EXHAUSTED",
+        "reason": "LIMIT_REACHED",
+        "message": "the disk is full",
+    }
+
+
 def test_a_chunk_is_muxed_once_for_all_who_watch(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
     whole = Fragments.segment

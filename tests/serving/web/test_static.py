@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from engines.config.geometry import BlockLengths
 from serving.web.app import STATIC
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
@@ -16,12 +17,23 @@ pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node
 STATE = {"session": "one", "model": "pocket", "seed": "7", "height": 32, "width": 48}
 
 
+USED = (
+    ("linkPlace", "replay.js"), ("readPlace", "permalink.js"), ("CueFeed", "cue_feed.js"), ("Skips", "skips.js"),
+    ("SilenceWatch", "silence.js"), ("appliesAt, blockOf", "blocks.js"),
+)  # fmt: skip
+
+CLOCK = """
+let now = 0, timers = [];
+Date.now = () => now;
+globalThis.document = { hidden: false };
+globalThis.setInterval = (tick) => timers.push(tick);
+const pass = (ms, step, look) => { for (const end = now + ms; now < end; now += step) look(); };
+"""
+
+
 def run(program: str) -> Any:
     """What the program, which has `say`, says last."""
-    imports = "".join(
-        f'import {{ {names} }} from "{(STATIC / file).as_uri()}";\n'
-        for names, file in (("linkPlace", "replay.js"), ("readPlace", "permalink.js"), ("CueFeed", "cue_feed.js"))
-    )
+    imports = "".join(f'import {{ {names} }} from "{(STATIC / file).as_uri()}";\n' for names, file in USED)
     say = "const say = (value) => console.log(JSON.stringify(value));\n"
     node = ["node", "--no-warnings", "--input-type=module", "-"]
     ended = subprocess.run(node, input=imports + say + program, check=True, capture_output=True, text=True)
@@ -59,3 +71,54 @@ def test_many_cues_are_scheduled_a_part_at_a_time_and_all_of_them() -> None:
         "say([counts, feed.waiting, sent.every((cue, n) => cue === n)]);"
     )
     assert sent == [[2000, 2000, 2000, 3100, 5000, 5000], 0, True]
+
+
+def skips(program: str) -> Any:
+    """What is told of a viewer who looks 10 times a second, and whose frames are at `frame`."""
+    return run(
+        f"{CLOCK} let frame = 100; const told = [];"
+        "const skips = new Skips((skip) => told.push(skip));"
+        "const look = () => { skips.look(true); skips.tell(frame); };"
+        f"pass(1000, 100, look); {program} pass(3000, 100, look); say(told);"
+    )
+
+
+def test_a_sleep_is_told_once_the_video_goes_on() -> None:
+    assert skips("now += 40000;") == [{"slept": 40.1, "frames": 0, "frame": 100}]
+
+
+def test_what_was_skipped_behind_a_sleep_is_told_with_it() -> None:
+    assert skips("now += 40000; look(); skips.add(500); frame = 601;") == [
+        {"slept": 40.1, "frames": 500, "frame": 601}
+    ]
+
+
+def test_what_nobody_looks_at_is_told_when_somebody_does() -> None:
+    told = skips(
+        "document.hidden = true; for (let n = 0; n < 9; n++) { skips.add(50); pass(5000, 100, look); }"
+        "document.hidden = false;"
+    )
+    assert told == [{"slept": 0, "frames": 450, "frame": 100}]
+
+
+def test_nothing_is_told_of_a_video_that_plays_or_is_paused() -> None:
+    assert skips("pass(60000, 100, look); skips.look(false); now += 40000; skips.look(false);") == []
+
+
+def test_a_connection_that_says_nothing_is_lost_after_five_seconds_and_a_sleep_is_no_silence() -> None:
+    program = (
+        f"{CLOCK} let lost = 0; const watch = new SilenceWatch(() => lost++); const tick = timers[0];"
+        "const ticks = (count) => { for (let n = 0; n < count; n++) tick(); return lost; };"
+        "const opening = ticks(40); watch.heard(); const quiet = ticks(5); now += 40000;"
+        "say([opening, quiet, ticks(1), ticks(40)]);"
+    )
+    assert run(program) == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("frame", "block", "applies"), [(0, 0, 0), (8, 0, 9), (9, 1, 9), (10, 1, 21), (33, 3, 33)]
+)
+def test_the_page_counts_blocks_as_the_server_does(frame: int, block: int, applies: int) -> None:
+    lengths = BlockLengths()
+    assert run(f"say([blockOf({frame}), appliesAt({frame})]);") == [block, applies]
+    assert (lengths.block_at(frame + 1) - 1, lengths.pixel_frames(lengths.block_at(frame))) == (block, applies)

@@ -461,20 +461,24 @@ class RestoreSessionRequest(_message.Message):
     def __init__(self, snapshot: _Optional[bytes] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
 class Recording(_message.Message):
-    __slots__ = ("name", "session_id", "first_frame", "frames", "bytes", "finished")
+    __slots__ = ("name", "session_id", "first_frame", "frames", "bytes", "finished", "finish_time", "error")
     NAME_FIELD_NUMBER: _ClassVar[int]
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
     FRAMES_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
+    FINISH_TIME_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
     name: str
     session_id: str
     first_frame: int
     frames: int
     bytes: int
     finished: bool
-    def __init__(self, name: _Optional[str] = ..., session_id: _Optional[str] = ..., first_frame: _Optional[int] = ..., frames: _Optional[int] = ..., bytes: _Optional[int] = ..., finished: _Optional[bool] = ...) -> None: ...
+    finish_time: _timestamp_pb2.Timestamp
+    error: Error
+    def __init__(self, name: _Optional[str] = ..., session_id: _Optional[str] = ..., first_frame: _Optional[int] = ..., frames: _Optional[int] = ..., bytes: _Optional[int] = ..., finished: _Optional[bool] = ..., finish_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class StartRecordingRequest(_message.Message):
     __slots__ = ("session_id", "client_id", "command_id")
@@ -495,6 +499,28 @@ class StopRecordingRequest(_message.Message):
     client_id: str
     command_id: str
     def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
+
+class ListRecordingsRequest(_message.Message):
+    __slots__ = ("page_size", "page_token")
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    page_size: int
+    page_token: str
+    def __init__(self, page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListRecordingsResponse(_message.Message):
+    __slots__ = ("recordings", "next_page_token")
+    RECORDINGS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    recordings: _containers.RepeatedCompositeFieldContainer[Recording]
+    next_page_token: str
+    def __init__(self, recordings: _Optional[_Iterable[_Union[Recording, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class DeleteRecordingRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
 
 class ReadRecordingRequest(_message.Message):
     __slots__ = ("name",)
@@ -591,7 +617,7 @@ class Shown(_message.Message):
     def __init__(self, frame: _Optional[int] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("take", "seq", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error", "heartbeat", "replaced", "slowed", "end")
+    __slots__ = ("take", "seq", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error", "heartbeat", "replaced", "slowed", "end", "recording")
     TAKE_FIELD_NUMBER: _ClassVar[int]
     SEQ_FIELD_NUMBER: _ClassVar[int]
     CHUNK_FIELD_NUMBER: _ClassVar[int]
@@ -606,6 +632,7 @@ class Event(_message.Message):
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     SLOWED_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    RECORDING_FIELD_NUMBER: _ClassVar[int]
     take: int
     seq: int
     chunk: Chunk
@@ -620,7 +647,8 @@ class Event(_message.Message):
     replaced: Replaced
     slowed: Slowed
     end: StreamEnd
-    def __init__(self, take: _Optional[int] = ..., seq: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., slowed: _Optional[_Union[Slowed, _Mapping]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ...) -> None: ...
+    recording: Recording
+    def __init__(self, take: _Optional[int] = ..., seq: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., slowed: _Optional[_Union[Slowed, _Mapping]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ..., recording: _Optional[_Union[Recording, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("block", "first_frame", "units")

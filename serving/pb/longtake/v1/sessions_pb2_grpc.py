@@ -146,10 +146,20 @@ class SessionsStub:
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.StopRecordingRequest.SerializeToString,
                 response_deserializer=longtake_dot_v1_dot_sessions__pb2.Recording.FromString,
                 _registered_method=True)
+        self.ListRecordings = channel.unary_unary(
+                '/longtake.v1.Sessions/ListRecordings',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.ListRecordingsRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.ListRecordingsResponse.FromString,
+                _registered_method=True)
         self.ReadRecording = channel.unary_stream(
                 '/longtake.v1.Sessions/ReadRecording',
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.ReadRecordingRequest.SerializeToString,
                 response_deserializer=longtake_dot_v1_dot_sessions__pb2.ReadRecordingResponse.FromString,
+                _registered_method=True)
+        self.DeleteRecording = channel.unary_unary(
+                '/longtake.v1.Sessions/DeleteRecording',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.DeleteRecordingRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
                 _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/longtake.v1.Sessions/Watch',
@@ -307,14 +317,22 @@ class SessionsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartRecording(self, request, context):
-        """Begins to write the session's chunks to an MP4 file on the server, with the next chunk.
+        """Begins to write the session's chunks to an MP4 file on the server, with the next chunk. One that ends before it is
+        stopped, because the session was reset or the disk is full, is told of by a `recording` event.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StopRecording(self, request, context):
-        """Finishes the file.
+        """Finishes the file. RESOURCE_EXHAUSTED where it could not be written to the end, with what is left of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRecordings(self, request, context):
+        """Lists the caller's finished recordings, the oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -322,6 +340,13 @@ class SessionsServicer:
 
     def ReadRecording(self, request, context):
         """Streams the bytes of a finished recording.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteRecording(self, request, context):
+        """Removes a finished recording.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -444,10 +469,20 @@ def add_SessionsServicer_to_server(servicer, server):
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.StopRecordingRequest.FromString,
                     response_serializer=longtake_dot_v1_dot_sessions__pb2.Recording.SerializeToString,
             ),
+            'ListRecordings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecordings,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.ListRecordingsRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.ListRecordingsResponse.SerializeToString,
+            ),
             'ReadRecording': grpc.unary_stream_rpc_method_handler(
                     servicer.ReadRecording,
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.ReadRecordingRequest.FromString,
                     response_serializer=longtake_dot_v1_dot_sessions__pb2.ReadRecordingResponse.SerializeToString,
+            ),
+            'DeleteRecording': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteRecording,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.DeleteRecordingRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -1000,6 +1035,33 @@ class Sessions:
             _registered_method=True)
 
     @staticmethod
+    def ListRecordings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/ListRecordings',
+            longtake_dot_v1_dot_sessions__pb2.ListRecordingsRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.ListRecordingsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ReadRecording(request,
             target,
             options=(),
@@ -1016,6 +1078,33 @@ class Sessions:
             '/longtake.v1.Sessions/ReadRecording',
             longtake_dot_v1_dot_sessions__pb2.ReadRecordingRequest.SerializeToString,
             longtake_dot_v1_dot_sessions__pb2.ReadRecordingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteRecording(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/DeleteRecording',
+            longtake_dot_v1_dot_sessions__pb2.DeleteRecordingRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -103,6 +103,9 @@ async def answered(denoiser: Denoiser, method: str, *arguments: Any) -> Any:
     if method == "save":
         saved = await denoiser.save(*arguments)
         return saved.session.SerializeToString(), saved.stream
+    if method == "end_recording":
+        attempt, ended = arguments
+        return await denoiser.end_recording(attempt, pb.Recording.FromString(ended))
     found = getattr(denoiser, method)(*arguments)
     answer = await found if asyncio.iscoroutine(found) else found
     if method in ("describe", "applied_cues", "pending_cues"):

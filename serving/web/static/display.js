@@ -1,0 +1,52 @@
+/** How a session stands, in the words, buttons and numbers of the page. */
+
+import { atFrame, byId, count } from "./dom.js";
+
+const WORDS = {
+  none: "no session",
+  connecting: "connecting",
+  reconnecting: "reconnecting",
+  created: "waiting for a prompt",
+  ready: "ready to start",
+  running: "running",
+  paused: "paused",
+  ended: "ended",
+  lost: "not connected",
+};
+
+const STEERING = ["go", "reset", "fork", "record"];
+
+/** A session's state, null where there is none, and how the page stands to it. */
+export function showSession(state, { standing, watches, replaced }) {
+  const over = ["ended", "lost"].includes(standing);
+  const alive = state !== null && !over && standing !== "none";
+  const begun = ["running", "paused"].includes(state?.state);
+  const shown = Boolean(state?.applied.length);
+  byId("state").textContent = WORDS[standing];
+  byId("state").dataset.state = standing;
+  byId("viewers").textContent = state && state.viewers > 1 ? `${state.viewers} viewers` : "";
+  byId("go").textContent = { running: "Pause", paused: "Resume" }[standing] ?? "Start";
+  byId("takeover").hidden = !replaced || standing === "lost";
+  byId("hint").hidden = begun || standing === "lost";
+  byId("seed").textContent = state?.seed ?? "–";
+  if (state) byId("video").style.aspectRatio = `${state.width} / ${state.height}`;
+  const steers = { go: !over, reset: alive, fork: alive && begun, record: alive && begun };
+  const others = { copy: shown, export: shown, spectate: alive, new: standing !== "none" };
+  for (const [id, able] of Object.entries({ ...steers, ...others })) {
+    byId(id).disabled = !able || (watches && STEERING.includes(id));
+  }
+  byId("prompt").querySelector("[type=submit]").disabled = watches || over;
+}
+
+/** The frame on the screen, and how fast things go. */
+export function showMeters(frame, meters, progress) {
+  const { delivered, missedFrames } = meters;
+  const latency = meters.shown(frame);
+  byId("clock").textContent = frame < 0 ? "–" : atFrame(frame);
+  byId("clock").dataset.frame = frame;
+  byId("delivered").textContent = delivered === null ? "–" : `${delivered.toFixed(1)} fps`;
+  byId("generated").textContent = progress?.generated_fps ? `${progress.generated_fps.toFixed(1)} fps` : "–";
+  byId("queue").textContent = progress ? count(progress.queued_blocks, "block") : "–";
+  byId("missed").textContent = missedFrames;
+  if (latency !== null) byId("latency").textContent = `${latency.toFixed(2)} s`;
+}

@@ -1,0 +1,124 @@
+"""The page after it was away: asleep, in another tab, left and come back to, with another token."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.serving.live.browser import CHROMIUM, DRIVER, Page, browsing
+from tests.serving.live.conftest import Server, serving
+from tests.serving.live.scenes import NOON, described
+from tests.serving.live.test_page import session_of
+from tests.serving.live.test_steering import Stub
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed: `make .venv/browser`"
+)
+
+ASLEEP_S = 12
+
+
+@pytest.fixture(scope="module")
+def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browsing(f"http://127.0.0.1:{server.http_port}", tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(browser: Page, stub: Stub) -> Iterator[Page]:
+    browser.open("#seed=7")
+    yield browser
+    assert browser.errors() == []
+
+
+def test_a_page_that_slept_goes_on_at_a_frame_that_exists_and_says_what_was_skipped(
+    page: Page, stub: Stub
+) -> None:
+    page.start(NOON)
+    page.until_frame(30)
+    before = page.frame
+    with page.asleep():
+        time.sleep(ASLEEP_S)
+    page.until(lambda: "was asleep for" in page.part("notices").text)
+    assert "skipped" in page.part("notices").text
+    assert before <= page.frame < session_of(stub, page).current_start_frame
+    page.until_frame(page.frame + 24)
+    session = session_of(stub, page)
+    assert page.frame < session.current_start_frame
+    assert session.shown_frame <= page.frame
+
+
+def test_a_spectator_that_slept_is_live_again(page: Page, stub: Stub) -> None:
+    page.start(NOON)
+    session = session_of(stub, page)
+    page.open(f"#watch={session.id}")
+    page.until_frame(session.current_start_frame)
+    with page.asleep():
+        until = time.monotonic() + ASLEEP_S
+        while time.monotonic() < until:
+            time.sleep(0.2)
+    page.until(lambda: "was asleep for" in page.part("notices").text)
+    page.until(lambda: page.frame > described(stub, session).current_start_frame - 60)
+    before = page.frame
+    page.until_frame(before + 16)
+
+
+def test_a_page_that_was_hidden_by_another_tab_goes_on(page: Page, stub: Stub) -> None:
+    page.start(NOON)
+    first, session = page.driver.current_window_handle, session_of(stub, page)
+    page.driver.switch_to.new_window("tab")
+    page.open(f"#session={session.id}")
+    page.until(lambda: page.state == "running" and page.frame > 0)
+    page.until_frame(page.frame + 150)
+    second = page.driver.current_window_handle
+    page.driver.switch_to.window(first)
+    page.until(lambda: page.frame > described(stub, session).current_start_frame - 60)
+    page.press("take-over")
+    page.until(lambda: page.part("go").is_enabled())
+    page.until_frame(page.frame + 16)
+    page.driver.switch_to.window(second)
+    page.driver.close()
+    page.driver.switch_to.window(first)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["as it was", "loaded again"])
+def test_a_page_that_is_come_back_to_is_where_it_was(page: Page, stub: Stub, kept: bool) -> None:
+    page.start(NOON)
+    page.until_frame(30)
+    session = page.session
+    page.driver.execute_script("window.kept = true" if kept else "addEventListener('unload', () => {})")
+    page.driver.get("data:text/html,elsewhere")
+    time.sleep(2)
+    page.driver.back()
+    page.until(lambda: page.state == "running" and page.session == session and page.frame > 0)
+    page.until_frame(page.frame + 24)
+    assert page.frame < session_of(stub, page).current_start_frame
+    assert bool(page.driver.execute_script("return window.kept")) is kept
+
+
+def test_another_token_leads_to_where_the_page_was(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("anna secret-a\nberta secret-b\n")
+    with (
+        serving(tmp_path / "recordings", "--tokens", str(tokens)) as server,
+        browsing(f"http://127.0.0.1:{server.http_port}", tmp_path / "profile") as page,
+    ):
+        page.open("#seed=7")
+        page.write("text", NOON)
+        page.press("go")
+        page.until(lambda: "a token is missing" in page.part("notices").text.lower())
+        page.write("token", "secret-a\n")
+        page.press("go")
+        page.until_frame(30)
+        session = page.session
+        page.write("token", "secret-b\n")
+        page.until(lambda: "no session" in page.part("notices").text.lower())
+        page.write("token", "secret-a\n")
+        page.until(lambda: page.state == "running" and page.frame > 0)
+        page.until_frame(page.frame + 24)
+        page.driver.refresh()
+        page.until(lambda: page.state == "running" and page.frame > 0)
+        assert page.session == session
