@@ -404,6 +404,27 @@ def test_a_scope_workflow_is_read_with_the_parameters_of_its_main_pipeline() -> 
     )
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("video-depth-anything", "longlive"), ("longlive", "rife"), ("gray", "my-plugin"), ("other", "memflow")],
+)
+@pytest.mark.parametrize("role", [{}, {"role": None}, {"role": "main"}], ids=["no role", "null", "all main"])
+def test_the_pipeline_that_generates_is_the_main_one_wherever_it_stands(
+    names: tuple[str, str], role: dict[str, str | None]
+) -> None:
+    size = {"longlive": 320, "memflow": 320, "my-plugin": 320}
+    pipelines = [
+        {"pipeline_id": name, **role, "params": {"height": size.get(name, 64), "denoising_steps": [1000, 500]}}
+        for name in names
+    ]
+    found = read({"format": "scope-workflow", "pipelines": pipelines, "prompts": [{"text": "noon"}]})
+    assert (found.timeline.settings.height, found.timeline.settings.steps) == (320, (1000, 500))
+    assert [warning for warning in found.warnings if "has no counterpart" in warning] == [
+        f"pipelines[{place}]: the pipeline '{name}' has no counterpart here and is ignored"
+        for place, name in enumerate(names) if name not in size
+    ]  # fmt: skip
+
+
 def test_a_scope_workflow_without_a_timeline_gives_its_prompt() -> None:
     found = read({"format": "scope-workflow", "prompts": [{"text": "noon", "weight": 100}], "timeline": None})
     assert found.timeline == Timeline((Cue(0, Blend((("noon", 100.0),))),))
