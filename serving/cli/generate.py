@@ -42,6 +42,9 @@ from serving.timeline.timeline import Settings
 from serving.weights.catalog import models_folder
 from serving.weights.loader import DEFAULT_MODEL, OpenedModel, Origin, open_model
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals by which a command is asked to end; what it has made till then is kept."""
+
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C has ended."""
 
@@ -198,14 +201,14 @@ def _cut_prompts(texts: Iterable[str], encoder: PromptEncoder) -> Iterator[str]:
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C is the ordinary one."""
+    """An event that Ctrl-C, SIGTERM and a terminal that closes set; a second Ctrl-C is the ordinary one."""
     interrupted = Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
         yield interrupted
     finally:

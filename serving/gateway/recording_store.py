@@ -13,7 +13,7 @@ import av
 
 from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFound, WrongState
 from serving.media.chunk import Chunk
-from serving.media.mp4_writer import Mp4, cut_to_whole, writing
+from serving.media.mp4_writer import Mp4, cut_to_whole, finish, writing
 
 PIECE_BYTES = 256 * 1024
 
@@ -139,7 +139,7 @@ class RecordingWriter:
         self._ended = _facts(self._finished) if self._finished.exists() else self._begun
 
     def _renamed(self) -> Recording:
-        self._unfinished.rename(self._finished)
+        finish(self._unfinished, self._finished)
         return replace(self.recording, nbytes=self._finished.stat().st_size, finished=True)
 
     @contextlib.contextmanager
@@ -168,7 +168,7 @@ def _salvage(unfinished: Path, finished: Path) -> None:
         if unfinished.stat().st_size == 0:
             unfinished.unlink()
         else:
-            unfinished.rename(finished)
+            finish(unfinished, finished)
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

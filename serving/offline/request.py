@@ -15,6 +15,7 @@ from engines.config.stream import StreamConfig
 from engines.runner.selection import can_use_cuda_graphs
 from kernels.dispatch import KernelBackends, backends_for
 from serving.errors import FilmError
+from serving.media.film_file import require_own_facts
 from serving.offline.provenance import Facts
 from serving.offline.renderer import Outputs
 from serving.timeline.formats.reader import read_timeline
@@ -175,4 +176,5 @@ def read_outputs(options: argparse.Namespace, request: Request) -> Outputs:
                 f"{path} would be written over {path.name}, which the film is made from; choose another -o"
             )
         taken.add(path.resolve())
+    require_own_facts(outputs.film)
     return outputs

@@ -98,21 +98,48 @@ def test_options_come_before_the_timeline_and_that_before_the_model(timeline: Pa
     assert (stream["seed"], stream["steps"]) == (3, [1000, 750, 500, 250])
 
 
-def test_an_interrupted_film_is_the_beginning_of_the_whole_one(timeline: Path, tmp_path: Path) -> None:
-    whole = frames_of(generate(timeline, tmp_path / "whole.mp4", "--seconds", "60"))
-    options = ["-o", str(tmp_path / "part.mp4"), "--seconds", "60", "--threads", "1"]
+def stopped(timeline: Path, film: Path, number: signal.Signals, at: str) -> int:
+    """The exit status of `generate`, sent a signal when it reports that block."""
+    options = ["-o", str(film), "--seconds", "60", "--threads", "1"]
     command = [sys.executable, "-m", "serving.cli.main", "generate", str(timeline), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while not process.stderr.readline().startswith("block 20/"):
+        while not process.stderr.readline().startswith(at):
             pass
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.stderr.read()
-    assert process.returncode == 130
+    return process.returncode
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupted_film_is_the_beginning_of_the_whole_one(
+    timeline: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    whole = frames_of(generate(timeline, tmp_path / "whole.mp4", "--seconds", "20"))
+    assert stopped(timeline, tmp_path / "part.mp4", number, "block 20/") == 130
     part = frames_of(tmp_path / "part.mp4")
-    assert 9 + 12 * 19 <= len(part) < len(whole)
-    assert torch.equal(part, whole[: len(part)])
-    assert not facts_of(tmp_path / "part.mp4")["complete"]
+    assert 9 + 12 * 19 <= len(part) < 9 + 12 * 79
+    length = min(len(part), len(whole))
+    assert torch.equal(part[:length], whole[:length])
+    facts = facts_of(tmp_path / "part.mp4")
+    assert (facts["frames_made"], facts["complete"]) == (len(part), False)
+
+
+def test_a_film_that_is_killed_leaves_the_earlier_one(timeline: Path, tmp_path: Path) -> None:
+    before = generate(timeline, tmp_path / "film.mp4", "--seconds", "1").read_bytes()
+    assert stopped(timeline, tmp_path / "film.mp4", signal.SIGKILL, "block 3/") == -signal.SIGKILL
+    assert (tmp_path / "film.mp4").read_bytes() == before
+    assert facts_of(generate(timeline, tmp_path / "film.mp4", "--seconds", "2"))["complete"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.json", "film.mp4", "timeline.yaml"]
+
+
+def test_a_file_that_happens_to_lie_where_the_facts_would_is_not_written_over(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.json").write_text('{"mine": true}')
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "other.mp4")]) == 2
+    assert "other.json, where the facts of other.mp4 would be written, is there" in capsys.readouterr().err
+    assert (tmp_path / "other.json").read_text() == '{"mine": true}'
 
 
 def test_a_snapshot_is_continued_by_another_process(timeline: Path, tmp_path: Path) -> None:
