@@ -35,6 +35,7 @@ from engines.loading.footprint import parameter_bytes
 from engines.loading.loader import load_transformer
 from engines.loading.lora import LoRA
 from engines.wan.transformer import CausalTransformer
+from serving.media.whole_file import write_whole
 
 WAN, BASE, LORA = "diffusion_pytorch_model.safetensors", "longlive_base.pt", "lora.pt"
 LORA_RANK = 256
@@ -239,7 +240,7 @@ def _measure_all(layers: int) -> None:
         "largest_tensor_bytes": largest_tensor_bytes,
         "cases": {name: loaded._asdict() for name, loaded in results.items()},
     }
-    (RESULTS / "loading_cpu.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_whole(RESULTS / "loading_cpu.json", json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -105,8 +105,8 @@ class FilmMaker:
             self._write(film, stills, outputs, report, interrupted)
             made = film.close(complete=self._stream.blocks == self._blocks)
         if outputs.sheet is not None and stills:
-            with writing(outputs.sheet), whole_file(outputs.sheet) as place:
-                write_sheet(place, stills)
+            with writing(outputs.sheet):
+                write_sheet(outputs.sheet, stills)
         return made
 
     def _write(
