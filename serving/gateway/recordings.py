@@ -69,6 +69,10 @@ class Recordings:
         for piece in self._stores[caller].read(name):
             yield piece
 
+    def file(self, name: str, caller: str) -> Path:
+        """Where a finished recording lies."""
+        return self._stores[caller].path(name)
+
     async def _record(self, session: pb.Session, recorder: Recorder) -> None:
         async with aclosing(self._relay.events(session.id, Role.RECORDER, session.current_start_frame)) as events:
             await recorder.run(events)
