@@ -33,7 +33,7 @@ from engines.config.networks import TransformerConfig
 from engines.config.presets import WAN_1_3B, preset
 from engines.loading.footprint import parameter_bytes
 from engines.loading.loader import load_transformer
-from engines.loading.lora import LoRA
+from engines.loading.lora import LoRA, LoRAFile, merging
 from engines.wan.transformer import CausalTransformer
 from serving.media.whole_file import write_whole
 
@@ -126,9 +126,9 @@ def _load_plainly(config: TransformerConfig, file: Path, lora: Path | None) -> C
     state = torch.load(file, map_location="cpu", weights_only=True)["generator"]
     network.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
     if lora is not None:
-        factors = LoRA.open(lora, network)
+        merge = merging([LoRA.open(LoRAFile(lora), network)], network)
         for name, weight in network.state_dict().items():
-            weight.copy_(factors.merge(name, weight))
+            weight.copy_(merge(name, weight))
     return network
 
 
