@@ -67,10 +67,10 @@ class LoRAFile:
         """Of what determines the update but its weight: the factors, and the config where there is one."""
         path = self.weights
         config = _config_of(path, Checkpoint.open(path, LORA_ENTRIES))
-        digest = hashlib.sha256()
-        for part in (path, *([] if config is None else [config])):
-            with part.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+        if config is not None:
+            digest.update(config.read_bytes())
         return digest.hexdigest()
 
     @property

@@ -50,7 +50,8 @@ def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> Open
     folder = models_folder(config.models_dir)
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     text_device = None if config.text_device is None else torch.device(config.text_device)
-    return open_model(config.model, folder, device, dtype, config.codec, text_device, networks)
+    loras = config.lora_files
+    return open_model(config.model, folder, device, dtype, config.codec, text_device, networks, loras)
 
 
 def streams(config: ServerConfig) -> list[StreamConfig]:
