@@ -254,8 +254,8 @@ def plot(report: Report, file: Path) -> None:
         moments = [(moment, mib[name]) for moment, mib in report.memory if name in mib]
         memory.plot(*zip(*moments, strict=True), label=name)
     memory.set(xlabel="seconds since a client stopped reading", ylabel="memory, MiB", ylim=(0, None))
-    for axes, place in ((late, "upper right"), (commands, "lower right"), (memory, "lower right")):
-        axes.legend(loc=place, fontsize="small")
+    for axes, corner in ((late, "upper right"), (commands, "lower right"), (memory, "lower right")):
+        axes.legend(loc=corner, fontsize="small")
     with whole_file(file) as place:
         figure.savefig(place, dpi=100)
     plt.close(figure)
