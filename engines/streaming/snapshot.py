@@ -74,7 +74,8 @@ def restore(generator: Generator, data: bytes) -> Restored:
     torch or threads, and PoolFull if there is no room; nothing is open then.
     """
     kind, tensors, facts = unpack(data)
-    _require_same(facts, _identity(generator, kind, facts), "it cannot continue here")
+    # Nothing is named where nothing is merged.
+    _require_same(facts, {"loras": None} | _identity(generator, kind, facts), "it cannot continue here")
     if kind == "exact":
         _require_same(facts, _machine(generator), "an exact snapshot needs the same; a light one does not")
     try:

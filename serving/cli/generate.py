@@ -30,10 +30,10 @@ from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
 from engines.vae.protocol import use_fused_ops
 from kernels.dispatch import parse_backends
-from serving.cli.options import seconds, size
+from serving.cli.options import add_lora_argument, seconds, size
 from serving.cli.progress import show_line
 from serving.errors import FilmError
-from serving.offline.provenance import Facts, Start, applied_cues
+from serving.offline.provenance import Facts, Start, UsedLoRA, applied_cues
 from serving.offline.renderer import FilmMaker, Progress
 from serving.offline.request import DTYPES, MAX_THREADS, Request, read_outputs, read_request
 from serving.pipeline.prompts import encode_all
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
     planned = schedule(request.timeline, request.stream.blocks)
     ready = _prepare(request, planned, options)
     print(f"kernels: {request.kernels}{'; replayed from graphs' if request.graphs else ''}", file=sys.stderr)
-    facts = _facts(request, planned, ready)
+    facts = _facts(request, planned, ready, options.output)
     maker = FilmMaker(ready.generator, ready.stream, planned, ready.encoded, facts)
     with _interruptible() as interrupted:
         made = maker.make(outputs, _show, interrupted)
@@ -83,7 +83,9 @@ class Ready:
 def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -> Ready:
     text_device = None if options.text_device is None else torch.device(options.text_device)
     folder = models_folder(options.models_dir)
-    opened = open_model(request.model, folder, request.device, request.dtype, request.codec, text_device)
+    opened = open_model(
+        request.model, folder, request.device, request.dtype, request.codec, text_device, loras=request.loras
+    )
     generator = _generator(opened.model, request)
     for warning in (*planned.warnings, *_differences(request, opened, generator)):
         print(f"warning: {warning}", file=sys.stderr)
@@ -102,7 +104,7 @@ def _generator(model: Model, request: Request) -> Generator:
     return build_generator(model, EngineConfig(request.stream, backends=request.kernels, graphs=request.graphs))
 
 
-def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:
+def _facts(request: Request, planned: Schedule, ready: Ready, film: Path) -> Facts:
     return Facts(
         longtake=version("longtake"),
         model=request.model,
@@ -119,6 +121,7 @@ def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:
         cues=applied_cues(planned, ready.stream.next_frame),
         frames=planned.frames or 0,
         start=ready.start,
+        loras=tuple(UsedLoRA(_from_film(file.path, film), file.weight, file.sha256) for file in request.loras),
     )
 
 
@@ -130,8 +133,10 @@ def _differences(request: Request, opened: OpenedModel, generator: Generator) ->
     earlier = request.earlier
     if earlier is None or (earlier.model, earlier.codec) != (request.model, request.codec):
         return
-    same_weights = request.dtype_name != earlier.dtype or dict(earlier.weights) == generator.identity
-    if not same_weights or earlier.origins != opened.origins:
+    if [(lora.weight, lora.sha256) for lora in earlier.loras] != [(x.weight, x.sha256) for x in request.loras]:
+        yield "the film was made with other LoRAs: the pictures will differ"
+        return
+    if _other_weights(earlier, request, generator) or earlier.origins != opened.origins:
         origins = ", ".join(f"{origin.repo}@{origin.revision}" for origin in earlier.origins)
         raise FilmError(f"the film was made with other weights of {request.model}: {origins}")
     pairs = {
@@ -145,6 +150,13 @@ def _differences(request: Request, opened: OpenedModel, generator: Generator) ->
     for name, (then, now) in pairs.items():
         if then != now:
             yield f"the film was made with {name} {then}, here it is {now}: the pictures may differ"
+
+
+def _other_weights(earlier: Facts, request: Request, generator: Generator) -> bool:
+    """Whether networks that are known then and now are not the same; in another dtype that cannot be told."""
+    now = generator.identity
+    known = earlier.weights.keys() & now.keys()
+    return request.dtype_name == earlier.dtype and any(earlier.weights[name] != now[name] for name in known)
 
 
 def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, Start | None]:
@@ -166,8 +178,12 @@ def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, 
     _require_asked(request.asked, config)
     _warm_up(generator, request, config)
     stream = restore(generator, data).stream
-    name = os.path.relpath(path.resolve(), film.resolve().parent)
-    return stream, Start(name, digest, stream.next_frame)
+    return stream, Start(_from_film(path, film), digest, stream.next_frame)
+
+
+def _from_film(path: Path, film: Path) -> str:
+    """Where a file lies from a film's folder: both may be moved together."""
+    return os.path.relpath(path.resolve(), film.resolve().parent)
 
 
 def _warm_up(generator: Generator, request: Request, config: StreamConfig) -> None:
@@ -251,6 +267,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what computes each operation: auto, reference, library, flash-attn, triton",
     )  # fmt: skip
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
+    add_lora_argument(parser)
     parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
 
 

@@ -44,6 +44,15 @@ class Start:
 
 
 @dataclass(frozen=True)
+class UsedLoRA:
+    """A LoRA that was merged: where it lies from the film's folder, or only its name; its weight and SHA-256."""
+
+    file: str
+    weight: float
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a film was made of. `weights` are fingerprints of the networks, `frames` those of the whole clip.
 
@@ -65,6 +74,7 @@ class Facts:
     frames: int
     kernels: str = str(EAGER)
     start: Start | None = None
+    loras: tuple[UsedLoRA, ...] = ()
     version: int = VERSION
 
     def document(self, made: Made | None = None) -> dict[str, Any]:
@@ -97,6 +107,7 @@ class Facts:
             "stream": StreamConfig(**stream | {"steps": tuple(stream["steps"])}),
             "timeline": read_own(Node("timeline", timeline)),
             "cues": tuple(AppliedCue(**cue) for cue in document["cues"]),
+            "loras": tuple(UsedLoRA(**lora) for lora in document.get("loras", ())),
             "start": None if start is None else Start(**start),
         }
         return cls(**known | made)

@@ -48,6 +48,7 @@ class ActiveSession:
     track: PromptTrack
     prompts: dict[str, Prompt]
     replica: str
+    provenance: pb.Provenance
     kept: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
     subscribers: list[Subscriber] = field(default_factory=list)
     feed: StandbyFeed | None = None
@@ -259,6 +260,7 @@ class ActiveSession:
             oldest_frame=self.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
             replica=self.replica,
+            provenance=self.provenance if cues else None,
         )
 
     def queued_blocks(self, now: float) -> int:

@@ -59,6 +59,7 @@ class Denoiser:
         metrics: where to count.
         register: who owns which session.
         leases: how long a lease is.
+        provenance: what the videos are made with.
 
     """
 
@@ -74,6 +75,7 @@ class Denoiser:
         metrics: Metrics,
         register: Register,
         leases: LeaseConfig | None = None,
+        provenance: pb.Provenance | None = None,
     ) -> None:
         self._generator = generator
         self._decoder = decoder
@@ -89,7 +91,7 @@ class Denoiser:
         self._delivery = Delivery(
             decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics
         )
-        self._factory = SessionFactory(generator, text, decoder, executor, replica)
+        self._factory = SessionFactory(generator, text, decoder, executor, replica, provenance)
         self._commands = CommandHandler(self._copies, generator, decoder, executor, self._loop.wake)
         self._streams = SessionStreams(self._copies, generator, executor, self._loop.wake)
         self._tasks: list[asyncio.Task[None]] = []

@@ -19,6 +19,7 @@ from serving.deployments.replicas.model_runtime import (
     build_denoising,
     build_text_encoder,
     load,
+    provenance,
     warm_up_decoder,
 )
 from serving.deployments.replicas.remote_stages import RemoteDecoder, RemoteTextEncoder
@@ -58,7 +59,9 @@ class DenoiserReplica:
         else:
             self._text = RemoteTextEncoder(text, config.leases.lease_s)
             self._decoder = RemoteDecoder(pictures, config.leases.lease_s, HostCopier(torch.device(config.device)))
-            self._denoising = build_denoising(load(config, ["transformer"]), config)
+            model = load(config, ["transformer"])
+            self._denoising = build_denoising(model, config)
+        self._provenance = provenance(config, model)
         self._denoiser: Denoiser | None = None
 
     def _here(self) -> Denoiser:
@@ -67,7 +70,7 @@ class DenoiserReplica:
             self._denoiser = Denoiser(
                 self._denoising.generator, self._text, self._decoder, self._denoising.executor,
                 slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
-                leases=self._config.leases,
+                leases=self._config.leases, provenance=self._provenance,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser

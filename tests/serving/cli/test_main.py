@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -14,9 +15,13 @@ import av
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
+from engines.config.presets import preset
+from engines.loading.model import Model
 from serving.cli.main import main
+from tests.support.published_files import random_lora
 
 TIMELINE = """
 version: 1
@@ -361,6 +366,73 @@ def test_models_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "longlive-1.3b" in said
     assert "tiny-taehv" in said
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    """For the model of the timeline."""
+    factors = random_lora(Model.random(preset("tiny-taehv"), 0).transformer)
+    save_file(factors, tmp_path / "style.safetensors")
+    return tmp_path / "style.safetensors"
+
+
+def test_a_lora_changes_a_film_and_is_in_its_facts(timeline: Path, tmp_path: Path, lora: Path) -> None:
+    plain = generate(timeline, tmp_path / "plain.mp4", "--seconds", "1")
+    off = generate(timeline, tmp_path / "off.mp4", "--seconds", "1", "--lora", f"{lora}:0")
+    both = generate(
+        timeline, tmp_path / "both.mp4", "--seconds", "1", "--lora", f"{lora}:0.5", "--lora", str(lora)
+    )
+    assert torch.equal(frames_of(off), frames_of(plain))
+    assert not torch.equal(frames_of(both), frames_of(plain))
+    sha256 = hashlib.sha256(lora.read_bytes()).hexdigest()
+    assert facts_of(both)["loras"] == [
+        {"file": "style.safetensors", "weight": weight, "sha256": sha256} for weight in (0.5, 1.0)
+    ]
+
+
+def test_a_film_with_a_lora_is_made_again_with_the_same_one(
+    timeline: Path, tmp_path: Path, lora: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = generate(timeline, tmp_path / "film.mp4", "--seconds", "0.1", "--lora", f"{lora}:0.5")
+    assert generate(film, tmp_path / "again.mp4").read_bytes() == film.read_bytes()
+    moved = lora.rename(tmp_path / "moved.safetensors")
+    assert main(["generate", str(film), "-o", str(tmp_path / "none.mp4")]) == 2
+    assert r"LoRA style.safetensors:0.5 (SHA-256 " in capsys.readouterr().err
+    found = generate(film, tmp_path / "found.mp4", "--lora", f"{moved}:0.5")
+    assert torch.equal(frames_of(found), frames_of(film))
+    save_file({}, lora)
+    assert main(["generate", str(film), "-o", str(tmp_path / "none.mp4")]) == 2
+    other = generate(film, tmp_path / "other.mp4", "--lora", f"{moved}:0.7")
+    assert "made with other LoRAs" in capsys.readouterr().err
+    assert facts_of(other)["loras"][0]["weight"] == 0.7
+
+
+def test_a_snapshot_does_not_go_on_with_another_lora(
+    timeline: Path, tmp_path: Path, lora: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(timeline, tmp_path / "film.mp4", "--seconds", "3", "--snapshot-every", "1", "--lora", str(lora))
+    snapshot = next(iter(sorted(tmp_path.glob("film.*.snapshot"))))
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "rest.mp4"), "--from", str(snapshot)]) == 2
+    assert "here it is" in capsys.readouterr().err
+    assert not (tmp_path / "rest.mp4").exists()
+    generate(timeline, tmp_path / "rest.mp4", "--from", str(snapshot), "--lora", str(lora))
+
+
+@pytest.mark.parametrize("command", ["generate", "serve"])
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("none.safetensors", "none.safetensors cannot be read: No such file"),
+        ("timeline.yaml:0.5", "timeline.yaml is neither a safetensors file nor"),
+    ],
+)
+def test_a_lora_that_cannot_be_merged_is_refused_before_anything_begins(
+    timeline: Path, tmp_path: Path, command: str, given: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [str(timeline), "-o", str(tmp_path / "film.mp4")] if command == "generate" else []
+    assert main([command, *made, "--lora", str(tmp_path / given)]) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "film.mp4").exists()
 
 
 def test_what_computes_each_operation_is_printed_and_kept(

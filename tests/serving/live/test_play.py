@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -51,6 +52,10 @@ def test_a_played_timeline_is_the_film_that_generate_makes(
     assert "57 frames, none missing and none twice" in said
     assert main(["generate", str(timeline), "-o", str(made), "--threads", "1"]) == 0
     np.testing.assert_array_equal(pictures(played), pictures(made))
+    facts, wanted = (json.loads(film.with_suffix(".json").read_text()) for film in (played, made))
+    assert {**facts, "film": "made.mp4"} == wanted
+    assert main(["generate", str(played), "-o", str(tmp_path / "again.mp4")]) == 0
+    assert (tmp_path / "again.mp4").read_bytes() == played.read_bytes()
     assert not stub.ListSessions(pb.ListSessionsRequest()).sessions
 
 

@@ -117,6 +117,7 @@ async def at_work(
     leases: LeaseConfig | None = None,
     renews: bool = True,
     replica: str = "here",
+    provenance: pb.Provenance | None = None,
 ) -> AsyncIterator[Bench]:
     codec = pocket.model.vae
     kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
@@ -128,6 +129,7 @@ async def at_work(
     denoiser = Denoiser(
         generator, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
+        provenance=provenance,
     )  # fmt: skip
     trial = generator.open(spec(pocket).stream)
     run_tokens = trial.lanes[0].window.tokens
