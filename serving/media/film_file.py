@@ -54,6 +54,8 @@ class FilmFile:
         self._path, self._facts = path, facts
         self._part, self._facts_part = _part(path), _part(facts_path(path))
         self._made: Made | None = None
+        if path.is_dir():
+            raise FilmError(f"{path} cannot be written: Is a directory; choose another -o")
         with writing(path):
             self._lock = _lock(self._part)
         try:

@@ -60,6 +60,13 @@ class Remarks:
             )
             self.warnings.append(f"{place}: {', '.join(names)} {rest}")
 
+    def lora(self, node: Node) -> None:
+        """Warn of a LoRA: a timeline says what is to be seen, and not which files are loaded."""
+        named = _present(node)
+        file = shown(named["filename"].value) if "filename" in named else "without a name"
+        weight = f" with weight {shown(named['weight'].value)}" if "weight" in named else ""
+        self.warnings.append(f"{node.place}: the LoRA {file}{weight} is not loaded; --lora FILE:WEIGHT does that")
+
     def pipeline(self, node: Node) -> None:
         """Note which pipeline a file was made for."""
         self.notes.append(
@@ -217,7 +224,9 @@ def _workflow_settings(pipelines: list[Node], remarks: Remarks) -> Settings:
     if main is None:
         return Settings()
     fields = _present(main)
-    remarks.ignored(main.place, fields, ("pipeline_id", "pipeline_version", "source", "role", "params"))
+    remarks.ignored(main.place, fields, ("pipeline_id", "pipeline_version", "source", "role", "params", "loras"))
+    for lora in fields["loras"].items() if "loras" in fields else ():
+        remarks.lora(lora)
     if "pipeline_id" in fields:
         remarks.pipeline(fields["pipeline_id"])
     if "params" not in fields:

@@ -150,6 +150,13 @@ def test_a_file_that_is_not_the_films_facts_is_not_written_over(film: Path, cont
     assert facts_path(film).read_text() == content
 
 
+def test_a_folder_is_no_film(film: Path) -> None:
+    film.mkdir()
+    with pytest.raises(FilmError, match=r"film\.mp4 cannot be written: Is a directory; choose another -o"):
+        FilmFile(film, HEIGHT, WIDTH, NOON)
+    assert list(film.parent.iterdir()) == [film]
+
+
 def test_a_link_goes_on_leading_to_the_film(film: Path) -> None:
     film.parent.joinpath("elsewhere").mkdir()
     film.symlink_to(film.parent / "elsewhere" / "target.mp4")

@@ -397,7 +397,8 @@ def test_a_scope_workflow_is_read_with_the_parameters_of_its_main_pipeline() -> 
     assert found.timeline.settings == Settings(7, 320, 576, None, (1000, 750, 500, 250))
     assert found.warnings == (
         "pipelines[0]: the pipeline 'video-depth-anything' has no counterpart here and is ignored",
-        "pipelines[1]: loras has no meaning here and is ignored",
+        "pipelines[1].loras[0]: the LoRA 'ink.safetensors' with weight 0.8 is not loaded; "
+        "--lora FILE:WEIGHT does that",
         "pipelines[1].params: manage_cache, input_mode have no meaning here and are ignored",
         "the file: prompts, interpolation_method, transition_steps, temporal_interpolation_method have no meaning "
         "here and are ignored",
