@@ -30,6 +30,7 @@ from engines.streaming.builder import EngineConfig, build_generator
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from serving.media.whole_file import whole_file, write_whole
 
 SEED = 0
 SWITCH_EVERY = 100
@@ -131,7 +132,8 @@ def plot(run: Run, title: str, file: Path) -> None:
     clock.legend(loc="upper right")
     memory.plot(blocks, np.asarray(run.memory_bytes) / 1e6, color="tab:green")
     memory.set(xlabel="block", ylabel="memory in use, MB", ylim=(0, 1.2 * max(run.memory_bytes) / 1e6))
-    figure.savefig(file, dpi=100)
+    with whole_file(file) as place:
+        figure.savefig(place, dpi=100)
     plt.close(figure)
 
 
@@ -195,7 +197,7 @@ def main() -> None:
         Machine.here(torch.device(arguments.device)),
         RESULTS / f"endless_{model.name}_{arguments.device}",
     )
-    file.with_suffix(".json").write_text(as_json(run, model, machine))
+    write_whole(file.with_suffix(".json"), as_json(run, model, machine))
     plot(
         run,
         f"{model.name}, {model.stream.height}x{model.stream.width}, {arguments.device}",

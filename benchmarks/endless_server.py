@@ -28,6 +28,7 @@ from serving.client.aio import AsyncClient
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
 from serving.deployments.server_process import free_port
+from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Cue
 
@@ -139,7 +140,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         found = summary(run(options.blocks, Path(folder)))
     file = RESULTS / "endless_server_cpu.json"
-    file.write_text(json.dumps({"machine": machine, **found}, indent=1) + "\n")
+    write_whole(file, json.dumps({"machine": machine, **found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
     print(file)
 

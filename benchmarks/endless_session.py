@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.endless import memory_gauge
 from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.geometry import BlockLengths
+from serving.media.whole_file import write_whole
 from serving.session.applied_log import AppliedLog
 from serving.session.pacing import Pace
 from serving.session.record_delta import RecordCopy, RecordDelta
@@ -175,7 +176,7 @@ def main() -> None:
         parser.error(f"--blocks is {blocks}; early and late blocks need {3 * WINDOW}")
     found = result(play(blocks), Machine.here(torch.device("cpu")))
     file = RESULTS / "endless_session_cpu.json"
-    file.write_text(json.dumps(found, indent=1) + "\n")
+    write_whole(file, json.dumps(found, indent=1) + "\n")
     shown = {name: value for name, value in found.items() if not name.endswith("000") and name != "machine"}
     print(json.dumps(shown, indent=1))
     print(file)

@@ -30,6 +30,7 @@ from engines.config.geometry import TEMPORAL_FACTOR
 from engines.runner.rows import Row, TokenGrid
 from engines.streaming.rollout import Rollout
 from engines.text.umt5 import UMT5Encoder
+from serving.media.whole_file import write_whole
 
 STREAMS = 3
 """Open at a time: the one that is measured, one to make a block twice, one to see begin."""
@@ -255,7 +256,7 @@ def main() -> int:
     report = measure(options)
     size = f"_{model.stream.height}x{model.stream.width}" if options.device.type == "cuda" else ""
     file = arguments.json or RESULTS / f"engine_{model.name}{size}_{arguments.device}.json"
-    file.write_text(report.as_json())
+    write_whole(file, report.as_json())
     print(f"{report}\n{file}")
     return 1 if report.wrong else 0
 

@@ -33,6 +33,7 @@ from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
 from serving.deployments.server_process import free_port
+from serving.media.whole_file import write_whole
 from serving.replication.leases import LeaseConfig
 from serving.timeline.cue import Blend, Cue
 
@@ -142,7 +143,7 @@ def main() -> None:
         "machine": asdict(Machine.here(torch.device("cpu"))), "lease_s": lease_s,
         "without_a_chunk": without_a_chunk, "samples_s": gaps,
     }  # fmt: skip
-    (options.output / "failover_pocket_cpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_whole(options.output / "failover_pocket_cpu.json", json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

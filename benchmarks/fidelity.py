@@ -32,6 +32,7 @@ from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
 from engines.loading.fingerprint import fingerprint
 from engines.pocket.world.renderer import Renderer
+from serving.media.whole_file import write_whole
 from serving.weights.catalog import models_folder
 from serving.weights.loader import open_model
 
@@ -158,7 +159,7 @@ def run(fidelity: Fidelity, weights: object, parts: list[str], machine: Machine,
         facts = {"machine": asdict(machine), "plan": asdict(fidelity.plan),
                  "seconds": round(time.monotonic() - started, 1)}  # fmt: skip
         document["parts"][part] = facts | measured.numbers
-        file.write_text(json.dumps(document, indent=1) + "\n")
+        write_whole(file, json.dumps(document, indent=1) + "\n")
         measured.sheet.write(stem.with_name(f"{stem.name}_sheet_{part}.png"))
         draw(document, stem.with_suffix(".png"))
     return document

@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.geometry import FRAMES_PER_SECOND
+from serving.media.whole_file import write_whole
 
 CUE_EVERY_SECONDS = 20
 
@@ -107,7 +108,7 @@ def main() -> None:
         "late_bytes": film.late_bytes,
         "resident_bytes_every_10": list(film.resident_bytes[::10]),
     }
-    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_whole(options.json, json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

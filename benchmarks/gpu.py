@@ -26,6 +26,7 @@ from typing import Literal
 import torch
 
 from benchmarks.measure.machine import COMMIT, RESULTS, ROOT, Machine
+from serving.media.whole_file import write_whole
 
 MODEL = "longlive-1.3b"
 TAIL_LINES = 40
@@ -221,7 +222,7 @@ def _tail(log: Path, said: int) -> str:
 def _write(outcomes: Sequence[Outcome], file: Path) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     facts = {"machine": asdict(Machine.here(device)), "parts": [asdict(outcome) for outcome in outcomes]}
-    file.write_text(json.dumps(facts, indent=1) + "\n")
+    write_whole(file, json.dumps(facts, indent=1) + "\n")
 
 
 def main() -> int:

@@ -32,6 +32,7 @@ from engines.text.prompt import Prompt
 from engines.wan.layer_ops import EAGER_OPS, AttentionContext, LayerOps
 from engines.wan.transformer import AdaLNModulation, CausalTransformer
 from kernels.dispatch import KernelBackends
+from serving.media.whole_file import write_whole
 
 MARK_MS = 0.5
 """The most that a pass may take of the host."""
@@ -142,7 +143,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     result = measure(arguments.blocks)
-    arguments.json.write_text(result.as_json())
+    write_whole(arguments.json, result.as_json())
     print(f"{result}\n{arguments.json}")
 
 

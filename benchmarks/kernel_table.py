@@ -23,6 +23,7 @@ from kernels import flow_step, layernorm_modulate, linear, rms_norm
 from kernels.attention import copy_slots, qk_norm_rope, rotate_slots, window
 from kernels.tiles import AotCase, AotCases
 from kernels.vae import causal_pad, conv_epilogue, frame_pairs, upsample
+from serving.media.whole_file import write_whole
 
 OPS: tuple[AotCases, ...] = (
     causal_pad.aot_cases,
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         compiled = compile_case(case)
         rows.append((case, compiled))
         print(as_row(compiled), flush=True)
-    options.output.write_text(as_json(rows))
+    write_whole(options.output, as_json(rows))
     faults = [fault for case, compiled in rows for fault in compiled.faults(case)]
     for fault in faults:
         print(fault, file=sys.stderr)

@@ -27,6 +27,7 @@ from benchmarks.measure.kernel_cases import DENSE, Case, Sizes, all_cases
 from benchmarks.measure.machine import RESULTS, Machine, Rates
 from benchmarks.measure.timing import Samples, sample
 from kernels.tiles import interpreted
+from serving.media.whole_file import write_whole
 
 L2_TIMES = 4
 """Inputs take at least so many times the bytes of the L2 cache."""
@@ -236,7 +237,7 @@ def main() -> int:
         with torch.inference_mode():
             rows.extend(_heard(row) for row in measure(sizes, device, dtype, arguments.runs))
     finally:
-        file.write_text(as_json(rows, machine, rates, sizes, dtype))
+        write_whole(file, as_json(rows, machine, rates, sizes, dtype))
         print(f"{machine}\n\n{as_table(rows, rates)}\n{as_comparison(rows)}\n{file}")
     return 0 if all(row.right for row in rows) else 1
 

@@ -33,8 +33,9 @@ from engines.config.networks import TransformerConfig
 from engines.config.presets import WAN_1_3B, preset
 from engines.loading.footprint import parameter_bytes
 from engines.loading.loader import load_transformer
-from engines.loading.lora import LoRA
+from engines.loading.lora import LoRA, LoRAFile, merging
 from engines.wan.transformer import CausalTransformer
+from serving.media.whole_file import write_whole
 
 WAN, BASE, LORA = "diffusion_pytorch_model.safetensors", "longlive_base.pt", "lora.pt"
 LORA_RANK = 256
@@ -125,9 +126,9 @@ def _load_plainly(config: TransformerConfig, file: Path, lora: Path | None) -> C
     state = torch.load(file, map_location="cpu", weights_only=True)["generator"]
     network.load_state_dict({name.removeprefix("model."): tensor for name, tensor in state.items()})
     if lora is not None:
-        factors = LoRA.open(lora, network)
+        merge = merging([LoRA.open(LoRAFile(lora), network)], network)
         for name, weight in network.state_dict().items():
-            weight.copy_(factors.merge(name, weight))
+            weight.copy_(merge(name, weight))
     return network
 
 
@@ -239,7 +240,7 @@ def _measure_all(layers: int) -> None:
         "largest_tensor_bytes": largest_tensor_bytes,
         "cases": {name: loaded._asdict() for name, loaded in results.items()},
     }
-    (RESULTS / "loading_cpu.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_whole(RESULTS / "loading_cpu.json", json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

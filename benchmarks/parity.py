@@ -32,6 +32,7 @@ from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
+from serving.media.whole_file import write_whole
 
 BOUND = 2.0
 """How many times PyTorch's own error in 16 bits is allowed."""
@@ -138,7 +139,7 @@ def main() -> int:
     print(f"kernels: {backends}{'; replayed from graphs' if graphs else ''}", file=sys.stderr)
     result = measure(model, device, torch.bfloat16, backends, arguments.blocks, arguments.switch, graphs=graphs)
     file = arguments.json or RESULTS / f"parity_{model.name}_{model.stream.height}x{model.stream.width}_cuda.json"
-    file.write_text(result.as_json())
+    write_whole(file, result.as_json())
     print(f"{result}\n{file}")
     return 0 if result.kept else 1
 

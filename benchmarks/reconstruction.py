@@ -34,6 +34,7 @@ from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Weather
 from engines.vae.protocol import StreamingVAE
 from serving.media.contact_sheet import Still
+from serving.media.whole_file import write_whole
 from serving.weights.catalog import models_folder
 from serving.weights.loader import open_model
 
@@ -168,7 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
         **as_json(found),
     }
     stem = options.results / f"reconstruction_{model.config.name}_cpu"
-    stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+    write_whole(stem.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
     sheet(found).write(stem.with_name(f"{stem.name}_sheet.png"))
     print(json.dumps(as_json(found), indent=1), f"{stem}.json", sep="\n")
 

@@ -36,6 +36,7 @@ from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened, shown, steer, time_of
 from serving.deployments.server_process import local_server
 from serving.errors import SlotsFull
+from serving.media.whole_file import whole_file, write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue
 
@@ -253,9 +254,10 @@ def plot(report: Report, file: Path) -> None:
         moments = [(moment, mib[name]) for moment, mib in report.memory if name in mib]
         memory.plot(*zip(*moments, strict=True), label=name)
     memory.set(xlabel="seconds since a client stopped reading", ylabel="memory, MiB", ylim=(0, None))
-    for axes, place in ((late, "upper right"), (commands, "lower right"), (memory, "lower right")):
-        axes.legend(loc=place, fontsize="small")
-    figure.savefig(file, dpi=100)
+    for axes, corner in ((late, "upper right"), (commands, "lower right"), (memory, "lower right")):
+        axes.legend(loc=corner, fontsize="small")
+    with whole_file(file) as place:
+        figure.savefig(place, dpi=100)
     plt.close(figure)
 
 
@@ -271,7 +273,7 @@ def main() -> None:
     print(json.dumps(found, indent=1))
     machine = asdict(Machine.here(torch.device("cpu")))
     document = {"machine": machine, **found, "samples": asdict(report)}
-    (options.output / "serving_pocket_cpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_whole(options.output / "serving_pocket_cpu.json", json.dumps(document, indent=1) + "\n")
     plot(report, options.output / "serving_pocket_cpu.png")
 
 

@@ -37,6 +37,7 @@ from engines.streaming.stream import Stream
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.conv_cache import ConvCache
 from engines.vae.frame_decoder import FrameDecoder
+from serving.media.whole_file import write_whole
 
 MOST_SESSIONS = 3
 SETTLING = 2
@@ -218,7 +219,7 @@ def main() -> int:
         "machine": asdict(Machine.here(options.device)), "model": options.model.name, "dtype": str(options.dtype),
         "kernels": str(options.kernels), "graphs": options.graphs, "shared": [part.as_json() for part in found],
     }  # fmt: skip
-    arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+    write_whole(arguments.json, json.dumps(facts, indent=1) + "\n")
     print("\n".join(map(str, found)))
     return 1 if any(part.failed for part in found) else 0
 

@@ -34,6 +34,7 @@ from serving.config import ServerConfig
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.media.encoder import ChunkEncoder
+from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import write_chunk
 from serving.replication.leases import RenewAnswer
@@ -299,7 +300,7 @@ def main() -> None:
         )
     facts = {"machine": asdict(machine), **asdict(crowd), "chunk_bytes": round(size), "mark": MARK}
     faces = {face: cost.as_json() for face, cost in costs.items()}
-    options.json.write_text(json.dumps(facts | {"faces": faces}, indent=1) + "\n")
+    write_whole(options.json, json.dumps(facts | {"faces": faces}, indent=1) + "\n")
     print(f"{machine}\n{options.json}")
 
 

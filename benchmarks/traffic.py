@@ -34,6 +34,7 @@ from engines.config.presets import preset
 from engines.loading.model import build_vae
 from engines.vae.protocol import StreamingVAE
 from kernels.vae.fused import FUSED
+from serving.media.whole_file import write_whole
 
 CHIPS = {
     "H100": Rates(989.4e12, 3.35e12),
@@ -191,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("|---|---|---:|---:|---:|---:|" + "---:|" * len(CHIPS))
     rows = [count(model, fused=fused) for model in models() for fused in (False, True)]
     print(*rows, sep="\n")
-    options.output.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+    write_whole(options.output, json.dumps([asdict(row) for row in rows], indent=1) + "\n")
     return 0
 
 

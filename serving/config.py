@@ -8,12 +8,21 @@ from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 import pydantic.dataclasses
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import NoDecode
 
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
 from engines.errors import ConfigError
+from engines.loading.lora import LoRAFile
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.auth import Tokens
 from serving.hosts import is_loopback
@@ -106,9 +115,16 @@ def _dtype_of(given: dict[str, Any]) -> DType:
     return "bfloat16" if given.get("device") == "cuda" else "float32"
 
 
+def _lora(value: str) -> str:
+    file = LoRAFile.parse(value)
+    # Replicas have a working directory of their own.
+    return str(LoRAFile(file.path.resolve(), file.weight))
+
+
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 Sizes = Annotated[tuple[Size, ...], BeforeValidator(_listed), NoDecode]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed), NoDecode]
+LoRAs = Annotated[tuple[Annotated[str, AfterValidator(_lora)], ...], BeforeValidator(_listed), NoDecode]
 
 
 class ServerConfig(BaseModel):
@@ -122,6 +138,7 @@ class ServerConfig(BaseModel):
     model: str = Field("pocket", description="see `longtake models`")
     codec: Literal["own", "tiny"] = Field("own", description="tiny: the tiny autoencoder")
     models_dir: Path | None = Field(None, description="where `longtake download` put the weights")
+    lora: LoRAs = Field((), description="FILE[:WEIGHT],... to merge into the model, or folders of PEFT's")
     device: Device = Field(default_factory=_any_device, description="cuda where there is one, else cpu")
     text_device: Device | None = Field(None, description="of the text encoder, if that is another")
     dtype: DType = Field(default_factory=_dtype_of, description="bfloat16 on cuda, float32 on the CPU")
@@ -186,6 +203,11 @@ class ServerConfig(BaseModel):
         """Pages that may call. Raises ConfigError for what is no origin."""
         is_open_here = is_loopback(self.host) and not self.tokens.digests
         return Origins(self.allowed_origins, local_names_only=is_open_here)
+
+    @property
+    def lora_files(self) -> tuple[LoRAFile, ...]:
+        """`lora` as files with their weights."""
+        return tuple(map(LoRAFile.parse, self.lora))
 
     @property
     def backends(self) -> KernelBackends:

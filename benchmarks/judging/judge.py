@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.judging.frame_statistics import Bounds, Collapse, Look, looks
 from engines.pocket.world.scene import ATTRIBUTES, Scene
+from serving.media.whole_file import whole_file, write_whole
 
 WEIGHTS = Path(__file__).parents[1] / "assets" / "judge.safetensors"
 FACTS = WEIGHTS.with_suffix(".json")
@@ -209,6 +210,7 @@ class TrainedJudge:
 
     def save(self, weights: Path = WEIGHTS) -> None:
         """Write weights and facts."""
-        save_file({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}, weights)
+        with whole_file(weights) as place:
+            save_file({name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}, place)
         document = {"config": asdict(self.network.config), "bounds": asdict(self.bounds), **self.facts}
-        weights.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
+        write_whole(weights.with_suffix(".json"), json.dumps(document, indent=1) + "\n")

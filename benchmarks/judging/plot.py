@@ -15,6 +15,7 @@ from torch import Tensor
 from benchmarks.judging import adherence, drift, prompt_switch
 from engines.pocket.world.scene import ATTRIBUTES
 from serving.media.contact_sheet import Still, write_sheet
+from serving.media.whole_file import whole_file
 
 MARKS = {"subject": 0.90, "colour": 0.85, "motion": 0.75, "setting": 0.90, "light": 0.90, "weather": 0.90}
 """What the pocket model is to reach on fresh prompts."""
@@ -104,7 +105,8 @@ def draw(document: Mapping[str, Any], file: Path) -> None:
     if "drift" in parts:
         _draw_drift(adherence_, look, parts["drift"]["minutes"])
     figure.suptitle(f"{document['model']}: what the judge sees")
-    figure.savefig(file, dpi=100)
+    with whole_file(file) as place:
+        figure.savefig(place, dpi=100)
     plt.close(figure)
 
 

@@ -33,6 +33,7 @@ from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.soak.doors import doors_summary, doors_violations, soak_doors
 from benchmarks.soak.report import summary, violations
 from benchmarks.soak.run import soak
+from serving.media.whole_file import write_whole
 
 
 def main() -> int:
@@ -59,7 +60,7 @@ def main() -> int:
             found = soak(options.kills, options.sessions, options.seed, Path(folder))
             name, result, wrong = "soak_pocket_cpu.json", summary(found), violations(found)
     print(json.dumps(result, indent=1))
-    (options.output or RESULTS / name).write_text(json.dumps({"machine": machine, **result}, indent=1) + "\n")
+    write_whole(options.output or RESULTS / name, json.dumps({"machine": machine, **result}, indent=1) + "\n")
     for violation in wrong:
         print(f"WRONG: {violation}", file=sys.stderr)
     return 1 if wrong else 0

@@ -6,7 +6,7 @@ model so far and one tensor more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +18,9 @@ from engines.config.model import ModelConfig
 from engines.config.networks import AutoencoderConfig, TAEHVConfig, TextEncoderConfig, TransformerConfig
 from engines.errors import WeightsError
 from engines.loading.checkpoint import Checkpoint, patch_as_convolution, without_wrappers
-from engines.loading.lora import LoRA
+from engines.loading.lora import LoRA, LoRAFile, merging
 from engines.loading.model import NETWORKS, Autoencoder, Model, Network, build_vae
-from engines.loading.state_dict import fill, unchanged
+from engines.loading.state_dict import fill
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.taehv import fit_time_grow
@@ -35,9 +35,9 @@ class ModelFiles:
     """Where a model's files lie, as published.
 
     `transformer` is Wan2.1's safetensors or one checkpoint that holds all of the transformer, such as
-    LongLive's base or Self-Forcing's; `lora` is merged into it. `codec` is of the kind that the model's config
-    says, and so is `encoder`, where the config has one. `tokenizer` is a folder. `entry` names the transformer's
-    state dict in a checkpoint that has several.
+    LongLive's base or Self-Forcing's; `lora`, which belongs to it, and `loras` are merged into it. `codec` is of
+    the kind that the model's config says, and so is `encoder`, where the config has one. `tokenizer` is a folder.
+    `entry` names the transformer's state dict in a checkpoint that has several.
     """
 
     transformer: Path
@@ -45,6 +45,7 @@ class ModelFiles:
     text_encoder: Path
     tokenizer: Path
     lora: Path | None = None
+    loras: tuple[LoRAFile, ...] = ()
     entry: str | None = None
     encoder: Path | None = None
 
@@ -88,11 +89,11 @@ def load_networks(
         encoder = _load_encoder(config, files, device, dtype)
     if "transformer" in networks:
         transformer = load_transformer(
-            config.transformer, files.transformer, files.lora, device, dtype, entry=files.entry
+            config.transformer, files.transformer, files.lora, device, dtype, entry=files.entry, loras=files.loras
         )
     if "text_encoder" in networks:
         text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
-    return Model.of(config, transformer, vae, text_encoder, encoder)
+    return Model.of(config, transformer, vae, text_encoder, encoder, files.loras)
 
 
 def _load_encoder(
@@ -114,13 +115,15 @@ def load_transformer(
     dtype: torch.dtype,
     *,
     entry: str | None = None,
+    loras: Sequence[LoRAFile] = (),
 ) -> CausalTransformer:
-    """The transformer in `path`, or in its state dict `entry`, with `lora` merged into it in fp32."""
+    """The transformer in `path`, or in its state dict `entry`, with `lora` and `loras` merged into it in fp32."""
     with torch.device("meta"):
         network = CausalTransformer(config)
     entries = GENERATOR_ENTRIES if entry is None else (entry,)
     tensors = Checkpoint.open(path, entries).renamed(without_wrappers).adapted(patch_as_convolution)
-    adapt = unchanged if lora is None else LoRA.open(lora, network).merge
+    files = loras if lora is None else (LoRAFile(lora), *loras)
+    adapt = merging([LoRA.open(file, network) for file in files], network)
     return fill(network, tensors, path, device, dtype, adapt)
 
 

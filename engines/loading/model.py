@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Literal, Self, get_args
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from engines.vae.taehv import TAEHV
 from engines.vae.wan_vae import WanVAE
 from engines.wan.transformer import CausalTransformer
 
+if TYPE_CHECKING:
+    from engines.loading.lora import LoRAFile
+
 Network = Literal["transformer", "codec", "text_encoder"]
 
 NETWORKS: tuple[Network, ...] = get_args(Network)
@@ -32,7 +35,7 @@ class Model:
 
     `vae` decodes; `encoder` encodes, and is the same network unless the config has another one. Each network may
     be left out, and is asked for in vain then: ConfigError. `identity` has the fingerprints of those that are here
-    and on which a stream's results depend, taken before anything is fused.
+    and on which a stream's results depend, taken before anything is fused; and, as `loras`, what was merged.
     """
 
     config: ModelConfig
@@ -50,10 +53,18 @@ class Model:
         vae: Autoencoder | None = None,
         text_encoder: UMT5Encoder | None = None,
         encoder: Autoencoder | None = None,
+        loras: Iterable[LoRAFile] = (),
     ) -> Self:
-        """The networks as they have been loaded. `encoder` is None where `vae` encodes too."""
+        """The networks as they have been loaded. `encoder` is None where `vae` encodes too.
+
+        `loras` have been merged into the transformer.
+        """
         marked = {"transformer": transformer, "codec": vae, "encoder": encoder}
         identity = {name: fingerprint(network) for name, network in marked.items() if network is not None}
+        # A LoRA of weight 0 is none.
+        marks = [lora.mark for lora in loras if lora.weight]
+        if transformer is not None and marks:
+            identity["loras"] = ", ".join(marks)
         return cls(config, identity, transformer, vae, text_encoder, encoder or vae)
 
     @property
@@ -97,6 +108,7 @@ class Model:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         networks: Collection[Network] = NETWORKS,
+        loras: Sequence[LoRAFile] = (),
     ) -> Self:
         """The networks with random weights that follow from `seed`: to test and to measure with."""
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
@@ -105,6 +117,8 @@ class Model:
             vae = build_vae(config.vae)
             _init_visible(vae)
             text_encoder = UMT5Encoder(config.text_encoder)
+        if "transformer" in networks and loras:
+            _merge(transformer, loras)
         for network in (transformer, vae, text_encoder):
             network.to(device, dtype).eval()
         return cls.of(
@@ -112,7 +126,18 @@ class Model:
             transformer if "transformer" in networks else None,
             vae if "codec" in networks else None,
             text_encoder if "text_encoder" in networks else None,
+            loras=loras,
         )
+
+
+@torch.no_grad()
+def _merge(transformer: CausalTransformer, loras: Sequence[LoRAFile]) -> None:
+    # Reading files takes libraries that benchmarks of random weights do without.
+    from engines.loading.lora import LoRA, merging
+
+    adapt = merging([LoRA.open(file, transformer) for file in loras], transformer)
+    for name, parameter in transformer.named_parameters():
+        parameter.copy_(adapt(name, parameter))
 
 
 def _absent(network: str) -> ConfigError:

@@ -29,10 +29,10 @@ from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
 from engines.vae.protocol import use_fused_ops
 from kernels.dispatch import parse_backends
-from serving.cli.options import seconds, size
+from serving.cli.options import add_lora_argument, seconds, size
 from serving.cli.terminal import escaped, show_line
 from serving.errors import FilmError
-from serving.offline.provenance import Facts, Start, applied_cues
+from serving.offline.provenance import Facts, Start, UsedLoRA, applied_cues
 from serving.offline.renderer import FilmMaker, Progress
 from serving.offline.request import DTYPES, MAX_THREADS, Request, read_outputs, read_request
 from serving.pipeline.prompts import encode_all
@@ -40,6 +40,9 @@ from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
 from serving.weights.catalog import models_folder
 from serving.weights.loader import DEFAULT_MODEL, OpenedModel, Origin, open_model
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals by which a command is asked to end; what it has made till then is kept."""
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C has ended."""
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     planned = schedule(request.timeline, request.stream.blocks)
     ready = _prepare(request, planned, options)
     print(f"kernels: {request.kernels}{'; replayed from graphs' if request.graphs else ''}", file=sys.stderr)
-    facts = _facts(request, planned, ready)
+    facts = _facts(request, planned, ready, options.output)
     maker = FilmMaker(ready.generator, ready.stream, planned, ready.encoded, facts)
     with _interruptible() as interrupted:
         made = maker.make(outputs, _show, interrupted)
@@ -79,7 +82,9 @@ class Ready:
 def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -> Ready:
     text_device = None if options.text_device is None else torch.device(options.text_device)
     folder = models_folder(options.models_dir)
-    opened = open_model(request.model, folder, request.device, request.dtype, request.codec, text_device)
+    opened = open_model(
+        request.model, folder, request.device, request.dtype, request.codec, text_device, loras=request.loras
+    )
     generator = _generator(opened.model, request)
     for warning in (*planned.warnings, *_differences(request, opened, generator)):
         print(f"warning: {escaped(warning)}", file=sys.stderr)
@@ -98,7 +103,7 @@ def _generator(model: Model, request: Request) -> Generator:
     return build_generator(model, EngineConfig(request.stream, backends=request.kernels, graphs=request.graphs))
 
 
-def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:
+def _facts(request: Request, planned: Schedule, ready: Ready, film: Path) -> Facts:
     return Facts(
         longtake=version("longtake"),
         model=request.model,
@@ -115,6 +120,7 @@ def _facts(request: Request, planned: Schedule, ready: Ready) -> Facts:
         cues=applied_cues(planned, ready.stream.next_frame),
         frames=planned.frames or 0,
         start=ready.start,
+        loras=tuple(UsedLoRA(_from_film(file.path, film), file.weight, file.sha256) for file in request.loras),
     )
 
 
@@ -126,8 +132,10 @@ def _differences(request: Request, opened: OpenedModel, generator: Generator) ->
     earlier = request.earlier
     if earlier is None or (earlier.model, earlier.codec) != (request.model, request.codec):
         return
-    same_weights = request.dtype_name != earlier.dtype or dict(earlier.weights) == generator.identity
-    if not same_weights or earlier.origins != opened.origins:
+    if [(lora.weight, lora.sha256) for lora in earlier.loras] != [(x.weight, x.sha256) for x in request.loras]:
+        yield "the film was made with other LoRAs: the pictures will differ"
+        return
+    if _other_weights(earlier, request, generator) or earlier.origins != opened.origins:
         origins = ", ".join(f"{origin.repo}@{origin.revision}" for origin in earlier.origins)
         raise FilmError(f"the film was made with other weights of {request.model}: {origins}")
     pairs = {
@@ -141,6 +149,13 @@ def _differences(request: Request, opened: OpenedModel, generator: Generator) ->
     for name, (then, now) in pairs.items():
         if then != now:
             yield f"the film was made with {name} {then}, here it is {now}: the pictures may differ"
+
+
+def _other_weights(earlier: Facts, request: Request, generator: Generator) -> bool:
+    """Whether networks that are known then and now are not the same; in another dtype that cannot be told."""
+    now = generator.identity
+    known = earlier.weights.keys() & now.keys()
+    return request.dtype_name == earlier.dtype and any(earlier.weights[name] != now[name] for name in known)
 
 
 def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, Start | None]:
@@ -162,8 +177,12 @@ def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, 
     _require_asked(request.asked, config)
     _warm_up(generator, request, config)
     stream = restore(generator, data).stream
-    name = os.path.relpath(path.resolve(), film.resolve().parent)
-    return stream, Start(name, digest, stream.next_frame)
+    return stream, Start(_from_film(path, film), digest, stream.next_frame)
+
+
+def _from_film(path: Path, film: Path) -> str:
+    """Where a file lies from a film's folder: both may be moved together."""
+    return os.path.relpath(path.resolve(), film.resolve().parent)
 
 
 def _warm_up(generator: Generator, request: Request, config: StreamConfig) -> None:
@@ -197,14 +216,14 @@ def _cut_prompts(encoded: Mapping[str, Prompt]) -> Iterator[str]:
 
 @contextmanager
 def _interruptible() -> Iterator[Event]:
-    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C is the ordinary one."""
+    """An event that Ctrl-C, SIGTERM and a terminal that closes set; a second Ctrl-C is the ordinary one."""
     interrupted = Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
         yield interrupted
     finally:
@@ -247,6 +266,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what computes each operation: auto, reference, library, flash-attn, triton",
     )  # fmt: skip
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
+    add_lora_argument(parser)
     parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
 
 

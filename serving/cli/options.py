@@ -6,6 +6,8 @@ import argparse
 import os
 import re
 
+from engines.errors import ConfigError
+from engines.loading.lora import LoRAFile
 from serving.auth import TOKEN_VARIABLE
 from serving.client.aio import SERVER, AsyncClient
 from serving.timeline.timeline import MAX_SECONDS
@@ -24,6 +26,21 @@ def size(text: str) -> tuple[int, int]:
     if not (match := re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)):
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form HEIGHTxWIDTH, such as 480x832")
     return int(match[1]), int(match[2])
+
+
+def add_lora_argument(parser: argparse.ArgumentParser) -> None:
+    """Files to merge into a model."""
+    parser.add_argument(
+        "--lora", type=_lora, action="append", metavar="FILE[:WEIGHT]",
+        help="a LoRA to merge into the model, or a folder of PEFT's; may be given several times (weight: 1)",
+    )  # fmt: skip
+
+
+def _lora(text: str) -> LoRAFile:
+    try:
+        return LoRAFile.parse(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:

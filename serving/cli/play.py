@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from serving.cli.generate import ENDING, INTERRUPTED
 from serving.cli.options import add_server_arguments, client_of, seconds, size
 from serving.cli.sessions import applied_line
 from serving.cli.terminal import escaped, show_line
 from serving.client.capture import Playback, opened
+from serving.client.interactive import InteractiveSession
 from serving.errors import FilmError
+from serving.media.film_file import facts_path, require_own_facts
+from serving.offline.provenance import Facts
 from serving.offline.request import with_length
+from serving.offline.session_facts import session_facts
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.formats.reader import read_timeline
-from serving.timeline.schedule import schedule
+from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings, Timeline, unserved
 
 
@@ -39,19 +46,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Playing:
-    """What is to be played, and where to. `frames` are whole blocks."""
+    """What is to be played, and where to."""
 
     timeline: Timeline
-    frames: int
+    planned: Schedule
     settings: Settings
     fps: int
     output: Path
 
+    @property
+    def frames(self) -> int:
+        """All that there are to be: whole blocks."""
+        return self.planned.frames or 0
+
 
 def run(options: argparse.Namespace) -> int:
-    """Play the timeline. Ctrl-C finishes the file and ends the session."""
+    """Play the timeline. What asks it to end finishes the film with what has come, and ends the session."""
     playing = _read(options)
-    frames = asyncio.run(_play(options, playing))
+    try:
+        frames = asyncio.run(_play(options, playing))
+    except asyncio.CancelledError:
+        return INTERRUPTED
     print(f"\n{playing.output}: {frames} frames, none missing and none twice", file=sys.stderr)
     return 0
 
@@ -65,41 +80,80 @@ def _read(options: argparse.Namespace) -> Playing:
         print(escaped(note), file=sys.stderr)
     for warning in (*read.warnings, *planned.warnings, *unserved(timeline.settings)):
         print(f"warning: {escaped(warning)}", file=sys.stderr)
-    _require_film(options.output)
+    _require_film(options.output, options.timeline)
     asked = timeline.settings
     height, width = options.size or (asked.height, asked.width)
     seed = asked.seed if options.seed is None else options.seed
     settings = Settings(seed, height, width, options.model or asked.model)
-    return Playing(timeline, planned.frames or 0, settings, options.fps, options.output)
+    return Playing(timeline, planned, settings, options.fps, options.output)
 
 
-def _require_film(path: Path) -> None:
+def _require_film(path: Path, timeline: Path) -> None:
     if path.suffix != ".mp4":
         raise FilmError(f"{path} does not end in .mp4, the only kind of film that is made")
     if not path.parent.is_dir():
         raise FilmError(f"{path.parent} is not a folder; make it first")
+    if facts_path(path).resolve() == timeline.resolve():
+        raise FilmError(f"the facts of {path} would be written over {timeline}; choose another -o")
+    require_own_facts(path)
 
 
 async def _play(options: argparse.Namespace, playing: Playing) -> int:
     asked = playing.settings
-    async with (
-        client_of(options) as client,
-        opened(
-            client,
-            playing.timeline.cues,
-            model=asked.model or "",
-            seed=asked.seed,
-            height=asked.height or 0,
-            width=asked.width or 0,
-            fps=playing.fps,
-        ) as session,
-        client.control(session, from_frame=0) as controller,
-    ):
-        print(f"session {session.id}, seed {session.options.seed}", file=sys.stderr)
-        with closing(Playback(controller, playing.output)) as playback:
+    with _ended_by_signals():
+        async with (
+            client_of(options) as client,
+            opened(
+                client,
+                playing.timeline.cues,
+                model=asked.model or "",
+                seed=asked.seed,
+                height=asked.height or 0,
+                width=asked.width or 0,
+                fps=playing.fps,
+            ) as session,
+            client.control(session, from_frame=0) as controller,
+        ):
+            print(f"session {session.id}, seed {session.options.seed}", file=sys.stderr)
+            return await _record(controller, playing)
+
+
+async def _record(controller: InteractiveSession, playing: Playing) -> int:
+    """Write the film; how many frames it has."""
+    facts = _facts(controller.session, playing)
+    with closing(Playback(controller, playing.output, facts)) as playback:
+        try:
             await controller.start()
             await playback.until(playing.frames, lambda event: _show(event, playback, playing.frames))
-        return playback.frames
+        except asyncio.CancelledError:
+            made = playback.close()
+            kept = f"{playing.output} has {made.frames} frames" if made.frames else "nothing is written"
+            print(f"\ninterrupted: {kept}", file=sys.stderr)
+            raise
+        return playback.close(complete=True).frames
+
+
+def _facts(session: pb.Session, playing: Playing) -> Facts | None:
+    """What the film is made of, if the server says it."""
+    if session.HasField("provenance"):
+        return session_facts(session, playing.timeline, playing.planned)
+    print("warning: the server does not say what it makes videos with: the film has no facts", file=sys.stderr)
+    return None
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """What ends a process cancels the task that runs the block, as Ctrl-C does."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    others = [number for number in ENDING if number != signal.SIGINT]
+    for number in others:
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        yield
+    finally:
+        for number in others:
+            loop.remove_signal_handler(number)
 
 
 def _show(event: pb.Event, playback: Playback, frames: int) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from serving.client.aio import AsyncClient
 from serving.client.interactive import InteractiveSession
 from serving.errors import FilmError, SessionError, SessionNotFound
-from serving.media.mp4_writer import Mp4
+from serving.media.film_file import FilmFacts, FilmFile, Made
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import read_chunk
 from serving.timeline.cue import Cue
@@ -66,10 +66,10 @@ def time_of(frame: int, times: Iterable[Arrival | Shown]) -> float:
 class Playback:
     """Writes the chunks of a session, from frame 0 on, to a file, as they are."""
 
-    def __init__(self, controller: InteractiveSession, path: Path) -> None:
+    def __init__(self, controller: InteractiveSession, path: Path, facts: FilmFacts | None = None) -> None:
         options = controller.session.options
         self._controller = controller
-        self._film = Mp4(path, options.height, options.width, 0, {})
+        self._film = FilmFile(path, options.height, options.width, facts)
         self.arrivals: list[Arrival] = []
         self.applied: list[pb.AppliedCue] = []
         self.generated_fps: list[float] = []
@@ -93,9 +93,9 @@ class Playback:
             if report is not None:
                 report(event)
 
-    def close(self) -> None:
-        """Finish the file; one without a frame is taken away."""
-        self._film.close()
+    def close(self, *, complete: bool = False) -> Made:
+        """Finish the film; without a frame in it, leave what was there before."""
+        return self._film.close(complete=complete)
 
     def _note(self, event: pb.Event) -> None:
         match event.WhichOneof("event"):

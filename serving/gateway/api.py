@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Protocol
 
 from serving.auth import Caller
@@ -93,6 +94,10 @@ class SessionAPI(Protocol):
 
     def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
         """The bytes of a finished recording, in pieces of at most 256 KiB."""
+        ...
+
+    def recording_file(self, name: str, caller: Caller) -> Path:
+        """Where the file of a finished recording lies on this machine."""
         ...
 
     def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:

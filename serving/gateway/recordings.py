@@ -106,6 +106,10 @@ class Recordings:
         for piece in self._stores[caller].read(name):
             yield piece
 
+    def file(self, name: str, caller: str) -> Path:
+        """Where a finished recording lies."""
+        return self._stores[caller].path(name)
+
     async def delete(self, name: str, caller: str) -> None:
         """Remove a finished recording."""
         await asyncio.to_thread(self._stores[caller].delete, name)

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from cachetools import LRUCache
 from typing_extensions import override
@@ -368,3 +369,7 @@ class SessionService(SessionAPI):
     @override
     def read_recording(self, name: str, caller: Caller) -> AsyncIterator[bytes]:
         return self._recordings.read(name, caller.name)
+
+    @override
+    def recording_file(self, name: str, caller: Caller) -> Path:
+        return self._recordings.file(name, caller.name)

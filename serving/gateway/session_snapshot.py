@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from engines.config.geometry import BlockLengths
 from serving.errors import InvalidRequest, LimitReached, TimelineError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_cue
+from serving.protocol.convert import lora_marks, read_cue
 from serving.replication.messages import ResumeState, SavedSession, SessionSpec
 from serving.session.applied_log import AppliedLog
 from serving.session.cue_queue import MAX_PENDING
@@ -80,7 +80,8 @@ def restored(saved: SavedSession, spec: SessionSpec) -> ResumeState:
     _check_cues(applied, pending, blocks, lengths)
     log = AppliedLog(applied_as(applied, lengths))
     record = SessionRecord.restored(spec.pace, log.tail, pending, next_frame, lengths)
-    return ResumeState(record, saved.stream, past=log.past())
+    loras = lora_marks(saved.session.provenance)
+    return ResumeState(record, saved.stream, past=log.past(), loras=loras)
 
 
 def _check_cues(applied: Sequence[Cue], pending: Sequence[Cue], blocks: int, lengths: BlockLengths) -> None:

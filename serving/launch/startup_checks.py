@@ -11,17 +11,19 @@ import torch
 from engines.config.presets import preset
 from engines.config.validation import require
 from engines.loading.footprint import memory_needed
+from engines.loading.lora import require_loras_fit
 from serving.config import DTYPES, Listener, ServerConfig
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
 
 
 def check_startup(config: ServerConfig) -> None:
-    """Raise ConfigError or ModelError, with what to do about it, for a server that cannot start here.
+    """Raise ConfigError, ModelError or WeightsError, with the remedy, for a server that cannot start here.
 
     That the kernels can run is for the caller to find out: see `ServerConfig.backends`.
     """
     require_model(config.model, models_folder(config.models_dir), config.codec)
+    require_loras_fit(config.lora_files, preset(config.model).transformer)
     _require_devices(config)
     _require_folder(config.recordings)
     for listener in config.listeners:

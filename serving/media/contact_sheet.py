@@ -10,6 +10,8 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from serving.media.whole_file import whole_file
+
 COLUMNS = 4
 CAPTION_LINES = 3
 LINE_HEIGHT_PX = 12
@@ -41,7 +43,8 @@ def write_sheet(path: Path, stills: Sequence[Still]) -> None:
         picture = Image.fromarray(still.picture.numpy())
         page.paste(picture.resize((width * zoom, height * zoom), Image.Resampling.NEAREST), (left, top))
         draw.text((left, top + height * zoom + 2), _caption(still, width * zoom), fill="black", font_size=10)
-    page.save(path)
+    with whole_file(path) as place:
+        page.save(place)
 
 
 def _caption(still: Still, width_px: int) -> str:

@@ -20,25 +20,33 @@ from serving.errors import FilmError
 from serving.media.chunk import FRAMES_PER_SECOND, AccessUnit, Chunk
 from serving.media.fmp4 import Fragments
 from serving.media.h264 import sample
+from serving.media.whole_file import put_in_place, whole_file
 
 OPTIONS = {
-    # Finished chunks can be played even if the process dies; a finished file is an ordinary MP4.
-    "movflags": "hybrid_fragmented+use_metadata_tags",
+    # Finished chunks can be played even if the process dies.
+    "movflags": "frag_keyframe+empty_moov+default_base_moof+use_metadata_tags",
     "flush_packets": "1",
 }
+
+COPY_OPTIONS = {"movflags": "faststart+use_metadata_tags"}
+
+OF_THE_MUXER = ("major_brand", "minor_version", "compatible_brands", "encoder")
+"""Metadata that a muxer writes by itself."""
 
 _TIME_BASE = Fraction(1, FRAMES_PER_SECOND)
 
 
 class Mp4:
-    """An MP4 file being written, whose time begins with `first_frame`. `tags` go into its metadata.
+    """An MP4 file being written in fragments, whose time begins with `first_frame`. `tags` go into its metadata.
 
-    Every method raises FilmError where the file cannot be written.
+    `finish` makes an ordinary one of it. It is `whole` unless something was refused. Every method raises FilmError
+    where the file cannot be written.
     """
 
     def __init__(self, path: Path, height: int, width: int, first_frame: int, tags: Mapping[str, str]) -> None:
         self._path, self._height, self._width = path, height, width
         self._stream: VideoStream | None = None
+        self.whole = True
         self.first_frame, self.frames = first_frame, 0
         with writing(path):
             # Opened here and now: the library would leave it to the first chunk.
@@ -50,14 +58,19 @@ class Mp4:
         """Write the chunk that follows. Raises FilmError as well if it is another one, or another encoder's."""
         if chunk.first_frame != (expected := self.first_frame + self.frames):
             raise FilmError(f"{self._path} goes on with frame {expected}; the chunk begins at {chunk.first_frame}")
+        self.whole = False
         with writing(self._path):
             stream = self._stream = self._stream or self._begin(chunk)
             for unit in chunk.units:
                 self._container.mux(_packet(unit, self.frames, stream))
                 self.frames += 1
+        self.whole = True
 
     def close(self) -> None:
-        """Finish the file; one without a frame is taken away."""
+        """Close the file; one without a frame is taken away, and one that is not whole is cut."""
+        if not self.whole:
+            self.abandon()
+            return
         with writing(self._path), self._file:
             if self.frames == 0:
                 if self._path.is_file():
@@ -67,6 +80,7 @@ class Mp4:
 
     def abandon(self) -> None:
         """Close the file as it is, once something was refused, and cut off what is not whole."""
+        self.whole = False
         with writing(self._path):
             self._file.close()
             cut_to_whole(self._path)
@@ -95,6 +109,47 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError) as error:
         raise FilmError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def finish(part: Path, path: Path, tags: Mapping[str, str] | None = None) -> None:
+    """Make of the fragments in `part`, which goes away, the film `path`: an ordinary MP4, the index first.
+
+    `tags` are added to its metadata. Where no copy can be written, the film is the fragments as they are, which
+    players take as well. Raises FilmError if it cannot have its name.
+    """
+    with writing(path):
+        try:
+            with whole_file(path) as copy:
+                _copy(part, copy, tags or {})
+        except (av.FFmpegError, OSError):
+            put_in_place(part, path)
+        else:
+            part.unlink()
+
+
+def _copy(part: Path, copy: Path, tags: Mapping[str, str]) -> None:
+    with (
+        av.open(str(part), "r") as source,
+        av.open(str(copy), "w", format="mp4", options=COPY_OPTIONS) as container,
+    ):
+        kept = {name: text for name, text in source.metadata.items() if name not in OF_THE_MUXER}
+        container.metadata.update({**kept, **tags})
+        video = source.streams.video[0]
+        stream = container.add_stream_from_template(video, opaque=True)
+        stream.time_base = video.time_base
+        for packet in source.demux(video):
+            if packet.size:  # The last one only says that it is the last.
+                packet.stream = stream
+                container.mux(packet)
+
+
+def frames_in(path: Path) -> int:
+    """How many frames an MP4 has. Raises FilmError if it cannot be read."""
+    try:
+        with av.open(str(path), "r") as container:
+            return sum(1 for packet in container.demux(container.streams.video[0]) if packet.size)
+    except (av.FFmpegError, OSError) as error:
+        raise FilmError(f"{path} is not a film that can be read: {error.strerror}") from error
 
 
 def cut_to_whole(path: Path) -> None:

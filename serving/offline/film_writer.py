@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,22 +11,18 @@ from torch import Tensor
 
 from serving.errors import FilmError
 from serving.media.encoder import ChunkEncoder
-from serving.media.mp4_writer import Mp4
-
-FACTS_TAG = "longtake"
-"""The metadata tag that holds the facts of a film."""
+from serving.media.film_file import FACTS_TAG, FilmFacts, FilmFile, Made
 
 
 class Film:
-    """An MP4 file being written. Each chunk is a closed group of pictures that begins with a key frame.
+    """A film of pictures. Each chunk of them is a closed group of pictures that begins with a key frame.
 
-    `facts`, a text, goes into the file's metadata, where `read_facts` finds it. Every method raises FilmError
-    where the file cannot be written.
+    It is written as a `FilmFile`, and raises what that does.
     """
 
-    def __init__(self, path: Path, height: int, width: int, facts: str | None = None) -> None:
+    def __init__(self, path: Path, height: int, width: int, facts: FilmFacts | None = None) -> None:
         self._encoder = ChunkEncoder(height, width)
-        self._file = Mp4(path, height, width, 0, {} if facts is None else {FACTS_TAG: facts})
+        self._file = FilmFile(path, height, width, facts)
         self._chunks = 0
 
     @property
@@ -40,9 +35,9 @@ class Film:
         self._file.append(self._encoder.encode(self._chunks, self.frames, pictures.numpy()))
         self._chunks += 1
 
-    def close(self) -> None:
-        """Finish the file; one without a picture is taken away."""
-        self._file.close()
+    def close(self, *, complete: bool = False) -> Made:
+        """Give the film its name; without a picture, leave what was there before."""
+        return self._file.close(complete=complete)
 
     def __enter__(self) -> Self:
         return self
@@ -50,9 +45,7 @@ class Film:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # What broke the film says more than that it cannot be finished either.
-        with contextlib.suppress(FilmError) if isinstance(error, FilmError) else contextlib.nullcontext():
-            self.close()
+        self._file.__exit__(kind, error, traceback)
 
 
 def read_facts(path: Path) -> str:

@@ -1,6 +1,6 @@
 """The facts of a film: enough to make it again, and to show under which terms it was made.
 
-They are in the film's metadata and, with the number of frames that came out, as JSON beside it.
+They are in the film's metadata and as JSON beside it, once it is closed with the number of frames that came out.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Self
 from engines.config.stream import StreamConfig
 from kernels.dispatch import EAGER
 from serving.errors import FilmError, TimelineError
+from serving.media.film_file import Made
 from serving.offline.film_writer import read_facts
 from serving.timeline.formats.document import Json, Node
 from serving.timeline.formats.native import own_document, read_own
@@ -43,6 +44,15 @@ class Start:
 
 
 @dataclass(frozen=True)
+class UsedLoRA:
+    """A LoRA that was merged: where it lies from the film's folder, or only its name; its weight and SHA-256."""
+
+    file: str
+    weight: float
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a film was made of. `weights` are fingerprints of the networks, `frames` those of the whole clip.
 
@@ -64,11 +74,17 @@ class Facts:
     frames: int
     kernels: str = str(EAGER)
     start: Start | None = None
+    loras: tuple[UsedLoRA, ...] = ()
     version: int = VERSION
 
-    def document(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return asdict(self) | {"weights": dict(self.weights), "timeline": own_document(self.timeline)}
+    def document(self, made: Made | None = None) -> dict[str, Any]:
+        """As JSON has it; of a film that was `made`, with the cues that came into force in it and no others."""
+        document = asdict(self) | {"weights": dict(self.weights), "timeline": own_document(self.timeline)}
+        if made is None:
+            return document
+        end = (self.start.frame if self.start else 0) + made.frames
+        cues = [asdict(cue) for cue in self.cues if cue.frame < end]
+        return document | {"cues": cues, "frames_made": made.frames, "complete": made.complete}
 
     @classmethod
     def of_film(cls, path: Path) -> Self:
@@ -85,14 +101,16 @@ class Facts:
     def _of_document(cls, document: dict[str, Any]) -> Self:
         stream, start = document["stream"], document["start"]
         timeline: Json = document["timeline"]
+        known = {name: value for name, value in document.items() if name not in ("frames_made", "complete")}
         made = {
             "origins": tuple(Origin(**origin) for origin in document["origins"]),
             "stream": StreamConfig(**stream | {"steps": tuple(stream["steps"])}),
             "timeline": read_own(Node("timeline", timeline)),
             "cues": tuple(AppliedCue(**cue) for cue in document["cues"]),
+            "loras": tuple(UsedLoRA(**lora) for lora in document.get("loras", ())),
             "start": None if start is None else Start(**start),
         }
-        return cls(**document | made)
+        return cls(**known | made)
 
 
 def applied_cues(planned: Schedule, begin: int = 0) -> tuple[AppliedCue, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,7 +20,9 @@ from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.errors import FilmError
 from serving.media.contact_sheet import Still, write_sheet
+from serving.media.film_file import Made, facts_path
 from serving.media.mp4_writer import writing
+from serving.media.whole_file import whole_file
 from serving.offline.film_writer import Film
 from serving.offline.provenance import Facts
 from serving.pipeline.prompts import PlannedPrompts
@@ -43,7 +44,7 @@ class Outputs:
     @property
     def facts(self) -> Path:
         """The facts as JSON, beside the film."""
-        return self.film.with_suffix(".json")
+        return facts_path(self.film)
 
     def snapshot(self, frame: int) -> Path:
         """The snapshot taken before `frame`, beside the film."""
@@ -68,13 +69,6 @@ class Begun(NamedTuple):
     begin: int
     end: int
     text: str
-
-
-class Made(NamedTuple):
-    """A film that has been written: its frames, and whether those are all that were asked for."""
-
-    frames: int
-    complete: bool
 
 
 class FilmMaker:
@@ -105,15 +99,29 @@ class FilmMaker:
         A block is decoded, and the one before it encoded, while the next one is generated. Nothing is written if
         there is not even one.
         """
-        stream, stills = self._stream, list[Still]()
+        stills: list[Still] = []
+        size = self._stream.config
+        with Film(outputs.film, size.height, size.width, self._facts) as film:
+            self._write(film, stills, outputs, report, interrupted)
+            made = film.close(complete=self._stream.blocks == self._blocks)
+        if outputs.sheet is not None and stills:
+            with writing(outputs.sheet):
+                write_sheet(outputs.sheet, stills)
+        return made
+
+    def _write(
+        self,
+        film: Film,
+        stills: list[Still],
+        outputs: Outputs,
+        report: Callable[[Progress], None],
+        interrupted: Event,
+    ) -> None:
+        """Generate, decode and encode what is wanted; all that was begun is written when this ends."""
+        stream, started = self._stream, time.monotonic()
         first, first_frame = stream.blocks, stream.next_frame
         wanted = _spread(first, self._blocks, STILLS)
-        started = time.monotonic()
-        facts = json.dumps(self._facts.document())
-        with (
-            Film(outputs.film, stream.config.height, stream.config.width, facts) as film,
-            ThreadPoolExecutor(max_workers=1) as writer,
-        ):
+        with ThreadPoolExecutor(max_workers=1) as writer:
             pending: Future[None] | None = None
             for begun, pictures in self._chunks(outputs, interrupted):
                 if pending is not None:
@@ -127,13 +135,6 @@ class FilmMaker:
                 report(_progress(done, self._blocks - first, begun.end - first_frame, started))
             if pending is not None:
                 pending.result()
-        made = Made(film.frames, stream.blocks == self._blocks)
-        if made.frames > 0:
-            self._write_facts(outputs.facts, made)
-        if outputs.sheet is not None and stills:
-            with writing(outputs.sheet):
-                write_sheet(outputs.sheet, stills)
-        return made
 
     def _chunks(self, outputs: Outputs, interrupted: Event) -> Iterator[tuple[Begun, Tensor]]:
         """Each block and its pictures, which are decoded when the next block has been begun.
@@ -173,13 +174,8 @@ class FilmMaker:
         return every is not None and not last and begun.end // every > begun.begin // every
 
     def _snapshot(self, path: Path) -> None:
-        with writing(path):
-            path.write_bytes(take_light(self._generator, self._stream))
-
-    def _write_facts(self, path: Path, made: Made) -> None:
-        document = self._facts.document() | {"frames_made": made.frames, "complete": made.complete}
-        with writing(path):
-            path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        with writing(path), whole_file(path) as place:
+            place.write_bytes(take_light(self._generator, self._stream))
 
 
 def _spread(first: int, end: int, most: int) -> set[int]:

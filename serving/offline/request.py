@@ -13,9 +13,11 @@ import torch
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.device.host_threads import usable_cores
+from engines.loading.lora import LoRAFile
 from engines.runner.selection import can_use_cuda_graphs
 from kernels.dispatch import KernelBackends, backends_for
 from serving.errors import FilmError
+from serving.media.film_file import require_own_facts
 from serving.offline.provenance import Facts
 from serving.offline.renderer import Outputs
 from serving.timeline.formats.reader import read_timeline
@@ -48,6 +50,7 @@ class Request:
     snapshot: Path | None
     kernels: KernelBackends
     may_replay: bool = True
+    loras: tuple[LoRAFile, ...] = ()
     earlier: Facts | None = None
 
     @property
@@ -99,6 +102,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         options.snapshot,
         _plan(options.kernels, device, dtype),
         not options.no_graphs,
+        tuple(options.lora or ()),
     )
 
 
@@ -121,8 +125,24 @@ def _film_request(options: argparse.Namespace) -> Request:
         snapshot,
         _plan(options.kernels, device, dtype),
         not options.no_graphs,
+        loras=_loras_of(facts, options.source) if options.lora is None else tuple(options.lora),
         earlier=facts,
     )
+
+
+def _loras_of(facts: Facts, film: Path) -> tuple[LoRAFile, ...]:
+    """What was merged when the film was made. Raises FilmError unless the same files are where they were."""
+    files = []
+    for used in facts.loras:
+        file = LoRAFile(film.parent / used.file, used.weight)
+        here = file.path.exists()
+        if not here or file.sha256 != used.sha256:
+            raise FilmError(
+                f"the film was made with the LoRA {used.file}:{used.weight:g} (SHA-256 {used.sha256}), which "
+                f"{'is another file now' if here else 'is not there'}; --lora FILE:WEIGHT says where it is"
+            )
+        files.append(file)
+    return tuple(files)
 
 
 def _device(name: str) -> torch.device:
@@ -176,4 +196,5 @@ def read_outputs(options: argparse.Namespace, request: Request) -> Outputs:
                 f"{path} would be written over {path.name}, which the film is made from; choose another -o"
             )
         taken.add(path.resolve())
+    require_own_facts(outputs.film)
     return outputs

@@ -66,6 +66,11 @@ def write_receipt(receipt: Receipt, *, replicated: bool = False, repeated: bool 
     )
 
 
+def lora_marks(provenance: pb.Provenance) -> tuple[str, ...]:
+    """The LoRAs that change something, each in words that are the same only for the same one."""
+    return tuple(f"{lora.weight!r} of {lora.sha256}" for lora in provenance.loras if lora.weight)
+
+
 def read_pace(options: pb.SessionOptions, lease_s: float) -> Pace:
     """How a session is paced; `lease_s` where nothing is said. Raises InvalidRequest for what cannot be."""
     asked = options.lease

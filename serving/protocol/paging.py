@@ -51,7 +51,8 @@ def cut(
 ) -> tuple[list[T], str]:
     """A page of `items`, and the token of the next one. Raises InvalidRequest for a token that is none.
 
-    Of a page only what is `fitting` is taken. A token says which item was the last: what comes or goes between two pages moves nothing.
+    Of a page only what is `fitting` is taken. A token says which item was the last: what comes or goes between two
+    pages moves nothing.
     """
     if page_size < 0:
         raise InvalidRequest(f"page_size is {page_size}; it must be at least 0")

@@ -47,8 +47,8 @@ class ResumeState:
     """From where a session goes on: its logic, and the light snapshot of its stream (None before the first block).
 
     `past` is what its log of applied cues has before the record's end of it, `chunks` are what viewers may still
-    ask for, and `reason` says why it does not go on where it was. Raises InvalidRequest for blocks without a
-    snapshot: the session would begin again.
+    ask for, and `reason` says why it does not go on where it was. `loras`, if not None, must be merged where it
+    goes on. Raises InvalidRequest for blocks without a snapshot: the session would begin again.
     """
 
     record: SessionRecord
@@ -57,6 +57,7 @@ class ResumeState:
     recording: RecordingMark = NO_RECORDING
     reason: str = ""
     past: bytes = b""
+    loras: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.snapshot is None and self.record.delivered_frames > 0:

@@ -95,11 +95,11 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
         caller = sessions.authenticate(read_token(request.headers))
         return JSONResponse(server_json(await sessions.describe_server(caller)))
 
-    @app.get("/recordings/{name}.mp4")
-    async def recording(name: str, request: Request) -> StreamingResponse:
-        pieces = sessions.read_recording(name, sessions.authenticate(read_token(request.headers)))
-        headers = {"Content-Disposition": f'attachment; filename="{name}.mp4"'}
-        return StreamingResponse(await _begun(pieces), media_type="video/mp4", headers=headers)
+    @app.api_route("/recordings/{name}.mp4", methods=["GET", "HEAD"])
+    async def recording(name: str, request: Request) -> FileResponse:
+        path = sessions.recording_file(name, sessions.authenticate(read_token(request.headers)))
+        kept = {"Cache-Control": "private, no-cache"}
+        return FileResponse(path, media_type="video/mp4", filename=f"{name}.mp4", headers=kept)
 
     app.include_router(recording_routes(sessions))
 

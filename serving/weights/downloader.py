@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -204,18 +205,31 @@ def _require_room(folder: Path, items: list[_Item]) -> None:
 
 def _fetch(hub: Hub, folder: Path, item: _Item, step: Progress, progress: Callable[[Progress], None]) -> None:
     partial = folder / PARTIAL / item.file.key
-    hub.fetch(item.snapshot, item.file, partial, lambda done: progress(replace(step, done=done)))
+
+    def received(done: int) -> None:
+        progress(replace(step, done=done))
+
+    before = hub.fetch(item.snapshot, item.file, partial, received)
     progress(replace(step, stage="check", done=step.size))
     if not item.file.matches(partial):
-        found = item.file.digest(partial)
-        partial.unlink()
-        raise DownloadError(
-            f"{item.local} arrived with hash {found} where {hub.endpoint} promises {item.file.key}; "
-            "it was thrown away: download again and, if this repeats, do not trust that server"
-        )
+        if not before:
+            raise _wrong(hub, item, partial)
+        # What came now does not go with what was here: only all of the file can tell which of them is wrong.
+        os.truncate(partial, before)
+        hub.fetch_whole(item.snapshot, item.file, partial, received)
     target = folder / item.local
     target.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(target)
+
+
+def _wrong(hub: Hub, item: _Item, partial: Path) -> DownloadError:
+    """Throw away what the hub has sent, of which nothing can be kept."""
+    found = item.file.digest(partial)
+    partial.unlink()
+    return DownloadError(
+        f"{item.local} arrived with hash {found} where {hub.endpoint} promises {item.file.key}; "
+        "it was thrown away: download again and, if this repeats, do not trust that server"
+    )
 
 
 def _new_records(folder: Path, before: Manifest | None, items: list[_Item]) -> tuple[RepoRecord, ...]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, ModelInfo, get_session, hf_hub_url, hf_raise_for_status
+from huggingface_hub import HfApi, ModelInfo, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -29,16 +29,13 @@ from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from serving.errors import DownloadError
 from serving.weights.manifest import sha256_of
+from serving.weights.transfer import Transfer, Untrusted
 
-TRIES = 5
-"""Failures in a row, without a new byte, before a transfer is given up."""
-
-RETRY_PAUSE_S = 1.0
-TIMEOUT = httpx2.Timeout(30.0, connect=10.0)
-PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
 LICENCE_FILES = ("license", "license.txt", "license.md")
 CARD = "README.md"
 LIBRARY = "longtake"
+_HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
 SIGN_IN = "sign in with `hf auth login` or set HF_TOKEN"
 
 
@@ -92,7 +89,7 @@ class Snapshot:
             raise DownloadError(
                 f"{self.repo} has no file {path} at revision {self.commit}; choose another with --revision"
             )
-        if not found.key:
+        if not _HASH.fullmatch(found.key):
             raise DownloadError(f"the hub gives no hash of {path} in {self.repo}, so it cannot be checked")
         return found
 
@@ -123,56 +120,29 @@ class Hub:
         files = tuple(_hub_file(sibling) for sibling in info.siblings or ())
         return Snapshot(repo, info.sha, _licence(info), files)
 
-    def fetch(self, snapshot: Snapshot, file: HubFile, partial: Path, received: Callable[[int], None]) -> None:
+    def fetch(self, snapshot: Snapshot, file: HubFile, partial: Path, received: Callable[[int], None]) -> int:
         """Bring `partial` to the file's length, continuing behind the bytes it has.
 
-        `received` is told the length after each piece. What has arrived stays in `partial` if this fails.
+        `received` is told the length after each piece. What has arrived stays in `partial` if this fails. Returns
+        how many of the bytes were here before: whether they and the others are the file, its hash must say.
         """
-        partial.touch()
-        failures, reached = 0, _length(partial)
+        transfer = self._transfer(snapshot, file, partial, received)
         with _explained(snapshot.repo, snapshot.commit, self.endpoint):
-            while _length(partial) < file.size:
-                try:
-                    self._continue(snapshot, file, partial, received)
-                except (httpx2.TransportError, HfHubHTTPError) as error:
-                    failures = 0 if _length(partial) > reached else failures + 1
-                    if failures >= TRIES or not _passes(error):
-                        raise
-                    time.sleep(RETRY_PAUSE_S)
-                reached = max(reached, _length(partial))
+            transfer.run()
+        return transfer.trusted
 
-    def _continue(self, snapshot: Snapshot, file: HubFile, partial: Path, received: Callable[[int], None]) -> None:
+    def fetch_whole(
+        self, snapshot: Snapshot, file: HubFile, partial: Path, received: Callable[[int], None]
+    ) -> None:
+        """Put the file in the place of `partial`, which stays what it is if that fails or the hash is wrong."""
+        with _explained(snapshot.repo, snapshot.commit, self.endpoint):
+            self._transfer(snapshot, file, partial, received).fetch_whole()
+
+    def _transfer(
+        self, snapshot: Snapshot, file: HubFile, partial: Path, received: Callable[[int], None]
+    ) -> Transfer:
         url = hf_hub_url(snapshot.repo, file.path, revision=snapshot.commit, endpoint=self.endpoint)
-        headers = build_hf_headers(token=self._token, library_name=LIBRARY)
-        headers["Accept-Encoding"] = "identity"  # Ranges count the file's bytes, not a compressed body's.
-        start = _length(partial)
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT) as response:
-            hf_raise_for_status(response)
-            if response.status_code != httpx2.codes.PARTIAL_CONTENT:
-                start = 0  # A server without ranges sends the whole file again.
-            _write(response, partial, start, file, received)
-
-
-def _write(
-    response: httpx2.Response, partial: Path, start: int, file: HubFile, received: Callable[[int], None]
-) -> None:
-    with partial.open("ab") as output:
-        if output.tell() > start:
-            output.truncate(start)
-        for piece in response.iter_bytes():
-            start += output.write(piece)
-            if start > file.size:
-                break
-            received(start)
-    if start < file.size:
-        raise httpx2.RemoteProtocolError(f"{response.url} ended after {start} of {file.size} bytes")
-    if start > file.size:
-        partial.unlink()
-        raise DownloadError(
-            f"{response.url} sends more than the {file.size} bytes of {file.path}; try again later"
-        )
+        return Transfer(url, build_hf_headers(token=self._token, library_name=LIBRARY), file, partial, received)
 
 
 @contextmanager
@@ -188,6 +158,10 @@ def _explained(repo: str, revision: str, endpoint: str) -> Iterator[None]:
         raise DownloadError(f"{error.response.url} does not exist; choose another --revision of {repo}") from error
     except HfHubHTTPError as error:
         raise DownloadError(_refusal(error, repo, endpoint)) from error
+    except Untrusted as error:
+        raise DownloadError(
+            f"{error}; what was here is kept: check the network and HF_ENDPOINT, then download again"
+        ) from error
     except (httpx2.RequestError, OfflineModeIsEnabled) as error:
         raise DownloadError(
             f"cannot reach {endpoint} for {repo} ({error}); check the network, then download again to continue"
@@ -200,10 +174,6 @@ def _refusal(error: HfHubHTTPError, repo: str, endpoint: str) -> str:
         return f"{endpoint} shows no repository {repo}; if it is private, {SIGN_IN}"
     remedy = SIGN_IN if status == 403 else "try again later; what has arrived is kept"
     return f"the hub answered {status} for {repo} at {error.response.url}; {remedy}"
-
-
-def _passes(error: httpx2.TransportError | HfHubHTTPError) -> bool:
-    return not isinstance(error, HfHubHTTPError) or error.response.status_code in PASSING_STATUSES
 
 
 def _hub_file(sibling: RepoSibling) -> HubFile:
@@ -225,7 +195,3 @@ def _licence(info: ModelInfo) -> str:
 def _git_blob_id(path: Path) -> str:
     data = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-
-
-def _length(path: Path) -> int:
-    return path.stat().st_size

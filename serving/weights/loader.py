@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from engines.config.model import ModelConfig
 from engines.config.presets import TAEW2_1, preset
 from engines.errors import ConfigError
 from engines.loading.loader import ModelFiles, load_networks
+from engines.loading.lora import LoRAFile
 from engines.loading.model import NETWORKS, Model, Network
 from engines.pocket.model_files import model_files, revision
 from engines.text.prompt_encoder import PromptEncoder
@@ -69,8 +70,11 @@ def open_model(
     codec: CodecName = "own",
     text_device: torch.device | None = None,
     networks: Collection[Network] = NETWORKS,
+    loras: Sequence[LoRAFile] = (),
 ) -> OpenedModel:
     """Load `networks` of the model called `name`, from its subfolder of `models` if it has published weights.
+
+    `loras` are merged into its transformer.
 
     `codec` "tiny" takes the tiny autoencoder instead of the model's own. Raises ConfigError if there is no such
     model, ModelError if its weights are not here or not whole, and WeightsError if they do not fit.
@@ -80,12 +84,14 @@ def open_model(
     if entry := CATALOG.get(name):
         config = config if codec == "own" else replace(config, vae=TAEW2_1)
         role = Role.CODEC if codec == "own" else Role.TINY_CODEC
-        return _opened(config, *_published(entry, models / name, role, networks), load)
+        files, origins = _published(entry, models / name, role, networks)
+        return _opened(config, replace(files, loras=tuple(loras)), origins, load)
     if codec == "tiny":
         raise ModelError(f"{name} has no tiny codec beside its own; leave --codec out")
     if name == POCKET:
-        return _opened(config, model_files(), (Origin("longtake pocket", revision(), "Apache-2.0"),), load)
-    model = Model.random(config, RANDOM_SEED, device, dtype, networks)
+        files = replace(model_files(), loras=tuple(loras))
+        return _opened(config, files, (Origin("longtake pocket", revision(), "Apache-2.0"),), load)
+    model = Model.random(config, RANDOM_SEED, device, dtype, networks, loras)
     origins = (Origin("random weights", f"seed {RANDOM_SEED}", "Apache-2.0"),)
     return OpenedModel(model, origins, _prompts(model, ByteTokenizer))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from serving.errors import DownloadError
+from serving.media.whole_file import write_whole
 
 MANIFEST = "manifest.json"
 
@@ -88,9 +88,7 @@ def _parse(document: dict[str, Any]) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Put the manifest in place whole: a reader sees the old one or the new one."""
-    temporary = folder / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n")
 
 
 def verify(folder: Path, *, full: bool = False) -> tuple[Fault, ...]:

@@ -52,6 +52,7 @@ class ActiveSession:
     track: PromptTrack
     prompts: dict[str, Prompt]
     replica: str
+    provenance: pb.Provenance
     kept: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
     subscribers: list[Subscriber] = field(default_factory=list)
     feed: StandbyFeed | None = None
@@ -306,6 +307,7 @@ class ActiveSession:
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
             replica=self.replica,
             held_fps=self.watch.held_fps or 0.0,
+            provenance=self.provenance if cues else None,
         )
 
     def queued_blocks(self, now: float) -> int:

@@ -66,6 +66,7 @@ class Denoiser:
         capacity: what the device has time for.
         viewers: of one session, at most.
         replay_s: how long the past of a session may be generated again, or rebuilt, for a client.
+        provenance: what the videos are made with.
 
     """
 
@@ -84,6 +85,7 @@ class Denoiser:
         leases: LeaseConfig | None = None,
         replay_s: float = 20.0,
         viewers: int = 1000,
+        provenance: pb.Provenance | None = None,
     ) -> None:
         self._generator = generator
         self._decoder = decoder
@@ -100,7 +102,7 @@ class Denoiser:
         self._delivery = Delivery(
             decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity
         )
-        self._factory = SessionFactory(generator, text, decoder, executor, replica)
+        self._factory = SessionFactory(generator, text, decoder, executor, replica, provenance)
         self._commands = CommandHandler(self._copies, generator, decoder, executor, self._loop.wake)
         self._streams = SessionStreams(self._copies, generator, executor, self._loop.wake, viewers)
         self._tasks: list[asyncio.Task[None]] = []

@@ -15,9 +15,11 @@ from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.errors import FrameOutOfRange, InvalidRequest
+from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.engine_errors import refused
 from serving.pipeline.prompts import PromptTrack
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
+from serving.protocol.convert import lora_marks
 from serving.replication.messages import ResumeState, SessionSpec
 from serving.session.applied_log import AppliedLog
 from serving.session.replay_budget import ReplayBudget
@@ -44,17 +46,21 @@ class SessionFactory:
         pictures: DecoderStage,
         executor: Executor,
         replica: str,
+        provenance: pb.Provenance | None = None,
     ) -> None:
         self._generator = generator
         self._text = text
         self._decoder = pictures
         self._executor = executor
         self._replica = replica
+        self._provenance = provenance or pb.Provenance()
 
     async def open(
         self, attempt: str, spec: SessionSpec, cues: Sequence[Cue], resume: ResumeState | None
     ) -> ActiveSession:
         """A session with `cues` pending, new or from `resume` on. Raises InvalidRequest for what cannot be."""
+        if resume is not None:
+            self._require_same_loras(resume)
         async with self._taken(await self._stream(spec, resume)) as stream:
             now = _now()
             logic = _logic(spec, resume, stream, now)
@@ -74,7 +80,7 @@ class SessionFactory:
         async with self._taken(await self._opened(partial(self._generator.fork, session.stream))) as stream:
             prompts = dict(session.prompts)
             track = session.track.copy(prompts)
-            fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica)
+            fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
             fork.kept.extend(session.kept)
             await self._begin_decoding(fork, stream.blocks)
         return fork
@@ -103,6 +109,16 @@ class SessionFactory:
             fork.kept.extend(chunks)
             await self._begin_decoding(fork, block)
         return fork
+
+    def _require_same_loras(self, resume: ResumeState) -> None:
+        """The stream's snapshot says it, too; but a session that has not begun has none."""
+        here = lora_marks(self._provenance)
+        if resume.loras is not None and resume.loras != here:
+            there, merged = (", ".join(marks) or "none" for marks in (resume.loras, here))
+            raise InvalidRequest(
+                f"the snapshot is of a server with the LoRAs {there}, here it is {merged}; "
+                "restore it where the same ones are merged"
+            )
 
     # Streams
 
@@ -184,7 +200,7 @@ class SessionFactory:
         entries = logic.applied.entries(last_settled(logic.applied, logic.next_block))
         for step in steps_of(entries, logic.next_block, logic.blocks):
             await self._take(track, prompts, step)
-        return ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica)
+        return ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
 
     async def _take(self, track: PromptTrack, prompts: dict[str, Prompt], step: Step) -> Prompt:
         """The prompt of the next step; `prompts`, which the track reads, has no others' texts after it."""

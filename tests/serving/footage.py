@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import av
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
+from serving.media.film_file import Made
 
 HEIGHT, WIDTH = 48, 64
 
@@ -21,6 +22,17 @@ class Shown(NamedTuple):
 
     times: list[float]
     pictures: Pictures
+
+
+class MadeOf(NamedTuple):
+    """Facts of a film, for tests."""
+
+    prompt: str
+
+    def document(self, made: Made | None = None) -> dict[str, Any]:
+        """As those of `longtake generate`, with less in them."""
+        begun = {"longtake": "1", "cues": [self.prompt]}
+        return begun if made is None else begun | {"frames_made": made.frames, "complete": made.complete}
 
 
 def blocks() -> list[Pictures]:

@@ -20,6 +20,7 @@ from serving.deployments.replicas.model_runtime import (
     build_denoising,
     build_text_encoder,
     load,
+    provenance,
     warm_up_decoder,
 )
 from serving.deployments.replicas.remote_stages import RemoteDecoder, RemoteTextEncoder
@@ -63,6 +64,7 @@ class DenoiserReplica:
             model = load(config, ["transformer"])
             self._denoising = build_denoising(model, config)
             self._capacity = measured_capacity(config, model.model.config, self._denoising, None)
+        self._provenance = provenance(config, model)
         self._denoiser: Denoiser | None = None
 
     def _here(self) -> Denoiser:
@@ -71,7 +73,7 @@ class DenoiserReplica:
             self._denoiser = Denoiser(
                 self._denoising.generator, self._text, self._decoder, self._denoising.executor,
                 slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
-                leases=self._config.leases, capacity=self._capacity,
+                leases=self._config.leases, capacity=self._capacity, provenance=self._provenance,
                 replay_s=self._config.limits.replay_seconds, viewers=self._config.limits.viewers_per_session,
             )  # fmt: skip
             self._denoiser.start()

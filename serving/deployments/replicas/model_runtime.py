@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
+from importlib.metadata import version
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,7 @@ from engines.vae.frame_decoder import FrameDecoder
 from engines.vae.protocol import use_fused_ops
 from serving.config import DTYPES, ServerConfig
 from serving.media.encoder import ChunkEncoder, chosen
+from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.weights.catalog import models_folder
@@ -50,7 +52,25 @@ def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> Open
     folder = models_folder(config.models_dir)
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     text_device = None if config.text_device is None else torch.device(config.text_device)
-    return open_model(config.model, folder, device, dtype, config.codec, text_device, networks)
+    loras = config.lora_files
+    return open_model(config.model, folder, device, dtype, config.codec, text_device, networks, loras)
+
+
+def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
+    """What this process makes videos with, for whoever wants to make one again."""
+    return pb.Provenance(
+        longtake=version("longtake"),
+        model=config.model,
+        codec=config.codec,
+        origins=[pb.Origin(**asdict(origin)) for origin in opened.origins],
+        weights=[pb.Fingerprint(name=name, value=mark) for name, mark in opened.model.identity.items()],
+        loras=[pb.Lora(name=f.path.name, weight=f.weight, sha256=f.sha256) for f in config.lora_files],
+        torch=torch.__version__,
+        device=config.device,
+        threads=torch.get_num_threads(),
+        dtype=config.dtype,
+        kernels=str(config.backends),
+    )
 
 
 def streams(config: ServerConfig) -> list[StreamConfig]:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.errors import TimelineError
 from serving.timeline.cue import Blend, Cue, Transition, within
-from serving.timeline.formats.document import Node, maybe, shown
+from serving.timeline.formats.document import Json, Node, maybe, shown
 from serving.timeline.formats.native import read_method, read_steps, read_weight
 from serving.timeline.schedule import frame_at
 from serving.timeline.timeline import MAX_CUES, MAX_SECONDS, Settings, Timeline
@@ -36,6 +36,10 @@ class Dialect:
     cosmetic: tuple[str, ...] = ("id", "text", "isLive", "color")
 
 
+GENERATORS = ("longlive", "streamdiffusionv2", "krea-realtime-video", "reward-forcing", "memflow")
+PROCESSORS = ("video-depth-anything", "scribble", "gray", "optical-flow", "rife", "controller-viz", "passthrough")
+"""Scope's own pipelines: those that generate pictures, and those that stand before or behind one in a workflow."""
+
 TIMELINE = Dialect("startTime", "endTime", "transitionSteps", "temporalInterpolationMethod")
 WORKFLOW = Dialect("start_time", "end_time", "transition_steps", "temporal_interpolation_method")
 
@@ -55,6 +59,13 @@ class Remarks:
                 "has no meaning here and is ignored" if len(names) == 1 else "have no meaning here and are ignored"
             )
             self.warnings.append(f"{place}: {', '.join(names)} {rest}")
+
+    def lora(self, node: Node) -> None:
+        """Warn of a LoRA: a timeline says what is to be seen, and not which files are loaded."""
+        named = _present(node)
+        file = shown(named["filename"].value) if "filename" in named else "without a name"
+        weight = f" with weight {shown(named['weight'].value)}" if "weight" in named else ""
+        self.warnings.append(f"{node.place}: the LoRA {file}{weight} is not loaded; --lora FILE:WEIGHT does that")
 
     def pipeline(self, node: Node) -> None:
         """Note which pipeline a file was made for."""
@@ -201,23 +212,45 @@ def _timeline_settings(node: Node, remarks: Remarks) -> Settings:
 
 
 def _workflow_settings(pipelines: list[Node], remarks: Remarks) -> Settings:
-    main: dict[str, Node] | None = None
+    """What the workflow's main pipeline is set to; the others are named in warnings."""
+    main = _main_pipeline(pipelines)
     for node in pipelines:
-        fields = _present(node)
-        role = fields["role"].value if "role" in fields else "main"
-        if main is not None or role != "main":
-            name = shown(fields["pipeline_id"].value) if "pipeline_id" in fields else "without a name"
+        if node is not main:
+            name = shown(_pipeline_id(node)) if _pipeline_id(node) is not None else "without a name"
             remarks.warnings.append(f"{node.place}: the pipeline {name} has no counterpart here and is ignored")
-            continue
-        main = fields
-        remarks.ignored(node.place, fields, ("pipeline_id", "pipeline_version", "source", "role", "params"))
     if main is None:
         return Settings()
-    if "pipeline_id" in main:
-        remarks.pipeline(main["pipeline_id"])
-    if "params" not in main:
+    fields = _present(main)
+    remarks.ignored(main.place, fields, ("pipeline_id", "pipeline_version", "source", "role", "params", "loras"))
+    for lora in fields["loras"].items() if "loras" in fields else ():
+        remarks.lora(lora)
+    if "pipeline_id" in fields:
+        remarks.pipeline(fields["pipeline_id"])
+    if "params" not in fields:
         return Settings()
-    return _workflow_params(main["params"], remarks)
+    return _workflow_params(fields["params"], remarks)
+
+
+def _main_pipeline(pipelines: list[Node]) -> Node | None:
+    """The one that generates. A workflow need not give roles, and may list what stands before it first."""
+
+    def role(node: Node) -> Json:
+        fields = _present(node)
+        return fields["role"].value if "role" in fields else "main"
+
+    def rank(node: Node) -> int:
+        name = _pipeline_id(node)
+        return 0 if name in GENERATORS else 2 if name in PROCESSORS else 1
+
+    candidates = [node for node in pipelines if role(node) == "main"]
+    # Without any it is a generator all the same, whatever it is called.
+    candidates = candidates or [node for node in pipelines if _pipeline_id(node) in GENERATORS]
+    return min(candidates, key=rank, default=None)
+
+
+def _pipeline_id(node: Node) -> Json:
+    fields = _present(node)
+    return fields["pipeline_id"].value if "pipeline_id" in fields else None
 
 
 def _workflow_params(node: Node, remarks: Remarks) -> Settings:

@@ -229,12 +229,11 @@ Q = "base_model.model.blocks.0.self_attn.q"
         ({f"{Q}.lora_A.weight": torch.ones(5, 96)}, r"lora_A\.weight is \[5, 96\], not \[4, 96\]"),
         ({f"{Q}.lora_A.weight": None}, r"1 missing \(blocks\.0\.self_attn\.q\.lora_A\.weight\)"),
         (
-            {"base_model.model.head.head.lora_A.weight": torch.ones(4, 96)},
-            r"1 left over \(head\.head\.lora_A\.weight\)",
+            {"base_model.model.patch_embedding.lora_A.weight": torch.ones(4, 96)},
+            r"1 left over \(base_model\.model\.patch_embedding\.lora_A\.weight\)",
         ),
-        ({f"{Q}.alpha": torch.ones(())}, r"1 left over \(blocks\.0\.self_attn\.q\.alpha\)"),
     ],
-    ids=["rank of B", "rank of A", "partner", "target", "alpha"],
+    ids=["rank of B", "rank of A", "partner", "target"],
 )
 def test_a_lora_that_does_not_fit_is_refused(
     change: dict[str, Tensor | None], message: str, published: Published

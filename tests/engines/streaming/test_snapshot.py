@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +49,21 @@ def test_a_light_snapshot_of_a_process_without_a_codec_goes_on_where_there_is_on
     assert restore(alone, take_light(beside, there)).stream.blocks == 3
     with pytest.raises(SnapshotError, match="codec is"):
         restore(stranger, take_light(beside, there))
+
+
+def test_a_snapshot_goes_on_only_where_the_same_loras_are_merged(
+    model: Model, small: StreamConfig, prompts: list[Prompt]
+) -> None:
+    plain, styled = (
+        generator_for(replace(model, identity=model.identity | more)) for more in ({}, {"loras": "a"})
+    )
+    for there, here in ((plain, styled), (styled, plain)):
+        stream = there.open(small)
+        roll_pictures(there, stream, 1, {0: prompts[0]})
+        for data in (take_light(there, stream), take_exact(there, stream)):
+            assert restore(there, data).stream.blocks == 1
+            with pytest.raises(SnapshotError, match=r"the snapshot's loras is (a|None), here it is (a|None)"):
+                restore(here, data)
 
 
 def continue_elsewhere(folder: Path, name: str, data: bytes, switches: dict[int, Prompt], blocks: int) -> Film:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
@@ -14,9 +15,13 @@ import av
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
+from engines.config.presets import preset
+from engines.loading.model import Model
 from serving.cli.main import main
+from tests.support.published_files import random_lora
 
 TIMELINE = """
 version: 1
@@ -98,21 +103,48 @@ def test_options_come_before_the_timeline_and_that_before_the_model(timeline: Pa
     assert (stream["seed"], stream["steps"]) == (3, [1000, 750, 500, 250])
 
 
-def test_an_interrupted_film_is_the_beginning_of_the_whole_one(timeline: Path, tmp_path: Path) -> None:
-    whole = frames_of(generate(timeline, tmp_path / "whole.mp4", "--seconds", "60"))
-    options = ["-o", str(tmp_path / "part.mp4"), "--seconds", "60", "--threads", "1"]
+def stopped(timeline: Path, film: Path, number: signal.Signals, at: str) -> int:
+    """The exit status of `generate`, sent a signal when it reports that block."""
+    options = ["-o", str(film), "--seconds", "60", "--threads", "1"]
     command = [sys.executable, "-m", "serving.cli.main", "generate", str(timeline), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        while not process.stderr.readline().startswith("block 20/"):
+        while not process.stderr.readline().startswith(at):
             pass
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.stderr.read()
-    assert process.returncode == 130
+    return process.returncode
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_an_interrupted_film_is_the_beginning_of_the_whole_one(
+    timeline: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    whole = frames_of(generate(timeline, tmp_path / "whole.mp4", "--seconds", "20"))
+    assert stopped(timeline, tmp_path / "part.mp4", number, "block 20/") == 130
     part = frames_of(tmp_path / "part.mp4")
-    assert 9 + 12 * 19 <= len(part) < len(whole)
-    assert torch.equal(part, whole[: len(part)])
-    assert not facts_of(tmp_path / "part.mp4")["complete"]
+    assert 9 + 12 * 19 <= len(part) < 9 + 12 * 79
+    length = min(len(part), len(whole))
+    assert torch.equal(part[:length], whole[:length])
+    facts = facts_of(tmp_path / "part.mp4")
+    assert (facts["frames_made"], facts["complete"]) == (len(part), False)
+
+
+def test_a_film_that_is_killed_leaves_the_earlier_one(timeline: Path, tmp_path: Path) -> None:
+    before = generate(timeline, tmp_path / "film.mp4", "--seconds", "1").read_bytes()
+    assert stopped(timeline, tmp_path / "film.mp4", signal.SIGKILL, "block 3/") == -signal.SIGKILL
+    assert (tmp_path / "film.mp4").read_bytes() == before
+    assert facts_of(generate(timeline, tmp_path / "film.mp4", "--seconds", "2"))["complete"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["film.json", "film.mp4", "timeline.yaml"]
+
+
+def test_a_file_that_happens_to_lie_where_the_facts_would_is_not_written_over(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.json").write_text('{"mine": true}')
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "other.mp4")]) == 2
+    assert "other.json, where the facts of other.mp4 would be written, is there" in capsys.readouterr().err
+    assert (tmp_path / "other.json").read_text() == '{"mine": true}'
 
 
 def test_a_snapshot_is_continued_by_another_process(timeline: Path, tmp_path: Path) -> None:
@@ -348,6 +380,73 @@ def test_models_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     said = capsys.readouterr().out
     assert "longlive-1.3b" in said
     assert "tiny-taehv" in said
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    """For the model of the timeline."""
+    factors = random_lora(Model.random(preset("tiny-taehv"), 0).transformer)
+    save_file(factors, tmp_path / "style.safetensors")
+    return tmp_path / "style.safetensors"
+
+
+def test_a_lora_changes_a_film_and_is_in_its_facts(timeline: Path, tmp_path: Path, lora: Path) -> None:
+    plain = generate(timeline, tmp_path / "plain.mp4", "--seconds", "1")
+    off = generate(timeline, tmp_path / "off.mp4", "--seconds", "1", "--lora", f"{lora}:0")
+    both = generate(
+        timeline, tmp_path / "both.mp4", "--seconds", "1", "--lora", f"{lora}:0.5", "--lora", str(lora)
+    )
+    assert torch.equal(frames_of(off), frames_of(plain))
+    assert not torch.equal(frames_of(both), frames_of(plain))
+    sha256 = hashlib.sha256(lora.read_bytes()).hexdigest()
+    assert facts_of(both)["loras"] == [
+        {"file": "style.safetensors", "weight": weight, "sha256": sha256} for weight in (0.5, 1.0)
+    ]
+
+
+def test_a_film_with_a_lora_is_made_again_with_the_same_one(
+    timeline: Path, tmp_path: Path, lora: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    film = generate(timeline, tmp_path / "film.mp4", "--seconds", "0.1", "--lora", f"{lora}:0.5")
+    assert generate(film, tmp_path / "again.mp4").read_bytes() == film.read_bytes()
+    moved = lora.rename(tmp_path / "moved.safetensors")
+    assert main(["generate", str(film), "-o", str(tmp_path / "none.mp4")]) == 2
+    assert r"LoRA style.safetensors:0.5 (SHA-256 " in capsys.readouterr().err
+    found = generate(film, tmp_path / "found.mp4", "--lora", f"{moved}:0.5")
+    assert torch.equal(frames_of(found), frames_of(film))
+    save_file({}, lora)
+    assert main(["generate", str(film), "-o", str(tmp_path / "none.mp4")]) == 2
+    other = generate(film, tmp_path / "other.mp4", "--lora", f"{moved}:0.7")
+    assert "made with other LoRAs" in capsys.readouterr().err
+    assert facts_of(other)["loras"][0]["weight"] == 0.7
+
+
+def test_a_snapshot_does_not_go_on_with_another_lora(
+    timeline: Path, tmp_path: Path, lora: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generate(timeline, tmp_path / "film.mp4", "--seconds", "3", "--snapshot-every", "1", "--lora", str(lora))
+    snapshot = next(iter(sorted(tmp_path.glob("film.*.snapshot"))))
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "rest.mp4"), "--from", str(snapshot)]) == 2
+    assert "here it is" in capsys.readouterr().err
+    assert not (tmp_path / "rest.mp4").exists()
+    generate(timeline, tmp_path / "rest.mp4", "--from", str(snapshot), "--lora", str(lora))
+
+
+@pytest.mark.parametrize("command", ["generate", "serve"])
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("none.safetensors", "none.safetensors cannot be read: No such file"),
+        ("timeline.yaml:0.5", "timeline.yaml is neither a safetensors file nor"),
+    ],
+)
+def test_a_lora_that_cannot_be_merged_is_refused_before_anything_begins(
+    timeline: Path, tmp_path: Path, command: str, given: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [str(timeline), "-o", str(tmp_path / "film.mp4")] if command == "generate" else []
+    assert main([command, *made, "--lora", str(tmp_path / given)]) == 2
+    assert problem in capsys.readouterr().err
+    assert not (tmp_path / "film.mp4").exists()
 
 
 def test_what_computes_each_operation_is_printed_and_kept(

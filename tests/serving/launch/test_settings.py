@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import ConfigError
+from engines.loading.lora import LoRAFile
 from serving.config import ServerConfig
 from serving.launch.settings import SettingsFlags
 
@@ -50,6 +51,14 @@ def test_tokens_are_read_from_their_file(tmp_path: Path) -> None:
     assert config.tokens.caller("secret") == "anna"
 
 
+@pytest.mark.parametrize("flags", [("--lora", "a.pt:0.5", "--lora", "b"), ("--lora", "a.pt:0.5,b")])
+def test_loras_are_given_one_by_one_or_as_a_list(flags: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    files = (LoRAFile(Path("a.pt").resolve(), 0.5), LoRAFile(Path("b").resolve()))
+    assert settings(*flags).lora_files == files
+    monkeypatch.setenv("LONGTAKE_LORA", "a.pt:0.5,b")
+    assert settings().lora_files == files
+
+
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
@@ -57,6 +66,7 @@ def test_tokens_are_read_from_their_file(tmp_path: Path) -> None:
         (("--config", "/nowhere.toml"), "the config file '/nowhere.toml' cannot be read: "),
         (("--sizes", "64x96,large"), "'large' is not of the form HEIGHTxWIDTH"),
         (("--host", "0.0.0.0"), "there are no tokens"),
+        (("--lora", "style.pt:nan"), "the weight of style.pt is nan"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_sentence(flags: tuple[str, ...], problem: str) -> None:

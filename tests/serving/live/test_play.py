@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -52,6 +56,30 @@ def test_a_played_timeline_is_the_film_that_generate_makes(
     assert "57 frames, none missing and none twice" in said
     assert main(["generate", str(timeline), "-o", str(made), "--threads", "1"]) == 0
     np.testing.assert_array_equal(pictures(played), pictures(made))
+    facts, wanted = (json.loads(film.with_suffix(".json").read_text()) for film in (played, made))
+    assert {**facts, "film": "made.mp4"} == wanted
+    assert main(["generate", str(played), "-o", str(tmp_path / "again.mp4")]) == 0
+    assert (tmp_path / "again.mp4").read_bytes() == played.read_bytes()
+    assert not stub.ListSessions(pb.ListSessionsRequest()).sessions
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_film_that_is_stopped_is_whole_and_its_session_ends(
+    server: Server, stub: Stub, timeline: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    film = tmp_path / "film.mp4"
+    options = ["--server", server.address, "--seconds", "600", "--fps", "16"]
+    command = [sys.executable, "-m", "serving.cli.main", "play", str(timeline), "-o", str(film), *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("frame 33/"):
+            pass
+        process.send_signal(number)
+        process.stderr.read()
+    assert process.returncode == 130
+    facts = json.loads(film.with_suffix(".json").read_text())
+    assert (facts["frames_made"], facts["complete"]) == (len(pictures(film)), False)
+    assert [cue["frame"] for cue in facts["cues"]] == [0, 21]
     assert not stub.ListSessions(pb.ListSessionsRequest()).sessions
 
 

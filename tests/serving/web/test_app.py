@@ -107,13 +107,53 @@ def test_others_go_on_while_a_long_file_is_read(tmp_path: Path) -> None:
     assert asyncio.run(read()) > 20
 
 
-def test_a_recording_is_a_file(tmp_path: Path) -> None:
-    writer = RecordingStore(tmp_path).begin("s", HEIGHT, WIDTH, 0)
+def recorded(folder: Path) -> tuple[str, bytes]:
+    """The address of a finished recording, and its bytes."""
+    writer = RecordingStore(folder).begin("s", HEIGHT, WIDTH, 0)
     writer.append(ChunkEncoder(HEIGHT, WIDTH).encode(0, 0, paint("noon", 0)[None].repeat(9, axis=0)))
     name = writer.finish().name
-    answer = client(tmp_path).get(f"/recordings/{name}.mp4")
+    return f"/recordings/{name}.mp4", RecordingStore(folder).path(name).read_bytes()
+
+
+def test_a_recording_is_a_file(tmp_path: Path) -> None:
+    address, data = recorded(tmp_path)
+    answer = client(tmp_path).get(address)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "video/mp4")
-    assert answer.content == RecordingStore(tmp_path).path(name).read_bytes()
+    assert answer.headers["content-disposition"] == 'attachment; filename="s-1.mp4"'
+    assert answer.content == data
+
+
+def test_a_recording_can_be_asked_for_without_its_bytes(tmp_path: Path) -> None:
+    address, data = recorded(tmp_path)
+    answer = client(tmp_path).head(address)
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert answer.headers["content-length"] == str(len(data))
+    assert answer.headers["accept-ranges"] == "bytes"
+
+
+@pytest.mark.parametrize(("wanted", "part"), [("0-9", (0, 10)), ("100-", (100, None)), ("-7", (-7, None))])
+def test_a_player_may_ask_for_a_part_of_a_recording(
+    tmp_path: Path, wanted: str, part: tuple[int, int | None]
+) -> None:
+    address, data = recorded(tmp_path)
+    answer = client(tmp_path).get(address, headers={"Range": f"bytes={wanted}"})
+    assert (answer.status_code, answer.content) == (206, data[slice(*part)])
+    start = part[0] % len(data)
+    assert answer.headers["content-range"] == f"bytes {start}-{start + len(answer.content) - 1}/{len(data)}"
+
+
+def test_a_part_that_is_not_there_is_no_part(tmp_path: Path) -> None:
+    address, data = recorded(tmp_path)
+    answer = client(tmp_path).get(address, headers={"Range": f"bytes={len(data)}-"})
+    assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{len(data)}")
+
+
+def test_a_part_of_a_recording_that_is_another_one_now_comes_whole(tmp_path: Path) -> None:
+    address, data = recorded(tmp_path)
+    mark = client(tmp_path).get(address).headers["etag"]
+    for told, status in ((mark, 206), ('"another"', 200)):
+        answer = client(tmp_path).get(address, headers={"Range": "bytes=0-9", "If-Range": told})
+        assert (answer.status_code, len(answer.content)) == (status, 10 if status == 206 else len(data))
 
 
 def test_recordings_are_listed_for_the_page_and_deleted(tmp_path: Path) -> None:
@@ -144,6 +184,7 @@ def test_without_a_token_nothing_is_told(closed_client: TestClient) -> None:
     assert closed_client.get("/recordings/x.mp4").status_code == 401
     assert closed_client.get("/recordings").status_code == 401
     assert closed_client.delete("/recordings/x.mp4").status_code == 401
+    assert closed_client.head("/recordings/x.mp4", headers={"Range": "bytes=0-9"}).status_code == 401
     assert closed_client.get("/recordings/x.mp4", headers=TOKEN).status_code == 404
 
 

@@ -26,6 +26,16 @@ class Request:
     storage: bool
 
 
+@dataclass(frozen=True)
+class OddAnswer:
+    """What somebody else than the hub may answer, whatever is asked. `length` is claimed for the body."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    length: int | None = None
+
+
 @dataclass
 class FakeRepo:
     """A repository: its files by commit, the last commit being `main`, and its card's metadata."""
@@ -43,16 +53,19 @@ class FakeRepo:
 class FakeHub:
     """What the two servers serve, and how they misbehave.
 
-    `cut` maps a file to the numbers of bytes after which its connection drops, one for each request; `wrong` maps
-    a file to bytes sent in place of its own, `sizes` to a size that is claimed for it; `ranges` is whether byte
-    ranges are served; `status` and `error` are the answer to everything.
+    `odd` maps a file to answers in the place of the next ones, of which None are the right ones. `cut` maps
+    a file to the numbers of bytes after which its connection drops, one for each request; `wrong`
+    maps a file to bytes sent in place of its own, `sizes` and `hashes` to what is claimed for it; `ranges` is
+    whether byte ranges are served; `status` and `error` are the answer to everything.
     """
 
     repos: dict[str, FakeRepo]
     cut: dict[str, list[int]] = field(default_factory=dict)
     wrong: dict[str, bytes] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
     ranges: bool = True
+    odd: dict[str, list[OddAnswer | None]] = field(default_factory=dict)
     status: int | None = None
     error: str = ""
     requests: list[Request] = field(default_factory=list)
@@ -73,7 +86,11 @@ def sibling(hub: FakeHub, path: str, data: bytes) -> dict[str, object]:
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     entry: dict[str, object] = {"rfilename": path, "size": size, "blobId": blob}
     if is_large(path):
-        entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": size, "pointerSize": 134}
+        entry["lfs"] = {
+            "sha256": hub.hashes.get(path, hashlib.sha256(data).hexdigest()),
+            "size": size,
+            "pointerSize": 134,
+        }
     return entry
 
 
@@ -137,6 +154,9 @@ def _handler(hub: FakeHub, storage: bool) -> type[BaseHTTPRequestHandler]:
             return self._send(path, hub.wrong.get(path, repo.commits[commit][path]))
 
         def _send(self, path: str, data: bytes) -> None:
+            if (odd := hub.odd.get(path)) and (answer := odd.pop(0)) is not None:
+                self._answer(answer.status, answer.body, answer.headers, length=answer.length)
+                return None
             wanted = self.headers["Range"]
             if wanted is None or not hub.ranges:
                 return self._answer(200, data, {"ETag": '"etag"'}, cut=self._cut(path))
@@ -149,15 +169,20 @@ def _handler(hub: FakeHub, storage: bool) -> type[BaseHTTPRequestHandler]:
             return cuts.pop(0) if cuts else None
 
         def _answer(
-            self, status: int, body: bytes, headers: dict[str, str] | None = None, cut: int | None = None
+            self,
+            status: int,
+            body: bytes,
+            headers: dict[str, str] | None = None,
+            cut: int | None = None,
+            length: int | None = None,
         ) -> None:
             self.send_response(status)
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) if length is None else length))
             self.end_headers()
             self.wfile.write(body[:cut])
-            self.close_connection = self.close_connection or cut is not None
+            self.close_connection = self.close_connection or (cut, length) != (None, None)
 
         def log_message(self, format: str, *args: object) -> None:
             """Keep the tests' output to themselves."""

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from huggingface_hub import close_session
 
-import serving.weights.hub_client
+import serving.weights.transfer
 from serving.errors import DownloadError, ServingError
 from serving.weights.catalog import CatalogEntry, Part, RemoteFile, Repo, Role
 from serving.weights.downloader import Progress, download, read_revisions
@@ -49,7 +49,7 @@ def _alone() -> Iterator[None]:
     close_session()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_here)
-        patch.setattr(serving.weights.hub_client, "RETRY_PAUSE_S", 0.0)
+        patch.setattr(serving.weights.transfer, "RETRY_PAUSE_S", 0.0)
         patch.setenv("NO_PROXY", "127.0.0.1")
         yield
         close_session()
@@ -189,7 +189,7 @@ def test_a_file_that_never_gets_further_is_given_up(hub: FakeHub, folder: Path) 
     hub.cut["models/toy.pt"] = [1000] + [0] * 50
     with pytest.raises(DownloadError, match=r"check the network, then download again to continue"):
         download(ENTRY, folder, endpoint=hub.address)
-    assert len(hub.cut["models/toy.pt"]) == 50 - serving.weights.hub_client.TRIES
+    assert len(hub.cut["models/toy.pt"]) == 50 - serving.weights.transfer.TRIES
 
 
 @pytest.mark.parametrize("path", ["models/toy.pt", "tok/tokenizer.json"])
@@ -205,7 +205,8 @@ def test_wrong_bytes_are_refused_and_thrown_away(hub: FakeHub, folder: Path, pat
 
 def test_more_bytes_than_promised_are_refused(hub: FakeHub, folder: Path) -> None:
     hub.wrong["models/toy.pt"] = WEIGHTS * 2
-    with pytest.raises(DownloadError, match=f"sends more than the {len(WEIGHTS)} bytes of models/toy.pt"):
+    problem = f"sends {2 * len(WEIGHTS)} bytes; models/toy.pt has {len(WEIGHTS)}; what was here is kept"
+    with pytest.raises(DownloadError, match=problem):
         download(ENTRY, folder, endpoint=hub.address)
 
 

@@ -120,6 +120,7 @@ async def at_work(
     renews: bool = True,
     replica: str = "here",
     capacity: Capacity | None = None,
+    provenance: pb.Provenance | None = None,
     **options: Any,
 ) -> AsyncIterator[Bench]:
     codec, networks = pocket.model.vae, pocket.model.config
@@ -133,6 +134,7 @@ async def at_work(
         generator, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
         capacity=capacity or Capacity(networks.transformer, networks.stream),
+        provenance=provenance,
         **options,
     )  # fmt: skip
     trial = generator.open(spec(pocket).stream)

@@ -39,7 +39,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.protocol.event_queue import MOST_CHUNKS
 from serving.replication.leases import LeaseConfig
-from serving.replication.messages import FullState, Item, Role
+from serving.replication.messages import FullState, Item, Role, SavedSession
 from serving.replication.register import Ended
 from serving.replication.standby import StandbyCopy
 from serving.session.applied_log import AppliedLog
@@ -341,6 +341,30 @@ def test_a_snapshot_whose_stream_is_of_another_session_is_refused(pocket: Opened
             assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
 
     run(save())
+
+
+def test_a_session_that_has_not_begun_is_restored_only_where_the_same_loras_are_merged(
+    pocket: OpenedModel,
+) -> None:
+    style = pb.Lora(name="style.pt", weight=0.5, sha256="cafe")
+    renamed = pb.Lora(name="renamed.pt", weight=0.5, sha256="cafe")
+
+    async def work(*, there: list[pb.Lora], here: list[pb.Lora]) -> None:
+        async with at_work(pocket, provenance=pb.Provenance(loras=here)) as bench:
+            saved = SavedSession(pb.Session(provenance=pb.Provenance(loras=there)), None)
+            made = await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
+            assert list(made.provenance.loras) == here
+
+    run(work(there=[style], here=[renamed]))
+    run(work(there=[], here=[pb.Lora(name="off.pt", sha256="beef")]))
+    for there, here, said in (
+        ([style], [], "0.5 of cafe, here it is none"),
+        ([], [style], "none, here it is 0.5 of cafe"),
+    ):
+        with pytest.raises(
+            InvalidRequest, match=f"a server with the LoRAs {said}; restore it where the same ones"
+        ):
+            run(work(there=there, here=here))
 
 
 def test_a_reset_session_shows_the_same_again(pocket: OpenedModel) -> None:

@@ -159,7 +159,7 @@ class SessionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count")
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -179,6 +179,7 @@ class Session(_message.Message):
     HELD_FPS_FIELD_NUMBER: _ClassVar[int]
     WAITING_FIELD_NUMBER: _ClassVar[int]
     PENDING_COUNT_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: SessionState
     options: SessionOptions
@@ -198,7 +199,62 @@ class Session(_message.Message):
     held_fps: float
     waiting: WaitReason
     pending_count: int
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ...) -> None: ...
+    provenance: Provenance
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ...) -> None: ...
+
+class Provenance(_message.Message):
+    __slots__ = ("longtake", "model", "codec", "origins", "weights", "loras", "torch", "device", "threads", "dtype", "kernels")
+    LONGTAKE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    ORIGINS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    LORAS_FIELD_NUMBER: _ClassVar[int]
+    TORCH_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    THREADS_FIELD_NUMBER: _ClassVar[int]
+    DTYPE_FIELD_NUMBER: _ClassVar[int]
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    longtake: str
+    model: str
+    codec: str
+    origins: _containers.RepeatedCompositeFieldContainer[Origin]
+    weights: _containers.RepeatedCompositeFieldContainer[Fingerprint]
+    loras: _containers.RepeatedCompositeFieldContainer[Lora]
+    torch: str
+    device: str
+    threads: int
+    dtype: str
+    kernels: str
+    def __init__(self, longtake: _Optional[str] = ..., model: _Optional[str] = ..., codec: _Optional[str] = ..., origins: _Optional[_Iterable[_Union[Origin, _Mapping]]] = ..., weights: _Optional[_Iterable[_Union[Fingerprint, _Mapping]]] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., torch: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., dtype: _Optional[str] = ..., kernels: _Optional[str] = ...) -> None: ...
+
+class Origin(_message.Message):
+    __slots__ = ("repo", "revision", "licence")
+    REPO_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    LICENCE_FIELD_NUMBER: _ClassVar[int]
+    repo: str
+    revision: str
+    licence: str
+    def __init__(self, repo: _Optional[str] = ..., revision: _Optional[str] = ..., licence: _Optional[str] = ...) -> None: ...
+
+class Fingerprint(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class Lora(_message.Message):
+    __slots__ = ("name", "weight", "sha256")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    weight: float
+    sha256: str
+    def __init__(self, name: _Optional[str] = ..., weight: _Optional[float] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class WeightedPrompt(_message.Message):
     __slots__ = ("text", "weight")

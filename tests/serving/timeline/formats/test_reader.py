@@ -404,11 +404,33 @@ def test_a_scope_workflow_is_read_with_the_parameters_of_its_main_pipeline() -> 
     assert found.timeline.settings == Settings(7, 320, 576, None, (1000, 750, 500, 250))
     assert found.warnings == (
         "pipelines[0]: the pipeline 'video-depth-anything' has no counterpart here and is ignored",
-        "pipelines[1]: loras has no meaning here and is ignored",
+        "pipelines[1].loras[0]: the LoRA 'ink.safetensors' with weight 0.8 is not loaded; "
+        "--lora FILE:WEIGHT does that",
         "pipelines[1].params: manage_cache, input_mode have no meaning here and are ignored",
         "the file: prompts, interpolation_method, transition_steps, temporal_interpolation_method have no meaning "
         "here and are ignored",
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("video-depth-anything", "longlive"), ("longlive", "rife"), ("gray", "my-plugin"), ("other", "memflow")],
+)
+@pytest.mark.parametrize("role", [{}, {"role": None}, {"role": "main"}], ids=["no role", "null", "all main"])
+def test_the_pipeline_that_generates_is_the_main_one_wherever_it_stands(
+    names: tuple[str, str], role: dict[str, str | None]
+) -> None:
+    size = {"longlive": 320, "memflow": 320, "my-plugin": 320}
+    pipelines = [
+        {"pipeline_id": name, **role, "params": {"height": size.get(name, 64), "denoising_steps": [1000, 500]}}
+        for name in names
+    ]
+    found = read({"format": "scope-workflow", "pipelines": pipelines, "prompts": [{"text": "noon"}]})
+    assert (found.timeline.settings.height, found.timeline.settings.steps) == (320, (1000, 500))
+    assert [warning for warning in found.warnings if "has no counterpart" in warning] == [
+        f"pipelines[{place}]: the pipeline '{name}' has no counterpart here and is ignored"
+        for place, name in enumerate(names) if name not in size
+    ]  # fmt: skip
 
 
 def test_a_scope_workflow_without_a_timeline_gives_its_prompt() -> None:

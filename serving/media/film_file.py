@@ -1,0 +1,192 @@
+"""A film while it is written: beside its name until it is closed, and its facts in a JSON file of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, NamedTuple, Protocol, Self
+
+from serving.errors import FilmError
+from serving.media.chunk import Chunk
+from serving.media.mp4_writer import Mp4, finish, frames_in, writing
+from serving.media.whole_file import put_in_place
+
+FACTS_TAG = "longtake"
+"""The metadata tag that holds the facts of a film."""
+
+PART = ".part"
+"""What is added to a name while its file is written. What a killed process leaves there can be played."""
+
+ROOM_FOR_THE_END = 128
+"""Bytes by which the facts of a finished film may be longer than those of the one that is begun."""
+
+
+class Made(NamedTuple):
+    """A film that has been written: its frames, and whether those are all that were asked for."""
+
+    frames: int
+    complete: bool
+
+
+class FilmFacts(Protocol):
+    """What a film is made of."""
+
+    def document(self, made: Made | None = None) -> Mapping[str, Any]:
+        """As JSON has it, while the film is begun or, of what was `made`, when it is closed."""
+        ...
+
+
+class FilmFile:
+    """The film `path`: an earlier one of that name stays until this one is closed with a frame or more in it.
+
+    `facts` go into its metadata, where `read_facts` finds them, and into a JSON file beside it. Every method
+    raises FilmError where a file cannot be written, or is not this film's to write.
+    """
+
+    def __init__(self, path: Path, height: int, width: int, facts: FilmFacts | None = None) -> None:
+        if facts is not None:
+            require_own_facts(path)
+        self._path, self._facts = path, facts
+        self._part, self._facts_part = _part(path), _part(facts_path(path))
+        self._made: Made | None = None
+        if path.is_dir():
+            raise FilmError(f"{path} cannot be written: Is a directory; choose another -o")
+        with writing(path):
+            self._lock = _lock(self._part)
+        try:
+            tags = {} if facts is None else {FACTS_TAG: json.dumps(facts.document())}
+            self._file = Mp4(self._part, height, width, 0, tags)
+            self._reserve_facts()
+        except BaseException:
+            self._discard()
+            raise
+
+    @property
+    def frames(self) -> int:
+        """How many have been written."""
+        return self._file.frames if self._made is None else self._made.frames
+
+    def append(self, chunk: Chunk) -> None:
+        """Write the chunk that follows. Where the disk refuses it, the film is closed with what is whole."""
+        try:
+            self._file.append(chunk)
+        except FilmError as error:
+            if self._file.whole:
+                raise
+            raise self._cut_off(error) from error
+
+    def close(self, *, complete: bool = False) -> Made:
+        """Give the film its name, and the facts theirs; without a frame, leave everything as it was before."""
+        if self._made is not None:
+            return self._made
+        try:
+            self._file.close()
+        except FilmError as error:
+            raise self._cut_off(error) from error
+        return self._publish(complete=complete)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # What broke the film says more than that it cannot be finished either.
+        with contextlib.suppress(FilmError) if error is not None else contextlib.nullcontext():
+            self.close()
+
+    def _cut_off(self, error: FilmError) -> FilmError:
+        """Keep what is whole of a film that the disk has no room for; what to say then."""
+        self._file.abandon()
+        frames = self._publish(complete=False).frames
+        kept = f"it has the {frames} frames before that" if frames else "nothing of it could be kept"
+        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
+        return FilmError(f"{self._path} cannot be written any further: {reason}; {kept}")
+
+    def _publish(self, *, complete: bool) -> Made:
+        frames = self._file.frames
+        if not self._file.whole:
+            frames = frames_in(self._part) if self._part.stat().st_size else 0
+        self._made = made = Made(frames, complete)
+        if frames == 0:
+            self._discard()
+            return made
+        with self._lock:
+            tags = {} if self._facts is None else {FACTS_TAG: json.dumps(self._facts.document(made))}
+            finish(self._part, self._path, tags)
+            self._write_facts()
+        return made
+
+    def _reserve_facts(self) -> None:
+        """Take the room for the facts on the disk, which may be full in the end."""
+        if self._facts is not None:
+            with writing(facts_path(self._path)):
+                self._facts_part.write_bytes(self._facts_text(None) + b" " * ROOM_FOR_THE_END)
+
+    def _write_facts(self) -> None:
+        if self._facts is None:
+            return
+        path = facts_path(self._path)
+        with writing(path):
+            with self._facts_part.open("r+b") as file:
+                file.write(self._facts_text(self._made))
+                file.truncate()
+            require_own_facts(self._path)
+            put_in_place(self._facts_part, path)
+
+    def _facts_text(self, made: Made | None) -> bytes:
+        assert self._facts is not None
+        document = {"film": self._path.name, **self._facts.document(made)}
+        return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
+
+    def _discard(self) -> None:
+        with self._lock, writing(self._path):
+            self._part.unlink(missing_ok=True)
+            if self._facts is not None:
+                self._facts_part.unlink(missing_ok=True)
+
+
+def facts_path(film: Path) -> Path:
+    """Where the facts of a film lie: beside it."""
+    return film.with_suffix(".json")
+
+
+def require_own_facts(film: Path) -> None:
+    """Raise FilmError if something else than the facts of `film` is where they are to be written."""
+    path = facts_path(film)
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        document = None
+    ours = isinstance(document, dict) and {"longtake", "cues", "frames_made"} <= document.keys()
+    if not ours or document.get("film", film.name) != film.name:
+        raise FilmError(
+            f"{path}, where the facts of {film.name} would be written, is there already and is something else; "
+            "move it away or choose another -o"
+        )
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(path.name + PART)
+
+
+def _lock(part: Path) -> BinaryIO:
+    """The file at `part`, made if need be, which is ours until it is closed or the process dies."""
+    while True:
+        file = part.open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it before may have given it another name meanwhile.
+            if part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
+                return file
+        except BlockingIOError:
+            file.close()
+            raise FilmError(f"another process is writing {part}; wait for it, or choose another -o") from None
+        file.close()

@@ -1,0 +1,165 @@
+"""What is at a film's name while it is written, and after whatever can happen to who writes it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving.errors import FilmError
+from serving.media.film_file import FilmFile, Made, facts_path
+from serving.offline.film_writer import read_facts
+from tests.serving.footage import HEIGHT, WIDTH, MadeOf, chunks, decoded, played
+
+NOON, NIGHT = MadeOf("noon"), MadeOf("night")
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    return tmp_path / "film.mp4"
+
+
+def begun(film: Path, facts: MadeOf = NOON, count: int = 3) -> FilmFile:
+    """A film of the first chunks, that is not closed."""
+    file = FilmFile(film, HEIGHT, WIDTH, facts)
+    for chunk in chunks()[:count]:
+        file.append(chunk)
+    return file
+
+
+def facts_of(film: Path) -> dict[str, Any]:
+    """Those beside it; the same ones must be in it."""
+    beside: dict[str, Any] = json.loads(facts_path(film).read_text())
+    assert beside.pop("film") == film.name
+    assert json.loads(read_facts(film)) == beside
+    return beside
+
+
+def in_a_process(program: str, film: Path) -> str:
+    """What a Python program says, with `film` as its only argument, until it ends."""
+    head = "import os, sys; from pathlib import Path; from tests.serving.media.test_film_file import *\n"
+    command = [sys.executable, "-c", head + program, str(film)]
+    return subprocess.run(command, check=False, capture_output=True, text=True).stderr
+
+
+def test_a_film_is_an_ordinary_one_with_its_index_first(film: Path) -> None:
+    assert begun(film).close(complete=True) == Made(33, complete=True)
+    data = film.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    assert b"moof" not in data
+    assert np.array_equal(played(str(film)).pictures, decoded(*chunks()))
+    assert facts_of(film) == NOON.document(Made(33, complete=True))
+    assert len(list(film.parent.iterdir())) == 2
+
+
+def test_an_earlier_film_stays_until_another_takes_its_place(film: Path) -> None:
+    begun(film, NOON, count=1).close()
+    later = begun(film, NIGHT)
+    assert (len(played(str(film)).times), facts_of(film)["cues"]) == (9, ["noon"])
+    later.close()
+    assert (len(played(str(film)).times), facts_of(film)["cues"]) == (33, ["night"])
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+def test_what_made_nothing_leaves_everything_as_it_was(film: Path, earlier: int) -> None:
+    begun(film, count=earlier).close()
+    before = {path: path.read_bytes() for path in film.parent.iterdir()}
+    assert begun(film, NIGHT, count=0).close(complete=True) == Made(0, complete=True)
+    with pytest.raises(ZeroDivisionError), FilmFile(film, HEIGHT, WIDTH, NIGHT):
+        raise ZeroDivisionError
+    assert {path: path.read_bytes() for path in film.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt, FilmError])
+def test_a_film_that_breaks_off_is_kept_and_says_so(film: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error), begun(film, count=2):
+        raise error
+    assert np.array_equal(played(str(film)).pictures, decoded(*chunks()[:2]))
+    assert facts_of(film) == NOON.document(Made(21, complete=False))
+
+
+def test_a_full_disk_is_one_sentence_and_costs_only_what_did_not_fit(film: Path) -> None:
+    said = in_a_process(
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2300, 2300))\n"
+        "try:\n"
+        "    with FilmFile(Path(sys.argv[1]), HEIGHT, WIDTH, NOON) as file: list(map(file.append, chunks()))\n"
+        "except FilmError as error: sys.exit(str(error))",
+        film,
+    )
+    assert said == f"{film} cannot be written any further: File too large; it has the 9 frames before that\n"
+    assert np.array_equal(played(str(film)).pictures, decoded(chunks()[0]))
+    assert json.loads(facts_path(film).read_text()) == {
+        "film": "film.mp4", **NOON.document(Made(9, complete=False))
+    }  # fmt: skip
+    assert len(list(film.parent.iterdir())) == 2
+
+
+def test_a_disk_without_room_for_a_frame_leaves_the_earlier_film(film: Path) -> None:
+    begun(film).close()
+    before = film.read_bytes()
+    assert "File too large; nothing of it could be kept" in in_a_process(
+        "import resource, signal\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))\n"
+        "with FilmFile(Path(sys.argv[1]), HEIGHT, WIDTH, NIGHT) as file: list(map(file.append, chunks()))",
+        film,
+    )
+    assert film.read_bytes() == before
+    assert len(list(film.parent.iterdir())) == 2
+
+
+def test_a_process_that_is_killed_leaves_the_earlier_film_and_is_in_nobodys_way(film: Path) -> None:
+    begun(film, count=1).close()
+    in_a_process("file = begun(Path(sys.argv[1]), NIGHT); os._exit(1)", film)
+    assert (len(played(str(film)).times), facts_of(film)["cues"]) == (9, ["noon"])
+    # What it made can be played: whoever wants it gives it a name.
+    assert len(played(f"{film}.part").times) == 21
+    begun(film, NIGHT).close()
+    assert facts_of(film)["cues"] == ["night"]
+    assert len(list(film.parent.iterdir())) == 2
+
+
+def test_two_cannot_write_one_film(film: Path) -> None:
+    first = begun(film)
+    with pytest.raises(FilmError, match=r"another process is writing .*film\.mp4\.part; wait for it"):
+        FilmFile(film, HEIGHT, WIDTH, NIGHT)
+    first.close()
+    assert facts_of(film)["cues"] == ["noon"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "no JSON", "[]", "{}", '{"cues": []}', json.dumps({**NOON.document(Made(1, True)), "film": "a.mp4"})],
+)
+def test_a_file_that_is_not_the_films_facts_is_not_written_over(film: Path, content: str) -> None:
+    facts_path(film).write_text(content)
+    with pytest.raises(FilmError, match=r"film\.json, where the facts of film\.mp4 would be written, is there"):
+        FilmFile(film, HEIGHT, WIDTH, NOON)
+    assert facts_path(film).read_text() == content
+    assert len(list(film.parent.iterdir())) == 1
+    # Without facts of its own it is in no film's way.
+    with FilmFile(film, HEIGHT, WIDTH) as file:
+        file.append(chunks()[0])
+    assert facts_path(film).read_text() == content
+
+
+def test_a_folder_is_no_film(film: Path) -> None:
+    film.mkdir()
+    with pytest.raises(FilmError, match=r"film\.mp4 cannot be written: Is a directory; choose another -o"):
+        FilmFile(film, HEIGHT, WIDTH, NOON)
+    assert list(film.parent.iterdir()) == [film]
+
+
+def test_a_link_goes_on_leading_to_the_film(film: Path) -> None:
+    film.parent.joinpath("elsewhere").mkdir()
+    film.symlink_to(film.parent / "elsewhere" / "target.mp4")
+    begun(film).close()
+    assert film.is_symlink()
+    assert len(played(str(film)).times) == 33
