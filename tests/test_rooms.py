@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ SERVING: tuple[tuple[str, ...], ...] = (
     ("timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"),
     ("client", "offline", "worker.streams", "worker.capacity", "gateway.ownership"),
+    ("gateway.recording",),
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",),
     ("cli",),
@@ -37,6 +39,7 @@ def modules(folder: str) -> Iterator[Path]:
     return (ROOT / folder).rglob("*.py")
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Modules that a file imports, wherever in it it does."""
     found: set[str] = set()

@@ -29,13 +29,13 @@ from serving.errors import (
 )
 from serving.gateway.api import SessionAPI
 from serving.gateway.controller_stream import ControllerStream
-from serving.gateway.event_relay import Controller, EventRelay
+from serving.gateway.ownership.event_relay import Controller, EventRelay
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.placement import ask_all, prepare
 from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
 from serving.gateway.ownership.session_directory import REMEMBERED
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
-from serving.gateway.recordings import Recordings
+from serving.gateway.recording.recordings import Recordings
 from serving.gateway.request_log import RequestLog, request_name, session_id_of
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.gateway.shared_answer import SharedAnswer

@@ -11,7 +11,7 @@ from typing import Any
 from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionFailed
 from serving.gateway.arrivals import ROUND_S, Arrivals
 from serving.gateway.controller_stream import session_ended
-from serving.gateway.event_relay import Audience, EventRelay
+from serving.gateway.ownership.event_relay import Audience, EventRelay
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_broadcast import EventBroadcast, Reader
 from serving.protocol.stream_cursor import RelayCursor

@@ -22,12 +22,12 @@ from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
 from serving.protocol.convert import lora_marks
 from serving.replication.messages import ResumeState, SessionSpec
 from serving.session.applied_log import AppliedLog
-from serving.session.replay_budget import ReplayBudget
 from serving.session.state_machine import Session
 from serving.session.transitions import last_settled, steps_of
 from serving.timeline.cue import Cue
 from serving.timeline.schedule import Step
 from serving.worker.active_session import ActiveSession
+from serving.worker.capacity.replay_budget import ReplayBudget
 from serving.worker.delivery import decoder_start
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 from engines.config.presets import preset
 from serving.auth import Tokens
 from serving.config import Limits, ServerConfig
-from serving.gateway.recording_store import RecordingStore
+from serving.gateway.recording.recording_store import RecordingStore
 from serving.gateway.session_service import SessionService
 from serving.media.encoder import ChunkEncoder
 from serving.replication.register import MemoryRegister

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFound, WrongState
-from serving.gateway.recording_store import PIECE_BYTES, RecordingStore
-from serving.gateway.recording_writer import Recording, RecordingWriter
+from serving.gateway.recording.recording_store import PIECE_BYTES, RecordingStore
+from serving.gateway.recording.recording_writer import Recording, RecordingWriter
 from serving.media.fragment_file import boxes
 from serving.media.mp4_writer import Mp4
 from tests.serving.footage import HEIGHT, WIDTH, chunks, decoded, played
@@ -114,8 +114,8 @@ def in_another_process(folder: Path, program: str) -> str:
     head = (
         "import os, resource, signal, sys; from pathlib import Path\n"
         "from serving.errors import LimitReached\n"
-        "from serving.gateway.recording_store import RecordingStore\n"
-        "from tests.serving.gateway.test_recording_store import begun, chunks\n"
+        "from serving.gateway.recording.recording_store import RecordingStore\n"
+        "from tests.serving.gateway.recording.test_recording_store import begun, chunks\n"
         "store = RecordingStore(Path(sys.argv[1]))\n"
     )
     command = [sys.executable, "-c", f"{head}{program}\nsys.stdout.flush(); os._exit(0)", str(folder)]

@@ -6,7 +6,7 @@ import pytest
 
 from engines.config.geometry import BlockLengths
 from serving.errors import LimitReached
-from serving.session.replay_budget import ReplayBudget
+from serving.worker.capacity.replay_budget import ReplayBudget
 
 LENGTHS = BlockLengths()
 

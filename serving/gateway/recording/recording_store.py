@@ -13,7 +13,7 @@ from typing import NamedTuple
 import av
 
 from serving.errors import FilmError, InvalidRequest, SessionNotFound, WrongState
-from serving.gateway.recording_writer import (
+from serving.gateway.recording.recording_writer import (
     FIRST_FRAME_TAG,
     SESSION_TAG,
     Recording,

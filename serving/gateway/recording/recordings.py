@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import FilmError, LimitReached, ReplicaLost, SessionNotFound, WrongState
-from serving.gateway.event_relay import EventRelay
-from serving.gateway.recorder import Recorder, write_recording
-from serving.gateway.recording_store import Finished, RecordingStore
-from serving.gateway.recording_writer import RecordingWriter
+from serving.gateway.ownership.event_relay import EventRelay
+from serving.gateway.recording.recorder import Recorder, write_recording
+from serving.gateway.recording.recording_store import Finished, RecordingStore
+from serving.gateway.recording.recording_writer import RecordingWriter
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import Place, cut
 

@@ -17,8 +17,8 @@ from serving.errors import (
     SessionLost,
     SessionNotFound,
 )
-from serving.gateway.event_relay import EventRelay
-from serving.gateway.recording_writer import Recording, RecordingWriter
+from serving.gateway.ownership.event_relay import EventRelay
+from serving.gateway.recording.recording_writer import Recording, RecordingWriter
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import read_chunk
 from serving.protocol.status import write_error

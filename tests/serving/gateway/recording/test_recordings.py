@@ -103,7 +103,7 @@ def test_what_a_server_left_is_finished_by_the_next_one(pocket: OpenedModel, tmp
 def test_a_recording_that_misses_frames_is_finished_before_them_and_says_so(
     pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serving.gateway.recordings.LOOK_EVERY_S", 3600)
+    monkeypatch.setattr("serving.gateway.recording.recordings.LOOK_EVERY_S", 3600)
 
     async def miss() -> None:
         async with two_managers(pocket, tmp_path) as there:
