@@ -24,7 +24,7 @@ from serving.deployments.server_process import LocalServer, local_server
 logger = logging.getLogger(__name__)
 
 SESSIONS = 4
-DISK_BYTES = 8 << 20
+DISK_BYTES = 16 << 20
 LOOK_EVERY_S = 10.0
 SETTLED_S = 600.0
 """From then on memory must be flat."""

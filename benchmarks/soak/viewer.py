@@ -248,6 +248,7 @@ class Viewer:
             size = sum([len(piece) async for piece in self._client.read_recording(film.name)])
             if size != film.bytes:
                 self._tally.films_wrong.append(f"{film.name}: {size} bytes of {film.bytes}")
+            await self._client.delete_recording(film.name)
 
     async def _read_again(self, controller: InteractiveSession) -> None:
         """What is kept of the session is asked for once more, and must be what was shown."""
