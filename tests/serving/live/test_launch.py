@@ -85,13 +85,15 @@ ENDINGS: dict[str, Callable[[int], None]] = {
 }
 
 
-@pytest.mark.parametrize("ending", [pytest.param("Ctrl-C", marks=pytest.mark.slow), "SIGTERM to its group"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_server_that_is_told_to_end_leaves_no_process_and_no_port(tmp_path: Path, ending: str) -> None:
     with served(tmp_path) as server:
         ENDINGS[ending](server.command.pid)
         assert server.ended() == (0, "stopping ...\n")
 
 
+@pytest.mark.slow
 def test_a_killed_command_takes_its_server_along(tmp_path: Path) -> None:
     with served(tmp_path) as server:
         server.command.kill()

@@ -22,6 +22,8 @@ from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import free_port
 from tests.serving.live.scenes import chunks, code_of, create, described, frames_of, playing, start, watch
 
+pytestmark = pytest.mark.slow
+
 SLOTS = 2
 SETTLED_S = 20.0
 MORE_MIB, MORE_OF_A_KIND = 40.0, 10

@@ -51,6 +51,7 @@ def test_a_page_that_slept_goes_on_at_a_frame_that_exists_and_says_what_was_skip
     assert session.shown_frame <= page.frame
 
 
+@pytest.mark.slow
 def test_a_spectator_that_slept_is_live_again(page: Page, stub: Stub) -> None:
     page.start(NOON)
     session = session_of(stub, page)
@@ -66,6 +67,7 @@ def test_a_spectator_that_slept_is_live_again(page: Page, stub: Stub) -> None:
     page.until_frame(before + 16)
 
 
+@pytest.mark.slow
 def test_a_page_that_was_hidden_by_another_tab_goes_on(page: Page, stub: Stub) -> None:
     page.start(NOON)
     first, session = page.driver.current_window_handle, session_of(stub, page)
@@ -84,6 +86,7 @@ def test_a_page_that_was_hidden_by_another_tab_goes_on(page: Page, stub: Stub) -
     page.driver.switch_to.window(first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False], ids=["as it was", "loaded again"])
 def test_a_page_that_is_come_back_to_is_where_it_was(page: Page, stub: Stub, kept: bool) -> None:
     page.start(NOON)

@@ -116,7 +116,8 @@ def test_sessions_are_listed_watched_and_stopped(
     assert main(["sessions", "watch", session.id[:8], "--server", server.address]) == 0
     watched = capsys.readouterr().out.splitlines()
     assert watched[0].startswith("running: next frame ")
-    assert watched[-1].startswith("ended")
+    assert watched[-2].startswith("ended")
+    assert watched[-1] == "end of the stream: the session has ended"
     stopping.join()
 
 
