@@ -56,7 +56,9 @@ class Limits:
 
     Of one caller `requests_per_second` are taken, over all managers, `requests_at_once` after some quiet; what a
     viewer reports as shown does not count. A session is taken over by controllers `attaches_per_second`.
-    `replay_seconds` is how long the past of a session is generated again for a fork, or rebuilt from a snapshot.
+    A session that no replica has is lost after `recovery_seconds`; where its standby is there, and a replica is
+    being started, its viewers wait for `restart_seconds`. `replay_seconds` is how long the past of a session is
+    generated again for a fork, or rebuilt from a snapshot.
     """
 
     sessions_per_token: int = 8
@@ -65,6 +67,7 @@ class Limits:
     recording_frames: int = 16 * 60 * 60
     snapshot_bytes: int = 64 << 20
     recovery_seconds: float = 20.0
+    restart_seconds: float = 180.0
     replay_seconds: float = 20.0
     viewers_per_session: int = 1000
     requests_per_second: float = 200.0

@@ -67,7 +67,10 @@ class SessionService(SessionAPI):
         self._config = config
         self._stream = stream
         self._failover = Failover(pool, register, config.leases, manager)
-        self._relay = EventRelay(pool, self._failover, config.leases.lease_s, config.limits.recovery_seconds)
+        self._relay = EventRelay(
+            pool, self._failover, config.leases.lease_s,
+            config.limits.recovery_seconds, config.limits.restart_seconds,
+        )  # fmt: skip
         self._spectators = Spectators(self._relay, self._failover.beside)
         self._requests = RequestLog()
         # Whose a session is never changes.

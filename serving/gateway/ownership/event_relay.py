@@ -44,15 +44,19 @@ class Audience:
 class EventRelay:
     """Streams and calls of the owners of sessions, wherever they are.
 
-    What a lost owner did not answer is asked of the next one, for up to `recovery_s`. A replica that sends not
-    even a heartbeat for `silence_s` is asked for a new stream.
+    What a lost owner did not answer is asked of the next one, for up to `recovery_s`; for `restart_s` if this
+    manager is the standby, which opens the session on the first replica that is there again. A replica that sends
+    not even a heartbeat for `silence_s` is asked for a new stream.
     """
 
-    def __init__(self, pool: ReplicaPool, failover: Failover, silence_s: float, recovery_s: float) -> None:
+    def __init__(
+        self, pool: ReplicaPool, failover: Failover, silence_s: float, recovery_s: float, restart_s: float
+    ) -> None:
         self._pool = pool
         self._failover = failover
         self._silence_s = silence_s
         self._recovery_s = recovery_s
+        self._restart_s = restart_s
 
     async def ask(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """What `method` of the owner returns. Raises what it raises, SessionNotFound, SessionLost, ReplicaLost."""
@@ -64,7 +68,7 @@ class EventRelay:
                 return await self._pool.call(owner.replica, method, owner.attempt, *arguments, timeout_s=wait_s)
             except (SessionNotFound, ReplicaLost) as lost:
                 lost_at = _now() if lost_at is None else lost_at
-                located = await self._next(session_id, lost, lost_at)
+                located = await self._next(session_id, lost, lost_at, follows=False)
 
     async def events(
         self,
@@ -95,7 +99,7 @@ class EventRelay:
                 before = before or located
                 lost_at = _now() if lost_at is None else lost_at
                 logger.info("stream lost", extra={"session": session_id, "why": str(lost)})
-                located = await self._next(session_id, lost, lost_at)
+                located = await self._next(session_id, lost, lost_at, follows=True)
 
     async def tell_viewers(self, audience: Audience) -> None:
         """Tell the replica how many viewers a stream has; one that moves is told with its next stream."""
@@ -125,12 +129,20 @@ class EventRelay:
         finally:
             self._failover.stream_closed(stream)
 
-    async def _next(self, session_id: str, lost: SessionNotFound | ReplicaLost, lost_at: float) -> Located:
-        """Where to ask next, after a moment. Raises `lost` once that has been for too long."""
-        if _now() - lost_at >= self._recovery_s:
+    async def _next(
+        self, session_id: str, lost: SessionNotFound | ReplicaLost, lost_at: float, *, follows: bool
+    ) -> Located:
+        """Where to ask next, after a moment. Raises SessionLost once that has been for too long, or ReplicaLost for
+        what may be asked again. A stream `follows` its session for longer than a request waits.
+        """
+        is_kept = self._failover.is_standby_of(session_id)
+        patience_s = self._restart_s if is_kept and follows else self._recovery_s
+        if _now() - lost_at >= patience_s:
             if isinstance(lost, NoLease):
                 raise lost
-            raise SessionLost(f"the session was lost: {lost}, and nobody has it for {self._recovery_s:g} s")
+            if is_kept:
+                raise ReplicaLost(f"no replica has the session yet, which goes on when one is there: {lost}")
+            raise SessionLost(f"the session was lost: {lost}, and nobody has it for {patience_s:g} s")
         await asyncio.sleep(LOOK_EVERY_S)
         return await self._failover.directory.look(session_id)
 

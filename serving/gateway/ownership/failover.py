@@ -92,6 +92,10 @@ class Failover:
             arguments = (session_id, located.epoch + 1)
             await self._pool.call(located.owner.replica, "session_ended", *arguments, timeout_s=TOLD_S)
 
+    def is_standby_of(self, session_id: str) -> bool:
+        """Whether this manager has what a session needs to go on elsewhere, and sees to it."""
+        return session_id in self._sessions
+
     async def _end_quietly(self, session: StandbySession) -> None:
         """Nobody waits for it to open; whoever asks again meanwhile opens another one of the same id."""
         if self._sessions.get(session.session_id) is session:

@@ -13,7 +13,7 @@ import torch
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from serving.auth import Caller
-from serving.errors import SessionLost, SessionNotFound, SlotsFull
+from serving.errors import ReplicaLost, SessionLost, SessionNotFound, SlotsFull
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.ownership import Phase
@@ -153,6 +153,26 @@ def test_where_all_slots_are_taken_a_session_waits_for_its_replica(pocket: Opene
             assert (viewers[0].resumed, there.copies()) == (0, {"a": 1, "b": 1})
 
     run(fill())
+
+
+def test_viewers_wait_for_as_long_as_a_replica_takes_to_start_where_the_standby_is_there(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def start_again() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            manager = there.managers[0]
+            manager._relay._recovery_s = 0.5
+            session = await started(manager)
+            viewer = Viewer(manager, session)
+            await viewer.sees(33)
+            there.links["a"].is_cut = True
+            await asyncio.sleep(3)
+            with pytest.raises(ReplicaLost):
+                await manager.get(session.id, ANNA)
+            there.links["a"].is_cut = False
+            await viewer.sees(END)
+
+    run(start_again())
 
 
 def test_another_manager_adopts_a_session_and_then_keeps_it_alive(pocket: OpenedModel, tmp_path: Path) -> None:
