@@ -132,8 +132,8 @@ class EventRelay:
     async def _next(
         self, session_id: str, lost: SessionNotFound | ReplicaLost, lost_at: float, *, follows: bool
     ) -> Located:
-        """Where to ask next, after a moment. Raises SessionLost once that has been for too long, or ReplicaLost for
-        what may be asked again. A stream `follows` its session for longer than a request waits.
+        """Where to ask next, after a moment. Raises SessionLost, or ReplicaLost for what may be asked again, once
+        that has been for too long. A stream `follows` its session for longer than a request waits.
         """
         is_kept = self._failover.is_standby_of(session_id)
         patience_s = self._restart_s if is_kept and follows else self._recovery_s
