@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import pydantic.dataclasses
 import torch
@@ -34,7 +34,6 @@ Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16"]
 Stages = Literal["shared", "separate"]
 
-ENCODERS = get_args(EncoderChoice)
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 Count = Annotated[int, Field(ge=1, le=1024)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.measure.processes import Tree
 from benchmarks.soak.disturbances import Disturbances
-from benchmarks.soak.viewer import FPS, HEIGHT, STALLED_S, WIDTH, Tally, Viewer
+from benchmarks.soak.viewer import FPS, HEIGHT, WIDTH, Tally, Viewer
 from serving.client.aio import AsyncClient
 from serving.deployments.server_process import LocalServer, local_server
 
@@ -160,13 +160,8 @@ def doors_violations(soak: DoorsSoak) -> list[str]:
     """What must not be, in words."""
     tally = soak.tally
     wrong = {
-        "frames lost": tally.lost,
-        "frames doubled": tally.doubled,
-        "frames that were other ones at a second look": tally.reread.differing,
+        **tally.wrong(),
         "sessions lost though nothing of them was hit": tally.told_lost + tally.silently_lost,
-        "sessions that stood still": [round(seconds) for _, seconds in tally.gaps if seconds > STALLED_S],
-        "prompts lost that had a receipt": tally.prompts_lost,
-        "recordings cut short": tally.films_wrong,
         "sessions left": soak.sessions_left,
         "processes that grew": {name: mib for name, mib in growth(soak.memory).items() if _grew(**mib)},
     }

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.measure.holdings import Holdings, average
 from benchmarks.soak.run import Soak
-from benchmarks.soak.viewer import FPS, HEIGHT, STALLED_S, WIDTH
+from benchmarks.soak.viewer import FPS, HEIGHT, WIDTH
 
 PEACE = "in peace"
 
@@ -58,17 +58,12 @@ def summary(soak: Soak) -> dict[str, Any]:
 
 def violations(soak: Soak) -> list[str]:
     """What must not be, in words."""
-    found, lost = summary(soak), summary(soak)["sessions_lost"]
+    found = summary(soak)
+    lost = found["sessions_lost"]
     wrong = {
-        "frames lost": found["frames"]["lost"],
-        "frames doubled": found["frames"]["doubled"],
-        "frames that were other ones at a second look": found["second_look"]["differing"],
-        "frames out of order at a second look": found["second_look"]["disordered"],
+        **soak.tally.wrong(),
         "sessions lost silently": lost["silently"],
-        "sessions that stood still": [round(seconds) for _, seconds in soak.tally.gaps if seconds > STALLED_S],
         "sessions lost though a copy was there": lost["told_but_not_at_risk"],
-        "prompts lost that had a receipt": found["prompts"]["lost"],
-        "recordings cut short": found["films_wrong"],
         "never whole again": found["never_whole"],
         "sessions left": found["left"]["sessions"],
         "copies or decoder sessions left": found["left"]["copies_and_decoders"],

@@ -61,6 +61,18 @@ class Tally:
         self.prompts += ledger.prompts
         self.gaps += ledger.gaps
 
+    def wrong(self) -> dict[str, object]:
+        """What no viewer may find, in words."""
+        return {
+            "frames lost": self.lost,
+            "frames doubled": self.doubled,
+            "frames that were other ones at a second look": self.reread.differing,
+            "frames out of order at a second look": self.reread.disordered,
+            "sessions that stood still": [round(seconds) for _, seconds in self.gaps if seconds > STALLED_S],
+            "prompts lost that had a receipt": self.prompts_lost,
+            "recordings cut short": self.films_wrong,
+        }
+
 
 class Viewer:
     """Plays one session, and another one where that is lost. `forking` lets one viewer fork at a time."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from contextlib import aclosing
 from pathlib import Path
@@ -13,6 +12,7 @@ from serving.cli.options import add_server_arguments, client_of
 from serving.cli.terminal import print_table
 from serving.client.aio import AsyncClient
 from serving.errors import FilmError
+from serving.media.whole_file import whole_file
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
 HEAD = ("name", "session", "first frame", "frames", "bytes", "finished")
@@ -62,17 +62,13 @@ def _download(options: argparse.Namespace) -> int:
 
 async def _copy(client: AsyncClient, name: str, path: Path) -> int:
     """Write it beside, and give it its name once it is whole; returns the bytes. Raises FilmError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("xb") as file:
+        with whole_file(path) as place, place.open("wb") as file:
             async with aclosing(client.read_recording(name)) as pieces:
                 async for piece in pieces:
                     file.write(piece)
-        beside.replace(path)
     except OSError as error:
         raise FilmError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        beside.unlink(missing_ok=True)
     return path.stat().st_size
 
 

@@ -117,13 +117,9 @@ class AsyncClient:
     async def list(self) -> list[pb.Session]:
         """The caller's sessions, the oldest first, without their cues."""
         sessions: list[pb.Session] = []
-        request = pb.ListSessionsRequest()
-        while True:
-            page = await self._call(self.stub.ListSessions, request)
+        async for page in self._pages(self.stub.ListSessions, pb.ListSessionsRequest()):
             sessions += page.sessions
-            if not page.next_page_token:
-                return sessions
-            request.page_token = page.next_page_token
+        return sessions
 
     async def delete(self, session_id: str) -> None:
         """End a session."""
@@ -151,25 +147,17 @@ class AsyncClient:
 
     async def applied_cues(self, session_id: str) -> AsyncGenerator[pb.AppliedCue]:
         """The cues that have applied in this take, in order, asked for a page at a time."""
-        token = ""
-        while True:
-            request = pb.ListAppliedCuesRequest(session_id=session_id, page_token=token, page_size=1000)
-            page = await self._call(self.stub.ListAppliedCues, request)
+        request = pb.ListAppliedCuesRequest(session_id=session_id, page_size=1000)
+        async for page in self._pages(self.stub.ListAppliedCues, request):
             for applied in page.applied:
                 yield applied
-            if not (token := page.next_page_token):
-                return
 
     async def pending_cues(self, session_id: str) -> AsyncGenerator[pb.Cue]:
         """The cues that have not applied yet, by frame, asked for a page at a time."""
-        token = ""
-        while True:
-            request = pb.ListPendingCuesRequest(session_id=session_id, page_token=token, page_size=1000)
-            page = await self._call(self.stub.ListPendingCues, request)
+        request = pb.ListPendingCuesRequest(session_id=session_id, page_size=1000)
+        async for page in self._pages(self.stub.ListPendingCues, request):
             for cue in page.pending:
                 yield cue
-            if not (token := page.next_page_token):
-                return
 
     async def start(self, session_id: str) -> pb.Receipt:
         """Start generation; a cue must be at frame 0."""
@@ -236,14 +224,9 @@ class AsyncClient:
 
     async def recordings(self) -> AsyncGenerator[pb.Recording]:
         """The caller's finished recordings, the oldest first, asked for a page at a time."""
-        request = pb.ListRecordingsRequest()
-        while True:
-            page = await self._call(self.stub.ListRecordings, request)
+        async for page in self._pages(self.stub.ListRecordings, pb.ListRecordingsRequest()):
             for recording in page.recordings:
                 yield recording
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def delete_recording(self, name: str) -> None:
         """Remove a finished recording."""
@@ -300,6 +283,15 @@ class AsyncClient:
         """Whether to ask again. A server that was never there has perhaps another address."""
         cause = lost.__cause__
         return self._reached and isinstance(cause, grpc.aio.AioRpcError) and cause.code() is LOST
+
+    async def _pages(self, method: Any, request: Any) -> AsyncGenerator[Any]:
+        """The answers to a request for a long list, one after the other."""
+        while True:
+            page = await self._call(method, request)
+            yield page
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
 
     async def _call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
         """The answer; one that says when to come back is waited for, for as long as `patience_s`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, Self
 from serving.errors import FilmError
 from serving.media.chunk import Chunk
 from serving.media.mp4_writer import Mp4, finish, frames_in, writing
-from serving.media.whole_file import put_in_place
+from serving.media.whole_file import is_at, put_in_place
 
 FACTS_TAG = "longtake"
 """The metadata tag that holds the facts of a film."""
@@ -184,7 +183,7 @@ def _lock(part: Path) -> BinaryIO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it before may have given it another name meanwhile.
-            if part.exists() and os.path.samestat(os.fstat(file.fileno()), part.stat()):
+            if is_at(file, part):
                 return file
         except BlockingIOError:
             file.close()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
 
 from serving.errors import FilmError
 from serving.media.chunk import FRAMES_PER_SECOND, Chunk
@@ -15,6 +18,14 @@ _TRACK_SHOWN = 3
 
 _BASE_IS_MOOF, _DEFAULT_FLAGS = 0x020000, 0x20
 _DATA_OFFSET, _FIRST_FLAGS, _SIZES = 0x1, 0x4, 0x200
+
+
+class Box(NamedTuple):
+    """An outermost box of a file: what kind it is, and where it begins and ends."""
+
+    kind: bytes
+    begin: int
+    end: int
 
 
 class Fragments:
@@ -57,6 +68,18 @@ def box(kind: str, *parts: bytes) -> bytes:
     """A box of ISO 14496-12."""
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), kind.encode()) + body
+
+
+def boxes(file: BinaryIO) -> Iterator[Box]:
+    """The outermost boxes that are all there."""
+    end, size = 0, file.seek(0, os.SEEK_END)
+    while end + 8 <= size:
+        file.seek(end)
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if length < 8 or end + length > size:
+            return
+        yield Box(kind, end, end + length)
+        end += length
 
 
 FILE_TYPE = box("ftyp", b"iso6", struct.pack(">I", 0), b"iso6avc1mp41")

@@ -5,29 +5,19 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
-
-import av
+from typing import BinaryIO, Self
 
 from serving.errors import FilmError
 from serving.media.chunk import Chunk
-from serving.media.fmp4 import FILE_TYPE, Fragments, box, frames_of
+from serving.media.fmp4 import FILE_TYPE, Box, Fragments, box, boxes, frames_of
+from serving.media.whole_file import is_at
 
 Facts = Mapping[str, str | int]
 
 MAX_FACTS_BYTES = 1 << 16
-
-
-class Box(NamedTuple):
-    """An outermost box of a file: what kind it is, and where it begins and ends."""
-
-    kind: bytes
-    begin: int
-    end: int
 
 
 class FragmentFile:
@@ -89,7 +79,7 @@ class FragmentFile:
 
     def require_there(self) -> None:
         """Raise FileNotFoundError unless the file still has its name: what is written elsewhere nobody finds."""
-        if not _is_at(self._file, self.path):
+        if not is_at(self._file, self.path):
             raise FileNotFoundError(2, "it has gone")
 
     def close(self) -> None:
@@ -127,23 +117,6 @@ class FragmentFile:
         return self._file.read(found.end - found.begin)
 
 
-def whole_film(source: Path, target: Path, frames: int, tags: Mapping[str, str]) -> None:
-    """An ordinary MP4 of all `frames` of a fragmented one, its index in front. Raises FFmpegError, or OSError."""
-    options = {"movflags": "faststart+use_metadata_tags"}
-    with av.open(str(source)) as old, av.open(str(target), "w", format="mp4", options=options) as new:
-        new.metadata.update(tags)
-        video = old.streams.video[0]
-        stream = new.add_stream_from_template(video, opaque=True)
-        stream.time_base = video.time_base
-        for packet in old.demux(video):
-            if packet.size:
-                packet.stream = stream
-                new.mux(packet)
-    with av.open(str(target)) as made:
-        if made.streams.video[0].frames != frames:
-            raise OSError(5, f"{made.streams.video[0].frames} of {frames} frames were written")
-
-
 def read_facts(file: BinaryIO, path: Path) -> Facts:
     """The facts of a file. Raises FilmError if it has none."""
     found = next((one for one in boxes(file) if one.kind == b"free"), None)
@@ -158,18 +131,6 @@ def read_facts(file: BinaryIO, path: Path) -> Facts:
     raise FilmError(f"{path} does not say what it is a recording of")
 
 
-def boxes(file: BinaryIO) -> Iterator[Box]:
-    """The outermost boxes that are all there."""
-    end, size = 0, file.seek(0, os.SEEK_END)
-    while end + 8 <= size:
-        file.seek(end)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        if length < 8 or end + length > size:
-            return
-        yield Box(kind, end, end + length)
-        end += length
-
-
 def _locked(path: Path, flags: int = 0) -> BinaryIO | None:
     """A file that is nobody else's; None where it is, or is not at its path any more."""
     file = os.fdopen(os.open(path, os.O_RDWR | flags, 0o644), "r+b", buffering=0)
@@ -178,19 +139,10 @@ def _locked(path: Path, flags: int = 0) -> BinaryIO | None:
     except BlockingIOError:
         file.close()
         return None
-    if not _is_at(file, path):
+    if not is_at(file, path):
         file.close()
         return None
     return file
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return False
-    mine = os.fstat(file.fileno())
-    return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

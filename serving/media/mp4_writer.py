@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import struct
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
 
 import av
 from av.packet import Packet
@@ -18,7 +15,7 @@ from av.video.stream import VideoStream
 
 from serving.errors import FilmError
 from serving.media.chunk import FRAMES_PER_SECOND, AccessUnit, Chunk
-from serving.media.fmp4 import Fragments
+from serving.media.fmp4 import Fragments, boxes
 from serving.media.h264 import sample
 from serving.media.whole_file import put_in_place, whole_file
 
@@ -143,6 +140,14 @@ def _copy(part: Path, copy: Path, tags: Mapping[str, str]) -> None:
                 container.mux(packet)
 
 
+def whole_film(source: Path, target: Path, frames: int, tags: Mapping[str, str]) -> None:
+    """An ordinary MP4 of all `frames` of a fragmented one, its index in front. Raises FFmpegError, or OSError."""
+    _copy(source, target, tags)
+    with av.open(str(target)) as made:
+        if made.streams.video[0].frames != frames:
+            raise OSError(5, f"{made.streams.video[0].frames} of {frames} frames were written")
+
+
 def frames_in(path: Path) -> int:
     """How many frames an MP4 has. Raises FilmError if it cannot be read."""
     try:
@@ -155,16 +160,4 @@ def frames_in(path: Path) -> int:
 def cut_to_whole(path: Path) -> None:
     """Cut a file that nobody goes on writing behind its last whole fragment, where players want it to end."""
     with path.open("r+b") as file:
-        file.truncate(max((end for kind, end in _whole_boxes(file) if kind == b"mdat"), default=0))
-
-
-def _whole_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """The kind and the end of each outermost box that is all there."""
-    end, size = 0, file.seek(0, os.SEEK_END)
-    while end + 8 <= size:
-        file.seek(end)
-        length, kind = struct.unpack(">I4s", file.read(8))
-        if length < 8 or end + length > size:
-            return
-        end += length
-        yield kind, end
+        file.truncate(max((found.end for found in boxes(file) if found.kind == b"mdat"), default=0))

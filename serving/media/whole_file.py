@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 @contextmanager
@@ -29,6 +30,15 @@ def put_in_place(place: Path, path: Path) -> None:
         os.fsync(file.fileno())
     # What a link points to is replaced, not the link.
     place.replace(path.resolve())
+
+
+def is_at(file: BinaryIO, path: Path) -> bool:
+    """Whether an open file is the one at `path`: another may have its name by now, or none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(file.fileno()), found)
 
 
 def write_whole(path: Path, text: str) -> None:

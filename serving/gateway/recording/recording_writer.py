@@ -14,7 +14,8 @@ import av
 
 from serving.errors import FilmError, LimitReached, WrongState
 from serving.media.chunk import Chunk
-from serving.media.fragment_file import Facts, FragmentFile, whole_film
+from serving.media.fragment_file import Facts, FragmentFile
+from serving.media.mp4_writer import whole_film
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import threading
@@ -12,8 +11,10 @@ from typing import IO, NamedTuple
 import grpc
 import pytest
 
+from serving.deployments.server_process import free_port
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
+from tests.serving.live.browser import Page, browsing
 
 SLOTS = 3
 STOP_S = 60
@@ -28,13 +29,6 @@ class Server(NamedTuple):
     logs: Path
     recordings: Path
     stub: sessions_pb2_grpc.SessionsStub
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def said(output: list[str], errors: IO[str]) -> dict[str, str]:
@@ -83,3 +77,16 @@ def stub(server: Server) -> Iterator[sessions_pb2_grpc.SessionsStub]:
     yield server.stub
     for session in server.stub.ListSessions(pb.ListSessionsRequest()).sessions:
         server.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
+@pytest.fixture(scope="module")
+def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browsing(f"http://127.0.0.1:{server.http_port}", tmp_path_factory.mktemp("profile")) as page:
+        yield page
+
+
+@pytest.fixture
+def page(browser: Page, stub: sessions_pb2_grpc.SessionsStub) -> Iterator[Page]:
+    browser.open("#seed=7")
+    yield browser
+    assert browser.errors() == []

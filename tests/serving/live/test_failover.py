@@ -28,12 +28,12 @@ from serving.config import ServerConfig
 from serving.deployments import app
 from serving.deployments.local_cluster import local_cluster, stop
 from serving.deployments.replicas.remote_stages import RemoteDecoder
+from serving.deployments.server_process import free_port
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.pipeline.video_decoder import DecoderStart
 from serving.timeline.cue import Blend, Cue
-from tests.serving.live.conftest import free_port
 from tests.serving.live.scenes import (
     NIGHT,
     NOON,

@@ -17,9 +17,9 @@ import pytest
 from benchmarks.measure.holdings import Holdings, holdings, rooms
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
+from serving.deployments.server_process import free_port
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.serving.live.conftest import free_port
 from tests.serving.live.scenes import chunks, code_of, create, described, frames_of, playing, start, watch
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -18,8 +17,7 @@ from selenium.webdriver.support.ui import Select
 from serving.cli.main import main
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.formats.reader import read_timeline
-from tests.serving.live.browser import CHROMIUM, DRIVER, Page, browsing
-from tests.serving.live.conftest import Server
+from tests.serving.live.browser import CHROMIUM, DRIVER, Page
 from tests.serving.live.scenes import NIGHT, NOON, SNOW
 from tests.serving.live.test_steering import Stub
 
@@ -28,19 +26,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 EXAMPLE = Path("serving/timeline/example.yaml").resolve()
-
-
-@pytest.fixture(scope="module")
-def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browsing(f"http://127.0.0.1:{server.http_port}", tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(browser: Page, stub: Stub) -> Iterator[Page]:
-    browser.open("#seed=7")
-    yield browser
-    assert browser.errors() == []
 
 
 def session_of(stub: Stub, page: Page) -> pb.Session:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.serving.live.browser import CHROMIUM, DRIVER, Page, browsing
-from tests.serving.live.conftest import Server, serving
+from tests.serving.live.conftest import serving
 from tests.serving.live.scenes import NOON, described
 from tests.serving.live.test_page import session_of
 from tests.serving.live.test_steering import Stub
@@ -19,19 +18,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 ASLEEP_S = 12
-
-
-@pytest.fixture(scope="module")
-def browser(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browsing(f"http://127.0.0.1:{server.http_port}", tmp_path_factory.mktemp("profile")) as page:
-        yield page
-
-
-@pytest.fixture
-def page(browser: Page, stub: Stub) -> Iterator[Page]:
-    browser.open("#seed=7")
-    yield browser
-    assert browser.errors() == []
 
 
 def test_a_page_that_slept_goes_on_at_a_frame_that_exists_and_says_what_was_skipped(

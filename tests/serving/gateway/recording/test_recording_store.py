@@ -10,7 +10,7 @@ import pytest
 from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFound, WrongState
 from serving.gateway.recording.recording_store import PIECE_BYTES, RecordingStore
 from serving.gateway.recording.recording_writer import Recording, RecordingWriter
-from serving.media.fragment_file import boxes
+from serving.media.fmp4 import boxes
 from serving.media.mp4_writer import Mp4
 from tests.serving.footage import HEIGHT, WIDTH, chunks, decoded, played
 
