@@ -1,19 +1,19 @@
 """A branch added to the residual through its gate, and the LayerNorm that follows: one kernel for both.
 
-    layernorm_modulate      layer_norm(x) * (1 + scale) + shift         optionally to INT8 with a scale per token
+    layernorm_modulate      layer_norm(x) * factor + shift              optionally to INT8 with a scale per token
     add_layernorm_modulate  sum = x + branch * gate, and that of sum    the gate of the row's frame, or no gate
     add_layernorm           sum, and layer_norm(sum) * weight + bias
 
-    x, branch, sum      [B, F, T, D]   B rows, F frames of T tokens, D channels
-    gate, shift, scale  [B, F, 1, D]   views into the table of a layer's modulations, or one expanded over frames
-    weight, bias        [D]
-    normed              [B, F, T, D]   of the dtype of x; or int8, with fp32 scales [B, F, T]: value = int8 * scale
+    x, branch, sum       [B, F, T, D]   B rows, F frames of T tokens, D channels
+    gate, shift, factor  [B, F, 1, D]   views into the table of a layer's modulations, or one expanded over frames
+    weight, bias         [D]
+    normed               [B, F, T, D]   of the dtype of x; or int8 and fp32 scales [B, F, T]: value = int8 * scale
 
 All is computed in fp32, and what is normed is the sum before its own rounding.
 
 Bytes of a token in 16 bits: with a branch two rows are read and two written, 8 D (12.3 KB at D = 1536); without,
 one each, 4 D, or 3 D + 4 to INT8. A frame's modulations stay in the caches. PyTorch's own operators (product; sum;
-norm; 1 + scale; product; sum) move 22 D with a branch and a gate, 18 D with a branch alone and 12 D without.
+norm; product; sum) move 22 D with a branch and a gate, 18 D with a branch alone and 12 D without.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ TILES: Tiles = {sm: Tile(m=2, n=2048, warps=8) for sm in ARCHITECTURES} | {INTER
 """`m` tokens of a frame, each of at most `n` channels: two, so that loading a frame's modulation serves both."""
 
 
-def layernorm_modulate_reference(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+def layernorm_modulate_reference(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> Tensor:
     """What the transformer computes before its linear layers."""
-    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * factor + shift
 
 
 def add_layernorm_modulate_reference(
-    x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+    x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, factor: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """What it computes between a branch and the modulated linear layers that follow: the sum, and that normed."""
     added = x + (branch if gate is None else branch * gate)
-    return added, layernorm_modulate_reference(added, shift, scale, eps)
+    return added, layernorm_modulate_reference(added, shift, factor, eps)
 
 
 def add_layernorm_reference(
@@ -57,10 +57,10 @@ def add_layernorm_reference(
 
 
 def layernorm_modulate_int8_reference(
-    x: Tensor, shift: Tensor, scale: Tensor, eps: float
+    x: Tensor, shift: Tensor, factor: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """The same in fp32, cut to 255 levels: int8 [B, F, T, D] and fp32 scales [B, F, T]."""
-    return quantize_rows(layernorm_modulate_reference(x.float(), shift.float(), scale.float(), eps))
+    return quantize_rows(layernorm_modulate_reference(x.float(), shift.float(), factor.float(), eps))
 
 
 @triton.jit
@@ -68,20 +68,20 @@ def _of_frame(
     p_x: tl.tensor, i_row: tl.tensor, i_frame: tl.tensor, row_stride: tl.tensor, frame_stride: tl.tensor,
     o_d: tl.tensor, m_d: tl.tensor,
 ) -> tl.tensor:  # fmt: skip
-    """A frame's gate, shift or scale [1, BLOCK_D], fp32."""
+    """A frame's gate, shift or factor [1, BLOCK_D], fp32."""
     b_x = tl.load(p_x + i_row * row_stride + i_frame * frame_stride + o_d, mask=m_d, other=0.0)
     return b_x.to(tl.float32)[None, :]
 
 
 @triton.jit
 def _layernorm_modulate_kernel(
-    p_x: tl.tensor, p_branch: tl.tensor, p_shift: tl.tensor, p_scale: tl.tensor, p_gate: tl.tensor,
+    p_x: tl.tensor, p_branch: tl.tensor, p_shift: tl.tensor, p_factor: tl.tensor, p_gate: tl.tensor,
     p_sum: tl.tensor, p_out: tl.tensor, p_scales: tl.tensor, F: tl.tensor, T: tl.tensor, shift_row: tl.tensor,
-    shift_frame: tl.tensor, scale_row: tl.tensor, scale_frame: tl.tensor, gate_row: tl.tensor,
+    shift_frame: tl.tensor, factor_row: tl.tensor, factor_frame: tl.tensor, gate_row: tl.tensor,
     gate_frame: tl.tensor, eps: tl.tensor, D: tl.constexpr, BRANCH: tl.constexpr, GATED: tl.constexpr,
-    AFFINE: tl.constexpr, INT8: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
+    INT8: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
-    """A program: BLOCK_T tokens of one frame. AFFINE: the scale is the whole factor, not what it is beyond 1."""
+    """A program: BLOCK_T tokens of one frame."""
     i_frame = tl.program_id(1).to(tl.int64)
     i_row, i_in_row = i_frame // F, i_frame % F
     o_t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
@@ -98,14 +98,12 @@ def _layernorm_modulate_kernel(
             b_branch *= _of_frame(p_gate, i_row, i_in_row, gate_row, gate_frame, o_d, m_d)
         b_x += b_branch
         tl.store(p_sum + o_x, b_x.to(p_sum.dtype.element_ty), mask=m_x)
-    b_scale = _of_frame(p_scale, i_row, i_in_row, scale_row, scale_frame, o_d, m_d)
+    b_factor = _of_frame(p_factor, i_row, i_in_row, factor_row, factor_frame, o_d, m_d)
     b_shift = _of_frame(p_shift, i_row, i_in_row, shift_row, shift_frame, o_d, m_d)
-    if not AFFINE:
-        b_scale += 1.0
 
     b_centered = tl.where(m_x, b_x - (tl.sum(b_x, 1) / D)[:, None], 0.0)
     b_spread = tl.sqrt(tl.sum(b_centered * b_centered, 1) / D + eps)
-    b_y = b_centered / b_spread[:, None] * b_scale + b_shift
+    b_y = b_centered / b_spread[:, None] * b_factor + b_shift
     if INT8:
         b_levels, b_scales = quantize_tile(tl.where(m_x, b_y, 0.0))
         tl.store(p_out + o_x, b_levels, mask=m_x)
@@ -117,9 +115,9 @@ def _layernorm_modulate_kernel(
 @torch.library.custom_op(
     "longtake::layernorm_modulate",
     mutates_args=(),
-    schema="(Tensor x, Tensor shift, Tensor scale, float eps) -> Tensor",
+    schema="(Tensor x, Tensor shift, Tensor factor, float eps) -> Tensor",
 )
-def layernorm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+def layernorm_modulate(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> Tensor:
     """As `layernorm_modulate_reference`, with one rounding at the end instead of one per operator.
 
     Raises:
@@ -127,34 +125,34 @@ def layernorm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> T
 
     """
     out = torch.empty_like(x)
-    _launch("layernorm_modulate", x, shift, scale, eps, out)
+    _launch("layernorm_modulate", x, shift, factor, eps, out)
     return out
 
 
 @torch.library.custom_op(
     "longtake::layernorm_modulate_int8",
     mutates_args=(),
-    schema="(Tensor x, Tensor shift, Tensor scale, float eps) -> (Tensor, Tensor)",
+    schema="(Tensor x, Tensor shift, Tensor factor, float eps) -> (Tensor, Tensor)",
 )
-def layernorm_modulate_int8(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def layernorm_modulate_int8(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """As `layernorm_modulate_int8_reference`. Raises like `layernorm_modulate`."""
     out = torch.empty_like(x, dtype=torch.int8)
     scales = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
-    _launch("layernorm_modulate_int8", x, shift, scale, eps, out, scales=scales)
+    _launch("layernorm_modulate_int8", x, shift, factor, eps, out, scales=scales)
     return out, scales
 
 
 @torch.library.custom_op(
     "longtake::add_layernorm_modulate",
     mutates_args=(),
-    schema="(Tensor x, Tensor branch, Tensor? gate, Tensor shift, Tensor scale, float eps) -> (Tensor, Tensor)",
+    schema="(Tensor x, Tensor branch, Tensor? gate, Tensor shift, Tensor factor, float eps) -> (Tensor, Tensor)",
 )
 def add_layernorm_modulate(
-    x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+    x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, factor: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """As `add_layernorm_modulate_reference`, each result rounded once. Raises like `layernorm_modulate`."""
     added, out = torch.empty_like(x), torch.empty_like(x)
-    _launch("add_layernorm_modulate", x, shift, scale, eps, out, branch=_Branch(branch, gate, added))
+    _launch("add_layernorm_modulate", x, shift, factor, eps, out, branch=_Branch(branch, gate, added))
     return added, out
 
 
@@ -168,25 +166,25 @@ def add_layernorm(
 ) -> tuple[Tensor, Tensor]:
     """As `add_layernorm_reference`, each result rounded once. Raises like `layernorm_modulate`."""
     added, out = torch.empty_like(x), torch.empty_like(x)
-    shift, scale = _of_every_frame("bias", bias, x), _of_every_frame("weight", weight, x)
-    _launch("add_layernorm", x, shift, scale, eps, out, branch=_Branch(branch, gate, added), affine=True)
+    shift, factor = _of_every_frame("bias", bias, x), _of_every_frame("weight", weight, x)
+    _launch("add_layernorm", x, shift, factor, eps, out, branch=_Branch(branch, gate, added))
     return added, out
 
 
 @layernorm_modulate.register_fake
-def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+def _(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> Tensor:
     return torch.empty_like(x)
 
 
 @layernorm_modulate_int8.register_fake
-def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)
 
 
 @add_layernorm_modulate.register_fake
 @add_layernorm.register_fake
 def _(
-    x: Tensor, branch: Tensor, gate: Tensor | None, scale: Tensor, shift: Tensor, eps: float
+    x: Tensor, branch: Tensor, gate: Tensor | None, factor: Tensor, shift: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(x)
 
@@ -200,12 +198,12 @@ class _Branch(NamedTuple):
 
 
 def _launch(
-    op: str, x: Tensor, shift: Tensor, scale: Tensor, eps: float, out: Tensor, *, branch: _Branch | None = None,
-    affine: bool = False, scales: Tensor | None = None,
+    op: str, x: Tensor, shift: Tensor, factor: Tensor, eps: float, out: Tensor, *, branch: _Branch | None = None,
+    scales: Tensor | None = None,
 ) -> None:  # fmt: skip
     y, gate, added = branch or _Branch(x, None, out)
     check_rows(op, x=x, branch=y)
-    modulations = {"shift": shift, "scale": scale, "gate": scale if gate is None else gate}
+    modulations = {"shift": shift, "factor": factor, "gate": factor if gate is None else gate}
     strides = [stride for name, m in modulations.items() for stride in modulation_strides(op, x, name, m)]
     batch, frames, tokens, dim = x.shape
     tile = tile_for(TILES, architecture(x.device), op)
@@ -213,7 +211,7 @@ def _launch(
         raise ValueError(f"{op}: tokens of {dim} channels; its tile takes at most {tile.n}")
     _layernorm_modulate_kernel[(triton.cdiv(tokens, tile.m), batch * frames)](
         x, y, *modulations.values(), added, out, out if scales is None else scales, frames, tokens, *strides, eps,
-        D=dim, BRANCH=branch is not None, GATED=gate is not None, AFFINE=affine, INT8=scales is not None,
+        D=dim, BRANCH=branch is not None, GATED=gate is not None, INT8=scales is not None,
         BLOCK_T=tile.m, BLOCK_D=triton.next_power_of_2(dim), **tile.options,
     )  # fmt: skip
 
@@ -226,13 +224,12 @@ def _of_every_frame(name: str, channels: Tensor, x: Tensor) -> Tensor:
 
 
 FORMS = {
-    "layernorm_modulate": {"BRANCH": False, "GATED": False, "AFFINE": False, "INT8": False},
-    "layernorm_modulate_int8": {"BRANCH": False, "GATED": False, "AFFINE": False, "INT8": True},
-    "add_layernorm_modulate": {"BRANCH": True, "GATED": False, "AFFINE": False, "INT8": False},
-    "add_layernorm_modulate_gated": {"BRANCH": True, "GATED": True, "AFFINE": False, "INT8": False},
-    "add_layernorm_gated": {"BRANCH": True, "GATED": True, "AFFINE": True, "INT8": False},
+    "layernorm_modulate": {"BRANCH": False, "GATED": False, "INT8": False},
+    "layernorm_modulate_int8": {"BRANCH": False, "GATED": False, "INT8": True},
+    "add_layernorm_modulate": {"BRANCH": True, "GATED": False, "INT8": False},
+    "add_layernorm_modulate_gated": {"BRANCH": True, "GATED": True, "INT8": False},
 }
-"""Those that layers use, and the kernel's flags for each."""
+"""Those that layers use, and the kernel's flags for each; a LayerNorm with weights is one of them."""
 
 
 def aot_cases() -> Sequence[AotCase]:
@@ -242,9 +239,9 @@ def aot_cases() -> Sequence[AotCase]:
 
 def _case(name: str, sm: int, flags: dict[str, bool]) -> AotCase:
     half, tile = FLOATS[torch.bfloat16], TILES[sm]
-    pointers = dict.fromkeys(("p_x", "p_branch", "p_shift", "p_scale", "p_gate", "p_sum"), half)
+    pointers = dict.fromkeys(("p_x", "p_branch", "p_shift", "p_factor", "p_gate", "p_sum"), half)
     pointers |= {"p_out": "*i8" if flags["INT8"] else half, "p_scales": "*fp32"}
-    modulations = ("shift_row", "shift_frame", "scale_row", "scale_frame", "gate_row", "gate_frame")
+    modulations = ("shift_row", "shift_frame", "factor_row", "factor_frame", "gate_row", "gate_frame")
     strides = dict.fromkeys(modulations, "i32")
     return AotCase(
         name=name,

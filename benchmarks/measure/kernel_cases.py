@@ -367,15 +367,15 @@ def _rms_norm(make: Maker, sets: int) -> Case:
 
 def _layernorm_modulate(make: Maker, sets: int) -> Case:
     providers = {
-        "triton": lambda x, shift, scale: layernorm_modulate(x, shift, scale, EPS),
-        "reference": lambda x, shift, scale: layernorm_modulate_reference(x, shift, scale, EPS),
+        "triton": lambda x, shift, factor: layernorm_modulate(x, shift, factor, EPS),
+        "reference": lambda x, shift, factor: layernorm_modulate_reference(x, shift, factor, EPS),
     }
     return make.case("modulate", _modulated(make), providers, providers["reference"], 0, sets)
 
 
 def _layernorm_modulate_int8(make: Maker, sets: int) -> Case:
-    def dequantized(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-        levels, scales = layernorm_modulate_int8(x, shift, scale, EPS)
+    def dequantized(x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
+        levels, scales = layernorm_modulate_int8(x, shift, factor, EPS)
         return levels * scales.unsqueeze(-1)
 
     providers = {"triton, with its inverse": dequantized}

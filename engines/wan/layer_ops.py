@@ -41,10 +41,10 @@ class Residual(NamedTuple):
 
 
 class AdaLN(NamedTuple):
-    """LayerNorm without weights, x (1 + scale) + shift; these are [B, frames, 1, dim], or expanded to it."""
+    """LayerNorm without weights, x factor + shift; these are [B, frames, 1, dim], or expanded to it."""
 
     shift: Tensor
-    scale: Tensor
+    factor: Tensor
     eps: float
 
 
@@ -143,7 +143,7 @@ class EagerOps(LayerOps):
     def _modulated(self, residual: Residual, norm: AdaLN) -> tuple[Tensor, Tensor]:
         """The sum, and that normed."""
         x = _sum(residual)
-        return x, F.layer_norm(x, x.shape[-1:], eps=norm.eps) * (1 + norm.scale) + norm.shift
+        return x, F.layer_norm(x, x.shape[-1:], eps=norm.eps) * norm.factor + norm.shift
 
     def _normed(self, residual: Residual, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
         """The same with weights."""

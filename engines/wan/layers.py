@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engines.config.networks import TransformerConfig
 
 MODULATIONS = 6
-"""Shift, scale and gate of self attention, then of the feed-forward net."""
+"""Shift, factor and gate of self attention, then of the feed-forward net."""
 
 
 class PackedLinear(NamedTuple):

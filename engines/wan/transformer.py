@@ -7,7 +7,7 @@ published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -20,15 +20,20 @@ from engines.wan.layer_ops import EAGER_OPS, AdaLN, AttentionContext, LayerOps, 
 from engines.wan.layers import MODULATIONS, Attention
 from engines.wan.position_embedding import PositionEmbedding
 
+LAYER_FACTORS = (False, True, False, False, True, False)
+HEAD_FACTORS = (False, True)
+"""Which of the modulations a norm is multiplied by."""
+
 
 class AdaLNModulation(NamedTuple):
     """What timesteps do to a pass: a function of them and of the weights, and of nothing else.
 
-    A row whose frames all have one timestep may have it once: frames is 1 then.
+    A row whose frames all have one timestep may have it once: frames is 1 then. What norms are multiplied by is
+    the whole factor, the published scale + 1.
 
     timesteps: [B, frames] fp32, 1000 for pure noise, 0 for clean.
-    layers: [layers, B, frames, 6, dim].
-    head: [B, frames, 2, dim].
+    layers: [layers, B, frames, 6, dim], shift, factor and gate of self attention, then of the feed-forward net.
+    head: [B, frames, 2, dim], shift and factor.
     """
 
     timesteps: Tensor
@@ -65,20 +70,20 @@ class TransformerBlock(nn.Module):
             ops: compute all but attention.
 
         """
-        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = modulation.unsqueeze(2).unbind(3)
+        shift, factor, gate, ffn_shift, ffn_factor, ffn_gate = modulation.unsqueeze(2).unbind(3)
         own, cross, name = self.self_attn, self.cross_attn, f"blocks.{self.layer}"
-        x, qkv = ops.modulated_qkv(f"{name}.self_attn", own, residual, AdaLN(shift, scale, self.eps))
+        x, qkv = ops.modulated_qkv(f"{name}.self_attn", own, residual, AdaLN(shift, factor, self.eps))
         attended = context.self_attention(self.layer, own, *qkv)
         residual = ops.attention_out(f"{name}.self_attn", own, x, attended, gate)
         x, q = ops.cross_query(f"{name}.cross_attn", cross, residual, self.norm3)
         attended = context.cross_attention(self.layer, cross, q)
         residual = ops.cross_out(f"{name}.cross_attn", cross, x, attended)
-        return ops.mlp(f"{name}.ffn", self.ffn, residual, AdaLN(ffn_shift, ffn_scale, self.eps), ffn_gate)
+        return ops.mlp(f"{name}.ffn", self.ffn, residual, AdaLN(ffn_shift, ffn_factor, self.eps), ffn_gate)
 
     def write_kv(self, residual: Residual, modulation: Tensor, context: AttentionContext, ops: LayerOps) -> None:
         """Write this layer's keys and values and stop there."""
-        shift, scale, *_ = modulation.unsqueeze(2).unbind(3)
-        name, norm = f"blocks.{self.layer}.self_attn", AdaLN(shift, scale, self.eps)
+        shift, factor, *_ = modulation.unsqueeze(2).unbind(3)
+        name, norm = f"blocks.{self.layer}.self_attn", AdaLN(shift, factor, self.eps)
         context.write_kv(self.layer, self.self_attn, *ops.modulated_kv(name, self.self_attn, residual, norm))
 
 
@@ -93,8 +98,8 @@ class Head(nn.Module):
 
     def forward(self, residual: Residual, modulation: Tensor, ops: LayerOps) -> Tensor:
         """Of modulation [B, frames, 2, dim]; to [B, frames, tokens of a frame, patch]."""
-        shift, scale = modulation.unsqueeze(2).unbind(3)
-        return ops.head("head.head", self.head, residual, AdaLN(shift, scale, self.eps))
+        shift, factor = modulation.unsqueeze(2).unbind(3)
+        return ops.head("head.head", self.head, residual, AdaLN(shift, factor, self.eps))
 
 
 class CausalTransformer(nn.Module):
@@ -137,6 +142,7 @@ class CausalTransformer(nn.Module):
         projected = _in(dtype, self.time_projection)(time).unflatten(-1, (MODULATIONS, -1))
         layers = torch.stack([block.modulation.unsqueeze(1) + projected for block in self._layers])
         head = self.head.modulation.unsqueeze(1) + time.unsqueeze(2)
+        layers, head = _with_factors(layers, LAYER_FACTORS), _with_factors(head, HEAD_FACTORS)
         return AdaLNModulation(timesteps, layers.to(self.dtype), head.to(self.dtype))
 
     def denoise(
@@ -219,6 +225,11 @@ class CausalTransformer(nn.Module):
         frequency = 10000 ** -(torch.arange(half, dtype=torch.float64, device=timesteps.device) / half)
         angle = timesteps.double().unsqueeze(-1) * frequency
         return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+def _with_factors(modulations: Tensor, factors: Sequence[bool]) -> Tensor:
+    """[..., modulations, dim] with the whole factor of norms in the place of its scale."""
+    return modulations + torch.tensor(factors, dtype=modulations.dtype, device=modulations.device).unsqueeze(-1)
 
 
 def _in(dtype: torch.dtype, layers: nn.Sequential) -> Callable[[Tensor], Tensor]:

@@ -64,9 +64,9 @@ def residuals(dim: int) -> dict[str, Residual]:
 def ada_ln(dim: int) -> AdaLN:
     """One modulation for all frames of a row, out of a table."""
     table = randn(ROWS, 1, 6, dim, seed=6).expand(-1, FRAMES, -1, -1)
-    shift, scale, *_ = table.unsqueeze(2).unbind(3)
+    shift, factor, *_ = table.unsqueeze(2).unbind(3)
     assert shift.stride(1) == 0
-    return AdaLN(shift, scale, 1e-6)
+    return AdaLN(shift, factor, 1e-6)
 
 
 def added(residual: Residual) -> Tensor:
@@ -88,7 +88,7 @@ def test_a_layer_begins_with_the_sum_normed_and_projected(
     norm, residual = ada_ln(dim), residuals(dim)[kind]
     x, qkv = EAGER_OPS.modulated_qkv(OWN, own, residual, norm)
     assert torch.equal(x, added(residual))
-    normed = (F.layer_norm(x, (dim,), eps=norm.eps) * (1 + norm.scale) + norm.shift).flatten(1, 2)
+    normed = (F.layer_norm(x, (dim,), eps=norm.eps) * norm.factor + norm.shift).flatten(1, 2)
     assert all(torch.equal(p, f(normed)) for p, f in zip(qkv, (own.q, own.k, own.v), strict=True))
     fused_x, fused_qkv = fused.modulated_qkv(OWN, own, residual, norm)
     close(fused_x, x)
@@ -132,7 +132,7 @@ def test_the_feed_forward_net_is_a_branch_not_yet_added(fused: FusedOps, block: 
     dim = block.norm3.normalized_shape[0]
     norm, gate = ada_ln(dim), randn(ROWS, FRAMES, 1, dim, seed=5)
     residual = residuals(dim)["whole"]
-    normed = F.layer_norm(added(residual), (dim,), eps=norm.eps) * (1 + norm.scale) + norm.shift
+    normed = F.layer_norm(added(residual), (dim,), eps=norm.eps) * norm.factor + norm.shift
     for ops in (EAGER_OPS, fused):
         made = ops.mlp(FFN, block.ffn, residual, norm, gate)
         close(made.x, added(residual))
@@ -143,7 +143,7 @@ def test_the_feed_forward_net_is_a_branch_not_yet_added(fused: FusedOps, block: 
 def test_the_head_projects_the_last_sum(fused: FusedOps, transformer: CausalTransformer) -> None:
     dim = transformer.config.dim
     norm, residual, linear = ada_ln(dim), residuals(dim)["gated"], transformer.head.head
-    wanted = linear(F.layer_norm(added(residual), (dim,), eps=norm.eps) * (1 + norm.scale) + norm.shift)
+    wanted = linear(F.layer_norm(added(residual), (dim,), eps=norm.eps) * norm.factor + norm.shift)
     for ops in (EAGER_OPS, fused):
         close(ops.head("head.head", linear, residual, norm), wanted)
 
