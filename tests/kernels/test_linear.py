@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure.launches import Launches
-from kernels import linear as op
+from kernels import matmul
 from kernels.linear import (
     linear,
     linear_gelu,
@@ -23,7 +23,7 @@ def _addressing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if not interpreted() and request.param == "descriptors":
         pytest.skip("a chip's way is in its table")
     if request.param == "descriptors":
-        monkeypatch.setattr(op, "BY_DESCRIPTOR", frozenset({INTERPRETER}))
+        monkeypatch.setattr(matmul, "BY_DESCRIPTOR", frozenset({INTERPRETER}))
 
 
 def layer(tokens: int, inner: int, outer: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,7 +94,7 @@ def test_gelu_is_exact_far_from_zero(device: torch.device) -> None:
 
 @pytest.mark.skipif(not interpreted(), reason="chosen for the interpreter here, and by a chip's table there")
 def test_rows_that_tma_cannot_address_are_refused(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
-    monkeypatch.setattr(op, "BY_DESCRIPTOR", frozenset({INTERPRETER}))
+    monkeypatch.setattr(matmul, "BY_DESCRIPTOR", frozenset({INTERPRETER}))
     with pytest.raises(ValueError, match=r"TMA needs rows of a multiple of 16 bytes .* got 41 channels"):
         linear(*layer(3, 41, 8, device))
 
