@@ -87,16 +87,17 @@ def architecture(device: torch.device) -> int:
     return ALIKE.get(10 * major + minor, 10 * major + minor)
 
 
-def tile_for(tiles: Tiles, architecture: int, kernel: str) -> Tile:
+def tile_for(tiles: Tiles, architecture: int, kernel: str, remedy: str = "") -> Tile:
     """The tile of `kernel` on an architecture.
 
     Raises:
-        ValueError: `tiles` has none for it.
+        ValueError: `tiles` has none for it; it says `remedy`, too.
 
     """
     if architecture not in tiles:
         known = ", ".join(f"sm_{known}" for known in tiles if known != INTERPRETER)
-        raise ValueError(f"{kernel} has no tile for sm_{architecture}; known are {known}")
+        ending = f". {remedy}" if remedy else ""
+        raise ValueError(f"{kernel} has no tile for sm_{architecture}; known are {known}{ending}")
     return tiles[architecture]
 
 

@@ -28,6 +28,8 @@ ULPS = {
     "flow_step": 0,
     # Sums of up to 300 products, which grow with the square root of their number, and an exponential.
     "linear": 32,
+    # Exact sums, then two products and a sum, which a GPU rounds once less; an exponential, a quotient, a product.
+    "linear_int8": 8,
     # The same for scores, an exponential of those, and a sum weighted by it.
     "window_attention": 32,
 }

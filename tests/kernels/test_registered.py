@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 
 import kernels.attention.qk_norm_rope  # noqa: F401  Registers it.
@@ -17,9 +18,12 @@ from kernels.layernorm_modulate import (
     layernorm_modulate_int8,
 )
 from kernels.linear import linear, linear_gelu
+from kernels.linear_int8 import linear_int8, linear_int8_gelu
+from kernels.quantize import quantize_rows
 from kernels.rms_norm import rms_norm
 
 ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
+INT8_SHAPES = (2, 5, 16), (32, 16), (32,)
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,16 @@ def test_an_op_is_what_it_is_registered_as(
 ) -> None:
     tensors = [torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device) for shape in shapes]
     torch.library.opcheck(op, (*tensors, *rest), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(("op", "rest"), [(linear_int8, 0), (linear_int8_gelu, 1)], ids=["linear_int8", "gelu"])
+def test_an_op_of_int8_is_what_it_is_registered_as(op: CustomOpDef, rest: int, device: torch.device) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x, weight, vector = (
+        torch.randn(shape, generator=generator).to(device) for shape in ((2, 5, 16), (32, 16), 32)
+    )
+    given: tuple[Tensor, ...] = (*quantize_rows(x), *quantize_rows(weight), vector, *[vector] * rest)
+    torch.library.opcheck(op, given, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_the_write_into_the_pool_is_registered_as_one() -> None:
