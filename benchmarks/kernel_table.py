@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.measure.compiler import Compiled, compile_case
 from benchmarks.measure.machine import ROOT, Machine
-from kernels import flow_step, layernorm_modulate, linear, linear_int8, rms_norm
+from kernels import flow_step, layernorm_modulate, linear, linear_int8, quantize, rms_norm
 from kernels.attention import copy_slots, qk_norm_rope, rotate_slots, window
 from kernels.tiles import AotCase, AotCases
 from kernels.vae import causal_pad, conv_epilogue, frame_pairs, upsample
@@ -35,6 +35,7 @@ OPS: tuple[AotCases, ...] = (
     linear.aot_cases,
     linear_int8.aot_cases,
     qk_norm_rope.aot_cases,
+    quantize.aot_cases,
     rms_norm.aot_cases,
     rotate_slots.aot_cases,
     upsample.aot_cases,

@@ -19,7 +19,7 @@ from kernels.layernorm_modulate import (
 )
 from kernels.linear import linear, linear_gelu
 from kernels.linear_int8 import linear_int8, linear_int8_gelu
-from kernels.quantize import quantize_rows
+from kernels.quantize import quantize_rows, quantize_rows_triton
 from kernels.rms_norm import rms_norm
 
 ROWS, GATE, LATENTS, LEVEL = (2, 3, 5, 32), (2, 3, 1, 32), (2, 1, 2, 3, 4), (2,)
@@ -35,6 +35,7 @@ INT8_SHAPES = (2, 5, 16), (32, 16), (32,)
         (add_layernorm, (ROWS, ROWS, GATE, (32,), (32,)), (1e-6,)),
         (rms_norm, ((2, 5, 32), (32,)), (1e-6,)),
         (flow_step, (LATENTS, LATENTS, LATENTS, LEVEL, LEVEL), ()),
+        (quantize_rows_triton, ((2, 5, 32),), ()),
         (linear, ((2, 5, 16), (32, 16), (32,)), ()),
         (linear_gelu, ((2, 5, 16), (32, 16), (32,)), ()),
     ],
@@ -45,6 +46,7 @@ INT8_SHAPES = (2, 5, 16), (32, 16), (32,)
         "add_layernorm",
         "rms_norm",
         "flow_step",
+        "quantize_rows",
         "linear",
         "linear_gelu",
     ],

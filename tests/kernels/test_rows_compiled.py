@@ -8,19 +8,19 @@ import pytest
 
 from benchmarks.kernel_table import all_cases
 from benchmarks.measure.compiler import Compiled
-from kernels import flow_step, layernorm_modulate, linear, linear_int8, rms_norm
+from kernels import flow_step, layernorm_modulate, linear, linear_int8, quantize, rms_norm
 from kernels.attention import qk_norm_rope
 from kernels.tiles import ARCHITECTURES, AotCase
 from tests.kernels.compiled import compiled
 
 OPS: tuple[Callable[[], Sequence[AotCase]], ...] = tuple(
-    op.aot_cases for op in (flow_step, layernorm_modulate, linear, linear_int8, qk_norm_rope, rms_norm)
+    op.aot_cases for op in (flow_step, layernorm_modulate, linear, linear_int8, qk_norm_rope, quantize, rms_norm)
 )
 
 IN_THE_SUITE = (
-    "linear_gelu_sm80", "layernorm_modulate_int8_sm89", "linear_gelu_sm90", "add_layernorm_gated_sm100",
+    "linear_gelu_sm80", "layernorm_modulate_int8_sm89", "linear_gelu_sm90", "add_layernorm_modulate_gated_sm100",
     "qk_norm_rope_int8_sm120", "linear_int8_sm80", "linear_int8_sm89", "linear_int8_gelu_factor_sm90",
-    "linear_int8_gelu_factor_sm120",
+    "linear_int8_gelu_factor_sm120", "quantize_rows_8960_bf16_sm89",
 )  # fmt: skip
 """Of the largest forms, one for each chip, and INT8 for each that is made for it."""
 
