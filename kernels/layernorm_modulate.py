@@ -1,8 +1,9 @@
 """A branch added to the residual through its gate, and the LayerNorm that follows: one kernel for both.
 
-    layernorm_modulate      layer_norm(x) * factor + shift              optionally to INT8 with a scale per token
+    layernorm_modulate      layer_norm(x) * factor + shift
     add_layernorm_modulate  sum = x + branch * gate, and that of sum    the gate of the row's frame, or no gate
     add_layernorm           sum, and layer_norm(sum) * weight + bias
+    ..._int8                what is normed to INT8, with a scale per token
 
     x, branch, sum       [B, F, T, D]   B rows, F frames of T tokens, D channels
     gate, shift, factor  [B, F, 1, D]   views into the table of a layer's modulations, or one expanded over frames
@@ -12,8 +13,8 @@
 All is computed in fp32, and what is normed is the sum before its own rounding.
 
 Bytes of a token in 16 bits: with a branch two rows are read and two written, 8 D (12.3 KB at D = 1536); without,
-one each, 4 D, or 3 D + 4 to INT8. A frame's modulations stay in the caches. PyTorch's own operators (product; sum;
-norm; product; sum) move 22 D with a branch and a gate, 18 D with a branch alone and 12 D without.
+one each, 4 D. INT8 is D less, and 4 for the scale. A frame's modulations stay in the caches. PyTorch's operators
+(product; sum; norm; product; sum) move 22 D with a branch and a gate, 18 D with a branch alone and 12 D without.
 """
 
 from __future__ import annotations
@@ -61,6 +62,21 @@ def layernorm_modulate_int8_reference(
 ) -> tuple[Tensor, Tensor]:
     """The same in fp32, cut to 255 levels: int8 [B, F, T, D] and fp32 scales [B, F, T]."""
     return quantize_rows(layernorm_modulate_reference(x.float(), shift.float(), factor.float(), eps))
+
+
+def add_layernorm_modulate_int8_reference(
+    x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, factor: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The sum of the dtype of x, and that normed and modulated as INT8 and scales, all from fp32."""
+    added = x.float() + (branch.float() if gate is None else branch.float() * gate.float())
+    return added.to(x.dtype), *layernorm_modulate_int8_reference(added, shift, factor, eps)
+
+
+def add_layernorm_int8_reference(
+    x: Tensor, branch: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same with a LayerNorm that has weights."""
+    return add_layernorm_modulate_int8_reference(x, branch, gate, bias, weight, eps)
 
 
 @triton.jit
@@ -136,8 +152,7 @@ def layernorm_modulate(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> 
 )
 def layernorm_modulate_int8(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """As `layernorm_modulate_int8_reference`. Raises like `layernorm_modulate`."""
-    out = torch.empty_like(x, dtype=torch.int8)
-    scales = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
+    out, scales = _int8_like(x)
     _launch("layernorm_modulate_int8", x, shift, factor, eps, out, scales=scales)
     return out, scales
 
@@ -166,9 +181,43 @@ def add_layernorm(
 ) -> tuple[Tensor, Tensor]:
     """As `add_layernorm_reference`, each result rounded once. Raises like `layernorm_modulate`."""
     added, out = torch.empty_like(x), torch.empty_like(x)
-    shift, factor = _of_every_frame("bias", bias, x), _of_every_frame("weight", weight, x)
-    _launch("add_layernorm", x, shift, factor, eps, out, branch=_Branch(branch, gate, added))
+    op = "add_layernorm"
+    shift, factor = _of_every_frame(op, "bias", bias, x), _of_every_frame(op, "weight", weight, x)
+    _launch(op, x, shift, factor, eps, out, branch=_Branch(branch, gate, added))
     return added, out
+
+
+@torch.library.custom_op(
+    "longtake::add_layernorm_modulate_int8",
+    mutates_args=(),
+    schema="(Tensor x, Tensor branch, Tensor? gate, Tensor shift, Tensor factor, float eps)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def add_layernorm_modulate_int8(
+    x: Tensor, branch: Tensor, gate: Tensor | None, shift: Tensor, factor: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `add_layernorm_modulate_int8_reference`. Raises like `layernorm_modulate`."""
+    added, (out, scales) = torch.empty_like(x), _int8_like(x)
+    op = "add_layernorm_modulate_int8"
+    _launch(op, x, shift, factor, eps, out, branch=_Branch(branch, gate, added), scales=scales)
+    return added, out, scales
+
+
+@torch.library.custom_op(
+    "longtake::add_layernorm_int8",
+    mutates_args=(),
+    schema="(Tensor x, Tensor branch, Tensor? gate, Tensor weight, Tensor bias, float eps)"
+    " -> (Tensor, Tensor, Tensor)",
+)
+def add_layernorm_int8(
+    x: Tensor, branch: Tensor, gate: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `add_layernorm_int8_reference`. Raises like `layernorm_modulate`."""
+    added, (out, scales) = torch.empty_like(x), _int8_like(x)
+    op = "add_layernorm_int8"
+    shift, factor = _of_every_frame(op, "bias", bias, x), _of_every_frame(op, "weight", weight, x)
+    _launch(op, x, shift, factor, eps, out, branch=_Branch(branch, gate, added), scales=scales)
+    return added, out, scales
 
 
 @layernorm_modulate.register_fake
@@ -178,7 +227,7 @@ def _(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> Tensor:
 
 @layernorm_modulate_int8.register_fake
 def _(x: Tensor, shift: Tensor, factor: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, dtype=torch.int8), x.new_empty(x.shape[:-1], dtype=torch.float32)
+    return _int8_like(x)
 
 
 @add_layernorm_modulate.register_fake
@@ -187,6 +236,19 @@ def _(
     x: Tensor, branch: Tensor, gate: Tensor | None, factor: Tensor, shift: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(x)
+
+
+@add_layernorm_modulate_int8.register_fake
+@add_layernorm_int8.register_fake
+def _(
+    x: Tensor, branch: Tensor, gate: Tensor | None, factor: Tensor, shift: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(x), *_int8_like(x)
+
+
+def _int8_like(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Room for rows as INT8 and their scales."""
+    return torch.empty_like(x, dtype=torch.int8), torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
 
 
 class _Branch(NamedTuple):
@@ -216,10 +278,10 @@ def _launch(
     )  # fmt: skip
 
 
-def _of_every_frame(name: str, channels: Tensor, x: Tensor) -> Tensor:
+def _of_every_frame(op: str, name: str, channels: Tensor, x: Tensor) -> Tensor:
     """[D] as a modulation of `x`, without a copy."""
     if channels.shape != x.shape[-1:]:
-        raise ValueError(f"add_layernorm: {name} must be [{x.shape[-1]}]; got {list(channels.shape)}")
+        raise ValueError(f"{op}: {name} must be [{x.shape[-1]}]; got {list(channels.shape)}")
     return channels.expand(*x.shape[:-2], 1, -1)
 
 
@@ -228,6 +290,8 @@ FORMS = {
     "layernorm_modulate_int8": {"BRANCH": False, "GATED": False, "INT8": True},
     "add_layernorm_modulate": {"BRANCH": True, "GATED": False, "INT8": False},
     "add_layernorm_modulate_gated": {"BRANCH": True, "GATED": True, "INT8": False},
+    "add_layernorm_modulate_int8": {"BRANCH": True, "GATED": False, "INT8": True},
+    "add_layernorm_modulate_int8_gated": {"BRANCH": True, "GATED": True, "INT8": True},
 }
 """Those that layers use, and the kernel's flags for each; a LayerNorm with weights is one of them."""
 

@@ -8,7 +8,11 @@ from torch import Tensor
 
 from kernels.layernorm_modulate import (
     add_layernorm,
+    add_layernorm_int8,
+    add_layernorm_int8_reference,
     add_layernorm_modulate,
+    add_layernorm_modulate_int8,
+    add_layernorm_modulate_int8_reference,
     add_layernorm_modulate_reference,
     add_layernorm_reference,
     layernorm_modulate,
@@ -16,6 +20,7 @@ from kernels.layernorm_modulate import (
     layernorm_modulate_int8_reference,
     layernorm_modulate_reference,
 )
+from kernels.quantize import quantize_rows
 from tests.tolerances import assert_within
 
 EPS = 1e-6
@@ -137,6 +142,8 @@ def test_weights_for_other_channels_are_refused(device: torch.device) -> None:
     x, y, gate, shift, factor = branch(1, 2, 3, 96, device)
     with pytest.raises(ValueError, match=r"add_layernorm: bias must be \[96\]; got \[95\]"):
         add_layernorm(x, y, gate, factor[0, 0, 0], shift[0, 0, 0, 1:], EPS)
+    with pytest.raises(ValueError, match=r"add_layernorm_int8: weight must be \[96\]; got \[95\]"):
+        add_layernorm_int8(x, y, gate, factor[0, 0, 0, 1:], shift[0, 0, 0], EPS)
 
 
 def test_one_modulation_may_serve_all_frames(device: torch.device) -> None:
@@ -156,14 +163,70 @@ def test_a_far_off_mean_does_not_drown_the_spread(device: torch.device) -> None:
     torch.testing.assert_close(layernorm_modulate(moved, shift, factor, EPS).double(), exact, atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 7, 77), (1, 1, 5, 1536)], ids=str)
-def test_int8_rows_are_the_reference_to_a_level(shape: tuple[int, int, int, int], device: torch.device) -> None:
-    x, shift, factor = rows(*shape, device)
-    levels, scales = layernorm_modulate_int8(x, shift, factor, EPS)
-    expected_levels, expected_scales = layernorm_modulate_int8_reference(x, shift, factor, EPS)
+INT8_SHAPES = [(2, 3, 7, 77), (1, 1, 5, 1536)]
+
+
+def assert_within_a_level(made: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> None:
+    (levels, scales), (expected_levels, expected_scales) = made, reference
     assert_within("layernorm_modulate", scales, expected_scales)
     assert (levels.int() - expected_levels.int()).abs().max() <= 1
     assert (levels != expected_levels).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("shape", INT8_SHAPES, ids=str)
+def test_int8_rows_are_the_reference_to_a_level(shape: tuple[int, int, int, int], device: torch.device) -> None:
+    x, shift, factor = rows(*shape, device)
+    reference = layernorm_modulate_int8_reference(x, shift, factor, EPS)
+    assert_within_a_level(layernorm_modulate_int8(x, shift, factor, EPS), reference)
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "whole"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", INT8_SHAPES, ids=str)
+def test_a_branch_is_added_and_the_sum_modulated_to_int8(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, gated: bool, device: torch.device
+) -> None:
+    x, y, gate, shift, factor = (t.to(dtype) for t in branch(*shape, device))
+    given = x, y, gate if gated else None, shift, factor, EPS
+    added, *normed = add_layernorm_modulate_int8(*given)
+    expected, *reference = add_layernorm_modulate_int8_reference(*given)
+    assert_within("add", added, expected)
+    assert_within_a_level((normed[0], normed[1]), (reference[0], reference[1]))
+
+
+@pytest.mark.parametrize("gated", [True, False], ids=["gated", "whole"])
+def test_a_branch_is_added_and_the_sum_normed_with_weights_to_int8(gated: bool, device: torch.device) -> None:
+    x, y, gate, shift, factor = branch(2, 3, 7, 77, device)
+    given = x, y, gate if gated else None, factor[0, 0, 0], shift[0, 0, 0], EPS
+    added, *normed = add_layernorm_int8(*given)
+    expected, *reference = add_layernorm_int8_reference(*given)
+    assert_within("add", added, expected)
+    assert_within_a_level((normed[0], normed[1]), (reference[0], reference[1]))
+
+
+def test_the_int8_references_round_what_the_others_return() -> None:
+    x, y, gate, shift, factor = branch(2, 3, 7, 96, torch.device("cpu"))
+    added, normed = add_layernorm_modulate_reference(x, y, gate, shift, factor, EPS)
+    for made, wanted in zip(
+        add_layernorm_modulate_int8_reference(x, y, gate, shift, factor, EPS),
+        (added, *quantize_rows(normed)),
+        strict=True,
+    ):
+        assert torch.equal(made, wanted)
+    weight, bias = factor[0, 0, 0], shift[0, 0, 0]
+    _, levels, scales = add_layernorm_int8_reference(x, y, gate, weight, bias, EPS)
+    _, affine = add_layernorm_reference(x, y, gate, weight, bias, EPS)
+    assert_within_a_level((levels, scales), quantize_rows(affine))
+
+
+def test_an_int8_row_is_the_same_whatever_rows_are_beside_it(device: torch.device) -> None:
+    x, y, gate, shift, factor = branch(1, 1, 7, 96, device)
+    together = add_layernorm_modulate_int8(x, y, gate, shift, factor, EPS)
+    alone = add_layernorm_modulate_int8(
+        x[:, :, 4:5].contiguous(), y[:, :, 4:5].contiguous(), gate, shift, factor, EPS
+    )
+    for made, whole in zip(alone, together, strict=True):
+        assert torch.equal(made, whole[:, :, 4:5])
 
 
 def test_int8_rows_use_all_levels_and_lose_half_a_scale(device: torch.device) -> None:

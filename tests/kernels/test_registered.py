@@ -13,7 +13,9 @@ import kernels.attention.qk_norm_rope  # noqa: F401  Registers it.
 from kernels.flow_step import flow_step
 from kernels.layernorm_modulate import (
     add_layernorm,
+    add_layernorm_int8,
     add_layernorm_modulate,
+    add_layernorm_modulate_int8,
     layernorm_modulate,
     layernorm_modulate_int8,
 )
@@ -33,6 +35,8 @@ INT8_SHAPES = (2, 5, 16), (32, 16), (32,)
         (layernorm_modulate_int8, (ROWS, GATE, GATE), (1e-6,)),
         (add_layernorm_modulate, (ROWS, ROWS, GATE, GATE, GATE), (1e-6,)),
         (add_layernorm, (ROWS, ROWS, GATE, (32,), (32,)), (1e-6,)),
+        (add_layernorm_modulate_int8, (ROWS, ROWS, GATE, GATE, GATE), (1e-6,)),
+        (add_layernorm_int8, (ROWS, ROWS, GATE, (32,), (32,)), (1e-6,)),
         (rms_norm, ((2, 5, 32), (32,)), (1e-6,)),
         (flow_step, (LATENTS, LATENTS, LATENTS, LEVEL, LEVEL), ()),
         (quantize_rows_triton, ((2, 5, 32),), ()),
@@ -44,6 +48,8 @@ INT8_SHAPES = (2, 5, 16), (32, 16), (32,)
         "layernorm_modulate_int8",
         "add_layernorm_modulate",
         "add_layernorm",
+        "add_layernorm_modulate_int8",
+        "add_layernorm_int8",
         "rms_norm",
         "flow_step",
         "quantize_rows",

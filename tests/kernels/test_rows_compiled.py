@@ -18,9 +18,9 @@ OPS: tuple[Callable[[], Sequence[AotCase]], ...] = tuple(
 )
 
 IN_THE_SUITE = (
-    "linear_gelu_sm80", "layernorm_modulate_int8_sm89", "linear_gelu_sm90", "add_layernorm_modulate_gated_sm100",
-    "qk_norm_rope_int8_sm120", "linear_int8_sm80", "linear_int8_sm89", "linear_int8_gelu_factor_sm90",
-    "linear_int8_gelu_factor_sm120", "quantize_rows_8960_bf16_sm89",
+    "linear_gelu_sm80", "layernorm_modulate_int8_sm89", "linear_gelu_sm90",
+    "add_layernorm_modulate_int8_gated_sm100", "qk_norm_rope_int8_sm120", "linear_int8_sm80", "linear_int8_sm89",
+    "linear_int8_gelu_factor_sm90", "linear_int8_gelu_factor_sm120", "quantize_rows_8960_bf16_sm89",
 )  # fmt: skip
 """Of the largest forms, one for each chip, and INT8 for each that is made for it."""
 
