@@ -24,7 +24,6 @@ Bytes of a call with M tokens, out in 16 bits: M K + N K + 2 M N + 4 M + 6 N, in
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -34,7 +33,17 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels import matmul
-from kernels.matmul import gelu_tile, halves, product, product_in_halves, quarters, store_tile, tile_at
+from kernels.matmul import (
+    activated,
+    gelu_tile,
+    halves,
+    product,
+    product_in_halves,
+    quarters,
+    scaled,
+    store_tile,
+    tile_at,
+)
 from kernels.tiles import INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
 
@@ -61,7 +70,7 @@ def linear_int8_reference(
 ) -> Tensor:
     """The definition, with the integers' sums in fp64, which holds them exactly."""
     sums = x.double() @ weight.double().t()
-    return _scaled(sums, x_scales, weight_scales, bias).to(bias.dtype)
+    return scaled(sums, x_scales, weight_scales, bias).to(bias.dtype)
 
 
 def linear_int8_gelu_reference(
@@ -69,7 +78,7 @@ def linear_int8_gelu_reference(
 ) -> Tensor:
     """The first half of the transformer's feed-forward net, with what smooths the second half's input."""
     sums = x.double() @ weight.double().t()
-    return _activated(_scaled(sums, x_scales, weight_scales, bias), factor).to(bias.dtype)
+    return activated(scaled(sums, x_scales, weight_scales, bias), factor).to(bias.dtype)
 
 
 def linear_int8_library(
@@ -82,7 +91,7 @@ def linear_int8_library(
 
     """
     sums = _library_sums("linear_int8", x, weight)
-    return _scaled(sums, x_scales, weight_scales, bias).to(bias.dtype)
+    return scaled(sums, x_scales, weight_scales, bias).to(bias.dtype)
 
 
 def linear_int8_gelu_library(
@@ -90,7 +99,7 @@ def linear_int8_gelu_library(
 ) -> Tensor:
     """As `linear_int8_gelu_reference`, by PyTorch's product of INT8. Raises like `linear_int8_library`."""
     sums = _library_sums("linear_int8_gelu", x, weight)
-    return _activated(_scaled(sums, x_scales, weight_scales, bias), factor).to(bias.dtype)
+    return activated(scaled(sums, x_scales, weight_scales, bias), factor).to(bias.dtype)
 
 
 def _library_sums(op: str, x: Tensor, weight: Tensor) -> Tensor:
@@ -106,28 +115,6 @@ def _library_sums(op: str, x: Tensor, weight: Tensor) -> Tensor:
         if count < LIBRARY_ROWS:
             rows = F.pad(rows, (0, 0, 0, LIBRARY_ROWS - count))
     return torch._int_mm(rows, weight.t())[:count].view(*x.shape[:-1], outer)
-
-
-def _scaled(sums: Tensor, x_scales: Tensor, weight_scales: Tensor, bias: Tensor) -> Tensor:
-    return sums.to(torch.float32).mul_(x_scales.unsqueeze(-1)).mul_(weight_scales).add_(bias)
-
-
-def _activated(rows: Tensor, factor: Tensor | None) -> Tensor:
-    activated = _gelu(rows)
-    return activated if factor is None else activated.mul_(factor)
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """The tanh form, of fp32.
-
-    On a CPU PyTorch's own takes the elements that fill no vector register at the end by other means than the rest,
-    and then a row's last places depend on the rows beside it. An exponential does not, and takes no longer.
-    """
-    if x.device.type != "cpu":
-        return F.gelu(x, approximate="tanh")
-    # x (1 + tanh(u)) / 2 = x / (1 + exp(-2 u))
-    twice = 2 * math.sqrt(2 / math.pi)
-    return x / (x * x).mul_(-0.044715 * twice).sub_(twice).mul_(x).exp_().add_(1)
 
 
 @triton.jit
@@ -207,7 +194,7 @@ def _launch(
     op: str, x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor,
     factor: Tensor | None = None, *, gelu: bool = False,
 ) -> Tensor:  # fmt: skip
-    _check(op, x, x_scales, weight, weight_scales, bias, factor)
+    matmul.check_scaled(op, torch.int8, x, x_scales, weight, weight_scales, bias, factor)
     chip = architecture(x.device)
     tile = tile_for(TILES, chip, op, NOT_FOR_100)
     out = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=bias.dtype, device=x.device)
@@ -217,31 +204,6 @@ def _launch(
         *given.sizes, **given.constants, GELU=gelu, FACTOR=factor is not None, **tile.options,
     )  # fmt: skip
     return out
-
-
-def _check(
-    op: str, x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor,
-    factor: Tensor | None,
-) -> None:  # fmt: skip
-    if x.numel() == 0:
-        raise ValueError(f"{op}: x is empty: {list(x.shape)}")
-    channels = weight.shape[:1]
-    wanted: list[tuple[str, Tensor, Sequence[int], tuple[torch.dtype, ...]]] = [
-        ("x", x, x.shape, (torch.int8,)),
-        ("x_scales", x_scales, x.shape[:-1], (torch.float32,)),
-        ("weight", weight, (*channels, x.shape[-1]), (torch.int8,)),
-        ("weight_scales", weight_scales, channels, (torch.float32,)),
-        ("bias", bias, channels, tuple(FLOATS)),
-        *([] if factor is None else [("factor", factor, channels, tuple(FLOATS))]),
-    ]
-    for name, tensor, shape, dtypes in wanted:
-        if tensor.shape != tuple(shape) or tensor.dtype not in dtypes or not tensor.is_contiguous():
-            raise ValueError(
-                f"{op}: {name} must be contiguous {list(shape)} of {' or '.join(map(str, dtypes))}; got "
-                f"{list(tensor.shape)} {tensor.dtype} with strides {list(tensor.stride())}"
-            )
-        if tensor.device != x.device:
-            raise ValueError(f"{op}: {name} is on {tensor.device}, x on {x.device}")
 
 
 FORMS = {

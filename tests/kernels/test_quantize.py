@@ -1,4 +1,4 @@
-"""Rounding to INT8 is one rule, for whoever writes keys and whoever reads them."""
+"""Rounding to 8 bits is one rule for each of its kinds, for whoever writes and whoever reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.quantize import quantize_rows, quantize_rows_triton, quantize_tile
+from kernels.quantize import quantize_rows, quantize_rows_fp8, quantize_rows_triton, quantize_tile
 
 
 @triton.jit
@@ -69,3 +69,21 @@ def test_a_row_of_zeros_is_rounded_to_zeros(device: torch.device) -> None:
 def test_rows_that_do_not_fit_are_refused(x: torch.Tensor, complaint: str, device: torch.device) -> None:
     with pytest.raises(ValueError, match=f"quantize_rows: .*{complaint}"):
         quantize_rows_triton(x.to(device))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_fp8_rows_reach_the_largest_and_lose_a_sixteenth_at_most(dtype: torch.dtype) -> None:
+    spread = torch.logspace(-6, 3, 5).view(-1, 1)
+    x = (spread * torch.randn(5, 1536, generator=torch.Generator().manual_seed(2))).to(dtype)
+    rounded, scales = quantize_rows_fp8(x)
+    assert rounded.dtype == torch.float8_e4m3fn
+    assert torch.equal(rounded.float().abs().amax(-1), torch.full((5,), 448.0))
+    error = (rounded.float() * scales.unsqueeze(-1) - x.float()).abs()
+    # Three bits behind the point, and a fixed step below 2^-6 times the scale.
+    assert (error <= torch.maximum(x.float().abs() / 16, scales.unsqueeze(-1) * 2**-10)).all()
+
+
+def test_a_row_of_zeros_is_zeros_in_fp8() -> None:
+    rounded, scales = quantize_rows_fp8(torch.zeros(3, 40))
+    assert not rounded.float().any()
+    assert (scales > 0).all()
