@@ -163,7 +163,7 @@ def _heard(row: Row) -> Row:
 def as_table(rows: Sequence[Row], rates: Rates) -> str:
     """What was found, to read."""
     lines = [
-        "| case | implementation | rms error | median ms | floor ms | bound by | ms / floor | TFLOP/s | GB/s |",
+        "| case | implementation | rms error | median ms | floor ms | bound by | ms / floor | TOP/s | GB/s |",
         "|---|---|---:|---:|---:|---|---:|---:|---:|",
     ]
     for row in rows:
@@ -173,9 +173,10 @@ def as_table(rows: Sequence[Row], rates: Rates) -> str:
             lines.append(f"| {row.case} | {row.provider} | {error} | not timed: {reason} | | | | | |")
             continue
         floor, ms = rates.floor(row.work), row.times.median_ms
+        ops = row.work.flops + row.work.eight_bit_ops
         lines.append(
             f"| {row.case} | {row.provider} | {error} | {ms:.4f} | {floor.ms:.4f} | {floor.bound_by} "
-            f"| {ms / floor.ms:.2f} | {row.work.flops / ms / 1e9:.0f} | {row.work.nbytes / ms / 1e6:.0f} |"
+            f"| {ms / floor.ms:.2f} | {ops / ms / 1e9:.0f} | {row.work.nbytes / ms / 1e6:.0f} |"
         )
     return "\n".join(lines)
 
@@ -230,7 +231,7 @@ def main() -> int:
     sizes = Sizes.tiny() if arguments.tiny else Sizes.longlive(arguments.size)
     dtype = torch.float32 if arguments.tiny else torch.bfloat16
     # First of all, while there surely is a GPU that works.
-    rates, machine = Rates.measure(device, dtype), Machine.here(device)
+    rates, machine = Rates.measure(device, dtype, eight_bits=True), Machine.here(device)
     file = arguments.json or RESULTS / f"kernels_{'tiny_cpu' if arguments.tiny else f'{arguments.size}_cuda'}.json"
     rows: list[Row] = []
     try:

@@ -32,16 +32,18 @@ from engines.wan.layers import MODULATIONS
 
 @dataclass(frozen=True)
 class Work:
-    """Floating-point operations, and bytes that cross memory."""
+    """Floating-point operations, bytes that cross memory, and operations of 8 bits, which are counted apart."""
 
     flops: int
     nbytes: int
+    eight_bit_ops: int = 0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.nbytes + other.nbytes)
+        ops = self.eight_bit_ops + other.eight_bit_ops
+        return Work(self.flops + other.flops, self.nbytes + other.nbytes, ops)
 
     def __mul__(self, times: int) -> Work:
-        return Work(self.flops * times, self.nbytes * times)
+        return Work(self.flops * times, self.nbytes * times, self.eight_bit_ops * times)
 
 
 class Parameters(NamedTuple):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.measure.counts import Work
+from benchmarks.measure.eight_bit_cases import eight_bit_cases
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from kernels import linear as linears
@@ -36,7 +37,6 @@ from kernels.layernorm_modulate import (
     add_layernorm_modulate,
     add_layernorm_modulate_reference,
     layernorm_modulate,
-    layernorm_modulate_int8,
     layernorm_modulate_reference,
 )
 from kernels.quantize import quantize_keys
@@ -163,6 +163,7 @@ class Maker:
         flops: int,
         sets: int,
         bound: float | None = None,
+        eight_bit_ops: int = 0,
     ) -> Case:
         """An op of tensors; the truth is its reference in fp32."""
         given = [inputs() for _ in range(sets)]
@@ -170,7 +171,7 @@ class Maker:
         nbytes = sum(x.nbytes for x in (*given[0], *made))
         return Case(
             name=name,
-            work=Work(flops, nbytes),
+            work=Work(flops, nbytes, eight_bit_ops),
             providers={n: partial(_call, function, given) for n, function in providers.items()},
             truth=lambda i: _outputs(reference(*(x.float() for x in given[i]))),
             bound=bound or BOUNDS[self.dtype],
@@ -195,10 +196,9 @@ def all_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> list[Ma
         *(partial(_window, make, [filled], False) for filled in blocks),
         partial(_window, make, [1, full], False), partial(_window, make, [full], True), partial(_prompt, make),
         partial(_qk_norm_rope, make, False), partial(_qk_norm_rope, make, True), partial(_rotate_slots, make),
-        partial(_rms_norm, make), partial(_layernorm_modulate, make), partial(_layernorm_modulate_int8, make),
-        partial(_add_layernorm_modulate, make),
+        partial(_rms_norm, make), partial(_layernorm_modulate, make), partial(_add_layernorm_modulate, make),
         *(partial(_linear, make, inner, outer) for inner, outer in sizes.products),
-        partial(_linear_gelu, make), partial(_flow_step, make), partial(_causal_pad, make),
+        partial(_linear_gelu, make), *eight_bit_cases(make), partial(_flow_step, make), partial(_causal_pad, make),
         partial(_conv_epilogue, make), partial(_upsample, make), partial(_frame_pairs, make),
     ]  # fmt: skip
 
@@ -371,16 +371,6 @@ def _layernorm_modulate(make: Maker, sets: int) -> Case:
         "reference": lambda x, shift, factor: layernorm_modulate_reference(x, shift, factor, EPS),
     }
     return make.case("modulate", _modulated(make), providers, providers["reference"], 0, sets)
-
-
-def _layernorm_modulate_int8(make: Maker, sets: int) -> Case:
-    def dequantized(x: Tensor, shift: Tensor, factor: Tensor) -> Tensor:
-        levels, scales = layernorm_modulate_int8(x, shift, factor, EPS)
-        return levels * scales.unsqueeze(-1)
-
-    providers = {"triton, with its inverse": dequantized}
-    reference = partial(layernorm_modulate_reference, eps=EPS)
-    return make.case("modulate to int8", _modulated(make), providers, reference, 0, sets, INT8_BOUND)
 
 
 def _add_layernorm_modulate(make: Maker, sets: int) -> Case:

@@ -126,20 +126,32 @@ class Floor(NamedTuple):
 class Rates:
     """What a device reaches at best: in a large square linear layer of the benchmark's dtype, and in a large copy.
 
-    A copy's bytes count twice, read and written. Work that fits in a cache may stay below a floor by memory.
+    A copy's bytes count twice, read and written. Work that fits in a cache may stay below a floor by memory. The
+    rate of 8 bits is that of PyTorch's INT8, and stands for FP8, too.
     """
 
     flops_per_s: float
     bytes_per_s: float
+    eight_bit_ops_per_s: float | None = None
 
     @classmethod
-    def measure(cls, device: torch.device, dtype: torch.dtype) -> Self:
-        """Both, on this machine now."""
-        return cls(_matmul_flops_per_s(device, dtype), _copy_bytes_per_s(device))
+    def measure(cls, device: torch.device, dtype: torch.dtype, *, eight_bits: bool = False) -> Self:
+        """All, on this machine now."""
+        ops = _int8_ops_per_s(device) if eight_bits else None
+        return cls(_matmul_flops_per_s(device, dtype), _copy_bytes_per_s(device), ops)
 
     def floor(self, work: Work) -> Floor:
-        """Computing and moving overlap at best: the longer of the two."""
+        """Computing and moving overlap at best: the longer of the two.
+
+        Raises:
+            ValueError: there is work of 8 bits, whose rate was not measured.
+
+        """
         compute_ms, memory_ms = work.flops / self.flops_per_s * 1e3, work.nbytes / self.bytes_per_s * 1e3
+        if work.eight_bit_ops:
+            if self.eight_bit_ops_per_s is None:
+                raise ValueError(f"{work} has operations of 8 bits, whose rate was not measured")
+            compute_ms += work.eight_bit_ops / self.eight_bit_ops_per_s * 1e3
         return Floor(compute_ms, "compute") if compute_ms >= memory_ms else Floor(memory_ms, "memory")
 
 
@@ -147,6 +159,13 @@ def _matmul_flops_per_s(device: torch.device, dtype: torch.dtype) -> float:
     size = MATMUL_SIZE[device.type]
     x, weight = torch.randn(2, size, size, device=device).to(dtype)
     times, _ = sample(lambda _: F.linear(x, weight), RATE_RUNS, device)
+    return 2 * size**3 / min(times.ms) * 1e3
+
+
+def _int8_ops_per_s(device: torch.device) -> float:
+    size = MATMUL_SIZE[device.type]
+    x, weight = torch.randint(-127, 128, (2, size, size), dtype=torch.int8, device=device)
+    times, _ = sample(lambda _: torch._int_mm(x, weight.t()), RATE_RUNS, device)
     return 2 * size**3 / min(times.ms) * 1e3
 
 

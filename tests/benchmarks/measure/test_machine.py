@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,13 @@ RATES = Rates(flops_per_s=1e12, bytes_per_s=1e9)
 )
 def test_the_floor_is_the_longer_of_computing_and_moving(work: Work, floor: Floor) -> None:
     assert RATES.floor(work) == floor
+
+
+def test_work_of_8_bits_has_a_rate_of_its_own() -> None:
+    work = Work(10**9, 10**6, eight_bit_ops=8 * 10**9)
+    assert replace(RATES, eight_bit_ops_per_s=2e12).floor(work) == Floor(5.0, "compute")
+    with pytest.raises(ValueError, match="operations of 8 bits, whose rate was not measured"):
+        RATES.floor(work)
 
 
 def test_a_machine_tells_what_ran_but_not_where() -> None:
