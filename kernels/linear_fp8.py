@@ -3,7 +3,7 @@
     linear_fp8       (x w^T) x_scales weight_scales + bias
     linear_fp8_gelu  gelu(that), the tanh form; then times factor, where there is one
 
-    x              [..., K]   float8_e4m3fn, contiguous, as `kernels.quantize` rounds rows
+    x              [..., K]   float8_e4m3fn, contiguous, as `quantize_rows_fp8` rounds rows
     x_scales       [...]      fp32
     weight         [N, K]     float8_e4m3fn, contiguous
     weight_scales  [N]        fp32
@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.matmul import activated, check_scaled, scaled
+from kernels.eight_bits import activated, check_scaled, scaled
 
 LIBRARY_CHANNELS = 16
 """What the library demands on CUDA of the channels in and out to be multiples of."""

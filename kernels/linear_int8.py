@@ -11,6 +11,8 @@
     factor         [N]        any of these: what the next layer's weights were divided by, turned over
     out            [..., N]   of the dtype of bias
 
+Reference and library are those of `kernels.eight_bits`, which needs no Triton.
+
 The product is exact: its sums are int32, which holds those of 131 072 channels. What follows is fp32 in one order
 of operations, so that all implementations agree to its last place, and is rounded once at the end. A row comes out
 the same whatever rows are beside it.
@@ -27,23 +29,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kernels import matmul
-from kernels.matmul import (
-    activated,
-    gelu_tile,
-    halves,
-    product,
-    product_in_halves,
-    quarters,
-    scaled,
-    store_tile,
-    tile_at,
-)
+from kernels.eight_bits import check_scaled
+from kernels.eight_bits import linear_int8_gelu_library as linear_int8_gelu_library
+from kernels.eight_bits import linear_int8_gelu_reference as linear_int8_gelu_reference
+from kernels.eight_bits import linear_int8_library as linear_int8_library
+from kernels.eight_bits import linear_int8_reference as linear_int8_reference
+from kernels.matmul import gelu_tile, halves, product, product_in_halves, quarters, store_tile, tile_at
 from kernels.tiles import INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
 
@@ -57,64 +53,6 @@ TILES: Tiles = {
 """None for sm_100, where Triton finds only an older chip's instruction for INT8."""
 
 NOT_FOR_100 = "INT8 is not for sm_100, FP8 is: quantize the model to FP8 for it"
-
-LIBRARY_ROWS = 17
-"""The fewest that the library's INT8 product takes on CUDA."""
-
-LIBRARY_CHANNELS = 8
-"""What it demands there of the channels in and out to be multiples of."""
-
-
-def linear_int8_reference(
-    x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor
-) -> Tensor:
-    """The definition, with the integers' sums in fp64, which holds them exactly."""
-    sums = x.double() @ weight.double().t()
-    return scaled(sums, x_scales, weight_scales, bias).to(bias.dtype)
-
-
-def linear_int8_gelu_reference(
-    x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor, factor: Tensor | None
-) -> Tensor:
-    """The first half of the transformer's feed-forward net, with what smooths the second half's input."""
-    sums = x.double() @ weight.double().t()
-    return activated(scaled(sums, x_scales, weight_scales, bias), factor).to(bias.dtype)
-
-
-def linear_int8_library(
-    x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor
-) -> Tensor:
-    """As `linear_int8_reference`, by PyTorch's product of INT8.
-
-    Raises:
-        ValueError: on CUDA, the channels in or out are not a multiple of 8.
-
-    """
-    sums = _library_sums("linear_int8", x, weight)
-    return scaled(sums, x_scales, weight_scales, bias).to(bias.dtype)
-
-
-def linear_int8_gelu_library(
-    x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor, factor: Tensor | None
-) -> Tensor:
-    """As `linear_int8_gelu_reference`, by PyTorch's product of INT8. Raises like `linear_int8_library`."""
-    sums = _library_sums("linear_int8_gelu", x, weight)
-    return activated(scaled(sums, x_scales, weight_scales, bias), factor).to(bias.dtype)
-
-
-def _library_sums(op: str, x: Tensor, weight: Tensor) -> Tensor:
-    (outer, inner), rows = weight.shape, x.reshape(-1, x.shape[-1])
-    count = len(rows)
-    # Dry runs on meta stand for CUDA.
-    if x.device.type != "cpu":
-        if outer % LIBRARY_CHANNELS or inner % LIBRARY_CHANNELS:
-            raise ValueError(
-                f"{op}: the library's INT8 product takes multiples of {LIBRARY_CHANNELS} channels on CUDA; got "
-                f"{inner} in and {outer} out. Use the Triton kernel, or hold this layer back in 16 bits"
-            )
-        if count < LIBRARY_ROWS:
-            rows = F.pad(rows, (0, 0, 0, LIBRARY_ROWS - count))
-    return torch._int_mm(rows, weight.t())[:count].view(*x.shape[:-1], outer)
 
 
 @triton.jit
@@ -194,7 +132,7 @@ def _launch(
     op: str, x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor,
     factor: Tensor | None = None, *, gelu: bool = False,
 ) -> Tensor:  # fmt: skip
-    matmul.check_scaled(op, torch.int8, x, x_scales, weight, weight_scales, bias, factor)
+    check_scaled(op, torch.int8, x, x_scales, weight, weight_scales, bias, factor)
     chip = architecture(x.device)
     tile = tile_for(TILES, chip, op, NOT_FOR_100)
     out = torch.empty((*x.shape[:-1], weight.shape[0]), dtype=bias.dtype, device=x.device)

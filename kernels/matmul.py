@@ -1,25 +1,23 @@
-"""What kernels of a product x w^T share: which program makes which tile, its sums, and how tensors are addressed.
+"""What kernels of products share: which program makes which tile, its sums, and how tensors are addressed.
 
-x       [M, K]   contiguous
-weight  [N, K]   contiguous
-out     [M, N]
+    x       [M, K]   contiguous
+    weight  [N, K]   contiguous, as torch.nn.Linear keeps it
+    out     [M, N]   x w^T and what follows
+
+Functions under `triton.jit` are parts of the kernels of `linear` and `linear_int8`, the others of their launches.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels.tiles import Tile, interpreted
-from kernels.token_rows import FLOATS
 
 BY_DESCRIPTOR = frozenset({90, 100})
 """Where tensors come and go by TMA, a program for each multiprocessor takes tile after tile, and a tile's loads
@@ -141,56 +139,6 @@ def store_tile(
         o_out = o_m.to(tl.int64)[:, None] * N + o_n[None, :]
         m_out = (o_m < M)[:, None] & (o_n < N)[None, :]
         tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=m_out)
-
-
-def scaled(sums: Tensor, x_scales: Tensor, weight_scales: Tensor, bias: Tensor) -> Tensor:
-    """What the sums of products of 8 bits stand for, with a bias, in fp32."""
-    return sums.to(torch.float32).mul_(x_scales.unsqueeze(-1)).mul_(weight_scales).add_(bias)
-
-
-def activated(rows: Tensor, factor: Tensor | None) -> Tensor:
-    """GELU of fp32 rows, times the factor."""
-    made = _gelu(rows)
-    return made if factor is None else made.mul_(factor)
-
-
-def _gelu(x: Tensor) -> Tensor:
-    """The tanh form, of fp32.
-
-    On a CPU PyTorch's own takes the elements that fill no vector register at the end by other means than the rest,
-    and then a row's last places depend on the rows beside it. An exponential does not, and takes no longer.
-    """
-    if x.device.type != "cpu":
-        return F.gelu(x, approximate="tanh")
-    # x (1 + tanh(u)) / 2 = x / (1 + exp(-2 u))
-    twice = 2 * math.sqrt(2 / math.pi)
-    return x / (x * x).mul_(-0.044715 * twice).sub_(twice).mul_(x).exp_().add_(1)
-
-
-def check_scaled(
-    op: str, dtype: torch.dtype, x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor,
-    factor: Tensor | None,
-) -> None:  # fmt: skip
-    """Raise ValueError unless rows and weight of 8 bits, their scales, a bias and a factor fit one another."""
-    if x.numel() == 0:
-        raise ValueError(f"{op}: x is empty: {list(x.shape)}")
-    channels = weight.shape[:1]
-    wanted: list[tuple[str, Tensor, Sequence[int], tuple[torch.dtype, ...]]] = [
-        ("x", x, x.shape, (dtype,)),
-        ("x_scales", x_scales, x.shape[:-1], (torch.float32,)),
-        ("weight", weight, (*channels, x.shape[-1]), (dtype,)),
-        ("weight_scales", weight_scales, channels, (torch.float32,)),
-        ("bias", bias, channels, tuple(FLOATS)),
-        *([] if factor is None else [("factor", factor, channels, tuple(FLOATS))]),
-    ]
-    for name, tensor, shape, dtypes in wanted:
-        if tensor.shape != tuple(shape) or tensor.dtype not in dtypes or not tensor.is_contiguous():
-            raise ValueError(
-                f"{op}: {name} must be contiguous {list(shape)} of {' or '.join(map(str, dtypes))}; got "
-                f"{list(tensor.shape)} {tensor.dtype} with strides {list(tensor.stride())}"
-            )
-        if tensor.device != x.device:
-            raise ValueError(f"{op}: {name} is on {tensor.device}, x on {x.device}")
 
 
 class Addressed(NamedTuple):

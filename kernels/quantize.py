@@ -1,7 +1,7 @@
-"""Rows as INT8 or FP8, each with a scale of its own: x is about its 8 bits times the scale.
+"""Rows as INT8, each with a scale of its own: the rule of `kernels.eight_bits` in kernels, and for the KV pool.
 
     x        [..., D]   fp32, fp16 or bf16, contiguous
-    rounded  [..., D]   int8, halves rounded up; or float8_e4m3fn, to the nearest
+    rounded  [..., D]   int8
     scales   [...]      fp32
 
 The kernel's bytes of a row in 16 bits: 3 D + 4, at D = 8960 26.9 KB. 4680 of these are 126 MB, 26 us of an H200's
@@ -17,15 +17,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from kernels import eight_bits
+from kernels.eight_bits import quantize_rows as quantize_rows
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
 
-INT8_MAX = tl.constexpr(127.0)
-FP8_MAX = 448.0
-"""The largest that float8_e4m3fn holds."""
-
-MIN_AMAX = tl.constexpr(1e-30)
-"""Stands for the largest of a row of zeros, which is divided by."""
+INT8_MAX = tl.constexpr(eight_bits.INT8_MAX)
+MIN_AMAX = tl.constexpr(eight_bits.MIN_AMAX)
 
 TILES: Tiles = {sm: Tile(m=2, n=2048, warps=8) for sm in ARCHITECTURES} | {INTERPRETER: Tile(m=4, n=2048, warps=1)}
 """`m` rows of at most `n` channels, as a token has."""
@@ -34,25 +32,6 @@ TILES_WIDE: Tiles = {sm: Tile(m=1, n=16384, warps=8) for sm in ARCHITECTURES} | 
     INTERPRETER: Tile(m=1, n=16384, warps=1)
 }
 """Wider ones, as between the two layers of the feed-forward net."""
-
-
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """INT8 of x [..., D] by its largest channel, halves rounded up, and fp32 scales [...]."""
-    scaled, scales = _scaled_rows(x, INT8_MAX.value)
-    return scaled.add_(0.5).floor_().to(torch.int8), scales
-
-
-def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
-    """float8_e4m3fn of x [..., D] by its largest channel, and fp32 scales [...]."""
-    scaled, scales = _scaled_rows(x, FP8_MAX)
-    return scaled.to(torch.float8_e4m3fn), scales
-
-
-def _scaled_rows(x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """x in fp32 with each row's largest channel at `largest`, and what that is multiplied by."""
-    rows = x.float()
-    scales = rows.abs().amax(dim=-1).clamp_(min=MIN_AMAX.value).div_(largest)
-    return rows / scales.unsqueeze(-1), scales
 
 
 @triton.jit

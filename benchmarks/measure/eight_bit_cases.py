@@ -11,13 +11,14 @@ from torch import Tensor
 
 from kernels import linear_fp8 as fp8
 from kernels import linear_int8 as int8
+from kernels.eight_bits import quantize_rows, quantize_rows_fp8
 from kernels.layernorm_modulate import (
     add_layernorm_modulate_int8,
     add_layernorm_modulate_int8_reference,
     layernorm_modulate_int8,
     layernorm_modulate_int8_reference,
 )
-from kernels.quantize import quantize_rows, quantize_rows_fp8, quantize_rows_triton
+from kernels.quantize import quantize_rows_triton
 from kernels.tiles import INTERPRETER, architecture
 
 if TYPE_CHECKING:

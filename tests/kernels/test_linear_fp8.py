@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure.launches import Launches
+from kernels.eight_bits import quantize_rows_fp8
 from kernels.linear_fp8 import linear_fp8, linear_fp8_gelu, linear_fp8_gelu_reference, linear_fp8_reference
-from kernels.quantize import quantize_rows_fp8
 from tests.tolerances import assert_within
 
 CPU = torch.device("cpu")

@@ -7,7 +7,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.quantize import quantize_rows, quantize_rows_fp8, quantize_rows_triton, quantize_tile
+from kernels.eight_bits import quantize_rows, quantize_rows_fp8
+from kernels.quantize import quantize_rows_triton, quantize_tile
 
 
 @triton.jit
