@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import NoDecode
 
+from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
 from engines.errors import ConfigError
@@ -117,6 +118,11 @@ def _dtype_of(given: dict[str, Any]) -> DType:
     return "bfloat16" if given.get("device") == "cuda" else "float32"
 
 
+def _model(value: str) -> str:
+    # Replicas have a working directory of their own.
+    return str(Path(value).resolve()) if value not in PRESETS and Path(value).is_dir() else value
+
+
 def _lora(value: str) -> str:
     file = LoRAFile.parse(value)
     # Replicas have a working directory of their own.
@@ -137,7 +143,9 @@ class ServerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
-    model: str = Field("pocket", description="see `longtake models`")
+    model: Annotated[str, AfterValidator(_model)] = Field(
+        "pocket", description="see `longtake models`; or the folder of a quantized one"
+    )
     codec: Literal["own", "tiny"] = Field("own", description="tiny: the tiny autoencoder")
     models_dir: Path | None = Field(None, description="where `longtake download` put the weights")
     lora: LoRAs = Field((), description="FILE[:WEIGHT],... to merge into the model, or folders of PEFT's")

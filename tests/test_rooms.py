@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors",), ("config",), ("device", "sampling"), ("text", "vae", "wan", "cache"), ("loading",), ("runner",),
-    ("streaming",), ("pocket",),
+    ("streaming",), ("quantization",), ("pocket",),
 )  # fmt: skip
 """Of the engines: a room imports rooms of lines before its own, and none of its own line."""
 
@@ -27,7 +27,7 @@ SERVING: tuple[tuple[str, ...], ...] = (
     ("gateway.recording",),
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",),
-    ("cli",),
+    ("cli.options",), ("cli.weights",), ("cli",),
 )  # fmt: skip
 """The same for the rooms of serving, and the files beside them."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from engines.config.quantization import QuantizationConfig
 from engines.config.validation import require, require_positive
 
 
@@ -14,7 +15,8 @@ class TransformerConfig:
 
     With `fp32_time` modulations are computed in fp32 whatever the weights are in, and rounded once (Wan2.1, rCM);
     LongLive was distilled with all of it in the weights' dtype. `position_grid`, if it has one, is the frames of a
-    block, rows and columns for which it has learned vectors of its own, added to the patches.
+    block, rows and columns for which it has learned vectors of its own, added to the patches. `quantization` says
+    which layers hold 8 bits, if any.
     """
 
     dim: int
@@ -28,6 +30,7 @@ class TransformerConfig:
     eps: float = 1e-6
     fp32_time: bool = False
     position_grid: tuple[int, int, int] | None = None
+    quantization: QuantizationConfig | None = None
 
     def __post_init__(self) -> None:
         require_positive(

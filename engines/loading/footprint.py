@@ -6,6 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from engines.cache.kv_cache import CacheLayout, cache_size
 from engines.config.model import ModelConfig
@@ -70,4 +71,11 @@ def parameter_bytes(config: ModelConfig, dtype: torch.dtype) -> ModelBytes:
         networks = (
             CausalTransformer(config.transformer), build_vae(config.vae), UMT5Encoder(config.text_encoder)
         )  # fmt: skip
-    return ModelBytes(*(sum(p.numel() for p in network.parameters()) * dtype.itemsize for network in networks))
+    return ModelBytes(*(_tensor_bytes(network, dtype) for network in networks))
+
+
+def _tensor_bytes(network: nn.Module, dtype: torch.dtype) -> int:
+    """Parameters are in `dtype`; buffers in their own, as 8-bit weights and their scales are."""
+    state = network.state_dict()
+    own = sum(buffer.nbytes for name, buffer in network.named_buffers() if name in state)
+    return own + sum(parameter.numel() for parameter in network.parameters()) * dtype.itemsize

@@ -20,6 +20,7 @@ from engines.errors import WeightsError
 from engines.loading.checkpoint import Checkpoint, patch_as_convolution, without_wrappers
 from engines.loading.lora import LoRA, LoRAFile, merging
 from engines.loading.model import NETWORKS, Autoencoder, Model, Network, build_vae
+from engines.loading.quantized_file import load_quantized, require_no_loras
 from engines.loading.state_dict import fill
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
@@ -37,7 +38,8 @@ class ModelFiles:
     `transformer` is Wan2.1's safetensors or one checkpoint that holds all of the transformer, such as
     LongLive's base or Self-Forcing's; `lora`, which belongs to it, and `loras` are merged into it. `codec` is of
     the kind that the model's config says, and so is `encoder`, where the config has one. `tokenizer` is a folder.
-    `entry` names the transformer's state dict in a checkpoint that has several.
+    `entry` names the transformer's state dict in a checkpoint that has several. Where the config's transformer is
+    quantized, `transformer` is the file that `longtake quantize` made, and nothing can be merged into it.
     """
 
     transformer: Path
@@ -88,12 +90,21 @@ def load_networks(
         vae = load_vae(config.vae, files.codec, device, dtype)
         encoder = _load_encoder(config, files, device, dtype)
     if "transformer" in networks:
-        transformer = load_transformer(
-            config.transformer, files.transformer, files.lora, device, dtype, entry=files.entry, loras=files.loras
-        )
+        transformer = _load_transformer(config, files, device, dtype)
     if "text_encoder" in networks:
         text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
     return Model.of(config, transformer, vae, text_encoder, encoder, files.loras)
+
+
+def _load_transformer(
+    config: ModelConfig, files: ModelFiles, device: torch.device | str, dtype: torch.dtype
+) -> CausalTransformer:
+    if config.transformer.quantization is None:
+        return load_transformer(
+            config.transformer, files.transformer, files.lora, device, dtype, entry=files.entry, loras=files.loras
+        )
+    require_no_loras(files.loras, config.name)
+    return load_quantized(config.transformer, files.transformer, device, dtype)
 
 
 def _load_encoder(

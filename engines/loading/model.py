@@ -35,7 +35,8 @@ class Model:
 
     `vae` decodes; `encoder` encodes, and is the same network unless the config has another one. Each network may
     be left out, and is asked for in vain then: ConfigError. `identity` has the fingerprints of those that are here
-    and on which a stream's results depend, taken before anything is fused; and, as `loras`, what was merged.
+    and on which a stream's results depend, taken before anything is fused; as `loras` what was merged, and as
+    `quantization` how the transformer is quantized.
     """
 
     config: ModelConfig
@@ -60,7 +61,10 @@ class Model:
         `loras` have been merged into the transformer.
         """
         marked = {"transformer": transformer, "codec": vae, "encoder": encoder}
-        identity = {name: fingerprint(network) for name, network in marked.items() if network is not None}
+        identity = dict[str, str]()
+        if transformer is not None and config.transformer.quantization is not None:
+            identity["quantization"] = str(config.transformer.quantization)
+        identity |= {name: fingerprint(network) for name, network in marked.items() if network is not None}
         # A LoRA of weight 0 is none.
         marks = [lora.mark for lora in loras if lora.weight]
         if transformer is not None and marks:

@@ -36,13 +36,15 @@ def fill(
 ) -> NetworkT:
     """Give `network`, built on `meta`, its parameters on `device` in `dtype`, for inference.
 
-    Raises WeightsError before anything is read unless names and shapes are exactly the network's; `source` is
-    named in it.
+    Buffers keep the dtypes that they were built with. Raises WeightsError before anything is read unless names and
+    shapes, and the dtypes of buffers, are exactly the network's; `source` is named in it.
     """
-    expected = {name: parameter.shape for name, parameter in network.state_dict().items()}
-    require_fit(tensors, expected, f"{source} does not fit {type(network).__name__}")
+    state = network.state_dict()
+    expected = {name: tensor.shape for name, tensor in state.items()}
+    dtypes = {name: buffer.dtype for name, buffer in network.named_buffers() if name in state}
+    require_fit(tensors, expected, f"{source} does not fit {type(network).__name__}", dtypes)
     copies = {
-        name: torch.empty(shape, device=device, dtype=dtype).copy_(adapt(name, tensors[name]))
+        name: torch.empty(shape, device=device, dtype=dtypes.get(name, dtype)).copy_(adapt(name, tensors[name]))
         for name, shape in expected.items()
     }
     network.load_state_dict(copies, assign=True)
@@ -50,8 +52,17 @@ def fill(
     return network.to(device, dtype).eval().requires_grad_(False)
 
 
-def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[int]], complaint: str) -> None:
-    """Raise WeightsError, `complaint` and what is wrong, unless `tensors` are those that are `expected`."""
+def require_fit(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Sequence[int]],
+    complaint: str,
+    dtypes: Mapping[str, torch.dtype] | None = None,
+) -> None:
+    """Raise WeightsError, `complaint` and what is wrong, unless `tensors` are those that are `expected`.
+
+    They are of any floating dtype of 16 bits or more, but for those whose very dtype is in `dtypes`.
+    """
+    exact = dtypes or {}
     both = {name: tensors[name] for name in expected if name in tensors}
     findings = {
         "missing": [name for name in expected if name not in tensors],
@@ -61,7 +72,12 @@ def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Sequence[i
             for name, tensor in both.items() if tensor.shape != expected[name]
         ],
         "not floating point": [
-            f"{name} is {tensor.dtype}" for name, tensor in both.items() if not tensor.is_floating_point()
+            f"{name} is {tensor.dtype}" for name, tensor in both.items()
+            if name not in exact and not (tensor.is_floating_point() and tensor.dtype.itemsize > 1)
+        ],
+        "of another dtype": [
+            f"{name} is {both[name].dtype}, not {dtype}" for name, dtype in exact.items()
+            if name in both and both[name].dtype != dtype
         ],
     }  # fmt: skip
     wrong = [f"{len(names)} {kind} ({_some(names)})" for kind, names in findings.items() if names]

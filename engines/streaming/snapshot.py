@@ -102,8 +102,9 @@ def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
     """
     snapshot = read_snapshot(data) if isinstance(data, bytes) else data
     kind, facts = snapshot.kind, snapshot.facts
-    # Nothing is named where nothing is merged.
-    _require_same(facts, {"loras": None} | _identity(generator, kind, facts), "it cannot continue here")
+    # Nothing is named where nothing is quantized or merged.
+    wanted = {"quantization": None, "loras": None} | _identity(generator, kind, facts)
+    _require_same(facts, wanted, "it cannot continue here")
     if kind == "exact":
         _require_same(facts, _machine(generator), "an exact snapshot needs the same; a light one does not")
     with _consistent():

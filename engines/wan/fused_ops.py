@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Self, cast
@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from engines.wan.layer_ops import KV, QKV, AdaLN, EagerOps, Residual
 from engines.wan.layers import Attention, pack
+from engines.wan.quantized_linear import Projection, QuantizedLinear
 from engines.wan.transformer import CausalTransformer
 from kernels import linear, rms_norm
 from kernels.attention import qk_norm_rope, rotate_slots
@@ -71,27 +72,33 @@ def _attention(choice: str, device: torch.device) -> AttentionBackend:
 class FusedOps(EagerOps):
     """The ops of one transformer in the kernels that `backends` choose; for inference.
 
-    Its query, key and value weights are laid side by side, and one product makes all three.
+    Its query, key and value weights are laid side by side, where none is quantized, and one product makes all
+    three.
     """
 
     def __init__(self, transformer: CausalTransformer, backends: KernelBackends) -> None:
         self._fuses_norms = backends.layernorm_modulate == "triton"
         self._own_products = backends.linear == "triton"
         self._qkv = {
-            name: pack((layer.q, layer.k, layer.v))
-            for name, layer in transformer.named_modules()
-            if isinstance(layer, Attention) and name.endswith("self_attn")
-        }
+            name: pack(layers)
+            for name, attention in transformer.named_modules()
+            if isinstance(attention, Attention) and name.endswith("self_attn")
+            and (layers := _unquantized((attention.q, attention.k, attention.v)))
+        }  # fmt: skip
 
     @override
     def modulated_qkv(
         self, name: str, attention: Attention, residual: Residual, norm: AdaLN
     ) -> tuple[Tensor, QKV]:
+        if name not in self._qkv:
+            return super().modulated_qkv(name, attention, residual, norm)
         x, normed = self._modulated(residual, norm)
         return x, QKV(*self._product(normed.flatten(1, 2), *self._qkv[name]).chunk(3, dim=-1))
 
     @override
     def modulated_kv(self, name: str, attention: Attention, residual: Residual, norm: AdaLN) -> KV:
+        if name not in self._qkv:
+            return super().modulated_kv(name, attention, residual, norm)
         rows = self._modulated(residual, norm)[1].flatten(1, 2)
         weight, bias = self._qkv[name]
         queries = attention.q.out_features
@@ -99,8 +106,10 @@ class FusedOps(EagerOps):
 
     @override
     def mlp(self, name: str, ffn: nn.Sequential, residual: Residual, norm: AdaLN, gate: Tensor) -> Residual:
-        up, down = cast(nn.Linear, ffn[0]), cast(nn.Linear, ffn[2])
+        up, down = cast(Projection, ffn[0]), cast(Projection, ffn[2])
         x, normed = self._modulated(residual, norm)
+        if isinstance(up, QuantizedLinear):
+            return Residual(x, self._linear(F.gelu(up(normed), approximate="tanh"), down), gate)
         gelu = linear.linear_gelu if self._own_products else linear.linear_gelu_library
         return Residual(x, self._linear(gelu(normed, up.weight, up.bias), down), gate)
 
@@ -121,8 +130,16 @@ class FusedOps(EagerOps):
         return add_layernorm(x, branch, gate, norm.weight, norm.bias, norm.eps)
 
     @override
-    def _linear(self, x: Tensor, layer: nn.Linear) -> Tensor:
+    def _linear(self, x: Tensor, layer: Projection) -> Tensor:
+        if isinstance(layer, QuantizedLinear):
+            return super()._linear(x, layer)
         return self._product(x, layer.weight, layer.bias)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return linear.linear(x.contiguous(), weight, bias) if self._own_products else F.linear(x, weight, bias)
+
+
+def _unquantized(layers: Sequence[Projection]) -> list[nn.Linear]:
+    """The layers, if none of them is quantized."""
+    plain = [layer for layer in layers if isinstance(layer, nn.Linear)]
+    return plain if len(plain) == len(layers) else []

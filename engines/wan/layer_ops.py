@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from engines.wan.layers import Attention
+from engines.wan.quantized_linear import Projection, project
 
 
 class AttentionContext(Protocol):
@@ -106,13 +107,12 @@ class EagerOps(LayerOps):
         self, name: str, attention: Attention, residual: Residual, norm: AdaLN
     ) -> tuple[Tensor, QKV]:
         x, normed = self._modulated(residual, norm)
-        rows = normed.flatten(1, 2)
-        return x, QKV(attention.q(rows), attention.k(rows), attention.v(rows))
+        return x, QKV(*project(normed.flatten(1, 2), (attention.q, attention.k, attention.v)))
 
     @override
     def modulated_kv(self, name: str, attention: Attention, residual: Residual, norm: AdaLN) -> KV:
         rows = self._modulated(residual, norm)[1].flatten(1, 2)
-        return KV(attention.k(rows), attention.v(rows))
+        return KV(*project(rows, (attention.k, attention.v)))
 
     @override
     def attention_out(
@@ -150,8 +150,9 @@ class EagerOps(LayerOps):
         x = _sum(residual)
         return x, norm(x)
 
-    def _linear(self, x: Tensor, linear: nn.Linear) -> Tensor:
-        return linear(x)
+    def _linear(self, x: Tensor, layer: Projection) -> Tensor:
+        made: Tensor = layer(x)
+        return made
 
 
 def _sum(residual: Residual) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.config.networks import TransformerConfig
+from engines.wan.quantized_linear import Projection
 
 MODULATIONS = 6
 """Shift, factor and gate of self attention, then of the feed-forward net."""
@@ -72,10 +73,10 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.q = nn.Linear(config.dim, config.dim)
-        self.k = nn.Linear(config.dim, config.dim)
-        self.v = nn.Linear(config.dim, config.dim)
-        self.o = nn.Linear(config.dim, config.dim)
+        self.q: Projection = nn.Linear(config.dim, config.dim)
+        self.k: Projection = nn.Linear(config.dim, config.dim)
+        self.v: Projection = nn.Linear(config.dim, config.dim)
+        self.o: Projection = nn.Linear(config.dim, config.dim)
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
 

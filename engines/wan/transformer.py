@@ -19,6 +19,7 @@ from engines.config.networks import TransformerConfig
 from engines.wan.layer_ops import EAGER_OPS, AdaLN, AttentionContext, LayerOps, Residual
 from engines.wan.layers import MODULATIONS, Attention
 from engines.wan.position_embedding import PositionEmbedding
+from engines.wan.quantized_linear import FixedDtypes, quantize_layers
 
 LAYER_FACTORS = (False, True, False, False, True, False)
 HEAD_FACTORS = (False, True)
@@ -41,14 +42,22 @@ class AdaLNModulation(NamedTuple):
     head: Tensor
 
 
-class TransformerBlock(nn.Module):
-    """Self attention over the window, attention to the prompt, feed-forward net."""
+class TransformerBlock(FixedDtypes):
+    """Self attention over the window, attention to the prompt, feed-forward net.
+
+    `modulation_factor` [6, dim] fp32 is there where the inputs of 8-bit layers are smoothed: the modulations are
+    multiplied by it.
+    """
+
+    modulation_factor: Tensor | None
 
     def __init__(self, config: TransformerConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.eps = config.eps
         self.modulation = nn.Parameter(torch.randn(1, MODULATIONS, config.dim) / config.dim**0.5)
+        smoothed = config.quantization is not None and config.quantization.smoothing > 0
+        self.register_buffer("modulation_factor", torch.ones(MODULATIONS, config.dim) if smoothed else None)
         self.self_attn = Attention(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
         self.cross_attn = Attention(config)
@@ -79,6 +88,11 @@ class TransformerBlock(nn.Module):
         attended = context.cross_attention(self.layer, cross, q)
         residual = ops.cross_out(f"{name}.cross_attn", cross, x, attended)
         return ops.mlp(f"{name}.ffn", self.ffn, residual, AdaLN(ffn_shift, ffn_factor, self.eps), ffn_gate)
+
+    def modulate(self, projected: Tensor) -> Tensor:
+        """This layer's modulations, of what the time embedding is projected to: both [B, frames, 6, dim]."""
+        modulations = _with_factors(self.modulation.unsqueeze(1) + projected, LAYER_FACTORS)
+        return modulations if self.modulation_factor is None else modulations * self.modulation_factor
 
     def write_kv(self, residual: Residual, modulation: Tensor, context: AttentionContext, ops: LayerOps) -> None:
         """Write this layer's keys and values and stop there."""
@@ -120,6 +134,8 @@ class CausalTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, MODULATIONS * dim))
         self.blocks = nn.ModuleList(TransformerBlock(config, layer) for layer in range(config.layers))
         self.head = Head(config)
+        if config.quantization is not None:
+            quantize_layers(self, config.quantization)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -140,9 +156,8 @@ class CausalTransformer(nn.Module):
         dtype = torch.float32 if self.config.fp32_time else self.dtype
         time = _in(dtype, self.time_embedding)(self._time_angles(timesteps).to(dtype))
         projected = _in(dtype, self.time_projection)(time).unflatten(-1, (MODULATIONS, -1))
-        layers = torch.stack([block.modulation.unsqueeze(1) + projected for block in self._layers])
-        head = self.head.modulation.unsqueeze(1) + time.unsqueeze(2)
-        layers, head = _with_factors(layers, LAYER_FACTORS), _with_factors(head, HEAD_FACTORS)
+        layers = torch.stack([block.modulate(projected) for block in self._layers])
+        head = _with_factors(self.head.modulation.unsqueeze(1) + time.unsqueeze(2), HEAD_FACTORS)
         return AdaLNModulation(timesteps, layers.to(self.dtype), head.to(self.dtype))
 
     def denoise(

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from engines.errors import EngineError
-from serving.cli import download, generate, play, recordings, serve, sessions
-from serving.cli.models import model_rows, models_table
+from serving.cli import generate, play, recordings, serve, sessions
 from serving.cli.terminal import escaped
 from serving.cli.timeline import explain
+from serving.cli.weights import download, quantize
+from serving.cli.weights.models import model_rows, models_table
 from serving.errors import ServingError
 from serving.timeline.formats.reader import read_timeline
 from serving.weights.catalog import models_folder
@@ -23,6 +24,7 @@ COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("serve", serve, "serve interactive sessions on this machine"),
     ("play", play, "have a running server play a timeline, and keep the film"),
     ("download", download, "download the weights of a model"),
+    ("quantize", quantize, "make of a model one in 8 bits"),
 )
 """Each a module with `add_arguments` and `run`."""
 

@@ -15,6 +15,7 @@ from serving.deployments.replicas.video_decoder import VideoDecoderReplica
 from serving.deployments.routing.session_router import SessionRouter
 from serving.deployments.session_manager import SessionManagerReplica
 from serving.deployments.telemetry.logging_config import LOGGING
+from serving.weights.quantized_model import served_model
 
 APPLICATION = "longtake"
 """The name of the gRPC application, which clients may send as the metadata key `application`."""
@@ -30,7 +31,7 @@ MOST_REQUESTS = 10_000
 def build(config: ServerConfig) -> serve.Application:
     """The application behind gRPC and HTTP. It stays one, since gRPC clients need not name the only one."""
     manager = _deployment(SessionManagerReplica, "SessionManager", config.managers, pinned=False)
-    return manager.bind(config, _denoisers(config))
+    return manager.bind(config, served_model(config).stream, _denoisers(config))
 
 
 def replicas(config: ServerConfig) -> int:

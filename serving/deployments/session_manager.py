@@ -15,7 +15,7 @@ from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
 
-from engines.config.presets import preset
+from engines.config.stream import StreamConfig
 from serving.auth import Caller
 from serving.config import ServerConfig
 from serving.deployments.replicas.identity import this_replica
@@ -92,15 +92,16 @@ def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
 
 @serve.ingress()
 class SessionManagerReplica:
-    """Hides the replicas from gRPC clients and browsers, and is the standby of the sessions that it opened."""
+    """Hides the replicas from gRPC clients and browsers, and is the standby of the sessions that it opened.
 
-    def __init__(self, config: ServerConfig, denoisers: DeploymentHandle[Any]) -> None:
+    `own` are the settings of the model's streams.
+    """
+
+    def __init__(self, config: ServerConfig, own: StreamConfig, denoisers: DeploymentHandle[Any]) -> None:
         join_serve_logs(tells_refusals=True)
         self._origins = config.origins
         pool = ReplicaClient(denoisers, config.leases.lease_s)
-        self._sessions = SessionService(
-            pool, KvRegister(), config, preset(config.model).stream, manager=this_replica()
-        )
+        self._sessions = SessionService(pool, KvRegister(), config, own, manager=this_replica())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return web_app(self._sessions, self._origins)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import torch
 
-from engines.config.presets import preset
 from engines.config.validation import require
 from engines.loading.footprint import memory_needed
-from engines.loading.lora import require_loras_fit
 from serving.config import DTYPES, Listener, ServerConfig
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
+from serving.weights.quantized_model import served_model
 
 
 def check_startup(config: ServerConfig) -> None:
@@ -22,8 +21,7 @@ def check_startup(config: ServerConfig) -> None:
 
     That the kernels can run is for the caller to find out: see `ServerConfig.backends`.
     """
-    require_model(config.model, models_folder(config.models_dir), config.codec)
-    require_loras_fit(config.lora_files, preset(config.model).transformer)
+    require_model(config.model, models_folder(config.models_dir), config.codec, config.lora_files)
     _require_devices(config)
     _require_folder(config.recordings)
     for listener in config.listeners:
@@ -37,7 +35,7 @@ def _require_devices(config: ServerConfig) -> None:
     require(torch.cuda.is_available(), problem)
     if config.device != "cuda":
         return
-    needed = memory_needed(preset(config.model), DTYPES[config.dtype])
+    needed = memory_needed(served_model(config), DTYPES[config.dtype])
     free, total = torch.cuda.mem_get_info()
     problem = (
         f"{config.model} needs {_gib(needed)} for its weights and one session, and of the GPU's {_gib(total)} "

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.device.host_threads import usable_cores
 from engines.loading.lora import LoRAFile
@@ -23,7 +22,9 @@ from serving.offline.renderer import Outputs
 from serving.timeline.formats.reader import read_timeline
 from serving.timeline.schedule import frame_at
 from serving.timeline.timeline import Settings, Timeline
+from serving.weights.catalog import models_folder
 from serving.weights.loader import DEFAULT_MODEL, CodecName
+from serving.weights.quantized_model import model_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -94,7 +95,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         model,
         options.codec or "own",
         with_length(read.timeline, options.seconds),
-        preset(model).stream,
+        model_config(model, models_folder(options.models_dir)).stream,
         _overridden(settings, options),
         _device(device),
         DTYPES[dtype],

@@ -16,7 +16,8 @@ from serving.weights.loader import CodecName, Origin
 def session_facts(session: pb.Session, timeline: Timeline, planned: Schedule) -> Facts:
     """Of a film of the session from frame 0 on. Raises ConfigError if its model is not known here."""
     made, options = session.provenance, session.options
-    stream = replace(preset(made.model).stream, seed=options.seed, height=options.height, width=options.width)
+    own = preset(made.base_model or made.model).stream
+    stream = replace(own, seed=options.seed, height=options.height, width=options.width)
     return Facts(
         longtake=made.longtake,
         model=made.model,

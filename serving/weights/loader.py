@@ -6,22 +6,23 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
-from engines.config.model import ModelConfig
-from engines.config.presets import TAEW2_1, preset
+from engines.config.presets import TAEW2_1
 from engines.errors import ConfigError
 from engines.loading.loader import ModelFiles, load_networks
-from engines.loading.lora import LoRAFile
+from engines.loading.lora import LoRAFile, require_loras_fit
 from engines.loading.model import NETWORKS, Model, Network
+from engines.loading.quantized_file import require_no_loras
 from engines.pocket.model_files import model_files, revision
 from engines.text.prompt_encoder import PromptEncoder
 from engines.text.tokenizer import ByteTokenizer, PromptTokenizer, Tokenizer
 from serving.errors import ModelError
 from serving.weights.catalog import CATALOG, CatalogEntry, Role
 from serving.weights.manifest import read_manifest, verify
+from serving.weights.quantized_model import find_quantized, model_config
 
 CodecName = Literal["own", "tiny"]
 
@@ -74,41 +75,64 @@ def open_model(
 ) -> OpenedModel:
     """Load `networks` of the model called `name`, from its subfolder of `models` if it has published weights.
 
-    `loras` are merged into its transformer.
+    `name` may be that of a quantized model, or its folder. `loras` are merged into its transformer.
 
     `codec` "tiny" takes the tiny autoencoder instead of the model's own. Raises ConfigError if there is no such
     model, ModelError if its weights are not here or not whole, and WeightsError if they do not fit.
     """
-    config = preset(name)
-    load = partial(load_networks, device=device, dtype=dtype, text_device=text_device, networks=networks)
+    config = model_config(name, models)
+    located = _locate(name, models, codec, networks)
+    if located is None:
+        model = Model.random(config, RANDOM_SEED, device, dtype, networks, loras)
+        origins = (Origin("random weights", f"seed {RANDOM_SEED}", "Apache-2.0"),)
+        return OpenedModel(model, origins, _prompts(model, ByteTokenizer))
+    files = replace(located.files, loras=tuple(loras))
+    if codec == "tiny":
+        config = replace(config, vae=TAEW2_1)
+    model = load_networks(config, files, device, dtype, text_device, networks)
+    return OpenedModel(model, located.origins, _prompts(model, partial(Tokenizer.from_folder, files.tokenizer)))
+
+
+def require_model(name: str, models: Path, codec: CodecName = "own", loras: Sequence[LoRAFile] = ()) -> None:
+    """Raise what `open_model` would raise of a model whose weights are not here, without reading them.
+
+    Raises WeightsError too where one of `loras` does not fit it.
+    """
+    config = model_config(name, models)
+    _locate(name, models, codec, NETWORKS)
+    if config.transformer.quantization is not None:
+        require_no_loras(loras, name)
+    require_loras_fit(loras, config.transformer)
+
+
+class _Located(NamedTuple):
+    """Where a model's files are, and where they come from."""
+
+    files: ModelFiles
+    origins: tuple[Origin, ...]
+
+
+def _locate(name: str, models: Path, codec: CodecName, networks: Collection[Network]) -> _Located | None:
+    """None for a model that has no files. Raises ModelError unless all are here and whole that are needed."""
+    if quantized := find_quantized(name, models):
+        base = _locate(quantized.base, models, codec, networks)
+        if base is None:
+            raise ModelError(f"{quantized.file} is made of {quantized.base}, which has no weights of its own")
+        header = quantized.header
+        origin = Origin(f"longtake quantize {header.recipe}", header.tensors, header.licence)
+        return _Located(replace(base.files, transformer=quantized.file, lora=None), (*base.origins, origin))
     if entry := CATALOG.get(name):
-        config = config if codec == "own" else replace(config, vae=TAEW2_1)
         role = Role.CODEC if codec == "own" else Role.TINY_CODEC
-        files, origins = _published(entry, models / name, role, networks)
-        return _opened(config, replace(files, loras=tuple(loras)), origins, load)
+        return _published(entry, models / name, role, networks)
     if codec == "tiny":
         raise ModelError(f"{name} has no tiny codec beside its own; leave --codec out")
-    if name == POCKET:
-        files = replace(model_files(), loras=tuple(loras))
-        return _opened(config, files, (Origin("longtake pocket", revision(), "Apache-2.0"),), load)
-    model = Model.random(config, RANDOM_SEED, device, dtype, networks, loras)
-    origins = (Origin("random weights", f"seed {RANDOM_SEED}", "Apache-2.0"),)
-    return OpenedModel(model, origins, _prompts(model, ByteTokenizer))
+    if name != POCKET:
+        return None
+    return _Located(model_files(), (Origin("longtake pocket", revision(), "Apache-2.0"),))
 
 
-def require_model(name: str, models: Path, codec: CodecName = "own") -> None:
-    """Raise what `open_model` would raise of a model whose weights are not here, without reading them."""
-    preset(name)
-    if entry := CATALOG.get(name):
-        _published(entry, models / name, Role.CODEC if codec == "own" else Role.TINY_CODEC, NETWORKS)
-    elif codec == "tiny":
-        raise ModelError(f"{name} has no tiny codec beside its own; leave --codec out")
-
-
-def _published(
-    entry: CatalogEntry, folder: Path, codec: Role, networks: Collection[Network]
-) -> tuple[ModelFiles, tuple[Origin, ...]]:
-    """Where the files are, and where they come from. Raises ModelError unless all are whole that are needed."""
+def _published(entry: CatalogEntry, folder: Path, codec: Role, networks: Collection[Network]) -> _Located:
+    """Raises ModelError unless all files are whole that are needed."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise ModelError(f"{entry.model} is not in {folder}; run `longtake download {entry.model}`")
@@ -119,17 +143,7 @@ def _published(
     files = _files(entry, folder, codec)
     if "codec" in networks and not files.codec.is_file():
         raise ModelError(f"{files.codec} is not here; run `longtake download {entry.model} --with-tiny-codec`")
-    return files, tuple(Origin(repo.id, repo.revision, repo.licence) for repo in manifest.repos)
-
-
-def _opened(
-    config: ModelConfig,
-    files: ModelFiles,
-    origins: tuple[Origin, ...],
-    load: Callable[[ModelConfig, ModelFiles], Model],
-) -> OpenedModel:
-    model = load(config, files)
-    return OpenedModel(model, origins, _prompts(model, partial(Tokenizer.from_folder, files.tokenizer)))
+    return _Located(files, tuple(Origin(repo.id, repo.revision, repo.licence) for repo in manifest.repos))
 
 
 def _prompts(model: Model, make_tokenizer: Callable[[int], PromptTokenizer]) -> PromptEncoder | None:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import torch
 
-from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
@@ -34,6 +33,7 @@ from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.weights.catalog import models_folder
 from serving.weights.loader import OpenedModel, open_model
+from serving.weights.quantized_model import served_model
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +61,7 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
     return pb.Provenance(
         longtake=version("longtake"),
         model=config.model,
+        base_model=served_model(config).name,
         codec=config.codec,
         origins=[pb.Origin(**asdict(origin)) for origin in opened.origins],
         weights=[pb.Fingerprint(name=name, value=mark) for name, mark in opened.model.identity.items()],
@@ -75,7 +76,7 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
 
 def streams(config: ServerConfig) -> list[StreamConfig]:
     """One of each size that is warmed up: the model's own, then those that the config declares."""
-    own = preset(config.model).stream
+    own = served_model(config).stream
     sizes = config.served_sizes((own.height, own.width))
     return [replace(own, height=height, width=width) for height, width in sizes]
 

@@ -9,7 +9,7 @@ from torch import nn
 from engines.config.presets import PRESETS, preset
 from engines.loading.footprint import memory_needed, session_bytes
 from engines.loading.model import Model
-from serving.cli.models import ModelRow, model_rows, models_table
+from serving.cli.weights.models import ModelRow, model_rows, models_table
 from serving.errors import DownloadError
 from serving.weights.catalog import CATALOG, Role, catalog_entry, models_folder
 from serving.weights.manifest import FileRecord, Manifest, RepoRecord, write_manifest

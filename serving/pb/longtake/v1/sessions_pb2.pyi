@@ -203,7 +203,7 @@ class Session(_message.Message):
     def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ...) -> None: ...
 
 class Provenance(_message.Message):
-    __slots__ = ("longtake", "model", "codec", "origins", "weights", "loras", "torch", "device", "threads", "dtype", "kernels")
+    __slots__ = ("longtake", "model", "codec", "origins", "weights", "loras", "torch", "device", "threads", "dtype", "kernels", "base_model")
     LONGTAKE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +215,7 @@ class Provenance(_message.Message):
     THREADS_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     KERNELS_FIELD_NUMBER: _ClassVar[int]
+    BASE_MODEL_FIELD_NUMBER: _ClassVar[int]
     longtake: str
     model: str
     codec: str
@@ -226,7 +227,8 @@ class Provenance(_message.Message):
     threads: int
     dtype: str
     kernels: str
-    def __init__(self, longtake: _Optional[str] = ..., model: _Optional[str] = ..., codec: _Optional[str] = ..., origins: _Optional[_Iterable[_Union[Origin, _Mapping]]] = ..., weights: _Optional[_Iterable[_Union[Fingerprint, _Mapping]]] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., torch: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., dtype: _Optional[str] = ..., kernels: _Optional[str] = ...) -> None: ...
+    base_model: str
+    def __init__(self, longtake: _Optional[str] = ..., model: _Optional[str] = ..., codec: _Optional[str] = ..., origins: _Optional[_Iterable[_Union[Origin, _Mapping]]] = ..., weights: _Optional[_Iterable[_Union[Fingerprint, _Mapping]]] = ..., loras: _Optional[_Iterable[_Union[Lora, _Mapping]]] = ..., torch: _Optional[str] = ..., device: _Optional[str] = ..., threads: _Optional[int] = ..., dtype: _Optional[str] = ..., kernels: _Optional[str] = ..., base_model: _Optional[str] = ...) -> None: ...
 
 class Origin(_message.Message):
     __slots__ = ("repo", "revision", "licence")

@@ -10,11 +10,13 @@ import torch
 
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS
+from engines.errors import EngineError
 from engines.loading.footprint import memory_needed
 from serving.errors import DownloadError
 from serving.weights.catalog import CATALOG, CatalogEntry
 from serving.weights.loader import POCKET
 from serving.weights.manifest import Manifest, read_manifest, verify
+from serving.weights.quantized_model import find_quantized, quantized_models
 
 HEADINGS = ("MODEL", "HERE", "MEMORY", "WHAT IT IS")
 
@@ -32,7 +34,8 @@ class Source:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A known model. `memory_bytes` counts its networks and one session, not what a pass takes on top.
+    """A known model. `memory_bytes` counts its networks and one session, not what a pass takes on top; None where
+    it cannot be known.
 
     `work` says how many steps and passes a block takes, and whether the model was made for streams without end.
     """
@@ -41,13 +44,26 @@ class ModelRow:
     summary: str
     work: str
     here: Here
-    memory_bytes: int
+    memory_bytes: int | None
     sources: tuple[Source, ...]
 
 
 def model_rows(folder: Path, dtype: torch.dtype = torch.bfloat16) -> list[ModelRow]:
-    """A row for every preset, with what `folder` has of it in its subfolder."""
-    return [_row(config, CATALOG.get(name), folder / name, dtype) for name, config in PRESETS.items()]
+    """A row for every preset, with what `folder` has of it, and for every quantized model in `folder`."""
+    known = [_row(config, CATALOG.get(name), folder / name, dtype) for name, config in PRESETS.items()]
+    return known + [_quantized_row(made, folder, dtype) for made in quantized_models(folder)]
+
+
+def _quantized_row(made: Path, models: Path, dtype: torch.dtype) -> ModelRow:
+    try:
+        model = find_quantized(made.name, models)
+        assert model is not None
+        config = model.config
+    except EngineError as error:
+        return ModelRow(made.name, f"quantized; {error}", "", "damaged", None, ())
+    source = Source(f"longtake quantize {model.base}", None, model.header.licence)
+    summary = f"{model.base} in {model.header.recipe}"
+    return ModelRow(made.name, summary, _work(config), "yes", memory_needed(config, dtype), (source,))
 
 
 def _row(config: ModelConfig, entry: CatalogEntry | None, folder: Path, dtype: torch.dtype) -> ModelRow:
@@ -80,7 +96,7 @@ def models_table(rows: list[ModelRow]) -> str:
     lines = [_line(HEADINGS[:-1], widths, HEADINGS[-1])]
     for head, row in zip(heads, rows, strict=True):
         lines.append(_line(head, widths, row.summary))
-        below = [row.work, *(_origin(source) for source in row.sources)]
+        below = [*filter(None, [row.work]), *(_origin(source) for source in row.sources)]
         lines += [_line(("", "", ""), widths, text) for text in below]
     return "\n".join(lines)
 
@@ -103,5 +119,7 @@ def _origin(source: Source) -> str:
     return f"{source.repo}{revision}: {source.licence}"
 
 
-def _size(count: int) -> str:
+def _size(count: int | None) -> str:
+    if count is None:
+        return "-"
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

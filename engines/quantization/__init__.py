@@ -1,0 +1,1 @@
+"""From a model's own weights to 8 bits."""

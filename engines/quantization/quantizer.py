@@ -1,0 +1,52 @@
+"""A transformer's tensors in 8 bits, from those in fp32 and what has been seen of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from engines.config.quantization import QuantizationConfig, WeightFormat
+from engines.quantization.compensation import round_compensated
+from engines.quantization.inputs import InputStatistics, layer_inputs
+from engines.quantization.smoothing import smooth
+from engines.wan.quantized_linear import FORMATS
+from engines.wan.transformer import CausalTransformer
+from kernels.eight_bits import FP8_MAX, INT8_MAX
+
+NEAREST: Mapping[WeightFormat, Callable[[Tensor], Tensor]] = {
+    "int8": lambda x: torch.floor(x + 0.5).clamp(-INT8_MAX, INT8_MAX),
+    "fp8": lambda x: x.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).to(x.dtype),
+}
+"""How values in units of a row's step go to steps."""
+
+
+@torch.no_grad()
+def quantize(
+    transformer: CausalTransformer, recipe: QuantizationConfig, statistics: InputStatistics
+) -> dict[str, Tensor]:
+    """The tensors of `transformer`, which stays as it is, as a transformer quantized by `recipe` loads them.
+
+    8-bit weights have their format's dtype, everything else is fp32. A recipe that neither smooths nor compensates
+    needs no `statistics`.
+    """
+    state = {name: tensor.float().cpu().clone() for name, tensor in transformer.state_dict().items()}
+    vectors = smooth(state, transformer.config, recipe, statistics) if recipe.smoothing else {}
+    for given in layer_inputs(transformer.config):
+        moments = statistics.moments[given.name].cpu() if recipe.rounding == "compensated" else None
+        if moments is not None and given.name in vectors:
+            moments = moments / torch.outer(vectors[given.name], vectors[given.name])
+        for layer in filter(recipe.quantizes, given.layers):
+            weight, scale = _rounded(state[f"{layer}.weight"], recipe.weights, moments)
+            state |= {f"{layer}.weight": weight, f"{layer}.weight_scale": scale}
+    return state
+
+
+def _rounded(weight: Tensor, weights: WeightFormat, moments: Tensor | None) -> tuple[Tensor, Tensor]:
+    """A weight [outputs, inputs] in 8 bits, and the scale of each output."""
+    nearest, scale = FORMATS[weights].quantize(weight)
+    if moments is None:
+        return nearest, scale
+    steps = round_compensated(weight / scale.unsqueeze(-1), moments, NEAREST[weights])
+    return steps.to(nearest.dtype), scale

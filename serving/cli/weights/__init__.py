@@ -1,0 +1,1 @@
+"""Commands for models: which there are, bringing them here, making them smaller."""

@@ -1,0 +1,143 @@
+"""`longtake quantize`: a model with its transformer in 8 bits, made on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from engines.config.model import ModelConfig
+from engines.config.quantization import QUANTIZED_LAYERS, ROUNDINGS, WEIGHT_FORMATS, QuantizationConfig
+from engines.config.stream import StreamConfig
+from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
+from engines.pocket.world.captions import caption
+from engines.pocket.world.scene import Scene
+from engines.quantization.calibration import calibrate
+from engines.quantization.inputs import InputStatistics
+from engines.quantization.prompts import PROMPTS
+from engines.quantization.quantizer import quantize
+from serving.cli.options import add_lora_argument, size
+from serving.errors import ModelError
+from serving.media.whole_file import whole_file
+from serving.weights.catalog import models_folder
+from serving.weights.loader import POCKET, OpenedModel, open_model
+from serving.weights.quantized_model import model_config
+
+SMOOTHING = {"int8": 0.5, "fp8": 0.0}
+"""Alpha of each format: e4m3 holds wide channels and narrow ones alike."""
+
+BLOCKS = 5
+"""Of each prompt's stream: the window of LongLive is full by then."""
+
+POCKET_PROMPTS = 8
+"""Of the pocket model's own world, which understands nothing else."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `longtake quantize`."""
+    parser.add_argument("model", help="see `longtake models`")
+    parser.add_argument("--to", choices=WEIGHT_FORMATS, required=True, help="what its linear layers are to hold")
+    parser.add_argument("--output", type=Path, help="a folder (default: MODEL-FORMAT among the models)")
+    parser.add_argument("--models-dir", type=Path, help="where the models are")
+    parser.add_argument(
+        "--hold-back", action="append", metavar="PATTERN",
+        help="layers to leave in 16 bits, such as 'blocks.0.*'; none: not even those the model is known to need",
+    )  # fmt: skip
+    parser.add_argument("--smoothing", type=float, help="alpha of SmoothQuant; 0 for none (default: 0.5 for int8)")
+    parser.add_argument(
+        "--rounding", choices=ROUNDINGS, default="compensated",
+        help="of weights: to the nearest step, or with columns that make up for each other's errors (the default)",
+    )  # fmt: skip
+    parser.add_argument("--prompts", type=Path, help="a file with a prompt a line, to watch the model with")
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"made of each prompt (default: {BLOCKS})")
+    parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="of the pictures (default: the model's)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    add_lora_argument(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Watch the model, round its weights, write them."""
+    models = models_folder(options.models_dir)
+    config = model_config(options.model, models)
+    if config.transformer.quantization is not None:
+        raise ModelError(f"{options.model} is quantized already; quantize {config.name} itself")
+    recipe = read_recipe(options, config)
+    texts = read_prompts(options.prompts, config)
+    output = options.output or models / f"{options.model}-{options.to}"
+    loras, device = tuple(options.lora or ()), torch.device(options.device)
+    opened = open_model(options.model, models, device, torch.float32, loras=loras)
+    stream = config.stream
+    if options.size is not None:
+        stream = replace(stream, height=options.size[0], width=options.size[1])
+    watches = recipe.smoothing > 0 or recipe.rounding == "compensated"
+    statistics = _watch(opened, texts, stream, options.blocks) if watches else InputStatistics()
+    header = QuantizedHeader(
+        model=config.name,
+        recipe=recipe,
+        source=opened.model.identity["transformer"],
+        loras=tuple(lora.mark for lora in loras),
+        prompts=hashlib.sha256("\n".join(texts).encode()).hexdigest() if watches else "",
+        licence="; ".join(dict.fromkeys(origin.licence for origin in opened.origins)),
+        longtake=version("longtake"),
+    )
+    dtype = torch.float16 if config.name == POCKET else torch.bfloat16
+    output.mkdir(parents=True, exist_ok=True)
+    with whole_file(output / QUANTIZED_FILE) as place:
+        write_quantized(place, quantize(opened.model.transformer, recipe, statistics), header, dtype)
+    written = (output / QUANTIZED_FILE).stat().st_size
+    print(f"{output}: {config.name} in {recipe}; {written / 1e6:,.1f} MB; licence: {header.licence}")
+    return 0
+
+
+def read_recipe(options: argparse.Namespace, config: ModelConfig) -> QuantizationConfig:
+    """What is asked for. Raises ModelError for a pattern that names no layer."""
+    smoothing = SMOOTHING[options.to] if options.smoothing is None else options.smoothing
+    held_back = config.held_back if options.hold_back is None else _matching(options.hold_back, config)
+    return QuantizationConfig(options.to, smoothing, options.rounding, tuple(held_back))
+
+
+def _matching(patterns: Sequence[str], config: ModelConfig) -> Iterable[str]:
+    layers = [
+        f"blocks.{block}.{layer}" for block in range(config.transformer.layers) for layer in QUANTIZED_LAYERS
+    ]
+    for pattern in patterns:
+        if pattern != "none" and not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise ModelError(f"--hold-back {pattern!r} names no layer that is quantized, such as {layers[0]}")
+    return [layer for layer in layers if any(fnmatchcase(layer, pattern) for pattern in patterns)]
+
+
+def read_prompts(path: Path | None, config: ModelConfig) -> list[str]:
+    """Those in the file; without one, some that suit the model. Raises ModelError for a file without any."""
+    if path is None:
+        return _pocket_prompts() if config.name == POCKET else list(PROMPTS)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the prompts in {path} cannot be read: {error}") from error
+    if not (texts := [line.strip() for line in lines if line.strip()]):
+        raise ModelError(f"there is no prompt in {path}; it has one a line")
+    return texts
+
+
+def _pocket_prompts() -> list[str]:
+    random = np.random.default_rng(0)
+    return [caption(Scene.random(random), random) for _ in range(POCKET_PROMPTS)]
+
+
+def _watch(opened: OpenedModel, texts: Sequence[str], stream: StreamConfig, blocks: int) -> InputStatistics:
+    prompts = [opened.prompts.encode(text) for text in texts]
+
+    def show(made: int) -> None:
+        print(f"\rwatching the model: block {made} of {len(texts) * blocks}\x1b[K", end="", file=sys.stderr)
+
+    statistics = calibrate(opened.model, prompts, stream, blocks, show)
+    print(file=sys.stderr)
+    return statistics

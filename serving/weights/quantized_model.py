@@ -1,0 +1,66 @@
+"""Quantized models: folders that `longtake quantize` has made, beside the models that they were made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from engines.config.model import ModelConfig
+from engines.config.presets import PRESETS, preset
+from engines.errors import ConfigError
+from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
+from serving.config import ServerConfig
+from serving.weights.catalog import models_folder
+
+
+@dataclass(frozen=True)
+class QuantizedModel:
+    """A quantized transformer; all else of the model is that of `base`."""
+
+    name: str
+    file: Path
+    header: QuantizedHeader
+
+    @property
+    def base(self) -> str:
+        """The model whose transformer it is."""
+        return self.header.model
+
+    @property
+    def config(self) -> ModelConfig:
+        """That of its base, with a quantized transformer. Raises ConfigError if Longtake knows no such base."""
+        config = preset(self.base)
+        return replace(config, transformer=replace(config.transformer, quantization=self.header.recipe))
+
+
+def find_quantized(name: str, models: Path) -> QuantizedModel | None:
+    """The quantized model in the folder `name`, or in the one called so in `models`; None if there is none.
+
+    Raises WeightsError if its file is damaged.
+    """
+    if name in PRESETS:
+        return None
+    for folder in (models / name, Path(name)):
+        if (file := folder / QUANTIZED_FILE).is_file():
+            return QuantizedModel(name, file, QuantizedHeader.read(file))
+    return None
+
+
+def quantized_models(models: Path) -> list[Path]:
+    """Folders of quantized models in `models`, by name."""
+    return sorted(file.parent for file in models.glob(f"*/{QUANTIZED_FILE}"))
+
+
+def served_model(config: ServerConfig) -> ModelConfig:
+    """What a server serves. Raises like `model_config`."""
+    return model_config(config.model, models_folder(config.models_dir))
+
+
+def model_config(name: str, models: Path) -> ModelConfig:
+    """The model called `name`, one that Longtake knows or a quantized one. Raises ConfigError if it is neither."""
+    if quantized := find_quantized(name, models):
+        return quantized.config
+    try:
+        return preset(name)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; nor is there {QUANTIZED_FILE} in {models / name} or {name}") from None

@@ -1,0 +1,51 @@
+"""What is seen of a transformer's inputs while it makes videos."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from engines.config.stream import StreamConfig
+from engines.errors import ConfigError
+from engines.loading.model import Model
+from engines.quantization.calibration import calibrate
+from engines.quantization.inputs import layer_inputs, watched
+from engines.text.prompt import Prompt
+
+
+def test_every_input_of_every_block_is_seen(model: Model, small: StreamConfig, prompts: list[Prompt]) -> None:
+    made: list[int] = []
+    statistics = calibrate(model, prompts[:2], small, 3, made.append)
+    names = {given.name for given in layer_inputs(model.config.transformer)}
+    assert statistics.maxima.keys() == statistics.moments.keys() == names
+    assert made == [3, 6]
+    assert all((most > 0).any() for most in statistics.maxima.values())
+    for name, moments in statistics.moments.items():
+        channels = len(statistics.maxima[name])
+        assert moments.shape == (channels, channels)
+
+
+def test_nothing_is_watched_afterwards(model: Model) -> None:
+    config = model.config.transformer
+    with watched(model.transformer, config) as statistics:
+        pass
+    model.transformer.get_submodule("blocks.0.ffn.0")(torch.ones(1, config.dim))
+    assert not statistics.maxima
+
+
+def test_maxima_and_moments_grow_with_every_pass(model: Model) -> None:
+    layer = model.transformer.get_submodule("blocks.1.ffn.0")
+    rows = torch.randn(2, 3, model.config.transformer.dim, generator=torch.Generator().manual_seed(1))
+    with watched(model.transformer, model.config.transformer) as statistics:
+        layer(rows)
+        layer(-3 * rows[:1])
+    flat = torch.cat([rows.flatten(0, 1), 3 * rows[0]])
+    assert torch.equal(statistics.maxima["blocks.1.ffn.0"], flat.abs().amax(dim=0))
+    torch.testing.assert_close(statistics.moments["blocks.1.ffn.0"], flat.t() @ flat)
+
+
+def test_there_must_be_something_to_watch(model: Model, small: StreamConfig, prompts: list[Prompt]) -> None:
+    with pytest.raises(ConfigError, match="no prompts"):
+        calibrate(model, [], small, 3)
+    with pytest.raises(ConfigError, match="blocks is 1; it must be at least 2"):
+        calibrate(model, prompts, small, 1)

@@ -1,0 +1,153 @@
+"""What 8 bits cost the pocket model: its latents and its pictures beside those in fp32 and in bf16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.config.quantization import QuantizationConfig
+from engines.loading.model import Model
+from engines.quantization.calibration import calibrate
+from engines.wan.quantized_linear import FORMATS, EightBits, QuantizedLinear
+from kernels.eight_bits import linear_int8_library, linear_int8_reference
+from tests.engines.quantization.conftest import Watched
+from tests.support.quantized import INT8, POCKET, pocket, quantized, relative_errors, rolled_out
+
+BLOCKS = 6
+
+
+class Exact(NamedTuple):
+    """Latents in fp32, and the errors of running the same in bf16."""
+
+    latents: Tensor
+    bf16_errors: Tensor
+
+
+@pytest.fixture(scope="session")
+def exact(watched: Watched) -> Exact:
+    latents = rolled_out(watched.model, POCKET.stream, watched.shown, BLOCKS)
+    rounded = rolled_out(pocket(torch.bfloat16), POCKET.stream, watched.shown, BLOCKS)
+    return Exact(latents, relative_errors(rounded, latents))
+
+
+@pytest.fixture(scope="session")
+def int8(watched: Watched) -> Model:
+    return quantized(watched.model, INT8, watched.statistics)
+
+
+def psnr(model: Model, latents: Tensor, wanted: Tensor) -> Tensor:
+    """Of decoded streams, [streams, blocks] in dB."""
+    pictures, others = (decoded(model, x) for x in (latents, wanted))
+    return torch.stack([
+        10 * torch.log10(1 / (ours - theirs).square().flatten(1).mean(dim=1))
+        for ours, theirs in zip(pictures, others, strict=True)
+    ], dim=1)  # fmt: skip
+
+
+@torch.inference_mode()
+def decoded(model: Model, latents: Tensor) -> list[Tensor]:
+    """Pictures of each block in 255 levels, [streams, frames, 3, height, width] in 0..1."""
+    cache, made = model.vae.start_decoding(), []
+    for block in latents.unbind(1):
+        frames, cache = model.vae.decode(block, cache)
+        made.append((frames.clamp(0, 1) * 255).round() / 255)
+    return made
+
+
+@pytest.mark.parametrize("linear", [linear_int8_library, linear_int8_reference])
+def test_int8_costs_no_more_than_bf16(
+    watched: Watched, exact: Exact, int8: Model, linear: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for layer in int8.transformer.modules():
+        if isinstance(layer, QuantizedLinear):
+            monkeypatch.setattr(layer, "format", layer.format._replace(linear=linear))
+    latents = rolled_out(int8, POCKET.stream, watched.shown, BLOCKS)
+    errors = relative_errors(latents, exact.latents)
+    assert errors[:, -1].median() <= exact.bf16_errors[:, -1].median()
+    assert errors.median() <= exact.bf16_errors.median()
+    decibels = psnr(watched.model, latents, exact.latents)
+    assert decibels.median() >= 52
+    assert decibels.min() >= 48
+
+
+def test_compensated_rounding_loses_less_than_the_nearest(watched: Watched, exact: Exact, int8: Model) -> None:
+    nearest = quantized(watched.model, replace(INT8, rounding="nearest"), watched.statistics)
+    errors = [
+        relative_errors(rolled_out(model, POCKET.stream, watched.shown[:2], 2), exact.latents[:2, :2])
+        for model in (int8, nearest)
+    ]
+    assert errors[0].median() < 0.95 * errors[1].median()
+
+
+def test_fp8_keeps_the_picture(watched: Watched, exact: Exact) -> None:
+    fp8 = quantized(watched.model, QuantizationConfig("fp8", rounding="compensated"), watched.statistics)
+    latents = rolled_out(fp8, POCKET.stream, watched.shown[:2], 2)
+    assert relative_errors(latents, exact.latents[:2, :2]).median() < 0.06
+
+
+def with_outliers(factor: float) -> Model:
+    """The same model with 1 % of the channels between layers `factor` times as wide, which changes no result.
+
+    The values of self attention and the norm before cross attention make them so, and the weights of the layers
+    that read them take it back.
+    """
+    copy = pocket()
+    state, generator = copy.transformer.state_dict(), torch.Generator().manual_seed(3)
+    for block in range(POCKET.transformer.layers):
+        name = f"blocks.{block}"
+        chosen = torch.randperm(POCKET.transformer.dim, generator=generator)[:2]
+        for made, read in (
+            (f"{name}.self_attn.v", f"{name}.self_attn.o"),
+            (f"{name}.norm3", f"{name}.cross_attn.q"),
+        ):
+            state[f"{made}.weight"][chosen] *= factor
+            state[f"{made}.bias"][chosen] *= factor
+            state[f"{read}.weight"][:, chosen] /= factor
+    return copy
+
+
+def test_smoothing_takes_the_harm_out_of_wide_channels(watched: Watched, exact: Exact, int8: Model) -> None:
+    wide = with_outliers(30)
+    prompts, wanted = watched.shown[:2], exact.latents[:2, :2]
+    statistics = calibrate(wide, prompts, POCKET.stream, blocks=2)
+    usual = relative_errors(rolled_out(int8, POCKET.stream, prompts, 2), wanted).median()
+    smoothed, rough = (
+        relative_errors(
+            rolled_out(quantized(wide, recipe, statistics), POCKET.stream, prompts, 2), wanted
+        ).median()
+        for recipe in (INT8, replace(INT8, smoothing=0.0))
+    )
+    assert smoothed < 1.3 * usual
+    assert rough > 1.5 * smoothed
+
+
+def unrounded(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x, torch.ones(x.shape[:-1])
+
+
+def unrounded_linear(x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def test_folding_changes_nothing_where_nothing_is_rounded(
+    watched: Watched, exact: Exact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMATS, "int8", EightBits(torch.float32, unrounded, unrounded_linear))
+    folded = quantized(watched.model, replace(INT8, rounding="nearest"), watched.statistics)
+    latents = rolled_out(folded, POCKET.stream, watched.shown, BLOCKS)
+    assert relative_errors(latents, exact.latents).max() < 1e-5
+
+
+def test_layers_that_are_held_back_are_as_they_were(watched: Watched) -> None:
+    recipe = QuantizationConfig("int8", held_back=("blocks.1.ffn.2", "blocks.3.self_attn.v"))
+    made = quantized(watched.model, recipe, watched.statistics).transformer
+    layers = dict(made.named_modules())
+    held = {name for name, layer in layers.items() if "blocks" in name and isinstance(layer, torch.nn.Linear)}
+    assert {name for name in held if ".cross_attn." not in name} == set(recipe.held_back)
+    name = "blocks.1.ffn.2.weight"
+    assert torch.equal(made.state_dict()[name], watched.model.transformer.state_dict()[name])

@@ -1,0 +1,77 @@
+"""`longtake quantize`, from the command line to a film."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
+from serving.cli.main import main
+from serving.weights.loader import open_model
+
+SMALL = ["--blocks", "2", "--size", "32x48"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    prompts = folder / "prompts.txt"
+    prompts.write_text("a red balloon over hills\n\na blue boat on the sea\n")
+    asked = ["quantize", "pocket", "--to", "int8", "--models-dir", str(folder), "--prompts", str(prompts)]
+    assert main([*asked, "--hold-back", "blocks.5.ffn.*", *SMALL]) == 0
+    return folder
+
+
+def test_it_makes_a_model_that_generates(models: Path, tmp_path: Path) -> None:
+    timeline, film = tmp_path / "timeline.yaml", tmp_path / "film.mp4"
+    timeline.write_text('cues:\n  - at: "0:00"\n    prompt: a red balloon over hills\n')
+    asked = ["generate", str(timeline), "--seconds", "1", "--models-dir", str(models)]
+    assert main([*asked, "-o", str(film), "--model", "pocket-int8"]) == 0
+    assert film.stat().st_size > 0
+    again = tmp_path / "again.mp4"
+    assert main(["generate", str(film), "-o", str(again), "--models-dir", str(models)]) == 0
+    assert again.stat().st_size == film.stat().st_size
+
+
+def test_the_file_says_how_it_was_made(models: Path) -> None:
+    header = QuantizedHeader.read(models / "pocket-int8" / QUANTIZED_FILE)
+    assert header.model == "pocket"
+    assert header.recipe.smoothing == 0.5
+    assert header.recipe.held_back == ("blocks.5.ffn.0", "blocks.5.ffn.2")
+    assert (
+        header.source
+        == open_model("pocket", models, torch.device("cpu"), torch.float32).model.identity["transformer"]
+    )
+    assert len(header.prompts) == 64
+
+
+def test_without_smoothing_and_compensation_nothing_is_watched(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["quantize", "pocket", "--to", "fp8", "--rounding", "nearest", "--models-dir", str(models)]
+    assert main([*asked, "--output", str(tmp_path / "made")]) == 0
+    printed = capsys.readouterr()
+    assert "watching" not in printed.err
+    assert "pocket in fp8, rounding nearest" in printed.out
+    assert QuantizedHeader.read(tmp_path / "made" / QUANTIZED_FILE).prompts == ""
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (["pocket-int8", "--to", "fp8"], "pocket-int8 is quantized already; quantize pocket itself"),
+        (["nope", "--to", "int8"], "unknown model 'nope'"),
+        (["pocket", "--to", "int8", "--hold-back", "blocks.9.*"], "'blocks.9.*' names no layer that is quantized"),
+        (["pocket", "--to", "int8", "--smoothing", "3"], "smoothing is 3.0; it must lie between 0 and 1"),
+        (["pocket", "--to", "int8", "--prompts", "/nowhere"], "the prompts in /nowhere cannot be read"),
+        (["pocket", "--to", "int8", "--blocks", "1"], "blocks is 1; it must be at least 2"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_words(
+    models: Path, asked: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["quantize", *asked, "--models-dir", str(models)]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (models / "pocket-fp8").exists()

@@ -1,0 +1,69 @@
+"""Quantized transformers to test with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from engines.config.model import ModelConfig
+from engines.config.presets import preset
+from engines.config.quantization import QuantizationConfig
+from engines.config.stream import StreamConfig
+from engines.loading.loader import load_model
+from engines.loading.model import Model
+from engines.pocket.model_files import model_files
+from engines.quantization.inputs import InputStatistics
+from engines.quantization.quantizer import quantize
+from engines.streaming.builder import EngineConfig, build_generator
+from engines.text.prompt import Prompt
+from engines.text.prompt_encoder import PromptEncoder
+from engines.wan.transformer import CausalTransformer
+
+POCKET = preset("pocket")
+
+INT8 = QuantizationConfig("int8", 0.5, "compensated")
+"""What `longtake quantize --to int8` makes."""
+
+
+def pocket(dtype: torch.dtype = torch.float32) -> Model:
+    return load_model(POCKET, model_files(), "cpu", dtype).model
+
+
+def encoded(model: Model, texts: Sequence[str]) -> list[Prompt]:
+    loaded = load_model(POCKET, model_files(), "cpu", torch.float32)
+    encoder = PromptEncoder(loaded.tokenizer, loaded.model.text_encoder, len(texts))
+    return [encoder.encode(text) for text in texts]
+
+
+def quantized_config(config: ModelConfig, recipe: QuantizationConfig) -> ModelConfig:
+    return replace(config, transformer=replace(config.transformer, quantization=recipe))
+
+
+def quantized(model: Model, recipe: QuantizationConfig, statistics: InputStatistics) -> Model:
+    """`model` with its transformer quantized, in fp32 beside."""
+    config = quantized_config(model.config, recipe)
+    with torch.device("meta"):
+        transformer = CausalTransformer(config.transformer)
+    transformer.load_state_dict(quantize(model.transformer, recipe, statistics), assign=True)
+    return Model.of(config, transformer.eval().requires_grad_(False), model.vae, None)
+
+
+def rolled_out(model: Model, stream: StreamConfig, prompts: Sequence[Prompt], blocks: int) -> Tensor:
+    """Latents [prompts, blocks, frames, ...] fp32 of a stream of each prompt; the last two follow the next one."""
+    generator = build_generator(model, EngineConfig(stream, sessions=len(prompts), decodes=False))
+    streams = [generator.open(replace(stream, seed=seed)) for seed in range(len(prompts))]
+    made = []
+    for block in range(blocks):
+        if block in (0, blocks - 2):
+            for number, opened in enumerate(streams):
+                generator.set_prompt(opened, prompts[(number + (block > 0)) % len(prompts)])
+        made.append(torch.stack([block.latents.float() for block in generator.generate(streams)]))
+    return torch.stack(made, dim=1)
+
+
+def relative_errors(latents: Tensor, wanted: Tensor) -> Tensor:
+    """Of each stream's blocks, [prompts, blocks]."""
+    return (latents - wanted).flatten(2).norm(dim=2) / wanted.flatten(2).norm(dim=2)
