@@ -25,17 +25,17 @@ def quantize_tile(b_x: tl.tensor) -> tl.tensor:
     return tl.floor(b_x.to(tl.float32) / b_scale[:, None] + 0.5).to(tl.int8), b_scale
 
 
-def quantize_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """INT8 keys and their scales as the KV pool has them.
+def quantize_heads(x: Tensor) -> tuple[Tensor, Tensor]:
+    """INT8 keys or values and their scales as the KV pool has them.
 
     Args:
-        keys: [layers, ..., H, D], any floating dtype.
+        x: [layers, ..., H, D], any floating dtype.
 
     Returns:
-        Keys of that shape, and fp32 scales [layers, H, ...]; a key is about its INT8 times its scale.
+        INT8 of that shape, and fp32 scales [layers, H, ...]; a head is about its INT8 times its scale.
 
     """
-    rounded, scales = quantize_rows(keys)
+    rounded, scales = quantize_rows(x)
     return rounded, scales.movedim(-1, 1).contiguous()
 
 

@@ -39,7 +39,7 @@ from kernels.layernorm_modulate import (
     layernorm_modulate_int8,
     layernorm_modulate_reference,
 )
-from kernels.quantize import quantize_keys
+from kernels.quantize import quantize_heads
 from kernels.rms_norm import rms_norm, rms_norm_reference
 from kernels.vae.causal_pad import causal_pad, causal_pad_reference
 from kernels.vae.conv_epilogue import conv_epilogue, conv_epilogue_reference
@@ -208,7 +208,7 @@ def _window(make: Maker, fills: Sequence[int], int8: bool, sets: int) -> Case:
     sizes, rows = make.sizes, len(fills)
     window = sizes.window_blocks * sizes.tokens
     keys, values = make.randn(2, sets, rows * window, sizes.heads, sizes.head_dim)
-    rounded, scales = quantize_keys(keys) if int8 else (keys, None)
+    rounded, scales = quantize_heads(keys) if int8 else (keys, None)
     planes = KVPlanes(rounded, values, scales)
     starts = [row * window for row in range(rows)]
     ends = [start + filled * sizes.tokens for start, filled in zip(starts, fills, strict=True)]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from engines.cache.kv_cache import CacheLayout, cache_size
+from engines.cache.kv_cache import PLAIN_KV, CacheLayout, KVFormat, cache_size
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
 from engines.loading.model import build_vae
@@ -32,11 +32,11 @@ class SessionBytes(NamedTuple):
 
 @cache
 def session_bytes(
-    config: ModelConfig, stream: StreamConfig, dtype: torch.dtype, *, int8_keys: bool = False
+    config: ModelConfig, stream: StreamConfig, dtype: torch.dtype, kv_format: KVFormat = PLAIN_KV
 ) -> SessionBytes:
     """What a session of the kind `stream` keeps. Allocates nothing."""
     size = cache_size(1, stream, config.transformer)
-    layout = CacheLayout.of(config.transformer, dtype, int8_keys=int8_keys)
+    layout = CacheLayout.of(config.transformer, dtype, kv_format)
     return SessionBytes(
         window=size.window * layout.window_token_bytes,
         raw_keys=size.raw * layout.raw_token_bytes,
