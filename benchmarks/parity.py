@@ -104,7 +104,7 @@ def _clip(
     blocks: int, switch: int,
 ) -> Tensor:  # fmt: skip
     """Latents [frames, ...] fp32."""
-    layout = CacheLayout.of(transformer.config, transformer.dtype, int8_keys=runner.int8_keys)
+    layout = CacheLayout.of(transformer.config, transformer.dtype, runner.kv_format)
     cache = KVCache(layout, cache_size(1, config, transformer.config), transformer.device)
     generator = Generator(runner, None, cache)
     stream, made = generator.open(config), []

@@ -10,10 +10,12 @@
     flow_step           reference, triton                       flow to clean latents to the next noise level
     decoder             reference, triton                       what lies between the codec's convolutions
     keys                plain, int8                             how windows keep keys, and so how they are scored
+    values              plain, int8                             how windows keep values
+    value_sums          fp32, fp16                              in what a tile's weighted values are added up
 
 "reference" is plain PyTorch. "library" is what PyTorch brings: cuDNN's attention on CUDA and its own on a CPU,
-cuBLAS. INT8 keys change results, and are kept only where they are asked for. This file imports no Triton: there
-are machines without.
+cuBLAS. INT8 keys and values and sums in fp16 change results, and are there only where they are asked for. This
+file imports no Triton: there are machines without.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
-from kernels.tiles import ALIKE, ARCHITECTURES, interpreted
+from kernels.tiles import ALIKE, ARCHITECTURES, FP16_SUMS, interpreted
 
 ATTENTIONS = ("reference", "library", "flash-attn", "triton")
 LIBRARIES = ("library", "flash-attn")
@@ -40,6 +42,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "flow_step": REFERENCE_OR_TRITON,
     "decoder": REFERENCE_OR_TRITON,
     "keys": ("plain", "int8"),
+    "values": ("plain", "int8"),
+    "value_sums": ("fp32", "fp16"),
 }
 """What each op can be, by its name in `KernelBackends`."""
 
@@ -64,6 +68,8 @@ class KernelBackends:
     flow_step: str = "reference"
     decoder: str = "reference"
     keys: str = "plain"
+    values: str = "plain"
+    value_sums: str = "fp32"
 
     def __post_init__(self) -> None:
         for op, choice in asdict(self).items():
@@ -132,8 +138,7 @@ def backends_for(
 def _fastest(device: torch.device, dtype: torch.dtype) -> KernelBackends:
     if device.type != "cuda":
         return EAGER
-    major, minor = torch.cuda.get_device_capability(device)
-    chip = ALIKE.get(10 * major + minor, 10 * major + minor)
+    chip = _chip(device)
     if chip not in ARCHITECTURES:
         return EAGER
     fused = KernelBackends(**{op: "triton" for op, choices in CHOICES.items() if "reference" in choices})
@@ -147,14 +152,31 @@ def _require_runnable(backends: KernelBackends, device: torch.device, dtype: tor
     if backends.uses_triton and device.type != "cuda" and not interpreted():
         raise ValueError(f"Triton kernels need a CUDA device or TRITON_INTERPRET=1; the device is {device}")
     attentions = {backends.attention, backends.batched_attention}
-    if backends.keys == "int8" and attentions & set(LIBRARIES):
-        raise ValueError("no library scores INT8 keys; ask for attention=triton,batched_attention=triton as well")
+    if backends.value_sums == "fp16" and device.type == "cuda" and _chip(device) not in FP16_SUMS:
+        raise ValueError(f"sm_{_chip(device)} sums in fp32 as fast as in fp16; leave out value_sums=fp16")
+    _require_attended(backends, attentions)
     if attentions & set(LIBRARIES) and device.type == "cuda" and dtype not in LIBRARY_DTYPES:
         raise ValueError(f"on CUDA no library attends in {dtype}; ask for attention=triton, or 16 bits")
     if "flash-attn" in attentions and device.type != "cuda":
         raise ValueError(f"flash-attn needs a CUDA device; the device is {device}")
     if "flash-attn" in attentions and importlib.util.find_spec("flash_attn") is None:
         raise ValueError("flash-attn is asked for, but the package flash_attn is not installed")
+
+
+def _require_attended(backends: KernelBackends, attentions: set[str]) -> None:
+    """Raise ValueError unless `attentions` know the keys, values and sums that are asked for."""
+    remedy = "ask for attention=triton,batched_attention=triton as well"
+    if attentions & set(LIBRARIES):
+        for rows in ("keys", "values"):
+            if asdict(backends)[rows] == "int8":
+                raise ValueError(f"no library attends INT8 {rows}; {remedy}")
+    if backends.value_sums == "fp16" and attentions != {"triton"}:
+        raise ValueError(f"only Triton's attention sums values in fp16; {remedy}")
+
+
+def _chip(device: torch.device) -> int:
+    major, minor = torch.cuda.get_device_capability(device)
+    return ALIKE.get(10 * major + minor, 10 * major + minor)
 
 
 def _require_known(what: str, name: str, known: tuple[str, ...]) -> None:

@@ -92,17 +92,17 @@ def _tile(chip: int, dim: int) -> Tile:
     return tile if dim <= tile.n else wide
 
 
-def quantize_keys(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """INT8 keys and their scales as the KV pool has them.
+def quantize_heads(x: Tensor) -> tuple[Tensor, Tensor]:
+    """INT8 keys or values and their scales as the KV pool has them.
 
     Args:
-        keys: [layers, ..., H, D], any floating dtype.
+        x: [layers, ..., H, D], any floating dtype.
 
     Returns:
-        Keys of that shape, and fp32 scales [layers, H, ...]; a key is about its INT8 times its scale.
+        INT8 of that shape, and fp32 scales [layers, H, ...]; a head is about its INT8 times its scale.
 
     """
-    rounded, scales = quantize_rows(keys)
+    rounded, scales = quantize_rows(x)
     return rounded, scales.movedim(-1, 1).contiguous()
 
 

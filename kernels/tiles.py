@@ -24,6 +24,11 @@ ARCHITECTURES = (80, 89, 90, 100, 120)
 ALIKE = {86: 89, 103: 100, 121: 120}
 """Chips with the shared memory and the tensor-core instructions of another."""
 
+FP16_SUMS = (80, 89, 120)
+"""Where products may be summed in fp16: some cards of these chips, GeForce ones, halve their rate for fp32 sums.
+On other chips none does, and fp16 would lose precision for nothing.
+"""
+
 SHARED_BYTES = {80: 163 << 10, 89: 99 << 10, 90: 227 << 10, 100: 227 << 10, 120: 99 << 10}
 """The most shared memory that a block may have (CUDA C++ Programming Guide, technical specifications)."""
 

@@ -25,7 +25,8 @@ WARP = 32
 SPILLS = ("LDL", "STL")
 """Loads and stores of local memory: where a register did not suffice."""
 
-TENSOR_CORE = ("HMMA", "IMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA", "UTCHMMA", "UTCIMMA", "UTCQMMA")
+TENSOR_CORE = ("HMMA", "HMMA.F16", "IMMA", "QMMA", "HGMMA", "IGMMA", "QGMMA", "UTCHMMA", "UTCIMMA", "UTCQMMA")
+"""HMMA.F16 are those of HMMA that sum in fp16."""
 ASYNCHRONOUS = ("LDGSTS", "UTMALDG", "UBLKCP")
 """Copies to shared memory that pass no register: cp.async and TMA."""
 
@@ -79,7 +80,7 @@ def compile_case(case: AotCase) -> Compiled:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(kernel.asm["cubin"])
         usage, code = _cuobjdump("-res-usage", cubin), _cuobjdump("-sass", cubin)
-    opcodes = Counter(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][A-Z0-9]*)", code, re.MULTILINE))
+    opcodes = _opcodes(code)
     return Compiled(
         name=case.name,
         architecture=case.architecture,
@@ -90,6 +91,14 @@ def compile_case(case: AotCase) -> Compiled:
         warps=kernel.metadata.num_warps,
         opcodes={opcode: opcodes[opcode] for opcode in (*TENSOR_CORE, *ASYNCHRONOUS) if opcodes[opcode]},
     )
+
+
+def _opcodes(code: str) -> Counter[str]:
+    """Instructions of a listing by their names without what follows the first dot, but for the type of a sum."""
+    instruction = r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+ +)?([A-Z][A-Z0-9]*)((?:\.\w+)*)"
+    found = re.findall(instruction, code, re.MULTILINE)
+    sums = Counter(f"{name}.F16" for name, form in found if name == "HMMA" and form.endswith(".F16"))
+    return Counter(name for name, _ in found) + sums
 
 
 def _source(case: AotCase) -> ASTSource:

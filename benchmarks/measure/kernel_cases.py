@@ -39,8 +39,9 @@ from kernels.layernorm_modulate import (
     layernorm_modulate,
     layernorm_modulate_reference,
 )
-from kernels.quantize import quantize_keys
+from kernels.quantize import quantize_heads
 from kernels.rms_norm import rms_norm, rms_norm_reference
+from kernels.tiles import FP16_SUMS, INTERPRETER, architecture
 from kernels.vae.causal_pad import causal_pad, causal_pad_reference
 from kernels.vae.conv_epilogue import conv_epilogue, conv_epilogue_reference
 from kernels.vae.frame_pairs import frame_pairs, frame_pairs_reference
@@ -194,7 +195,8 @@ def all_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> list[Ma
     blocks, full = range(1, sizes.window_blocks + 1), sizes.window_blocks
     return [
         *(partial(_window, make, [filled], False) for filled in blocks),
-        partial(_window, make, [1, full], False), partial(_window, make, [full], True), partial(_prompt, make),
+        partial(_window, make, [1, full], False), partial(_window, make, [full], True),
+        *_int8_windows(make), partial(_prompt, make),
         partial(_qk_norm_rope, make, False), partial(_qk_norm_rope, make, True), partial(_rotate_slots, make),
         partial(_rms_norm, make), partial(_layernorm_modulate, make), partial(_add_layernorm_modulate, make),
         *(partial(_linear, make, inner, outer) for inner, outer in sizes.products),
@@ -208,7 +210,7 @@ def _window(make: Maker, fills: Sequence[int], int8: bool, sets: int) -> Case:
     sizes, rows = make.sizes, len(fills)
     window = sizes.window_blocks * sizes.tokens
     keys, values = make.randn(2, sets, rows * window, sizes.heads, sizes.head_dim)
-    rounded, scales = quantize_keys(keys) if int8 else (keys, None)
+    rounded, scales = quantize_heads(keys) if int8 else (keys, None)
     planes = KVPlanes(rounded, values, scales)
     starts = [row * window for row in range(rows)]
     ends = [start + filled * sizes.tokens for start, filled in zip(starts, fills, strict=True)]
@@ -230,6 +232,32 @@ def _window(make: Maker, fills: Sequence[int], int8: bool, sets: int) -> Case:
         providers={name: partial(run, attention) for name, attention in attentions.items()},
         truth=partial(run, window_attention_reference),
         bound=INT8_BOUND if int8 else BOUNDS[make.dtype],
+        set_bytes=moved,
+        device=make.device,
+    )
+
+
+def _int8_windows(make: Maker) -> list[MakeCase]:
+    """A full window with keys and values in INT8; and with sums in fp16, where the chip has a tile for them."""
+    summed = architecture(make.device) in (INTERPRETER, *FP16_SUMS)
+    return [partial(_int8_window, make, fp16_sums) for fp16_sums in ((False, True) if summed else (False,))]
+
+
+def _int8_window(make: Maker, fp16_sums: bool, sets: int) -> Case:
+    sizes = make.sizes
+    tokens = sizes.window_blocks * sizes.tokens
+    keys, values = (quantize_heads(x) for x in make.randn(2, sets, tokens, sizes.heads, sizes.head_dim))
+    planes = KVPlanes(keys[0], values[0], keys[1], values[1])
+    kv = KVView(planes, _int32(make, [[0], [tokens]]), tokens)
+    queries = make.randn(sets, 1, sizes.tokens, sizes.heads, sizes.head_dim)
+    attention = partial(window_attention, fp16_sums=fp16_sums)
+    moved = 2 * (keys[0][0].nbytes + keys[1][0].nbytes) + 2 * queries[0].nbytes
+    return Case(
+        name=f"attention {sizes.tokens} x {tokens}, int8 keys and values{', fp16 sums' if fp16_sums else ''}",
+        work=Work(4 * sizes.tokens * tokens * sizes.dim, moved),
+        providers={"triton": lambda i: (attention(queries[i], kv, i),)},
+        truth=lambda i: (window_attention_reference(queries[i], kv, i),),
+        bound=INT8_BOUND,
         set_bytes=moved,
         device=make.device,
     )

@@ -107,7 +107,7 @@ class Subject:
         self.codec: StreamingVAE = build(lambda: build_vae(model.vae), options)
         use_fused_ops(self.codec, options.kernels)
         self.runner = select_runner(self.transformer, options.kernels, graphs=options.graphs)
-        layout = CacheLayout.of(model.transformer, options.dtype, int8_keys=self.runner.int8_keys)
+        layout = CacheLayout.of(model.transformer, options.dtype, self.runner.kv_format)
         cache = KVCache(layout, cache_size(streams, model.stream, model.transformer), options.device)
         self.generator = Generator(self.runner, self.codec if decodes else None, cache)
         self.prompt = Prompt("random", options.randn(options.prompt_tokens, model.transformer.text_dim))

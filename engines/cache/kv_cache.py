@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from engines.cache.prompt_kv import PromptPool
 from engines.cache.window import WindowPolicy, window_policy
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
+
+SCALE_BYTES = 4
+"""Of a key or value in INT8, of one head: an fp32."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,27 @@ def cache_size(sessions: int, config: StreamConfig, transformer: TransformerConf
     return replace(size, window=config.lanes * size.window, raw=config.lanes * size.raw)
 
 
+class KVFormat(NamedTuple):
+    """Whether windows keep their keys, and their values, in INT8 or as the model computes them."""
+
+    int8_keys: bool = False
+    int8_values: bool = False
+
+    def __str__(self) -> str:
+        """As errors say it."""
+        return f"{_kept(self.int8_keys)} keys and {_kept(self.int8_values)} values"
+
+
+def _kept(int8: bool) -> str:
+    return "INT8" if int8 else "plain"
+
+
+PLAIN_KV = KVFormat()
+
+
 @dataclass(frozen=True)
 class CacheLayout:
-    """What a token takes: layers, heads and channels of a model, its dtype, and whether keys are INT8.
+    """What a token takes: layers, heads and channels of a model, its dtype, and the format of windows.
 
     `raw_dim` are the channels of a head that turn with the frame.
     """
@@ -50,18 +71,21 @@ class CacheLayout:
     head_dim: int
     raw_dim: int
     dtype: torch.dtype
-    int8_keys: bool = False
+    kv_format: KVFormat = PLAIN_KV
 
     @classmethod
-    def of(cls, config: TransformerConfig, dtype: torch.dtype, *, int8_keys: bool = False) -> Self:
+    def of(cls, config: TransformerConfig, dtype: torch.dtype, kv_format: KVFormat = PLAIN_KV) -> Self:
         """That of a transformer."""
-        return cls(config.layers, config.heads, config.head_dim, config.frame_channels, dtype, int8_keys)
+        return cls(config.layers, config.heads, config.head_dim, config.frame_channels, dtype, kv_format)
 
     @property
     def window_token_bytes(self) -> int:
-        """Keys, with their scales if they have any, and values."""
-        keys = 1 + 4 / self.head_dim if self.int8_keys else self.dtype.itemsize
-        return int(self.layers * self.heads * self.head_dim * (keys + self.dtype.itemsize))
+        """Keys and values, with their scales if they have any."""
+        return self.layers * self.heads * sum(self._head_bytes(int8) for int8 in self.kv_format)
+
+    def _head_bytes(self, int8: bool) -> int:
+        """Of a head's key or value."""
+        return self.head_dim + SCALE_BYTES if int8 else self.head_dim * self.dtype.itemsize
 
     @property
     def raw_token_bytes(self) -> int:
@@ -99,16 +123,21 @@ class KVCache:
         self.layout = layout
         self.size = size
         self.device = device
-        keys = torch.int8 if layout.int8_keys else layout.dtype
-        windows = {"keys": self._plane(size.window, keys), "values": self._plane(size.window, layout.dtype)}
-        if layout.int8_keys:
-            scales = torch.empty(layout.layers, layout.heads, size.window, device=device)
-            windows["key_scales"] = Plane(scales, token_dim=2)
+        windows = self._window_planes("keys", "key_scales", layout.kv_format.int8_keys)
+        windows |= self._window_planes("values", "value_scales", layout.kv_format.int8_values)
         prompts = {name: self._plane(size.prompts, layout.dtype) for name in ("keys", "values")}
         raw = torch.empty(layout.layers, size.raw, layout.heads, layout.raw_dim, dtype=layout.dtype, device=device)
         self.windows = KVPool("a session's window", windows)
         self.raw = KVPool("the sink of a session", {"raw_keys": Plane(raw)})
         self.prompts = PromptPool(KVPool("a prompt", prompts))
+
+    def _window_planes(self, name: str, scales_name: str, int8: bool) -> dict[str, Plane]:
+        """Of keys or values, and of their scales if they have any."""
+        tokens, layout = self.size.window, self.layout
+        if not int8:
+            return {name: self._plane(tokens, layout.dtype)}
+        scales = torch.empty(layout.layers, layout.heads, tokens, device=self.device)
+        return {name: self._plane(tokens, torch.int8), scales_name: Plane(scales, token_dim=2)}
 
     def _plane(self, tokens: int, dtype: torch.dtype) -> Plane:
         shape = (self.layout.layers, tokens, self.layout.heads, self.layout.head_dim)

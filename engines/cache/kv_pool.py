@@ -1,7 +1,7 @@
 """The KV pool: planes allocated once for all streams of a device, and the runs of tokens that streams hold of
 them.
 
-    plane   [layers, tokens, ...]      keys, values; scales of INT8 keys [layers, heads, tokens]
+    plane   [layers, tokens, ...]      keys, values; scales of those in INT8 [layers, heads, tokens]
     run     tokens start .. start+n-1  of every plane, held from a stream's opening to its end
 
 Runs are taken first fit. Where there are tokens enough but no gap is wide enough, runs are moved together: whoever

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from engines.cache.kv_cache import CacheLayout, cache_size
+from engines.cache.kv_cache import PLAIN_KV, CacheLayout, KVFormat, cache_size
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
 from engines.loading.model import build_vae
@@ -17,9 +17,9 @@ from engines.wan.transformer import CausalTransformer
 
 
 @cache
-def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
+def memory_needed(config: ModelConfig, dtype: torch.dtype, kv_format: KVFormat = PLAIN_KV) -> int:
     """Bytes of the networks in `dtype` and of what one session keeps. Allocates nothing."""
-    return sum(parameter_bytes(config, dtype)) + sum(session_bytes(config, config.stream, dtype))
+    return sum(parameter_bytes(config, dtype)) + sum(session_bytes(config, config.stream, dtype, kv_format))
 
 
 class SessionBytes(NamedTuple):
@@ -33,11 +33,11 @@ class SessionBytes(NamedTuple):
 
 @cache
 def session_bytes(
-    config: ModelConfig, stream: StreamConfig, dtype: torch.dtype, *, int8_keys: bool = False
+    config: ModelConfig, stream: StreamConfig, dtype: torch.dtype, kv_format: KVFormat = PLAIN_KV
 ) -> SessionBytes:
     """What a session of the kind `stream` keeps. Allocates nothing."""
     size = cache_size(1, stream, config.transformer)
-    layout = CacheLayout.of(config.transformer, dtype, int8_keys=int8_keys)
+    layout = CacheLayout.of(config.transformer, dtype, kv_format)
     return SessionBytes(
         window=size.window * layout.window_token_bytes,
         raw_keys=size.raw * layout.raw_token_bytes,

@@ -24,7 +24,7 @@ from kernels.attention.slots import RawKeys, RopeFreqs, Slots
 def window_planes(cache: KVCache) -> KVPlanes:
     """Keys and values of all windows."""
     planes = {name: plane.tensor for name, plane in cache.windows.planes.items()}
-    return KVPlanes(planes["keys"], planes["values"], planes.get("key_scales"))
+    return KVPlanes(planes["keys"], planes["values"], planes.get("key_scales"), planes.get("value_scales"))
 
 
 def prompt_planes(cache: KVCache) -> KVPlanes:

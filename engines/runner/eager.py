@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from engines.cache.kv_cache import KVCache
+from engines.cache.kv_cache import PLAIN_KV, KVCache, KVFormat
 from engines.cache.prompt_kv import EncodedPrompt
 from engines.cache.window import NOT_WRITTEN
 from engines.config.networks import TransformerConfig
@@ -117,9 +117,9 @@ class EagerRunner:
         return self.transformer.config
 
     @property
-    def int8_keys(self) -> bool:
-        """PyTorch's attention scores none."""
-        return False
+    def kv_format(self) -> KVFormat:
+        """PyTorch's attention knows no INT8."""
+        return PLAIN_KV
 
     def bind(self, cache: KVCache) -> None:
         """Nothing else depends on it."""

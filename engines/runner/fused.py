@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from engines.cache.kv_cache import KVCache
+from engines.cache.kv_cache import KVCache, KVFormat
 from engines.cache.prompt_kv import EncodedPrompt
 from engines.config.networks import TransformerConfig
 from engines.device.cuda_graph import Capture, CudaGraphed
@@ -25,6 +25,7 @@ from engines.runner.batch import BatchBuffers, raw_plane, window_planes
 from engines.runner.modulation import ModulationCache
 from engines.runner.prompt_encoding import encode_prompt
 from engines.runner.rows import Row, Shape
+from engines.runner.selection import kv_format_of
 from engines.runner.spatial import SpatialFreqs
 from engines.text.prompt import Prompt
 from engines.wan.fused_ops import AttentionOps, FusedOps
@@ -110,9 +111,9 @@ class FusedRunner:
         return self.transformer.config
 
     @property
-    def int8_keys(self) -> bool:
+    def kv_format(self) -> KVFormat:
         """As the backends say."""
-        return self._backends.keys == "int8"
+        return kv_format_of(self._backends)
 
     @property
     def cache(self) -> KVCache:

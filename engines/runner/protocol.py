@@ -19,7 +19,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from engines.cache.kv_cache import KVCache
+from engines.cache.kv_cache import KVCache, KVFormat
 from engines.cache.prompt_kv import EncodedPrompt
 from engines.config.networks import TransformerConfig
 from engines.runner.rows import Row
@@ -47,8 +47,8 @@ class ModelRunner(Protocol):
         """The transformer's."""
 
     @property
-    def int8_keys(self) -> bool:
-        """Whether windows keep their keys in INT8."""
+    def kv_format(self) -> KVFormat:
+        """How windows must keep keys and values."""
 
     def bind(self, cache: KVCache) -> None:
         """Run over `cache` from now on, and no more over the one before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from engines.cache.kv_cache import KVFormat
 from engines.device.cuda_graph import CudaGraphCapture
 from engines.errors import ConfigError
 from engines.runner.eager import EagerRunner
@@ -15,6 +16,11 @@ from kernels.dispatch import EAGER, KernelBackends
 def can_use_cuda_graphs(backends: KernelBackends, device: torch.device) -> bool:
     """Whether passes in the kernels of `backends` can be replayed from graphs on `device`."""
     return device.type == "cuda" and backends.supports_cuda_graphs
+
+
+def kv_format_of(backends: KernelBackends) -> KVFormat:
+    """How windows are kept for them."""
+    return KVFormat(backends.keys == "int8", backends.values == "int8")
 
 
 def select_runner(transformer: CausalTransformer, backends: KernelBackends, *, graphs: bool) -> ModelRunner:

@@ -16,7 +16,7 @@ from engines.errors import ConfigError
 from engines.loading.footprint import session_bytes
 from engines.loading.model import Model
 from engines.runner.protocol import ModelRunner
-from engines.runner.selection import select_runner
+from engines.runner.selection import kv_format_of, select_runner
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from kernels.dispatch import EAGER, KernelBackends
@@ -81,7 +81,7 @@ def build_generator(model: Model, config: EngineConfig, beside: Sequence[Callabl
 
 
 def _generator(model: Model, config: EngineConfig, runner: ModelRunner, size: CacheSize) -> Generator:
-    layout = CacheLayout.of(model.config.transformer, model.transformer.dtype, int8_keys=runner.int8_keys)
+    layout = CacheLayout.of(model.config.transformer, model.transformer.dtype, runner.kv_format)
     return Generator(
         runner,
         model.vae if config.decodes else None,
@@ -114,9 +114,8 @@ def _exercise(model: Model, config: EngineConfig) -> Callable[[], None]:
 
 def _require_room(model: Model, config: EngineConfig, lasting: int) -> None:
     """Raise ConfigError unless what sessions keep fits into `lasting` bytes: runs, prompts, decoders' caches."""
-    kept = session_bytes(
-        model.config, config.stream, model.transformer.dtype, int8_keys=config.backends.keys == "int8"
-    )
+    dtype, kv_format = model.transformer.dtype, kv_format_of(config.backends)
+    kept = session_bytes(model.config, config.stream, dtype, kv_format)
     # A prompt can be read beside those that are followed.
     decoder = kept.decoder if config.decodes or config.decoder_beside else 0
     each, spare = sum(kept) - kept.decoder + decoder, kept.prompt

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from engines.cache.kv_cache import KVFormat
 from engines.config.stream import StreamConfig
 from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import SnapshotError
@@ -36,6 +37,9 @@ PROMPTS = "prompt."
 
 MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError)
 """What facts raise that are not of the form that they are written in."""
+
+
+EXACT_REMEDY = "an exact snapshot needs the same; a light one does not"
 
 
 MOST_BLOCKS = 1 << 50
@@ -96,9 +100,10 @@ def read_snapshot(data: bytes) -> Snapshot:
 def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
     """Open the stream that `data` holds.
 
-    Raises SnapshotError if the bytes are damaged, of another version or model, or (exact) of another device or
-    torch or threads, and PoolFull if there is no room; nothing is open then. How large the stream is follows from
-    the snapshot's `config`, which whoever got the bytes from somebody else reads, and checks, before.
+    Raises SnapshotError if the bytes are damaged, of another version or model, or (exact) of another device,
+    torch, threads or format of keys and values, and PoolFull if there is no room; nothing is open then. How large
+    the stream is follows from the snapshot's `config`, which whoever got the bytes from somebody else reads, and
+    checks, before.
     """
     snapshot = read_snapshot(data) if isinstance(data, bytes) else data
     kind, facts = snapshot.kind, snapshot.facts
@@ -106,8 +111,10 @@ def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
     wanted = {"quantization": None, "loras": None} | _identity(generator, kind, facts)
     _require_same(facts, wanted, "it cannot continue here")
     if kind == "exact":
-        _require_same(facts, _machine(generator), "an exact snapshot needs the same; a light one does not")
+        _require_same(facts, _machine(generator), EXACT_REMEDY)
     with _consistent():
+        if kind == "exact":
+            _require_same_window(generator, snapshot.tensors)
         _check(generator, snapshot)
         return Restored(_open(generator, snapshot), kind)
 
@@ -183,6 +190,13 @@ def _require_same(facts: dict[str, Any], wanted: dict[str, Any], remedy: str) ->
     for name, value in wanted.items():
         if facts.get(name) != value:
             raise SnapshotError(f"the snapshot's {name} is {facts.get(name)}, here it is {value}; {remedy}")
+
+
+def _require_same_window(generator: Generator, tensors: dict[str, Tensor]) -> None:
+    here = generator.cache.layout.kv_format
+    kept = KVFormat(*(tensors[f"cache.0.{name}"].dtype == torch.int8 for name in ("keys", "values")))
+    if kept != here:
+        raise SnapshotError(f"the snapshot's window has {kept}, here it has {here}; {EXACT_REMEDY}")
 
 
 def _config(facts: dict[str, Any]) -> StreamConfig:

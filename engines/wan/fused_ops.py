@@ -50,8 +50,8 @@ class AttentionOps:
             rotate_slots=rotate_slots.rotate_slots if fused else rotate_slots.rotate_slots_reference,
             rms_norm=rms_norm.rms_norm if normed else rms_norm.rms_norm_reference,
             prompt_attention=partial(window_attention, num_splits=1) if normed else window_attention_reference,
-            one=_attention(backends.attention, device),
-            many=_attention(backends.batched_attention, device),
+            one=_attention(backends.attention, backends, device),
+            many=_attention(backends.batched_attention, backends, device),
         )
 
     def attention(self, rows: int) -> AttentionBackend:
@@ -59,14 +59,14 @@ class AttentionOps:
         return self.one if rows == 1 else self.many
 
 
-def _attention(choice: str, device: torch.device) -> AttentionBackend:
-    backends: dict[str, AttentionBackend] = {
-        "triton": window_attention,
+def _attention(choice: str, backends: KernelBackends, device: torch.device) -> AttentionBackend:
+    attentions: dict[str, AttentionBackend] = {
+        "triton": partial(window_attention, fp16_sums=backends.value_sums == "fp16"),
         "reference": window_attention_reference,
         "library": library_attention(device),
         "flash-attn": flash_attn_attention,
     }
-    return backends[choice]
+    return attentions[choice]
 
 
 class FusedOps(EagerOps):

@@ -11,6 +11,7 @@ Integers lie in device memory in place, so what a recorded graph reads follows t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ NO_SLOT = -1
 class KVPlanes:
     """Keys and values of a pool, contiguous [layers, tokens, heads, D].
 
-    INT8 keys have `key_scales`, contiguous fp32 [layers, heads, tokens]: one for each head of a token.
+    INT8 keys have `key_scales`, and INT8 values `value_scales`, contiguous fp32 [layers, heads, tokens]: one for
+    each head of a token.
 
     Raises:
         ValueError: shapes, strides, dtypes or devices do not fit.
@@ -36,6 +38,7 @@ class KVPlanes:
     keys: Tensor
     values: Tensor
     key_scales: Tensor | None = None
+    value_scales: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.keys.shape != self.values.shape or self.keys.dim() != 4 or 0 in self.keys.shape:
@@ -46,18 +49,8 @@ class KVPlanes:
         for x in (self.keys, self.values):
             if not x.is_contiguous() or (x.device.type != "meta" and x.data_ptr() % ALIGNMENT_BYTES):
                 raise ValueError(f"a plane is contiguous and begins at a multiple of {ALIGNMENT_BYTES} bytes")
-        if (self.key_scales is None) != (self.keys.dtype != torch.int8):
-            raise ValueError(f"INT8 keys, and no others, have scales; got keys in {self.keys.dtype}")
-        if self.key_scales is not None and not self._scales_fit(self.key_scales):
-            raise ValueError(
-                f"scales {list(self.key_scales.shape)} in {self.key_scales.dtype} on {self.key_scales.device} "
-                f"do not fit keys {list(self.keys.shape)} on {self.keys.device}"
-            )
-
-    def _scales_fit(self, scales: Tensor) -> bool:
-        layers, tokens, heads, _ = self.keys.shape
-        fits = list(scales.shape) == [layers, heads, tokens] and scales.device == self.keys.device
-        return fits and scales.is_contiguous() and scales.dtype == torch.float32
+        _check_scales("keys", self.keys, self.key_scales)
+        _check_scales("values", self.values, self.value_scales)
 
     @property
     def layers(self) -> int:
@@ -78,6 +71,29 @@ class KVPlanes:
         """Raise ValueError unless there is such a layer."""
         if not 0 <= layer < self.layers:
             raise ValueError(f"{op}: no layer {layer} in a pool of {self.layers}")
+
+
+def _check_scales(what: str, rows: Tensor, scales: Tensor | None) -> None:
+    if (scales is None) != (rows.dtype != torch.int8):
+        raise ValueError(f"INT8 {what}, and no others, have scales; got {what} in {rows.dtype}")
+    if scales is None:
+        return
+    layers, tokens, heads, _ = rows.shape
+    fits = list(scales.shape) == [layers, heads, tokens] and scales.device == rows.device
+    if not fits or not scales.is_contiguous() or scales.dtype != torch.float32:
+        raise ValueError(
+            f"scales {list(scales.shape)} in {scales.dtype} on {scales.device} do not fit {what} "
+            f"{list(rows.shape)} on {rows.device}"
+        )
+
+
+class Attended(NamedTuple):
+    """What a row attends: keys and values [tokens, heads, D], and scales [heads, tokens] of those in INT8."""
+
+    keys: Tensor
+    values: Tensor
+    key_scales: Tensor | None
+    value_scales: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,17 +130,17 @@ class KVView:
         """How many rows the batch has."""
         return self.bounds.shape[-1]
 
-    def attended(self, row: int, layer: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values [tokens, heads, D] and scales [heads, tokens] of a row: views.
+    def attended(self, row: int, layer: int) -> Attended:
+        """Keys, values and scales of a row: views.
 
         Reads the row's bounds back: for references, not for a hot path.
         """
         begin, end = self.bounds[:, row].tolist()
-        scales = self.planes.key_scales
-        return (
+        scales = (self.planes.key_scales, self.planes.value_scales)
+        return Attended(
             self.planes.keys[layer, begin:end],
             self.planes.values[layer, begin:end],
-            None if scales is None else scales[layer, :, begin:end],
+            *(None if plane is None else plane[layer, :, begin:end] for plane in scales),
         )
 
 

@@ -1,7 +1,7 @@
 """Attention of rows over their runs by a library: `window_attention` elsewhere.
 
 A library is handed the whole plane, and the bounds of a row as cumulative lengths in device memory: so a recorded
-graph serves every run at any fill here too. None takes INT8 keys, nor a key that stands for several.
+graph serves every run at any fill here too. None takes INT8 keys or values, nor a key that stands for several.
 """
 
 from __future__ import annotations
@@ -59,10 +59,13 @@ def library_attention(device: torch.device) -> AttentionBackend:
 
 def _planes(kv: KVView, layer: int) -> tuple[Tensor, Tensor]:
     """Keys and values [tokens of the pool, heads, D]."""
-    if kv.planes.key_scales is not None or kv.last_log is not None:
-        raise ValueError(f"a library attends neither keys of {kv.planes.keys.dtype} nor one key for several")
+    keys, values = kv.planes.keys, kv.planes.values
+    if torch.int8 in (keys.dtype, values.dtype) or kv.last_log is not None:
+        raise ValueError(
+            f"a library attends neither keys in {keys.dtype} and values in {values.dtype} nor one key for several"
+        )
     kv.planes.require_layer("library_attention", layer)
-    return kv.planes.keys[layer], kv.planes.values[layer]
+    return keys[layer], values[layer]
 
 
 def _query_bounds(queries: Tensor) -> Tensor:

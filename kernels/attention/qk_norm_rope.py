@@ -13,16 +13,17 @@
     raw keys       [layers, tokens, H, 2 P]    a plane of its own with a mapping of its own
 
 `qk_norm_rope` does all of it, `write_kv` all but the queries, for a pass made for its keys and values. All is
-computed in fp32, and the only rounding is at the end. Where slots are to be chosen from the keys, these are
-written to a staging run first, and copied from there (`kernels.attention.copy_slots`).
+computed in fp32, and the only rounding is at the end. Keys and values may each be kept in INT8, with a scale for
+each head of a token. Where slots are to be chosen from the keys, these are written to a staging run first, and
+copied from there (`kernels.attention.copy_slots`).
 
 A key with a raw copy is turned again whenever its frame's position changes (`kernels.attention.rotate_slots`), so
 its INT8 scale must not depend on where it is: it covers the modulus of each pair that turns with the frame.
 
 Bytes per token, with N = 2 H D those of a row in 16 bits (3 KB at 12 heads of 128): q, k and v read, queries, keys
 and values written, 6 N; raw keys P / 64 of an N more at D 128; freqs, 4 D a token, from the L2 cache. INT8 keys
-take half an N less and 4 H more. PyTorch's own operators move 18 N for each norm, 10 N for each turn and 4 N to
-write: 60 N.
+take half an N less and 4 H more, and so do INT8 values. PyTorch's own operators move 18 N for each norm, 10 N for
+each turn and 4 N to write: 60 N.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ from kernels.attention.slots import (
     check_planes,
     check_raw_plane,
 )
-from kernels.quantize import INT8_MAX, MIN_AMAX, quantize_rows
+from kernels.quantize import INT8_MAX, MIN_AMAX, quantize_rows, quantize_tile
 from kernels.rms_norm import check_projections, rms_norm_reference
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
@@ -87,6 +88,9 @@ def _store(
     if planes.key_scales is not None:
         keys, scales = _quantized(keys, moving, freqs)
         _scatter(scales, planes.key_scales[layer].T, slots.start, mapping)
+    if planes.value_scales is not None:
+        values, scales = quantize_rows(values)
+        _scatter(scales, planes.value_scales[layer].T, slots.start, mapping)
     _scatter(keys, planes.keys[layer], slots.start, mapping)
     _scatter(values, planes.values[layer], slots.start, mapping)
 
@@ -177,12 +181,12 @@ def quantize_key(
 def _qk_norm_rope_kernel(
     p_q: tl.tensor, p_k: tl.tensor, p_v: tl.tensor, p_q_weight: tl.tensor, p_k_weight: tl.tensor,
     p_frame: tl.tensor, p_spatial: tl.tensor, p_queries: tl.tensor,
-    p_keys: tl.tensor, p_values: tl.tensor, p_key_scales: tl.tensor, p_start: tl.tensor, p_mapping: tl.tensor,
-    p_raw: tl.tensor, p_raw_start: tl.tensor, p_raw_mapping: tl.tensor, T: tl.tensor, q_row: tl.tensor,
-    k_row: tl.tensor, v_row: tl.tensor, frame_tokens: tl.tensor, pool_tokens: tl.tensor, raw_tokens: tl.tensor,
-    layer: tl.tensor, eps: tl.tensor, H: tl.constexpr, D: tl.constexpr, MOVING: tl.constexpr,
-    QUERIES: tl.constexpr, RAW: tl.constexpr, INT8: tl.constexpr, BLOCK_H: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    p_keys: tl.tensor, p_values: tl.tensor, p_key_scales: tl.tensor, p_value_scales: tl.tensor,
+    p_start: tl.tensor, p_mapping: tl.tensor, p_raw: tl.tensor, p_raw_start: tl.tensor, p_raw_mapping: tl.tensor,
+    T: tl.tensor, q_row: tl.tensor, k_row: tl.tensor, v_row: tl.tensor, frame_tokens: tl.tensor,
+    pool_tokens: tl.tensor, raw_tokens: tl.tensor, layer: tl.tensor, eps: tl.tensor,
+    H: tl.constexpr, D: tl.constexpr, MOVING: tl.constexpr, QUERIES: tl.constexpr, RAW: tl.constexpr,
+    INT8_KEYS: tl.constexpr, INT8_VALUES: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
     """A program: one token of one row."""
     i_token, i_b = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -202,7 +206,11 @@ def _qk_norm_rope_kernel(
     if slot >= 0:
         token = tl.load(p_start + i_b).to(tl.int64) + slot * frame_tokens + i_in_frame
         o_pool = (layer.to(tl.int64) * pool_tokens + token) * (H * D)
+        o_scale = (layer.to(tl.int64) * H + o_h) * pool_tokens + token
         b_v = tl.load(p_v + i_row * v_row + o_x, mask=m_x, other=0.0)
+        if INT8_VALUES:
+            b_v, b_scale = quantize_tile(b_v)
+            tl.store(p_value_scales + o_scale, b_scale, mask=o_h < H)
         tl.store(tl.multiple_of(p_values + o_pool, 16) + o_x, b_v, mask=m_x)
         b_k = _normed(p_k + i_row * k_row, p_k_weight, o_x, m_x, eps, H * D)
         moves = False
@@ -216,10 +224,9 @@ def _qk_norm_rope_kernel(
                 m_raw = m_x & (o_d < MOVING)[None, :]
                 tl.store(p_token + o_token, b_k.to(p_raw.dtype.element_ty), mask=m_raw)
         b_k = turn_pairs(b_k, b_cos, b_sin, BLOCK_H, BLOCK_D)
-        if INT8:
+        if INT8_KEYS:
             b_levels, b_scale = quantize_key(b_k, moves, MOVING, BLOCK_H, BLOCK_D)
             tl.store(tl.multiple_of(p_keys + o_pool, 16) + o_x, b_levels, mask=m_x)
-            o_scale = (layer.to(tl.int64) * H + o_h) * pool_tokens + token
             tl.store(p_key_scales + o_scale, b_scale, mask=o_h < H)
         else:
             tl.store(tl.multiple_of(p_keys + o_pool, 16) + o_x, b_k.to(p_keys.dtype.element_ty), mask=m_x)
@@ -257,7 +264,8 @@ def _launch(
 ) -> Tensor:  # fmt: skip
     return _qk_norm_rope(
         q, k, v, q_weight, k_weight, torch.view_as_real(freqs.frame), torch.view_as_real(freqs.spatial),
-        planes.keys, planes.values, planes.key_scales, slots.start, layer_slots(slots.mapping, layer),
+        planes.keys, planes.values, planes.key_scales, planes.value_scales, slots.start,
+        layer_slots(slots.mapping, layer),
         None if raw is None else raw.plane, None if raw is None else raw.slots.start,
         None if raw is None else layer_slots(raw.slots.mapping, layer), layer, eps,
     )  # fmt: skip
@@ -265,26 +273,28 @@ def _launch(
 
 @torch.library.custom_op(
     "longtake::qk_norm_rope",
-    mutates_args=("keys", "values", "key_scales", "raw"),
+    mutates_args=("keys", "values", "key_scales", "value_scales", "raw"),
     schema="(Tensor? q, Tensor k, Tensor v, Tensor? q_weight, Tensor k_weight, Tensor frame, Tensor spatial, "
-    "Tensor(a!) keys, Tensor(b!) values, Tensor(c!)? key_scales, Tensor start, Tensor mapping, Tensor(d!)? raw, "
-    "Tensor? raw_start, Tensor? raw_mapping, int layer, float eps) -> Tensor",
+    "Tensor(a!) keys, Tensor(b!) values, Tensor(c!)? key_scales, Tensor(d!)? value_scales, Tensor start, "
+    "Tensor mapping, Tensor(e!)? raw, Tensor? raw_start, Tensor? raw_mapping, int layer, float eps) -> Tensor",
 )
 def _qk_norm_rope(
     q: Tensor | None, k: Tensor, v: Tensor, q_weight: Tensor | None, k_weight: Tensor, frame: Tensor,
-    spatial: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None, start: Tensor, mapping: Tensor,
-    raw: Tensor | None, raw_start: Tensor | None, raw_mapping: Tensor | None, layer: int, eps: float,
+    spatial: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None, value_scales: Tensor | None,
+    start: Tensor, mapping: Tensor, raw: Tensor | None, raw_start: Tensor | None, raw_mapping: Tensor | None,
+    layer: int, eps: float,
 ) -> Tensor:  # fmt: skip
     batch, tokens, _ = k.shape
     dim, unused = keys.shape[3], k_weight
     queries = _empty_queries(q, k, dim)
     _qk_norm_rope_kernel[(tokens, batch)](
         _or(q, unused), k, v, _or(q_weight, unused), k_weight, frame, spatial, queries,
-        keys, values, _or(key_scales, unused), start, mapping, _or(raw, unused),
+        keys, values, _or(key_scales, unused), _or(value_scales, unused), start, mapping, _or(raw, unused),
         _or(raw_start, unused), _or(raw_mapping, unused), tokens, 0 if q is None else q.stride(1),
         k.stride(1), v.stride(1), spatial.shape[0], keys.shape[1], 0 if raw is None else raw.shape[1], layer, eps,
         MOVING=2 * frame.shape[2], QUERIES=q is not None, RAW=raw is not None,
-        INT8=key_scales is not None, **_blocks("qk_norm_rope", k, dim),
+        INT8_KEYS=key_scales is not None, INT8_VALUES=value_scales is not None,
+        **_blocks("qk_norm_rope", k, dim),
     )  # fmt: skip
     return queries
 
@@ -330,19 +340,22 @@ def _check(
     rows, frames, moving = freqs.frame.shape[0], freqs.frame.shape[1], 2 * freqs.frame.shape[2]
     check_mapping(op, slots, rows, frames, planes.layers, v.device)
     if raw is not None:
-        check_raw_plane(op, raw.plane, planes, moving)
+        check_raw_plane(op, raw.plane, planes, moving, v.dtype)
         check_mapping(op, raw.slots, rows, frames, planes.layers, v.device)
 
 
 def aot_cases() -> Sequence[AotCase]:
-    """The real model in bf16: with and without raw keys, keys only, and INT8 keys."""
-    plain = {"QUERIES": True, "RAW": False, "INT8": False}
+    """The real model in bf16: with and without raw keys, keys only, and INT8 keys and values."""
+    plain = {"QUERIES": True, "RAW": False, "INT8_KEYS": False, "INT8_VALUES": False}
+    int8 = plain | {"RAW": True, "INT8_KEYS": True}
     forms = {
         "qk_norm_rope": plain,
         "qk_norm_rope_raw": plain | {"RAW": True},
-        "qk_norm_rope_int8": plain | {"RAW": True, "INT8": True},
+        "qk_norm_rope_int8": int8,
+        "qk_norm_rope_int8_kv": int8 | {"INT8_VALUES": True},
         "write_kv": plain | {"QUERIES": False},
-        "write_kv_int8": plain | {"QUERIES": False, "RAW": True, "INT8": True},
+        "write_kv_int8": int8 | {"QUERIES": False},
+        "write_kv_int8_kv": int8 | {"QUERIES": False, "INT8_VALUES": True},
     }
     return [_case(f"{name}_sm{sm}", sm, flags) for sm in ARCHITECTURES for name, flags in forms.items()]
 
@@ -355,7 +368,12 @@ def _case(name: str, sm: int, flags: dict[str, bool]) -> AotCase:
     half, tile = FLOATS[torch.bfloat16], TILES[sm]
     pointers = dict.fromkeys(("p_q", "p_k", "p_v", "p_q_weight", "p_k_weight"), half)
     pointers |= {"p_frame": "*fp32", "p_spatial": "*fp32", "p_queries": half}
-    pointers |= {"p_keys": "*i8" if flags["INT8"] else half, "p_values": half, "p_key_scales": "*fp32"}
+    pointers |= {
+        "p_keys": "*i8" if flags["INT8_KEYS"] else half,
+        "p_values": "*i8" if flags["INT8_VALUES"] else half,
+        "p_key_scales": "*fp32",
+        "p_value_scales": "*fp32",
+    }
     pointers |= {"p_start": "*i32", "p_mapping": "*i32", "p_raw": half}
     pointers |= {"p_raw_start": "*i32", "p_raw_mapping": "*i32"}
     strides = dict.fromkeys(("q_row", "k_row", "v_row"), "i32")

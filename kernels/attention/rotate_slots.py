@@ -85,7 +85,9 @@ def rotate_slots(
 
     """
     count, device = freqs.shape[0], planes.keys.device
-    check_raw_plane("rotate_slots", raw, planes, 2 * freqs.shape[-1])
+    # A pool all in INT8 does not say what its keys were computed in.
+    computed = [x.dtype for x in (planes.keys, planes.values) if x.dtype != torch.int8]
+    check_raw_plane("rotate_slots", raw, planes, 2 * freqs.shape[-1], computed[0] if computed else raw.dtype)
     if freqs.dtype != torch.complex64 or not freqs.is_contiguous():
         raise ValueError(
             f"rotate_slots: freqs must be contiguous complex64; got {freqs.dtype} {list(freqs.shape)}"

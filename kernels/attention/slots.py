@@ -71,24 +71,25 @@ def check_freqs(op: str, rows: Tensor, freqs: RopeFreqs) -> None:
 def check_planes(op: str, v: Tensor, planes: KVPlanes, layer: int) -> None:
     """Raise ValueError unless tokens as those of `v` [B, T, H * D] can be kept in a layer of `planes`."""
     planes.require_layer(op, layer)
-    held = planes.heads * planes.head_dim, planes.values.dtype, planes.keys.device
-    if held != (v.shape[2], v.dtype, v.device) or planes.keys.dtype not in (v.dtype, torch.int8):
+    held = planes.heads * planes.head_dim, planes.keys.device
+    dtypes = {planes.keys.dtype, planes.values.dtype}
+    if held != (v.shape[2], v.device) or not dtypes <= {v.dtype, torch.int8}:
         raise ValueError(
-            f"{op}: the pool holds tokens of {held[0]} channels on {held[2]}, keys in {planes.keys.dtype} and "
-            f"values in {held[1]}; it is given {v.shape[2]} in {v.dtype} on {v.device}"
+            f"{op}: the pool holds tokens of {held[0]} channels on {held[1]}, keys in {planes.keys.dtype} and "
+            f"values in {planes.values.dtype}; it is given {v.shape[2]} in {v.dtype} on {v.device}"
         )
-    if v.shape[2] * planes.keys.element_size() % ALIGNMENT_BYTES:
-        raise ValueError(f"{op}: keys of {v.shape[2]} channels are no multiple of {ALIGNMENT_BYTES} bytes")
+    if v.shape[2] * min(dtype.itemsize for dtype in dtypes) % ALIGNMENT_BYTES:
+        raise ValueError(f"{op}: tokens of {v.shape[2]} channels are no multiple of {ALIGNMENT_BYTES} bytes")
 
 
-def check_raw_plane(op: str, plane: Tensor, planes: KVPlanes, moving: int) -> None:
-    """Raise ValueError unless `moving` channels of each head of such tokens can be kept in `plane`."""
+def check_raw_plane(op: str, plane: Tensor, planes: KVPlanes, moving: int, dtype: torch.dtype) -> None:
+    """Raise ValueError unless `moving` channels of each head of such tokens can be kept in `plane` in `dtype`."""
     layers, _, *token = plane.shape
     kept = (layers, *token) == (planes.layers, planes.heads, moving) and plane.is_contiguous()
-    if not kept or (plane.dtype, plane.device) != (planes.values.dtype, planes.keys.device):
+    if not kept or (plane.dtype, plane.device) != (dtype, planes.keys.device):
         raise ValueError(
-            f"{op}: raw keys must be contiguous {planes.values.dtype} [{planes.layers}, tokens, {planes.heads}, "
-            f"{moving}] on {planes.keys.device}; got {plane.dtype} {list(plane.shape)} on {plane.device}"
+            f"{op}: raw keys must be contiguous {dtype} [{planes.layers}, tokens, {planes.heads}, {moving}] on "
+            f"{planes.keys.device}; got {plane.dtype} {list(plane.shape)} on {plane.device}"
         )
 
 

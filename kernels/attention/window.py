@@ -4,7 +4,7 @@
 
     queries [B, T, H, D]            fp32, fp16 or bf16
     keys    [layers, tokens, H, D]  as the queries, or INT8 with a scale for each head of a token
-    values  [layers, tokens, H, D]  as the queries
+    values  [layers, tokens, H, D]  the same
 
 A softmax ignores the order of keys, so slots are read as they lie. A program covers a tile of queries of one head
 and one of several splits of the row's keys. A second kernel merges splits by the logarithms of their sums, in
@@ -16,15 +16,21 @@ FLOPs: 4 T S H D a row; 16.2 T for 4680 queries over 18720 keys in 30 layers. By
 by side, so its keys and values are read from memory once (4 S H D in 16 bits) and from the cache after that; a
 split adds 8 D bytes for a query's head, written and read.
 
-INT8 is SageAttention's (Zhang et al. 2024), but with a scale for each token in place of one for each tile: whoever
-writes a key knows it, and slots of any length need no tiles of their own. q is rounded here, as it is loaded.
+INT8 keys are SageAttention's (Zhang et al. 2024), but with a scale for each token in place of one for each tile:
+whoever writes a key knows it, and slots of any length need no tiles of their own. q is rounded here, as it is
+loaded. INT8 values are for memory: they become fp16 beside 16-bit queries, and fp32 beside fp32 ones, before they
+are multiplied by weights. With `fp16_sums` the products of a tile's weights and values are of fp16 and are summed
+in fp16, and tiles in fp32: for cards whose tensor cores halve their rate where they sum in fp32 (GeForce of sm_86,
+89 and 120). Such a sum over N keys is off by at most N / 2048 of that of the absolute products. INT8 values are at
+most 127 there, whatever their scales; others must stay below 65504 / N, which is 1023 at 64 keys a tile.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import triton
@@ -32,9 +38,10 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.attention.kv_view import ALIGNMENT_BYTES, KVView
-from kernels.attention.lse_merge import MERGE_STEPS, head_mask, merge_case, merge_splits
-from kernels.quantize import quantize_rows, quantize_tile
-from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
+from kernels.attention.lse_merge import head_mask, merge_case, merge_splits
+from kernels.attention.window_tiles import SplitConfig, config_for, tiles_for, uses_descriptors
+from kernels.quantize import quantize_tile, round_to_int8
+from kernels.tiles import ARCHITECTURES, FP16_SUMS, INTERPRETER, AotCase, Tile, architecture
 
 LOG2_E = tl.constexpr(math.log2(math.e))
 
@@ -44,31 +51,18 @@ SCORES_AT_ONCE = 1 << 26
 WIDEST_HEAD = 128
 """Channels of a head for which there are registers."""
 
-MAX_SPLITS = 8
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How the work is cut: the tile, and into how many splits each row's keys.
-
-    With `descriptors` keys and values are copied by TMA, from descriptors that each program makes: one made by the
-    host would hold one run's address, and the runs of a batch are told apart on the device.
-    """
-
-    tile: Tile
-    num_splits: int = 1
-    descriptors: bool = False
-
 
 def window_attention(
-    queries: Tensor, kv: KVView, layer: int, *, num_splits: int | None = None, config: SplitConfig | None = None
-) -> Tensor:
+    queries: Tensor, kv: KVView, layer: int, *, fp16_sums: bool = False, num_splits: int | None = None,
+    config: SplitConfig | None = None,
+) -> Tensor:  # fmt: skip
     """Attend each row's queries over what it addresses.
 
     Args:
         queries: [B, T, H, D], contiguous and rotated.
         kv: of the B rows.
         layer: whose keys and values.
+        fp16_sums: multiply weights and values in fp16, and sum them in fp16 over a tile of keys.
         num_splits: instead of what fills the device; 1 for prompts, which are too short to be cut up.
         config: instead of that of `config_for`.
 
@@ -80,13 +74,13 @@ def window_attention(
 
     """
     _check(queries, kv, layer)
-    chosen = config or config_for(queries, kv)
+    chosen = config or config_for(queries, kv, fp16_sums)
     if num_splits is not None:
         chosen = replace(chosen, num_splits=num_splits)
     return _attend(
-        queries, kv.planes.keys, kv.planes.values, kv.planes.key_scales, kv.bounds, kv.last_log, layer,
-        [chosen.tile.m, chosen.tile.n, chosen.tile.warps, chosen.tile.stages], chosen.num_splits,
-        chosen.descriptors,
+        queries, kv.planes.keys, kv.planes.values, kv.planes.key_scales, kv.planes.value_scales, kv.bounds,
+        kv.last_log, layer, [chosen.tile.m, chosen.tile.n, chosen.tile.warps, chosen.tile.stages],
+        chosen.num_splits, chosen.descriptors, fp16_sums,
     )  # fmt: skip
 
 
@@ -97,10 +91,11 @@ def window_attention_reference(queries: Tensor, kv: KVView, layer: int) -> Tenso
 
 
 def _attend_row(q: Tensor, kv: KVView, row: int, layer: int) -> Tensor:
-    keys, values, scales = kv.attended(row, layer)
-    if scales is not None:
-        rounded, q_scales = quantize_rows(q)
-        q, keys = rounded * q_scales.unsqueeze(-1), keys * scales.T.unsqueeze(-1)
+    keys, values, key_scales, value_scales = kv.attended(row, layer)
+    if key_scales is not None:
+        q, keys = round_to_int8(q), keys * key_scales.T.unsqueeze(-1)
+    if value_scales is not None:
+        values = values * value_scales.T.unsqueeze(-1)
     k, v = keys.float().permute(1, 2, 0), values.float().transpose(0, 1)
     parts = []
     for part in q.split(max(1, SCORES_AT_ONCE // (keys.shape[0] * keys.shape[1]))):
@@ -109,63 +104,6 @@ def _attend_row(q: Tensor, kv: KVView, row: int, layer: int) -> Tensor:
             scores[..., -1] += kv.last_log[row]
         parts.append((scores.softmax(dim=-1) @ v).transpose(0, 1))
     return torch.cat(parts)
-
-
-# What ptxas 12.9 leaves without a spill, for triton 3.6 and 3.9: benchmarks/results/kernel_table.json.
-TILES_16_BIT: Tiles = {
-    INTERPRETER: Tile(32, 32, warps=4),
-    80: Tile(128, 64, warps=8, stages=3),
-    89: Tile(128, 64, warps=8, stages=2),
-    90: Tile(128, 128, warps=8, stages=2),
-    100: Tile(128, 64, warps=8, stages=3),
-    120: Tile(128, 64, warps=8, stages=2),
-}
-
-TILES_INT8: Tiles = {
-    INTERPRETER: Tile(32, 32, warps=4),
-    80: Tile(128, 64, warps=8, stages=3),
-    89: Tile(128, 64, warps=8, stages=2),
-    90: Tile(128, 128, warps=8, stages=2),
-    100: Tile(128, 64, warps=8, stages=3),
-    120: Tile(128, 32, warps=8, stages=2),
-}
-
-TILES_FP32: Tiles = {INTERPRETER: Tile(32, 32, warps=4)} | {
-    sm: Tile(32, 16, warps=8, stages=2) for sm in ARCHITECTURES
-}
-"""For comparing with plain fp32: products in three parts of TF32, which keep 21 bits (tf32x3)."""
-
-DESCRIPTORS = (90, 100)
-"""Where TMA is used: fewer registers than with pointers (performance notes: 187 against 255); not measured."""
-
-
-def config_for(queries: Tensor, kv: KVView) -> SplitConfig:
-    """How these sizes are cut on their device; the same at every fill."""
-    chip = architecture(queries.device)
-    tile = tile_for(_tiles(kv.planes.keys.dtype, queries.dtype), chip, "window_attention")
-    if chip == INTERPRETER:
-        return SplitConfig(tile)
-    batch, tokens, heads, _ = queries.shape
-    processors = torch.cuda.get_device_properties(queries.device).multi_processor_count
-    splits = choose_num_splits(batch * heads * -(-tokens // tile.m), -(-kv.max_tokens // tile.n), processors)
-    return SplitConfig(tile, splits, _descriptors(chip, queries.dtype))
-
-
-def choose_num_splits(query_tiles: int, key_tiles: int, processors: int) -> int:
-    """Into how many splits to cut the keys, so that the last wave of programs is full and merging costs less."""
-
-    def steps(splits: int) -> float:
-        waves = -(-query_tiles * splits // processors)
-        merging = MERGE_STEPS * splits * query_tiles / processors if splits > 1 else 0.0
-        return waves * -(-key_tiles // splits) + merging
-
-    return min(range(1, min(MAX_SPLITS, key_tiles) + 1), key=steps)
-
-
-def _tiles(keys: torch.dtype, queries: torch.dtype) -> Tiles:
-    if keys == torch.int8:
-        return TILES_INT8
-    return TILES_FP32 if queries == torch.float32 else TILES_16_BIT
 
 
 @triton.jit
@@ -186,17 +124,28 @@ def _load_rows(
 
 @triton.jit
 def _attend_tile(
-    b_out: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor, b_q: tl.tensor, b_factor: tl.tensor,
-    keys: tl.tensor, values: tl.tensor, p_scales: tl.tensor,
+    b_out: tl.tensor, b_max: tl.tensor, b_sum: tl.tensor, unit: tl.tensor, b_q: tl.tensor, b_factor: tl.tensor,
+    keys: tl.tensor, values: tl.tensor, p_key_scales: tl.tensor, p_value_scales: tl.tensor,
     start: tl.tensor, stop: tl.tensor, last: tl.tensor, last_log2: tl.tensor,
     ROW: tl.constexpr, N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    INT8: tl.constexpr, PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    INT8_KEYS: tl.constexpr, INT8_VALUES: tl.constexpr, FP16_SUMS: tl.constexpr, WEIGHTS: tl.constexpr,
+    PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """Take keys into a running softmax, in powers of two: output [M, BLOCK_D], largest score and sum [M]."""
+    """Take keys into a running softmax, in powers of two: output [M, BLOCK_D], largest score and sum [M].
+
+    INT8 values, and the output with them, are in units of their largest scale so far: so they are at most 127 in
+    fp16, whatever the scales.
+    """
     o_n = start + tl.arange(0, N)
+    if INT8_VALUES:
+        # Before there are scores, which take registers; and scaled, so that it is done once and not in each warp.
+        b_v = _load_rows(values, start, stop, ROW, N, D, BLOCK_D, DESCRIPTORS)
+        b_scale = tl.load(p_value_scales + o_n, mask=o_n < stop, other=0.0)
+        new_unit = tl.maximum(unit, tl.max(b_scale, 0))
+        b_v = (b_v.to(tl.float32) * (b_scale / new_unit)[:, None]).to(WEIGHTS)
     b_k = _load_rows(keys, start, stop, ROW, N, D, BLOCK_D, DESCRIPTORS)
-    if INT8:
-        b_scale = tl.load(p_scales + o_n, mask=o_n < stop, other=0.0)
+    if INT8_KEYS:
+        b_scale = tl.load(p_key_scales + o_n, mask=o_n < stop, other=0.0)
         b_score = tl.dot(b_q, tl.trans(b_k), out_dtype=tl.int32).to(tl.float32) * b_scale[None, :]
     else:
         b_score = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
@@ -207,22 +156,33 @@ def _attend_tile(
     b_new_max = tl.maximum(b_max, tl.max(b_score, 1) * b_factor)
     b_p = tl.exp2(b_score * b_factor[:, None] - b_new_max[:, None])
     b_keep = tl.exp2(b_max - b_new_max)
-    b_v = _load_rows(values, start, stop, ROW, N, D, BLOCK_D, DESCRIPTORS)
-    b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out * b_keep[:, None], input_precision=PRECISION)
-    return b_out, b_new_max, b_sum * b_keep + tl.sum(b_p, 1)
+    b_keep_out = b_keep
+    if INT8_VALUES:
+        b_keep_out *= unit / new_unit
+        unit = new_unit
+    else:
+        b_v = _load_rows(values, start, stop, ROW, N, D, BLOCK_D, DESCRIPTORS).to(WEIGHTS)
+    if FP16_SUMS:
+        b_out = b_out * b_keep_out[:, None] + tl.dot(b_p.to(WEIGHTS), b_v, out_dtype=tl.float16).to(tl.float32)
+    else:
+        b_out = tl.dot(b_p.to(WEIGHTS), b_v, b_out * b_keep_out[:, None], input_precision=PRECISION)
+    return b_out, b_new_max, b_sum * b_keep + tl.sum(b_p, 1), unit
 
 
 @triton.jit(do_not_specialize=["layer", "B", "T"])
 def _window_attention_kernel(
     p_q: tl.tensor, p_out: tl.tensor, p_log_sum: tl.tensor, p_keys: tl.tensor, p_values: tl.tensor,
-    p_key_scales: tl.tensor, p_bounds: tl.tensor, p_last_log: tl.tensor,
+    p_key_scales: tl.tensor, p_value_scales: tl.tensor, p_bounds: tl.tensor, p_last_log: tl.tensor,
     layer: tl.tensor, B: tl.tensor, T: tl.tensor, pool_tokens: tl.tensor, score_scale: tl.tensor,
-    H: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, INT8: tl.constexpr, FOLDED: tl.constexpr,
-    PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    H: tl.constexpr, D: tl.constexpr, SPLITS: tl.constexpr, INT8_KEYS: tl.constexpr, INT8_VALUES: tl.constexpr,
+    FP16_SUMS: tl.constexpr, FOLDED: tl.constexpr, PRECISION: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ) -> None:  # fmt: skip
     """BLOCK_M queries of a row's head over one of SPLITS splits of its keys."""
     ROW: tl.constexpr = H * D
+    # INT8 values become what keeps most of them, and of the weights: fp16 has three bits more than bf16.
+    IN_FP16: tl.constexpr = FP16_SUMS or (INT8_VALUES and p_q.dtype.element_ty != tl.float32)
+    WEIGHTS: tl.constexpr = tl.float16 if IN_FP16 else p_q.dtype.element_ty
     i_split = tl.program_id(1)
     i_b, i_h = tl.program_id(2) // H, tl.program_id(2) % H
 
@@ -241,7 +201,7 @@ def _window_attention_kernel(
         values = tl.make_tensor_descriptor(p_v, [last + 1, D], [ROW, 1], [BLOCK_N, BLOCK_D])
     else:
         keys, values = p_k, p_v
-    p_scales = p_key_scales + (layer.to(tl.int64) * H + i_h) * pool_tokens
+    o_scales = (layer.to(tl.int64) * H + i_h) * pool_tokens
 
     i_m = tl.program_id(0) * BLOCK_M
     first_row = (i_b.to(tl.int64) * T + i_m) * H + i_h
@@ -250,7 +210,7 @@ def _window_attention_kernel(
     m_m = i_m + o_m < T
     m_q = head_mask(m_m, D, BLOCK_D)
     b_q = tl.load(p_q + first_row * D + o_q, mask=m_q, other=0.0)
-    if INT8:
+    if INT8_KEYS:
         b_left, b_q_scale = quantize_tile(b_q)
         b_factor = b_q_scale * (score_scale * LOG2_E)
     else:
@@ -259,15 +219,19 @@ def _window_attention_kernel(
     b_out = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     b_max = tl.full([BLOCK_M], -float("inf"), tl.float32)
     b_sum = tl.zeros([BLOCK_M], tl.float32)
+    unit = 0.0
     for i_n in tl.range(begin, stop, BLOCK_N):
-        b_out, b_max, b_sum = _attend_tile(
-            b_out, b_max, b_sum, b_left, b_factor, keys, values, p_scales, i_n, stop, last, last_log2,
-            ROW, BLOCK_N, D, BLOCK_D, INT8, PRECISION, DESCRIPTORS,
+        b_out, b_max, b_sum, unit = _attend_tile(
+            b_out, b_max, b_sum, unit, b_left, b_factor, keys, values, p_key_scales + o_scales,
+            p_value_scales + o_scales, i_n, stop, last, last_log2, ROW, BLOCK_N, D, BLOCK_D,
+            INT8_KEYS, INT8_VALUES, FP16_SUMS, WEIGHTS, PRECISION, DESCRIPTORS,
         )  # fmt: skip
 
     # A split without keys has the sum 0 and the largest score -inf, and weighs nothing in merging.
     b_sum = tl.where(b_sum > 0, b_sum, 1.0)
     b_out /= b_sum[:, None]
+    if INT8_VALUES:
+        b_out *= unit
     if SPLITS > 1:
         first_row += i_split.to(tl.int64) * B * T * H
         tl.store(p_log_sum + first_row + o_m * H, b_max + tl.log2(b_sum), mask=m_m)
@@ -277,12 +241,13 @@ def _window_attention_kernel(
 @torch.library.custom_op(
     "longtake::window_attention",
     mutates_args=(),
-    schema="(Tensor queries, Tensor keys, Tensor values, Tensor? key_scales, Tensor bounds, "
-    "Tensor? last_log, int layer, int[] tile, int num_splits, bool descriptors) -> Tensor",
+    schema="(Tensor queries, Tensor keys, Tensor values, Tensor? key_scales, Tensor? value_scales, Tensor bounds, "
+    "Tensor? last_log, int layer, int[] tile, int num_splits, bool descriptors, bool fp16_sums) -> Tensor",
 )
 def _attend(
-    queries: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None, bounds: Tensor,
-    last_log: Tensor | None, layer: int, tile: Sequence[int], num_splits: int, descriptors: bool,
+    queries: Tensor, keys: Tensor, values: Tensor, key_scales: Tensor | None, value_scales: Tensor | None,
+    bounds: Tensor, last_log: Tensor | None, layer: int, tile: Sequence[int], num_splits: int, descriptors: bool,
+    fp16_sums: bool,
 ) -> Tensor:  # fmt: skip
     """Launch; see `window_attention`. `tile` is m, n, warps and stages."""
     batch, tokens, heads, dim = queries.shape
@@ -295,11 +260,13 @@ def _attend(
     if descriptors:
         triton.set_allocator(_scratch)
     _window_attention_kernel[(triton.cdiv(tokens, block_m), num_splits, batch * heads)](
-        queries, parts, log_sums, keys, values, queries if key_scales is None else key_scales, bounds,
-        queries if last_log is None else last_log, layer, batch, tokens, keys.shape[1], dim**-0.5,
-        H=heads, D=dim, SPLITS=num_splits, INT8=key_scales is not None, FOLDED=last_log is not None,
-        PRECISION=_precision(queries.dtype), DESCRIPTORS=descriptors, BLOCK_M=block_m, BLOCK_N=block_n,
-        BLOCK_D=_block_dim(dim, keys.dtype), **Tile(block_m, block_n, warps, stages).options,
+        queries, parts, log_sums, keys, values, queries if key_scales is None else key_scales,
+        queries if value_scales is None else value_scales, bounds, queries if last_log is None else last_log,
+        layer, batch, tokens, keys.shape[1], dim**-0.5, H=heads, D=dim, SPLITS=num_splits,
+        INT8_KEYS=key_scales is not None, INT8_VALUES=value_scales is not None, FP16_SUMS=fp16_sums,
+        FOLDED=last_log is not None, PRECISION=_precision(queries.dtype), DESCRIPTORS=descriptors,
+        BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=_block_dim(dim, keys.dtype),
+        **Tile(block_m, block_n, warps, stages).options,
     )  # fmt: skip
     if num_splits > 1:
         merge_splits(parts, log_sums, output)
@@ -316,10 +283,6 @@ def _scratch(nbytes: int, alignment: int, stream: int | None) -> Tensor:
     return torch.empty(nbytes, dtype=torch.int8, device="cuda")
 
 
-def _descriptors(chip: int, dtype: torch.dtype) -> bool:
-    return chip in DESCRIPTORS and dtype != torch.float32
-
-
 def _block_dim(dim: int, keys: torch.dtype) -> int:
     """Channels of a head, rounded up to what a matrix instruction sums at once."""
     return max(32 if keys == torch.int8 else 16, triton.next_power_of_2(dim))
@@ -332,9 +295,10 @@ def _precision(dtype: torch.dtype) -> str:
 def _check(queries: Tensor, kv: KVView, layer: int) -> None:
     batch, _, heads, dim = queries.shape
     keys, values = kv.planes.keys, kv.planes.values
-    if dim > WIDEST_HEAD or dim * keys.element_size() % ALIGNMENT_BYTES:
+    narrow = min((keys.dtype, values.dtype), key=lambda dtype: dtype.itemsize)
+    if dim > WIDEST_HEAD or dim * narrow.itemsize % ALIGNMENT_BYTES:
         raise ValueError(
-            f"heads of {dim} channels in {keys.dtype}; window_attention takes at most {WIDEST_HEAD}, and a "
+            f"heads of {dim} channels in {narrow}; window_attention takes at most {WIDEST_HEAD}, and a "
             f"multiple of {ALIGNMENT_BYTES} bytes"
         )
     if kv.rows != batch or keys.shape[-2:] != (heads, dim):
@@ -343,7 +307,7 @@ def _check(queries: Tensor, kv: KVView, layer: int) -> None:
             f"{keys.shape[-1]} channels"
         )
     kv.planes.require_layer("window_attention", layer)
-    if values.dtype != queries.dtype or keys.dtype not in (queries.dtype, torch.int8):
+    if not {keys.dtype, values.dtype} <= {queries.dtype, torch.int8}:
         raise ValueError(f"queries in {queries.dtype}, keys in {keys.dtype} and values in {values.dtype}")
     if not queries.is_contiguous():
         raise ValueError(
@@ -355,58 +319,82 @@ def _check(queries: Tensor, kv: KVView, layer: int) -> None:
         raise ValueError("Triton's interpreter multiplies bf16 wrongly; give it fp16 or fp32")
 
 
-KINDS = {
-    "bf16": (torch.bfloat16, torch.bfloat16),
-    "fp16": (torch.float16, torch.float16),
-    "fp32": (torch.float32, torch.float32),
-    "int8_bf16": (torch.int8, torch.bfloat16),
-    "int8_fp16": (torch.int8, torch.float16),
-}
-"""Dtypes of keys, and of queries and values."""
+class Kind(NamedTuple):
+    """Dtypes of keys, of values and of queries, and whether values are summed in fp16."""
 
-POINTERS = {
-    torch.int8: "*i8", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32",
-}  # fmt: skip
+    keys: torch.dtype
+    values: torch.dtype
+    queries: torch.dtype
+    fp16_sums: bool = False
+
+
+BF16, FP16, FP32, INT8 = torch.bfloat16, torch.float16, torch.float32, torch.int8
+
+KINDS = {
+    "bf16": Kind(BF16, BF16, BF16),
+    "fp16": Kind(FP16, FP16, FP16),
+    "fp32": Kind(FP32, FP32, FP32),
+    "int8_bf16": Kind(INT8, BF16, BF16),
+    "int8_fp16": Kind(INT8, FP16, FP16),
+    "int8_kv_bf16": Kind(INT8, INT8, BF16),
+    "int8_kv_fp16": Kind(INT8, INT8, FP16),
+    "int8_v_bf16": Kind(BF16, INT8, BF16),
+    "fp16_sums_bf16": Kind(BF16, BF16, BF16, fp16_sums=True),
+    "fp16_sums_int8_bf16": Kind(INT8, BF16, BF16, fp16_sums=True),
+    "fp16_sums_int8_v_bf16": Kind(BF16, INT8, BF16, fp16_sums=True),
+    "fp16_sums_int8_kv_bf16": Kind(INT8, INT8, BF16, fp16_sums=True),
+    "fp16_sums_int8_kv_fp16": Kind(INT8, INT8, FP16, fp16_sums=True),
+}
+
+POINTERS = {INT8: "*i8", FP16: "*fp16", BF16: "*bf16", FP32: "*fp32"}
 
 
 def aot_cases() -> Sequence[AotCase]:
     """Heads of the real model in every dtype, with one split and with several to merge; and a folded prompt."""
-    cases = [_attention_case(sm, kind, splits) for sm in ARCHITECTURES for kind in KINDS for splits in (1, 2)]
+    cases = [
+        _attention_case(sm, kind, splits)
+        for sm in ARCHITECTURES
+        for kind in KINDS
+        for splits in (1, 2)
+        if sm in FP16_SUMS or not KINDS[kind].fp16_sums
+    ]
     cases += [_attention_case(sm, "bf16", 1, folded=True) for sm in ARCHITECTURES]
     return cases + [merge_case(sm) for sm in ARCHITECTURES]
 
 
-def _attention_case(sm: int, kind: str, splits: int, *, folded: bool = False) -> AotCase:
-    keys, queries = KINDS[kind]
-    tile = _tiles(keys, queries)[sm]
+def _attention_case(sm: int, name: str, splits: int, *, folded: bool = False) -> AotCase:
+    kind = KINDS[name]
+    keys, values, queries, fp16_sums = kind
+    tile = tiles_for(*kind)[sm]
     half = POINTERS[queries]
     pointers = {"p_q": half, "p_out": half if splits == 1 else "*fp32", "p_log_sum": "*fp32"}
-    pointers |= {"p_keys": POINTERS[keys], "p_values": half, "p_key_scales": "*fp32"}
-    pointers |= {"p_bounds": "*i32", "p_last_log": "*fp32"}
+    pointers |= {"p_keys": POINTERS[keys], "p_values": POINTERS[values]}
+    pointers |= {"p_key_scales": "*fp32", "p_value_scales": "*fp32", "p_bounds": "*i32", "p_last_log": "*fp32"}
     suffix = f"{'_splits' if splits > 1 else ''}{'_folded' if folded else ''}"
     return AotCase(
-        name=f"window_attention_{kind}{suffix}_sm{sm}",
+        name=f"window_attention_{name}{suffix}_sm{sm}",
         kernel=_window_attention_kernel,
         architecture=sm,
         tile=tile,
         arguments=pointers
         | {"layer": "i32", "B": "i32", "T": "i32", "pool_tokens": "i32", "score_scale": "fp32"},
         constants={
-            "H": 12, "D": 128, "SPLITS": splits, "INT8": keys == torch.int8, "FOLDED": folded,
-            "PRECISION": _precision(queries), "DESCRIPTORS": _descriptors(sm, queries),
-            "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_D": 128,
+            "H": 12, "D": 128, "SPLITS": splits, "INT8_KEYS": keys == INT8, "INT8_VALUES": values == INT8,
+            "FP16_SUMS": fp16_sums, "FOLDED": folded, "PRECISION": _precision(queries),
+            "DESCRIPTORS": uses_descriptors(sm, queries), "BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_D": 128,
         },
         aligned=tuple(pointers),
-        needs=_instructions(sm, keys, tile),
+        needs=_instructions(sm, kind, tile),
     )  # fmt: skip
 
 
-def _instructions(sm: int, keys: torch.dtype, tile: Tile) -> tuple[str, ...]:
+def _instructions(sm: int, kind: Kind, tile: Tile) -> tuple[str, ...]:
     """Warp-group ones on sm_90, where a tile has the 64 rows of one for each four warps; on sm_100 its own.
 
     On both fp32 keys keep to those of a warp, and on sm_100 INT8 keys too before triton 3.9.
     """
-    if sm == 100 and keys != torch.float32:
-        return ("UTCIMMA|IMMA", "UTCHMMA") if keys == torch.int8 else ("UTCHMMA",)
+    if sm == 100 and kind.queries != FP32:
+        return ("UTCIMMA|IMMA", "UTCHMMA") if kind.keys == INT8 else ("UTCHMMA",)
     group = "G" if sm == 90 and tile.m >= 16 * tile.warps else ""
-    return (f"I{group}MMA", f"H{group}MMA") if keys == torch.int8 else (f"H{group}MMA",)
+    products = "HMMA.F16" if kind.fp16_sums else f"H{group}MMA"
+    return (f"I{group}MMA", products) if kind.keys == INT8 else (products,)

@@ -10,6 +10,7 @@ import torch
 
 from engines.config.validation import require
 from engines.loading.footprint import memory_needed
+from engines.runner.selection import kv_format_of
 from serving.config import DTYPES, Listener, ServerConfig
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
@@ -35,7 +36,7 @@ def _require_devices(config: ServerConfig) -> None:
     require(torch.cuda.is_available(), problem)
     if config.device != "cuda":
         return
-    needed = memory_needed(served_model(config), DTYPES[config.dtype])
+    needed = memory_needed(served_model(config), DTYPES[config.dtype], kv_format_of(config.backends))
     free, total = torch.cuda.mem_get_info()
     problem = (
         f"{config.model} needs {_gib(needed)} for its weights and one session, and of the GPU's {_gib(total)} "

@@ -8,12 +8,23 @@ import torch
 from benchmarks.kernel_table import all_cases, choose
 from benchmarks.measure.compiler import Compiled, compile_case
 from kernels.attention import window
-from kernels.tiles import ARCHITECTURES, INTERPRETER, SHARED_BYTES, AotCase, Tile, architecture, tile_for
+from kernels.tiles import (
+    ARCHITECTURES,
+    FP16_SUMS,
+    INTERPRETER,
+    SHARED_BYTES,
+    AotCase,
+    Tile,
+    architecture,
+    tile_for,
+)
 from tests.kernels.compiled import compiled
 
 CASES = {case.name: case for case in window.aot_cases()}
 
 IN_THE_SUITE = [f"window_attention_{kind}_splits_sm{sm}" for sm in ARCHITECTURES for kind in ("bf16", "int8_bf16")]
+IN_THE_SUITE += [f"window_attention_int8_kv_bf16_sm{sm}" for sm in ARCHITECTURES if sm not in FP16_SUMS]
+IN_THE_SUITE += [f"window_attention_fp16_sums_int8_kv_bf16_sm{sm}" for sm in FP16_SUMS]
 """A configuration for each chip and 16 or 8 bits; the table's program compiles all of every op."""
 
 
@@ -26,6 +37,14 @@ def attentions() -> dict[str, Compiled]:
 def test_attention_fits_its_chip_and_uses_its_tensor_cores(name: str, attentions: dict[str, Compiled]) -> None:
     assert attentions[name].faults(CASES[name]) == []
     assert 64 < attentions[name].registers <= 255
+
+
+@pytest.mark.parametrize("sm", FP16_SUMS)
+def test_values_are_summed_in_fp16_where_they_are_said_to_be(sm: int, attentions: dict[str, Compiled]) -> None:
+    opcodes = attentions[f"window_attention_fp16_sums_int8_kv_bf16_sm{sm}"].opcodes
+    assert opcodes["HMMA.F16"] == opcodes["HMMA"] > 0
+    assert opcodes["IMMA"] > 0
+    assert "HMMA.F16" not in attentions[f"window_attention_int8_bf16_splits_sm{sm}"].opcodes
 
 
 def test_attention_copies_past_the_registers(attentions: dict[str, Compiled]) -> None:
@@ -69,6 +88,19 @@ def test_every_case_has_the_parameters_of_its_kernel(case: AotCase) -> None:
 def test_attention_is_listed_for_every_chip_and_dtype(sm: int, kind: str) -> None:
     for splits in ("", "_splits"):
         assert CASES[f"window_attention_{kind}{splits}_sm{sm}"].architecture == sm
+
+
+def test_a_sum_in_fp32_does_not_pass_for_one_in_fp16() -> None:
+    case = CASES["window_attention_fp16_sums_int8_kv_bf16_sm89"]
+    (fault,) = replace(_compiled(), name=case.name, opcodes={"IMMA": 32, "HMMA": 64}).faults(case)
+    assert "no HMMA.F16" in fault
+
+
+@pytest.mark.parametrize("sm", ARCHITECTURES)
+def test_int8_values_are_listed_for_every_chip_and_sums_in_fp16_where_they_are_of_use(sm: int) -> None:
+    for kind in ("int8_kv_bf16", "int8_kv_fp16", "int8_v_bf16"):
+        assert f"window_attention_{kind}_splits_sm{sm}" in CASES
+        assert (f"window_attention_fp16_sums_{kind}_sm{sm}" in CASES) == (sm in FP16_SUMS)
 
 
 def test_an_unknown_case_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 import torch
@@ -102,17 +103,43 @@ def test_fp32_is_attended_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         backends_for(CUDA, torch.float32, {"attention": "library"})
 
 
-@pytest.mark.parametrize("asked", ["keys=int8", "keys=int8,attention=triton,batched_attention=library"])
-def test_int8_keys_are_refused_a_library(monkeypatch: pytest.MonkeyPatch, asked: str) -> None:
+@pytest.mark.parametrize("rows", ["keys", "values"])
+@pytest.mark.parametrize("asked", ["", ",attention=triton,batched_attention=library"])
+def test_int8_is_refused_a_library(monkeypatch: pytest.MonkeyPatch, rows: str, asked: str) -> None:
     chip(monkeypatch, (9, 0))
-    with pytest.raises(ValueError, match="no library scores INT8 keys; ask for attention=triton"):
-        backends_for(CUDA, BF16, parse_backends(asked))
+    with pytest.raises(ValueError, match=f"no library attends INT8 {rows}; ask for attention=triton"):
+        backends_for(CUDA, BF16, parse_backends(f"{rows}=int8{asked}"))
 
 
-def test_int8_keys_are_kept_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_changes_results_is_chosen_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     chip(monkeypatch, (8, 9))
-    assert backends_for(CUDA, BF16, parse_backends("triton")).keys == "plain"
-    assert backends_for(CUDA, BF16, parse_backends("keys=int8")).keys == "int8"
+    fused = backends_for(CUDA, BF16, parse_backends("triton"))
+    assert (fused.keys, fused.values, fused.value_sums) == ("plain", "plain", "fp32")
+    asked = {"keys": "int8", "values": "int8", "value_sums": "fp16"}
+    assert backends_for(CUDA, BF16, parse_backends("keys=int8,values=int8,value_sums=fp16")) == replace(
+        backends_for(CUDA, BF16), **asked
+    )
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)], ids=str)
+def test_sums_in_fp16_are_refused_where_they_save_nothing(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
+) -> None:
+    chip(monkeypatch, capability)
+    asked = parse_backends("triton,value_sums=fp16")
+    if capability in ((9, 0), (10, 0)):
+        with pytest.raises(ValueError, match=r"sm_(90|100) sums in fp32 as fast as in fp16; leave out value_sums"):
+            backends_for(CUDA, BF16, asked)
+    else:
+        assert backends_for(CUDA, BF16, asked).value_sums == "fp16"
+
+
+@pytest.mark.parametrize("attention", ["library", "reference"])
+def test_only_triton_sums_in_fp16(monkeypatch: pytest.MonkeyPatch, attention: str) -> None:
+    chip(monkeypatch, (8, 9))
+    for op in ("attention", "batched_attention"):
+        with pytest.raises(ValueError, match="only Triton's attention sums values in fp16; ask for attention=tri"):
+            backends_for(CUDA, BF16, parse_backends(f"value_sums=fp16,{op}={attention}"))
 
 
 def test_a_package_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +160,7 @@ def test_backends_say_what_they_run() -> None:
     assert str(backends) == (
         "library: attention, linear; "
         "reference: batched_attention, qk_norm_rope, layernorm_modulate, flow_step, decoder; "
-        "triton: prompt_attention; plain: keys"
+        "triton: prompt_attention; plain: keys, values; fp32: value_sums"
     )
 
 

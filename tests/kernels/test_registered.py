@@ -80,4 +80,4 @@ def test_the_write_into_the_pool_is_registered_as_one() -> None:
         for argument in torch.ops.longtake.qk_norm_rope.default._schema.arguments
         if argument.alias_info is not None and argument.alias_info.is_write
     }
-    assert written == {"keys", "values", "key_scales", "raw"}
+    assert written == {"keys", "values", "key_scales", "value_scales", "raw"}

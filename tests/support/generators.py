@@ -46,6 +46,6 @@ def denoiser_for(
 ) -> Generator:
     """Generates; decodes too if there is a `vae`."""
     runner = EagerRunner(transformer) if runner is None else runner
-    layout = CacheLayout.of(transformer.config, transformer.dtype, int8_keys=runner.int8_keys)
+    layout = CacheLayout.of(transformer.config, transformer.dtype, runner.kv_format)
     cache = KVCache(layout, size, torch.device(transformer.device))
     return Generator(runner, vae, cache, kept_frames=kept_frames, batch=batch, identity=identity)

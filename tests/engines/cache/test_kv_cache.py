@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
+from engines.cache.kv_cache import PLAIN_KV, CacheLayout, CacheSize, KVCache, KVFormat, cache_size
 from engines.cache.prompt_kv import EncodedPrompt
 from engines.cache.window import SinkWindow
 from engines.config.presets import PRESETS, preset
@@ -31,10 +31,22 @@ def test_a_session_of_longlive_takes_3_45_gigabytes_in_bf16_0_15_raw_and_0_09_fo
     assert LONGLIVE.text_len * layout.prompt_token_bytes / 1e9 == pytest.approx(0.09, abs=0.005)
 
 
-@pytest.mark.parametrize("int8", [False, True], ids=["plain", "int8"])
-def test_pools_take_what_their_layout_says(int8: bool) -> None:
+@pytest.mark.parametrize(
+    ("kept", "gigabytes"),
+    [(PLAIN_KV, 3.45), (KVFormat(int8_keys=True), 2.61), (KVFormat(int8_values=True), 2.61),
+     (KVFormat(int8_keys=True, int8_values=True), 1.78)],
+    ids=str,
+)  # fmt: skip
+def test_a_window_in_int8_takes_half_of_its_memory(kept: KVFormat, gigabytes: float) -> None:
+    size, layout = cache_size(1, StreamConfig(), LONGLIVE), CacheLayout.of(LONGLIVE, torch.bfloat16, kept)
+    assert size.window * layout.window_token_bytes / 1e9 == pytest.approx(gigabytes, abs=0.006)
+
+
+@pytest.mark.parametrize("int8_keys", [False, True], ids=["plain keys", "INT8 keys"])
+@pytest.mark.parametrize("int8_values", [False, True], ids=["plain values", "INT8 values"])
+def test_pools_take_what_their_layout_says(int8_keys: bool, int8_values: bool) -> None:
     layout, size = (
-        CacheLayout.of(LONGLIVE, torch.bfloat16, int8_keys=int8),
+        CacheLayout.of(LONGLIVE, torch.bfloat16, KVFormat(int8_keys, int8_values)),
         cache_size(2, StreamConfig(), LONGLIVE),
     )
     pools = KVCache(layout, size, torch.device("meta"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
+from engines.cache.kv_cache import KVFormat
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError, PoolFull
 from engines.loading.footprint import session_bytes
 from engines.loading.model import Model
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.text.prompt import Prompt
+from kernels.dispatch import EAGER
 
 
 def room_for(model: Model, stream: StreamConfig, sessions: int, *, decodes: bool = True) -> int:
@@ -45,6 +48,16 @@ def test_as_many_sessions_open_as_were_given_room(
         generator.set_prompt(generator.open(small), prompt)
     with pytest.raises(PoolFull):
         generator.open(small)
+
+
+def test_windows_in_int8_need_less_room(model: Model, small: StreamConfig) -> None:
+    kept = session_bytes(model.config, small, torch.float32, KVFormat(int8_keys=True, int8_values=True))
+    config = EngineConfig(small, cache_bytes=sum(kept) + kept.prompt)
+    with pytest.raises(ConfigError, match="0 would fit"):
+        build_generator(model, config)
+    generator = build_generator(model, replace(config, backends=replace(EAGER, keys="int8", values="int8")))
+    planes = generator.cache.windows.planes.values()
+    assert sum(plane.tensor.nbytes for plane in planes) == kept.window
 
 
 def test_a_decoders_cache_counts_only_where_it_is(model: Model, small: StreamConfig) -> None:

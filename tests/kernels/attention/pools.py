@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.attention.kv_view import KVPlanes, KVView
-from kernels.quantize import quantize_keys
+from kernels.quantize import quantize_heads
 
 HEADS, DIM, LAYERS, LAYER = 2, 16, 2, 1
 
@@ -50,16 +50,22 @@ def view(
     planes: KVPlanes, runs: Sequence[Run], device: torch.device, last_log: Sequence[float] | None = None
 ) -> KVView:
     """What the rows attend, on `device`."""
-    scales = None if planes.key_scales is None else planes.key_scales.to(device)
+    tensors = (planes.keys, planes.values, planes.key_scales, planes.value_scales)
     return KVView(
-        KVPlanes(planes.keys.to(device), planes.values.to(device), scales),
+        KVPlanes(*(x if x is None else x.to(device) for x in tensors)),  # type: ignore[arg-type]
         torch.tensor([run.bounds for run in runs], dtype=torch.int32, device=device).T.contiguous(),
         max_tokens=max(end - begin for begin, end in (run.bounds for run in runs)),
         last_log=None if last_log is None else torch.tensor(last_log, device=device),
     )
 
 
-def int8(planes: KVPlanes) -> KVPlanes:
-    """The same with INT8 keys; NaN, which INT8 has not, becomes the largest of them."""
-    keys, scales = quantize_keys(planes.keys.float().nan_to_num(nan=1e4))
-    return KVPlanes(keys, planes.values, scales)
+def int8(planes: KVPlanes, *, keys: bool = True, values: bool = False) -> KVPlanes:
+    """The same with INT8 keys, or values; where they are NaN, which INT8 has not, their scales are."""
+    kept_keys, key_scales = _int8(planes.keys) if keys else (planes.keys, None)
+    kept_values, value_scales = _int8(planes.values) if values else (planes.values, None)
+    return KVPlanes(kept_keys, kept_values, key_scales, value_scales)
+
+
+def _int8(rows: Tensor) -> tuple[Tensor, Tensor]:
+    rounded, scales = quantize_heads(rows.float().nan_to_num(nan=1e4))
+    return rounded, scales.masked_fill(rows.isnan().any(-1).mT, torch.nan)

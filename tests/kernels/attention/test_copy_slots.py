@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from kernels.attention.copy_slots import copy_slots, copy_slots_reference
 from kernels.attention.kv_view import NO_SLOT, KVPlanes
@@ -20,29 +21,32 @@ def slots(start: Sequence[int], mapping: object, device: torch.device) -> Slots:
     return Slots(*(torch.tensor(x, dtype=torch.int32, device=device) for x in (start, mapping)))
 
 
-def planes_on(device: torch.device, *, quantized: bool) -> KVPlanes:
-    made = pool(RUNS)
-    return view(int8(made) if quantized else made, RUNS, device).planes
+def planes_on(device: torch.device, *, keys: bool = False, values: bool = False) -> KVPlanes:
+    """With keys, or values, in INT8."""
+    return view(int8(pool(RUNS), keys=keys, values=values), RUNS, device).planes
+
+
+def tensors(planes: KVPlanes) -> dict[str, Tensor]:
+    return {name: x for name, x in vars(planes).items() if x is not None}
 
 
 def copied(planes: KVPlanes) -> KVPlanes:
-    scales = None if planes.key_scales is None else planes.key_scales.clone()
-    return KVPlanes(planes.keys.clone(), planes.values.clone(), scales)
+    return KVPlanes(**{name: x.clone() for name, x in tensors(planes).items()})
 
 
 def assert_equal(ours: KVPlanes, theirs: KVPlanes) -> None:
-    assert torch.equal(ours.keys.nan_to_num(7), theirs.keys.nan_to_num(7))
-    assert torch.equal(ours.values.nan_to_num(7), theirs.values.nan_to_num(7))
-    if ours.key_scales is not None and theirs.key_scales is not None:
-        assert torch.equal(ours.key_scales, theirs.key_scales)
+    for mine, other in zip(tensors(ours).values(), tensors(theirs).values(), strict=True):
+        assert torch.equal(mine.nan_to_num(7), other.nan_to_num(7))
 
 
-@pytest.mark.parametrize("quantized", [False, True], ids=["keys as they are", "INT8 keys"])
+@pytest.mark.parametrize(
+    ("keys", "values"), [(False, False), (True, False), (True, True)], ids=["plain", "INT8 keys", "all INT8"]
+)
 @pytest.mark.parametrize("layered", [False, True], ids=["alike in all layers", "by layer"])
 def test_staged_frames_arrive_in_the_slots_chosen_for_them(
-    quantized: bool, layered: bool, device: torch.device
+    keys: bool, values: bool, layered: bool, device: torch.device
 ) -> None:
-    planes = planes_on(device, quantized=quantized)
+    planes = planes_on(device, keys=keys, values=values)
     expected, before = copied(planes), copied(planes)
     source = slots([50, 50], [[0, 1], [2, 3]], device)
     there = [[7, NO_SLOT], [0, 11]]
@@ -53,19 +57,25 @@ def test_staged_frames_arrive_in_the_slots_chosen_for_them(
     for begin, end in ((50, 35), (60, 100), (65, 155)):
         kept, arrived = before.keys[1, begin : begin + FRAME], planes.keys[1, end : end + FRAME]
         assert torch.equal(arrived, kept)
+        if before.value_scales is not None and planes.value_scales is not None:
+            kept, arrived = (
+                before.value_scales[1, :, begin:][:, :FRAME],
+                planes.value_scales[1, :, end:][:, :FRAME],
+            )
+            assert torch.equal(arrived, kept)
     assert torch.equal(planes.keys[0].nan_to_num(7), before.keys[0].nan_to_num(7))
 
 
 def test_the_operator_is_registered_for_graphs(device: torch.device) -> None:
-    planes, here = planes_on(device, quantized=False), slots([50], [[0, 1]], device)
+    planes, here = planes_on(device), slots([50], [[0, 1]], device)
     there = slots([0], [[3, 4]], device)
     keys, values = planes.keys.nan_to_num(), planes.values.nan_to_num()
-    arguments = (keys, values, None, here.start, here.mapping, there.start, there.mapping, 0, FRAME)
+    arguments = (keys, values, None, None, here.start, here.mapping, there.start, there.mapping, 0, FRAME)
     torch.library.opcheck(torch.ops.longtake.copy_slots.default, arguments)
 
 
 def test_what_does_not_fit_is_refused(device: torch.device) -> None:
-    planes, here = planes_on(device, quantized=False), slots([50], [[0, 1]], device)
+    planes, here = planes_on(device), slots([50], [[0, 1]], device)
     with pytest.raises(ValueError, match=r"slots .* do not fit 1 rows of 2 frames"):
         copy_slots(planes, here, slots([0, 1], [[3, 4]], device), 0, FRAME)
     with pytest.raises(ValueError, match="contiguous int32"):

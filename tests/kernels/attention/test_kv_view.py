@@ -13,15 +13,20 @@ RUNS = [Run(3, 20, 4), Run(60, 7)]
 
 
 def test_a_row_attends_the_tokens_within_its_bounds() -> None:
-    kv = view(int8(pool(RUNS)), RUNS, CPU)
+    kv = view(int8(pool(RUNS), values=True), RUNS, CPU)
     for row, run in enumerate(RUNS):
-        keys, values, scales = kv.attended(row, layer=1)
+        attended = kv.attended(row, layer=1)
         here = slice(run.start + run.first, run.start + run.used)
-        assert torch.equal(keys, kv.planes.keys[1, here])
-        assert torch.equal(values, kv.planes.values[1, here])
-        assert scales is not None
-        assert kv.planes.key_scales is not None
-        assert torch.equal(scales, kv.planes.key_scales[1, :, here])
+        assert torch.equal(attended.keys, kv.planes.keys[1, here])
+        assert torch.equal(attended.values, kv.planes.values[1, here])
+        pairs = (
+            (attended.key_scales, kv.planes.key_scales),
+            (attended.value_scales, kv.planes.value_scales),
+        )
+        for scales, plane in pairs:
+            assert scales is not None
+            assert plane is not None
+            assert torch.equal(scales, plane[1, :, here])
 
 
 def test_slots_are_those_of_all_layers_or_of_each() -> None:
@@ -38,15 +43,18 @@ def test_planes_with_gaps_are_refused() -> None:
         KVPlanes(planes.keys, planes.values[..., :-1])
 
 
-def test_int8_keys_need_scales_of_their_shape() -> None:
-    planes = int8(pool(RUNS))
-    assert planes.key_scales is not None
-    with pytest.raises(ValueError, match="INT8 keys, and no others, have scales"):
-        replace(planes, key_scales=None)
-    with pytest.raises(ValueError, match="do not fit keys"):
-        replace(planes, key_scales=planes.key_scales.mT.contiguous())
-    with pytest.raises(ValueError, match=r"in torch\.float16 on cpu do not fit keys"):
-        replace(planes, key_scales=planes.key_scales.half())
+@pytest.mark.parametrize("what", ["keys", "values"])
+def test_int8_needs_scales_of_its_shape(what: str) -> None:
+    planes, name = int8(pool(RUNS), values=True), f"{what.removesuffix('s')}_scales"
+    scales, plain = vars(planes)[name], vars(planes)[what].float()
+    with pytest.raises(ValueError, match=f"INT8 {what}, and no others, have scales"):
+        KVPlanes(**vars(planes) | {name: None})
+    with pytest.raises(ValueError, match=f"do not fit {what}"):
+        replace(planes, **{name: scales.mT.contiguous()})
+    with pytest.raises(ValueError, match=rf"in torch\.float16 on cpu do not fit {what}"):
+        replace(planes, **{name: scales.half()})
+    with pytest.raises(ValueError, match=f"INT8 {what}, and no others, have scales"):
+        replace(planes, **{what: plain})
 
 
 def test_bounds_and_multiplicities_of_another_kind_are_refused() -> None:

@@ -36,8 +36,10 @@ def test_on_cuda_bounds_are_handed_on_in_device_memory(device: torch.device) -> 
 
 def test_what_no_library_attends_is_refused(device: torch.device) -> None:
     queries = random(2, 24, HEADS, DIM).to(device)
-    for kv in (view(int8(pool(RUNS)), RUNS, device), view(pool(RUNS), RUNS, device, [0.0, 1.0])):
-        with pytest.raises(ValueError, match="neither keys of"):
+    planes = pool(RUNS)
+    views = [view(int8(planes, keys=keys, values=not keys), RUNS, device) for keys in (True, False)]
+    for kv in (*views, view(planes, RUNS, device, [0.0, 1.0])):
+        with pytest.raises(ValueError, match=r"neither keys in .* nor one key for several"):
             library_attention(device)(queries, kv, LAYER)
 
 

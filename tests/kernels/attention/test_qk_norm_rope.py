@@ -11,6 +11,7 @@ from kernels.attention.kv_view import NO_SLOT, KVPlanes
 from kernels.attention.qk_norm_rope import qk_norm_rope, qk_norm_rope_reference, write_kv, write_kv_reference
 from kernels.attention.rope import frame_freqs, frame_pairs, spatial_freqs
 from kernels.attention.slots import RawKeys, RopeFreqs, Slots
+from kernels.quantize import quantize_rows
 from tests.kernels.attention.pools import random
 from tests.tolerances import assert_within
 
@@ -50,13 +51,19 @@ class Pass:
         names = ("q", "k", "v", "q_weight", "k_weight")
         return replace(self, **{name: vars(self)[name].to(dtype) for name in names})
 
-    def planes(self, *, int8: bool = False) -> KVPlanes:
+    def planes(self, *, int8: bool = False, int8_values: bool = False) -> KVPlanes:
         """A pool that nobody has written."""
         dim = self.freqs.head_dim
         shape = (LAYERS, TOKENS, self.v.shape[2] // dim, dim)
-        keys = torch.empty(shape, dtype=torch.int8 if int8 else self.v.dtype, device=self.v.device)
-        scales = torch.empty(LAYERS, shape[2], TOKENS, device=self.v.device) if int8 else None
-        return KVPlanes(keys, torch.empty(shape, dtype=self.v.dtype, device=self.v.device), scales)
+        keys, values = (
+            torch.empty(shape, dtype=torch.int8 if quantized else self.v.dtype, device=self.v.device)
+            for quantized in (int8, int8_values)
+        )
+        key_scales, value_scales = (
+            torch.empty(LAYERS, shape[2], TOKENS, device=self.v.device) if quantized else None
+            for quantized in (int8, int8_values)
+        )
+        return KVPlanes(keys, values, key_scales, value_scales)
 
     def raw(self, starts: Sequence[int], slots: Sequence[Sequence[int]]) -> RawKeys:
         """A raw plane that nobody has written, and where these frames go in it."""
@@ -135,6 +142,30 @@ def test_raw_keys_are_kept_where_they_are_asked_for(int8: bool, device: torch.de
         assert int((planes.keys.int() - expected.keys.int()).abs().max()) <= 1
 
 
+@pytest.mark.parametrize("int8", [False, True], ids=["keys as they are", "INT8 keys"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("queries", [True, False], ids=["with queries", "without"])
+def test_values_are_rounded_to_int8_head_by_head(
+    int8: bool, dtype: torch.dtype, queries: bool, device: torch.device
+) -> None:
+    made = Pass.of([[0, NO_SLOT], [1, 3]], [0, 20], 3, 32, device).to(dtype)
+    made.v[:, :, :32] *= 1000
+    planes, expected = (made.planes(int8=int8, int8_values=True) for _ in range(2))
+    if queries:
+        made.run(planes)
+    else:
+        write_kv(made.k, made.v, made.k_weight, made.freqs, planes, made.slots, None, 1, EPS)
+    made.run(expected, reference=True)
+    assert planes.value_scales is not None
+    assert expected.value_scales is not None
+    assert torch.equal(planes.values, expected.values)
+    assert torch.equal(planes.value_scales.nan_to_num(), expected.value_scales.nan_to_num())
+    assert int((~planes.value_scales[1].isnan()).sum()) == 3 * 3 * GRID[1]
+    written, token = quantize_rows(made.v[1, 0].view(3, 32)), 20 + GRID[1]
+    assert torch.equal(planes.values[1, token], written[0])
+    assert torch.equal(planes.value_scales[1, :, token], written[1])
+
+
 def test_keys_and_values_can_be_written_without_queries(device: torch.device) -> None:
     made = Pass.of([[0, 2]], [7], 2, 32, device)
     planes, expected = made.planes(), made.planes()
@@ -161,7 +192,7 @@ def test_the_operator_is_registered_for_graphs(device: torch.device) -> None:
     slots = (made.slots.start, made.slots.mapping)
     torch.library.opcheck(
         torch.ops.longtake.qk_norm_rope.default,
-        (made.q, made.k, made.v, *weights, frame, spatial, planes.keys, planes.values, None, *slots,
+        (made.q, made.k, made.v, *weights, frame, spatial, planes.keys, planes.values, None, None, *slots,
          raw.plane, raw.slots.start, raw.slots.mapping, 1, EPS),
     )  # fmt: skip
 

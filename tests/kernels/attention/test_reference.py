@@ -22,7 +22,7 @@ def softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def test_attention_is_a_softmax_over_scores(tokens: int, keys: int) -> None:
     runs = [Run(3, keys)]
     queries, kv = random(1, tokens, HEADS, DIM), view(pool(runs), runs, torch.device("cpu"))
-    k, v, _ = kv.attended(0, LAYER)
+    k, v, *_ = kv.attended(0, LAYER)
     exact = softmax_attention(queries[0], k, v).float()
     torch.testing.assert_close(attend(queries[0], k, v), exact, atol=2e-6, rtol=0)
     torch.testing.assert_close(window_attention_reference(queries, kv, LAYER)[0], exact, atol=2e-6, rtol=0)

@@ -72,6 +72,20 @@ def test_doing_it_again_changes_nothing(device: torch.device) -> None:
     assert torch.equal(planes.keys.nan_to_num(), once.nan_to_num())
 
 
+def test_a_pool_all_in_int8_is_turned_by_its_keys_alone(device: torch.device) -> None:
+    made = Pass.of([[0, 1]], [4], 2, DIM, device).to(torch.float16)
+    raw = made.raw([2], [[0, 1]])
+    planes = made.planes(int8=True, int8_values=True)
+    for layer in range(2):
+        made.run(planes, raw, layer=layer)
+    expected = replace(planes, keys=planes.keys.clone())
+    kept = planes.values.clone()
+    _rotate(planes, raw.plane, [5, 900])
+    _rotate(expected, raw.plane, [5, 900], reference=True)
+    assert int((planes.keys.int() - expected.keys.int()).abs().max()) <= 1
+    assert torch.equal(planes.values, kept)
+
+
 def test_other_tokens_and_other_channels_stay_as_they_are(device: torch.device) -> None:
     _, planes, raw = _written(device, torch.float32)
     planes.keys[:, 0], planes.keys[:, 4 + 2 * TOKENS :] = 7.0, 8.0

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from kernels.attention.kv_view import KVPlanes, KVView
-from kernels.attention.window import SplitConfig, choose_num_splits, window_attention, window_attention_reference
+from kernels.attention.window import window_attention, window_attention_reference
+from kernels.attention.window_tiles import SplitConfig, choose_num_splits, tiles_for
 from kernels.quantize import quantize_rows
-from kernels.tiles import Tile
+from kernels.tiles import Tile, tile_for
 from tests.kernels.attention.pools import DIM, HEADS, LAYER, LAYERS, Run, int8, pool, random, view
 from tests.tolerances import assert_within
 
@@ -50,7 +51,7 @@ def test_the_last_key_counts_as_often_as_it_is_told(used: int, device: torch.dev
     queries, times, run = random(1, 20, HEADS, DIM).to(device), 20, Run(3, used)
     folded = view(pool([run]), [run], device, [math.log(times)])
     _assert_as_reference(queries, folded)
-    keys, values, _ = folded.attended(0, LAYER)
+    keys, values, *_ = folded.attended(0, LAYER)
     keys, values = (
         torch.cat([x, x[-1:].expand(times - 1, -1, -1)]).expand(LAYERS, -1, -1, -1) for x in (keys, values)
     )
@@ -92,15 +93,88 @@ def test_other_bounds_in_the_same_place_change_what_is_attended(device: torch.de
     _assert_as_reference(random(1, 9, HEADS, DIM).to(device), kv)
 
 
+IN_INT8 = pytest.mark.parametrize(
+    ("keys", "values"), [(True, False), (False, True), (True, True)], ids=["keys", "values", "keys and values"]
+)
+
+
+@IN_INT8
 @pytest.mark.parametrize("num_splits", [1, 3])
 @pytest.mark.parametrize("dim", [DIM, 48], ids=["narrow", "no power of two"])
-def test_int8_keys_are_multiplied_as_the_reference_says(num_splits: int, dim: int, device: torch.device) -> None:
+def test_int8_is_multiplied_as_the_reference_says(
+    keys: bool, values: bool, num_splits: int, dim: int, device: torch.device
+) -> None:
     runs = [Run(0, 90, 3), Run(95, 24)]
     queries = random(2, 40, HEADS, dim).to(device)
-    kv = view(int8(pool(runs, dim=dim)), runs, device, [0.0, 3.0])
+    kv = view(int8(pool(runs, dim=dim), keys=keys, values=values), runs, device, [0.0, 3.0])
     config = SplitConfig(Tile(32, 16, warps=4), num_splits)
     got = window_attention(queries, kv, LAYER, config=config)
     assert_within("window_attention", got, window_attention_reference(queries, kv, LAYER))
+
+
+@IN_INT8
+def test_int8_beside_fp16_queries_is_right_to_its_last_place(
+    keys: bool, values: bool, device: torch.device
+) -> None:
+    runs = [Run(9, 50), Run(60, 77)]
+    kv = view(int8(pool(runs, dtype=torch.float16), keys=keys, values=values), runs, device)
+    queries = random(2, 33, HEADS, DIM).half().to(device)
+    got = window_attention(queries, kv, LAYER)
+    plain = {name: x.float() for name, x in vars(kv.planes).items() if x is not None and x.dtype != torch.int8}
+    exact = replace(kv, planes=replace(kv.planes, **plain))
+    assert_within("window_attention", got, window_attention_reference(queries.float(), exact, LAYER))
+
+
+@pytest.mark.parametrize("fp16_sums", [False, True])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e7], ids=["tiny", "of one", "huge"])
+def test_int8_values_may_be_of_any_size_beside_each_other(
+    fp16_sums: bool, size: float, device: torch.device
+) -> None:
+    """In fp16 a value of 65520 is infinite, and one of 1e-8 zero."""
+    runs = [Run(8, 96)]
+    planes = pool(runs)
+    planes.values.mul_(size * 10 ** (torch.arange(256) % 7 - 3.0)[None, :, None, None])
+    kv = view(int8(planes, values=True), runs, device)
+    queries = random(1, 40, HEADS, DIM).to(device)
+    got = window_attention(queries, kv, LAYER, fp16_sums=fp16_sums)
+    expected = window_attention_reference(queries, kv, LAYER)
+    error = 2**-8 if fp16_sums else 2**-20
+    assert bool(((got - expected).norm(dim=-1) <= error * expected.norm(dim=-1)).all())
+
+
+@pytest.mark.parametrize("int8_values", [False, True], ids=["values as they are", "INT8 values"])
+@pytest.mark.parametrize("int8_keys", [False, True], ids=["keys as they are", "INT8 keys"])
+@pytest.mark.parametrize("num_splits", [1, 3])
+def test_sums_in_fp16_are_off_by_no_more_than_their_roundings(
+    int8_keys: bool, int8_values: bool, num_splits: int, device: torch.device
+) -> None:
+    runs = [Run(0, 90, 3), Run(95, 24)]
+    kv = view(int8(pool(runs), keys=int8_keys, values=int8_values), runs, device)
+    queries, config = random(2, 40, HEADS, DIM).to(device), SplitConfig(Tile(32, 16, warps=4), num_splits)
+    expected = window_attention_reference(queries, kv, LAYER)
+    absolute = replace(kv, planes=replace(kv.planes, values=kv.planes.values.abs()))
+    error = (window_attention(queries, kv, LAYER, fp16_sums=True, config=config) - expected).abs()
+    # A weight, a value, their product, and 16 sums are each rounded to 11 bits.
+    assert bool((error <= 19 * 2**-11 * window_attention_reference(queries, absolute, LAYER)).all())
+    assert float(error.max()) > 1e-5
+
+
+def test_a_row_of_int8_has_the_bits_it_has_alone(device: torch.device) -> None:
+    runs = [Run(0, 24), Run(30, 48, 24)]
+    queries, planes = random(2, 24, HEADS, DIM).to(device), int8(pool(runs), values=True)
+    together = window_attention(queries, view(planes, runs, device), LAYER, fp16_sums=True)
+    alone = window_attention(queries[1:], view(planes, runs[1:], device), LAYER, fp16_sums=True)
+    assert torch.equal(together[1:], alone)
+
+
+@pytest.mark.parametrize("chip", [90, 100])
+def test_sums_in_fp16_have_no_tile_where_they_are_of_no_use(chip: int) -> None:
+    int8, half = torch.int8, torch.bfloat16
+    for keys, values in ((int8, int8), (half, half), (int8, half)):
+        assert chip in tiles_for(keys, values, half, False)
+        assert sorted(tiles_for(keys, values, half, True)) == [0, 80, 89, 120]
+    with pytest.raises(ValueError, match=f"no tile for sm_{chip}; known are sm_80, sm_89, sm_120"):
+        tile_for(tiles_for(int8, int8, half, True), chip, "window_attention with fp16 sums")
 
 
 def test_int8_is_as_near_to_exact_as_its_rounding(device: torch.device) -> None:
@@ -119,7 +193,7 @@ def _int8_bound(queries: Tensor, kv: KVView) -> Tensor:
     q and k are each off by at most half a scale, so a score by at most e, and a weight by a factor between
     exp(-2e) and exp(2e): the output moves by at most exp(2e) - 1 times the largest distance of a value from it.
     """
-    keys, values, _ = kv.attended(0, LAYER)
+    keys, values, *_ = kv.attended(0, LAYER)
     half_q, half_k = (quantize_rows(x)[1].unsqueeze(-1) / 2 for x in (queries[0], keys))
     q, k = queries[0].abs().transpose(0, 1), keys.abs().transpose(0, 1)
     half_q, half_k = half_q.transpose(0, 1), half_k.transpose(0, 1)
@@ -146,11 +220,13 @@ def test_the_operator_is_registered_for_graphs(device: torch.device) -> None:
         random(1, 9, HEADS, DIM).to(device),
         *planes,
         None,
+        None,
         kv.bounds,
         None,
         LAYER,
         [32, 16, 4, 1],
         2,
+        False,
         False,
     )
     torch.library.opcheck(torch.ops.longtake.window_attention.default, arguments)

@@ -4,8 +4,12 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 
+from engines.cache.kv_cache import KVFormat
+from engines.config.presets import preset
 from engines.errors import ConfigError
+from engines.loading.footprint import memory_needed
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_port
 from serving.errors import ModelError
@@ -55,6 +59,17 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"the recordings folder .* cannot be made"):
         check_startup(config(tmp_path, recordings=tmp_path / "file" / "recordings"))
+
+
+def test_windows_in_int8_count_as_what_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = memory_needed(preset("pocket"), torch.bfloat16, KVFormat(int8_keys=True, int8_values=True))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (needed, needed))
+    asked = {"device": "cuda", "text_device": "cuda", "dtype": "bfloat16"}
+    check_startup(config(tmp_path, **asked, kernels="keys=int8,values=int8"))
+    with pytest.raises(ConfigError, match=r"pocket needs .* GiB for its weights and one session"):
+        check_startup(config(tmp_path, **asked))
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
