@@ -29,6 +29,7 @@ from engines.runner.selection import kv_format_of
 from engines.runner.spatial import SpatialFreqs
 from engines.text.prompt import Prompt
 from engines.wan.fused_ops import AttentionOps, FusedOps
+from engines.wan.quantized_ops import QuantizedOps
 from engines.wan.transformer import AdaLNModulation, CausalTransformer
 from kernels.attention.rope import frame_freqs
 from kernels.dispatch import KernelBackends
@@ -94,7 +95,8 @@ class FusedRunner:
             raise ConfigError(f"graphs need kernels that read from the device what rows address; got {backends}")
         self.transformer = transformer
         self.modulations = ModulationCache(transformer)
-        self.layer_ops = FusedOps(transformer, backends)
+        quantized = transformer.config.quantization is not None
+        self.layer_ops = (QuantizedOps if quantized else FusedOps)(transformer, backends)
         self._backends = backends
         self.flow_step = flow_step if backends.flow_step == "triton" else flow_step_reference
         self._ops = AttentionOps.of(backends, transformer.device)

@@ -12,6 +12,9 @@ from engines.runner.protocol import ModelRunner
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import EAGER, KernelBackends
 
+DATACENTER_BLACKWELL = 10
+"""Major compute capability of B200 and its like."""
+
 
 def can_use_cuda_graphs(backends: KernelBackends, device: torch.device) -> bool:
     """Whether passes in the kernels of `backends` can be replayed from graphs on `device`."""
@@ -23,10 +26,24 @@ def kv_format_of(backends: KernelBackends) -> KVFormat:
     return KVFormat(backends.keys == "int8", backends.values == "int8")
 
 
+def _require_int8_products(transformer: CausalTransformer) -> None:
+    """Raise ConfigError if the transformer is in INT8, and its chip is made for FP8."""
+    quantization, device = transformer.config.quantization, transformer.device
+    if quantization is None or quantization.weights != "int8" or device.type != "cuda":
+        return
+    major, minor = torch.cuda.get_device_capability(device)
+    if major == DATACENTER_BLACKWELL:
+        raise ConfigError(
+            f"sm_{major}{minor} multiplies INT8 at a small part of its rate of FP8, and the transformer is in "
+            f"{quantization}; serve one that `longtake quantize --to fp8` made"
+        )
+
+
 def select_runner(transformer: CausalTransformer, backends: KernelBackends, *, graphs: bool) -> ModelRunner:
     """Passes as `backends` say, replayed from CUDA graphs if asked for; ConfigError where graphs cannot be."""
     if graphs and transformer.device.type != "cuda":
         raise ConfigError(f"CUDA graphs need a CUDA device; the transformer is on {transformer.device}")
+    _require_int8_products(transformer)
     if backends == EAGER:
         if graphs:
             raise ConfigError(

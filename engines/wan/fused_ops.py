@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from engines.wan.layer_ops import KV, QKV, AdaLN, EagerOps, Residual
 from engines.wan.layers import Attention, pack
-from engines.wan.quantized_linear import Projection, QuantizedLinear
+from engines.wan.quantized_linear import Projection
 from engines.wan.transformer import CausalTransformer
 from kernels import linear, rms_norm
 from kernels.attention import qk_norm_rope, rotate_slots
@@ -108,8 +108,6 @@ class FusedOps(EagerOps):
     def mlp(self, name: str, ffn: nn.Sequential, residual: Residual, norm: AdaLN, gate: Tensor) -> Residual:
         up, down = cast(Projection, ffn[0]), cast(Projection, ffn[2])
         x, normed = self._modulated(residual, norm)
-        if isinstance(up, QuantizedLinear):
-            return Residual(x, self._linear(F.gelu(up(normed), approximate="tanh"), down), gate)
         gelu = linear.linear_gelu if self._own_products else linear.linear_gelu_library
         return Residual(x, self._linear(gelu(normed, up.weight, up.bias), down), gate)
 
@@ -131,8 +129,6 @@ class FusedOps(EagerOps):
 
     @override
     def _linear(self, x: Tensor, layer: Projection) -> Tensor:
-        if isinstance(layer, QuantizedLinear):
-            return super()._linear(x, layer)
         return self._product(x, layer.weight, layer.bias)
 
     def _product(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -30,13 +30,13 @@ def pack(layers: Sequence[nn.Linear]) -> PackedLinear:
     that already lie side by side stay where they are.
     """
     return PackedLinear(
-        _side_by_side([layer.weight for layer in layers]), _side_by_side([layer.bias for layer in layers])
+        side_by_side([layer.weight for layer in layers]), side_by_side([layer.bias for layer in layers])
     )
 
 
 @torch.no_grad()
-def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """[sum of rows, ...] of parameters [rows, ...], which become views of it."""
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """[sum of rows, ...] of parameters or buffers [rows, ...], which become views of it."""
     rows = [len(part) for part in parts]
     if all(_follows(part, before) for before, part in pairwise(parts)):
         return parts[0].detach().as_strided((sum(rows), *parts[0].shape[1:]), parts[0].stride())

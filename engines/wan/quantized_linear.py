@@ -10,8 +10,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from engines.config.quantization import QuantizationConfig, WeightFormat
-from kernels.eight_bits import linear_int8_library, quantize_rows, quantize_rows_fp8
-from kernels.linear_fp8 import linear_fp8
+from kernels.eight_bits import (
+    linear_int8_gelu_library,
+    linear_int8_library,
+    quantize_rows,
+    quantize_rows_fp8,
+)
+from kernels.linear_fp8 import linear_fp8, linear_fp8_gelu
 
 
 class RoundedRows(NamedTuple):
@@ -22,16 +27,17 @@ class RoundedRows(NamedTuple):
 
 
 class EightBits(NamedTuple):
-    """What one format is: its dtype, how rows are rounded to it, and the product of such rows and weights."""
+    """What a format is: its dtype, how rows are rounded to it, and PyTorch's products of such rows and weights."""
 
     dtype: torch.dtype
     quantize: Callable[[Tensor], tuple[Tensor, Tensor]]
     linear: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
+    linear_gelu: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 FORMATS: dict[WeightFormat, EightBits] = {
-    "int8": EightBits(torch.int8, quantize_rows, linear_int8_library),
-    "fp8": EightBits(torch.float8_e4m3fn, quantize_rows_fp8, linear_fp8),
+    "int8": EightBits(torch.int8, quantize_rows, linear_int8_library, linear_int8_gelu_library),
+    "fp8": EightBits(torch.float8_e4m3fn, quantize_rows_fp8, linear_fp8, linear_fp8_gelu),
 }
 
 

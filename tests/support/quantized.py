@@ -21,6 +21,7 @@ from engines.streaming.builder import EngineConfig, build_generator
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
 from engines.wan.transformer import CausalTransformer
+from kernels.dispatch import EAGER, KernelBackends
 
 POCKET = preset("pocket")
 
@@ -51,9 +52,13 @@ def quantized(model: Model, recipe: QuantizationConfig, statistics: InputStatist
     return Model.of(config, transformer.eval().requires_grad_(False), model.vae, None)
 
 
-def rolled_out(model: Model, stream: StreamConfig, prompts: Sequence[Prompt], blocks: int) -> Tensor:
+def rolled_out(
+    model: Model, stream: StreamConfig, prompts: Sequence[Prompt], blocks: int, kernels: KernelBackends = EAGER
+) -> Tensor:
     """Latents [prompts, blocks, frames, ...] fp32 of a stream of each prompt; the last two follow the next one."""
-    generator = build_generator(model, EngineConfig(stream, sessions=len(prompts), decodes=False))
+    generator = build_generator(
+        model, EngineConfig(stream, sessions=len(prompts), backends=kernels, decodes=False)
+    )
     streams = [generator.open(replace(stream, seed=seed)) for seed in range(len(prompts))]
     made = []
     for block in range(blocks):

@@ -130,14 +130,16 @@ def unrounded(x: Tensor) -> tuple[Tensor, Tensor]:
     return x, torch.ones(x.shape[:-1])
 
 
-def unrounded_linear(x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor) -> Tensor:
+def unrounded_linear(
+    x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor, factor: Tensor | None = None
+) -> Tensor:
     return torch.nn.functional.linear(x, weight, bias)
 
 
 def test_folding_changes_nothing_where_nothing_is_rounded(
     watched: Watched, exact: Exact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FORMATS, "int8", EightBits(torch.float32, unrounded, unrounded_linear))
+    monkeypatch.setitem(FORMATS, "int8", EightBits(torch.float32, unrounded, unrounded_linear, unrounded_linear))
     folded = quantized(watched.model, replace(INT8, rounding="nearest"), watched.statistics)
     latents = rolled_out(folded, POCKET.stream, watched.shown, BLOCKS)
     assert relative_errors(latents, exact.latents).max() < 1e-5
