@@ -38,7 +38,8 @@ TILES_WIDE: Tiles = {sm: Tile(m=1, n=16384, warps=8) for sm in ARCHITECTURES} | 
 def quantize_tile(b_x: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """INT8 of rows [M, D], and their scales [M]; see `quantize_rows`, whose quotients are rounded as these."""
     b_x = b_x.to(tl.float32)
-    b_scale = tl.div_rn(tl.maximum(tl.max(tl.abs(b_x), 1), MIN_AMAX), INT8_MAX)
+    # In fp64 the product with 1 / 127 rounds to the same fp32 as the quotient, which lies 2^-32 from any middle.
+    b_scale = (tl.maximum(tl.max(tl.abs(b_x), 1), MIN_AMAX).to(tl.float64) * (1.0 / INT8_MAX)).to(tl.float32)
     return tl.floor(tl.div_rn(b_x, b_scale[:, None]) + 0.5).to(tl.int8), b_scale
 
 
