@@ -138,7 +138,7 @@ def backends_for(
 def _fastest(device: torch.device, dtype: torch.dtype) -> KernelBackends:
     if device.type != "cuda":
         return EAGER
-    chip = _chip(device)
+    chip = chip_of(device)
     if chip not in ARCHITECTURES:
         return EAGER
     fused = KernelBackends(**{op: "triton" for op, choices in CHOICES.items() if "reference" in choices})
@@ -152,8 +152,8 @@ def _require_runnable(backends: KernelBackends, device: torch.device, dtype: tor
     if backends.uses_triton and device.type != "cuda" and not interpreted():
         raise ValueError(f"Triton kernels need a CUDA device or TRITON_INTERPRET=1; the device is {device}")
     attentions = {backends.attention, backends.batched_attention}
-    if backends.value_sums == "fp16" and device.type == "cuda" and _chip(device) not in FP16_SUMS:
-        raise ValueError(f"sm_{_chip(device)} sums in fp32 as fast as in fp16; leave out value_sums=fp16")
+    if backends.value_sums == "fp16" and device.type == "cuda" and chip_of(device) not in FP16_SUMS:
+        raise ValueError(f"sm_{chip_of(device)} sums in fp32 as fast as in fp16; leave out value_sums=fp16")
     _require_attended(backends, attentions)
     if attentions & set(LIBRARIES) and device.type == "cuda" and dtype not in LIBRARY_DTYPES:
         raise ValueError(f"on CUDA no library attends in {dtype}; ask for attention=triton, or 16 bits")
@@ -174,7 +174,8 @@ def _require_attended(backends: KernelBackends, attentions: set[str]) -> None:
         raise ValueError(f"only Triton's attention sums values in fp16; {remedy}")
 
 
-def _chip(device: torch.device) -> int:
+def chip_of(device: torch.device) -> int:
+    """The architecture of a CUDA device, as tiles know it."""
     major, minor = torch.cuda.get_device_capability(device)
     return ALIKE.get(10 * major + minor, 10 * major + minor)
 

@@ -34,6 +34,7 @@ from serving.replication.leases import LeaseConfig
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16"]
 Stages = Literal["shared", "separate"]
+Preset = Literal["auto", "none", "24gb", "16gb"]
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -145,6 +146,9 @@ class ServerConfig(BaseModel):
 
     model: Annotated[str, AfterValidator(_model)] = Field(
         "pocket", description="see `longtake models`; or the folder of a quantized one"
+    )
+    preset: Preset = Field(
+        "auto", description="of a small graphics card: 8 bits, tiny decoder, text on the CPU; auto: by its memory"
     )
     codec: Literal["own", "tiny"] = Field("own", description="tiny: the tiny autoencoder")
     models_dir: Path | None = Field(None, description="where `longtake download` put the weights")

@@ -14,7 +14,7 @@ from serving.cli import generate, play, recordings, serve, sessions
 from serving.cli.terminal import escaped
 from serving.cli.timeline import explain
 from serving.cli.weights import download, quantize
-from serving.cli.weights.models import model_rows, models_table
+from serving.cli.weights.models import memory_of, model_rows, models_table
 from serving.errors import ServingError
 from serving.timeline.formats.reader import read_timeline
 from serving.weights.catalog import models_folder
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("file", type=Path)
     check.set_defaults(run=_check_timeline)
     models = commands.add_parser("models", help="list models: what is here, what they need, under which terms")
+    models.add_argument("model", nargs="?", help="say what this one takes of a graphics card, line by line")
     models.add_argument("--models-dir", type=Path)
     models.set_defaults(run=_list_models)
     return parser
@@ -76,7 +77,8 @@ def _check_timeline(options: argparse.Namespace) -> int:
 
 
 def _list_models(options: argparse.Namespace) -> int:
-    print(models_table(model_rows(models_folder(options.models_dir))))
+    folder = models_folder(options.models_dir)
+    print(memory_of(options.model, folder) if options.model else models_table(model_rows(folder)))
     return 0
 
 

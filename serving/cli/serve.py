@@ -8,8 +8,9 @@ import sys
 from serving.config import ServerConfig
 from serving.hosts import is_loopback
 from serving.launch import supervisor
+from serving.launch.memory_preset import memory_plan
 from serving.launch.settings import SettingsFlags
-from serving.launch.startup_checks import check_startup
+from serving.launch.startup_checks import check_memory, check_startup
 
 OPEN = (
     "open to other machines: metrics (that port, and Ray's 44217 and 44227), nothing else; "
@@ -24,8 +25,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM. Raises EngineError or ServingError if that cannot be, or if a part dies."""
-    config = options.flags.read(options)
+    config, notes = options.flags.read(options)
     check_startup(config)
+    _say(*notes)
+    if config.device == "cuda":
+        plan = memory_plan(config)
+        _say(*plan.lines(config.slots))
+        check_memory(config, plan)
     _say(f"starting {config.model} on {config.device}; kernels: {config.backends}")
     supervisor.serve(config, lambda running: _say(*_doors(config, running)), lambda: _say("stopping ..."))
     return 0

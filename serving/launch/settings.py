@@ -23,6 +23,7 @@ from typing_extensions import override
 from engines.errors import ConfigError
 from serving.auth import TOKEN_VARIABLE
 from serving.config import ServerConfig, problem_of
+from serving.launch.memory_preset import Chosen, fill_in
 from serving.weights.catalog import MODELS_VARIABLE
 
 PREFIX = "LONGTAKE_"
@@ -67,8 +68,8 @@ class SettingsFlags:
             ServerSettings, root_parser=parser, add_argument_method=_add_flag
         )
 
-    def read(self, options: argparse.Namespace) -> ServerConfig:
-        """The config that was asked for. Raises ConfigError, which names the setting."""
+    def read(self, options: argparse.Namespace) -> Chosen:
+        """The config that was asked for, its preset filled in. Raises ConfigError, which names the setting."""
         _refuse_unknown_variables()
         path = options.config or os.environ.get(CONFIG_VARIABLE)
         flags = {name: value for name, value in vars(options).items() if name not in ("config", "run", "flags")}
@@ -79,7 +80,7 @@ class SettingsFlags:
             raise ConfigError(problem_of(error)) from None
         except SettingsError as error:
             raise ConfigError(str(error)) from None
-        return ServerConfig(**dict(settings))
+        return fill_in(ServerConfig(**dict(settings)), settings.model_fields_set)
 
 
 def _add_flag(parser: Any, *names: str, **options: Any) -> None:

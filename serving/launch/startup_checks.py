@@ -9,12 +9,10 @@ from pathlib import Path
 import torch
 
 from engines.config.validation import require
-from engines.loading.footprint import memory_needed
-from engines.runner.selection import kv_format_of
-from serving.config import DTYPES, Listener, ServerConfig
+from engines.loading.memory_plan import MemoryPlan, gigabytes
+from serving.config import Listener, ServerConfig
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
-from serving.weights.quantized_model import served_model
 
 
 def check_startup(config: ServerConfig) -> None:
@@ -34,15 +32,18 @@ def _require_devices(config: ServerConfig) -> None:
         return
     problem = "the device is cuda, and torch finds no CUDA device here; say --device cpu, or look at `nvidia-smi`"
     require(torch.cuda.is_available(), problem)
-    if config.device != "cuda":
-        return
-    needed = memory_needed(served_model(config), DTYPES[config.dtype], kv_format_of(config.backends))
+
+
+def check_memory(config: ServerConfig, plan: MemoryPlan) -> None:
+    """Raise ConfigError, with what would fit, unless a graphics card has room for the plan."""
     free, total = torch.cuda.mem_get_info()
+    needed, fit = plan.nbytes(config.slots), plan.sessions_in(free)
+    remedy = f"--slots {fit}" if fit else "a quantized or smaller model (`longtake models`), --preset 24gb or 16gb"
     problem = (
-        f"{config.model} needs {_gib(needed)} for its weights and one session, and of the GPU's {_gib(total)} "
-        f"{_gib(free)} are free; take a smaller model (`longtake models`), --text-device cpu or --codec tiny"
+        f"{config.model} with {config.slots} sessions needs {gigabytes(needed)}, and of the GPU's "
+        f"{gigabytes(total)} {gigabytes(free)} are free; take {remedy}"
     )
-    require(needed <= free or config.text_device == "cpu" or config.codec == "tiny", problem)
+    require(needed <= free, problem)
 
 
 def _require_folder(folder: Path) -> None:
@@ -66,7 +67,3 @@ def _require_port(listener: Listener) -> None:
     except OSError as error:
         where = f"the {listener.name} port {listener.port} of {listener.host}"
         require(False, f"{where} cannot be had: {error.strerror}; choose another one by {flag}")
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB"

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from engines.cache.kv_cache import KVFormat
 from engines.config.model import ModelConfig
-from engines.config.presets import PRESETS
+from engines.config.presets import PRESETS, TAEW2_1
+from engines.config.quantization import QuantizationConfig
 from engines.errors import EngineError
 from engines.loading.footprint import memory_needed
+from engines.loading.memory_plan import plan_memory
 from serving.errors import DownloadError
 from serving.weights.catalog import CATALOG, CatalogEntry
 from serving.weights.loader import POCKET
 from serving.weights.manifest import Manifest, read_manifest, verify
-from serving.weights.quantized_model import find_quantized, quantized_models
+from serving.weights.quantized_model import find_quantized, model_config, quantized_models
 
 HEADINGS = ("MODEL", "HERE", "MEMORY", "WHAT IT IS")
 
@@ -87,6 +90,17 @@ def _row(config: ModelConfig, entry: CatalogEntry | None, folder: Path, dtype: t
 def _is_whole(entry: CatalogEntry, folder: Path, manifest: Manifest) -> bool:
     recorded = {file.path for file in manifest.files}
     return not verify(folder) and recorded.issuperset(file.local for file in entry.files())
+
+
+def memory_of(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> str:
+    """What a server of a model takes of a graphics card with one session: as it is, and on a small card."""
+    config = model_config(name, folder)
+    plans = {f"{name}, everything on the card": plan_memory(config, dtype)}
+    if config.name in CATALOG:
+        recipe = config.transformer.quantization or QuantizationConfig("int8")
+        small = replace(config, vae=TAEW2_1, transformer=replace(config.transformer, quantization=recipe))
+        plans["--preset 24gb or 16gb"] = plan_memory(small, dtype, KVFormat(True, True), text_here=False)
+    return "\n".join(line for what, plan in plans.items() for line in (f"{what}:", *plan.lines(1)))
 
 
 def models_table(rows: list[ModelRow]) -> str:

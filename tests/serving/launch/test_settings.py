@@ -14,7 +14,7 @@ from serving.launch.settings import SettingsFlags
 def settings(*flags: str) -> ServerConfig:
     parser = argparse.ArgumentParser()
     reader = SettingsFlags(parser)
-    return reader.read(parser.parse_args(flags))
+    return reader.read(parser.parse_args(flags)).config
 
 
 @pytest.fixture

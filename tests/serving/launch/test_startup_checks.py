@@ -6,14 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.cache.kv_cache import KVFormat
-from engines.config.presets import preset
 from engines.errors import ConfigError
-from engines.loading.footprint import memory_needed
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_port
 from serving.errors import ModelError
-from serving.launch.startup_checks import check_startup
+from serving.launch.memory_preset import memory_plan
+from serving.launch.startup_checks import check_memory, check_startup
 
 
 def config(folder: Path, **settings: object) -> ServerConfig:
@@ -62,14 +60,14 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
 
 
 def test_windows_in_int8_count_as_what_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = memory_needed(preset("pocket"), torch.bfloat16, KVFormat(int8_keys=True, int8_values=True))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (needed, needed))
     asked = {"device": "cuda", "text_device": "cuda", "dtype": "bfloat16"}
-    check_startup(config(tmp_path, **asked, kernels="keys=int8,values=int8"))
-    with pytest.raises(ConfigError, match=r"pocket needs .* GiB for its weights and one session"):
-        check_startup(config(tmp_path, **asked))
+    plain, int8 = config(tmp_path, **asked), config(tmp_path, **asked, kernels="keys=int8,values=int8")
+    needed = memory_plan(int8).nbytes(int8.slots)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (needed, needed))
+    check_memory(int8, memory_plan(int8))
+    with pytest.raises(ConfigError, match=r"pocket with 2 sessions needs .* are free; take --slots 1"):
+        check_memory(plain, memory_plan(plain))
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""What a model takes of a device's memory, line by line, counted without allocating it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from engines.cache.kv_cache import PLAIN_KV, KVFormat
+from engines.config.model import ModelConfig
+from engines.config.networks import VAEConfig
+from engines.config.stream import StreamConfig
+from engines.loading.footprint import parameter_bytes, session_bytes
+
+CONTEXT_BYTES = 900_000_000
+"""Of CUDA and its libraries: an estimate."""
+
+WORKSPACE_PER_VALUE = 10.7
+"""Bytes of a pass for each value in the widest layer of its feed-forward net: an estimate, 0.45 GB at 480x832."""
+
+WAN_DECODING_PER_PIXEL = 7340
+DECODING_PER_PIXEL = 630
+"""Bytes of decoding a block for each pixel of a picture in 16 bits: estimates, 2.93 GB at 480x832 for Wan's
+decoder and 0.25 GB for others."""
+
+SPARE_BYTES = 1_500_000_000
+"""Of a device, beyond what is counted: what allocators and other processes take."""
+
+
+@dataclass(frozen=True)
+class MemoryLine:
+    """Something that takes memory. What is not `estimated` is counted, to the byte."""
+
+    what: str
+    nbytes: int
+    estimated: bool = False
+
+    def __str__(self) -> str:
+        return f"{gigabytes(self.nbytes):>9}  {self.what}{', an estimate' if self.estimated else ''}"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a model takes: `fixed` and, for each session, `session` on its device; `host` elsewhere."""
+
+    fixed: tuple[MemoryLine, ...]
+    session: tuple[MemoryLine, ...]
+    host: tuple[MemoryLine, ...] = ()
+
+    def nbytes(self, sessions: int) -> int:
+        """Of the device, with so many sessions."""
+        return _sum(self.fixed) + sessions * _sum(self.session)
+
+    def sessions_in(self, nbytes: int) -> int:
+        """How many sessions fit into so many bytes of the device."""
+        return max(0, (nbytes - _sum(self.fixed)) // _sum(self.session))
+
+    def lines(self, sessions: int) -> list[str]:
+        """The sum, written out."""
+        each = f"{sessions} sessions" if sessions > 1 else "one session"
+        return [
+            *(str(line) for line in self.fixed),
+            *(str(line) for line in self.session),
+            f"{gigabytes(self.nbytes(sessions)):>9}  with {each}",
+            *(f"{line} of the host's memory" for line in self.host),
+        ]
+
+
+def plan_memory(
+    config: ModelConfig,
+    dtype: torch.dtype,
+    kv_format: KVFormat = PLAIN_KV,
+    *,
+    text_here: bool = True,
+    stream: StreamConfig | None = None,
+) -> MemoryPlan:
+    """What a process takes that has all networks of a model, with its text encoder on the device if it is here."""
+    stream = stream or config.stream
+    networks, kept = parameter_bytes(config, dtype), session_bytes(config, stream, dtype, kv_format)
+    pixels, tokens = stream.height * stream.width, stream.block_frames * stream.frame_tokens
+    wan = isinstance(config.vae, VAEConfig)
+    decoding = (WAN_DECODING_PER_PIXEL if wan else DECODING_PER_PIXEL) * dtype.itemsize // 2
+    text = MemoryLine("text encoder", networks.text_encoder)
+    quantization = config.transformer.quantization
+    weights = str(dtype).removeprefix("torch.") if quantization is None else quantization.weights
+    fixed = (
+        MemoryLine("CUDA and its libraries", CONTEXT_BYTES, estimated=True),
+        MemoryLine(f"transformer, {weights}", networks.transformer),
+        MemoryLine("a pass", int(WORKSPACE_PER_VALUE * tokens * config.transformer.ffn_dim), estimated=True),
+        MemoryLine("decoder", networks.codec),
+        MemoryLine("decoding a block", pixels * decoding, estimated=True),
+        MemoryLine("a decoder's cache to spare", kept.decoder),
+        *((text,) if text_here else ()),
+    )
+    session = (
+        MemoryLine(f"a session's window, {_kept_as(kv_format)}", kept.window),
+        MemoryLine("a session's raw keys and prompt", kept.raw_keys + kept.prompt),
+        MemoryLine("a session's cache of the decoder", kept.decoder),
+    )
+    return MemoryPlan(fixed, session, () if text_here else (text,))
+
+
+def gigabytes(nbytes: int) -> str:
+    """In units of 10^9 bytes, or of 10^6 where that is more telling."""
+    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e8 else f"{nbytes / 1e6:.1f} MB"
+
+
+def _kept_as(kv_format: KVFormat) -> str:
+    kinds = {"keys": kv_format.int8_keys, "values": kv_format.int8_values}
+    return " and ".join(f"{name} {'INT8' if int8 else 'plain'}" for name, int8 in kinds.items())
+
+
+def _sum(lines: Iterable[MemoryLine]) -> int:
+    return sum(line.nbytes for line in lines)

@@ -1,0 +1,114 @@
+"""Settings for graphics cards of 24 and of 16 GB: 8 bits wherever they can be had, the text encoder elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from engines.config.presets import TAEW2_1
+from engines.errors import ConfigError
+from engines.loading.memory_plan import SPARE_BYTES, MemoryPlan, gigabytes, plan_memory
+from engines.runner.selection import kv_format_of
+from kernels.dispatch import chip_of
+from kernels.tiles import FP16_SUMS
+from serving.config import DTYPES, ServerConfig
+from serving.weights.catalog import CATALOG, Role, models_folder
+from serving.weights.quantized_model import find_quantized, served_model
+
+KEPT_IN_INT8 = "keys=int8,values=int8"
+
+
+@dataclass(frozen=True)
+class MemoryPreset:
+    """A size of graphics card: how much one has at most, and for how many sessions it is fast enough."""
+
+    below: int
+    sessions: int
+
+
+PRESETS: Mapping[str, MemoryPreset] = {
+    "16gb": MemoryPreset(18_000_000_000, 2),
+    "24gb": MemoryPreset(26_000_000_000, 4),
+}
+
+
+class Chosen(NamedTuple):
+    """A config with its preset filled in, and what there is to be said of it."""
+
+    config: ServerConfig
+    notes: tuple[str, ...] = ()
+
+
+def fill_in(config: ServerConfig, given: Collection[str]) -> Chosen:
+    """What the config's preset says of settings that are not `given`; with "auto", of a card that is small.
+
+    Raises ConfigError for a preset that is asked for and cannot be: without a graphics card, or without a
+    quantized model.
+    """
+    if config.preset == "none" or (config.preset == "auto" and not _needs_one(config)):
+        return Chosen(config.model_copy(update={"preset": "none"}))
+    if config.device != "cuda":
+        raise ConfigError(f"preset {config.preset} is for a graphics card; the device is {config.device}")
+    free, total = torch.cuda.mem_get_info()
+    name = config.preset if config.preset != "auto" else _preset_for(total)
+    if name is None:
+        return Chosen(config.model_copy(update={"preset": "none"}))
+    filled, notes = _filled(config, given, asked=config.preset != "auto")
+    if "slots" not in given:
+        fit = memory_plan(filled).sessions_in(free - SPARE_BYTES)
+        filled = filled.model_copy(update={"slots": max(1, min(PRESETS[name].sessions, fit))})
+    why = f", since the card has {gigabytes(total)}; --preset none: not" if config.preset == "auto" else ""
+    return Chosen(filled.model_copy(update={"preset": name}), (f"preset {name}{why}", *notes))
+
+
+def memory_plan(config: ServerConfig) -> MemoryPlan:
+    """What a server takes of its graphics card."""
+    networks = served_model(config)
+    if config.codec == "tiny":
+        networks = replace(networks, vae=TAEW2_1)
+    dtype, text_here = DTYPES[config.dtype], config.text_device in (None, config.device)
+    return plan_memory(networks, dtype, kv_format_of(config.backends), text_here=text_here)
+
+
+def _needs_one(config: ServerConfig) -> bool:
+    """Whether the model is one of those that are large."""
+    return config.device == "cuda" and served_model(config).name in CATALOG
+
+
+def _preset_for(total: int) -> str | None:
+    return next((name for name, preset in PRESETS.items() if total < preset.below), None)
+
+
+def _filled(config: ServerConfig, given: Collection[str], *, asked: bool) -> Chosen:
+    """All but the number of sessions."""
+    update, notes = dict[str, Any](), list[str]()
+    models = models_folder(config.models_dir)
+    if "text_device" not in given:
+        update["text_device"] = "cpu"
+    if "kernels" not in given:
+        sums = ",value_sums=fp16" if chip_of(torch.device(config.device)) in FP16_SUMS else ""
+        update["kernels"] = KEPT_IN_INT8 + sums
+    if "codec" not in given and (entry := CATALOG.get(served_model(config).name)):
+        here = all(path.is_file() for path in entry.locate(models / entry.model, Role.TINY_CODEC))
+        if here or asked:
+            update["codec"] = "tiny"
+        else:
+            notes.append(
+                f"the tiny decoder is not here; `longtake download {entry.model} --with-tiny-codec` brings it"
+            )
+    if find_quantized(config.model, models) is None and config.model in CATALOG:
+        if find_quantized(f"{config.model}-int8", models) is not None:
+            update["model"] = f"{config.model}-int8"
+        elif asked:
+            raise ConfigError(
+                f"preset {config.preset} serves {config.model} in INT8, which is not in {models}; make it by "
+                f"`longtake quantize {config.model} --to int8`"
+            )
+        else:
+            notes.append(
+                f"weights stay in 16 bits; `longtake quantize {config.model} --to int8` rounds them"
+            )
+    return Chosen(config.model_copy(update=update), tuple(notes))

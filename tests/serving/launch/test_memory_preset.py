@@ -1,0 +1,120 @@
+"""What small graphics cards are served with: on a card that is told to torch, not one that is here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from engines.config.quantization import QuantizationConfig
+from engines.errors import ConfigError
+from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
+from serving.cli.main import main
+from serving.config import ServerConfig
+from serving.launch.memory_preset import fill_in, memory_plan
+from serving.launch.startup_checks import check_memory
+
+GIGABYTE = 10**9
+
+
+def config(models: Path, **settings: object) -> ServerConfig:
+    asked = {"model": "longlive-1.3b", "device": "cuda", "dtype": "bfloat16", "models_dir": models, **settings}
+    return ServerConfig.model_validate(asked)
+
+
+def pretend_card(monkeypatch: pytest.MonkeyPatch, free: int, total: int, capability: tuple[int, int]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (free, total))
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 4090, with what a desktop leaves of it."""
+    pretend_card(monkeypatch, 23 * GIGABYTE, 25 * GIGABYTE, (8, 9))
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A folder with the header of a quantized LongLive."""
+    folder = tmp_path / "longlive-1.3b-int8"
+    folder.mkdir()
+    header = QuantizedHeader("longlive-1.3b", QuantizationConfig("int8", 0.5), "", (), "", "see the card", "0.1")
+    write_quantized(folder / QUANTIZED_FILE, {"x": torch.ones(1)}, header, torch.bfloat16)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("card")
+def test_a_24_gb_card_gets_8_bits_a_tiny_decoder_and_text_on_the_cpu(models: Path) -> None:
+    chosen, notes = fill_in(config(models, preset="24gb"), {"preset"})
+    assert (chosen.model, chosen.codec, chosen.text_device) == ("longlive-1.3b-int8", "tiny", "cpu")
+    assert chosen.kernels == "keys=int8,values=int8,value_sums=fp16"
+    assert chosen.slots == 4
+    assert notes == ("preset 24gb",)
+    plan = memory_plan(chosen)
+    assert plan.nbytes(4) / GIGABYTE == pytest.approx(11.6, rel=0.03)
+    check_memory(chosen, plan)
+
+
+@pytest.mark.usefixtures("card")
+def test_a_small_card_is_noticed_and_it_is_said(models: Path) -> None:
+    chosen, notes = fill_in(config(models), set())
+    assert (chosen.preset, chosen.model) == ("24gb", "longlive-1.3b-int8")
+    assert notes[0].startswith("preset 24gb, since the card has 25.00 GB")
+    assert chosen.codec == "own"
+    assert "longtake download longlive-1.3b --with-tiny-codec" in notes[1]
+
+
+@pytest.mark.usefixtures("card")
+def test_what_is_given_stays(models: Path) -> None:
+    given = {"codec": "own", "kernels": "auto", "text_device": "cuda", "slots": 1}
+    chosen, _ = fill_in(config(models, preset="24gb", **given), {"preset", *given})
+    assert {name: getattr(chosen, name) for name in given} == given
+    assert chosen.model == "longlive-1.3b-int8"
+
+
+def test_a_16_gb_card_gets_fewer_sessions(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_card(monkeypatch, 15 * GIGABYTE, 17 * GIGABYTE, (8, 6))
+    assert fill_in(config(models), set()).config.preset == "16gb"
+    assert fill_in(config(models, preset="16gb"), {"preset"}).config.slots == 2
+
+
+def test_a_large_card_and_a_small_model_need_none(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_card(monkeypatch, 79 * GIGABYTE, 80 * GIGABYTE, (9, 0))
+    assert fill_in(config(models), set()).config == config(models, preset="none")
+    pretend_card(monkeypatch, 23 * GIGABYTE, 25 * GIGABYTE, (8, 9))
+    assert fill_in(config(models, model="pocket"), set()).config.preset == "none"
+    assert fill_in(config(models, preset="none"), {"preset"}).config == config(models, preset="none")
+
+
+@pytest.mark.usefixtures("card")
+def test_without_a_quantized_model_the_preset_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"make it by `longtake quantize longlive-1\.3b --to int8`"):
+        fill_in(config(tmp_path, preset="24gb"), {"preset"})
+    chosen, notes = fill_in(config(tmp_path), set())
+    assert chosen.model == "longlive-1.3b"
+    assert "weights stay in 16 bits" in notes[-1]
+
+
+def test_a_preset_for_a_graphics_card_is_refused_without_one(models: Path) -> None:
+    with pytest.raises(ConfigError, match="preset 24gb is for a graphics card; the device is cpu"):
+        fill_in(config(models, device="cpu", preset="24gb"), {"preset"})
+
+
+@pytest.mark.usefixtures("card")
+def test_what_does_not_fit_is_refused_with_what_would(models: Path) -> None:
+    asked = config(models, preset="none", text_device="cpu", model="longlive-1.3b-int8", slots=3)
+    with pytest.raises(ConfigError, match=r"3 sessions needs 24\.\d+ GB.* 23\.00 GB are free; take --slots 2"):
+        check_memory(asked, memory_plan(asked))
+    whole = config(models, preset="none", slots=1)
+    with pytest.raises(ConfigError, match="take a quantized or smaller model"):
+        check_memory(whole, memory_plan(whole))
+
+
+def test_models_says_what_one_takes(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "longlive-1.3b", "--models-dir", str(models)]) == 0
+    printed = capsys.readouterr().out
+    assert "longlive-1.3b, everything on the card:" in printed
+    assert "--preset 24gb or 16gb:" in printed
+    assert "1.59 GB  transformer, int8" in printed
