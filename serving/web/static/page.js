@@ -350,8 +350,10 @@ class Page {
     this.#record.show(state?.recording);
     this.#strip.show(state);
     this.#lists.show(state ?? { pending: [], pending_count: 0, applied: [], applied_count: 0 }, this.#watches);
+    this.#draw();
   }
 
+  /** Show the frame on the screen: again and again, and at once with a state, which it belongs to. */
   #draw() {
     const frame = this.#player?.frame ?? -1;
     showMeters(frame, this.#meters, this.#progress);

@@ -107,6 +107,11 @@ class Page:
         return int(self.part("clock").get_attribute("data-frame") or -1)
 
     @property
+    def time(self) -> float:
+        """Where the video is, in seconds."""
+        return float(self.driver.execute_script("return document.querySelector('video').currentTime"))
+
+    @property
     def session(self) -> str:
         return str(self.driver.execute_script("return new URLSearchParams(location.hash.slice(1)).get('session')"))
 
