@@ -8,6 +8,7 @@ import sys
 from serving.config import ServerConfig
 from serving.hosts import is_loopback
 from serving.launch import supervisor
+from serving.launch.running import Running
 from serving.launch.settings import SettingsFlags
 from serving.launch.startup_checks import check_startup
 
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _doors(config: ServerConfig, running: supervisor.Running) -> list[str]:
+def _doors(config: ServerConfig, running: Running) -> list[str]:
     """Where the server is, and what of it others can reach."""
     lines = [
         f"gRPC     {config.host}:{config.grpc_port}",
