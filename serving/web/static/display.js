@@ -14,10 +14,19 @@ const WORDS = {
   lost: "not connected",
 };
 
+/** What a running session waits for. */
+const WAITS = {
+  prompt: "the prompt, which is being encoded",
+  shown: "its viewer, who has not been shown yet what was made last",
+  viewer: "somebody who watches",
+  server: "the server: other sessions come first, or it is slow",
+  replica: "another replica, since the one that had the session does not answer",
+};
+
 const STEERING = ["go", "reset", "fork", "record"];
 
-/** A session's state, null where there is none, and how the page stands to it. */
-export function showSession(state, { standing, watches, replaced }) {
+/** A session's state, null where there is none, how the page stands to it, and what it waits for, if anything. */
+export function showSession(state, { standing, watches, replaced, waiting }) {
   const over = ["ended", "lost"].includes(standing);
   const alive = state !== null && !over && standing !== "none";
   const begun = ["running", "paused"].includes(state?.state);
@@ -25,6 +34,8 @@ export function showSession(state, { standing, watches, replaced }) {
   byId("state").textContent = WORDS[standing];
   byId("state").dataset.state = standing;
   byId("viewers").textContent = state && state.viewers > 1 ? `${state.viewers} viewers` : "";
+  byId("waiting").hidden = standing !== "running" || !waiting;
+  byId("waiting").textContent = waiting ? `Waiting for ${WAITS[waiting] ?? waiting}.` : "";
   byId("go").textContent = { running: "Pause", paused: "Resume" }[standing] ?? "Start";
   byId("takeover").hidden = !replaced || standing === "lost";
   byId("hint").hidden = begun || standing === "lost";

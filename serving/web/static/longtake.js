@@ -9,6 +9,7 @@
  *     reactor.show(document.querySelector("video"));     // where there is one
  */
 
+import { requireSafe } from "./clear_text.js";
 import { clientId, randomId } from "./identity.js";
 import { Refusal } from "./refusal.js";
 import { SilenceWatch } from "./silence.js";
@@ -33,7 +34,7 @@ const HEAD_BYTES = 24;
 /**
  * Open a session, or with `session` attach to one; with `watch` only look on. `options` may also have `token`,
  * `from` and `take` (where to begin), and what a new session is made with: seed, height, width, model, fps, ahead,
- * lease_s.
+ * lease_s. Throws a Refusal for a token that would go to another machine in the clear, unless `insecure` allows it.
  */
 export function connect(address, options = {}) {
   return new Reactor(address, options);
@@ -66,7 +67,8 @@ export class Reactor {
   #gaveUp = false;
   #silence = new SilenceWatch(() => this.#lose());
 
-  constructor(address, { token, ...query } = {}) {
+  constructor(address, { token, insecure = false, ...query } = {}) {
+    requireSafe(address, token, insecure);
     this.#address = address;
     this.#token = token;
     this.#query = query;

@@ -1,6 +1,7 @@
 /** The page: what is pressed becomes messages, and what comes is shown. */
 
 import { Away } from "./away.js";
+import { INSECURE_TOKEN } from "./clear_text.js";
 import { Editor } from "./cue_dialog.js";
 import { CueFeed } from "./cue_feed.js";
 import { CueLists } from "./cue_lists.js";
@@ -25,9 +26,10 @@ class Page {
   #player = null;
   #state = null;
   #progress = null;
+  #waiting = null;
   #meters = new Meters();
   #notices = new Notices(byId("notices"));
-  #server = new Server(byId("settings").elements.token, () => this.#reenter());
+  #server = new Server(byId("settings").elements, () => this.#reenter());
   #exchange = new Exchange(this.#server, this.#notices);
   #recordings = new Recordings(byId("recordings"), this.#server, (error) => this.#notices.warn(error));
   #prompt = new PromptForm(byId("prompt"), (cue, now) => this.#schedule(cue, now));
@@ -157,7 +159,7 @@ class Page {
     if (!read) return;
     const begun = ["running", "paused"].includes(this.#state?.state);
     const { seed, height, width } = read;
-    if (!this.#reactor) this.#connect({ ...this.#options(), ...present({ seed, height, width }) });
+    if (!this.#reactor && !this.#connect({ ...this.#options(), ...present({ seed, height, width }) })) return;
     const added = await this.#feed.add(moved(read.cues, begun ? this.#made + 24 : 0));
     const others = this.#feed.waiting ? " The others follow, as long as this page is open." : "";
     const notes = read.notes.map((note) => ` ${sentence(note)}`).join("");
@@ -184,12 +186,16 @@ class Page {
   #options() {
     const fields = Object.fromEntries(new FormData(byId("settings")));
     delete fields.token;
+    delete fields.insecure;
     return present({ ...fields, ...this.#sizes.value });
   }
 
-  /** Offer what the server generates. */
+  /** Offer what the server generates, if it says so. */
   async #askServer() {
-    const server = await this.#server.ask("server.json").catch(() => null);
+    const server = await this.#server.ask("server.json").catch((error) => {
+      if (error.reason === INSECURE_TOKEN) this.#fail(error);
+      return null;
+    });
     this.#sizes.offer(server);
   }
 
@@ -205,8 +211,8 @@ class Page {
     }
     if (place.session) this.#connect({ session: place.session, watch: place.watch ? 1 : undefined });
     else if (place.cues.length) {
-      this.#connect({ ...this.#options(), ...place.options });
-      this.#feed.add(moved(place.cues, 0));
+      const there = this.#connect({ ...this.#options(), ...place.options });
+      if (there) this.#feed.add(moved(place.cues, 0));
     }
   }
 
@@ -228,23 +234,35 @@ class Page {
     }
   }
 
+  /** Whether a connection is made; that none may be is said. */
   #connect(options) {
     this.#close();
-    const reactor = connect(document.baseURI, { ...options, token: this.#server.token });
+    const reactor = this.#connection(options);
+    if (!reactor) return false;
     this.#reactor = reactor;
     this.#player = new Player(byId("video"), (skip) => this.#away.skipped(skip));
     this.#player.follow(reactor);
     reactor.onMessage((message) => reactor === this.#reactor && this.#hear(message));
-    reactor.onFrames((piece) => piece.kind === "frames" && this.#meters.received(piece.frames));
+    reactor.onFrames((piece) => piece.kind === "frames" && this.#come(piece.frames));
     reactor.onStatus(() => this.#show());
     this.#show();
+    return true;
+  }
+
+  #connection(options) {
+    try {
+      return connect(document.baseURI, { ...options, ...this.#server.access });
+    } catch (error) {
+      this.#fail(error);
+      return null;
+    }
   }
 
   #close() {
     this.#feed.clear();
     this.#player?.stop();
     this.#reactor?.disconnect();
-    this.#reactor = this.#player = this.#state = this.#progress = null;
+    this.#reactor = this.#player = this.#state = this.#progress = this.#waiting = null;
     this.#meters = new Meters();
   }
 
@@ -262,7 +280,7 @@ class Page {
 
   /** Send a command. Gives its answer; null if it was refused, which is then said. */
   async #tell(type, data = {}) {
-    if (!this.#reactor) this.#connect(this.#options());
+    if (!this.#reactor && !this.#connect(this.#options())) return null;
     try {
       return await this.#reactor.ask(type, data);
     } catch (error) {
@@ -280,6 +298,7 @@ class Page {
       applied: () => this.#warnOfCut(data),
       gap: () => this.#meters.missed(data.frames),
       slowed: () => this.#slowed(data),
+      heartbeat: () => this.#wait(data.waiting ?? null),
       recording: () => data.command_id || this.#record.ended(data),
       resumed: () => this.#notices.tell(`The session went on elsewhere after ${data.silence_s.toFixed(1)} s: ${data.reason}.`),
     }[type];
@@ -300,9 +319,22 @@ class Page {
       this.#progress = null;
     }
     this.#state = state;
+    this.#waiting = state.waiting;
     this.#feed.goOn(state.pending_count);
     const place = this.#watches ? watchingPlace(state.session) : steeringPlace(state.session);
     if (location.hash !== place) history.replaceState(null, "", place);
+    this.#show();
+  }
+
+  #come(frames) {
+    this.#meters.received(frames);
+    this.#wait(null);
+  }
+
+  /** What the session waits for is another thing, or nothing any more. */
+  #wait(reason) {
+    if (reason === this.#waiting) return;
+    this.#waiting = reason;
     this.#show();
   }
 
@@ -318,8 +350,9 @@ class Page {
   #fail(error) {
     this.#notices.warn(error);
     if (error.code === "UNAUTHENTICATED") {
+      const { token, insecure } = byId("settings").elements;
       byId("new-session").open = true;
-      byId("settings").elements.token.focus();
+      (error.reason === INSECURE_TOKEN ? insecure : token).focus();
       this.#close();
       this.#show();
     }
@@ -346,7 +379,7 @@ class Page {
   #show() {
     const state = this.#state;
     const replaced = this.#reactor?.replaced ?? false;
-    showSession(state, { standing: this.#standing, watches: this.#watches, replaced });
+    showSession(state, { standing: this.#standing, watches: this.#watches, replaced, waiting: this.#waiting });
     this.#record.show(state?.recording);
     this.#strip.show(state);
     this.#lists.show(state ?? { pending: [], pending_count: 0, applied: [], applied_count: 0 }, this.#watches);

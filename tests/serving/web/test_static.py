@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engines.config.geometry import BlockLengths
+from serving.hosts import host_of_target, is_loopback
 from serving.web.app import STATIC
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
@@ -19,7 +20,8 @@ STATE = {"session": "one", "model": "pocket", "seed": "7", "height": 32, "width"
 
 USED = (
     ("linkPlace", "replay.js"), ("readPlace", "permalink.js"), ("CueFeed", "cue_feed.js"), ("Skips", "skips.js"),
-    ("SilenceWatch", "silence.js"), ("appliesAt, blockOf", "blocks.js"),
+    ("SilenceWatch", "silence.js"), ("appliesAt, blockOf", "blocks.js"), ("isInTheClear", "clear_text.js"),
+    ("connect", "longtake.js"),
 )  # fmt: skip
 
 CLOCK = """
@@ -122,3 +124,29 @@ def test_the_page_counts_blocks_as_the_server_does(frame: int, block: int, appli
     lengths = BlockLengths()
     assert run(f"say([blockOf({frame}), appliesAt({frame})]);") == [block, applies]
     assert (lengths.block_at(frame + 1) - 1, lengths.pixel_frames(lengths.block_at(frame))) == (block, applies)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1", "127.9.8.7", "[::1]", "10.0.0.5", "[fd00::1]", "example.org", "0.0.0.0"]
+)
+def test_the_page_knows_this_machine_as_the_other_clients_do(host: str) -> None:
+    known = run(f"say([isInTheClear('http://{host}:8000/'), isInTheClear('wss://{host}/ws')]);")
+    assert known == [not is_loopback(host_of_target(f"{host}:8000")), False]
+
+
+@pytest.mark.parametrize("host", ["localhost.example.org", "127.0.0.1.example.org", "mylocalhost"])
+def test_a_name_that_only_looks_like_this_machines_is_another(host: str) -> None:
+    assert run(f"say(isInTheClear('http://{host}/'));") is True
+
+
+def test_a_token_goes_to_another_machine_in_the_clear_only_if_somebody_says_so() -> None:
+    tried = run(
+        "globalThis.WebSocket = class { constructor(...given) { opened.push(given); } }; const opened = [];"
+        "const attempt = (options) => { try { connect('http://example.org', options); return null; }"
+        "catch (error) { return [error.code, error.reason, error.message]; } };"
+        "const answers = [{ token: 'geheim' }, {}, { token: 'geheim', insecure: true }].map(attempt);"
+        "say([answers, opened.map(([, protocols]) => protocols.length)]); process.exit();"
+    )
+    code, reason, message = tried[0][0]
+    assert (code, reason, tried[0][1:], tried[1]) == ("UNAUTHENTICATED", "INSECURE_TOKEN", [None, None], [1, 2])
+    assert "the token would go to example.org in the clear" in message
