@@ -82,9 +82,11 @@ class RecordingStore:
     def path(self, name: str) -> Path:
         """Where a finished recording lies. Raises InvalidRequest, SessionNotFound, or WrongState until it is."""
         path = self._finished(name)
+        # In this order: one that is finished meanwhile is seen as the one or as the other.
+        is_written = path.with_suffix(_PART).is_file()
         if path.is_file():
             return path
-        if path.with_suffix(_PART).is_file():
+        if is_written:
             raise WrongState(f"the recording {name} is still being written; stop it first")
         raise SessionNotFound(f"there is no recording {name}")
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,18 @@ def test_a_recording_that_is_being_written_cannot_be_read(recordings: RecordingS
     with pytest.raises(WrongState, match="abc-1 is still being written; stop it first"):
         recordings.read("abc-1")
     writer.finish()
+
+
+def test_a_recording_that_is_just_being_finished_is_not_missed(recordings: RecordingStore) -> None:
+    for number in range(1, 21):
+        writer = begun(recordings)
+        finishing = threading.Thread(target=writer.finish)
+        finishing.start()
+        found = None
+        while found is None:
+            with contextlib.suppress(WrongState):
+                found = recordings.path(f"abc-{number}")
+        finishing.join()
 
 
 def test_a_recording_without_a_frame_leaves_nothing(recordings: RecordingStore) -> None:
