@@ -13,7 +13,7 @@ from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFo
 from serving.gateway.recording.recording_store import PIECE_BYTES, RecordingStore
 from serving.gateway.recording.recording_writer import Recording, RecordingWriter
 from serving.media.fmp4 import boxes
-from serving.media.mp4_writer import Mp4
+from serving.media.fragment_file import FragmentFile
 from tests.serving.footage import HEIGHT, WIDTH, chunks, decoded, played
 
 
@@ -50,6 +50,12 @@ def test_a_recording_says_what_it_is(recordings: RecordingStore) -> None:
     file = recordings.path("abc-1").stat()
     assert made == Recording("abc-1", "abc", 60, 33, file.st_size, file.st_mtime)
     assert recordings.find("abc-1") == made
+
+
+def test_who_asked_for_a_recording_is_not_in_the_finished_file(recordings: RecordingStore) -> None:
+    writer = recordings.begin("abc", HEIGHT, WIDTH, 0, asked_by="ann 17")
+    writer.append(chunks()[0])
+    assert b"ann 17" not in recordings.path(writer.finish().name).read_bytes()
 
 
 def test_another_recording_of_a_session_has_another_name(recordings: RecordingStore) -> None:
@@ -173,9 +179,11 @@ def test_a_recording_has_one_writer(recordings: RecordingStore, folder: Path) ->
 def test_what_does_not_say_what_it_is_is_finished_as_it_is_or_removed(
     recordings: RecordingStore, folder: Path
 ) -> None:
-    film = Mp4(folder / "old-1.mp4.part", HEIGHT, WIDTH, 0, {})
+    film = FragmentFile.create(folder / "old-1.mp4.part")
+    assert film is not None
     for chunk in chunks():
-        film.append(chunk)
+        film.append(chunk, HEIGHT, WIDTH)
+    film.close()
     (folder / "empty-1.mp4.part").touch()
     assert recordings.left_behind() == []
     assert [one.name for one in recordings.finished()] == ["old-1"]
