@@ -26,7 +26,7 @@ const WAITS = {
 const STEERING = ["go", "reset", "fork", "record"];
 
 /** A session's state, null where there is none, how the page stands to it, and what it waits for, if anything. */
-export function showSession(state, { standing, watches, replaced, waiting }) {
+export function showSession(state, { standing, watches = false, replaced = false, waiting = null }) {
   const over = ["ended", "lost"].includes(standing);
   const alive = state !== null && !over && standing !== "none";
   const begun = ["running", "paused"].includes(state?.state);
@@ -34,7 +34,7 @@ export function showSession(state, { standing, watches, replaced, waiting }) {
   byId("state").textContent = WORDS[standing];
   byId("state").dataset.state = standing;
   byId("viewers").textContent = state && state.viewers > 1 ? `${state.viewers} viewers` : "";
-  byId("waiting").hidden = standing !== "running" || !waiting;
+  byId("waiting").hidden = !waiting;
   byId("waiting").textContent = waiting ? `Waiting for ${WAITS[waiting] ?? waiting}.` : "";
   byId("go").textContent = { running: "Pause", paused: "Resume" }[standing] ?? "Start";
   byId("takeover").hidden = !replaced || standing === "lost";
@@ -49,10 +49,11 @@ export function showSession(state, { standing, watches, replaced, waiting }) {
   byId("prompt").querySelector("[type=submit]").disabled = watches || over;
 }
 
-/** The frame on the screen, and how fast things go. */
-export function showMeters(frame, meters, progress) {
-  const { delivered, missedFrames } = meters;
-  const latency = meters.shown(frame);
+/** The frame on the screen, and how fast things go at a stay; null where there is none. */
+export function showMeters(frame, stay) {
+  const { delivered = null, missedFrames = 0 } = stay?.meters ?? {};
+  const latency = stay?.meters.shown(frame) ?? null;
+  const progress = stay?.progress;
   byId("clock").textContent = frame < 0 ? "–" : atFrame(frame);
   byId("clock").dataset.frame = frame;
   byId("delivered").textContent = delivered === null ? "–" : `${delivered.toFixed(1)} fps`;

@@ -21,7 +21,7 @@ STATE = {"session": "one", "model": "pocket", "seed": "7", "height": 32, "width"
 USED = (
     ("linkPlace", "replay.js"), ("readPlace", "permalink.js"), ("CueFeed", "cue_feed.js"), ("Skips", "skips.js"),
     ("SilenceWatch", "silence.js"), ("appliesAt, blockOf", "blocks.js"), ("isInTheClear", "clear_text.js"),
-    ("connect", "longtake.js"),
+    ("connect", "longtake.js"), ("Outbox", "outbox.js"),
 )  # fmt: skip
 
 CLOCK = """
@@ -150,3 +150,20 @@ def test_a_token_goes_to_another_machine_in_the_clear_only_if_somebody_says_so()
     code, reason, message = tried[0][0]
     assert (code, reason, tried[0][1:], tried[1]) == ("UNAUTHENTICATED", "INSECURE_TOKEN", [None, None], [1, 2])
     assert "the token would go to example.org in the clear" in message
+
+
+def test_a_message_is_sent_until_it_is_answered_and_an_end_needs_no_answer_once_there_is_one() -> None:
+    sent, told = run(
+        "let open = false; const sent = []; const told = []; globalThis.setTimeout = (again) => again();"
+        "const outbox = new Outbox((text) => open && sent.push(JSON.parse(text).id));"
+        "const kept = (id) => (data) => told.push(id, data.stage ?? 'ended');"
+        "const failed = (id) => (error) => told.push(id, error.code);"
+        "const add = (id, type) => outbox.add(id, { type }, { kept: kept(id), failed: failed(id) });"
+        "const answer = (id, stage, code) => "
+        "outbox.answer({ type: 'receipt', data: { command_id: id, stage, error: { code } } });"
+        "add('a', 'start'); add('a', 'start'); open = true; outbox.sendAll();"
+        "answer('a', 'refused', 'UNAVAILABLE'); answer('a', 'applied'); answer('a', 'accepted'); outbox.sendAll();"
+        "add('b', 'reset'); add('c', 'end'); outbox.close(true); say([sent, told]);"
+    )
+    assert sent == ["a", "a", "b", "c"]
+    assert told == ["a", "INVALID_ARGUMENT", "a", "accepted", "b", "UNAVAILABLE", "c", "ended"]
