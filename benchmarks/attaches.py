@@ -3,7 +3,8 @@
     python -m benchmarks.attaches --seconds 30
 
 The server has its defaults. Its sessions play alone first, then beside the program that attaches: how many of
-their blocks come late to their viewers, and how long an attach takes until its first event.
+their blocks come late to their viewers, how long an attach takes until its first event, and how many cores each
+kind of process keeps busy.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ import grpc.aio
 import torch
 
 from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.processes import Tree
 from benchmarks.overload import LEFT_OUT_S, together
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
-from serving.deployments.server_process import local_server
+from serving.deployments.server_process import LocalServer, local_server
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
@@ -47,9 +49,13 @@ PATIENCE_S = 20.0
 
 @dataclass
 class Attaches:
-    """Attaches over some seconds: milliseconds to the first event of each, and why others had none."""
+    """Attaches over some seconds: milliseconds to the first event of each, and why others had none.
+
+    `cpu_seconds` are those of the program that attaches.
+    """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     ms: list[float] = field(default_factory=list)
     failed: Counter[str] = field(default_factory=Counter)
 
@@ -61,6 +67,7 @@ class Attaches:
             "per_second": round((len(self.ms) + self.failed.total()) / self.seconds, 1),
             "answered": len(self.ms),
             "failed": dict(self.failed),
+            "own_cores": round(self.cpu_seconds / self.seconds, 3),
             "first_event_ms": {
                 "p50": round(cuts[49], 1),
                 "p95": round(cuts[94], 1),
@@ -74,11 +81,11 @@ async def attach(server: str, seconds: float, per_second: float = PER_SECOND) ->
     found = Attaches()
     async with AsyncClient(server) as client, asyncio.TaskGroup() as attaching:
         sessions = itertools.cycle(await _sessions(client))
-        began = time.monotonic()
+        began, computed = time.monotonic(), time.process_time()
         for number in range(int(seconds * per_second)):
             await asyncio.sleep(began + number / per_second - time.monotonic())
             attaching.create_task(_once(client, next(sessions), found))
-        found.seconds = time.monotonic() - began
+        found.seconds, found.cpu_seconds = time.monotonic() - began, time.process_time() - computed
     return found
 
 
@@ -107,23 +114,25 @@ def attach_elsewhere(server: str, seconds: float) -> Attaches:
     return asyncio.run(attach(server, seconds))
 
 
+def play(server: LocalServer, folder: Path, seconds: float) -> dict[str, Any]:
+    """Two sessions for so long once they run evenly: as their viewers have them, and what is computed for it."""
+    meter = Tree(server.pid).measure()
+    found = asyncio.run(together(server.address, folder, [FRAMES_PER_SECOND] * SESSIONS, LEFT_OUT_S + seconds))
+    views = [view if isinstance(view, str) else asdict(view) for view in found]
+    return {"sessions": views, "cores": meter.read()._asdict()}
+
+
 def measure(seconds: float, folder: Path) -> dict[str, Any]:
     """Both parts, one after the other."""
-    paces = [FRAMES_PER_SECOND] * SESSIONS
     with (
         local_server(["--recordings", str(folder)]) as server,
         ProcessPoolExecutor(1, mp_context=get_context("spawn")) as elsewhere,
     ):
-        alone = asyncio.run(together(server.address, folder, paces, LEFT_OUT_S + seconds))
         elsewhere.submit(int).result()  # It has imported everything.
+        alone = play(server, folder, seconds)
         attaching = elsewhere.submit(attach_elsewhere, server.address, LEFT_OUT_S + seconds - EARLIER_S)
-        beside = asyncio.run(together(server.address, folder, paces, LEFT_OUT_S + seconds))
-        attaches = attaching.result()
-    views = {"alone": alone, "beside_attaches": beside}
-    seen = {
-        name: [view if isinstance(view, str) else asdict(view) for view in found] for name, found in views.items()
-    }
-    return {**seen, "attaches": attaches.summary}
+        beside = play(server, folder, seconds)
+        return {"alone": alone, "beside_attaches": beside, "attaches": attaching.result().summary}
 
 
 def main() -> None:
