@@ -44,11 +44,15 @@ PROMPT = "a red balloon hovering over rolling hills at noon under a clear sky"
 
 @dataclass(frozen=True)
 class Viewed:
-    """A session as its viewer had it: frames a second, the part of its blocks that came late, what it was told."""
+    """A session as its viewer had it: frames a second, the part of its blocks that came late, what it was told.
+
+    `longest_wait_s` is how long the picture stood for the latest of them.
+    """
 
     fps: int
     frames_per_second: float
     late: float
+    longest_wait_s: float
     told: Sequence[float]
 
 
@@ -66,8 +70,9 @@ def viewed(fps: int, arrivals: Sequence[Arrival], told: Sequence[float]) -> View
     if len(even) < 2:
         raise ValueError(f"{len(even)} chunks came after {LEFT_OUT_S:g} s; look on for longer")
     rate = (even[-1].end_frame - even[0].end_frame) / (even[-1].at - even[0].at)
-    waits = [time.waited > LATE_S for time in shown(even, fps)] if fps else [False]
-    return Viewed(fps, round(rate, 2), round(sum(waits) / len(waits), 3), told)
+    waits = [time.waited for time in shown(even, fps)] if fps else [0.0]
+    late = sum(wait > LATE_S for wait in waits) / len(waits)
+    return Viewed(fps, round(rate, 2), round(late, 3), round(max(waits), 3), told)
 
 
 async def view(client: AsyncClient, film: Path, fps: int, seconds: float) -> Viewed | str:

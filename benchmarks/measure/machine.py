@@ -18,8 +18,8 @@ from benchmarks.measure.counts import Work
 from benchmarks.measure.timing import sample
 
 ROOT = Path(__file__).parents[2]
-COMMIT = "LONGTAKE_COMMIT"
-"""The variable that names the code's commit where it is no checkout."""
+COMMIT = "BENCHMARKED_COMMIT"
+"""The variable that names the code's commit where it is no checkout. It is none of the servers' LONGTAKE_*."""
 
 MEASURED_CODE = ("kernels", "engines", "benchmarks/*.py")
 

@@ -9,6 +9,7 @@ from serving.config import ServerConfig
 from serving.hosts import is_loopback
 from serving.launch import supervisor
 from serving.launch.memory_preset import memory_plan
+from serving.launch.running import Running
 from serving.launch.settings import SettingsFlags
 from serving.launch.startup_checks import check_memory, check_startup
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _doors(config: ServerConfig, running: supervisor.Running) -> list[str]:
+def _doors(config: ServerConfig, running: Running) -> list[str]:
     """Where the server is, and what of it others can reach."""
     lines = [
         f"gRPC     {config.host}:{config.grpc_port}",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -13,10 +12,10 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from serving.client.backoff import Backoff
-from serving.client.event_stream import EventStream, refusal_of
+from serving.client.event_stream import EventStream
 from serving.client.interactive import InteractiveSession, Reports
-from serving.errors import InsecureToken, ReplicaLost, SessionError, SessionNotFound, TooManyRequests
+from serving.client.unary_calls import UnaryCalls
+from serving.errors import InsecureToken
 from serving.hosts import host_of_target, is_loopback
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
@@ -25,17 +24,11 @@ from serving.timeline.cue import Blend, Cue, Transition
 
 SERVER = "localhost:9000"
 
-TIMEOUT_S = 60.0
-"""The longest that an answer to one request is waited for."""
-
 LOOK_S = 5.0
-"""The same where a stream has gone quiet."""
+"""The longest that an answer is waited for where a stream has gone quiet."""
 
 PATIENCE_S = 30.0
 """How long a lost stream is tried to be had again, and a request whose answer was lost is made again."""
-
-LOST = grpc.StatusCode.UNAVAILABLE
-"""What is answered where the answer itself is lost."""
 
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
 
@@ -62,7 +55,6 @@ class AsyncClient:
             )
         self.server = server
         self.client_id = uuid.uuid4().hex
-        self._reached = False
         self._patience_s = patience_s
         self.metadata = (("application", "longtake"), *_authorization(token))
         credentials = grpc.ssl_channel_credentials()
@@ -74,6 +66,7 @@ class AsyncClient:
             else grpc.aio.insecure_channel(server, options)
         )
         self.stub: Any = SessionsStub(self._channel)  # type: ignore[no-untyped-call]
+        self._calls = UnaryCalls(server, self._channel, self.metadata, self.client_id, patience_s)
 
     async def close(self) -> None:
         """End every stream, and the connection."""
@@ -89,7 +82,7 @@ class AsyncClient:
 
     async def describe_server(self) -> pb.DescribeServerResponse:
         """What the server generates: its model, picture sizes and limits."""
-        return await self._call(self.stub.DescribeServer, pb.DescribeServerRequest())
+        return await self._calls.call(self.stub.DescribeServer, pb.DescribeServerRequest())
 
     async def create(
         self,
@@ -108,22 +101,22 @@ class AsyncClient:
             model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease_s=lease_s
         )
         request = pb.CreateSessionRequest(options=options, cues=new_cues(cues))
-        return await self._ask(self.stub.CreateSession, request)
+        return await self._calls.ask(self.stub.CreateSession, request)
 
     async def get(self, session_id: str) -> pb.Session:
         """How a session stands."""
-        return await self._call(self.stub.GetSession, pb.GetSessionRequest(session_id=session_id))
+        return await self._calls.call(self.stub.GetSession, pb.GetSessionRequest(session_id=session_id))
 
     async def list(self) -> list[pb.Session]:
         """The caller's sessions, the oldest first, without their cues."""
         sessions: list[pb.Session] = []
-        async for page in self._pages(self.stub.ListSessions, pb.ListSessionsRequest()):
+        async for page in self._calls.pages(self.stub.ListSessions, pb.ListSessionsRequest()):
             sessions += page.sessions
         return sessions
 
     async def delete(self, session_id: str) -> None:
         """End a session."""
-        await self._delete(self.stub.DeleteSession, pb.DeleteSessionRequest(session_id=session_id))
+        await self._calls.delete(self.stub.DeleteSession, pb.DeleteSessionRequest(session_id=session_id))
 
     async def schedule(
         self,
@@ -134,67 +127,73 @@ class AsyncClient:
     ) -> pb.Receipt:
         """Schedule a cue at `frame`, over one that is there already; None is now."""
         cue = new_cue(prompt, frame, transition)
-        return await self._ask(self.stub.SchedulePrompt, pb.SchedulePromptRequest(session_id=session_id, cue=cue))
+        return await self._calls.ask(
+            self.stub.SchedulePrompt, pb.SchedulePromptRequest(session_id=session_id, cue=cue)
+        )
 
     async def remove(self, session_id: str, frame: int) -> pb.Receipt:
         """Take the pending cue at `frame` away."""
-        return await self._ask(self.stub.RemovePrompt, pb.RemovePromptRequest(session_id=session_id, frame=frame))
+        return await self._calls.ask(
+            self.stub.RemovePrompt, pb.RemovePromptRequest(session_id=session_id, frame=frame)
+        )
 
     async def move(self, session_id: str, frame: int, to_frame: int) -> pb.Receipt:
         """Move the pending cue at `frame`."""
         request = pb.MovePromptRequest(session_id=session_id, frame=frame, to_frame=to_frame)
-        return await self._ask(self.stub.MovePrompt, request)
+        return await self._calls.ask(self.stub.MovePrompt, request)
 
     async def applied_cues(self, session_id: str) -> AsyncGenerator[pb.AppliedCue]:
         """The cues that have applied in this take, in order, asked for a page at a time."""
         request = pb.ListAppliedCuesRequest(session_id=session_id, page_size=1000)
-        async for page in self._pages(self.stub.ListAppliedCues, request):
+        async for page in self._calls.pages(self.stub.ListAppliedCues, request):
             for applied in page.applied:
                 yield applied
 
     async def pending_cues(self, session_id: str) -> AsyncGenerator[pb.Cue]:
         """The cues that have not applied yet, by frame, asked for a page at a time."""
         request = pb.ListPendingCuesRequest(session_id=session_id, page_size=1000)
-        async for page in self._pages(self.stub.ListPendingCues, request):
+        async for page in self._calls.pages(self.stub.ListPendingCues, request):
             for cue in page.pending:
                 yield cue
 
     async def start(self, session_id: str) -> pb.Receipt:
         """Start generation; a cue must be at frame 0."""
-        return await self._ask(self.stub.Start, pb.StartRequest(session_id=session_id))
+        return await self._calls.ask(self.stub.Start, pb.StartRequest(session_id=session_id))
 
     async def pause(self, session_id: str, frame: int | None = None) -> pb.Receipt:
         """Stop at `frame`, the last that was seen; None is the last one reported, or what the clock says."""
-        return await self._ask(self.stub.Pause, pb.PauseRequest(session_id=session_id, frame=frame))
+        return await self._calls.ask(self.stub.Pause, pb.PauseRequest(session_id=session_id, frame=frame))
 
     async def resume(self, session_id: str) -> pb.Receipt:
         """Go on where `pause` stopped."""
-        return await self._ask(self.stub.Resume, pb.ResumeRequest(session_id=session_id))
+        return await self._calls.ask(self.stub.Resume, pb.ResumeRequest(session_id=session_id))
 
     async def reset(self, session_id: str) -> pb.Receipt:
         """Go back to an empty timeline and frame 0."""
-        return await self._ask(self.stub.Reset, pb.ResetRequest(session_id=session_id))
+        return await self._calls.ask(self.stub.Reset, pb.ResetRequest(session_id=session_id))
 
     async def fork(self, session_id: str, frame: int | None = None) -> pb.Session:
         """Open a session with the same past, up to the block that contains `frame`; None is the present block."""
-        return await self._ask(self.stub.ForkSession, pb.ForkSessionRequest(session_id=session_id, frame=frame))
+        return await self._calls.ask(
+            self.stub.ForkSession, pb.ForkSessionRequest(session_id=session_id, frame=frame)
+        )
 
     async def snapshot(self, session_id: str) -> bytes:
         """The bytes from which `restore` goes on."""
         request = pb.SnapshotSessionRequest(session_id=session_id, kind=pb.SNAPSHOT_KIND_LIGHT)
-        return (await self._call(self.stub.SnapshotSession, request)).snapshot
+        return (await self._calls.call(self.stub.SnapshotSession, request)).snapshot
 
     async def restore(self, snapshot: bytes) -> pb.Session:
         """Open a session that goes on where a snapshot was taken."""
-        return await self._ask(self.stub.RestoreSession, pb.RestoreSessionRequest(snapshot=snapshot))
+        return await self._calls.ask(self.stub.RestoreSession, pb.RestoreSessionRequest(snapshot=snapshot))
 
     async def start_recording(self, session_id: str) -> pb.Recording:
         """Begin to write an MP4 file on the server, with the next chunk."""
-        return await self._ask(self.stub.StartRecording, pb.StartRecordingRequest(session_id=session_id))
+        return await self._calls.ask(self.stub.StartRecording, pb.StartRecordingRequest(session_id=session_id))
 
     async def stop_recording(self, session_id: str) -> pb.Recording:
         """Finish the file."""
-        return await self._ask(self.stub.StopRecording, pb.StopRecordingRequest(session_id=session_id))
+        return await self._calls.ask(self.stub.StopRecording, pb.StopRecordingRequest(session_id=session_id))
 
     async def watch(self, session_id: str, from_frame: int | None = None) -> AsyncGenerator[pb.Event]:
         """A session's events, from the chunk that contains `from_frame` on; None is from now on.
@@ -224,13 +223,13 @@ class AsyncClient:
 
     async def recordings(self) -> AsyncGenerator[pb.Recording]:
         """The caller's finished recordings, the oldest first, asked for a page at a time."""
-        async for page in self._pages(self.stub.ListRecordings, pb.ListRecordingsRequest()):
+        async for page in self._calls.pages(self.stub.ListRecordings, pb.ListRecordingsRequest()):
             for recording in page.recordings:
                 yield recording
 
     async def delete_recording(self, name: str) -> None:
         """Remove a finished recording."""
-        await self._delete(self.stub.DeleteRecording, pb.DeleteRecordingRequest(name=name))
+        await self._calls.delete(self.stub.DeleteRecording, pb.DeleteRecordingRequest(name=name))
 
     async def read_recording(self, name: str) -> AsyncGenerator[bytes]:
         """The bytes of a finished recording, piece by piece."""
@@ -239,7 +238,7 @@ class AsyncClient:
             async for piece in call:
                 yield piece.data
         except grpc.aio.AioRpcError as error:
-            raise self._refusal(error) from error
+            raise self._calls.refusal(error) from error
         finally:
             call.cancel()
 
@@ -250,79 +249,7 @@ class AsyncClient:
     async def _describe(self, session_id: str) -> pb.Session:
         """How a session stands, asked by a stream that cannot wait for long."""
         request = pb.GetSessionRequest(session_id=session_id)
-        return await self._call(self.stub.GetSession, request, LOOK_S)
-
-    async def _ask(self, method: Any, request: Any) -> Any:
-        """The answer to what is to be done once, however often it has to be asked for."""
-        request.client_id, request.command_id = self.client_id, uuid.uuid4().hex
-        return await self._insist(method, request)
-
-    async def _delete(self, method: Any, request: object) -> None:
-        """Have something removed, however often that has to be asked for."""
-        try:
-            await self._call(method, request)
-        except ReplicaLost as lost:
-            if not self._may_come_back(lost):
-                raise
-            with suppress(SessionNotFound):  # The answer was lost, and not the request.
-                await self._insist(method, request)
-
-    async def _insist(self, method: Any, request: object) -> Any:
-        now = asyncio.get_running_loop().time
-        until, backoff = now() + self._patience_s, Backoff(self._patience_s)
-        while True:
-            try:
-                return await self._call(method, request)
-            except ReplicaLost as lost:
-                wait_s = backoff.wait_s(now()) if self._may_come_back(lost) else None
-                if wait_s is None or now() + wait_s > until:
-                    raise
-            await asyncio.sleep(wait_s)
-
-    def _may_come_back(self, lost: ReplicaLost) -> bool:
-        """Whether to ask again. A server that was never there has perhaps another address."""
-        cause = lost.__cause__
-        return self._reached and isinstance(cause, grpc.aio.AioRpcError) and cause.code() is LOST
-
-    async def _pages(self, method: Any, request: Any) -> AsyncGenerator[Any]:
-        """The answers to a request for a long list, one after the other."""
-        while True:
-            page = await self._call(method, request)
-            yield page
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
-
-    async def _call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
-        """The answer; one that says when to come back is waited for, for as long as `patience_s`."""
-        now = asyncio.get_running_loop().time
-        until = now() + self._patience_s
-        while True:
-            try:
-                return await self._call_once(method, request, timeout_s)
-            except TooManyRequests as refused:
-                if now() + refused.retry_after_s > until:
-                    raise
-                await asyncio.sleep(refused.retry_after_s)
-
-    async def _call_once(self, method: Any, request: object, timeout_s: float) -> Any:
-        try:
-            answer = await method(request, metadata=self.metadata, timeout=timeout_s)
-        except grpc.aio.AioRpcError as error:
-            self._note_reached()
-            raise self._refusal(error) from error
-        self._reached = True
-        return answer
-
-    def _note_reached(self) -> None:
-        state = self._channel.get_state()
-        self._reached = self._reached or state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
-
-    def _refusal(self, error: grpc.aio.AioRpcError) -> SessionError:
-        refusal = refusal_of(error)
-        if isinstance(refusal, ReplicaLost):
-            return ReplicaLost(f"{self.server} does not answer as it should: {refusal}")
-        return refusal
+        return await self._calls.call(self.stub.GetSession, request, LOOK_S)
 
 
 def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:

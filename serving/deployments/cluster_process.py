@@ -14,17 +14,12 @@ import sys
 import threading
 from typing import IO, Any
 
-import psutil
-
 from engines.errors import EngineError
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
 from serving.errors import ServingError
 from serving.launch.process_tree import adopt_orphans, end_descendants
 from serving.launch.supervisor import GRACE_S, STOP_S
-
-VITAL = ("gcs_server", "raylet")
-"""Processes of Ray without which nothing goes on. Serve starts its own again, and Ray's agents end the raylet."""
 
 
 def main() -> int:
@@ -37,7 +32,7 @@ def main() -> int:
     try:
         with local_cluster(config) as running:
             _ignore_signals()
-            _say(messages, logs=str(running.logs), metrics=running.metrics, vital=_vital())
+            _say(messages, **running.message)
             ending.wait()
     except Exception as error:
         _say(messages, problem=_in_words(error))
@@ -61,10 +56,6 @@ def _ignore_signals() -> None:
     """Ray puts handlers in place, which abort. Only whoever started this process stops it, by standard input."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _vital() -> dict[str, int]:
-    return {child.name(): child.pid for child in psutil.Process().children() if child.name() in VITAL}
 
 
 def _messages() -> IO[str]:

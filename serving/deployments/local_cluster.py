@@ -8,8 +8,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import psutil
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
@@ -19,6 +20,7 @@ from serving.deployments.app import APPLICATION, build, denoisers, replicas
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.deployments.telemetry.logging_config import LOGGING
 from serving.deployments.worker_setup import worker_setup
+from serving.launch.running import Running
 
 SERVICES = [
     "serving.deployments.grpc_handlers.add_sessions",
@@ -49,11 +51,8 @@ END_S = 3.0
 """The longest that a replica may take, when the server ends, to tell its viewers and finish recordings."""
 
 
-class Running(NamedTuple):
-    """A server on this machine: where its metrics can be read, and the folder that its replicas log to."""
-
-    metrics: str
-    logs: Path
+VITAL = ("gcs_server", "raylet")
+"""Processes of Ray without which nothing goes on. Serve starts its own again, and Ray's agents end the raylet."""
 
 
 @contextmanager
@@ -86,7 +85,11 @@ def _start(config: ServerConfig) -> Running:
     serve.run(build(config), name=APPLICATION, route_prefix="/")
     found = cluster.address_info
     metrics = f"http://{found['node_ip_address']}:{found['metrics_export_port']}/metrics"
-    return Running(metrics, Path(found["session_dir"]) / "logs" / "serve")
+    return Running(Path(found["session_dir"]) / "logs" / "serve", metrics, _vital())
+
+
+def _vital() -> dict[str, int]:
+    return {child.name(): child.pid for child in psutil.Process().children() if child.name() in VITAL}
 
 
 async def _end_sessions() -> None:

@@ -3,53 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from cachetools import LRUCache
 from typing_extensions import override
 
 from engines.config.stream import StreamConfig
-from engines.errors import ConfigError
 from serving.auth import Caller
 from serving.config import ServerConfig
 from serving.errors import (
     InvalidRequest,
     LimitReached,
-    NotAllowed,
-    RegisterUnavailable,
     ReplicaLost,
     SessionNotFound,
 )
 from serving.gateway.api import SessionAPI
+from serving.gateway.callers import Callers
 from serving.gateway.controller_stream import ControllerStream
 from serving.gateway.ownership.event_relay import Controller, EventRelay
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.placement import ask_all, prepare
 from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
-from serving.gateway.ownership.session_directory import REMEMBERED
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recording.recordings import Recordings
 from serving.gateway.request_log import RequestLog, request_name, session_id_of
+from serving.gateway.session_options import OptionsChecker
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.gateway.shared_answer import SharedAnswer
 from serving.gateway.spectators import Spectators
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_cues, read_pace
-from serving.rate_limit import RateLimit
+from serving.protocol.convert import read_cues
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.register import Register
-from serving.session.pacing import MAX_FPS, Pace
 from serving.session.receipt_log import check_ids
 from serving.timeline.cue import Cue
-from serving.timeline.formats.document import shown
-from serving.timeline.timeline import Settings
 
 READY_KEPT_S = 1.0
 """How old the answer may be whether the server is there: who asks often costs the replicas nothing."""
@@ -62,10 +52,8 @@ class SessionService(SessionAPI):
         self, pool: ReplicaPool, register: Register, config: ServerConfig, stream: StreamConfig, manager: str
     ) -> None:
         self._pool = pool
-        self._register = register
         self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config
-        self._stream = stream
         self._failover = Failover(pool, register, config.leases, manager)
         self._relay = EventRelay(
             pool, self._failover, config.leases.lease_s,
@@ -73,17 +61,14 @@ class SessionService(SessionAPI):
         )  # fmt: skip
         self._spectators = Spectators(self._relay, self._failover.beside)
         self._requests = RequestLog()
-        # Whose a session is never changes.
-        self._callers: LRUCache[str, str] = LRUCache(REMEMBERED)
-        # Each manager has its share, since requests are spread evenly over them.
-        limits, managers = config.limits, config.managers
-        self._rate = RateLimit(limits.requests_per_second / managers, limits.requests_at_once / managers)
-        self._attaches = RateLimit(limits.attaches_per_second, 2 * limits.attaches_per_second)
+        self._callers = Callers(
+            config, register, partial(self._relay.ask, method="caller_of"), self._failover.beside
+        )
+        self._options = OptionsChecker(config, stream)
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
-        # A server without tokens has one caller, whose name is empty and whose folder is the whole.
         self._recordings = Recordings(
-            self._relay, config.recordings, config.tokens.digests or ("",),
-            config.limits.recording_frames, self._failover.beside,
+            self._relay, config.recordings, self._callers.names, config.limits.recording_frames,
+            self._failover.beside,
         )  # fmt: skip
 
     def start(self) -> None:
@@ -97,16 +82,11 @@ class SessionService(SessionAPI):
 
     @override
     def authenticate(self, token: str | None) -> Caller:
-        caller = self._config.tokens.caller(token)
-        if caller is None:
-            known = "a token is missing" if token is None else "the token is unknown"
-            raise NotAllowed(f"{known}; send `authorization: Bearer TOKEN`")
-        self.admit(Caller(caller))
-        return Caller(caller)
+        return self._callers.authenticate(token)
 
     @override
     def admit(self, caller: Caller) -> None:
-        self._rate.take(caller.name, f"{caller.name} asks" if caller.name else "all clients together ask")
+        self._callers.admit(caller)
 
     async def ready(self) -> bool:
         """Whether a denoiser is there to open sessions on, or was a second ago."""
@@ -120,16 +100,7 @@ class SessionService(SessionAPI):
 
     @override
     async def describe_server(self, caller: Caller) -> pb.DescribeServerResponse:
-        config = self._config
-        sizes = config.served_sizes((self._stream.height, self._stream.width))
-        return pb.DescribeServerResponse(
-            model=config.model,
-            sizes=[pb.PictureSize(height=height, width=width) for height, width in sizes],
-            other_sizes=not config.sizes,
-            max_pixels=config.limits.pixels,
-            max_fps=MAX_FPS,
-            default_fps=Pace.fps,
-        )
+        return self._options.describe()
 
     # Opening and closing
 
@@ -139,12 +110,12 @@ class SessionService(SessionAPI):
 
     async def _create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         cues = read_cues(request.cues)
-        spec = self._spec(session_id_of(caller.name, request), request.options, caller)
+        spec = self._options.read(session_id_of(caller.name, request), request.options, caller)
         return await self._open(spec.session_id, caller, self._new_copy(spec, cues))
 
     @override
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
-        await self._require_own(session_id, caller)
+        await self._callers.require_own(session_id, caller)
         return pb.Session.FromString(await self._relay.ask(session_id, "describe"))
 
     @override
@@ -155,19 +126,19 @@ class SessionService(SessionAPI):
 
     @override
     async def list_applied(self, request: pb.ListAppliedCuesRequest, caller: Caller) -> pb.ListAppliedCuesResponse:
-        await self._require_own(request.session_id, caller)
+        await self._callers.require_own(request.session_id, caller)
         page = await self._relay.ask(request.session_id, "applied_cues", request.page_token, request.page_size)
         return pb.ListAppliedCuesResponse.FromString(page)
 
     @override
     async def list_pending(self, request: pb.ListPendingCuesRequest, caller: Caller) -> pb.ListPendingCuesResponse:
-        await self._require_own(request.session_id, caller)
+        await self._callers.require_own(request.session_id, caller)
         page = await self._relay.ask(request.session_id, "pending_cues", request.page_token, request.page_size)
         return pb.ListPendingCuesResponse.FromString(page)
 
     @override
     async def delete(self, session_id: str, caller: Caller) -> None:
-        await self._require_own(session_id, caller)
+        await self._callers.require_own(session_id, caller)
         await self._failover.end(session_id, "it was deleted")
 
     @override
@@ -175,13 +146,13 @@ class SessionService(SessionAPI):
         return await self._requests.once(caller.name, request, lambda: self._fork(request, caller))
 
     async def _fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
-        await self._require_own(request.session_id, caller)
+        await self._callers.require_own(request.session_id, caller)
         session_id = session_id_of(caller.name, request)
         return await self._open(session_id, caller, self._forked_copy(request, session_id, caller))
 
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
-        await self._require_own(request.session_id, caller)
+        await self._callers.require_own(request.session_id, caller)
         if request.kind not in (pb.SNAPSHOT_KIND_UNSPECIFIED, pb.SNAPSHOT_KIND_LIGHT):
             raise InvalidRequest(f"kind {request.kind} of a snapshot is unknown; known: 1 (light)")
         most = self._config.limits.snapshot_bytes
@@ -203,7 +174,7 @@ class SessionService(SessionAPI):
                 f"at most {self._config.limits.snapshot_bytes} are taken"
             )
         saved = await asyncio.to_thread(unpack, request.snapshot)
-        spec = self._spec(session_id_of(caller.name, request), saved.session.options, caller)
+        spec = self._options.read(session_id_of(caller.name, request), saved.session.options, caller)
         resume = await asyncio.to_thread(restored, saved, spec)
         return await self._open(spec.session_id, caller, self._new_copy(spec, (), resume))
 
@@ -212,13 +183,13 @@ class SessionService(SessionAPI):
 
         Raises LimitReached for one more than the caller may have.
         """
-        await self._reserve(session_id, caller)
+        await self._callers.reserve(session_id, caller)
         try:
             return await self._failover.open(session_id, first)
         except AlreadyOpen:
             return pb.Session.FromString(await self._relay.ask(session_id, "describe"))
         except BaseException:
-            self._failover.beside(self._release(session_id, caller))
+            self._callers.release(session_id, caller)
             raise
 
     def _new_copy(self, spec: SessionSpec, cues: tuple[Cue, ...], resume: ResumeState | None = None) -> FirstCopy:
@@ -238,65 +209,11 @@ class SessionService(SessionAPI):
 
         return fork
 
-    def _spec(self, session_id: str, options: pb.SessionOptions, caller: Caller) -> SessionSpec:
-        """What is asked for, checked. Raises InvalidRequest."""
-        config = self._config
-        if options.model not in ("", config.model):
-            raise InvalidRequest(f"the model {shown(options.model)} is not loaded here; {config.model!r} is")
-        asked = Settings(height=options.height or None, width=options.width or None)
-        seed = options.seed if options.HasField("seed") else secrets.randbits(32)
-        try:
-            stream = replace(
-                self._stream,
-                seed=seed,
-                height=asked.height or self._stream.height,
-                width=asked.width or self._stream.width,
-            )
-        except ConfigError as error:
-            raise InvalidRequest(str(error)) from None
-        served = config.served_sizes((self._stream.height, self._stream.width))
-        if config.sizes and (stream.height, stream.width) not in served:
-            listed = ", ".join(f"{height}x{width}" for height, width in served)
-            raise InvalidRequest(
-                f"pictures of {stream.height}x{stream.width}, height by width, are not served here; {listed} are"
-            )
-        pixels, most = stream.height * stream.width, config.limits.pixels
-        if pixels > most:
-            raise LimitReached(f"the picture has {pixels} pixels; at most {most} are generated here")
-        pace = read_pace(options, config.lease_s)
-        return SessionSpec(session_id, caller.name, config.model, stream, pace, time.time())
-
-    async def _reserve(self, session_id: str, caller: Caller) -> None:
-        most = self._config.limits.sessions_per_token
-        if not self._config.tokens.digests:
-            return
-        try:
-            has_place = await self._register.reserve(caller.name, session_id, most)
-        except RegisterUnavailable:  # It may have been reserved all the same.
-            self._failover.beside(self._release(session_id, caller))
-            raise
-        if not has_place:
-            raise LimitReached(f"{caller.name} has {most} sessions, and may have no more; end one")
-
-    async def _release(self, session_id: str, caller: Caller) -> None:
-        if self._config.tokens.digests:
-            with suppress(RegisterUnavailable):  # The place is free again by itself, a while later.
-                await self._register.release(caller.name, session_id)
-
-    async def _require_own(self, session_id: str, caller: Caller) -> None:
-        """Raise SessionNotFound for a session that is not there, or is somebody else's."""
-        if not self._config.tokens.digests:
-            return
-        if (owner := self._callers.get(session_id)) is None:
-            owner = self._callers[session_id] = await self._relay.ask(session_id, "caller_of")
-        if owner != caller.name:
-            raise SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
-
     # Commands
 
     @override
     async def command(self, session_id: str, command: pb.Command, caller: Caller) -> pb.Receipt:
-        await self._require_own(session_id, caller)
+        await self._callers.require_own(session_id, caller)
         return await self._command(session_id, command, steers=False)
 
     async def _command(self, session_id: str, command: pb.Command, *, steers: bool) -> pb.Receipt:
@@ -311,7 +228,7 @@ class SessionService(SessionAPI):
     @override
     def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
         from_frame = request.from_frame if request.HasField("from_frame") else None
-        admit = partial(self._require_own, request.session_id, caller)
+        admit = partial(self._callers.require_own, request.session_id, caller)
         return self._spectators.watch(request.session_id, from_frame, self._config.limits.stream_seconds, admit)
 
     @override
@@ -321,8 +238,8 @@ class SessionService(SessionAPI):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
         session_id, client_id = first.attach.session_id, first.client_id or uuid.uuid4().hex
         check_ids(client_id, first.id)
-        await self._require_own(session_id, caller)
-        self._attaches.take(session_id, "controllers attach to the session")
+        await self._callers.require_own(session_id, caller)
+        self._callers.admit_controller(session_id)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
         followed, controller = asyncio.Event(), Controller(client_id, first.attach.reattach)
         events = self._relay.events(session_id, Role.CONTROLLER, from_frame, followed, controller)

@@ -17,9 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 from typing import IO, Any
 
 import psutil
@@ -27,6 +25,7 @@ import psutil
 from serving.config import ServerConfig
 from serving.errors import ServerError
 from serving.launch.process_tree import adopt_orphans, end_descendants, is_alive
+from serving.launch.running import Running
 
 CLUSTER = (sys.executable, "-m", "serving.deployments.cluster_process")
 
@@ -42,15 +41,6 @@ GRACE_S = 1.0
 
 class Interrupted(Exception):
     """A signal asked the server to stop."""
-
-
-@dataclass(frozen=True)
-class Running:
-    """A server that is there: its replicas' logs, where its metrics are, and what it cannot do without."""
-
-    logs: Path
-    metrics: str
-    vital: Mapping[str, int]
 
 
 def serve(config: ServerConfig, started: Callable[[Running], None], stopping: Callable[[], None]) -> None:
@@ -118,7 +108,7 @@ def _wait_until_started(
             raise ServerError(f"the server did not start: {_ended(cluster)}: {''.join(said)}")
     if problem := message.get("problem"):
         raise ServerError(f"the server did not start: {problem}")
-    return Running(Path(message["logs"]), message["metrics"], message["vital"])
+    return Running.of(message)
 
 
 def _watch(cluster: subprocess.Popen[str], running: Running, events: queue.SimpleQueue[Any]) -> None:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from serving.errors import FilmError
 from serving.media.chunk import Chunk
-from serving.media.mp4_writer import Mp4, finish, frames_in, writing
-from serving.media.whole_file import is_at, put_in_place
+from serving.media.fragment_file import FragmentFile, Tag
+from serving.media.ordinary_mp4 import finish, writing
+from serving.media.whole_file import put_in_place
 
 FACTS_TAG = "longtake"
 """The metadata tag that holds the facts of a film."""
@@ -51,15 +51,17 @@ class FilmFile:
         if facts is not None:
             require_own_facts(path)
         self._path, self._facts = path, facts
+        self._height, self._width = height, width
         self._part, self._facts_part = _part(path), _part(facts_path(path))
         self._made: Made | None = None
         if path.is_dir():
             raise FilmError(f"{path} cannot be written: Is a directory; choose another -o")
         with writing(path):
-            self._lock = _lock(self._part)
+            file = FragmentFile.overwrite(self._part, self._tag(None))
+        if file is None:
+            raise FilmError(f"another process is writing {self._part}; wait for it, or choose another -o")
+        self._file = file
         try:
-            tags = {} if facts is None else {FACTS_TAG: json.dumps(facts.document())}
-            self._file = Mp4(self._part, height, width, 0, tags)
             self._reserve_facts()
         except BaseException:
             self._discard()
@@ -68,26 +70,22 @@ class FilmFile:
     @property
     def frames(self) -> int:
         """How many have been written."""
-        return self._file.frames if self._made is None else self._made.frames
+        return self._file.frames
 
     def append(self, chunk: Chunk) -> None:
         """Write the chunk that follows. Where the disk refuses it, the film is closed with what is whole."""
+        if chunk.first_frame != self.frames:
+            raise FilmError(
+                f"{self._path} goes on with frame {self.frames}; the chunk begins at {chunk.first_frame}"
+            )
         try:
-            self._file.append(chunk)
-        except FilmError as error:
-            if self._file.whole:
-                raise
+            self._file.append(chunk, self._height, self._width)
+        except OSError as error:
             raise self._cut_off(error) from error
 
     def close(self, *, complete: bool = False) -> Made:
         """Give the film its name, and the facts theirs; without a frame, leave everything as it was before."""
-        if self._made is not None:
-            return self._made
-        try:
-            self._file.close()
-        except FilmError as error:
-            raise self._cut_off(error) from error
-        return self._publish(complete=complete)
+        return self._made or self._publish(complete=complete)
 
     def __enter__(self) -> Self:
         return self
@@ -99,27 +97,25 @@ class FilmFile:
         with contextlib.suppress(FilmError) if error is not None else contextlib.nullcontext():
             self.close()
 
-    def _cut_off(self, error: FilmError) -> FilmError:
+    def _cut_off(self, error: OSError) -> FilmError:
         """Keep what is whole of a film that the disk has no room for; what to say then."""
-        self._file.abandon()
         frames = self._publish(complete=False).frames
         kept = f"it has the {frames} frames before that" if frames else "nothing of it could be kept"
-        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
-        return FilmError(f"{self._path} cannot be written any further: {reason}; {kept}")
+        return FilmError(f"{self._path} cannot be written any further: {error.strerror}; {kept}")
 
     def _publish(self, *, complete: bool) -> Made:
-        frames = self._file.frames
-        if not self._file.whole:
-            frames = frames_in(self._part) if self._part.stat().st_size else 0
-        self._made = made = Made(frames, complete)
-        if frames == 0:
+        self._made = made = Made(self._file.frames, complete)
+        if made.frames == 0:
             self._discard()
             return made
-        with self._lock:
-            tags = {} if self._facts is None else {FACTS_TAG: json.dumps(self._facts.document(made))}
-            finish(self._part, self._path, tags)
+        with contextlib.closing(self._file):
+            tag = self._tag(made)
+            finish(self._part, self._path, made.frames, {} if tag is None else {tag.name: tag.text})
             self._write_facts()
         return made
+
+    def _tag(self, made: Made | None) -> Tag | None:
+        return None if self._facts is None else Tag(FACTS_TAG, json.dumps(self._facts.document(made)))
 
     def _reserve_facts(self) -> None:
         """Take the room for the facts on the disk, which may be full in the end."""
@@ -144,7 +140,7 @@ class FilmFile:
         return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
     def _discard(self) -> None:
-        with self._lock, writing(self._path):
+        with contextlib.closing(self._file), writing(self._path):
             self._part.unlink(missing_ok=True)
             if self._facts is not None:
                 self._facts_part.unlink(missing_ok=True)
@@ -174,18 +170,3 @@ def require_own_facts(film: Path) -> None:
 
 def _part(path: Path) -> Path:
     return path.with_name(path.name + PART)
-
-
-def _lock(part: Path) -> BinaryIO:
-    """The file at `part`, made if need be, which is ours until it is closed or the process dies."""
-    while True:
-        file = part.open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it before may have given it another name meanwhile.
-            if is_at(file, part):
-                return file
-        except BlockingIOError:
-            file.close()
-            raise FilmError(f"another process is writing {part}; wait for it, or choose another -o") from None
-        file.close()

@@ -15,6 +15,7 @@ _TRACK = 1
 _UNITY_MATRIX = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 _KEY, _NOT_KEY = 0x02000000, 0x01010000
 _TRACK_SHOWN = 3
+_UTF_8 = 1
 
 _BASE_IS_MOOF, _DEFAULT_FLAGS = 0x020000, 0x20
 _DATA_OFFSET, _FIRST_FLAGS, _SIZES = 0x1, 0x4, 0x200
@@ -68,6 +69,14 @@ def box(kind: str, *parts: bytes) -> bytes:
     """A box of ISO 14496-12."""
     body = b"".join(parts)
     return struct.pack(">I4s", 8 + len(body), kind.encode()) + body
+
+
+def tag_box(name: str, text: str) -> bytes:
+    """A file's metadata: one tag, of the form that FFmpeg reads and writes for `use_metadata_tags`."""
+    handler = _full_box("hdlr", 0, 0, struct.pack(">4x4s12x", b"mdta"), b"\x00")
+    names = _full_box("keys", 0, 0, struct.pack(">I", 1), box("mdta", name.encode()))
+    value = box("data", struct.pack(">2I", _UTF_8, 0), text.encode())
+    return _full_box("meta", 0, 0, handler, names, box("ilst", struct.pack(">2I", 8 + len(value), 1), value))
 
 
 def boxes(file: BinaryIO) -> Iterator[Box]:

@@ -3,58 +3,60 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from serving.errors import FilmError
 from serving.media.chunk import Chunk
-from serving.media.fmp4 import FILE_TYPE, Box, Fragments, box, boxes, frames_of
+from serving.media.fmp4 import FILE_TYPE, Box, Fragments, boxes, frames_of, tag_box
 from serving.media.whole_file import is_at
 
-Facts = Mapping[str, str | int]
+MAX_TAG_BYTES = 1 << 16
+"""Of a tag that a writer reads; players read longer ones."""
 
-MAX_FACTS_BYTES = 1 << 16
+
+class Tag(NamedTuple):
+    """What a file says of itself, where players find it under a name."""
+
+    name: str
+    text: str
 
 
 class FragmentFile:
     """A fragmented MP4 whose first frame is at time 0: every chunk of it is whole once it has been appended.
 
-    `facts` are in it from the beginning. Whoever has opened it holds its lock, which ends with the process. What
-    the disk refuses raises OSError, and leaves the file as it was.
+    Its `tag`, if it has one, is in it from the beginning. Whoever has opened it holds its lock, which ends with
+    the process. What the disk refuses raises OSError, and leaves the file as it was.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, facts: Facts) -> None:
+    def __init__(self, path: Path, file: BinaryIO, tag: Tag | None) -> None:
         """Go on with a locked file, behind its last whole fragment."""
-        self.path, self.facts = path, facts
+        self.path, self.tag = path, tag
         self._file = file
         self._movie: bytes | None = None
         self.frames = self._end = 0
         self._look_through()
 
     @classmethod
-    def create(cls, path: Path, facts: Facts) -> Self | None:
+    def create(cls, path: Path, tag: Tag | None = None) -> Self | None:
         """A new file; None where there is one of that name."""
         try:
             file = _locked(path, os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             return None
-        if file is None:
-            return None
-        try:
-            _write(file, FILE_TYPE + box("free", json.dumps(facts).encode()))
-        except OSError:
-            path.unlink(missing_ok=True)
-            file.close()
-            raise
-        return cls(path, file, facts)
+        return None if file is None else cls._begun(path, file, tag)
 
     @classmethod
-    def reopen(cls, path: Path) -> Self | None:
-        """Go on with a file; None where another has it, or it is gone. Raises FilmError if it has no facts."""
+    def overwrite(cls, path: Path, tag: Tag | None = None) -> Self | None:
+        """A new file, in place of one that nobody writes; None where somebody does."""
+        file = _locked(path, os.O_CREAT)
+        return None if file is None else cls._begun(path, file, tag)
+
+    @classmethod
+    def reopen(cls, path: Path, name: str) -> Self | None:
+        """Go on with a file; None where another has it, or it is gone. Raises FilmError without a tag `name`."""
         try:
             file = _locked(path)
         except FileNotFoundError:
@@ -62,10 +64,21 @@ class FragmentFile:
         if file is None:
             return None
         try:
-            return cls(path, file, read_facts(file, path))
+            return cls(path, file, Tag(name, read_tag(file, path, name)))
         except BaseException:
             file.close()
             raise
+
+    @classmethod
+    def _begun(cls, path: Path, file: BinaryIO, tag: Tag | None) -> Self:
+        try:
+            file.truncate(0)
+            _write(file, FILE_TYPE + (b"" if tag is None else tag_box(*tag)))
+        except OSError:
+            path.unlink(missing_ok=True)
+            file.close()
+            raise
+        return cls(path, file, tag)
 
     def append(self, chunk: Chunk, height: int, width: int) -> None:
         """Write a chunk, whichever frames it has. Raises FilmError if it is another encoder's."""
@@ -101,48 +114,54 @@ class FragmentFile:
         moof = 0
         for found in boxes(self._file):
             if found.kind == b"moov":
-                self._movie = self._read(found)
+                self._movie = _read(self._file, found)
             elif found.kind == b"moof":
-                moof = frames_of(self._read(found))
+                moof = frames_of(_read(self._file, found))
             elif found.kind == b"mdat":
                 self.frames, moof, self._end = self.frames + moof, 0, found.end
-            elif found.kind in (b"ftyp", b"free"):
+            elif found.kind in (b"ftyp", b"meta"):
                 self._end = found.end
         if not self.frames:
             self._movie = None
         self._file.truncate(self._end)
 
-    def _read(self, found: Box) -> bytes:
-        self._file.seek(found.begin)
-        return self._file.read(found.end - found.begin)
+
+def read_tag(file: BinaryIO, path: Path, name: str) -> str:
+    """What a file says of itself. Raises FilmError if it has no such tag."""
+    found = next((one for one in boxes(file) if one.kind == b"meta"), None)
+    if found is not None and found.end - found.begin <= MAX_TAG_BYTES:
+        text = _read(file, found)[len(tag_box(name, "")) :].decode(errors="replace")
+        if tag_box(name, text) == _read(file, found):
+            return text
+    raise FilmError(f"{path} does not say what it is: it has no tag {name!r}")
 
 
-def read_facts(file: BinaryIO, path: Path) -> Facts:
-    """The facts of a file. Raises FilmError if it has none."""
-    found = next((one for one in boxes(file) if one.kind == b"free"), None)
-    if found is not None and found.end - found.begin <= MAX_FACTS_BYTES:
-        file.seek(found.begin + 8)
-        try:
-            facts = json.loads(file.read(found.end - found.begin - 8))
-        except ValueError:
-            facts = None
-        if isinstance(facts, dict):
-            return facts
-    raise FilmError(f"{path} does not say what it is a recording of")
+def cut_to_whole(path: Path) -> None:
+    """Cut a file that nobody goes on writing behind its last whole fragment, where players want it to end."""
+    with path.open("r+b") as file:
+        file.truncate(max((found.end for found in boxes(file) if found.kind == b"mdat"), default=0))
 
 
 def _locked(path: Path, flags: int = 0) -> BinaryIO | None:
-    """A file that is nobody else's; None where it is, or is not at its path any more."""
-    file = os.fdopen(os.open(path, os.O_RDWR | flags, 0o644), "r+b", buffering=0)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    """A file that is nobody else's; None where it is, or is not at its path any more and not to be made anew."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | flags, 0o644), "r+b", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        # Whoever had it before may have given it another name meanwhile.
+        if is_at(file, path):
+            return file
         file.close()
-        return None
-    if not is_at(file, path):
-        file.close()
-        return None
-    return file
+        if not flags & os.O_CREAT:
+            return None
+
+
+def _read(file: BinaryIO, found: Box) -> bytes:
+    file.seek(found.begin)
+    return file.read(found.end - found.begin)
 
 
 def _write(file: BinaryIO, data: bytes) -> None:

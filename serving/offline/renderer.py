@@ -21,7 +21,7 @@ from engines.text.prompt import Prompt
 from serving.errors import FilmError
 from serving.media.contact_sheet import Still, write_sheet
 from serving.media.film_file import Made, facts_path
-from serving.media.mp4_writer import writing
+from serving.media.ordinary_mp4 import writing
 from serving.media.whole_file import whole_file
 from serving.offline.film_writer import Film
 from serving.offline.provenance import Facts

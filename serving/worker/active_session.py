@@ -1,9 +1,8 @@
-"""A session on its replica: logic, stream, prompts, kept chunks and subscribers in one object."""
+"""A session on its replica: logic, stream, prompts, audience and standby in one object."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,19 +16,17 @@ from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
-from serving.errors import FrameOutOfRange, ServingError, SessionNotFound
-from serving.media.chunk import Chunk
+from serving.errors import ServingError, SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
-from serving.protocol.chunks import write_chunk
 from serving.protocol.convert import write_applied, write_receipt
 from serving.protocol.cue_pages import next_cues, recent_cues
-from serving.replication.messages import Role, SessionSpec
-from serving.replication.standby import KEPT_CHUNKS, oldest_frame
+from serving.replication.messages import SessionSpec
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.state_machine import Applied, BlockPlan, Receipt, Session
 from serving.session.types import Waiting
 from serving.worker.capacity.pace_watch import PaceWatch
+from serving.worker.streams.audience import Audience
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 
@@ -53,8 +50,6 @@ class ActiveSession:
     prompts: dict[str, Prompt]
     replica: str
     provenance: pb.Provenance
-    kept: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
-    subscribers: list[Subscriber] = field(default_factory=list)
     feed: StandbyFeed | None = None
     renewed: asyncio.Event = field(default_factory=asyncio.Event)
     commands: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -70,15 +65,15 @@ class ActiveSession:
     delivered_at: float | None = None
     waiting: Waiting = Waiting.UNSPECIFIED
     stands_since: tuple[float, object] = (0.0, None)
-    answering_command: bool = False
-    behind_receipts: list[pb.Event] = field(default_factory=list)
     ending: bool = False
     closed: bool = False
     failure: ServingError | None = None
     watch: PaceWatch = field(init=False)
+    audience: Audience = field(init=False)
 
     def __post_init__(self) -> None:
         self.watch = PaceWatch(self.spec.pace.fps)
+        self.audience = Audience(self.logic, self.describe)
 
     @property
     def id(self) -> str:
@@ -98,11 +93,6 @@ class ActiveSession:
     def config(self) -> StreamConfig:
         """Of its stream."""
         return self.spec.stream
-
-    @property
-    def oldest_frame(self) -> int:
-        """The oldest frame that a viewer can begin with."""
-        return oldest_frame(tuple(self.kept), self.logic.delivered_frames)
 
     @property
     def is_idle(self) -> bool:
@@ -145,7 +135,7 @@ class ActiveSession:
             found = Waiting.UNSPECIFIED
         if found is not self.waiting:
             self.waiting = found
-            self.publish_state()
+            self.audience.publish_state()
 
     def _waits_for(self, now: float) -> Waiting:
         due = self.logic.due(now)
@@ -153,11 +143,7 @@ class ActiveSession:
             return self.logic.waits_for(now)
         return Waiting.SERVER if self.has_prompts() else Waiting.PROMPT
 
-    # What subscribers see
-
-    def publish(self, **event: object) -> None:
-        """Send an event, one field of `pb.Event`, to everyone."""
-        self._send(pb.Event(take=self.logic.take, **event))  # type: ignore[arg-type]
+    # What all are told
 
     def publish_applied(self, plan: BlockPlan) -> None:
         """Send what a block brings into force; behind the receipts of a command that is being answered."""
@@ -165,11 +151,7 @@ class ActiveSession:
         events = [pb.Event(take=take, receipt=write_receipt(receipt)) for receipt in plan.receipts]
         if plan.applied is not None:
             events.append(pb.Event(take=take, applied=self._applied(plan.applied)))
-        if self.answering_command:
-            self.behind_receipts += events
-            return
-        for event in events:
-            self._send(event)
+        self.audience.publish_behind(events)
 
     def _applied(self, applied: Applied) -> pb.AppliedCue:
         """A cue that comes into force, with how much of its prompts is too long to be read."""
@@ -179,85 +161,25 @@ class ActiveSession:
 
     async def answer(self, receipts: Iterable[Receipt], timeout_s: float) -> bool:
         """Send receipts once the standby has what they say, or after `timeout_s`; returns whether it has."""
-        take, self.answering_command, replicated = self.logic.take, True, False
+        take, replicated = self.logic.take, False
+        self.audience.hold()
         try:
             replicated = self.feed is not None and await self.feed.replicated(timeout_s)
         finally:
-            self.answering_command = False
             answers = [write_receipt(receipt, replicated=replicated) for receipt in receipts]
-            behind, self.behind_receipts = self.behind_receipts, []
-            for event in (*(pb.Event(take=take, receipt=answer) for answer in answers), *behind):
-                self._send(event)
+            self.audience.release(pb.Event(take=take, receipt=answer) for answer in answers)
         return replicated
 
-    def publish_state(self) -> None:
-        """Send how the session stands."""
-        self.publish(state=self.describe())
-
-    def publish_chunk(self, chunk: Chunk) -> None:
-        """Keep a chunk, and send it."""
-        self.kept.append(chunk)
-        event = pb.Event(take=self.logic.take, chunk=write_chunk(chunk))
-        event.seq = self._next_seq(event)
-        data = event.SerializeToString()
-        for subscriber in self.subscribers:
-            subscriber.put_chunk(data, self.logic.take, chunk.first_frame, len(chunk.units))
-
-    def subscribe(self, role: Role, from_frame: int | None, now: float, viewers: int = 1) -> Subscriber:
-        """A new subscriber, who is sent the state and what is kept from `from_frame` on.
-
-        A controller takes over from the one before it, which is told. One that attaches again is told itself if
-        another has come since. Who was told is a viewer. Raises FrameOutOfRange for a frame that is not kept any
-        more.
-        """
-        self._require_kept(from_frame)
-        subscriber = Subscriber(role, self.logic.take, from_frame, viewers)
-        self.subscribers.append(subscriber)
-        if role.watches:
-            self.logic.viewer_came(now)
-        subscriber.put_event(self._state_event())
-        self._send_kept(subscriber, from_frame)
-        return subscriber
-
-    @property
-    def viewers(self) -> int:
-        """How many watch, controllers included."""
-        return sum(found.viewers for found in self.subscribers if found.role.watches)
-
-    def kept_events(self, from_frame: int | None) -> list[bytes]:
-        """The state, and those chunks that are kept from `from_frame` on (None: none)."""
-        take = self.logic.take
-        chunks = [] if from_frame is None else [chunk for chunk in self.kept if chunk.end_frame > from_frame]
-        events = [pb.Event(take=take, chunk=write_chunk(chunk)) for chunk in chunks]
-        return [self._state_event(), *(event.SerializeToString() for event in events)]
-
     def attach(self, controller: Subscriber, client_id: str, *, reattach: bool, now: float) -> None:
-        """A controller has subscribed: it takes over, unless it only comes back and another one has come since."""
-        steers = self.logic.attach(client_id, reattach=reattach)
-        others = [found for found in self.subscribers if found.role is Role.CONTROLLER and found is not controller]
-        for replaced in others if steers else [controller]:
-            replaced.role = Role.VIEWER
-            replaced.put_event(pb.Event(take=self.logic.take, replaced=pb.Replaced()).SerializeToString())
-        if steers and others:
-            self.logic.reports_ended(now)
+        """As `Audience.attach`; the standby is told as well."""
+        self.audience.attach(controller, client_id, reattach=reattach, now=now)
         self.replicate()
-
-    def unsubscribe(self, subscriber: Subscriber, now: float) -> None:
-        """A subscriber has gone. That it goes again changes nothing."""
-        if subscriber not in self.subscribers:
-            return
-        self.subscribers.remove(subscriber)
-        if subscriber.role.watches:
-            self.logic.viewer_left(now)
-        if subscriber.role is Role.CONTROLLER and not self._has(Role.CONTROLLER):
-            self.logic.reports_ended(now)
 
     def finish(self, failure: ServingError | None = None) -> None:
         """Let all subscribers and the standby go."""
         self.closed, self.failure = True, failure
         self.renewed.set()
-        for subscriber in self.subscribers:
-            subscriber.finish(failure)
+        self.audience.finish(failure)
         if self.feed is not None:
             self.feed.finish(failure)
 
@@ -300,10 +222,10 @@ class ActiveSession:
             pending_count=len(logic.pending),
             applied=recent_cues(logic.applied) if cues else [],
             applied_count=len(logic.applied),
-            viewers=self.viewers,
+            viewers=self.audience.viewers,
             recording=self.recording.written,
             waiting=pb.WaitReason.Name(self.waiting.value),
-            oldest_frame=self.oldest_frame,
+            oldest_frame=self.audience.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
             replica=self.replica,
             held_fps=self.watch.held_fps or 0.0,
@@ -313,39 +235,7 @@ class ActiveSession:
     def queued_blocks(self, now: float) -> int:
         """Blocks delivered behind the one that is being shown."""
         shown = max(self.logic.shown_frame(now), 0)
-        return sum(1 for chunk in self.kept if chunk.first_frame > shown)
-
-    def _require_kept(self, from_frame: int | None) -> None:
-        if from_frame is not None and from_frame < self.oldest_frame:
-            raise FrameOutOfRange(
-                f"frame {from_frame} is not kept any more; the oldest frame is {self.oldest_frame}"
-            )
-
-    def _state_event(self) -> bytes:
-        event = pb.Event(take=self.logic.take, seq=self.logic.seq, state=self.describe())
-        return event.SerializeToString()
-
-    def _has(self, role: Role) -> bool:
-        return any(subscriber.role is role for subscriber in self.subscribers)
-
-    def _send(self, event: pb.Event) -> None:
-        event.seq = self._next_seq(event)
-        data = event.SerializeToString()
-        for subscriber in self.subscribers:
-            subscriber.put_event(data)
-
-    def _next_seq(self, event: pb.Event) -> int:
-        """Counts what changes the session, of which progress is only told."""
-        if not event.HasField("progress"):
-            self.logic.seq += 1
-        return self.logic.seq
-
-    def _send_kept(self, subscriber: Subscriber, from_frame: int | None) -> None:
-        if from_frame is None:
-            return
-        for chunk in self.kept:
-            event = pb.Event(take=self.logic.take, chunk=write_chunk(chunk)).SerializeToString()
-            subscriber.put_backlog(event, self.logic.take, chunk.first_frame, len(chunk.units))
+        return sum(1 for chunk in self.audience.kept if chunk.first_frame > shown)
 
 
 @asynccontextmanager

@@ -74,13 +74,13 @@ class CommandHandler:
             if session.logic.state is not state:
                 session.delivered_at = None
                 session.watch.interrupted()
-                session.publish_state()
+                session.audience.publish_state()
         return write_receipt(receipts[0], replicated=replicated)
 
     async def mark_recording(self, session: ActiveSession, mark: RecordingMark) -> str:
         """Change what the session knows of its recordings, tell all, and wait for the standby; gives the name."""
         session.recording = mark
-        session.publish_state()
+        session.audience.publish_state()
         if session.feed is not None:
             await session.feed.replicated(REPLICATED_WITHIN_S)
         return mark.name
@@ -103,7 +103,7 @@ class CommandHandler:
                 await self._decoder.close(after)
                 raise
             await self._renew_stream(session)
-            session.publish_state()
+            session.audience.publish_state()
             await self._decoder.close(before)
         return receipts
 
@@ -113,7 +113,7 @@ class CommandHandler:
         except EngineError as error:
             self._copies.end(session, refusal(error))
             raise refusal(error) from error
-        session.kept.clear()
+        session.audience.kept.clear()
         session.prompts = {}
         session.track = PromptTrack(session.prompts)
         if session.feed is not None:

@@ -102,9 +102,9 @@ class Delivery:
         late = session.logic.delivered(plan, now)
         self._metrics.block(late=late)
         self._replicate(session, chunk, update)
-        session.publish_chunk(chunk)
+        session.audience.publish_chunk(chunk)
         self._time(session, plan, now)
-        session.publish(
+        session.audience.publish(
             progress=pb.Progress(
                 current_start_frame=session.logic.delivered_frames,
                 generated_fps=len(chunk.units) / max(now - made.began, 1e-6),
@@ -127,7 +127,7 @@ class Delivery:
             )
         extra = {"session": session.id, "held_fps": round(fps, 1), "fps": session.logic.pace.fps}
         logger.info("pace", extra=extra)
-        session.publish(slowed=pb.Slowed(held_fps=fps, reason=reason))
+        session.audience.publish(slowed=pb.Slowed(held_fps=fps, reason=reason))
 
     def _learn(self, made: MadeBlock) -> None:
         """What the block took. The pictures are here, so the passes that they are made from are over."""
@@ -174,7 +174,7 @@ class Delivery:
                 frame = session.config.blocks.pixel_frames(block.number)
                 resumed = pb.Resumed(frame=frame, reason=f"another video decoder: {lost}")
                 resumed.silence.FromMilliseconds(round(1000 * (loop.time() - began)))
-                session.publish(resumed=resumed)
+                session.audience.publish(resumed=resumed)
                 self._metrics.resumed("decoder")
         raise ReplicaLost(f"no video decoder could be had for block {block.number} in {DECODER_TRIES} tries")
 

@@ -298,7 +298,7 @@ class Denoiser:
 
     def join_viewers(self, attempt: str, stream: str, viewers: int, from_frame: int | None) -> Joined:
         """A stream of the copy is to be shared by so many: by how many it may, and what new ones begin with."""
-        events = self._copies.leased(attempt).kept_events(from_frame)
+        events = self._copies.leased(attempt).audience.kept_events(from_frame)
         return Joined(self._streams.set_viewers(stream, viewers), events)
 
     def set_viewers(self, attempt: str, stream: str, viewers: int) -> None:
@@ -330,7 +330,7 @@ class Denoiser:
         session = self._copies.leased(attempt)
         mark = session.recording.ended(ended.name, ended.error.message)
         if mark != session.recording or ended.HasField("error"):
-            session.publish(recording=ended)
+            session.audience.publish(recording=ended)
             await self._commands.mark_recording(session, mark)
 
     async def save(self, attempt: str, max_bytes: int) -> SavedSession:

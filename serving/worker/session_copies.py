@@ -241,7 +241,7 @@ class SessionCopies:
         self.leases.closed(session.attempt, _now())
         if not isinstance(failure, ReplicaLost):
             session.logic.end()
-            session.publish_state()
+            session.audience.publish_state()
         session.finish(failure)
         self.count()
         logger.info("session ended", extra={"session": session.id, "why": str(failure or "closed")})

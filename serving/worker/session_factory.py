@@ -68,7 +68,7 @@ class SessionFactory:
                 logic.schedule(cue.blend, cue.frame, cue.transition, "", now)
             session = await self._session(attempt, spec, logic, stream)
             if resume is not None:
-                session.kept.extend(resume.chunks)
+                session.audience.kept.extend(resume.chunks)
                 session.recording = resume.recording
             await self._begin_decoding(session, stream.blocks)
         return session
@@ -81,7 +81,7 @@ class SessionFactory:
             prompts = dict(session.prompts)
             track = session.track.copy(prompts)
             fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
-            fork.kept.extend(session.kept)
+            fork.audience.kept.extend(session.audience.kept)
             await self._begin_decoding(fork, stream.blocks)
         return fork
 
@@ -100,13 +100,13 @@ class SessionFactory:
         block = blocks.block_at(frame + 1) - 1
         past = session.logic.copy(block, _now())
         past.forget_clients()
-        chunks = [chunk for chunk in session.kept if chunk.block < block]
+        chunks = [chunk for chunk in session.audience.kept if chunk.block < block]
         restored = set(session.stream.rebuilt_before)
         budget = ReplayBudget(seconds, frame, block, blocks, _now())
         async with self._taken(await self._new(spec)) as stream:
             await self._replay(stream, past, restored, budget)
             fork = await self._session(attempt, spec, past.copy(block, _now()), stream)
-            fork.kept.extend(chunks)
+            fork.audience.kept.extend(chunks)
             await self._begin_decoding(fork, block)
         return fork
 

@@ -69,10 +69,10 @@ class SessionStreams:
                 yield beat
             session.require_open()
             if role is Role.VIEWER:
-                viewers = min(viewers, self._most_viewers - session.viewers)
+                viewers = min(viewers, self._most_viewers - session.audience.viewers)
                 if viewers < 1:
                     raise self._too_many()
-            subscriber = session.subscribe(role, from_frame, _now(), viewers)
+            subscriber = session.audience.subscribe(role, from_frame, _now(), viewers)
             self._open[stream] = _OpenStream(session, subscriber)
             if role is Role.CONTROLLER:
                 session.attach(subscriber, client_id, reattach=reattach, now=_now())
@@ -91,7 +91,7 @@ class SessionStreams:
         if (found := self._open.get(stream)) is None:
             return viewers
         before = found.subscriber.viewers
-        room = self._most_viewers - found.session.viewers
+        room = self._most_viewers - found.session.audience.viewers
         found.subscriber.viewers = min(viewers, before + max(room, 0))
         return found.subscriber.viewers
 
@@ -117,11 +117,13 @@ class SessionStreams:
 
     def _make_room(self, session: ActiveSession) -> None:
         """A controller always finds a place: one who was replaced, and only looks on, leaves it first."""
-        replaced = [found for found in session.subscribers if found.was_controller and found.role is Role.VIEWER]
-        while replaced and session.viewers > self._most_viewers:
+        replaced = [
+            found for found in session.audience.subscribers if found.was_controller and found.role is Role.VIEWER
+        ]
+        while replaced and session.audience.viewers > self._most_viewers:
             gone = replaced.pop(0)
             gone.finish(self._too_many())
-            session.unsubscribe(gone, _now())
+            session.audience.unsubscribe(gone, _now())
 
     def _too_many(self) -> LimitReached:
         return LimitReached(f"{self._most_viewers} viewers watch the session, and no more may; come back later")
@@ -129,7 +131,7 @@ class SessionStreams:
     def _close(self, stream: str) -> None:
         self._copies.leases.streams.closed(stream)
         if (found := self._open.pop(stream, None)) is not None:
-            found.session.unsubscribe(found.subscriber, _now())
+            found.session.audience.unsubscribe(found.subscriber, _now())
             self._wake()
 
     async def _beats(self, session: ActiveSession) -> AsyncIterator[Item]:
@@ -154,7 +156,7 @@ class SessionStreams:
                 session.feed.finish(ReplicaLost("another stream feeds the standby"))
             full = FullState(session.spec, session.standing().record, session.logic.applied.past())
             session.feed = StandbyFeed(source, full, session.standing)
-            session.feed.put_stream(tuple(session.kept), update)
+            session.feed.put_stream(tuple(session.audience.kept), update)
             return session.feed
 
 

@@ -21,11 +21,11 @@ def arrivals(*intervals: float) -> list[Arrival]:
 
 def test_the_beginning_is_left_out_and_a_block_that_is_waited_for_is_late() -> None:
     found = viewed(16, arrivals(0.1, 3.0, 0.75, 1.5, 0.75), [11.0])
-    assert found == Viewed(16, 12.0, 0.25, [11.0])
+    assert found == Viewed(16, 12.0, 0.25, 0.75, [11.0])
 
 
 def test_of_an_unpaced_session_nothing_is_late() -> None:
-    assert viewed(0, arrivals(3.0, 2.0, 2.0), []) == Viewed(0, 6.0, 0.0, [])
+    assert viewed(0, arrivals(3.0, 2.0, 2.0), []) == Viewed(0, 6.0, 0.0, 0.0, [])
 
 
 def test_who_looks_on_for_too_short_a_time_is_told_so() -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from serving.errors import RegisterUnavailable, ReplicaDied, ReplicaLost, ServingError, SessionNotFound
 from serving.gateway.ownership.replica_pool import ReplicaPool, Replicas
 from serving.gateway.ownership.session_directory import SessionDirectory
-from serving.gateway.ownership.standby_session import FirstCopy, StandbyHost, StandbySession
+from serving.gateway.ownership.standby_host import StandbyHost
+from serving.gateway.ownership.standby_session import FirstCopy, StandbySession
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.adoption import Adopt, Drop, decide_orphan
 from serving.replication.leases import LeaseConfig, Orphan, RenewAnswer

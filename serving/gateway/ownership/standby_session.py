@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from serving.errors import (
     RegisterUnavailable,
     ReplicaDied,
-    ReplicaLost,
     ServingError,
     SessionNotFound,
 )
 from serving.gateway.ownership.placement import prepare
-from serving.gateway.ownership.replica_pool import TOLD_S, ReplicaPool
-from serving.gateway.ownership.session_directory import SessionDirectory
+from serving.gateway.ownership.standby_host import StandbyHost
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.adoption import Adopt
-from serving.replication.contacts import Contacts
-from serving.replication.leases import CopyReport, LeaseConfig
+from serving.replication.leases import CopyReport
 from serving.replication.messages import FullState, Prepared, ReplicationDelta
 from serving.replication.ownership import (
     Action,
@@ -33,7 +29,7 @@ from serving.replication.ownership import (
     SessionLost,
     StandbyOwnership,
 )
-from serving.replication.register import EpochRecord, Owner, Register
+from serving.replication.register import EpochRecord, Owner
 from serving.replication.standby import MissedDelta, StandbyCopy
 
 logger = logging.getLogger(__name__)
@@ -43,21 +39,6 @@ FEED_SILENCE_S = 10.0
 
 FirstCopy = Callable[[str, Callable[[str], None]], Awaitable[Prepared]]
 """Makes the first copy of a new session as the attempt it is given, and says which replicas it tries."""
-
-
-@dataclass(frozen=True)
-class StandbyHost:
-    """What the sessions of one manager share. `beside` runs something that outlives them."""
-
-    pool: ReplicaPool
-    register: Register
-    config: LeaseConfig
-    manager: str
-    directory: SessionDirectory
-    beside: Callable[[Coroutine[Any, Any, None]], None]
-    contacts: Contacts = field(default_factory=Contacts)
-    dead: set[str] = field(default_factory=set)
-    """Replicas whose process is known to be dead; ids are never used again."""
 
 
 class AlreadyOpen(ServingError):
@@ -222,7 +203,7 @@ class StandbySession:
 
     def _cancel(self, attempt: str) -> None:
         for replica in self._tried.pop(attempt, ()):
-            self._tell(replica, "cancel", attempt)
+            self._host.tell(replica, "cancel", attempt)
 
     async def _commit(self, commit: Commit) -> None:
         before = self.ownership.owner
@@ -243,7 +224,7 @@ class StandbySession:
         extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
         logger.info("standby of a session", extra=extra)
         if before is not None:
-            self._tell(before.replica, "drop", before.attempt, epoch)
+            self._host.tell(before.replica, "drop", before.attempt, epoch)
             logger.info("session taken over", extra=extra)
         self._renew_now(owner.replica)
         if owner.replica in self._host.dead:
@@ -303,7 +284,7 @@ class StandbySession:
         if self._prepared is not None and not self._description.done():
             self._description.set_result(pb.Session.FromString(self._prepared.description))
         if delta.wants_ack:
-            self._tell(owner.replica, "acknowledge", owner.attempt, delta.number)
+            self._host.tell(owner.replica, "acknowledge", owner.attempt, delta.number)
 
     # Endings
 
@@ -320,17 +301,6 @@ class StandbySession:
         self._died.add(owner.attempt)
         before, self._died_making = self._died_making, self._copy.making
         return before is not None and before == self._died_making
-
-    def _tell(self, replica: str, method: str, *arguments: Any) -> None:
-        """Call a method of a replica that may be silent, for when it speaks again."""
-
-        async def tell() -> None:
-            try:
-                await self._host.pool.call(replica, method, *arguments, timeout_s=TOLD_S)
-            except (ReplicaLost, SessionNotFound) as lost:
-                logger.debug("replica not told", extra={"replica": replica, "method": method, "why": str(lost)})
-
-        self._host.beside(tell())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that ends with the role."""

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,16 +14,14 @@ import av
 
 from serving.errors import FilmError, InvalidRequest, SessionNotFound, WrongState
 from serving.gateway.recording.recording_writer import (
-    FIRST_FRAME_TAG,
-    SESSION_TAG,
+    RECORDING_TAG,
     Recording,
     RecordingFacts,
     RecordingWriter,
-    part_facts,
     refusing,
 )
-from serving.media.fragment_file import FragmentFile, read_facts
-from serving.media.mp4_writer import cut_to_whole, writing
+from serving.media.fragment_file import FragmentFile, Tag, cut_to_whole, read_tag
+from serving.media.ordinary_mp4 import writing
 
 logger = logging.getLogger(__name__)
 
@@ -55,12 +53,13 @@ class RecordingStore:
         self, session_id: str, height: int, width: int, first_frame: int, take: int = 0, asked_by: str = ""
     ) -> RecordingWriter:
         """A new recording, whose first chunk begins at `first_frame`; `asked_by` names the request for it."""
-        facts = part_facts(RecordingFacts(session_id, take, first_frame, height, width, asked_by))
+        facts = RecordingFacts(session_id, take, first_frame, height, width, asked_by)
+        tag = Tag(RECORDING_TAG, facts.text)
         for number in itertools.count(1):
             finished = self._finished(f"{session_id}-{number}")
             part = finished.with_suffix(_PART)
             with refusing(part):
-                file = None if finished.exists() else FragmentFile.create(part, facts)
+                file = None if finished.exists() else FragmentFile.create(part, tag)
             if file is None:
                 continue
             writer = RecordingWriter(file, finished)
@@ -82,9 +81,11 @@ class RecordingStore:
     def path(self, name: str) -> Path:
         """Where a finished recording lies. Raises InvalidRequest, SessionNotFound, or WrongState until it is."""
         path = self._finished(name)
+        # In this order: one that is finished meanwhile is seen as the one or as the other.
+        is_written = path.with_suffix(_PART).is_file()
         if path.is_file():
             return path
-        if path.with_suffix(_PART).is_file():
+        if is_written:
             raise WrongState(f"the recording {name} is still being written; stop it first")
         raise SessionNotFound(f"there is no recording {name}")
 
@@ -107,7 +108,7 @@ class RecordingStore:
         part = self._finished(name).with_suffix(_PART)
         try:
             with part.open("rb") as file:
-                return RecordingFacts.of(read_facts(file, part), part).first_frame
+                return RecordingFacts.of(read_tag(file, part, RECORDING_TAG), part).first_frame
         except (FileNotFoundError, FilmError) as error:
             raise SessionNotFound(f"there is no recording {name}") from error
 
@@ -117,7 +118,7 @@ class RecordingStore:
         for part in self._folder.glob(f"*{_PART}"):
             finished = part.with_suffix("")
             try:
-                if (file := FragmentFile.reopen(part)) is not None:
+                if (file := FragmentFile.reopen(part, RECORDING_TAG)) is not None:
                     writers.append(RecordingWriter(file, finished))
             except FilmError as error:
                 logger.warning("recording salvaged", extra={"recording": finished.stem, "why": str(error)})
@@ -137,20 +138,10 @@ def _recording(path: Path) -> Recording:
             video = container.streams.video[0]
             # What was left in fragments does not say how many there are.
             frames = video.frames or sum(1 for packet in container.demux(video) if packet.size)
-            tags = _part_tags(path) or container.metadata
-            session_id, first_frame = tags[SESSION_TAG], int(tags[FIRST_FRAME_TAG])
-        return Recording(path.stem, session_id, first_frame, frames, found.st_size, found.st_mtime)
-    except (av.FFmpegError, LookupError, ValueError) as error:
+            facts = RecordingFacts.of(container.metadata[RECORDING_TAG], path)
+        return Recording(path.stem, facts.session_id, facts.first_frame, frames, found.st_size, found.st_mtime)
+    except (av.FFmpegError, LookupError, FilmError) as error:
         raise FilmError(f"{path} is not a recording that Longtake made: {error}") from error
-
-
-def _part_tags(path: Path) -> Mapping[str, str] | None:
-    """What a recording says of itself that was left in fragments; None of any other."""
-    try:
-        with path.open("rb") as file:
-            return RecordingFacts.of(read_facts(file, path), path).tags
-    except FilmError:
-        return None
 
 
 def _salvage(part: Path, finished: Path) -> None:

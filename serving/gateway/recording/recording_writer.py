@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -14,12 +15,13 @@ import av
 
 from serving.errors import FilmError, LimitReached, WrongState
 from serving.media.chunk import Chunk
-from serving.media.fragment_file import Facts, FragmentFile
-from serving.media.mp4_writer import whole_film
+from serving.media.fragment_file import FragmentFile
+from serving.media.ordinary_mp4 import make_ordinary
 
 logger = logging.getLogger(__name__)
 
-SESSION_TAG, FIRST_FRAME_TAG = "longtake-session", "longtake-first-frame"
+RECORDING_TAG = "longtake-recording"
+"""The metadata tag that holds the facts of a recording."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class RecordingFacts:
-    """What a part file says of itself: which frames it is of, and which request began it."""
+    """What a recording says of itself: which frames it is of, and, while it is written, which request began it."""
 
     session_id: str
     take: int
@@ -51,17 +53,22 @@ class RecordingFacts:
     asked_by: str = ""
 
     @classmethod
-    def of(cls, facts: Facts, path: Path) -> Self:
+    def of(cls, text: str, path: Path) -> Self:
         """Raises FilmError if they are not all there."""
         try:
-            return cls(**facts)  # type: ignore[arg-type]
-        except TypeError as error:
+            return cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
             raise FilmError(f"{path} does not say what it is a recording of: {error}") from error
 
     @property
-    def tags(self) -> Mapping[str, str]:
-        """What a finished recording says of itself."""
-        return {SESSION_TAG: self.session_id, FIRST_FRAME_TAG: str(self.first_frame)}
+    def text(self) -> str:
+        """As files have them."""
+        return json.dumps(asdict(self))
+
+    @property
+    def finished(self) -> Self:
+        """As whoever gets the finished recording may have them."""
+        return replace(self, asked_by="")
 
 
 class RecordingWriter:
@@ -73,7 +80,7 @@ class RecordingWriter:
 
     def __init__(self, file: FragmentFile, finished: Path) -> None:
         """Go on with a part file. Raises FilmError if it is none of ours."""
-        self.facts = RecordingFacts.of(file.facts, file.path)
+        self.facts = RecordingFacts.of("" if file.tag is None else file.tag.text, file.path)
         self._file, self._finished = file, finished
         self._writing = threading.Lock()
         self._ended: Recording | None = None
@@ -131,7 +138,8 @@ class RecordingWriter:
         if not self._finished.exists():
             whole = self._finished.with_suffix(".mp4.new")
             try:
-                whole_film(self._file.path, whole, self._file.frames, self.facts.tags)
+                tags = {RECORDING_TAG: self.facts.finished.text}
+                make_ordinary(self._file.path, whole, self._file.frames, tags)
             except (OSError, av.FFmpegError) as error:
                 # There is no room for a second copy: the fragments are all there, and players play them.
                 logger.warning("left in fragments", extra={"recording": self.name, "why": str(error)})
@@ -142,11 +150,6 @@ class RecordingWriter:
         self._file.path.unlink(missing_ok=True)
         found = self._finished.stat()
         return replace(self.recording, nbytes=found.st_size, finished_at=found.st_mtime)
-
-
-def part_facts(facts: RecordingFacts) -> Facts:
-    """As a part file has them."""
-    return asdict(facts)
 
 
 @contextlib.contextmanager

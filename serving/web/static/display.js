@@ -14,10 +14,19 @@ const WORDS = {
   lost: "not connected",
 };
 
+/** What a running session waits for. */
+const WAITS = {
+  prompt: "the prompt, which is being encoded",
+  shown: "its viewer, who has not been shown yet what was made last",
+  viewer: "somebody who watches",
+  server: "the server: other sessions come first, or it is slow",
+  replica: "another replica, since the one that had the session does not answer",
+};
+
 const STEERING = ["go", "reset", "fork", "record"];
 
-/** A session's state, null where there is none, and how the page stands to it. */
-export function showSession(state, { standing, watches, replaced }) {
+/** A session's state, null where there is none, how the page stands to it, and what it waits for, if anything. */
+export function showSession(state, { standing, watches = false, replaced = false, waiting = null }) {
   const over = ["ended", "lost"].includes(standing);
   const alive = state !== null && !over && standing !== "none";
   const begun = ["running", "paused"].includes(state?.state);
@@ -25,6 +34,8 @@ export function showSession(state, { standing, watches, replaced }) {
   byId("state").textContent = WORDS[standing];
   byId("state").dataset.state = standing;
   byId("viewers").textContent = state && state.viewers > 1 ? `${state.viewers} viewers` : "";
+  byId("waiting").hidden = !waiting;
+  byId("waiting").textContent = waiting ? `Waiting for ${WAITS[waiting] ?? waiting}.` : "";
   byId("go").textContent = { running: "Pause", paused: "Resume" }[standing] ?? "Start";
   byId("takeover").hidden = !replaced || standing === "lost";
   byId("hint").hidden = begun || standing === "lost";
@@ -38,10 +49,11 @@ export function showSession(state, { standing, watches, replaced }) {
   byId("prompt").querySelector("[type=submit]").disabled = watches || over;
 }
 
-/** The frame on the screen, and how fast things go. */
-export function showMeters(frame, meters, progress) {
-  const { delivered, missedFrames } = meters;
-  const latency = meters.shown(frame);
+/** The frame on the screen, and how fast things go at a stay; null where there is none. */
+export function showMeters(frame, stay) {
+  const { delivered = null, missedFrames = 0 } = stay?.meters ?? {};
+  const latency = stay?.meters.shown(frame) ?? null;
+  const progress = stay?.progress;
   byId("clock").textContent = frame < 0 ? "–" : atFrame(frame);
   byId("clock").dataset.frame = frame;
   byId("delivered").textContent = delivered === null ? "–" : `${delivered.toFixed(1)} fps`;

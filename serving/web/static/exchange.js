@@ -3,6 +3,7 @@
 import { copy, count, element } from "./dom.js";
 import { short } from "./permalink.js";
 import { linkPlace, timelinePlace } from "./replay.js";
+import { sentence } from "./toasts.js";
 
 export class Exchange {
   #server;
@@ -24,6 +25,15 @@ export class Exchange {
       this.#notices.warn(error);
       return null;
     }
+  }
+
+  /** Say how many of a file's cues were `added`, whether others wait here, and what of it the session does not take. */
+  tellOf(read, { added, waits, state }) {
+    const others = waits ? " The others follow, as long as this page is open." : "";
+    const notes = read.notes.map((note) => ` ${sentence(note)}`).join("");
+    this.#notices.tell(`${read.name}: ${added} of ${read.cues.length} cues are on the timeline.${others}${notes}`);
+    const unused = [...read.warnings, ...otherSettings(read, state)];
+    if (unused.length) this.#notices.warn({ message: unused.map(sentence).join(" ") });
   }
 
   /** Give the person a session's past as a file. */
@@ -62,6 +72,13 @@ export class Exchange {
     link.dataset.testid = "timeline";
     this.#notices.tell(`${count(prompts, "prompt")} are too many for a link: a file has them. `, link);
   }
+}
+
+/** What a file asks for and the session does otherwise. */
+function otherSettings(read, state) {
+  return ["model", "seed", "height", "width"]
+    .filter((name) => read[name] !== null && name in state && String(read[name]) !== String(state[name]))
+    .map((name) => `${name}: the session's is ${state[name]}, not the file's, ${read[name]}`);
 }
 
 /** Cues in the fields of `schedule_prompt`, each `later` frames later. */

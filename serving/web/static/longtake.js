@@ -9,7 +9,9 @@
  *     reactor.show(document.querySelector("video"));     // where there is one
  */
 
+import { requireSafe } from "./clear_text.js";
 import { clientId, randomId } from "./identity.js";
+import { CLOSED, mayWorkLater, Outbox } from "./outbox.js";
 import { Refusal } from "./refusal.js";
 import { SilenceWatch } from "./silence.js";
 import { socketUrl, subprotocols } from "./socket_address.js";
@@ -19,13 +21,7 @@ export { Refusal };
 const FIRST_WAIT_MS = 250;
 const LONGEST_WAIT_MS = 4000;
 const PATIENCE_MS = 60_000;
-const TOO_OFTEN = "TOO_MANY_REQUESTS"; // The reason that says that the same will be taken later.
 const REFUSED = 1008; // The close code that says that trying again will not help.
-
-/** Stages of a receipt that come after the answer. */
-const LATER = ["applied", "dropped"];
-
-const CLOSED = () => new Refusal({ code: "UNAVAILABLE", message: "the connection is closed" });
 
 const KINDS = { 1: "init", 2: "frames" };
 const HEAD_BYTES = 24;
@@ -33,7 +29,7 @@ const HEAD_BYTES = 24;
 /**
  * Open a session, or with `session` attach to one; with `watch` only look on. `options` may also have `token`,
  * `from` and `take` (where to begin), and what a new session is made with: seed, height, width, model, fps, ahead,
- * lease_s.
+ * lease_s. Throws a Refusal for a token that would go to another machine in the clear, unless `insecure` allows it.
  */
 export function connect(address, options = {}) {
   return new Reactor(address, options);
@@ -55,7 +51,7 @@ export class Reactor {
   #again = null;
   #attached = false;
   #ended = false;
-  #pending = new Map();
+  #outbox = new Outbox((text) => this.#write(text));
   #shown = null;
   #listeners = { message: new Set(), status: new Set(), frames: new Set() };
   #media = null;
@@ -66,7 +62,8 @@ export class Reactor {
   #gaveUp = false;
   #silence = new SilenceWatch(() => this.#lose());
 
-  constructor(address, { token, ...query } = {}) {
+  constructor(address, { token, insecure = false, ...query } = {}) {
+    requireSafe(address, token, insecure);
     this.#address = address;
     this.#token = token;
     this.#query = query;
@@ -202,13 +199,13 @@ export class Reactor {
 
   /** One who comes back takes nothing over; one who was replaced comes back to look on, and for answers. */
   #role() {
-    if (this.replaced && this.#pending.size === 0) return { watch: 1 };
+    if (this.replaced && this.#outbox.size === 0) return { watch: 1 };
     return this.#attached && !this.#query.watch ? { reattach: 1 } : {};
   }
 
   #opened() {
     this.#wait = FIRST_WAIT_MS;
-    for (const id of this.#pending.keys()) this.#write(id);
+    this.#outbox.sendAll();
     if (this.#shown) this.#report(this.#shown);
   }
 
@@ -219,26 +216,19 @@ export class Reactor {
     else if (message.type === "shown") {
       this.#report(message);
       promise.sent?.(id);
-    } else if (this.#pending.has(id)) {
-      promise.failed(new Refusal({ code: "INVALID_ARGUMENT", message: `the id ${id} is another message's` }));
-    } else {
-      const since = performance.now();
-      this.#pending.set(id, { text: JSON.stringify({ ...message, id }), type: message.type, since, ...promise });
-      this.#write(id);
-    }
-  }
-
-  #write(id) {
-    const message = this.#pending.get(id);
-    if (!message || this.#socket?.readyState !== WebSocket.OPEN) return;
-    this.#socket.send(message.text);
-    message.sent?.(id);
+    } else this.#outbox.add(id, message, promise);
   }
 
   /** Only the last report counts. */
   #report(message) {
     this.#shown = message;
-    if (!this.watches && this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+    if (!this.watches) this.#write(JSON.stringify(message));
+  }
+
+  #write(text) {
+    const open = this.#socket?.readyState === WebSocket.OPEN;
+    if (open) this.#socket.send(text);
+    return open;
   }
 
   #hear(text) {
@@ -247,7 +237,7 @@ export class Reactor {
     if (message.type === "media") this.#media = message.data;
     if (message.type === "error") this.#failed(message.data);
     if (message.type === "replaced") this.replaced = true;
-    if (message.data?.command_id) this.#answer(message);
+    if (message.data?.command_id) this.#outbox.answer(message);
     this.#tell("message", message);
   }
 
@@ -276,23 +266,8 @@ export class Reactor {
   }
 
   /** A session that is not there any more is not looked for again. */
-  #failed({ code, reason }) {
-    if (code !== "UNAVAILABLE" && reason !== TOO_OFTEN) this.#over = true;
-  }
-
-  #answer({ type, data }) {
-    const id = data.command_id;
-    const waiting = this.#pending.get(id);
-    if (!waiting || LATER.includes(data.stage)) return;
-    const refused = type === "receipt" && data.stage === "refused";
-    const later = refused && (data.error.code === "UNAVAILABLE" || data.error.reason === TOO_OFTEN);
-    if (later && performance.now() - waiting.since < PATIENCE_MS) {
-      setTimeout(() => this.#write(id), Math.max(FIRST_WAIT_MS, 1000 * (data.error.retry_after_s ?? 0)));
-      return;
-    }
-    this.#pending.delete(id);
-    if (refused) waiting.failed(new Refusal(data.error));
-    else waiting.kept?.(data);
+  #failed(error) {
+    if (!mayWorkLater(error)) this.#over = true;
   }
 
   #closed(code) {
@@ -310,11 +285,7 @@ export class Reactor {
   #finish() {
     this.#over = true;
     if (!this.#gaveUp) this.#silence.end();
-    for (const { type, kept, failed } of this.#pending.values()) {
-      if (type === "end" && this.#ended) kept?.({});
-      else failed(CLOSED());
-    }
-    this.#pending.clear();
+    this.#outbox.close(this.#ended);
     this.#become("disconnected");
   }
 

@@ -1,38 +1,37 @@
 /** The page: what is pressed becomes messages, and what comes is shown. */
 
 import { Away } from "./away.js";
+import { INSECURE_TOKEN } from "./clear_text.js";
 import { Editor } from "./cue_dialog.js";
 import { CueFeed } from "./cue_feed.js";
 import { CueLists } from "./cue_lists.js";
 import { showMeters, showSession } from "./display.js";
-import { byId, count, element, present } from "./dom.js";
+import { byId, element, present } from "./dom.js";
 import { Exchange, moved } from "./exchange.js";
 import { connect } from "./longtake.js";
-import { Meters } from "./meters.js";
+import { News } from "./news.js";
 import { readPlace, steeringPlace, watchingPlace } from "./permalink.js";
-import { Player } from "./player.js";
 import { PromptForm } from "./prompt_form.js";
 import { Record } from "./record.js";
 import { Recordings } from "./recordings.js";
 import { Server } from "./server.js";
 import { SizeChoice } from "./size_choice.js";
+import { Stay } from "./stay.js";
 import { Strip } from "./timeline_strip.js";
-import { Notices, sentence } from "./toasts.js";
+import { Notices } from "./toasts.js";
 
 const DRAW_MS = 100;
+
 class Page {
-  #reactor = null;
-  #player = null;
-  #state = null;
-  #progress = null;
-  #meters = new Meters();
+  #stay = null;
   #notices = new Notices(byId("notices"));
-  #server = new Server(byId("settings").elements.token, () => this.#reenter());
+  #server = new Server(byId("settings").elements, () => this.#reenter());
   #exchange = new Exchange(this.#server, this.#notices);
   #recordings = new Recordings(byId("recordings"), this.#server, (error) => this.#notices.warn(error));
   #prompt = new PromptForm(byId("prompt"), (cue, now) => this.#schedule(cue, now));
   #record = new Record(this.#server, this.#notices, () => this.#recordings.refresh());
   #away = new Away(this.#notices);
+  #news = new News(this.#notices);
   #sizes = new SizeChoice(byId("sizes"), byId("size"));
   #editor = new Editor(byId("editor"));
   #feed = new CueFeed((cue) => this.#tell("schedule_prompt", cue));
@@ -68,7 +67,7 @@ class Page {
       export: () => this.#exchange.export(this.#state),
       spectate: () => this.#exchange.share(watchingPlace(this.#state.session), "Whoever opens the link looks on."),
       follow: () => this.#follow(),
-      takeover: () => this.#reactor.takeOver(),
+      takeover: () => this.#stay.takeOver(),
       in: () => this.#strip.zoom(1),
       out: () => this.#strip.zoom(-1),
     };
@@ -82,10 +81,10 @@ class Page {
 
   /** A page that is left may come back as it was, and one that nobody looked at may have lost its connection. */
   #listenForSleep() {
-    window.addEventListener("pagehide", () => this.#reactor?.suspend());
-    window.addEventListener("pageshow", () => this.#reactor?.wake());
-    window.addEventListener("online", () => this.#reactor?.wake());
-    document.addEventListener("visibilitychange", () => document.hidden || this.#reactor?.wake());
+    window.addEventListener("pagehide", () => this.#stay?.suspend());
+    window.addEventListener("pageshow", () => this.#stay?.wake());
+    window.addEventListener("online", () => this.#stay?.wake());
+    document.addEventListener("visibilitychange", () => document.hidden || this.#stay?.wake());
   }
 
   #key(event) {
@@ -97,7 +96,7 @@ class Page {
 
   async #go() {
     const state = this.#state?.state;
-    if (state === "running") await this.#pause();
+    if (state === "running") await this.#stay.pause((place) => this.#tell("pause", place));
     else if (state === "paused") await this.#tell("resume");
     else await this.#start();
   }
@@ -111,11 +110,6 @@ class Page {
     await this.#tell("start");
   }
 
-  async #pause() {
-    const frame = this.#player.hold();
-    if (!(await this.#tell("pause", frame < 0 ? {} : { frame }))) this.#player.release();
-  }
-
   async #schedule(cue, now) {
     if (!now && cue.timestamp === undefined) {
       this.#notices.warn({ message: "the frame is missing; say at which one" });
@@ -123,7 +117,7 @@ class Page {
     }
     const asked = performance.now();
     const receipt = await this.#tell("schedule_prompt", cue);
-    if (receipt && now && this.#state?.state === "running") this.#meters.asked(asked, receipt.frame);
+    if (receipt && now && this.#state?.state === "running") this.#stay.meters.asked(asked, receipt.frame);
     return receipt;
   }
 
@@ -157,21 +151,9 @@ class Page {
     if (!read) return;
     const begun = ["running", "paused"].includes(this.#state?.state);
     const { seed, height, width } = read;
-    if (!this.#reactor) this.#connect({ ...this.#options(), ...present({ seed, height, width }) });
-    const added = await this.#feed.add(moved(read.cues, begun ? this.#made + 24 : 0));
-    const others = this.#feed.waiting ? " The others follow, as long as this page is open." : "";
-    const notes = read.notes.map((note) => ` ${sentence(note)}`).join("");
-    this.#notices.tell(`${read.name}: ${added} of ${read.cues.length} cues are on the timeline.${others}${notes}`);
-    const unused = [...read.warnings, ...this.#otherSettings(read)];
-    if (unused.length) this.#notices.warn({ message: unused.map(sentence).join(" ") });
-  }
-
-  /** What a file asks for and the session does otherwise. */
-  #otherSettings(read) {
-    const state = this.#state ?? {};
-    return ["model", "seed", "height", "width"]
-      .filter((name) => read[name] !== null && name in state && String(read[name]) !== String(state[name]))
-      .map((name) => `${name}: the session's is ${state[name]}, not the file's, ${read[name]}`);
+    if (!this.#stay && !this.#connect({ ...this.#options(), ...present({ seed, height, width }) })) return;
+    const added = await this.#feed.add(moved(read.cues, begun ? this.#stay.made + 24 : 0));
+    this.#exchange.tellOf(read, { added, waits: this.#feed.waiting > 0, state: this.#state ?? {} });
   }
 
   #follow() {
@@ -184,12 +166,16 @@ class Page {
   #options() {
     const fields = Object.fromEntries(new FormData(byId("settings")));
     delete fields.token;
+    delete fields.insecure;
     return present({ ...fields, ...this.#sizes.value });
   }
 
-  /** Offer what the server generates. */
+  /** Offer what the server generates, if it says so. */
   async #askServer() {
-    const server = await this.#server.ask("server.json").catch(() => null);
+    const server = await this.#server.ask("server.json").catch((error) => {
+      if (error.reason === INSECURE_TOKEN) this.#fail(error);
+      return null;
+    });
     this.#sizes.offer(server);
   }
 
@@ -205,8 +191,8 @@ class Page {
     }
     if (place.session) this.#connect({ session: place.session, watch: place.watch ? 1 : undefined });
     else if (place.cues.length) {
-      this.#connect({ ...this.#options(), ...place.options });
-      this.#feed.add(moved(place.cues, 0));
+      const there = this.#connect({ ...this.#options(), ...place.options });
+      if (there) this.#feed.add(moved(place.cues, 0));
     }
   }
 
@@ -228,24 +214,33 @@ class Page {
     }
   }
 
+  /** Whether there is a stay now; that there may be none is said. */
   #connect(options) {
     this.#close();
-    const reactor = connect(document.baseURI, { ...options, token: this.#server.token });
-    this.#reactor = reactor;
-    this.#player = new Player(byId("video"), (skip) => this.#away.skipped(skip));
-    this.#player.follow(reactor);
-    reactor.onMessage((message) => reactor === this.#reactor && this.#hear(message));
-    reactor.onFrames((piece) => piece.kind === "frames" && this.#meters.received(piece.frames));
-    reactor.onStatus(() => this.#show());
+    const reactor = this.#connection(options);
+    if (!reactor) return false;
+    this.#stay = new Stay(reactor, byId("video"), {
+      heard: (message, before) => this.#hear(message, before),
+      changed: () => this.#show(),
+      skipped: (skip) => this.#away.skipped(skip),
+    });
     this.#show();
+    return true;
+  }
+
+  #connection(options) {
+    try {
+      return connect(document.baseURI, { ...options, ...this.#server.access });
+    } catch (error) {
+      this.#fail(error);
+      return null;
+    }
   }
 
   #close() {
     this.#feed.clear();
-    this.#player?.stop();
-    this.#reactor?.disconnect();
-    this.#reactor = this.#player = this.#state = this.#progress = null;
-    this.#meters = new Meters();
+    this.#stay?.close();
+    this.#stay = null;
   }
 
   /** End the session, and be as if the page had just been opened. */
@@ -262,64 +257,42 @@ class Page {
 
   /** Send a command. Gives its answer; null if it was refused, which is then said. */
   async #tell(type, data = {}) {
-    if (!this.#reactor) this.#connect(this.#options());
+    if (!this.#stay && !this.#connect(this.#options())) return null;
     try {
-      return await this.#reactor.ask(type, data);
+      return await this.#stay.ask(type, data);
     } catch (error) {
       this.#notices.warn(error);
       return null;
     }
   }
 
-  #hear({ type, data }) {
+  #hear(message, before) {
+    const { type, data } = message;
     const heard = {
-      state: () => this.#settle(data),
-      progress: () => (this.#progress = data),
+      state: () => this.#settle(data, before),
       error: () => this.#fail(data),
-      replaced: () => this.#replaced(),
-      applied: () => this.#warnOfCut(data),
-      gap: () => this.#meters.missed(data.frames),
-      slowed: () => this.#slowed(data),
+      replaced: () => this.#settle(this.#state, before),
       recording: () => data.command_id || this.#record.ended(data),
-      resumed: () => this.#notices.tell(`The session went on elsewhere after ${data.silence_s.toFixed(1)} s: ${data.reason}.`),
     }[type];
+    this.#news.hear(message);
     heard?.();
   }
 
-  #warnOfCut({ frame, cut_tokens: cut }) {
-    if (!cut) return;
-    const message = `the prompt at frame ${frame} is too long: the model does not read its last ${count(cut, "token")}`;
-    this.#notices.warn({ message });
-  }
-
-  #settle(state) {
-    if (!this.#state) this.#away.returned(state);
-    if (state.take !== this.#state?.take) {
-      if (this.#state) this.#feed.clear();
-      this.#meters.begin();
-      this.#progress = null;
-    }
-    this.#state = state;
+  #settle(state, before) {
+    if (!before) this.#away.returned(state);
+    else if (state.take !== before.take) this.#feed.clear();
     this.#feed.goOn(state.pending_count);
     const place = this.#watches ? watchingPlace(state.session) : steeringPlace(state.session);
     if (location.hash !== place) history.replaceState(null, "", place);
     this.#show();
   }
 
-  #slowed({ held_fps: held, reason }) {
-    this.#notices.tell(`${held.toFixed(1)} frames a second: ${reason}.`);
-  }
-
-  #replaced() {
-    this.#notices.tell("Another page steers this session now; this one looks on. Take over to steer it from here.");
-    this.#settle(this.#state);
-  }
-
   #fail(error) {
     this.#notices.warn(error);
     if (error.code === "UNAUTHENTICATED") {
+      const { token, insecure } = byId("settings").elements;
       byId("new-session").open = true;
-      byId("settings").elements.token.focus();
+      (error.reason === INSECURE_TOKEN ? insecure : token).focus();
       this.#close();
       this.#show();
     }
@@ -327,35 +300,28 @@ class Page {
 
   // What is shown
 
+  get #state() {
+    return this.#stay?.state ?? null;
+  }
+
   get #watches() {
-    return this.#reactor?.watches ?? false;
-  }
-
-  get #made() {
-    const begun = this.#state?.state === "running" ? this.#progress?.current_start_frame : 0;
-    return Math.max(this.#state?.next_frame ?? 0, begun ?? 0);
-  }
-
-  get #standing() {
-    const status = this.#reactor?.status;
-    if (!this.#reactor) return "none";
-    if (this.#state?.state === "ended") return "ended";
-    return { ready: this.#state?.state, disconnected: "lost" }[status] ?? status;
+    return this.#stay?.watches ?? false;
   }
 
   #show() {
-    const state = this.#state;
-    const replaced = this.#reactor?.replaced ?? false;
-    showSession(state, { standing: this.#standing, watches: this.#watches, replaced });
+    const [state, stay] = [this.#state, this.#stay];
+    showSession(state, stay ?? { standing: "none" });
     this.#record.show(state?.recording);
     this.#strip.show(state);
     this.#lists.show(state ?? { pending: [], pending_count: 0, applied: [], applied_count: 0 }, this.#watches);
+    this.#draw();
   }
 
+  /** Show the frame on the screen: again and again, and at once with a state, which it belongs to. */
   #draw() {
-    const frame = this.#player?.frame ?? -1;
-    showMeters(frame, this.#meters, this.#progress);
-    this.#strip.moveTo(frame, this.#made);
+    const frame = this.#stay?.frame ?? -1;
+    showMeters(frame, this.#stay);
+    this.#strip.moveTo(frame, this.#stay?.made ?? 0);
     if (this.#state) this.#away.sees(this.#state, frame);
   }
 }

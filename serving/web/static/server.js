@@ -1,26 +1,47 @@
 /** What the page asks of its server beside the socket, and the token that goes with it. */
 
+import { isInTheClear, requireSafe } from "./clear_text.js";
 import { element } from "./dom.js";
 import { keep, kept } from "./identity.js";
 import { Refusal } from "./refusal.js";
 
 const TOKEN = "longtake.token";
+const INSECURE = "longtake.insecure";
 
 export class Server {
-  #field;
+  #token;
+  #insecure;
 
-  /** `field` is where a person writes the token, and `changed` is called when it is another. */
-  constructor(field, changed) {
-    this.#field = field;
-    field.value = kept(TOKEN) ?? "";
-    field.onchange = () => {
-      keep(TOKEN, field.value);
+  /**
+   * A person writes into the field `token`, ticks `insecure` if others may read it on its way, and `changed` is called
+   * when either is another.
+   */
+  constructor({ token, insecure }, changed) {
+    this.#token = token;
+    this.#insecure = insecure;
+    token.value = kept(TOKEN) ?? "";
+    insecure.checked = Boolean(kept(INSECURE));
+    this.#ask();
+    token.onchange = insecure.onchange = () => {
+      keep(TOKEN, token.value);
+      keep(INSECURE, insecure.checked ? "yes" : "");
+      this.#ask();
       changed();
     };
   }
 
+  /** What goes with a connection: the token, and whether it may be read on its way. */
+  get access() {
+    return { token: this.token, insecure: this.#insecure.checked };
+  }
+
   get token() {
-    return this.#field.value;
+    return this.#token.value;
+  }
+
+  /** Ask whether the token may be read only where it could be. */
+  #ask() {
+    this.#insecure.parentElement.hidden = !this.token || !isInTheClear(document.baseURI);
   }
 
   /** The answer's JSON, null where it has no content. Throws a Refusal. */
@@ -49,6 +70,7 @@ export class Server {
   }
 
   async #fetch(place, options) {
+    requireSafe(document.baseURI, this.token, this.#insecure.checked);
     const headers = this.token ? { Authorization: `Bearer ${this.token}` } : {};
     const answer = await fetch(place, { ...options, headers }).catch(() => {
       throw new Refusal({ code: "UNAVAILABLE", message: "the server does not answer" });

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import platform
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ import torch
 
 from benchmarks.measure.counts import Work
 from benchmarks.measure.machine import COMMIT, Floor, Machine, Rates
+from serving.config import ServerConfig
+from serving.launch.settings import SettingsFlags
 
 RATES = Rates(flops_per_s=1e12, bytes_per_s=1e9)
 
@@ -50,3 +53,7 @@ def test_what_is_no_checkout_of_git_has_no_commit(monkeypatch: pytest.MonkeyPatc
 def test_a_commit_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(COMMIT, "0123456789ab")
     assert Machine.here(torch.device("cpu")).commit == "0123456789ab"
+    # A benchmark may start servers, which take no variable of theirs that they do not know.
+    parser = argparse.ArgumentParser()
+    flags = SettingsFlags(parser)
+    assert flags.read(parser.parse_args([])) == ServerConfig()

@@ -7,12 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from engines.config.presets import preset
 from serving.auth import Caller
 from serving.config import ServerConfig
-from serving.errors import InvalidRequest, LimitReached, ReplicaLost
+from serving.errors import ReplicaLost
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -78,42 +76,6 @@ def test_a_command_waits_until_its_receipt_would_be_heard(tmp_path: Path) -> Non
 
 def test_a_command_for_a_session_that_moves_waits_until_it_is_followed_again(tmp_path: Path) -> None:
     assert interact(tmp_path, 2, "gone") == ["follows", "gone", "follows", "commanded", "gone"]
-
-
-def service(folder: Path, **options: Any) -> SessionService:
-    """Of a server on which no session can be opened: there is no denoiser."""
-    config = ServerConfig(recordings=folder, **options)
-    nobody: Any = SlowReplica(1)
-    return SessionService(nobody, MemoryRegister(), config, preset("pocket").stream, "manager")
-
-
-def opening(sessions: SessionService, height: int, width: int) -> type[Exception] | None:
-    """How the opening of a session with such pictures ends."""
-    options = pb.SessionOptions(height=height, width=width)
-    try:
-        asyncio.run(sessions.create(pb.CreateSessionRequest(options=options), Caller("")))
-    except (InvalidRequest, LimitReached, ReplicaLost) as error:
-        return type(error)
-    return None
-
-
-def test_where_sizes_are_declared_there_are_no_others(tmp_path: Path) -> None:
-    sessions = service(tmp_path, sizes=((64, 96), (160, 96)))
-    found = asyncio.run(sessions.describe_server(Caller("")))
-    assert [(size.height, size.width) for size in found.sizes] == [(96, 160), (64, 96), (160, 96)]
-    assert not found.other_sizes
-    assert opening(sessions, 160, 96) is ReplicaLost
-    with pytest.raises(
-        InvalidRequest, match="128x208, height by width, are not served here; 96x160, 64x96, 160x96"
-    ):
-        sessions._spec("one", pb.SessionOptions(height=128, width=208), Caller(""))
-
-
-def test_where_none_are_declared_every_size_within_the_limit_is_served(tmp_path: Path) -> None:
-    sessions = service(tmp_path)
-    assert asyncio.run(sessions.describe_server(Caller(""))).other_sizes
-    assert opening(sessions, 128, 208) is ReplicaLost
-    assert opening(sessions, 1280, 1280) is LimitReached
 
 
 class Denoiser:

@@ -29,7 +29,7 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
 def streams(there: Cluster) -> int:
     """Streams that leave the denoisers for viewers."""
     copies = [copy for bench in there.benches.values() for copy in bench.denoiser._copies.all]
-    return sum(len(copy.subscribers) for copy in copies)
+    return sum(len(copy.audience.subscribers) for copy in copies)
 
 
 async def viewers(manager: SessionService, session: pb.Session) -> int:
@@ -88,7 +88,7 @@ def test_a_viewer_that_asks_for_a_frame_that_is_gone_is_told_and_leaves_nothing(
             first = Viewer(manager, session)
             await first.sees(9)
             (copy,) = there.benches["a"].denoiser._copies.all
-            copy.kept = deque(maxlen=2)
+            copy.audience.kept = deque(maxlen=2)
             await first.sees(57)
             with pytest.raises(FrameOutOfRange, match="is not kept any more"):
                 await Viewer(manager, session).task

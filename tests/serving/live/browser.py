@@ -107,6 +107,11 @@ class Page:
         return int(self.part("clock").get_attribute("data-frame") or -1)
 
     @property
+    def time(self) -> float:
+        """Where the video is, in seconds."""
+        return float(self.driver.execute_script("return document.querySelector('video').currentTime"))
+
+    @property
     def session(self) -> str:
         return str(self.driver.execute_script("return new URLSearchParams(location.hash.slice(1)).get('session')"))
 
@@ -167,11 +172,11 @@ class Page:
 
 
 @contextmanager
-def browsing(address: str, profile: Path) -> Iterator[Page]:
-    """A browser with an empty profile."""
+def browsing(address: str, profile: Path, *arguments: str) -> Iterator[Page]:
+    """A browser with an empty profile; `arguments` are Chromium's."""
     options = webdriver.ChromeOptions()
     options.binary_location = str(CHROMIUM)
-    for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
+    for argument in (*ARGUMENTS, *arguments, f"--user-data-dir={profile}"):
         options.add_argument(argument)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(DRIVER))

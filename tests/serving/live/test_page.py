@@ -100,6 +100,16 @@ def test_the_space_bar_pauses_at_the_frame_that_is_seen_and_goes_on_behind_it(pa
     assert page.frame < held + 24
 
 
+def test_the_frame_on_the_page_is_the_paused_one_as_soon_as_it_says_so(page: Page, stub: Stub) -> None:
+    page.start(NOON)
+    # The page's timers stand still: nothing is drawn again a moment later.
+    page.driver.execute_script("for (let timer = 1; timer < 10000; timer++) clearInterval(timer)")
+    page.until(lambda: page.time > (page.frame + 4) / 16)
+    page.press("go")
+    page.until(lambda: page.state == "paused")
+    assert page.frame == session_of(stub, page).shown_frame
+
+
 def test_a_reset_begins_anew(page: Page) -> None:
     page.start(NOON)
     page.press("reset")

@@ -120,10 +120,24 @@ def test_a_process_that_is_killed_leaves_the_earlier_film_and_is_in_nobodys_way(
     in_a_process("file = begun(Path(sys.argv[1]), NIGHT); os._exit(1)", film)
     assert (len(played(str(film)).times), facts_of(film)["cues"]) == (9, ["noon"])
     # What it made can be played: whoever wants it gives it a name.
-    assert len(played(f"{film}.part").times) == 21
+    assert len(played(f"{film}.part").times) == 33
     begun(film, NIGHT).close()
     assert facts_of(film)["cues"] == ["night"]
     assert len(list(film.parent.iterdir())) == 2
+
+
+def test_a_chunk_that_does_not_follow_is_refused_and_ends_nothing(film: Path) -> None:
+    file = begun(film, count=1)
+    with pytest.raises(FilmError, match=r"film\.mp4 goes on with frame 9; the chunk begins at 21"):
+        file.append(chunks()[2])
+    file.append(chunks()[1])
+    file.close()
+    assert played(str(film)).times == list(range(21))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FilmError, match=r"nowhere/film\.mp4 cannot be written: No such file or directory"):
+        FilmFile(tmp_path / "nowhere" / "film.mp4", HEIGHT, WIDTH)
 
 
 def test_two_cannot_write_one_film(film: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from engines.config.geometry import BlockLengths
+from serving.hosts import host_of_target, is_loopback
 from serving.web.app import STATIC
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
@@ -19,7 +20,8 @@ STATE = {"session": "one", "model": "pocket", "seed": "7", "height": 32, "width"
 
 USED = (
     ("linkPlace", "replay.js"), ("readPlace", "permalink.js"), ("CueFeed", "cue_feed.js"), ("Skips", "skips.js"),
-    ("SilenceWatch", "silence.js"), ("appliesAt, blockOf", "blocks.js"),
+    ("SilenceWatch", "silence.js"), ("appliesAt, blockOf", "blocks.js"), ("isInTheClear", "clear_text.js"),
+    ("connect", "longtake.js"), ("Outbox", "outbox.js"),
 )  # fmt: skip
 
 CLOCK = """
@@ -122,3 +124,46 @@ def test_the_page_counts_blocks_as_the_server_does(frame: int, block: int, appli
     lengths = BlockLengths()
     assert run(f"say([blockOf({frame}), appliesAt({frame})]);") == [block, applies]
     assert (lengths.block_at(frame + 1) - 1, lengths.pixel_frames(lengths.block_at(frame))) == (block, applies)
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1", "127.9.8.7", "[::1]", "10.0.0.5", "[fd00::1]", "example.org", "0.0.0.0"]
+)
+def test_the_page_knows_this_machine_as_the_other_clients_do(host: str) -> None:
+    known = run(f"say([isInTheClear('http://{host}:8000/'), isInTheClear('wss://{host}/ws')]);")
+    assert known == [not is_loopback(host_of_target(f"{host}:8000")), False]
+
+
+@pytest.mark.parametrize("host", ["localhost.example.org", "127.0.0.1.example.org", "mylocalhost"])
+def test_a_name_that_only_looks_like_this_machines_is_another(host: str) -> None:
+    assert run(f"say(isInTheClear('http://{host}/'));") is True
+
+
+def test_a_token_goes_to_another_machine_in_the_clear_only_if_somebody_says_so() -> None:
+    tried = run(
+        "globalThis.WebSocket = class { constructor(...given) { opened.push(given); } }; const opened = [];"
+        "const attempt = (options) => { try { connect('http://example.org', options); return null; }"
+        "catch (error) { return [error.code, error.reason, error.message]; } };"
+        "const answers = [{ token: 'geheim' }, {}, { token: 'geheim', insecure: true }].map(attempt);"
+        "say([answers, opened.map(([, protocols]) => protocols.length)]); process.exit();"
+    )
+    code, reason, message = tried[0][0]
+    assert (code, reason, tried[0][1:], tried[1]) == ("UNAUTHENTICATED", "INSECURE_TOKEN", [None, None], [1, 2])
+    assert "the token would go to example.org in the clear" in message
+
+
+def test_a_message_is_sent_until_it_is_answered_and_an_end_needs_no_answer_once_there_is_one() -> None:
+    sent, told = run(
+        "let open = false; const sent = []; const told = []; globalThis.setTimeout = (again) => again();"
+        "const outbox = new Outbox((text) => open && sent.push(JSON.parse(text).id));"
+        "const kept = (id) => (data) => told.push(id, data.stage ?? 'ended');"
+        "const failed = (id) => (error) => told.push(id, error.code);"
+        "const add = (id, type) => outbox.add(id, { type }, { kept: kept(id), failed: failed(id) });"
+        "const answer = (id, stage, code) => "
+        "outbox.answer({ type: 'receipt', data: { command_id: id, stage, error: { code } } });"
+        "add('a', 'start'); add('a', 'start'); open = true; outbox.sendAll();"
+        "answer('a', 'refused', 'UNAVAILABLE'); answer('a', 'applied'); answer('a', 'accepted'); outbox.sendAll();"
+        "add('b', 'reset'); add('c', 'end'); outbox.close(true); say([sent, told]);"
+    )
+    assert sent == ["a", "a", "b", "c"]
+    assert told == ["a", "INVALID_ARGUMENT", "a", "accepted", "b", "UNAVAILABLE", "c", "ended"]

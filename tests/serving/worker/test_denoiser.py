@@ -136,7 +136,7 @@ def test_a_slow_viewer_is_sent_a_gap_and_slows_nobody(pocket: OpenedModel) -> No
             slow = bench.denoiser.subscribe(name, Role.VIEWER, 0, "slow")
             assert (await anext(slow)).event is not None
             await chunks(bench, name, 9 + 12 * (MOST_CHUNKS + 2))
-            assert bench.session(name).subscribers[0]._queue._chunks <= MOST_CHUNKS
+            assert bench.session(name).audience.subscribers[0]._queue._chunks <= MOST_CHUNKS
             waiting = [item.event async for item in take_waiting(slow)]
             sent = [pb.Event.FromString(event) for event in waiting if event is not None]
             covered = [(e.gap.first_frame, e.gap.frames) for e in sent if e.HasField("gap")]
@@ -192,7 +192,7 @@ def test_streams_that_are_opened_and_let_go_leave_nobody_behind(pocket: OpenedMo
                 async with aclosing(bench.denoiser.feed("one", MANAGER)) as deltas:
                     await anext(deltas)
             session = bench.session("one")
-            assert (session.subscribers, session.feed, session.logic.viewers) == ([], None, 0)
+            assert (session.audience.subscribers, session.feed, session.logic.viewers) == ([], None, 0)
 
     run(come_and_go())
 
@@ -521,7 +521,7 @@ def test_a_chunk_leaves_together_with_what_is_new_in_its_stream(
             await bench.denoiser.command("one", start())
             await settled(lambda: bench.decoder._session("one.one.0").next_block >= 1)
             await asyncio.sleep(0.1)
-            assert not bench.session("one").kept
+            assert not bench.session("one").audience.kept
             copied.set()
             mirror, seen = await keeping, await watching
             assert [chunk.first_frame for chunk in seen] == [0, 9]
@@ -881,7 +881,7 @@ def test_whatever_is_pending_a_state_fits_any_client_and_a_snapshot_has_it_all(p
         async with at_work(pocket) as bench:
             opened = await bench.open(spec(pocket), [Cue(12 * n, Blend.of("x" * 9_800)) for n in range(450)])
             state = bench.denoiser.describe("one")
-            kept = bench.session("one").kept_events(None)
+            kept = bench.session("one").audience.kept_events(None)
             assert max(opened.ByteSize(), state.ByteSize(), len(kept[0])) < 4 << 20
             assert (state.pending_count, 0 < len(state.pending) < 450) == (450, True)
             page = bench.denoiser.pending_cues("one", "", 1000)
@@ -1026,7 +1026,11 @@ def test_a_controller_always_finds_a_place_and_those_whom_it_replaces_leave_thei
                 await settled(lambda number=number: bench.session(name).logic.controller == f"client {number}")  # type: ignore[misc]
             gone = await asyncio.gather(*attached[:4])
             assert {"no more may" in words for words in gone} == {True}
-            assert (bench.session(name).viewers, attached[4].done(), attached[5].done()) == (2, False, False)
+            assert (bench.session(name).audience.viewers, attached[4].done(), attached[5].done()) == (
+                2,
+                False,
+                False,
+            )
             await bench.close(name)
             assert await asyncio.gather(*attached[4:]) == ["ended", "ended"]
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFo
 from serving.gateway.recording.recording_store import PIECE_BYTES, RecordingStore
 from serving.gateway.recording.recording_writer import Recording, RecordingWriter
 from serving.media.fmp4 import boxes
-from serving.media.mp4_writer import Mp4
+from serving.media.fragment_file import FragmentFile
 from tests.serving.footage import HEIGHT, WIDTH, chunks, decoded, played
 
 
@@ -50,6 +52,12 @@ def test_a_recording_says_what_it_is(recordings: RecordingStore) -> None:
     assert recordings.find("abc-1") == made
 
 
+def test_who_asked_for_a_recording_is_not_in_the_finished_file(recordings: RecordingStore) -> None:
+    writer = recordings.begin("abc", HEIGHT, WIDTH, 0, asked_by="ann 17")
+    writer.append(chunks()[0])
+    assert b"ann 17" not in recordings.path(writer.finish().name).read_bytes()
+
+
 def test_another_recording_of_a_session_has_another_name(recordings: RecordingStore) -> None:
     begun(recordings).finish()
     unfinished = begun(recordings)
@@ -71,6 +79,18 @@ def test_a_recording_that_is_being_written_cannot_be_read(recordings: RecordingS
     with pytest.raises(WrongState, match="abc-1 is still being written; stop it first"):
         recordings.read("abc-1")
     writer.finish()
+
+
+def test_a_recording_that_is_just_being_finished_is_not_missed(recordings: RecordingStore) -> None:
+    for number in range(1, 21):
+        writer = begun(recordings)
+        finishing = threading.Thread(target=writer.finish)
+        finishing.start()
+        found = None
+        while found is None:
+            with contextlib.suppress(WrongState):
+                found = recordings.path(f"abc-{number}")
+        finishing.join()
 
 
 def test_a_recording_without_a_frame_leaves_nothing(recordings: RecordingStore) -> None:
@@ -159,9 +179,11 @@ def test_a_recording_has_one_writer(recordings: RecordingStore, folder: Path) ->
 def test_what_does_not_say_what_it_is_is_finished_as_it_is_or_removed(
     recordings: RecordingStore, folder: Path
 ) -> None:
-    film = Mp4(folder / "old-1.mp4.part", HEIGHT, WIDTH, 0, {})
+    film = FragmentFile.create(folder / "old-1.mp4.part")
+    assert film is not None
     for chunk in chunks():
-        film.append(chunk)
+        film.append(chunk, HEIGHT, WIDTH)
+    film.close()
     (folder / "empty-1.mp4.part").touch()
     assert recordings.left_behind() == []
     assert [one.name for one in recordings.finished()] == ["old-1"]

@@ -115,7 +115,7 @@ def test_a_recording_that_misses_frames_is_finished_before_them_and_says_so(
             await until(lambda: any(b"mdat" in part.read_bytes() for part in tmp_path.glob("*.part")))
             (copy,) = there.benches["a"].denoiser._copies.all
             await leave(first)
-            copy.kept = deque(copy.kept, maxlen=2)
+            copy.audience.kept = deque(copy.audience.kept, maxlen=2)
             await viewer.sees(105)
             (writer,) = second._recordings._left_behind()
             second._recordings._record(writer)
@@ -157,7 +157,7 @@ def test_a_refused_start_leaves_no_file_task_or_stream(pocket: OpenedModel, tmp_
             before = await manager.get(session.id, ANNA)
             await manager.start_recording(start_of(session), ANNA)
             (copy,) = there.benches["a"].denoiser._copies.all
-            await until(lambda: len(copy.subscribers) == 1)
+            await until(lambda: len(copy.audience.subscribers) == 1)
             tasks = len(manager._failover._tasks)
             for _ in range(10):
                 with pytest.raises(WrongState):
@@ -165,7 +165,7 @@ def test_a_refused_start_leaves_no_file_task_or_stream(pocket: OpenedModel, tmp_
                     await manager._recordings.start(before, "", "")
             assert len(list(tmp_path.iterdir())) == 1
             assert len(manager._failover._tasks) == tasks
-            assert len(copy.subscribers) == 1
+            assert len(copy.audience.subscribers) == 1
 
     run(refuse())
 

@@ -1,0 +1,93 @@
+"""Who calls: which sessions are theirs, how many they may have, and how often they may ask."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from cachetools import LRUCache
+
+from serving.auth import Caller
+from serving.config import ServerConfig
+from serving.errors import LimitReached, NotAllowed, RegisterUnavailable, SessionNotFound
+from serving.gateway.ownership.session_directory import REMEMBERED
+from serving.rate_limit import RateLimit
+from serving.replication.register import Register
+from serving.timeline.formats.document import shown
+
+
+class Callers:
+    """Those of one manager. `owner_of` asks whose a session is; `beside` runs something that outlives a request.
+
+    A server without tokens has one caller, whose name is empty and who may have every session.
+    """
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        register: Register,
+        owner_of: Callable[[str], Awaitable[str]],
+        beside: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._config, self._register = config, register
+        self._owner_of, self._beside = owner_of, beside
+        # Whose a session is never changes.
+        self._owners: LRUCache[str, str] = LRUCache(REMEMBERED)
+        # Each manager has its share, since requests are spread evenly over them.
+        limits, managers = config.limits, config.managers
+        self._rate = RateLimit(limits.requests_per_second / managers, limits.requests_at_once / managers)
+        self._attaches = RateLimit(limits.attaches_per_second, 2 * limits.attaches_per_second)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self._config.tokens.digests) or ("",)
+
+    def authenticate(self, token: str | None) -> Caller:
+        """As `SessionAPI.authenticate`."""
+        name = self._config.tokens.caller(token)
+        if name is None:
+            known = "a token is missing" if token is None else "the token is unknown"
+            raise NotAllowed(f"{known}; send `authorization: Bearer TOKEN`")
+        self.admit(Caller(name))
+        return Caller(name)
+
+    def admit(self, caller: Caller) -> None:
+        """As `SessionAPI.admit`."""
+        self._rate.take(caller.name, f"{caller.name} asks" if caller.name else "all clients together ask")
+
+    def admit_controller(self, session_id: str) -> None:
+        """Count one more controller that attaches. Raises TooManyRequests, which says when to come back."""
+        self._attaches.take(session_id, "controllers attach to the session")
+
+    async def require_own(self, session_id: str, caller: Caller) -> None:
+        """Raise SessionNotFound for a session that is not there, or is somebody else's."""
+        if not self._config.tokens.digests:
+            return
+        if (owner := self._owners.get(session_id)) is None:
+            owner = self._owners[session_id] = await self._owner_of(session_id)
+        if owner != caller.name:
+            raise SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
+
+    async def reserve(self, session_id: str, caller: Caller) -> None:
+        """Take a place for a session. Raises LimitReached for one more than the caller may have."""
+        most = self._config.limits.sessions_per_token
+        if not self._config.tokens.digests:
+            return
+        try:
+            has_place = await self._register.reserve(caller.name, session_id, most)
+        except RegisterUnavailable:  # It may have been reserved all the same.
+            self.release(session_id, caller)
+            raise
+        if not has_place:
+            raise LimitReached(f"{caller.name} has {most} sessions, and may have no more; end one")
+
+    def release(self, session_id: str, caller: Caller) -> None:
+        """The session was not to be: its place is free again, soon."""
+        if self._config.tokens.digests:
+            self._beside(self._release(session_id, caller))
+
+    async def _release(self, session_id: str, caller: Caller) -> None:
+        with suppress(RegisterUnavailable):  # The place is free again by itself, a while later.
+            await self._register.release(caller.name, session_id)

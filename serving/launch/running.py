@@ -1,0 +1,27 @@
+"""What is known of a server on this machine once it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+
+@dataclass(frozen=True)
+class Running:
+    """The folder of its replicas' logs, where its metrics can be read, and pids of what it cannot do without."""
+
+    logs: Path
+    metrics: str
+    vital: Mapping[str, int]
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> Self:
+        """Out of a message of the process that holds the cluster."""
+        return cls(Path(message["logs"]), message["metrics"], message["vital"])
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return asdict(self) | {"logs": str(self.logs)}

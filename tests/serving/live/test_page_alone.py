@@ -1,0 +1,131 @@
+"""The page in Chromium, over sessions that only say how they stand: there is no cluster behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+
+from serving.auth import Caller
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.web.app import web_app
+from tests.serving.live.browser import CHROMIUM, DRIVER, PATIENCE_S, Page, browsing
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed: `make .venv/browser`"
+)
+
+SESSION = pb.Session(id="s", state=pb.SESSION_STATE_RUNNING, shown_frame=-1)
+
+ELSEWHERE = "longtake.test"
+"""A name of another machine, as far as the browser knows."""
+
+
+class Standing:
+    """A session that runs, of which nothing but heartbeats comes; they say what it waits for."""
+
+    def __init__(self) -> None:
+        self.waiting: pb.WaitReason = pb.WAIT_REASON_UNSPECIFIED
+        self.tokens: list[str | None] = []
+
+    def authenticate(self, token: str | None) -> Caller:
+        self.tokens.append(token)
+        return Caller("")
+
+    async def describe_server(self, caller: Caller) -> pb.DescribeServerResponse:
+        return pb.DescribeServerResponse(model="pocket")
+
+    async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        return SESSION
+
+    async def get(self, session_id: str, caller: Caller) -> pb.Session:
+        return SESSION
+
+    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+        yield pb.Event(state=SESSION)
+        while True:
+            await asyncio.sleep(0.1)
+            yield pb.Event(heartbeat=pb.Heartbeat(waiting=self.waiting))
+
+
+@contextmanager
+def answering(sessions: Any) -> Iterator[int]:
+    """The web application over some sessions, on a free port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(web_app(sessions), log_level="warning"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            server.should_exit = True
+            thread.join(PATIENCE_S)
+
+
+@pytest.fixture
+def sessions() -> Standing:
+    return Standing()
+
+
+@pytest.fixture
+def page(sessions: Standing, tmp_path: Path) -> Iterator[Page]:
+    """Not opened yet; `port` of its address leads to the sessions from every name."""
+    with answering(sessions) as port:
+        here = f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1"
+        with browsing(f"http://{ELSEWHERE}:{port}", tmp_path, here) as page:
+            yield page
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        (pb.WAIT_REASON_PROMPT, "the prompt, which is being encoded"),
+        (pb.WAIT_REASON_SHOWN, "its viewer"),
+        (pb.WAIT_REASON_VIEWER, "somebody who watches"),
+        (pb.WAIT_REASON_SERVER, "the server"),
+        (pb.WAIT_REASON_REPLICA, "another replica"),
+    ],
+)
+def test_the_page_says_what_its_session_waits_for(
+    page: Page, sessions: Standing, reason: pb.WaitReason, words: str
+) -> None:
+    page.open("#session=s")
+    page.until(lambda: page.state == "running")
+    assert not page.part("waiting").is_displayed()
+    sessions.waiting = reason
+    page.until(lambda: page.part("waiting").text.startswith(f"Waiting for {words}"))
+    sessions.waiting = pb.WAIT_REASON_UNSPECIFIED
+    page.until(lambda: not page.part("waiting").is_displayed())
+
+
+def test_a_token_leaves_the_machine_in_the_clear_only_if_a_person_says_so(page: Page, sessions: Standing) -> None:
+    page.open("#session=s")
+    page.until(lambda: page.state == "running")
+    page.part("new-session").click()
+    page.write("token", "geheim\n")
+    page.until(lambda: f"The token would go to {ELSEWHERE}" in page.part("notices").text)
+    page.until(lambda: page.state == "none")
+    assert "geheim" not in sessions.tokens
+    page.part("insecure").click()
+    page.until(lambda: page.state == "running")
+    assert sessions.tokens[-1] == "geheim"
+    page.driver.refresh()
+    page.until(lambda: page.state == "running")
+
+
+def test_a_token_for_this_machine_is_sent_without_a_word(page: Page, sessions: Standing) -> None:
+    page.address = page.address.replace(ELSEWHERE, "localhost")
+    page.open("#session=s")
+    page.part("new-session").click()
+    page.write("token", "geheim\n")
+    page.until(lambda: page.state == "running" and "geheim" in sessions.tokens)
+    assert not page.part("insecure").is_displayed()
+    assert not page.part("notices").text
