@@ -34,6 +34,7 @@ from serving.replication.leases import LeaseConfig
 Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16"]
 Stages = Literal["shared", "separate"]
+TextWeights = Literal["plain", "int8"]
 Preset = Literal["auto", "none", "24gb", "16gb"]
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -155,6 +156,7 @@ class ServerConfig(BaseModel):
     lora: LoRAs = Field((), description="FILE[:WEIGHT],... to merge into the model, or folders of PEFT's")
     device: Device = Field(default_factory=_any_device, description="cuda where there is one, else cpu")
     text_device: Device | None = Field(None, description="of the text encoder, if that is another")
+    text_weights: TextWeights = Field("plain", description="int8: half of the text encoder's memory")
     dtype: DType = Field(default_factory=_dtype_of, description="bfloat16 on cuda, float32 on the CPU")
     kernels: Annotated[str, BeforeValidator(_kernels)] = Field(
         "auto", description="auto, a choice, or op=choice,... (kernels/dispatch.py)"

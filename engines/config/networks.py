@@ -148,7 +148,10 @@ AutoencoderConfig = VAEConfig | TAEHVConfig | PatchVAEConfig
 
 @dataclass(frozen=True)
 class TextEncoderConfig:
-    """Sizes of the UMT5 encoder; the defaults are UMT5-XXL."""
+    """Sizes of the UMT5 encoder; the defaults are UMT5-XXL.
+
+    With `int8_weights` its linear layers keep them in 8 bits, and compute as before.
+    """
 
     vocab: int = 256384
     dim: int = 4096
@@ -160,6 +163,7 @@ class TextEncoderConfig:
     max_distance: int = 128
     text_len: int = 512
     eps: float = 1e-6
+    int8_weights: bool = False
 
     def __post_init__(self) -> None:
         require_positive(

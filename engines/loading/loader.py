@@ -21,7 +21,7 @@ from engines.loading.checkpoint import Checkpoint, patch_as_convolution, without
 from engines.loading.lora import LoRA, LoRAFile, merging
 from engines.loading.model import NETWORKS, Autoencoder, Model, Network, build_vae
 from engines.loading.quantized_file import load_quantized, require_no_loras
-from engines.loading.state_dict import fill
+from engines.loading.state_dict import fill, fill_rounded
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.taehv import fit_time_grow
@@ -151,7 +151,9 @@ def load_vae(config: AutoencoderConfig, path: Path, device: torch.device | str, 
 def load_text_encoder(
     config: TextEncoderConfig, path: Path, device: torch.device | str, dtype: torch.dtype
 ) -> UMT5Encoder:
-    """The text encoder in `path`."""
+    """The text encoder in `path`; where the config says so, with weights that are rounded as they are read."""
     with torch.device("meta"):
         network = UMT5Encoder(config)
+    if config.int8_weights:
+        return fill_rounded(network, Checkpoint.open(path), path, device, dtype)
     return fill(network, Checkpoint.open(path), path, device, dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from engines.errors import WeightsError
+from kernels.eight_bits import quantize_rows
 
 NAMED_IN_ERRORS = 3
 
@@ -49,6 +50,26 @@ def fill(
     }
     network.load_state_dict(copies, assign=True)
     # Constants that no checkpoint holds have stayed where they were made.
+    return network.to(device, dtype).eval().requires_grad_(False)
+
+
+def fill_rounded(
+    network: NetworkT, tensors: Mapping[str, Tensor], source: Path, device: torch.device | str, dtype: torch.dtype
+) -> NetworkT:
+    """As `fill`, of a network whose layers hold INT8 weights beside their scales, from a file that has neither.
+
+    Each weight is rounded as it is read, so no more than one is in memory as it was.
+    """
+    state = network.state_dict()
+    rounded = {name for name in state if f"{name}_scale" in state}
+    expected = {name: tensor.shape for name, tensor in state.items() if name.removesuffix("_scale") not in rounded}
+    expected |= {name: state[name].shape for name in rounded}
+    require_fit(tensors, expected, f"{source} does not fit {type(network).__name__}")
+    copies = {name: tensors[name].to(device, dtype, copy=True) for name in expected if name not in rounded}
+    for name in rounded:
+        weight, scale = quantize_rows(tensors[name].float())
+        copies |= {name: weight.to(device), f"{name}_scale": scale.to(device)}
+    network.load_state_dict(copies, assign=True)
     return network.to(device, dtype).eval().requires_grad_(False)
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines.config.networks import TextEncoderConfig
+from engines.text.weight_only import hold_weights_in_int8
 
 
 def relative_buckets(length: int, config: TextEncoderConfig, device: torch.device) -> Tensor:
@@ -126,6 +127,8 @@ class UMT5Encoder(nn.Module):
         self.token_embedding = nn.Embedding(config.vocab, config.dim)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
         self.norm = RMSNorm(config.dim, config.eps)
+        if config.int8_weights:
+            hold_weights_in_int8(self.blocks)
 
     @property
     def device(self) -> torch.device:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
 from engines.config.quantization import QuantizationConfig, WeightFormat
+from engines.device.fixed_dtypes import FixedDtypes
 from kernels.eight_bits import (
     linear_int8_gelu_library,
     linear_int8_library,
@@ -39,20 +39,6 @@ FORMATS: dict[WeightFormat, EightBits] = {
     "int8": EightBits(torch.int8, quantize_rows, linear_int8_library, linear_int8_gelu_library),
     "fp8": EightBits(torch.float8_e4m3fn, quantize_rows_fp8, linear_fp8, linear_fp8_gelu),
 }
-
-
-class FixedDtypes(nn.Module):
-    """A module whose buffers keep their dtypes wherever it is moved, and whatever its parameters are cast to."""
-
-    @override
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FixedDtypes:
-        kept = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in kept.items():
-            moved = self._buffers[name]
-            assert moved is not None
-            self._buffers[name] = buffer if moved.device == buffer.device else buffer.to(moved.device)
-        return self
 
 
 class QuantizedLinear(FixedDtypes):

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from engines.config.geometry import PATCH
 from engines.config.networks import TransformerConfig
+from engines.device.fixed_dtypes import FixedDtypes
 from engines.wan.layer_ops import EAGER_OPS, AdaLN, AttentionContext, LayerOps, Residual
 from engines.wan.layers import MODULATIONS, Attention
 from engines.wan.position_embedding import PositionEmbedding
-from engines.wan.quantized_linear import FixedDtypes, quantize_layers
+from engines.wan.quantized_linear import quantize_layers
 
 LAYER_FACTORS = (False, True, False, False, True, False)
 HEAD_FACTORS = (False, True)

@@ -39,7 +39,7 @@ from serving.pipeline.prompts import encode_all
 from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
 from serving.weights.catalog import models_folder
-from serving.weights.loader import DEFAULT_MODEL, OpenedModel, Origin, open_model
+from serving.weights.loader import DEFAULT_MODEL, INT8_TEXT, OpenedModel, Origin, open_model
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals by which a command is asked to end; what it has made till then is kept."""
@@ -83,8 +83,9 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
     text_device = None if options.text_device is None else torch.device(options.text_device)
     folder = models_folder(options.models_dir)
     opened = open_model(
-        request.model, folder, request.device, request.dtype, request.codec, text_device, loras=request.loras
-    )
+        request.model, folder, request.device, request.dtype, request.codec, text_device, loras=request.loras,
+        int8_text=request.int8_text,
+    )  # fmt: skip
     generator = _generator(opened.model, request)
     for warning in (*planned.warnings, *_differences(request, opened, generator)):
         print(f"warning: {escaped(warning)}", file=sys.stderr)
@@ -109,7 +110,7 @@ def _facts(request: Request, planned: Schedule, ready: Ready, film: Path) -> Fac
         model=request.model,
         codec=request.codec,
         origins=ready.origins,
-        weights=ready.generator.identity,
+        weights=ready.generator.identity | (INT8_TEXT if request.int8_text else {}),
         torch=torch.__version__,
         device=request.device.type,
         threads=request.threads,
@@ -258,6 +259,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--from", dest="snapshot", type=Path, metavar="SNAPSHOT", help="continue from a snapshot")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="else cuda where there is one")
+    parser.add_argument(
+        "--text-weights",
+        choices=("plain", "int8"),
+        help="int8: half of the text encoder's memory; else plain",
+    )
     parser.add_argument("--text-device", choices=("cpu", "cuda"), help="for the text encoder; else --device")
     parser.add_argument("--threads", type=_threads, help="of the CPU; else one for each core")
     parser.add_argument("--dtype", choices=DTYPES, help="else bfloat16 on cuda and float32 on the CPU")

@@ -69,6 +69,8 @@ def memory_plan(config: ServerConfig) -> MemoryPlan:
     networks = served_model(config)
     if config.codec == "tiny":
         networks = replace(networks, vae=TAEW2_1)
+    text = replace(networks.text_encoder, int8_weights=config.text_weights == "int8")
+    networks = replace(networks, text_encoder=text)
     dtype, text_here = DTYPES[config.dtype], config.text_device in (None, config.device)
     return plan_memory(networks, dtype, kv_format_of(config.backends), text_here=text_here)
 
@@ -88,6 +90,8 @@ def _filled(config: ServerConfig, given: Collection[str], *, asked: bool) -> Cho
     models = models_folder(config.models_dir)
     if "text_device" not in given:
         update["text_device"] = "cpu"
+    if "text_weights" not in given:
+        update["text_weights"] = "int8"
     if "kernels" not in given:
         sums = ",value_sums=fp16" if chip_of(torch.device(config.device)) in FP16_SUMS else ""
         update["kernels"] = KEPT_IN_INT8 + sums
@@ -108,7 +112,5 @@ def _filled(config: ServerConfig, given: Collection[str], *, asked: bool) -> Cho
                 f"`longtake quantize {config.model} --to int8`"
             )
         else:
-            notes.append(
-                f"weights stay in 16 bits; `longtake quantize {config.model} --to int8` rounds them"
-            )
+            notes.append(f"weights stay in 16 bits; `longtake quantize {config.model} --to int8` rounds them")
     return Chosen(config.model_copy(update=update), tuple(notes))

@@ -20,7 +20,7 @@ from serving.timeline.formats.document import Json, Node
 from serving.timeline.formats.native import own_document, read_own
 from serving.timeline.schedule import Schedule
 from serving.timeline.timeline import Timeline
-from serving.weights.loader import CodecName, Origin
+from serving.weights.loader import INT8_TEXT, CodecName, Origin
 
 VERSION = 1
 
@@ -76,6 +76,11 @@ class Facts:
     start: Start | None = None
     loras: tuple[UsedLoRA, ...] = ()
     version: int = VERSION
+
+    @property
+    def int8_text(self) -> bool:
+        """Whether the text encoder's weights were rounded."""
+        return INT8_TEXT.items() <= self.weights.items()
 
     def document(self, made: Made | None = None) -> dict[str, Any]:
         """As JSON has it; of a film that was `made`, with the cues that came into force in it and no others."""

@@ -53,6 +53,7 @@ class Request:
     may_replay: bool = True
     loras: tuple[LoRAFile, ...] = ()
     earlier: Facts | None = None
+    int8_text: bool = False
 
     @property
     def graphs(self) -> bool:
@@ -104,6 +105,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         _plan(options.kernels, device, dtype),
         not options.no_graphs,
         tuple(options.lora or ()),
+        int8_text=options.text_weights == "int8",
     )
 
 
@@ -128,6 +130,7 @@ def _film_request(options: argparse.Namespace) -> Request:
         not options.no_graphs,
         loras=_loras_of(facts, options.source) if options.lora is None else tuple(options.lora),
         earlier=facts,
+        int8_text=facts.int8_text if options.text_weights is None else options.text_weights == "int8",
     )
 
 

@@ -37,6 +37,9 @@ RANDOM_SEED = 0
 
 REMEMBERED_PROMPTS = 64
 
+INT8_TEXT = {"text_encoder": "int8"}
+"""Said beside the fingerprints of a model's networks where its text encoder's weights have been rounded."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -72,13 +75,16 @@ def open_model(
     text_device: torch.device | None = None,
     networks: Collection[Network] = NETWORKS,
     loras: Sequence[LoRAFile] = (),
+    *,
+    int8_text: bool = False,
 ) -> OpenedModel:
     """Load `networks` of the model called `name`, from its subfolder of `models` if it has published weights.
 
     `name` may be that of a quantized model, or its folder. `loras` are merged into its transformer.
 
-    `codec` "tiny" takes the tiny autoencoder instead of the model's own. Raises ConfigError if there is no such
-    model, ModelError if its weights are not here or not whole, and WeightsError if they do not fit.
+    `codec` "tiny" takes the tiny autoencoder instead of the model's own; with `int8_text` the weights of the text
+    encoder are rounded to 8 bits as they are read. Raises ConfigError if there is no such model, ModelError if its
+    weights are not here or not whole, and WeightsError if they do not fit.
     """
     config = model_config(name, models)
     located = _locate(name, models, codec, networks)
@@ -89,6 +95,7 @@ def open_model(
     files = replace(located.files, loras=tuple(loras))
     if codec == "tiny":
         config = replace(config, vae=TAEW2_1)
+    config = replace(config, text_encoder=replace(config.text_encoder, int8_weights=int8_text))
     model = load_networks(config, files, device, dtype, text_device, networks)
     return OpenedModel(model, located.origins, _prompts(model, partial(Tokenizer.from_folder, files.tokenizer)))
 

@@ -32,7 +32,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.weights.catalog import models_folder
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import INT8_TEXT, OpenedModel, open_model
 from serving.weights.quantized_model import served_model
 
 logger = logging.getLogger(__name__)
@@ -53,18 +53,22 @@ def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> Open
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     text_device = None if config.text_device is None else torch.device(config.text_device)
     loras = config.lora_files
-    return open_model(config.model, folder, device, dtype, config.codec, text_device, networks, loras)
+    return open_model(
+        config.model, folder, device, dtype, config.codec, text_device, networks, loras,
+        int8_text=config.text_weights == "int8",
+    )  # fmt: skip
 
 
 def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
     """What this process makes videos with, for whoever wants to make one again."""
+    marks = opened.model.identity | (INT8_TEXT if config.text_weights == "int8" else {})
     return pb.Provenance(
         longtake=version("longtake"),
         model=config.model,
         base_model=served_model(config).name,
         codec=config.codec,
         origins=[pb.Origin(**asdict(origin)) for origin in opened.origins],
-        weights=[pb.Fingerprint(name=name, value=mark) for name, mark in opened.model.identity.items()],
+        weights=[pb.Fingerprint(name=name, value=mark) for name, mark in marks.items()],
         loras=[pb.Lora(name=f.path.name, weight=f.weight, sha256=f.sha256) for f in config.lora_files],
         torch=torch.__version__,
         device=config.device,

@@ -9,6 +9,7 @@ import torch
 
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
 from serving.cli.main import main
+from serving.offline.provenance import Facts
 from serving.weights.loader import open_model
 
 SMALL = ["--blocks", "2", "--size", "32x48"]
@@ -28,8 +29,11 @@ def test_it_makes_a_model_that_generates(models: Path, tmp_path: Path) -> None:
     timeline, film = tmp_path / "timeline.yaml", tmp_path / "film.mp4"
     timeline.write_text('cues:\n  - at: "0:00"\n    prompt: a red balloon over hills\n')
     asked = ["generate", str(timeline), "--seconds", "1", "--models-dir", str(models)]
-    assert main([*asked, "-o", str(film), "--model", "pocket-int8"]) == 0
-    assert film.stat().st_size > 0
+    assert main([*asked, "-o", str(film), "--model", "pocket-int8", "--text-weights", "int8"]) == 0
+    facts = Facts.of_film(film)
+    assert facts.int8_text
+    header = QuantizedHeader.read(models / "pocket-int8" / QUANTIZED_FILE)
+    assert facts.weights["quantization"] == str(header.recipe)
     again = tmp_path / "again.mp4"
     assert main(["generate", str(film), "-o", str(again), "--models-dir", str(models)]) == 0
     assert again.stat().st_size == film.stat().st_size
