@@ -2,6 +2,7 @@
 
     python -m benchmarks.engine --model tiny-taehv
     python -m benchmarks.engine --model longlive-1.3b --device cuda
+    python -m benchmarks.engine --model longlive-1.3b --device cuda --weights int8 --kernels keys=int8,values=int8
 
 Frames per second are pixel frames delivered: a full window, with the clean pass and the decoding. The kernels in
 use are printed; `--kernels` forces others (`kernels/dispatch.py`).
@@ -239,7 +240,9 @@ def measure(options: Options) -> Report:
         wrong=tuple(benchmark.wrong),
         kernels=str(options.kernels),
         # Behind the stages, whose peaks of memory leave them out, and while the clocks are those of work.
-        rates=Rates.measure(options.device, options.dtype),
+        rates=Rates.measure(
+            options.device, options.dtype, eight_bits=options.model.transformer.quantization is not None
+        ),
         machine=Machine.here(options.device),
         skipped={} if options.text else {"text encode": "not loaded, as --no-text asks"},
     )
@@ -255,7 +258,8 @@ def main() -> int:
     model = options.model
     report = measure(options)
     size = f"_{model.stream.height}x{model.stream.width}" if options.device.type == "cuda" else ""
-    file = arguments.json or RESULTS / f"engine_{model.name}{size}_{arguments.device}.json"
+    weights = f"-{arguments.weights}" if arguments.weights else ""
+    file = arguments.json or RESULTS / f"engine_{model.name}{weights}{size}_{arguments.device}.json"
     write_whole(file, report.as_json())
     print(f"{report}\n{file}")
     return 1 if report.wrong else 0

@@ -17,6 +17,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -104,7 +105,26 @@ PARTS = (
     ),
     Part("kernels", ("-m", "benchmarks.kernels", "--json"), 200, "kernels_480x832_cuda.json"),
     Part(
+        "engine 480x832 in INT8",
+        (
+            "-m",
+            "benchmarks.engine",
+            "--model",
+            MODEL,
+            "--device",
+            "cuda",
+            "--weights",
+            "int8",
+            "--no-text",
+            "--json",
+        ),
+        150,
+        f"engine_{MODEL}-int8_480x832_cuda.json",
+        without_graphs=True,
+    ),
+    Part(
         "engine 320x576",
+        # Its report is in the log: one more file would not be carried back.
         (
             "-m",
             "benchmarks.engine",
@@ -116,9 +136,9 @@ PARTS = (
             "320x576",
             "--no-text",
             "--json",
+            str(Path(tempfile.gettempdir(), "engine_320x576.json")),
         ),
         150,
-        f"engine_{MODEL}_320x576_cuda.json",
     ),
     Part(
         "sharing",

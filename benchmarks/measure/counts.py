@@ -133,20 +133,21 @@ class Counts:
     def denoising_pass(self, attended_frames: int) -> Work:
         """One step of a block that attends `attended_frames`, itself included."""
         frames, layers = self.stream.block_frames, self.model.transformer.layers
-        flops = 2 * self._patches_flops(frames) + layers * self._layer_flops(frames, attended_frames)
         memory = layers * (self._kv_bytes(attended_frames) + self._prompt_bytes)
-        return Work(flops, self.parameters.denoising * self.dtype.itemsize + memory)
+        weights = self._weight_bytes(self.parameters.denoising, layers * self._layer_products)
+        ends = Work(2 * self._patches_flops(frames), weights + memory)
+        return ends + self._layer(frames, attended_frames) * layers
 
     def clean_pass(self, frames: int, attended_frames: int) -> Work:
         """A pass over `frames` made for its keys and values: a block's clean pass, or a KV recache.
 
         In the last layer only these are computed. LongLive's clean pass is a whole denoising pass.
         """
-        before_last = self.model.transformer.layers - 1
-        flops = self._patches_flops(frames) + before_last * self._layer_flops(frames, attended_frames)
-        flops += 2 * self._tokens(frames) * 2 * self.model.transformer.dim**2
+        before_last, last = self.model.transformer.layers - 1, 2 * self.model.transformer.dim**2
         memory = before_last * (self._kv_bytes(attended_frames) + self._prompt_bytes) + self._kv_bytes(frames)
-        return Work(flops, self.parameters.clean * self.dtype.itemsize + memory)
+        weights = self._weight_bytes(self.parameters.clean, before_last * self._layer_products + last)
+        ends = Work(self._patches_flops(frames), weights + memory) + self._products(frames, last)
+        return ends + self._layer(frames, attended_frames) * before_last
 
     def recache(self, *, keep_sink: bool) -> Work:
         """The KV recache of a full window: over all of it, as in LongLive, or over all but its sink."""
@@ -201,11 +202,27 @@ class Counts:
     def _tokens(self, frames: int) -> int:
         return frames * self.stream.rows * self.stream.columns
 
-    def _layer_flops(self, frames: int, attended_frames: int) -> int:
-        """One layer: six square projections, the feed-forward net, attention to the window and to the prompt."""
-        config, tokens = self.model.transformer, self._tokens(frames)
-        linears = 2 * tokens * (6 * config.dim**2 + 2 * config.dim * config.ffn_dim)
-        return linears + 4 * tokens * (self._tokens(attended_frames) + self._prompt_keys) * config.dim
+    def _layer(self, frames: int, attended_frames: int) -> Work:
+        """What one layer computes: its products, attention to the window and to the prompt."""
+        attended = self._tokens(attended_frames) + self._prompt_keys
+        attention = Work(4 * self._tokens(frames) * attended * self.model.transformer.dim, 0)
+        return self._products(frames, self._layer_products) + attention
+
+    @property
+    def _layer_products(self) -> int:
+        """Weights of one layer's six square projections and of its feed-forward net."""
+        config = self.model.transformer
+        return 6 * config.dim**2 + 2 * config.dim * config.ffn_dim
+
+    def _products(self, frames: int, weights: int) -> Work:
+        """Frames' tokens times so many weights of a layer, which hold 8 bits if the transformer is quantized."""
+        ops = 2 * self._tokens(frames) * weights
+        return Work(ops, 0) if self.model.transformer.quantization is None else Work(0, 0, ops)
+
+    def _weight_bytes(self, parameters: int, products: int) -> int:
+        """Of so many parameters, `products` of them weights of layers' products."""
+        saved = 0 if self.model.transformer.quantization is None else products * (self.dtype.itemsize - 1)
+        return parameters * self.dtype.itemsize - saved
 
     def _patches_flops(self, frames: int) -> int:
         """Patches to tokens, or tokens to patches."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -15,7 +15,10 @@ from benchmarks.measure.sizes import SEED, frame_size, resized
 from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
+from engines.config.quantization import WEIGHT_FORMATS, QuantizationConfig
 from engines.loading.model import build_vae
+from engines.quantization.inputs import InputStatistics
+from engines.quantization.quantizer import quantize
 from engines.runner.selection import can_use_cuda_graphs, select_runner
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
@@ -63,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=frame_size, metavar="HxW", help="pictures; the model's own by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="else bfloat16 on cuda")
+    parser.add_argument("--weights", choices=WEIGHT_FORMATS, help="of the transformer's layers; else as --dtype")
     parser.add_argument("--kernels", type=parse_backends, default={}, help="auto, a choice, or op=choice,...")
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
@@ -74,6 +78,9 @@ def read_options(parser: argparse.ArgumentParser, arguments: argparse.Namespace)
     """What is to be measured; the kernels are printed. Ends the program where it cannot be."""
     torch.set_num_threads(arguments.threads)
     device, model = torch.device(arguments.device), resized(preset(arguments.model), arguments.size)
+    if arguments.weights is not None:
+        recipe = QuantizationConfig(arguments.weights)
+        model = replace(model, transformer=replace(model.transformer, quantization=recipe))
     if device.type == "cuda" and not torch.cuda.is_available():
         parser.error("there is no CUDA device here; --device cpu measures the CPU")
     dtype = DTYPES[arguments.dtype or ("bfloat16" if device.type == "cuda" else "float32")]
@@ -97,13 +104,26 @@ def build(make: Callable[[], M], options: Options) -> M:
     return network.to(options.device, options.dtype).eval()
 
 
+def build_transformer(options: Options) -> CausalTransformer:
+    """One with random weights, in 8 bits where the options say so."""
+    config = options.model.transformer
+    whole = build(lambda: CausalTransformer(replace(config, quantization=None)), options)
+    if config.quantization is None:
+        return whole
+    with torch.device("meta"):
+        quantized = CausalTransformer(config)
+    state = quantize(whole, config.quantization, InputStatistics())
+    quantized.load_state_dict(state, assign=True)
+    return quantized.to(options.device, options.dtype).eval().requires_grad_(False)
+
+
 class Subject:
     """A generator with random weights and room for `streams` streams, and its codec."""
 
     def __init__(self, options: Options, streams: int, *, decodes: bool = True) -> None:
         self.options = options
         model = options.model
-        self.transformer = build(lambda: CausalTransformer(model.transformer), options)
+        self.transformer = build_transformer(options)
         self.codec: StreamingVAE = build(lambda: build_vae(model.vae), options)
         use_fused_ops(self.codec, options.kernels)
         self.runner = select_runner(self.transformer, options.kernels, graphs=options.graphs)

@@ -28,7 +28,7 @@ def test_memory_that_graphs_work_on_is_counted(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_report_says_what_ran_and_what_a_viewer_notices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Rates, "measure", lambda device, dtype: Rates(1e9, 1e9))
+    monkeypatch.setattr(Rates, "measure", lambda device, dtype, eight_bits: Rates(1e9, 1e9))
     model = replace(preset("tiny-taehv"), stream=StreamConfig(height=16, width=32))
     report = measure(Options(model, torch.device("cpu"), torch.float32, runs=1, text=False))
     facts = json.loads(report.as_json())

@@ -15,6 +15,7 @@ from engines.cache.window import Placement, SinkWindow, window_policy
 from engines.config.geometry import SPATIAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.presets import preset
+from engines.config.quantization import QuantizationConfig
 from engines.config.stream import StreamConfig
 from engines.runner.eager import EagerRunner
 from engines.runner.rows import Row, TokenGrid
@@ -168,3 +169,16 @@ def test_a_block_is_its_steps_its_clean_pass_and_its_pictures() -> None:
     tiny = counts(preset("tiny"))
     parts = tiny.denoising_pass(12) * 4 + tiny.clean_pass(3, 12) + tiny.decode_block()
     assert tiny.block() == parts
+
+
+def test_in_8_bits_the_same_is_multiplied_and_fewer_bytes_are_read() -> None:
+    int8 = replace(LONGLIVE, transformer=replace(LONGLIVE.transformer, quantization=QuantizationConfig("int8")))
+    stages = [(x.denoising_pass(12), x.clean_pass(3, 12)) for x in (counts(LONGLIVE), counts(int8))]
+    for whole, rounded in zip(*stages, strict=True):
+        assert rounded.flops + rounded.eight_bit_ops == whole.flops
+        assert rounded.eight_bit_ops > 0.4 * whole.flops
+    with META:
+        state = CausalTransformer(int8.transformer).state_dict()
+    eight_bit = sum(x.numel() for x in state.values() if x.dtype == torch.int8)
+    saved = counts(LONGLIVE).denoising_pass(12).nbytes - counts(int8).denoising_pass(12).nbytes
+    assert saved == eight_bit

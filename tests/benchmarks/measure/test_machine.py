@@ -56,4 +56,4 @@ def test_a_commit_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     # A benchmark may start servers, which take no variable of theirs that they do not know.
     parser = argparse.ArgumentParser()
     flags = SettingsFlags(parser)
-    assert flags.read(parser.parse_args([])) == ServerConfig()
+    assert flags.read(parser.parse_args([])).config == ServerConfig(preset="none")
