@@ -112,7 +112,8 @@ def build_transformer(options: Options) -> CausalTransformer:
         return whole
     with torch.device("meta"):
         quantized = CausalTransformer(config)
-    state = quantize(whole, config.quantization, InputStatistics())
+    state = {name: tensor.float() for name, tensor in whole.state_dict().items()}
+    quantize(state, config, config.quantization, InputStatistics())
     quantized.load_state_dict(state, assign=True)
     return quantized.to(options.device, options.dtype).eval().requires_grad_(False)
 

@@ -128,7 +128,7 @@ def require_no_loras(loras: Sequence[LoRAFile], model: str) -> None:
 
 def _stored(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     kept = tensor.dtype.itemsize == 1 or name.endswith(SCALES)
-    return tensor.contiguous() if kept else tensor.to(dtype).contiguous()
+    return tensor.to("cpu", tensor.dtype if kept else dtype).contiguous()
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:

@@ -23,17 +23,19 @@ def calibrate(
     stream: StreamConfig,
     blocks: int,
     made: Callable[[int], None] = lambda _: None,
+    *,
+    moments: bool = True,
 ) -> InputStatistics:
     """Statistics of a stream of `blocks` for each of `prompts`, every timestep and clean pass included.
 
     The last two blocks of a stream follow the next prompt, so a KV recache is seen as well. Passes run where the
-    transformer is, in its dtype; `made` is told how many blocks are done.
+    transformer is, in its dtype; `made` is told how many blocks are done. Without `moments` there are only maxima.
     """
     require(len(prompts) >= 1, "there are no prompts to calibrate with")
     require(blocks >= LEAST_BLOCKS, f"blocks is {blocks}; it must be at least {LEAST_BLOCKS}")
     generator = build_generator(model, EngineConfig(stream, decodes=False))
     following = [*prompts[1:], prompts[0]]
-    with watched(model.transformer, model.config.transformer) as statistics:
+    with watched(model.transformer, model.config.transformer, moments=moments) as statistics:
         for number, (prompt, other) in enumerate(zip(prompts, following, strict=True)):
             _roll_out(generator, replace(stream, seed=number), (prompt, other), blocks)
             made((number + 1) * blocks)

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from engines.config.networks import TransformerConfig
 from engines.config.quantization import QuantizationConfig, WeightFormat
 from engines.quantization.compensation import round_compensated
 from engines.quantization.inputs import InputStatistics, layer_inputs
 from engines.quantization.smoothing import smooth
 from engines.wan.quantized_linear import FORMATS
-from engines.wan.transformer import CausalTransformer
 from kernels.eight_bits import FP8_MAX, INT8_MAX
 
 NEAREST: Mapping[WeightFormat, Callable[[Tensor], Tensor]] = {
@@ -24,23 +24,27 @@ NEAREST: Mapping[WeightFormat, Callable[[Tensor], Tensor]] = {
 
 @torch.no_grad()
 def quantize(
-    transformer: CausalTransformer, recipe: QuantizationConfig, statistics: InputStatistics
-) -> dict[str, Tensor]:
-    """The tensors of `transformer`, which stays as it is, as a transformer quantized by `recipe` loads them.
+    state: dict[str, Tensor], config: TransformerConfig, recipe: QuantizationConfig, statistics: InputStatistics
+) -> None:
+    """Turn `state`, a transformer's tensors in fp32, into what one quantized by `recipe` loads; in place.
 
-    8-bit weights have their format's dtype, everything else is fp32. A recipe that neither smooths nor compensates
-    needs no `statistics`.
+    8-bit weights get their format's dtype. A recipe that neither smooths nor compensates needs no `statistics`.
     """
-    state = {name: tensor.float().cpu().clone() for name, tensor in transformer.state_dict().items()}
-    vectors = smooth(state, transformer.config, recipe, statistics) if recipe.smoothing else {}
-    for given in layer_inputs(transformer.config):
-        moments = statistics.moments[given.name].cpu() if recipe.rounding == "compensated" else None
-        if moments is not None and given.name in vectors:
-            moments = moments / torch.outer(vectors[given.name], vectors[given.name])
+    vectors = smooth(state, config, recipe, statistics) if recipe.smoothing else {}
+    for given in layer_inputs(config):
+        if not given.quantized(recipe):
+            continue
+        moments = None
+        if recipe.rounding == "compensated":
+            moments = _smoothed(statistics.moments[given.name], vectors.get(given.name))
         for layer in filter(recipe.quantizes, given.layers):
             weight, scale = _rounded(state[f"{layer}.weight"], recipe.weights, moments)
             state |= {f"{layer}.weight": weight, f"{layer}.weight_scale": scale}
-    return state
+
+
+def _smoothed(moments: Tensor, vector: Tensor | None) -> Tensor:
+    """Moments of an input that has been divided by `vector`."""
+    return moments if vector is None else moments / vector.unsqueeze(0) / vector.unsqueeze(1)
 
 
 def _rounded(weight: Tensor, weights: WeightFormat, moments: Tensor | None) -> tuple[Tensor, Tensor]:

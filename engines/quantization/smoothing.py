@@ -46,7 +46,8 @@ def smooth(
     is divided by now, [channels], by its name.
     """
     for block in range(config.layers):
-        state[f"blocks.{block}.modulation_factor"] = torch.ones(6, config.dim)
+        like = state[f"blocks.{block}.modulation"][0]
+        state[f"blocks.{block}.modulation_factor"] = torch.ones_like(like)
     vectors = {
         given: smoothing_vector(
             statistics.maxima[given.name], [state[f"{layer}.weight"] for layer in given.layers], recipe.smoothing

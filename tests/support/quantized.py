@@ -43,12 +43,21 @@ def quantized_config(config: ModelConfig, recipe: QuantizationConfig) -> ModelCo
     return replace(config, transformer=replace(config.transformer, quantization=recipe))
 
 
+def quantized_state(
+    transformer: CausalTransformer, recipe: QuantizationConfig, statistics: InputStatistics | None = None
+) -> dict[str, Tensor]:
+    """Of a transformer that stays as it is."""
+    state = {name: tensor.float().clone() for name, tensor in transformer.state_dict().items()}
+    quantize(state, transformer.config, recipe, statistics or InputStatistics())
+    return state
+
+
 def quantized(model: Model, recipe: QuantizationConfig, statistics: InputStatistics) -> Model:
     """`model` with its transformer quantized, in fp32 beside."""
     config = quantized_config(model.config, recipe)
     with torch.device("meta"):
         transformer = CausalTransformer(config.transformer)
-    transformer.load_state_dict(quantize(model.transformer, recipe, statistics), assign=True)
+    transformer.load_state_dict(quantized_state(model.transformer, recipe, statistics), assign=True)
     return Model.of(config, transformer.eval().requires_grad_(False), model.vae, None)
 
 

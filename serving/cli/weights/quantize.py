@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from engines.config.model import ModelConfig
 from engines.config.quantization import QUANTIZED_LAYERS, ROUNDINGS, WEIGHT_FORMATS, QuantizationConfig
-from engines.config.stream import StreamConfig
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
 from engines.pocket.world.captions import caption
 from engines.pocket.world.scene import Scene
@@ -24,6 +25,7 @@ from engines.quantization.calibration import calibrate
 from engines.quantization.inputs import InputStatistics
 from engines.quantization.prompts import PROMPTS
 from engines.quantization.quantizer import quantize
+from engines.text.prompt import Prompt
 from serving.cli.options import add_lora_argument, size
 from serving.errors import ModelError
 from serving.media.whole_file import whole_file
@@ -72,13 +74,12 @@ def run(options: argparse.Namespace) -> int:
     recipe = read_recipe(options, config)
     texts = read_prompts(options.prompts, config)
     output = options.output or models / f"{options.model}-{options.to}"
-    loras, device = tuple(options.lora or ()), torch.device(options.device)
-    opened = open_model(options.model, models, device, torch.float32, loras=loras)
-    stream = config.stream
-    if options.size is not None:
-        stream = replace(stream, height=options.size[0], width=options.size[1])
-    watches = recipe.smoothing > 0 or recipe.rounding == "compensated"
-    statistics = _watch(opened, texts, stream, options.blocks) if watches else InputStatistics()
+    loras, watches = tuple(options.lora or ()), recipe.smoothing > 0 or recipe.rounding == "compensated"
+    open_one = partial(open_model, options.model, models, torch.device(options.device))
+    # One network after the other: the text encoder is four times as large as the transformer.
+    prompts = _encoded(open_one(torch.bfloat16, networks=["text_encoder"]), texts) if watches else []
+    opened = open_one(torch.float32, networks=["transformer"], loras=loras)
+    statistics = _watch(opened, prompts, recipe, options) if watches else InputStatistics()
     header = QuantizedHeader(
         model=config.name,
         recipe=recipe,
@@ -88,13 +89,19 @@ def run(options: argparse.Namespace) -> int:
         licence="; ".join(dict.fromkeys(origin.licence for origin in opened.origins)),
         longtake=version("longtake"),
     )
-    dtype = torch.float16 if config.name == POCKET else torch.bfloat16
-    output.mkdir(parents=True, exist_ok=True)
-    with whole_file(output / QUANTIZED_FILE) as place:
-        write_quantized(place, quantize(opened.model.transformer, recipe, statistics), header, dtype)
-    written = (output / QUANTIZED_FILE).stat().st_size
-    print(f"{output}: {config.name} in {recipe}; {written / 1e6:,.1f} MB; licence: {header.licence}")
+    state = opened.model.transformer.state_dict()
+    quantize(state, config.transformer, recipe, statistics)
+    _write(state, header, output)
     return 0
+
+
+def _write(state: Mapping[str, Tensor], header: QuantizedHeader, output: Path) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    file, dtype = output / QUANTIZED_FILE, torch.float16 if header.model == POCKET else torch.bfloat16
+    with whole_file(file) as place:
+        write_quantized(place, state, header, dtype)
+    size = file.stat().st_size / 1e6
+    print(f"{output}: {header.model} in {header.recipe}; {size:,.1f} MB; licence: {header.licence}")
 
 
 def read_recipe(options: argparse.Namespace, config: ModelConfig) -> QuantizationConfig:
@@ -132,12 +139,22 @@ def _pocket_prompts() -> list[str]:
     return [caption(Scene.random(random), random) for _ in range(POCKET_PROMPTS)]
 
 
-def _watch(opened: OpenedModel, texts: Sequence[str], stream: StreamConfig, blocks: int) -> InputStatistics:
-    prompts = [opened.prompts.encode(text) for text in texts]
+def _encoded(opened: OpenedModel, texts: Sequence[str]) -> list[Prompt]:
+    return [opened.prompts.encode(text) for text in texts]
+
+
+def _watch(
+    opened: OpenedModel, prompts: Sequence[Prompt], recipe: QuantizationConfig, options: argparse.Namespace
+) -> InputStatistics:
+    stream = opened.model.config.stream
+    if options.size is not None:
+        stream = replace(stream, height=options.size[0], width=options.size[1])
 
     def show(made: int) -> None:
-        print(f"\rwatching the model: block {made} of {len(texts) * blocks}\x1b[K", end="", file=sys.stderr)
+        of = len(prompts) * options.blocks
+        print(f"\rwatching the model: block {made} of {of}\x1b[K", end="", file=sys.stderr)
 
-    statistics = calibrate(opened.model, prompts, stream, blocks, show)
+    moments = recipe.rounding == "compensated"
+    statistics = calibrate(opened.model, prompts, stream, options.blocks, show, moments=moments)
     print(file=sys.stderr)
     return statistics

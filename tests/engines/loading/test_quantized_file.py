@@ -24,10 +24,8 @@ from engines.loading.quantized_file import (
     load_quantized,
     write_quantized,
 )
-from engines.quantization.inputs import InputStatistics
-from engines.quantization.quantizer import quantize
 from engines.wan.transformer import CausalTransformer
-from tests.support.quantized import quantized_config
+from tests.support.quantized import quantized_config, quantized_state
 
 RECIPE = QuantizationConfig("int8", held_back=("blocks.2.ffn.2",))
 CONFIG = quantized_config(preset("tiny-taehv"), RECIPE).transformer
@@ -38,13 +36,13 @@ State = dict[str, Tensor]
 def written(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("quantized") / QUANTIZED_FILE
     header = QuantizedHeader("tiny-taehv", RECIPE, "source", (), "", "Apache-2.0", "0.1")
-    write_quantized(path, quantize(model.transformer, RECIPE, InputStatistics()), header, torch.float32)
+    write_quantized(path, quantized_state(model.transformer, RECIPE), header, torch.float32)
     return path
 
 
 def test_what_is_written_is_read_bit_by_bit(written: Path, model: Model) -> None:
     loaded = load_quantized(CONFIG, written, "cpu", torch.float32).state_dict()
-    wanted = quantize(model.transformer, RECIPE, InputStatistics())
+    wanted = quantized_state(model.transformer, RECIPE)
     assert loaded.keys() == wanted.keys()
     assert all(loaded[name].dtype == x.dtype and torch.equal(loaded[name], x) for name, x in wanted.items())
 

@@ -14,14 +14,12 @@ from engines.loading.loader import load_model
 from engines.loading.lora import LoRAFile
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
 from engines.pocket.model_files import model_files
-from engines.quantization.inputs import InputStatistics
-from engines.quantization.quantizer import quantize
 from serving.cli.weights.models import model_rows, models_table
 from serving.config import ServerConfig
 from serving.errors import ModelError
 from serving.weights.loader import open_model, require_model
 from serving.weights.quantized_model import find_quantized, model_config
-from tests.support.quantized import POCKET
+from tests.support.quantized import POCKET, quantized_state
 
 RECIPE = QuantizationConfig("int8")
 CPU = torch.device("cpu")
@@ -32,9 +30,7 @@ def write_pocket_int8(folder: Path, base: str = "pocket") -> Path:
     folder.mkdir(parents=True)
     transformer = load_model(POCKET, model_files(), "cpu", torch.float32).model.transformer
     header = QuantizedHeader(base, RECIPE, "source", (), "", "Apache-2.0", "0.1")
-    write_quantized(
-        folder / QUANTIZED_FILE, quantize(transformer, RECIPE, InputStatistics()), header, torch.float16
-    )
+    write_quantized(folder / QUANTIZED_FILE, quantized_state(transformer, RECIPE), header, torch.float16)
     return folder
 
 
