@@ -13,6 +13,7 @@ A room imports rooms named before it, never one of its own line or after:
     wan       the denoiser's maths              cache      slots, positions, bytes of keys and values
     loading   files to networks                 runner     one pass over a batch
     streaming streams and what makes their blocks
+    quantization  a model's weights to 8 bits
     pocket    a small model of our own: its world, its training
 
 A model is added in `config.presets`, a new network as a room beside `wan`, a way to run passes in `runner`.
