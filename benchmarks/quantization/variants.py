@@ -1,0 +1,79 @@
+"""A transformer as it is, and in the ways that it can be rounded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from engines.config.model import ModelConfig
+from engines.config.quantization import QUANTIZED_LAYERS, QuantizationConfig
+from engines.quantization.inputs import InputStatistics
+from engines.quantization.quantizer import quantize
+from engines.wan.transformer import CausalTransformer
+from serving.cli.weights.quantize import SMOOTHING
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to round a transformer. What is not in 8 bits has `dtype`."""
+
+    name: str
+    recipe: QuantizationConfig | None
+    dtype: torch.dtype = torch.float32
+
+
+def whole(config: ModelConfig) -> list[Variant]:
+    """All of the transformer: in bf16, as `longtake quantize` makes it, and with weights to the nearest step."""
+    int8 = QuantizationConfig("int8", SMOOTHING["int8"], "compensated", config.held_back)
+    fp8 = QuantizationConfig("fp8", SMOOTHING["fp8"], "compensated", config.held_back)
+    return [
+        Variant("bf16", None, torch.bfloat16),
+        Variant("int8", int8),
+        Variant("int8, the rest in bf16", int8, torch.bfloat16),
+        Variant("int8, nearest", replace(int8, rounding="nearest")),
+        Variant("fp8", fp8),
+        Variant("fp8, nearest", replace(fp8, rounding="nearest")),
+    ]
+
+
+def by_kind(config: ModelConfig) -> list[Variant]:
+    """INT8 in the layers of one kind alone."""
+    layers = _layers(config)
+    return [
+        _alone(kind, [layer for layer in layers if layer.endswith(f".{kind}")], layers)
+        for kind in QUANTIZED_LAYERS
+    ]
+
+
+def by_block(config: ModelConfig) -> list[Variant]:
+    """INT8 in one block of the transformer alone."""
+    layers = _layers(config)
+    return [
+        _alone(str(block), [layer for layer in layers if layer.startswith(f"blocks.{block}.")], layers)
+        for block in range(config.transformer.layers)
+    ]
+
+
+def _layers(config: ModelConfig) -> list[str]:
+    return [f"blocks.{block}.{kind}" for block in range(config.transformer.layers) for kind in QUANTIZED_LAYERS]
+
+
+def _alone(name: str, chosen: Sequence[str], layers: Sequence[str]) -> Variant:
+    held_back = tuple(layer for layer in layers if layer not in chosen)
+    return Variant(name, QuantizationConfig("int8", SMOOTHING["int8"], "compensated", held_back))
+
+
+def rounded(exact: CausalTransformer, variant: Variant, statistics: InputStatistics) -> CausalTransformer:
+    """A copy of `exact`, which is in fp32, as `variant` has it."""
+    if variant.recipe is None:
+        return copy.deepcopy(exact).to(variant.dtype)
+    config = replace(exact.config, quantization=variant.recipe)
+    with torch.device("meta"):
+        transformer = CausalTransformer(config)
+    state = {name: tensor.clone() for name, tensor in exact.state_dict().items()}
+    quantize(state, config, variant.recipe, statistics)
+    transformer.load_state_dict(state, assign=True)
+    return transformer.to(exact.device, variant.dtype).eval().requires_grad_(False)
