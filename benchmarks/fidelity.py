@@ -4,10 +4,11 @@
     python -m benchmarks.fidelity --parts prompts --prompts 1000 --threads 2
     python -m benchmarks.fidelity --parts drift --streams 16 --drift-minutes 10 --device cuda
     python -m benchmarks.fidelity --model rendered
+    python -m benchmarks.fidelity --model pocket-int8
 
 Three parts: fresh prompts, prompt switches with and without the KV recache, and drift over minutes. A run replaces
 the parts that it measures and keeps the others, if they are of the same weights and the same judge. The model
-`rendered` is the world itself, the best that can be reached.
+`rendered` is the world itself, the best that can be reached; any other may be one that `longtake quantize` made.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from benchmarks.judging.footage import ModelSource, RenderedSource, Source
 from benchmarks.judging.judge import TrainedJudge
 from benchmarks.judging.plot import Sheet, draw, drift_sheet, prompt_sheet, switch_sheet
 from benchmarks.measure.machine import RESULTS, Machine
-from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
+from engines.errors import EngineError
 from engines.loading.fingerprint import fingerprint
 from engines.pocket.world.renderer import Renderer
+from serving.errors import ServingError
 from serving.media.whole_file import write_whole
 from serving.weights.catalog import models_folder
 from serving.weights.loader import open_model
@@ -118,7 +120,9 @@ def open_source(
         return RenderedSource(world, StreamConfig()), None
     opened = open_model(name, models, device, torch.float32)
     # Every stream is forked at its switch.
-    source = ModelSource(opened.model, opened.prompts, streams=2 * plan.together, together=plan.together)
+    source = ModelSource(
+        opened.model, opened.prompts, Path(name).name, streams=2 * plan.together, together=plan.together
+    )
     return source, {**source.identity, "text_encoder": fingerprint(opened.model.text_encoder)}
 
 
@@ -187,10 +191,10 @@ def summary(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: list[str] | None = None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     """The command line. By default a run takes about ten minutes on two cores."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=sorted({*PRESETS, RENDERED}), default="pocket")
+    parser.add_argument("--model", default="pocket", help=f"see `longtake models`; or {RENDERED}")
     parser.add_argument("--models-dir", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--prompts", type=int, default=200)
@@ -204,12 +208,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch on the CPU")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
-    return parser.parse_args(arguments)
+    return parser, parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure what the command line asks for."""
-    options = parse(arguments)
+    parser, options = parse(arguments)
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     plan = Plan(
@@ -217,9 +221,13 @@ def main(arguments: list[str] | None = None) -> None:
         options.together or STREAMS_TOGETHER[options.device],
     )  # fmt: skip
     world = Renderer(device=device)
-    source, weights = open_source(options.model, models_folder(options.models_dir), device, plan, world)
+    try:
+        source, weights = open_source(options.model, models_folder(options.models_dir), device, plan, world)
+    except (EngineError, ServingError) as error:
+        parser.error(str(error))
+    options.results.mkdir(parents=True, exist_ok=True)
     fidelity = Fidelity(source, TrainedJudge.load(device), world, plan, progress())
-    machine, stem = Machine.here(device), options.results / f"fidelity_{options.model}_{options.device}"
+    machine, stem = Machine.here(device), options.results / f"fidelity_{source.name}_{options.device}"
     print(f"{summary(run(fidelity, weights, options.parts, machine, stem))}\n{machine}\n{stem}.json, .png")
 
 

@@ -87,9 +87,11 @@ def rendered_pictures(world: Renderer, clips: Sequence[Clip], first_frames: Sequ
 class ModelSource:
     """Streams of `model` under its own stream settings; `together` of them go through the network at once."""
 
-    def __init__(self, model: Model, prompts: PromptEncoder, *, streams: int, together: int = 1) -> None:
+    def __init__(
+        self, model: Model, prompts: PromptEncoder, name: str, *, streams: int, together: int = 1
+    ) -> None:
         """`streams` is how many will be open at a time, forks included."""
-        self.name = model.config.name
+        self.name = name
         self._config = model.config.stream
         self._prompts = prompts
         self._generator = build_generator(model, EngineConfig(self._config, sessions=streams, batch=together))

@@ -20,6 +20,7 @@ from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip
 from engines.text.prompt_encoder import PromptEncoder
 from engines.text.tokenizer import ByteTokenizer
+from serving.cli.main import main as longtake
 
 CPU = torch.device("cpu")
 SMALLEST = Plan(prompts=4, blocks=4, switches=3, streams=1, minutes=0.06, together=4)
@@ -38,7 +39,7 @@ def judge() -> TrainedJudge:
 @pytest.fixture
 def tiny(model: Model) -> ModelSource:
     prompts = PromptEncoder(ByteTokenizer(model.config.text_encoder.text_len), model.text_encoder, 8)
-    return ModelSource(model, prompts, streams=4)
+    return ModelSource(model, prompts, "tiny", streams=4)
 
 
 @pytest.fixture
@@ -165,3 +166,20 @@ def test_a_change_has_arrived_once_nearly_all_later_pictures_show_it(
     right: list[bool], expected: int | None
 ) -> None:
     assert arrival(right) == expected
+
+
+def test_a_quantized_model_is_judged_by_its_name(tmp_path: Path) -> None:
+    among = ["--models-dir", str(tmp_path)]
+    quantize = ["quantize", "pocket", "--to", "int8", "--smoothing", "0", "--rounding", "nearest"]
+    assert longtake([*quantize, *among]) == 0
+    asked = ["--parts", "prompts", "--prompts", "1", "--blocks", "4", "--threads", "1"]
+    fidelity.main(["--model", "pocket-int8", *asked, *among, "--results", str(tmp_path / "results")])
+    document = json.loads((tmp_path / "results" / "fidelity_pocket-int8_cpu.json").read_text())
+    assert document["model"] == "pocket-int8"
+    assert document["weights"]["quantization"] == "int8, rounding nearest"
+
+
+def test_a_model_that_is_not_here_is_refused_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        fidelity.main(["--model", "longlive-1.3b", "--models-dir", str(tmp_path)])
+    assert "run `longtake download longlive-1.3b`" in capsys.readouterr().err
