@@ -47,6 +47,7 @@ class QuantizedHeader:
         licence: terms of the weights it was made of.
         longtake: version that made it.
         tensors: SHA-256 of all tensors.
+        ranges: who watched, our own code or modelopt.
 
     """
 
@@ -58,6 +59,7 @@ class QuantizedHeader:
     licence: str
     longtake: str
     tensors: str = ""
+    ranges: str = "own"
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -23,6 +23,7 @@ from engines.pocket.world.captions import caption
 from engines.pocket.world.scene import Scene
 from engines.quantization.calibration import calibrate
 from engines.quantization.inputs import InputStatistics
+from engines.quantization.modelopt_ranges import calibrate_by_modelopt, require_modelopt
 from engines.quantization.prompts import PROMPTS
 from engines.quantization.quantizer import quantize
 from engines.text.prompt import Prompt
@@ -35,6 +36,8 @@ from serving.weights.quantized_model import model_config
 
 SMOOTHING = {"int8": 0.5, "fp8": 0.0}
 """Alpha of each format: e4m3 holds wide channels and narrow ones alike."""
+
+RANGES = ("own", "modelopt")
 
 BLOCKS = 5
 """Of each prompt's stream: the window of LongLive is full by then."""
@@ -58,6 +61,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounding", choices=ROUNDINGS, default="compensated",
         help="of weights: to the nearest step, or with columns that make up for each other's errors (the default)",
     )  # fmt: skip
+    parser.add_argument(
+        "--ranges", choices=RANGES, default="own",
+        help="who watches the model: our own code, or modelopt, for a second opinion, which has to be installed",
+    )  # fmt: skip
     parser.add_argument("--prompts", type=Path, help="a file with a prompt a line, to watch the model with")
     parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"made of each prompt (default: {BLOCKS})")
     parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="of the pictures (default: the model's)")
@@ -73,6 +80,9 @@ def run(options: argparse.Namespace) -> int:
         raise ModelError(f"{options.model} is quantized already; quantize {config.name} itself")
     recipe = read_recipe(options, config)
     texts = read_prompts(options.prompts, config)
+    if options.ranges == "modelopt":
+        _require_ranges_used(recipe)
+        require_modelopt()
     output = options.output or models / f"{options.model}-{options.to}"
     loras, watches = tuple(options.lora or ()), recipe.smoothing > 0 or recipe.rounding == "compensated"
     open_one = partial(open_model, options.model, models, torch.device(options.device))
@@ -88,6 +98,7 @@ def run(options: argparse.Namespace) -> int:
         prompts=hashlib.sha256("\n".join(texts).encode()).hexdigest() if watches else "",
         licence="; ".join(dict.fromkeys(origin.licence for origin in opened.origins)),
         longtake=version("longtake"),
+        ranges=options.ranges,
     )
     state = opened.model.transformer.state_dict()
     quantize(state, config.transformer, recipe, statistics)
@@ -109,6 +120,12 @@ def read_recipe(options: argparse.Namespace, config: ModelConfig) -> Quantizatio
     smoothing = SMOOTHING[options.to] if options.smoothing is None else options.smoothing
     held_back = config.held_back if options.hold_back is None else _matching(options.hold_back, config)
     return QuantizationConfig(options.to, smoothing, options.rounding, tuple(held_back))
+
+
+def _require_ranges_used(recipe: QuantizationConfig) -> None:
+    """Raise ModelError if nothing depends on ranges: rows are rounded by their own when they come."""
+    if not recipe.smoothing:
+        raise ModelError(f"--ranges modelopt changes nothing in {recipe}; ask for --smoothing 0.5 as well")
 
 
 def _matching(patterns: Sequence[str], config: ModelConfig) -> Iterable[str]:
@@ -152,9 +169,12 @@ def _watch(
 
     def show(made: int) -> None:
         of = len(prompts) * options.blocks
-        print(f"\rwatching the model: block {made} of {of}\x1b[K", end="", file=sys.stderr)
+        end = "\n" if made == of else ""
+        print(f"\rwatching the model: block {made} of {of}\x1b[K", end=end, file=sys.stderr)
 
     moments = recipe.rounding == "compensated"
-    statistics = calibrate(opened.model, prompts, stream, options.blocks, show, moments=moments)
-    print(file=sys.stderr)
-    return statistics
+    if options.ranges == "own":
+        return calibrate(opened.model, prompts, stream, options.blocks, show, moments=moments)
+    opinion = calibrate_by_modelopt(opened.model, prompts, stream, options.blocks, show, moments=moments)
+    print(opinion)
+    return opinion.statistics

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
+from engines.quantization import modelopt_ranges
 from serving.cli.main import main
 from serving.offline.provenance import Facts
 from serving.weights.loader import open_model
@@ -70,6 +71,7 @@ def test_without_smoothing_and_compensation_nothing_is_watched(
         (["pocket", "--to", "int8", "--hold-back", "blocks.9.*"], "'blocks.9.*' names no layer that is quantized"),
         (["pocket", "--to", "int8", "--smoothing", "3"], "smoothing is 3.0; it must lie between 0 and 1"),
         (["pocket", "--to", "int8", "--prompts", "/nowhere"], "the prompts in /nowhere cannot be read"),
+        (["pocket", "--to", "fp8", "--ranges", "modelopt"], "--ranges modelopt changes nothing in fp8"),
         (["pocket", "--to", "int8", "--blocks", "1"], "blocks is 1; it must be at least 2"),
     ],
 )
@@ -79,3 +81,14 @@ def test_what_cannot_be_is_refused_in_words(
     assert main(["quantize", *asked, "--models-dir", str(models)]) == 2
     assert complaint in capsys.readouterr().err
     assert not (models / "pocket-fp8").exists()
+
+
+def test_ranges_of_a_package_that_is_missing_are_refused_before_anything_is_done(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(modelopt_ranges, "find_spec", lambda name: None)
+    asked = ["quantize", "pocket", "--to", "int8", "--ranges", "modelopt", "--output", str(tmp_path / "made")]
+    assert main([*asked, "--models-dir", str(models)]) == 2
+    assert "modelopt is not installed" in (told := capsys.readouterr().err)
+    assert "pip install 'longtake[quantize]'" in told
+    assert not (tmp_path / "made").exists()
