@@ -30,7 +30,7 @@ from engines.text.prompt import Prompt
 from serving.cli.options import add_lora_argument, size
 from serving.errors import ModelError
 from serving.media.whole_file import whole_file
-from serving.weights.catalog import models_folder
+from serving.weights.catalog import CATALOG, models_folder
 from serving.weights.loader import POCKET, OpenedModel, open_model
 from serving.weights.quantized_model import model_config
 
@@ -78,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
     config = model_config(options.model, models)
     if config.transformer.quantization is not None:
         raise ModelError(f"{options.model} is quantized already; quantize {config.name} itself")
+    if config.name != POCKET and config.name not in CATALOG:
+        raise ModelError(f"{config.name} has random weights, of which nothing can be made; see `longtake models`")
     recipe = read_recipe(options, config)
     texts = read_prompts(options.prompts, config)
     if options.ranges == "modelopt":

@@ -68,6 +68,7 @@ def test_without_smoothing_and_compensation_nothing_is_watched(
     [
         (["pocket-int8", "--to", "fp8"], "pocket-int8 is quantized already; quantize pocket itself"),
         (["nope", "--to", "int8"], "unknown model 'nope'"),
+        (["tiny", "--to", "int8"], "tiny has random weights, of which nothing can be made"),
         (["pocket", "--to", "int8", "--hold-back", "blocks.9.*"], "'blocks.9.*' names no layer that is quantized"),
         (["pocket", "--to", "int8", "--smoothing", "3"], "smoothing is 3.0; it must lie between 0 and 1"),
         (["pocket", "--to", "int8", "--prompts", "/nowhere"], "the prompts in /nowhere cannot be read"),
