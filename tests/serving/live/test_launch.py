@@ -100,7 +100,8 @@ def test_a_killed_command_takes_its_server_along(tmp_path: Path) -> None:
         assert server.ended() == (-signal.SIGKILL, "")
 
 
-@pytest.mark.parametrize("part", ["gcs_server", pytest.param("DashboardAgent", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["gcs_server", "DashboardAgent"])
 def test_a_server_of_which_a_part_dies_says_so_and_ends(tmp_path: Path, part: str) -> None:
     with served(tmp_path) as server:
         server.one(part).kill()

@@ -266,6 +266,7 @@ def test_the_program_trains_a_model_that_generates(tmp_path: Path) -> None:
     assert generator.open(POCKET.stream).next_frame == 0
 
 
+@pytest.mark.slow
 def test_the_program_trains_a_published_transformer_on(tmp_path: Path) -> None:
     main(["--recipe", "test", "--folder", str(tmp_path), "--device", "cpu", "--from", str(WEIGHTS)])
     before, after = model_files(), model_files(tmp_path / "pocket")
@@ -284,6 +285,7 @@ def test_the_program_trains_the_stages_that_are_asked_for(tmp_path: Path) -> Non
     assert after.transformer.read_bytes() == before.transformer.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
     command = ["--recipe", "test", "--folder", str(tmp_path), "--device", "cpu", "--from", str(WEIGHTS)]
     main([*command, "--stages", "first-blocks", "--processes", "2"])
