@@ -9,32 +9,25 @@ kind of process keeps busy.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
-import json
-import os
 import statistics
 import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc.aio
-import torch
 
-from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.processes import Tree
-from benchmarks.overload import LEFT_OUT_S, together
+from benchmarks.overload import LEFT_OUT_S, as_json, measure_and_keep, together
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
 from serving.deployments.server_process import LocalServer, local_server
-from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
 PER_SECOND = 100
@@ -118,8 +111,7 @@ def play(server: LocalServer, folder: Path, seconds: float) -> dict[str, Any]:
     """Two sessions for so long once they run evenly: as their viewers have them, and what is computed for it."""
     meter = Tree(server.pid).measure()
     found = asyncio.run(together(server.address, folder, [FRAMES_PER_SECOND] * SESSIONS, LEFT_OUT_S + seconds))
-    views = [view if isinstance(view, str) else asdict(view) for view in found]
-    return {"sessions": views, "cores": meter.read()._asdict()}
+    return {"sessions": as_json(found), "cores": meter.read()._asdict()}
 
 
 def measure(seconds: float, folder: Path) -> dict[str, Any]:
@@ -137,16 +129,7 @@ def measure(seconds: float, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30, help="of each part (default: 30)")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON")
-    options = parser.parse_args()
-    load = os.getloadavg()
-    with TemporaryDirectory() as folder:
-        found = measure(options.seconds, Path(folder))
-    print(json.dumps(found, indent=1))
-    document = {"machine": asdict(Machine.here(torch.device("cpu"))), "load": load, **found}
-    write_whole(options.output / "attaches_pocket_cpu.json", json.dumps(document, indent=1) + "\n")
+    measure_and_keep(measure, "attaches_pocket_cpu", 30, __doc__)
 
 
 if __name__ == "__main__":

@@ -94,52 +94,22 @@ class Part:
         return [*self.tool, sys.executable, *self.arguments, *([str(folder / self.writes)] if self.writes else [])]
 
 
+NOT_KEPT = str(Path(tempfile.gettempdir(), "engine_320x576.json"))
+ENGINE = ("-m", "benchmarks.engine", "--model", MODEL, "--device", "cuda")
+
 PARTS = (
     Part("parity", ("-m", "benchmarks.parity", "--json"), 240, f"parity_{MODEL}_480x832_cuda.json", True),
-    Part(
-        "engine 480x832",
-        ("-m", "benchmarks.engine", "--model", MODEL, "--device", "cuda", "--json"),
-        240,
-        f"engine_{MODEL}_480x832_cuda.json",
-        without_graphs=True,
-    ),
+    Part("engine 480x832", (*ENGINE, "--json"), 240, f"engine_{MODEL}_480x832_cuda.json", without_graphs=True),
     Part("kernels", ("-m", "benchmarks.kernels", "--json"), 200, "kernels_480x832_cuda.json"),
     Part(
         "engine 480x832 in INT8",
-        (
-            "-m",
-            "benchmarks.engine",
-            "--model",
-            MODEL,
-            "--device",
-            "cuda",
-            "--weights",
-            "int8",
-            "--no-text",
-            "--json",
-        ),
+        (*ENGINE, "--weights", "int8", "--no-text", "--json"),
         150,
         f"engine_{MODEL}-int8_480x832_cuda.json",
         without_graphs=True,
     ),
-    Part(
-        "engine 320x576",
-        # Its report is in the log: one more file would not be carried back.
-        (
-            "-m",
-            "benchmarks.engine",
-            "--model",
-            MODEL,
-            "--device",
-            "cuda",
-            "--size",
-            "320x576",
-            "--no-text",
-            "--json",
-            str(Path(tempfile.gettempdir(), "engine_320x576.json")),
-        ),
-        150,
-    ),
+    # Its report is in the log: one more file would not be carried back.
+    Part("engine 320x576", (*ENGINE, "--size", "320x576", "--no-text", "--json", NOT_KEPT), 150),
     Part(
         "sharing",
         ("-m", "benchmarks.sharing", "--model", MODEL, "--device", "cuda", "--json"),

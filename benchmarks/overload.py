@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from serving.client.aio import AsyncClient
 from serving.client.capture import Arrival, Playback, opened, shown
 from serving.deployments.server_process import local_server
 from serving.errors import SlotsFull
+from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue
 
@@ -142,19 +143,22 @@ def measure(seconds: float, folder: Path) -> dict[str, Any]:
         asked = asyncio.run(together(server.address, folder, [FRAMES_PER_SECOND] * ASKING, seconds))
     return {
         "film_s_beside_busy_programs": {film.neighbours: film.seconds for film in films},
-        "paced_beside_unpaced": {unpaced: _json(views) for unpaced, views in beside.items()},
-        "paced_asking_at_once": _json(asked),
+        "paced_beside_unpaced": {unpaced: as_json(views) for unpaced, views in beside.items()},
+        "paced_asking_at_once": as_json(asked),
     }
 
 
-def _json(views: Sequence[Viewed | str]) -> list[Any]:
+def as_json(views: Sequence[Viewed | str]) -> list[Any]:
+    """As results have them."""
     return [found if isinstance(found, str) else asdict(found) for found in views]
 
 
-def main() -> None:
-    """Measure, print and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=20, help="of each part (default: 20)")
+def measure_and_keep(
+    measure: Callable[[float, Path], dict[str, Any]], name: str, seconds: float, description: str | None
+) -> None:
+    """The command line of a benchmark with parts of so many seconds each: measure, print, keep as `name`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"of each part (default: {seconds:g})")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the JSON")
     options = parser.parse_args()
     load = os.getloadavg()
@@ -162,7 +166,12 @@ def main() -> None:
         found = measure(options.seconds, Path(folder))
     print(json.dumps(found, indent=1))
     document = {"machine": asdict(Machine.here(torch.device("cpu"))), "load": load, **found}
-    (options.output / "overload_pocket_cpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_whole(options.output / f"{name}.json", json.dumps(document, indent=1) + "\n")
+
+
+def main() -> None:
+    """Measure, print and keep."""
+    measure_and_keep(measure, "overload_pocket_cpu", 20, __doc__)
 
 
 if __name__ == "__main__":

@@ -54,15 +54,15 @@ def _scaled_rows(x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     return rows / scales.unsqueeze(-1), scales
 
 
-def linear_int8_reference(
+def scaled_linear_reference(
     x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor
 ) -> Tensor:
-    """The definition, with the integers' sums in fp64, which holds them exactly."""
+    """The definition for either format, with sums in fp64, which holds those of integers exactly."""
     sums = x.double() @ weight.double().t()
     return scaled(sums, x_scales, weight_scales, bias).to(bias.dtype)
 
 
-def linear_int8_gelu_reference(
+def scaled_linear_gelu_reference(
     x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor, factor: Tensor | None
 ) -> Tensor:
     """The first half of the transformer's feed-forward net, with what smooths the second half's input."""
@@ -73,7 +73,7 @@ def linear_int8_gelu_reference(
 def linear_int8_library(
     x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor
 ) -> Tensor:
-    """As `linear_int8_reference`, by PyTorch's product of INT8.
+    """As `scaled_linear_reference`, by PyTorch's product of INT8.
 
     Raises:
         ValueError: on CUDA, the channels in or out are not a multiple of 8.
@@ -86,7 +86,7 @@ def linear_int8_library(
 def linear_int8_gelu_library(
     x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor, factor: Tensor | None
 ) -> Tensor:
-    """As `linear_int8_gelu_reference`, by PyTorch's product of INT8. Raises like `linear_int8_library`."""
+    """As `scaled_linear_gelu_reference`, by PyTorch's product of INT8. Raises like `linear_int8_library`."""
     sums = _int8_sums("linear_int8_gelu", x, weight)
     return activated(scaled(sums, x_scales, weight_scales, bias), factor).to(bias.dtype)
 

@@ -31,24 +31,8 @@ LIBRARY_CHANNELS = 16
 """What the library demands on CUDA of the channels in and out to be multiples of."""
 
 
-def linear_fp8_reference(
-    x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor
-) -> Tensor:
-    """The definition, with sums in fp64."""
-    sums = x.double() @ weight.double().t()
-    return scaled(sums, x_scales, weight_scales, bias).to(bias.dtype)
-
-
-def linear_fp8_gelu_reference(
-    x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor, factor: Tensor | None
-) -> Tensor:
-    """The first half of the transformer's feed-forward net, with what smooths the second half's input."""
-    sums = x.double() @ weight.double().t()
-    return activated(scaled(sums, x_scales, weight_scales, bias), factor).to(bias.dtype)
-
-
 def linear_fp8(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor) -> Tensor:
-    """As `linear_fp8_reference`, with sums in fp32.
+    """As `scaled_linear_reference`, with sums in fp32.
 
     Raises:
         ValueError: shapes, strides, dtypes or devices do not fit; or on CUDA the channels in or out are not a
@@ -64,7 +48,7 @@ def linear_fp8(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tenso
 def linear_fp8_gelu(
     x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor, factor: Tensor | None
 ) -> Tensor:
-    """As `linear_fp8_gelu_reference`, on CUDA rounding after each step. Raises like `linear_fp8`."""
+    """As `scaled_linear_gelu_reference`, on CUDA rounding after each step. Raises like `linear_fp8`."""
     _check("linear_fp8_gelu", x, x_scales, weight, weight_scales, bias, factor)
     if x.device.type == "cpu":
         return activated(scaled(_sums(x, weight), x_scales, weight_scales, bias), factor).to(bias.dtype)

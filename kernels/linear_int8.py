@@ -35,10 +35,6 @@ from torch import Tensor
 
 from kernels import matmul
 from kernels.eight_bits import check_scaled
-from kernels.eight_bits import linear_int8_gelu_library as linear_int8_gelu_library
-from kernels.eight_bits import linear_int8_gelu_reference as linear_int8_gelu_reference
-from kernels.eight_bits import linear_int8_library as linear_int8_library
-from kernels.eight_bits import linear_int8_reference as linear_int8_reference
 from kernels.matmul import gelu_tile, halves, product, product_in_halves, quarters, store_tile, tile_at
 from kernels.tiles import INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
@@ -96,7 +92,7 @@ def _linear_int8_kernel(
     schema="(Tensor x, Tensor x_scales, Tensor weight, Tensor weight_scales, Tensor bias) -> Tensor",
 )
 def linear_int8(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor) -> Tensor:
-    """As `linear_int8_reference`.
+    """As `scaled_linear_reference`.
 
     Raises:
         ValueError: shapes, strides, dtypes or devices do not fit, TMA cannot address a tensor, or the chip is not
@@ -116,7 +112,7 @@ def linear_int8(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tens
 def linear_int8_gelu(
     x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor, factor: Tensor | None
 ) -> Tensor:
-    """As `linear_int8_gelu_reference`. Raises like `linear_int8`."""
+    """As `scaled_linear_gelu_reference`. Raises like `linear_int8`."""
     return _launch("linear_int8_gelu", x, x_scales, weight, weight_scales, bias, factor, gelu=True)
 
 

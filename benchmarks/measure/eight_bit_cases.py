@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from kernels import eight_bits
 from kernels import linear_fp8 as fp8
 from kernels import linear_int8 as int8
 from kernels.eight_bits import quantize_rows, quantize_rows_fp8
@@ -85,13 +86,13 @@ def _quantize_rows(make: Maker, channels: int, sets: int) -> Case:
 def _linear_int8(make: Maker, inner: int, outer: int, sets: int) -> Case:
     providers: dict[str, Callable[..., Tensor]] = {
         "triton": int8.linear_int8,
-        "library": int8.linear_int8_library,
+        "library": eight_bits.linear_int8_library,
     }
     return make.case(
         f"linear {inner} to {outer}, int8",
         lambda: _layer(make, quantize_rows, inner, outer),
         _with_tiles(make, providers),
-        int8.linear_int8_reference,
+        eight_bits.scaled_linear_reference,
         0,
         sets,
         eight_bit_ops=2 * make.sizes.tokens * inner * outer,
@@ -102,13 +103,13 @@ def _linear_int8_gelu(make: Maker, sets: int) -> Case:
     inner, outer = make.sizes.dim, make.sizes.ffn_dim
     providers: dict[str, Callable[..., Tensor]] = {
         "triton": int8.linear_int8_gelu,
-        "library, GELU apart": int8.linear_int8_gelu_library,
+        "library, GELU apart": eight_bits.linear_int8_gelu_library,
     }
     return make.case(
         f"linear {inner} to {outer}, GELU and factor, int8",
         lambda: (*_layer(make, quantize_rows, inner, outer), _factor(make, outer)),
         _with_tiles(make, providers),
-        int8.linear_int8_gelu_reference,
+        eight_bits.scaled_linear_gelu_reference,
         0,
         sets,
         eight_bit_ops=2 * make.sizes.tokens * inner * outer,
@@ -120,7 +121,7 @@ def _linear_fp8(make: Maker, inner: int, outer: int, sets: int) -> Case:
         f"linear {inner} to {outer}, fp8",
         lambda: _layer(make, quantize_rows_fp8, inner, outer),
         {"library": fp8.linear_fp8},
-        fp8.linear_fp8_reference,
+        eight_bits.scaled_linear_reference,
         0,
         sets,
         eight_bit_ops=2 * make.sizes.tokens * inner * outer,
@@ -133,7 +134,7 @@ def _linear_fp8_gelu(make: Maker, sets: int) -> Case:
         f"linear {inner} to {outer}, GELU and factor, fp8",
         lambda: (*_layer(make, quantize_rows_fp8, inner, outer), _factor(make, outer)),
         {"library, GELU apart": fp8.linear_fp8_gelu},
-        fp8.linear_fp8_gelu_reference,
+        eight_bits.scaled_linear_gelu_reference,
         0,
         sets,
         eight_bit_ops=2 * make.sizes.tokens * inner * outer,

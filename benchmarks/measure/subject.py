@@ -18,7 +18,7 @@ from engines.config.presets import PRESETS, preset
 from engines.config.quantization import WEIGHT_FORMATS, QuantizationConfig
 from engines.loading.model import build_vae
 from engines.quantization.inputs import InputStatistics
-from engines.quantization.quantizer import quantize
+from engines.quantization.quantizer import quantized_copy
 from engines.runner.selection import can_use_cuda_graphs, select_runner
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
@@ -110,12 +110,7 @@ def build_transformer(options: Options) -> CausalTransformer:
     whole = build(lambda: CausalTransformer(replace(config, quantization=None)), options)
     if config.quantization is None:
         return whole
-    with torch.device("meta"):
-        quantized = CausalTransformer(config)
-    state = {name: tensor.float() for name, tensor in whole.state_dict().items()}
-    quantize(state, config, config.quantization, InputStatistics())
-    quantized.load_state_dict(state, assign=True)
-    return quantized.to(options.device, options.dtype).eval().requires_grad_(False)
+    return quantized_copy(whole, config.quantization, InputStatistics()).to(options.dtype)
 
 
 class Subject:

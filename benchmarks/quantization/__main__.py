@@ -63,17 +63,17 @@ class Benchmark:
         """One of `PARTS`. Raises KeyError for another."""
         config, lab = self.laboratory.model.config, self.laboratory
         parts = {
-            "whole": lambda: {"variants": lab.whole(whole(config))},
+            "whole": lambda: {"variants": lab.whole(whole())},
             "kinds": lambda: {"variants": lab.parts(by_kind(config))},
             "layers": lambda: {"variants": lab.parts(by_block(config))},
-            "steps": lambda: {"variants": lab.steps(whole(config))},
+            "steps": lambda: {"variants": lab.steps(whole())},
             "speed": self._speed,
         }
         return parts[part]()
 
     def _speed(self) -> dict[str, Any]:
         lab, exact = self.laboratory, self.laboratory.model
-        int8 = next(variant for variant in whole(exact.config) if variant.name == "int8")
+        int8 = next(variant for variant in whole() if variant.name == "int8")
         transformer = rounded(exact.transformer, int8, lab.statistics)
         config = replace(exact.config, transformer=transformer.config)
         model = Model.of(config, transformer, exact.vae)

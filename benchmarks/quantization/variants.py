@@ -11,7 +11,7 @@ import torch
 from engines.config.model import ModelConfig
 from engines.config.quantization import QUANTIZED_LAYERS, QuantizationConfig
 from engines.quantization.inputs import InputStatistics
-from engines.quantization.quantizer import quantize
+from engines.quantization.quantizer import quantized_copy
 from engines.wan.transformer import CausalTransformer
 from serving.cli.weights.quantize import SMOOTHING
 
@@ -25,10 +25,10 @@ class Variant:
     dtype: torch.dtype = torch.float32
 
 
-def whole(config: ModelConfig) -> list[Variant]:
+def whole() -> list[Variant]:
     """All of the transformer: in bf16, as `longtake quantize` makes it, and with weights to the nearest step."""
-    int8 = QuantizationConfig("int8", SMOOTHING["int8"], "compensated", config.held_back)
-    fp8 = QuantizationConfig("fp8", SMOOTHING["fp8"], "compensated", config.held_back)
+    int8 = QuantizationConfig("int8", SMOOTHING["int8"], "compensated")
+    fp8 = QuantizationConfig("fp8", SMOOTHING["fp8"], "compensated")
     return [
         Variant("bf16", None, torch.bfloat16),
         Variant("int8", int8),
@@ -70,10 +70,4 @@ def rounded(exact: CausalTransformer, variant: Variant, statistics: InputStatist
     """A copy of `exact`, which is in fp32, as `variant` has it."""
     if variant.recipe is None:
         return copy.deepcopy(exact).to(variant.dtype)
-    config = replace(exact.config, quantization=variant.recipe)
-    with torch.device("meta"):
-        transformer = CausalTransformer(config)
-    state = {name: tensor.clone() for name, tensor in exact.state_dict().items()}
-    quantize(state, config, variant.recipe, statistics)
-    transformer.load_state_dict(state, assign=True)
-    return transformer.to(exact.device, variant.dtype).eval().requires_grad_(False)
+    return quantized_copy(exact, variant.recipe, statistics).to(variant.dtype)

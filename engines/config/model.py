@@ -14,8 +14,7 @@ class ModelConfig:
     """The networks that make one model, and how its streams run unless told otherwise.
 
     `vae` decodes; it encodes too, unless there is an `encoder` (Wan's beside a tiny decoder). `endless` says
-    whether its authors made it for streams without end, or trained it on short clips only. `held_back` names
-    layers that lose most in 8 bits: quantizing leaves them alone unless it is told otherwise.
+    whether its authors made it for streams without end, or trained it on short clips only.
     """
 
     name: str
@@ -25,7 +24,6 @@ class ModelConfig:
     stream: StreamConfig
     endless: bool = True
     encoder: AutoencoderConfig | None = None
-    held_back: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         latent, coded = self.transformer.latent_channels, self.vae.latent_channels

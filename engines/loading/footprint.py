@@ -17,9 +17,9 @@ from engines.wan.transformer import CausalTransformer
 
 
 @cache
-def memory_needed(config: ModelConfig, dtype: torch.dtype, kv_format: KVFormat = PLAIN_KV) -> int:
+def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of the networks in `dtype` and of what one session keeps. Allocates nothing."""
-    return sum(parameter_bytes(config, dtype)) + sum(session_bytes(config, config.stream, dtype, kv_format))
+    return sum(parameter_bytes(config, dtype)) + sum(session_bytes(config, config.stream, dtype))
 
 
 class SessionBytes(NamedTuple):

@@ -62,8 +62,8 @@ def fill_rounded(
     """
     state = network.state_dict()
     rounded = {name for name in state if f"{name}_scale" in state}
-    expected = {name: tensor.shape for name, tensor in state.items() if name.removesuffix("_scale") not in rounded}
-    expected |= {name: state[name].shape for name in rounded}
+    made = {f"{name}_scale" for name in rounded}
+    expected = {name: tensor.shape for name, tensor in state.items() if name not in made}
     require_fit(tensors, expected, f"{source} does not fit {type(network).__name__}")
     copies = {name: tensors[name].to(device, dtype, copy=True) for name in expected if name not in rounded}
     for name in rounded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from engines.quantization.compensation import round_compensated
 from engines.quantization.inputs import InputStatistics, layer_inputs
 from engines.quantization.smoothing import smooth
 from engines.wan.quantized_linear import FORMATS
+from engines.wan.transformer import CausalTransformer
 from kernels.eight_bits import FP8_MAX, INT8_MAX
 
 NEAREST: Mapping[WeightFormat, Callable[[Tensor], Tensor]] = {
@@ -40,6 +42,19 @@ def quantize(
         for layer in filter(recipe.quantizes, given.layers):
             weight, scale = _rounded(state[f"{layer}.weight"], recipe.weights, moments)
             state |= {f"{layer}.weight": weight, f"{layer}.weight_scale": scale}
+
+
+def quantized_copy(
+    transformer: CausalTransformer, recipe: QuantizationConfig, statistics: InputStatistics
+) -> CausalTransformer:
+    """`transformer`, which stays as it is, quantized; what is not in 8 bits is in fp32, on its device."""
+    config = replace(transformer.config, quantization=recipe)
+    with torch.device("meta"):
+        made = CausalTransformer(config)
+    state = {name: tensor.detach().float().clone() for name, tensor in transformer.state_dict().items()}
+    quantize(state, config, recipe, statistics)
+    made.load_state_dict(state, assign=True)
+    return made.eval().requires_grad_(False)
 
 
 def _smoothed(moments: Tensor, vector: Tensor | None) -> Tensor:

@@ -46,7 +46,6 @@ class QuantizedOps(FusedOps):
 
     def __init__(self, transformer: CausalTransformer, backends: KernelBackends) -> None:
         super().__init__(transformer, backends)
-        self.transformer = transformer
         assert transformer.config.quantization is not None
         weights = transformer.config.quantization.weights
         self._format = FORMATS[weights]

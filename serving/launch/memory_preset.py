@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 
-from engines.config.presets import TAEW2_1
 from engines.errors import ConfigError
 from engines.loading.memory_plan import SPARE_BYTES, MemoryPlan, gigabytes, plan_memory
 from engines.runner.selection import kv_format_of
@@ -16,6 +15,7 @@ from kernels.dispatch import chip_of
 from kernels.tiles import FP16_SUMS
 from serving.config import DTYPES, ServerConfig
 from serving.weights.catalog import CATALOG, Role, models_folder
+from serving.weights.loader import configured
 from serving.weights.quantized_model import find_quantized, served_model
 
 KEPT_IN_INT8 = "keys=int8,values=int8"
@@ -66,11 +66,7 @@ def fill_in(config: ServerConfig, given: Collection[str]) -> Chosen:
 
 def memory_plan(config: ServerConfig) -> MemoryPlan:
     """What a server takes of its graphics card."""
-    networks = served_model(config)
-    if config.codec == "tiny":
-        networks = replace(networks, vae=TAEW2_1)
-    text = replace(networks.text_encoder, int8_weights=config.text_weights == "int8")
-    networks = replace(networks, text_encoder=text)
+    networks = configured(served_model(config), config.codec, int8_text=config.text_weights == "int8")
     dtype, text_here = DTYPES[config.dtype], config.text_device in (None, config.device)
     return plan_memory(networks, dtype, kv_format_of(config.backends), text_here=text_here)
 

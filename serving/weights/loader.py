@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from engines.config.model import ModelConfig
 from engines.config.presets import TAEW2_1
 from engines.errors import ConfigError
 from engines.loading.loader import ModelFiles, load_networks
@@ -93,11 +94,15 @@ def open_model(
         origins = (Origin("random weights", f"seed {RANDOM_SEED}", "Apache-2.0"),)
         return OpenedModel(model, origins, _prompts(model, ByteTokenizer))
     files = replace(located.files, loras=tuple(loras))
-    if codec == "tiny":
-        config = replace(config, vae=TAEW2_1)
-    config = replace(config, text_encoder=replace(config.text_encoder, int8_weights=int8_text))
+    config = configured(config, codec, int8_text=int8_text)
     model = load_networks(config, files, device, dtype, text_device, networks)
     return OpenedModel(model, located.origins, _prompts(model, partial(Tokenizer.from_folder, files.tokenizer)))
+
+
+def configured(config: ModelConfig, codec: CodecName, *, int8_text: bool) -> ModelConfig:
+    """A model with the codec that is asked for, and its text encoder's weights as they are or in INT8."""
+    config = replace(config, text_encoder=replace(config.text_encoder, int8_weights=int8_text))
+    return replace(config, vae=TAEW2_1) if codec == "tiny" else config
 
 
 def require_model(name: str, models: Path, codec: CodecName = "own", loras: Sequence[LoRAFile] = ()) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
@@ -17,9 +18,14 @@ from serving.weights.catalog import models_folder
 class QuantizedModel:
     """A quantized transformer; all else of the model is that of `base`."""
 
-    name: str
     file: Path
     header: QuantizedHeader
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """That in `folder`. Raises WeightsError if its file is damaged, or not there."""
+        file = folder / QUANTIZED_FILE
+        return cls(file, QuantizedHeader.read(file))
 
     @property
     def base(self) -> str:
@@ -41,8 +47,8 @@ def find_quantized(name: str, models: Path) -> QuantizedModel | None:
     if name in PRESETS:
         return None
     for folder in (models / name, Path(name)):
-        if (file := folder / QUANTIZED_FILE).is_file():
-            return QuantizedModel(name, file, QuantizedHeader.read(file))
+        if (folder / QUANTIZED_FILE).is_file():
+            return QuantizedModel.read(folder)
     return None
 
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure.launches import Launches
-from kernels.eight_bits import quantize_rows_fp8
-from kernels.linear_fp8 import linear_fp8, linear_fp8_gelu, linear_fp8_gelu_reference, linear_fp8_reference
+from kernels.eight_bits import quantize_rows_fp8, scaled_linear_gelu_reference, scaled_linear_reference
+from kernels.linear_fp8 import linear_fp8, linear_fp8_gelu
 from tests.tolerances import assert_within
 
 CPU = torch.device("cpu")
@@ -47,9 +47,9 @@ def test_the_reference_is_a_linear_layer_of_what_was_rounded(dtype: torch.dtype)
     weight = given.weight.double() * given.weight_scales.unsqueeze(-1)
     exact = F.linear(x, weight, given.bias.double())
     activated = F.gelu(exact, approximate="tanh")
-    assert_within("linear", linear_fp8_reference(*given), exact)
-    assert_within("linear", linear_fp8_gelu_reference(*given, None), activated)
-    assert_within("linear", linear_fp8_gelu_reference(*given, vector), activated * vector)
+    assert_within("linear", scaled_linear_reference(*given), exact)
+    assert_within("linear", scaled_linear_gelu_reference(*given, None), activated)
+    assert_within("linear", scaled_linear_gelu_reference(*given, vector), activated * vector)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -58,14 +58,14 @@ def test_rows_are_multiplied_scaled_and_biased(tokens: int, inner: int, outer: i
     given = layer(tokens, inner, outer, dtype)
     made = linear_fp8(*given)
     assert made.dtype == dtype
-    assert_within("linear", made, linear_fp8_reference(*given._replace(bias=given.bias.float())))
+    assert_within("linear", made, scaled_linear_reference(*given._replace(bias=given.bias.float())))
 
 
 @pytest.mark.parametrize("factored", [True, False], ids=["factor", "no factor"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_go_through_gelu_and_the_factor(factored: bool, dtype: torch.dtype) -> None:
     given, vector = layer(37, 96, 136, dtype), factor(136) if factored else None
-    reference = linear_fp8_gelu_reference(*given._replace(bias=given.bias.float()), vector)
+    reference = scaled_linear_gelu_reference(*given._replace(bias=given.bias.float()), vector)
     assert_within("linear", linear_fp8_gelu(*given, vector), reference)
 
 

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from kernels import linear_int8 as op
 from kernels import matmul
-from kernels.linear_int8 import (
-    linear_int8,
-    linear_int8_gelu,
+from kernels.eight_bits import (
     linear_int8_gelu_library,
-    linear_int8_gelu_reference,
     linear_int8_library,
-    linear_int8_reference,
+    scaled_linear_gelu_reference,
+    scaled_linear_reference,
 )
+from kernels.linear_int8 import linear_int8, linear_int8_gelu
 from kernels.quantize import quantize_rows
 from kernels.tiles import INTERPRETER, interpreted
 from tests.tolerances import assert_within
@@ -71,18 +70,18 @@ def test_the_reference_is_a_linear_layer_of_what_was_rounded(dtype: torch.dtype)
     weight = given.weight.double() * given.weight_scales.unsqueeze(-1)
     exact = F.linear(x, weight, given.bias.double())
     vector = factor(136, torch.device("cpu"))
-    assert_within("linear_int8", linear_int8_reference(*given), exact)
+    assert_within("linear_int8", scaled_linear_reference(*given), exact)
     activated = F.gelu(exact, approximate="tanh")
-    assert_within("linear_int8", linear_int8_gelu_reference(*given, None), activated)
-    assert_within("linear_int8", linear_int8_gelu_reference(*given, vector), activated * vector)
+    assert_within("linear_int8", scaled_linear_gelu_reference(*given, None), activated)
+    assert_within("linear_int8", scaled_linear_gelu_reference(*given, vector), activated * vector)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("tokens", "inner", "outer"), [*SHAPES, (2, 41, 7)])
 def test_the_library_is_the_reference_to_the_bit(tokens: int, inner: int, outer: int, dtype: torch.dtype) -> None:
     given, vector = layer(tokens, inner, outer, torch.device("cpu"), dtype), factor(outer, torch.device("cpu"))
-    assert torch.equal(linear_int8_library(*given), linear_int8_reference(*given))
-    assert torch.equal(linear_int8_gelu_library(*given, vector), linear_int8_gelu_reference(*given, vector))
+    assert torch.equal(linear_int8_library(*given), scaled_linear_reference(*given))
+    assert torch.equal(linear_int8_gelu_library(*given, vector), scaled_linear_gelu_reference(*given, vector))
 
 
 @pytest.mark.usefixtures("_addressing")
@@ -113,7 +112,7 @@ def test_sums_are_scaled_and_biased(
 ) -> None:
     given = layer(tokens, inner, outer, device, dtype)
     assert linear_int8(*given).dtype == dtype
-    assert_within("linear_int8", linear_int8(*given), linear_int8_reference(*in_fp32(given)))
+    assert_within("linear_int8", linear_int8(*given), scaled_linear_reference(*in_fp32(given)))
 
 
 @pytest.mark.usefixtures("_addressing")
@@ -122,25 +121,25 @@ def test_sums_are_scaled_and_biased(
 def test_rows_go_through_gelu_and_the_factor(factored: bool, dtype: torch.dtype, device: torch.device) -> None:
     given, vector = layer(37, 96, 136, device, dtype), factor(136, device) if factored else None
     assert_within(
-        "linear_int8", linear_int8_gelu(*given, vector), linear_int8_gelu_reference(*in_fp32(given), vector)
+        "linear_int8", linear_int8_gelu(*given, vector), scaled_linear_gelu_reference(*in_fp32(given), vector)
     )
 
 
 @pytest.mark.usefixtures("_addressing")
 def test_more_tiles_than_programs_are_all_made(device: torch.device) -> None:
     given = layer(290, 48, 136, device)
-    assert_within("linear_int8", linear_int8(*given), linear_int8_reference(*given))
+    assert_within("linear_int8", linear_int8(*given), scaled_linear_reference(*given))
 
 
 def test_odd_channels_are_multiplied_through_pointers(device: torch.device) -> None:
     given = layer(3, 41, 7, device)
-    assert_within("linear_int8", linear_int8(*given), linear_int8_reference(*given))
+    assert_within("linear_int8", linear_int8(*given), scaled_linear_reference(*given))
 
 
 def test_a_factor_in_16_bits_serves_as_well(device: torch.device) -> None:
     given, vector = layer(5, 96, 136, device, torch.bfloat16), factor(136, device).bfloat16()
     assert_within(
-        "linear_int8", linear_int8_gelu(*given, vector), linear_int8_gelu_reference(*in_fp32(given), vector)
+        "linear_int8", linear_int8_gelu(*given, vector), scaled_linear_gelu_reference(*in_fp32(given), vector)
     )
 
 
@@ -149,11 +148,11 @@ def test_gelu_is_exact_far_from_zero(device: torch.device) -> None:
     bias = torch.linspace(-40.0, 40.0, 16, device=device)
     given = given._replace(x=torch.zeros_like(given.x), bias=bias)
     exact = F.gelu(bias.double(), approximate="tanh").view(1, 1, 16)
-    for made in (linear_int8_gelu(*given, None), linear_int8_gelu_reference(*given, None)):
+    for made in (linear_int8_gelu(*given, None), scaled_linear_gelu_reference(*given, None)):
         torch.testing.assert_close(made.double(), exact, atol=1e-6, rtol=1e-5)
 
 
-IMPLEMENTATIONS = [linear_int8_gelu_reference, linear_int8_gelu_library, linear_int8_gelu]
+IMPLEMENTATIONS = [scaled_linear_gelu_reference, linear_int8_gelu_library, linear_int8_gelu]
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS, ids=["reference", "library", "triton"])
@@ -184,7 +183,7 @@ def test_a_row_has_the_same_bits_on_any_number_of_threads() -> None:
 def test_rows_may_lie_in_any_number_of_dimensions(device: torch.device) -> None:
     given = layer(6, 96, 136, device)
     split = given._replace(x=given.x.view(2, 3, 1, 96), x_scales=given.x_scales.view(2, 3, 1))
-    for op_of in (linear_int8, linear_int8_library, linear_int8_reference):
+    for op_of in (linear_int8, linear_int8_library, scaled_linear_reference):
         assert torch.equal(op_of(*split), op_of(*given).view(2, 3, 1, 136))
 
 

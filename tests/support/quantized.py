@@ -16,7 +16,7 @@ from engines.loading.loader import load_model
 from engines.loading.model import Model
 from engines.pocket.model_files import model_files
 from engines.quantization.inputs import InputStatistics
-from engines.quantization.quantizer import quantize
+from engines.quantization.quantizer import quantized_copy
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
@@ -47,18 +47,13 @@ def quantized_state(
     transformer: CausalTransformer, recipe: QuantizationConfig, statistics: InputStatistics | None = None
 ) -> dict[str, Tensor]:
     """Of a transformer that stays as it is."""
-    state = {name: tensor.float().clone() for name, tensor in transformer.state_dict().items()}
-    quantize(state, transformer.config, recipe, statistics or InputStatistics())
-    return state
+    return quantized_copy(transformer, recipe, statistics or InputStatistics()).state_dict()
 
 
 def quantized(model: Model, recipe: QuantizationConfig, statistics: InputStatistics) -> Model:
     """`model` with its transformer quantized, in fp32 beside."""
-    config = quantized_config(model.config, recipe)
-    with torch.device("meta"):
-        transformer = CausalTransformer(config.transformer)
-    transformer.load_state_dict(quantized_state(model.transformer, recipe, statistics), assign=True)
-    return Model.of(config, transformer.eval().requires_grad_(False), model.vae, None)
+    transformer = quantized_copy(model.transformer, recipe, statistics)
+    return Model.of(quantized_config(model.config, recipe), transformer, model.vae, None)
 
 
 def rolled_out(

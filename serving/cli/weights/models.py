@@ -10,16 +10,16 @@ import torch
 
 from engines.cache.kv_cache import KVFormat
 from engines.config.model import ModelConfig
-from engines.config.presets import PRESETS, TAEW2_1
+from engines.config.presets import PRESETS
 from engines.config.quantization import QuantizationConfig
 from engines.errors import EngineError
 from engines.loading.footprint import memory_needed
 from engines.loading.memory_plan import plan_memory
 from serving.errors import DownloadError
 from serving.weights.catalog import CATALOG, CatalogEntry
-from serving.weights.loader import POCKET
+from serving.weights.loader import POCKET, configured
 from serving.weights.manifest import Manifest, read_manifest, verify
-from serving.weights.quantized_model import find_quantized, model_config, quantized_models
+from serving.weights.quantized_model import QuantizedModel, model_config, quantized_models
 
 HEADINGS = ("MODEL", "HERE", "MEMORY", "WHAT IT IS")
 
@@ -54,13 +54,12 @@ class ModelRow:
 def model_rows(folder: Path, dtype: torch.dtype = torch.bfloat16) -> list[ModelRow]:
     """A row for every preset, with what `folder` has of it, and for every quantized model in `folder`."""
     known = [_row(config, CATALOG.get(name), folder / name, dtype) for name, config in PRESETS.items()]
-    return known + [_quantized_row(made, folder, dtype) for made in quantized_models(folder)]
+    return known + [_quantized_row(made, dtype) for made in quantized_models(folder)]
 
 
-def _quantized_row(made: Path, models: Path, dtype: torch.dtype) -> ModelRow:
+def _quantized_row(made: Path, dtype: torch.dtype) -> ModelRow:
     try:
-        model = find_quantized(made.name, models)
-        assert model is not None
+        model = QuantizedModel.read(made)
         config = model.config
     except EngineError as error:
         return ModelRow(made.name, f"quantized; {error}", "", "damaged", None, ())
@@ -98,7 +97,8 @@ def memory_of(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> s
     plans = {f"{name}, everything on the card": plan_memory(config, dtype)}
     if config.name in CATALOG:
         recipe = config.transformer.quantization or QuantizationConfig("int8")
-        small = replace(config, vae=TAEW2_1, transformer=replace(config.transformer, quantization=recipe))
+        quantized = replace(config, transformer=replace(config.transformer, quantization=recipe))
+        small = configured(quantized, "tiny", int8_text=True)
         plans["--preset 24gb or 16gb"] = plan_memory(small, dtype, KVFormat(True, True), text_here=False)
     return "\n".join(line for what, plan in plans.items() for line in (f"{what}:", *plan.lines(1)))
 

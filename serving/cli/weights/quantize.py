@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models-dir", type=Path, help="where the models are")
     parser.add_argument(
         "--hold-back", action="append", metavar="PATTERN",
-        help="layers to leave in 16 bits, such as 'blocks.0.*'; none: not even those the model is known to need",
+        help="layers to leave in 16 bits, such as 'blocks.0.*' (default: none)",
     )  # fmt: skip
     parser.add_argument("--smoothing", type=float, help="alpha of SmoothQuant; 0 for none (default: 0.5 for int8)")
     parser.add_argument(
@@ -120,8 +120,8 @@ def _write(state: Mapping[str, Tensor], header: QuantizedHeader, output: Path) -
 def read_recipe(options: argparse.Namespace, config: ModelConfig) -> QuantizationConfig:
     """What is asked for. Raises ModelError for a pattern that names no layer."""
     smoothing = SMOOTHING[options.to] if options.smoothing is None else options.smoothing
-    held_back = config.held_back if options.hold_back is None else _matching(options.hold_back, config)
-    return QuantizationConfig(options.to, smoothing, options.rounding, tuple(held_back))
+    held_back = tuple(_matching(options.hold_back or (), config))
+    return QuantizationConfig(options.to, smoothing, options.rounding, held_back)
 
 
 def _require_ranges_used(recipe: QuantizationConfig) -> None:

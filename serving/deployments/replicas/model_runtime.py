@@ -65,7 +65,7 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
     return pb.Provenance(
         longtake=version("longtake"),
         model=config.model,
-        base_model=served_model(config).name,
+        base_model=opened.model.config.name,
         codec=config.codec,
         origins=[pb.Origin(**asdict(origin)) for origin in opened.origins],
         weights=[pb.Fingerprint(name=name, value=mark) for name, mark in marks.items()],

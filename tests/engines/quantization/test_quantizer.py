@@ -13,7 +13,7 @@ from engines.config.quantization import QuantizationConfig
 from engines.loading.model import Model
 from engines.quantization.calibration import calibrate
 from engines.wan.quantized_linear import FORMATS, EightBits, QuantizedLinear
-from kernels.eight_bits import linear_int8_reference
+from kernels.eight_bits import scaled_linear_reference
 from tests.engines.quantization.conftest import Watched
 from tests.support.quantized import INT8, POCKET, pocket, quantized, relative_errors, rolled_out
 
@@ -74,7 +74,7 @@ def test_the_library_multiplies_as_the_reference(
     latents = rolled_out(int8, POCKET.stream, watched.shown[:1], 2)
     for layer in int8.transformer.modules():
         if isinstance(layer, QuantizedLinear):
-            monkeypatch.setattr(layer, "format", layer.format._replace(linear=linear_int8_reference))
+            monkeypatch.setattr(layer, "format", layer.format._replace(linear=scaled_linear_reference))
     assert torch.equal(rolled_out(int8, POCKET.stream, watched.shown[:1], 2), latents)
 
 

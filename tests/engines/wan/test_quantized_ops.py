@@ -54,14 +54,21 @@ def models(model: Model, prompts: list[Prompt]) -> dict[QuantizationConfig, Mode
 
 
 @pytest.fixture(params=RUNS, ids=lambda run: f"{run[0]}; {run[1]}")
-def fused(request: pytest.FixtureRequest, models: dict[QuantizationConfig, Model]) -> QuantizedOps:
-    recipe, backends = request.param
-    return QuantizedOps(models[recipe].transformer, backends)
+def run(request: pytest.FixtureRequest) -> tuple[QuantizationConfig, KernelBackends]:
+    asked: tuple[QuantizationConfig, KernelBackends] = request.param
+    return asked
 
 
 @pytest.fixture
-def block(fused: QuantizedOps) -> TransformerBlock:
-    return cast(TransformerBlock, fused.transformer.blocks[1])
+def fused(run: tuple[QuantizationConfig, KernelBackends], models: dict[QuantizationConfig, Model]) -> QuantizedOps:
+    return QuantizedOps(models[run[0]].transformer, run[1])
+
+
+@pytest.fixture
+def block(
+    run: tuple[QuantizationConfig, KernelBackends], models: dict[QuantizationConfig, Model]
+) -> TransformerBlock:
+    return cast(TransformerBlock, models[run[0]].transformer.blocks[1])
 
 
 def close(ours: Tensor | None, wanted: Tensor | None) -> None:
