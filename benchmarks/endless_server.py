@@ -27,7 +27,7 @@ from benchmarks.measure.machine import RESULTS, Machine
 from serving.client.aio import AsyncClient
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Cue
@@ -121,9 +121,10 @@ def _median(samples: Sequence[Sequence[Holdings]], pid: int, kind: str) -> float
 
 def run(blocks: int, folder: Path) -> Played:
     """Start a server, play, and stop it."""
+    ports = free_ports()
     config = ServerConfig(
-        stages="separate", denoisers=1, managers=2, grpc_port=free_port(), http_port=free_port(),
-        metrics_port=free_port(), recordings=folder,
+        stages="separate", denoisers=1, managers=2, grpc_port=ports.grpc, http_port=ports.http,
+        metrics_port=ports.metrics, recordings=folder,
     )  # fmt: skip
     with local_cluster(config) as running:
         return asyncio.run(play(f"127.0.0.1:{config.grpc_port}", running.logs, blocks))

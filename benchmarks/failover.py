@@ -32,7 +32,7 @@ from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports
 from serving.media.whole_file import write_whole
 from serving.replication.leases import LeaseConfig
 from serving.timeline.cue import Blend, Cue
@@ -95,8 +95,9 @@ async def gap_s(address: str, replicas: Replicas, stage: Stage, number: signal.S
 
 def measure(setup: Setup, repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
     """Seconds without a chunk, by deployment and signal."""
+    ports = free_ports()
     config = ServerConfig(
-        grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=folder, **setup.settings
+        grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics, recordings=folder, **setup.settings
     )
     address = f"127.0.0.1:{config.grpc_port}"
     gaps: dict[str, dict[str, list[float]]] = {}

@@ -21,7 +21,7 @@ from serving.config import Limits, ServerConfig
 from serving.deployments.app import APPLICATION
 from serving.deployments.local_cluster import local_cluster
 from serving.deployments.replicas.video_decoder import ABANDONED_S
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +60,10 @@ class Soak:
 def soak(kills: int, sessions: int, seed: int, folder: Path) -> Soak:
     """Start a server, play, hit it `kills` times, and look at what is left."""
     slots = -(-(sessions + FORKS) // (DENOISERS - 1))
+    ports = free_ports()
     config = ServerConfig(
         stages="separate", slots=slots, denoisers=DENOISERS, decoders=OTHERS, text_encoders=OTHERS,
-        managers=OTHERS, grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=folder,
+        managers=OTHERS, grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics, recordings=folder,
         limits=Limits(sessions_per_token=1024),
     )  # fmt: skip
     with local_cluster(config) as running:

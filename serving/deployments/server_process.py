@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from serving.errors import ServingError
@@ -18,6 +19,18 @@ STOP_S = 60
 
 LAST_LINE = "logs"
 """What the last line begins with that a server prints when it is there."""
+
+
+PORTS = range(20000, 32768)
+"""Ports that neither Ray's workers (10002 to 19999) nor the kernel (from 32768 on) give out by themselves."""
+
+
+class ServerPorts(NamedTuple):
+    """The ports of one server, no two of them the same."""
+
+    grpc: int
+    http: int
+    metrics: int
 
 
 class LocalServer(NamedTuple):
@@ -31,9 +44,7 @@ class LocalServer(NamedTuple):
 @contextmanager
 def local_server(options: Sequence[str] = ()) -> Iterator[LocalServer]:
     """Start a server on free ports; it is stopped with the block. Raises ServingError where it does not start."""
-    command = [sys.executable, "-m", "serving.cli.main", "serve", *options]
-    for name in ("--grpc-port", "--http-port", "--metrics-port"):
-        command += [name, str(free_port())]
+    command = [sys.executable, "-m", "serving.cli.main", "serve", *options, *port_options(free_ports())]
     # A cluster that is there already is left alone, and Ctrl-C is for the program that stops the server in order.
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     with subprocess.Popen(
@@ -50,12 +61,24 @@ def local_server(options: Sequence[str] = ()) -> Iterator[LocalServer]:
             _stop(process)
 
 
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports() -> ServerPorts:
+    """Ports of this machine that nobody listens on. Raises ServingError where there are too few."""
+    free: list[int] = []
+    with ExitStack() as held:
+        for port in random.sample(PORTS, len(PORTS)):
+            try:
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+            except OSError:
+                continue
+            free.append(port)
+            if len(free) == len(ServerPorts._fields):
+                return ServerPorts(*free)
+    raise ServingError(f"no three free ports from {PORTS.start} to {PORTS.stop - 1}; end what listens there")
+
+
+def port_options(ports: ServerPorts) -> list[str]:
+    """The options of `longtake serve` that say them."""
+    return [word for name, port in ports._asdict().items() for word in (f"--{name}-port", str(port))]
 
 
 def _started(process: subprocess.Popen[str]) -> LocalServer:

@@ -8,14 +8,14 @@ import torch
 
 from engines.errors import ConfigError
 from serving.config import ServerConfig
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports
 from serving.errors import ModelError
 from serving.launch.memory_preset import memory_plan
 from serving.launch.startup_checks import check_memory, check_startup
 
 
 def config(folder: Path, **settings: object) -> ServerConfig:
-    ports = {name: free_port() for name in ("grpc_port", "http_port", "metrics_port")}
+    ports = {f"{name}_port": port for name, port in free_ports()._asdict().items()}
     return ServerConfig.model_validate(
         {"recordings": folder / "recordings", "models_dir": folder, **ports, **settings}
     )

@@ -11,7 +11,7 @@ from typing import IO, NamedTuple
 import grpc
 import pytest
 
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports, port_options
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.browser import Page, browsing
@@ -44,11 +44,10 @@ def said(output: list[str], errors: IO[str]) -> dict[str, str]:
 @contextmanager
 def serving(recordings: Path, *options: str) -> Iterator[Server]:
     """A real Ray cluster that serves the pocket model. At the end it has stopped by itself, in good order."""
-    http_port = free_port()
-    ports = ("--grpc-port", str(free_port()), "--http-port", str(http_port), "--metrics-port", str(free_port()))
+    ports = free_ports()
     command = [
         *(str(Path(sys.executable).with_name("longtake")), "serve", "--lease-s", "20", *options),
-        *(*ports, "--recordings", str(recordings)),
+        *(*port_options(ports), "--recordings", str(recordings)),
     ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         output: list[str] = []
@@ -57,7 +56,7 @@ def serving(recordings: Path, *options: str) -> Iterator[Server]:
             words = said(output, process.stderr)
             with grpc.insecure_channel(words["gRPC"]) as channel:
                 stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
-                yield Server(words["gRPC"], http_port, words["metrics"], Path(words["logs"]), recordings, stub)
+                yield Server(words["gRPC"], ports.http, words["metrics"], Path(words["logs"]), recordings, stub)
         finally:
             process.terminate()
             code = process.wait(STOP_S)

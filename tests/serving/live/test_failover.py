@@ -28,7 +28,7 @@ from serving.config import ServerConfig
 from serving.deployments import app
 from serving.deployments.local_cluster import local_cluster, stop
 from serving.deployments.replicas.remote_stages import RemoteDecoder
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
@@ -66,9 +66,10 @@ class Pair(NamedTuple):
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     recordings: Path = tmp_path_factory.mktemp("recordings")
+    ports = free_ports()
     config = ServerConfig(
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2,
-        grpc_port=free_port(), http_port=free_port(), metrics_port=free_port(), recordings=recordings,
+        grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics, recordings=recordings,
     )  # fmt: skip
     address = f"127.0.0.1:{config.grpc_port}"
     with local_cluster(config) as running, grpc.insecure_channel(address) as channel:

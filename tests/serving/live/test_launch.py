@@ -18,7 +18,7 @@ import grpc
 import psutil
 import pytest
 
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports, port_options
 from serving.launch.process_tree import is_alive
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from tests.serving.live.conftest import Server
@@ -55,10 +55,9 @@ class Started:
 @contextmanager
 def served(folder: Path) -> Iterator[Started]:
     """`longtake serve` in a process group of its own."""
-    ports = (free_port(), free_port(), free_port())
-    flags = zip(("--grpc-port", "--http-port", "--metrics-port"), map(str, ports), strict=True)
+    ports = free_ports()
     longtake = str(Path(sys.executable).with_name("longtake"))
-    command = [longtake, "serve", *(word for flag in flags for word in flag), "--recordings", str(folder)]
+    command = [longtake, "serve", *port_options(ports), "--recordings", str(folder)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
             said = _said(process)

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.measure.holdings import Holdings, holdings, rooms
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.scenes import chunks, code_of, create, described, frames_of, playing, start, watch
@@ -50,9 +50,10 @@ class Separate(NamedTuple):
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Separate]:
+    ports = free_ports()
     config = ServerConfig(
-        stages="separate", slots=SLOTS, grpc_port=free_port(), http_port=free_port(),
-        metrics_port=free_port(), recordings=tmp_path_factory.mktemp("recordings"),
+        stages="separate", slots=SLOTS, grpc_port=ports.grpc, http_port=ports.http,
+        metrics_port=ports.metrics, recordings=tmp_path_factory.mktemp("recordings"),
     )  # fmt: skip
     with local_cluster(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
         yield Separate(config, running.logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.measure.replicas import Replicas, wait_until_whole
 from serving.config import ServerConfig
 from serving.deployments.local_cluster import local_cluster
-from serving.deployments.server_process import free_port
+from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.scenes import NIGHT, cue, frames, playing, watch
@@ -33,9 +33,10 @@ class Quantized(NamedTuple):
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quantized]:
     folder: Path = tmp_path_factory.mktemp("quantized")
     write_pocket_int8(folder / "models" / "pocket-int8")
+    ports = free_ports()
     config = ServerConfig(
-        model="pocket-int8", models_dir=folder / "models", slots=2, denoisers=2, grpc_port=free_port(),
-        http_port=free_port(), metrics_port=free_port(), recordings=folder / "recordings",
+        model="pocket-int8", models_dir=folder / "models", slots=2, denoisers=2, grpc_port=ports.grpc,
+        http_port=ports.http, metrics_port=ports.metrics, recordings=folder / "recordings",
     )  # fmt: skip
     with local_cluster(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
         yield Quantized(running.logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
