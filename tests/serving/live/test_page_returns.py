@@ -1,14 +1,12 @@
-"""The page after it was away: asleep, in another tab, left and come back to, with another token."""
+"""The page after it was away: asleep, in another tab, left and come back to."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.serving.live.browser import CHROMIUM, DRIVER, Page, browsing
-from tests.serving.live.conftest import serving
+from tests.serving.live.browser import CHROMIUM, DRIVER, Page
 from tests.serving.live.scenes import NOON, described
 from tests.serving.live.test_page import session_of
 from tests.serving.live.test_steering import Stub
@@ -86,28 +84,3 @@ def test_a_page_that_is_come_back_to_is_where_it_was(page: Page, stub: Stub, kep
     page.until_frame(page.frame + 24)
     assert page.frame < session_of(stub, page).current_start_frame
     assert bool(page.driver.execute_script("return window.kept")) is kept
-
-
-def test_another_token_leads_to_where_the_page_was(tmp_path: Path) -> None:
-    tokens = tmp_path / "tokens"
-    tokens.write_text("anna secret-a\nberta secret-b\n")
-    with (
-        serving(tmp_path / "recordings", "--tokens", str(tokens)) as server,
-        browsing(f"http://127.0.0.1:{server.http_port}", tmp_path / "profile") as page,
-    ):
-        page.open("#seed=7")
-        page.write("text", NOON)
-        page.press("go")
-        page.until(lambda: "a token is missing" in page.part("notices").text.lower())
-        page.write("token", "secret-a\n")
-        page.press("go")
-        page.until_frame(30)
-        session = page.session
-        page.write("token", "secret-b\n")
-        page.until(lambda: "no session" in page.part("notices").text.lower())
-        page.write("token", "secret-a\n")
-        page.until(lambda: page.state == "running" and page.frame > 0)
-        page.until_frame(page.frame + 24)
-        page.driver.refresh()
-        page.until(lambda: page.state == "running" and page.frame > 0)
-        assert page.session == session

@@ -22,6 +22,9 @@ from tests.serving.live.scenes import METHODS, NOON, code_of
 OF_THE_CALLER = ("CreateSession", "ListSessions", "RestoreSession", "ListRecordings", "DescribeServer")
 ABOUT_A_SESSION = [method for method in METHODS if method.name not in OF_THE_CALLER]
 SESSIONS_PER_TOKEN = 2
+NEEDS_CHROMIUM = pytest.mark.skipif(
+    CHROMIUM is None or DRIVER is None, reason="chromium is not installed: `make .venv/browser`"
+)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +153,28 @@ def test_a_recording_over_http_is_its_callers(closed: Server, anna: Caller) -> N
     assert codes == {"secret-a": 200, "secret-b": 404, "secret-c": 401}
 
 
-@pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="chromium is not installed: `make .venv/browser`")
+@NEEDS_CHROMIUM
+def test_another_token_on_the_page_leads_to_where_it_was(closed: Server, anna: Caller, tmp_path: Path) -> None:
+    with browsing(f"http://127.0.0.1:{closed.http_port}", tmp_path) as page:
+        page.open("#seed=7")
+        page.write("text", NOON)
+        page.press("go")
+        page.until(lambda: "a token is missing" in page.part("notices").text.lower())
+        page.write("token", "secret-a\n")
+        page.press("go")
+        page.until_frame(30)
+        session = page.session
+        page.write("token", "secret-b\n")
+        page.until(lambda: "no session" in page.part("notices").text.lower())
+        page.write("token", "secret-a\n")
+        page.until(lambda: page.state == "running" and page.frame > 0)
+        page.until_frame(page.frame + 24)
+        page.driver.refresh()
+        page.until(lambda: page.state == "running" and page.frame > 0)
+        assert page.session == session
+
+
+@NEEDS_CHROMIUM
 def test_the_page_asks_for_a_token_and_works_with_it(closed: Server, anna: Caller, tmp_path: Path) -> None:
     with browsing(f"http://127.0.0.1:{closed.http_port}", tmp_path) as page:
         page.open()

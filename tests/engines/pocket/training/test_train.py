@@ -256,6 +256,7 @@ def overfit(network: nn.Module, losses, steps: int, rate: float) -> tuple[float,
 STAGES = ["autoencoder", "autoencoder-whole", "text", "first-blocks", "stretches", "self-forcing"]
 
 
+@pytest.mark.slow
 def test_the_program_trains_a_model_that_generates(tmp_path: Path) -> None:
     main(["--recipe", "test", "--folder", str(tmp_path), "--device", "cpu"])
     loaded = load_model(POCKET, model_files(tmp_path / "pocket"), "cpu", torch.float32)
