@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from engines.config.validation import require
+from engines.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 TOKEN_VARIABLE = "LONGTAKE_TOKEN"
 """Where commands that call a server find the token, unless they are given one."""
+
+REREAD_S = 5.0
+"""How often a file of tokens is looked at."""
 
 _CALLER = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 
@@ -23,9 +31,11 @@ class Tokens:
     """Who may come in: SHA-256 digests of tokens by caller. None at all lets everybody in, as one caller.
 
     A caller's name is up to 64 letters, digits, dots, dashes and underscores: a folder of recordings has it.
+    `path` is the file that they were read from.
     """
 
     digests: Mapping[str, str] = field(default_factory=dict)
+    path: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         for caller in self.digests:
@@ -47,7 +57,8 @@ class Tokens:
             require(digest not in digests.values(), f"{place}: the token of {caller} is somebody else's already")
             digests[caller] = digest
         require(bool(digests), f"{path} has no token, which would let everybody in; leave the file out for that")
-        return cls(digests)
+        # Not resolved: a mounted Secret changes by a symbolic link that leads elsewhere.
+        return cls(digests, path.absolute())
 
     def caller(self, token: str | None) -> str | None:
         """Who has the token; None for nobody."""
@@ -56,6 +67,36 @@ class Tokens:
         digest = hashlib.sha256((token or "").encode()).hexdigest()
         found = [caller for caller, known in self.digests.items() if hmac.compare_digest(known, digest)]
         return found[0] if found else None
+
+
+class TokensFile:
+    """Tokens as their file has them now: what is changed there counts within `REREAD_S` seconds.
+
+    A file that cannot be read, or has no token any more, changes nothing: who could come in still can.
+    """
+
+    def __init__(self, tokens: Tokens, clock: Callable[[], float] = time.monotonic) -> None:
+        self._tokens, self._clock = tokens, clock
+        self._read_at = clock()
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens that count."""
+        path, now = self._tokens.path, self._clock()
+        if path is not None and now - self._read_at >= REREAD_S:
+            self._read_at = now
+            self._reread(path)
+        return self._tokens
+
+    def _reread(self, path: Path) -> None:
+        try:
+            found = Tokens.of_file(path)
+        except (OSError, UnicodeDecodeError, ConfigError) as error:
+            logger.error("tokens kept as they were", extra={"path": str(path), "why": str(error)})
+            return
+        if found != self._tokens:
+            logger.info("tokens read again", extra={"path": str(path), "callers": len(found.digests)})
+            self._tokens = found
 
 
 class Caller(NamedTuple):

@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_settings import NoDecode
@@ -131,8 +132,10 @@ def _lora(value: str) -> str:
     return str(LoRAFile(file.path.resolve(), file.weight))
 
 
+_LISTED = {"type": "array", "items": {"type": "string"}}
+
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
-Sizes = Annotated[tuple[Size, ...], BeforeValidator(_listed), NoDecode]
+Sizes = Annotated[tuple[Size, ...], BeforeValidator(_listed), NoDecode, WithJsonSchema(_LISTED)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed), NoDecode]
 LoRAs = Annotated[tuple[Annotated[str, AfterValidator(_lora)], ...], BeforeValidator(_listed), NoDecode]
 
@@ -171,6 +174,9 @@ class ServerConfig(BaseModel):
     decoders: Count = Field(1, description="replicas, where stages are separate")
     text_encoders: Count = Field(1, description="replicas, where stages are separate")
     managers: Count = Field(1, description="replicas that carry streams")
+    decoder_slots: Count | None = Field(
+        None, description="sessions of one video decoder; else twice those of all denoisers, as one moves"
+    )
     slots: Count = Field(2, description="sessions of one denoiser")
     batch: Count = Field(1, description="streams in one pass of a denoiser")
     sizes: Sizes = Field(
@@ -185,7 +191,7 @@ class ServerConfig(BaseModel):
     grpc_port: Port = Field(9000, description="of the session API")
     http_port: Port = Field(8000, description="of the browser page")
     metrics_port: Port = Field(8002, description="of metrics for Prometheus; Ray opens it on every interface")
-    tokens: Annotated[Tokens, BeforeValidator(_tokens), NoDecode] = Field(
+    tokens: Annotated[Tokens, BeforeValidator(_tokens), NoDecode, WithJsonSchema({"type": "string"})] = Field(
         Tokens(), description="a file of lines `caller token`; without it all are let in"
     )
     insecure: bool = Field(False, description="let other machines in without tokens")

@@ -19,16 +19,20 @@ class RateLimit:
 
     def __init__(self, per_second: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_second
-        self._ahead_s = max(burst, 1) / per_second
+        self._burst = burst
         self._clock = clock
         self._paid_until: dict[str, float] = {}
 
-    def take(self, key: str, doing: str) -> None:
-        """Count one more. Raises TooManyRequests, which says who is `doing` so, and when there is room again."""
+    def take(self, key: str, doing: str, weight: int = 1) -> None:
+        """Count one more, as `weight`.
+
+        Raises TooManyRequests, which says who is `doing` so, and when there is room again.
+        """
         now = self._clock()
-        paid_until = max(self._paid_until.get(key, now), now) + 1 / self._per_second
+        paid_until = max(self._paid_until.get(key, now), now) + weight / self._per_second
         # A hair's breadth is no reason to send somebody away who comes when told to.
-        if (wait_s := paid_until - now - self._ahead_s) > 1e-6:
+        ahead_s = max(self._burst, weight) / self._per_second
+        if (wait_s := paid_until - now - ahead_s) > 1e-6:
             raise TooManyRequests(
                 f"{doing} more than {self._per_second:g} times a second; come back in {wait_s:.3f} s", wait_s
             )

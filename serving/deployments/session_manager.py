@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,16 +20,20 @@ from ray.serve.handle import DeploymentHandle
 from engines.config.stream import StreamConfig
 from serving.auth import Caller
 from serving.config import ServerConfig
-from serving.deployments.replicas.identity import this_replica
+from serving.deployments.replicas.identity import this_deployment, this_replica
 from serving.deployments.routing.kv_register import KvRegister
+from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.deployments.telemetry.logging_config import join_serve_logs
-from serving.errors import ServingError
+from serving.errors import ReplicaLost, ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import page_of
 from serving.protocol.status import code_of, message_of, milliseconds, reason_of, retry_after_of, write_error
 from serving.web.app import web_app
+
+COUNT_EVERY_S = 10.0
+"""How often a manager counts how many there are."""
 
 UnaryRpc = Callable[[Any, Any, RayServegRPCContext], Awaitable[Any]]
 StreamRpc = Callable[[Any, Any, RayServegRPCContext], AsyncIterator[Any]]
@@ -102,13 +108,23 @@ class SessionManagerReplica:
         self._origins = config.origins
         pool = ReplicaClient(denoisers, config.leases.lease_s)
         self._sessions = SessionService(pool, KvRegister(), config, own, manager=this_replica())
+        self._managers = ReplicaActors(this_deployment())
+        self._counted_at = float("-inf")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return web_app(self._sessions, self._origins)
 
     async def check_health(self) -> None:
-        """Begin, if that has not been done, to look for sessions whose manager is gone."""
+        """Begin, if that has not been done, to look for sessions whose manager is gone; count the managers."""
         self._sessions.start()
+        await self._count_managers()
+
+    async def _count_managers(self) -> None:
+        if (now := time.monotonic()) - self._counted_at < COUNT_EVERY_S:
+            return
+        self._counted_at = now
+        with suppress(ReplicaLost):  # As many as there were.
+            self._sessions.share_limits(max(1, len(await self._managers.ids())))
 
     def caller(self, context: RayServegRPCContext) -> Caller:
         """Who calls. Raises NotAllowed."""

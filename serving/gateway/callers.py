@@ -8,7 +8,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from serving.auth import Caller
+from serving.auth import Caller, Tokens, TokensFile
 from serving.config import ServerConfig
 from serving.errors import LimitReached, NotAllowed, RegisterUnavailable, SessionNotFound
 from serving.gateway.ownership.session_directory import REMEMBERED
@@ -20,7 +20,8 @@ from serving.timeline.formats.document import shown
 class Callers:
     """Those of one manager. `owner_of` asks whose a session is; `beside` runs something that outlives a request.
 
-    A server without tokens has one caller, whose name is empty and who may have every session.
+    A server without tokens has one caller, whose name is empty and who may have every session. `managers` there
+    are, each of which lets in its share, since requests are spread evenly over them.
     """
 
     def __init__(
@@ -31,22 +32,27 @@ class Callers:
         beside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._config, self._register = config, register
+        self._tokens_file = TokensFile(config.tokens)
+        self.managers = config.managers
         self._owner_of, self._beside = owner_of, beside
         # Whose a session is never changes.
         self._owners: LRUCache[str, str] = LRUCache(REMEMBERED)
-        # Each manager has its share, since requests are spread evenly over them.
-        limits, managers = config.limits, config.managers
-        self._rate = RateLimit(limits.requests_per_second / managers, limits.requests_at_once / managers)
+        limits = config.limits
+        self._rate = RateLimit(limits.requests_per_second, limits.requests_at_once)
         self._attaches = RateLimit(limits.attaches_per_second, 2 * limits.attaches_per_second)
 
     @property
     def names(self) -> tuple[str, ...]:
         """All of them."""
-        return tuple(self._config.tokens.digests) or ("",)
+        return tuple(self._tokens.digests) or ("",)
+
+    @property
+    def _tokens(self) -> Tokens:
+        return self._tokens_file.tokens
 
     def authenticate(self, token: str | None) -> Caller:
         """As `SessionAPI.authenticate`."""
-        name = self._config.tokens.caller(token)
+        name = self._tokens.caller(token)
         if name is None:
             known = "a token is missing" if token is None else "the token is unknown"
             raise NotAllowed(f"{known}; send `authorization: Bearer TOKEN`")
@@ -55,7 +61,8 @@ class Callers:
 
     def admit(self, caller: Caller) -> None:
         """As `SessionAPI.admit`."""
-        self._rate.take(caller.name, f"{caller.name} asks" if caller.name else "all clients together ask")
+        asking = f"{caller.name} asks" if caller.name else "all clients together ask"
+        self._rate.take(caller.name, asking, self.managers)
 
     def admit_controller(self, session_id: str) -> None:
         """Count one more controller that attaches. Raises TooManyRequests, which says when to come back."""
@@ -63,7 +70,7 @@ class Callers:
 
     async def require_own(self, session_id: str, caller: Caller) -> None:
         """Raise SessionNotFound for a session that is not there, or is somebody else's."""
-        if not self._config.tokens.digests:
+        if not self._tokens.digests:
             return
         if (owner := self._owners.get(session_id)) is None:
             owner = self._owners[session_id] = await self._owner_of(session_id)
@@ -73,7 +80,7 @@ class Callers:
     async def reserve(self, session_id: str, caller: Caller) -> None:
         """Take a place for a session. Raises LimitReached for one more than the caller may have."""
         most = self._config.limits.sessions_per_token
-        if not self._config.tokens.digests:
+        if not self._tokens.digests:
             return
         try:
             has_place = await self._register.reserve(caller.name, session_id, most)
@@ -85,7 +92,7 @@ class Callers:
 
     def release(self, session_id: str, caller: Caller) -> None:
         """The session was not to be: its place is free again, soon."""
-        if self._config.tokens.digests:
+        if self._tokens.digests:
             self._beside(self._release(session_id, caller))
 
     async def _release(self, session_id: str, caller: Caller) -> None:

@@ -67,7 +67,7 @@ class SessionService(SessionAPI):
         self._options = OptionsChecker(config, stream)
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         self._recordings = Recordings(
-            self._relay, config.recordings, self._callers.names, config.limits.recording_frames,
+            self._relay, config.recordings, lambda: self._callers.names, config.limits.recording_frames,
             self._failover.beside,
         )  # fmt: skip
 
@@ -75,6 +75,10 @@ class SessionService(SessionAPI):
         """Begin to keep sessions and recordings alive, on the event loop. To begin again does nothing."""
         self._failover.start()
         self._recordings.look_after()
+
+    def share_limits(self, managers: int) -> None:
+        """Let in a share of what callers may ask: there are so many managers now."""
+        self._callers.managers = managers
 
     async def stop(self) -> None:
         """Leave the sessions to other managers."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from engines.errors import ConfigError
 from kernels.dispatch import EAGER
-from serving.auth import Tokens
+from serving.auth import REREAD_S, Tokens, TokensFile
 from serving.config import Limits, ServerConfig, problem_of
 
 
@@ -107,6 +107,33 @@ def test_a_line_that_is_not_a_name_and_a_token_is_refused_by_number(tmp_path: Pa
 def test_a_caller_whose_name_could_be_no_folder_is_refused(tmp_path: Path, caller: str) -> None:
     with pytest.raises(ConfigError, match="is no name of a caller"):
         tokens(tmp_path, f"{caller} secret-a\n")
+
+
+def test_what_is_changed_in_a_file_of_tokens_counts_some_seconds_later(tmp_path: Path) -> None:
+    now = [0.0]
+    file = TokensFile(tokens(tmp_path, "anna secret-a\n"), lambda: now[0])
+    tokens(tmp_path, "anna secret-a\nberta secret-b\n")
+    assert file.tokens.caller("secret-b") is None
+    now[0] += REREAD_S
+    assert file.tokens.caller("secret-b") == "berta"
+    tokens(tmp_path, "berta secret-c\n")
+    now[0] += REREAD_S
+    assert [file.tokens.caller(f"secret-{name}") for name in "abc"] == [None, None, "berta"]
+
+
+@pytest.mark.parametrize("text", [None, "# nobody\n", "anna\n", "a/b secret\n"])
+def test_a_file_of_tokens_that_went_wrong_changes_nothing_and_is_logged(
+    tmp_path: Path, text: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    file = TokensFile(tokens(tmp_path, "anna secret-a\n"), lambda: now[0])
+    if text is None:
+        (tmp_path / "tokens").unlink()
+    else:
+        (tmp_path / "tokens").write_text(text)
+    now[0] += REREAD_S
+    assert file.tokens.caller("secret-a") == "anna"
+    assert [record.message for record in caplog.records] == ["tokens kept as they were"]
 
 
 def test_a_file_without_a_token_does_not_open_the_server_to_everybody(tmp_path: Path) -> None:

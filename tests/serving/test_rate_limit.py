@@ -25,6 +25,14 @@ def taken(limit: RateLimit, times: int, caller: str = "anna") -> int:
     return times
 
 
+def _may(limit: RateLimit, weight: int) -> bool:
+    try:
+        limit.take("anna", "anna asks", weight)
+    except TooManyRequests:
+        return False
+    return True
+
+
 def test_a_caller_may_ask_so_often_at_once_and_then_so_often_a_second() -> None:
     limit = RateLimit(10, 25, clock := Clock())
     assert taken(limit, 100) == 25
@@ -37,6 +45,14 @@ def test_a_caller_may_ask_so_often_at_once_and_then_so_often_a_second() -> None:
 def test_one_caller_takes_nothing_from_another() -> None:
     limit = RateLimit(10, 25, Clock())
     assert (taken(limit, 100), taken(limit, 100, "berta")) == (25, 25)
+
+
+def test_what_weighs_more_may_be_done_less_often_and_always_once() -> None:
+    limit = RateLimit(10, 25, clock := Clock())
+    taken_at_once = sum(1 for _ in range(100) if _may(limit, weight=5))
+    clock.now += 1
+    assert (taken_at_once, sum(1 for _ in range(100) if _may(limit, weight=5))) == (5, 2)
+    assert _may(RateLimit(10, 1, Clock()), weight=5)
 
 
 def test_who_comes_back_when_told_to_is_let_in_and_who_comes_before_is_not() -> None:

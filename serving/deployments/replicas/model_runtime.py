@@ -101,7 +101,7 @@ def build_decoder(model: OpenedModel, config: ServerConfig, observe: Callable[[s
     device = torch.device(config.device)
     decoding = FrameDecoder(model.model.vae, SideStream(device), HostCopier(device))
     # One session may be open twice for a moment, while it moves or is reset.
-    sessions = 2 * config.slots * config.denoisers
+    sessions = config.decoder_slots or 2 * config.slots * config.denoisers
     decoder = VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), sessions, observe)
     pictures = LocalDecoder(decoder, ThreadPoolExecutor(1, "decode"))
     warm_up_decoder(pictures, model, config)

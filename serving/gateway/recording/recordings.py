@@ -27,18 +27,19 @@ LOOK_EVERY_S = 2.0
 
 
 class Recordings:
-    """A folder of recordings for each caller; `beside` runs what writes them."""
+    """A folder of recordings for each of the `callers` that there are; `beside` runs what writes them."""
 
     def __init__(
         self,
         relay: EventRelay,
         folder: Path,
-        callers: Iterable[str],
+        callers: Callable[[], Iterable[str]],
         max_frames: int,
         beside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._relay = relay
-        self._stores = {caller: RecordingStore(folder / caller) for caller in callers}
+        self._folder, self._callers = folder, callers
+        self._stores = {caller: RecordingStore(folder / caller) for caller in callers()}
         self._max_frames = max_frames
         self._beside = beside
         self._looks = False
@@ -57,7 +58,7 @@ class Recordings:
         """
         options = session.options
         writer = await asyncio.to_thread(
-            self._stores[caller].begin,
+            self._store(caller).begin,
             session.id, options.height, options.width, session.current_start_frame, session.take, asked_by,
         )  # fmt: skip
         try:
@@ -71,14 +72,14 @@ class Recordings:
             raise
         if name != writer.name:
             writer.discard()
-            first_frame = await asyncio.to_thread(self._stores[caller].first_frame, name)
+            first_frame = await asyncio.to_thread(self._store(caller).first_frame, name)
             return pb.Recording(name=name, session_id=session.id, first_frame=first_frame)
         self._record(writer)
         return write_recording(writer.recording)
 
     async def stop(self, session: pb.Session, caller: str, asked_by: str) -> pb.Recording:
         """Finish the file. Raises WrongState if there is none, and LimitReached where it could not be written."""
-        store = self._stores[caller]
+        store = self._store(caller)
         is_empty = await asyncio.to_thread(_is_empty, store, session)
         name = await self._relay.ask(session.id, "stop_recording", asked_by)
         until = asyncio.get_running_loop().time() + FINISH_S
@@ -95,7 +96,7 @@ class Recordings:
 
     async def page(self, request: pb.ListRecordingsRequest, caller: str) -> pb.ListRecordingsResponse:
         """A page of those that can be read, the oldest first. Raises InvalidRequest for a token that is none."""
-        store = self._stores[caller]
+        store = self._store(caller)
         finished = await asyncio.to_thread(store.finished)
         page, token = cut(finished, _place_of, request.page_size, request.page_token)
         found = await asyncio.to_thread(_described, store, [one.name for one in page])
@@ -103,16 +104,21 @@ class Recordings:
 
     async def read(self, name: str, caller: str) -> AsyncIterator[bytes]:
         """The bytes of a finished recording, piece by piece."""
-        for piece in self._stores[caller].read(name):
+        for piece in self._store(caller).read(name):
             yield piece
 
     def file(self, name: str, caller: str) -> Path:
         """Where a finished recording lies."""
-        return self._stores[caller].path(name)
+        return self._store(caller).path(name)
 
     async def delete(self, name: str, caller: str) -> None:
         """Remove a finished recording."""
-        await asyncio.to_thread(self._stores[caller].delete, name)
+        await asyncio.to_thread(self._store(caller).delete, name)
+
+    def _store(self, caller: str) -> RecordingStore:
+        if (store := self._stores.get(caller)) is None:
+            store = self._stores[caller] = RecordingStore(self._folder / caller)
+        return store
 
     def _record(self, writer: RecordingWriter) -> None:
         self._beside(Recorder(self._relay, writer, self._max_frames).run())
@@ -127,9 +133,9 @@ class Recordings:
     def _left_behind(self) -> list[RecordingWriter]:
         """What nobody writes any more; a folder that cannot be read is looked into again later."""
         found: list[RecordingWriter] = []
-        for caller, store in self._stores.items():
+        for caller in {*self._stores, *self._callers()}:
             try:
-                found += store.left_behind()
+                found += self._store(caller).left_behind()
             except (LimitReached, OSError) as error:
                 logger.warning("recordings not looked after", extra={"caller": caller, "why": str(error)})
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -151,6 +152,18 @@ def test_a_recording_over_http_is_its_callers(closed: Server, anna: Caller) -> N
         except urllib.error.HTTPError as error:
             codes[token] = error.code
     assert codes == {"secret-a": 200, "secret-b": 404, "secret-c": 401}
+
+
+def test_a_caller_who_is_added_to_the_file_is_let_in_and_may_record(closed: Server) -> None:
+    dora, asked = Caller(closed, "secret-d"), pb.ListRecordingsRequest()
+    assert dora.refusal("ListRecordings", asked) is grpc.StatusCode.UNAUTHENTICATED
+    with (closed.recordings.parent / "tokens").open("a") as tokens:
+        tokens.write("dora secret-d\n")
+    until = time.monotonic() + 20
+    while dora.refusal("ListRecordings", asked) is not None:
+        assert time.monotonic() < until
+        time.sleep(0.5)
+    assert not dora("ListRecordings", asked).recordings
 
 
 @NEEDS_CHROMIUM
