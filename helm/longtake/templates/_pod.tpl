@@ -1,0 +1,135 @@
+{{/* The pod template of a group: the root, the group's name, and its values. */}}
+{{- define "longtake.pod" -}}
+{{- $root := index . 0 -}}
+{{- $kind := index . 1 -}}
+{{- $pod := index . 2 -}}
+metadata:
+  labels:
+    {{- include "longtake.selector" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ $kind }}
+    {{- with $pod.labels }}{{ toYaml . | nindent 4 }}{{ end }}
+  {{- with $pod.annotations }}
+  annotations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  # Variables of other Services could be taken for settings.
+  enableServiceLinks: false
+  automountServiceAccountToken: false
+  terminationGracePeriodSeconds: {{ $root.Values.shutdown.podSeconds }}
+  {{- with $root.Values.serviceAccountName }}
+  serviceAccountName: {{ . }}
+  {{- end }}
+  {{- include "longtake.podSecurity" $root | nindent 2 }}
+  {{- with $pod.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  {{- with $pod.nodeSelector }}
+  nodeSelector: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $pod.tolerations }}
+  tolerations: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $pod.affinity }}
+  affinity: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $pod.topologySpreadConstraints }}
+  topologySpreadConstraints: {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+  - name: {{ ternary "ray-head" "ray-worker" (eq $kind "head") }}
+    image: {{ include "longtake.image" $root }}
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    {{- include "longtake.containerSecurity" $root | nindent 4 }}
+    env:
+    {{- include "longtake.environment" $root | nindent 4 }}
+    {{- with $pod.env }}{{ toYaml . | nindent 4 }}{{ end }}
+    ports:
+    {{- if eq $kind "head" }}
+    - {name: gcs, containerPort: 6379}
+    - {name: dashboard, containerPort: 8265}
+    - {name: client, containerPort: 10001}
+    {{- end }}
+    # KubeRay reads the Service's ports from the head's, though no client is led there.
+    - {name: serve, containerPort: 8000}
+    - {name: serve-grpc, containerPort: 9000}
+    - {name: metrics, containerPort: 8080}
+    resources: {{- include "longtake.resources" (list $root $pod) | nindent 6 }}
+    volumeMounts:
+    - {name: shared-memory, mountPath: /dev/shm}
+    - {name: ray, mountPath: /tmp/ray}
+    - {name: recordings, mountPath: /recordings}
+    {{- if $root.Values.tokens.existingSecret }}
+    - {name: tokens, mountPath: /etc/longtake/tokens, readOnly: true}
+    {{- end }}
+    {{- if include "longtake.weightsClaim" $root }}
+    - {name: weights, mountPath: /models, readOnly: true}
+    {{- end }}
+  volumes:
+  - name: shared-memory
+    emptyDir: {medium: Memory, sizeLimit: {{ $pod.sharedMemory }}}
+  - name: ray
+    emptyDir: {}
+  - name: recordings
+    {{- if and (eq $kind "front") (include "longtake.recordingsClaim" $root) }}
+    persistentVolumeClaim: {claimName: {{ include "longtake.recordingsClaim" $root }}}
+    {{- else }}
+    emptyDir: {}
+    {{- end }}
+  {{- with $root.Values.tokens.existingSecret }}
+  - name: tokens
+    secret: {secretName: {{ . }}}
+  {{- end }}
+  {{- with include "longtake.weightsClaim" $root }}
+  - name: weights
+    persistentVolumeClaim: {claimName: {{ . }}, readOnly: true}
+  {{- end }}
+{{- end -}}
+
+{{/* Who a pod is: the image's user, without rights that it does not need. */}}
+{{- define "longtake.podSecurity" -}}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 1000
+  runAsGroup: 1000
+  fsGroup: 1000
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- with .Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "longtake.containerSecurity" -}}
+securityContext:
+  allowPrivilegeEscalation: false
+  capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* What Ray's and Serve's own processes read, as on one machine: serving/deployments/local_cluster.py. */}}
+{{- define "longtake.environment" -}}
+- {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "60"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
+- {name: RAY_SERVE_PROXY_USE_GRPC, value: "1"}
+- {name: RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, value: "2147483647"}
+- {name: SERVE_SOCKET_REUSE_PORT_ENABLED, value: "0"}
+- {name: WEBSOCKETS_MAX_LINE_LENGTH, value: "1048576"}
+- {name: RAY_ROTATION_MAX_BYTES, value: "67108864"}
+- {name: RAY_ROTATION_BACKUP_COUNT, value: "4"}
+- {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ .Values.shutdown.drainSeconds | quote }}}
+- {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+{{- end -}}
+
+{{/* The resources of a container: the root, and the pod's values. */}}
+{{- define "longtake.resources" -}}
+{{- $root := index . 0 -}}
+{{- $pod := index . 1 -}}
+{{- $resources := deepCopy $pod.resources -}}
+{{- if gt (int $pod.gpus) 0 -}}
+{{- $limits := set (deepCopy ($resources.limits | default dict)) $root.Values.gpuResource (int $pod.gpus) -}}
+{{- $_ := set $resources "limits" $limits -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}

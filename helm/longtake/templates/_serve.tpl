@@ -1,0 +1,52 @@
+{{/* Ray Serve's config: the only part of the RayService that changes between releases that scale. */}}
+{{- define "longtake.serve" -}}
+{{- $values := .Values -}}
+{{- $args := deepCopy $values.server -}}
+{{- if $values.insecure -}}
+{{- $_ := set $args "insecure" true -}}
+{{- else -}}
+{{- $_ := set $args "tokens" (printf "/etc/longtake/tokens/%s" $values.tokens.key) -}}
+{{- end -}}
+{{- $_ := set $args "recordings" "/recordings" -}}
+{{- if include "longtake.weightsClaim" . -}}
+{{- $_ := set $args "models_dir" "/models" -}}
+{{- end -}}
+proxy_location: EveryNode
+http_options:
+  host: 0.0.0.0
+  port: 8000
+grpc_options:
+  port: 9000
+  grpc_servicer_functions:
+  - serving.deployments.grpc_handlers.add_sessions
+  - serving.deployments.grpc_handlers.add_health
+logging_config:
+  encoding: JSON
+  enable_access_log: false
+applications:
+- name: longtake
+  import_path: serving.deployments.cluster_app:application
+  route_prefix: /
+  args:
+    {{- toYaml $args | nindent 4 }}
+  deployments:
+  - name: SessionManager
+    num_replicas: {{ $values.replicas.managers }}
+    graceful_shutdown_timeout_s: {{ $values.shutdown.managerSeconds }}
+    ray_actor_options: {num_cpus: 0.5, resources: {front: 1}}
+  {{- include "longtake.deployment" (list . "Denoiser" "denoiser" $values.replicas.denoisers $values.server.device) | nindent 2 }}
+  {{- if include "longtake.separate" . }}
+  {{- include "longtake.deployment" (list . "VideoDecoder" "decoder" $values.replicas.decoders $values.server.device) | nindent 2 }}
+  {{- include "longtake.deployment" (list . "TextEncoder" "text" $values.replicas.textEncoders (include "longtake.textDevice" .)) | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* A deployment that has pods of its own: the root, its name, its pods, replicas, device. */}}
+{{- define "longtake.deployment" -}}
+{{- $root := index . 0 -}}
+{{- $kind := index . 2 -}}
+- name: {{ index . 1 }}
+  num_replicas: {{ index . 3 }}
+  graceful_shutdown_timeout_s: {{ $root.Values.shutdown.replicaSeconds }}
+  ray_actor_options: {num_cpus: 0.5, num_gpus: {{ ternary 1 0 (eq (index . 4) "cuda") }}, resources: { {{- $kind }}: 1}}
+{{- end -}}
