@@ -258,7 +258,7 @@ def problem_of(error: ValidationError) -> str:
         name, message = ".".join(str(part) for part in found["loc"]), found["msg"]
         if found["type"] == "value_error":
             problems.append(message.removeprefix("Value error, "))
-        elif found["type"] == "extra_forbidden":
+        elif found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
             problems.append(f"there is no setting {name}")
         else:
             problems.append(f"{name} is {found['input']!r}: {message[:1].lower()}{message[1:]}")

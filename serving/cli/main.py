@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engines.config.validation import require
 from engines.errors import EngineError
 from serving.cli import generate, play, recordings, serve, sessions
 from serving.cli.terminal import escaped
@@ -18,6 +19,7 @@ from serving.cli.weights.models import memory_of, model_rows, models_table
 from serving.errors import ServingError
 from serving.timeline.formats.reader import read_timeline
 from serving.weights.catalog import models_folder
+from serving.weights.loader import require_model
 
 COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("generate", generate, "make a film from a timeline, or again from a film"),
@@ -66,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="list models: what is here, what they need, under which terms")
     models.add_argument("model", nargs="?", help="say what this one takes of a graphics card, line by line")
     models.add_argument("--models-dir", type=Path)
+    models.add_argument("--require", action="store_true", help="fail unless the weights of this one are here")
+    models.add_argument(
+        "--codec", choices=("own", "tiny"), default="own", help="that are to be here for --require"
+    )
     models.set_defaults(run=_list_models)
     return parser
 
@@ -78,6 +84,9 @@ def _check_timeline(options: argparse.Namespace) -> int:
 
 def _list_models(options: argparse.Namespace) -> int:
     folder = models_folder(options.models_dir)
+    if options.require:
+        require(options.model is not None, "--require is about one model; name it")
+        require_model(options.model, folder, options.codec)
     print(memory_of(options.model, folder) if options.model else models_table(model_rows(folder)))
     return 0
 

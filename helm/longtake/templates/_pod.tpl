@@ -35,6 +35,23 @@ spec:
   {{- with $pod.topologySpreadConstraints }}
   topologySpreadConstraints: {{- toYaml . | nindent 4 }}
   {{- end }}
+  {{- if include "longtake.weightsClaim" $root }}
+  initContainers:
+  - name: wait-for-weights
+    image: {{ include "longtake.image" $root }}
+    imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+    {{- include "longtake.containerSecurity" $root | nindent 4 }}
+    # What is missing, and where, is in its log.
+    command:
+    - bash
+    - -c
+    - until longtake models "$0" --models-dir /models --codec "$1" --require; do sleep 10; done
+    - {{ $root.Values.server.model | quote }}
+    - {{ $root.Values.server.codec | default "own" | quote }}
+    resources: {requests: {cpu: 100m, memory: 1Gi}, limits: {cpu: "1", memory: 2Gi}}
+    volumeMounts:
+    - {name: weights, mountPath: /models, readOnly: true}
+  {{- end }}
   containers:
   - name: {{ ternary "ray-head" "ray-worker" (eq $kind "head") }}
     image: {{ include "longtake.image" $root }}

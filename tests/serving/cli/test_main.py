@@ -382,6 +382,16 @@ def test_models_are_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "tiny-taehv" in said
 
 
+def test_a_model_that_is_required_and_not_here_is_an_error_with_the_remedy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "longlive-1.3b", "--require", "--models-dir", str(tmp_path)]) == 2
+    assert "longtake download longlive-1.3b" in capsys.readouterr().err
+    assert main(["models", "pocket", "--require", "--models-dir", str(tmp_path)]) == 0
+    assert main(["models", "--require"]) == 2
+    assert "name it" in capsys.readouterr().err
+
+
 @pytest.fixture
 def lora(tmp_path: Path) -> Path:
     """For the model of the timeline."""

@@ -1,0 +1,230 @@
+"""What the chart makes of values, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.deployments.app import APPLICATION
+from serving.deployments.cluster_app import application
+from serving.deployments.local_cluster import ENVIRONMENT, SERVICES
+from serving.deployments.telemetry.logging_config import LOGGING
+from tests.helm import values_schema
+from tests.helm.conftest import INSECURE, Chart, Refused
+from tests.helm.schemas import problem_of, serve_config_of
+from tests.helm.values_schema import CHART
+
+EXAMPLES = sorted((CHART / "ci").glob("*.yaml"))
+SEPARATE = (*INSECURE, "server.stages=separate", "server.decoder_slots=8")
+CUDA = ("server.device=cuda", "pods.denoiser.gpus=1")
+
+
+def deployments(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {found["name"]: found for found in config["applications"][0]["deployments"]}
+
+
+def test_the_schema_knows_the_settings_that_the_server_knows() -> None:
+    assert values_schema.FILE.read_text() == values_schema.text()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_every_example_is_taken_by_kubernetes_kuberay_and_serve(chart: Chart, example: Path) -> None:
+    rendered = chart.render(files=[example])
+    assert [problem for found in rendered.objects if (problem := problem_of(found))] == []
+    config = serve_config_of(rendered.ray_service)
+    assert {"SessionManager", "Denoiser"} <= set(deployments(config))
+
+
+def test_a_misspelt_key_in_a_pod_or_a_ray_cluster_would_be_found(chart: Chart) -> None:
+    found: Any = chart.render(*INSECURE).ray_service
+    found["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["conteiners"] = []
+    assert "conteiners" in (problem_of(found) or "")
+    found = chart.render(*INSECURE).ray_service
+    found["spec"]["rayClusterConfig"]["rayversion"] = "2"
+    assert "rayversion" in (problem_of(found) or "")
+    found = chart.render(*INSECURE).ray_service
+    found["spec"]["serveConfigV2"] = found["spec"]["serveConfigV2"].replace("num_replicas", "replicas")
+    with pytest.raises(AssertionError, match="Serve knows no replicas"):
+        serve_config_of(found)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [INSECURE, SEPARATE, (*INSECURE, "server.limits.sessions_per_token=4", "server.sizes[0]=160x256")],
+    ids=["shared", "separate", "settings"],
+)
+def test_the_server_takes_the_settings_that_the_chart_gives_it(chart: Chart, values: tuple[str, ...]) -> None:
+    config = serve_config_of(chart.render(*values).ray_service)
+    (found,) = config["applications"]
+    assert application(found["args"])._bound_deployment.name == "SessionManager"
+    assert found["name"] == APPLICATION
+    assert config["grpc_options"]["grpc_servicer_functions"] == SERVICES
+    assert config["logging_config"] == LOGGING.model_dump(mode="json", include=set(config["logging_config"]))
+
+
+def test_pods_have_the_environment_that_a_server_on_one_machine_has(chart: Chart) -> None:
+    rendered = chart.render(*SEPARATE)
+    for group in rendered.groups:
+        (container,) = rendered.pod(group)["containers"]
+        environment = {variable["name"]: variable["value"] for variable in container["env"]}
+        assert environment.items() >= ENVIRONMENT.items()
+        assert not [name for name in environment if name.startswith("LONGTAKE_")]
+
+
+def test_the_operator_is_told_the_version_of_ray_that_the_image_has(chart: Chart) -> None:
+    cluster = chart.render(*INSECURE).ray_service["spec"]["rayClusterConfig"]
+    assert cluster["rayVersion"] == version("ray")
+    assert cluster["authOptions"] == {"mode": "token"}
+
+
+def test_each_denoiser_has_a_pod_of_its_own_and_managers_are_in_others(chart: Chart) -> None:
+    rendered = chart.render(*SEPARATE, "replicas.denoisers=3", "replicas.managers=5", "recordings.create=true")
+    pods = {name: group.get("replicas") for name, group in rendered.groups.items()}
+    assert pods == {"front": 3, "denoiser": 3, "decoder": 1, "text": 1, "head": None}
+    found = deployments(serve_config_of(rendered.ray_service))
+    counts = {name: deployment["num_replicas"] for name, deployment in found.items()}
+    assert counts == {"SessionManager": 5, "Denoiser": 3, "VideoDecoder": 1, "TextEncoder": 1}
+    resources = {name: deployment["ray_actor_options"]["resources"] for name, deployment in found.items()}
+    assert resources == {
+        "SessionManager": {"front": 1}, "Denoiser": {"denoiser": 1}, "VideoDecoder": {"decoder": 1},
+        "TextEncoder": {"text": 1},
+    }  # fmt: skip
+    for name, replicas in (("front", 2), ("denoiser", 1), ("decoder", 1), ("text", 1)):
+        assert rendered.groups[name]["rayStartParams"]["resources"] == f'\'"{{\\"{name}\\": {replicas}}}"\''.strip(
+            "'"
+        )
+
+
+def test_a_stage_on_the_cpu_takes_no_gpu(chart: Chart) -> None:
+    gpus = ("server.text_device=cpu", "pods.decoder.gpus=1")
+    rendered = chart.render(*SEPARATE, *CUDA, *gpus)
+    found = deployments(serve_config_of(rendered.ray_service))
+    asked = {name: deployment["ray_actor_options"].get("num_gpus", 0) for name, deployment in found.items()}
+    assert asked == {"SessionManager": 0, "Denoiser": 1, "VideoDecoder": 1, "TextEncoder": 0}
+    limits = {group: rendered.pod(group)["containers"][0]["resources"]["limits"] for group in rendered.groups}
+    assert {group for group, found in limits.items() if "nvidia.com/gpu" in found} == {"denoiser", "decoder"}
+
+
+def test_secrets_are_mounted_and_in_no_config(chart: Chart) -> None:
+    rendered = chart.render("tokens.existingSecret=callers", "tokens.key=list")
+    config = serve_config_of(rendered.ray_service)
+    assert config["applications"][0]["args"]["tokens"] == "/etc/longtake/tokens/list"
+    for group in rendered.groups:
+        volumes = {volume["name"]: volume for volume in rendered.pod(group)["volumes"]}
+        assert volumes["tokens"]["secret"] == {"secretName": "callers"}
+
+
+def test_managers_in_several_pods_share_a_volume_of_recordings(chart: Chart) -> None:
+    rendered = chart.render(*INSECURE, "replicas.managers=4", "recordings.existingClaim=films")
+    volumes = {volume["name"]: volume for volume in rendered.pod("front")["volumes"]}
+    assert volumes["recordings"]["persistentVolumeClaim"] == {"claimName": "films"}
+
+
+def test_pods_wait_for_the_weights_that_their_model_needs(chart: Chart) -> None:
+    rendered = chart.render(files=[CHART / "ci" / "gpu-24gb-values.yaml"])
+    for group in rendered.groups:
+        (waiting,) = rendered.pod(group)["initContainers"]
+        assert waiting["command"][3:] == ["longlive-1.3b-int8", "tiny"]
+    (job,) = rendered.of("Job")
+    pod = job["spec"]["template"]["spec"]
+    assert "--with-tiny-codec" in pod["initContainers"][0]["command"]
+    assert pod["containers"][0]["command"][:5] == ["longtake", "quantize", "longlive-1.3b", "--to", "int8"]
+
+
+def test_other_weights_are_another_job(chart: Chart) -> None:
+    def name(*values: str) -> str:
+        made = ("weights.create=true", "weights.download.enabled=true", "weights.download.model=longlive-1.3b")
+        (job,) = chart.render(*INSECURE, *made, *values).of("Job")
+        found: str = job["metadata"]["name"]
+        return found
+
+    assert name() == name("replicas.denoisers=2")
+    assert len({name(), name("weights.download.revisions[0]=a/b@c"), name("weights.download.tinyCodec=true")}) == 3
+
+
+def test_the_network_is_closed_but_for_clients_metrics_and_the_operator(chart: Chart) -> None:
+    rendered = chart.render(files=[CHART / "ci" / "everything-values.yaml"])
+    (policy,) = rendered.of("NetworkPolicy")
+    own, clients, metrics, operator = policy["spec"]["ingress"]
+    assert "ports" not in own
+    assert own["from"] == [{"podSelector": {"matchLabels": policy["spec"]["podSelector"]["matchLabels"]}}]
+    assert [port["port"] for port in clients["ports"]] == ["serve", "serve-grpc"]
+    assert [port["port"] for port in (*metrics["ports"], *operator["ports"])] == ["metrics", 8265]
+    for group in rendered.groups.values():
+        labels = group["template"]["metadata"]["labels"]
+        assert labels.items() >= policy["spec"]["podSelector"]["matchLabels"].items()
+
+
+def test_each_kind_of_pod_that_serves_has_a_disruption_budget(chart: Chart) -> None:
+    rendered = chart.render(*SEPARATE)
+    kinds = set()
+    for budget in rendered.of("PodDisruptionBudget"):
+        wanted = budget["spec"]["selector"]["matchLabels"]
+        kinds |= {
+            name
+            for name, group in rendered.groups.items()
+            if group["template"]["metadata"]["labels"].items() >= wanted.items()
+        }
+    assert kinds == {"front", "denoiser", "decoder", "text"}
+
+
+def test_routes_lead_to_the_service_that_kuberay_makes(chart: Chart) -> None:
+    rendered = chart.render(files=[CHART / "ci" / "everything-values.yaml"])
+    service = rendered.ray_service["spec"]["serveService"]
+    ports = {port["port"] for port in service["spec"]["ports"]}
+    for route in (*rendered.of("GRPCRoute"), *rendered.of("HTTPRoute")):
+        (backend,) = route["spec"]["rules"][0]["backendRefs"]
+        assert backend["name"] == service["metadata"]["name"] == "films"
+        assert backend["port"] in ports
+
+
+REFUSED = {
+    "no tokens": ((), "set tokens.existingSecret, or insecure: true"),
+    "both": ((*INSECURE, "tokens.existingSecret=a"), "there are tokens, and insecure is true"),
+    "an unknown value": ((*INSECURE, "replica.denoisers=2"), "'replica' not allowed"),
+    "an unknown setting": ((*INSECURE, "server.slotz=2"), "'/server': additional properties 'slotz' not allowed"),
+    "an unknown limit": ((*INSECURE, "server.limits.pixel=2"), "additional properties 'pixel' not allowed"),
+    "replicas among the settings": ((*INSECURE, "server.denoisers=2"), "'denoisers' not allowed"),
+    "a port among the settings": ((*INSECURE, "server.grpc_port=1"), "'grpc_port' not allowed"),
+    "a wrong type": ((*INSECURE, "replicas.denoisers=many"), "at '/replicas/denoisers': got string, want integer"),
+    "no replicas": ((*INSECURE, "replicas.denoisers=0"), "at '/replicas/denoisers': minimum: got 0, want 1"),
+    "no gpus": ((*INSECURE, "server.device=cuda"), "the device is cuda and pods.denoiser.gpus is 0"),
+    "idle gpus": ((*INSECURE, "pods.denoiser.gpus=1"), "pods.denoiser.gpus is 1 and the device is cpu"),
+    "no gpus for text": ((*SEPARATE, *CUDA, "pods.decoder.gpus=1"), "pods.text.gpus is 0"),
+    "no decoder slots": ((*INSECURE, "server.stages=separate"), "server.decoder_slots is missing"),
+    "no weights": ((*INSECURE, "server.model=longlive-1.3b"), "the model longlive-1.3b needs weights"),
+    "no model to download": (
+        (*INSECURE, "weights.create=true", "weights.download.enabled=true"), "weights.download.model is empty",
+    ),
+    "nowhere to download to": (
+        (*INSECURE, "weights.download.enabled=true", "weights.download.model=a"), "there is no volume for them",
+    ),
+    "recordings apart": ((*INSECURE, "replicas.managers=3"), "3 managers are in 2 pods"),
+    "a node that leaves too soon": ((*INSECURE, "shutdown.drainSeconds=100"), "shutdown.drainSeconds is 100"),
+    "a pod killed too soon": ((*INSECURE, "shutdown.podSeconds=250"), "shutdown.podSeconds is 250"),
+    "routes from nowhere": ((*INSECURE, "routes.enabled=true"), "routes.parentRefs is empty"),
+    "a long name": ((*INSECURE, f"fullnameOverride={'a' * 48}"), "has 48 characters; KubeRay takes 47 at most"),
+    "a name that begins with a digit": ((*INSECURE, "fullnameOverride=1a"), "has to begin with a letter"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused_by_name(chart: Chart, values: tuple[str, ...], words: str) -> None:
+    with pytest.raises(Refused, match=re.escape(words)):
+        chart.render(*values)
+
+
+def test_every_refusal_of_the_templates_has_a_test() -> None:
+    text = (CHART / "templates" / "_helpers.tpl").read_text()
+    refusals = re.findall(r'fail \(?(?:printf )?"([^"]*(?:\\.[^"]*)*)"', text)
+    tested = " ".join(words for _, words in REFUSED.values())
+    assert len(refusals) == text.count("{{- fail ")
+    for refusal in refusals:
+        parts = [part.strip(" :;,") for part in re.split(r"%\w", refusal)]
+        assert any(word in part or part in tested for part in parts for _, word in REFUSED.values() if part), (
+            refusal
+        )
