@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -19,6 +21,9 @@ from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, start, w
 
 Stub = sessions_pb2_grpc.SessionsStub
 
+DASHBOARD = Path(__file__).parents[3] / "helm" / "longtake" / "dashboards" / "longtake.json"
+NEED_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}
+NEED_A_FAULT = {"ray_longtake_refused_total", "ray_longtake_resumed_total"}
 EXPORT_S = 60
 """How long Ray may take until a metric can be read."""
 
@@ -37,13 +42,19 @@ def test_a_client_without_the_protocol_can_ask_for_it(server: Server) -> None:
         assert database.FindFileContainingSymbol("longtake.v1.Sessions").package == "longtake.v1"
 
 
+def scraped(server: Server) -> list[str]:
+    """The lines that Prometheus would read."""
+    with urllib.request.urlopen(server.metrics) as answer:
+        text: bytes = answer.read()
+    return text.decode().splitlines()
+
+
 def until_exported(server: Server, name: str, reached: Callable[[float], bool]) -> None:
     """Wait until a metric of the server, summed over its labels, is as it should be."""
     until, found = time.monotonic() + EXPORT_S, 0.0
     while time.monotonic() < until:
-        with urllib.request.urlopen(server.metrics) as answer:
-            lines = answer.read().decode().splitlines()
-        found = sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"ray_{name}{{"))
+        lines = (line for line in scraped(server) if line.startswith(f"ray_{name}{{"))
+        found = sum(float(line.rsplit(" ", 1)[1]) for line in lines)
         if reached(found):
             return
         time.sleep(0.5)
@@ -61,6 +72,12 @@ def test_what_viewers_wait_for_is_exported(server: Server, stub: Stub) -> None:
     until_exported(server, "longtake_slots_free", lambda value: value == SLOTS - 1)
     for name in ("stage_ms", "chunk_interval_ms", "command_to_frame_ms"):
         until_exported(server, f"longtake_{name}_count", lambda value: value >= 1)
+    assert asked_by_the_dashboard() <= {re.split(r"[{ ]", line)[0] for line in scraped(server)}
+
+
+def asked_by_the_dashboard() -> set[str]:
+    """Metrics that a server has which has shown a film and a change of prompt."""
+    return set(re.findall(r"ray_\w+", DASHBOARD.read_text())) - NEED_A_GPU - NEED_A_FAULT
 
 
 def test_a_log_line_names_its_session(server: Server, stub: Stub) -> None:
