@@ -15,8 +15,9 @@ import yaml
 from ray.util import metrics
 
 from serving.deployments.telemetry.metrics import DenoiserMetrics
+from tests.helm.values_schema import CHART
 
-DASHBOARD = Path(__file__).parents[2] / "helm" / "longtake" / "dashboards" / "longtake.json"
+DASHBOARD = CHART / "dashboards" / "longtake.json"
 
 RAYS_GAUGES = {
     "ray_serve_deployment_replica_healthy", "ray_serve_replica_processing_queries",
@@ -132,7 +133,7 @@ def test_grafana_gives_the_id_and_the_reader_the_source_the_namespace_and_the_re
 
 def test_the_chart_carries_it_and_labels_the_metrics_as_it_asks(programs: Path) -> None:
     enabled = ("--set", "insecure=true,monitoring.dashboard.enabled=true,monitoring.podMonitor.enabled=true")
-    text = subprocess.check_output([programs / "helm", "template", "longtake", DASHBOARD.parents[1], *enabled])
+    text = subprocess.check_output([programs / "helm", "template", "longtake", CHART, *enabled])
     (carried,) = (one for one in yaml.safe_load_all(text) if one["kind"] == "ConfigMap")
     (monitor,) = (one for one in yaml.safe_load_all(text) if one["kind"] == "PodMonitor")
     assert json.loads(carried["data"]["longtake.json"]) == dashboard()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from tests.helm.cluster import Cluster, HelmFailed, cluster
+from tests.helm.schemas import problem_of
+from tests.helm.values_schema import CHART
 
-CHART = Path(__file__).parents[2] / "helm" / "longtake"
 NAME = "longtake"
 
 SMALL = ("insecure=true",)
@@ -23,20 +24,14 @@ FULL = (
 LARGE = (*FULL, "recordings.create=true", "replicas.denoisers=5", "replicas.managers=4", "image.tag=next")
 CLOSED = (*SMALL, "podDisruptionBudget.enabled=false", "networkPolicy.enabled=false")
 
-TOO_MANY = (*SMALL, "replicas.denoisers=999")
+MISSPELT = (*SMALL, "pods.denoiser.affinity.nodeAfinity.weight=1")
 
 WRITTEN_BY_THE_SERVER = ("uid", "creationTimestamp", "resourceVersion", "namespace")
 
 
-def quota(found: Mapping[str, Any]) -> str | None:
-    """Refuses what the values TOO_MANY ask for."""
-    many = found["kind"] == "RayService" and "999" in found["spec"]["serveConfigV2"]
-    return "spec.serveConfigV2: 999 is too many" if many else None
-
-
 @pytest.fixture
 def empty(programs: Path, tmp_path: Path) -> Iterator[Cluster]:
-    with cluster(programs, tmp_path, quota) as made:
+    with cluster(programs, tmp_path, problem_of) as made:
         yield made
 
 
@@ -115,15 +110,15 @@ def test_an_uninstalled_server_leaves_its_claims_and_the_next_one_finds_them(emp
 
 
 def test_an_object_that_the_cluster_refuses_fails_the_install_with_the_reason(empty: Cluster) -> None:
-    with pytest.raises(HelmFailed, match=f'RayService "{NAME}" is invalid: spec.serveConfigV2: 999 is too many'):
-        put(empty, "install", TOO_MANY)
+    with pytest.raises(HelmFailed, match=f'RayService "{NAME}" is invalid: .*nodeAfinity'):
+        put(empty, "install", MISSPELT)
     assert "failed" in empty.helm("list")
 
 
 def test_a_server_goes_on_after_an_upgrade_that_the_cluster_refuses(empty: Cluster) -> None:
     put(empty, "install", SMALL)
-    with pytest.raises(HelmFailed, match="999 is too many"):
-        put(empty, "upgrade", TOO_MANY)
+    with pytest.raises(HelmFailed, match="nodeAfinity"):
+        put(empty, "upgrade", MISSPELT)
     assert present(empty) == rendered(empty, SMALL)
     empty.helm("rollback", NAME)
     assert present(empty) == rendered(empty, SMALL)
