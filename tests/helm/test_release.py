@@ -24,6 +24,12 @@ FULL = (
 LARGE = (*FULL, "recordings.create=true", "replicas.denoisers=5", "replicas.managers=4", "image.tag=next")
 CLOSED = (*SMALL, "podDisruptionBudget.enabled=false", "networkPolicy.enabled=false")
 
+DOWNLOADS = (
+    "weights.download.revisions[0]=owner/name@1", "weights.download.quantize=int8", "weights.existingClaim=other",
+    "weights.download.resources.limits.cpu=9", "weights.download.tokenSecret=hub", "image.pullPolicy=Always",
+)  # fmt: skip
+"""Changes of what a Job does, and of how."""
+
 MISSPELT = (*SMALL, "pods.denoiser.affinity.nodeAfinity.weight=1")
 
 WRITTEN_BY_THE_SERVER = ("uid", "creationTimestamp", "resourceVersion", "namespace")
@@ -122,3 +128,10 @@ def test_a_server_goes_on_after_an_upgrade_that_the_cluster_refuses(empty: Clust
     assert present(empty) == rendered(empty, SMALL)
     empty.helm("rollback", NAME)
     assert present(empty) == rendered(empty, SMALL)
+
+
+def test_no_value_changes_a_job_which_a_cluster_lets_nobody_do(empty: Cluster) -> None:
+    put(empty, "install", FULL)
+    for change in DOWNLOADS:
+        put(empty, "upgrade", (*FULL, change))
+        assert present(empty) == rendered(empty, (*FULL, change)) | claims_of(empty, FULL), change
