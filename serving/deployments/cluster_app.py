@@ -16,6 +16,8 @@ from engines.config.validation import require
 from engines.errors import ConfigError
 from serving.config import ServerConfig, problem_of
 from serving.deployments.app import build
+from serving.weights.catalog import models_folder
+from serving.weights.loader import require_model
 
 REPLICAS = "num_replicas or autoscaling_config of a deployment"
 
@@ -53,6 +55,7 @@ def application(args: dict[str, Any]) -> serve.Application:
         raise ConfigError(problem_of(error)) from None
     is_sized = config.stages == "shared" or config.decoder_slots is not None
     require(is_sized, "decoder_slots is missing, which says how many sessions a video decoder may have")
+    require_model(config.model, models_folder(config.models_dir), config.codec, config.lora_files)
     return build(config)
 
 

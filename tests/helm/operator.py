@@ -1,4 +1,4 @@
-"""What KubeRay's operator does with a RayService: Ray's head as a process of this machine, and Serve's config put."""
+"""What KubeRay's operator does with a RayService: Ray's head as a process of its own, and its Serve config put."""
 
 from __future__ import annotations
 

@@ -204,6 +204,7 @@ REFUSED = {
         (*INSECURE, "weights.download.enabled=true", "weights.download.model=a"), "there is no volume for them",
     ),
     "recordings apart": ((*INSECURE, "replicas.managers=3"), "3 managers are in 2 pods"),
+    "both copies at once": ((*INSECURE, "shutdown.managerSeconds=80"), "shutdown.managerSeconds is 80"),
     "a node that leaves too soon": ((*INSECURE, "shutdown.drainSeconds=100"), "shutdown.drainSeconds is 100"),
     "a pod killed too soon": ((*INSECURE, "shutdown.podSeconds=250"), "shutdown.podSeconds is 250"),
     "routes from nowhere": ((*INSECURE, "routes.enabled=true"), "routes.parentRefs is empty"),

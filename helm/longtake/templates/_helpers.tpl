@@ -92,6 +92,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail (printf "%d managers are in %s pods, which would each have recordings of their own: set recordings.create, or recordings.existingClaim" (int $values.replicas.managers) (include "longtake.frontPods" .)) -}}
 {{- end -}}
 {{- $times := $values.shutdown -}}
+{{- if lt (int $times.managerSeconds) (add $times.replicaSeconds 30 | int) -}}
+{{- fail (printf "shutdown.managerSeconds is %d, and has to be 30 more than the %d of shutdown.replicaSeconds: both copies of a session would leave at once" (int $times.managerSeconds) (int $times.replicaSeconds)) -}}
+{{- end -}}
 {{- $longest := max (int $times.replicaSeconds) (int $times.managerSeconds) -}}
 {{- if lt (int $times.drainSeconds) (add $longest 60 | int) -}}
 {{- fail (printf "shutdown.drainSeconds is %d; a node that leaves needs 60 more than the %d seconds of its replicas, for others to start" (int $times.drainSeconds) $longest) -}}

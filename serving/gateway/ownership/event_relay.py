@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from serving.errors import NoLease, ReplicaLost, SessionLost, SessionNotFound
+from serving.gateway.ownership.absences import Absences
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.replica_pool import ReplicaPool
 from serving.gateway.ownership.session_directory import Located
@@ -57,18 +58,20 @@ class EventRelay:
         self._silence_s = silence_s
         self._recovery_s = recovery_s
         self._restart_s = restart_s
+        self._absences = Absences()
 
     async def ask(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """What `method` of the owner returns. Raises what it raises, SessionNotFound, SessionLost, ReplicaLost."""
-        lost_at: float | None = None
         located = await self._failover.directory.owner(session_id)
         while True:
             owner, wait_s = located.owner, self._silence_s if timeout_s is None else timeout_s
             try:
-                return await self._pool.call(owner.replica, method, owner.attempt, *arguments, timeout_s=wait_s)
+                answer = await self._pool.call(owner.replica, method, owner.attempt, *arguments, timeout_s=wait_s)
             except (SessionNotFound, ReplicaLost) as lost:
-                lost_at = _now() if lost_at is None else lost_at
-                located = await self._next(session_id, lost, lost_at, follows=False)
+                located = await self._next(session_id, owner, lost, follows=False)
+            else:
+                self._absences.end(owner)
+                return answer
 
     async def events(
         self,
@@ -87,6 +90,7 @@ class EventRelay:
             try:
                 async for event in self._of_owner(located, role, cursor, controller, audience):
                     followed.set()
+                    self._absences.end(located.owner)
                     if lost_at is not None and before is not None and before.owner != located.owner:
                         yield _resumed(event, _now() - lost_at)
                     lost_at, before = None, located
@@ -99,7 +103,7 @@ class EventRelay:
                 before = before or located
                 lost_at = _now() if lost_at is None else lost_at
                 logger.info("stream lost", extra={"session": session_id, "why": str(lost)})
-                located = await self._next(session_id, lost, lost_at, follows=True)
+                located = await self._next(session_id, located.owner, lost, follows=True)
 
     async def tell_viewers(self, audience: Audience) -> None:
         """Tell the replica how many viewers a stream has; one that moves is told with its next stream."""
@@ -130,14 +134,14 @@ class EventRelay:
             self._failover.stream_closed(stream)
 
     async def _next(
-        self, session_id: str, lost: SessionNotFound | ReplicaLost, lost_at: float, *, follows: bool
+        self, session_id: str, owner: Owner, lost: SessionNotFound | ReplicaLost, *, follows: bool
     ) -> Located:
         """Where to ask next, after a moment. Raises SessionLost, or ReplicaLost for what may be asked again, once
-        that has been for too long. A stream `follows` its session for longer than a request waits.
+        nobody has heard of the owner for too long. A stream `follows` its session for longer than a request waits.
         """
         is_kept = self._failover.is_standby_of(session_id)
         patience_s = self._restart_s if is_kept and follows else self._recovery_s
-        if _now() - lost_at >= patience_s:
+        if _now() - self._absences.note(owner, _now()) >= patience_s:
             if isinstance(lost, NoLease):
                 raise lost
             if is_kept:

@@ -11,6 +11,7 @@ import pytest
 from engines.errors import ConfigError
 from serving.config import ServerConfig
 from serving.deployments.cluster_app import SAID_ELSEWHERE, application, settings_schema
+from serving.errors import ModelError
 
 ARGS: dict[str, Any] = {"device": "cpu", "insecure": True, "slots": 3}
 
@@ -48,6 +49,11 @@ def test_what_a_serve_config_says_by_itself_is_no_setting(name: str) -> None:
 def test_settings_that_cannot_be_are_refused_in_words(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         application(ARGS | changed)
+
+
+def test_weights_that_are_not_there_are_missed_before_any_replica_is_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"{tmp_path}/longlive-1.3b"):
+        application(ARGS | {"model": "longlive-1.3b", "models_dir": str(tmp_path)})
 
 
 def test_a_device_has_to_be_named() -> None:

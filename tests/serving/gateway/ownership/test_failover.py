@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,33 @@ def test_viewers_are_told_that_both_copies_are_lost(pocket: OpenedModel, tmp_pat
             there.managers[1]._relay._recovery_s = 2.0
             with pytest.raises(SessionLost, match="nobody has it"):
                 await viewer.task
+
+    run(lose())
+
+
+async def again_and_again(manager: SessionService, session: pb.Session) -> None:
+    """Watch, and after a second without an end begin once more."""
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await Viewer(manager, session).task
+
+
+def test_a_viewer_who_comes_again_and_again_is_told_that_both_copies_are_lost(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def lose() -> None:
+        async with cluster(pocket, tmp_path, managers=2) as there:
+            session, manager = await started(there.managers[0]), there.managers[1]
+            await Viewer(manager, session).sees(33)
+            await there.managers[0].stop()
+            await there.kill(there.owner_of(session.id))
+            manager._relay._recovery_s = 4.0
+            with pytest.raises(SessionLost, match="nobody has it"):
+                await again_and_again(manager, session)
+            with pytest.raises(SessionLost, match="nobody has it"):
+                async with asyncio.timeout(2):
+                    await manager.get(session.id, ANNA)
 
     run(lose())
 
