@@ -1,14 +1,17 @@
-"""The demonstration, on a server that runs already."""
+"""The demonstration, and the program in the README, on a server that runs already."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 
 from serving.cli.demo import STEERED, STILLS, both, stills
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import Server
+
+README = Path(__file__).parents[3] / "README.md"
 
 
 def test_two_sessions_are_shown_at_once_and_one_is_steered_through_every_prompt(
@@ -21,3 +24,15 @@ def test_two_sessions_are_shown_at_once_and_one_is_steered_through_every_prompt(
     assert "none missing and none twice" in str(followed)
     assert str(steered).count("to be seen") == len(STEERED) - 1
     assert not stub.ListSessions(pb.ListSessionsRequest()).sessions
+
+
+def test_the_program_in_the_readme_steers_a_session(server: Server, stub: sessions_pb2_grpc.SessionsStub) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    looked = program.replace("localhost:9000", server.address).replace(
+        "...", "came = event\n            if event.HasField('chunk'): break"
+    )
+    said: dict[str, pb.Event] = {}
+    exec(looked, said)
+    assert said["came"].chunk.first_frame == 0
+    for session in stub.ListSessions(pb.ListSessionsRequest()).sessions:
+        stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))

@@ -224,7 +224,7 @@ def adopted(pair: Pair, session: pb.Session) -> None:
     raise AssertionError("no manager has a copy of the session")
 
 
-@pytest.mark.parametrize("seconds", [1, pytest.param(3, marks=pytest.mark.slow), 10])
+@pytest.mark.parametrize("seconds", [1, *(pytest.param(long, marks=pytest.mark.slow) for long in (3, 10))])
 def test_a_session_with_no_other_place_waits_for_its_stopped_replica_or_the_next(pair: Pair, seconds: int) -> None:
     wait_until_whole()
     others = [create(pair.stub, seed=number) for number in range(3)]

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 ASLEEP_S = 12
 
 
+@pytest.mark.slow
 def test_a_page_that_slept_goes_on_at_a_frame_that_exists_and_says_what_was_skipped(
     page: Page, stub: Stub
 ) -> None:
