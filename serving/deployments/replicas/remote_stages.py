@@ -77,6 +77,10 @@ class _Opened(NamedTuple):
     name: str
 
 
+ASKED = 3
+"""Times: while replicas come and go, a request may reach another one than that which it names."""
+
+
 class RemoteDecoder(DecoderStage):
     """Video decoders; a session stays with the one that opened it. `copier` takes latents off the device.
 
@@ -112,11 +116,15 @@ class RemoteDecoder(DecoderStage):
     @override
     async def decode(self, key: str, block: Block) -> Chunk:
         (latents,) = await asyncio.to_thread(_fetched, self._copier.begin([block.latents], block.ready))
-        try:
-            chunk: Chunk = await self._call(key, "decode", block.number, latents)
-        except SessionNotFound as error:
-            raise ReplicaLost(f"the decoder knows nothing of the session: {error}") from error
-        return chunk
+        unknown: SessionNotFound | None = None
+        for _ in range(ASKED):
+            try:
+                chunk: Chunk = await self._call(key, "decode", block.number, latents)
+            except SessionNotFound as error:
+                unknown = error
+            else:
+                return chunk
+        raise ReplicaLost(f"the decoder knows nothing of the session: {unknown}") from unknown
 
     @override
     async def close(self, key: str) -> None:

@@ -67,6 +67,7 @@ class Decoders:
     def __init__(self) -> None:
         self.next_blocks: dict[str, dict[str, int]] = {"a": {}, "b": {}}
         self.silent: set[str] = set()
+        self.astray = 0
         self.waiting: list[tuple[str, str]] = []
         self.kept: list[tuple[str, ...]] = []
 
@@ -85,6 +86,9 @@ class Decoders:
         if method == "keep":
             self.kept.append((replica, *name))
             return Chunk(0, 0, ())
+        if self.astray:
+            self.astray -= 1
+            raise SessionNotFound("it is not open here")
         there = self.next_blocks.get(replica) or next(iter(self.next_blocks.values()))
         if method == "close":
             there.pop(name, None)
@@ -131,6 +135,16 @@ def test_a_decoder_that_was_left_is_not_taken_for_the_one_that_is_gone(decoders:
             await pictures.decode("one", block(1))
 
     asyncio.run(left_and_found())
+
+
+def test_a_request_that_reached_another_decoder_is_made_again(decoders: Decoders) -> None:
+    async def astray_once() -> None:
+        pictures = remote()
+        await pictures.open("one", start(0))
+        decoders.astray = 1
+        await pictures.decode("one", block(0))
+
+    asyncio.run(astray_once())
 
 
 def test_a_silent_decoder_is_told_to_let_go_of_what_it_was_asked_to_open(decoders: Decoders) -> None:
