@@ -26,7 +26,7 @@ from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
 from serving.deployments import app
-from serving.deployments.local_cluster import local_cluster, stop
+from serving.deployments.local_cluster import stop
 from serving.deployments.replicas.remote_stages import RemoteDecoder
 from serving.deployments.server_process import free_ports
 from serving.media.chunk import Chunk
@@ -34,6 +34,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.pipeline.video_decoder import DecoderStart
 from serving.timeline.cue import Blend, Cue
+from tests.serving.live.ray_start import cluster_here
 from tests.serving.live.scenes import (
     NIGHT,
     NOON,
@@ -72,7 +73,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics, recordings=recordings,
     )  # fmt: skip
     address = f"127.0.0.1:{config.grpc_port}"
-    with local_cluster(config) as running, grpc.insecure_channel(address) as channel:
+    with cluster_here(config) as running, grpc.insecure_channel(address) as channel:
         yield Pair(address, running.logs, recordings, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
 
 

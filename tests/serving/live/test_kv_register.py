@@ -15,6 +15,7 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 from serving.deployments.routing.kv_register import KvRegister
 from serving.errors import RegisterUnavailable
 from serving.replication.register import Ended, EpochRecord, Owner, encode_record, end_session
+from tests.serving.live.ray_start import begun
 
 RACERS = 4
 NAMESPACE = "longtake"
@@ -22,8 +23,10 @@ NAMESPACE = "longtake"
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(
-        address="local", num_cpus=RACERS, include_dashboard=False, log_to_driver=False, configure_logging=False
+    begun(
+        lambda: ray.init(
+            address="local", num_cpus=RACERS, include_dashboard=False, log_to_driver=False, configure_logging=False
+        )
     )
     yield
     ray.shutdown()
