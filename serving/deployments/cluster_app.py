@@ -34,9 +34,6 @@ SAID_ELSEWHERE: Mapping[str, str] = {
 }
 """Settings of `longtake serve` that are none here, and what says the same."""
 
-NEEDED = ("device",)
-"""Settings that `longtake serve` finds out from the machine that it runs on."""
-
 EVERYWHERE = "0.0.0.0"
 
 
@@ -47,8 +44,7 @@ def application(args: dict[str, Any]) -> serve.Application:
     """
     for name, instead in SAID_ELSEWHERE.items():
         require(name not in args, f"{name} is no setting of an application; say it by {instead}")
-    for name in NEEDED:
-        require(name in args, f"{name} is missing: the process that reads the settings may have other devices")
+    require("device" in args, "device is missing: the process that reads the settings may have other devices")
     try:
         config = ServerConfig(**args, host=EVERYWHERE, preset="none")
     except ValidationError as error:

@@ -10,10 +10,9 @@ import pytest
 import yaml
 
 from tests.helm.cluster import Cluster, HelmFailed, cluster
+from tests.helm.conftest import NAME
 from tests.helm.schemas import problem_of
 from tests.helm.values_schema import CHART
-
-NAME = "longtake"
 
 SMALL = ("insecure=true",)
 FULL = (

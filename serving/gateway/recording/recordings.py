@@ -39,7 +39,9 @@ class Recordings:
     ) -> None:
         self._relay = relay
         self._folder, self._callers = folder, callers
-        self._stores = {caller: RecordingStore(folder / caller) for caller in callers()}
+        self._stores: dict[str, RecordingStore] = {}
+        for caller in callers():
+            self._store(caller)
         self._max_frames = max_frames
         self._beside = beside
         self._looks = False
@@ -136,7 +138,7 @@ class Recordings:
         for caller in {*self._stores, *self._callers()}:
             try:
                 found += self._store(caller).left_behind()
-            except (LimitReached, OSError) as error:
+            except (FilmError, LimitReached, OSError) as error:
                 logger.warning("recordings not looked after", extra={"caller": caller, "why": str(error)})
         return found
 
