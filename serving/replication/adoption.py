@@ -25,11 +25,12 @@ class Drop(NamedTuple):
 def decide_orphan(
     config: LeaseConfig, top: EpochRecord | None, orphan: Orphan, replica: str, manager: str
 ) -> Adopt | Drop | None:
-    """What a manager does about a copy that nobody renews and that it does not claim itself.
+    """What a manager does about a copy that is in want of one and that it does not claim itself.
 
     None where it is the turn of another one, which has committed the copy and may not have got to renew it yet.
     """
-    if top is None or not isinstance(top.record, Owner) or top.record.attempt != orphan.attempt:
+    # One attempt may have been sent to a second replica, where the first had not answered in time.
+    if top is None or not isinstance(top.record, Owner) or not _is(top.record, replica, orphan.attempt):
         return Drop(orphan.attempt, top.epoch if top is not None else orphan.epoch or 0)
     owner = Owner(replica, orphan.attempt, manager)
     if top.record == owner:
@@ -38,3 +39,7 @@ def decide_orphan(
     if top.epoch != orphan.epoch and orphan.without_lease_s < config.orphan_after_s:
         return None
     return Adopt(top.epoch + 1, owner)
+
+
+def _is(owner: Owner, replica: str, attempt: str) -> bool:
+    return (owner.replica, owner.attempt) == (replica, attempt)

@@ -35,8 +35,15 @@ class Contacts:
         self._last.pop(replica, None)
 
     def request(
-        self, manager: str, replica: str, copies: Iterable[CopyLease], streams: Iterable[str] = ()
+        self,
+        manager: str,
+        replica: str,
+        copies: Iterable[CopyLease],
+        streams: Iterable[str] = (),
+        *,
+        leaving: bool = False,
     ) -> RenewRequest:
         """What to send to the replica now."""
         last = self._last.get(replica)
-        return RenewRequest(manager, replica, None if last is None else last[0], tuple(copies), tuple(streams))
+        reading = None if last is None else last[0]
+        return RenewRequest(manager, replica, reading, tuple(copies), tuple(streams), leaving)

@@ -37,6 +37,11 @@ class LeaseConfig:
         return self.lease_s / 4
 
     @property
+    def yield_timeout_s(self) -> float:
+        """How long a copy that is to move may take to deliver the blocks that are on their way."""
+        return 2 * self.prepare_timeout_s
+
+    @property
     def doubt_after_s(self) -> float:
         """Silence of a replica after which its manager prepares another copy."""
         return 0.4 * self.lease_s
@@ -73,18 +78,20 @@ class LeaseConfig:
 
 
 class CopyLease(NamedTuple):
-    """A copy whose lease a manager renews."""
+    """A copy whose lease a manager renews. `given_up` is the last of its moves that came to nothing."""
 
     session_id: str
     attempt: str
     epoch: int
+    given_up: int = 0
 
 
 class RenewRequest(NamedTuple):
     """All that one manager renews on one replica.
 
     `reading` is the replica's clock as of its last answer to this manager; None at first contact, which renews
-    nothing yet. `streams` are those that the manager reads.
+    nothing yet. `streams` are those that the manager reads. One that is `leaving` renews until another one has
+    adopted its copies.
     """
 
     manager: str
@@ -92,6 +99,7 @@ class RenewRequest(NamedTuple):
     reading: float | None
     copies: tuple[CopyLease, ...] = ()
     streams: tuple[str, ...] = ()
+    leaving: bool = False
 
 
 class CopyReport(NamedTuple):
@@ -103,7 +111,7 @@ class CopyReport(NamedTuple):
 
 
 class Orphan(NamedTuple):
-    """A copy that nobody renews. `epoch` is None if none is known to be committed."""
+    """A copy that nobody renews, or soon nobody will. `epoch` is None if none is known to be committed."""
 
     session_id: str
     attempt: str
@@ -126,6 +134,10 @@ class _Copy:
     lease_end: float
     epoch: int | None = None
     standby: str | None = None
+    is_offered: bool = False
+    move: int = 0
+    """The last one at this epoch that was heard of."""
+    has_yielded: bool = False
 
 
 class StreamLeases:
@@ -183,6 +195,17 @@ class ReplicaLeases:
             self.streams.renew(request.streams, request.reading)
         return RenewAnswer(now, reports, tuple(self.orphans(now)))
 
+    def yield_lease(self, attempt: str, epoch: int, move: int, now: float) -> bool:
+        """End the copy's lease, which its manager at `epoch` renews no more unless it gives up this move of it.
+
+        False where that is not to be: at another epoch, or where the move was given up before this call came.
+        """
+        copy = self._copies.get(attempt)
+        if copy is None or copy.epoch != epoch or move <= copy.move:
+            return False
+        copy.move, copy.has_yielded, copy.lease_end = move, True, min(copy.lease_end, now)
+        return True
+
     def cancel(self, attempt: str, now: float) -> None:
         """The manager that prepared the copy will not commit it; a committed one is not affected."""
         self.drop(attempt, 0, now)
@@ -235,7 +258,7 @@ class ReplicaLeases:
 
     def _is_orphan(self, copy: _Copy, now: float) -> bool:
         unheard = copy.epoch is not None and now - copy.heard_at > self._config.orphan_after_s
-        return unheard or now - copy.lease_end > self._config.look_after_s
+        return copy.is_offered or unheard or now - copy.lease_end > self._config.look_after_s
 
     def _renew_copy(self, lease: CopyLease, request: RenewRequest, now: float) -> CopyReport:
         copy = self._copies.get(lease.attempt)
@@ -243,11 +266,20 @@ class ReplicaLeases:
             # A call that prepares it may be on its way still; the manager is about to rely on its being nowhere.
             self._gone_at.setdefault(lease.attempt, now)
         elif copy.epoch is None or copy.epoch <= lease.epoch:
+            self._note_moves(copy, lease)
             copy.epoch, copy.standby, copy.heard_at = lease.epoch, request.manager, now
-            if request.reading is not None and request.reading <= now:
+            copy.is_offered = request.leaving
+            if request.reading is not None and request.reading <= now and not copy.has_yielded:
                 copy.lease_end = max(copy.lease_end, self._lease_end(request.reading, now))
             self.fence(lease.session_id, lease.epoch, lease.attempt, now)
         return CopyReport(lease.session_id, lease.attempt, copy.epoch if copy is not None else None)
+
+    def _note_moves(self, copy: _Copy, lease: CopyLease) -> None:
+        """A copy that has yielded goes on where the move was given up, or where a later epoch names it again."""
+        if copy.epoch is None or copy.epoch < lease.epoch:
+            copy.move, copy.has_yielded = 0, False
+        copy.has_yielded = copy.has_yielded and copy.move > lease.given_up
+        copy.move = max(copy.move, lease.given_up)
 
     def _lease_end(self, reading: float, now: float) -> float:
         """Counted from the reading, not from `now`: nobody knows how long the call has been on its way."""

@@ -8,6 +8,9 @@ granted to the same copy has run out as well: a copy that has answered at an epo
 and a manager that has adopted a copy waits for such an answer first. So when an epoch with a new copy begins, no
 other copy has a lease, and none can get one.
 
+A planned move ends the owner's lease sooner: a copy that has yielded takes no renewal at its epoch until the
+manager says that it has given this move up, and from then on the manager does not commit what it has made.
+
 No I/O: events and the manager's monotonic clock in, actions out. `leases.py` is the replica's side, `adoption.py`
 what a manager does for copies that are not its own.
 """
@@ -15,51 +18,23 @@ what a manager does for copies that are not its own.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum
-from typing import NamedTuple
 
+from serving.replication.actions import (
+    Action,
+    CancelAttempt,
+    Commit,
+    FollowRegister,
+    LookInRegister,
+    Move,
+    Prepare,
+    SessionLost,
+)
 from serving.replication.adoption import Adopt
 from serving.replication.contacts import Contacts
 from serving.replication.leases import CopyLease, CopyReport, LeaseConfig
 from serving.replication.register import Ended, EpochRecord, Owner, Record
-
-
-class Prepare(NamedTuple):
-    """Open the session from the standby copy as `attempt`, on another replica than `doubted` if there is one."""
-
-    attempt: str
-    doubted: str | None
-
-
-class CancelAttempt(NamedTuple):
-    """Close the attempt wherever it was sent: it will not be committed."""
-
-    attempt: str
-
-
-class Commit(NamedTuple):
-    """Create the epoch, then call `committed` or `commit_unreachable`."""
-
-    epoch: int
-    record: Record
-
-
-class LookInRegister(NamedTuple):
-    """Read the session's latest epoch, then call `looked`; where it cannot be read, nothing."""
-
-
-class FollowRegister(NamedTuple):
-    """This manager is not the standby any more; who is, or that the session has ended, is in the register."""
-
-
-class SessionLost(NamedTuple):
-    """Both copies are gone. The register says so already; the viewers are to be told."""
-
-    reason: str
-
-
-Action = Prepare | CancelAttempt | Commit | LookInRegister | FollowRegister | SessionLost
 
 
 class Phase(Enum):
@@ -67,6 +42,7 @@ class Phase(Enum):
 
     SERVING = "serving"
     PREPARING = "preparing"
+    MOVING = "moving"
     COMMITTING = "committing"
     RELEASED = "released"
 
@@ -107,6 +83,9 @@ class StandbyOwnership:
         self._fed_at = now
         self._attempt: str | None = None
         self._prepare_at = now
+        self._leaving: Collection[str] = ()
+        self._move = self._given_up = 0
+        self._move_by = now
         self._candidate: Owner | None = adopt.owner if adopt is not None else None
         self._candidate_at = now
         self._candidate_died = False
@@ -118,9 +97,9 @@ class StandbyOwnership:
 
     def renewal(self) -> CopyLease | None:
         """What to renew at the owner's replica. Nothing from the first try to commit another copy on."""
-        if self.owner is None or self._owner_gone or self.phase not in (Phase.SERVING, Phase.PREPARING):
+        if self.owner is None or self._owner_gone or not self._is_open:
             return None
-        return CopyLease(self.session_id, self.owner.attempt, self.epoch)
+        return CopyLease(self.session_id, self.owner.attempt, self.epoch, self._given_up)
 
     def claims(self, attempt: str) -> bool:
         """Whether the copy is the owner, or is to become it: not to be adopted or dropped by this manager."""
@@ -140,10 +119,17 @@ class StandbyOwnership:
                 return self._serve(now)
             case Phase.PREPARING:
                 return self._prepare(now)
+            case Phase.MOVING:
+                return self._give_up_attempt(now) if now > self._move_by else []
             case Phase.COMMITTING:
                 return self._commit_again(now)
             case Phase.RELEASED:
                 return []
+
+    def leaving(self, replicas: Collection[str], now: float) -> list[Action]:
+        """These replicas are being taken away: an owner there is moved while it can still say how it stands."""
+        self._leaving = replicas
+        return self.tick(now)
 
     def reported(self, report: CopyReport, now: float) -> list[Action]:
         """The owner's replica has answered, and Contacts has heard it before this call."""
@@ -197,9 +183,22 @@ class StandbyOwnership:
             self._candidate, self._candidate_at = Owner(replica, attempt, self._manager), now
         return self.tick(now)
 
+    def yielded(self, attempt: str, now: float) -> None:
+        """The owner has yielded and handed over how it stands, which is to be prepared elsewhere."""
+        if self.phase is Phase.MOVING and attempt == self._attempt:
+            self._move_by = now + self._config.prepare_timeout_s
+
+    def moved(self, attempt: str, replica: str, now: float) -> list[Action]:
+        """What the owner handed over is ready on `replica`, as `prepared` says."""
+        if self.phase is not Phase.MOVING or attempt != self._attempt:
+            return [] if self.claims(attempt) else [CancelAttempt(attempt)]
+        if now > self._move_by:
+            return self._give_up_attempt(now)
+        return self._commit(Owner(replica, attempt, self._manager))
+
     def prepare_failed(self, attempt: str, now: float) -> list[Action]:
-        """No copy could be prepared there. Another try follows after L/4."""
-        if self.phase is not Phase.PREPARING or attempt != self._attempt:
+        """No copy could be prepared there, or none could be moved there. Another try follows after L/4."""
+        if self.phase not in (Phase.PREPARING, Phase.MOVING) or attempt != self._attempt:
             return []
         return self._give_up_attempt(now)
 
@@ -233,7 +232,7 @@ class StandbyOwnership:
 
     @property
     def _is_open(self) -> bool:
-        return self.phase in (Phase.SERVING, Phase.PREPARING)
+        return self.phase in (Phase.SERVING, Phase.PREPARING, Phase.MOVING)
 
     def _is_usable(self, now: float) -> bool:
         """Whether the standby copy may be opened."""
@@ -253,6 +252,11 @@ class StandbyOwnership:
             return True
         return self._owner_confirmed and self._silence(now) >= self._config.takeover_wait_s
 
+    @property
+    def _may_move(self) -> bool:
+        """Whether the owner has to go, and knows this epoch: no earlier manager can renew its lease."""
+        return self.owner is not None and self.owner.replica in self._leaving and self._owner_confirmed
+
     def _confirm(self, now: float) -> None:
         """The owner knows this epoch, so no lease of an earlier manager is left 1.1 L from now."""
         if not self._owner_confirmed:
@@ -265,6 +269,10 @@ class StandbyOwnership:
             if now >= self._retry_at:
                 self.phase, self._attempt, self._prepare_at = Phase.PREPARING, self._new_attempt(), now
                 return [Prepare(self._attempt, self.owner.replica if self.owner else None)]
+        elif self._may_move and now >= self._retry_at:
+            self.phase, self._attempt, self._move = Phase.MOVING, self._new_attempt(), self._move + 1
+            self._move_by = now + self._config.yield_timeout_s
+            return [Move(self._attempt, self._move)]
         return self._look(now)
 
     def _look(self, now: float) -> list[Action]:
@@ -287,6 +295,7 @@ class StandbyOwnership:
     def _give_up_attempt(self, now: float) -> list[Action]:
         attempt, self._attempt, self._candidate = self._attempt, None, None
         self.phase, self._retry_at = Phase.SERVING, now + self._config.renew_every_s
+        self._given_up = self._move
         return [CancelAttempt(attempt)] if attempt is not None else []
 
     def _commit(self, record: Record) -> list[Action]:
@@ -315,6 +324,7 @@ class StandbyOwnership:
         # The register has just said that the session goes on, and that nobody has made anything newer of it.
         self._fed_at = now
         self._attempt = self._candidate = self._pending = None
+        self._move = self._given_up = 0
         self._retry_at, self._look_at = now, now + self._config.look_every_s
         return self.tick(now)
 

@@ -16,10 +16,7 @@ from serving.errors import (
 from serving.gateway.ownership.placement import prepare
 from serving.gateway.ownership.standby_host import StandbyHost
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.adoption import Adopt
-from serving.replication.leases import CopyReport
-from serving.replication.messages import FullState, Prepared, ReplicationDelta
-from serving.replication.ownership import (
+from serving.replication.actions import (
     Action,
     CancelAttempt,
     Commit,
@@ -27,8 +24,11 @@ from serving.replication.ownership import (
     LookInRegister,
     Prepare,
     SessionLost,
-    StandbyOwnership,
 )
+from serving.replication.adoption import Adopt
+from serving.replication.leases import CopyReport
+from serving.replication.messages import FullState, Prepared, ReplicationDelta
+from serving.replication.ownership import StandbyOwnership
 from serving.replication.register import EpochRecord, Owner
 from serving.replication.standby import MissedDelta, StandbyCopy
 

@@ -8,20 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from serving.replication.adoption import Adopt, Drop, decide_orphan
-from serving.replication.contacts import Contacts
-from serving.replication.leases import Orphan, RenewAnswer, RenewRequest
-from serving.replication.ownership import (
+from serving.replication.actions import (
     Action,
     CancelAttempt,
     Commit,
     FollowRegister,
     LookInRegister,
-    Phase,
+    Move,
     Prepare,
     SessionLost,
-    StandbyOwnership,
 )
+from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.contacts import Contacts
+from serving.replication.leases import Orphan, RenewAnswer, RenewRequest
+from serving.replication.ownership import Phase, StandbyOwnership
 from serving.replication.register import Ended, EpochRecord, Owner, Record
 
 if TYPE_CHECKING:
@@ -108,6 +108,13 @@ class Replica(Process):
         self.copies.setdefault(attempt, Copy(session, items, self.world.now))
         self._send(manager, "on_prepared", session, attempt, self.name, self.clock)
 
+    def on_yield(self, manager: str, session: str, attempt: str, epoch: int, move: int, to: str) -> None:
+        copy = self.copies.get(attempt)
+        if copy is None or not self.leases.yield_lease(attempt, epoch, move, self.clock):
+            self._send(manager, "on_prepare_failed", session, to)
+            return
+        self._send(manager, "on_yielded", session, to, copy.items)
+
     def on_cancel(self, attempt: str) -> None:
         self.leases.cancel(attempt, self.clock)
         self._free()
@@ -149,7 +156,9 @@ class Manager(Process):
         """Standby copies; None where something is missing."""
         self._sent_to: dict[str, str] = {}
         self._prepared_with: dict[str, int] = {}
+        self._yielded_to: set[str] = set()
         self._known_dead: set[str] = set()
+        self.is_leaving = False
         self._looked_at: dict[str, float] = {}
         self._tick_at = self._renew_at = 0.0
 
@@ -195,7 +204,7 @@ class Manager(Process):
             self._tick_at = self.world.now + TICK_S
             for session, role in list(self.roles.items()):
                 if not self.is_dead:
-                    self._do(session, role.tick(self.clock))
+                    self._do(session, role.leaving(self.world.leaving, self.clock))
         if self.world.now >= self._renew_at and not self.is_dead:
             self._renew_at = self.world.now + self.world.rules.config.renew_every_s
             self._renew()
@@ -204,7 +213,8 @@ class Manager(Process):
         leases = [(role.owner, lease) for role in self.roles.values() if (lease := role.renewal()) is not None]
         for replica in self._replicas():
             here = [lease for owner, lease in leases if owner is not None and owner.replica == replica]
-            self._send(replica, "on_renew", self.contacts.request(self.name, replica, here))
+            request = self.contacts.request(self.name, replica, here, leaving=self.is_leaving)
+            self._send(replica, "on_renew", request)
         for session, items in self.stores.items():
             owner = self.roles[session].owner if session in self.roles else None
             if items is None and owner is not None:
@@ -224,9 +234,22 @@ class Manager(Process):
     def on_prepared(self, session: str, attempt: str, replica: str, reading: float) -> None:
         self.contacts.heard(replica, reading, self.clock)
         if (role := self.roles.get(session)) is not None:
-            self._do(session, role.prepared(attempt, replica, self.clock))
+            ready = role.moved if attempt in self._yielded_to else role.prepared
+            self._do(session, ready(attempt, replica, self.clock))
         else:
             self._send(replica, "on_cancel", attempt)
+
+    def on_yielded(self, session: str, attempt: str, items: int) -> None:
+        role = self.roles.get(session)
+        if role is None or role.phase is not Phase.MOVING or attempt != role._attempt:
+            return
+        self.world.counts["yielded"] += 1
+        self._yielded_to.add(attempt)
+        self.world.on_yielded(self)
+        # A copy yields once its standby has everything.
+        self.stores[session] = items
+        role.yielded(attempt, self.clock)
+        self._prepare_on(self._staying(), session, attempt)
 
     def on_prepare_failed(self, session: str, attempt: str) -> None:
         if (role := self.roles.get(session)) is not None:
@@ -266,6 +289,8 @@ class Manager(Process):
             match action:
                 case Prepare():
                     self._prepare(session, action)
+                case Move(attempt, move):
+                    self._move(session, attempt, move)
                 case CancelAttempt(attempt):
                     if (replica := self._sent_to.pop(attempt, None)) is not None:
                         self._send(replica, "on_cancel", attempt)
@@ -282,12 +307,28 @@ class Manager(Process):
         items = self.stores[session]
         self.world.check(items is not None, f"{session}: {self.name} prepares without full state")
         replicas = self._replicas()
-        others = [name for name in replicas if name != action.doubted] or replicas
-        if not others:
+        self._prepare_on(
+            [name for name in replicas if name != action.doubted] or replicas, session, action.attempt
+        )
+
+    def _prepare_on(self, replicas: list[str], session: str, attempt: str) -> None:
+        if not replicas:
+            self._do(session, self.roles[session].prepare_failed(attempt, self.clock))
             return
-        replica = self.world.rnd.choice(others)
-        self._sent_to[action.attempt], self._prepared_with[action.attempt] = replica, items or 0
-        self._send(replica, "on_prepare", self.name, session, action.attempt, items or 0)
+        replica, items = self.world.rnd.choice(replicas), self.stores[session] or 0
+        self._sent_to[attempt], self._prepared_with[attempt] = replica, items
+        self._send(replica, "on_prepare", self.name, session, attempt, items)
+
+    def _move(self, session: str, attempt: str, move: int) -> None:
+        role = self.roles[session]
+        assert role.owner is not None
+        if not self._staying():
+            self._do(session, role.prepare_failed(attempt, self.clock))
+            return
+        self.world.on_move(self)
+        self._send(
+            role.owner.replica, "on_yield", self.name, session, role.owner.attempt, role.epoch, move, attempt
+        )
 
     def _commit(self, session: str, commit: Commit) -> None:
         self.world.on_commit(self, commit)
@@ -320,6 +361,8 @@ class Manager(Process):
         role = self.roles.get(orphan.session_id)
         if role is not None and role.claims(orphan.attempt):
             return
+        if self.is_leaving and not orphan.without_lease_s:
+            return
         if self.world.now < self._looked_at.get(orphan.attempt, -math.inf) + 1:
             return
         self._looked_at[orphan.attempt] = self.world.now
@@ -348,6 +391,9 @@ class Manager(Process):
             self._do(session, role.died(role.owner.replica, self.clock))
 
     # Ways out
+
+    def _staying(self) -> list[str]:
+        return [name for name in self._replicas() if name not in self.world.leaving]
 
     def _replicas(self) -> list[str]:
         return [replica.name for replica in self.world.replicas() if replica.name not in self._known_dead]

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from serving.replication.actions import Commit
 from serving.replication.leases import LeaseConfig, ReplicaLeases
-from serving.replication.ownership import Commit, StandbyOwnership
+from serving.replication.ownership import StandbyOwnership
 from serving.replication.register import Ended, EpochRecord, MemoryRegister, Owner, Record, Register
 from tests.serving.replication.simulated_processes import Copy, Manager, Process, Replica
 
@@ -77,6 +78,10 @@ class World:
         self.fates = {f"s{number}": Fate() for number in range(sessions)}
         self.processes: dict[str, Process] = {}
         self.cuts: dict[tuple[str, str], float] = {}
+        self.leaving: set[str] = set()
+        """Replicas that are being taken away."""
+        self.on_move: Callable[[Manager], None] = lambda manager: None
+        self.on_yielded: Callable[[Manager], None] = lambda manager: None
         self.on_commit: Callable[[Manager, Commit], None] = self._maybe_die_committing
         self.on_created: Callable[[Manager, Commit, bool], None] = self._maybe_die_committed
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
@@ -160,6 +165,21 @@ class World:
         """Lose what `source` sends to `target`; the register is K."""
         self.cuts[source, target] = self.now + seconds
 
+    def leave(self, name: str, grace_s: float = math.inf) -> None:
+        """Take a process away: another one begins, and it is killed after `grace_s`."""
+        process = self.processes[name]
+        self.counts[f"leaving {name[0]}"] += 1
+        self.spawn(name[0])
+        if isinstance(process, Manager):
+            process.is_leaving = True
+        else:
+            self.leaving.add(name)
+        self.at(self.now + grace_s, lambda: self._end(name))
+
+    def _end(self, name: str) -> None:
+        if name in self.processes:
+            self.crash(name, self.rnd.choice([0.3, 1, 3]))
+
     def isolate(self, name: str, seconds: float) -> None:
         for other in [*self.processes, "K"]:
             self.cut(name, other, seconds)
@@ -176,8 +196,14 @@ class World:
             seconds = min(left, rnd.choice([3, 10]))
             self.cut(one, other, seconds)
             self.cut(other, one, seconds)
+        if rnd.random() < 0.004 and not self._is_leaving(name := rnd.choice(names)):
+            self.leave(name, min(left, rnd.uniform(3, 20)))
         if rnd.random() < self._crash_rate:
             self._crash_and_replace(rnd.choice(names))
+
+    def _is_leaving(self, name: str) -> bool:
+        process = self.processes[name]
+        return process.is_leaving if isinstance(process, Manager) else name in self.leaving
 
     def _crash_and_replace(self, name: str) -> None:
         self.crash(name, self.rnd.choice([0.3, 1, 3, 8]), self.rnd.uniform(1, 6))

@@ -8,6 +8,7 @@ from serving.replication.leases import (
     CopyLease,
     CopyReport,
     LeaseConfig,
+    Orphan,
     RenewAnswer,
     RenewRequest,
     ReplicaLeases,
@@ -183,3 +184,61 @@ def test_a_renewal_that_waited_renews_no_stream() -> None:
     replica.streams.opened("v", 100.0)
     replica.renew(RenewRequest("m", "r", 100.5, (), ("v",)), 109.0)
     assert replica.streams.expired(109.0) == ["v"]
+
+
+# Moves
+
+
+def renewed() -> ReplicaLeases:
+    """Copy a at epoch 1, with a lease until 102."""
+    replica = leases("a")
+    renew(replica, 100.5, reading=100.0)
+    return replica
+
+
+def again(replica: ReplicaLeases, *, epoch: int = 1, given_up: int = 0) -> bool:
+    """Whether the copy has a lease once it has been renewed."""
+    lease = CopyLease("s", "a", epoch, given_up)
+    replica.renew(RenewRequest("m", "r", 101.5, (lease,)), 101.6)
+    return replica.has_lease("a", 101.7)
+
+
+def test_a_copy_that_has_yielded_has_no_lease_and_takes_no_renewal() -> None:
+    replica = renewed()
+    assert replica.yield_lease("a", 1, 1, 101.0)
+    assert not replica.has_lease("a", 101.0)
+    assert not again(replica)
+
+
+def test_a_copy_goes_on_where_its_move_was_given_up() -> None:
+    replica = renewed()
+    replica.yield_lease("a", 1, 1, 101.0)
+    assert again(replica, given_up=1)
+
+
+def test_a_copy_goes_on_where_another_manager_has_adopted_it() -> None:
+    replica = renewed()
+    replica.yield_lease("a", 1, 1, 101.0)
+    assert again(replica, epoch=2)
+
+
+def test_a_copy_does_not_yield_to_a_move_that_was_given_up_before() -> None:
+    replica = renewed()
+    assert again(replica, given_up=1)
+    assert not replica.yield_lease("a", 1, 1, 101.7)
+    assert replica.has_lease("a", 101.7)
+
+
+@pytest.mark.parametrize(("attempt", "epoch"), [("a", 2), ("b", 1)], ids=["another epoch", "no copy"])
+def test_what_the_manager_does_not_know_rightly_does_not_yield(attempt: str, epoch: int) -> None:
+    replica = renewed()
+    assert not replica.yield_lease(attempt, epoch, 1, 101.0)
+    assert replica.has_lease("a", 101.0)
+
+
+def test_a_manager_that_leaves_has_other_ones_asked_for_its_copies() -> None:
+    replica = renewed()
+    request = RenewRequest("m", "r", 100.5, (CopyLease("s", "a", 1),), leaving=True)
+    assert replica.renew(request, 100.6).orphans == (Orphan("s", "a", 1, 0.0),)
+    assert replica.has_lease("a", 100.7)
+    assert renew(replica, 100.8, 100.7, epoch=2, manager="other").orphans == ()

@@ -6,19 +6,19 @@ import itertools
 
 import pytest
 
-from serving.replication.adoption import Adopt, Drop, decide_orphan
-from serving.replication.contacts import Contacts
-from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, Orphan
-from serving.replication.ownership import (
+from serving.replication.actions import (
     CancelAttempt,
     Commit,
     FollowRegister,
     LookInRegister,
-    Phase,
+    Move,
     Prepare,
     SessionLost,
-    StandbyOwnership,
 )
+from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.contacts import Contacts
+from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, Orphan
+from serving.replication.ownership import Phase, StandbyOwnership
 from serving.replication.register import Ended, EpochRecord, Owner
 
 CONFIG = LeaseConfig()
@@ -254,6 +254,72 @@ def test_a_session_that_has_ended_elsewhere_is_not_served_on(top: EpochRecord | 
     assert serving().role.looked(top, 5.0) == [FollowRegister()]
 
 
+# Moves
+
+
+def moving() -> Standby:
+    """The replica r1 is being taken away, and its copy has been asked to yield."""
+    standby = serving()
+    standby.answers(0.1)
+    assert standby.role.leaving({"r1"}, 0.2) == [Move("a2", 1)]
+    return standby
+
+
+def test_a_session_is_not_moved_from_a_replica_that_stays() -> None:
+    standby = serving()
+    standby.answers(0.1)
+    assert standby.role.leaving({"r2"}, 0.2) == []
+
+
+def test_an_owner_that_moves_is_renewed_until_what_it_handed_over_is_committed() -> None:
+    standby = moving()
+    assert standby.role.renewal() == CopyLease("s", "a1", 1)
+    standby.role.yielded("a2", 3.0)
+    assert standby.role.moved("a2", "r2", 4.0) == [Commit(2, Owner("r2", "a2", "m"))]
+    assert standby.role.renewal() is None
+    standby.role.committed(2, True, 4.1)
+    assert standby.role.renewal() == CopyLease("s", "a2", 2)
+
+
+def test_what_the_owner_sends_before_it_yields_is_kept_and_does_not_end_the_move() -> None:
+    standby = moving()
+    assert standby.role.fed(1, True, 0.3) == []
+    assert standby.role.is_fed(1)
+    assert standby.role.moved("a2", "r2", 0.4) == [Commit(2, Owner("r2", "a2", "m"))]
+
+
+def test_a_move_that_failed_is_said_to_be_given_up_and_tried_again() -> None:
+    standby = moving()
+    assert standby.role.prepare_failed("a2", 0.3) == [CancelAttempt("a2")]
+    assert standby.role.renewal() == CopyLease("s", "a1", 1, given_up=1)
+    assert standby.role.tick(0.7) == []
+    assert standby.role.tick(0.8) == [Move("a3", 2)]
+
+
+@pytest.mark.parametrize(("yields", "given_up_at"), [(False, 10.3), (True, 5.4)], ids=["yield", "copy"])
+def test_a_move_without_an_answer_is_given_up(yields: bool, given_up_at: float) -> None:
+    standby = moving()
+    if yields:
+        standby.role.yielded("a2", 0.3)
+    standby.contacts.heard("r1", given_up_at, given_up_at)
+    assert standby.role.tick(given_up_at - 0.2) == []
+    assert standby.role.tick(given_up_at) == [CancelAttempt("a2")]
+    assert standby.role.moved("a2", "r2", given_up_at) == [CancelAttempt("a2")]
+
+
+def test_a_copy_that_was_moved_too_late_is_cancelled() -> None:
+    standby = moving()
+    standby.role.yielded("a2", 0.3)
+    assert standby.role.moved("a2", "r2", 5.4) == [CancelAttempt("a2")]
+
+
+def test_a_session_whose_replica_dies_in_the_middle_of_a_move_is_taken_over() -> None:
+    standby = moving()
+    assert standby.role.died("r1", 0.3) == []
+    assert standby.role.prepare_failed("a2", 0.4) == [CancelAttempt("a2")]
+    assert standby.role.tick(0.9) == [Prepare("a3", "r1")]
+
+
 # Adoption
 
 ADOPT = Adopt(2, Owner("r1", "a", "m"))
@@ -311,11 +377,12 @@ def test_a_manager_takes_up_what_it_committed_without_hearing_of_it() -> None:
     ("top", "epoch", "drop"),
     [
         (EpochRecord(3, Owner("r2", "b", "m2")), 2, Drop("a", 3)),
+        (EpochRecord(3, Owner("r2", "a", "m2")), None, Drop("a", 3)),
         (EpochRecord(3, Ended()), 2, Drop("a", 3)),
         (None, 2, Drop("a", 2)),
         (None, None, Drop("a", 0)),
     ],
-    ids=["overtaken", "ended", "forgotten", "never committed"],
+    ids=["overtaken", "on another replica", "ended", "forgotten", "never committed"],
 )
 def test_a_copy_that_is_not_the_owner_is_dropped(top: EpochRecord | None, epoch: int | None, drop: Drop) -> None:
     assert decide(top, epoch) == drop

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.replication.actions import Action, Commit
 from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, RenewRequest, ReplicaLeases
-from serving.replication.ownership import Action, Commit, Phase, StandbyOwnership
+from serving.replication.ownership import Phase, StandbyOwnership
 from serving.replication.register import Ended, MemoryRegister, Owner, Record
 from tests.serving.replication.simulated_processes import Manager
-from tests.serving.replication.simulation import Rules, World
+from tests.serving.replication.simulation import STEP_S, Rules, World
 
-VARIANT_SEEDS = 400
+VARIANT_SEEDS = 600
 
 
 @settings(max_examples=150, derandomize=True, deadline=None)
@@ -137,6 +138,70 @@ def test_a_commit_that_the_register_heard_and_did_not_answer_is_won(world: World
     assert (world.leased(), world.violations) == ([world.owner().replica], [])
 
 
+# A process is taken away. What it holds goes on elsewhere while it is still there.
+
+
+def longest_pause(world: World, until: float) -> float:
+    """The longest time until then in which the session had no leased copy, in seconds."""
+    longest, served_at = 0.0, world.now
+    while world.now < until:
+        world.run(until=world.now + STEP_S)
+        served_at = world.now if world.leased() else served_at
+        longest = max(longest, world.now - served_at)
+    return longest
+
+
+def test_a_replica_that_is_taken_away_hands_its_session_over(world: World) -> None:
+    before = world.owner()
+    world.leave(before.replica)
+    paused_s = longest_pause(world, until=8.0)
+    assert before.replica not in (world.owner().replica, *copies(world))
+    assert paused_s < world.rules.config.lease_s / 2
+    assert (world.counts["takeovers"], world.violations) == (1, [])
+
+
+def test_a_session_stays_on_a_replica_that_is_taken_away_until_there_is_another_one(world: World) -> None:
+    before = world.owner()
+    world.leaving |= {replica.name for replica in world.replicas()}
+    assert longest_pause(world, until=8.0) == 0
+    assert world.owner() == before
+    world.spawn("R")
+    world.run(until=12.0)
+    assert world.owner().replica not in world.leaving
+    assert world.violations == []
+
+
+@pytest.mark.parametrize("step", ["on_move", "on_yielded", "on_commit", "on_created"])
+def test_a_manager_dies_in_the_middle_of_a_move_and_another_one_goes_on(world: World, step: str) -> None:
+    setattr(world, step, lambda manager, *_: world.crash(manager.name))
+    world.at(3.5, lambda: world.leave(world.owner().replica))
+    world.run(until=5.0)
+    assert "M0" not in world.processes
+    setattr(world, step, lambda *_: None)
+    world.run(until=20.0)
+    assert world.owner().standby == "M1"
+    assert world.owner().replica not in world.leaving
+    assert world.leased() == copies(world) == [world.owner().replica]
+    assert world.violations == []
+
+
+def test_a_manager_that_is_taken_away_renews_until_another_one_does(world: World) -> None:
+    before = world.owner()
+    world.leave("M0")
+    assert longest_pause(world, until=8.0) == 0
+    assert (world.owner().attempt, world.owner().standby in world.processes) == (before.attempt, True)
+    assert world.owner().standby != "M0"
+    assert "s0" not in world.manager("M0").roles
+    assert world.violations == []
+
+
+def test_managers_that_are_all_taken_away_do_not_adopt_from_each_other(world: World) -> None:
+    for manager in world.managers():
+        manager.is_leaving = True
+    world.run(until=10.0)
+    assert (world.owner().standby, world.counts["adoptions"]) == ("M0", 0)
+
+
 # Without a rule, the same simulation finds what the rule is for.
 
 
@@ -188,6 +253,25 @@ class IsAlwaysFull(StandbyOwnership):
         return True
 
 
+class RenewsWhatHasYielded(ReplicaLeases):
+    def yield_lease(self, attempt: str, epoch: int, move: int, now: float) -> bool:
+        yielded = super().yield_lease(attempt, epoch, move, now)
+        if (copy := self._copies.get(attempt)) is not None:
+            copy.has_yielded = False
+        return yielded
+
+
+class CommitsAMoveGivenUp(StandbyOwnership):
+    def _give_up_attempt(self, now: float) -> list[Action]:
+        self._stale = self._attempt if self.phase is Phase.MOVING else None
+        return super()._give_up_attempt(now)
+
+    def moved(self, attempt: str, replica: str, now: float) -> list[Action]:
+        if self.phase is Phase.SERVING and attempt == getattr(self, "_stale", None):
+            return self._commit(Owner(replica, attempt, self._manager))
+        return super().moved(attempt, replica, now)
+
+
 class KeepsWhatItPrepared(StandbyOwnership):
     def fed(self, epoch: int, full: bool, now: float) -> list[Action]:
         phase, self.phase = self.phase, Phase.SERVING if self._is_open else self.phase
@@ -204,11 +288,24 @@ class KeepsWhatItPrepared(StandbyOwnership):
         (Rules(register=NoRegister), "two leased copies"),
         (Rules(ownership=RenewsWhileItCommits), "two leased copies"),
         (Rules(leases=TakesLowerEpochs), "two leased copies"),
+        (Rules(leases=RenewsWhatHasYielded), "two leased copies"),
+        (Rules(ownership=CommitsAMoveGivenUp), "two leased copies"),
         (Rules(register=ForgetsEnds), "after its end"),
         (Rules(ownership=IsAlwaysFull), "without full state"),
         (Rules(ownership=KeepsWhatItPrepared), "not the newest"),
     ],
-    ids=["reading", "wait", "register", "no renewal", "fencing", "end", "full state", "newest state"],
+    ids=[
+        "reading",
+        "wait",
+        "register",
+        "no renewal",
+        "fencing",
+        "yield",
+        "given up",
+        "end",
+        "full state",
+        "newest state",
+    ],
 )
 def test_a_rule_that_is_left_out_is_missed(rules: Rules, found: str) -> None:
     assert any(
