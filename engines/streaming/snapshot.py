@@ -71,7 +71,12 @@ def take_exact(generator: Generator, stream: Stream) -> bytes:
         tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(frames) if tensor is not None}
         facts |= {"decoder_frames_seen": stream.decoder.frames_seen, "decoder_slots": len(frames)}
     facts |= {"context_due": stream.context_due, "recache_due": stream.recache_due}
-    return pack("exact", tensors, facts | generator.identity | _machine(generator))
+    return pack("exact", tensors, facts | machine_of(generator))
+
+
+def exact_bytes(generator: Generator, stream: Stream) -> int:
+    """About how much `take_exact` makes: the window, beside which the rest is small."""
+    return sum(part.nbytes for part in _window(generator, stream).values())
 
 
 def take_light(generator: Generator, stream: Stream) -> bytes:
@@ -88,6 +93,17 @@ def light_parts(generator: Generator, stream: Stream) -> tuple[dict[str, Tensor]
 def pack_light(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
     """A light snapshot from its parts."""
     return pack("light", tensors, facts)
+
+
+def machine_of(generator: Generator) -> dict[str, Any]:
+    """What has to be the same where a stream is to go on bit for bit: networks, device, torch.
+
+    On a CPU the threads change a sum's last bits.
+    """
+    device = generator.cache.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    return generator.identity | {"device": name, "torch": torch.__version__, "threads": threads}
 
 
 def read_snapshot(data: bytes) -> Snapshot:
@@ -111,7 +127,7 @@ def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
     wanted = {"quantization": None, "loras": None} | _identity(generator, kind, facts)
     _require_same(facts, wanted, "it cannot continue here")
     if kind == "exact":
-        _require_same(facts, _machine(generator), EXACT_REMEDY)
+        _require_same(facts, machine_of(generator), EXACT_REMEDY)
     with _consistent():
         if kind == "exact":
             _require_same_window(generator, snapshot.tensors)
@@ -163,16 +179,6 @@ def _window(generator: Generator, stream: Stream) -> dict[str, Tensor]:
     frames = min(stream.latent_frames, stream.policy.frames)
     states = [generator.cache.state(lane, frames) for lane in stream.lanes]
     return {f"{number}.{name}": part for number, state in enumerate(states) for name, part in state.items()}
-
-
-def _machine(generator: Generator) -> dict[str, Any]:
-    """What must be the same for a stream to go on bit for bit. On a CPU the threads change a sum's last bits."""
-    device = generator.cache.device.type
-    return {
-        "device": device,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads() if device == "cpu" else None,
-    }
 
 
 def _identity(generator: Generator, kind: Kind, facts: dict[str, Any]) -> dict[str, str]:

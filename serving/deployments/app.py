@@ -12,7 +12,7 @@ from serving.config import ServerConfig
 from serving.deployments.replicas.denoiser import DenoiserReplica
 from serving.deployments.replicas.text_encoder import TextEncoderReplica
 from serving.deployments.replicas.video_decoder import VideoDecoderReplica
-from serving.deployments.routing.session_router import SessionRouter
+from serving.deployments.routing.session_router import ManagerRouter, SessionRouter
 from serving.deployments.session_manager import SessionManagerReplica
 from serving.deployments.telemetry.logging_config import LOGGING
 from serving.weights.quantized_model import served_model
@@ -30,7 +30,10 @@ MOST_REQUESTS = 10_000
 
 def build(config: ServerConfig) -> serve.Application:
     """The application behind gRPC and HTTP. It stays one, since gRPC clients need not name the only one."""
-    manager = _deployment(SessionManagerReplica, "SessionManager", config.managers, pinned=False)
+    router: Any = {"request_router_class": ManagerRouter}
+    manager = _deployment(
+        SessionManagerReplica, "SessionManager", config.managers, router=RequestRouterConfig(**router)
+    )
     return manager.bind(config, served_model(config).stream, _denoisers(config))
 
 
@@ -41,17 +44,22 @@ def replicas(config: ServerConfig) -> int:
 
 
 def _denoisers(config: ServerConfig) -> serve.Application:
-    denoisers = _deployment(DenoiserReplica, "Denoiser", config.denoisers, pinned=True, device=config.device)
+    pinned = _pinned()
+    denoisers = _deployment(DenoiserReplica, "Denoiser", config.denoisers, router=pinned, device=config.device)
     if config.stages == "shared":
         return denoisers.bind(config)
     reading = config.text_device or config.device
-    text = _deployment(TextEncoderReplica, "TextEncoder", config.text_encoders, pinned=False, device=reading)
-    pictures = _deployment(VideoDecoderReplica, "VideoDecoder", config.decoders, pinned=True, device=config.device)
+    text = _deployment(TextEncoderReplica, "TextEncoder", config.text_encoders, device=reading)
+    pictures = _deployment(
+        VideoDecoderReplica, "VideoDecoder", config.decoders, router=pinned, device=config.device
+    )
     return denoisers.bind(config, text.bind(config), pictures.bind(config))
 
 
-def _deployment(kind: type, name: str, replicas: int, *, pinned: bool, device: str = "cpu") -> Any:
-    router: dict[str, Any] = {"request_router_config": _router()} if pinned else {}
+def _deployment(
+    kind: type, name: str, replicas: int, *, router: RequestRouterConfig | None = None, device: str = "cpu"
+) -> Any:
+    routing: dict[str, Any] = {} if router is None else {"request_router_config": router}
     return serve.deployment(
         kind,
         name=name,
@@ -63,11 +71,11 @@ def _deployment(kind: type, name: str, replicas: int, *, pinned: bool, device: s
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=LOGGING,
         ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if device == "cuda" else 0},
-        **router,
+        **routing,
     )
 
 
-def _router() -> RequestRouterConfig:
+def _pinned() -> RequestRouterConfig:
     settings: Any = {
         "request_router_class": SessionRouter,
         "request_routing_stats_period_s": 0.3,

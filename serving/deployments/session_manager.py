@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -20,7 +21,8 @@ from ray.serve.handle import DeploymentHandle
 from engines.config.stream import StreamConfig
 from serving.auth import Caller
 from serving.config import ServerConfig
-from serving.deployments.replicas.identity import this_deployment, this_replica
+from serving.deployments.replicas.identity import this_deployment, this_deployment_id, this_replica
+from serving.deployments.routing import departures
 from serving.deployments.routing.kv_register import KvRegister
 from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.deployments.routing.replica_client import ReplicaClient
@@ -31,6 +33,9 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import page_of
 from serving.protocol.status import code_of, message_of, milliseconds, reason_of, retry_after_of, write_error
 from serving.web.app import web_app
+
+DEPARTURE_S = 0.2
+"""How often a manager looks whether it is being taken away, and whether others have its sessions."""
 
 COUNT_EVERY_S = 10.0
 """How often a manager counts how many there are."""
@@ -110,6 +115,7 @@ class SessionManagerReplica:
         self._sessions = SessionService(pool, KvRegister(), config, own, manager=this_replica())
         self._managers = ReplicaActors(this_deployment())
         self._counted_at = float("-inf")
+        self._departure: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return web_app(self._sessions, self._origins)
@@ -117,7 +123,29 @@ class SessionManagerReplica:
     async def check_health(self) -> None:
         """Begin, if that has not been done, to look for sessions whose manager is gone; count the managers."""
         self._sessions.start()
+        if self._departure is None:
+            self._departure = asyncio.create_task(self._depart())
         await self._count_managers()
+
+    async def ping(self) -> None:
+        """A handle hears of its deployment's replicas once it has been used."""
+
+    async def _depart(self) -> None:
+        """Once Serve takes this manager away, have its sessions and clients go to the others."""
+        this, deployment = this_replica(), this_deployment_id()
+        await this_deployment().ping.remote()
+        while not departures.has_left(this):
+            await asyncio.sleep(DEPARTURE_S)
+        self._sessions.leave()
+        while not departures.staying(deployment):
+            await asyncio.sleep(DEPARTURE_S)
+        self._sessions.end_streams()
+
+    async def __del__(self) -> None:
+        """Serve lets this manager go, which nobody calls any more: its sessions have to be others' before."""
+        self._sessions.leave()
+        while self._sessions.is_standby and departures.staying(this_deployment_id()):
+            await asyncio.sleep(DEPARTURE_S)
 
     async def _count_managers(self) -> None:
         if (now := time.monotonic()) - self._counted_at < COUNT_EVERY_S:

@@ -34,6 +34,7 @@ from serving.gateway.session_options import OptionsChecker
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.gateway.shared_answer import SharedAnswer
 from serving.gateway.spectators import Spectators
+from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
@@ -60,6 +61,7 @@ class SessionService(SessionAPI):
             config.limits.recovery_seconds, config.limits.restart_seconds,
         )  # fmt: skip
         self._spectators = Spectators(self._relay, self._failover.beside)
+        self._handoff = StreamHandoff()
         self._requests = RequestLog()
         self._callers = Callers(
             config, register, partial(self._relay.ask, method="caller_of"), self._failover.beside
@@ -79,6 +81,19 @@ class SessionService(SessionAPI):
     def share_limits(self, managers: int) -> None:
         """Let in a share of what callers may ask: there are so many managers now."""
         self._callers.managers = managers
+
+    def leave(self) -> None:
+        """This process is being taken away: its sessions are offered to other managers, and kept until then."""
+        self._failover.leave()
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether there are sessions that no other manager has adopted."""
+        return self._failover.is_standby
+
+    def end_streams(self) -> None:
+        """Have all who watch or steer come again: other managers are there to answer."""
+        self._handoff.begin()
 
     async def stop(self) -> None:
         """Leave the sessions to other managers."""
@@ -233,7 +248,8 @@ class SessionService(SessionAPI):
     def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
         from_frame = request.from_frame if request.HasField("from_frame") else None
         admit = partial(self._callers.require_own, request.session_id, caller)
-        return self._spectators.watch(request.session_id, from_frame, self._config.limits.stream_seconds, admit)
+        seconds = self._config.limits.stream_seconds
+        return self._handoff.while_here(self._spectators.watch(request.session_id, from_frame, seconds, admit))
 
     @override
     async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
@@ -258,7 +274,7 @@ class SessionService(SessionAPI):
                 await self._relay.ask(session_id, "reports_ended", client_id)
 
         stream = ControllerStream(client_id, events, followed, apply, commands_ended)
-        async with aclosing(stream.run(commands)) as answers:
+        async with aclosing(self._handoff.while_here(stream.run(commands))) as answers:
             async for event in answers:
                 yield event
 

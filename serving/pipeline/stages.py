@@ -31,8 +31,11 @@ class TextEncoderStage(Protocol):
 class DecoderStage(Protocol):
     """Decodes and encodes blocks; a session is pinned to the decoder that opened it."""
 
-    async def open(self, key: str, start: DecoderStart) -> None:
-        """Begin, or begin again elsewhere, at `start`. Raises SlotsFull, or ReplicaLost if nobody answers."""
+    async def open(self, key: str, start: DecoderStart, *, moves: bool = False) -> None:
+        """Begin, or begin again elsewhere, at `start`; one that `moves`, where nothing is being taken away.
+
+        Raises SlotsFull, or ReplicaLost if nobody answers; what was open before is then open still.
+        """
 
     async def decode(self, key: str, block: Block) -> Chunk:
         """The chunk of the session's next block, or once more of its last. Raises ReplicaLost."""
@@ -42,6 +45,9 @@ class DecoderStage(Protocol):
 
     def block_seconds(self, key: str) -> float | None:
         """What a session's last block took of this process's time; None where others decode, or none has been."""
+
+    def is_leaving(self, key: str) -> bool:
+        """Whether what decodes the session is being taken away."""
 
 
 async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
@@ -91,7 +97,7 @@ class LocalDecoder(DecoderStage):
         return self._executor.submit(self.decoder.measure, stream, channels, dtype).result()
 
     @override
-    async def open(self, key: str, start: DecoderStart) -> None:
+    async def open(self, key: str, start: DecoderStart, *, moves: bool = False) -> None:
         await in_thread(self._executor, lambda: self.decoder.open(key, start))
 
     @override
@@ -107,3 +113,7 @@ class LocalDecoder(DecoderStage):
     @override
     def block_seconds(self, key: str) -> float | None:
         return self.decoder.block_seconds(key)
+
+    @override
+    def is_leaving(self, key: str) -> bool:
+        return False

@@ -48,7 +48,8 @@ class ResumeState:
 
     `past` is what its log of applied cues has before the record's end of it, `chunks` are what viewers may still
     ask for, and `reason` says why it does not go on where it was. `loras`, if not None, must be merged where it
-    goes on. Raises InvalidRequest for blocks without a snapshot: the session would begin again.
+    goes on. Only a replica's own snapshot is `exact`, and goes on bit for bit. Raises InvalidRequest for blocks
+    without a snapshot: the session would begin again.
     """
 
     record: SessionRecord
@@ -58,6 +59,7 @@ class ResumeState:
     reason: str = ""
     past: bytes = b""
     loras: tuple[str, ...] | None = None
+    exact: bool = False
 
     def __post_init__(self) -> None:
         if self.snapshot is None and self.record.delivered_frames > 0:
@@ -76,6 +78,13 @@ class Prepared(NamedTuple):
     attempt: str
     reading: float
     description: bytes
+
+
+class HandedOver(NamedTuple):
+    """A session as its copy left it when it yielded."""
+
+    spec: SessionSpec
+    resume: ResumeState
 
 
 class FullState(NamedTuple):

@@ -39,7 +39,8 @@ class ActiveSession:
     somebody `held` the session; `making` is the one that is being made, the last of the `undelivered` ones is
     `delivering`. `settled` is the time of the clean pass that was run since the last block. `asked_now`
     says when a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby, makes
-    the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed.
+    the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed. `resumed` says how
+    a copy that was elsewhere came here.
     """
 
     spec: SessionSpec
@@ -61,6 +62,7 @@ class ActiveSession:
     undelivered: int = 0
     encoding: asyncio.Task[None] | None = None
     recording: RecordingMark = NO_RECORDING
+    resumed: pb.Resumed | None = None
     asked_now: dict[int, float] = field(default_factory=dict)
     delivered_at: float | None = None
     waiting: Waiting = Waiting.UNSPECIFIED
@@ -230,6 +232,7 @@ class ActiveSession:
             replica=self.replica,
             held_fps=self.watch.held_fps or 0.0,
             provenance=self.provenance if cues else None,
+            resumed=self.resumed,
         )
 
     def queued_blocks(self, now: float) -> int:

@@ -28,8 +28,8 @@ from serving.pipeline.stages import in_thread
 from serving.session.state_machine import BlockPlan, State
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity
+from serving.worker.capacity.pass_watch import PassWatch
 from serving.worker.delivery import Delivery, MadeBlock
-from serving.worker.pass_watch import PassWatch
 from serving.worker.prompt_prefetch import PromptPrefetch
 from serving.worker.scheduler import Candidate, Scheduler, Urgency
 

@@ -24,7 +24,6 @@ from serving.worker.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
-DECODER_TRIES = 3
 RETRY_S = 0.5
 
 
@@ -46,7 +45,10 @@ class MadeBlock(NamedTuple):
 
 
 class Delivery:
-    """Has blocks decoded and sends their chunks, one after the other, once their session has a lease."""
+    """Has blocks decoded and sends their chunks, one after the other, once their session has a lease.
+
+    A session whose decoder is lost waits up to `restart_s` for another one.
+    """
 
     def __init__(
         self,
@@ -57,7 +59,9 @@ class Delivery:
         wake: Callable[[], None],
         metrics: Metrics,
         capacity: Capacity,
+        restart_s: float,
     ) -> None:
+        self._restart_s = restart_s
         self._decoder = decoder
         self._executor = executor
         self._leased = leased
@@ -160,36 +164,46 @@ class Delivery:
             session.asked_now = {later: at for later, at in session.asked_now.items() if later > frame}
 
     async def _decode(self, session: ActiveSession, block: Block) -> Chunk:
-        """The chunk of `block`; where its decoder is lost, from another one."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        for _ in range(DECODER_TRIES):
+        """The chunk of `block`; where its decoder is lost or is being taken away, from another one."""
+        now = asyncio.get_running_loop().time
+        began = now()
+        if self._decoder.is_leaving(session.decoder_key):
+            await self._reopen(session, block, "the one before is being taken away", began, moves=True)
+        while True:
             try:
                 return await self._decoder.decode(session.decoder_key, block)
             except ReplicaLost as lost:
-                logger.warning(
-                    "decoder lost", extra={"session": session.id, "block": block.number, "why": str(lost)}
-                )
-                await self._reopen(session, block)
-                frame = session.config.blocks.pixel_frames(block.number)
-                resumed = pb.Resumed(frame=frame, reason=f"another video decoder: {lost}")
-                resumed.silence.FromMilliseconds(round(1000 * (loop.time() - began)))
-                session.audience.publish(resumed=resumed)
-                self._metrics.resumed("decoder")
-        raise ReplicaLost(f"no video decoder could be had for block {block.number} in {DECODER_TRIES} tries")
+                extra = {"session": session.id, "block": block.number, "why": str(lost)}
+                logger.warning("decoder lost", extra=extra)
+                if session.closed:
+                    raise
+                if now() - began > self._restart_s:
+                    raise ReplicaLost(f"no video decoder could be had within {self._restart_s:g} s") from lost
+                if not await self._reopen(session, block, str(lost), began):
+                    await asyncio.sleep(RETRY_S)
 
-    async def _reopen(self, session: ActiveSession, block: Block) -> None:
-        """Open the session on another decoder, which sees the latents before `block` first."""
+    async def _reopen(
+        self, session: ActiveSession, block: Block, why: str, began: float, *, moves: bool = False
+    ) -> bool:
+        """Open the session on another decoder, which sees the latents before `block` first; False if none is."""
         try:
             start = await in_thread(self._executor, partial(decoder_start, session, block.number))
             # Latents of earlier blocks were there before this one's.
-            await self._decoder.open(session.decoder_key, start._replace(ready=block.ready))
-            if session.closed:
-                # It ended meanwhile, and closed the decoder that it had then.
-                await self._decoder.close(session.decoder_key)
+            start = start._replace(ready=block.ready)
+            await self._decoder.open(session.decoder_key, start, moves=moves)
         except (ReplicaLost, SlotsFull) as error:
             logger.warning("no decoder yet", extra={"session": session.id, "why": str(error)})
-            await asyncio.sleep(RETRY_S)
+            return False
+        if session.closed:
+            # It ended meanwhile, and closed the decoder that it had then.
+            await self._decoder.close(session.decoder_key)
+        resumed = pb.Resumed(
+            frame=session.config.blocks.pixel_frames(block.number), reason=f"another video decoder: {why}"
+        )
+        resumed.silence.FromMilliseconds(round(1000 * (asyncio.get_running_loop().time() - began)))
+        session.audience.publish(resumed=resumed)
+        self._metrics.resumed("decoder")
+        return True
 
 
 def decoder_start(session: ActiveSession, block: int) -> DecoderStart:

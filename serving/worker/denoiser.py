@@ -8,19 +8,18 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from engines.streaming.generator import Generator
-from engines.streaming.snapshot import take_light
+from engines.streaming.snapshot import machine_of
 from serving.errors import LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
-from serving.protocol.convert import write_cue
-from serving.protocol.cue_pages import applied_page, pending_page, whole_log
+from serving.protocol.cue_pages import applied_page, pending_page
 from serving.replication.leases import LeaseConfig, RenewAnswer, RenewRequest, ReplicaLeases
 from serving.replication.messages import (
     FeedItem,
+    HandedOver,
     Item,
     Joined,
     Prepared,
@@ -40,6 +39,7 @@ from serving.worker.metrics import Metrics
 from serving.worker.prompt_prefetch import PromptPrefetch
 from serving.worker.session_copies import SessionCopies
 from serving.worker.session_factory import SessionFactory
+from serving.worker.session_saver import SessionSaver
 from serving.worker.session_streams import SessionStreams
 
 logger = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Denoiser:
         leases: how long a lease is.
         capacity: what the device has time for.
         viewers: of one session, at most.
+        restart_s: how long a session waits for a decoder that is being started.
         replay_s: how long the past of a session may be generated again, or rebuilt, for a client.
         provenance: what the videos are made with.
 
@@ -85,6 +86,7 @@ class Denoiser:
         leases: LeaseConfig | None = None,
         replay_s: float = 20.0,
         viewers: int = 1000,
+        restart_s: float = 180.0,
         provenance: pb.Provenance | None = None,
     ) -> None:
         self._generator = generator
@@ -100,9 +102,11 @@ class Denoiser:
         )
         self._prompts = PromptPrefetch(text, self._copies.end, self._loop.wake)
         self._delivery = Delivery(
-            decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity
-        )
+            decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity,
+            restart_s,
+        )  # fmt: skip
         self._factory = SessionFactory(generator, text, decoder, executor, replica, provenance)
+        self._saver = SessionSaver(self._copies, generator, executor, self._loop.wake)
         self._commands = CommandHandler(self._copies, generator, decoder, executor, self._loop.wake)
         self._streams = SessionStreams(self._copies, generator, executor, self._loop.wake, viewers)
         self._tasks: list[asyncio.Task[None]] = []
@@ -333,17 +337,19 @@ class Denoiser:
             session.audience.publish(recording=ended)
             await self._commands.mark_recording(session, mark)
 
+    # What goes on elsewhere
+
     async def save(self, attempt: str, max_bytes: int) -> SavedSession:
-        """The session at its present block, with all its log. Raises LimitReached if that is too long."""
-        session = self._copies.leased(attempt)
-        async with session.commands, at_rest(session, self._loop.wake):
-            state = session.describe(cues=False)
-            state.pending.extend(write_cue(pending.cue) for pending in session.logic.pending)
-            state.applied.extend(whole_log(session.logic.applied, max_bytes))
-            stream = None
-            if session.stream.blocks:
-                stream = await in_thread(self._executor, partial(take_light, self._generator, session.stream))
-            return SavedSession(state, stream)
+        """As `SessionSaver.save`."""
+        return await self._saver.save(attempt, max_bytes)
+
+    async def hand_over(self, attempt: str, epoch: int, move: int, machine: dict[str, Any]) -> HandedOver:
+        """As `SessionSaver.hand_over`."""
+        return await self._saver.hand_over(attempt, epoch, move, machine)
+
+    def machine(self) -> dict[str, Any]:
+        """As `machine_of` its generator."""
+        return machine_of(self._generator)
 
 
 def _now() -> float:

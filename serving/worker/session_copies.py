@@ -169,6 +169,11 @@ class SessionCopies:
             making.cancel()
         self._end_fenced()
 
+    def yield_lease(self, attempt: str, epoch: int, move: int) -> None:
+        """End the copy's lease for the sake of a move. Raises NoLease where that is not to be any more."""
+        if not self.leases.yield_lease(attempt, epoch, move, _now()):
+            raise NoLease(f"this copy of the session does not yield to move {move} at epoch {epoch}")
+
     def drop(self, attempt: str, epoch: int) -> None:
         """The register says at `epoch` that the copy is not the owner."""
         self.leases.drop(attempt, epoch, _now())

@@ -70,6 +70,7 @@ class SessionFactory:
             if resume is not None:
                 session.audience.kept.extend(resume.chunks)
                 session.recording = resume.recording
+                session.resumed = _resumed(resume, logic)
             await self._begin_decoding(session, stream.blocks)
         return session
 
@@ -137,7 +138,7 @@ class SessionFactory:
             return await self._new(spec)
         with refused():
             snapshot = await asyncio.to_thread(read_snapshot, resume.snapshot)
-        if snapshot.kind != "light" or snapshot.config != spec.stream:
+        if snapshot.kind != ("exact" if resume.exact else "light") or snapshot.config != spec.stream:
             raise InvalidRequest("the snapshot's stream does not go with its session: it is set up otherwise")
         return await self._opened(lambda: restore(self._generator, snapshot).stream)
 
@@ -214,6 +215,14 @@ class SessionFactory:
     async def _run(self, work: Callable[[], T]) -> T:
         with refused():
             return await in_thread(self._executor, work)
+
+
+def _resumed(resume: ResumeState, logic: Session) -> pb.Resumed | None:
+    """None for a session out of a client's snapshot, which has not been elsewhere."""
+    if not resume.reason:
+        return None
+    kind = pb.RESUME_KIND_EXACT if resume.exact else pb.RESUME_KIND_REBUILT
+    return pb.Resumed(frame=logic.earliest_frame, reason=resume.reason, kind=kind)
 
 
 def _logic(spec: SessionSpec, resume: ResumeState | None, stream: Stream, now: float) -> Session:

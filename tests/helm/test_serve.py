@@ -19,7 +19,7 @@ from tests.serving.live.scenes import playing
 
 pytestmark = pytest.mark.slow
 
-VALUES = ("insecure=true", "shutdown.replicaSeconds=5", "shutdown.managerSeconds=35", "replicas.managers=2")
+VALUES = ("insecure=true", "shutdown.replicaSeconds=60", "shutdown.managerSeconds=90", "replicas.managers=2")
 TWO = (*VALUES, "replicas.denoisers=2")
 GROUPS = {"front": 4, "denoiser": 3}
 END = 249

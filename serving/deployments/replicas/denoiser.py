@@ -30,7 +30,16 @@ from serving.deployments.telemetry.metrics import DenoiserMetrics
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage
 from serving.replication.leases import RenewAnswer, RenewRequest
-from serving.replication.messages import FeedItem, Item, Joined, Prepared, ResumeState, Role, SessionSpec
+from serving.replication.messages import (
+    FeedItem,
+    HandedOver,
+    Item,
+    Joined,
+    Prepared,
+    ResumeState,
+    Role,
+    SessionSpec,
+)
 from serving.timeline.cue import Cue
 from serving.worker.denoiser import Denoiser
 
@@ -75,6 +84,7 @@ class DenoiserReplica:
                 slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
                 leases=self._config.leases, capacity=self._capacity, provenance=self._provenance,
                 replay_s=self._config.limits.replay_seconds, viewers=self._config.limits.viewers_per_session,
+                restart_s=self._config.limits.restart_seconds,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser
@@ -98,6 +108,12 @@ class DenoiserReplica:
 
     async def drop(self, attempt: str, epoch: int) -> None:
         self._here().drop(attempt, epoch)
+
+    async def machine(self) -> dict[str, Any]:
+        return self._here().machine()
+
+    async def hand_over(self, attempt: str, epoch: int, move: int, machine: dict[str, Any]) -> HandedOver:
+        return await self._here().hand_over(attempt, epoch, move, machine)
 
     async def session_ended(self, session_id: str, epoch: int) -> None:
         self._here().session_ended(session_id, epoch)

@@ -97,18 +97,18 @@ class RemoteDecoder(DecoderStage):
         self._keeping: asyncio.Task[None] | None = None
 
     @override
-    async def open(self, key: str, start: DecoderStart) -> None:
+    async def open(self, key: str, start: DecoderStart, *, moves: bool = False) -> None:
         warm = await asyncio.to_thread(_fetched, self._copier.begin(start.warm, start.ready))
         if self._keeping is None:
             self._keeping = asyncio.create_task(self._keep())
-        if (before := self._opened.pop(key, None)) is not None:
-            self._close_later(before)
-        name, tried = f"{key}.{uuid.uuid4().hex[:8]}", list[str]()
+        before, name, tried = self._opened.get(key), f"{key}.{uuid.uuid4().hex[:8]}", list[str]()
         arguments = (name, start.next_block, start.first_frame, warm)
         try:
-            placed = await self._replicas.place("open", *arguments, tried=tried.append)
+            placed = await self._replicas.place("open", *arguments, tried=tried.append, moves=moves)
             tried.remove(placed.replica)
             self._opened[key] = _Opened(placed.replica, name)
+            if before is not None:
+                self._close_later(before)
         finally:
             for replica in tried:
                 self._close_later(_Opened(replica, name))
@@ -139,6 +139,10 @@ class RemoteDecoder(DecoderStage):
     @override
     def block_seconds(self, key: str) -> float | None:
         return None
+
+    @override
+    def is_leaving(self, key: str) -> bool:
+        return (opened := self._opened.get(key)) is not None and self._replicas.is_leaving(opened.replica)
 
     def _close_later(self, opened: _Opened) -> None:
         """Have a replica that is silent let go of a session once it speaks again."""

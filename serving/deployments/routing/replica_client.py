@@ -16,6 +16,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from engines.errors import EngineError
+from serving.deployments.routing import departures
 from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
 from serving.gateway.ownership.replica_pool import ANSWER_S, Replicas
@@ -52,7 +53,14 @@ class ReplicaClient:
         """By id. Raises ReplicaLost where Ray does not say."""
         there = await self._actors.ids()
         avoided = self._avoided()
-        return Replicas([r for r in there if r not in avoided], [r for r in there if r in avoided])
+        leaving = [replica for replica in there if departures.has_left(replica)]
+        staying = [replica for replica in there if replica not in leaving]
+        speaking = [replica for replica in staying if replica not in avoided]
+        return Replicas(speaking, [replica for replica in staying if replica in avoided], leaving)
+
+    def is_leaving(self, replica: str) -> bool:
+        """Whether Serve takes the replica away, or has done so."""
+        return departures.has_left(replica)
 
     async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
         """What `method` of a replica returns. Raises what it raises."""
@@ -87,15 +95,18 @@ class ReplicaClient:
             # A generator that nobody reads would keep its replica from being drained.
             cast(Any, response).cancel()
 
-    async def place(self, method: str, *arguments: Any, tried: Callable[[str], None] | None = None) -> Placed:
+    async def place(
+        self, method: str, *arguments: Any, tried: Callable[[str], None] | None = None, moves: bool = False
+    ) -> Placed:
         """Call `method` on the replica that has most room; where that fails, on the next one.
 
         `tried` is told of each before it is called: one that was silent may do it all the same, later.
-        Those that were silent just now are the last to be asked. Raises SlotsFull if all are full, and ReplicaLost
-        if none answers.
+        Those that were silent just now, and those that are being taken away, are the last to be asked, and not at
+        all where something `moves`. Raises SlotsFull if all are full, and ReplicaLost if none answers.
         """
         refused: ServingError = ReplicaLost("no replica answers")
-        for among in await self.replicas():
+        replicas = await self.replicas()
+        for among in (replicas.speaking,) if moves else replicas:
             asked = await asyncio.gather(*(self._room(replica) for replica in among))
             rooms = {replica: room for replica, room in zip(among, asked, strict=True) if room is not None}
             # Of equal ones any: two callers that ask at once should not both take the same.

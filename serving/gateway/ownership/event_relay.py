@@ -91,7 +91,7 @@ class EventRelay:
                 async for event in self._of_owner(located, role, cursor, controller, audience):
                     followed.set()
                     self._absences.end(located.owner)
-                    if lost_at is not None and before is not None and before.owner != located.owner:
+                    if lost_at is not None and _is_elsewhere(before, located):
                         yield _resumed(event, _now() - lost_at)
                     lost_at, before = None, located
                     controller = None if controller is None else controller._replace(reattach=True)
@@ -151,8 +151,13 @@ class EventRelay:
         return await self._failover.directory.look(session_id)
 
 
+def _is_elsewhere(before: Located | None, located: Located) -> bool:
+    return before is not None and before.owner.attempt != located.owner.attempt
+
+
 def _resumed(event: pb.Event, silence_s: float) -> pb.Event:
-    resumed = pb.Resumed(frame=event.state.next_frame, reason="another denoiser: its replica was lost")
+    resumed = pb.Resumed(frame=event.state.next_frame)
+    resumed.MergeFrom(pb.Resumed(reason=event.state.resumed.reason, kind=event.state.resumed.kind))
     resumed.silence.FromMilliseconds(round(1000 * silence_s))
     return pb.Event(take=event.take, resumed=resumed)
 

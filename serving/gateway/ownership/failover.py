@@ -51,6 +51,7 @@ class Failover:
         self._renewals: dict[str, asyncio.Task[None]] = {}
         self._soon: dict[str, asyncio.Event] = {}
         self._adopting: set[str] = set()
+        self._is_leaving = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -58,6 +59,17 @@ class Failover:
         if not self._tasks:
             self.beside(self._watch())
             self.beside(self._forget_ended())
+
+    def leave(self) -> None:
+        """This manager is being taken away: others are asked to adopt its sessions, which it keeps until then."""
+        self._is_leaving = True
+        for replica in self._soon:
+            self._renew_now(replica)
+
+    @property
+    def is_standby(self) -> bool:
+        """Whether there are sessions that this manager keeps."""
+        return bool(self._sessions)
 
     async def stop(self) -> None:
         """Renew nothing any more: other managers adopt the sessions."""
@@ -134,12 +146,13 @@ class Failover:
     async def _watch(self) -> None:
         """One loop for each replica that is there, and the passing of time for each session."""
         while True:
-            for replica in (await self._replicas()).all:
+            replicas = await self._replicas()
+            for replica in replicas.all:
                 if replica not in self._renewals:
                     self._soon[replica] = asyncio.Event()
                     self._renewals[replica] = asyncio.create_task(self._renew_loop(replica))
             for session in list(self._sessions.values()):
-                session.tick()
+                session.tick(replicas.leaving)
             await asyncio.sleep(self._config.renew_every_s / 2)
 
     async def _replicas(self) -> Replicas:
@@ -173,7 +186,8 @@ class Failover:
         on_it = [session for session in self._sessions.values() if session.is_on(replica)]
         leases = [lease for session in on_it if (lease := session.ownership.renewal()) is not None]
         streams = [stream for stream, at in self._streams.items() if at == replica]
-        request, asked_at = self._host.contacts.request(self._manager, replica, leases, streams), _now()
+        request = self._host.contacts.request(self._manager, replica, leases, streams, leaving=self._is_leaving)
+        asked_at = _now()
         try:
             answer: RenewAnswer = await self._pool.call(
                 replica, "renew", request, timeout_s=self._config.lease_s / 2
@@ -200,6 +214,9 @@ class Failover:
     def _look_after(self, replica: str, orphan: Orphan) -> None:
         session = self._sessions.get(orphan.session_id)
         if session is not None and session.ownership.claims(orphan.attempt):
+            return
+        # Where all are being taken away, nobody's sessions go from one of them to the next.
+        if self._is_leaving and not orphan.without_lease_s:
             return
         if orphan.attempt not in self._adopting:
             self._adopting.add(orphan.attempt)

@@ -22,8 +22,15 @@ async def ask_all(pool: ReplicaPool, method: str, *arguments: Any) -> dict[str, 
 
     Where none speaks the silent ones are asked: they may speak again.
     """
-    speaking, silent = await pool.replicas()
-    return await _ask(pool, speaking or silent, method, *arguments)
+    speaking, silent, leaving = await pool.replicas()
+    return await _ask(pool, (*speaking, *leaving) or silent, method, *arguments)
+
+
+async def roomiest(pool: ReplicaPool) -> str | None:
+    """Of the replicas that stay, the one with most free slots; None where none has any."""
+    speaking = (await pool.replicas()).speaking
+    rooms: dict[str, int] = await _ask(pool, speaking, "room")
+    return max(rooms, key=lambda replica: (rooms[replica], random.random())) if any(rooms.values()) else None
 
 
 async def _ask(pool: ReplicaPool, replicas: Sequence[str], method: str, *arguments: Any) -> dict[str, Any]:
@@ -52,9 +59,9 @@ async def prepare(
 ) -> Prepared:
     """A copy of a session on the replica with most free slots; where that fails, on the next one.
 
-    Those that were silent just now come last, and of all others `avoid`. `tried` is told each replica before it is
-    called, so that it can be told of a cancellation. Raises SlotsFull if all are full, and ReplicaLost if none
-    answers.
+    Those that were silent just now come behind the others, then those that leave, and of all others `avoid`.
+    `tried` is told each replica before it is called, so that it can be told of a cancellation. Raises SlotsFull if
+    all are full, and ReplicaLost if none answers.
     """
     epoch = 0 if owner is None else owner.epoch
     attempt_of_owner = owner.record.attempt if owner is not None and isinstance(owner.record, Owner) else None

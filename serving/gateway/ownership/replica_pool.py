@@ -16,15 +16,16 @@ TOLD_S = 60.0
 
 
 class Replicas(NamedTuple):
-    """All that may hold sessions, those being taken away too; `silent` ones did not answer just now."""
+    """All that may hold sessions; `silent` ones did not answer just now, `leaving` ones are being taken away."""
 
     speaking: Sequence[str]
     silent: Sequence[str] = ()
+    leaving: Sequence[str] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
-        """Both."""
-        return (*self.speaking, *self.silent)
+        """In the order in which they are asked to take a session."""
+        return (*self.speaking, *self.silent, *self.leaving)
 
 
 class ReplicaPool(Protocol):

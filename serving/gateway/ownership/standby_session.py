@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
+from functools import partial
 from typing import Any
 
 from serving.errors import (
@@ -13,6 +14,7 @@ from serving.errors import (
     ServingError,
     SessionNotFound,
 )
+from serving.gateway.ownership.moves import moved_copy
 from serving.gateway.ownership.placement import prepare
 from serving.gateway.ownership.standby_host import StandbyHost
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -22,6 +24,7 @@ from serving.replication.actions import (
     Commit,
     FollowRegister,
     LookInRegister,
+    Move,
     Prepare,
     SessionLost,
 )
@@ -36,6 +39,9 @@ logger = logging.getLogger(__name__)
 
 FEED_SILENCE_S = 10.0
 """A feed without even a heartbeat is opened again. That its replica is silent is noticed by the leases before."""
+
+LOST = "another denoiser: its replica was lost"
+"""Why a session that was taken over goes on elsewhere."""
 
 FirstCopy = Callable[[str, Callable[[str], None]], Awaitable[Prepared]]
 """Makes the first copy of a new session as the attempt it is given, and says which replicas it tries."""
@@ -90,10 +96,10 @@ class StandbySession:
 
     # What comes in
 
-    def tick(self) -> None:
-        """Time has passed. A first copy may take as long as it likes."""
+    def tick(self, leaving: Collection[str] = ()) -> None:
+        """Time has passed; `leaving` replicas are being taken away. A first copy may take as long as it likes."""
         if self.ownership.epoch > 0 or self._prepared is not None:
-            self._carry_out(self.ownership.tick(_now()))
+            self._carry_out(self.ownership.leaving(leaving, _now()))
 
     def reported(self, report: CopyReport, asked_at: float) -> None:
         """The owner's replica has answered a renewal that was sent at `asked_at`.
@@ -146,6 +152,8 @@ class StandbySession:
             match action:
                 case Prepare(attempt, doubted):
                     self._spawn(self._prepare(attempt, doubted))
+                case Move(attempt, move):
+                    self._spawn(self._move(attempt, move))
                 case CancelAttempt(attempt):
                     self._cancel(attempt)
                 case Commit():
@@ -190,12 +198,29 @@ class StandbySession:
 
     async def _next_copy(self, attempt: str, doubted: str | None) -> Prepared:
         owner, epoch = self.ownership.owner, self.ownership.epoch
-        reason = f"another denoiser: {doubted or 'the replica before'} was lost"
         return await prepare(
-            self._host.pool, attempt, self._copy.spec, resume=self._copy.resume_state(reason),
+            self._host.pool, attempt, self._copy.spec, resume=self._copy.resume_state(LOST),
             owner=None if owner is None else EpochRecord(epoch, owner), avoid=doubted,
             tried=self._trying(attempt), timeout_s=self._host.config.prepare_timeout_s,
         )  # fmt: skip
+
+    async def _move(self, attempt: str, move: int) -> None:
+        """Have the session go on elsewhere from where its owner leaves it. Whatever fails, the owner goes on."""
+        owner, epoch = self.ownership.owner, self.ownership.epoch
+        assert owner is not None
+        yielded = partial(self.ownership.yielded, attempt)
+        try:
+            made = await moved_copy(self._host, owner, epoch, attempt, move, yielded, self._trying(attempt))
+        except asyncio.CancelledError:
+            self._cancel(attempt)
+            raise
+        except ServingError as error:
+            self._cancel(attempt)
+            logger.info("not moved yet", extra={"session": self.session_id, "why": str(error)})
+            self._carry_out(self.ownership.prepare_failed(attempt, _now()))
+            return
+        self._host.contacts.heard(made.replica, made.reading, _now())
+        self._carry_out(self.ownership.moved(attempt, made.replica, _now()))
 
     def _trying(self, attempt: str) -> Callable[[str], None]:
         """Keeps the replicas that are tried, those too that are tried after the others were told to cancel."""

@@ -62,11 +62,18 @@ class ReceiptStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RECEIPT_STAGE_REFUSED: _ClassVar[ReceiptStage]
     RECEIPT_STAGE_DROPPED: _ClassVar[ReceiptStage]
 
+class ResumeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RESUME_KIND_UNSPECIFIED: _ClassVar[ResumeKind]
+    RESUME_KIND_REBUILT: _ClassVar[ResumeKind]
+    RESUME_KIND_EXACT: _ClassVar[ResumeKind]
+
 class StreamEndReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     STREAM_END_REASON_UNSPECIFIED: _ClassVar[StreamEndReason]
     STREAM_END_REASON_SESSION_ENDED: _ClassVar[StreamEndReason]
     STREAM_END_REASON_TIME_LIMIT: _ClassVar[StreamEndReason]
+    STREAM_END_REASON_MOVED: _ClassVar[StreamEndReason]
 
 class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -119,9 +126,13 @@ RECEIPT_STAGE_ACCEPTED: ReceiptStage
 RECEIPT_STAGE_APPLIED: ReceiptStage
 RECEIPT_STAGE_REFUSED: ReceiptStage
 RECEIPT_STAGE_DROPPED: ReceiptStage
+RESUME_KIND_UNSPECIFIED: ResumeKind
+RESUME_KIND_REBUILT: ResumeKind
+RESUME_KIND_EXACT: ResumeKind
 STREAM_END_REASON_UNSPECIFIED: StreamEndReason
 STREAM_END_REASON_SESSION_ENDED: StreamEndReason
 STREAM_END_REASON_TIME_LIMIT: StreamEndReason
+STREAM_END_REASON_MOVED: StreamEndReason
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_INVALID_REQUEST: ErrorReason
 ERROR_REASON_INVALID_TIMELINE: ErrorReason
@@ -159,7 +170,7 @@ class SessionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance")
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance", "resumed")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +191,7 @@ class Session(_message.Message):
     WAITING_FIELD_NUMBER: _ClassVar[int]
     PENDING_COUNT_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: SessionState
     options: SessionOptions
@@ -200,7 +212,8 @@ class Session(_message.Message):
     waiting: WaitReason
     pending_count: int
     provenance: Provenance
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ...) -> None: ...
+    resumed: Resumed
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("longtake", "model", "codec", "origins", "weights", "loras", "torch", "device", "threads", "dtype", "kernels", "base_model")
@@ -761,14 +774,16 @@ class Receipt(_message.Message):
     def __init__(self, command_id: _Optional[str] = ..., command: _Optional[_Union[CommandKind, str]] = ..., stage: _Optional[_Union[ReceiptStage, str]] = ..., frame: _Optional[int] = ..., cue_frame: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., replicated: _Optional[bool] = ..., repeated: _Optional[bool] = ...) -> None: ...
 
 class Resumed(_message.Message):
-    __slots__ = ("frame", "reason", "silence")
+    __slots__ = ("frame", "reason", "silence", "kind")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     SILENCE_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     frame: int
     reason: str
     silence: _duration_pb2.Duration
-    def __init__(self, frame: _Optional[int] = ..., reason: _Optional[str] = ..., silence: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    kind: ResumeKind
+    def __init__(self, frame: _Optional[int] = ..., reason: _Optional[str] = ..., silence: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., kind: _Optional[_Union[ResumeKind, str]] = ...) -> None: ...
 
 class Gap(_message.Message):
     __slots__ = ("first_frame", "frames")

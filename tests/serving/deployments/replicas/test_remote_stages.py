@@ -32,7 +32,7 @@ class NoReplicas:
         self.sent.append(arguments)
         return Chunk(0, 0, ())
 
-    async def place(self, method: str, *arguments: Any, tried: Callable[[str], None]) -> Placed:
+    async def place(self, method: str, *arguments: Any, tried: Callable[[str], None], moves: bool) -> Placed:
         self.sent.append(arguments)
         tried("there")
         return Placed("there", None)
@@ -67,12 +67,20 @@ class Decoders:
     def __init__(self) -> None:
         self.next_blocks: dict[str, dict[str, int]] = {"a": {}, "b": {}}
         self.silent: set[str] = set()
+        self.leaving: set[str] = set()
         self.astray = 0
         self.waiting: list[tuple[str, str]] = []
         self.kept: list[tuple[str, ...]] = []
 
-    async def place(self, method: str, name: str, block: int, *_: Any, tried: Callable[[str], None]) -> Placed:
+    def is_leaving(self, replica: str) -> bool:
+        return replica in self.leaving
+
+    async def place(
+        self, method: str, name: str, block: int, *_: Any, tried: Callable[[str], None], moves: bool
+    ) -> Placed:
         for replica in sorted(self.next_blocks, key=lambda replica: replica in self.silent):
+            if moves and replica in self.leaving:
+                continue
             tried(replica)
             self.next_blocks[replica][name] = block
             if replica not in self.silent:
@@ -169,6 +177,34 @@ def test_a_decoder_that_was_silent_when_a_session_ended_is_told_again(decoders: 
 
     asyncio.run(ended())
     assert decoders.next_blocks == {"a": {}, "b": {}}
+
+
+def test_a_session_whose_decoder_leaves_goes_to_one_that_stays(decoders: Decoders) -> None:
+    async def leaves() -> None:
+        pictures = remote()
+        await pictures.open("one", start(0))
+        assert not pictures.is_leaving("one")
+        decoders.leaving = {"a"}
+        assert pictures.is_leaving("one")
+        await pictures.open("one", start(0), moves=True)
+        assert not pictures.is_leaving("one")
+        await pictures.decode("one", block(0))
+        await asyncio.sleep(0)
+        assert decoders.next_blocks["a"] == {}
+
+    asyncio.run(leaves())
+
+
+def test_a_session_stays_with_a_decoder_that_leaves_while_there_is_no_other(decoders: Decoders) -> None:
+    async def stays() -> None:
+        pictures = remote()
+        await pictures.open("one", start(0))
+        decoders.leaving = {"a", "b"}
+        with pytest.raises(ReplicaLost):
+            await pictures.open("one", start(0), moves=True)
+        await pictures.decode("one", block(0))
+
+    asyncio.run(stays())
 
 
 def test_a_decoder_hears_again_and_again_what_is_wanted_of_it(

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.serve._private.common import DeploymentHandleSource, DeploymentID, ReplicaID
 
+from serving.deployments.routing import departures
 from serving.deployments.routing.session_router import SessionRouter
 
 DENOISERS = DeploymentID("Denoiser", "longtake")
@@ -65,3 +66,30 @@ def test_a_replica_that_died_is_out_of_reach() -> None:
         return [found.unique_id for found in made.curr_replicas]
 
     assert asyncio.run(after_a_died()) == ["b"]
+
+
+def test_that_a_replica_is_being_taken_away_is_known_in_the_process_of_its_router() -> None:
+    there = replica("leaving"), replica("staying")
+    made = router()
+
+    async def leave() -> None:
+        made.update_replicas(list(there))
+        assert not departures.has_left("leaving")
+        made.update_replicas([there[1]])
+
+    asyncio.run(leave())
+    assert departures.has_left("leaving")
+    assert not departures.has_left("staying")
+    assert departures.staying(DENOISERS) == {"staying"}
+
+
+def test_of_a_deployment_whose_replicas_are_all_taken_away_none_stays() -> None:
+    made = router()
+
+    async def leave() -> None:
+        made.update_replicas([replica("last")])
+        made.update_replicas([])
+
+    asyncio.run(leave())
+    assert departures.has_left("last")
+    assert departures.staying(DENOISERS) == frozenset()

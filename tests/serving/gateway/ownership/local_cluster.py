@@ -50,9 +50,12 @@ class LocalPool:
 
     def __init__(self, denoisers: dict[str, Denoiser], links: dict[str, Link]) -> None:
         self.denoisers, self.links = denoisers, links
+        self.leaving: set[str] = set()
 
     async def replicas(self) -> Replicas:
-        return Replicas([name for name in self.denoisers if not self.links[name].is_dead])
+        alive = [name for name in self.denoisers if not self.links[name].is_dead]
+        staying = [name for name in alive if name not in self.leaving]
+        return Replicas(staying, (), [name for name in alive if name in self.leaving])
 
     async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
         try:
@@ -121,6 +124,8 @@ class Cluster:
     links: dict[str, Link]
     register: MemoryRegister
     managers: list[SessionService]
+    leaving: set[str]
+    """Replicas that are being taken away."""
 
     def owner_of(self, session_id: str) -> str:
         """The replica whose copy has a lease."""
@@ -148,9 +153,9 @@ class Cluster:
 @asynccontextmanager
 async def cluster(
     pocket: OpenedModel, folder: Path, *, replicas: str = "ab", managers: int = 1, slots: int = 2,
-    lease_s: float = 1.0, **settings: Any,
+    lease_s: float = 1.0, prepare_timeout_s: float = 5.0, **settings: Any,
 ) -> AsyncIterator[Cluster]:  # fmt: skip
-    register, leases = MemoryRegister(), LeaseConfig(lease_s)
+    register, leases = MemoryRegister(), LeaseConfig(lease_s, prepare_timeout_s)
     config = ServerConfig(leases=leases, recordings=folder, model="pocket", **settings)
     async with AsyncExitStack() as stack:
         benches = {
@@ -177,7 +182,7 @@ async def cluster(
         for service in services:
             service.start()
             stack.push_async_callback(service.stop)
-        yield Cluster(benches, links, register, services)
+        yield Cluster(benches, links, register, services, pool.leaving)
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -1,0 +1,80 @@
+"""What a session leaves with: to be restored by a client, or to go on on another replica."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import exact_bytes, machine_of, take_exact, take_light
+from serving.errors import ReplicaLost
+from serving.pipeline.engine_errors import refused
+from serving.pipeline.stages import in_thread
+from serving.protocol.convert import write_cue
+from serving.protocol.cue_pages import whole_log
+from serving.replication.messages import HandedOver, ResumeState, SavedSession
+from serving.worker.active_session import ActiveSession, at_rest
+from serving.worker.session_copies import SessionCopies
+
+LEAVES = "another denoiser: its replica is being taken away"
+
+STANDBY_S = 2.0
+"""How long a session that moves waits for its standby."""
+
+MOST_EXACT_BYTES = 256 << 20
+"""Of the window of a session that moves as it is: a second of a network; what is larger is rebuilt in less."""
+
+
+class SessionSaver:
+    """Takes the state of sessions between two blocks. `executor` has the one thread that uses the generator."""
+
+    def __init__(
+        self, copies: SessionCopies, generator: Generator, executor: Executor, wake: Callable[[], None]
+    ) -> None:
+        self._copies = copies
+        self._generator = generator
+        self._executor = executor
+        self._wake = wake
+
+    async def save(self, attempt: str, max_bytes: int) -> SavedSession:
+        """The session at its present block, with all its log. Raises LimitReached if that is too long."""
+        session = self._copies.leased(attempt)
+        async with session.commands, at_rest(session, self._wake):
+            state = session.describe(cues=False)
+            state.pending.extend(write_cue(pending.cue) for pending in session.logic.pending)
+            state.applied.extend(whole_log(session.logic.applied, max_bytes))
+            return SavedSession(state, await self._stream(session, exact=False))
+
+    async def hand_over(self, attempt: str, epoch: int, move: int, machine: dict[str, Any]) -> HandedOver:
+        """All of a session, which makes and sends nothing here from then on unless its move is given up.
+
+        Its stream is exact where a like `machine` takes it and it is not too large to be sent. Raises NoLease
+        where the copy is not the one of `epoch` or the move was given up, and ReplicaLost while its standby lacks
+        anything.
+        """
+        session = self._copies.leased(attempt)
+        async with session.commands, at_rest(session, self._wake):
+            if session.feed is None or not await session.feed.replicated(STANDBY_S):
+                raise ReplicaLost("the session's standby has not got all of it yet")
+            exact = self._goes_exactly(session, machine)
+            stream = await self._stream(session, exact=exact)
+            self._copies.yield_lease(attempt, epoch, move)
+            resume = ResumeState(
+                session.standing().record, stream, tuple(session.audience.kept), session.recording,
+                LEAVES, session.logic.applied.past(), exact=exact,
+            )  # fmt: skip
+            return HandedOver(session.spec, resume)
+
+    def _goes_exactly(self, session: ActiveSession, machine: dict[str, Any]) -> bool:
+        is_alike = machine == machine_of(self._generator)
+        return is_alike and exact_bytes(self._generator, session.stream) <= MOST_EXACT_BYTES
+
+    async def _stream(self, session: ActiveSession, *, exact: bool) -> bytes | None:
+        """A snapshot of its stream; None before the first block."""
+        if not session.stream.blocks:
+            return None
+        take = partial(take_exact if exact else take_light, self._generator, session.stream)
+        with refused():
+            return await in_thread(self._executor, take)
