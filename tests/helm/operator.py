@@ -53,6 +53,13 @@ class Operated:
         there = self.application.get("deployments", {}).get(deployment, {}).get("replicas", [])
         return {replica["replica_id"] for replica in there if replica["state"] == "RUNNING"}
 
+    def all_replicas(self, *deployments: str) -> set[str]:
+        """The ids of those that there are, those that start or are taken away too."""
+        found = self.application.get("deployments", {})
+        return {
+            replica["replica_id"] for name in deployments for replica in found.get(name, {}).get("replicas", [])
+        }
+
     def wait_for(self, is_so: Callable[[], bool]) -> None:
         until = time.monotonic() + START_S
         while not is_so():
