@@ -112,8 +112,8 @@ class SessionManagerReplica:
         join_serve_logs(tells_refusals=True)
         self._origins = config.origins
         pool = ReplicaClient(denoisers, config.leases.lease_s)
-        self._sessions = SessionService(pool, KvRegister(), config, own, manager=this_replica())
         self._managers = ReplicaActors(this_deployment())
+        self._sessions = SessionService(pool, KvRegister(), config, own, this_replica(), self._managers.ids)
         self._counted_at = float("-inf")
         self._departure: asyncio.Task[None] | None = None
 

@@ -23,16 +23,16 @@ from serving.errors import (
 from serving.gateway.api import SessionAPI
 from serving.gateway.callers import Callers
 from serving.gateway.controller_stream import ControllerStream
-from serving.gateway.ownership.event_relay import Controller, EventRelay
+from serving.gateway.ownership.event_relay import Controller, EventRelay, Managers, no_others
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.placement import ask_all, prepare
 from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
+from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recording.recordings import Recordings
 from serving.gateway.request_log import RequestLog, request_name, session_id_of
 from serving.gateway.session_options import OptionsChecker
 from serving.gateway.session_snapshot import pack, restored, unpack
-from serving.gateway.shared_answer import SharedAnswer
 from serving.gateway.spectators import Spectators
 from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -47,17 +47,26 @@ READY_KEPT_S = 1.0
 
 
 class SessionService(SessionAPI):
-    """The sessions of the denoisers in `pool`. `manager` names this process, and is never used again."""
+    """The sessions of the denoisers in `pool`.
+
+    `manager` names this process, and is never used again; `managers` says which ones there are.
+    """
 
     def __init__(
-        self, pool: ReplicaPool, register: Register, config: ServerConfig, stream: StreamConfig, manager: str
+        self,
+        pool: ReplicaPool,
+        register: Register,
+        config: ServerConfig,
+        stream: StreamConfig,
+        manager: str,
+        managers: Managers = no_others,
     ) -> None:
         self._pool = pool
         self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config
         self._failover = Failover(pool, register, config.leases, manager)
         self._relay = EventRelay(
-            pool, self._failover, config.leases.lease_s,
+            pool, self._failover, managers, config.leases.lease_s,
             config.limits.recovery_seconds, config.limits.restart_seconds,
         )  # fmt: skip
         self._spectators = Spectators(self._relay, self._failover.beside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from serving.gateway.ownership.absences import Absences
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.replica_pool import ReplicaPool
 from serving.gateway.ownership.session_directory import Located
+from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.stream_cursor import RelayCursor
 from serving.replication.messages import Role
@@ -22,8 +23,19 @@ from serving.replication.register import Owner
 
 logger = logging.getLogger(__name__)
 
+Managers = Callable[[], Awaitable[Collection[str]]]
+"""Names the managers that there are. Raises ReplicaLost where nobody says."""
+
+MANAGERS_KEPT_S = 1.0
+"""How old the answer may be."""
+
 LOOK_EVERY_S = 0.1
 """How often the register is asked where a session is that does not answer."""
+
+
+async def no_others() -> Collection[str]:
+    """The managers of a server that has one."""
+    return ()
 
 
 class Controller(NamedTuple):
@@ -45,16 +57,23 @@ class Audience:
 class EventRelay:
     """Streams and calls of the owners of sessions, wherever they are.
 
-    What a lost owner did not answer is asked of the next one, for up to `recovery_s`; for `restart_s` if this
-    manager is the standby, which opens the session on the first replica that is there again. A replica that sends
-    not even a heartbeat for `silence_s` is asked for a new stream.
+    What a lost owner did not answer is asked of the next one, for up to `recovery_s`; for `restart_s` while the
+    session's standby is one of the `managers` that there are: it opens the session on the first replica that is
+    there again. A replica that sends not even a heartbeat for `silence_s` is asked for a new stream.
     """
 
     def __init__(
-        self, pool: ReplicaPool, failover: Failover, silence_s: float, recovery_s: float, restart_s: float
+        self,
+        pool: ReplicaPool,
+        failover: Failover,
+        managers: Managers,
+        silence_s: float,
+        recovery_s: float,
+        restart_s: float,
     ) -> None:
         self._pool = pool
         self._failover = failover
+        self._managers = SharedAnswer(managers, MANAGERS_KEPT_S)
         self._silence_s = silence_s
         self._recovery_s = recovery_s
         self._restart_s = restart_s
@@ -139,7 +158,7 @@ class EventRelay:
         """Where to ask next, after a moment. Raises SessionLost, or ReplicaLost for what may be asked again, once
         nobody has heard of the owner for too long. A stream `follows` its session for longer than a request waits.
         """
-        is_kept = self._failover.is_standby_of(session_id)
+        is_kept = await self._is_kept(session_id, owner)
         patience_s = self._restart_s if is_kept and follows else self._recovery_s
         if _now() - self._absences.note(owner, _now()) >= patience_s:
             if isinstance(lost, NoLease):
@@ -149,6 +168,15 @@ class EventRelay:
             raise SessionLost(f"the session was lost: {lost}, and nobody has it for {patience_s:g} s")
         await asyncio.sleep(LOOK_EVERY_S)
         return await self._failover.directory.look(session_id)
+
+    async def _is_kept(self, session_id: str, owner: Owner) -> bool:
+        """Whether the standby of a session is there, as far as anybody says."""
+        if owner.standby == self._failover.manager:
+            return self._failover.is_standby_of(session_id)
+        try:
+            return owner.standby in await self._managers.get()
+        except ReplicaLost:
+            return True
 
 
 def _is_elsewhere(before: Located | None, located: Located) -> bool:

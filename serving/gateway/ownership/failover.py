@@ -45,7 +45,7 @@ class Failover:
         self._config = config
         self.directory = SessionDirectory(register)
         self._host = StandbyHost(pool, register, config, manager, self.directory, self.beside)
-        self._manager = manager
+        self.manager = manager
         self._sessions: dict[str, StandbySession] = {}
         self._streams: dict[str, str] = {}
         self._renewals: dict[str, asyncio.Task[None]] = {}
@@ -186,7 +186,7 @@ class Failover:
         on_it = [session for session in self._sessions.values() if session.is_on(replica)]
         leases = [lease for session in on_it if (lease := session.ownership.renewal()) is not None]
         streams = [stream for stream, at in self._streams.items() if at == replica]
-        request = self._host.contacts.request(self._manager, replica, leases, streams, leaving=self._is_leaving)
+        request = self._host.contacts.request(self.manager, replica, leases, streams, leaving=self._is_leaving)
         asked_at = _now()
         try:
             answer: RenewAnswer = await self._pool.call(
@@ -227,7 +227,7 @@ class Failover:
             top = await self._register.latest(orphan.session_id)
             if (session := self._sessions.get(orphan.session_id)) is not None:
                 session.looked(top)
-            match decide_orphan(self._config, top, orphan, replica, self._manager):
+            match decide_orphan(self._config, top, orphan, replica, self.manager):
                 case Adopt() as adopt if orphan.session_id not in self._sessions:
                     self._standby(orphan.session_id, adopt=adopt)
                 case Drop(attempt, epoch) if top is not None and isinstance(top.record, Ended):

@@ -126,6 +126,8 @@ class Cluster:
     managers: list[SessionService]
     leaving: set[str]
     """Replicas that are being taken away."""
+    gone: list[SessionService]
+    """Managers that have died."""
 
     def owner_of(self, session_id: str) -> str:
         """The replica whose copy has a lease."""
@@ -143,6 +145,11 @@ class Cluster:
     def copies(self) -> dict[str, int]:
         """How many copies each replica has."""
         return {name: len(bench.denoiser._copies.all) for name, bench in self.benches.items()}
+
+    async def kill_manager(self, manager: SessionService) -> None:
+        """The manager's process dies, and Ray says so."""
+        self.gone.append(manager)
+        await manager.stop()
 
     async def kill(self, name: str) -> None:
         """The replica's process dies, and a live node says so."""
@@ -174,15 +181,21 @@ async def cluster(
             for name in replicas
         }
         links = {name: Link() for name in replicas}
+        gone: list[SessionService] = []
         pool = LocalPool({name: bench.denoiser for name, bench in benches.items()}, links)
         stream = preset("pocket").stream
+
+        async def there() -> list[str]:
+            return [service._failover.manager for service in services if service not in gone]
+
         services = [
-            SessionService(pool, register, config, stream, f"manager {number}") for number in range(managers)
+            SessionService(pool, register, config, stream, f"manager {number}", there)
+            for number in range(managers)
         ]
         for service in services:
             service.start()
             stack.push_async_callback(service.stop)
-        yield Cluster(benches, links, register, services, pool.leaving)
+        yield Cluster(benches, links, register, services, pool.leaving, gone)
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -183,7 +183,7 @@ def test_another_manager_adopts_a_session_and_then_keeps_it_alive(pocket: Opened
             viewer = Viewer(there.managers[1], session)
             await viewer.sees(33)
             before = there.owner_of(session.id)
-            await there.managers[0].stop()
+            await there.kill_manager(there.managers[0])
             await until(lambda: session.id in there.managers[1]._failover._sessions)
             await viewer.sees(len(viewer.frames) + 24)
             assert (there.owner_of(session.id), viewer.resumed) == (before, 0)
@@ -205,13 +205,32 @@ def test_viewers_are_told_that_both_copies_are_lost(pocket: OpenedModel, tmp_pat
             session = await started(there.managers[0])
             viewer = Viewer(there.managers[1], session)
             await viewer.sees(33)
-            await there.managers[0].stop()
+            await there.kill_manager(there.managers[0])
             await there.kill(there.owner_of(session.id))
             there.managers[1]._relay._recovery_s = 2.0
             with pytest.raises(SessionLost, match="nobody has it"):
                 await viewer.task
 
     run(lose())
+
+
+def test_viewers_at_another_manager_wait_for_a_replica_too_where_the_standby_is_there(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def wait() -> None:
+        async with cluster(pocket, tmp_path, replicas="ab", managers=2, slots=1) as there:
+            keeper, other = there.managers
+            session, second = await started(keeper), await created(keeper)
+            viewer = Viewer(other, session)
+            await viewer.sees(45)
+            other._relay._recovery_s = 1.0
+            await there.kill(there.owner_of(session.id))
+            await asyncio.sleep(3)
+            assert not viewer.task.done()
+            await keeper.delete(second.id, ANNA)
+            await viewer.sees(END)
+
+    run(wait())
 
 
 async def again_and_again(manager: SessionService, session: pb.Session) -> None:
@@ -229,7 +248,7 @@ def test_a_viewer_who_comes_again_and_again_is_told_that_both_copies_are_lost(
         async with cluster(pocket, tmp_path, managers=2) as there:
             session, manager = await started(there.managers[0]), there.managers[1]
             await Viewer(manager, session).sees(33)
-            await there.managers[0].stop()
+            await there.kill_manager(there.managers[0])
             await there.kill(there.owner_of(session.id))
             manager._relay._recovery_s = 4.0
             with pytest.raises(SessionLost, match="nobody has it"):

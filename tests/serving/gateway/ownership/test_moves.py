@@ -247,7 +247,7 @@ def test_a_manager_dies_in_the_middle_of_a_move_and_another_one_moves_the_sessio
             monkeypatch.setattr(standby.ownership, "moved", lambda *_: [])
             before = leave(there, session)
             await until(lambda: standby.ownership.phase is Phase.MOVING and not there.leased(session.id))
-            await dying.stop()
+            await there.kill_manager(dying)
             await viewer.sees(END)
             await until(lambda: there.leased(session.id) not in ([], [before]))
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from serving.errors import ReplicaLost
-from serving.gateway.shared_answer import SharedAnswer
+from serving.gateway.ownership.shared_answer import SharedAnswer
 
 
 class Asked:
