@@ -84,7 +84,18 @@ class FrameOutOfRange(SessionError):
 
 
 class SlotsFull(SessionError):
-    """No replica has room or a frame budget left for another session."""
+    """No replica has room or a frame budget left for another session.
+
+    `retry_after_s` says when one may have, where that is known.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message, retry_after_s)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class MemoryFull(SlotsFull):

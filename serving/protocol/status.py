@@ -36,6 +36,9 @@ REASON_KEY = "longtake-reason"
 RETRY_KEY = "longtake-retry-after-ms"
 """The trailing metadata that says when to come back."""
 
+FULL_RETRY_S = 10.0
+"""When to come back to a server that is full, where nothing else is known: sessions end at any time."""
+
 MOST_BYTES = 2000
 """Of an error's message."""
 
@@ -124,13 +127,15 @@ def error_of(code: StatusCode, message: str, reason: str = "", retry_after_s: fl
     A code that is not about the request is ReplicaLost: it may be made again.
     """
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ReplicaLost)
-    if kind is TooManyRequests and retry_after_s is not None:
-        return TooManyRequests(message, retry_after_s)
+    if issubclass(kind, TooManyRequests | SlotsFull) and retry_after_s is not None:
+        return kind(message, retry_after_s)
     return kind(message)
 
 
 def retry_after_of(error: ServingError) -> float | None:
-    """After how many seconds the same will be taken; None where that is not known."""
+    """After how many seconds the same will be taken, or may be by a server that is full; None for other errors."""
+    if isinstance(error, SlotsFull):
+        return FULL_RETRY_S if error.retry_after_s is None else error.retry_after_s
     return error.retry_after_s if isinstance(error, TooManyRequests) else None
 
 

@@ -7,6 +7,7 @@ from serving import errors
 from serving.errors import (
     InvalidRequest,
     LimitReached,
+    MemoryFull,
     NoLease,
     RegisterUnavailable,
     ReplicaDied,
@@ -21,6 +22,7 @@ from serving.errors import (
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.status import (
     CODES,
+    FULL_RETRY_S,
     REASON_KEY,
     REASONS,
     code_numbered,
@@ -30,6 +32,7 @@ from serving.protocol.status import (
     read_error,
     reason_in,
     reason_of,
+    retry_after_of,
     write_error,
 )
 
@@ -106,6 +109,21 @@ def test_a_code_that_is_not_about_the_request_means_try_again(code: StatusCode) 
 def test_codes_are_known_by_their_numbers() -> None:
     assert [code_numbered(code.value[0]) for code in StatusCode] == list(StatusCode)
     assert code_numbered(99) is StatusCode.UNKNOWN
+
+
+@pytest.mark.parametrize(("known", "told"), [(None, FULL_RETRY_S), (42.0, 42.0)])
+@pytest.mark.parametrize("kind", [SlotsFull, MemoryFull])
+def test_whom_a_full_server_refuses_is_told_when_to_come_back(
+    kind: type[SlotsFull], known: float | None, told: float
+) -> None:
+    error = kind("full", known)
+    assert retry_after_of(error) == told
+    for again in (
+        read_error(write_error(error)),
+        error_of(code_of(error), "full", reason_of(error), retry_after_of(error)),
+    ):
+        assert isinstance(again, kind)
+        assert (str(again), again.retry_after_s) == ("full", told)
 
 
 def test_when_to_come_back_survives_a_message() -> None:

@@ -36,8 +36,9 @@ class SessionsStub:
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
     any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
     UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
-    name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often is told by `longtake-retry-after-ms`
-    beside it, or by `retry_delay` in a receipt, when the same will be taken.
+    name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often, and whom a full
+    server has no room for, is told by `longtake-retry-after-ms` beside it, or by `retry_delay` in a message, when to come
+    back: the same will be taken then, or may be.
 
     Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
     each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
@@ -183,8 +184,9 @@ class SessionsServicer:
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
     any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
     UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
-    name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often is told by `longtake-retry-after-ms`
-    beside it, or by `retry_delay` in a receipt, when the same will be taken.
+    name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often, and whom a full
+    server has no room for, is told by `longtake-retry-after-ms` beside it, or by `retry_delay` in a message, when to come
+    back: the same will be taken then, or may be.
 
     Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
     each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
@@ -512,8 +514,9 @@ class Sessions:
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
     any more; the message names the nearest one possible), RESOURCE_EXHAUSTED (no room for one more session, or a limit is reached),
     UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
-    name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often is told by `longtake-retry-after-ms`
-    beside it, or by `retry_delay` in a receipt, when the same will be taken.
+    name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often, and whom a full
+    server has no room for, is told by `longtake-retry-after-ms` beside it, or by `retry_delay` in a message, when to come
+    back: the same will be taken then, or may be.
 
     Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
     each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
