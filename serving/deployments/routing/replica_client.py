@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncGenerator, Callable
 from contextvars import Context
 from functools import partial
@@ -19,6 +18,7 @@ from engines.errors import EngineError
 from serving.deployments.routing import departures
 from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
+from serving.gateway.ownership.ranking import by_room
 from serving.gateway.ownership.replica_pool import ANSWER_S, Replicas
 
 logger = logging.getLogger(__name__)
@@ -109,8 +109,7 @@ class ReplicaClient:
         for among in (replicas.speaking,) if moves else replicas:
             asked = await asyncio.gather(*(self._room(replica) for replica in among))
             rooms = {replica: room for replica, room in zip(among, asked, strict=True) if room is not None}
-            # Of equal ones any: two callers that ask at once should not both take the same.
-            for replica in sorted(rooms, key=lambda found: (rooms[found], random.random()), reverse=True):
+            for replica in by_room(rooms):
                 if tried is not None:
                     tried(replica)
                 try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from serving.errors import ReplicaLost, ServingError, SlotsFull, WrongState
+from serving.gateway.ownership.ranking import by_room
 from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool
 from serving.replication.messages import Prepared, ResumeState, SessionSpec
 from serving.replication.register import EpochRecord, Owner
@@ -30,7 +30,7 @@ async def roomiest(pool: ReplicaPool) -> str | None:
     """Of the replicas that stay, the one with most free slots; None where none has any."""
     speaking = (await pool.replicas()).speaking
     rooms: dict[str, int] = await _ask(pool, speaking, "room")
-    return max(rooms, key=lambda replica: (rooms[replica], random.random())) if any(rooms.values()) else None
+    return next((replica for replica in by_room(rooms) if rooms[replica] > 0), None)
 
 
 async def _ask(pool: ReplicaPool, replicas: Sequence[str], method: str, *arguments: Any) -> dict[str, Any]:
@@ -80,6 +80,4 @@ async def prepare(
 
 
 async def _by_room(pool: ReplicaPool, among: Sequence[str], avoid: str | None) -> list[str]:
-    rooms: dict[str, int] = await _ask(pool, among, "room")
-    # Of equal ones any: two managers that ask at once should not both take the same.
-    return sorted(rooms, key=lambda replica: (replica != avoid, rooms[replica], random.random()), reverse=True)
+    return by_room(await _ask(pool, among, "room"), avoid)
