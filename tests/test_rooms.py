@@ -26,7 +26,8 @@ SERVING: tuple[tuple[str, ...], ...] = (
     ("client", "offline", "worker.streams", "worker.capacity", "gateway.ownership"),
     ("gateway.recording",),
     ("worker", "gateway"), ("web",),
-    ("launch",), ("deployments.telemetry", "deployments.routing"), ("deployments.replicas",), ("deployments",),
+    ("launch",), ("deployments.telemetry", "deployments.routing", "deployments.scaling"),
+    ("deployments.replicas",), ("deployments",),
     ("cli.options",), ("cli.weights",), ("cli",),
 )  # fmt: skip
 """The same for the rooms of serving, and the files beside them."""

@@ -33,6 +33,7 @@ from serving.timeline.cue import Cue
 from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.block_loop import BlockLoop
 from serving.worker.capacity.capacity import Capacity
+from serving.worker.capacity.slot_report import SlotReport
 from serving.worker.command_handler import CommandHandler
 from serving.worker.delivery import Delivery
 from serving.worker.metrics import Metrics
@@ -145,6 +146,11 @@ class Denoiser:
     def free(self) -> int:
         """Sessions that can still be opened."""
         return self._copies.free
+
+    @property
+    def slot_report(self) -> SlotReport:
+        """What is used of the slots, and of how many there is time for."""
+        return self._copies.report
 
     # Copies
 

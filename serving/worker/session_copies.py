@@ -14,6 +14,7 @@ from serving.replication.messages import SessionSpec
 from serving.replication.register import Ended, Owner, Register
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity, Load
+from serving.worker.capacity.slot_report import SlotReport
 from serving.worker.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class SessionCopies:
         self._making: dict[str, asyncio.Task[Any]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._freeing: set[asyncio.Task[None]] = set()
+        self._admitted = self._refused = 0
         self.count()
 
     @property
@@ -62,6 +64,13 @@ class SessionCopies:
     def free(self) -> int:
         """Sessions that can still be opened."""
         return self._slots - len(self._loads())
+
+    @property
+    def report(self) -> SlotReport:
+        """What is used of the slots, and of how many there is time for."""
+        loads = self._loads().values()
+        more = self._capacity.more(loads, max(0, self.free), _now())
+        return SlotReport(len(loads), len(loads) + more, self._admitted, self._refused)
 
     def has_lease(self, session: ActiveSession) -> bool:
         """Whether the copy may make and send anything now."""
@@ -98,6 +107,7 @@ class SessionCopies:
         """
         if all(copy.id != spec.session_id for copy in self._copies.values()):
             self._require_room(spec, in_time=not moves)
+            self._admitted += not moves
         self._opening.append(spec)
         try:
             yield
@@ -120,15 +130,19 @@ class SessionCopies:
 
     def _require_room(self, spec: SessionSpec, *, in_time: bool) -> None:
         if self.free <= 0:
-            self._metrics.refused("slots")
+            self._count_refusal("slots", is_new=in_time)
             raise SlotsFull(f"all {self._slots} sessions of this replica are taken; end one, or try again later")
         if in_time:
             others = (load for session_id, load in self._loads().items() if session_id != spec.session_id)
             try:
                 self._capacity.require_time(Load(spec.stream, spec.pace), others, _now())
             except SlotsFull:
-                self._metrics.refused("time")
+                self._count_refusal("time", is_new=True)
                 raise
+
+    def _count_refusal(self, reason: str, *, is_new: bool) -> None:
+        self._metrics.refused(reason)
+        self._refused += is_new
 
     def _loads(self) -> dict[str, Load]:
         """Of the sessions that are here or come, by id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -43,6 +44,7 @@ class Capacity:
     ) -> None:
         self.denoising = StageCosts(own, lambda stream: denoising_work(transformer, stream))
         self.delivering = StageCosts(own, decoding_work)
+        self._own = own
         self._together = together
         self._sizes = sizes
 
@@ -55,6 +57,15 @@ class Capacity:
         fitting = [_words(load) for load in self._alternatives(newcomer, there, now)]
         remedy = f"{' or '.join(fitting)} would fit" if fitting else "nothing fits until one of them ends"
         raise SlotsFull(f"this replica has no time for {_words(newcomer)}: {why}; {remedy}")
+
+    def more(self, present: Iterable[Load], most: int, now: float) -> int:
+        """How many sessions of the model's own size and pace fit beside those present, up to `most`."""
+        there, one = [self.demand(load, now) for load in present], self.demand(Load(self._own, Pace()), now)
+
+        def is_late(count: int) -> bool:
+            return shortage(one, [*there, *[one] * count]) is not None
+
+        return bisect_left(range(most), True, key=is_late)
 
     def demand(self, load: Load, now: float) -> Demand:
         """What a session needs."""

@@ -50,6 +50,41 @@ def test_a_session_for_which_there_is_no_time_is_refused_until_another_one_ends(
     run(fill())
 
 
+def test_it_says_what_it_holds_what_it_could_hold_and_who_came(pocket: OpenedModel) -> None:
+    """A block of the model's own size takes a third of the time that it lasts."""
+
+    async def fill() -> None:
+        own = large(spec(pocket, fps=16))
+        found = Capacity(pocket.model.config.transformer, pocket.model.config.stream)
+        found.denoising.measured(own.stream, 0.25)
+        async with at_work(pocket, slots=4, capacity=found) as bench:
+            assert bench.denoiser.slot_report == (0, 2, 0, 0)
+            await bench.open(replace(own, session_id="one"))
+            assert bench.denoiser.slot_report == (1, 2, 1, 0)
+            await bench.open(replace(own, session_id="two"))
+            with pytest.raises(SlotsFull, match="no time"):
+                await bench.open(replace(own, session_id="three"))
+            assert bench.denoiser.slot_report == (2, 2, 2, 1)
+            await bench.close("one")
+            assert bench.denoiser.slot_report == (1, 2, 2, 1)
+
+    run(fill())
+
+
+def test_a_session_that_moves_here_has_not_arrived(pocket: OpenedModel) -> None:
+    async def move() -> None:
+        async with at_work(pocket, slots=1) as bench:
+            await bench.denoiser.prepare("a", spec(pocket), epoch=1)
+            with pytest.raises(SlotsFull):
+                await bench.denoiser.prepare("b", spec(pocket, "two"), epoch=1)
+            assert bench.denoiser.slot_report[2:] == (0, 0)
+            with pytest.raises(SlotsFull, match="all 1 sessions"):
+                await bench.denoiser.prepare("b", spec(pocket, "two"))
+            assert bench.denoiser.slot_report[2:] == (0, 1)
+
+    run(move())
+
+
 def test_of_two_that_come_at_once_one_is_refused(pocket: OpenedModel) -> None:
     async def rush() -> None:
         async with at_work(pocket, slots=4, capacity=capacity(pocket, 0.5)) as bench:

@@ -71,3 +71,19 @@ def test_blocks_that_are_made_decide_who_is_let_in_next() -> None:
     for block in range(8):
         found.denoising.observe(POCKET.stream, 0.2, float(block))
     found.require_time(load(), [load()], 8.0)
+
+
+@pytest.mark.parametrize(("present", "more"), [((), 2), ((load(),), 1), ((load(), load()), 0), ((load(4),), 2)])
+def test_it_is_known_how_many_more_there_is_time_for(present: tuple[Load, ...], more: int) -> None:
+    found = capacity()
+    assert found.more(present, 8, 0.0) == more
+    there = list(present)
+    for _ in range(more):
+        found.require_time(load(), there, 0.0)
+        there.append(load())
+    assert "no time" in refusal(found, load(), *there)
+
+
+def test_there_is_time_for_no_more_than_have_slots() -> None:
+    assert capacity(0.001).more([], 3, 0.0) == 3
+    assert capacity(0.001).more([load()], 0, 0.0) == 0

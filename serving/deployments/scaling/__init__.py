@@ -1,0 +1,1 @@
+"""How many replicas each stage has, by what those that run report."""
