@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from functools import partial
@@ -25,6 +26,7 @@ from serving.deployments.replicas.model_runtime import (
 )
 from serving.deployments.replicas.remote_stages import RemoteDecoder, RemoteTextEncoder
 from serving.deployments.routing.kv_register import KvRegister
+from serving.deployments.scaling.replica_stats import ReplicaStats
 from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.deployments.telemetry.metrics import DenoiserMetrics
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -56,6 +58,7 @@ class DenoiserReplica:
         pictures: DeploymentHandle[Any] | None = None,
     ) -> None:
         join_serve_logs()
+        began = time.monotonic()
         self._config = config
         self._metrics = DenoiserMetrics()
         self._text: TextEncoderStage
@@ -75,6 +78,7 @@ class DenoiserReplica:
             self._capacity = measured_capacity(config, model.model.config, self._denoising, None)
         self._provenance = provenance(config, model)
         self._denoiser: Denoiser | None = None
+        self._stats = ReplicaStats.since(began)
 
     def _here(self) -> Denoiser:
         """The denoiser, which begins with the first call, on the event loop."""
@@ -98,7 +102,8 @@ class DenoiserReplica:
         epoch: int,
         owner: str | None,
     ) -> Prepared:
-        return await self._here().prepare(attempt, spec, cues, resume, epoch=epoch, owner=owner)
+        with self._stats.refusing():
+            return await self._here().prepare(attempt, spec, cues, resume, epoch=epoch, owner=owner)
 
     async def renew(self, request: RenewRequest) -> RenewAnswer:
         return self._here().renew(request)
@@ -193,6 +198,10 @@ class DenoiserReplica:
     async def room(self) -> int:
         """Its free slots."""
         return self._here().free
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For `by_slots`: its sessions, and how many it could have."""
+        return self._stats.report(**self._here().slot_report._asdict())
 
     async def check_health(self) -> None:
         """Raise if no block would be made any more."""

@@ -12,6 +12,7 @@ from serving.deployments.replicas.model_runtime import (
     load,
 )
 from serving.deployments.replicas.remote_stages import Latents
+from serving.deployments.scaling.replica_stats import ReplicaStats
 from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.deployments.telemetry.metrics import StageTimes
 from serving.media.chunk import Chunk
@@ -28,14 +29,19 @@ class VideoDecoderReplica:
 
     def __init__(self, config: ServerConfig) -> None:
         join_serve_logs()
+        began = time.monotonic()
         self._decoder = build_decoder(load(config, ["codec"]), config, StageTimes().stage)
         self._wanted_at: dict[str, float] = {}
+        self._admitted = 0
+        self._stats = ReplicaStats.since(began)
 
     async def open(self, key: str, next_block: int, first_frame: int, warm: list[Latents]) -> None:
         """Begin to decode a session here."""
         self._wanted_at[key] = time.monotonic()
         start = DecoderStart(next_block, first_frame, [latents.tensor() for latents in warm])
-        await self._decoder.open(key, start)
+        with self._stats.refusing():
+            await self._decoder.open(key, start)
+        self._admitted += 1
         logger.info("decoder opened", extra={"session": key.partition(".")[0], "block": next_block})
 
     async def decode(self, key: str, block: int, latents: Latents) -> Chunk:
@@ -58,6 +64,11 @@ class VideoDecoderReplica:
         for key in [key for key, at in self._wanted_at.items() if now - at > ABANDONED_S]:
             logger.warning("decoder abandoned", extra={"session": key.partition(".")[0]})
             await self.close(key)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For `by_slots`: the sessions that are open here, and how many could be."""
+        used, free = len(self._decoder.decoder.keys), self._decoder.decoder.free
+        return self._stats.report(used=used, slots=used + free, admitted=self._admitted)
 
     async def room(self) -> int:
         """How many sessions it can still decode."""

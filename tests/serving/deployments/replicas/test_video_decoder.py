@@ -10,16 +10,28 @@ import pytest
 from serving.config import ServerConfig
 from serving.deployments.replicas import video_decoder
 from serving.deployments.replicas.video_decoder import ABANDONED_S, VideoDecoderReplica
+from serving.errors import SlotsFull
 from serving.pipeline.video_decoder import DecoderStart
 
 
 class Decoding:
-    """Notes what is open."""
+    """Notes what is open: up to two sessions."""
 
     def __init__(self) -> None:
         self.there: set[str] = set()
+        self.decoder = self
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self.there)
+
+    @property
+    def free(self) -> int:
+        return 2 - len(self.there)
 
     async def open(self, key: str, start: DecoderStart) -> None:
+        if self.free <= 0:
+            raise SlotsFull("the decoder has 2 sessions, which is all it may have")
         self.there.add(key)
 
     async def close(self, key: str) -> None:
@@ -66,3 +78,20 @@ def test_what_nobody_wants_any_more_is_closed_and_the_rest_is_kept(decoding: Dec
 
     asyncio.run(live())
     assert decoding.there == {"wanted"}
+
+
+def test_it_says_what_it_holds_and_could_hold_and_sends_nobody_away_for_good(decoding: Decoding) -> None:
+    async def fill() -> None:
+        replica = VideoDecoderReplica(ServerConfig())
+        assert await replica.record_autoscaling_stats() == {
+            "used": 0, "slots": 2, "admitted": 0, "refused": 0, "start_s": pytest.approx(0.0, abs=1.0),
+        }  # fmt: skip
+        for name in ("one", "two"):
+            await replica.open(name, 0, 0, [])
+        with pytest.raises(SlotsFull) as told:
+            await replica.open("three", 0, 0, [])
+        assert told.value.retry_after_s is not None
+        stats = await replica.record_autoscaling_stats()
+        assert (stats["used"], stats["slots"], stats["admitted"]) == (2, 2, 2)
+
+    asyncio.run(fill())

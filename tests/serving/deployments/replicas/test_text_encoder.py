@@ -1,0 +1,46 @@
+"""How busy a text encoder says that it is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from serving.config import ServerConfig
+from serving.deployments.replicas import text_encoder
+from serving.deployments.replicas.text_encoder import MOST_TENTHS, TextEncoderReplica
+from serving.deployments.scaling.replica_stats import BusyTime
+
+
+class Times:
+    """Forgets them."""
+
+    def stage(self, name: str, seconds: float) -> None:
+        pass
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_it_says_what_part_of_its_time_prompts_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Callable[[str, float], None]] = []
+    clock = Clock()
+    monkeypatch.setattr(text_encoder, "load", lambda *_: None)
+    monkeypatch.setattr(text_encoder, "StageTimes", Times)
+    monkeypatch.setattr(text_encoder, "BusyTime", lambda: BusyTime(clock))
+    monkeypatch.setattr(text_encoder, "build_text_encoder", lambda _, observe: told.append(observe))
+    replica = TextEncoderReplica(ServerConfig())
+
+    async def share() -> float:
+        stats = await replica.record_autoscaling_stats()
+        return stats["used"] / stats["slots"]
+
+    assert asyncio.run(share()) == 0.0
+    clock.now = 60.0
+    told[0]("text", 0.1 * MOST_TENTHS * 60.0)
+    assert asyncio.run(share()) == pytest.approx(1.0)
