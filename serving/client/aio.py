@@ -96,7 +96,10 @@ class AsyncClient:
         lease_s: float | None = None,
         cues: Iterable[Cue] = (),
     ) -> pb.Session:
-        """Open a session. What is not said is left to the server. Raises SlotsFull if it has no place left."""
+        """Open a session. What is not said is left to the server.
+
+        Raises SlotsFull if it has no place left; `retry_after_s` of it says when there may be one.
+        """
         options = session_options(
             model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease_s=lease_s
         )

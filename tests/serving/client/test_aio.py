@@ -25,6 +25,7 @@ from serving.errors import (
     WrongState,
 )
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.status import FULL_RETRY_S
 from serving.timeline.cue import Blend, Cue
 from tests.serving.fake_sessions import WIDTH, FakeServer, serving
 
@@ -73,8 +74,9 @@ def test_refusals_are_the_errors_that_the_server_means() -> None:
             await client.start(session.id)
         with pytest.raises(InvalidRequest, match="no cue is at frame 9"):
             await client.remove(session.id, 9)
-        with pytest.raises(SlotsFull, match="all 1 sessions"):
+        with pytest.raises(SlotsFull, match="all 1 sessions") as refused:
             await client.create()
+        assert refused.value.retry_after_s == FULL_RETRY_S
 
     with_client(work, FakeServer(slots=1))
 
