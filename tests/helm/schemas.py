@@ -9,6 +9,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 from pydantic import BaseModel
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import (
     DeploymentSchema,
     HTTPOptionsSchema,
@@ -123,6 +124,10 @@ def serve_config_of(found: Mapping[str, Any]) -> dict[str, Any]:
         for deployment in application["deployments"]:
             _require_known(deployment, DeploymentSchema)
             _require_known(deployment["ray_actor_options"], RayActorOptionsSchema)
+            if (scaling := deployment.get("autoscaling_config")) is not None:
+                AutoscalingConfig(**scaling)
+                _require_known(scaling, AutoscalingConfig)
+                _require_known(scaling["policy"], AutoscalingPolicy)
     return config
 
 

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.serve.config import AutoscalingConfig
 
 from serving.deployments.app import APPLICATION
 from serving.deployments.cluster_app import application
 from serving.deployments.local_cluster import ENVIRONMENT, SERVICES
+from serving.deployments.scaling.by_slots import by_slots
 from serving.deployments.telemetry.logging_config import LOGGING
 from tests.helm import values_schema
-from tests.helm.conftest import INSECURE, Chart, Refused
+from tests.helm.conftest import INSECURE, Chart, Refused, Rendered
 from tests.helm.schemas import problem_of, serve_config_of
 from tests.helm.values_schema import CHART
 
@@ -107,6 +110,58 @@ def test_a_stage_on_the_cpu_takes_no_gpu(chart: Chart) -> None:
     assert asked == {"SessionManager": 0, "Denoiser": 1, "VideoDecoder": 1, "TextEncoder": 0}
     limits = {group: rendered.pod(group)["containers"][0]["resources"]["limits"] for group in rendered.groups}
     assert {group for group, found in limits.items() if "nvidia.com/gpu" in found} == {"denoiser", "decoder"}
+
+
+def node_types(rendered: Rendered) -> dict[str, Any]:
+    """The nodes that Ray's autoscaler could start for the cluster, by its own reading of it."""
+    cluster = rendered.ray_service["spec"]["rayClusterConfig"]
+    resource = {"metadata": {"namespace": "here", "name": "films"}, "spec": cluster}
+    found: dict[str, Any] = _derive_autoscaling_config_from_ray_cr(resource)["available_node_types"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "values",
+    [SEPARATE, (*CUDA, *INSECURE), (*CUDA, *INSECURE, "gpuResource=nvidia.com/mig-1g\\.10gb")],
+    ids=["separate on cpu", "gpu", "part of a gpu"],
+)
+def test_rays_autoscaler_has_a_pod_for_each_replica_that_serve_may_start(
+    chart: Chart, values: tuple[str, ...]
+) -> None:
+    rendered = chart.render(*values, "autoscaling.enabled=true")
+    types = node_types(rendered)
+    for deployment in deployments(serve_config_of(rendered.ray_service)).values():
+        asked = deployment["ray_actor_options"]
+        (kind,) = asked["resources"]
+        has = types[kind]["resources"]
+        assert has[kind] >= 1
+        assert has["CPU"] >= asked["num_cpus"]
+        assert has.get("GPU", 0) >= asked.get("num_gpus", 0)
+        most = deployment.get("autoscaling_config", {"max_replicas": 0})["max_replicas"]
+        assert types[kind]["max_workers"] >= most
+        assert types[kind]["min_workers"] == 0
+
+
+def test_serve_scales_what_has_slots_by_them_and_managers_stay_as_many(chart: Chart) -> None:
+    bounds = ("autoscaling.denoisers.min=2", "autoscaling.denoisers.max=6", "autoscaling.decoders.max=3")
+    rendered = chart.render(*SEPARATE, "autoscaling.enabled=true", *bounds)
+    found = deployments(serve_config_of(rendered.ray_service))
+    assert {name: deployment["num_replicas"] for name, deployment in found.items()} == {
+        "SessionManager": 1, "Denoiser": "auto", "VideoDecoder": "auto", "TextEncoder": "auto",
+    }  # fmt: skip
+    config = AutoscalingConfig(**found["Denoiser"]["autoscaling_config"])
+    assert (config.min_replicas, config.max_replicas, config.metrics_interval_s) == (2, 6, 1)
+    assert config.policy.get_policy().__name__ == by_slots.__name__
+    assert AutoscalingConfig(**found["VideoDecoder"]["autoscaling_config"]).max_replicas == 3
+
+
+def test_the_autoscaler_alone_may_speak_to_kubernetes(chart: Chart) -> None:
+    def speaking(*values: str) -> set[str]:
+        rendered = chart.render(*SEPARATE, *values)
+        return {group for group in rendered.groups if rendered.pod(group)["automountServiceAccountToken"]}
+
+    assert speaking() == set()
+    assert speaking("autoscaling.enabled=true") == {"head"}
 
 
 def test_secrets_are_mounted_and_in_no_config(chart: Chart) -> None:
@@ -207,6 +262,19 @@ REFUSED = {
     "both copies at once": ((*INSECURE, "shutdown.managerSeconds=80"), "shutdown.managerSeconds is 80"),
     "a node that leaves too soon": ((*INSECURE, "shutdown.drainSeconds=100"), "shutdown.drainSeconds is 100"),
     "a pod killed too soon": ((*INSECURE, "shutdown.podSeconds=250"), "shutdown.podSeconds is 250"),
+    "a count beside bounds": (
+        (*INSECURE, "autoscaling.enabled=true", "replicas.denoisers=3"),
+        "replicas.denoisers is 3, and autoscaling is enabled: set autoscaling.denoisers.min",
+    ),
+    "bounds that exclude each other": (
+        (*INSECURE, "autoscaling.denoisers.min=5"), "autoscaling.denoisers.min is 5, more than the 4",
+    ),
+    "decoders for too few": (
+        (*SEPARATE, "autoscaling.enabled=true", "autoscaling.denoisers.max=9"),
+        "denoisers may come to have 18 sessions, and decoders 16",
+    ),
+    "pods that go too soon": ((*INSECURE, "autoscaling.idlePodSeconds=60"), "minimum: got 60, want 120"),
+    "no bound": ((*INSECURE, "autoscaling.denoisers.most=2"), "'most' not allowed"),
     "routes from nowhere": ((*INSECURE, "routes.enabled=true"), "routes.parentRefs is empty"),
     "a long name": ((*INSECURE, f"fullnameOverride={'a' * 48}"), "has 48 characters; KubeRay takes 47 at most"),
     "a name that begins with a digit": ((*INSECURE, "fullnameOverride=1a"), "has to begin with a letter"),

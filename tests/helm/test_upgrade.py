@@ -28,6 +28,14 @@ CHANGES: dict[str, str] = {
     "server.lease_s": "20",
     "replicas.managers": "6",
     "replicas.denoisers": "4",
+    "autoscaling.enabled": "true",
+    "autoscaling.denoisers.min": "2",
+    "autoscaling.denoisers.max": "8",
+    "autoscaling.decoders.max": "6",
+    "autoscaling.textEncoders.max": "2",
+    "autoscaling.upscaleSeconds": "5",
+    "autoscaling.downscaleSeconds": "600",
+    "autoscaling.idlePodSeconds": "300",
     "gpuResource": "amd.com/gpu",
     "pods.denoiser.resources.limits.memory": "9Gi",
     "pods.front.managersPerPod": "1",
@@ -54,7 +62,16 @@ CHANGES: dict[str, str] = {
     "monitoring.dashboard.enabled": "true",
 }
 
+SCALED = ("autoscaling.enabled=true",)
+SEPARATE = ("server.stages=separate", "server.decoder_slots=8")
 SHOWN_WITH: Mapping[str, tuple[str, ...]] = {
+    "autoscaling.denoisers.min": SCALED,
+    "autoscaling.denoisers.max": SCALED,
+    "autoscaling.decoders.max": (*SCALED, *SEPARATE),
+    "autoscaling.textEncoders.max": (*SCALED, *SEPARATE),
+    "autoscaling.upscaleSeconds": SCALED,
+    "autoscaling.downscaleSeconds": SCALED,
+    "autoscaling.idlePodSeconds": SCALED,
     "gpuResource": ("server.device=cuda", "pods.denoiser.gpus=1"),
     "weights.size": ("weights.create=true",),
 }
@@ -92,8 +109,10 @@ def code_version(rendered: Rendered) -> Mapping[str, Any]:
     """What Serve replaces all replicas for, of its config."""
     (application,) = serve_config_of(rendered.ray_service)["applications"]
     found = {name: application.get(name) for name in ("args", "import_path", "runtime_env")}
+    policies = [found.get("autoscaling_config", {}).get("policy") for found in application["deployments"]]
     return found | {
-        deployment["name"]: deployment["ray_actor_options"] for deployment in application["deployments"]
+        "policies": policies,
+        **{deployment["name"]: deployment["ray_actor_options"] for deployment in application["deployments"]},
     }
 
 
@@ -114,6 +133,21 @@ def test_a_changed_value_does_what_is_said_of_it(chart: Chart, value: str, chang
     known = said()
     word = next(known[path] for n in range(len(names), 0, -1) if (path := ".".join(names[:n])) in known)
     assert effect_of(chart, value, changed) == word
+
+
+def bounds(rendered: Rendered) -> dict[str, tuple[int, int, int]]:
+    return {
+        name: (group["replicas"], group["minReplicas"], group["maxReplicas"])
+        for name, group in rendered.groups.items() if name != "head"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("change", ["autoscaling.denoisers.max=900", "replicas.managers=40"])
+def test_what_changes_live_under_the_autoscaler_needs_no_other_bounds_of_pods(chart: Chart, change: str) -> None:
+    """KubeRay leaves those of a cluster that runs as they were."""
+    before, after = (bounds(chart.render(*BASE, *SCALED, *more)) for more in ((), (change,)))
+    for group, (_, fewest, most) in before.items():
+        assert fewest <= after[group][0] <= most
 
 
 def test_values_say_of_each_value_what_a_change_does() -> None:

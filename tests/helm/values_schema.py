@@ -40,6 +40,7 @@ def one_of(*values: str) -> dict[str, Any]:
     return {"enum": list(values)}
 
 
+BOUNDS = closed(min=COUNT, max=COUNT)
 RESOURCES = closed(requests=QUANTITIES, limits=QUANTITIES)
 
 
@@ -103,6 +104,15 @@ def values_schema() -> dict[str, Any]:
         ray=closed(authSecret=TEXT, faultTolerance=closed(redisAddress=TEXT, passwordSecret=TEXT)),
         server=_server(settings),
         replicas=closed(managers=COUNT, denoisers=COUNT, decoders=COUNT, textEncoders=COUNT),
+        autoscaling=closed(
+            enabled=SWITCH,
+            denoisers=BOUNDS,
+            decoders=BOUNDS,
+            textEncoders=BOUNDS,
+            upscaleSeconds=SECONDS,
+            downscaleSeconds=SECONDS,
+            idlePodSeconds={"type": "integer", "minimum": 120},
+        ),
         gpuResource={"type": "string", "pattern": "gpu$|^nvidia\\.com/mig-[0-9]+g\\.[0-9]+gb$"},
         pods=closed(head=_pod(), front=_pod(managersPerPod=COUNT), denoiser=_pod(), decoder=_pod(), text=_pod()),
         serviceAccountName=TEXT,

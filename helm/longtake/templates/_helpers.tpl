@@ -102,6 +102,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if lt (int $times.podSeconds) (add $times.drainSeconds 30 | int) -}}
 {{- fail (printf "shutdown.podSeconds is %d, and has to be 30 more than the %d of shutdown.drainSeconds: a pod would be killed before it is empty" (int $times.podSeconds) (int $times.drainSeconds)) -}}
 {{- end -}}
+{{- $scaling := $values.autoscaling -}}
+{{- range $name := list "denoisers" "decoders" "textEncoders" -}}
+{{- $bounds := get $scaling $name -}}
+{{- $fixed := int (get $values.replicas $name) -}}
+{{- if and $scaling.enabled (ne $fixed 1) -}}
+{{- fail (printf "replicas.%s is %d, and autoscaling is enabled: set autoscaling.%s.min and max in its place" $name $fixed $name) -}}
+{{- end -}}
+{{- if gt (int $bounds.min) (int $bounds.max) -}}
+{{- fail (printf "autoscaling.%s.min is %d, more than the %d of autoscaling.%s.max" $name (int $bounds.min) (int $bounds.max) $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $scaling.enabled (include "longtake.separate" .) -}}
+{{- $sessions := mul $scaling.denoisers.max ($values.server.slots | default 2) | int -}}
+{{- $decoded := mul $scaling.decoders.max $values.server.decoder_slots | int -}}
+{{- if lt $decoded $sessions -}}
+{{- fail (printf "denoisers may come to have %d sessions, and decoders %d: raise autoscaling.decoders.max or server.decoder_slots" $sessions $decoded) -}}
+{{- end -}}
+{{- end -}}
 {{- if and $values.routes.enabled (not $values.routes.parentRefs) -}}
 {{- fail "routes.enabled is true and routes.parentRefs is empty: name the Gateway" -}}
 {{- end -}}

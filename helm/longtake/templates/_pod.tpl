@@ -14,7 +14,8 @@ metadata:
 spec:
   # Variables of other Services could be taken for settings.
   enableServiceLinks: false
-  automountServiceAccountToken: false
+  # Of the head the autoscaler needs it, under an account that KubeRay makes unless there is one.
+  automountServiceAccountToken: {{ and (eq $kind "head") $root.Values.autoscaling.enabled }}
   terminationGracePeriodSeconds: {{ $root.Values.shutdown.podSeconds }}
   {{- with $root.Values.serviceAccountName }}
   serviceAccountName: {{ . }}

@@ -1,0 +1,109 @@
+"""Replicas that come and go by the sessions there are, in a real Ray cluster: as the chart has Serve scale."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from serving.client.aio import AsyncClient
+from serving.deployments.scaling.policy import NOTICED_S
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1 import sessions_pb2_grpc
+from serving.protocol.status import reason_in, retry_after_in
+from tests.helm.conftest import Chart
+from tests.helm.operator import Operated, operated
+from tests.serving.live.scenes import playing
+
+pytestmark = pytest.mark.slow
+
+SLOTS, MOST = 2, 3
+VALUES = (
+    "insecure=true", "autoscaling.enabled=true", "autoscaling.downscaleSeconds=3", "shutdown.replicaSeconds=60",
+    "shutdown.managerSeconds=90",
+)  # fmt: skip
+GROUPS = {"front": 2, "denoiser": MOST, "decoder": MOST, "text": 1}
+
+
+@contextmanager
+def scaled(chart: Chart, folders: pytest.TempPathFactory, *values: str) -> Iterator[Operated]:
+    rendered = chart.render(*VALUES, *values)
+    # Ray puts sockets there, whose names may not be long.
+    with operated(rendered, folders.mktemp("a"), GROUPS) as found:
+        found.put(rendered)
+        found.wait_until_running()
+        yield found
+
+
+def opened(stub: sessions_pb2_grpc.SessionsStub) -> pb.Session:
+    """A session that no replica is too slow for, and that stays though nobody comes."""
+    options = pb.SessionOptions(fps=1)
+    options.lease.FromSeconds(1800)
+    session: pb.Session = stub.CreateSession(pb.CreateSessionRequest(options=options))
+    return session
+
+
+def wait_for(server: Operated, stage: str, least: int, most: int = MOST) -> None:
+    server.wait_for(lambda: least <= len(server.replicas(stage)) <= most)
+
+
+async def watched_until_fewer(server: Operated, session: pb.Session) -> list[int]:
+    """The frames that come to a client until there are fewer denoisers, and for two seconds after that."""
+    came: list[int] = []
+    end: int | None = None
+    async with asyncio.timeout(240), AsyncClient(server.grpc) as client:
+        async for event in client.watch(session.id, 0):
+            if not event.HasField("chunk"):
+                continue
+            came += [unit.frame for unit in event.chunk.units]
+            if end is None and len(await asyncio.to_thread(server.replicas, "Denoiser")) < MOST:
+                end = came[-1] + 32
+            if end is not None and came[-1] >= end:
+                return came
+    raise AssertionError("the stream ended")
+
+
+def test_denoisers_come_before_the_session_that_needs_them_and_go_from_under_one_that_stays(
+    chart: Chart, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    values = (f"server.slots={SLOTS}", f"autoscaling.denoisers.max={MOST}")
+    with scaled(chart, tmp_path_factory, *values) as server, grpc.insecure_channel(server.grpc) as channel:
+        stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
+        wait_for(server, "Denoiser", 1, 1)
+        sessions: list[pb.Session] = []
+        while len(sessions) < SLOTS * MOST - 1:
+            sessions.append(opened(stub))
+            wait_for(server, "Denoiser", min(MOST, len(sessions) // SLOTS + 1))
+        staying = playing(stub)
+        with pytest.raises(grpc.RpcError) as refused:
+            opened(stub)
+        metadata: Any = refused.value.trailing_metadata()
+        assert reason_in(metadata) == "SLOTS_FULL"
+        assert (retry_after_in(metadata) or 0.0) > NOTICED_S
+        for session in sessions:
+            stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+        # It is on the newest, which is the one that goes.
+        came = asyncio.run(watched_until_fewer(server, staying))
+        assert came == list(range(len(came)))
+        stub.DeleteSession(pb.DeleteSessionRequest(session_id=staying.id))
+        wait_for(server, "Denoiser", 1, 1)
+        assert opened(stub).id
+
+
+def test_decoders_come_by_themselves_where_they_are_a_stage_of_their_own(
+    chart: Chart, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    values = (
+        "server.stages=separate", "server.slots=4", f"server.decoder_slots={SLOTS}",
+        "autoscaling.denoisers.max=1", f"autoscaling.decoders.max={MOST}",
+    )  # fmt: skip
+    with scaled(chart, tmp_path_factory, *values) as server, grpc.insecure_channel(server.grpc) as channel:
+        stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
+        for count in range(1, 4):
+            assert opened(stub).id
+            wait_for(server, "VideoDecoder", count // SLOTS + 1)
+        assert len(server.replicas("Denoiser")) == len(server.replicas("TextEncoder")) == 1
