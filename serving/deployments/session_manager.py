@@ -123,7 +123,7 @@ class SessionManagerReplica:
     async def check_health(self) -> None:
         """Begin, if that has not been done, to look for sessions whose manager is gone; count the managers."""
         self._sessions.start()
-        if self._departure is None:
+        if self._departure is None or self._departure.done():
             self._departure = asyncio.create_task(self._depart())
         await self._count_managers()
 

@@ -42,6 +42,11 @@ class LeaseConfig:
         return 2 * self.prepare_timeout_s
 
     @property
+    def move_again_s(self) -> float:
+        """How long a copy is left alone that has yielded in vain: it has stood still meanwhile."""
+        return 5 * self.lease_s
+
+    @property
     def doubt_after_s(self) -> float:
         """Silence of a replica after which its manager prepares another copy."""
         return 0.4 * self.lease_s

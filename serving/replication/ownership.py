@@ -85,7 +85,8 @@ class StandbyOwnership:
         self._prepare_at = now
         self._leaving: Collection[str] = ()
         self._move = self._given_up = 0
-        self._move_by = now
+        self._move_by = self._move_at = now
+        self._has_yielded = False
         self._candidate: Owner | None = adopt.owner if adopt is not None else None
         self._candidate_at = now
         self._candidate_died = False
@@ -186,7 +187,7 @@ class StandbyOwnership:
     def yielded(self, attempt: str, now: float) -> None:
         """The owner has yielded and handed over how it stands, which is to be prepared elsewhere."""
         if self.phase is Phase.MOVING and attempt == self._attempt:
-            self._move_by = now + self._config.prepare_timeout_s
+            self._move_by, self._has_yielded = now + self._config.prepare_timeout_s, True
 
     def moved(self, attempt: str, replica: str, now: float) -> list[Action]:
         """What the owner handed over is ready on `replica`, as `prepared` says."""
@@ -197,7 +198,7 @@ class StandbyOwnership:
         return self._commit(Owner(replica, attempt, self._manager))
 
     def prepare_failed(self, attempt: str, now: float) -> list[Action]:
-        """No copy could be prepared there, or none could be moved there. Another try follows after L/4."""
+        """No copy could be prepared there, or moved there. Another try follows after L/4, or if it yielded 5 L."""
         if self.phase not in (Phase.PREPARING, Phase.MOVING) or attempt != self._attempt:
             return []
         return self._give_up_attempt(now)
@@ -269,9 +270,9 @@ class StandbyOwnership:
             if now >= self._retry_at:
                 self.phase, self._attempt, self._prepare_at = Phase.PREPARING, self._new_attempt(), now
                 return [Prepare(self._attempt, self.owner.replica if self.owner else None)]
-        elif self._may_move and now >= self._retry_at:
+        elif self._may_move and now >= self._move_at:
             self.phase, self._attempt, self._move = Phase.MOVING, self._new_attempt(), self._move + 1
-            self._move_by = now + self._config.yield_timeout_s
+            self._move_by, self._has_yielded = now + self._config.yield_timeout_s, False
             return [Move(self._attempt, self._move)]
         return self._look(now)
 
@@ -294,8 +295,10 @@ class StandbyOwnership:
 
     def _give_up_attempt(self, now: float) -> list[Action]:
         attempt, self._attempt, self._candidate = self._attempt, None, None
+        if self.phase is Phase.MOVING:
+            again_s = self._config.move_again_s if self._has_yielded else self._config.renew_every_s
+            self._move_at, self._given_up = now + again_s, self._move
         self.phase, self._retry_at = Phase.SERVING, now + self._config.renew_every_s
-        self._given_up = self._move
         return [CancelAttempt(attempt)] if attempt is not None else []
 
     def _commit(self, record: Record) -> list[Action]:
@@ -325,6 +328,7 @@ class StandbyOwnership:
         self._fed_at = now
         self._attempt = self._candidate = self._pending = None
         self._move = self._given_up = 0
+        self._move_at = now
         self._retry_at, self._look_at = now, now + self._config.look_every_s
         return self.tick(now)
 

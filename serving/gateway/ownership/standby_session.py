@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from serving.errors import (
+    InvalidRequest,
     RegisterUnavailable,
     ReplicaDied,
     ServingError,
@@ -84,6 +85,7 @@ class StandbySession:
         self._prepared: Prepared | None = None
         self._died: set[str] = set()
         self._died_making: int | None = None
+        self._rebuilds_at: int | None = None
         self.is_released = False
 
     def begin(self) -> None:
@@ -208,14 +210,18 @@ class StandbySession:
         """Have the session go on elsewhere from where its owner leaves it. Whatever fails, the owner goes on."""
         owner, epoch = self.ownership.owner, self.ownership.epoch
         assert owner is not None
-        yielded = partial(self.ownership.yielded, attempt)
+        yielded, tried = partial(self.ownership.yielded, attempt), self._trying(attempt)
+        exact = epoch != self._rebuilds_at
         try:
-            made = await moved_copy(self._host, owner, epoch, attempt, move, yielded, self._trying(attempt))
+            made = await moved_copy(self._host, owner, epoch, attempt, move, exact, yielded, tried)
         except asyncio.CancelledError:
             self._cancel(attempt)
             raise
         except ServingError as error:
             self._cancel(attempt)
+            if isinstance(error, InvalidRequest):
+                # Its stream could not be opened as it is.
+                self._rebuilds_at = epoch
             logger.info("not moved yet", extra={"session": self.session_id, "why": str(error)})
             self._carry_out(self.ownership.prepare_failed(attempt, _now()))
             return

@@ -19,7 +19,7 @@ from tests.support.namespaces import Host, Hosts
 
 REPOSITORY = Path(__file__).parents[3]
 GRPC_PORT, RAY_PORT = 9000, 6379
-START_S = 180.0
+START_S = 300.0
 GIVE_UP = {"period_ms": "1000", "timeout_ms": "2000", "failure_threshold": "5", "initial_delay_ms": "2000"}
 """When Ray gives a host up: after 5 s at the least. By default it takes half a minute."""
 

@@ -71,7 +71,7 @@ class Viewer:
 
 
 async def reach(viewers: list[Viewer], frame: int) -> None:
-    async with asyncio.timeout(180):
+    async with asyncio.timeout(400):
         while min(len(viewer.frames) for viewer in viewers) < frame:
             await asyncio.sleep(0.1)
 

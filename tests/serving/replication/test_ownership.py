@@ -307,6 +307,15 @@ def test_a_move_without_an_answer_is_given_up(yields: bool, given_up_at: float) 
     assert standby.role.moved("a2", "r2", given_up_at) == [CancelAttempt("a2")]
 
 
+def test_a_copy_that_has_yielded_in_vain_is_left_alone_for_a_while() -> None:
+    standby = moving()
+    standby.role.yielded("a2", 0.3)
+    standby.role.prepare_failed("a2", 0.4)
+    standby.contacts.heard("r1", 10.3, 10.3)
+    assert standby.role.tick(10.3) == [LookInRegister()]
+    assert standby.role.tick(10.4) == [Move("a3", 2)]
+
+
 def test_a_copy_that_was_moved_too_late_is_cancelled() -> None:
     standby = moving()
     standby.role.yielded("a2", 0.3)

@@ -261,17 +261,6 @@ class RenewsWhatHasYielded(ReplicaLeases):
         return yielded
 
 
-class CommitsAMoveGivenUp(StandbyOwnership):
-    def _give_up_attempt(self, now: float) -> list[Action]:
-        self._stale = self._attempt if self.phase is Phase.MOVING else None
-        return super()._give_up_attempt(now)
-
-    def moved(self, attempt: str, replica: str, now: float) -> list[Action]:
-        if self.phase is Phase.SERVING and attempt == getattr(self, "_stale", None):
-            return self._commit(Owner(replica, attempt, self._manager))
-        return super().moved(attempt, replica, now)
-
-
 class KeepsWhatItPrepared(StandbyOwnership):
     def fed(self, epoch: int, full: bool, now: float) -> list[Action]:
         phase, self.phase = self.phase, Phase.SERVING if self._is_open else self.phase
@@ -289,7 +278,6 @@ class KeepsWhatItPrepared(StandbyOwnership):
         (Rules(ownership=RenewsWhileItCommits), "two leased copies"),
         (Rules(leases=TakesLowerEpochs), "two leased copies"),
         (Rules(leases=RenewsWhatHasYielded), "two leased copies"),
-        (Rules(ownership=CommitsAMoveGivenUp), "two leased copies"),
         (Rules(register=ForgetsEnds), "after its end"),
         (Rules(ownership=IsAlwaysFull), "without full state"),
         (Rules(ownership=KeepsWhatItPrepared), "not the newest"),
@@ -301,7 +289,6 @@ class KeepsWhatItPrepared(StandbyOwnership):
         "no renewal",
         "fencing",
         "yield",
-        "given up",
         "end",
         "full state",
         "newest state",

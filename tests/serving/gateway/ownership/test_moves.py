@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from engines.errors import SnapshotError
+from engines.streaming.generator import Generator
+from engines.streaming.snapshot import Restored, Snapshot, restore
 from serving.gateway.ownership.standby_session import StandbySession
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.ownership import Phase
 from serving.weights.loader import OpenedModel, open_model
-from serving.worker import session_saver
+from serving.worker import session_factory, session_saver
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.test_failover import ANNA, END, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NIGHT
@@ -52,7 +54,8 @@ async def moved(there: Cluster, manager: SessionService) -> Viewer:
     await viewer.sees(45)
     before = leave(there, session)
     await viewer.sees(END)
-    await until(lambda: there.owner_of(session.id) != before and there.copies()[before] == 0)
+    await until(lambda: there.leased(session.id) not in ([], [before]) and there.copies()[before] == 0)
+    await until(lambda: viewer.resumed > 0)
     return viewer
 
 
@@ -157,6 +160,23 @@ async def never(*_: Any) -> None:
     await asyncio.sleep(3600)
 
 
+def test_a_stream_that_the_other_replica_does_not_take_as_it_is_is_rebuilt_the_next_time(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(generator: Generator, snapshot: Snapshot) -> Restored:
+        if snapshot.kind == "exact":
+            raise SnapshotError("the snapshot's window has another format")
+        return restore(generator, snapshot)
+
+    async def move() -> None:
+        async with cluster(pocket, tmp_path, lease_s=0.4) as there:
+            monkeypatch.setattr(session_factory, "restore", refuse)
+            (said,) = resumed(await moved(there, there.managers[0]))
+            assert said.kind == pb.RESUME_KIND_REBUILT
+
+    run(move())
+
+
 @pytest.mark.parametrize("step", ["hand_over", "take_exact", "prepare"])
 def test_where_a_move_fails_the_session_goes_on_and_moves_later(
     pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -176,9 +196,9 @@ def test_where_a_move_fails_the_session_goes_on_and_moves_later(
             else:
                 failed = fails_once(monkeypatch, session_saver, step, refuse)
             await viewer.sees(END + 36)
-            await until(lambda: there.owner_of(session.id) == target)
+            await until(lambda: there.leased(session.id) == [target])
             assert failed == [step]
-            assert viewer.resumed == 1
+            await until(lambda: viewer.resumed == 1)
 
     run(fail())
 
