@@ -15,8 +15,8 @@ from ray import serve
 from benchmarks.measure.processes import MIB, anonymous_bytes
 from benchmarks.measure.replicas import replicas
 from serving.config import ServerConfig
-from serving.deployments.app import APPLICATION
 from serving.deployments.routing.replica_client import ReplicaClient
+from serving.protocol.requests import APPLICATION
 
 ANSWER_S = 5.0
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 import psutil
 from ray import serve
 
-from serving.deployments.app import APPLICATION
+from serving.protocol.requests import APPLICATION
 
 
 class Replica(NamedTuple):

@@ -18,10 +18,10 @@ from benchmarks.soak.injector import Injected, Injector, wait_until_healthy
 from benchmarks.soak.viewer import Tally, Viewer
 from serving.client.aio import AsyncClient
 from serving.config import Limits, ServerConfig
-from serving.deployments.app import APPLICATION
 from serving.deployments.local_cluster import local_cluster
 from serving.deployments.replicas.video_decoder import ABANDONED_S
 from serving.deployments.server_process import free_ports
+from serving.protocol.requests import APPLICATION
 
 logger = logging.getLogger(__name__)
 

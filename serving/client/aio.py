@@ -19,7 +19,7 @@ from serving.errors import InsecureToken
 from serving.hosts import host_of_target, is_loopback
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
-from serving.protocol.requests import new_cue, new_cues, session_options
+from serving.protocol.requests import APPLICATION, APPLICATION_KEY, new_cue, new_cues, session_options
 from serving.timeline.cue import Blend, Cue, Transition
 
 SERVER = "localhost:9000"
@@ -56,7 +56,7 @@ class AsyncClient:
         self.server = server
         self.client_id = uuid.uuid4().hex
         self._patience_s = patience_s
-        self.metadata = (("application", "longtake"), *_authorization(token))
+        self.metadata = ((APPLICATION_KEY, APPLICATION), *_authorization(token))
         credentials = grpc.ssl_channel_credentials()
         # What is for this machine does not go round by way of a proxy that the environment names.
         options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0 if is_here else 1))

@@ -15,11 +15,8 @@ from serving.deployments.replicas.video_decoder import VideoDecoderReplica
 from serving.deployments.routing.session_router import ManagerRouter, SessionRouter
 from serving.deployments.session_manager import SessionManagerReplica
 from serving.deployments.telemetry.logging_config import LOGGING
+from serving.protocol.requests import APPLICATION
 from serving.weights.quantized_model import served_model
-
-APPLICATION = "longtake"
-"""The name of the gRPC application, which clients may send as the metadata key `application`."""
-
 
 SHUTDOWN_S = 10.0
 """The longest a replica that is taken away may go on with the requests that it has."""

@@ -4,7 +4,8 @@ Serve cancels a request whose client goes while it waits for the next message. I
 is being sent to it, nobody waits, and the request would be served on.
 
 Of an error Serve passes on code and details, and no trailing metadata: the reason, and when to come back, come in
-front of the details, and become metadata here. Bytes that are no message, such as texts with half characters, gRPC
+front of the details, and become metadata here. A request that names no application is for this server, whichever
+others Serve has: it would not know where to. Bytes that are no message, such as texts with half characters, gRPC
 would answer with UNKNOWN: they are refused here as any other request that cannot be used.
 """
 
@@ -23,6 +24,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from serving.deployments.telemetry.logging_config import SERVE, Refusals
 from serving.errors import InvalidRequest, ReplicaLost
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
+from serving.protocol.requests import APPLICATION, APPLICATION_KEY
 from serving.protocol.status import REASON_KEY, REASONS, RETRY_KEY, code_numbered, code_of, message_of, reason_of
 
 Unary = Callable[[Any, Any], Awaitable[bytes]]
@@ -97,7 +99,7 @@ def answered(unary: Unary) -> Unary:
     async def answer(request: Any, context: Any) -> bytes:
         await _require_message(request, context)
         try:
-            return await unary(request, context)
+            return await unary(request, _Addressed(context))
         finally:
             _name_reason(context)
 
@@ -109,7 +111,7 @@ def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
 
     async def send(request: Any, context: Any) -> None:
         await _require_message(request, context)
-        messages = stream(request, context)
+        messages = stream(request, _Addressed(context))
         try:
             async for message in messages:
                 await context.write(message)
@@ -123,6 +125,22 @@ def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
 async def _require_message(request: object, context: Any) -> None:
     if isinstance(request, InvalidRequest):
         await context.abort(code_of(request), message_of(request), ((REASON_KEY, reason_of(request)),))
+
+
+class _Addressed:
+    """The context of a request, to this server's application unless it says another one."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def invocation_metadata(self) -> tuple[tuple[str, Any], ...]:
+        """As of the context."""
+        given = tuple(self._context.invocation_metadata() or ())
+        is_addressed = any(key == APPLICATION_KEY for key, _ in given)
+        return given if is_addressed else (*given, (APPLICATION_KEY, APPLICATION))
 
 
 def _name_reason(context: Any) -> None:

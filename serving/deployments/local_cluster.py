@@ -16,11 +16,12 @@ from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
 from serving.config import ServerConfig
-from serving.deployments.app import APPLICATION, build, denoisers, replicas
+from serving.deployments.app import build, denoisers, replicas
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.deployments.telemetry.logging_config import LOGGING
 from serving.deployments.worker_setup import worker_setup
 from serving.launch.running import Running
+from serving.protocol.requests import APPLICATION
 
 SERVICES = [
     "serving.deployments.grpc_handlers.add_sessions",

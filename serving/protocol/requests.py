@@ -9,6 +9,9 @@ from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue, Transition, check_whole, figure
 
+APPLICATION_KEY, APPLICATION = "application", "longtake"
+"""The metadata by which a client may say which of Ray Serve's applications it calls, and the server's name."""
+
 _INT32 = 1 << 31
 
 

@@ -11,11 +11,11 @@ import pytest
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.serve.config import AutoscalingConfig
 
-from serving.deployments.app import APPLICATION
 from serving.deployments.cluster_app import application
 from serving.deployments.local_cluster import ENVIRONMENT, SERVICES
 from serving.deployments.scaling.by_slots import by_slots
 from serving.deployments.telemetry.logging_config import LOGGING
+from serving.protocol.requests import APPLICATION
 from tests.helm import values_schema
 from tests.helm.conftest import INSECURE, Chart, Refused, Rendered
 from tests.helm.schemas import problem_of, serve_config_of

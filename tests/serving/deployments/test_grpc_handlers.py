@@ -134,3 +134,29 @@ def test_a_process_that_was_lost_is_unavailable_and_an_error_is_not_and_neither_
 @pytest.mark.parametrize("method", ["unary", "stream"])
 def test_what_else_serve_says_has_no_reason(method: str) -> None:
     assert refused("Request failed: it broke", method) == ("", "Request failed: it broke")
+
+
+def addressed(*metadata: tuple[str, str]) -> list[str]:
+    """The applications that Serve reads in a request with `metadata`."""
+
+    async def echo(request: Any, context: Any) -> bytes:
+        return ",".join(value for key, value in context.invocation_metadata() if key == "application").encode()
+
+    async def ask() -> bytes:
+        server = grpc.aio.server()
+        handler = grpc.unary_unary_rpc_method_handler(answered(echo))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"ask": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                return cast(bytes, await channel.unary_unary("/test/ask", bytes, bytes)(b"", metadata=metadata))
+            finally:
+                await server.stop(None)
+
+    return asyncio.run(ask()).decode().split(",")
+
+
+def test_a_request_that_names_no_application_is_for_this_server_whichever_others_there_are() -> None:
+    assert addressed() == ["longtake"]
+    assert addressed(("application", "another")) == ["another"]

@@ -18,6 +18,7 @@ from benchmarks.measure.replicas import is_whole
 from serving.config import ServerConfig
 from serving.deployments import app
 from serving.deployments.local_cluster import SERVICES
+from serving.protocol.requests import APPLICATION
 
 FIRST_HOST, OTHER_HOSTS = "first", "other"
 """The resources that hosts have."""
@@ -61,7 +62,7 @@ def main() -> None:
         http_options=HTTPOptions(host="127.0.0.1", port=config.http_port),
         grpc_options=gRPCOptions(port=port, grpc_servicer_functions=SERVICES),
     )
-    serve.run(app.build(config), name=app.APPLICATION, route_prefix="/")
+    serve.run(app.build(config), name=APPLICATION, route_prefix="/")
     said: dict[str, str] = {}
     while True:
         alive = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]

@@ -25,7 +25,6 @@ from engines.streaming.state import Block
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
-from serving.deployments import app
 from serving.deployments.local_cluster import stop
 from serving.deployments.replicas.remote_stages import RemoteDecoder
 from serving.deployments.server_process import free_ports
@@ -33,6 +32,7 @@ from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.pipeline.video_decoder import DecoderStart
+from serving.protocol.requests import APPLICATION
 from serving.timeline.cue import Blend, Cue
 from tests.serving.live.ray_start import cluster_here
 from tests.serving.live.scenes import (
@@ -146,7 +146,7 @@ def test_a_call_between_stages_may_have_more_than_four_mebibytes(pair: Pair) -> 
     latents = torch.zeros(3, 16, 60, 104)
     warm = [latents] * 4
     assert sum(block.nbytes for block in warm) > 4 << 20
-    decoders = serve.get_deployment_handle("VideoDecoder", app.APPLICATION)
+    decoders = serve.get_deployment_handle("VideoDecoder", APPLICATION)
     pictures = RemoteDecoder(decoders, silence_s=30, copier=HostCopier(torch.device("cpu")))
 
     async def decoded() -> Chunk:
