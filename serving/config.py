@@ -132,6 +132,14 @@ def _lora(value: str) -> str:
     return str(LoRAFile(file.path.resolve(), file.weight))
 
 
+def _address(value: str) -> str:
+    if "://" in value:
+        raise ConfigError(f"address is {value!r}, a Ray client's; say HOST:PORT or auto on a node of the cluster")
+    if value in ("", "local"):
+        raise ConfigError(f"address is {value!r}, which is no cluster that is there; leave it out for a new one")
+    return value
+
+
 _LISTED = {"type": "array", "items": {"type": "string"}}
 
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
@@ -187,6 +195,9 @@ class ServerConfig(BaseModel):
         None, description="what the sessions of a replica may keep; else what a graphics card has left"
     )
 
+    address: Annotated[str, AfterValidator(_address)] | None = Field(
+        None, description="of a Ray cluster that is there, as ray.init takes it; else a new one on this machine"
+    )
     host: str = Field("127.0.0.1", description="0.0.0.0 lets other machines in", min_length=1)
     grpc_port: Port = Field(9000, description="of the session API")
     http_port: Port = Field(8000, description="of the browser page")

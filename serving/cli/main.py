@@ -23,7 +23,7 @@ from serving.weights.loader import require_model
 
 COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("generate", generate, "make a film from a timeline, or again from a film"),
-    ("serve", serve, "serve interactive sessions on this machine"),
+    ("serve", serve, "serve interactive sessions on this machine, or in a Ray cluster"),
     ("play", play, "have a running server play a timeline, and keep the film"),
     ("download", download, "download the weights of a model"),
     ("quantize", quantize, "make of a model one in 8 bits"),

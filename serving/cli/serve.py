@@ -1,4 +1,4 @@
-"""`longtake serve`: a server on this machine, until it is interrupted."""
+"""`longtake serve`: a server on this machine, or in a Ray cluster that is there, until it is interrupted."""
 
 from __future__ import annotations
 
@@ -29,13 +29,20 @@ def run(options: argparse.Namespace) -> int:
     config, notes = options.flags.read(options)
     check_startup(config)
     _say(*notes)
-    if config.device == "cuda":
+    if config.device == "cuda" and config.address is None:
         plan = memory_plan(config)
         _say(*plan.lines(config.slots))
         check_memory(config, plan)
-    _say(f"starting {config.model} on {config.device}; kernels: {config.backends}")
+    _say(f"starting {config.model} on {config.device}{_where(config)}")
     supervisor.serve(config, lambda running: _say(*_doors(config, running)), lambda: _say("stopping ..."))
     return 0
+
+
+def _where(config: ServerConfig) -> str:
+    """In which cluster; of this machine its kernels, which a cluster's nodes choose by themselves."""
+    if config.address is None:
+        return f"; kernels: {config.backends}"
+    return f" in the Ray cluster at {config.address}"
 
 
 def _doors(config: ServerConfig, running: Running) -> list[str]:
@@ -45,9 +52,9 @@ def _doors(config: ServerConfig, running: Running) -> list[str]:
         f"page     http://{config.host}:{config.http_port}/",
         f"metrics  {running.metrics}",
     ]
-    if is_loopback(config.host):
+    if config.address is None and is_loopback(config.host):
         lines.append(OPEN)
-    elif not config.tokens.digests:
+    elif not is_loopback(config.host) and not config.tokens.digests:
         lines.append(f"INSECURE: everybody who reaches {config.host} may open, steer and end sessions")
     return [*lines, f"logs     {running.logs}"]
 

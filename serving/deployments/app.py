@@ -21,6 +21,9 @@ from serving.weights.quantized_model import served_model
 SHUTDOWN_S = 10.0
 """The longest a replica that is taken away may go on with the requests that it has."""
 
+CPUS = 0.5
+"""Of each replica, by which Ray places them."""
+
 MOST_REQUESTS = 10_000
 """Of one replica at a time: streams and the commands beside them. Slots are counted by the replicas themselves."""
 
@@ -38,6 +41,17 @@ def replicas(config: ServerConfig) -> int:
     """How many there are of all deployments."""
     separate = config.decoders + config.text_encoders if config.stages == "separate" else 0
     return config.managers + config.denoisers + separate
+
+
+def resources(config: ServerConfig) -> dict[str, float]:
+    """What all replicas take of a Ray cluster, by Ray's names."""
+    separate = config.stages == "separate"
+    on = {config.device: config.denoisers + (config.decoders if separate else 0)}
+    if separate:
+        reading = config.text_device or config.device
+        on[reading] = on.get(reading, 0) + config.text_encoders
+    needed = {"CPU": CPUS * replicas(config), "GPU": float(on.get("cuda", 0))}
+    return {name: amount for name, amount in needed.items() if amount}
 
 
 def _denoisers(config: ServerConfig) -> serve.Application:
@@ -67,7 +81,7 @@ def _deployment(
         graceful_shutdown_timeout_s=SHUTDOWN_S,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config=LOGGING,
-        ray_actor_options={"num_cpus": 0.5, "num_gpus": 1 if device == "cuda" else 0},
+        ray_actor_options={"num_cpus": CPUS, "num_gpus": 1 if device == "cuda" else 0},
         **routing,
     )
 

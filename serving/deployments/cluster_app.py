@@ -22,6 +22,7 @@ from serving.weights.loader import require_model
 REPLICAS = "num_replicas or autoscaling_config of a deployment"
 
 SAID_ELSEWHERE: Mapping[str, str] = {
+    "address": "the cluster that its config is put to",
     "managers": REPLICAS,
     "denoisers": REPLICAS,
     "decoders": REPLICAS,

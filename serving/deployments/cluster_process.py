@@ -12,14 +12,17 @@ import re
 import signal
 import sys
 import threading
+from contextlib import AbstractContextManager
 from typing import IO, Any
 
 from engines.errors import EngineError
 from serving.config import ServerConfig
+from serving.deployments.existing_cluster import existing_cluster, wait_until_ended
 from serving.deployments.local_cluster import local_cluster
 from serving.errors import ServingError
 from serving.launch.process_tree import adopt_orphans, end_descendants
-from serving.launch.supervisor import GRACE_S, STOP_S
+from serving.launch.running import Running
+from serving.launch.supervisor import GRACE_S, longest_stop
 
 
 def main() -> int:
@@ -28,12 +31,15 @@ def main() -> int:
     messages = _messages()
     config = ServerConfig.model_validate_json(sys.stdin.readline())
     ending, ended = threading.Event(), threading.Event()
-    threading.Thread(target=_end_with_input, args=(ending, ended), daemon=True).start()
+    threading.Thread(target=_end_with_input, args=(ending, ended, longest_stop(config)), daemon=True).start()
     try:
-        with local_cluster(config) as running:
+        with _cluster(config, ending) as running:
             _ignore_signals()
             _say(messages, **running.message)
-            ending.wait()
+            if config.address is None:
+                ending.wait()
+            else:
+                wait_until_ended(config, ending)
     except Exception as error:
         _say(messages, problem=_in_words(error))
         return 1
@@ -43,11 +49,15 @@ def main() -> int:
     return 0
 
 
-def _end_with_input(ending: threading.Event, ended: threading.Event) -> None:
+def _cluster(config: ServerConfig, ending: threading.Event) -> AbstractContextManager[Running]:
+    return local_cluster(config) if config.address is None else existing_cluster(config, ending)
+
+
+def _end_with_input(ending: threading.Event, ended: threading.Event, longest_s: float) -> None:
     """See to it that all ends some time after standard input does, whatever the main thread waits for."""
     sys.stdin.read()
     ending.set()
-    if not ended.wait(STOP_S):
+    if not ended.wait(longest_s):
         end_descendants(GRACE_S)
         os._exit(1)
 

@@ -78,22 +78,28 @@ def _start(config: ServerConfig) -> Running:
         runtime_env={"worker_process_setup_hook": worker_setup(config.host)},
         _metrics_export_port=config.metrics_port,
     )
-    serve.start(
-        http_options=HTTPOptions(host=config.host, port=config.http_port),
-        grpc_options=gRPCOptions(port=config.grpc_port, grpc_servicer_functions=SERVICES),
-        logging_config=LOGGING,
-    )
+    start_serve(config)
     serve.run(build(config), name=APPLICATION, route_prefix="/")
     found = cluster.address_info
     metrics = f"http://{found['node_ip_address']}:{found['metrics_export_port']}/metrics"
     return Running(Path(found["session_dir"]) / "logs" / "serve", metrics, _vital())
 
 
+def start_serve(config: ServerConfig) -> None:
+    """Start Serve in the cluster that this process is connected to. Returns when its doors are open."""
+    serve.start(
+        http_options=HTTPOptions(host=config.host, port=config.http_port),
+        grpc_options=gRPCOptions(port=config.grpc_port, grpc_servicer_functions=SERVICES),
+        logging_config=LOGGING,
+    )
+
+
 def _vital() -> dict[str, int]:
     return {child.name(): child.pid for child in psutil.Process().children() if child.name() in VITAL}
 
 
-async def _end_sessions() -> None:
+async def end_sessions() -> None:
+    """End every session, so that viewers are told and recordings finished."""
     pool = ReplicaClient(denoisers(), END_S)
     replicas = (await pool.replicas()).all
     ending = (pool.call(replica, "end_sessions", timeout_s=END_S) for replica in replicas)
@@ -105,6 +111,6 @@ def stop() -> None:
     if not ray.is_initialized():
         return
     if APPLICATION in serve.status().applications:
-        asyncio.run(_end_sessions())
+        asyncio.run(end_sessions())
     serve.shutdown()  # type: ignore[no-untyped-call]
     ray.shutdown()

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from engines.config.validation import require
 from engines.errors import ConfigError
 from engines.loading.memory_plan import SPARE_BYTES, MemoryPlan, gigabytes, plan_memory
 from engines.runner.selection import kv_format_of
@@ -48,6 +49,9 @@ def fill_in(config: ServerConfig, given: Collection[str]) -> Chosen:
     Raises ConfigError for a preset that is asked for and cannot be: without a graphics card, or without a
     quantized model.
     """
+    if config.address is not None:
+        problem = f"preset {config.preset} is for a graphics card of this machine; leave it out with an address"
+        require(config.preset in ("auto", "none"), problem)
     if config.preset == "none" or (config.preset == "auto" and not _needs_one(config)):
         return Chosen(config.model_copy(update={"preset": "none"}))
     if config.device != "cuda":
@@ -73,7 +77,8 @@ def memory_plan(config: ServerConfig) -> MemoryPlan:
 
 def _needs_one(config: ServerConfig) -> bool:
     """Whether the model is one of those that are large."""
-    return config.device == "cuda" and served_model(config).name in CATALOG
+    is_here = config.address is None and config.device == "cuda"
+    return is_here and served_model(config).name in CATALOG
 
 
 def _preset_for(total: int) -> str | None:

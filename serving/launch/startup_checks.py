@@ -18,13 +18,16 @@ from serving.weights.loader import require_model
 def check_startup(config: ServerConfig) -> None:
     """Raise ConfigError, ModelError or WeightsError, with the remedy, for a server that cannot start here.
 
+    Of one in a Ray cluster that is there, devices and ports are the cluster's.
+
     That the kernels can run is for the caller to find out: see `ServerConfig.backends`.
     """
     require_model(config.model, models_folder(config.models_dir), config.codec, config.lora_files)
-    _require_devices(config)
     _require_folder(config.recordings)
-    for listener in config.listeners:
-        _require_port(listener)
+    if config.address is None:
+        _require_devices(config)
+        for listener in config.listeners:
+            require_port(listener)
 
 
 def _require_devices(config: ServerConfig) -> None:
@@ -54,7 +57,8 @@ def _require_folder(folder: Path) -> None:
     require(os.access(folder, os.W_OK), f"the recordings folder {str(folder)!r} cannot be written to")
 
 
-def _require_port(listener: Listener) -> None:
+def require_port(listener: Listener) -> None:
+    """Raise ConfigError, with the flag, for a port of this host that cannot be had."""
     flag = f"--{listener.setting.replace('_', '-')}"
     try:
         (family, kind, protocol, _, address), *_ = socket.getaddrinfo(

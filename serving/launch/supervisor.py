@@ -35,6 +35,9 @@ POLL_S = 0.5
 STOP_S = 7.0
 """The longest that the cluster may take to let its sessions go; then its processes are killed."""
 
+STOP_THERE_S = 45.0
+"""The longest that it may take to leave a cluster as it was."""
+
 GRACE_S = 1.0
 """From asking what is left to end to killing it."""
 
@@ -57,14 +60,21 @@ def serve(config: ServerConfig, started: Callable[[Running], None], stopping: Ca
             _watch(cluster, running, events)
         except Interrupted:
             stopping()
-            _stop(cluster, events)
+            _stop(cluster, events, longest_stop(config))
         finally:
             end_descendants(GRACE_S)
 
 
+def longest_stop(config: ServerConfig) -> float:
+    """For how many seconds the server may end in good order."""
+    return STOP_S if config.address is None else STOP_THERE_S
+
+
 def _start(config: ServerConfig, output: IO[str], events: queue.SimpleQueue[Any]) -> subprocess.Popen[str]:
-    # Ray listens on every interface; so its ports ask for a token, which it reads as it is imported.
-    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # Ray listens on every interface; so its ports ask for a token, which it reads as it is imported. A
+    # cluster that is there has one of its own, or none.
+    is_new = config.address is None
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if is_new else {}
     # In a session of its own: Ctrl-C and signals to the group come here only.
     cluster = subprocess.Popen(
         CLUSTER,
@@ -114,7 +124,8 @@ def _wait_until_started(
 def _watch(cluster: subprocess.Popen[str], running: Running, events: queue.SimpleQueue[Any]) -> None:
     vital = {name: psutil.Process(pid) for name, pid in running.vital.items()}
     while True:
-        _next(events)
+        if problem := (_next(events) or {}).get("problem"):
+            raise ServerError(f"the server has ended: {problem}; logs: {running.logs}")
         if cluster.poll() is not None:
             raise ServerError(f"{_ended(cluster)}, and the server with it; logs: {running.logs}")
         for name, process in vital.items():
@@ -128,11 +139,11 @@ def _ended(cluster: subprocess.Popen[str]) -> str:
     return f"the process of its cluster (pid {cluster.pid}) ended {how}"
 
 
-def _stop(cluster: subprocess.Popen[str], events: queue.SimpleQueue[Any]) -> None:
+def _stop(cluster: subprocess.Popen[str], events: queue.SimpleQueue[Any], longest_s: float) -> None:
     """Let the cluster end in good order, for a while, or until a second signal comes."""
     assert cluster.stdin is not None
     cluster.stdin.close()
-    deadline = time.monotonic() + STOP_S
+    deadline = time.monotonic() + longest_s
     try:
         while cluster.poll() is None and time.monotonic() < deadline:
             _next(events)

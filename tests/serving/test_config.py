@@ -40,6 +40,11 @@ from serving.config import Limits, ServerConfig, problem_of
         ({"host": "0.0.0.0"}, "0.0.0.0 lets other machines in, and there are no tokens"),
         ({"host": "::"}, ":: lets other machines in, and there are no tokens"),
         ({"allowed_origins": ("*",)}, "'*' is no origin"),
+        ({"address": "ray://head:10001"}, "a Ray client's; say HOST:PORT or auto on a node of the cluster"),
+        (
+            {"address": "local"},
+            "address is 'local', which is no cluster that is there; leave it out for a new one",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(options: dict[str, Any], words: str) -> None:

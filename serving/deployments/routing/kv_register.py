@@ -43,6 +43,21 @@ THREADS = 4
 _T = TypeVar("_T")
 
 
+NAMESPACE = "longtake"
+
+
+def callers_of(namespace: str) -> str:
+    """The namespace of callers' slots beside that of sessions."""
+    return f"{namespace}-callers"
+
+
+def forget_all(namespace: str = NAMESPACE) -> None:
+    """Forget all sessions: for when there is no server in the cluster. Raises RayError where the store is away."""
+    for room in (namespace, callers_of(namespace)):
+        for key in _internal_kv_list("", namespace=room):
+            _internal_kv_del(key, namespace=room)
+
+
 class KvRegister:
     """A Register for any process that is connected to the cluster, actors included.
 
@@ -51,7 +66,7 @@ class KvRegister:
     """
 
     def __init__(
-        self, namespace: str = "longtake", timeout_s: float = TIMEOUT_S, keep_s: float = KEEP_ENDED_S
+        self, namespace: str = NAMESPACE, timeout_s: float = TIMEOUT_S, keep_s: float = KEEP_ENDED_S
     ) -> None:
         self._namespace = namespace
         self._timeout_s = timeout_s
@@ -59,7 +74,7 @@ class KvRegister:
         self._seen_over: dict[str, float] = {}
         # Bounded, and apart from other work: calls that hang fill these threads, not those of the event loop.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="register")
-        slots = InternalKeys(f"{namespace}-callers")
+        slots = InternalKeys(callers_of(namespace))
         self._slots = CallerSlots(slots, lambda session: is_there(self._latest(session)))
 
     async def create(self, session_id: str, epoch: int, record: Record) -> bool:

@@ -104,6 +104,12 @@ def test_a_preset_for_a_graphics_card_is_refused_without_one(models: Path) -> No
         fill_in(config(models, device="cpu", preset="24gb"), {"preset"})
 
 
+def test_a_card_of_this_machine_says_nothing_of_those_in_a_cluster(models: Path, card: None) -> None:
+    assert fill_in(config(models, address="auto"), {"model"}).config.preset == "none"
+    with pytest.raises(ConfigError, match=r"preset 24gb is for a graphics card of this machine; leave it out"):
+        fill_in(config(models, address="auto", preset="24gb"), {"preset"})
+
+
 @pytest.mark.usefixtures("card")
 def test_what_does_not_fit_is_refused_with_what_would(models: Path) -> None:
     asked = config(models, preset="none", text_device="cpu", model="longlive-1.3b-int8", slots=3)

@@ -70,6 +70,12 @@ def test_windows_in_int8_count_as_what_they_take(tmp_path: Path, monkeypatch: py
         check_memory(plain, memory_plan(plain))
 
 
+def test_ports_and_devices_of_a_cluster_that_is_there_are_not_looked_for_on_this_machine(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        check_startup(config(tmp_path, address="10.0.0.1:6379", device="cuda", grpc_port=port))
+
+
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="torch finds no CUDA device here"):
         check_startup(config(tmp_path, device="cuda"))
