@@ -28,11 +28,10 @@ from serving.deployments.worker_setup import worker_setup
 from serving.errors import ServerError
 from serving.hosts import is_loopback
 from serving.launch.running import Running
-from serving.launch.startup_checks import require_port
+from serving.launch.startup_checks import CONNECT_S, require_port
 from serving.protocol.requests import APPLICATION
 from serving.weights.catalog import models_folder
 
-CONNECT_S = 5.0
 FREED_S = 5.0
 """How long Ray may take to notice that what a server before this one had is free again."""
 
@@ -93,7 +92,6 @@ def wait_until_ended(config: ServerConfig, ending: threading.Event) -> None:
 def _connect(config: ServerConfig) -> Mapping[str, Any]:
     """What Ray says of the node that this process is on."""
     where = f"the Ray cluster at {config.address}"
-    _require_answer(config)
     try:
         cluster: Any = ray.init(
             address=config.address,
@@ -114,19 +112,6 @@ def _connect(config: ServerConfig) -> Mapping[str, Any]:
     except ValueError as error:
         raise ServerError(f"address {config.address!r} is none of a Ray cluster: {error}") from error
     return dict(cluster.address_info)
-
-
-def _require_answer(config: ServerConfig) -> None:
-    """Raise ServerError where nobody listens at an address that is `HOST:PORT`: Ray would try for minutes."""
-    host, _, port = (config.address or "").rpartition(":")
-    if not (host and port.isdecimal()):
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-    except (OSError, OverflowError) as error:
-        remedy = "start one by `ray start --head`, or leave --address out"
-        why = (isinstance(error, OSError) and error.strerror) or error
-        raise ServerError(f"no Ray cluster answers at {config.address}: {why}; {remedy}") from error
 
 
 def _serve_there() -> ServeThere | None:

@@ -15,6 +15,7 @@ from engines.runner.selection import kv_format_of
 from kernels.dispatch import chip_of
 from kernels.tiles import FP16_SUMS
 from serving.config import DTYPES, ServerConfig
+from serving.launch.startup_checks import require_devices
 from serving.weights.catalog import CATALOG, Role, models_folder
 from serving.weights.loader import configured
 from serving.weights.quantized_model import find_quantized, served_model
@@ -56,6 +57,7 @@ def fill_in(config: ServerConfig, given: Collection[str]) -> Chosen:
         return Chosen(config.model_copy(update={"preset": "none"}))
     if config.device != "cuda":
         raise ConfigError(f"preset {config.preset} is for a graphics card; the device is {config.device}")
+    require_devices(config)
     free, total = torch.cuda.mem_get_info()
     name = config.preset if config.preset != "auto" else _preset_for(total)
     if name is None:
@@ -77,7 +79,7 @@ def memory_plan(config: ServerConfig) -> MemoryPlan:
 
 def _needs_one(config: ServerConfig) -> bool:
     """Whether the model is one of those that are large."""
-    is_here = config.address is None and config.device == "cuda"
+    is_here = config.address is None and config.device == "cuda" and torch.cuda.is_available()
     return is_here and served_model(config).name in CATALOG
 
 

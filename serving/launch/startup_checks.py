@@ -11,12 +11,15 @@ import torch
 from engines.config.validation import require
 from engines.loading.memory_plan import MemoryPlan, gigabytes
 from serving.config import Listener, ServerConfig
+from serving.errors import ServerError
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
 
+CONNECT_S = 5.0
+
 
 def check_startup(config: ServerConfig) -> None:
-    """Raise ConfigError, ModelError or WeightsError, with the remedy, for a server that cannot start here.
+    """Raise ConfigError, ModelError, ServerError or WeightsError, with the remedy: a server cannot start here.
 
     Of one in a Ray cluster that is there, devices and ports are the cluster's.
 
@@ -24,13 +27,16 @@ def check_startup(config: ServerConfig) -> None:
     """
     require_model(config.model, models_folder(config.models_dir), config.codec, config.lora_files)
     _require_folder(config.recordings)
-    if config.address is None:
-        _require_devices(config)
+    if config.address is not None:
+        require_cluster(config.address)
+    else:
+        require_devices(config)
         for listener in config.listeners:
             require_port(listener)
 
 
-def _require_devices(config: ServerConfig) -> None:
+def require_devices(config: ServerConfig) -> None:
+    """Raise ConfigError where a GPU is asked for and there is none."""
     if "cuda" not in (config.device, config.text_device):
         return
     problem = "the device is cuda, and torch finds no CUDA device here; say --device cpu, or look at `nvidia-smi`"
@@ -47,6 +53,19 @@ def check_memory(config: ServerConfig, plan: MemoryPlan) -> None:
         f"{gigabytes(total)} {gigabytes(free)} are free; take {remedy}"
     )
     require(needed <= free, problem)
+
+
+def require_cluster(address: str) -> None:
+    """Raise ServerError where nobody listens at an address that is `HOST:PORT`: Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        why = (isinstance(error, OSError) and error.strerror) or error
+        remedy = "start one by `ray start --head`, or leave --address out"
+        raise ServerError(f"no Ray cluster answers at {address}: {why}; {remedy}") from error
 
 
 def _require_folder(folder: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.packet import Packet
 from av.stream import Stream
 from av.video.codeccontext import VideoCodecContext
@@ -116,7 +117,10 @@ class ChunkEncoder:
         return packets
 
     def _open(self) -> VideoCodecContext:
-        context: VideoCodecContext = av.CodecContext.create(self._codec, "w")
+        try:
+            context: VideoCodecContext = av.CodecContext.create(self._codec, "w")
+        except UnknownCodecError as error:
+            raise FilmError(f"{self._codec} is not in av here; install av from its wheels") from error
         context.height, context.width = self._height, self._width
         context.pix_fmt = "yuv420p"
         context.time_base, context.framerate = _TIME_BASE, Fraction(FRAMES_PER_SECOND)

@@ -99,6 +99,15 @@ def test_without_a_quantized_model_the_preset_says_how_to_make_one(tmp_path: Pat
     assert "weights stay in 16 bits" in notes[-1]
 
 
+def test_a_card_that_is_asked_for_and_not_there_needs_no_preset(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert fill_in(config(models), {"model"}).config.preset == "none"
+    with pytest.raises(ConfigError, match="torch finds no CUDA device here"):
+        fill_in(config(models, preset="24gb"), {"preset"})
+
+
 def test_a_preset_for_a_graphics_card_is_refused_without_one(models: Path) -> None:
     with pytest.raises(ConfigError, match="preset 24gb is for a graphics card; the device is cpu"):
         fill_in(config(models, device="cpu", preset="24gb"), {"preset"})

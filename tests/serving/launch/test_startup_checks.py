@@ -9,7 +9,7 @@ import torch
 from engines.errors import ConfigError
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
-from serving.errors import ModelError
+from serving.errors import ModelError, ServerError
 from serving.launch.memory_preset import memory_plan
 from serving.launch.startup_checks import check_memory, check_startup
 
@@ -73,7 +73,12 @@ def test_windows_in_int8_count_as_what_they_take(tmp_path: Path, monkeypatch: py
 def test_ports_and_devices_of_a_cluster_that_is_there_are_not_looked_for_on_this_machine(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        check_startup(config(tmp_path, address="10.0.0.1:6379", device="cuda", grpc_port=port))
+        there = {"address": f"127.0.0.1:{port}", "grpc_port": port}
+        check_startup(config(tmp_path, device="cuda", **there))
+    with pytest.raises(
+        ServerError, match=f"no Ray cluster answers at 127.0.0.1:{port}: Connection refused; start"
+    ):
+        check_startup(config(tmp_path, **there))
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -181,11 +181,3 @@ def test_what_cannot_be_served_is_said_in_one_sentence_with_the_remedy(head: Ray
     words = head.refused()
     assert "has Ray 2.55.1 and Python 3.12.4, and here are Ray " in words
     assert "with the versions of the cluster" in words
-
-
-def test_a_cluster_that_is_not_there_is_named(tmp_path: Path) -> None:
-    ports = free_ports()
-    nobody = RayHead(f"127.0.0.1:{ports.metrics}", ports, os.environ, tmp_path / "recordings")
-    assert (
-        f"no Ray cluster answers at 127.0.0.1:{ports.metrics}: Connection refused; start one" in nobody.refused()
-    )
