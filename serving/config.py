@@ -232,6 +232,15 @@ class ServerConfig(BaseModel):
         return tuple(dict.fromkeys((own, *self.sizes)))
 
     @property
+    def gpus(self) -> int:
+        """How many replicas have a graphics card each."""
+        on_card = self.denoisers if self.device == "cuda" else 0
+        if self.stages == "separate":
+            on_card += self.decoders if self.device == "cuda" else 0
+            on_card += self.text_encoders if (self.text_device or self.device) == "cuda" else 0
+        return on_card
+
+    @property
     def origins(self) -> Origins:
         """Pages that may call. Raises ConfigError for what is no origin."""
         is_open_here = is_loopback(self.host) and not self.tokens.digests

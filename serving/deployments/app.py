@@ -45,12 +45,7 @@ def replicas(config: ServerConfig) -> int:
 
 def resources(config: ServerConfig) -> dict[str, float]:
     """What all replicas take of a Ray cluster, by Ray's names."""
-    separate = config.stages == "separate"
-    on = {config.device: config.denoisers + (config.decoders if separate else 0)}
-    if separate:
-        reading = config.text_device or config.device
-        on[reading] = on.get(reading, 0) + config.text_encoders
-    needed = {"CPU": CPUS * replicas(config), "GPU": float(on.get("cuda", 0))}
+    needed = {"CPU": CPUS * replicas(config), "GPU": float(config.gpus)}
     return {name: amount for name, amount in needed.items() if amount}
 
 
