@@ -27,6 +27,7 @@ from serving.deployments.routing.kv_register import KvRegister
 from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.deployments.telemetry.logging_config import join_serve_logs
+from serving.deployments.telemetry.metrics import ManagerMetrics
 from serving.errors import ReplicaLost, ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -113,7 +114,9 @@ class SessionManagerReplica:
         self._origins = config.origins
         pool = ReplicaClient(denoisers, config.leases.lease_s)
         self._managers = ReplicaActors(this_deployment())
-        self._sessions = SessionService(pool, KvRegister(), config, own, this_replica(), self._managers.ids)
+        self._sessions = SessionService(
+            pool, KvRegister(), config, own, this_replica(), self._managers.ids, ManagerMetrics()
+        )
         self._counted_at = float("-inf")
         self._departure: asyncio.Task[None] | None = None
 

@@ -25,6 +25,7 @@ from serving.gateway.callers import Callers
 from serving.gateway.controller_stream import ControllerStream
 from serving.gateway.ownership.event_relay import Controller, EventRelay, Managers, no_others
 from serving.gateway.ownership.failover import Failover
+from serving.gateway.ownership.metrics import GatewayMetrics, Uncounted
 from serving.gateway.ownership.placement import ask_all, prepare
 from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
 from serving.gateway.ownership.shared_answer import SharedAnswer
@@ -60,16 +61,18 @@ class SessionService(SessionAPI):
         stream: StreamConfig,
         manager: str,
         managers: Managers = no_others,
+        metrics: GatewayMetrics | None = None,
     ) -> None:
+        metrics = metrics or Uncounted()
         self._pool = pool
         self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config
-        self._failover = Failover(pool, register, config.leases, manager)
+        self._failover = Failover(pool, register, config.leases, manager, metrics)
         self._relay = EventRelay(
             pool, self._failover, managers, config.leases.lease_s,
-            config.limits.recovery_seconds, config.limits.restart_seconds,
+            config.limits.recovery_seconds, config.limits.restart_seconds, metrics,
         )  # fmt: skip
-        self._spectators = Spectators(self._relay, self._failover.beside)
+        self._spectators = Spectators(self._relay, self._failover.beside, metrics)
         self._handoff = StreamHandoff()
         self._requests = RequestLog()
         self._callers = Callers(

@@ -12,6 +12,7 @@ from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionF
 from serving.gateway.arrivals import ROUND_S, Arrivals
 from serving.gateway.controller_stream import session_ended
 from serving.gateway.ownership.event_relay import Audience, EventRelay
+from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_broadcast import EventBroadcast, Reader
 from serving.protocol.stream_cursor import RelayCursor
@@ -23,11 +24,14 @@ HEARTBEAT_S = 1.0
 
 
 class Spectators:
-    """Watches sessions for any number of viewers. `beside` runs what outlives a request."""
+    """Watches sessions for any number of viewers. `beside` runs what outlives a request, `metrics` count gaps."""
 
-    def __init__(self, relay: EventRelay, beside: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(
+        self, relay: EventRelay, beside: Callable[[Coroutine[Any, Any, None]], None], metrics: GatewayMetrics
+    ) -> None:
         self._relay = relay
         self._beside = beside
+        self._metrics = metrics
         self._streams: dict[str, SharedStream] = {}
 
     async def watch(
@@ -42,7 +46,8 @@ class Spectators:
         await admit()
         shared = self._streams.get(session_id)
         if shared is None or shared.is_over:
-            shared = self._streams[session_id] = SharedStream(self._relay, session_id, self._beside)
+            shared = SharedStream(self._relay, session_id, self._beside, self._metrics)
+            self._streams[session_id] = shared
         reader, cursor, overlaps = shared.join(), RelayCursor(from_frame), True
         ends = asyncio.get_running_loop().time() + seconds
         try:
@@ -71,7 +76,11 @@ class SharedStream:
     """One stream of a session's replica, whose events go to every viewer as they are."""
 
     def __init__(
-        self, relay: EventRelay, session_id: str, beside: Callable[[Coroutine[Any, Any, None]], None]
+        self,
+        relay: EventRelay,
+        session_id: str,
+        beside: Callable[[Coroutine[Any, Any, None]], None],
+        metrics: GatewayMetrics,
     ) -> None:
         self._relay = relay
         self._session_id = session_id
@@ -80,7 +89,7 @@ class SharedStream:
         self._admitted: set[Reader] = set()
         self._arrivals = Arrivals(self._ask)
         self._is_telling = False
-        self._broadcast = EventBroadcast()
+        self._broadcast = EventBroadcast(metrics.skipped)
         self._stands = asyncio.Event()
         self._is_quiet = True
         self._waiting_for = pb.WAIT_REASON_UNSPECIFIED

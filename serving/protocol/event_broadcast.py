@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 
 from serving.errors import ServingError
@@ -18,10 +19,11 @@ class EventBroadcast:
     """Takes events, in order, and gives each of them to every reader who had joined by then.
 
     The newest `MOST_CHUNKS` chunks are kept, and a gap in place of each older one. Readers that let too much pile
-    up are let go.
+    up are let go. `skipped` is told, over all readers, of the frames that a gap has taken from them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, skipped: Callable[[int], None] = lambda frames: None) -> None:
+        self._skipped = skipped
         self.readers: set[Reader] = set()
         self.failure: ServingError | None = None
         self.is_finished = False
@@ -78,8 +80,11 @@ class EventBroadcast:
                 reader.set_result(None)
 
     def _forget_chunk(self) -> None:
-        at = self._chunks.popleft() - self._begin
+        place = self._chunks.popleft()
+        at = place - self._begin
         event = self._events[at]
+        if behind := sum(reader.place <= place for reader in self.readers):
+            self._skipped(behind * len(event.chunk.units))
         gap = pb.Gap(first_frame=event.chunk.first_frame, frames=len(event.chunk.units))
         self._events[at] = pb.Event(take=event.take, gap=gap)
         self._nbytes += _size(self._events[at])

@@ -313,11 +313,15 @@ class Session:
             self._log.truncate(len(self._log) - 1)
             self._put(Pending(plan.applied.cue, plan.applied.command_id))
 
+    def slack(self, plan: BlockPlan, now: float) -> float | None:
+        """Seconds until a block is to be on screen; None for a session's first, or where nothing is known."""
+        expected = self._position.expects(plan.first_frame)
+        return None if expected is None or self.delivered_frames == 0 else expected - now
+
     def delivered(self, plan: BlockPlan, now: float) -> bool:
         """A block has been sent; True if it came after it was to be on screen."""
-        expected = self._position.expects(plan.first_frame)
-        late = self.delivered_frames > 0 and expected is not None and now > expected
-        if late:
+        slack = self.slack(plan, now)
+        if late := slack is not None and slack < 0:
             self._position.late(plan.first_frame, now)
         self.delivered_frames = plan.end_frame
         self._run_clock(now)

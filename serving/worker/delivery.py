@@ -103,8 +103,9 @@ class Delivery:
         if not await self._leased(session):
             return
         now = asyncio.get_running_loop().time()
+        slack = session.logic.slack(plan, now)
         late = session.logic.delivered(plan, now)
-        self._metrics.block(late=late)
+        self._metrics.block(late=late, slack_s=slack)
         self._replicate(session, chunk, update)
         session.audience.publish_chunk(chunk)
         self._time(session, plan, now)
@@ -202,7 +203,7 @@ class Delivery:
         )
         resumed.silence.FromMilliseconds(round(1000 * (asyncio.get_running_loop().time() - began)))
         session.audience.publish(resumed=resumed)
-        self._metrics.resumed("decoder")
+        self._metrics.decoder_changed(planned=moves)
         return True
 
 

@@ -179,7 +179,7 @@ class Denoiser:
             session = await self._copies.made(
                 attempt, self._within(opening, self._replay_s if is_clients else None)
             )
-            return await self._admit(session, resumed=resume is not None)
+            return await self._admit(session)
 
     async def fork(
         self, attempt: str, new_attempt: str, session_id: str, caller: str, frame: int | None
@@ -230,10 +230,8 @@ class Denoiser:
         """The register says at `epoch` that the session is over."""
         self._copies.session_ended(session_id, epoch)
 
-    async def _admit(self, session: ActiveSession, *, resumed: bool = False) -> Prepared:
+    async def _admit(self, session: ActiveSession) -> Prepared:
         await self._copies.admit(session)
-        if resumed:
-            self._metrics.resumed("session")
         return Prepared(self._replica, session.attempt, _now(), session.describe().SerializeToString())
 
     async def _free(self, session: ActiveSession) -> None:
@@ -256,6 +254,7 @@ class Denoiser:
                 elif self._copies.has_lease(session):
                     session.look_at_waiting(now)
             self._streams.close_expired(now)
+            self._metrics.following(self._copies.following(now))
 
     # Questions
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+
+class Following(NamedTuple):
+    """Who follows the sessions of a replica.
+
+    `unkept` is how many have no standby, and would be lost with the replica; `lag_s` is for how long the oldest
+    block has waited that a standby has not taken, in seconds.
+    """
+
+    viewers: int
+    unkept: int
+    lag_s: float
 
 
 class Metrics(Protocol):
@@ -14,8 +26,11 @@ class Metrics(Protocol):
     def slots(self, used: int, free: int) -> None:
         """Sessions that are open, and that could be."""
 
-    def block(self, *, late: bool) -> None:
-        """A block has been delivered."""
+    def following(self, now: Following) -> None:
+        """Who follows the sessions."""
+
+    def block(self, *, late: bool, slack_s: float | None) -> None:
+        """A block has been delivered, so long before it was to be on screen; None where nobody waits for it."""
 
     def interval(self, seconds: float) -> None:
         """Between a session's last two chunks."""
@@ -23,8 +38,8 @@ class Metrics(Protocol):
     def command_to_frame(self, seconds: float) -> None:
         """A cue that was to apply at once has been delivered."""
 
-    def resumed(self, what: str) -> None:
-        """A session or its decoder went on elsewhere."""
+    def decoder_changed(self, *, planned: bool) -> None:
+        """A session goes on at another decoder; `planned` where the one before was being taken away."""
 
     def refused(self, reason: str) -> None:
         """A request was refused."""

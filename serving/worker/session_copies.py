@@ -15,7 +15,7 @@ from serving.replication.register import Ended, Owner, Register
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity, Load
 from serving.worker.capacity.slot_report import SlotReport
-from serving.worker.metrics import Metrics
+from serving.worker.metrics import Following, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -225,6 +225,13 @@ class SessionCopies:
         """Let everything go without a word to the register: the sessions go on elsewhere."""
         for session in self.all:
             self._finish(session, ReplicaLost("its replica stops"))
+
+    def following(self, now: float) -> Following:
+        """Who follows the sessions whose owners are here."""
+        owned = [session for session in self.all if self.has_lease(session)]
+        feeds = [session.feed for session in owned if session.feed is not None]
+        viewers = sum(session.audience.viewers for session in owned)
+        return Following(viewers, len(owned) - len(feeds), max((feed.lag_s(now) for feed in feeds), default=0.0))
 
     def count(self) -> None:
         """Tell how many slots are taken."""

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from ray.util import metrics
 
-from serving.deployments.telemetry.metrics import DenoiserMetrics
+from serving.deployments.telemetry.metrics import DenoiserMetrics, ManagerMetrics
 from tests.helm.values_schema import CHART
 
 DASHBOARD = CHART / "dashboards" / "longtake.json"
@@ -56,8 +56,8 @@ def uses(query: str) -> Iterator[Use]:
 
 
 def ours() -> Iterator[tuple[str, bool, set[str]]]:
-    """Names of what a denoiser exports, as Ray writes them, whether they only grow, and their labels."""
-    for metric in vars(DenoiserMetrics()).values():
+    """Names of what replicas export, as Ray writes them, whether they only grow, and their labels."""
+    for metric in (*vars(DenoiserMetrics()).values(), *vars(ManagerMetrics()).values()):
         name, labels = f"ray_{metric.info['name']}", set(metric.info["tag_keys"])
         if isinstance(metric, metrics.Histogram):
             yield from ((f"{name}_{what}", True, labels | {"le"}) for what in ("bucket", "sum", "count"))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from serving.errors import NoLease, ReplicaLost, SessionLost, SessionNotFound
 from serving.gateway.ownership.absences import Absences
 from serving.gateway.ownership.failover import Failover
+from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.gateway.ownership.replica_pool import ReplicaPool
 from serving.gateway.ownership.session_directory import Located
 from serving.gateway.ownership.shared_answer import SharedAnswer
@@ -70,6 +71,7 @@ class EventRelay:
         silence_s: float,
         recovery_s: float,
         restart_s: float,
+        metrics: GatewayMetrics,
     ) -> None:
         self._pool = pool
         self._failover = failover
@@ -77,6 +79,7 @@ class EventRelay:
         self._silence_s = silence_s
         self._recovery_s = recovery_s
         self._restart_s = restart_s
+        self._metrics = metrics
         self._absences = Absences()
 
     async def ask(self, session_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
@@ -115,6 +118,7 @@ class EventRelay:
                     lost_at, before = None, located
                     controller = None if controller is None else controller._replace(reattach=True)
                     if cursor.accept(event):
+                        self._count(event, 1 if audience is None else audience.viewers)
                         yield event
                 return
             except (SessionNotFound, ReplicaLost) as lost:
@@ -123,6 +127,12 @@ class EventRelay:
                 lost_at = _now() if lost_at is None else lost_at
                 logger.info("stream lost", extra={"session": session_id, "why": str(lost)})
                 located = await self._next(session_id, located.owner, lost, follows=True)
+
+    def _count(self, event: pb.Event, viewers: int) -> None:
+        if event.HasField("chunk"):
+            self._metrics.sent(viewers * sum(len(unit.data) for unit in event.chunk.units))
+        elif event.HasField("gap"):
+            self._metrics.skipped(viewers * event.gap.frames)
 
     async def tell_viewers(self, audience: Audience) -> None:
         """Tell the replica how many viewers a stream has; one that moves is told with its next stream."""

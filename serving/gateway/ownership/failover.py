@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from serving.errors import RegisterUnavailable, ReplicaDied, ReplicaLost, ServingError, SessionNotFound
+from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.gateway.ownership.replica_pool import ReplicaPool, Replicas
 from serving.gateway.ownership.session_directory import SessionDirectory
 from serving.gateway.ownership.standby_host import StandbyHost
@@ -36,15 +37,18 @@ class Failover:
         register: what all managers agree on.
         config: how long a lease is.
         manager: the name of this process, which is never used again.
+        metrics: where to count.
 
     """
 
-    def __init__(self, pool: ReplicaPool, register: Register, config: LeaseConfig, manager: str) -> None:
+    def __init__(
+        self, pool: ReplicaPool, register: Register, config: LeaseConfig, manager: str, metrics: GatewayMetrics
+    ) -> None:
         self._pool = pool
         self._register = register
         self._config = config
         self.directory = SessionDirectory(register)
-        self._host = StandbyHost(pool, register, config, manager, self.directory, self.beside)
+        self._host = StandbyHost(pool, register, config, manager, self.directory, self.beside, metrics)
         self.manager = manager
         self._sessions: dict[str, StandbySession] = {}
         self._streams: dict[str, str] = {}
@@ -230,6 +234,8 @@ class Failover:
             match decide_orphan(self._config, top, orphan, replica, self.manager):
                 case Adopt() as adopt if orphan.session_id not in self._sessions:
                     self._standby(orphan.session_id, adopt=adopt)
+                    # One whose lease runs was offered by a manager that leaves.
+                    self._host.metrics.failed_over("manager", planned=orphan.without_lease_s == 0)
                 case Drop(attempt, epoch) if top is not None and isinstance(top.record, Ended):
                     logger.info("copy of a session that ended", extra={"session": orphan.session_id})
                     await self._pool.call(replica, "session_ended", orphan.session_id, epoch, timeout_s=TOLD_S)

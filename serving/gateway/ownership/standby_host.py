@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.errors import ReplicaLost, SessionNotFound
+from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.gateway.ownership.replica_pool import TOLD_S, ReplicaPool
 from serving.gateway.ownership.session_directory import SessionDirectory
 from serving.replication.contacts import Contacts
@@ -27,6 +28,7 @@ class StandbyHost:
     manager: str
     directory: SessionDirectory
     beside: Callable[[Coroutine[Any, Any, None]], None]
+    metrics: GatewayMetrics
     contacts: Contacts = field(default_factory=Contacts)
     dead: set[str] = field(default_factory=set)
     """Replicas whose process is known to be dead; ids are never used again."""

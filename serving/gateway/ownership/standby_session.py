@@ -83,6 +83,7 @@ class StandbySession:
         self._feeding: asyncio.Task[None] | None = None
         self._description: asyncio.Future[pb.Session] = asyncio.get_running_loop().create_future()
         self._prepared: Prepared | None = None
+        self._moved_as: str | None = None
         self._died: set[str] = set()
         self._died_making: int | None = None
         self._rebuilds_at: int | None = None
@@ -226,6 +227,7 @@ class StandbySession:
             self._carry_out(self.ownership.prepare_failed(attempt, _now()))
             return
         self._host.contacts.heard(made.replica, made.reading, _now())
+        self._moved_as = attempt
         self._carry_out(self.ownership.moved(attempt, made.replica, _now()))
 
     def _trying(self, attempt: str) -> Callable[[str], None]:
@@ -257,6 +259,8 @@ class StandbySession:
         if before is not None:
             self._host.tell(before.replica, "drop", before.attempt, epoch)
             logger.info("session taken over", extra=extra)
+            if owner.attempt != before.attempt:
+                self._host.metrics.failed_over("denoiser", planned=owner.attempt == self._moved_as)
         self._renew_now(owner.replica)
         if owner.replica in self._host.dead:
             self.replica_died(owner.replica)

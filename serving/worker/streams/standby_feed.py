@@ -31,6 +31,7 @@ class _Block(NamedTuple):
     chunks: tuple[Chunk, ...] = ()
     update: SnapshotDelta | None = None
     nbytes: int = 0
+    since: float = 0.0
 
 
 class StandbyFeed:
@@ -76,6 +77,10 @@ class StandbyFeed:
         """Send how the logic stands."""
         self._has_changed = True
         self._more.set()
+
+    def lag_s(self, now: float) -> float:
+        """For how many seconds the oldest block has waited that the standby has not taken."""
+        return now - self._blocks[0].since if self._blocks else 0.0
 
     async def replicated(self, timeout_s: float) -> bool:
         """Whether the standby has, within `timeout_s`, what has changed until now."""
@@ -123,7 +128,7 @@ class StandbyFeed:
     def _put(self, block: _Block) -> None:
         if self._finished:
             return
-        self._blocks.append(block)
+        self._blocks.append(block._replace(since=asyncio.get_running_loop().time()))
         self._nbytes += block.nbytes
         if self._nbytes > MAX_WAITING_BYTES:
             self._blocks.clear()

@@ -17,13 +17,13 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import SLOTS, Server
-from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, start, watch
+from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, playing, start, watch
 
 Stub = sessions_pb2_grpc.SessionsStub
 
 DASHBOARD = Path(__file__).parents[3] / "helm" / "longtake" / "dashboards" / "longtake.json"
 NEED_A_GPU = {"ray_node_gpus_utilization", "ray_node_gram_used", "ray_node_gram_available"}
-NEED_A_FAULT = {"ray_longtake_refused_total", "ray_longtake_resumed_total"}
+NEED_A_FAULT = {f"ray_longtake_{name}_total" for name in ("refused", "failovers", "gap_frames")}
 EXPORT_S = 60
 """How long Ray may take until a metric can be read."""
 
@@ -62,6 +62,9 @@ def until_exported(server: Server, name: str, reached: Callable[[float], bool]) 
 
 
 def test_what_viewers_wait_for_is_exported(server: Server, stub: Stub) -> None:
+    paced = playing(stub)
+    chunks(watch(stub, paced), 33)
+    stub.DeleteSession(pb.DeleteSessionRequest(session_id=paced.id))
     session = create(stub)
     start(stub, session)
     events = watch(stub, session)
@@ -70,7 +73,11 @@ def test_what_viewers_wait_for_is_exported(server: Server, stub: Stub) -> None:
     chunks(events, 300)
     until_exported(server, "longtake_sessions", lambda value: value == 1)
     until_exported(server, "longtake_slots_free", lambda value: value == SLOTS - 1)
-    for name in ("stage_ms", "chunk_interval_ms", "command_to_frame_ms"):
+    until_exported(server, "longtake_viewers", lambda value: value == 1)
+    until_exported(server, "longtake_standby_absent", lambda value: value == 0)
+    until_exported(server, "longtake_sent_bytes_total", lambda value: value > 100_000)
+    for name in ("stage", "chunk_interval", "command_to_frame", "deadline_slack"):
+        name = f"{name}_seconds"
         until_exported(server, f"longtake_{name}_count", lambda value: value >= 1)
     assert asked_by_the_dashboard() <= {re.split(r"[{ ]", line)[0] for line in scraped(server)}
 

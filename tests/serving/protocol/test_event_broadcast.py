@@ -72,6 +72,19 @@ def test_a_slow_reader_finds_a_gap_where_chunks_were_and_everything_else() -> No
     run(read())
 
 
+def test_the_frames_of_a_gap_are_counted_for_those_who_had_not_read_them() -> None:
+    async def read() -> None:
+        skipped: list[int] = []
+        broadcast = EventBroadcast(skipped.append)
+        _, _, fast = broadcast.join(), broadcast.join(), broadcast.join()
+        for block in range(MOST_CHUNKS + 2):
+            broadcast.put(chunk(block))
+            await fast.batch()
+        assert skipped == [2 * 12, 2 * 12]
+
+    run(read())
+
+
 def test_what_all_have_read_is_forgotten() -> None:
     async def read() -> None:
         broadcast = EventBroadcast()

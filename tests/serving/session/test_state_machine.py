@@ -435,10 +435,20 @@ def test_a_block_in_time_is_not_late() -> None:
     assert not session.delivered(second, 1.0 + 9 / 16)
 
 
+def test_a_block_has_time_to_spare_until_the_clock_shows_it_and_a_late_one_less_than_none() -> None:
+    session = started()
+    first, second = session.begin_block(0.0), session.begin_block(0.0)
+    assert session.slack(first, 1.0) is None
+    session.delivered(first, 1.0)
+    assert session.slack(second, 1.0 + 5 / 16) == pytest.approx(4 / 16)
+    assert session.slack(second, 1.0 + 12 / 16) == pytest.approx(-3 / 16)
+
+
 def test_an_unpaced_block_is_never_late() -> None:
     session = started(Pace(fps=0))
     first, second = session.begin_block(0.0), session.begin_block(0.0)
     session.delivered(first, 1.0)
+    assert session.slack(second, 100.0) is None
     assert not session.delivered(second, 100.0)
 
 

@@ -48,6 +48,7 @@ from serving.session.record_delta import RecordDelta
 from serving.session.types import Applied, State, Waiting
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.weights.loader import OpenedModel, open_model
+from serving.worker.metrics import Following
 from tests.serving.worker.bench import (
     MANAGER,
     NIGHT,
@@ -628,6 +629,32 @@ def test_a_standby_that_comes_late_has_the_full_state_at_once(pocket: OpenedMode
             assert [unit.frame for chunk in found for unit in chunk.units] == list(range(129))
 
     run(move())
+
+
+def test_viewers_and_sessions_without_a_standby_and_how_far_a_standby_is_behind_are_counted(
+    pocket: OpenedModel,
+) -> None:
+    async def count() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            await chunks(bench, name, 21)
+            copies, now = bench.denoiser._copies, asyncio.get_running_loop().time
+            assert copies.following(now()) == Following(viewers=0, unkept=1, lag_s=0.0)
+            async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
+                await anext(items)
+                assert copies.following(now()) == Following(viewers=0, unkept=0, lag_s=0.0)
+                found = await events(bench, name, lambda event: copies.following(now()).lag_s > 0)
+                assert found
+                async with aclosing(
+                    bench.denoiser.subscribe(name, Role.VIEWER, None, "shared", viewers=3)
+                ) as item:
+                    await anext(item)
+                    assert copies.following(now()).viewers == 3
+                behind = copies.following(now() + 60)
+                assert behind.lag_s > 60
+            assert copies.following(now()).unkept == 1
+
+    run(count())
 
 
 def test_a_session_that_was_not_started_goes_on_elsewhere(pocket: OpenedModel) -> None:

@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from engines.config.presets import preset
 from serving.config import ServerConfig
 from serving.errors import ReplicaDied, ReplicaLost
+from serving.gateway.ownership.metrics import GatewayMetrics, Stage
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -117,6 +120,27 @@ async def answered(denoiser: Denoiser, method: str, *arguments: Any) -> Any:
 
 
 @dataclass
+class Counts(GatewayMetrics):
+    """What managers have counted."""
+
+    nbytes: int = 0
+    frames: int = 0
+    failovers: list[tuple[Stage, bool]] = field(default_factory=list)
+
+    @override
+    def sent(self, nbytes: int) -> None:
+        self.nbytes += nbytes
+
+    @override
+    def skipped(self, frames: int) -> None:
+        self.frames += frames
+
+    @override
+    def failed_over(self, stage: Stage, *, planned: bool) -> None:
+        self.failovers.append((stage, planned))
+
+
+@dataclass
 class Cluster:
     """Denoisers `a`, `b`, ... and managers over one register."""
 
@@ -128,6 +152,7 @@ class Cluster:
     """Replicas that are being taken away."""
     gone: list[SessionService]
     """Managers that have died."""
+    counts: Counts
 
     def owner_of(self, session_id: str) -> str:
         """The replica whose copy has a lease."""
@@ -183,19 +208,19 @@ async def cluster(
         links = {name: Link() for name in replicas}
         gone: list[SessionService] = []
         pool = LocalPool({name: bench.denoiser for name, bench in benches.items()}, links)
-        stream = preset("pocket").stream
+        stream, counts = preset("pocket").stream, Counts()
 
         async def there() -> list[str]:
             return [service._failover.manager for service in services if service not in gone]
 
         services = [
-            SessionService(pool, register, config, stream, f"manager {number}", there)
+            SessionService(pool, register, config, stream, f"manager {number}", there, counts)
             for number in range(managers)
         ]
         for service in services:
             service.start()
             stack.push_async_callback(service.stop)
-        yield Cluster(benches, links, register, services, pool.leaving, gone)
+        yield Cluster(benches, links, register, services, pool.leaving, gone, counts)
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -1,0 +1,34 @@
+"""What a manager counts; where that goes is not its business."""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+Stage = Literal["denoiser", "decoder", "manager"]
+"""What of a session went on elsewhere: it itself, its decoder, or the copy that its standby has of it."""
+
+
+class GatewayMetrics(Protocol):
+    """Of one manager."""
+
+    def sent(self, nbytes: int) -> None:
+        """Encoded pictures are on their way to viewers: over all of them so many bytes."""
+
+    def skipped(self, frames: int) -> None:
+        """Viewers are told of a gap, since they did not read in time: over all of them so many frames."""
+
+    def failed_over(self, stage: Stage, *, planned: bool) -> None:
+        """A part of a session goes on elsewhere; `planned` where its replica was being taken away."""
+
+
+class Uncounted:
+    """Counts nowhere."""
+
+    def sent(self, nbytes: int) -> None:
+        """See GatewayMetrics."""
+
+    def skipped(self, frames: int) -> None:
+        """See GatewayMetrics."""
+
+    def failed_over(self, stage: Stage, *, planned: bool) -> None:
+        """See GatewayMetrics."""
