@@ -209,7 +209,8 @@ def _deploy(config: ServerConfig, ending: threading.Event) -> None:
     serve.run_many([server], wait_for_applications_running=False)
     while (found := serve.status().applications[APPLICATION]).status != ApplicationStatus.RUNNING:
         if found.status in BROKEN:
-            raise RuntimeError(found.message)
+            # The application says which deployments failed, and those say why.
+            raise RuntimeError("\n".join((found.message, *(part.message for part in found.deployments.values()))))
         if ending.wait(POLL_S):
             raise ServerError("it was told to end before it had started")
 

@@ -26,7 +26,7 @@ from serving.gateway.controller_stream import ControllerStream
 from serving.gateway.ownership.event_relay import Controller, EventRelay, Managers, no_others
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.metrics import GatewayMetrics, Uncounted
-from serving.gateway.ownership.placement import ask_all, prepare
+from serving.gateway.ownership.placement import any_answers, ask_all, prepare
 from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
@@ -125,7 +125,7 @@ class SessionService(SessionAPI):
 
     async def _answers(self) -> bool:
         try:
-            return len(await ask_all(self._pool, "room")) > 0
+            return await any_answers(self._pool)
         except ReplicaLost:
             return False
 

@@ -16,6 +16,9 @@ from serving.timeline.cue import Cue
 
 logger = logging.getLogger(__name__)
 
+ASKED_AT_ONCE = 2
+"""Replicas that are asked whether the server is there: a second one, in case that the first is about to die."""
+
 
 async def ask_all(pool: ReplicaPool, method: str, *arguments: Any) -> dict[str, Any]:
     """What each replica answers within a second; those that do not, or did not just now, are left out.
@@ -24,6 +27,15 @@ async def ask_all(pool: ReplicaPool, method: str, *arguments: Any) -> dict[str, 
     """
     speaking, silent, leaving = await pool.replicas()
     return await _ask(pool, (*speaking, *leaving) or silent, method, *arguments)
+
+
+async def any_answers(pool: ReplicaPool) -> bool:
+    """Whether a replica that stays answers. Few are asked, a few at a time: however many there are, one is enough."""
+    speaking, silent, _ = await pool.replicas()
+    for at in range(0, len(among := (*speaking, *silent)), ASKED_AT_ONCE):
+        if await _ask(pool, among[at : at + ASKED_AT_ONCE], "room"):
+            return True
+    return False
 
 
 async def roomiest(pool: ReplicaPool) -> str | None:

@@ -78,28 +78,50 @@ def test_a_command_for_a_session_that_moves_waits_until_it_is_followed_again(tmp
     assert interact(tmp_path, 2, "gone") == ["follows", "gone", "follows", "commanded", "gone"]
 
 
-class Denoiser:
-    """Says that it has room, and counts how often it is asked."""
+class Denoisers:
+    """Say that they have room, but the first `lost` ones, and count how often they are asked."""
 
-    asked = 0
+    def __init__(self, count: int, lost: int = 0) -> None:
+        self.asked = 0
+        self._names = [str(number) for number in range(count)]
+        self._lost = self._names[:lost]
 
     async def replicas(self) -> Replicas:
-        return Replicas(["one"])
+        return Replicas(self._names)
 
-    async def call(self, *_: Any, **__: Any) -> int:
+    async def call(self, replica: str, *_: Any, **__: Any) -> int:
         self.asked += 1
-        return 2
+        if replica in self._lost:
+            raise ReplicaLost("it died")
+        return 0
+
+
+def is_ready(folder: Path, denoisers: Denoisers, times: int = 1) -> bool:
+    """What a manager says, to so many at once."""
+    pool: Any = denoisers
+
+    async def run() -> bool:
+        config = ServerConfig(recordings=folder)
+        sessions = SessionService(pool, MemoryRegister(), config, preset("pocket").stream, "manager")
+        (answer,) = set(await asyncio.gather(*(sessions.ready() for _ in range(times))))
+        return answer
+
+    return asyncio.run(run())
 
 
 def test_whether_the_server_is_there_is_asked_of_its_replicas_once_however_many_want_to_know(
     tmp_path: Path,
 ) -> None:
-    pool: Any = Denoiser()
+    assert is_ready(tmp_path, one := Denoisers(1), times=1000)
+    assert one.asked == 1
 
-    async def run() -> None:
-        config = ServerConfig(recordings=tmp_path)
-        sessions = SessionService(pool, MemoryRegister(), config, preset("pocket").stream, "manager")
-        assert all(await asyncio.gather(*(sessions.ready() for _ in range(1000))))
 
-    asyncio.run(run())
-    assert pool.asked == 1
+def test_whether_a_large_server_is_there_few_of_its_replicas_are_asked(tmp_path: Path) -> None:
+    assert is_ready(tmp_path, whole := Denoisers(64))
+    assert is_ready(tmp_path, hurt := Denoisers(64, lost=3))
+    assert (whole.asked, hurt.asked) == (2, 4)
+
+
+def test_a_server_without_a_replica_that_answers_is_not_there(tmp_path: Path) -> None:
+    assert not is_ready(tmp_path, Denoisers(0))
+    assert not is_ready(tmp_path, Denoisers(4, lost=4))

@@ -166,6 +166,9 @@ def test_what_cannot_be_served_is_said_in_one_sentence_with_the_remedy(head: Ray
     assert "needs 5 CPU where 3 of 3 are free in the Ray cluster" in many
     assert "take fewer replicas (--managers, --denoisers" in many
     assert "needs 1 GPU where 0 of 0 are free" in head.refused("--device", "cuda")
+    assert "ConfigError: kernels 'flash-attn': flash-attn needs a CUDA device" in head.refused(
+        "--kernels", "flash-attn"
+    )
     before = head.neighbour("status")
     assert before == {"applications": [], "actors": []}
     head.neighbour("start")
