@@ -77,6 +77,10 @@ class Callers:
         if owner != caller.name:
             raise SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
 
+    async def sessions(self, caller: Caller) -> list[str] | None:
+        """The ids of the caller's; None where every session is."""
+        return await self._register.sessions_of(caller.name) if self._tokens.digests else None
+
     async def reserve(self, session_id: str, caller: Caller) -> None:
         """Take a place for a session. Raises LimitReached for one more than the caller may have."""
         most = self._config.limits.sessions_per_token

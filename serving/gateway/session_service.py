@@ -26,7 +26,7 @@ from serving.gateway.controller_stream import ControllerStream
 from serving.gateway.ownership.event_relay import Controller, EventRelay, Managers, no_others
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.metrics import GatewayMetrics, Uncounted
-from serving.gateway.ownership.placement import any_answers, ask_all, prepare
+from serving.gateway.ownership.placement import any_answers, ask_all, ask_some, prepare
 from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
@@ -151,7 +151,12 @@ class SessionService(SessionAPI):
 
     @override
     async def list(self, caller: Caller) -> list[pb.Session]:
-        answers = await ask_all(self._pool, "sessions_of", caller.name)
+        mine = await self._callers.sessions(caller)
+        if mine is None:
+            answers = await ask_all(self._pool, "sessions_of", caller.name)
+        else:
+            owners = await self._failover.directory.replicas(mine)
+            answers = await ask_some(self._pool, sorted(owners), "sessions_of", caller.name)
         sessions = [pb.Session.FromString(data) for answer in answers.values() for data in answer]
         return sorted(sessions, key=lambda session: session.create_time.ToNanoseconds())
 

@@ -76,6 +76,10 @@ class CallerSlots:
                 if self._take(f"{caller}:{slot:06d}:", number, session_id):
                     return True
 
+    def sessions(self, caller: str) -> list[str]:
+        """The sessions that have one of the caller's slots."""
+        return [holder.session_id for _, holder in self._last_holders(caller).values() if self._holds(holder)]
+
     def release(self, caller: str, session_id: str) -> None:
         """The session could not be opened. One that is there keeps its slot."""
         if self._is_there(session_id):

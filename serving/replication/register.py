@@ -67,6 +67,9 @@ class Register(Protocol):
         A session that is asked for again has its place already.
         """
 
+    async def sessions_of(self, caller: str) -> list[str]:
+        """The sessions for which a caller has a place, those too that are being opened."""
+
     async def release(self, caller: str, session_id: str) -> None:
         """A session for which there was a place has not been opened."""
 
@@ -103,6 +106,10 @@ class MemoryRegister:
     async def reserve(self, caller: str, session_id: str, most: int) -> bool:
         """See Register."""
         return self._slots.reserve(caller, session_id, most)
+
+    async def sessions_of(self, caller: str) -> list[str]:
+        """See Register."""
+        return self._slots.sessions(caller)
 
     async def release(self, caller: str, session_id: str) -> None:
         """See Register."""

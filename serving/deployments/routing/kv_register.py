@@ -89,6 +89,10 @@ class KvRegister:
         """See Register."""
         return await self._call(lambda: self._slots.reserve(caller, session_id, most), SLOTS_TIMEOUT_S)
 
+    async def sessions_of(self, caller: str) -> list[str]:
+        """See Register."""
+        return await self._call(lambda: self._slots.sessions(caller), SLOTS_TIMEOUT_S)
+
     async def release(self, caller: str, session_id: str) -> None:
         """See Register."""
         await self._call(lambda: self._slots.release(caller, session_id), SLOTS_TIMEOUT_S)

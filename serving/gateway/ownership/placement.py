@@ -26,14 +26,14 @@ async def ask_all(pool: ReplicaPool, method: str, *arguments: Any) -> dict[str, 
     Where none speaks the silent ones are asked: they may speak again.
     """
     speaking, silent, leaving = await pool.replicas()
-    return await _ask(pool, (*speaking, *leaving) or silent, method, *arguments)
+    return await ask_some(pool, (*speaking, *leaving) or silent, method, *arguments)
 
 
 async def any_answers(pool: ReplicaPool) -> bool:
-    """Whether a replica that stays answers. Few are asked, a few at a time: however many there are, one is enough."""
+    """Whether a replica that stays answers: however many there are, few are asked."""
     speaking, silent, _ = await pool.replicas()
     for at in range(0, len(among := (*speaking, *silent)), ASKED_AT_ONCE):
-        if await _ask(pool, among[at : at + ASKED_AT_ONCE], "room"):
+        if await ask_some(pool, among[at : at + ASKED_AT_ONCE], "room"):
             return True
     return False
 
@@ -41,11 +41,13 @@ async def any_answers(pool: ReplicaPool) -> bool:
 async def roomiest(pool: ReplicaPool) -> str | None:
     """Of the replicas that stay, the one with most free slots; None where none has any."""
     speaking = (await pool.replicas()).speaking
-    rooms: dict[str, int] = await _ask(pool, speaking, "room")
+    rooms: dict[str, int] = await ask_some(pool, speaking, "room")
     return next((replica for replica in by_room(rooms) if rooms[replica] > 0), None)
 
 
-async def _ask(pool: ReplicaPool, replicas: Sequence[str], method: str, *arguments: Any) -> dict[str, Any]:
+async def ask_some(pool: ReplicaPool, replicas: Sequence[str], method: str, *arguments: Any) -> dict[str, Any]:
+    """What each of these answers within a second."""
+
     async def ask(replica: str) -> Any:
         try:
             return await pool.call(replica, method, *arguments, timeout_s=ANSWER_S)
@@ -92,4 +94,4 @@ async def prepare(
 
 
 async def _by_room(pool: ReplicaPool, among: Sequence[str], avoid: str | None) -> list[str]:
-    return by_room(await _ask(pool, among, "room"), avoid)
+    return by_room(await ask_some(pool, among, "room"), avoid)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from cachetools import LRUCache
@@ -42,6 +44,14 @@ class SessionDirectory:
         if isinstance(top.record, Ended):
             raise _ended(session_id, top.record)
         return self.note(session_id, top.epoch, top.record)
+
+    async def replicas(self, session_ids: Iterable[str]) -> set[str]:
+        """Those that own one of the sessions, asked of the register; those that are over have none."""
+        found = await asyncio.gather(*map(self.look, session_ids), return_exceptions=True)
+        for error in found:
+            if isinstance(error, BaseException) and not isinstance(error, SessionNotFound | SessionLost):
+                raise error
+        return {located.owner.replica for located in found if isinstance(located, Located)}
 
     def note(self, session_id: str, epoch: int, owner: Owner) -> Located:
         """An owner has been committed."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.config.presets import preset
-from serving.auth import Caller
+from serving.auth import Caller, Tokens
 from serving.config import ServerConfig
 from serving.errors import ReplicaLost
 from serving.gateway.ownership.replica_pool import Replicas
@@ -125,3 +125,29 @@ def test_whether_a_large_server_is_there_few_of_its_replicas_are_asked(tmp_path:
 def test_a_server_without_a_replica_that_answers_is_not_there(tmp_path: Path) -> None:
     assert not is_ready(tmp_path, Denoisers(0))
     assert not is_ready(tmp_path, Denoisers(4, lost=4))
+
+
+def test_a_callers_sessions_are_asked_of_those_replicas_alone_that_have_them(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Holders(Denoisers):
+        """Each has a session of its name."""
+
+        async def call(self, replica: str, *_: Any, **__: Any) -> Any:
+            asked.append(replica)
+            return [pb.Session(id=f"session {replica}").SerializeToString()]
+
+    pool: Any = Holders(64)
+
+    async def run() -> list[str]:
+        register = MemoryRegister()
+        for replica, caller in (("3", "anna"), ("40", "anna"), ("41", "berta")):
+            await register.reserve(caller, f"session {replica}", 8)
+            await register.create(f"session {replica}", 1, Owner(replica, "attempt", "another"))
+        await register.reserve("anna", "being opened", 8)
+        config = ServerConfig(recordings=tmp_path, tokens=Tokens({"anna": "digest"}))
+        sessions = SessionService(pool, register, config, preset("pocket").stream, "manager")
+        return [session.id for session in await sessions.list(Caller("anna"))]
+
+    assert sorted(asyncio.run(run())) == ["session 3", "session 40"]
+    assert sorted(asked) == ["3", "40"]
