@@ -116,10 +116,13 @@ def _connect(config: ServerConfig) -> Mapping[str, Any]:
 
 def _serve_there() -> ServeThere | None:
     """Serve as it runs in the cluster; None if it does not."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    if client is None:
-        return None
-    found = ServeInstanceDetails.model_validate(client.get_serve_details())
+    try:
+        client = _get_global_client(raise_if_no_controller_running=False)
+        if client is None:
+            return None
+        found = ServeInstanceDetails.model_validate(client.get_serve_details())
+    except RayError as error:
+        raise ServerError("Serve is just about to end in the Ray cluster; try again in some seconds") from error
     http, grpc = found.http_options or HTTPOptionsSchema(), found.grpc_options or gRPCOptionsSchema()
     routes = {name: application.route_prefix for name, application in found.applications.items()}
     return ServeThere(http.port, grpc.port, _is_open(grpc.port), frozenset(grpc.grpc_servicer_functions), routes)

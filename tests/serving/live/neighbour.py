@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.config import HTTPOptions, gRPCOptions
 from ray.util import list_named_actors
 
@@ -37,7 +38,11 @@ def main() -> None:
     if verb == "delete":
         serve.delete(NAME)
     found = [str(actor["name"]) for actor in list_named_actors(all_namespaces=True)]
-    print(json.dumps({"applications": sorted(serve.status().applications), "actors": sorted(found)}))
+    try:
+        applications = sorted(serve.status().applications)
+    except RayError:  # Serve is ending.
+        applications = []
+    print(json.dumps({"applications": applications, "actors": sorted(found)}))
 
 
 if __name__ == "__main__":
