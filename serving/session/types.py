@@ -72,12 +72,13 @@ class Refusal:
     """An error that a command was refused with, as plain data."""
 
     kind: type[ServingError]
-    arguments: tuple[str, ...]
+    arguments: tuple[str | float | None, ...]
 
     @classmethod
     def of(cls, error: ServingError) -> Refusal:
         """To be kept."""
-        return cls(type(error), tuple(map(str, error.args)))
+        plain = (value if isinstance(value, float | None) else str(value) for value in error.args)
+        return cls(type(error), tuple(plain))
 
     def error(self) -> ServingError:
         """To be raised again."""

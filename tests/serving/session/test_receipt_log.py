@@ -12,6 +12,7 @@ from serving.errors import (
     MemoryFull,
     ServingError,
     TimelineError,
+    TooManyRequests,
     WrongState,
 )
 from serving.session.receipt_log import MAX_ID_CHARACTERS, MOST_RECEIPTS, ReceiptLog
@@ -66,7 +67,13 @@ def test_an_id_is_no_place_to_keep_things(ids: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [WrongState("it is paused"), MemoryFull("4 GiB"), TimelineError("cues[2].at", "-1 is no frame")]
+    "error",
+    [
+        WrongState("it is paused"),
+        MemoryFull("4 GiB"),
+        TooManyRequests("later", 2.5),
+        TimelineError("cues[2].at", "-1 is no frame"),
+    ],
 )
 def test_a_refusal_is_raised_again_as_what_it_was_even_on_another_replica(error: ServingError) -> None:
     again = pickle.loads(pickle.dumps(Refusal.of(error))).error()
