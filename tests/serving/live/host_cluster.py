@@ -46,6 +46,7 @@ class HostCluster:
         self._may_end: set[int] = set()
         self._rays: dict[str, subprocess.Popen[str]] = {}
         self.said: list[str] = []
+        self.others: list[Host] = []
         first = hosts.add("first")
         self._address = f"{first.address}:{RAY_PORT}"
         head = ("--head", f"--port={RAY_PORT}", "--include-dashboard=false", f"--temp-dir={folder}")
@@ -66,6 +67,7 @@ class HostCluster:
         """Another host."""
         host = self._hosts.add(name)
         self._ray(host, OTHER_HOSTS, f"--address={self._address}")
+        self.others.append(host)
         return host
 
     def ray_of(self, host: Host) -> subprocess.Popen[str]:
