@@ -24,10 +24,10 @@ from tests.support.namespaces import Host, Hosts, why_not
 pytestmark = pytest.mark.slow
 
 SESSIONS = 8
-FPS = 4
+FPS = 2
 GONE_S = 90
 BEFORE = 33
-AFTER = 48
+AFTER = 24
 """Frames that are watched once a host is gone."""
 
 SPREAD = {
