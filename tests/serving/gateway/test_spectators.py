@@ -17,7 +17,7 @@ from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
-from tests.serving.gateway.ownership.test_failover import ANNA, Viewer, cue, run, started
+from tests.serving.gateway.ownership.scenes import ANNA, Viewer, cue, run, started
 from tests.serving.worker.bench import NOON
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,71 +13,19 @@ import torch
 
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
-from serving.auth import Caller
 from serving.errors import ReplicaLost, SessionLost, SessionNotFound, SlotsFull
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.ownership import Phase
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
+from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NIGHT, NOON
-
-ANNA = Caller("")
-END = 105
 
 
 @pytest.fixture(scope="module")
 def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
     return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
-
-
-def run(work: Awaitable[None]) -> None:
-    async def bounded() -> None:
-        async with asyncio.timeout(90):
-            await work
-
-    asyncio.run(bounded())
-
-
-def cue(text: str, frame: int | None = None) -> pb.Cue:
-    return pb.Cue(frame=frame, prompts=[pb.WeightedPrompt(text=text)])
-
-
-async def created(manager: SessionService, fps: int = 32) -> pb.Session:
-    options = pb.SessionOptions(height=32, width=48, seed=7, fps=fps)
-    return await manager.create(pb.CreateSessionRequest(options=options, cues=[cue(NOON, 0)]), ANNA)
-
-
-async def started(manager: SessionService, fps: int = 32) -> pb.Session:
-    session = await created(manager, fps)
-    await manager.command(session.id, pb.Command(start=pb.Start()), ANNA)
-    return session
-
-
-class Viewer:
-    """Watches a session from its first frame on, in a task of its own."""
-
-    def __init__(self, manager: SessionService, session: pb.Session) -> None:
-        self.events: list[pb.Event] = []
-        self.task = asyncio.create_task(self._watch(manager, session.id))
-
-    async def _watch(self, manager: SessionService, session_id: str) -> None:
-        async for event in manager.watch(pb.WatchRequest(session_id=session_id, from_frame=0), ANNA):
-            self.events.append(event)
-
-    @property
-    def frames(self) -> list[int]:
-        return [unit.frame for event in self.events if event.HasField("chunk") for unit in event.chunk.units]
-
-    @property
-    def resumed(self) -> int:
-        return sum(event.HasField("resumed") for event in self.events)
-
-    async def sees(self, frames: int, seconds: float = 30.0) -> None:
-        await until(lambda: len(self.frames) >= frames or self.task.done(), seconds)
-        if self.task.done():
-            self.task.result()
-        assert self.frames == list(range(len(self.frames)))
 
 
 def test_a_viewer_misses_no_frame_when_a_replica_dies(pocket: OpenedModel, tmp_path: Path) -> None:

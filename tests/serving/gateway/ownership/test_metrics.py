@@ -11,7 +11,7 @@ import torch
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import cluster, until
-from tests.serving.gateway.ownership.test_failover import ANNA, Viewer, created, run, started
+from tests.serving.gateway.ownership.scenes import ANNA, Viewer, created, run, started
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from serving.replication.ownership import Phase
 from serving.weights.loader import OpenedModel, open_model
 from serving.worker import session_factory, session_saver
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
-from tests.serving.gateway.ownership.test_failover import ANNA, END, Viewer, created, cue, run, started
+from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NIGHT
 
 

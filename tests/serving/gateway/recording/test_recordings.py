@@ -20,7 +20,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.footage import played
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
-from tests.serving.gateway.ownership.test_failover import ANNA, Viewer, run, started
+from tests.serving.gateway.ownership.scenes import ANNA, Viewer, run, started
 
 
 @pytest.fixture(scope="module")
