@@ -83,11 +83,8 @@ class FrameOutOfRange(SessionError):
     """A frame that is over, or that is not kept any more. The message names the nearest one possible."""
 
 
-class SlotsFull(SessionError):
-    """No replica has room or a frame budget left for another session.
-
-    `retry_after_s` says when one may have, where that is known.
-    """
+class RetryLater(Exception):
+    """What is refused now, and may be taken after `retry_after_s`, where that is known."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message, retry_after_s)
@@ -98,6 +95,10 @@ class SlotsFull(SessionError):
         return self.message
 
 
+class SlotsFull(RetryLater, SessionError):
+    """No replica has room or a frame budget left for another session."""
+
+
 class MemoryFull(SlotsFull):
     """A device has no memory left for what the session needs."""
 
@@ -106,16 +107,13 @@ class LimitReached(SessionError):
     """A limit of the server, or of the caller's token."""
 
 
-class TooManyRequests(LimitReached):
+class TooManyRequests(RetryLater, LimitReached):
     """A caller who asks too often; the same request is taken again after `retry_after_s`."""
+
+    retry_after_s: float
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message, retry_after_s)
-        self.message = message
-        self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return self.message
 
 
 class NotAllowed(SessionError):

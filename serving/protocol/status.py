@@ -18,6 +18,7 @@ from serving.errors import (
     NotAllowed,
     OriginNotAllowed,
     ReplicaLost,
+    RetryLater,
     ServingError,
     SessionError,
     SessionFailed,
@@ -127,16 +128,16 @@ def error_of(code: StatusCode, message: str, reason: str = "", retry_after_s: fl
     A code that is not about the request is ReplicaLost: it may be made again.
     """
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ReplicaLost)
-    if issubclass(kind, TooManyRequests | SlotsFull) and retry_after_s is not None:
+    if issubclass(kind, RetryLater) and retry_after_s is not None:
         return kind(message, retry_after_s)
     return kind(message)
 
 
 def retry_after_of(error: ServingError) -> float | None:
     """After how many seconds the same will be taken, or may be by a server that is full; None for other errors."""
-    if isinstance(error, SlotsFull):
-        return FULL_RETRY_S if error.retry_after_s is None else error.retry_after_s
-    return error.retry_after_s if isinstance(error, TooManyRequests) else None
+    if not isinstance(error, RetryLater):
+        return None
+    return FULL_RETRY_S if error.retry_after_s is None else error.retry_after_s
 
 
 def reason_in(metadata: Iterable[Any] | None) -> str:

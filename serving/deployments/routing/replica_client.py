@@ -18,8 +18,9 @@ from engines.errors import EngineError
 from serving.deployments.routing import departures
 from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
+from serving.gateway.ownership.placement import ask_some
 from serving.gateway.ownership.ranking import by_room
-from serving.gateway.ownership.replica_pool import ANSWER_S, Replicas
+from serving.gateway.ownership.replica_pool import Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +108,7 @@ class ReplicaClient:
         refused: ServingError = ReplicaLost("no replica answers")
         replicas = await self.replicas()
         for among in (replicas.speaking,) if moves else replicas:
-            asked = await asyncio.gather(*(self._room(replica) for replica in among))
-            rooms = {replica: room for replica, room in zip(among, asked, strict=True) if room is not None}
-            for replica in by_room(rooms):
+            for replica in by_room(await ask_some(self, among, "room")):
                 if tried is not None:
                     tried(replica)
                 try:
@@ -119,14 +118,6 @@ class ReplicaClient:
                 else:
                     return Placed(replica, answer)
         raise refused
-
-    async def _room(self, replica: str) -> int | None:
-        try:
-            room: int = await self.call(replica, "room", timeout_s=ANSWER_S)
-        except ReplicaLost as lost:
-            logger.warning("replica left out", extra={"replica": replica, "why": str(lost)})
-            return None
-        return room
 
     def _fell_silent(self, replica: str, seconds: float) -> ReplicaLost:
         self._silent[replica] = asyncio.get_running_loop().time()

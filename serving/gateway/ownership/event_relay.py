@@ -194,8 +194,8 @@ def _is_elsewhere(before: Located | None, located: Located) -> bool:
 
 
 def _resumed(event: pb.Event, silence_s: float) -> pb.Event:
-    resumed = pb.Resumed(frame=event.state.next_frame)
-    resumed.MergeFrom(pb.Resumed(reason=event.state.resumed.reason, kind=event.state.resumed.kind))
+    came = event.state.resumed
+    resumed = pb.Resumed(frame=event.state.next_frame, reason=came.reason, kind=came.kind)
     resumed.silence.FromMilliseconds(round(1000 * silence_s))
     return pb.Event(take=event.take, resumed=resumed)
 

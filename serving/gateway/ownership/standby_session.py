@@ -174,12 +174,9 @@ class StandbySession:
     async def _prepare(self, attempt: str, doubted: str | None) -> None:
         is_first, number = self.ownership.epoch == 0, self._copy.number
         try:
-            made = await self._first_copy(attempt) if is_first else await self._next_copy(attempt, doubted)
-        except asyncio.CancelledError:
-            self._cancel(attempt)
-            raise
+            making = self._first_copy(attempt) if is_first else self._next_copy(attempt, doubted)
+            made = await self._made(attempt, making)
         except ServingError as error:
-            self._cancel(attempt)
             if is_first:
                 self._refuse(error)
                 return
@@ -187,7 +184,6 @@ class StandbySession:
             logger.warning("not taken over yet", extra=extra)
             self._carry_out(self.ownership.prepare_failed(attempt, _now()))
             return
-        self._host.contacts.heard(made.replica, made.reading, _now())
         if number != self._copy.number:
             self._cancel(attempt)
             self._carry_out(self.ownership.prepare_failed(attempt, _now()))
@@ -214,21 +210,27 @@ class StandbySession:
         yielded, tried = partial(self.ownership.yielded, attempt), self._trying(attempt)
         exact = epoch != self._rebuilds_at
         try:
-            made = await moved_copy(self._host, owner, epoch, attempt, move, exact, yielded, tried)
-        except asyncio.CancelledError:
-            self._cancel(attempt)
-            raise
+            making = moved_copy(self._host, owner, epoch, attempt, move, exact, yielded, tried)
+            made = await self._made(attempt, making)
         except ServingError as error:
-            self._cancel(attempt)
             if isinstance(error, InvalidRequest):
                 # Its stream could not be opened as it is.
                 self._rebuilds_at = epoch
             logger.info("not moved yet", extra={"session": self.session_id, "why": str(error)})
             self._carry_out(self.ownership.prepare_failed(attempt, _now()))
             return
-        self._host.contacts.heard(made.replica, made.reading, _now())
         self._moved_as = attempt
         self._carry_out(self.ownership.moved(attempt, made.replica, _now()))
+
+    async def _made(self, attempt: str, making: Awaitable[Prepared]) -> Prepared:
+        """A copy that is ready; one that is not to be is cancelled wherever it was tried."""
+        try:
+            made = await making
+        except (asyncio.CancelledError, ServingError):
+            self._cancel(attempt)
+            raise
+        self._host.contacts.heard(made.replica, made.reading, _now())
+        return made
 
     def _trying(self, attempt: str) -> Callable[[str], None]:
         """Keeps the replicas that are tried, those too that are tried after the others were told to cancel."""
