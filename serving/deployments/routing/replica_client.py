@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 import grpc
 from ray.exceptions import RayActorError, RayTaskError
+from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -47,6 +48,7 @@ class ReplicaClient:
     def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
         self._handle = handle.options(_by_reference=False)
         self._actors = ReplicaActors(handle)
+        self._deployment = DeploymentID(handle.deployment_name, handle.app_name)
         self._silence_s = silence_s
         self._silent: dict[str, float] = {}
 
@@ -55,7 +57,9 @@ class ReplicaClient:
         there = await self._actors.ids()
         avoided = self._avoided()
         leaving = [replica for replica in there if departures.has_left(replica)]
-        staying = [replica for replica in there if replica not in leaving]
+        # One that starts is not known to the router, which would lead what names it to another one.
+        known = departures.staying(self._deployment) or frozenset(there)
+        staying = [replica for replica in there if replica not in leaving and replica in known]
         speaking = [replica for replica in staying if replica not in avoided]
         return Replicas(speaking, [replica for replica in staying if replica in avoided], leaving)
 
