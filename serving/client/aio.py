@@ -84,6 +84,10 @@ class AsyncClient:
         """What the server generates: its model, picture sizes and limits."""
         return await self._calls.call(self.stub.DescribeServer, pb.DescribeServerRequest())
 
+    async def server_info(self) -> pb.GetServerInfoResponse:
+        """Which server this is: its release, its cluster, and what it takes over from another one."""
+        return await self._calls.call(self.stub.GetServerInfo, pb.GetServerInfoRequest())
+
     async def create(
         self,
         *,

@@ -137,6 +137,10 @@ class Client:
         """What the server generates: its model, picture sizes and limits."""
         return self._thread.run(self._client.describe_server())
 
+    def server_info(self) -> pb.GetServerInfoResponse:
+        """Which server this is: its release, its cluster, and what it takes over from another one."""
+        return self._thread.run(self._client.server_info())
+
     def create(
         self,
         *,

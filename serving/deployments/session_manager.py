@@ -168,6 +168,10 @@ class SessionManagerReplica:
         return await self._sessions.describe_server(caller)
 
     @answered
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, caller: Caller) -> pb.GetServerInfoResponse:
+        return await self._sessions.server_info(caller)
+
+    @answered
     async def CreateSession(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         return await self._sessions.create(request, caller)
 

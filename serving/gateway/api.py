@@ -34,6 +34,10 @@ class SessionAPI(Protocol):
         """What is generated here."""
         ...
 
+    async def server_info(self, caller: Caller) -> pb.GetServerInfoResponse:
+        """Which server this is."""
+        ...
+
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         """Open a session."""
         ...

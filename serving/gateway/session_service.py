@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 from typing_extensions import override
@@ -33,7 +34,7 @@ from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recording.recordings import Recordings
 from serving.gateway.request_log import RequestLog, request_name, session_id_of
 from serving.gateway.session_options import OptionsChecker
-from serving.gateway.session_snapshot import pack, restored, unpack
+from serving.gateway.session_snapshot import FORMATS, pack, restored, unpack
 from serving.gateway.spectators import Spectators
 from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -79,6 +80,8 @@ class SessionService(SessionAPI):
             config, register, partial(self._relay.ask, method="caller_of"), self._failover.beside
         )
         self._options = OptionsChecker(config, stream)
+        self._register = register
+        self._rooms = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         self._recordings = Recordings(
             self._relay, config.recordings, lambda: self._callers.names, config.limits.recording_frames,
@@ -132,6 +135,17 @@ class SessionService(SessionAPI):
     @override
     async def describe_server(self, caller: Caller) -> pb.DescribeServerResponse:
         return self._options.describe()
+
+    @override
+    async def server_info(self, caller: Caller) -> pb.GetServerInfoResponse:
+        rooms: dict[str, int] = await self._rooms.get()
+        return pb.GetServerInfoResponse(
+            version=version("longtake"),
+            model=self._config.model,
+            cluster=await self._register.cluster(),
+            snapshot_formats=FORMATS,
+            free_slots=sum(rooms.values()),
+        )
 
     # Opening and closing
 

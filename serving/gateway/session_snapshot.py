@@ -23,7 +23,10 @@ from serving.session.transitions import applied_as
 from serving.session.types import SessionRecord
 from serving.timeline.cue import LAST_FRAME, Cue
 
-MAGIC = b"longtks1"
+FORMATS = ("longtks1",)
+"""That are read; the first is written."""
+
+MAGIC = FORMATS[0].encode()
 HEADER = len(MAGIC) + 32 + 8
 
 MOST_APPLIED = 1 << 20

@@ -118,6 +118,13 @@ class SavedSession(NamedTuple):
     stream: bytes | None
 
 
+class Departure(NamedTuple):
+    """A session as its copy left it for another server; `rest` is all that `saved` has not, without a snapshot."""
+
+    saved: SavedSession
+    rest: pb.EvacuatedSession
+
+
 class Joined(NamedTuple):
     """What viewers of a stream begin with: the session's state, then chunks; and how many of them there may be."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Protocol
@@ -51,6 +52,9 @@ class EpochRecord(NamedTuple):
 class Register(Protocol):
     """What all servers of a cluster agree on. Methods raise RegisterUnavailable where it cannot be reached."""
 
+    async def cluster(self) -> str:
+        """A UUID of the cluster: of all servers that agree on the same."""
+
     async def create(self, session_id: str, epoch: int, record: Record) -> bool:
         """Whether `record` is the one of `epoch`, which is created if it is absent and the session's next.
 
@@ -86,6 +90,11 @@ class MemoryRegister:
         self._records: dict[str, list[Record]] = {}
         self._ended_at: dict[str, float] = {}
         self._slots = CallerSlots(MemoryKeys(), lambda session: is_there(self._latest(session)))
+        self._cluster = str(uuid.uuid4())
+
+    async def cluster(self) -> str:
+        """See Register."""
+        return self._cluster
 
     async def create(self, session_id: str, epoch: int, record: Record) -> bool:
         """See Register."""

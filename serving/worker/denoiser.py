@@ -18,6 +18,7 @@ from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
 from serving.protocol.cue_pages import applied_page, pending_page
 from serving.replication.leases import LeaseConfig, RenewAnswer, RenewRequest, ReplicaLeases
 from serving.replication.messages import (
+    Departure,
     FeedItem,
     HandedOver,
     Item,
@@ -351,6 +352,10 @@ class Denoiser:
     async def hand_over(self, attempt: str, epoch: int, move: int, machine: dict[str, Any]) -> HandedOver:
         """As `SessionSaver.hand_over`."""
         return await self._saver.hand_over(attempt, epoch, move, machine)
+
+    async def depart(self, attempt: str, epoch: int, move: int, max_bytes: int) -> Departure:
+        """As `SessionSaver.depart`."""
+        return await self._saver.depart(attempt, epoch, move, max_bytes)
 
     def machine(self) -> dict[str, Any]:
         """As `machine_of` its generator."""

@@ -14,7 +14,8 @@ from serving.pipeline.engine_errors import refused
 from serving.pipeline.stages import in_thread
 from serving.protocol.convert import write_cue
 from serving.protocol.cue_pages import whole_log
-from serving.replication.messages import HandedOver, ResumeState, SavedSession
+from serving.protocol.evacuated import write_evacuated
+from serving.replication.messages import Departure, HandedOver, ResumeState, SavedSession
 from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.session_copies import SessionCopies
 
@@ -42,10 +43,7 @@ class SessionSaver:
         """The session at its present block, with all its log. Raises LimitReached if that is too long."""
         session = self._copies.leased(attempt)
         async with session.commands, at_rest(session, self._wake):
-            state = session.describe(cues=False)
-            state.pending.extend(write_cue(pending.cue) for pending in session.logic.pending)
-            state.applied.extend(whole_log(session.logic.applied, max_bytes))
-            return SavedSession(state, await self._stream(session, exact=False))
+            return await self._saved(session, max_bytes)
 
     async def hand_over(self, attempt: str, epoch: int, move: int, machine: dict[str, Any]) -> HandedOver:
         """All of a session, which makes and sends nothing here from then on unless its move is given up.
@@ -56,8 +54,7 @@ class SessionSaver:
         """
         session = self._copies.leased(attempt)
         async with session.commands, at_rest(session, self._wake):
-            if session.feed is None or not await session.feed.replicated(STANDBY_S):
-                raise ReplicaLost("the session's standby has not got all of it yet")
+            await self._require_replicated(session)
             exact = self._goes_exactly(session, machine)
             stream = await self._stream(session, exact=exact)
             self._copies.yield_lease(attempt, epoch, move)
@@ -66,6 +63,29 @@ class SessionSaver:
                 LEAVES, session.logic.applied.past(), exact=exact,
             )  # fmt: skip
             return HandedOver(session.spec, resume)
+
+    async def depart(self, attempt: str, epoch: int, move: int, max_bytes: int) -> Departure:
+        """The same for another server, with a light snapshot. Raises LimitReached as `save`."""
+        session = self._copies.leased(attempt)
+        async with session.commands, at_rest(session, self._wake):
+            await self._require_replicated(session)
+            saved = await self._saved(session, max_bytes)
+            record = session.standing().record
+            saved.session.shown_frame = record.shown
+            self._copies.yield_lease(attempt, epoch, move)
+            return Departure(saved, write_evacuated(session.spec.caller, record, session.audience.kept))
+
+    async def _saved(self, session: ActiveSession, max_bytes: int) -> SavedSession:
+        state = session.describe(cues=False)
+        state.provenance.CopyFrom(session.provenance)
+        state.pending.extend(write_cue(pending.cue) for pending in session.logic.pending)
+        state.applied.extend(whole_log(session.logic.applied, max_bytes))
+        return SavedSession(state, await self._stream(session, exact=False))
+
+    async def _require_replicated(self, session: ActiveSession) -> None:
+        """Raise ReplicaLost while the standby lacks anything."""
+        if session.feed is None or not await session.feed.replicated(STANDBY_S):
+            raise ReplicaLost("the session's standby has not got all of it yet")
 
     def _goes_exactly(self, session: ActiveSession, machine: dict[str, Any]) -> bool:
         is_alike = machine == machine_of(self._generator)

@@ -33,6 +33,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage
 from serving.replication.leases import RenewAnswer, RenewRequest
 from serving.replication.messages import (
+    Departure,
     FeedItem,
     HandedOver,
     Item,
@@ -119,6 +120,9 @@ class DenoiserReplica:
 
     async def hand_over(self, attempt: str, epoch: int, move: int, machine: dict[str, Any]) -> HandedOver:
         return await self._here().hand_over(attempt, epoch, move, machine)
+
+    async def depart(self, attempt: str, epoch: int, move: int, max_bytes: int) -> Departure:
+        return await self._here().depart(attempt, epoch, move, max_bytes)
 
     async def session_ended(self, session_id: str, epoch: int) -> None:
         self._here().session_ended(session_id, epoch)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,7 @@ _T = TypeVar("_T")
 
 
 NAMESPACE = "longtake"
+CLUSTER = "cluster"
 
 
 def callers_of(namespace: str) -> str:
@@ -51,9 +53,14 @@ def callers_of(namespace: str) -> str:
     return f"{namespace}-callers"
 
 
+def server_of(namespace: str) -> str:
+    """The namespace of what is said of the server as a whole."""
+    return f"{namespace}-server"
+
+
 def forget_all(namespace: str = NAMESPACE) -> None:
     """Forget all sessions: for when there is no server in the cluster. Raises RayError where the store is away."""
-    for room in (namespace, callers_of(namespace)):
+    for room in (namespace, callers_of(namespace), server_of(namespace)):
         for key in _internal_kv_list("", namespace=room):
             _internal_kv_del(key, namespace=room)
 
@@ -76,6 +83,10 @@ class KvRegister:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="register")
         slots = InternalKeys(callers_of(namespace))
         self._slots = CallerSlots(slots, lambda session: is_there(self._latest(session)))
+
+    async def cluster(self) -> str:
+        """See Register."""
+        return await self._call(self._name_cluster)
 
     async def create(self, session_id: str, epoch: int, record: Record) -> bool:
         """See Register."""
@@ -126,6 +137,14 @@ class KvRegister:
             return None
         record = self._get(session_id, epochs[-1])
         return None if record is None else EpochRecord(epochs[-1], record)
+
+    def _name_cluster(self) -> str:
+        keys = InternalKeys(server_of(self._namespace))
+        keys.create(CLUSTER, str(uuid.uuid4()).encode())
+        name = keys.get(CLUSTER)
+        if name is None:
+            raise RegisterUnavailable("the server's name was forgotten as it was read")
+        return name.decode()
 
     def _forget_ended(self) -> None:
         sessions = self._epochs("")

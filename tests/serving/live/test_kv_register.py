@@ -12,7 +12,7 @@ import pytest
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-from serving.deployments.routing.kv_register import KvRegister
+from serving.deployments.routing.kv_register import KvRegister, forget_all
 from serving.errors import RegisterUnavailable
 from serving.replication.register import Ended, EpochRecord, Owner, encode_record, end_session
 from tests.serving.live.ray_start import begun
@@ -69,6 +69,17 @@ def test_of_many_processes_that_open_sessions_a_caller_gets_no_more_than_may_be(
             asyncio.run(end_session(KvRegister(), f"{session} {number} {ended}", "deleted"))
     again = [one.reserve.remote(session, f"again {number}", 12, 5) for number, one in enumerate(racers)]
     assert sum(ray.get(again)) == 5
+
+
+def test_all_processes_of_a_server_name_the_same_cluster_and_the_next_server_another_one(cluster: None) -> None:
+    async def name() -> str:
+        names = {await KvRegister().cluster() for _ in range(2)}
+        (found,) = names
+        return found
+
+    before = asyncio.run(name())
+    forget_all()
+    assert asyncio.run(name()) != before
 
 
 def test_of_many_processes_one_wins_each_epoch(session: str) -> None:

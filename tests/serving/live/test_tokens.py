@@ -20,7 +20,10 @@ from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
 from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import METHODS, NOON, code_of
 
-OF_THE_CALLER = ("CreateSession", "ListSessions", "RestoreSession", "ListRecordings", "DescribeServer")
+OF_THE_CALLER = (
+    *("CreateSession", "ListSessions", "RestoreSession", "ListRecordings"),
+    *("DescribeServer", "GetServerInfo"),
+)
 ABOUT_A_SESSION = [method for method in METHODS if method.name not in OF_THE_CALLER]
 SESSIONS_PER_TOKEN = 2
 NEEDS_CHROMIUM = pytest.mark.skipif(

@@ -355,6 +355,8 @@ def test_a_session_that_has_not_begun_is_restored_only_where_the_same_loras_are_
             saved = SavedSession(pb.Session(provenance=pb.Provenance(loras=there)), None)
             made = await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
             assert list(made.provenance.loras) == here
+            again = await bench.denoiser.save(made.id, MAX_BYTES)
+            assert list(again.session.provenance.loras) == here
 
     run(work(there=[style], here=[renamed]))
     run(work(there=[], here=[pb.Lora(name="off.pt", sha256="beef")]))

@@ -335,6 +335,56 @@ class DescribeServerResponse(_message.Message):
     default_fps: int
     def __init__(self, model: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[PictureSize, _Mapping]]] = ..., other_sizes: _Optional[bool] = ..., max_pixels: _Optional[int] = ..., max_fps: _Optional[int] = ..., default_fps: _Optional[int] = ...) -> None: ...
 
+class GetServerInfoRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerInfoResponse(_message.Message):
+    __slots__ = ("version", "model", "cluster", "snapshot_formats", "free_slots")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FORMATS_FIELD_NUMBER: _ClassVar[int]
+    FREE_SLOTS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    model: str
+    cluster: str
+    snapshot_formats: _containers.RepeatedScalarFieldContainer[str]
+    free_slots: int
+    def __init__(self, version: _Optional[str] = ..., model: _Optional[str] = ..., cluster: _Optional[str] = ..., snapshot_formats: _Optional[_Iterable[str]] = ..., free_slots: _Optional[int] = ...) -> None: ...
+
+class EvacuatedSession(_message.Message):
+    __slots__ = ("caller", "snapshot", "chunks", "controller", "seq", "pending_command_ids", "answered")
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    CHUNKS_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_FIELD_NUMBER: _ClassVar[int]
+    SEQ_FIELD_NUMBER: _ClassVar[int]
+    PENDING_COMMAND_IDS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    caller: str
+    snapshot: bytes
+    chunks: _containers.RepeatedCompositeFieldContainer[Chunk]
+    controller: str
+    seq: int
+    pending_command_ids: _containers.RepeatedScalarFieldContainer[str]
+    answered: _containers.RepeatedCompositeFieldContainer[AnsweredCommand]
+    def __init__(self, caller: _Optional[str] = ..., snapshot: _Optional[bytes] = ..., chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ..., controller: _Optional[str] = ..., seq: _Optional[int] = ..., pending_command_ids: _Optional[_Iterable[str]] = ..., answered: _Optional[_Iterable[_Union[AnsweredCommand, _Mapping]]] = ...) -> None: ...
+
+class AnsweredCommand(_message.Message):
+    __slots__ = ("client_id", "command_id", "content", "receipt", "refusal")
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    client_id: str
+    command_id: str
+    content: bytes
+    receipt: Receipt
+    refusal: Error
+    def __init__(self, client_id: _Optional[str] = ..., command_id: _Optional[str] = ..., content: _Optional[bytes] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., refusal: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
+
 class CreateSessionRequest(_message.Message):
     __slots__ = ("options", "cues", "client_id", "command_id")
     OPTIONS_FIELD_NUMBER: _ClassVar[int]

@@ -57,6 +57,11 @@ class SessionsStub:
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.SerializeToString,
                 response_deserializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.FromString,
                 _registered_method=True)
+        self.GetServerInfo = channel.unary_unary(
+                '/longtake.v1.Sessions/GetServerInfo',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.GetServerInfoRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.GetServerInfoResponse.FromString,
+                _registered_method=True)
         self.CreateSession = channel.unary_unary(
                 '/longtake.v1.Sessions/CreateSession',
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.CreateSessionRequest.SerializeToString,
@@ -196,6 +201,13 @@ class SessionsServicer:
 
     def DescribeServer(self, request, context):
         """Says what the server generates: its model, the picture sizes that it serves, and its limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetServerInfo(self, request, context):
+        """Says which server this is: its release, its cluster, and what it takes over from another one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -381,6 +393,11 @@ def add_SessionsServicer_to_server(servicer, server):
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.FromString,
                     response_serializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.SerializeToString,
             ),
+            'GetServerInfo': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetServerInfo,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.GetServerInfoRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.GetServerInfoResponse.SerializeToString,
+            ),
             'CreateSession': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateSession,
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.CreateSessionRequest.FromString,
@@ -541,6 +558,33 @@ class Sessions:
             '/longtake.v1.Sessions/DescribeServer',
             longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.SerializeToString,
             longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetServerInfo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/GetServerInfo',
+            longtake_dot_v1_dot_sessions__pb2.GetServerInfoRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.GetServerInfoResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -145,6 +145,7 @@ class Cluster:
     """Denoisers `a`, `b`, ... and managers over one register."""
 
     benches: dict[str, Bench]
+    pool: LocalPool
     links: dict[str, Link]
     register: MemoryRegister
     managers: list[SessionService]
@@ -220,7 +221,7 @@ async def cluster(
         for service in services:
             service.start()
             stack.push_async_callback(service.stop)
-        yield Cluster(benches, links, register, services, pool.leaving, gone, counts)
+        yield Cluster(benches, pool, links, register, services, pool.leaving, gone, counts)
 
 
 async def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
