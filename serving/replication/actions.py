@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from serving.replication.register import Record
+from serving.replication.register import Hold, Record
 
 
 class Prepare(NamedTuple):
@@ -22,6 +22,26 @@ class Move(NamedTuple):
 
     attempt: str
     move: int
+
+
+class Depart(NamedTuple):
+    """Have the owner yield its lease for the sake of this `move`, and say how it stands, for another server.
+
+    Call `departed`; or `prepare_failed`. `attempt` is what the other server is to know this try by.
+    """
+
+    attempt: str
+    move: int
+
+
+class Settle(NamedTuple):
+    """Have the other server open what has departed, if this manager has it and has not asked for that yet.
+
+    Where it does not say that it has, whatever else it says, find out whether it has, and have it never do so from
+    then on if it has not: the request may be on its way twice. Call `settled`, or `unsettled` without an answer.
+    """
+
+    hold: Hold
 
 
 class CancelAttempt(NamedTuple):
@@ -51,4 +71,4 @@ class SessionLost(NamedTuple):
     reason: str
 
 
-Action = Prepare | Move | CancelAttempt | Commit | LookInRegister | FollowRegister | SessionLost
+Action = Prepare | Move | Depart | Settle | CancelAttempt | Commit | LookInRegister | FollowRegister | SessionLost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 from serving.replication.leases import LeaseConfig, Orphan
@@ -32,7 +33,7 @@ def decide_orphan(
     # One attempt may have been sent to a second replica, where the first had not answered in time.
     if top is None or not isinstance(top.record, Owner) or not _is(top.record, replica, orphan.attempt):
         return Drop(orphan.attempt, top.epoch if top is not None else orphan.epoch or 0)
-    owner = Owner(replica, orphan.attempt, manager)
+    owner = replace(top.record, standby=manager)
     if top.record == owner:
         # A commit of its own that it has not heard back from.
         return Adopt(top.epoch, owner)

@@ -67,6 +67,11 @@ class LeaseConfig:
         return 1.5 * self.lease_s
 
     @property
+    def depart_again_s(self) -> float:
+        """The same of one that another server has not taken: by then that has forgotten that it was to come."""
+        return 60 * self.lease_s
+
+    @property
     def look_after_s(self) -> float:
         """Time without a lease after which any copy asks a manager to look for it in the register."""
         return 5 * self.lease_s
@@ -83,12 +88,16 @@ class LeaseConfig:
 
 
 class CopyLease(NamedTuple):
-    """A copy whose lease a manager renews. `given_up` is the last of its moves that came to nothing."""
+    """A copy whose lease a manager renews. `given_up` is the last of its moves that came to nothing.
+
+    One that is `held` for another server is told so, and its lease ends.
+    """
 
     session_id: str
     attempt: str
     epoch: int
     given_up: int = 0
+    held: bool = False
 
 
 class RenewRequest(NamedTuple):
@@ -274,7 +283,9 @@ class ReplicaLeases:
             self._note_moves(copy, lease)
             copy.epoch, copy.standby, copy.heard_at = lease.epoch, request.manager, now
             copy.is_offered = request.leaving
-            if request.reading is not None and request.reading <= now and not copy.has_yielded:
+            if lease.held:
+                copy.lease_end = now
+            elif request.reading is not None and request.reading <= now and not copy.has_yielded:
                 copy.lease_end = max(copy.lease_end, self._lease_end(request.reading, now))
             self.fence(lease.session_id, lease.epoch, lease.attempt, now)
         return CopyReport(lease.session_id, lease.attempt, copy.epoch if copy is not None else None)

@@ -10,6 +10,7 @@ other copy has a lease, and none can get one.
 
 A planned move ends the owner's lease sooner: a copy that has yielded takes no renewal at its epoch until the
 manager says that it has given this move up, and from then on the manager does not commit what it has made.
+An owner that has departed for another server is held by an epoch of its own, as `evacuation.py` says.
 
 No I/O: events and the manager's monotonic clock in, actions out. `leases.py` is the replica's side, `adoption.py`
 what a manager does for copies that are not its own.
@@ -19,22 +20,25 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from enum import Enum
 
 from serving.replication.actions import (
     Action,
     CancelAttempt,
     Commit,
+    Depart,
     FollowRegister,
     LookInRegister,
     Move,
     Prepare,
     SessionLost,
+    Settle,
 )
 from serving.replication.adoption import Adopt
 from serving.replication.contacts import Contacts
 from serving.replication.leases import CopyLease, CopyReport, LeaseConfig
-from serving.replication.register import Ended, EpochRecord, Owner, Record
+from serving.replication.register import Destination, Ended, EpochRecord, Hold, Owner, Record
 
 
 class Phase(Enum):
@@ -43,6 +47,7 @@ class Phase(Enum):
     SERVING = "serving"
     PREPARING = "preparing"
     MOVING = "moving"
+    HELD = "held"
     COMMITTING = "committing"
     RELEASED = "released"
 
@@ -84,6 +89,7 @@ class StandbyOwnership:
         self._attempt: str | None = None
         self._prepare_at = now
         self._leaving: Collection[str] = ()
+        self._destination: Destination | None = None
         self._move = self._given_up = 0
         self._move_by = self._move_at = now
         self._has_yielded = False
@@ -100,7 +106,8 @@ class StandbyOwnership:
         """What to renew at the owner's replica. Nothing from the first try to commit another copy on."""
         if self.owner is None or self._owner_gone or not self._is_open:
             return None
-        return CopyLease(self.session_id, self.owner.attempt, self.epoch, self._given_up)
+        held = self.phase is Phase.HELD
+        return CopyLease(self.session_id, self.owner.attempt, self.epoch, self._given_up, held)
 
     def claims(self, attempt: str) -> bool:
         """Whether the copy is the owner, or is to become it: not to be adopted or dropped by this manager."""
@@ -122,6 +129,8 @@ class StandbyOwnership:
                 return self._prepare(now)
             case Phase.MOVING:
                 return self._give_up_attempt(now) if now > self._move_by else []
+            case Phase.HELD:
+                return self._settle(now)
             case Phase.COMMITTING:
                 return self._commit_again(now)
             case Phase.RELEASED:
@@ -131,6 +140,10 @@ class StandbyOwnership:
         """These replicas are being taken away: an owner there is moved while it can still say how it stands."""
         self._leaving = replicas
         return self.tick(now)
+
+    def evacuate(self, destination: Destination | None) -> None:
+        """The session is to go to another server, from the next tick on."""
+        self._destination = destination
 
     def reported(self, report: CopyReport, now: float) -> list[Action]:
         """The owner's replica has answered, and Contacts has heard it before this call."""
@@ -168,7 +181,7 @@ class StandbyOwnership:
 
     def end(self, reason: str, now: float) -> list[Action]:
         """The session is not to be opened again: it costs more than itself."""
-        if not self._is_open or self.epoch == 0:
+        if not self._is_open or self.phase is Phase.HELD or self.epoch == 0:
             return []
         self._owner_gone = True
         cancelled = self._give_up_attempt(now) if self._attempt is not None else []
@@ -197,6 +210,28 @@ class StandbyOwnership:
             return self._give_up_attempt(now)
         return self._commit(Owner(replica, attempt, self._manager))
 
+    def departed(self, attempt: str, now: float) -> list[Action]:
+        """The owner has yielded and said how it stands: nobody goes on here until the other server is asked."""
+        if self.phase is not Phase.MOVING or attempt != self._attempt or self.owner is None:
+            return []
+        if now > self._move_by or self._destination is None:
+            return self._give_up_attempt(now)
+        return self._commit(replace(self.owner, held=Hold(self._destination, attempt)))
+
+    def settled(self, begun: bool, now: float) -> list[Action]:
+        """Whether the session has begun on the other server; if not it never will by this transfer."""
+        if self.phase is not Phase.HELD or self.owner is None or self.owner.held is None:
+            return []
+        if begun:
+            return self._commit(Ended("it goes on on another server", moved_to=self.owner.held.destination))
+        return self._commit(replace(self.owner, held=None))
+
+    def unsettled(self, now: float) -> list[Action]:
+        """The other server did not answer."""
+        if self.phase is Phase.HELD:
+            self._retry_at = now + self._config.renew_every_s
+        return []
+
     def prepare_failed(self, attempt: str, now: float) -> list[Action]:
         """No copy could be prepared there, or moved there. Another try follows after L/4, or if it yielded 5 L."""
         if self.phase not in (Phase.PREPARING, Phase.MOVING) or attempt != self._attempt:
@@ -210,8 +245,8 @@ class StandbyOwnership:
         if not won:
             return self._release()
         if isinstance(self._pending.record, Ended):
-            self.phase = Phase.RELEASED
-            return [SessionLost(self._pending.record.reason)]
+            self.phase, ended = Phase.RELEASED, self._pending.record
+            return [SessionLost(ended.reason) if ended.moved_to is None else FollowRegister()]
         return self._become_owner(self._pending.record, now)
 
     def commit_unreachable(self, now: float) -> list[Action]:
@@ -233,7 +268,7 @@ class StandbyOwnership:
 
     @property
     def _is_open(self) -> bool:
-        return self.phase in (Phase.SERVING, Phase.PREPARING, Phase.MOVING)
+        return self.phase in (Phase.SERVING, Phase.PREPARING, Phase.MOVING, Phase.HELD)
 
     def _is_usable(self, now: float) -> bool:
         """Whether the standby copy may be opened."""
@@ -253,10 +288,14 @@ class StandbyOwnership:
             return True
         return self._owner_confirmed and self._silence(now) >= self._config.takeover_wait_s
 
-    @property
-    def _may_move(self) -> bool:
+    def _may_move(self, now: float) -> bool:
         """Whether the owner has to go, and knows this epoch: no earlier manager can renew its lease."""
-        return self.owner is not None and self.owner.replica in self._leaving and self._owner_confirmed
+        has_to = self._destination is not None or self._leaves
+        return has_to and self._owner_confirmed and now >= self._move_at
+
+    @property
+    def _leaves(self) -> bool:
+        return self.owner is not None and self.owner.replica in self._leaving
 
     def _confirm(self, now: float) -> None:
         """The owner knows this epoch, so no lease of an earlier manager is left 1.1 L from now."""
@@ -270,11 +309,18 @@ class StandbyOwnership:
             if now >= self._retry_at:
                 self.phase, self._attempt, self._prepare_at = Phase.PREPARING, self._new_attempt(), now
                 return [Prepare(self._attempt, self.owner.replica if self.owner else None)]
-        elif self._may_move and now >= self._move_at:
+        elif self._may_move(now):
             self.phase, self._attempt, self._move = Phase.MOVING, self._new_attempt(), self._move + 1
             self._move_by, self._has_yielded = now + self._config.yield_timeout_s, False
-            return [Move(self._attempt, self._move)]
+            move = Move if self._leaves else Depart
+            return [move(self._attempt, self._move)]
         return self._look(now)
+
+    def _settle(self, now: float) -> list[Action]:
+        if now < self._retry_at or self.owner is None or self.owner.held is None:
+            return []
+        self._retry_at = float("inf")
+        return [Settle(self.owner.held)]
 
     def _look(self, now: float) -> list[Action]:
         if now < self._look_at or self.epoch == 0:
@@ -320,7 +366,9 @@ class StandbyOwnership:
         return []
 
     def _become_owner(self, owner: Owner, now: float) -> list[Action]:
-        self.phase, self.epoch, self.owner, self._since = Phase.SERVING, self.epoch + 1, owner, now
+        was_held = self.owner is not None and self.owner.held is not None
+        self.phase = Phase.SERVING if owner.held is None else Phase.HELD
+        self.epoch, self.owner, self._since = self.epoch + 1, owner, now
         self._owner_gone, self._candidate_died = self._candidate_died, False
         # Its own copy nobody else has renewed, or can without a higher epoch; one that it adopts somebody has.
         self._owner_confirmed = owner.attempt == self._attempt
@@ -328,7 +376,7 @@ class StandbyOwnership:
         self._fed_at = now
         self._attempt = self._candidate = self._pending = None
         self._move = self._given_up = 0
-        self._move_at = now
+        self._move_at = now + (self._config.depart_again_s if was_held else 0)
         self._retry_at, self._look_at = now, now + self._config.look_every_s
         return self.tick(now)
 

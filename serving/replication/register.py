@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from serving.replication.caller_slots import CallerSlots, MemoryKeys
 
@@ -20,23 +20,46 @@ KEEP_ENDED_S = 60.0
 
 
 @dataclass(frozen=True)
+class Destination:
+    """Another server, that sessions go to: `cluster` at `address`.
+
+    Clients are told `public`; where that is empty the address that they know leads there.
+    """
+
+    address: str
+    cluster: str
+    public: str
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A session is being handed to another server, which may have it by now. `transfer` names this one try."""
+
+    destination: Destination
+    transfer: str
+
+
+@dataclass(frozen=True)
 class Owner:
     """The copy of a session that may be granted a lease, and the manager that grants it.
 
     `replica` and `standby` name processes and are never used again; `attempt` names one try to open the session.
+    While it is `held` it is granted none.
     """
 
     replica: str
     attempt: str
     standby: str
+    held: Hold | None = None
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The session is over: deleted, or `lost` with the last copy of its state."""
+    """The session is over: deleted, `lost` with the last copy of its state, or `moved_to` another server."""
 
     reason: str = "deleted"
     lost: bool = False
+    moved_to: Destination | None = None
 
 
 Record = Owner | Ended
@@ -65,6 +88,15 @@ class Register(Protocol):
     async def latest(self, session_id: str) -> EpochRecord | None:
         """The highest epoch; None for a session that never was, or that ended more than KEEP_ENDED_S ago."""
 
+    async def first(self, session_id: str) -> Record | None:
+        """The record of the session's first epoch, for as long as `latest` knows the session."""
+
+    async def evacuate_to(self, destination: Destination | None) -> None:
+        """All sessions are to go there from now on; None has those stay that are here."""
+
+    async def destination(self) -> Destination | None:
+        """Where all sessions are to go."""
+
     async def reserve(self, caller: str, session_id: str, most: int) -> bool:
         """Whether a session that is to be opened is one of the caller's `most`; it counts until it is over.
 
@@ -91,6 +123,7 @@ class MemoryRegister:
         self._ended_at: dict[str, float] = {}
         self._slots = CallerSlots(MemoryKeys(), lambda session: is_there(self._latest(session)))
         self._cluster = str(uuid.uuid4())
+        self._destination: Destination | None = None
 
     async def cluster(self) -> str:
         """See Register."""
@@ -111,6 +144,18 @@ class MemoryRegister:
     async def latest(self, session_id: str) -> EpochRecord | None:
         """See Register."""
         return self._latest(session_id)
+
+    async def first(self, session_id: str) -> Record | None:
+        """See Register."""
+        return self._records.get(session_id, [None])[0]
+
+    async def evacuate_to(self, destination: Destination | None) -> None:
+        """See Register."""
+        self._destination = destination
+
+    async def destination(self) -> Destination | None:
+        """See Register."""
+        return self._destination
 
     async def reserve(self, caller: str, session_id: str, most: int) -> bool:
         """See Register."""
@@ -155,4 +200,24 @@ def encode_record(record: Record) -> bytes:
 def decode_record(data: bytes) -> Record:
     """What `encode_record` encoded."""
     fields = json.loads(data)
-    return Ended(**fields) if "reason" in fields else Owner(**fields)
+    if "reason" not in fields:
+        return Owner(**fields | {"held": _hold(fields["held"])})
+    return Ended(**fields | {"moved_to": _destination(fields["moved_to"])})
+
+
+def encode_destination(destination: Destination | None) -> bytes:
+    """As registers outside this process keep it."""
+    return json.dumps(None if destination is None else asdict(destination)).encode()
+
+
+def decode_destination(data: bytes) -> Destination | None:
+    """What `encode_destination` encoded."""
+    return _destination(json.loads(data))
+
+
+def _destination(fields: dict[str, str] | None) -> Destination | None:
+    return None if fields is None else Destination(**fields)
+
+
+def _hold(fields: dict[str, Any] | None) -> Hold | None:
+    return None if fields is None else Hold(Destination(**fields["destination"]), fields["transfer"])

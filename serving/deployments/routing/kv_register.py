@@ -27,11 +27,14 @@ from serving.errors import RegisterUnavailable
 from serving.replication.caller_slots import CallerSlots
 from serving.replication.register import (
     KEEP_ENDED_S,
+    Destination,
     Ended,
     EpochRecord,
     Owner,
     Record,
+    decode_destination,
     decode_record,
+    encode_destination,
     encode_record,
     is_there,
 )
@@ -45,7 +48,7 @@ _T = TypeVar("_T")
 
 
 NAMESPACE = "longtake"
-CLUSTER = "cluster"
+CLUSTER, DESTINATION = "cluster", "destination"
 
 
 def callers_of(namespace: str) -> str:
@@ -81,6 +84,7 @@ class KvRegister:
         self._seen_over: dict[str, float] = {}
         # Bounded, and apart from other work: calls that hang fill these threads, not those of the event loop.
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="register")
+        self._server = InternalKeys(server_of(namespace))
         slots = InternalKeys(callers_of(namespace))
         self._slots = CallerSlots(slots, lambda session: is_there(self._latest(session)))
 
@@ -95,6 +99,19 @@ class KvRegister:
     async def latest(self, session_id: str) -> EpochRecord | None:
         """See Register."""
         return await self._call(lambda: self._latest(session_id))
+
+    async def first(self, session_id: str) -> Record | None:
+        """See Register."""
+        return await self._call(lambda: self._get(session_id, 1))
+
+    async def evacuate_to(self, destination: Destination | None) -> None:
+        """See Register."""
+        await self._call(lambda: self._server.put(DESTINATION, encode_destination(destination)))
+
+    async def destination(self) -> Destination | None:
+        """See Register."""
+        data = await self._call(lambda: self._server.get(DESTINATION))
+        return None if data is None else decode_destination(data)
 
     async def reserve(self, caller: str, session_id: str, most: int) -> bool:
         """See Register."""
@@ -139,9 +156,8 @@ class KvRegister:
         return None if record is None else EpochRecord(epochs[-1], record)
 
     def _name_cluster(self) -> str:
-        keys = InternalKeys(server_of(self._namespace))
-        keys.create(CLUSTER, str(uuid.uuid4()).encode())
-        name = keys.get(CLUSTER)
+        self._server.create(CLUSTER, str(uuid.uuid4()).encode())
+        name = self._server.get(CLUSTER)
         if name is None:
             raise RegisterUnavailable("the server's name was forgotten as it was read")
         return name.decode()

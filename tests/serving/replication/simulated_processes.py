@@ -8,26 +8,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from serving.errors import RegisterUnavailable
 from serving.replication.actions import (
     Action,
     CancelAttempt,
     Commit,
+    Depart,
     FollowRegister,
     LookInRegister,
     Move,
     Prepare,
     SessionLost,
+    Settle,
 )
 from serving.replication.adoption import Adopt, Drop, decide_orphan
 from serving.replication.contacts import Contacts
 from serving.replication.leases import Orphan, RenewAnswer, RenewRequest
 from serving.replication.ownership import Phase, StandbyOwnership
-from serving.replication.register import Ended, EpochRecord, Owner, Record
+from serving.replication.register import Ended, EpochRecord, Hold, Owner, Record, Register
 
 if TYPE_CHECKING:
     from tests.serving.replication.simulation import World
 
 TICK_S = 0.2
+ASK_S = 3.0
 SLOTS = 4
 
 
@@ -115,6 +119,13 @@ class Replica(Process):
             return
         self._send(manager, "on_yielded", session, to, copy.items)
 
+    def on_depart(self, manager: str, session: str, attempt: str, epoch: int, move: int, to: str) -> None:
+        copy = self.copies.get(attempt)
+        if copy is None or not self.leases.yield_lease(attempt, epoch, move, self.clock):
+            self._send(manager, "on_prepare_failed", session, to)
+            return
+        self._send(manager, "on_departed", session, to, copy.items)
+
     def on_cancel(self, attempt: str) -> None:
         self.leases.cancel(attempt, self.clock)
         self._free()
@@ -145,6 +156,42 @@ class Replica(Process):
         self.world.send(self.name, to, method, *arguments)
 
 
+class OtherServer(Process):
+    """Where sessions are evacuated to: it opens them at once, or is full. `begun` are what they began with."""
+
+    def __init__(self, world: World, name: str, register: Register) -> None:
+        super().__init__(world, name)
+        self.register = register
+        self.begun: dict[str, int] = {}
+
+    def on_time(self) -> None:
+        self.world.finish(self.register.forget_ended())
+
+    def on_offer(self, manager: str, session: str, transfer: str) -> None:
+        is_known = self.world.finish(self.register.first(session)) is not None
+        self._send(manager, "on_prepare_failed" if is_known else "on_offered", session, transfer)
+
+    def on_import(self, manager: str, session: str, transfer: str, items: int) -> None:
+        is_full = self.world.is_faulty and self.world.rnd.random() < 0.2
+        owner = Owner(self.name, transfer, self.name)
+        begins = not is_full and self.world.finish(self.register.create(session, 1, owner))
+        if begins:
+            self.begun.setdefault(session, items)
+            self._send(manager, "on_settled", session, transfer, True)
+        else:
+            self._send(manager, "on_refused", session, transfer)
+
+    def on_settle(self, manager: str, session: str, transfer: str) -> None:
+        try:
+            begun = self.world.finish(self.world.rules.settle(self.register, session, transfer))
+        except RegisterUnavailable:
+            return
+        self._send(manager, "on_settled", session, transfer, begun)
+
+    def _send(self, to: str, method: str, *arguments: object) -> None:
+        self.world.send(self.name, to, method, *arguments)
+
+
 class Manager(Process):
     """A session manager process."""
 
@@ -157,6 +204,8 @@ class Manager(Process):
         self._sent_to: dict[str, str] = {}
         self._prepared_with: dict[str, int] = {}
         self._yielded_to: set[str] = set()
+        self._departed: dict[str, int] = {}
+        """What is to be sent to the other server, by transfer."""
         self._known_dead: set[str] = set()
         self.is_leaving = False
         self._looked_at: dict[str, float] = {}
@@ -172,7 +221,7 @@ class Manager(Process):
         """Commit the end as the next epoch, however often that takes, and tell the owner."""
 
         def on_read(top: EpochRecord | None) -> None:
-            if top is not None and isinstance(top.record, Owner):
+            if top is not None and isinstance(top.record, Owner) and top.record.held is None:
                 owner, epoch = top.record, top.epoch + 1
 
                 def on_created(won: bool) -> None:
@@ -181,6 +230,8 @@ class Manager(Process):
                     return self._send(owner.replica, "on_fence", session, epoch)
 
                 self._create(session, epoch, Ended(), on_created, again)
+            elif top is not None and isinstance(top.record, Owner):
+                self.world.at(self.world.now + 1, lambda: self.receive(again))
 
         def again() -> None:
             self.delete(session)
@@ -204,6 +255,7 @@ class Manager(Process):
             self._tick_at = self.world.now + TICK_S
             for session, role in list(self.roles.items()):
                 if not self.is_dead:
+                    role.evacuate(self.world.destination)
                     self._do(session, role.leaving(self.world.leaving, self.clock))
         if self.world.now >= self._renew_at and not self.is_dead:
             self._renew_at = self.world.now + self.world.rules.config.renew_every_s
@@ -251,6 +303,26 @@ class Manager(Process):
         role.yielded(attempt, self.clock)
         self._prepare_on(self._staying(), session, attempt)
 
+    def on_departed(self, session: str, attempt: str, items: int) -> None:
+        role = self.roles.get(session)
+        if role is None or role.phase is not Phase.MOVING or attempt != role._attempt:
+            return
+        self.stores[session] = self._departed[attempt] = items
+        self.world.on_step(self, "departed")
+        self._do(session, role.departed(attempt, self.clock))
+
+    def on_settled(self, session: str, transfer: str, begun: bool) -> None:
+        role = self.roles.get(session)
+        held = role.owner.held if role is not None and role.owner is not None else None
+        if role is None or held is None or held.transfer != transfer:
+            return
+        self.world.counts[f"settled {begun}"] += 1
+        self.world.on_step(self, "settled")
+        self._do(session, role.settled(begun, self.clock))
+
+    def on_refused(self, session: str, transfer: str) -> None:
+        self._send(self.world.other.name, "on_settle", self.name, session, transfer)
+
     def on_prepare_failed(self, session: str, attempt: str) -> None:
         if (role := self.roles.get(session)) is not None:
             self._do(session, role.prepare_failed(attempt, self.clock))
@@ -291,6 +363,10 @@ class Manager(Process):
                     self._prepare(session, action)
                 case Move(attempt, move):
                     self._move(session, attempt, move)
+                case Depart(attempt, _):
+                    self._depart(session, attempt)
+                case Settle(hold):
+                    self._settle(session, hold)
                 case CancelAttempt(attempt):
                     if (replica := self._sent_to.pop(attempt, None)) is not None:
                         self._send(replica, "on_cancel", attempt)
@@ -330,18 +406,50 @@ class Manager(Process):
             role.owner.replica, "on_yield", self.name, session, role.owner.attempt, role.epoch, move, attempt
         )
 
+    def _depart(self, session: str, attempt: str) -> None:
+        self.world.on_step(self, "offers")
+        self._send(self.world.other.name, "on_offer", self.name, session, attempt)
+
+    def on_offered(self, session: str, attempt: str) -> None:
+        role = self.roles.get(session)
+        if role is None or role.phase is not Phase.MOVING or attempt != role._attempt or role.owner is None:
+            return
+        self.world.on_step(self, "asked to depart")
+        owner, move = role.owner, role._move
+        self._send(owner.replica, "on_depart", self.name, session, owner.attempt, role.epoch, move, attempt)
+
+    def _settle(self, session: str, hold: Hold) -> None:
+        items = self._departed.pop(hold.transfer, None)
+        if items is None:
+            self._send(hold.destination.address, "on_settle", self.name, session, hold.transfer)
+        else:
+            self._send(hold.destination.address, "on_import", self.name, session, hold.transfer, items)
+        self.world.on_step(self, "asked the other server")
+
+        def wait_no_longer() -> None:
+            role = self.roles.get(session)
+            held = role.owner.held if role is not None and role.owner is not None else None
+            if role is not None and held == hold and role._retry_at == math.inf:
+                self._do(session, role.unsettled(self.clock))
+
+        self.world.at(self.world.now + ASK_S, lambda: self.receive(wait_no_longer))
+
     def _commit(self, session: str, commit: Commit) -> None:
         self.world.on_commit(self, commit)
         if self.is_dead:
             return
-        adopts = self.roles[session].owner is None and self.stores[session] is None
-        if isinstance(commit.record, Owner) and not adopts:
+        before = self.roles[session].owner
+        stays = before is not None and isinstance(commit.record, Owner) and before.attempt == commit.record.attempt
+        adopts = before is None and self.stores[session] is None
+        if isinstance(commit.record, Owner) and not adopts and not stays:
             is_newest = self._prepared_with[commit.record.attempt] == self.stores[session]
             self.world.check(is_newest, f"{session}: {self.name} commits a copy that is not the newest")
 
         def on_created(won: bool) -> None:
             self.world.on_created(self, commit, won)
             if not self.is_dead and (role := self.roles.get(session)) is not None:
+                if won and isinstance(commit.record, Ended) and before is not None:
+                    self._send(before.replica, "on_drop", before.attempt, commit.epoch)
                 self._do(session, role.committed(commit.epoch, won, self.clock))
                 self._remember_deaths(session)
 

@@ -17,14 +17,24 @@ from functools import partial
 from typing import Any, TypeVar
 
 from serving.replication.actions import Commit
+from serving.replication.evacuation import settle
 from serving.replication.leases import LeaseConfig, ReplicaLeases
 from serving.replication.ownership import StandbyOwnership
-from serving.replication.register import Ended, EpochRecord, MemoryRegister, Owner, Record, Register
-from tests.serving.replication.simulated_processes import Copy, Manager, Process, Replica
+from serving.replication.register import (
+    Destination,
+    Ended,
+    EpochRecord,
+    MemoryRegister,
+    Owner,
+    Record,
+    Register,
+)
+from tests.serving.replication.simulated_processes import Copy, Manager, OtherServer, Process, Replica
 
 STEP_S = 0.05
 FAULTS_END_S = 40.0
 SERVED_AGAIN_S = FAULTS_END_S + 15.0
+ON_ITS_WAY_S = 1.5
 END_S = 64.0
 REGISTER_TIMEOUT_S = 2.0
 KEEP_ENDED_S = 15.0
@@ -33,14 +43,23 @@ KEEP_ENDED_S = 15.0
 _T = TypeVar("_T")
 
 
+class Hasty(LeaseConfig):
+    """Sessions try to depart again within a run."""
+
+    @property
+    def depart_again_s(self) -> float:
+        return 5 * self.lease_s
+
+
 @dataclass(frozen=True)
 class Rules:
     """The protocol; tests put broken pieces in its place."""
 
-    config: LeaseConfig = field(default_factory=LeaseConfig)
+    config: LeaseConfig = field(default_factory=Hasty)
     register: Callable[[float, Callable[[], float]], Register] = MemoryRegister
     leases: type[ReplicaLeases] = ReplicaLeases
     ownership: type[StandbyOwnership] = StandbyOwnership
+    settle: Callable[[Register, str, str], Coroutine[Any, Any, bool]] = settle
 
 
 def run(coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -62,6 +81,9 @@ class Fate:
     """Its owner's copy was gone already when its epoch was committed."""
     is_doomed: bool = False
     """Its replica and its standby copy were gone in the same moment."""
+    served_at: float = SERVED_AGAIN_S
+    held_with: int | None = None
+    """What the copy had when it was held last, if it was there."""
 
 
 class World:
@@ -84,6 +106,10 @@ class World:
         self.on_yielded: Callable[[Manager], None] = lambda manager: None
         self.on_commit: Callable[[Manager, Commit], None] = self._maybe_die_committing
         self.on_created: Callable[[Manager, Commit, bool], None] = self._maybe_die_committed
+        self.on_step: Callable[[Manager, str], None] = lambda manager, step: None
+        """A manager is at a step of an evacuation."""
+        self.destination: Destination | None = None
+        self.other = OtherServer(self, "X0", self.rules.register(KEEP_ENDED_S, lambda: self.now))
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._attempts = itertools.count()
@@ -91,8 +117,11 @@ class World:
         self._crash_rate = 0.0 if calm else self.rnd.choice([0, 0.0005, 0.002])
         for kind in "MMRRR":
             self.spawn(kind)
+        self.processes[self.other.name] = self.other
         for session in self.fates:
             self._open(session)
+        if not calm and self.rnd.random() < 0.5:
+            self.at(self.rnd.uniform(10, FAULTS_END_S), self.evacuate)
 
     # Running
 
@@ -115,6 +144,19 @@ class World:
         if not self.calm:
             self._check_end()
         return self
+
+    @property
+    def is_faulty(self) -> bool:
+        """Whether anything may go wrong at the moment."""
+        return not self.calm and self.now < FAULTS_END_S
+
+    def finish(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """As `run`."""
+        return run(coroutine)
+
+    def evacuate(self) -> None:
+        """All sessions are to go to the other server."""
+        self.destination = Destination(self.other.name, "other", "")
 
     def at(self, time: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._queue, (time, next(self._numbers), action))
@@ -186,7 +228,8 @@ class World:
             self.cut(other, name, seconds)
 
     def _break_something(self) -> None:
-        rnd, names, left = self.rnd, list(self.processes), FAULTS_END_S - self.now
+        rnd, left = self.rnd, FAULTS_END_S - self.now
+        names = [name for name in self.processes if name != self.other.name]
         if rnd.random() < 0.01:
             self.pause(rnd.choice(names), min(left, rnd.choice([0.5, 1, 3, 6, 10])))
         if rnd.random() < 0.01:
@@ -278,7 +321,8 @@ class World:
         if isinstance(record, Ended):
             fate.ended_at = self.now
             self._judge(session, fate)
-            self.check(fate.is_doomed or record == Ended(), f"{session} was given up with a copy alive")
+            begun = session in self.other.begun
+            self.check(fate.is_doomed or record == Ended() or begun, f"{session} was given up with a copy alive")
         elif isinstance(previous, Owner) and previous.attempt != record.attempt:
             self.counts["takeovers"] += 1
         fate.epochs.append(record)
@@ -288,6 +332,10 @@ class World:
             isinstance(record, Owner) and isinstance(replica, Replica) and record.attempt not in replica.copies
         )
         self.counts["stillborn"] += fate.is_stillborn
+        was_held = isinstance(previous, Owner) and previous.held is not None
+        if isinstance(record, Owner) and record.held is not None and not was_held:
+            copy = replica.copies.get(record.attempt) if isinstance(replica, Replica) else None
+            fate.held_with = None if copy is None else copy.items
 
     def _is_cut(self, source: str, target: str) -> bool:
         return self.cuts.get((source, target), 0.0) > self.now
@@ -321,6 +369,7 @@ class World:
 
     def _check_leases(self) -> None:
         for session, copies in self._leased().items():
+            self.check(session not in self.other.begun, f"{session} goes on here and on the other server")
             self.check(len(copies) <= 1, f"{session} has two leased copies")
             ended_at = self.fates[session].ended_at
             returned = ended_at is not None and any(copy.made_at > ended_at for _, copy in copies)
@@ -338,13 +387,20 @@ class World:
         if self.now > SERVED_AGAIN_S and not self.calm:
             leased = self._leased()
             for session, fate in self.fates.items():
-                self.check(bool(leased[session]) or not self._ought_to_be_served(fate), f"{session} is not served")
+                if leased[session] or session in self.other.begun or not self._ought_to_be_served(fate):
+                    fate.served_at = self.now
+                # One that finds no room on the other server tries that again, and stands still meanwhile.
+                patience_s = 0.0 if self.destination is None else ON_ITS_WAY_S
+                self.check(self.now - fate.served_at <= patience_s, f"{session} is not served")
 
     def _ought_to_be_served(self, fate: Fate) -> bool:
         return bool(fate.epochs) and fate.ended_at is None and not fate.is_doomed
 
     def _check_end(self) -> None:
         for session, fate in self.fates.items():
+            begun, left = self.other.begun.get(session), fate.held_with
+            self.check(begun is None or left in (None, begun), f"{session} began there with {begun} of {left}")
+            self.counts["moved"] += begun is not None
             copies = [copy for replica in self.replicas() for copy in replica.copies.values()]
             # A younger one may be what its manager prepares in this moment.
             here = sum(copy.session == session and copy.made_at < self.now - 5 for copy in copies)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.replication.actions import Action, Commit
-from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, RenewRequest, ReplicaLeases
+from serving.replication.leases import CopyLease, CopyReport, RenewRequest, ReplicaLeases
 from serving.replication.ownership import Phase, StandbyOwnership
-from serving.replication.register import Ended, MemoryRegister, Owner, Record
+from serving.replication.register import Ended, MemoryRegister, Owner, Record, Register
 from tests.serving.replication.simulated_processes import Manager
-from tests.serving.replication.simulation import STEP_S, Rules, World
+from tests.serving.replication.simulation import STEP_S, Hasty, Rules, World, run
 
 VARIANT_SEEDS = range(450, 900)
 """Among the first of which each variant is found out."""
@@ -203,6 +203,81 @@ def test_managers_that_are_all_taken_away_do_not_adopt_from_each_other(world: Wo
     assert (world.owner().standby, world.counts["adoptions"]) == ("M0", 0)
 
 
+# All sessions go to another server, which has a register of its own.
+
+STEPS = ("offers", "asked to depart", "departed", "asked the other server", "settled")
+
+
+def goes_on_once(world: World) -> bool:
+    """Whether the session is on the other server with all that was made of it, and on no replica here."""
+    is_whole = world.other.begun == {"s0": world.fates["s0"].held_with}
+    return is_whole and (world.leased(), copies(world), world.violations) == ([], [], [])
+
+
+def at_step(world: World, step: str, do: Callable[[Manager], None], nth: int = 1) -> None:
+    """Do something when a manager is at a step for the nth time."""
+    steps: list[str] = []
+
+    def at(manager: Manager, reached: str) -> None:
+        steps.append(reached)
+        if reached == step and steps.count(step) == nth:
+            do(manager)
+
+    world.on_step = at
+    world.on_commit = lambda manager, _: at(manager, "commits")
+    world.on_created = lambda manager, *_: at(manager, "has committed")
+
+
+def test_a_session_goes_to_another_server(world: World) -> None:
+    world.evacuate()
+    world.run(until=6.0)
+    assert goes_on_once(world)
+    ended = world.fates["s0"].epochs[-1]
+    assert isinstance(ended, Ended)
+    assert ended.moved_to == world.destination
+
+
+@pytest.mark.parametrize("step", [*STEPS, "commits", "has committed"])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_manager_dies_at_each_step_of_an_evacuation(world: World, step: str, nth: int) -> None:
+    at_step(world, step, lambda manager: world.crash(manager.name, replace_s=1.0), nth)
+    world.evacuate()
+    world.run(until=45.0)
+    assert goes_on_once(world)
+
+
+@pytest.mark.parametrize("cut", [("M0", "X0"), ("X0", "M0")], ids=["not asked", "not answered"])
+def test_a_session_is_held_for_as_long_as_the_other_server_is_out_of_reach(
+    world: World, cut: tuple[str, str]
+) -> None:
+    at_step(world, "departed", lambda _: world.cut(*cut, 12.0))
+    world.evacuate()
+    world.run(until=14.0)
+    owner = world.fates["s0"].epochs[1]
+    assert isinstance(owner, Owner)
+    assert (owner.held is not None, world.leased()) == (True, [])
+    world.run(until=60.0)
+    assert goes_on_once(world)
+
+
+def test_a_replica_dies_while_its_session_is_held_and_the_session_goes_on(world: World) -> None:
+    at_step(world, "departed", lambda _: world.cut("M0", "X0", 8.0))
+    world.evacuate()
+    world.at(6.0, lambda: world.crash(world.owner().replica, notice_s=0.5))
+    world.run(until=60.0)
+    assert goes_on_once(world)
+
+
+def test_a_session_whose_id_the_other_server_knows_stays_until_that_forgets_it(world: World) -> None:
+    other = world.other.register
+    run(other.create("s0", 1, Owner("elsewhere", "another", "X0")))
+    world.evacuate()
+    assert longest_pause(world, until=10.0) == 0
+    run(other.create("s0", 2, Ended()))
+    world.run(until=40.0)
+    assert goes_on_once(world)
+
+
 # Without a rule, the same simulation finds what the rule is for.
 
 
@@ -211,7 +286,7 @@ class CountsFromReceipt(ReplicaLeases):
         return now + self._config.lease_s
 
 
-class DoesNotWait(LeaseConfig):
+class DoesNotWait(Hasty):
     @property
     def takeover_wait_s(self) -> float:
         return self.doubt_after_s
@@ -270,9 +345,30 @@ class KeepsWhatItPrepared(StandbyOwnership):
         return []
 
 
+class RenewsWhatIsHeld(ReplicaLeases):
+    def _renew_copy(self, lease: CopyLease, request: RenewRequest, now: float) -> CopyReport:
+        return super()._renew_copy(lease._replace(held=False), request, now)
+
+
+class GoesOnWithoutAsking(StandbyOwnership):
+    """Takes no answer for a no."""
+
+    def unsettled(self, now: float) -> list[Action]:
+        return self.settled(False, now)
+
+
+async def looks_only(register: Register, session_id: str, transfer: str) -> bool:
+    """Does not have the other server never begin."""
+    first = await register.first(session_id)
+    return isinstance(first, Owner) and first.attempt == transfer
+
+
 @pytest.mark.parametrize(
     ("rules", "found"),
     [
+        (Rules(leases=RenewsWhatIsHeld), "here and on the other server"),
+        (Rules(ownership=GoesOnWithoutAsking), "here and on the other server"),
+        (Rules(settle=looks_only), "here and on the other server"),
         (Rules(leases=CountsFromReceipt), "two leased copies"),
         (Rules(config=DoesNotWait()), "two leased copies"),
         (Rules(register=NoRegister), "two leased copies"),
@@ -284,6 +380,9 @@ class KeepsWhatItPrepared(StandbyOwnership):
         (Rules(ownership=KeepsWhatItPrepared), "not the newest"),
     ],
     ids=[
+        "held",
+        "asks",
+        "never begins",
         "reading",
         "wait",
         "register",
