@@ -24,6 +24,8 @@ ULPS = {
     "conv_epilogue": 2,
     # An exponential, a quotient, two products and sums.
     "merge": 8,
+    # A sum of 15 terms and a division.
+    "frame_means": 4,
     # fp64, then a product and a sum: the same operations in the same order.
     "flow_step": 0,
     # Sums of up to 300 products, which grow with the square root of their number, and an exponential.

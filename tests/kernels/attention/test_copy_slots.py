@@ -26,6 +26,15 @@ def planes_on(device: torch.device, *, keys: bool = False, values: bool = False)
     return view(int8(pool(RUNS), keys=keys, values=values), RUNS, device).planes
 
 
+def staging(device: torch.device, *, keys: bool = False, values: bool = False) -> KVPlanes:
+    """One layer with four frames in it."""
+    tokens = 4 * FRAME
+    here = view(
+        int8(pool([Run(0, tokens)], tokens=tokens), keys=keys, values=values), [Run(0, tokens)], device
+    ).planes
+    return KVPlanes(**{name: x[:1].clone() for name, x in tensors(here).items()})
+
+
 def tensors(planes: KVPlanes) -> dict[str, Tensor]:
     return {name: x for name, x in vars(planes).items() if x is not None}
 
@@ -46,39 +55,35 @@ def assert_equal(ours: KVPlanes, theirs: KVPlanes) -> None:
 def test_staged_frames_arrive_in_the_slots_chosen_for_them(
     keys: bool, values: bool, layered: bool, device: torch.device
 ) -> None:
-    planes = planes_on(device, keys=keys, values=values)
+    planes, staged = planes_on(device, keys=keys, values=values), staging(device, keys=keys, values=values)
     expected, before = copied(planes), copied(planes)
-    source = slots([50, 50], [[0, 1], [2, 3]], device)
     there = [[7, NO_SLOT], [0, 11]]
     target = slots([0, 100], [[[1, 1], [1, 1]], there] if layered else there, device)
-    copy_slots(planes, source, target, 1, FRAME)
-    copy_slots_reference(expected, source, target, 1, FRAME)
+    copy_slots(staged, planes, target, 1)
+    copy_slots_reference(staged, expected, target, 1)
     assert_equal(planes, expected)
-    for begin, end in ((50, 35), (60, 100), (65, 155)):
-        kept, arrived = before.keys[1, begin : begin + FRAME], planes.keys[1, end : end + FRAME]
-        assert torch.equal(arrived, kept)
-        if before.value_scales is not None and planes.value_scales is not None:
-            kept, arrived = (
-                before.value_scales[1, :, begin:][:, :FRAME],
-                planes.value_scales[1, :, end:][:, :FRAME],
-            )
-            assert torch.equal(arrived, kept)
+    for frame, end in ((0, 35), (2, 100), (3, 155)):
+        for name, kept in tensors(staged).items():
+            token_dim = 1 if name.endswith("scales") else 0
+            arrived = tensors(planes)[name][1].narrow(token_dim, end, FRAME)
+            assert torch.equal(arrived, kept[0].narrow(token_dim, frame * FRAME, FRAME))
     assert torch.equal(planes.keys[0].nan_to_num(7), before.keys[0].nan_to_num(7))
 
 
 def test_the_operator_is_registered_for_graphs(device: torch.device) -> None:
-    planes, here = planes_on(device), slots([50], [[0, 1]], device)
-    there = slots([0], [[3, 4]], device)
+    planes, staged = planes_on(device), staging(device)
+    there = slots([0, 40], [[3, 4], [1, 2]], device)
     keys, values = planes.keys.nan_to_num(), planes.values.nan_to_num()
-    arguments = (keys, values, None, None, here.start, here.mapping, there.start, there.mapping, 0, FRAME)
+    arguments = (staged.keys, staged.values, None, None, keys, values, None, None, there.start, there.mapping, 0)
     torch.library.opcheck(torch.ops.longtake.copy_slots.default, arguments)
 
 
 def test_what_does_not_fit_is_refused(device: torch.device) -> None:
-    planes, here = planes_on(device), slots([50], [[0, 1]], device)
-    with pytest.raises(ValueError, match=r"slots .* do not fit 1 rows of 2 frames"):
-        copy_slots(planes, here, slots([0, 1], [[3, 4]], device), 0, FRAME)
+    planes, staged = planes_on(device), staging(device)
+    there = slots([0, 100], [[3, 4], [1, 2]], device)
+    with pytest.raises(ValueError, match="are not 3 frames"):
+        copy_slots(staged, planes, slots([0], [[3, 4, 5]], device), 0)
     with pytest.raises(ValueError, match="contiguous int32"):
-        copy_slots(planes, here, replace(here, mapping=here.mapping.long()), 0, FRAME)
+        copy_slots(staged, planes, replace(there, mapping=there.mapping.long()), 0)
     with pytest.raises(ValueError, match="no layer"):
-        copy_slots(planes, here, here, LAYERS, FRAME)
+        copy_slots(staged, planes, there, LAYERS)
