@@ -20,13 +20,15 @@ import torch
 from benchmarks.measure.compiler import Compiled, compile_case
 from benchmarks.measure.machine import ROOT, Machine
 from kernels import flow_step, layernorm_modulate, linear, linear_int8, quantize, rms_norm
-from kernels.attention import copy_slots, qk_norm_rope, rotate_slots, window, window_slots
+from kernels.attention import qk_norm_rope, rotate_slots, window
+from kernels.slot_choice import choose_slots, copy_slots
 from kernels.tiles import AotCase, AotCases
 from kernels.vae import causal_pad, conv_epilogue, frame_pairs, upsample
 from serving.media.whole_file import write_whole
 
 OPS: tuple[AotCases, ...] = (
     causal_pad.aot_cases,
+    choose_slots.aot_cases,
     conv_epilogue.aot_cases,
     copy_slots.aot_cases,
     flow_step.aot_cases,
@@ -40,7 +42,6 @@ OPS: tuple[AotCases, ...] = (
     rotate_slots.aot_cases,
     upsample.aot_cases,
     window.aot_cases,
-    window_slots.aot_cases,
 )
 
 OUTPUT = ROOT / "benchmarks" / "results" / "kernel_table.json"

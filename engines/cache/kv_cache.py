@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -12,33 +12,54 @@ from torch import Tensor
 
 from engines.cache.kv_pool import KVPool, KVRun, Plane
 from engines.cache.prompt_kv import PromptPool
-from engines.cache.window import WindowPolicy, window_policy
+from engines.cache.rolling_window import RollingWindow
+from engines.cache.window import WindowSize, window_policy
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import VideoStreamConfig
 
 SCALE_BYTES = 4
 """Of a key or value in INT8, of one head: an fp32."""
 
+RECORD = 68
+"""Integers of a queue's record, as `kernels.slot_choice.slot_queue` lays it out and checks."""
+
 
 @dataclass(frozen=True)
 class CacheSize:
-    """Tokens of each pool. A prompt can be read beside those that sessions follow, so there is one to spare."""
+    """Tokens of each pool; slots whose means are kept, and records of queues.
+
+    A prompt can be read beside those that sessions follow, so there is one to spare.
+    """
 
     window: int
     raw: int
     prompts: int
+    means: int = 0
+    records: int = 0
 
     @classmethod
-    def of_sessions(cls, sessions: int, policy: WindowPolicy, frame_tokens: int, text_len: int) -> Self:
-        """For so many sessions of one kind."""
-        window, raw = policy.frames * frame_tokens, policy.raw_frames * frame_tokens
-        return cls(sessions * window, sessions * raw, (sessions + 1) * text_len)
+    def of_windows(cls, count: int, window: WindowSize, frame_tokens: int, prompts: int) -> Self:
+        """For so many windows of one kind, and tokens of prompts."""
+        return cls(
+            window=count * window.frames * frame_tokens,
+            raw=count * window.raw_frames * frame_tokens,
+            prompts=prompts,
+            means=count * window.mean_frames,
+            records=count * window.records,
+        )
 
 
-def cache_size(sessions: int, config: StreamConfig, transformer: TransformerConfig) -> CacheSize:
-    """What so many streams of one kind take."""
-    size = CacheSize.of_sessions(sessions, window_policy(config), config.frame_tokens, transformer.text_len)
-    return replace(size, window=config.lanes * size.window, raw=config.lanes * size.raw)
+def cache_size(
+    sessions: int, config: StreamConfig | VideoStreamConfig, transformer: TransformerConfig
+) -> CacheSize:
+    """What so many streams of one kind take. The rows of a stream batch may each have a prompt of their own."""
+    if isinstance(config, VideoStreamConfig):
+        windows = sessions * len(config.steps)
+        prompts = (windows + 1) * transformer.text_len
+        return CacheSize.of_windows(windows, RollingWindow.of(config), config.frame_tokens, prompts)
+    prompts = (sessions + 1) * transformer.text_len
+    return CacheSize.of_windows(sessions * config.lanes, window_policy(config), config.frame_tokens, prompts)
 
 
 class KVFormat(NamedTuple):
@@ -97,23 +118,32 @@ class CacheLayout:
         """Keys and values."""
         return 2 * self.layers * self.heads * self.head_dim * self.dtype.itemsize
 
+    @property
+    def mean_bytes(self) -> int:
+        """Of a slot's mean key and value, in fp32."""
+        return 2 * self.layers * self.heads * self.head_dim * torch.float32.itemsize
+
     def nbytes(self, size: CacheSize) -> int:
         """Of all pools together."""
         return (
             size.window * self.window_token_bytes
             + size.raw * self.raw_token_bytes
             + size.prompts * self.prompt_token_bytes
+            + size.means * self.mean_bytes
+            + size.records * self.layers * RECORD * torch.int32.itemsize
         )
 
 
 @dataclass(eq=False)
 class StreamKV:
-    """What one stream holds: the run of its window, that of the raw keys of its moving slots, and their policy."""
+    """What one stream holds, by a run of each pool: its window, and what goes with it."""
 
-    policy: WindowPolicy
+    size: WindowSize
     frame_tokens: int
     window: KVRun
-    raw: KVRun | None
+    raw: KVRun | None = None
+    means: KVRun | None = None
+    records: KVRun | None = None
 
 
 class KVCache:
@@ -129,6 +159,11 @@ class KVCache:
         raw = torch.empty(layout.layers, size.raw, layout.heads, layout.raw_dim, dtype=layout.dtype, device=device)
         self.windows = KVPool("a session's window", windows)
         self.raw = KVPool("the sink of a session", {"raw_keys": Plane(raw)})
+        channels = layout.heads * layout.head_dim
+        means = torch.empty(layout.layers, size.means, 2, channels, dtype=torch.float32, device=device)
+        records = torch.empty(layout.layers, size.records, RECORD, dtype=torch.int32, device=device)
+        self.means = KVPool("the means of a session's sink", {"sink_means": Plane(means)})
+        self.records = KVPool("the slot queues of a session", {"records": Plane(records)})
         self.prompts = PromptPool(KVPool("a prompt", prompts))
 
     def _window_planes(self, name: str, scales_name: str, int8: bool) -> dict[str, Plane]:
@@ -143,19 +178,27 @@ class KVCache:
         shape = (self.layout.layers, tokens, self.layout.heads, self.layout.head_dim)
         return Plane(torch.empty(shape, dtype=dtype, device=self.device))
 
-    def open(self, policy: WindowPolicy, frame_tokens: int) -> StreamKV:
-        """What a stream needs, with nothing of use in it. Raises PoolFull; nothing is taken then."""
-        window = self.windows.take(policy.frames * frame_tokens)
-        try:
-            raw = self.raw.take(policy.raw_frames * frame_tokens) if policy.raw_frames else None
-        except BaseException:
-            self.windows.give_back(window)
-            raise
-        return StreamKV(policy, frame_tokens, window, raw)
+    def open(self, size: WindowSize, frame_tokens: int) -> StreamKV:
+        """What a stream needs; nothing of use is in its window, and zeros in means and queues.
 
-    def open_lanes(self, policy: WindowPolicy, frame_tokens: int, count: int) -> tuple[StreamKV, ...]:
+        Raises PoolFull; nothing is taken then.
+        """
+        held = StreamKV(size, frame_tokens, self.windows.take(size.frames * frame_tokens))
+        try:
+            if size.raw_frames:
+                held.raw = self.raw.take(size.raw_frames * frame_tokens)
+            if size.mean_frames:
+                held.means = _zeroed(self.means, size.mean_frames)
+            if size.records:
+                held.records = _zeroed(self.records, size.records)
+        except BaseException:
+            self.close(held)
+            raise
+        return held
+
+    def open_lanes(self, size: WindowSize, frame_tokens: int, count: int) -> tuple[StreamKV, ...]:
         """What a stream of `count` windows needs. Raises PoolFull; nothing is taken then."""
-        return self._all([partial(self.open, policy, frame_tokens)] * count)
+        return self._all([partial(self.open, size, frame_tokens)] * count)
 
     def fork_lanes(self, lanes: Sequence[StreamKV]) -> tuple[StreamKV, ...]:
         """The same once more. Raises PoolFull; nothing is taken then."""
@@ -173,26 +216,43 @@ class KVCache:
 
     def fork(self, held: StreamKV) -> StreamKV:
         """The same once more. Raises PoolFull."""
-        fork = self.open(held.policy, held.frame_tokens)
+        fork = self.open(held.size, held.frame_tokens)
         try:
-            self.windows.copy(held.window, fork.window)
-            if held.raw is not None and fork.raw is not None:
-                self.raw.copy(held.raw, fork.raw)
+            self.copy(held, fork)
         except BaseException:
             self.close(fork)
             raise
         return fork
 
+    def copy(self, source: StreamKV, target: StreamKV) -> None:
+        """All that one window holds into another one of its size."""
+        for (pool, here), (_, there) in zip(self._runs(source), self._runs(target), strict=True):
+            pool.copy(here, there)
+
     def close(self, held: StreamKV) -> None:
         """Give everything back."""
-        self.windows.give_back(held.window)
-        if held.raw is not None:
-            self.raw.give_back(held.raw)
+        for pool, run in self._runs(held):
+            pool.give_back(run)
 
     def state(self, held: StreamKV, frames: int) -> dict[str, Tensor]:
-        """What a stream's first `frames` slots hold, by name: views."""
+        """What a stream's first `frames` slots hold, its means and queues, by name: views."""
         state = self.windows.state(held.window, frames * held.frame_tokens)
         if held.raw is not None:
-            raw_frames = min(frames, held.policy.raw_frames)
+            raw_frames = min(frames, held.size.raw_frames)
             state |= self.raw.state(held.raw, raw_frames * held.frame_tokens)
+        for pool, run in ((self.means, held.means), (self.records, held.records)):
+            if run is not None:
+                state |= pool.state(run, run.tokens)
         return state
+
+    def _runs(self, held: StreamKV) -> list[tuple[KVPool, KVRun]]:
+        pools = (self.windows, self.raw, self.means, self.records)
+        runs = (held.window, held.raw, held.means, held.records)
+        return [(pool, run) for pool, run in zip(pools, runs, strict=True) if run is not None]
+
+
+def _zeroed(pool: KVPool, tokens: int) -> KVRun:
+    run = pool.take(tokens)
+    for plane in pool.state(run, tokens).values():
+        plane.zero_()
+    return run

@@ -49,8 +49,8 @@ class Placement:
         return len(self.positions)
 
 
-class WindowPolicy(Protocol):
-    """A model's rule for slots, positions and writes."""
+class WindowSize(Protocol):
+    """What a window takes of the pools."""
 
     @property
     def frames(self) -> int:
@@ -59,6 +59,18 @@ class WindowPolicy(Protocol):
     @property
     def raw_frames(self) -> int:
         """Slots from the run's first on whose keys are also kept as they were before RoPE."""
+
+    @property
+    def mean_frames(self) -> int:
+        """Slots from the run's first on whose mean keys and values are kept."""
+
+    @property
+    def records(self) -> int:
+        """Records of the queue from which slots are chosen on the device."""
+
+
+class WindowPolicy(WindowSize, Protocol):
+    """A model's rule for slots, positions and writes, where all of them are known before a pass."""
 
     def place(self, first_frame: int, frames: int, *, repeat: bool) -> Placement:
         """Of a pass over the stream's newest frames; `repeat` for every pass but the first over them."""
@@ -96,6 +108,16 @@ class SinkWindow:
     def raw_frames(self) -> int:
         """The sink, if it moves."""
         return self.sink if self.moving_sink else 0
+
+    @property
+    def mean_frames(self) -> int:
+        """No frame is compared with another."""
+        return 0
+
+    @property
+    def records(self) -> int:
+        """Slots are known by the frames' numbers."""
+        return 0
 
     def slot(self, frame: int) -> int:
         """The slot in which `frame` of the stream lies, or will."""

@@ -14,11 +14,14 @@ from torch import Tensor
 
 from engines.cache.kv_cache import KVCache
 from engines.runner.rows import Row, Shape
+from engines.runner.slot_choice import queue_steps
+from engines.runner.staging import Staging
 from engines.wan.fused_ops import AttentionOps
 from engines.wan.layers import Attention
 from kernels.attention.kv_view import KVPlanes, KVView
 from kernels.attention.rope import frame_freqs, frame_pairs
 from kernels.attention.slots import RawKeys, RopeFreqs, Slots
+from kernels.slot_choice.slot_queue import FIELDS
 
 
 def window_planes(cache: KVCache) -> KVPlanes:
@@ -49,6 +52,7 @@ class RowBuffer:
             "frame_freqs": (rows, frames, frame_pairs(head_dim), 2), "bounds": (2, rows), "start": (rows,),
             "mapping": mapping, "raw_start": (rows,), "raw_mapping": mapping, "prompt_bounds": (2, rows),
             "last_log": (rows,), "sigma": (rows,), "next_sigma": (rows,),
+            "steps": (rows, FIELDS if shape.rolling else 0),
         }  # fmt: skip
         sizes = [math.prod(sizes) for sizes in shapes.values()]
         self._device = torch.zeros(sum(sizes), dtype=torch.int32, device=device)
@@ -67,7 +71,8 @@ class RowBuffer:
         freqs = torch.view_as_real(frame_freqs(positions, self._head_dim)).flatten()
         integers = torch.tensor(self._integers(rows), dtype=torch.int32)
         levels = torch.tensor(_levels(rows), dtype=torch.float32)
-        words = torch.cat([freqs.view(torch.int32), integers, levels.view(torch.int32)])
+        steps = queue_steps(rows)
+        words = torch.cat([freqs.view(torch.int32), integers, levels.view(torch.int32), steps.flatten()])
         self._device.copy_(words.pin_memory() if self._device.is_cuda else words, non_blocking=True)
 
     def _integers(self, rows: Sequence[Row]) -> list[int]:
@@ -109,6 +114,9 @@ class BatchBuffers:
         raw_slots = Slots(views["raw_start"], views["raw_mapping"])
         self._raw = RawKeys(raw_plane(cache), raw_slots) if shape.raw else None
         self._freqs = RopeFreqs(torch.view_as_complex(self._rows.floats("frame_freqs")), spatial)
+        self._staging = (
+            None if shape.rolling is None else Staging(ops, cache, shape, views["start"], views["steps"])
+        )
         self._attend = ops.attention(shape.rows)
         self.sigma, self.next_sigma = self._rows.floats("sigma"), self._rows.floats("next_sigma")
 
@@ -117,17 +125,29 @@ class BatchBuffers:
         self._rows.load(rows)
 
     def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """One kernel norms, turns and writes; one attends."""
+        """One kernel norms, turns and writes; one attends. Where slots are to be chosen, frames are staged."""
+        planes, slots, plane_layer = self._written(layer)
         queries = self._ops.qk_norm_rope(
-            q, k, v, attention.norm_q.weight, attention.norm_k.weight, self._freqs, self._planes, self._slots,
-            self._raw, layer, attention.norm_q.eps,
+            q, k, v, attention.norm_q.weight, attention.norm_k.weight, self._freqs, planes, slots, self._raw,
+            plane_layer, attention.norm_q.eps,
         )  # fmt: skip
+        if self._staging is not None:
+            self._staging.place(self._planes, layer)
         return self._attend(queries, self._window, layer)
 
     def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """The same kernel without queries."""
         norm = attention.norm_k
-        self._ops.write_kv(k, v, norm.weight, self._freqs, self._planes, self._slots, self._raw, layer, norm.eps)
+        planes, slots, plane_layer = self._written(layer)
+        self._ops.write_kv(k, v, norm.weight, self._freqs, planes, slots, self._raw, plane_layer, norm.eps)
+        if self._staging is not None:
+            self._staging.place(self._planes, layer)
+
+    def _written(self, layer: int) -> tuple[KVPlanes, Slots, int]:
+        """Where a layer's keys and values are written: planes, slots, and a layer of those planes."""
+        if self._staging is None:
+            return self._planes, self._slots, layer
+        return self._staging.planes, self._staging.slots, 0
 
     def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         """Padding is one key."""

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from engines.cache.kv_cache import PLAIN_KV, KVCache, KVFormat
 from engines.cache.prompt_kv import EncodedPrompt
+from engines.cache.rolling_window import RollingWindow
 from engines.cache.window import NOT_WRITTEN
 from engines.config.networks import TransformerConfig
 from engines.device.idle import wait_until_idle
 from engines.runner.modulation import ModulationCache
 from engines.runner.prompt_encoding import encode_prompt
 from engines.runner.rows import Row
+from engines.runner.slot_choice import queue_steps, slot_queues
 from engines.runner.spatial import SpatialFreqs
 from engines.sampling.flow_schedule import add_noise, predict_clean
 from engines.text.prompt import Prompt
@@ -25,12 +27,14 @@ from engines.wan.layers import Attention
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.reference import attend
 from kernels.attention.rope import apply_rope, frame_freqs, join_freqs
+from kernels.slot_choice.slot_queue import choose_slots_reference
 
 
 class EagerAttention:
     """The `AttentionContext` of one row."""
 
     def __init__(self, cache: KVCache, row: Row, spatial: Tensor) -> None:
+        self._cache = cache
         self._windows = cache.windows
         self._raw = cache.raw
         self._prompt = cache.prompts.pool.state(row.prompt.run, row.prompt.run.tokens)
@@ -51,11 +55,24 @@ class EagerAttention:
         """Put rotated keys and values into the row's slots, and raw keys where those move."""
         normed, row = attention.keys(k)[0], self._row
         window = self._windows.state(row.kv.window, row.kv.window.tokens)
-        self._write(window["keys"][layer], apply_rope(normed, self._freqs_cis), row.slots(layer))
-        self._write(window["values"][layer], attention.heads_of(v)[0], row.slots(layer))
+        keys, values = apply_rope(normed, self._freqs_cis), attention.heads_of(v)[0]
+        slots = row.slots(layer) if row.write is None else self._chosen(layer, keys, values)
+        self._write(window["keys"][layer], keys, slots)
+        self._write(window["values"][layer], values, slots)
         if row.kv.raw is not None:
             raw = self._raw.state(row.kv.raw, row.kv.raw.tokens)["raw_keys"]
             self._write(raw[layer], normed[..., : self._raw_dim], row.raw_slots(layer))
+
+    def _chosen(self, layer: int, keys: Tensor, values: Tensor) -> Sequence[int]:
+        """Slots for a layer's keys and values [T, heads, D]."""
+        row, frames = self._row, self._row.placement.frames
+        assert isinstance(row.kv.size, RollingWindow)
+        queues = slot_queues(self._cache, row.kv.size, queue_steps([row]).to(keys.device))
+        tokens = torch.stack([keys.flatten(1), values.flatten(1)], dim=1)
+        means = tokens.float().unflatten(0, (frames, -1)).mean(dim=1)
+        slots = torch.empty(1, frames, dtype=torch.int32, device=keys.device)
+        choose_slots_reference(queues, means, layer, slots)
+        return [int(slot) for slot in slots[0]]
 
     def _write(self, run: Tensor, rows: Tensor, slots: Sequence[int]) -> None:
         tokens = self._row.kv.frame_tokens

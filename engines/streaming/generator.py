@@ -91,10 +91,12 @@ class Generator:
         `noise` replaces the noise that follows from `config.seed`.
         """
         noise = SeededNoise(config.seed) if noise is None else noise
+        policy = window_policy(config)
         with typed_out_of_memory("another stream"):
-            lanes = self.cache.open_lanes(window_policy(config), config.frame_tokens, config.lanes)
+            lanes = self.cache.open_lanes(policy, config.frame_tokens, config.lanes)
         return Stream(
             config=config,
+            policy=policy,
             noise=noise,
             noise_prefetcher=self._noise_prefetcher(noise, config),
             lanes=lanes,

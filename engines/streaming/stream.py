@@ -33,6 +33,7 @@ class Stream:
     """
 
     config: StreamConfig
+    policy: WindowPolicy
     noise: Noise
     noise_prefetcher: NoisePrefetcher
     lanes: tuple[StreamKV, ...]
@@ -48,11 +49,6 @@ class Stream:
     sink_passes: list[SinkPass] = field(default_factory=list)
     rebuilt_before: list[int] = field(default_factory=list)
     closed: bool = False
-
-    @property
-    def policy(self) -> WindowPolicy:
-        """Of all its windows."""
-        return self.lanes[0].policy
 
     @property
     def schedule(self) -> FlowSchedule:

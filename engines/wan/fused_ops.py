@@ -19,10 +19,14 @@ from engines.wan.transformer import CausalTransformer
 from kernels import linear, rms_norm
 from kernels.attention import qk_norm_rope, rotate_slots
 from kernels.attention.backend import AttentionBackend
+from kernels.attention.kv_view import KVPlanes
 from kernels.attention.library import flash_attn_attention, library_attention
+from kernels.attention.slots import Slots
 from kernels.attention.window import window_attention, window_attention_reference
 from kernels.dispatch import KernelBackends
 from kernels.layernorm_modulate import add_layernorm, add_layernorm_modulate, layernorm_modulate
+from kernels.slot_choice import choose_slots, copy_slots
+from kernels.slot_choice.slot_queue import SlotQueues, choose_slots_reference, frame_means_reference
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,9 @@ class AttentionOps:
     qk_norm_rope: Callable[..., Tensor]
     write_kv: Callable[..., None]
     rotate_slots: Callable[..., None]
+    frame_means: Callable[[KVPlanes, int], Tensor]
+    choose_slots: Callable[[SlotQueues, Tensor, int, Tensor], None]
+    copy_slots: Callable[[KVPlanes, KVPlanes, Slots, int], None]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     prompt_attention: AttentionBackend
     one: AttentionBackend
@@ -48,6 +55,9 @@ class AttentionOps:
             qk_norm_rope=qk_norm_rope.qk_norm_rope if fused else qk_norm_rope.qk_norm_rope_reference,
             write_kv=qk_norm_rope.write_kv if fused else qk_norm_rope.write_kv_reference,
             rotate_slots=rotate_slots.rotate_slots if fused else rotate_slots.rotate_slots_reference,
+            frame_means=choose_slots.frame_means if fused else frame_means_reference,
+            choose_slots=choose_slots.choose_slots if fused else choose_slots_reference,
+            copy_slots=copy_slots.copy_slots if fused else copy_slots.copy_slots_reference,
             rms_norm=rms_norm.rms_norm if normed else rms_norm.rms_norm_reference,
             prompt_attention=partial(window_attention, num_splits=1) if normed else window_attention_reference,
             one=_attention(backends.attention, backends, device),

@@ -15,7 +15,7 @@
 `qk_norm_rope` does all of it, `write_kv` all but the queries, for a pass made for its keys and values. All is
 computed in fp32, and the only rounding is at the end. Keys and values may each be kept in INT8, with a scale for
 each head of a token. Where slots are to be chosen from the keys, these are written to a staging run first, and
-copied from there (`kernels.attention.copy_slots`).
+copied from there (`kernels.slot_choice.copy_slots`).
 
 A key with a raw copy is turned again whenever its frame's position changes (`kernels.attention.rotate_slots`), so
 its INT8 scale must not depend on where it is: it covers the modulus of each pair that turns with the frame.

@@ -57,7 +57,8 @@ def pass_of(layers: int, backends: KernelBackends, *, clean: bool = False) -> li
     with META:
         transformer = CausalTransformer(config).to(BF16)
     cache = KVCache(CacheLayout.of(config, BF16), cache_size(1, STREAM, config), META)
-    shape = Shape(1, 3, TokenGrid(STREAM.rows, STREAM.columns), 12 * STREAM.frame_tokens, layered=False, raw=True)
+    grid = TokenGrid(STREAM.rows, STREAM.columns)
+    shape = Shape(1, 3, grid, 12 * STREAM.frame_tokens, layered=False, raw=True, rolling=None)
     spatial = torch.empty(STREAM.frame_tokens, 42, dtype=torch.complex64, device=META)
     attention = replace(AttentionOps.of(backends, META), one=one_kernel, prompt_attention=one_kernel)
     context = BatchBuffers(attention, cache, shape, spatial, config.text_len)

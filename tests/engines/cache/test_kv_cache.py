@@ -17,7 +17,8 @@ WINDOW = SinkWindow(frames=4, sink=1)
 
 
 def cache(sessions: int = 2, layout: CacheLayout = LAYOUT) -> KVCache:
-    return KVCache(layout, CacheSize.of_sessions(sessions, WINDOW, 3, text_len=8), torch.device("cpu"))
+    size = CacheSize.of_windows(sessions, WINDOW, 3, prompts=8 * (sessions + 1))
+    return KVCache(layout, size, torch.device("cpu"))
 
 
 def encoded(tokens: int) -> EncodedPrompt:

@@ -83,7 +83,7 @@ def test_positions_ten_million_frames_later_make_the_same_latents(
     config = StreamConfig(3, 16, 32, sink="global" if keep_sink else "local")
     switches = {0: prompts[0], 3: prompts[2], 6: prompts[1]}
     stream = generator.open(config)
-    stream.lanes[0].policy = MovedWindow(12, 3, keep_sink=keep_sink)
+    stream.policy = MovedWindow(12, 3, keep_sink=keep_sink)
     ours = roll(generator, stream, 8, switches)
     torch.testing.assert_close(ours, roll_longlive(model.transformer, config, 8, switches), rtol=0, atol=1e-5)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels.attention.copy_slots import copy_slots, copy_slots_reference
 from kernels.attention.kv_view import NO_SLOT, KVPlanes
 from kernels.attention.slots import Slots
+from kernels.slot_choice.copy_slots import copy_slots, copy_slots_reference
 from tests.kernels.attention.pools import LAYERS, Run, int8, pool, view
 
 RUNS = [Run(0, 40), Run(50, 20), Run(100, 60)]

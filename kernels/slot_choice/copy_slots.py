@@ -1,4 +1,4 @@
-"""A pass's frames copied into the slots that were chosen from their keys (`kernels.attention.window_slots`).
+"""A pass's frames copied into the slots that were chosen from their keys (`kernels.slot_choice.slot_queue`).
 
     staged   planes of one layer that hold the batch's frames, one behind the other
     target   see `kernels.attention.slots`; a kernel inside the pass may have written its mapping

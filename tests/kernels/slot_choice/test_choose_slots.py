@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from kernels.attention.kv_view import KVPlanes
-from kernels.attention.window_slots import (
+from kernels.slot_choice.choose_slots import choose_slots, frame_means
+from kernels.slot_choice.slot_queue import (
     CAPACITY,
     ENDS,
     LENGTH,
@@ -19,9 +20,7 @@ from kernels.attention.window_slots import (
     QueueStep,
     SinkRule,
     SlotQueues,
-    choose_slots,
     choose_slots_reference,
-    frame_means,
     frame_means_reference,
 )
 from tests.kernels.attention.pools import Run, int8, pool, view

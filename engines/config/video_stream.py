@@ -1,0 +1,119 @@
+"""How one stream that restyles a video is generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, get_args
+
+from engines.config.geometry import PATCH, SPATIAL_FACTOR, BlockLengths
+from engines.config.validation import require, require_positive
+
+Loop = Literal["plain", "batch"]
+
+LOOPS: tuple[Loop, ...] = get_args(Loop)
+
+
+@dataclass(frozen=True)
+class VideoStreamConfig:
+    """How one stream of StreamDiffusionV2 is generated. Lengths are latent frames, sizes are pixels.
+
+    `window_frames` counts the sink and the block itself. A frame of the sink is replaced when a new frame is less
+    like it than `sink_threshold`; None for never. `steps` are the denoising steps on the scale 1000 (noise) to 0,
+    each at the level of noise whose timestep is nearest, in a table that the flow `shift` warps.
+
+    A block begins as the input mixed with noise, `noise_scale` of it; where `motion_noise` is on, the more moves
+    the less, and the first step follows.
+
+    `loop` says how steps run: "plain" a block's one after the other, in one window; "batch" those of successive
+    blocks as rows of one pass, each step in a window of its own, so that a block leaves len(steps) - 1 passes
+    after it came. With `exact` a full window is written as the published code writes it, where the later steps of
+    a plain block go into the slot that the next block overwrites; without, they stay in the block's own.
+
+    Positions are absolute, and go back to the window's last where they reach `refresh_at`: keys that were written
+    before keep theirs.
+    """
+
+    seed: int = 0
+    height: int = 480
+    width: int = 832
+    block_frames: int = 1
+    first_block_frames: int = 2
+    window_frames: int = 6
+    sink_frames: int = 3
+    sink_threshold: float | None = 0.2
+    steps: tuple[int, ...] = (700, 500)
+    shift: float = 8.0
+    noise_scale: float = 0.8
+    motion_noise: bool = True
+    loop: Loop = "batch"
+    exact: bool = True
+    refresh_at: int = 50
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 1 << 64, f"seed {self.seed} is outside 0..2^64-1")
+        multiple = SPATIAL_FACTOR * PATCH
+        for name, pixels in (("height", self.height), ("width", self.width)):
+            require(
+                pixels >= multiple and pixels % multiple == 0,
+                f"{name} {pixels} is not a positive multiple of {multiple}, the pixels of a token",
+            )
+        self._check_window()
+        self._check_steps()
+
+    def _check_window(self) -> None:
+        first, later, window = self.first_block_frames, self.block_frames, self.window_frames
+        require_positive(block_frames=later, first_block_frames=first, window_frames=window)
+        require(later <= first, f"a first block of {first} is shorter than later ones of {later}")
+        require(
+            (window - first) % later == 0,
+            f"window_frames {window} is not filled by a first block of {first} and blocks of {later}",
+        )
+        require(
+            2 * first <= window,
+            f"window_frames {window} leaves no slot to overwrite behind a first block of {first}; {2 * first} do",
+        )
+        require(
+            0 <= self.sink_frames <= window - later,
+            f"sink_frames {self.sink_frames} leaves no room for a block of {later} in window_frames {window}",
+        )
+        threshold = self.sink_threshold
+        require(threshold is None or -1 <= threshold <= 1, f"sink_threshold {threshold} is outside -1..1")
+        require(
+            threshold is None or later == 1,
+            f"sink_threshold compares single frames, and a block has {later}; leave it out",
+        )
+        require(self.refresh_at > window, f"refresh_at {self.refresh_at} is not beyond window_frames {window}")
+
+    def _check_steps(self) -> None:
+        steps = self.steps
+        require(len(steps) >= 1, "steps is empty; at least one denoising step is needed")
+        require(all(0 <= step <= 1000 for step in steps), f"steps {steps} are not all within 0..1000")
+        require(all(a > b for a, b in pairwise(steps)), f"steps {steps} are not descending")
+        require(self.shift > 0, f"shift {self.shift} is not positive")
+        require(0 < self.noise_scale <= 1, f"noise_scale {self.noise_scale} is outside 0..1")
+        require(self.loop in LOOPS, f"loop {self.loop!r} is none of {', '.join(LOOPS)}")
+
+    @property
+    def blocks(self) -> BlockLengths:
+        """Latent frames of the stream's blocks."""
+        return BlockLengths(self.block_frames, self.first_block_frames)
+
+    @property
+    def rows(self) -> int:
+        """Tokens along the height of a latent frame."""
+        return self.height // (SPATIAL_FACTOR * PATCH)
+
+    @property
+    def columns(self) -> int:
+        """Tokens along the width of a latent frame."""
+        return self.width // (SPATIAL_FACTOR * PATCH)
+
+    @property
+    def frame_tokens(self) -> int:
+        """Tokens of a latent frame."""
+        return self.rows * self.columns
+
+    def latent_shape(self, channels: int, frames: int) -> tuple[int, int, int, int]:
+        """Of latents: frames, channels, height, width."""
+        return frames, channels, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR

@@ -1,0 +1,65 @@
+"""How much noise a block's input is mixed with: the more moves in the pictures, the less (StreamDiffusionV2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+from torch import Tensor
+
+FULL_MOTION = 0.2
+"""Root mean square of a picture's change, in pixels of -1..1, that counts as one."""
+
+MOST_LESS = 0.1
+"""By how much full motion lowers the scale of the noise."""
+
+KEPT = 0.1
+"""The share of the scale before that stays in the next one."""
+
+TIMESTEP_BELOW = 100
+"""The network is told that the input is cleaner than it is, by so many of 1000 timesteps."""
+
+
+@dataclass(frozen=True, eq=False)
+class MotionNoise:
+    """The scale of the noise after some pictures: a value, which each call replaces.
+
+    Args:
+        highest: the scale for pictures at rest.
+        scale: the one in force.
+        last: the last picture, [1, 3, H, W] in -1..1.
+
+    """
+
+    highest: float
+    scale: float
+    last: Tensor
+
+    @classmethod
+    def start(cls, highest: float, pictures: Tensor) -> Self:
+        """After a stream's first pictures, [N, 3, H, W] in -1..1, which are mixed at the highest scale."""
+        return cls(highest, highest, pictures[-1:].clone())
+
+    def after(self, pictures: Tensor) -> Self:
+        """After the next ones; on CUDA this waits for how much moved in them."""
+        moved = motion(pictures, self.last).item()
+        scale = (self.highest - MOST_LESS * moved) * (1 - KEPT) + self.scale * KEPT
+        return replace(self, scale=scale, last=pictures[-1:].clone())
+
+
+def motion(pictures: Tensor, before: Tensor) -> Tensor:
+    """How much changes at most from one to the next of `pictures`, and from the one `before`: a number in 0..1."""
+    changes = pictures.clone()
+    changes[1:] -= pictures[:-1]
+    changes[:1] -= before
+    return (changes.pow(2).mean(dim=(1, 2, 3)).sqrt().max() / FULL_MOTION).clamp(0.0, 1.0)
+
+
+def first_timestep(scale: float) -> int:
+    """At which a block's first step runs whose input is mixed at `scale`."""
+    return max(int(1000 * scale) - TIMESTEP_BELOW, 0)
+
+
+def mix(latents: Tensor, noise: Tensor, scale: float) -> Tensor:
+    """The input of a block's first step: each product, and their sum, rounded to the latents' dtype."""
+    return noise * scale + latents * (1 - scale)

@@ -1,0 +1,1 @@
+"""The choice of the slots of a window into which a pass writes, where it follows from the keys."""
