@@ -83,6 +83,10 @@ class RollingWindow:
         """Slots whose mean keys and values are kept."""
         return 0 if self.threshold is None else self.sink
 
+    def next_position(self, position: int, refresh_at: int) -> int:
+        """Where a block begins that would at `position`: from `refresh_at` on at the window's last place again."""
+        return self.frames - 1 if position >= refresh_at else position
+
     def place(self, lane: Lane, position: int, frames: int, passes: int = 1) -> Placed:
         """A pass over new frames from `position` on.
 

@@ -38,7 +38,7 @@ class EagerAttention:
         self._windows = cache.windows
         self._raw = cache.raw
         self._prompt = cache.prompts.pool.state(row.prompt.run, row.prompt.run.tokens)
-        self._row = row
+        self.row = row
         self._raw_dim = cache.layout.raw_dim
         frame = frame_freqs(row.placement.positions, cache.layout.head_dim).to(spatial.device)
         self._freqs_cis = join_freqs(frame, spatial)
@@ -46,14 +46,14 @@ class EagerAttention:
     def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write, then attend what the row addresses."""
         self.write_kv(layer, attention, k, v)
-        begin, end = self._row.bounds
+        begin, end = self.row.bounds
         planes = self._windows.planes
         keys, values = (planes[name].tensor[layer, begin:end] for name in ("keys", "values"))
         return attend(apply_rope(attention.queries(q)[0], self._freqs_cis), keys, values).unsqueeze(0)
 
     def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """Put rotated keys and values into the row's slots, and raw keys where those move."""
-        normed, row = attention.keys(k)[0], self._row
+        normed, row = attention.keys(k)[0], self.row
         window = self._windows.state(row.kv.window, row.kv.window.tokens)
         keys, values = apply_rope(normed, self._freqs_cis), attention.heads_of(v)[0]
         slots = row.slots(layer) if row.write is None else self._chosen(layer, keys, values)
@@ -65,7 +65,7 @@ class EagerAttention:
 
     def _chosen(self, layer: int, keys: Tensor, values: Tensor) -> Sequence[int]:
         """Slots for a layer's keys and values [T, heads, D]."""
-        row, frames = self._row, self._row.placement.frames
+        row, frames = self.row, self.row.placement.frames
         assert isinstance(row.kv.size, RollingWindow)
         queues = slot_queues(self._cache, row.kv.size, queue_steps([row]).to(keys.device))
         tokens = torch.stack([keys.flatten(1), values.flatten(1)], dim=1)
@@ -75,7 +75,7 @@ class EagerAttention:
         return [int(slot) for slot in slots[0]]
 
     def _write(self, run: Tensor, rows: Tensor, slots: Sequence[int]) -> None:
-        tokens = self._row.kv.frame_tokens
+        tokens = self.row.kv.frame_tokens
         for slot, frame in zip(slots, rows.split(tokens), strict=True):
             if slot != NOT_WRITTEN:
                 run[slot * tokens : (slot + 1) * tokens] = frame
@@ -83,7 +83,7 @@ class EagerAttention:
     def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         """Attend the row's prompt."""
         keys, values = self._prompt["keys"][layer], self._prompt["values"][layer]
-        return attend(attention.queries(q)[0], keys, values, self._row.prompt.last_log).unsqueeze(0)
+        return attend(attention.queries(q)[0], keys, values, self.row.prompt.last_log).unsqueeze(0)
 
 
 class EagerPass:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from engines.cache.kv_cache import KVCache
+from engines.cache.prompt_kv import PromptKV
 from engines.cache.window import window_policy
 from engines.config.geometry import ABSOLUTE_POSITIONS
 from engines.config.stream import StreamConfig
@@ -24,6 +25,7 @@ from engines.runner.protocol import ModelRunner
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.sampling.noise import Noise, SeededNoise
 from engines.sampling.noise_prefetch import NoisePrefetcher
+from engines.streaming.decoding import decode_block
 from engines.streaming.rollout import Denoised, Rollout
 from engines.streaming.state import Block, RecentLatents
 from engines.streaming.stream import Stream
@@ -70,13 +72,13 @@ class Generator:
         self.vae = vae
         self.cache = cache
         self.identity = identity or {}
-        self._runner = runner
+        self.runner = runner
         runner.bind(cache)
         self._rollout = Rollout(runner, cache.prompts, cache.device)
         self._batch = batch
         self.copier = HostCopier(cache.device)
         self._side = SideStream(cache.device)
-        self._decoder = None if vae is None else FrameDecoder(vae, self._side, self.copier)
+        self.decoder = None if vae is None else FrameDecoder(vae, self._side, self.copier)
         self._kept_frames = kept_frames
         self._drawing = ThreadPoolExecutor(1, "noise")
 
@@ -98,11 +100,11 @@ class Generator:
             config=config,
             policy=policy,
             noise=noise,
-            noise_prefetcher=self._noise_prefetcher(noise, config),
+            noise_prefetcher=self._noise_of(noise, config),
             lanes=lanes,
             schedules=(FlowSchedule.of(config, 0), FlowSchedule.of(config, 1)),
-            recent=RecentLatents(self._recent_frames(config)),
-            decoder=None if self._decoder is None else self._decoder.empty_cache(),
+            recent=RecentLatents(self.recent_frames(config.window_frames)),
+            decoder=None if self.decoder is None else self.decoder.empty_cache(),
         )
 
     @torch.inference_mode()
@@ -114,17 +116,21 @@ class Generator:
         values find no room.
         """
         stream.require_open()
+        before = stream.prompt_kv
+        stream.use_prompt(prompt, self.take_prompt(prompt))
+        if before is not None:
+            self.cache.prompts.give_back(before)
+
+    @torch.inference_mode()
+    def take_prompt(self, prompt: Prompt) -> PromptKV:
+        """A prompt's keys and values, for one more user. Raises as `set_prompt`."""
         taken, text_len = self.config.text_dim, self.config.text_len
         if prompt.rows.shape[1] != taken or prompt.rows.shape[0] > text_len:
             raise PromptError(
                 f"prompt embedding {list(prompt.rows.shape)} does not fit: at most {text_len} rows of {taken}"
             )
-        before = stream.prompt_kv
         with typed_out_of_memory("a prompt's keys and values"):
-            prompt_kv = self.cache.prompts.take(prompt, partial(self._runner.encode_prompt, prompt))
-        stream.use_prompt(prompt, prompt_kv)
-        if before is not None:
-            self.cache.prompts.give_back(before)
+            return self.cache.prompts.take(prompt, partial(self.runner.encode_prompt, prompt))
 
     @torch.inference_mode()
     def generate(self, streams: Sequence[Stream], cancelled: Event | None = None) -> list[Block]:
@@ -149,7 +155,7 @@ class Generator:
                 self._rollout.recache(group)
             for group in self._groups(streams, _block_shape):
                 made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
-        ready = self._side.record_event()
+        ready = self.record_event()
         return [stream.append(*made[id(stream)], ready) for stream in streams]
 
     @torch.inference_mode()
@@ -171,15 +177,7 @@ class Generator:
         On CUDA this waits until they have arrived, beside whatever has been begun since the block was: its clean
         pass and the next block can be on their way.
         """
-        stream.require_open()
-        if self._decoder is None or stream.decoder is None:
-            raise StreamError("this generator has no VAE; decode where there is one")
-        if block.number != stream.decoded_blocks:
-            raise StreamError(f"block {block.number} is not the next to decode; {stream.decoded_blocks} is")
-        decoded = self._decoder.decode(block.latents, stream.decoder, block.ready)
-        stream.decoder = decoded.cache
-        stream.decoded_blocks += 1
-        return decoded.frames
+        return decode_block(self.decoder, stream, block)
 
     def fork(self, stream: Stream) -> Stream:
         """A second stream in the same state, to go on by itself. Raises PoolFull if it finds no room."""
@@ -189,7 +187,7 @@ class Generator:
         return replace(
             stream,
             lanes=lanes,
-            noise_prefetcher=self._noise_prefetcher(stream.noise, stream.config),
+            noise_prefetcher=self._noise_of(stream.noise, stream.config),
             prompt_kv=None if stream.prompt_kv is None else self.cache.prompts.share(stream.prompt_kv),
             recent=stream.recent.copy(),
             sink_passes=stream.sink_passes.copy(),
@@ -228,22 +226,35 @@ class Generator:
 
         Passes of a shape that has not been recorded run with their kernels launched one by one.
         """
-        self._runner.end_recording()
+        self.runner.end_recording()
 
     def release(self) -> None:
         """Let go of graphs and pools, once the device has done all that uses them. No call may follow."""
-        self._runner.unbind()
+        self.runner.unbind()
         self._drawing.shutdown()
         del self.cache, self._rollout
 
-    def _noise_prefetcher(self, noise: Noise, config: StreamConfig) -> NoisePrefetcher:
+    def noise_prefetcher(self, noise: Noise, shape: Callable[[int], tuple[int, ...]]) -> NoisePrefetcher:
+        """Draws a stream's noise of `shape(block)` one block ahead, for this device."""
+        pinned = self.cache.device.type == "cuda"
+        return NoisePrefetcher(noise, shape, self.cache.layout.dtype, self._drawing, pinned=pinned)
+
+    def record_event(self) -> torch.cuda.Event | None:
+        """The end of what the device has been given; None where it is not a GPU."""
+        return self._side.record_event()
+
+    def recent_frames(self, window_frames: int) -> int:
+        """Latent frames that a stream keeps with such a window."""
+        decoder = 0 if self.decoder is None else self.decoder.receptive_field
+        return max(window_frames, decoder, self._kept_frames)
+
+    def _noise_of(self, noise: Noise, config: StreamConfig) -> NoisePrefetcher:
         def shape(block: int) -> tuple[int, ...]:
             return len(config.steps_of(block)), *config.latent_shape(
                 self.config.latent_channels, config.blocks.frames_of(block)
             )
 
-        pinned = self.cache.device.type == "cuda"
-        return NoisePrefetcher(noise, shape, self.cache.layout.dtype, self._drawing, pinned=pinned)
+        return self.noise_prefetcher(noise, shape)
 
     def _groups(
         self, streams: Sequence[Stream], shape: Callable[[Stream], tuple[int, ...]]
@@ -254,16 +265,11 @@ class Generator:
             for start in range(0, len(alike), self._batch):
                 yield alike[start : start + self._batch]
 
-    def _recent_frames(self, config: StreamConfig) -> int:
-        """Latent frames that a stream keeps."""
-        decoder = 0 if self._decoder is None else self._decoder.receptive_field
-        return max(config.window_frames, decoder, self._kept_frames)
-
     def _rebuilt_decoder(self, stream: Stream) -> ConvCache | None:
         """The decoder's cache after the last latents, from nothing."""
-        if self._decoder is None:
+        if self.decoder is None:
             return None
-        return self._decoder.rebuild_cache(stream.recent.last_blocks(self._decoder.receptive_field))
+        return self.decoder.rebuild_cache(stream.recent.last_blocks(self.decoder.receptive_field))
 
 
 def _block_shape(stream: Stream) -> tuple[int, ...]:

@@ -76,6 +76,25 @@ class StreamingVAE(Protocol):
         """
 
 
+class PictureEncoder(Protocol):
+    """A streaming encoder of pictures to be restyled: any split of a clip into calls gives the same result."""
+
+    def start_encoding(self) -> ConvCache:
+        """The cache of an encoder that has seen nothing."""
+
+    def encode_means(self, pixels: Tensor, cache: ConvCache) -> Encoded:
+        """Latents as a network reads them that restyles pictures, of the next ones of a stream.
+
+        Args:
+            pixels: [B, N, 3, height, width] in -1..1, otherwise as those of `StreamingVAE.encode`.
+            cache: what `start_encoding` or the stream's last call returned; it stays valid, whatever happens.
+
+        Raises:
+            ValueError: the pictures have another number of axes or channels, or no whole latents.
+            StreamError: N breaks its rule, or the cache belongs to another network, size, batch or dtype.
+        """
+
+
 def check_latents(latents: Tensor, channels: int) -> None:
     """Raise ValueError unless `latents` is [B, T, channels, h, w] with at least one frame."""
     if latents.ndim != 5 or latents.shape[2] != channels or 0 in latents.shape:

@@ -46,8 +46,8 @@ class Recording:
         """Sizes of the recorded denoiser, whose weights begin with `model.`."""
         o = self.options
         return TransformerConfig(
-            dim=o["dim"], layers=o["layers"], heads=o["heads"], ffn_dim=o["ffn"], freq_dim=o["freq_dim"],
-            text_dim=o["text_dim"], text_len=o["text_len"],
+            dim=o["dim"], layers=o["layers"], heads=o["heads"], freq_dim=o["freq_dim"],
+            ffn_dim=o["ffn_dim"] if "ffn_dim" in o else o["ffn"], text_dim=o["text_dim"], text_len=o["text_len"],
         )  # fmt: skip
 
     def vae(self) -> VAEConfig:

@@ -289,7 +289,7 @@ def test_shapes_that_nobody_warmed_up_do_not_pile_up(
     monkeypatch.setattr("engines.runner.fused.MOST_UNRECORDED", 4)
     generator = idle(KERNELS, record)
     generator.end_warm_up()
-    runner = generator._runner
+    runner = generator.runner
     assert isinstance(runner, FusedRunner)
     for columns in range(1, 9):
         roll(generator, generator.open(replace(TINY, width=16 * columns)), 1, {0: prompts[0]})
@@ -301,7 +301,7 @@ def test_graphs_and_pools_go_when_the_device_is_done_with_them(
 ) -> None:
     generator = on_kernels(model, record=Recordings())
     roll(generator, generator.open(TINY), 1, {0: prompts[0]})
-    runner = generator._runner
+    runner = generator.runner
     assert isinstance(runner, FusedRunner)
     waited: list[tuple[int, torch.device]] = []
     monkeypatch.setattr(

@@ -197,7 +197,7 @@ def test_a_rebuilt_decoder_is_warmed_up_in_its_queue(
 ) -> None:
     stream, queue = generator.open(small), Watched()
     roll_pictures(generator, stream, 3, {0: prompts[0]})
-    monkeypatch.setattr(generator._decoder, "_side_stream", queue)
+    monkeypatch.setattr(generator.decoder, "_side_stream", queue)
     generator.rebuild(stream)
     assert any(call[0] == "conv2d" for call in queue.calls.made)
 

@@ -1,0 +1,1 @@
+"""Streams that restyle a video: input, state, passes and the generator (StreamDiffusionV2)."""

@@ -1,0 +1,243 @@
+"""The generator of video streams: open one, set its prompt, generate from its inputs, decode, close it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from threading import Event
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.cache.rolling_window import Lane, RollingWindow
+from engines.config.video_stream import Loop, VideoStreamConfig
+from engines.device.memory_budget import typed_out_of_memory
+from engines.errors import Cancelled, StreamError
+from engines.sampling.noise import Noise, SeededNoise
+from engines.streaming.decoding import decode_block
+from engines.streaming.generator import Generator
+from engines.streaming.state import Block, RecentLatents
+from engines.text.prompt import Prompt
+from engines.video.input import BlockInput
+from engines.video.rollout import Made, Ticked, VideoRollout, is_resumed
+from engines.video.stream import BatchRow, VideoStream
+
+
+class _Due(NamedTuple):
+    """A stream and its next input, if it has one."""
+
+    stream: VideoStream
+    block: BlockInput | None
+
+
+class VideoGenerator:
+    """Generates the blocks of video streams on the device, and in the pools, of a text generator.
+
+    A call that raises leaves its streams able to make the same call again with the same result; every one may
+    raise DeviceOutOfMemory, and has freed what it took then. Streams may be used in any order and mixture; calls
+    must not overlap, nor the text generator's, except that one stream's `decode` may run beside `generate`.
+    """
+
+    def __init__(self, beside: Generator) -> None:
+        self._beside = beside
+        self._rollout = VideoRollout(beside.runner, beside.cache.device)
+
+    def open(self, config: VideoStreamConfig, noise: Noise | None = None) -> VideoStream:
+        """A new stream with nothing in it. Raises PoolFull if it finds no room.
+
+        `noise` replaces the noise that follows from `config.seed`.
+        """
+        beside, window = self._beside, RollingWindow.of(config)
+        noise = SeededNoise(config.seed) if noise is None else noise
+
+        def shape(block: int) -> tuple[int, ...]:
+            frames = config.blocks.frames_of(block)
+            return len(config.steps), *config.latent_shape(beside.config.latent_channels, frames)
+
+        with typed_out_of_memory("another stream"):
+            lanes = beside.cache.open_lanes(window, config.frame_tokens, len(config.steps))
+        return VideoStream(
+            config=config,
+            window=window,
+            noise=noise,
+            noise_prefetcher=beside.noise_prefetcher(noise, shape),
+            lanes=lanes,
+            progress=(Lane(left=len(config.steps)),) * len(lanes),
+            recent=RecentLatents(beside.recent_frames(config.window_frames)),
+            decoder=None if beside.decoder is None else beside.decoder.empty_cache(),
+            loop=config.loop,
+        )
+
+    @torch.inference_mode()
+    def set_prompt(self, stream: VideoStream, prompt: Prompt) -> None:
+        """Put `prompt` in force for the blocks that begin from now on; those on their way keep theirs.
+
+        Raises PromptError if the embedding does not fit the model, PoolFull if its keys and values find no room.
+        """
+        stream.require_open()
+        before = stream.prompt_kv
+        stream.prompt_kv = self._beside.take_prompt(prompt)
+        stream.prompt = prompt
+        if before is not None:
+            self._beside.cache.prompts.give_back(before)
+
+    @torch.inference_mode()
+    def generate(
+        self, streams: Sequence[VideoStream], inputs: Sequence[BlockInput], cancelled: Event | None = None
+    ) -> list[Block | None]:
+        """Begin each stream's next block, and return the block of each that has come out.
+
+        In a plain loop that is the same one; in a stream batch it is the one that began `steps` - 1 blocks before,
+        and none has come out while the rows fill up. A stream's first block always comes out at once. Raises
+        StreamError if an input is not the stream's next, Cancelled between two passes once `cancelled` is set; no
+        stream has advanced then.
+
+        On CUDA the passes are only begun here: see `Generator.generate`.
+        """
+        for stream, block in zip(streams, inputs, strict=True):
+            stream.require_next(block)
+        if len({id(stream) for stream in streams}) != len(streams):
+            raise StreamError("a stream is named twice; its blocks come one after the other")
+        due = [_Due(*pair) for pair in zip(streams, inputs, strict=True)]
+        made: dict[int, Made] = {}
+        ticked: dict[int, Ticked] = {}
+        with typed_out_of_memory("a block"):
+            for group in self._groups([one for one in due if _is_plain(one.stream)], _plain_shape):
+                blocks = [one.block for one in group if one.block is not None]
+                results = self._rollout.plain([one.stream for one in group], blocks, cancelled)
+                made |= {id(one.stream): result for one, result in zip(group, results, strict=True)}
+            ticked |= self._ticks([one for one in due if not _is_plain(one.stream)], cancelled)
+        ready = self._beside.record_event()
+        return [self._entered(stream, made.get(id(stream)), ticked.get(id(stream)), ready) for stream in streams]
+
+    @torch.inference_mode()
+    def flush(self, stream: VideoStream) -> list[Block]:
+        """The blocks that are on their way in a stream batch, finished without another input."""
+        stream.require_open()
+        blocks = []
+        self._keep_rows(stream, lambda row: row.block is not None)
+        while not stream.is_empty:
+            with typed_out_of_memory("a block"):
+                ticked = self._ticks([_Due(stream, None)], None)[id(stream)]
+            finished = self._after_tick(stream, ticked, self._beside.record_event())
+            blocks += [] if finished is None else [finished]
+        return blocks
+
+    @torch.inference_mode()
+    def use_loop(self, stream: VideoStream, loop: Loop) -> None:
+        """Run the stream's next block in another loop. Raises StreamError while blocks are on their way."""
+        stream.require_open()
+        if not stream.is_empty:
+            raise StreamError(f"blocks are on their way in a stream batch; flush them before the {loop} loop")
+        if loop == stream.loop:
+            return
+        self.leave_batch(stream)
+        stream.loop = loop
+        if loop == "batch" and stream.blocks > 0:
+            self._enter_batch(stream)
+
+    def leave_batch(self, stream: VideoStream) -> None:
+        """Give up what is on its way in a stream batch, and go on in the first window alone."""
+        self._keep_rows(stream, lambda _: False)
+        stream.rows = ()
+        stream.progress = (stream.progress[0]._replace(left=stream.steps), *stream.progress[1:])
+        stream.loop = "plain"
+
+    @torch.inference_mode()
+    def decode(self, stream: VideoStream, block: Block) -> Tensor:
+        """Pictures of `block`, the stream's next undecoded one: see `Generator.decode`."""
+        return decode_block(self._beside.decoder, stream, block)
+
+    def close(self, stream: VideoStream) -> None:
+        """Give the stream's memory back. Closing it again does nothing."""
+        if stream.closed:
+            return
+        self._keep_rows(stream, lambda _: False)
+        for lane in stream.lanes:
+            self._beside.cache.close(lane)
+        if stream.prompt_kv is not None:
+            self._beside.cache.prompts.give_back(stream.prompt_kv)
+        stream.close()
+
+    def _ticks(self, due: Sequence[_Due], cancelled: Event | None) -> dict[int, Ticked]:
+        ticked: dict[int, Ticked] = {}
+        for group in self._groups(due, _tick_shape):
+            if cancelled is not None and cancelled.is_set():
+                raise Cancelled("cancelled before a pass over the rows of a stream batch")
+            results = self._rollout.tick([one.stream for one in group], [one.block for one in group])
+            ticked |= {id(one.stream): result for one, result in zip(group, results, strict=True)}
+        return ticked
+
+    def _entered(
+        self, stream: VideoStream, made: Made | None, ticked: Ticked | None, ready: torch.cuda.Event | None
+    ) -> Block | None:
+        """The stream after a block of it has begun."""
+        frames = stream.block_frames
+        if ticked is not None:
+            if stream.steps > 1:
+                self._beside.cache.prompts.share(stream.require_prompt_kv())
+            finished = self._after_tick(stream, ticked, ready)
+        else:
+            assert made is not None
+            stream.progress = (made.lane, *stream.progress[1:])
+            stream.begun = None
+            finished = stream.finish(made.latents, ready)
+        stream.entered += 1
+        stream.position = stream.window.next_position(stream.position + frames, stream.config.refresh_at)
+        if stream.entered == 1 and stream.loop == "batch":
+            self._enter_batch(stream)
+        return finished
+
+    def _after_tick(self, stream: VideoStream, ticked: Ticked, ready: torch.cuda.Event | None) -> Block | None:
+        """The stream after its rows have gone on by a step; the last one leaves."""
+        if stream.rows and stream.rows[-1] is not None:
+            self._beside.cache.prompts.give_back(stream.rows[-1].prompt)
+        stream.rows, stream.progress = ticked.rows, ticked.progress
+        return None if ticked.finished is None else stream.finish(ticked.finished, ready)
+
+    def _enter_batch(self, stream: VideoStream) -> None:
+        """Every step's window begins as the first one's is now; no block has reached a later step."""
+        for lane in stream.lanes[1:]:
+            self._beside.cache.copy(stream.lanes[0], lane)
+        stream.progress = (stream.progress[0],) * stream.steps
+        stream.rows = self._rollout.empty_rows(stream)
+        for row in stream.rows:
+            assert row is not None
+            self._beside.cache.prompts.share(row.prompt)
+
+    def _keep_rows(self, stream: VideoStream, kept: Callable[[BatchRow], bool]) -> None:
+        """Give up all rows but those that are `kept`."""
+        for row in stream.rows:
+            if row is not None and not kept(row):
+                self._beside.cache.prompts.give_back(row.prompt)
+        stream.rows = tuple(row if row is not None and kept(row) else None for row in stream.rows)
+
+    def _groups(self, due: Sequence[_Due], shape: Callable[[_Due], tuple[object, ...]]) -> Iterator[list[_Due]]:
+        """Those of one `shape`, which can share a pass, at most the generator's batch at a time."""
+        for _, group in groupby(sorted(due, key=lambda one: repr(shape(one))), key=shape):
+            alike = list(group)
+            for start in range(0, len(alike), self._beside.batch):
+                yield alike[start : start + self._beside.batch]
+
+
+def _is_plain(stream: VideoStream) -> bool:
+    """Whether the next block's steps run one after the other: those of a stream's first block do in any loop."""
+    return stream.loop == "plain" or stream.entered == 0
+
+
+def _plain_shape(due: _Due) -> tuple[object, ...]:
+    """What streams have in common whose next plain blocks can share their passes."""
+    stream, block = due
+    assert block is not None
+    step = stream.begun.step if stream.begun is not None and is_resumed(stream, block) else 0
+    return *_shape(stream), stream.block_frames, step
+
+
+def _tick_shape(due: _Due) -> tuple[object, ...]:
+    """What streams have in common whose rows can share a pass."""
+    return *_shape(due.stream), due.stream.config.block_frames
+
+
+def _shape(stream: VideoStream) -> tuple[object, ...]:
+    return stream.config.height, stream.config.width, stream.window, stream.steps

@@ -1,0 +1,107 @@
+"""From pictures to the inputs of blocks: encoded, with the noise that they are to be mixed with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.config.video_stream import VideoStreamConfig
+from engines.device.host_copy import to_device
+from engines.device.memory_budget import typed_out_of_memory
+from engines.device.side_stream import SideStream
+from engines.sampling.motion_noise import MotionNoise, first_timestep
+from engines.vae.conv_cache import ConvCache
+from engines.vae.protocol import PictureEncoder
+
+
+class BlockInput(NamedTuple):
+    """What block `number` is made from.
+
+    Args:
+        number: of the block in its stream.
+        latents: [frames, channels, h/8, w/8], as the network reads them.
+        noise_scale: the share of noise in the input.
+        timestep: at which the first step runs.
+
+    """
+
+    number: int
+    latents: Tensor
+    noise_scale: float
+    timestep: int
+
+
+@dataclass(frozen=True, eq=False)
+class InputState:
+    """How far a stream's pictures have been encoded: a value, which each call replaces."""
+
+    cache: ConvCache
+    blocks: int = 0
+    motion: MotionNoise | None = None
+
+
+class Encoded(NamedTuple):
+    """The inputs of some blocks, and the state after them."""
+
+    inputs: list[BlockInput]
+    after: InputState
+
+
+class InputEncoder:
+    """Encodes the pictures of streams; what is remembered of a stream is the caller's `InputState`.
+
+    On CUDA it works in a queue of its own, and a call waits for how much moved in its pictures: it belongs in a
+    thread beside the one that generates.
+    """
+
+    def __init__(self, vae: PictureEncoder, device: torch.device, dtype: torch.dtype) -> None:
+        self._vae = vae
+        self._dtype = dtype
+        self._side_stream = SideStream(device)
+
+    def start(self) -> InputState:
+        """Before a stream's first pictures."""
+        return InputState(self._vae.start_encoding())
+
+    @torch.inference_mode()
+    def encode(self, config: VideoStreamConfig, pictures: Tensor, state: InputState) -> Encoded:
+        """The inputs of the next blocks, from `pictures` [N, height, width, 3] uint8.
+
+        N is 1 + 4(n-1) at the start of a stream whose first block has n latent frames, and 4n for each later block
+        of n. Pictures of one call have one level of noise, that of the most that moved. Raises ValueError for
+        pictures of another size, StreamError if N breaks its rule, DeviceOutOfMemory; `state` stays of use.
+        """
+        if tuple(pictures.shape[1:]) != (config.height, config.width, 3) or pictures.dtype != torch.uint8:
+            raise ValueError(
+                f"pictures {list(pictures.shape)} in {pictures.dtype} are not uint8 "
+                f"[frames, {config.height}, {config.width}, 3]"
+            )
+        with typed_out_of_memory("the input of a block"):
+            return self._side_stream.begin(partial(self._encoded, config, pictures, state), None).wait()
+
+    def _encoded(self, config: VideoStreamConfig, pictures: Tensor, state: InputState) -> Encoded:
+        pixels = self._pixels(pictures)
+        encoded = self._vae.encode_means(pixels.unsqueeze(0), state.cache)
+        if state.blocks == 0:
+            level = config.noise_scale, config.steps[0]
+            motion = MotionNoise.start(config.noise_scale, pixels) if config.motion_noise else None
+        else:
+            motion = None if state.motion is None else state.motion.after(pixels)
+            scale = config.noise_scale if motion is None else motion.scale
+            level = scale, first_timestep(scale)
+        inputs, first, number = [], 0, state.blocks
+        latents = encoded.latents[0]
+        while first < latents.shape[0]:
+            frames = config.blocks.frames_of(number)
+            inputs.append(BlockInput(number, latents[first : first + frames].clone(), *level))
+            first, number = first + frames, number + 1
+        return Encoded(inputs, InputState(encoded.cache, number, motion))
+
+    def _pixels(self, pictures: Tensor) -> Tensor:
+        """[N, 3, H, W] in -1..1."""
+        here = to_device(pictures, self._side_stream.device)
+        return (here.permute(0, 3, 1, 2) / 127.5 - 1).to(self._dtype)

@@ -1,0 +1,141 @@
+"""All that one video stream is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from engines.cache.kv_cache import StreamKV
+from engines.cache.prompt_kv import PromptKV
+from engines.cache.rolling_window import Lane, RollingWindow
+from engines.config.geometry import pixel_frames
+from engines.config.video_stream import Loop, VideoStreamConfig
+from engines.errors import StreamError
+from engines.sampling.noise import Noise
+from engines.sampling.noise_prefetch import NoisePrefetcher
+from engines.streaming.state import Block, RecentLatents
+from engines.text.prompt import Prompt
+from engines.vae.conv_cache import ConvCache
+from engines.video.input import BlockInput
+
+
+@dataclass(frozen=True, eq=False)
+class BatchRow:
+    """A block on its way through stream batch, before its next step.
+
+    Args:
+        block: its number; None for a row that no block has reached yet, which is run all the same.
+        latents: [frames, channels, h/8, w/8], at the noise of that step.
+        noise: all draws of the block, [draws, frames, channels, h/8, w/8]; None where there is no block.
+        position: of its first frame.
+        prompt: under which it began.
+
+    """
+
+    block: int | None
+    latents: Tensor
+    noise: Tensor | None
+    position: int
+    prompt: PromptKV
+
+
+class BegunBlock(NamedTuple):
+    """A plain block of which some steps have run: a failure does not undo what they have written.
+
+    `latents` are those of step `step`, which is next, and `lane` is how far the window is before it.
+    """
+
+    input: BlockInput
+    prompt: PromptKV
+    step: int
+    latents: Tensor
+    lane: Lane
+
+
+@dataclass
+class VideoStream:
+    """The state of one stream, between two passes whenever the generator is not at work on it.
+
+    `entered` counts blocks that have been begun, `blocks` those that have come out. `progress` says how far each
+    of the `lanes` is: one for each step, of which a plain loop uses the first. `rows` are the blocks between two
+    steps of stream batch, from the second step on; None where there is none. `position` is the next block's.
+    """
+
+    config: VideoStreamConfig
+    window: RollingWindow
+    noise: Noise
+    noise_prefetcher: NoisePrefetcher
+    lanes: tuple[StreamKV, ...]
+    progress: tuple[Lane, ...]
+    recent: RecentLatents
+    decoder: ConvCache | None
+    loop: Loop
+    rows: tuple[BatchRow | None, ...] = ()
+    prompt: Prompt | None = None
+    prompt_kv: PromptKV | None = None
+    position: int = 0
+    entered: int = 0
+    blocks: int = 0
+    decoded_blocks: int = 0
+    begun: BegunBlock | None = None
+    closed: bool = False
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of a block."""
+        return len(self.config.steps)
+
+    @property
+    def block_frames(self) -> int:
+        """Latent frames of the next block to begin."""
+        return self.config.blocks.frames_of(self.entered)
+
+    @property
+    def next_frame(self) -> int:
+        """Pixel frame at which the next block to begin starts."""
+        return pixel_frames(self.config.blocks.latent_frames(self.entered))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no block is on its way."""
+        return all(row is None or row.block is None for row in self.rows)
+
+    def require_open(self) -> None:
+        """Raise StreamError if the stream has been closed."""
+        if self.closed:
+            raise StreamError(f"the stream was closed after block {self.blocks - 1}; open another one")
+
+    def require_next(self, block: BlockInput) -> None:
+        """Raise StreamError unless `block` can be the next to begin."""
+        self.require_open()
+        self.require_prompt_kv()
+        frames = block.latents.shape[0]
+        if (block.number, frames) != (self.entered, self.block_frames):
+            raise StreamError(
+                f"the input is block {block.number}, of {frames} latent frames; next is block {self.entered}, "
+                f"of {self.block_frames}"
+            )
+
+    def finish(self, latents: Tensor, ready: torch.cuda.Event | None) -> Block:
+        """Take over a block that has come out."""
+        block = Block(self.blocks, latents, ready)
+        self.recent.append(latents)
+        self.blocks += 1
+        return block
+
+    def require_prompt_kv(self) -> PromptKV:
+        """Keys and values of the prompt in force; StreamError if none has been set."""
+        if self.prompt_kv is None:
+            raise StreamError("the stream has no prompt; set one before its first block")
+        return self.prompt_kv
+
+    def close(self) -> None:
+        """Let go of all tensors."""
+        self.closed = True
+        del self.lanes, self.noise_prefetcher
+        self.recent.clear()
+        self.rows = ()
+        self.prompt = self.prompt_kv = self.decoder = self.begun = None
