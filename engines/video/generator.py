@@ -40,7 +40,7 @@ class VideoGenerator:
     """
 
     def __init__(self, beside: Generator) -> None:
-        self._beside = beside
+        self.beside = beside
         self._rollout = VideoRollout(beside.runner, beside.cache.device)
 
     def open(self, config: VideoStreamConfig, noise: Noise | None = None) -> VideoStream:
@@ -48,7 +48,7 @@ class VideoGenerator:
 
         `noise` replaces the noise that follows from `config.seed`.
         """
-        beside, window = self._beside, RollingWindow.of(config)
+        beside, window = self.beside, RollingWindow.of(config)
         noise = SeededNoise(config.seed) if noise is None else noise
 
         def shape(block: int) -> tuple[int, ...]:
@@ -77,10 +77,10 @@ class VideoGenerator:
         """
         stream.require_open()
         before = stream.prompt_kv
-        stream.prompt_kv = self._beside.take_prompt(prompt)
+        stream.prompt_kv = self.beside.take_prompt(prompt)
         stream.prompt = prompt
         if before is not None:
-            self._beside.cache.prompts.give_back(before)
+            self.beside.cache.prompts.give_back(before)
 
     @torch.inference_mode()
     def generate(
@@ -108,7 +108,7 @@ class VideoGenerator:
                 results = self._rollout.plain([one.stream for one in group], blocks, cancelled)
                 made |= {id(one.stream): result for one, result in zip(group, results, strict=True)}
             ticked |= self._ticks([one for one in due if not _is_plain(one.stream)], cancelled)
-        ready = self._beside.record_event()
+        ready = self.beside.record_event()
         return [self._entered(stream, made.get(id(stream)), ticked.get(id(stream)), ready) for stream in streams]
 
     @torch.inference_mode()
@@ -120,7 +120,7 @@ class VideoGenerator:
         while not stream.is_empty:
             with typed_out_of_memory("a block"):
                 ticked = self._ticks([_Due(stream, None)], None)[id(stream)]
-            finished = self._after_tick(stream, ticked, self._beside.record_event())
+            finished = self._after_tick(stream, ticked, self.beside.record_event())
             blocks += [] if finished is None else [finished]
         return blocks
 
@@ -147,7 +147,7 @@ class VideoGenerator:
     @torch.inference_mode()
     def decode(self, stream: VideoStream, block: Block) -> Tensor:
         """Pictures of `block`, the stream's next undecoded one: see `Generator.decode`."""
-        return decode_block(self._beside.decoder, stream, block)
+        return decode_block(self.beside.decoder, stream, block)
 
     def close(self, stream: VideoStream) -> None:
         """Give the stream's memory back. Closing it again does nothing."""
@@ -155,9 +155,9 @@ class VideoGenerator:
             return
         self._keep_rows(stream, lambda _: False)
         for lane in stream.lanes:
-            self._beside.cache.close(lane)
+            self.beside.cache.close(lane)
         if stream.prompt_kv is not None:
-            self._beside.cache.prompts.give_back(stream.prompt_kv)
+            self.beside.cache.prompts.give_back(stream.prompt_kv)
         stream.close()
 
     def _ticks(self, due: Sequence[_Due], cancelled: Event | None) -> dict[int, Ticked]:
@@ -176,7 +176,7 @@ class VideoGenerator:
         frames = stream.block_frames
         if ticked is not None:
             if stream.steps > 1:
-                self._beside.cache.prompts.share(stream.require_prompt_kv())
+                self.beside.cache.prompts.share(stream.require_prompt_kv())
             finished = self._after_tick(stream, ticked, ready)
         else:
             assert made is not None
@@ -192,33 +192,33 @@ class VideoGenerator:
     def _after_tick(self, stream: VideoStream, ticked: Ticked, ready: torch.cuda.Event | None) -> Block | None:
         """The stream after its rows have gone on by a step; the last one leaves."""
         if stream.rows and stream.rows[-1] is not None:
-            self._beside.cache.prompts.give_back(stream.rows[-1].prompt)
+            self.beside.cache.prompts.give_back(stream.rows[-1].prompt)
         stream.rows, stream.progress = ticked.rows, ticked.progress
         return None if ticked.finished is None else stream.finish(ticked.finished, ready)
 
     def _enter_batch(self, stream: VideoStream) -> None:
         """Every step's window begins as the first one's is now; no block has reached a later step."""
         for lane in stream.lanes[1:]:
-            self._beside.cache.copy(stream.lanes[0], lane)
+            self.beside.cache.copy(stream.lanes[0], lane)
         stream.progress = (stream.progress[0],) * stream.steps
         stream.rows = self._rollout.empty_rows(stream)
         for row in stream.rows:
             assert row is not None
-            self._beside.cache.prompts.share(row.prompt)
+            self.beside.cache.prompts.share(row.prompt)
 
     def _keep_rows(self, stream: VideoStream, kept: Callable[[BatchRow], bool]) -> None:
         """Give up all rows but those that are `kept`."""
         for row in stream.rows:
             if row is not None and not kept(row):
-                self._beside.cache.prompts.give_back(row.prompt)
+                self.beside.cache.prompts.give_back(row.prompt)
         stream.rows = tuple(row if row is not None and kept(row) else None for row in stream.rows)
 
     def _groups(self, due: Sequence[_Due], shape: Callable[[_Due], tuple[object, ...]]) -> Iterator[list[_Due]]:
         """Those of one `shape`, which can share a pass, at most the generator's batch at a time."""
         for _, group in groupby(sorted(due, key=lambda one: repr(shape(one))), key=shape):
             alike = list(group)
-            for start in range(0, len(alike), self._beside.batch):
-                yield alike[start : start + self._beside.batch]
+            for start in range(0, len(alike), self.beside.batch):
+                yield alike[start : start + self.beside.batch]
 
 
 def _is_plain(stream: VideoStream) -> bool:

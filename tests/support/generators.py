@@ -6,6 +6,7 @@ import torch
 
 from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import VideoStreamConfig
 from engines.loading.model import Model
 from engines.runner.eager import EagerRunner
 from engines.runner.protocol import ModelRunner
@@ -13,15 +14,15 @@ from engines.streaming.generator import Generator
 from engines.vae.protocol import StreamingVAE
 from engines.wan.transformer import CausalTransformer
 
-ROOM = CacheSize(window=1 << 15, raw=1 << 13, prompts=1 << 13)
-"""Tokens: for a dozen small streams."""
+ROOM = CacheSize(window=1 << 15, raw=1 << 13, prompts=1 << 13, means=1 << 7, records=1 << 8)
+"""For a dozen small streams."""
 
 
 def generator_for(
     model: Model,
     *,
     sessions: int | None = None,
-    config: StreamConfig | None = None,
+    config: StreamConfig | VideoStreamConfig | None = None,
     batch: int = 1,
     kept_frames: int = 0,
 ) -> Generator:

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.config.networks import VAEConfig
+from engines.config.video_stream import VideoStreamConfig
+from engines.errors import StreamError
+from engines.vae.wan_vae import WanVAE
+from engines.video.input import BlockInput, InputEncoder
+
+STILL = torch.full((1, 16, 32, 3), 90, dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> InputEncoder:
+    torch.manual_seed(0)
+    return InputEncoder(WanVAE(VAEConfig(dim=4)), torch.device("cpu"), torch.float32)
+
+
+def moving(frames: int) -> Tensor:
+    return torch.randint(0, 256, (frames, 16, 32, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+
+
+def encoded(encoder: InputEncoder, config: VideoStreamConfig, *calls: Tensor) -> list[BlockInput]:
+    state, inputs = encoder.start(), []
+    for pictures in calls:
+        made, state = encoder.encode(config, pictures, state)
+        inputs += made
+    return inputs
+
+
+def test_five_pictures_are_the_first_block_and_four_are_a_later_one(
+    encoder: InputEncoder, clip: VideoStreamConfig
+) -> None:
+    inputs = encoded(encoder, clip, moving(5), moving(4), moving(8))
+    assert [(block.number, block.latents.shape[0]) for block in inputs] == [(0, 2), (1, 1), (2, 1), (3, 1)]
+
+
+def test_how_pictures_are_handed_over_changes_their_latents_by_rounding_alone(
+    encoder: InputEncoder, clip: VideoStreamConfig
+) -> None:
+    together = encoded(encoder, clip, moving(5), moving(8))
+    apart = encoded(encoder, clip, moving(5), moving(8)[:4], moving(8)[4:])
+    for ours, theirs in zip(together, apart, strict=True):
+        torch.testing.assert_close(ours.latents, theirs.latents, atol=1e-5, rtol=0)
+
+
+def test_a_picture_at_rest_is_mixed_with_the_highest_noise(encoder: InputEncoder, clip: VideoStreamConfig) -> None:
+    inputs = encoded(encoder, clip, STILL.repeat(5, 1, 1, 1), *[STILL.repeat(4, 1, 1, 1)] * 20)
+    assert (inputs[0].noise_scale, inputs[0].timestep) == (0.8, 700)
+    assert inputs[-1].noise_scale == pytest.approx(0.8)
+
+
+def test_the_more_moves_the_less_noise_in_steps_that_are_damped(
+    encoder: InputEncoder, clip: VideoStreamConfig
+) -> None:
+    inputs = encoded(encoder, clip, STILL.repeat(5, 1, 1, 1), moving(4), moving(4))
+    assert [block.noise_scale for block in inputs[1:]] == pytest.approx([0.71, 0.701])
+    assert [block.timestep for block in inputs[1:]] == [610, 601]
+
+
+def test_without_the_controller_the_noise_stays(encoder: InputEncoder, clip: VideoStreamConfig) -> None:
+    inputs = encoded(encoder, replace(clip, motion_noise=False), STILL.repeat(5, 1, 1, 1), moving(4))
+    assert (inputs[1].noise_scale, inputs[1].timestep) == (0.8, 700)
+
+
+def test_pictures_that_are_no_whole_blocks_are_refused(encoder: InputEncoder, clip: VideoStreamConfig) -> None:
+    with pytest.raises(StreamError, match="3 more pictures"):
+        encoded(encoder, clip, moving(5), moving(3))
+    with pytest.raises(StreamError, match="4 pictures at the start"):
+        encoded(encoder, clip, moving(4))
+    with pytest.raises(ValueError, match=r"not uint8 \[frames, 16, 32, 3\]"):
+        encoded(encoder, clip, moving(5)[:, :8])
