@@ -99,8 +99,39 @@ class TokensFile:
             self._tokens = found
 
 
+class OperatorToken:
+    """The one token of all operators, in a file of its own: what is changed there counts from the next request on.
+
+    Servers between which sessions go show it to each other. Without a file nobody is an operator.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def read(self) -> str | None:
+        """The token; None without a file. Raises ConfigError for one that cannot be read, or is no token."""
+        if self._path is None:
+            return None
+        try:
+            token = self._path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the operators' token {str(self._path)!r} cannot be read: {error}") from None
+        require(len(token.split()) == 1, f"{self._path} is to have one token, and nothing else")
+        return token
+
+    def is_of(self, token: str) -> bool:
+        """Whether this is it."""
+        try:
+            own = self.read()
+        except ConfigError as error:
+            logger.error("nobody is an operator", extra={"why": str(error)})
+            return False
+        return own is not None and hmac.compare_digest(own.encode(), token.encode())
+
+
 class Caller(NamedTuple):
     """Who asks."""
 
     name: str
-    """From the token; empty where no tokens are configured."""
+    """From the token; empty where no tokens are configured, and for operators."""
+    is_operator: bool = False

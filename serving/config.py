@@ -26,7 +26,7 @@ from engines.config.validation import require
 from engines.errors import ConfigError
 from engines.loading.lora import LoRAFile
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
-from serving.auth import Tokens
+from serving.auth import OperatorToken, Tokens
 from serving.hosts import is_loopback
 from serving.media.encoder import EncoderChoice
 from serving.origins import Origins
@@ -103,6 +103,12 @@ def _tokens(value: Any) -> Any:
         return Tokens.of_file(Path(value))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"the tokens file {str(value)!r} cannot be read: {error}") from error
+
+
+def _operator_token(value: Path) -> Path:
+    OperatorToken(value).read()
+    # Replicas have a working directory of their own. Not resolved, as with tokens.
+    return value.absolute()
 
 
 def _kernels(value: str) -> str:
@@ -204,6 +210,9 @@ class ServerConfig(BaseModel):
     metrics_port: Port = Field(8002, description="of metrics for Prometheus; Ray opens it on every interface")
     tokens: Annotated[Tokens, BeforeValidator(_tokens), NoDecode, WithJsonSchema({"type": "string"})] = Field(
         Tokens(), description="a file of lines `caller token`; without it all are let in"
+    )
+    operator_token: Annotated[Path, AfterValidator(_operator_token)] | None = Field(
+        None, description="a file with one token, of those who may evacuate the server; else nobody may"
     )
     insecure: bool = Field(False, description="let other machines in without tokens")
     allowed_origins: Listed = Field(

@@ -18,13 +18,15 @@ ServingError
 |   |-- LimitReached    a limit of the server or of the caller's token
 |   |   `-- TooManyRequests     a caller who asks too often, and may come back
 |   |-- NotAllowed      a token that is missing or unknown
+|   |   |-- NotOperator   what only operators may do
 |   |   `-- OriginNotAllowed  a page that may not call this server
 |   |-- SessionLost     every copy of the session is lost
 |   |-- SessionFailed   an error of the server that ended the session
 |   `-- ReplicaLost     a replica that died or fell silent; the request may be made again
 |       |-- ReplicaDied     its process is known to be dead
 |       |-- NoLease         the copy may not answer at the moment, or not any more
-|       `-- RegisterUnavailable  nobody can say who owns a session
+|       |-- RegisterUnavailable  nobody can say who owns a session
+|       `-- SessionMoved    it goes on on another server
 `-- TimelineError       a timeline that cannot be used; also a ValueError
 """
 
@@ -120,6 +122,10 @@ class NotAllowed(SessionError):
     """A token that is missing or unknown."""
 
 
+class NotOperator(NotAllowed):
+    """What only operators may do; their token is needed."""
+
+
 class OriginNotAllowed(NotAllowed):
     """A page that may not call this server, or a name that leads here and is not the server's."""
 
@@ -138,6 +144,21 @@ class NoLease(ReplicaLost):
 
 class RegisterUnavailable(ReplicaLost):
     """The register of owners cannot be reached. What was to be written there may be written later."""
+
+
+class SessionMoved(ReplicaLost):
+    """A session that goes on on another server, or new ones that are to be opened there.
+
+    `server` is where to ask: HOST:PORT, or the same address over a new connection where it is empty.
+    """
+
+    def __init__(self, message: str, server: str = "") -> None:
+        super().__init__(message, server)
+        self.message = message
+        self.server = server
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class SessionLost(SessionError):

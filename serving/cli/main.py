@@ -11,7 +11,7 @@ from typing import Any
 
 from engines.config.validation import require
 from engines.errors import EngineError
-from serving.cli import doctor, generate, play, recordings, serve, sessions
+from serving.cli import doctor, evacuate, generate, play, recordings, serve, sessions
 from serving.cli.terminal import escaped
 from serving.cli.timeline import explain
 from serving.cli.weights import download, quantize
@@ -25,6 +25,7 @@ COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("generate", generate, "make a film from a timeline, or again from a film"),
     ("serve", serve, "serve interactive sessions on this machine, or in a Ray cluster"),
     ("doctor", doctor, "check whether this host can do what `serve` would ask of it"),
+    ("evacuate", evacuate, "have the sessions of a running server go on on another one"),
     ("play", play, "have a running server play a timeline, and keep the film"),
     ("download", download, "download the weights of a model"),
     ("quantize", quantize, "make of a model one in 8 bits"),

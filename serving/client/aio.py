@@ -12,13 +12,12 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
+from serving.client.connections import Connections, require_private
 from serving.client.event_stream import EventStream
 from serving.client.interactive import InteractiveSession, Reports
 from serving.client.unary_calls import UnaryCalls
-from serving.errors import InsecureToken
 from serving.hosts import host_of_target, is_loopback
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
 from serving.protocol.requests import APPLICATION, APPLICATION_KEY, new_cue, new_cues, session_options
 from serving.timeline.cue import Blend, Cue, Transition
 
@@ -30,7 +29,12 @@ LOOK_S = 5.0
 PATIENCE_S = 30.0
 """How long a lost stream is tried to be had again, and a request whose answer was lost is made again."""
 
-CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 64 << 20), ("grpc.max_send_message_length", 64 << 20))
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 64 << 20),
+    ("grpc.max_send_message_length", 64 << 20),
+    # A channel is a connection of its own: a second one to the same address may lead to another server.
+    ("grpc.use_local_subchannel_pool", 1),
+)
 
 
 class AsyncClient:
@@ -38,39 +42,42 @@ class AsyncClient:
 
     Every method raises the SessionError that the server answers, and ReplicaLost where it cannot be reached or has
     lost the request on the way. What changes something is asked for again, with the same ids, for up to
-    `patience_s`: it is done once. What came too often comes again when the server takes it. `token` is what the
-    server was told to ask for; `tls` is for a gateway in front. Without `tls` a token goes to this machine only,
-    unless `insecure` says that others may read it on its way: InsecureToken is raised.
+    `patience_s`: it is done once. What came too often comes again when the server takes it. A session that moves
+    to another server is followed there. `token` is what the server was told to ask for; `tls` is for a gateway in
+    front. Without `tls` a token goes to this machine only, unless `insecure` says that others may read it on its
+    way: InsecureToken is raised.
     """
 
     def __init__(
         self, server: str = SERVER, *, token: str | None = None, tls: bool = False, insecure: bool = False,
         patience_s: float = PATIENCE_S,
     ) -> None:  # fmt: skip
-        is_here = is_loopback(host_of_target(server))
-        if token is not None and not (tls or insecure or is_here):
-            raise InsecureToken(
-                f"the token would go to {server} in the clear; call a gateway with TLS (tls=True, --tls), or say "
-                "that others may read it (insecure=True, --insecure)"
-            )
         self.server = server
+        self._has_token, self._tls, self._insecure = token is not None, tls, insecure
         self.client_id = uuid.uuid4().hex
         self._patience_s = patience_s
         self.metadata = ((APPLICATION_KEY, APPLICATION), *_authorization(token))
-        credentials = grpc.ssl_channel_credentials()
+        self._connections = Connections(server, self._open_channel)
+        self._calls = UnaryCalls(self._connections, self.metadata, self.client_id, patience_s)
+
+    @property
+    def stub(self) -> Any:
+        """The service of the server, for calls as they are in the protocol."""
+        return self._connections.first.stub
+
+    def _open_channel(self, server: str) -> grpc.aio.Channel:
+        if self._has_token:
+            require_private(server, tls=self._tls, insecure=self._insecure)
+        is_here = is_loopback(host_of_target(server))
         # What is for this machine does not go round by way of a proxy that the environment names.
         options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0 if is_here else 1))
-        self._channel = (
-            grpc.aio.secure_channel(server, credentials, options)
-            if tls
-            else grpc.aio.insecure_channel(server, options)
-        )
-        self.stub: Any = SessionsStub(self._channel)  # type: ignore[no-untyped-call]
-        self._calls = UnaryCalls(server, self._channel, self.metadata, self.client_id, patience_s)
+        if self._tls:
+            return grpc.aio.secure_channel(server, grpc.ssl_channel_credentials(), options)
+        return grpc.aio.insecure_channel(server, options)
 
     async def close(self) -> None:
         """End every stream, and the connection."""
-        await self._channel.close(None)
+        await self._connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,11 +89,11 @@ class AsyncClient:
 
     async def describe_server(self) -> pb.DescribeServerResponse:
         """What the server generates: its model, picture sizes and limits."""
-        return await self._calls.call(self.stub.DescribeServer, pb.DescribeServerRequest())
+        return await self._calls.call("DescribeServer", pb.DescribeServerRequest())
 
     async def server_info(self) -> pb.GetServerInfoResponse:
         """Which server this is: its release, its cluster, and what it takes over from another one."""
-        return await self._calls.call(self.stub.GetServerInfo, pb.GetServerInfoRequest())
+        return await self._calls.call("GetServerInfo", pb.GetServerInfoRequest())
 
     async def create(
         self,
@@ -108,22 +115,22 @@ class AsyncClient:
             model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease_s=lease_s
         )
         request = pb.CreateSessionRequest(options=options, cues=new_cues(cues))
-        return await self._calls.ask(self.stub.CreateSession, request)
+        return await self._calls.ask("CreateSession", request)
 
     async def get(self, session_id: str) -> pb.Session:
         """How a session stands."""
-        return await self._calls.call(self.stub.GetSession, pb.GetSessionRequest(session_id=session_id))
+        return await self._calls.call("GetSession", pb.GetSessionRequest(session_id=session_id))
 
     async def list(self) -> list[pb.Session]:
         """The caller's sessions, the oldest first, without their cues."""
         sessions: list[pb.Session] = []
-        async for page in self._calls.pages(self.stub.ListSessions, pb.ListSessionsRequest()):
+        async for page in self._calls.pages("ListSessions", pb.ListSessionsRequest()):
             sessions += page.sessions
         return sessions
 
     async def delete(self, session_id: str) -> None:
         """End a session."""
-        await self._calls.delete(self.stub.DeleteSession, pb.DeleteSessionRequest(session_id=session_id))
+        await self._calls.delete("DeleteSession", pb.DeleteSessionRequest(session_id=session_id))
 
     async def schedule(
         self,
@@ -134,73 +141,67 @@ class AsyncClient:
     ) -> pb.Receipt:
         """Schedule a cue at `frame`, over one that is there already; None is now."""
         cue = new_cue(prompt, frame, transition)
-        return await self._calls.ask(
-            self.stub.SchedulePrompt, pb.SchedulePromptRequest(session_id=session_id, cue=cue)
-        )
+        return await self._calls.ask("SchedulePrompt", pb.SchedulePromptRequest(session_id=session_id, cue=cue))
 
     async def remove(self, session_id: str, frame: int) -> pb.Receipt:
         """Take the pending cue at `frame` away."""
-        return await self._calls.ask(
-            self.stub.RemovePrompt, pb.RemovePromptRequest(session_id=session_id, frame=frame)
-        )
+        return await self._calls.ask("RemovePrompt", pb.RemovePromptRequest(session_id=session_id, frame=frame))
 
     async def move(self, session_id: str, frame: int, to_frame: int) -> pb.Receipt:
         """Move the pending cue at `frame`."""
         request = pb.MovePromptRequest(session_id=session_id, frame=frame, to_frame=to_frame)
-        return await self._calls.ask(self.stub.MovePrompt, request)
+        return await self._calls.ask("MovePrompt", request)
 
     async def applied_cues(self, session_id: str) -> AsyncGenerator[pb.AppliedCue]:
         """The cues that have applied in this take, in order, asked for a page at a time."""
         request = pb.ListAppliedCuesRequest(session_id=session_id, page_size=1000)
-        async for page in self._calls.pages(self.stub.ListAppliedCues, request):
+        async for page in self._calls.pages("ListAppliedCues", request):
             for applied in page.applied:
                 yield applied
 
     async def pending_cues(self, session_id: str) -> AsyncGenerator[pb.Cue]:
         """The cues that have not applied yet, by frame, asked for a page at a time."""
         request = pb.ListPendingCuesRequest(session_id=session_id, page_size=1000)
-        async for page in self._calls.pages(self.stub.ListPendingCues, request):
+        async for page in self._calls.pages("ListPendingCues", request):
             for cue in page.pending:
                 yield cue
 
     async def start(self, session_id: str) -> pb.Receipt:
         """Start generation; a cue must be at frame 0."""
-        return await self._calls.ask(self.stub.Start, pb.StartRequest(session_id=session_id))
+        return await self._calls.ask("Start", pb.StartRequest(session_id=session_id))
 
     async def pause(self, session_id: str, frame: int | None = None) -> pb.Receipt:
         """Stop at `frame`, the last that was seen; None is the last one reported, or what the clock says."""
-        return await self._calls.ask(self.stub.Pause, pb.PauseRequest(session_id=session_id, frame=frame))
+        return await self._calls.ask("Pause", pb.PauseRequest(session_id=session_id, frame=frame))
 
     async def resume(self, session_id: str) -> pb.Receipt:
         """Go on where `pause` stopped."""
-        return await self._calls.ask(self.stub.Resume, pb.ResumeRequest(session_id=session_id))
+        return await self._calls.ask("Resume", pb.ResumeRequest(session_id=session_id))
 
     async def reset(self, session_id: str) -> pb.Receipt:
         """Go back to an empty timeline and frame 0."""
-        return await self._calls.ask(self.stub.Reset, pb.ResetRequest(session_id=session_id))
+        return await self._calls.ask("Reset", pb.ResetRequest(session_id=session_id))
 
     async def fork(self, session_id: str, frame: int | None = None) -> pb.Session:
         """Open a session with the same past, up to the block that contains `frame`; None is the present block."""
-        return await self._calls.ask(
-            self.stub.ForkSession, pb.ForkSessionRequest(session_id=session_id, frame=frame)
-        )
+        return await self._calls.ask("ForkSession", pb.ForkSessionRequest(session_id=session_id, frame=frame))
 
     async def snapshot(self, session_id: str) -> bytes:
         """The bytes from which `restore` goes on."""
         request = pb.SnapshotSessionRequest(session_id=session_id, kind=pb.SNAPSHOT_KIND_LIGHT)
-        return (await self._calls.call(self.stub.SnapshotSession, request)).snapshot
+        return (await self._calls.call("SnapshotSession", request)).snapshot
 
     async def restore(self, snapshot: bytes) -> pb.Session:
         """Open a session that goes on where a snapshot was taken."""
-        return await self._calls.ask(self.stub.RestoreSession, pb.RestoreSessionRequest(snapshot=snapshot))
+        return await self._calls.ask("RestoreSession", pb.RestoreSessionRequest(snapshot=snapshot))
 
     async def start_recording(self, session_id: str) -> pb.Recording:
         """Begin to write an MP4 file on the server, with the next chunk."""
-        return await self._calls.ask(self.stub.StartRecording, pb.StartRecordingRequest(session_id=session_id))
+        return await self._calls.ask("StartRecording", pb.StartRecordingRequest(session_id=session_id))
 
     async def stop_recording(self, session_id: str) -> pb.Recording:
         """Finish the file."""
-        return await self._calls.ask(self.stub.StopRecording, pb.StopRecordingRequest(session_id=session_id))
+        return await self._calls.ask("StopRecording", pb.StopRecordingRequest(session_id=session_id))
 
     async def watch(self, session_id: str, from_frame: int | None = None) -> AsyncGenerator[pb.Event]:
         """A session's events, from the chunk that contains `from_frame` on; None is from now on.
@@ -208,9 +209,9 @@ class AsyncClient:
         A lost stream is opened again, and no frame comes twice. Frames that are not kept any more by then, or that
         came too fast for this viewer, leave a `gap` event.
         """
-        stream = EventStream(
-            partial(self._watch, session_id), partial(self._describe, session_id), from_frame, self._patience_s
-        )
+        watch, describe = partial(self._watch, session_id), partial(self._describe, session_id)
+        moved = partial(self._connections.follow, session_id)
+        stream = EventStream(watch, describe, moved, from_frame, self._patience_s)
         async with aclosing(stream.events()) as events:
             async for event in events:
                 yield event
@@ -225,22 +226,22 @@ class AsyncClient:
         unpaced session are received, and others played.
         """
         describe = partial(self._describe, session.id)
-        interact = partial(self.stub.Interact, metadata=self.metadata)
-        return InteractiveSession(interact, describe, session, from_frame, self._patience_s, reports)
+        interact, moved = partial(self._interact, session.id), partial(self._connections.follow, session.id)
+        return InteractiveSession(interact, describe, moved, session, from_frame, self._patience_s, reports)
 
     async def recordings(self) -> AsyncGenerator[pb.Recording]:
         """The caller's finished recordings, the oldest first, asked for a page at a time."""
-        async for page in self._calls.pages(self.stub.ListRecordings, pb.ListRecordingsRequest()):
+        async for page in self._calls.pages("ListRecordings", pb.ListRecordingsRequest()):
             for recording in page.recordings:
                 yield recording
 
     async def delete_recording(self, name: str) -> None:
         """Remove a finished recording."""
-        await self._calls.delete(self.stub.DeleteRecording, pb.DeleteRecordingRequest(name=name))
+        await self._calls.delete("DeleteRecording", pb.DeleteRecordingRequest(name=name))
 
     async def read_recording(self, name: str) -> AsyncGenerator[bytes]:
         """The bytes of a finished recording, piece by piece."""
-        call = self.stub.ReadRecording(pb.ReadRecordingRequest(name=name), metadata=self.metadata)
+        call = self._at("").ReadRecording(pb.ReadRecordingRequest(name=name), metadata=self.metadata)
         try:
             async for piece in call:
                 yield piece.data
@@ -251,12 +252,18 @@ class AsyncClient:
 
     async def _watch(self, session_id: str, from_frame: int | None) -> Any:
         request = pb.WatchRequest(session_id=session_id, from_frame=from_frame)
-        return self.stub.Watch(request, metadata=self.metadata)
+        return self._at(session_id).Watch(request, metadata=self.metadata)
+
+    def _interact(self, session_id: str) -> Any:
+        return self._at(session_id).Interact(metadata=self.metadata)
+
+    def _at(self, session_id: str) -> Any:
+        return self._connections.of(session_id).stub
 
     async def _describe(self, session_id: str) -> pb.Session:
         """How a session stands, asked by a stream that cannot wait for long."""
         request = pb.GetSessionRequest(session_id=session_id)
-        return await self._calls.call(self.stub.GetSession, request, LOOK_S)
+        return await self._calls.call("GetSession", request, LOOK_S)
 
 
 def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:

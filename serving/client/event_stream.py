@@ -11,15 +11,16 @@ import grpc
 import grpc.aio
 
 from serving.client.backoff import Backoff
-from serving.errors import FrameOutOfRange, ReplicaLost, SessionError, TooManyRequests
+from serving.errors import FrameOutOfRange, ReplicaLost, SessionError, SessionMoved, TooManyRequests
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.status import error_of, read_error, reason_in, retry_after_in, retry_after_of
+from serving.protocol.status import error_of, read_error, reason_in, retry_after_in, retry_after_of, server_in
 from serving.protocol.stream_cursor import StreamCursor, Verdict
 
 LOST_AFTER_S = 5.0
 """After so long without an event a stream is lost: where nothing happens, a heartbeat comes every second."""
 
 Describe = Callable[[], Awaitable[pb.Session]]
+Moved = Callable[[SessionMoved], None]
 Open = Callable[[int | None], Awaitable[Any]]
 
 
@@ -27,18 +28,21 @@ def refusal_of(error: grpc.aio.AioRpcError) -> SessionError:
     """What the server means by an error."""
     metadata: Any = error.trailing_metadata()
     words, reason = error.details() or error.code().name, reason_in(metadata)
-    return error_of(error.code(), words, reason, retry_after_in(metadata))
+    return error_of(error.code(), words, reason, retry_after_in(metadata), server_in(metadata))
 
 
 class EventStream:
     """The events that calls made by `open_call` bring, each of which is told from which frame on.
 
     A call that breaks is made again, for up to `patience_s` without a frame; so is one that ends though the
-    session does not. `describe` asks how the session stands. Raises what the server answers.
+    session does not. `describe` asks how the session stands, and `moved` is told where the next call is to go.
+    Raises what the server answers.
     """
 
-    def __init__(self, open_call: Open, describe: Describe, from_frame: int | None, patience_s: float) -> None:
-        self._open = open_call
+    def __init__(
+        self, open_call: Open, describe: Describe, moved: Moved, from_frame: int | None, patience_s: float
+    ) -> None:
+        self._open, self._moved = open_call, moved
         self._describe = describe
         self._viewing = StreamCursor(from_frame)
         self._patience = Backoff(patience_s)
@@ -52,6 +56,8 @@ class EventStream:
                     async for event in events:
                         yield event
             except (ReplicaLost, TooManyRequests) as lost:
+                if isinstance(lost, SessionMoved):
+                    self._moved(lost)
                 await self._wait(lost)
 
     async def _once(self) -> AsyncGenerator[pb.Event]:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from serving.client.event_queue import EventQueue
-from serving.client.event_stream import Describe, EventStream
+from serving.client.event_stream import Describe, EventStream, Moved
 from serving.client.pending_commands import PendingCommands
 from serving.errors import ControllerReplaced, SessionError, SessionNotFound
 from serving.media.playout_clock import PlayerClock
@@ -46,15 +46,15 @@ class InteractiveSession:
     """
 
     def __init__(
-        self, call: Any, describe: Describe, session: pb.Session, from_frame: int | None, patience_s: float,
-        reports: Reports | None,
+        self, call: Any, describe: Describe, moved: Moved, session: pb.Session, from_frame: int | None,
+        patience_s: float, reports: Reports | None,
     ) -> None:  # fmt: skip
         self.session = session
         self.client_id = uuid.uuid4().hex
         self.replaced = False
         self._interact = call
         self._call: Any = None
-        self._stream = EventStream(self._attach, describe, from_frame, patience_s)
+        self._stream = EventStream(self._attach, describe, moved, from_frame, patience_s)
         self._events = EventQueue()
         self._pending = PendingCommands(patience_s)
         self._names = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count())

@@ -12,8 +12,9 @@ import grpc
 import grpc.aio
 
 from serving.client.backoff import Backoff
+from serving.client.connections import Connections
 from serving.client.event_stream import refusal_of
-from serving.errors import ReplicaLost, SessionError, SessionNotFound, TooManyRequests
+from serving.errors import ReplicaLost, SessionError, SessionMoved, SessionNotFound, TooManyRequests
 
 TIMEOUT_S = 60.0
 """The longest that an answer to one request is waited for."""
@@ -21,24 +22,26 @@ TIMEOUT_S = 60.0
 LOST = grpc.StatusCode.UNAVAILABLE
 """What is answered where the answer itself is lost."""
 
+MOVED_S = 0.1
+"""How long after a session has moved it is asked for elsewhere."""
+
 Metadata = tuple[tuple[str, str], ...]
 
 
 class UnaryCalls:
-    """Calls over one channel to `server`, in the name of `client_id`.
+    """Calls methods of the service, by their names in the protocol, in the name of `client_id`.
 
     Every method raises the SessionError that the server answers, and ReplicaLost where it cannot be reached or has
-    lost the request on the way. What comes too often comes again when the server takes it.
+    lost the request on the way. What comes too often comes again when the server takes it, and what has moved to
+    another server is asked for there.
     """
 
-    def __init__(
-        self, server: str, channel: grpc.aio.Channel, metadata: Metadata, client_id: str, patience_s: float
-    ) -> None:
-        self._server, self._channel, self._metadata = server, channel, metadata
+    def __init__(self, connections: Connections, metadata: Metadata, client_id: str, patience_s: float) -> None:
+        self._connections, self._metadata = connections, metadata
         self._client_id, self._patience_s = client_id, patience_s
         self._reached = False
 
-    async def call(self, method: Any, request: object, timeout_s: float = TIMEOUT_S) -> Any:
+    async def call(self, method: str, request: object, timeout_s: float = TIMEOUT_S) -> Any:
         """The answer; one that says when to come back is waited for, for as long as `patience_s`."""
         now = asyncio.get_running_loop().time
         until = now() + self._patience_s
@@ -49,13 +52,18 @@ class UnaryCalls:
                 if now() + refused.retry_after_s > until:
                     raise
                 await asyncio.sleep(refused.retry_after_s)
+            except SessionMoved as moved:
+                if now() + MOVED_S > until:
+                    raise
+                self._connections.follow(_session_of(request), moved)
+                await asyncio.sleep(MOVED_S)
 
-    async def ask(self, method: Any, request: Any) -> Any:
+    async def ask(self, method: str, request: Any) -> Any:
         """The answer to what is to be done once, however often it has to be asked for within `patience_s`."""
         request.client_id, request.command_id = self._client_id, uuid.uuid4().hex
         return await self._insist(method, request)
 
-    async def delete(self, method: Any, request: object) -> None:
+    async def delete(self, method: str, request: object) -> None:
         """Have something removed, however often that has to be asked for."""
         try:
             await self.call(method, request)
@@ -65,7 +73,7 @@ class UnaryCalls:
             with suppress(SessionNotFound):  # The answer was lost, and not the request.
                 await self._insist(method, request)
 
-    async def pages(self, method: Any, request: Any) -> AsyncGenerator[Any]:
+    async def pages(self, method: str, request: Any) -> AsyncGenerator[Any]:
         """The answers to a request for a long list, one after the other."""
         while True:
             page = await self.call(method, request)
@@ -77,11 +85,12 @@ class UnaryCalls:
     def refusal(self, error: grpc.aio.AioRpcError) -> SessionError:
         """What the server means by an error."""
         refusal = refusal_of(error)
-        if isinstance(refusal, ReplicaLost):
-            return ReplicaLost(f"{self._server} does not answer as it should: {refusal}")
+        if isinstance(refusal, ReplicaLost) and not isinstance(refusal, SessionMoved):
+            server = self._connections.first.server
+            return ReplicaLost(f"{server} does not answer as it should: {refusal}")
         return refusal
 
-    async def _insist(self, method: Any, request: object) -> Any:
+    async def _insist(self, method: str, request: object) -> Any:
         now = asyncio.get_running_loop().time
         until, backoff = now() + self._patience_s, Backoff(self._patience_s)
         while True:
@@ -98,12 +107,18 @@ class UnaryCalls:
         cause = lost.__cause__
         return self._reached and isinstance(cause, grpc.aio.AioRpcError) and cause.code() is LOST
 
-    async def _once(self, method: Any, request: object, timeout_s: float) -> Any:
+    async def _once(self, method: str, request: object, timeout_s: float) -> Any:
+        connection = self._connections.of(_session_of(request))
         try:
-            answer = await method(request, metadata=self._metadata, timeout=timeout_s)
+            answer = await getattr(connection.stub, method)(request, metadata=self._metadata, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
-            state = self._channel.get_state()
+            state = connection.channel.get_state()
             self._reached = self._reached or state is not grpc.ChannelConnectivity.TRANSIENT_FAILURE
             raise self.refusal(error) from error
         self._reached = True
         return answer
+
+
+def _session_of(request: object) -> str:
+    """The session that a request is about; empty where it is about none."""
+    return str(getattr(request, "session_id", ""))

@@ -3,10 +3,10 @@
 Serve cancels a request whose client goes while it waits for the next message. If the client goes while a message
 is being sent to it, nobody waits, and the request would be served on.
 
-Of an error Serve passes on code and details, and no trailing metadata: the reason, and when to come back, come in
-front of the details, and become metadata here. A request that names no application is for this server, whichever
-others Serve has: it would not know where to. Bytes that are no message, such as texts with half characters, gRPC
-would answer with UNKNOWN: they are refused here as any other request that cannot be used.
+Of an error Serve passes on code and details, and no trailing metadata: the reason, and when or where to come back,
+come in front of the details, and become metadata here. A request that names no application is for this server,
+whichever others Serve has: it would not know where to. Bytes that are no message, such as texts with half
+characters, gRPC would answer with UNKNOWN: they are refused here as any other request that cannot be used.
 """
 
 from __future__ import annotations
@@ -22,10 +22,19 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
 from serving.deployments.telemetry.logging_config import SERVE, Refusals
-from serving.errors import InvalidRequest, ReplicaLost
+from serving.errors import InvalidRequest, ReplicaLost, SessionMoved
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
 from serving.protocol.requests import APPLICATION, APPLICATION_KEY
-from serving.protocol.status import REASON_KEY, REASONS, RETRY_KEY, code_numbered, code_of, message_of, reason_of
+from serving.protocol.status import (
+    REASON_KEY,
+    REASONS,
+    RETRY_KEY,
+    SERVER_KEY,
+    code_numbered,
+    code_of,
+    message_of,
+    reason_of,
+)
 
 Unary = Callable[[Any, Any], Awaitable[bytes]]
 Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
@@ -145,9 +154,10 @@ class _Addressed:
 
 def _name_reason(context: Any) -> None:
     head, _, words = str(context.details() or "").partition(": ")
-    reason, _, retry = head.partition(" ")
+    reason, _, beside = head.partition(" ")
     if words and reason in REASONS.values():
-        said = [(REASON_KEY, reason), *([(RETRY_KEY, retry)] if retry else [])]
+        key = SERVER_KEY if reason == REASONS[SessionMoved] else RETRY_KEY
+        said = [(REASON_KEY, reason), *([(key, beside)] if beside else [])]
         context.set_trailing_metadata([*context.trailing_metadata(), *said])
         context.set_details(words)
     elif _code(context) in (StatusCode.INTERNAL, StatusCode.UNAVAILABLE):

@@ -32,7 +32,7 @@ from serving.errors import ReplicaLost, ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import page_of
-from serving.protocol.status import code_of, message_of, milliseconds, reason_of, retry_after_of, write_error
+from serving.protocol.status import code_of, message_of, reason_of, said_beside, write_error
 from serving.web.app import web_app
 
 DEPARTURE_S = 0.2
@@ -98,8 +98,8 @@ def _named(call: Any, rpc: Any) -> Any:
 def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
     """Answer an error. The proxy makes metadata of the reason: see `grpc_handlers`."""
     context.set_code(code_of(error))
-    retry = "" if (seconds := retry_after_of(error)) is None else f" {milliseconds(seconds)}"
-    context.set_details(f"{reason_of(error)}{retry}: {message_of(error)}")
+    head = " ".join(filter(None, (reason_of(error), said_beside(error))))
+    context.set_details(f"{head}: {message_of(error)}")
 
 
 @serve.ingress()
@@ -170,6 +170,23 @@ class SessionManagerReplica:
     @answered
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, caller: Caller) -> pb.GetServerInfoResponse:
         return await self._sessions.server_info(caller)
+
+    @answered
+    async def EvacuateServer(self, request: pb.EvacuateServerRequest, caller: Caller) -> pb.EvacuateServerResponse:
+        return await self._sessions.evacuate(request, caller)
+
+    @answered
+    async def OfferSession(self, request: pb.OfferSessionRequest, caller: Caller) -> Empty:
+        await self._sessions.offer(request, caller)
+        return Empty()
+
+    @answered
+    async def ImportSession(self, request: pb.ImportSessionRequest, caller: Caller) -> pb.Session:
+        return await self._sessions.import_session(request, caller)
+
+    @answered
+    async def SettleTransfer(self, request: pb.SettleTransferRequest, caller: Caller) -> pb.SettleTransferResponse:
+        return await self._sessions.settle(request, caller)
 
     @answered
     async def CreateSession(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:

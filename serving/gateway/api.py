@@ -38,6 +38,22 @@ class SessionAPI(Protocol):
         """Which server this is."""
         ...
 
+    async def evacuate(self, request: pb.EvacuateServerRequest, caller: Caller) -> pb.EvacuateServerResponse:
+        """Have all sessions go to another server. This and the next three raise NotOperator for other callers."""
+        ...
+
+    async def offer(self, request: pb.OfferSessionRequest, caller: Caller) -> None:
+        """Whether a session of another server would be taken; raises what keeps it from that."""
+        ...
+
+    async def import_session(self, request: pb.ImportSessionRequest, caller: Caller) -> pb.Session:
+        """Have it go on here."""
+        ...
+
+    async def settle(self, request: pb.SettleTransferRequest, caller: Caller) -> pb.SettleTransferResponse:
+        """Whether it does, and if not have it never do so by this transfer."""
+        ...
+
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         """Open a session."""
         ...

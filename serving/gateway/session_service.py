@@ -7,7 +7,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from typing_extensions import override
@@ -24,6 +23,7 @@ from serving.errors import (
 from serving.gateway.api import SessionAPI
 from serving.gateway.callers import Callers
 from serving.gateway.controller_stream import ControllerStream
+from serving.gateway.evacuation import Evacuation, OtherServersByGrpc
 from serving.gateway.ownership.event_relay import Controller, EventRelay, Managers, no_others
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.metrics import GatewayMetrics, Uncounted
@@ -34,7 +34,7 @@ from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recording.recordings import Recordings
 from serving.gateway.request_log import RequestLog, request_name, session_id_of
 from serving.gateway.session_options import OptionsChecker
-from serving.gateway.session_snapshot import FORMATS, pack, restored, unpack
+from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.gateway.spectators import Spectators
 from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -63,12 +63,15 @@ class SessionService(SessionAPI):
         manager: str,
         managers: Managers = no_others,
         metrics: GatewayMetrics | None = None,
+        others: OtherServersByGrpc | None = None,
     ) -> None:
         metrics = metrics or Uncounted()
+        snapshot_bytes = config.limits.snapshot_bytes
+        others = others or OtherServersByGrpc(config.operator_token, snapshot_bytes)
         self._pool = pool
         self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config
-        self._failover = Failover(pool, register, config.leases, manager, metrics)
+        self._failover = Failover(pool, register, config.leases, manager, metrics, others, snapshot_bytes)
         self._relay = EventRelay(
             pool, self._failover, managers, config.leases.lease_s,
             config.limits.recovery_seconds, config.limits.restart_seconds, metrics,
@@ -80,8 +83,8 @@ class SessionService(SessionAPI):
             config, register, partial(self._relay.ask, method="caller_of"), self._failover.beside
         )
         self._options = OptionsChecker(config, stream)
-        self._register = register
-        self._rooms = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
+        rooms: SharedAnswer[dict[str, int]] = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
+        self._evacuation = Evacuation(register, config, self._options, rooms, lambda: self._callers.names, others)
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         self._recordings = Recordings(
             self._relay, config.recordings, lambda: self._callers.names, config.limits.recording_frames,
@@ -138,14 +141,29 @@ class SessionService(SessionAPI):
 
     @override
     async def server_info(self, caller: Caller) -> pb.GetServerInfoResponse:
-        rooms: dict[str, int] = await self._rooms.get()
-        return pb.GetServerInfoResponse(
-            version=version("longtake"),
-            model=self._config.model,
-            cluster=await self._register.cluster(),
-            snapshot_formats=FORMATS,
-            free_slots=sum(rooms.values()),
-        )
+        return await self._evacuation.server_info()
+
+    # To another server, and from one
+
+    @override
+    async def evacuate(self, request: pb.EvacuateServerRequest, caller: Caller) -> pb.EvacuateServerResponse:
+        return await self._evacuation.evacuate(request, caller)
+
+    @override
+    async def offer(self, request: pb.OfferSessionRequest, caller: Caller) -> None:
+        await self._evacuation.offer(request, caller)
+
+    @override
+    async def import_session(self, request: pb.ImportSessionRequest, caller: Caller) -> pb.Session:
+        spec, resume = await self._evacuation.arrival(request, caller)
+        copy = self._new_copy(spec, (), resume)
+        session = await self._open(spec.session_id, Caller(spec.caller), copy, request.transfer)
+        await self._evacuation.require_arrived(spec.session_id, request.transfer)
+        return session
+
+    @override
+    async def settle(self, request: pb.SettleTransferRequest, caller: Caller) -> pb.SettleTransferResponse:
+        return await self._evacuation.settle(request, caller)
 
     # Opening and closing
 
@@ -154,6 +172,7 @@ class SessionService(SessionAPI):
         return await self._requests.once(caller.name, request, lambda: self._create(request, caller))
 
     async def _create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        await self._evacuation.require_stays()
         cues = read_cues(request.cues)
         spec = self._options.read(session_id_of(caller.name, request), request.options, caller)
         return await self._open(spec.session_id, caller, self._new_copy(spec, cues))
@@ -196,6 +215,7 @@ class SessionService(SessionAPI):
         return await self._requests.once(caller.name, request, lambda: self._fork(request, caller))
 
     async def _fork(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
+        await self._evacuation.require_stays()
         await self._callers.require_own(request.session_id, caller)
         session_id = session_id_of(caller.name, request)
         return await self._open(session_id, caller, self._forked_copy(request, session_id, caller))
@@ -218,6 +238,7 @@ class SessionService(SessionAPI):
         return await self._requests.once(caller.name, request, lambda: self._restore(request, caller))
 
     async def _restore(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
+        await self._evacuation.require_stays()
         if len(request.snapshot) > self._config.limits.snapshot_bytes:
             raise LimitReached(
                 f"the snapshot has {len(request.snapshot)} bytes; "
@@ -228,14 +249,16 @@ class SessionService(SessionAPI):
         resume = await asyncio.to_thread(restored, saved, spec)
         return await self._open(spec.session_id, caller, self._new_copy(spec, (), resume))
 
-    async def _open(self, session_id: str, caller: Caller, first: FirstCopy) -> pb.Session:
+    async def _open(
+        self, session_id: str, caller: Caller, first: FirstCopy, attempt: str | None = None
+    ) -> pb.Session:
         """A new session; or the one that another manager has opened for the same request.
 
         Raises LimitReached for one more than the caller may have.
         """
         await self._callers.reserve(session_id, caller)
         try:
-            return await self._failover.open(session_id, first)
+            return await self._failover.open(session_id, first, attempt)
         except AlreadyOpen:
             return pb.Session.FromString(await self._relay.ask(session_id, "describe"))
         except BaseException:

@@ -16,6 +16,7 @@ from serving.errors import (
     LimitReached,
     MemoryFull,
     NotAllowed,
+    NotOperator,
     OriginNotAllowed,
     ReplicaLost,
     RetryLater,
@@ -23,6 +24,7 @@ from serving.errors import (
     SessionError,
     SessionFailed,
     SessionLost,
+    SessionMoved,
     SessionNotFound,
     SlotsFull,
     TimelineError,
@@ -36,6 +38,9 @@ REASON_KEY = "longtake-reason"
 
 RETRY_KEY = "longtake-retry-after-ms"
 """The trailing metadata that says when to come back."""
+
+SERVER_KEY = "longtake-server"
+"""The trailing metadata that says where a session has gone; its address is the same where this is missing."""
 
 FULL_RETRY_S = 10.0
 """When to come back to a server that is full, where nothing else is known: sessions end at any time."""
@@ -52,6 +57,7 @@ CODES: dict[type[ServingError], StatusCode] = {
     SlotsFull: StatusCode.RESOURCE_EXHAUSTED,
     LimitReached: StatusCode.RESOURCE_EXHAUSTED,
     NotAllowed: StatusCode.UNAUTHENTICATED,
+    NotOperator: StatusCode.PERMISSION_DENIED,
     OriginNotAllowed: StatusCode.PERMISSION_DENIED,
     ReplicaLost: StatusCode.UNAVAILABLE,
     SessionLost: StatusCode.DATA_LOSS,
@@ -73,8 +79,10 @@ REASONS: dict[type[ServingError], str] = {
     LimitReached: "LIMIT_REACHED",
     TooManyRequests: "TOO_MANY_REQUESTS",
     NotAllowed: "NOT_ALLOWED",
+    NotOperator: "NOT_OPERATOR",
     OriginNotAllowed: "ORIGIN_NOT_ALLOWED",
     ReplicaLost: "REPLICA_LOST",
+    SessionMoved: "SESSION_MOVED",
 }
 """The names of `ErrorReason`, without its prefix."""
 
@@ -122,7 +130,9 @@ def code_numbered(number: int) -> StatusCode:
     return _BY_NUMBER.get(number, StatusCode.UNKNOWN)
 
 
-def error_of(code: StatusCode, message: str, reason: str = "", retry_after_s: float | None = None) -> SessionError:
+def error_of(
+    code: StatusCode, message: str, reason: str = "", retry_after_s: float | None = None, server: str = ""
+) -> SessionError:
     """What a server's answer means, by its reason, or by its code where that is unknown or missing.
 
     A code that is not about the request is ReplicaLost: it may be made again.
@@ -130,7 +140,7 @@ def error_of(code: StatusCode, message: str, reason: str = "", retry_after_s: fl
     kind = _BY_REASON.get(reason) or _BY_CODE.get(code, ReplicaLost)
     if issubclass(kind, RetryLater) and retry_after_s is not None:
         return kind(message, retry_after_s)
-    return kind(message)
+    return kind(message, server) if issubclass(kind, SessionMoved) else kind(message)
 
 
 def retry_after_of(error: ServingError) -> float | None:
@@ -143,6 +153,18 @@ def retry_after_of(error: ServingError) -> float | None:
 def reason_in(metadata: Iterable[Any] | None) -> str:
     """The reason that an answer's trailing metadata names; empty if it names none."""
     return next((str(value) for key, value in metadata or () if key == REASON_KEY), "")
+
+
+def server_in(metadata: Iterable[Any] | None) -> str:
+    """Where an answer's trailing metadata says to ask; empty where it does not."""
+    return next((str(value) for key, value in metadata or () if key == SERVER_KEY), "")
+
+
+def said_beside(error: ServingError) -> str:
+    """What an answer's trailing metadata says beside the reason: when to come back, or where."""
+    if isinstance(error, SessionMoved):
+        return error.server
+    return "" if (seconds := retry_after_of(error)) is None else str(milliseconds(seconds))
 
 
 def retry_after_in(metadata: Iterable[Any] | None) -> float | None:
@@ -158,6 +180,8 @@ def write_error(error: ServingError) -> pb.Error:
     )
     if (seconds := retry_after_of(error)) is not None:
         written.retry_delay.FromMilliseconds(milliseconds(seconds))
+    if isinstance(error, SessionMoved):
+        written.server = error.server
     return written
 
 
@@ -175,4 +199,4 @@ def reason_name(error: pb.Error) -> str:
 def read_error(error: pb.Error) -> SessionError:
     """What an error in an event means."""
     retry_after_s = error.retry_delay.ToMilliseconds() / 1000 if error.HasField("retry_delay") else None
-    return error_of(code_numbered(error.code), error.message, reason_name(error), retry_after_s)
+    return error_of(code_numbered(error.code), error.message, reason_name(error), retry_after_s, error.server)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from serving.replication.register import Hold, Record
+from serving.replication.register import Destination, Hold, Record
 
 
 class Prepare(NamedTuple):
@@ -32,6 +32,7 @@ class Depart(NamedTuple):
 
     attempt: str
     move: int
+    destination: Destination
 
 
 class Settle(NamedTuple):

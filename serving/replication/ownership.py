@@ -312,8 +312,9 @@ class StandbyOwnership:
         elif self._may_move(now):
             self.phase, self._attempt, self._move = Phase.MOVING, self._new_attempt(), self._move + 1
             self._move_by, self._has_yielded = now + self._config.yield_timeout_s, False
-            move = Move if self._leaves else Depart
-            return [move(self._attempt, self._move)]
+            if self._destination is None or self._leaves:
+                return [Move(self._attempt, self._move)]
+            return [Depart(self._attempt, self._move, self._destination)]
         return self._look(now)
 
     def _settle(self, now: float) -> list[Action]:

@@ -91,6 +91,9 @@ class Register(Protocol):
     async def first(self, session_id: str) -> Record | None:
         """The record of the session's first epoch, for as long as `latest` knows the session."""
 
+    async def open_sessions(self) -> dict[str, Owner]:
+        """The owners of all sessions, by id."""
+
     async def evacuate_to(self, destination: Destination | None) -> None:
         """All sessions are to go there from now on; None has those stay that are here."""
 
@@ -148,6 +151,11 @@ class MemoryRegister:
     async def first(self, session_id: str) -> Record | None:
         """See Register."""
         return self._records.get(session_id, [None])[0]
+
+    async def open_sessions(self) -> dict[str, Owner]:
+        """See Register."""
+        last = {session: records[-1] for session, records in self._records.items()}
+        return {session: record for session, record in last.items() if isinstance(record, Owner)}
 
     async def evacuate_to(self, destination: Destination | None) -> None:
         """See Register."""

@@ -252,7 +252,7 @@ class SessionCopies:
         """Commit the end of a session whose owner this copy is; False if it is not."""
         while (top := await self._register.latest(session.id)) is not None:
             if not isinstance(top.record, Owner):
-                return True
+                return top.record.moved_to is None
             if top.record.attempt != session.attempt:
                 return False
             if await self._register.create(session.id, top.epoch + 1, Ended(reason)):

@@ -167,10 +167,17 @@ def test_the_autoscaler_alone_may_speak_to_kubernetes(chart: Chart) -> None:
 def test_secrets_are_mounted_and_in_no_config(chart: Chart) -> None:
     rendered = chart.render("tokens.existingSecret=callers", "tokens.key=list")
     config = serve_config_of(rendered.ray_service)
-    assert config["applications"][0]["args"]["tokens"] == "/etc/longtake/tokens/list"
+    args = config["applications"][0]["args"]
+    assert (args["tokens"], "operator_token" in args) == ("/etc/longtake/tokens/list", False)
     for group in rendered.groups:
         volumes = {volume["name"]: volume for volume in rendered.pod(group)["volumes"]}
         assert volumes["tokens"]["secret"] == {"secretName": "callers"}
+
+
+def test_operators_have_a_token_of_their_own_in_the_same_secret(chart: Chart) -> None:
+    rendered = chart.render("tokens.existingSecret=callers", "tokens.operatorKey=boss")
+    args = serve_config_of(rendered.ray_service)["applications"][0]["args"]
+    assert args["operator_token"] == "/etc/longtake/tokens/boss"
 
 
 def test_managers_in_several_pods_share_a_volume_of_recordings(chart: Chart) -> None:

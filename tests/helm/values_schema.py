@@ -14,11 +14,12 @@ from serving.deployments.cluster_app import settings_schema
 CHART = Path(__file__).parents[2] / "helm" / "longtake"
 FILE = CHART / "values.schema.json"
 
-SAID_BY_THE_CHART = ("tokens", "insecure", "models_dir", "recordings")
+SAID_BY_THE_CHART = ("tokens", "operator_token", "insecure", "models_dir", "recordings")
 """Settings of the server that follow from other values."""
 
 TEXT = {"type": "string"}
 TEXTS = {"type": "array", "items": TEXT}
+KEY = {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$"}
 SWITCH = {"type": "boolean"}
 OBJECT = {"type": "object"}
 OBJECTS = {"type": "array", "items": OBJECT}
@@ -100,7 +101,9 @@ def values_schema() -> dict[str, Any]:
             pullSecrets=TEXTS,
         ),
         insecure=SWITCH,
-        tokens=closed(existingSecret=TEXT, key={"type": "string", "pattern": "^[-._a-zA-Z0-9]+$"}),
+        tokens=closed(
+            existingSecret=TEXT, key=KEY, operatorKey={"type": "string", "pattern": "^[-._a-zA-Z0-9]*$"}
+        ),
         ray=closed(authSecret=TEXT, faultTolerance=closed(redisAddress=TEXT, passwordSecret=TEXT)),
         server=_server(settings),
         replicas=closed(managers=COUNT, denoisers=COUNT, decoders=COUNT, textEncoders=COUNT),

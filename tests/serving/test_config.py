@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from engines.errors import ConfigError
 from kernels.dispatch import EAGER
-from serving.auth import REREAD_S, Tokens, TokensFile
+from serving.auth import REREAD_S, OperatorToken, Tokens, TokensFile
 from serving.config import Limits, ServerConfig, problem_of
 
 
@@ -162,3 +162,24 @@ def test_only_a_server_of_this_machine_without_tokens_minds_by_which_name_it_is_
 def test_the_past_is_not_made_again_for_longer_than_a_request_is_waited_for() -> None:
     with pytest.raises(ValidationError, match=r"limits.replay_seconds is 46; .* not waited for longer than 45 s"):
         Limits(replay_seconds=46)
+
+
+def test_the_operators_token_is_read_from_its_file_each_time(tmp_path: Path) -> None:
+    path = tmp_path / "operator"
+    path.write_text("secret\n")
+    operator = OperatorToken(path)
+    assert (operator.is_of("secret"), operator.is_of("other"), operator.is_of("")) == (True, False, False)
+    path.write_text("other\n")
+    assert (operator.is_of("secret"), operator.is_of("other")) == (False, True)
+    path.unlink()
+    assert not operator.is_of("other")
+    assert not OperatorToken(None).is_of("")
+
+
+@pytest.mark.parametrize("content", ["", "two words", None])
+def test_a_file_without_one_token_is_no_operators_token(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "operator"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ValidationError, match=r"cannot be read|is to have one token"):
+        ServerConfig(operator_token=path)

@@ -104,6 +104,10 @@ class KvRegister:
         """See Register."""
         return await self._call(lambda: self._get(session_id, 1))
 
+    async def open_sessions(self) -> dict[str, Owner]:
+        """See Register."""
+        return await self._call(self._open_sessions, SLOTS_TIMEOUT_S)
+
     async def evacuate_to(self, destination: Destination | None) -> None:
         """See Register."""
         await self._call(lambda: self._server.put(DESTINATION, encode_destination(destination)))
@@ -154,6 +158,11 @@ class KvRegister:
             return None
         record = self._get(session_id, epochs[-1])
         return None if record is None else EpochRecord(epochs[-1], record)
+
+    def _open_sessions(self) -> dict[str, Owner]:
+        latest = {session: self._latest(session) for session in self._epochs("")}
+        tops = {session: top.record for session, top in latest.items() if top is not None}
+        return {session: record for session, record in tops.items() if isinstance(record, Owner)}
 
     def _name_cluster(self) -> str:
         self._server.create(CLUSTER, str(uuid.uuid4()).encode())

@@ -16,17 +16,21 @@ from serving.errors import RegisterUnavailable, ReplicaDied, ReplicaLost, Servin
 from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.gateway.ownership.replica_pool import ReplicaPool, Replicas
 from serving.gateway.ownership.session_directory import SessionDirectory
-from serving.gateway.ownership.standby_host import StandbyHost
+from serving.gateway.ownership.shared_answer import SharedAnswer
+from serving.gateway.ownership.standby_host import OtherServers, StandbyHost
 from serving.gateway.ownership.standby_session import FirstCopy, StandbySession
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.adoption import Adopt, Drop, decide_orphan
 from serving.replication.leases import LeaseConfig, Orphan, RenewAnswer
-from serving.replication.register import Ended, Register
+from serving.replication.register import Destination, Ended, EpochRecord, Register
 
 logger = logging.getLogger(__name__)
 
 FORGET_EVERY_S = 30.0
 TOLD_S = 5.0
+
+DESTINATION_KEPT_S = 1.0
+"""How old the answer may be whether all sessions are to go to another server."""
 
 
 class Failover:
@@ -38,17 +42,22 @@ class Failover:
         config: how long a lease is.
         manager: the name of this process, which is never used again.
         metrics: where to count.
+        others: calls the server that sessions go to.
+        snapshot_bytes: the most that such a session may have.
 
     """
 
     def __init__(
-        self, pool: ReplicaPool, register: Register, config: LeaseConfig, manager: str, metrics: GatewayMetrics
-    ) -> None:
+        self, pool: ReplicaPool, register: Register, config: LeaseConfig, manager: str, metrics: GatewayMetrics,
+        others: OtherServers, snapshot_bytes: int,
+    ) -> None:  # fmt: skip
         self._pool = pool
         self._register = register
         self._config = config
         self.directory = SessionDirectory(register)
-        self._host = StandbyHost(pool, register, config, manager, self.directory, self.beside, metrics)
+        self._host = StandbyHost(
+            pool, register, config, manager, self.directory, self.beside, metrics, others, snapshot_bytes
+        )
         self.manager = manager
         self._sessions: dict[str, StandbySession] = {}
         self._streams: dict[str, str] = {}
@@ -56,6 +65,7 @@ class Failover:
         self._soon: dict[str, asyncio.Event] = {}
         self._adopting: set[str] = set()
         self._is_leaving = False
+        self._destination = SharedAnswer(register.destination, DESTINATION_KEPT_S)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -86,10 +96,14 @@ class Failover:
 
     # Sessions
 
-    async def open(self, session_id: str, first: FirstCopy) -> pb.Session:
-        """Open a session, of which `first` makes the first copy, and be its standby."""
+    async def destination(self) -> Destination | None:
+        """Where all sessions are to go. Raises RegisterUnavailable."""
+        return await self._destination.get()
+
+    async def open(self, session_id: str, first: FirstCopy, attempt: str | None = None) -> pb.Session:
+        """Open a session, of which `first` makes the first copy (as `attempt`), and be its standby."""
         self.start()
-        session = self._standby(session_id, first=first)
+        session = self._standby(session_id, first=first, attempt=attempt)
         try:
             return await session.opened()
         except asyncio.CancelledError:
@@ -100,6 +114,8 @@ class Failover:
         """End a session for good, wherever it is. Raises SessionNotFound for one that is over."""
         while True:
             located = await self.directory.look(session_id)
+            if located.owner.held is not None:
+                raise ReplicaLost(f"the session {session_id} is on its way to another server; ask again")
             if await self._register.create(session_id, located.epoch + 1, Ended(reason)):
                 break
         self.directory.forget(session_id)
@@ -121,11 +137,14 @@ class Failover:
         session.release()
 
     def _standby(
-        self, session_id: str, *, first: FirstCopy | None = None, adopt: Adopt | None = None
-    ) -> StandbySession:
+        self, session_id: str, *, first: FirstCopy | None = None, attempt: str | None = None,
+        adopt: Adopt | None = None,
+    ) -> StandbySession:  # fmt: skip
         if (before := self._sessions.get(session_id)) is not None:
             before.release()
-        session = StandbySession(self._host, session_id, self._renew_now, self._released, first=first, adopt=adopt)
+        session = StandbySession(
+            self._host, session_id, self._renew_now, self._released, first=first, attempt=attempt, adopt=adopt
+        )
         self._sessions[session_id] = session
         session.begin()
         return session
@@ -149,13 +168,16 @@ class Failover:
 
     async def _watch(self) -> None:
         """One loop for each replica that is there, and the passing of time for each session."""
+        destination: Destination | None = None
         while True:
             replicas = await self._replicas()
             for replica in replicas.all:
                 if replica not in self._renewals:
                     self._soon[replica] = asyncio.Event()
                     self._renewals[replica] = asyncio.create_task(self._renew_loop(replica))
+            destination = await self._where_to(destination)
             for session in list(self._sessions.values()):
+                session.ownership.evacuate(destination)
                 session.tick(replicas.leaving)
             await asyncio.sleep(self._config.renew_every_s / 2)
 
@@ -165,6 +187,12 @@ class Failover:
         except ReplicaLost as lost:
             logger.warning("replicas cannot be listed", extra={"why": str(lost)})
             return Replicas(())
+
+    async def _where_to(self, before: Destination | None) -> Destination | None:
+        try:
+            return await self.destination()
+        except RegisterUnavailable:
+            return before
 
     def _renew_now(self, replica: str) -> None:
         if (soon := self._soon.get(replica)) is not None:
@@ -236,7 +264,7 @@ class Failover:
                     self._standby(orphan.session_id, adopt=adopt)
                     # One whose lease runs was offered by a manager that leaves.
                     self._host.metrics.failed_over("manager", planned=orphan.without_lease_s == 0)
-                case Drop(attempt, epoch) if top is not None and isinstance(top.record, Ended):
+                case Drop(attempt, epoch) if _is_over(top):
                     logger.info("copy of a session that ended", extra={"session": orphan.session_id})
                     await self._pool.call(replica, "session_ended", orphan.session_id, epoch, timeout_s=TOLD_S)
                 case Drop(attempt, epoch):
@@ -266,6 +294,11 @@ class Failover:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task of the gateway failed", exc_info=error)
+
+
+def _is_over(top: EpochRecord | None) -> bool:
+    """Whether nobody goes on with a session."""
+    return top is not None and isinstance(top.record, Ended) and top.record.moved_to is None
 
 
 def _now() -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-Stage = Literal["denoiser", "decoder", "manager"]
-"""What of a session went on elsewhere: it itself, its decoder, or the copy that its standby has of it."""
+Stage = Literal["denoiser", "decoder", "manager", "server"]
+"""What of a session went on elsewhere: it itself, its decoder, its standby's copy, or all of it."""
 
 
 class GatewayMetrics(Protocol):

@@ -1,16 +1,19 @@
-"""A planned move: a session is handed over by a replica that leaves to one that stays."""
+"""A planned move: a session is handed over by its replica to one that stays, or to another server."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
-from serving.errors import SlotsFull
+from serving.errors import ServingError, SlotsFull
 from serving.gateway.ownership.placement import roomiest
 from serving.gateway.ownership.replica_pool import ANSWER_S
 from serving.gateway.ownership.standby_host import StandbyHost
-from serving.replication.messages import HandedOver, Prepared
-from serving.replication.register import Owner
+from serving.replication.messages import Departure, HandedOver, Prepared
+from serving.replication.register import Destination, Hold, Owner
+
+logger = logging.getLogger(__name__)
 
 
 async def moved_copy(
@@ -42,3 +45,36 @@ async def moved_copy(
         timeout_s=config.prepare_timeout_s,
     )  # fmt: skip
     return prepared
+
+
+async def departed(
+    host: StandbyHost, owner: Owner, epoch: int, move: int, to: Destination, session_id: str, caller: str
+) -> Departure:
+    """A session as its owner at `epoch` leaves it for another server, which has said that it would take it.
+
+    Raises SlotsFull where others are on their way already, and what the two raise.
+    """
+    if host.departing.locked():
+        raise SlotsFull("other sessions go first")
+    async with host.departing:
+        await host.others.offer(to, session_id, caller)
+        arguments = (owner.attempt, epoch, move, host.snapshot_bytes)
+        timeout_s = host.config.yield_timeout_s
+        left: Departure = await host.pool.call(owner.replica, "depart", *arguments, timeout_s=timeout_s)
+        return left
+
+
+async def has_begun(host: StandbyHost, hold: Hold, session_id: str, departure: Departure | None) -> bool:
+    """Whether a session goes on on the other server, which is sent its `departure` if there is one to be sent.
+
+    Raises a ServingError where that server does not say.
+    """
+    if departure is not None:
+        try:
+            async with host.departing:
+                await host.others.send(hold.destination, hold.transfer, departure)
+        except ServingError as error:
+            logger.warning("the other server has not said yes", extra={"session": session_id, "why": str(error)})
+        else:
+            return True
+    return await host.others.settle(hold.destination, session_id, hold.transfer)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from serving.errors import SessionLost, SessionNotFound
-from serving.replication.register import Ended, Owner, Register
+from serving.errors import SessionLost, SessionMoved, SessionNotFound
+from serving.replication.register import Destination, Ended, Owner, Register
 from serving.timeline.formats.document import shown
 
 REMEMBERED = 10_000
@@ -39,6 +39,8 @@ class SessionDirectory:
         """The same, asked of the register."""
         top = await self._register.latest(session_id)
         self._known.pop(session_id, None)
+        if top is None and (destination := await self._register.destination()) is not None:
+            raise moved(destination)
         if top is None:
             raise SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
         if isinstance(top.record, Ended):
@@ -49,7 +51,9 @@ class SessionDirectory:
         """Those that own one of the sessions, asked of the register; those that are over have none."""
         found = await asyncio.gather(*map(self.look, session_ids), return_exceptions=True)
         for error in found:
-            if isinstance(error, BaseException) and not isinstance(error, SessionNotFound | SessionLost):
+            if isinstance(error, BaseException) and not isinstance(
+                error, SessionNotFound | SessionLost | SessionMoved
+            ):
                 raise error
         return {located.owner.replica for located in found if isinstance(located, Located)}
 
@@ -66,7 +70,15 @@ class SessionDirectory:
         self._known.pop(session_id, None)
 
 
-def _ended(session_id: str, ended: Ended) -> SessionNotFound | SessionLost:
+def moved(destination: Destination) -> SessionMoved:
+    """What is said of sessions that go on on another server."""
+    where = f"at {destination.public}" if destination.public else "at the same address, over a new connection"
+    return SessionMoved(f"sessions of this server go on on another one: ask {where}", destination.public)
+
+
+def _ended(session_id: str, ended: Ended) -> SessionNotFound | SessionLost | SessionMoved:
+    if ended.moved_to is not None:
+        return moved(ended.moved_to)
     if ended.lost:
         return SessionLost(f"the session {shown(session_id)} was lost: {ended.reason}")
     return SessionNotFound(f"no session {shown(session_id)} is here: {ended.reason}")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from serving.errors import ReplicaLost, SessionNotFound
 from serving.gateway.ownership.metrics import GatewayMetrics
@@ -13,9 +14,26 @@ from serving.gateway.ownership.replica_pool import TOLD_S, ReplicaPool
 from serving.gateway.ownership.session_directory import SessionDirectory
 from serving.replication.contacts import Contacts
 from serving.replication.leases import LeaseConfig
-from serving.replication.register import Register
+from serving.replication.messages import Departure
+from serving.replication.register import Destination, Register
+
+DEPARTING_AT_ONCE = 4
+"""Sessions that go to another server at a time, which has to rebuild each; the others go on meanwhile."""
 
 logger = logging.getLogger(__name__)
+
+
+class OtherServers(Protocol):
+    """Calls the server that sessions go to. Methods raise a ServingError where it refuses, or is out of reach."""
+
+    async def offer(self, to: Destination, session_id: str, caller: str) -> None:
+        """Ask whether it would take a session."""
+
+    async def send(self, to: Destination, transfer: str, departure: Departure) -> None:
+        """Have a session go on there."""
+
+    async def settle(self, to: Destination, session_id: str, transfer: str) -> bool:
+        """Whether it does; if not, it never will by this transfer."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +47,13 @@ class StandbyHost:
     directory: SessionDirectory
     beside: Callable[[Coroutine[Any, Any, None]], None]
     metrics: GatewayMetrics
+    others: OtherServers
+    snapshot_bytes: int
+    """The most that a session may have that goes to another server."""
     contacts: Contacts = field(default_factory=Contacts)
     dead: set[str] = field(default_factory=set)
     """Replicas whose process is known to be dead; ids are never used again."""
+    departing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DEPARTING_AT_ONCE))
 
     def tell(self, replica: str, method: str, *arguments: Any) -> None:
         """Call a method of a replica that may be silent, for when it speaks again."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from serving.errors import (
@@ -15,7 +17,7 @@ from serving.errors import (
     ServingError,
     SessionNotFound,
 )
-from serving.gateway.ownership.moves import moved_copy
+from serving.gateway.ownership.moves import departed, has_begun, moved_copy
 from serving.gateway.ownership.placement import prepare
 from serving.gateway.ownership.standby_host import StandbyHost
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -23,17 +25,19 @@ from serving.replication.actions import (
     Action,
     CancelAttempt,
     Commit,
+    Depart,
     FollowRegister,
     LookInRegister,
     Move,
     Prepare,
     SessionLost,
+    Settle,
 )
 from serving.replication.adoption import Adopt
 from serving.replication.leases import CopyReport
-from serving.replication.messages import FullState, Prepared, ReplicationDelta
+from serving.replication.messages import Departure, FullState, Prepared, ReplicationDelta
 from serving.replication.ownership import StandbyOwnership
-from serving.replication.register import EpochRecord, Owner
+from serving.replication.register import Destination, Ended, EpochRecord, Hold, Owner
 from serving.replication.standby import MissedDelta, StandbyCopy
 
 logger = logging.getLogger(__name__)
@@ -55,7 +59,8 @@ class AlreadyOpen(ServingError):
 class StandbySession:
     """Carries out what the ownership protocol decides for one session.
 
-    `renew_now` has the leases on a replica renewed at once, and `released` is told when the role is over.
+    `attempt` names the first copy, where somebody is to know it by that. `renew_now` has the leases on a replica
+    renewed at once, and `released` is told when the role is over.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class StandbySession:
         released: Callable[[StandbySession], None],
         *,
         first: FirstCopy | None = None,
+        attempt: str | None = None,
         adopt: Adopt | None = None,
     ) -> None:
         self.session_id = session_id
@@ -75,7 +81,10 @@ class StandbySession:
         self._first = first
         self._copy = StandbyCopy()
         now = _now()
-        self.ownership = StandbyOwnership(host.config, host.contacts, host.manager, session_id, now, adopt)
+        names = chain(() if attempt is None else (attempt,), iter(lambda: uuid.uuid4().hex, None))
+        self.ownership = StandbyOwnership(
+            host.config, host.contacts, host.manager, session_id, now, adopt, partial(next, names)
+        )
         self._tried: dict[str, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fed_by: Owner | None = None
@@ -84,6 +93,7 @@ class StandbySession:
         self._description: asyncio.Future[pb.Session] = asyncio.get_running_loop().create_future()
         self._prepared: Prepared | None = None
         self._moved_as: str | None = None
+        self._departure: tuple[str, Departure | None] = "", None
         self._died: set[str] = set()
         self._died_making: int | None = None
         self._rebuilds_at: int | None = None
@@ -157,6 +167,10 @@ class StandbySession:
                     self._spawn(self._prepare(attempt, doubted))
                 case Move(attempt, move):
                     self._spawn(self._move(attempt, move))
+                case Depart(attempt, move, to):
+                    self._spawn(self._depart(attempt, move, to))
+                case Settle(hold):
+                    self._spawn(self._settle(hold))
                 case CancelAttempt(attempt):
                     self._cancel(attempt)
                 case Commit():
@@ -222,6 +236,33 @@ class StandbySession:
         self._moved_as = attempt
         self._carry_out(self.ownership.moved(attempt, made.replica, _now()))
 
+    async def _depart(self, attempt: str, move: int, to: Destination) -> None:
+        """Have the owner leave for another server. Whatever fails before it is held, the owner goes on."""
+        owner, epoch = self.ownership.owner, self.ownership.epoch
+        assert owner is not None
+        try:
+            caller = self._copy.spec.caller
+            left = await departed(self._host, owner, epoch, move, to, self.session_id, caller)
+        except ServingError as error:
+            logger.info("has not departed yet", extra={"session": self.session_id, "why": str(error)})
+            self._carry_out(self.ownership.prepare_failed(attempt, _now()))
+            return
+        self._departure = attempt, left
+        self._carry_out(self.ownership.departed(attempt, _now()))
+
+    async def _settle(self, hold: Hold) -> None:
+        """Have the other server open the session, once, and find out whether it has."""
+        name, left = self._departure
+        departure, self._departure = left if name == hold.transfer else None, ("", None)
+        try:
+            begun = await has_begun(self._host, hold, self.session_id, departure)
+        except ServingError as error:
+            extra = {"session": self.session_id, "why": str(error)}
+            logger.warning("the session is held until the other server answers", extra=extra)
+            self._carry_out(self.ownership.unsettled(_now()))
+            return
+        self._carry_out(self.ownership.settled(begun, _now()))
+
     async def _made(self, attempt: str, making: Awaitable[Prepared]) -> Prepared:
         """A copy that is ready; one that is not to be is cancelled wherever it was tried."""
         try:
@@ -249,6 +290,10 @@ class StandbySession:
             logger.warning("the register does not answer", extra=extra)
             self._carry_out(self.ownership.commit_unreachable(_now()))
             return
+        if won and isinstance(commit.record, Ended) and before is not None:
+            self._host.tell(before.replica, "drop", before.attempt, commit.epoch)
+            if commit.record.moved_to is not None:
+                self._host.metrics.failed_over("server", planned=True)
         self._carry_out(self.ownership.committed(commit.epoch, won, _now()))
         if won and isinstance(commit.record, Owner):
             self._took_over(commit.epoch, commit.record, before)
@@ -258,11 +303,10 @@ class StandbySession:
         self._host.directory.note(self.session_id, epoch, owner)
         extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
         logger.info("standby of a session", extra=extra)
-        if before is not None:
+        if before is not None and owner.attempt != before.attempt:
             self._host.tell(before.replica, "drop", before.attempt, epoch)
             logger.info("session taken over", extra=extra)
-            if owner.attempt != before.attempt:
-                self._host.metrics.failed_over("denoiser", planned=owner.attempt == self._moved_as)
+            self._host.metrics.failed_over("denoiser", planned=owner.attempt == self._moved_as)
         self._renew_now(owner.replica)
         if owner.replica in self._host.dead:
             self.replica_died(owner.replica)

@@ -15,6 +15,7 @@ from serving.errors import (
     ServingError,
     SessionFailed,
     SessionLost,
+    SessionMoved,
     SessionNotFound,
 )
 from serving.gateway.ownership.event_relay import EventRelay
@@ -64,7 +65,7 @@ class Recorder:
         try:
             while await self._is_recorded() and await self._follow():
                 pass
-        except (SessionNotFound, SessionLost, SessionFailed):
+        except (SessionNotFound, SessionLost, SessionFailed, SessionMoved):
             return None
         except FrameOutOfRange as gone:
             return LimitReached(
@@ -124,7 +125,7 @@ class Recorder:
             said.error.CopyFrom(write_error(LimitReached(_sentence(ended, failure))))
             extra = {"recording": ended.name, "frames": ended.frames, "why": str(failure)}
             logger.warning("recording ended", extra=extra)
-        with suppress(SessionNotFound, SessionLost):
+        with suppress(SessionNotFound, SessionLost, SessionMoved):
             await self._relay.ask(ended.session_id, "end_recording", said.SerializeToString())
 
 

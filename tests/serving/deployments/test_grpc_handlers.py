@@ -12,7 +12,7 @@ import pytest
 
 from serving.deployments.grpc_handlers import answered, sent, tolerant
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.status import reason_in, retry_after_in
+from serving.protocol.status import reason_in, retry_after_in, server_in
 
 LOST_WORDS = "the process of the server that was to answer is lost, or not there yet; ask again"
 
@@ -160,3 +160,13 @@ def addressed(*metadata: tuple[str, str]) -> list[str]:
 def test_a_request_that_names_no_application_is_for_this_server_whichever_others_there_are() -> None:
     assert addressed() == ["longtake"]
     assert addressed(("application", "another")) == ["another"]
+
+
+@pytest.mark.parametrize("method", ["unary", "stream"])
+@pytest.mark.parametrize("server", ["new.example:9000", ""])
+def test_where_a_session_has_gone_becomes_metadata(method: str, server: str) -> None:
+    head = f"SESSION_MOVED {server}".strip()
+    error = answer(f"{head}: ask there: now", method, grpc.StatusCode.UNAVAILABLE)
+    metadata: Any = error.trailing_metadata()
+    assert (reason_in(metadata), server_in(metadata)) == ("SESSION_MOVED", server)
+    assert (error.details(), retry_after_in(metadata)) == ("ask there: now", None)

@@ -23,6 +23,7 @@ from tests.serving.live.scenes import METHODS, NOON, code_of
 OF_THE_CALLER = (
     *("CreateSession", "ListSessions", "RestoreSession", "ListRecordings"),
     *("DescribeServer", "GetServerInfo"),
+    *("EvacuateServer", "OfferSession", "ImportSession", "SettleTransfer"),
 )
 ABOUT_A_SESSION = [method for method in METHODS if method.name not in OF_THE_CALLER]
 SESSIONS_PER_TOKEN = 2

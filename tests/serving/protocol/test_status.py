@@ -9,6 +9,7 @@ from serving.errors import (
     LimitReached,
     MemoryFull,
     NoLease,
+    NotOperator,
     RegisterUnavailable,
     ReplicaDied,
     ReplicaLost,
@@ -63,7 +64,7 @@ def test_what_no_caller_can_mend_is_internal() -> None:
     assert code_of(errors.ModelError("the weights are not here")) is StatusCode.INTERNAL
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CODES if kind not in (TimelineError, SlotsFull)])
+@pytest.mark.parametrize("kind", [kind for kind in CODES if kind not in (TimelineError, SlotsFull, NotOperator)])
 def test_an_error_comes_back_from_its_code_as_what_it_was(kind: type[ServingError]) -> None:
     again = error_of(code_of(kind("why")), "why")
     assert (type(again), str(again)) == (kind, "why")

@@ -363,7 +363,7 @@ class Manager(Process):
                     self._prepare(session, action)
                 case Move(attempt, move):
                     self._move(session, attempt, move)
-                case Depart(attempt, _):
+                case Depart(attempt, _, _):
                     self._depart(session, attempt)
                 case Settle(hold):
                     self._settle(session, hold)

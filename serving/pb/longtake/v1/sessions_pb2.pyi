@@ -94,6 +94,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_SESSION_FAILED: _ClassVar[ErrorReason]
     ERROR_REASON_ORIGIN_NOT_ALLOWED: _ClassVar[ErrorReason]
     ERROR_REASON_TOO_MANY_REQUESTS: _ClassVar[ErrorReason]
+    ERROR_REASON_SESSION_MOVED: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_OPERATOR: _ClassVar[ErrorReason]
 SESSION_STATE_UNSPECIFIED: SessionState
 SESSION_STATE_CREATED: SessionState
 SESSION_STATE_READY: SessionState
@@ -150,6 +152,8 @@ ERROR_REASON_REPLICA_LOST: ErrorReason
 ERROR_REASON_SESSION_FAILED: ErrorReason
 ERROR_REASON_ORIGIN_NOT_ALLOWED: ErrorReason
 ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason
+ERROR_REASON_SESSION_MOVED: ErrorReason
+ERROR_REASON_NOT_OPERATOR: ErrorReason
 
 class SessionOptions(_message.Message):
     __slots__ = ("model", "seed", "height", "width", "fps", "ahead", "lease")
@@ -352,6 +356,58 @@ class GetServerInfoResponse(_message.Message):
     snapshot_formats: _containers.RepeatedScalarFieldContainer[str]
     free_slots: int
     def __init__(self, version: _Optional[str] = ..., model: _Optional[str] = ..., cluster: _Optional[str] = ..., snapshot_formats: _Optional[_Iterable[str]] = ..., free_slots: _Optional[int] = ...) -> None: ...
+
+class EvacuateServerRequest(_message.Message):
+    __slots__ = ("to", "public")
+    TO_FIELD_NUMBER: _ClassVar[int]
+    PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    to: str
+    public: str
+    def __init__(self, to: _Optional[str] = ..., public: _Optional[str] = ...) -> None: ...
+
+class EvacuateServerResponse(_message.Message):
+    __slots__ = ("sessions", "held")
+    SESSIONS_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    sessions: int
+    held: int
+    def __init__(self, sessions: _Optional[int] = ..., held: _Optional[int] = ...) -> None: ...
+
+class OfferSessionRequest(_message.Message):
+    __slots__ = ("cluster", "session_id", "caller")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CALLER_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    session_id: str
+    caller: str
+    def __init__(self, cluster: _Optional[str] = ..., session_id: _Optional[str] = ..., caller: _Optional[str] = ...) -> None: ...
+
+class ImportSessionRequest(_message.Message):
+    __slots__ = ("cluster", "transfer", "session")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    transfer: str
+    session: EvacuatedSession
+    def __init__(self, cluster: _Optional[str] = ..., transfer: _Optional[str] = ..., session: _Optional[_Union[EvacuatedSession, _Mapping]] = ...) -> None: ...
+
+class SettleTransferRequest(_message.Message):
+    __slots__ = ("cluster", "session_id", "transfer")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    session_id: str
+    transfer: str
+    def __init__(self, cluster: _Optional[str] = ..., session_id: _Optional[str] = ..., transfer: _Optional[str] = ...) -> None: ...
+
+class SettleTransferResponse(_message.Message):
+    __slots__ = ("begun",)
+    BEGUN_FIELD_NUMBER: _ClassVar[int]
+    begun: bool
+    def __init__(self, begun: _Optional[bool] = ...) -> None: ...
 
 class EvacuatedSession(_message.Message):
     __slots__ = ("caller", "snapshot", "chunks", "controller", "seq", "pending_command_ids", "answered")
@@ -870,13 +926,15 @@ class Replaced(_message.Message):
     def __init__(self) -> None: ...
 
 class Error(_message.Message):
-    __slots__ = ("code", "message", "reason", "retry_delay")
+    __slots__ = ("code", "message", "reason", "retry_delay", "server")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     RETRY_DELAY_FIELD_NUMBER: _ClassVar[int]
+    SERVER_FIELD_NUMBER: _ClassVar[int]
     code: int
     message: str
     reason: ErrorReason
     retry_delay: _duration_pb2.Duration
-    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[_Union[ErrorReason, str]] = ..., retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    server: str
+    def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[_Union[ErrorReason, str]] = ..., retry_delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., server: _Optional[str] = ...) -> None: ...

@@ -38,7 +38,8 @@ class SessionsStub:
     UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
     name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often, and whom a full
     server has no room for, is told by `longtake-retry-after-ms` beside it, or by `retry_delay` in a message, when to come
-    back: the same will be taken then, or may be.
+    back: the same will be taken then, or may be. Whom a server of another address is to be asked for is told which by
+    `longtake-server` (SESSION_MOVED).
 
     Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
     each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
@@ -56,6 +57,26 @@ class SessionsStub:
                 '/longtake.v1.Sessions/DescribeServer',
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.SerializeToString,
                 response_deserializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.FromString,
+                _registered_method=True)
+        self.EvacuateServer = channel.unary_unary(
+                '/longtake.v1.Sessions/EvacuateServer',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.EvacuateServerRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.EvacuateServerResponse.FromString,
+                _registered_method=True)
+        self.OfferSession = channel.unary_unary(
+                '/longtake.v1.Sessions/OfferSession',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.OfferSessionRequest.SerializeToString,
+                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+                _registered_method=True)
+        self.ImportSession = channel.unary_unary(
+                '/longtake.v1.Sessions/ImportSession',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.Session.FromString,
+                _registered_method=True)
+        self.SettleTransfer = channel.unary_unary(
+                '/longtake.v1.Sessions/SettleTransfer',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.SettleTransferRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.SettleTransferResponse.FromString,
                 _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/longtake.v1.Sessions/GetServerInfo',
@@ -191,7 +212,8 @@ class SessionsServicer:
     UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
     name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often, and whom a full
     server has no room for, is told by `longtake-retry-after-ms` beside it, or by `retry_delay` in a message, when to come
-    back: the same will be taken then, or may be.
+    back: the same will be taken then, or may be. Whom a server of another address is to be asked for is told which by
+    `longtake-server` (SESSION_MOVED).
 
     Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
     each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
@@ -201,6 +223,37 @@ class SessionsServicer:
 
     def DescribeServer(self, request, context):
         """Says what the server generates: its model, the picture sizes that it serves, and its limits.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EvacuateServer(self, request, context):
+        """For operators, whose token every server may have beside its callers' (`operator_token`); from anybody else these
+        four are PERMISSION_DENIED (NOT_OPERATOR). EvacuateServer has all sessions go to another server from now on, and
+        refuses new ones (SESSION_MOVED): each stops at the end of a block, and goes on there with its id, its caller and
+        all that its clients know of it. To ask again does no harm, and says how many are left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OfferSession(self, request, context):
+        """The server that is evacuated asks whether a session would be taken. Refuses what cannot be.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ImportSession(self, request, context):
+        """And has it go on here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleTransfer(self, request, context):
+        """And asks, where it has had no answer, whether it does. If not it never will by this transfer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -393,6 +446,26 @@ def add_SessionsServicer_to_server(servicer, server):
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.FromString,
                     response_serializer=longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.SerializeToString,
             ),
+            'EvacuateServer': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvacuateServer,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.EvacuateServerRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.EvacuateServerResponse.SerializeToString,
+            ),
+            'OfferSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.OfferSession,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.OfferSessionRequest.FromString,
+                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
+            ),
+            'ImportSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.ImportSession,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.ImportSessionRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.Session.SerializeToString,
+            ),
+            'SettleTransfer': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleTransfer,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.SettleTransferRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.SettleTransferResponse.SerializeToString,
+            ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.GetServerInfoRequest.FromString,
@@ -533,7 +606,8 @@ class Sessions:
     UNAUTHENTICATED, UNAVAILABLE (try again). The trailing metadata key `longtake-reason` says more for programs: the
     name of an ErrorReason without its prefix, such as `SLOTS_FULL`. Who asks too often, and whom a full
     server has no room for, is told by `longtake-retry-after-ms` beside it, or by `retry_delay` in a message, when to come
-    back: the same will be taken then, or may be.
+    back: the same will be taken then, or may be. Whom a server of another address is to be asked for is told which by
+    `longtake-server` (SESSION_MOVED).
 
     Everything that changes something may carry a `client_id` and a `command_id`, best a UUID for each client and one for
     each thing that it asks for. Whoever has had no answer asks again with the same two ids, and gets the first answer, a
@@ -558,6 +632,114 @@ class Sessions:
             '/longtake.v1.Sessions/DescribeServer',
             longtake_dot_v1_dot_sessions__pb2.DescribeServerRequest.SerializeToString,
             longtake_dot_v1_dot_sessions__pb2.DescribeServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvacuateServer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/EvacuateServer',
+            longtake_dot_v1_dot_sessions__pb2.EvacuateServerRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.EvacuateServerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OfferSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/OfferSession',
+            longtake_dot_v1_dot_sessions__pb2.OfferSessionRequest.SerializeToString,
+            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/ImportSession',
+            longtake_dot_v1_dot_sessions__pb2.ImportSessionRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.Session.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleTransfer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/SettleTransfer',
+            longtake_dot_v1_dot_sessions__pb2.SettleTransferRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.SettleTransferResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,6 +15,7 @@ from typing_extensions import override
 from engines.config.presets import preset
 from serving.config import ServerConfig
 from serving.errors import ReplicaDied, ReplicaLost
+from serving.gateway.evacuation import OtherServersByGrpc
 from serving.gateway.ownership.metrics import GatewayMetrics, Stage
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
@@ -186,7 +187,8 @@ class Cluster:
 @asynccontextmanager
 async def cluster(
     pocket: OpenedModel, folder: Path, *, replicas: str = "ab", managers: int = 1, slots: int = 2,
-    lease_s: float = 1.0, prepare_timeout_s: float = 5.0, **settings: Any,
+    lease_s: float = 1.0, prepare_timeout_s: float = 5.0, others: OtherServersByGrpc | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Cluster]:  # fmt: skip
     register, leases = MemoryRegister(), LeaseConfig(lease_s, prepare_timeout_s)
     config = ServerConfig(leases=leases, recordings=folder, model="pocket", **settings)
@@ -215,7 +217,7 @@ async def cluster(
             return [service._failover.manager for service in services if service not in gone]
 
         services = [
-            SessionService(pool, register, config, stream, f"manager {number}", there, counts)
+            SessionService(pool, register, config, stream, f"manager {number}", there, counts, others)
             for number in range(managers)
         ]
         for service in services:

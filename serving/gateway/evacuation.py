@@ -1,0 +1,183 @@
+"""A server's sessions go to another one: what operators ask for, and what the other server is asked.
+
+Only operators may: whoever can import a session chooses whose it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from serving.auth import Caller, OperatorToken
+from serving.client.operator import OperatorCalls
+from serving.config import ServerConfig
+from serving.errors import InvalidRequest, LimitReached, NotOperator, SlotsFull, WrongState
+from serving.gateway.evacuated_session import arrived, evacuated
+from serving.gateway.ownership.session_directory import moved
+from serving.gateway.ownership.shared_answer import SharedAnswer
+from serving.gateway.session_options import OptionsChecker
+from serving.gateway.session_snapshot import FORMATS, unpack
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.evacuation import settle
+from serving.replication.messages import Departure, ResumeState, SessionSpec
+from serving.replication.register import Destination, Owner, Register
+
+_ADDRESS = re.compile(r"[0-9A-Za-z._\[\]:-]{1,255}:[0-9]{1,5}")
+
+
+class OtherServersByGrpc:
+    """Calls other servers with the token of their operators, which is that of this one's: see OtherServers."""
+
+    def __init__(self, token: Path | None, snapshot_bytes: int) -> None:
+        self._token = OperatorToken(token)
+        self._snapshot_bytes = snapshot_bytes
+
+    async def describe(self, address: str) -> pb.GetServerInfoResponse:
+        """Which server is there."""
+        return await self._at(address).server_info()
+
+    async def offer(self, to: Destination, session_id: str, caller: str) -> None:
+        """See OtherServers."""
+        request = pb.OfferSessionRequest(cluster=to.cluster, session_id=session_id, caller=caller)
+        await self._at(to.address).offer(request)
+
+    async def send(self, to: Destination, transfer: str, departure: Departure) -> None:
+        """See OtherServers."""
+        session = await asyncio.to_thread(evacuated, departure, self._snapshot_bytes)
+        request = pb.ImportSessionRequest(cluster=to.cluster, transfer=transfer, session=session)
+        await self._at(to.address).send(request)
+
+    async def settle(self, to: Destination, session_id: str, transfer: str) -> bool:
+        """See OtherServers."""
+        request = pb.SettleTransferRequest(cluster=to.cluster, session_id=session_id, transfer=transfer)
+        return await self._at(to.address).settle(request)
+
+    def _at(self, address: str) -> OperatorCalls:
+        token = self._token.read()
+        if token is None:
+            raise NotOperator("this server has no operators' token to show to another one; set operator_token")
+        return OperatorCalls(address, token)
+
+
+class Evacuation:
+    """What one manager answers of it. `callers` are those that may have sessions here, `rooms` free slots."""
+
+    def __init__(
+        self,
+        register: Register,
+        config: ServerConfig,
+        options: OptionsChecker,
+        rooms: SharedAnswer[dict[str, int]],
+        callers: Callable[[], tuple[str, ...]],
+        others: OtherServersByGrpc,
+    ) -> None:
+        self._register, self._config, self._options = register, config, options
+        self._rooms, self._callers, self._others = rooms, callers, others
+
+    async def server_info(self) -> pb.GetServerInfoResponse:
+        """As `SessionAPI.server_info`."""
+        rooms = await self._rooms.get()
+        return pb.GetServerInfoResponse(
+            version=version("longtake"),
+            model=self._config.model,
+            cluster=await self._register.cluster(),
+            snapshot_formats=FORMATS,
+            free_slots=sum(rooms.values()),
+        )
+
+    async def require_stays(self) -> None:
+        """Raise SessionMoved where new sessions are not opened here any more."""
+        if (destination := await self._register.destination()) is not None:
+            raise moved(destination)
+
+    # Of the server that is left
+
+    async def evacuate(self, request: pb.EvacuateServerRequest, caller: Caller) -> pb.EvacuateServerResponse:
+        """As `SessionAPI.evacuate`."""
+        self._require_operator(caller)
+        await self._register.evacuate_to(await self._destination(request) if request.to else None)
+        owners = await self._register.open_sessions()
+        return pb.EvacuateServerResponse(
+            sessions=len(owners), held=sum(owner.held is not None for owner in owners.values())
+        )
+
+    async def _destination(self, request: pb.EvacuateServerRequest) -> Destination:
+        for name, address in (("to", request.to), ("public", request.public or request.to)):
+            if _ADDRESS.fullmatch(address) is None:
+                raise InvalidRequest(f"{name} is {address[:80]!r}, which is not of the form HOST:PORT")
+        there, here = await self._others.describe(request.to), await self.server_info()
+        if there.cluster == here.cluster:
+            raise InvalidRequest(f"{request.to} is this server; say where another one is")
+        if there.model != here.model:
+            raise WrongState(f"{request.to} has the model {there.model!r}, and sessions here have {here.model!r}")
+        if FORMATS[0] not in there.snapshot_formats:
+            read = ", ".join(there.snapshot_formats)
+            raise WrongState(f"{request.to}, release {there.version}, reads {read} and not {FORMATS[0]}")
+        return Destination(request.to, there.cluster, request.public)
+
+    # Of the server that they go to
+
+    async def offer(self, request: pb.OfferSessionRequest, caller: Caller) -> None:
+        """As `SessionAPI.offer`."""
+        await self._require_meant(request.cluster, caller)
+        await self.require_stays()
+        self._require_known(request.caller)
+        if await self._register.first(request.session_id) is not None:
+            raise WrongState(f"a session {request.session_id} is here, or was a moment ago")
+        if not sum((await self._rooms.get()).values()):
+            raise SlotsFull("no slot is free for a session of another server")
+
+    async def arrival(self, request: pb.ImportSessionRequest, caller: Caller) -> tuple[SessionSpec, ResumeState]:
+        """A session that is to go on here. Raises InvalidRequest or LimitReached for what cannot be."""
+        await self._require_meant(request.cluster, caller)
+        await self.require_stays()
+        left, most = request.session, self._config.limits.snapshot_bytes
+        self._require_known(left.caller)
+        if len(left.snapshot) > most:
+            raise LimitReached(f"the snapshot has {len(left.snapshot)} bytes; at most {most} are taken")
+        saved = await asyncio.to_thread(unpack, left.snapshot)
+        for name, value in (("transfer", request.transfer), ("session id", saved.session.id)):
+            _require_uuid(name, value)
+        spec = self._options.read(saved.session.id, saved.session.options, Caller(left.caller))
+        created = saved.session.create_time
+        spec = replace(spec, created=created.seconds + created.nanos / 1e9)
+        return spec, await asyncio.to_thread(arrived, left, saved, spec)
+
+    async def require_arrived(self, session_id: str, transfer: str) -> None:
+        """Raise WrongState unless the session that is here came by this transfer."""
+        first = await self._register.first(session_id)
+        if not isinstance(first, Owner) or first.attempt != transfer:
+            raise WrongState(f"another session {session_id} is here, or was a moment ago")
+
+    async def settle(self, request: pb.SettleTransferRequest, caller: Caller) -> pb.SettleTransferResponse:
+        """As `SessionAPI.settle`."""
+        await self._require_meant(request.cluster, caller)
+        for name, value in (("transfer", request.transfer), ("session id", request.session_id)):
+            _require_uuid(name, value)
+        begun = await settle(self._register, request.session_id, request.transfer)
+        return pb.SettleTransferResponse(begun=begun)
+
+    def _require_operator(self, caller: Caller) -> None:
+        if not caller.is_operator:
+            raise NotOperator("only operators may ask this; send the token in the file that operator_token names")
+
+    async def _require_meant(self, cluster: str, caller: Caller) -> None:
+        self._require_operator(caller)
+        if cluster != (here := await self._register.cluster()):
+            raise WrongState(f"this is the server {here}, and {cluster[:80]!r} is meant")
+
+    def _require_known(self, caller: str) -> None:
+        if caller not in self._callers():
+            raise InvalidRequest(f"the caller {caller[:80]!r} has no token here; servers need the same callers")
+
+
+def _require_uuid(name: str, value: str) -> None:
+    try:
+        uuid.UUID(value)
+    except ValueError:
+        raise InvalidRequest(f"the {name} is {value[:80]!r}, which is no UUID") from None

@@ -1,0 +1,133 @@
+"""Two servers, each with a Ray cluster of its own: sessions of the one go on on the other under their clients."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import aclosing, contextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+
+from serving.client.aio import AsyncClient
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.requests import new_cue
+from serving.protocol.status import reason_in, server_in
+from serving.timeline.cue import Blend, Cue
+from tests.serving.live.conftest import Server, serving
+from tests.serving.live.scenes import NIGHT, NOON, frames
+
+SLOTS, MANY = 2, 20
+ANNA = (("authorization", "Bearer secret-a"),)
+
+
+@contextmanager
+def two_servers(tmp_path: Path, slots: int) -> Iterator[tuple[Server, Server]]:
+    """The old one and the new one, which have the same callers and operators."""
+    (tmp_path / "tokens").write_text("anna secret-a\n")
+    (tmp_path / "operator").write_text("secret-o\n")
+    options = (
+        *("--tokens", str(tmp_path / "tokens"), "--operator-token", str(tmp_path / "operator")),
+        *("--slots", str(slots), "--limits.sessions-per-token", str(slots)),
+    )
+    with serving(tmp_path / "old", *options) as old, serving(tmp_path / "new", *options) as new:
+        yield old, new
+
+
+async def evacuated(old: Server, new: Server, token: Path) -> str:
+    """What the command says that operators run."""
+    where = ("--from", old.address, "--to", new.address, "--operator-token", str(token))
+    command = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "serving.cli.main", "evacuate", *where, stdout=subprocess.PIPE
+    )
+    said, _ = await command.communicate()
+    assert command.returncode == 0
+    return said.decode()
+
+
+async def steered(client: AsyncClient, session: pb.Session, end: int) -> list[pb.Event]:
+    """What a controller sees that changes the prompt late, and has begun on the old server."""
+    events: list[pb.Event] = []
+    async with client.control(session, 0) as controller:
+        await controller.start()
+        async for event in controller:
+            events.append(event)
+            if event.chunk.first_frame == 117:
+                await controller.schedule(NIGHT)
+            if event.chunk.first_frame + len(event.chunk.units) >= end:
+                return events
+    raise AssertionError("the stream ended")
+
+
+async def watched(client: AsyncClient, session: pb.Session, end: int) -> list[pb.Event]:
+    events: list[pb.Event] = []
+    async with aclosing(client.watch(session.id, 0)) as stream:
+        async for event in stream:
+            events.append(event)
+            if event.chunk.first_frame + len(event.chunk.units) >= end:
+                return events
+    raise AssertionError("the stream ended")
+
+
+def missed_none(events: list[pb.Event]) -> bool:
+    """Whether every frame came once, and the session went on elsewhere at most once."""
+    seen = frames(events)
+    return seen == list(range(len(seen))) and sum(event.HasField("resumed") for event in events) <= 1
+
+
+def test_sessions_go_on_on_another_server_under_clients_that_steer_and_watch_them(tmp_path: Path) -> None:
+    async def go(old: Server, new: Server) -> None:
+        async with asyncio.timeout(120), AsyncClient(old.address, token="secret-a") as client:
+            opened = [await client.create(seed=7, cues=[Cue(0, Blend.of(NOON))]) for _ in range(SLOTS)]
+            seeing = [asyncio.create_task(see(client, one, 200)) for one in opened for see in (steered, watched)]
+            await asyncio.sleep(4)
+            said = await evacuated(old, new, tmp_path / "operator")
+            assert said.endswith("0 sessions left, 0 of them on their way\n")
+            assert all(missed_none(events) for events in await asyncio.gather(*seeing))
+            # Unary calls go where the session is, and new sessions are opened there.
+            for one in opened:
+                assert (await client.get(one.id)).prompt == NIGHT
+                await client.delete(one.id)
+            assert (await client.create(cues=[Cue(0, Blend.of(NOON))])).id
+        async with AsyncClient(new.address, token="secret-a") as there:
+            assert len(await there.list()) == 1
+
+    with two_servers(tmp_path, SLOTS) as (old, new):
+        asyncio.run(go(old, new))
+        with pytest.raises(grpc.RpcError) as refused:
+            old.stub.CreateSession(pb.CreateSessionRequest(cues=[new_cue(NOON, 0)]), metadata=ANNA)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        told = refused.value.trailing_metadata()
+        assert (reason_in(told), server_in(told)) == ("SESSION_MOVED", new.address)
+        for call, request in (
+            (new.stub.EvacuateServer, pb.EvacuateServerRequest(to=old.address)),
+            (new.stub.ImportSession, pb.ImportSessionRequest()),
+        ):
+            with pytest.raises(grpc.RpcError) as denied:
+                call(request, metadata=ANNA)
+            assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.slow
+def test_many_sessions_go_on_on_another_server(tmp_path: Path) -> None:
+    async def go(old: Server, new: Server) -> None:
+        async with asyncio.timeout(300), AsyncClient(old.address, token="secret-a") as client:
+            cues = [Cue(0, Blend.of(NOON))]
+            opened = [await client.create(seed=number, fps=1, cues=cues) for number in range(MANY)]
+            for one in opened:
+                await client.start(one.id)
+            seeing = [asyncio.create_task(watched(client, one, 69)) for one in opened]
+            await asyncio.sleep(15)
+            began = time.monotonic()
+            await evacuated(old, new, tmp_path / "operator")
+            print(f"{MANY} sessions in {time.monotonic() - began:.1f} s")
+            assert all(missed_none(events) for events in await asyncio.gather(*seeing))
+        async with AsyncClient(new.address, token="secret-a") as there:
+            assert {one.id for one in await there.list()} == {one.id for one in opened}
+
+    with two_servers(tmp_path, MANY) as (old, new):
+        asyncio.run(go(old, new))
