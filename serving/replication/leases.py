@@ -83,8 +83,8 @@ class LeaseConfig:
 
     @property
     def standby_expires_s(self) -> float:
-        """Age of its last delta above which a standby copy is not used any more."""
-        return 10 * self.lease_s
+        """How long a session may wait for a replica: older standby copies are not used, and it is lost."""
+        return 100 * self.lease_s
 
 
 class CopyLease(NamedTuple):

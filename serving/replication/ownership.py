@@ -109,10 +109,13 @@ class StandbyOwnership:
         held = self.phase is Phase.HELD
         return CopyLease(self.session_id, self.owner.attempt, self.epoch, self._given_up, held)
 
-    def claims(self, attempt: str) -> bool:
-        """Whether the copy is the owner, or is to become it: not to be adopted or dropped by this manager."""
-        owners = [owner.attempt for owner in (self.owner, self._candidate) if owner is not None]
-        return attempt in (self._attempt, *owners)
+    def claims(self, attempt: str, replica: str) -> bool:
+        """Whether the copy is the owner, or is to become it: not to be adopted or dropped by this manager.
+
+        A replica that was too slow may have a copy of the owner's attempt, which another one made meanwhile.
+        """
+        owners = [(owner.attempt, owner.replica) for owner in (self.owner, self._candidate) if owner is not None]
+        return attempt == self._attempt or (attempt, replica) in owners
 
     def is_fed(self, epoch: int) -> bool:
         """Whether what the owner of `epoch` sends is kept: a copy that is being committed goes on without it."""
@@ -189,7 +192,7 @@ class StandbyOwnership:
 
     def prepared(self, attempt: str, replica: str, now: float) -> list[Action]:
         """The copy is ready on `replica`, and Contacts has heard the reading of its answer."""
-        if not self.claims(attempt):
+        if not self.claims(attempt, replica):
             return [CancelAttempt(attempt)]
         # A first copy may take as long as its client waits.
         in_time = self.epoch == 0 or now - self._prepare_at <= self._config.prepare_timeout_s
@@ -205,7 +208,7 @@ class StandbyOwnership:
     def moved(self, attempt: str, replica: str, now: float) -> list[Action]:
         """What the owner handed over is ready on `replica`, as `prepared` says."""
         if self.phase is not Phase.MOVING or attempt != self._attempt:
-            return [] if self.claims(attempt) else [CancelAttempt(attempt)]
+            return [] if self.claims(attempt, replica) else [CancelAttempt(attempt)]
         if now > self._move_by:
             return self._give_up_attempt(now)
         return self._commit(Owner(replica, attempt, self._manager))
@@ -282,6 +285,10 @@ class StandbyOwnership:
     def _is_doubted(self, now: float) -> bool:
         return self._owner_gone or self._silence(now) >= self._config.doubt_after_s
 
+    def _is_given_up(self, now: float) -> bool:
+        """Whether the owner has been silent for too long to be waited for: nobody may ever say that it is dead."""
+        return self.epoch > 0 and self._silence(now) > self._config.standby_expires_s
+
     def _may_take_over(self, now: float) -> bool:
         """Whether the owner has no lease and will get none from this manager or an earlier one."""
         if self._owner_gone:
@@ -305,7 +312,7 @@ class StandbyOwnership:
     def _serve(self, now: float) -> list[Action]:
         if self._is_doubted(now):
             if not self._is_usable(now):
-                return self._lose() if self._owner_gone else self._look(now)
+                return self._lose() if self._owner_gone or self._is_given_up(now) else self._look(now)
             if now >= self._retry_at:
                 self.phase, self._attempt, self._prepare_at = Phase.PREPARING, self._new_attempt(), now
                 return [Prepare(self._attempt, self.owner.replica if self.owner else None)]

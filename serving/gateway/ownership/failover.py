@@ -245,7 +245,7 @@ class Failover:
 
     def _look_after(self, replica: str, orphan: Orphan) -> None:
         session = self._sessions.get(orphan.session_id)
-        if session is not None and session.ownership.claims(orphan.attempt):
+        if session is not None and session.ownership.claims(orphan.attempt, replica):
             return
         # Where all are being taken away, nobody's sessions go from one of them to the next.
         if self._is_leaving and not orphan.without_lease_s:

@@ -467,7 +467,7 @@ class Manager(Process):
 
     def _look_for(self, orphan: Orphan, replica: str) -> None:
         role = self.roles.get(orphan.session_id)
-        if role is not None and role.claims(orphan.attempt):
+        if role is not None and role.claims(orphan.attempt, replica):
             return
         if self.is_leaving and not orphan.without_lease_s:
             return

@@ -197,11 +197,39 @@ def test_a_standby_copy_with_a_hole_is_not_used() -> None:
     assert standby.role.tick(3.0) == []
 
 
-def test_a_standby_copy_is_not_used_twenty_seconds_after_its_last_delta() -> None:
+def test_a_standby_copy_is_used_for_as_long_as_a_replica_may_take_to_start() -> None:
+    assert serving().role.tick(199.0) == [Prepare("a2", "r1")]
+
+
+def test_a_session_that_no_replica_took_in_time_is_lost() -> None:
+    [commit] = serving().role.tick(201.0)
+    assert isinstance(commit, Commit)
+    assert isinstance(commit.record, Ended)
+
+
+def test_a_standby_copy_that_is_too_old_is_not_used_and_its_owner_goes_on() -> None:
     standby = serving()
-    for second in range(1, 21):
+    for second in range(1, 202):
         standby.answers(float(second))
-    assert not any(isinstance(action, Prepare) for action in standby.role.tick(23.0))
+    assert not any(isinstance(action, Prepare | Commit) for action in standby.role.tick(203.0))
+
+
+def test_an_adopted_copy_that_never_answers_is_lost_in_the_end() -> None:
+    standby = adopted()
+    assert not any(isinstance(action, Commit) for action in standby.role.tick(199.0))
+    assert any(isinstance(action, Commit) for action in standby.role.tick(202.0))
+
+
+def test_what_a_slow_replica_has_made_as_the_owners_attempt_is_not_claimed() -> None:
+    role = serving().role
+    assert (role.claims("a1", "r1"), role.claims("a1", "r2")) == (True, False)
+
+
+def test_what_is_being_prepared_is_claimed_wherever_it_is_tried() -> None:
+    role = serving().role
+    role.tick(0.9)
+    assert role.claims("a2", "r2")
+    assert role.claims("a2", "r3")
 
 
 def test_what_an_earlier_epoch_sent_does_not_count() -> None:

@@ -139,6 +139,26 @@ def test_a_commit_that_the_register_heard_and_did_not_answer_is_won(world: World
     assert (world.leased(), world.violations) == ([world.owner().replica], [])
 
 
+@pytest.mark.parametrize("notice_s", [None, 0.5], ids=["with its node", "alone"])
+def test_a_session_waits_for_a_replica_that_takes_long_to_start(world: World, notice_s: float | None) -> None:
+    for replica in world.replicas():
+        world.crash(replica.name, notice_s)
+    world.at(45.0, lambda: world.spawn("R"))
+    world.run(until=50.0)
+    assert world.leased() == copies(world) == [world.owner().replica]
+    assert world.violations == []
+
+
+def test_a_session_whose_node_was_lost_with_what_its_standby_lacked_is_said_to_be_lost(world: World) -> None:
+    manager, until = world.manager("M0"), world.now + world.rules.config.standby_expires_s + 2
+    manager.stores["s0"] = None
+    manager.roles["s0"].fed(1, False, manager.clock)
+    world.crash(world.owner().replica)
+    world.run(until)
+    assert isinstance(world.fates["s0"].epochs[-1], Ended)
+    assert (manager.roles, world.violations) == ({}, [])
+
+
 # A process is taken away. What it holds goes on elsewhere while it is still there.
 
 
