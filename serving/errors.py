@@ -1,6 +1,7 @@
 """What can go wrong in serving.
 
 ServingError
+|-- ClipError           a video file that cannot be used as input
 |-- DownloadError       weights that cannot be downloaded, or that are not what was downloaded
 |-- FilmError           a film that cannot be written, read or made again
 |-- InsecureToken       a token that would be sent to another host in the clear
@@ -35,6 +36,10 @@ from __future__ import annotations
 
 class ServingError(Exception):
     """Base of everything that serving raises on purpose."""
+
+
+class ClipError(ServingError):
+    """A video file that cannot be used as input. The message names the file, the value and the remedy."""
 
 
 class DownloadError(ServingError):

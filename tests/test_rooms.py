@@ -21,7 +21,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 
 SERVING: tuple[tuple[str, ...], ...] = (
     ("errors", "auth", "config", "hosts", "origins", "rate_limit"), ("media", "timeline"),
-    ("timeline.formats", "weights", "session"),
+    ("media.clips", "timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"),
     ("client", "offline", "worker.streams", "worker.capacity", "gateway.ownership"),
     ("gateway.recording",),

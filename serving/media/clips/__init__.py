@@ -1,0 +1,1 @@
+"""Clips: video files that others made, read as pictures, and their audio."""
