@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -38,6 +38,7 @@ class Ledger:
     gaps: list[tuple[float, float]] = field(default_factory=list)
     _data: dict[int, bytes] = field(default_factory=dict)
     _prompts: dict[int, tuple[str, bool]] = field(default_factory=dict)
+    _unanswered: set[str] = field(default_factory=set)
 
     # Frames
 
@@ -84,14 +85,27 @@ class Ledger:
 
     # Prompts
 
+    def ask(self, text: str) -> None:
+        """A prompt is sent, which may be heard even if it is not answered."""
+        self._unanswered.add(text)
+
     def accept(self, text: str, receipt: pb.Receipt) -> None:
         """A prompt got its receipt; one at the same frame as another takes that one's place."""
+        self._unanswered.discard(text)
         self._prompts[receipt.cue_frame] = text, receipt.replicated
 
-    def lost_prompts(self, known: Iterable[str], *, replicated: bool) -> list[str]:
-        """Prompts with a receipt that are not among the texts that the session knows."""
-        there = set(known)
-        return [text for text, kept in self._prompts.values() if kept == replicated and text not in there]
+    def lost_prompts(self, known: Collection[tuple[int, str]], *, replicated: bool) -> list[str]:
+        """Prompts with a receipt that are not among the frames and texts that the session knows.
+
+        One whose place another took that got no answer is not lost.
+        """
+        there = {text for _, text in known}
+        taken = {frame for frame, text in known if text in self._unanswered}
+        return [
+            text
+            for frame, (text, kept) in self._prompts.items()
+            if kept == replicated and text not in there and frame not in taken
+        ]
 
     @property
     def prompts(self) -> int:

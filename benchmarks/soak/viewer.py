@@ -215,6 +215,7 @@ class Viewer:
         text, ledger = self._prompt(), self.ledger
         later = self._rng.choice((None, None, 24, 60))
         frame = None if later is None else ledger.next_frame + later
+        ledger.ask(text)
         ledger.accept(text, await controller.schedule(text, frame))
 
     async def _pause(self, controller: InteractiveSession) -> None:
@@ -284,7 +285,7 @@ class Viewer:
         """Every prompt that got a receipt has applied, or is pending."""
         session = await self._client.get(session_id)
         applied = [cue.cue async for cue in self._client.applied_cues(session_id)]
-        known = [part.text for cue in (*applied, *session.pending) for part in cue.prompts]
+        known = [(cue.frame, part.text) for cue in (*applied, *session.pending) for part in cue.prompts]
         self._tally.prompts_lost += self.ledger.lost_prompts(known, replicated=True)
         self._tally.unreplicated_prompts_lost += self.ledger.lost_prompts(known, replicated=False)
 

@@ -46,8 +46,8 @@ class DecoderStage(Protocol):
     def block_seconds(self, key: str) -> float | None:
         """What a session's last block took of this process's time; None where others decode, or none has been."""
 
-    def is_leaving(self, key: str) -> bool:
-        """Whether what decodes the session is being taken away."""
+    async def is_leaving(self, key: str) -> bool:
+        """Whether what decodes the session is being taken away, and is there still."""
 
 
 async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
@@ -115,5 +115,5 @@ class LocalDecoder(DecoderStage):
         return self.decoder.block_seconds(key)
 
     @override
-    def is_leaving(self, key: str) -> bool:
+    async def is_leaving(self, key: str) -> bool:
         return False

@@ -168,7 +168,7 @@ class Delivery:
         """The chunk of `block`; where its decoder is lost or is being taken away, from another one."""
         now = asyncio.get_running_loop().time
         began = now()
-        if self._decoder.is_leaving(session.decoder_key):
+        if await self._decoder.is_leaving(session.decoder_key):
             await self._reopen(session, block, "the one before is being taken away", began, moves=True)
         while True:
             try:

@@ -141,8 +141,9 @@ class RemoteDecoder(DecoderStage):
         return None
 
     @override
-    def is_leaving(self, key: str) -> bool:
-        return (opened := self._opened.get(key)) is not None and self._replicas.is_leaving(opened.replica)
+    async def is_leaving(self, key: str) -> bool:
+        opened = self._opened.get(key)
+        return opened is not None and await self._replicas.is_leaving(opened.replica)
 
     def _close_later(self, opened: _Opened) -> None:
         """Have a replica that is silent let go of a session once it speaks again."""

@@ -63,9 +63,14 @@ class ReplicaClient:
         speaking = [replica for replica in staying if replica not in avoided]
         return Replicas(speaking, [replica for replica in staying if replica in avoided], leaving)
 
-    def is_leaving(self, replica: str) -> bool:
-        """Whether Serve takes the replica away, or has done so."""
-        return departures.has_left(replica)
+    async def is_leaving(self, replica: str) -> bool:
+        """Whether Serve takes the replica away, and it lives: of one that died routers are told the same."""
+        if not departures.has_left(replica):
+            return False
+        try:
+            return replica in await self._actors.ids()
+        except ReplicaLost:
+            return False
 
     async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
         """What `method` of a replica returns. Raises what it raises."""

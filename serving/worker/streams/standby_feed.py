@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class StandbyFeed:
     """Sends one standby what it lacks; `source` says what is new in the stream.
 
     How the logic stands is looked up when a delta leaves, so that a slow standby is sent the newest and not each
-    step.
+    step. Numbers begin above those of any earlier feed: what is acknowledged late of one says nothing of this one.
     """
 
     def __init__(self, source: ReplicaLog, full: FullState, logic: Callable[[], Logic]) -> None:
@@ -50,7 +51,7 @@ class StandbyFeed:
         self._nbytes = 0
         self._has_changed = False
         self._wants_ack = False
-        self._next_number = 0
+        self._next_number = time.monotonic_ns()
         self._acknowledged = -1
         self._more = asyncio.Event()
         self._acks = asyncio.Event()

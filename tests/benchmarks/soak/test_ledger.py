@@ -67,5 +67,13 @@ def test_a_prompt_with_a_receipt_must_be_known_unless_another_took_its_place() -
     ledger.accept("kept", receipt(9))
     ledger.accept("lost", receipt(21))
     ledger.accept("perhaps", receipt(33, replicated=False))
-    assert ledger.lost_prompts(["kept"], replicated=True) == ["lost"]
-    assert ledger.lost_prompts(["kept"], replicated=False) == ["perhaps"]
+    assert ledger.lost_prompts([(9, "kept")], replicated=True) == ["lost"]
+    assert ledger.lost_prompts([(9, "kept")], replicated=False) == ["perhaps"]
+
+
+def test_a_prompt_whose_place_one_without_an_answer_took_is_not_lost() -> None:
+    ledger = Ledger()
+    ledger.accept("replaced", receipt(9))
+    ledger.ask("heard, not answered")
+    assert ledger.lost_prompts([(9, "heard, not answered")], replicated=True) == []
+    assert ledger.lost_prompts([(9, "an earlier one")], replicated=True) == ["replaced"]

@@ -49,8 +49,11 @@ class Decoders:
         self._open, self._decode = LocalDecoder.open, LocalDecoder.decode
         monkeypatch.setattr(LocalDecoder, "open", lambda *a, **named: self._opened(*a, **named))
         monkeypatch.setattr(LocalDecoder, "decode", lambda *a: self._decoded(*a))
-        monkeypatch.setattr(LocalDecoder, "is_leaving", lambda *_: self.leaves)
+        monkeypatch.setattr(LocalDecoder, "is_leaving", lambda *_: self._is_leaving())
         monkeypatch.setattr(delivery, "RETRY_S", 0.0)
+
+    async def _is_leaving(self) -> bool:
+        return self.leaves
 
     async def _opened(self, decoder: LocalDecoder, key: str, start: DecoderStart, *, moves: bool = False) -> None:
         if start.next_block:

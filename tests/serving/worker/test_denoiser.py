@@ -806,6 +806,28 @@ def test_a_receipt_waits_until_the_standby_has_its_command(pocket: OpenedModel) 
     run(command())
 
 
+def test_what_an_earlier_feed_is_acknowledged_late_is_no_receipt_for_the_next_one(pocket: OpenedModel) -> None:
+    later = pb.Command(id="later", pause=pb.Pause())
+
+    async def command() -> None:
+        async with at_work(pocket) as bench:
+            await bench.open(spec(pocket), cues(NOON))
+            async with aclosing(bench.denoiser.feed("one", MANAGER)) as items:
+                await anext(items)
+                first = asyncio.create_task(bench.denoiser.command("one", start()))
+                late = (await anext(items)).delta
+                await first
+            async with aclosing(bench.denoiser.feed("one", MANAGER)) as items:
+                await anext(items)
+                commanding = asyncio.create_task(bench.denoiser.command("one", later))
+                await anext(items)
+                assert late is not None
+                bench.denoiser.acknowledge("one", late.number)
+                assert not (await commanding).replicated
+
+    run(command())
+
+
 def test_a_stream_that_no_manager_renews_ends_and_counts_no_viewer(pocket: OpenedModel) -> None:
     async def forget() -> None:
         async with at_work(pocket, leases=LeaseConfig(1.0), renews=False) as bench:

@@ -72,7 +72,7 @@ class Decoders:
         self.waiting: list[tuple[str, str]] = []
         self.kept: list[tuple[str, ...]] = []
 
-    def is_leaving(self, replica: str) -> bool:
+    async def is_leaving(self, replica: str) -> bool:
         return replica in self.leaving
 
     async def place(
@@ -183,11 +183,11 @@ def test_a_session_whose_decoder_leaves_goes_to_one_that_stays(decoders: Decoder
     async def leaves() -> None:
         pictures = remote()
         await pictures.open("one", start(0))
-        assert not pictures.is_leaving("one")
+        assert not await pictures.is_leaving("one")
         decoders.leaving = {"a"}
-        assert pictures.is_leaving("one")
+        assert await pictures.is_leaving("one")
         await pictures.open("one", start(0), moves=True)
-        assert not pictures.is_leaving("one")
+        assert not await pictures.is_leaving("one")
         await pictures.decode("one", block(0))
         await asyncio.sleep(0)
         assert decoders.next_blocks["a"] == {}

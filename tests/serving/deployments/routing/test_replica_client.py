@@ -43,3 +43,9 @@ def test_a_replica_that_is_being_taken_away_comes_last() -> None:
     routed("Shrinking", ("d", "e"), ("e",))
     found = asyncio.run(client("Shrinking", "d", "e").replicas())
     assert (found.speaking, found.leaving) == (["e"], ["d"])
+
+
+def test_a_replica_that_died_is_not_one_that_is_being_taken_away() -> None:
+    routed("Dying", ("f", "g", "h"), ("h",))
+    there = client("Dying", "g", "h")
+    assert [asyncio.run(there.is_leaving(name)) for name in "fgh"] == [False, True, False]
