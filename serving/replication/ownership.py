@@ -88,6 +88,8 @@ class StandbyOwnership:
         self._fed_at = now
         self._attempt: str | None = None
         self._prepare_at = now
+        self.prepare_timeout_s = config.prepare_timeout_s
+        """How long the next copy may take: twice as long as the last one that was too late."""
         self._leaving: Collection[str] = ()
         self._destination: Destination | None = None
         self._move = self._given_up = 0
@@ -195,7 +197,7 @@ class StandbyOwnership:
         if not self.claims(attempt, replica):
             return [CancelAttempt(attempt)]
         # A first copy may take as long as its client waits.
-        in_time = self.epoch == 0 or now - self._prepare_at <= self._config.prepare_timeout_s
+        in_time = self.epoch == 0 or now - self._prepare_at <= self.prepare_timeout_s
         if self.phase is Phase.PREPARING and attempt == self._attempt and in_time:
             self._candidate, self._candidate_at = Owner(replica, attempt, self._manager), now
         return self.tick(now)
@@ -340,7 +342,7 @@ class StandbyOwnership:
         if not self._is_doubted(now) or not self._is_usable(now):
             return [*self._give_up_attempt(now), *self._serve(now)]
         if self._candidate is None:
-            is_late = now - self._prepare_at > self._config.prepare_timeout_s
+            is_late = now - self._prepare_at > self.prepare_timeout_s
             return self._give_up_attempt(now) if is_late else []
         # An old one may be about to be dropped for want of a lease; this process may have been stopped meanwhile.
         if now - self._candidate_at > self._config.look_after_s / 2:
@@ -352,6 +354,9 @@ class StandbyOwnership:
         if self.phase is Phase.MOVING:
             again_s = self._config.move_again_s if self._has_yielded else self._config.renew_every_s
             self._move_at, self._given_up = now + again_s, self._move
+        elif now - self._prepare_at >= self.prepare_timeout_s:
+            # Many sessions at once on a replica that has just begun: each of them has to wait for others.
+            self.prepare_timeout_s = min(2 * self.prepare_timeout_s, self._config.standby_expires_s)
         self.phase, self._retry_at = Phase.SERVING, now + self._config.renew_every_s
         return [CancelAttempt(attempt)] if attempt is not None else []
 
@@ -384,6 +389,7 @@ class StandbyOwnership:
         self._fed_at = now
         self._attempt = self._candidate = self._pending = None
         self._move = self._given_up = 0
+        self.prepare_timeout_s = self._config.prepare_timeout_s
         self._move_at = now + (self._config.depart_again_s if was_held else 0)
         self._retry_at, self._look_at = now, now + self._config.look_every_s
         return self.tick(now)

@@ -214,7 +214,7 @@ class StandbySession:
         return await prepare(
             self._host.pool, attempt, self._copy.spec, resume=self._copy.resume_state(LOST),
             owner=None if owner is None else EpochRecord(epoch, owner), avoid=doubted,
-            tried=self._trying(attempt), timeout_s=self._host.config.prepare_timeout_s,
+            tried=self._trying(attempt), timeout_s=self.ownership.prepare_timeout_s,
         )  # fmt: skip
 
     async def _move(self, attempt: str, move: int) -> None:

@@ -166,6 +166,15 @@ def test_an_attempt_without_answer_is_given_up() -> None:
     assert standby.role.tick(6.0) == [CancelAttempt("a2")]
 
 
+def test_a_copy_may_take_twice_as_long_as_the_one_before_that_was_too_late() -> None:
+    role = serving().role
+    assert role.tick(0.9) == [Prepare("a2", "r1")]
+    assert role.tick(6.0) == [CancelAttempt("a2")]
+    assert role.tick(6.5) == [Prepare("a3", "r1")]
+    assert role.tick(16.0) == []
+    assert role.tick(16.6) == [CancelAttempt("a3")]
+
+
 def test_a_copy_that_was_prepared_too_late_is_cancelled() -> None:
     standby = serving()
     standby.role.tick(0.9)
