@@ -24,6 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--to", metavar="HOST:PORT", help="the server that takes them, as the first one reaches it")
     where.add_argument("--stop", action="store_true", help="let those stay that are still there")
+    parser.add_argument(
+        "--gone",
+        action="store_true",
+        help="with --stop: the second server is gone for good, so wait for no answer",
+    )
     public = parser.add_mutually_exclusive_group()
     public.add_argument("--public", metavar="HOST:PORT", help="where clients reach it (default: as --to)")
     public.add_argument(
@@ -50,8 +55,9 @@ def run(options: argparse.Namespace) -> int:
     assert token is not None
     require_private(options.old, tls=options.tls, insecure=options.insecure)
     require(bool(options.to) or not (options.public or options.same_address), "--public goes with --to")
+    require(options.stop or not options.gone, "--gone goes with --stop")
     public = "" if options.same_address else options.public or options.to or ""
-    request = pb.EvacuateServerRequest(to=options.to or "", public=public)
+    request = pb.EvacuateServerRequest(to=options.to or "", public=public, gone=options.gone)
     asyncio.run(_evacuate(OperatorCalls(options.old, token, tls=options.tls), request))
     return 0
 

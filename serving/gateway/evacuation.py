@@ -100,11 +100,22 @@ class Evacuation:
     async def evacuate(self, request: pb.EvacuateServerRequest, caller: Caller) -> pb.EvacuateServerResponse:
         """As `SessionAPI.evacuate`."""
         self._require_operator(caller)
+        if request.gone and request.to:
+            raise InvalidRequest("`gone` is said of a server that nothing is sent to any more: leave `to` empty")
         await self._register.evacuate_to(await self._destination(request) if request.to else None)
+        if request.gone:
+            await self._keep_held()
         owners = await self._register.open_sessions()
         return pb.EvacuateServerResponse(
             sessions=len(owners), held=sum(owner.held is not None for owner in owners.values())
         )
+
+    async def _keep_held(self) -> None:
+        """Have sessions that are held go on here. Their managers find that in the register."""
+        for session_id in await self._register.open_sessions():
+            top = await self._register.latest(session_id)
+            if top is not None and isinstance(top.record, Owner) and top.record.held is not None:
+                await self._register.create(session_id, top.epoch + 1, replace(top.record, held=None))
 
     async def _destination(self, request: pb.EvacuateServerRequest) -> Destination:
         for name, address in (("to", request.to), ("public", request.public or request.to)):

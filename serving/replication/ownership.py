@@ -135,7 +135,7 @@ class StandbyOwnership:
             case Phase.MOVING:
                 return self._give_up_attempt(now) if now > self._move_by else []
             case Phase.HELD:
-                return self._settle(now)
+                return [*self._settle(now), *self._look(now)]
             case Phase.COMMITTING:
                 return self._commit_again(now)
             case Phase.RELEASED:

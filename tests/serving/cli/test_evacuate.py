@@ -53,14 +53,15 @@ def test_an_evacuation_is_followed_to_its_end(
 
 
 def test_an_evacuation_is_called_off(asked: list[pb.EvacuateServerRequest], tmp_path: Path) -> None:
-    assert main(command(tmp_path, "--stop")) == 0
-    assert asked == [pb.EvacuateServerRequest()]
+    assert main(command(tmp_path, "--stop", "--gone")) == 0
+    assert asked == [pb.EvacuateServerRequest(gone=True)]
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (("--stop", "--same-address"), "goes with --to"),
+        (("--to", "b:2", "--gone"), "goes with --stop"),
         (("--to", "b:2", "--operator-token", "/nowhere"), "'/nowhere' cannot be read"),
         (("--to", "b:2", "--from", "other.example:1"), "would go to other.example:1 in the clear"),
     ],

@@ -306,6 +306,29 @@ def test_an_evacuation_can_be_called_off(pocket: OpenedModel, tmp_path: Path) ->
     run(call_off())
 
 
+@pytest.mark.parametrize("managers", [1, 2])
+def test_what_waits_for_a_server_that_is_gone_for_good_goes_on_when_an_operator_says_so(
+    pocket: OpenedModel, tmp_path: Path, managers: int
+) -> None:
+    async def give_up() -> None:
+        async with two(pocket, tmp_path, managers=managers) as there:
+            session = await started(there.old.managers[0])
+            viewer = Viewer(there.old.managers[0], session)
+            await viewer.sees(45)
+            there.others.lost |= {"send": "request", "settle": "request"}
+            await there.evacuate()
+            async with asyncio.timeout(20):
+                while not (await there.evacuate()).held:
+                    await asyncio.sleep(0.05)
+            gone = pb.EvacuateServerRequest(gone=True)
+            left = await there.old.managers[0].evacuate(gone, OPERATOR)
+            assert left == pb.EvacuateServerResponse(sessions=1)
+            await viewer.sees(150)
+            assert len(there.old.leased(session.id)) == 1
+
+    run(give_up())
+
+
 def test_nobody_but_operators_evacuates_or_brings_sessions(pocket: OpenedModel, tmp_path: Path) -> None:
     async def try_to() -> None:
         async with two(pocket, tmp_path) as there:

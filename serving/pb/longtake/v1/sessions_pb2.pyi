@@ -358,12 +358,14 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., model: _Optional[str] = ..., cluster: _Optional[str] = ..., snapshot_formats: _Optional[_Iterable[str]] = ..., free_slots: _Optional[int] = ...) -> None: ...
 
 class EvacuateServerRequest(_message.Message):
-    __slots__ = ("to", "public")
+    __slots__ = ("to", "public", "gone")
     TO_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    GONE_FIELD_NUMBER: _ClassVar[int]
     to: str
     public: str
-    def __init__(self, to: _Optional[str] = ..., public: _Optional[str] = ...) -> None: ...
+    gone: bool
+    def __init__(self, to: _Optional[str] = ..., public: _Optional[str] = ..., gone: _Optional[bool] = ...) -> None: ...
 
 class EvacuateServerResponse(_message.Message):
     __slots__ = ("sessions", "held")
