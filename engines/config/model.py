@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from engines.config.networks import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
+from engines.config.video_stream import VideoStreamConfig
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,8 @@ class ModelConfig:
     """The networks that make one model, and how its streams run unless told otherwise.
 
     `vae` decodes; it encodes too, unless there is an `encoder` (Wan's beside a tiny decoder). `endless` says
-    whether its authors made it for streams without end, or trained it on short clips only.
+    whether its authors made it for streams without end, or trained it on short clips only. `video` is how it
+    restyles one, if it can.
     """
 
     name: str
@@ -24,6 +26,7 @@ class ModelConfig:
     stream: StreamConfig
     endless: bool = True
     encoder: AutoencoderConfig | None = None
+    video: VideoStreamConfig | None = None
 
     def __post_init__(self) -> None:
         latent, coded = self.transformer.latent_channels, self.vae.latent_channels

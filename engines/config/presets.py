@@ -13,6 +13,7 @@ from engines.config.networks import (
     VAEConfig,
 )
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import VideoStreamConfig
 from engines.errors import ConfigError
 
 WAN_1_3B = TransformerConfig(dim=1536, layers=30, heads=12, ffn_dim=8960)
@@ -30,6 +31,11 @@ POCKET_TEXT = TextEncoderConfig(vocab=1280, dim=128, layers=2, heads=4, head_dim
 
 TAEW2_1 = TAEHVConfig()
 """What `taew2_1` holds."""
+
+POCKET_VIDEO = VideoStreamConfig(
+    height=96, width=160, steps=(850, 500), shift=3.0, noise_scale=0.85, timestep_below=0, motion_noise=False,
+)  # fmt: skip
+"""At less noise a prompt does not change the light, and the controller would lower it where something moves."""
 
 FRAMEWISE = StreamConfig(block_frames=1, window_frames=21, sink_frames=0)
 """A block is one latent frame; the window is all of a clip of 81 frames."""
@@ -63,6 +69,7 @@ PRESETS = {
         _wan("infinite-forcing-1.3b", StreamConfig(window_frames=6, sink_frames=1)),
         ModelConfig(
             "pocket", POCKET, PatchVAEConfig(), POCKET_TEXT, StreamConfig(height=96, width=160, shift=3.0),
+            video=POCKET_VIDEO,
         ),
         ModelConfig("tiny", TINY, VAEConfig(dim=8), TINY_TEXT, StreamConfig(height=64, width=96)),
         ModelConfig(

@@ -23,7 +23,8 @@ class VideoStreamConfig:
     each at the level of noise whose timestep is nearest, in a table that the flow `shift` warps.
 
     A block begins as the input mixed with noise, `noise_scale` of it; where `motion_noise` is on, the more moves
-    the less, and the first step follows.
+    the less. The first step follows: it runs at a thousand times that, less `timestep_below`, since the published
+    model is told that its input is cleaner than it is.
 
     `loop` says how steps run: "plain" a block's one after the other, in one window; "batch" those of successive
     blocks as rows of one pass, each step in a window of its own, so that a block leaves len(steps) - 1 passes
@@ -45,6 +46,7 @@ class VideoStreamConfig:
     steps: tuple[int, ...] = (700, 500)
     shift: float = 8.0
     noise_scale: float = 0.8
+    timestep_below: int = 100
     motion_noise: bool = True
     loop: Loop = "batch"
     exact: bool = True
@@ -92,6 +94,7 @@ class VideoStreamConfig:
         require(all(a > b for a, b in pairwise(steps)), f"steps {steps} are not descending")
         require(self.shift > 0, f"shift {self.shift} is not positive")
         require(0 < self.noise_scale <= 1, f"noise_scale {self.noise_scale} is outside 0..1")
+        require(0 <= self.timestep_below < 1000, f"timestep_below {self.timestep_below} is outside 0..999")
         require(self.loop in LOOPS, f"loop {self.loop!r} is none of {', '.join(LOOPS)}")
 
     @property

@@ -17,9 +17,6 @@ MOST_LESS = 0.1
 KEPT = 0.1
 """The share of the scale before that stays in the next one."""
 
-TIMESTEP_BELOW = 100
-"""The network is told that the input is cleaner than it is, by so many of 1000 timesteps."""
-
 
 @dataclass(frozen=True, eq=False)
 class MotionNoise:
@@ -56,9 +53,9 @@ def motion(pictures: Tensor, before: Tensor) -> Tensor:
     return (changes.pow(2).mean(dim=(0, 2, 3)).sqrt().max() / FULL_MOTION).clamp(0.0, 1.0)
 
 
-def first_timestep(scale: float) -> int:
-    """At which a block's first step runs whose input is mixed at `scale`."""
-    return max(int(1000 * scale) - TIMESTEP_BELOW, 0)
+def first_timestep(scale: float, below: int) -> int:
+    """At which a block's first step runs whose input is mixed at `scale`, told as cleaner by `below` timesteps."""
+    return max(int(1000 * scale) - below, 0)
 
 
 def mix(latents: Tensor, noise: Tensor, scale: float) -> Tensor:

@@ -214,3 +214,7 @@ class PatchVAE(nn.Module):
             seen = torch.cat((frames[:, :1].expand(-1, LEAD, -1, -1, -1), frames), dim=TIME)
         groups = seen.unflatten(TIME, (-1, TEMPORAL_FACTOR)).flatten(2, 3)
         return Encoded(*self.encoder.advance(groups, cache, frames.shape[1]))
+
+    def encode_means(self, pixels: Tensor, cache: ConvCache) -> Encoded:
+        """As `encode`, but from [B, N, 3, H, W] in -1..1."""
+        return self.encode(pixels * 0.5 + 0.5, cache)

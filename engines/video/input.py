@@ -92,7 +92,7 @@ class InputEncoder:
         else:
             motion = None if state.motion is None else state.motion.after(pixels)
             scale = config.noise_scale if motion is None else motion.scale
-            level = scale, first_timestep(scale)
+            level = scale, first_timestep(scale, config.timestep_below)
         inputs, first, number = [], 0, state.blocks
         latents = encoded.latents[0]
         while first < latents.shape[0]:

@@ -15,6 +15,10 @@ from tests.reference.check import main
 FILES = sorted(RECORDINGS.glob("*.safetensors"))
 
 
+COUNTED = ("encode", "draw", "call", "decode")
+"""Events with a number, by which their tensors are found."""
+
+
 def latents(file: Path) -> Tensor:
     """What was decoded: of a video stream block by block."""
     tensors = load_file(file)
@@ -71,6 +75,28 @@ def test_a_video_stream_set_up_otherwise_is_a_miss(
     tmp_path.joinpath(source.name).with_suffix(".json").write_text(json.dumps(facts))
     assert main([str(tmp_path / source.name)]) == 1
     assert f"  {line} " in "".join(x for x in capsys.readouterr().out.splitlines() if x.endswith("MISS"))
+
+
+@pytest.mark.parametrize("name", ["sdv2_plain", "sdv2_batch2_fast"])
+def test_a_second_session_begins_anew(tmp_path: Path, name: str) -> None:
+    source = RECORDINGS / f"{name}.safetensors"
+    tensors, facts = load_file(source), json.loads(source.with_suffix(".json").read_text())
+    counted = {kind: 1 + max(e[kind] for e in facts["events"] if kind in e) for kind in COUNTED}
+    again = [
+        {key: x + counted.get(key, 0) if key in COUNTED else x for key, x in e.items()} for e in facts["events"]
+    ]
+    facts["events"] += again
+    facts["calls"] *= 2
+    for key, tensor in list(tensors.items()):
+        kind, _, rest = key.partition(".")
+        counter = "call" if kind == "kv" else kind
+        if counter in COUNTED:
+            number, _, part = rest.partition(".")
+            tensors[".".join(filter(None, (kind, str(int(number) + counted[counter]), part)))] = tensor.clone()
+    tensors["video"] = torch.cat([tensors["video"], tensors["video"]])
+    save_file(tensors, tmp_path / source.name)
+    tmp_path.joinpath(source.name).with_suffix(".json").write_text(json.dumps(facts))
+    assert main([str(tmp_path / source.name)]) == 0
 
 
 def test_the_rows_of_a_batch_are_streams_of_their_own(tmp_path: Path) -> None:

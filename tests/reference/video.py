@@ -51,7 +51,6 @@ class TappedVideoTransformer(CausalTransformer):
         self._recording = recording
         self._seen: list[tuple[Tensor, Tensor, Tensor, Row]] = []
         self.generator: Generator
-        self.stream: VideoStream
         self.differences = Differences()
         self.calls = 0
 
@@ -133,16 +132,22 @@ class Playback:
         self.encoder = InputEncoder(self.vae, torch.device("cpu"), recording.dtype)
         self.transformer.generator = self.generator
         self.decoded: list[Tensor] = []
+        self._survivors: list[Tensor] = []
 
     def play(self, session: Sequence[Handover]) -> None:
         """All that was handed over in one session."""
         stream = self.video.open(self.config, RecordedVideoNoise.of_session(self.recording, session))
-        self.transformer.stream = stream
+        survivors = self._survivors if self._queues_survived(session[0]) else []
+        self._take_over(stream, survivors[:1])
         self.video.set_prompt(stream, self.recording.prompt(session[0].prompt, row=0))
         state = self.encoder.start()
         cache = self.vae.start_decoding()
-        for made in session:
+        for number, made in enumerate(session):
             inputs, state = self._inputs(stream, made, state)
+            if number == 0 and survivors:
+                inputs = [block._replace(timestep=made.timestep) for block in inputs]
+            elif number == 1 and stream.loop == "batch":
+                self._take_over(stream, survivors)
             if not made.opens and made.loop != stream.loop:
                 self._switch(stream, made)
             finished = [self.video.generate([stream], [block])[0] for block in inputs]
@@ -155,7 +160,23 @@ class Playback:
                 self.transformer.note(f"decode.{number}.latents", "decoded: latents", latents.unsqueeze(0))
                 self.transformer.note(f"decode.{number}.pixels", "decoded: pixels", decoded.frames)
                 self.decoded.append(latents)
+        self._survivors = [self._record(stream, lane).clone() for lane in range(len(stream.lanes))]
         self.video.close(stream)
+
+    def _queues_survived(self, opening: Handover) -> bool:
+        """Whether queues went on from one session to the next, as the publishers' do unless they are reset."""
+        queue = self.recording.facts["calls"][opening.first_call]["queue"][0][0]
+        return bool(self._survivors) and queue != [2 * self.config.first_block_frames]
+
+    def _take_over(self, stream: VideoStream, queues: Sequence[Tensor]) -> None:
+        """Go on with other queues in the first lanes."""
+        for lane, queue in enumerate(queues):
+            self._record(stream, lane)[:, LENGTH:] = queue[:, LENGTH:]
+
+    def _record(self, stream: VideoStream, lane: int) -> Tensor:
+        """The queue of a lane in every layer, as it is now."""
+        records = self.generator.cache.state(stream.lanes[lane], 0)["records"]
+        return records[:, stream.progress[lane].writes % stream.window.records]
 
     def _inputs(
         self, stream: VideoStream, made: Handover, state: InputState

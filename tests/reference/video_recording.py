@@ -40,7 +40,8 @@ def video_config(recording: Recording) -> VideoStreamConfig:
     return VideoStreamConfig(
         height=o["height"], width=o["width"], block_frames=frames, first_block_frames=max(frames, 2),
         window_frames=o["window"], sink_frames=o["sink"], sink_threshold=threshold if threshold > -1 else None,
-        steps=tuple(o["steps"]), shift=o["shift"], noise_scale=o["noise_scale"], refresh_at=o["refresh_at"],
+        steps=tuple(o["steps"]), shift=o["shift"], noise_scale=o.get("noise_scale") or 1.0,
+        refresh_at=o["refresh_at"],
         loop="plain" if o["mode"] == "plain" else "batch",
     )  # fmt: skip
 
@@ -69,7 +70,7 @@ def handovers(recording: Recording) -> Iterator[Handover]:
             pictures=pictures,
             blocks=1 if "start" in head else began // recording.options["frames_per_block"],
             loop=_loop(recording, call),
-            outputs=head.get("outputs", 1),
+            outputs=sum("decode" in event for event in led),
             noise_scale=head.get("noise_scale"),
             timestep=head.get("t", call["t"][0]),
             first_call=calls[0],
