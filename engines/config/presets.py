@@ -48,11 +48,22 @@ RCM = replace(
 """Causal-rCM in two steps, whose last one writes the context (`c1-1_step2_noisy_ctx`)."""
 
 
+STREAM_BATCH = StreamConfig(
+    window_frames=21, sink_frames=0, steps=(1000, 750, 500, 250), shift=8.0, levels="nearest", context="steps"
+)
+"""StreamDiffusionV2 without pictures, which it was not made for: every step has a window of its own."""
+
+
 def _wan(
-    name: str, stream: StreamConfig, *, endless: bool = True, transformer: TransformerConfig = WAN_1_3B
+    name: str,
+    stream: StreamConfig,
+    *,
+    endless: bool = True,
+    transformer: TransformerConfig = WAN_1_3B,
+    video: VideoStreamConfig | None = None,
 ) -> ModelConfig:
     """A distillation of Wan2.1's 1.3B model, with its VAE and text encoder."""
-    return ModelConfig(name, transformer, VAEConfig(), TextEncoderConfig(), stream, endless)
+    return ModelConfig(name, transformer, VAEConfig(), TextEncoderConfig(), stream, endless, video=video)
 
 
 PRESETS = {
@@ -66,6 +77,7 @@ PRESETS = {
         _wan("causal-forcing-1step-1.3b", ONE_STEP, endless=False),
         _wan("one-forcing-1.3b", ONE_STEP, endless=False),
         _wan("causal-rcm-1.3b", RCM, endless=False, transformer=replace(WAN_1_3B, fp32_time=True)),
+        _wan("streamdiffusionv2-1.3b", STREAM_BATCH, endless=False, video=VideoStreamConfig()),
         _wan("infinite-forcing-1.3b", StreamConfig(window_frames=6, sink_frames=1)),
         ModelConfig(
             "pocket", POCKET, PatchVAEConfig(), POCKET_TEXT, StreamConfig(height=96, width=160, shift=3.0),

@@ -8,9 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from engines.cache.kv_cache import PLAIN_KV, CacheLayout, KVFormat, cache_size
+from engines.cache.kv_cache import PLAIN_KV, CacheLayout, CacheSize, KVFormat, cache_size
+from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import VideoStreamConfig
 from engines.loading.model import build_vae
 from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
@@ -23,17 +25,26 @@ def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
 
 
 class SessionBytes(NamedTuple):
-    """What one session keeps: its window, the raw keys of its sink, its prompt, its decoder's cache."""
+    """What one session keeps: its window, the raw keys of its sink, its prompt, its decoder's cache.
+
+    One that restyles a video has a window, and may have a prompt, for each of its steps, means and slot queues,
+    and an encoder's cache.
+    """
 
     window: int
     raw_keys: int
     prompt: int
     decoder: int
+    slot_choice: int = 0
+    encoder: int = 0
 
 
 @cache
 def session_bytes(
-    config: ModelConfig, stream: StreamConfig, dtype: torch.dtype, kv_format: KVFormat = PLAIN_KV
+    config: ModelConfig,
+    stream: StreamConfig | VideoStreamConfig,
+    dtype: torch.dtype,
+    kv_format: KVFormat = PLAIN_KV,
 ) -> SessionBytes:
     """What a session of the kind `stream` keeps. Allocates nothing."""
     size = cache_size(1, stream, config.transformer)
@@ -41,19 +52,32 @@ def session_bytes(
     return SessionBytes(
         window=size.window * layout.window_token_bytes,
         raw_keys=size.raw * layout.raw_token_bytes,
-        prompt=config.transformer.text_len * layout.prompt_token_bytes,
+        prompt=(size.prompts - config.transformer.text_len) * layout.prompt_token_bytes,
         decoder=_decoder_bytes(config, stream, dtype),
+        slot_choice=layout.nbytes(CacheSize(0, 0, 0, size.means, size.records)),
+        encoder=_encoder_bytes(config, stream, dtype) if isinstance(stream, VideoStreamConfig) else 0,
     )
 
 
 @torch.inference_mode()
-def _decoder_bytes(config: ModelConfig, stream: StreamConfig, dtype: torch.dtype) -> int:
+def _decoder_bytes(config: ModelConfig, stream: StreamConfig | VideoStreamConfig, dtype: torch.dtype) -> int:
     """Of a decoder's cache in the middle of a stream."""
     vae = build_vae(config.vae).to("meta", dtype)
     shape = stream.latent_shape(config.vae.latent_channels, stream.block_frames)
     latents, conv_cache = torch.empty(1, *shape, device="meta", dtype=dtype), vae.start_decoding()
     for _ in range(2):
         conv_cache = vae.decode(latents, conv_cache).cache
+    return conv_cache.nbytes
+
+
+@torch.inference_mode()
+def _encoder_bytes(config: ModelConfig, stream: VideoStreamConfig, dtype: torch.dtype) -> int:
+    """Of an encoder's cache in the middle of a stream."""
+    vae = build_vae(config.encoder or config.vae).to("meta", dtype)
+    conv_cache = vae.start_encoding()
+    for frames in (1, TEMPORAL_FACTOR, TEMPORAL_FACTOR):
+        pictures = torch.empty(1, frames, 3, stream.height, stream.width, device="meta", dtype=dtype)
+        conv_cache = vae.encode(pictures, conv_cache).cache
     return conv_cache.nbytes
 
 

@@ -27,8 +27,8 @@ from engines.text.umt5 import UMT5Encoder
 from engines.vae.taehv import fit_time_grow
 from engines.wan.transformer import CausalTransformer
 
-GENERATOR_ENTRIES = ("generator", "generator_ema", "model")
-"""Where LongLive's, Self-Forcing's and other training runs keep the transformer; in this order, as LongLive."""
+GENERATOR_ENTRIES = ("generator", "generator_ema", "model", "state_dict")
+"""Where training runs keep the transformer, LongLive's and StreamDiffusionV2's among them, in this order."""
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
+from engines.config.video_stream import VideoStreamConfig
 from engines.device.memory_budget import MemoryBudget, typed_out_of_memory
 from engines.errors import ConfigError
 from engines.loading.footprint import session_bytes
@@ -43,7 +45,7 @@ class EngineConfig:
 
     """
 
-    stream: StreamConfig
+    stream: StreamConfig | VideoStreamConfig
     sessions: int = 1
     backends: KernelBackends = EAGER
     graphs: bool = False
@@ -61,11 +63,29 @@ class EngineConfig:
         )
 
 
-def build_generator(model: Model, config: EngineConfig, beside: Sequence[Callable[[], object]] = ()) -> Generator:
+def generate_full_window(generator: Generator, config: EngineConfig) -> None:
+    """All that text streams do, once: the largest pass, a recache and a decode."""
+    assert isinstance(config.stream, StreamConfig)
+    streams = [generator.open(config.stream) for _ in range(config.batch)]
+    prompt = Prompt("", torch.ones(1, generator.config.text_dim))
+    while streams[0].latent_frames <= config.stream.window_frames:
+        for stream in streams:
+            generator.set_prompt(stream, prompt)
+        for stream, block in zip(streams, generator.generate(streams), strict=True):
+            if config.decodes:
+                generator.decode(stream, block)
+
+
+def build_generator(
+    model: Model,
+    config: EngineConfig,
+    beside: Sequence[Callable[[], object]] = (),
+    exercise: Callable[[Generator, EngineConfig], None] = generate_full_window,
+) -> Generator:
     """A generator of `model` with room for the sessions of `config`.
 
-    Without `cache_bytes`, on CUDA, the largest pass, a recache and a decode are run once before the cache is
-    allocated, to see what they leave; so is all that may run `beside` them on the device. Raises ConfigError if
+    Without `cache_bytes`, on CUDA, all that sessions do is done once in an `exercise` before the cache is
+    allocated, to see what it leaves; so is all that may run `beside` it on the device. Raises ConfigError if
     the sessions do not fit, DeviceOutOfMemory if not even that does. Make it in the thread that is to use it:
     CUDA's libraries plan for each thread by itself.
     """
@@ -73,7 +93,8 @@ def build_generator(model: Model, config: EngineConfig, beside: Sequence[Callabl
     lasting = config.cache_bytes
     if lasting is None and model.transformer.device.type == "cuda":
         with typed_out_of_memory("one block"):
-            budget = MemoryBudget.measured(model.transformer.device, _exercise(model, config), *beside)
+            run = partial(_exercise, model, config, exercise)
+            budget = MemoryBudget.measured(model.transformer.device, run, *beside)
         lasting = budget.lasting
     if lasting is not None:
         _require_room(model, config, lasting)
@@ -92,24 +113,14 @@ def _generator(model: Model, config: EngineConfig, runner: ModelRunner, size: Ca
     )
 
 
-def _exercise(model: Model, config: EngineConfig) -> Callable[[], None]:
-    """All that the generator runs, once, for as many streams as may go together. Graphs keep memory: none here."""
-
-    def run() -> None:
-        runner = select_runner(model.transformer, config.backends, graphs=False)
-        size = cache_size(config.batch, config.stream, model.config.transformer)
-        generator = _generator(model, config, runner, size)
-        streams = [generator.open(config.stream) for _ in range(config.batch)]
-        prompt = Prompt("", torch.ones(1, model.config.transformer.text_dim))
-        while streams[0].latent_frames <= config.stream.window_frames:
-            for stream in streams:
-                generator.set_prompt(stream, prompt)
-            for stream, block in zip(streams, generator.generate(streams), strict=True):
-                if config.decodes:
-                    generator.decode(stream, block)
-        generator.release()
-
-    return run
+def _exercise(model: Model, config: EngineConfig, exercise: Callable[[Generator, EngineConfig], None]) -> None:
+    """For as many streams as may go together. Graphs keep memory: none here."""
+    runner = select_runner(model.transformer, config.backends, graphs=False)
+    generator = _generator(
+        model, config, runner, cache_size(config.batch, config.stream, model.config.transformer)
+    )
+    exercise(generator, config)
+    generator.release()
 
 
 def _require_room(model: Model, config: EngineConfig, lasting: int) -> None:

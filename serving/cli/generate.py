@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
 import re
-import signal
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
-from types import FrameType
 
 import torch
 
@@ -29,20 +23,20 @@ from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
 from engines.vae.protocol import use_fused_ops
 from kernels.dispatch import parse_backends
+from serving.cli.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
 from serving.cli.options import add_lora_argument, seconds, size
+from serving.cli.restyle import restyle
 from serving.cli.terminal import escaped, show_line
 from serving.errors import FilmError
-from serving.offline.provenance import Facts, Start, UsedLoRA, applied_cues
-from serving.offline.renderer import FilmMaker, Progress
-from serving.offline.request import DTYPES, MAX_THREADS, Request, read_outputs, read_request
+from serving.media.film_file import Made
+from serving.offline.provenance import Start, applied_cues
+from serving.offline.renderer import FilmMaker, Outputs
+from serving.offline.request import DTYPES, FITS, MAX_THREADS, Request, read_outputs, read_request
 from serving.pipeline.prompts import encode_all
 from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
 from serving.weights.catalog import models_folder
-from serving.weights.loader import DEFAULT_MODEL, INT8_TEXT, OpenedModel, Origin, open_model
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals by which a command is asked to end; what it has made till then is kept."""
+from serving.weights.loader import DEFAULT_MODEL, Origin, open_model
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C has ended."""
@@ -53,13 +47,25 @@ def run(options: argparse.Namespace) -> int:
     request = read_request(options)
     outputs = read_outputs(options, request)
     torch.set_num_threads(request.threads)
+    if request.clip is not None:
+        return _finish(restyle(request, request.clip, outputs, options), outputs)
     planned = schedule(request.timeline, request.stream.blocks)
     ready = _prepare(request, planned, options)
     print(f"kernels: {request.kernels}{'; replayed from graphs' if request.graphs else ''}", file=sys.stderr)
-    facts = _facts(request, planned, ready, options.output)
+    facts = facts_of(request, planned, ready.generator, ready.origins, options.output)
+    facts = replace(
+        facts,
+        stream=ready.stream.config,
+        start=ready.start,
+        cues=applied_cues(planned, ready.stream.next_frame),
+    )
     maker = FilmMaker(ready.generator, ready.stream, planned, ready.encoded, facts)
-    with _interruptible() as interrupted:
-        made = maker.make(outputs, _show, interrupted)
+    with interruptible() as interrupted:
+        return _finish(maker.make(outputs, show, interrupted), outputs)
+
+
+def _finish(made: Made, outputs: Outputs) -> int:
+    """Say what has been made; the exit status."""
     if made.frames == 0:
         print("\ninterrupted before the first block: nothing is written", file=sys.stderr)
     else:
@@ -87,10 +93,10 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
         int8_text=request.int8_text,
     )  # fmt: skip
     generator = _generator(opened.model, request)
-    for warning in (*planned.warnings, *_differences(request, opened, generator)):
+    for warning in (*planned.warnings, *differences(request, opened, generator)):
         print(f"warning: {escaped(warning)}", file=sys.stderr)
     encoded = encode_all(planned, opened.prompts)
-    for warning in _cut_prompts(encoded):
+    for warning in cut_prompts(encoded):
         print(f"warning: {escaped(warning)}", file=sys.stderr)
     origins = opened.origins
     del opened  # The text encoder makes room for the stream.
@@ -102,61 +108,6 @@ def _generator(model: Model, request: Request) -> Generator:
     """A generator on the kernels that are asked for."""
     use_fused_ops(model.vae, request.kernels)
     return build_generator(model, EngineConfig(request.stream, backends=request.kernels, graphs=request.graphs))
-
-
-def _facts(request: Request, planned: Schedule, ready: Ready, film: Path) -> Facts:
-    return Facts(
-        longtake=version("longtake"),
-        model=request.model,
-        codec=request.codec,
-        origins=ready.origins,
-        weights=ready.generator.identity | (INT8_TEXT if request.int8_text else {}),
-        torch=torch.__version__,
-        device=request.device.type,
-        threads=request.threads,
-        dtype=request.dtype_name,
-        kernels=str(request.kernels),
-        stream=ready.stream.config,
-        timeline=request.timeline,
-        cues=applied_cues(planned, ready.stream.next_frame),
-        frames=planned.frames or 0,
-        start=ready.start,
-        loras=tuple(UsedLoRA(_from_film(file.path, film), file.weight, file.sha256) for file in request.loras),
-    )
-
-
-def _differences(request: Request, opened: OpenedModel, generator: Generator) -> Iterator[str]:
-    """Refuse to make a film again with other weights than it was made with, unless other ones are asked for.
-
-    Yields a warning for everything else that may make the pictures differ.
-    """
-    earlier = request.earlier
-    if earlier is None or (earlier.model, earlier.codec) != (request.model, request.codec):
-        return
-    if [(lora.weight, lora.sha256) for lora in earlier.loras] != [(x.weight, x.sha256) for x in request.loras]:
-        yield "the film was made with other LoRAs: the pictures will differ"
-        return
-    if _other_weights(earlier, request, generator) or earlier.origins != opened.origins:
-        origins = ", ".join(f"{origin.repo}@{origin.revision}" for origin in earlier.origins)
-        raise FilmError(f"the film was made with other weights of {request.model}: {origins}")
-    pairs = {
-        "dtype": (earlier.dtype, request.dtype_name),
-        "device": (earlier.device, request.device.type),
-        "threads": (earlier.threads, request.threads),
-        "kernels": (earlier.kernels, str(request.kernels)),
-        "torch": (earlier.torch, torch.__version__),
-        "longtake": (earlier.longtake, version("longtake")),
-    }
-    for name, (then, now) in pairs.items():
-        if then != now:
-            yield f"the film was made with {name} {then}, here it is {now}: the pictures may differ"
-
-
-def _other_weights(earlier: Facts, request: Request, generator: Generator) -> bool:
-    """Whether networks that are known then and now are not the same; in another dtype that cannot be told."""
-    now = generator.identity
-    known = earlier.weights.keys() & now.keys()
-    return request.dtype_name == earlier.dtype and any(earlier.weights[name] != now[name] for name in known)
 
 
 def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, Start | None]:
@@ -178,12 +129,7 @@ def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, 
     _require_asked(request.asked, config)
     _warm_up(generator, request, config)
     stream = restore(generator, data).stream
-    return stream, Start(_from_film(path, film), digest, stream.next_frame)
-
-
-def _from_film(path: Path, film: Path) -> str:
-    """Where a file lies from a film's folder: both may be moved together."""
-    return os.path.relpath(path.resolve(), film.resolve().parent)
+    return stream, Start(from_film(path, film), digest, stream.next_frame)
 
 
 def _warm_up(generator: Generator, request: Request, config: StreamConfig) -> None:
@@ -206,39 +152,6 @@ def _require_asked(asked: Settings, config: StreamConfig) -> None:
     for name, (wanted, given) in pairs.items():
         if wanted is not None and wanted != given:
             raise FilmError(f"{name} {wanted} is asked for, but the snapshot goes on with {given}")
-
-
-def _cut_prompts(encoded: Mapping[str, Prompt]) -> Iterator[str]:
-    """A sentence for each prompt that is too long for the model."""
-    for text, prompt in encoded.items():
-        if prompt.cut_tokens:
-            yield f"the model does not read the last {prompt.cut_tokens} tokens of the prompt {text[:60]!r}..."
-
-
-@contextmanager
-def _interruptible() -> Iterator[Event]:
-    """An event that Ctrl-C, SIGTERM and a terminal that closes set; a second Ctrl-C is the ordinary one."""
-    interrupted = Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, interrupt) for number in ENDING}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _show(progress: Progress) -> None:
-    minutes, seconds = divmod(round(progress.seconds_left), 60)
-    line = (
-        f"block {progress.block}/{progress.blocks}  {progress.frames} frames  "
-        f"{progress.frames_per_second:.1f} frames/s  {minutes}:{seconds:02d} left"
-    )
-    show_line(line)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -273,6 +186,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     add_lora_argument(parser)
+    parser.add_argument("--input", type=Path, metavar="CLIP", help="restyle this video; as long as it is")
+    parser.add_argument("--fit", choices=FITS, help="how the clip fills the picture; else fill")
+    parser.add_argument("--noise-scale", type=float, help="how much the clip is changed, 0..1; else the model's")
+    parser.add_argument("--keep-audio", action="store_true", help="put the clip's audio into the film")
     parser.add_argument("--models-dir", type=Path, help="where `longtake download` put the weights")
 
 

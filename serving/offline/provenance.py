@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import VideoStreamConfig
 from kernels.dispatch import EAGER
 from serving.errors import FilmError, TimelineError
 from serving.media.film_file import Made
@@ -53,6 +54,15 @@ class UsedLoRA:
 
 
 @dataclass(frozen=True)
+class UsedClip:
+    """The clip that was restyled: where it lies from the film's folder, its SHA-256, and how it was fitted."""
+
+    file: str
+    sha256: str
+    fit: str
+
+
+@dataclass(frozen=True)
 class Facts:
     """What a film was made of. `weights` are fingerprints of the networks, `frames` those of the whole clip.
 
@@ -68,13 +78,14 @@ class Facts:
     device: str
     threads: int
     dtype: str
-    stream: StreamConfig
+    stream: StreamConfig | VideoStreamConfig
     timeline: Timeline
     cues: tuple[AppliedCue, ...]
     frames: int
     kernels: str = str(EAGER)
     start: Start | None = None
     loras: tuple[UsedLoRA, ...] = ()
+    clip: UsedClip | None = None
     version: int = VERSION
 
     @property
@@ -104,12 +115,14 @@ class Facts:
 
     @classmethod
     def _of_document(cls, document: dict[str, Any]) -> Self:
-        stream, start = document["stream"], document["start"]
+        start, clip = document["start"], document.get("clip")
+        stream = document["stream"] | {"steps": tuple(document["stream"]["steps"])}
         timeline: Json = document["timeline"]
         known = {name: value for name, value in document.items() if name not in ("frames_made", "complete")}
         made = {
             "origins": tuple(Origin(**origin) for origin in document["origins"]),
-            "stream": StreamConfig(**stream | {"steps": tuple(stream["steps"])}),
+            "stream": StreamConfig(**stream) if clip is None else VideoStreamConfig(**stream),
+            "clip": None if clip is None else UsedClip(**clip),
             "timeline": read_own(Node("timeline", timeline)),
             "cues": tuple(AppliedCue(**cue) for cue in document["cues"]),
             "loras": tuple(UsedLoRA(**lora) for lora in document.get("loras", ())),

@@ -7,17 +7,21 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import torch
 
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import VideoStreamConfig
 from engines.device.host_threads import usable_cores
 from engines.loading.lora import LoRAFile
 from engines.runner.selection import can_use_cuda_graphs
+from engines.video.builder import require_video
 from kernels.dispatch import KernelBackends, backends_for
 from serving.errors import FilmError
+from serving.media.clips.picture_scaler import Fit
 from serving.media.film_file import require_own_facts
-from serving.offline.provenance import Facts
+from serving.offline.provenance import Facts, UsedClip
 from serving.offline.renderer import Outputs
 from serving.timeline.formats.reader import read_timeline
 from serving.timeline.schedule import frame_at
@@ -28,12 +32,29 @@ from serving.weights.quantized_model import model_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
+FITS: tuple[Fit, ...] = get_args(Fit)
+
 SHEET_SUFFIXES = (".png", ".jpg")
 
 MAX_THREADS = 1024
 
 TAIL_SECONDS = 10
 """What follows the last cue where no length is given."""
+
+
+@dataclass(frozen=True)
+class ClipRequest:
+    """A clip that is to be restyled, and how; `sha256` is what it must have, if that is known.
+
+    `base` is how the model restyles one; `noise_scale` replaces what that says.
+    """
+
+    path: Path
+    fit: Fit
+    keep_audio: bool
+    base: VideoStreamConfig
+    noise_scale: float | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +75,7 @@ class Request:
     loras: tuple[LoRAFile, ...] = ()
     earlier: Facts | None = None
     int8_text: bool = False
+    clip: ClipRequest | None = None
 
     @property
     def graphs(self) -> bool:
@@ -77,6 +99,18 @@ class Request:
             steps=asked.steps or self.base.steps,
         )
 
+    def video_stream(self, clip: ClipRequest) -> VideoStreamConfig:
+        """How the clip's model restyles one, but for what is asked."""
+        asked, base = self.asked, clip.base
+        return replace(
+            base,
+            seed=base.seed if asked.seed is None else asked.seed,
+            height=asked.height or base.height,
+            width=asked.width or base.width,
+            steps=asked.steps or base.steps,
+            noise_scale=base.noise_scale if clip.noise_scale is None else clip.noise_scale,
+        )
+
 
 def read_request(options: argparse.Namespace) -> Request:
     """What the options, and the timeline or film that they name, ask for."""
@@ -92,11 +126,13 @@ def _timeline_request(options: argparse.Namespace) -> Request:
     model = options.model or settings.model or DEFAULT_MODEL
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = options.dtype or ("bfloat16" if device == "cuda" else "float32")
+    config = model_config(model, models_folder(options.models_dir))
+    clip = None if options.input is None else _clip(options, require_video(config))
     return Request(
         model,
         options.codec or "own",
-        with_length(read.timeline, options.seconds),
-        model_config(model, models_folder(options.models_dir)).stream,
+        with_length(read.timeline, options.seconds, open_end=clip is not None),
+        config.stream,
         _overridden(settings, options),
         _device(device),
         DTYPES[dtype],
@@ -106,7 +142,20 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         not options.no_graphs,
         tuple(options.lora or ()),
         int8_text=options.text_weights == "int8",
+        clip=clip,
     )
+
+
+def _clip(options: argparse.Namespace, base: VideoStreamConfig, used: UsedClip | None = None) -> ClipRequest:
+    """The clip that is named, or that a film was made of."""
+    path: Path = options.input or options.source.parent / (used.file if used else "")
+    fit = options.fit or (used.fit if used else "fill")
+    if fit not in FITS:
+        raise FilmError(f"the film's clip was fitted by {fit!r}; known: {', '.join(FITS)}")
+    for name in ("snapshot", "snapshot_every"):
+        if getattr(options, name) is not None:
+            raise FilmError("a film that restyles a clip goes on from no snapshot, and leaves none")
+    return ClipRequest(path, fit, options.keep_audio, base, options.noise_scale, used.sha256 if used else None)
 
 
 def _film_request(options: argparse.Namespace) -> Request:
@@ -116,11 +165,16 @@ def _film_request(options: argparse.Namespace) -> Request:
     if facts.start is not None and snapshot is None:
         snapshot = options.source.parent / facts.start.snapshot
     device, dtype = options.device or facts.device, options.dtype or facts.dtype
+    model = options.model or facts.model
+    own, clip = facts.stream, None
+    if isinstance(own, VideoStreamConfig):
+        clip = _clip(options, own, facts.clip)
+        own = model_config(model, models_folder(options.models_dir)).stream
     return Request(
-        options.model or facts.model,
+        model,
         options.codec or facts.codec,
-        with_length(facts.timeline, options.seconds),
-        facts.stream,
+        with_length(facts.timeline, options.seconds, open_end=clip is not None),
+        own,
         _overridden(Settings(), options),
         _device(device),
         DTYPES[dtype],
@@ -131,6 +185,7 @@ def _film_request(options: argparse.Namespace) -> Request:
         loras=_loras_of(facts, options.source) if options.lora is None else tuple(options.lora),
         earlier=facts,
         int8_text=facts.int8_text if options.text_weights is None else options.text_weights == "int8",
+        clip=clip,
     )
 
 
@@ -164,12 +219,15 @@ def _plan(asked: Mapping[str, str], device: str, dtype: str) -> KernelBackends:
         raise FilmError(str(error)) from error
 
 
-def with_length(timeline: Timeline, seconds: float | None) -> Timeline:
-    """A timeline that begins and ends. Raises TimelineError if no cue is at frame 0."""
+def with_length(timeline: Timeline, seconds: float | None, *, open_end: bool = False) -> Timeline:
+    """A timeline that begins and ends; with an `open_end` only where it says when.
+
+    Raises TimelineError if no cue is at frame 0.
+    """
     timeline.require_start()
     if seconds is not None:
         return replace(timeline, frames=frame_at(seconds))
-    if timeline.frames is None:
+    if timeline.frames is None and not open_end:
         return replace(timeline, frames=timeline.cues[-1].frame + frame_at(TAIL_SECONDS))
     return timeline
 
@@ -189,7 +247,8 @@ def read_outputs(options: argparse.Namespace, request: Request) -> Outputs:
         raise FilmError(f"{options.sheet} does not end in {' or '.join(SHEET_SUFFIXES)}")
     every = None if options.snapshot_every is None else max(1, frame_at(options.snapshot_every))
     outputs = Outputs(options.output, options.sheet, every)
-    taken = {path.resolve() for path in (options.source, request.snapshot) if path is not None}
+    clip = None if request.clip is None else request.clip.path
+    taken = {path.resolve() for path in (options.source, request.snapshot, clip) if path is not None}
     for path in (outputs.film, outputs.facts, outputs.sheet):
         if path is None:
             continue

@@ -101,6 +101,7 @@ SELF_FORCING = Repo("gdhe17/Self-Forcing", SEE_CARD)
 CAUSAL_FORCING = Repo("zhuhz22/Causal-Forcing", "apache-2.0")
 ONE_FORCING = Repo("JiaqiFeng/OneForcing", SEE_CARD)
 CAUSAL_RCM = Repo("worstcoder/rcm-Wan", "apache-2.0")
+STREAM_DIFFUSION = Repo("jerryfeng/StreamDiffusionV2", SEE_CARD)
 INFINITE_FORCING = Repo("SOTAMak1r/Infinite-Forcing", "apache-2.0")
 # TAEHV's author publishes on GitHub only; LightX2V keeps a copy of the file on the hub.
 AUTOENCODERS = Repo("lightx2v/Autoencoders", SEE_CARD)
@@ -162,6 +163,10 @@ CATALOG = {
         _over_wan(
             "causal-rcm-1.3b", "Causal-rCM 1.3B, frame by frame in two steps without a clean pass", CAUSAL_RCM,
             "Causal_rCM_Wan2.1_T2V_1.3B_480p_TF-dCM-init_SF-DMD_c1-1_step2_noisy_ctx.pt",
+        ),
+        _over_wan(
+            "streamdiffusionv2-1.3b", "StreamDiffusionV2 1.3B: restyles videos", STREAM_DIFFUSION,
+            "wan_causal_dmd_v2v/model.pt",
         ),
         _over_wan(
             "infinite-forcing-1.3b", "Infinite-Forcing 1.3B: endless", INFINITE_FORCING, "ema_model.pt",

@@ -102,7 +102,10 @@ def open_model(
 def configured(config: ModelConfig, codec: CodecName, *, int8_text: bool) -> ModelConfig:
     """A model with the codec that is asked for, and its text encoder's weights as they are or in INT8."""
     config = replace(config, text_encoder=replace(config.text_encoder, int8_weights=int8_text))
-    return replace(config, vae=TAEW2_1) if codec == "tiny" else config
+    if codec != "tiny":
+        return config
+    # Pictures to be restyled are encoded by the model's own: a tiny encoder's latents are others.
+    return replace(config, vae=TAEW2_1, encoder=None if config.video is None else config.vae)
 
 
 def require_model(name: str, models: Path, codec: CodecName = "own", loras: Sequence[LoRAFile] = ()) -> None:
@@ -178,4 +181,5 @@ def _files(entry: CatalogEntry, folder: Path, codec: Role) -> ModelFiles:
         tokenizer=one(Role.TOKENIZER).parent,
         lora=loras[0] if loras else None,
         entry=entry.entry,
+        encoder=one(Role.CODEC),
     )

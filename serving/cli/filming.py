@@ -1,0 +1,123 @@
+"""What all ways of making a film have in common: its facts, warnings, progress, and being interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from threading import Event
+from types import FrameType
+
+import torch
+
+from engines.streaming.generator import Generator
+from engines.text.prompt import Prompt
+from serving.cli.terminal import show_line
+from serving.errors import FilmError
+from serving.offline.provenance import Facts, UsedLoRA, applied_cues
+from serving.offline.renderer import Progress
+from serving.offline.request import Request
+from serving.timeline.schedule import Schedule
+from serving.weights.loader import INT8_TEXT, OpenedModel, Origin
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals by which a command is asked to end; what it has made till then is kept."""
+
+
+def facts_of(
+    request: Request, planned: Schedule, generator: Generator, origins: Sequence[Origin], film: Path
+) -> Facts:
+    """Of a film that begins at frame 0 of the stream that is asked for."""
+    return Facts(
+        longtake=version("longtake"),
+        model=request.model,
+        codec=request.codec,
+        origins=tuple(origins),
+        weights=generator.identity | (INT8_TEXT if request.int8_text else {}),
+        torch=torch.__version__,
+        device=request.device.type,
+        threads=request.threads,
+        dtype=request.dtype_name,
+        kernels=str(request.kernels),
+        stream=request.stream if request.clip is None else request.video_stream(request.clip),
+        timeline=request.timeline,
+        cues=applied_cues(planned),
+        frames=planned.frames or 0,
+        loras=tuple(UsedLoRA(from_film(file.path, film), file.weight, file.sha256) for file in request.loras),
+    )
+
+
+def differences(request: Request, opened: OpenedModel, generator: Generator) -> Iterator[str]:
+    """Refuse to make a film again with other weights than it was made with, unless other ones are asked for.
+
+    Yields a warning for everything else that may make the pictures differ.
+    """
+    earlier = request.earlier
+    if earlier is None or (earlier.model, earlier.codec) != (request.model, request.codec):
+        return
+    if [(lora.weight, lora.sha256) for lora in earlier.loras] != [(x.weight, x.sha256) for x in request.loras]:
+        yield "the film was made with other LoRAs: the pictures will differ"
+        return
+    if _other_weights(earlier, request, generator) or earlier.origins != opened.origins:
+        origins = ", ".join(f"{origin.repo}@{origin.revision}" for origin in earlier.origins)
+        raise FilmError(f"the film was made with other weights of {request.model}: {origins}")
+    pairs = {
+        "dtype": (earlier.dtype, request.dtype_name),
+        "device": (earlier.device, request.device.type),
+        "threads": (earlier.threads, request.threads),
+        "kernels": (earlier.kernels, str(request.kernels)),
+        "torch": (earlier.torch, torch.__version__),
+        "longtake": (earlier.longtake, version("longtake")),
+    }
+    for name, (then, now) in pairs.items():
+        if then != now:
+            yield f"the film was made with {name} {then}, here it is {now}: the pictures may differ"
+
+
+def _other_weights(earlier: Facts, request: Request, generator: Generator) -> bool:
+    """Whether networks that are known then and now are not the same; in another dtype that cannot be told."""
+    now = generator.identity
+    known = earlier.weights.keys() & now.keys()
+    return request.dtype_name == earlier.dtype and any(earlier.weights[name] != now[name] for name in known)
+
+
+def from_film(path: Path, film: Path) -> str:
+    """Where a file lies from a film's folder: both may be moved together."""
+    return os.path.relpath(path.resolve(), film.resolve().parent)
+
+
+def cut_prompts(encoded: Mapping[str, Prompt]) -> Iterator[str]:
+    """A sentence for each prompt that is too long for the model."""
+    for text, prompt in encoded.items():
+        if prompt.cut_tokens:
+            yield f"the model does not read the last {prompt.cut_tokens} tokens of the prompt {text[:60]!r}..."
+
+
+@contextmanager
+def interruptible() -> Iterator[Event]:
+    """An event that Ctrl-C, SIGTERM and a terminal that closes set; a second Ctrl-C is the ordinary one."""
+    interrupted = Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, interrupt) for number in ENDING}
+    try:
+        yield interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def show(progress: Progress) -> None:
+    """On the terminal's last line."""
+    minutes, seconds = divmod(round(progress.seconds_left), 60)
+    line = (
+        f"block {progress.block}/{progress.blocks}  {progress.frames} frames  "
+        f"{progress.frames_per_second:.1f} frames/s  {minutes}:{seconds:02d} left"
+    )
+    show_line(line)

@@ -1,0 +1,96 @@
+"""`longtake generate --input`: from a clip and a timeline to a film."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from dataclasses import replace
+from itertools import islice
+
+import torch
+
+from engines.config.geometry import FRAMES_PER_SECOND
+from engines.config.video_stream import VideoStreamConfig
+from engines.loading.model import Model
+from engines.streaming.builder import EngineConfig
+from engines.vae.protocol import use_fused_ops
+from engines.video.builder import VideoEngine, build_video_engine, restyle_full_window
+from serving.cli.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
+from serving.cli.terminal import escaped, show_line
+from serving.errors import FilmError
+from serving.media.clips.clip_reader import ClipReader, open_clip
+from serving.media.film_file import Made
+from serving.offline.provenance import UsedClip
+from serving.offline.renderer import Outputs
+from serving.offline.request import ClipRequest, Request
+from serving.offline.restyler import ClipRestyler
+from serving.pipeline.prompts import encode_all
+from serving.timeline.schedule import Schedule, schedule
+from serving.weights.catalog import models_folder
+from serving.weights.loader import open_model
+
+
+def build_engine(model: Model, request: Request, stream: VideoStreamConfig) -> VideoEngine:
+    """On the kernels that are asked for; warm, where graphs are to be recorded."""
+    use_fused_ops(model.vae, request.kernels)
+    if model.encoder is not model.vae:
+        use_fused_ops(model.encoder, request.kernels)
+    config = EngineConfig(stream, backends=request.kernels, graphs=request.graphs)
+    engine = build_video_engine(model, config)
+    if request.graphs:
+        show_line("warming up")
+        restyle_full_window(engine.generator, engine.encoder, config)
+        print(file=sys.stderr)
+    return engine
+
+
+def restyle(request: Request, clip: ClipRequest, outputs: Outputs, options: argparse.Namespace) -> Made:
+    """Make the film. Raises ClipError, FilmError, ConfigError and what opening a model raises."""
+    stream = request.video_stream(clip)
+    used = UsedClip(from_film(clip.path, outputs.film), _sha256(clip), clip.fit)
+    planned = schedule(request.timeline, stream.blocks)
+    with open_clip(clip.path, stream.height, stream.width, clip.fit) as reader:
+        text_device = None if options.text_device is None else torch.device(options.text_device)
+        opened = open_model(
+            request.model, models_folder(options.models_dir), request.device, request.dtype, request.codec,
+            text_device, loras=request.loras, int8_text=request.int8_text,
+        )  # fmt: skip
+        engine = build_engine(opened.model, request, stream)
+        generator = engine.generator.beside
+        encoded = encode_all(planned, opened.prompts)
+        _warn(*planned.warnings, *differences(request, opened, generator), *cut_prompts(encoded))
+        facts = replace(facts_of(request, planned, generator, opened.origins, outputs.film), clip=used)
+        del opened  # The text encoder makes room for the stream.
+        maker = ClipRestyler(engine, engine.generator.open(stream), planned, encoded, facts)
+        with interruptible() as interrupted:
+            pictures = islice(reader, planned.frames)
+            made = maker.make(pictures, _expected(reader, planned), outputs, show, interrupted)
+        _warn(*reader.warnings)
+    return made
+
+
+def _expected(reader: ClipReader, planned: Schedule) -> int:
+    """About how many frames the film will have."""
+    clip = reader.facts.duration_s
+    frames = planned.frames if clip is None else round(clip * FRAMES_PER_SECOND)
+    return min(frames or 1, planned.frames or frames or 1)
+
+
+def _sha256(clip: ClipRequest) -> str:
+    """Of the clip. Raises FilmError unless it is the one that the film was made of."""
+    try:
+        with clip.path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FilmError(
+            f"the clip {clip.path} cannot be read: {error.strerror}; --input says where it is"
+        ) from error
+    if clip.sha256 not in (None, digest):
+        raise FilmError(f"{clip.path} is not the clip that the film was made of: its SHA-256 differs")
+    return digest
+
+
+def _warn(*warnings: str) -> None:
+    for warning in warnings:
+        print(f"warning: {escaped(warning)}", file=sys.stderr)
