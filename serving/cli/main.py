@@ -11,7 +11,8 @@ from typing import Any
 
 from engines.config.validation import require
 from engines.errors import EngineError
-from serving.cli import doctor, evacuate, generate, play, recordings, serve, sessions
+from serving.cli import doctor, evacuate, play, recordings, serve, sessions
+from serving.cli.films import generate
 from serving.cli.terminal import escaped
 from serving.cli.timeline import explain
 from serving.cli.weights import download, quantize

@@ -16,7 +16,7 @@ from engines.loading.model import Model
 from engines.streaming.builder import EngineConfig
 from engines.vae.protocol import use_fused_ops
 from engines.video.builder import VideoEngine, build_video_engine, restyle_full_window
-from serving.cli.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
+from serving.cli.films.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
 from serving.cli.terminal import escaped, show_line
 from serving.errors import FilmError
 from serving.media.clips.clip_reader import ClipReader, open_clip

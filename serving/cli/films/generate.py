@@ -23,9 +23,9 @@ from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
 from engines.vae.protocol import use_fused_ops
 from kernels.dispatch import parse_backends
-from serving.cli.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
+from serving.cli.films.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
+from serving.cli.films.restyle import restyle
 from serving.cli.options import add_lora_argument, seconds, size
-from serving.cli.restyle import restyle
 from serving.cli.terminal import escaped, show_line
 from serving.errors import FilmError
 from serving.media.film_file import Made

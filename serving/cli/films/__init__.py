@@ -1,0 +1,1 @@
+"""Films made here, from timelines and clips, without a server."""

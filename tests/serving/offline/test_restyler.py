@@ -1,0 +1,112 @@
+"""Clips restyled by the pocket model, through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from serving.cli.main import main
+from tests.serving.media.clips.clips import Pictures, gray, quadrants, write_clip
+
+TIMELINE = """
+version: 1
+height: 32
+width: 48
+cues:
+  - frame: 0
+    prompt: a red balloon hovering over rolling hills at noon under a clear sky
+  - frame: 13
+    prompt: a red balloon hovering over rolling hills at night under a clear sky
+"""
+
+
+@pytest.fixture
+def timeline(tmp_path: Path) -> Path:
+    path = tmp_path / "timeline.yaml"
+    path.write_text(TIMELINE)
+    return path
+
+
+def restyle(timeline: Path, clip: Path, name: str = "film.mp4", *options: str) -> int:
+    return main(["generate", str(timeline), "--input", str(clip), "-o", str(timeline.with_name(name)), *options])
+
+
+def pictures_of(film: Path) -> list[Pictures]:
+    with av.open(str(film)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize(("count", "rate", "frames"), [(1, 24, 1), (72, 24, 48), (40, 16, 40), (90, 30, 48)])
+def test_a_film_is_as_long_as_its_clip(timeline: Path, count: int, rate: int, frames: int, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", gray(count), rate)
+    assert restyle(timeline, clip) == 0
+    assert abs(len(pictures_of(tmp_path / "film.mp4")) - frames) <= 1
+
+
+def test_other_pictures_make_another_film_and_so_does_another_prompt(timeline: Path, tmp_path: Path) -> None:
+    first, second = write_clip(tmp_path / "a.mp4", gray(24)), write_clip(tmp_path / "b.mp4", [quadrants()] * 24)
+    assert restyle(timeline, first, "a-film.mp4") == restyle(timeline, second, "b-film.mp4") == 0
+    timeline.write_text(TIMELINE.replace("night", "dusk"))
+    assert restyle(timeline, first, "c-film.mp4") == 0
+    a, b, c = (np.stack(pictures_of(tmp_path / f"{name}-film.mp4")).astype(float) for name in "abc")
+    assert np.abs(a - b).mean() > 5
+    assert np.abs(a - c)[:13].max() == 0
+    assert np.abs(a - c)[13:].mean() > 1
+
+
+def test_a_film_is_made_again_from_the_facts_inside_it_and_the_same_clip(timeline: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", gray(24))
+    assert restyle(timeline, clip, "film.mp4", "--fit", "stretch", "--noise-scale", "0.7") == 0
+    facts = json.loads((tmp_path / "film.json").read_text())
+    assert (facts["clip"]["file"], facts["clip"]["fit"]) == ("clip.mp4", "stretch")
+    assert main(["generate", str(tmp_path / "film.mp4"), "-o", str(tmp_path / "again.mp4")]) == 0
+    for ours, theirs in zip(pictures_of(tmp_path / "again.mp4"), pictures_of(tmp_path / "film.mp4"), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_a_film_is_not_made_again_of_another_clip(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", gray(24))
+    restyle(timeline, clip)
+    shutil.copy(write_clip(tmp_path / "other.mp4", gray(20)), clip)
+    assert main(["generate", str(tmp_path / "film.mp4"), "-o", str(tmp_path / "again.mp4")]) == 2
+    assert "is not the clip that the film was made of" in capsys.readouterr().err
+
+
+def test_a_sheet_has_the_input_above_the_output(timeline: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", [quadrants()] * 24)
+    assert restyle(timeline, clip, "film.mp4", "--sheet", str(tmp_path / "sheet.png"), "--fit", "stretch") == 0
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"), dtype=float)
+    red = (sheet[..., 0] > 200) & (sheet[..., 1:].max(axis=-1) < 60)
+    assert red.sum() >= 32 * 48 // 5, "the clip's red quarter"
+
+
+def test_a_length_that_is_asked_for_ends_the_film_before_its_clip(timeline: Path, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", gray(72))
+    assert restyle(timeline, clip, "film.mp4", "--seconds", "1") == 0
+    assert len(pictures_of(tmp_path / "film.mp4")) == 17, "whole blocks"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--model", "longlive-1.3b"), "longlive-1.3b makes videos from prompts alone"),
+        (("--snapshot-every", "5"), "goes on from no snapshot, and leaves none"),
+        (("--noise-scale", "2"), "noise_scale 2.0 is outside 0..1"),
+        (("--input", "nothing.mp4"), "the clip nothing.mp4 cannot be read"),
+    ],
+)
+def test_what_cannot_be_restyled_is_refused(
+    timeline: Path, tmp_path: Path, options: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", gray(5))
+    assert restyle(timeline, clip, "film.mp4", *options) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "film.mp4").exists()
