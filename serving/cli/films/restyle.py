@@ -18,7 +18,8 @@ from engines.vae.protocol import use_fused_ops
 from engines.video.builder import VideoEngine, build_video_engine, restyle_full_window
 from serving.cli.films.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
 from serving.cli.terminal import escaped, show_line
-from serving.errors import FilmError
+from serving.errors import ClipError, FilmError
+from serving.media.clips.audio_track import add_audio
 from serving.media.clips.clip_reader import ClipReader, open_clip
 from serving.media.film_file import Made
 from serving.offline.provenance import UsedClip
@@ -51,6 +52,8 @@ def restyle(request: Request, clip: ClipRequest, outputs: Outputs, options: argp
     used = UsedClip(from_film(clip.path, outputs.film), _sha256(clip), clip.fit)
     planned = schedule(request.timeline, stream.blocks)
     with open_clip(clip.path, stream.height, stream.width, clip.fit) as reader:
+        if clip.keep_audio and not reader.facts.has_audio:
+            raise ClipError(f"{clip.path} has no audio to keep; leave --keep-audio out")
         text_device = None if options.text_device is None else torch.device(options.text_device)
         opened = open_model(
             request.model, models_folder(options.models_dir), request.device, request.dtype, request.codec,
@@ -67,6 +70,8 @@ def restyle(request: Request, clip: ClipRequest, outputs: Outputs, options: argp
             pictures = islice(reader, planned.frames)
             made = maker.make(pictures, _expected(reader, planned), outputs, show, interrupted)
         _warn(*reader.warnings)
+    if clip.keep_audio and made.frames:
+        add_audio(outputs.film, clip.path, reader.facts.start_s)
     return made
 
 
