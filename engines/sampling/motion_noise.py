@@ -8,6 +8,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from engines.config.validation import require
+
 FULL_MOTION = 0.2
 """Root mean square of a picture's change, in pixels of -1..1, that counts as one."""
 
@@ -18,30 +20,41 @@ KEPT = 0.1
 """The share of the scale before that stays in the next one."""
 
 
+@dataclass(frozen=True)
+class NoiseSetting:
+    """The share of noise for pictures at rest, and whether it is less where they move."""
+
+    scale: float
+    follows_motion: bool = True
+
+    def __post_init__(self) -> None:
+        require(0 < self.scale <= 1, f"noise_scale {self.scale} is outside 0..1")
+
+
 @dataclass(frozen=True, eq=False)
 class MotionNoise:
     """The scale of the noise after some pictures: a value, which each call replaces.
 
     Args:
-        highest: the scale for pictures at rest.
         scale: the one in force.
         last: the last picture, [1, 3, H, W] in -1..1.
 
     """
 
-    highest: float
     scale: float
     last: Tensor
 
     @classmethod
-    def start(cls, highest: float, pictures: Tensor) -> Self:
-        """After a stream's first pictures, [N, 3, H, W] in -1..1, which are mixed at the highest scale."""
-        return cls(highest, highest, pictures[-1:].clone())
+    def start(cls, setting: NoiseSetting, pictures: Tensor) -> Self:
+        """After a stream's first pictures, [N, 3, H, W] in -1..1, which are mixed as those at rest."""
+        return cls(setting.scale, pictures[-1:].clone())
 
-    def after(self, pictures: Tensor) -> Self:
-        """After the next ones; on CUDA this waits for how much moved in them."""
-        moved = motion(pictures, self.last).item()
-        scale = (self.highest - MOST_LESS * moved) * (1 - KEPT) + self.scale * KEPT
+    def after(self, setting: NoiseSetting, pictures: Tensor) -> Self:
+        """After the next ones; where they count, on CUDA this waits for how much moved in them."""
+        scale = setting.scale
+        if setting.follows_motion:
+            moved = motion(pictures, self.last).item()
+            scale = (setting.scale - MOST_LESS * moved) * (1 - KEPT) + self.scale * KEPT
         return replace(self, scale=scale, last=pictures[-1:].clone())
 
 

@@ -52,7 +52,7 @@ def restyle_full_window(video: VideoGenerator, encoder: InputEncoder, config: En
     streams = [video.open(stream) for _ in range(config.batch)]
     for opened in streams:
         video.set_prompt(opened, Prompt("", torch.ones(1, video.beside.config.text_dim)))
-    state = encoder.start()
+    state = encoder.start(stream)
     for number in range(stream.blocks.blocks_of(stream.window_frames) + len(stream.steps) + 1):
         frames = stream.blocks.pixel_frames(number + 1) - stream.blocks.pixel_frames(number)
         made = encoder.encode(

@@ -22,6 +22,7 @@ from engines.text.prompt import Prompt
 from engines.video.input import BlockInput
 from engines.video.rollout import Made, Ticked, VideoRollout, is_resumed
 from engines.video.stream import BatchRow, VideoStream
+from kernels.slot_choice.slot_queue import put_first
 
 
 class _Due(NamedTuple):
@@ -110,6 +111,20 @@ class VideoGenerator:
             ticked |= self._ticks([one for one in due if not _is_plain(one.stream)], cancelled)
         ready = self.beside.record_event()
         return [self._entered(stream, made.get(id(stream)), ticked.get(id(stream)), ready) for stream in streams]
+
+    @torch.inference_mode()
+    def renew_sink(self, stream: VideoStream) -> None:
+        """Have the next frames take the places of the sink's, in every window.
+
+        In a stream batch each window does so as blocks reach its step. Raises StreamError in a begun block.
+        """
+        stream.require_open()
+        if stream.begun is not None:
+            raise StreamError(f"block {stream.entered} has begun; make it before the sink is renewed")
+        ends = range(1, stream.window.sink + 1)
+        for lane, progress in zip(stream.lanes, stream.progress, strict=True):
+            records = self.beside.cache.state(lane, 0)["records"]
+            put_first(records[:, progress.writes % stream.window.records], ends)
 
     @torch.inference_mode()
     def flush(self, stream: VideoStream) -> list[Block]:

@@ -13,7 +13,7 @@ from engines.config.video_stream import VideoStreamConfig
 from engines.device.host_copy import to_device
 from engines.device.memory_budget import typed_out_of_memory
 from engines.device.side_stream import SideStream
-from engines.sampling.motion_noise import MotionNoise, first_timestep
+from engines.sampling.motion_noise import MotionNoise, NoiseSetting, first_timestep
 from engines.vae.conv_cache import ConvCache
 from engines.vae.protocol import PictureEncoder
 
@@ -37,9 +37,13 @@ class BlockInput(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class InputState:
-    """How far a stream's pictures have been encoded: a value, which each call replaces."""
+    """How far a stream's pictures have been encoded: a value, which each call replaces.
+
+    `noise` holds for the pictures that come, and may be replaced by another setting between two calls.
+    """
 
     cache: ConvCache
+    noise: NoiseSetting
     blocks: int = 0
     motion: MotionNoise | None = None
 
@@ -63,9 +67,9 @@ class InputEncoder:
         self._dtype = dtype
         self._side_stream = SideStream(device)
 
-    def start(self) -> InputState:
+    def start(self, config: VideoStreamConfig) -> InputState:
         """Before a stream's first pictures."""
-        return InputState(self._vae.start_encoding())
+        return InputState(self._vae.start_encoding(), NoiseSetting(config.noise_scale, config.motion_noise))
 
     @torch.inference_mode()
     def encode(self, config: VideoStreamConfig, pictures: Tensor, state: InputState) -> Encoded:
@@ -86,20 +90,18 @@ class InputEncoder:
     def _encoded(self, config: VideoStreamConfig, pictures: Tensor, state: InputState) -> Encoded:
         pixels = self._pixels(pictures)
         encoded = self._vae.encode_means(pixels.unsqueeze(0), state.cache)
-        if state.blocks == 0:
-            level = config.noise_scale, config.steps[0]
-            motion = MotionNoise.start(config.noise_scale, pixels) if config.motion_noise else None
+        if state.motion is None:
+            motion, timestep = MotionNoise.start(state.noise, pixels), config.steps[0]
         else:
-            motion = None if state.motion is None else state.motion.after(pixels)
-            scale = config.noise_scale if motion is None else motion.scale
-            level = scale, first_timestep(scale, config.timestep_below)
+            motion = state.motion.after(state.noise, pixels)
+            timestep = first_timestep(motion.scale, config.timestep_below)
         inputs, first, number = [], 0, state.blocks
         latents = encoded.latents[0]
         while first < latents.shape[0]:
             frames = config.blocks.frames_of(number)
-            inputs.append(BlockInput(number, latents[first : first + frames].clone(), *level))
+            inputs.append(BlockInput(number, latents[first : first + frames].clone(), motion.scale, timestep))
             first, number = first + frames, number + 1
-        return Encoded(inputs, InputState(encoded.cache, number, motion))
+        return Encoded(inputs, InputState(encoded.cache, state.noise, number, motion))
 
     def _pixels(self, pictures: Tensor) -> Tensor:
         """[N, 3, H, W] in -1..1."""

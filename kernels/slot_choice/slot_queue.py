@@ -24,6 +24,7 @@ would be like the new one now.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -94,6 +95,19 @@ class SlotQueues:
     def rows(self) -> int:
         """Of the batch."""
         return self.steps.shape[0]
+
+
+def put_first(record: Tensor, ends: Sequence[int]) -> None:
+    """Have slots be overwritten before all others: their `ends` go to the front of the queue in each layer.
+
+    `record` is [layers, RECORD]. What finds no room at the back is counted as lost; nothing is read back.
+    """
+    count = len(ends)
+    first = torch.tensor(ends, dtype=record.dtype, device=record.device).expand(record.shape[0], count)
+    record[:, ENDS:] = torch.cat([first, record[:, ENDS : RECORD - count]], dim=1)
+    length = record[:, LENGTH] + count
+    record[:, LOST] += (length - CAPACITY).clamp(min=0)
+    record[:, LENGTH] = length.clamp(max=CAPACITY)
 
 
 def frame_means_reference(staged: KVPlanes, frames: int) -> Tensor:

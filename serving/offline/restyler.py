@@ -118,7 +118,7 @@ class ClipRestyler:
         """Each block as it comes out; it is decoded once the next one has been begun."""
         stream, generator = self._stream, self._engine.generator
         groups: dict[int, PictureGroup] = {}
-        state = self._engine.encoder.start()
+        state = self._engine.encoder.start(stream.config)
         held: Block | None = None
         for number, group in enumerate(self._groups(pictures)):
             prompt = self._track.at(number)

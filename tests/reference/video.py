@@ -140,7 +140,7 @@ class Playback:
         survivors = self._survivors if self._queues_survived(session[0]) else []
         self._take_over(stream, survivors[:1])
         self.video.set_prompt(stream, self.recording.prompt(session[0].prompt, row=0))
-        state = self.encoder.start()
+        state = self.encoder.start(self.config)
         cache = self.vae.start_decoding()
         for number, made in enumerate(session):
             inputs, state = self._inputs(stream, made, state)

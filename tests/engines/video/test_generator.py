@@ -14,6 +14,7 @@ from engines.loading.model import Model
 from engines.runner.eager import EagerAttention
 from engines.text.prompt import Prompt
 from engines.video.generator import VideoGenerator
+from engines.video.stream import VideoStream
 from kernels.slot_choice.slot_queue import SLOT
 from tests.support.generators import denoiser_for, generator_for
 from tests.support.videos import block_input, roll_video
@@ -177,10 +178,35 @@ def slots(video: VideoGenerator, config: VideoStreamConfig, prompt: Prompt) -> l
     taken = []
     for _ in range(5):
         roll_video(video, stream, 1, {})
-        records = video.beside.cache.state(stream.lanes[0], 0)["records"]
-        (slot,) = set(records[:, stream.progress[0].writes % stream.window.records, SLOT].tolist())
-        taken.append(slot)
+        taken.append(last_slots(video, stream)[0])
     return taken
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_renewed_sink_is_given_up_frame_by_frame_and_the_ring_goes_on_behind(
+    loop: Loop, video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    config = replace(clip, loop=loop, exact=False, sink_threshold=None)
+    stream = video.open(config)
+    roll_video(video, stream, 10, {0: prompts[0]})
+    video.renew_sink(stream)
+    taken = []
+    for _ in range(5):
+        roll_video(video, stream, 1, {})
+        taken.append(last_slots(video, stream))
+    lanes = len(config.steps) if loop == "batch" else 1
+    assert [len(set(slots[:lanes])) for slots in taken[:3]] == [1] * 3
+    assert [slots[0] for slots in taken[:3]] == [0, 1, 2]
+    assert {slots[0] for slots in taken[3:]} <= {3, 4, 5}
+
+
+def last_slots(video: VideoGenerator, stream: VideoStream) -> list[int]:
+    """The slot that the first layer of each window took last."""
+    states = [video.beside.cache.state(lane, 0)["records"][0] for lane in stream.lanes]
+    return [
+        int(records[progress.writes % stream.window.records, SLOT])
+        for records, progress in zip(states, stream.progress, strict=True)
+    ]
 
 
 def test_what_is_not_the_next_input_is_refused(

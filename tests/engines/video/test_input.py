@@ -8,7 +8,8 @@ from torch import Tensor
 
 from engines.config.networks import VAEConfig
 from engines.config.video_stream import VideoStreamConfig
-from engines.errors import StreamError
+from engines.errors import ConfigError, StreamError
+from engines.sampling.motion_noise import NoiseSetting
 from engines.vae.wan_vae import WanVAE
 from engines.video.input import BlockInput, InputEncoder
 
@@ -26,7 +27,7 @@ def moving(frames: int) -> Tensor:
 
 
 def encoded(encoder: InputEncoder, config: VideoStreamConfig, *calls: Tensor) -> list[BlockInput]:
-    state, inputs = encoder.start(), []
+    state, inputs = encoder.start(config), []
     for pictures in calls:
         made, state = encoder.encode(config, pictures, state)
         inputs += made
@@ -66,6 +67,17 @@ def test_the_more_moves_the_less_noise_in_steps_that_are_damped(
 def test_without_the_controller_the_noise_stays(encoder: InputEncoder, clip: VideoStreamConfig) -> None:
     inputs = encoded(encoder, replace(clip, motion_noise=False), STILL.repeat(5, 1, 1, 1), moving(4))
     assert (inputs[1].noise_scale, inputs[1].timestep) == (0.8, 700)
+
+
+def test_the_noise_can_be_set_between_two_calls(encoder: InputEncoder, clip: VideoStreamConfig) -> None:
+    _, state = encoder.encode(clip, moving(5), encoder.start(clip))
+    still = replace(state, noise=NoiseSetting(0.5, follows_motion=False))
+    (less,), state = encoder.encode(clip, moving(4), still)
+    assert (less.noise_scale, less.timestep) == (0.5, 400)
+    (more,), _ = encoder.encode(clip, moving(4), replace(state, noise=NoiseSetting(0.8)))
+    assert more.noise_scale == pytest.approx(0.7 * 0.9 + 0.05)
+    with pytest.raises(ConfigError, match=r"noise_scale 1.5 is outside 0..1"):
+        NoiseSetting(1.5)
 
 
 def test_pictures_that_are_no_whole_blocks_are_refused(encoder: InputEncoder, clip: VideoStreamConfig) -> None:
