@@ -113,6 +113,10 @@ def self_forcing(state: State, path: Path) -> None:
     torch.save({"generator_ema": wrapped}, path)
 
 
+def state_dict_entry(state: State, path: Path) -> None:
+    torch.save({"state_dict": {f"model.{name}": tensor for name, tensor in state.items()}}, path)
+
+
 def training_run(state: State, path: Path) -> None:
     """As LongLive writes on the way: the optimizer's state and another network beside the generator."""
     other = {f"model.{name}": torch.zeros(1) for name in state}
@@ -120,7 +124,7 @@ def training_run(state: State, path: Path) -> None:
     torch.save({"generator": own, "critic": other, "generator_optimizer": {"state": {}}, "step": 200}, path)
 
 
-@pytest.mark.parametrize("save", [save_file, plain_pt, longlive, self_forcing, training_run])
+@pytest.mark.parametrize("save", [save_file, plain_pt, longlive, self_forcing, state_dict_entry, training_run])
 def test_a_transformer_is_read_from_each_form_in_which_it_is_published(
     save: Callable[[State, Path], None], published: Published, tmp_path: Path
 ) -> None:

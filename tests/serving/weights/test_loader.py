@@ -15,10 +15,12 @@ from huggingface_hub import close_session
 from torch import nn
 
 from engines.config.presets import PRESETS, preset
+from engines.config.video_stream import VideoStreamConfig
 from engines.loading.model import Model, build_vae
 from engines.vae.taehv import TAEHV
 from serving.cli.main import main
 from serving.weights import loader
+from tests.serving.media.clips.clips import gray, write_clip
 from tests.serving.weights.hub_server import FakeHub, FakeRepo, serve
 from tests.support.published_files import random_lora, train_tokenizer
 
@@ -34,9 +36,11 @@ def saved(content: Any) -> bytes:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A hub on which LongLive and Wan2.1 are published as they are, but tiny."""
+    """A hub on which LongLive, StreamDiffusionV2 and Wan2.1 are published as they are, but tiny."""
     small = replace(preset("tiny"), name="longlive-1.3b")
     monkeypatch.setitem(PRESETS, "longlive-1.3b", small)
+    clips = replace(small, name="streamdiffusionv2-1.3b", video=VideoStreamConfig())
+    monkeypatch.setitem(PRESETS, "streamdiffusionv2-1.3b", clips)
     monkeypatch.setattr(loader, "TAEW2_1", TINY_CODEC)
     monkeypatch.setenv("LONGTAKE_MODELS", str(tmp_path / "models"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -65,6 +69,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     repos = {
         "Wan-AI/Wan2.1-T2V-1.3B": FakeRepo({COMMIT: wan}, {"license": "apache-2.0"}),
         "Efficient-Large-Model/LongLive-1.3B": FakeRepo({COMMIT: longlive}, {"license": "other"}),
+        "jerryfeng/StreamDiffusionV2": FakeRepo({COMMIT: {"wan_causal_dmd_v2v/model.pt": saved(base)}}),
         "lightx2v/Autoencoders": FakeRepo({COMMIT: {"taew2_1.pth": saved(tiny.state_dict())}}),
     }
     close_session()
@@ -113,6 +118,20 @@ def test_the_tiny_codec_is_another_way_to_pictures(
     assert run(*tiny) == 0
     assert run(*command, "-o", tmp_path / "own.mp4") == 0
     assert tmp_path.joinpath("tiny.mp4").read_bytes() != tmp_path.joinpath("own.mp4").read_bytes()
+
+
+def test_a_clip_is_restyled_and_encoded_by_the_models_own_codec_whatever_decodes_it(
+    hub: FakeHub, timeline: Path, tmp_path: Path
+) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", gray(24))
+    name = "streamdiffusionv2-1.3b"
+    assert run("download", name, "--endpoint", hub.address, "--with-tiny-codec") == 0
+    command = ("generate", timeline, "--input", clip, "--model", name, "--size", "16x32")
+    assert run(*command, "-o", tmp_path / "own.mp4") == 0
+    assert run(*command, "-o", tmp_path / "tiny.mp4", "--codec", "tiny") == 0
+    own, tiny = (json.loads(tmp_path.joinpath(f"{made}.json").read_text()) for made in ("own", "tiny"))
+    assert own["frames_made"] == tiny["frames_made"] == 16
+    assert tiny["weights"]["encoder"] == own["weights"]["codec"] != tiny["weights"]["codec"]
 
 
 def test_a_file_that_has_shrunk_is_noticed(
