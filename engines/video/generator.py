@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from threading import Event
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from engines.config.video_stream import Loop, VideoStreamConfig
 from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import Cancelled, StreamError
 from engines.sampling.noise import Noise, SeededNoise
+from engines.sampling.noise_prefetch import NoisePrefetcher
 from engines.streaming.decoding import decode_block
 from engines.streaming.generator import Generator
 from engines.streaming.state import Block, RecentLatents
@@ -51,18 +53,13 @@ class VideoGenerator:
         """
         beside, window = self.beside, RollingWindow.of(config)
         noise = SeededNoise(config.seed) if noise is None else noise
-
-        def shape(block: int) -> tuple[int, ...]:
-            frames = config.blocks.frames_of(block)
-            return len(config.steps), *config.latent_shape(beside.config.latent_channels, frames)
-
         with typed_out_of_memory("another stream"):
             lanes = beside.cache.open_lanes(window, config.frame_tokens, len(config.steps))
         return VideoStream(
             config=config,
             window=window,
             noise=noise,
-            noise_prefetcher=beside.noise_prefetcher(noise, shape),
+            noise_prefetcher=self._noise_prefetcher(config, noise),
             lanes=lanes,
             progress=(Lane(left=len(config.steps)),) * len(lanes),
             recent=RecentLatents(beside.recent_frames(config.window_frames)),
@@ -118,9 +115,7 @@ class VideoGenerator:
 
         In a stream batch each window does so as blocks reach its step. Raises StreamError in a begun block.
         """
-        stream.require_open()
-        if stream.begun is not None:
-            raise StreamError(f"block {stream.entered} has begun; make it before the sink is renewed")
+        stream.require_between_blocks()
         ends = range(1, stream.window.sink + 1)
         for lane, progress in zip(stream.lanes, stream.progress, strict=True):
             records = self.beside.cache.state(lane, 0)["records"]
@@ -164,6 +159,20 @@ class VideoGenerator:
         """Pictures of `block`, the stream's next undecoded one: see `Generator.decode`."""
         return decode_block(self.beside.decoder, stream, block)
 
+    def fork(self, stream: VideoStream) -> VideoStream:
+        """A second stream in the same state, to go on by itself. Raises PoolFull if it finds no room."""
+        stream.require_between_blocks()
+        with typed_out_of_memory("another stream"):
+            lanes = self.beside.cache.fork_lanes(stream.lanes)
+        for prompt in stream.held_prompts:
+            self.beside.cache.prompts.share(prompt)
+        return replace(
+            stream,
+            lanes=lanes,
+            noise_prefetcher=self._noise_prefetcher(stream.config, stream.noise),
+            recent=stream.recent.copy(),
+        )
+
     def close(self, stream: VideoStream) -> None:
         """Give the stream's memory back. Closing it again does nothing."""
         if stream.closed:
@@ -174,6 +183,13 @@ class VideoGenerator:
         if stream.prompt_kv is not None:
             self.beside.cache.prompts.give_back(stream.prompt_kv)
         stream.close()
+
+    def _noise_prefetcher(self, config: VideoStreamConfig, noise: Noise) -> NoisePrefetcher:
+        def shape(block: int) -> tuple[int, ...]:
+            frames = config.blocks.frames_of(block)
+            return len(config.steps), *config.latent_shape(self.beside.config.latent_channels, frames)
+
+        return self.beside.noise_prefetcher(noise, shape)
 
     def _ticks(self, due: Sequence[_Due], cancelled: Event | None) -> dict[int, Ticked]:
         ticked: dict[int, Ticked] = {}

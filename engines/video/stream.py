@@ -99,6 +99,12 @@ class VideoStream:
         return pixel_frames(self.config.blocks.latent_frames(self.entered))
 
     @property
+    def held_prompts(self) -> list[PromptKV]:
+        """One for each that the stream gives back: the prompt in force, and those of its rows."""
+        rows = [row.prompt for row in self.rows if row is not None]
+        return rows if self.prompt_kv is None else [self.prompt_kv, *rows]
+
+    @property
     def is_empty(self) -> bool:
         """Whether no block is on its way."""
         return all(row is None or row.block is None for row in self.rows)
@@ -107,6 +113,12 @@ class VideoStream:
         """Raise StreamError if the stream has been closed."""
         if self.closed:
             raise StreamError(f"the stream was closed after block {self.blocks - 1}; open another one")
+
+    def require_between_blocks(self) -> None:
+        """Raise StreamError if the stream has been closed, or a plain block of it has begun and failed."""
+        self.require_open()
+        if self.begun is not None:
+            raise StreamError(f"block {self.entered} has begun; make it first")
 
     def require_next(self, block: BlockInput) -> None:
         """Raise StreamError unless `block` can be the next to begin."""

@@ -222,6 +222,21 @@ def test_what_is_not_the_next_input_is_refused(
         video.generate([stream, stream], [block_input(clip, 0)] * 2)
 
 
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_fork_goes_on_by_itself(
+    loop: Loop, video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    stream = video.open(replace(clip, loop=loop))
+    roll_video(video, stream, 7, {0: prompts[0], 6: prompts[1]})
+    fork = video.fork(stream)
+    switched = roll_video(video, fork, 5, {7: prompts[2]})
+    video.close(fork)
+    kept = roll_video(video, stream, 5, {})
+    again = roll_video(video, video.open(replace(clip, loop=loop)), 12, {0: prompts[0], 6: prompts[1]})
+    assert_equal(kept, again[-5:])
+    assert not torch.equal(switched[-1], kept[-1])
+
+
 def test_a_closed_stream_leaves_room_for_another(
     model: Model, clip: VideoStreamConfig, prompts: list[Prompt]
 ) -> None:
