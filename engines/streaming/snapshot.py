@@ -39,6 +39,10 @@ MALFORMED = (KeyError, IndexError, TypeError, ValueError, AttributeError, Overfl
 """What facts raise that are not of the form that they are written in."""
 
 
+VIDEO = "video"
+"""The fact that only a video stream's snapshot has."""
+
+
 EXACT_REMEDY = "an exact snapshot needs the same; a light one does not"
 
 
@@ -66,10 +70,7 @@ def take_exact(generator: Generator, stream: Stream) -> bytes:
     """Everything the stream holds. Raises StreamError unless all its blocks are decoded."""
     tensors, facts = _common(stream, stream.sink_passes)
     tensors |= {f"cache.{name}": tensor for name, tensor in _window(generator, stream).items()}
-    if stream.decoder is not None:
-        frames = stream.decoder.frames
-        tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(frames) if tensor is not None}
-        facts |= {"decoder_frames_seen": stream.decoder.frames_seen, "decoder_slots": len(frames)}
+    add_decoder(stream.decoder, tensors, facts)
     facts |= {"context_due": stream.context_due, "recache_due": stream.recache_due}
     return pack("exact", tensors, facts | machine_of(generator))
 
@@ -109,7 +110,11 @@ def machine_of(generator: Generator) -> dict[str, Any]:
 def read_snapshot(data: bytes) -> Snapshot:
     """What `data` holds, on no device and in no more memory than the bytes. Raises SnapshotError for damage."""
     kind, tensors, facts = unpack(data)
-    with _consistent():
+    if VIDEO in facts:
+        raise SnapshotError(
+            "the snapshot is of a stream that restyles a video, which does not go on from a prompt"
+        )
+    with consistent():
         return Snapshot(kind, _config(facts), tensors, facts)
 
 
@@ -125,10 +130,10 @@ def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
     kind, facts = snapshot.kind, snapshot.facts
     # Nothing is named where nothing is quantized or merged.
     wanted = {"quantization": None, "loras": None} | _identity(generator, kind, facts)
-    _require_same(facts, wanted, "it cannot continue here")
+    require_same(facts, wanted, "it cannot continue here")
     if kind == "exact":
-        _require_same(facts, machine_of(generator), EXACT_REMEDY)
-    with _consistent():
+        require_same(facts, machine_of(generator), EXACT_REMEDY)
+    with consistent():
         if kind == "exact":
             _require_same_window(generator, snapshot.tensors)
         _check(generator, snapshot)
@@ -141,7 +146,8 @@ def read_config(data: bytes) -> StreamConfig:
 
 
 @contextmanager
-def _consistent() -> Iterator[None]:
+def consistent() -> Iterator[None]:
+    """Raise SnapshotError for facts that are not of the form that they are written in."""
     try:
         yield
     except MALFORMED as error:
@@ -192,7 +198,8 @@ def _identity(generator: Generator, kind: Kind, facts: dict[str, Any]) -> dict[s
     return identity
 
 
-def _require_same(facts: dict[str, Any], wanted: dict[str, Any], remedy: str) -> None:
+def require_same(facts: dict[str, Any], wanted: dict[str, Any], remedy: str) -> None:
+    """Raise SnapshotError unless a snapshot was taken from what is `wanted`."""
     for name, value in wanted.items():
         if facts.get(name) != value:
             raise SnapshotError(f"the snapshot's {name} is {facts.get(name)}, here it is {value}; {remedy}")
@@ -292,25 +299,41 @@ def _fill_exact(generator: Generator, stream: Stream, tensors: dict[str, Tensor]
     for part, here in _window(generator, stream).items():
         name = f"cache.{part}"
         kept = tensors[name]
-        _require_shape(name, kept, tuple(here.shape))
+        require_shape(name, kept, tuple(here.shape))
         if kept.dtype != here.dtype:
             raise ValueError(f"{name} in {kept.dtype}, where the stream keeps {here.dtype}; ask for its kernels")
         here.copy_(kept)
     stream.context_due, stream.recache_due = facts["context_due"], facts["recache_due"]
-    if stream.decoder is not None:
-        if facts["decoder_slots"] != len(stream.decoder.frames):
-            raise ValueError(
-                f"a decoder of {facts['decoder_slots']} layers, where {len(stream.decoder.frames)} are"
-            )
-        slots = [tensors.get(f"decoder.{slot}") for slot in range(len(stream.decoder.frames))]
-        frames = tuple(None if tensor is None else tensor.to(generator.cache.device) for tensor in slots)
-        stream.decoder = ConvCache(facts["decoder_frames_seen"], frames)
+    stream.decoder = restored_decoder(stream.decoder, tensors, facts, generator.cache.device)
+
+
+def add_decoder(decoder: ConvCache | None, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Put what a decoder remembers, if there is one, into an exact snapshot."""
+    if decoder is None:
+        return
+    frames = decoder.frames
+    tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(frames) if tensor is not None}
+    facts |= {"decoder_frames_seen": decoder.frames_seen, "decoder_slots": len(frames)}
+
+
+def restored_decoder(
+    empty: ConvCache | None, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device
+) -> ConvCache | None:
+    """What a decoder such as the `empty` one remembers by an exact snapshot. ValueError if it is another kind."""
+    if empty is None:
+        return None
+    if facts["decoder_slots"] != len(empty.frames):
+        raise ValueError(f"a decoder of {facts['decoder_slots']} layers, where {len(empty.frames)} are")
+    slots = [tensors.get(f"decoder.{slot}") for slot in range(len(empty.frames))]
+    frames = tuple(None if tensor is None else tensor.to(device) for tensor in slots)
+    return ConvCache(facts["decoder_frames_seen"], frames)
 
 
 def _require_latents(generator: Generator, stream: Stream, what: str, latents: Tensor, frames: int) -> None:
-    _require_shape(what, latents, stream.config.latent_shape(generator.config.latent_channels, frames))
+    require_shape(what, latents, stream.config.latent_shape(generator.config.latent_channels, frames))
 
 
-def _require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+def require_shape(what: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a tensor is of `shape`."""
     if tuple(tensor.shape) != shape:
         raise ValueError(f"{what} of shape {list(tensor.shape)}, where the stream has {list(shape)}")
