@@ -95,6 +95,7 @@ class Part:
 
 
 NOT_KEPT = str(Path(tempfile.gettempdir(), "engine_320x576.json"))
+VIDEO_NOT_KEPT = str(Path(tempfile.gettempdir(), "video.json"))
 ENGINE = ("-m", "benchmarks.engine", "--model", MODEL, "--device", "cuda")
 
 PARTS = (
@@ -121,6 +122,23 @@ PARTS = (
         ("-m", "benchmarks.trace", "--model", MODEL, "--device", "cuda", "--json"),
         90,
         f"trace_{MODEL}_480x832.json.gz",
+    ),
+    Part(
+        "video streams",
+        (
+            "-m",
+            "benchmarks.video",
+            "--model",
+            "streamdiffusionv2-1.3b",
+            "--device",
+            "cuda",
+            "--sizes",
+            "480x832",
+            "512x512",
+            "--json",
+            VIDEO_NOT_KEPT,
+        ),
+        150,
     ),
     Part("torch.compile", ("-m", "benchmarks.compiled", "--model", MODEL, "--device", "cuda"), 240),
     Part("kernels' tests", (*TESTS, *SIDE_BY_SIDE, *NEEDS_NO_GPU, "tests/kernels"), 150, package="pytest"),
