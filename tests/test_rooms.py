@@ -20,7 +20,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 """Of the engines: a room imports rooms of lines before its own, and none of its own line."""
 
 SERVING: tuple[tuple[str, ...], ...] = (
-    ("errors", "auth", "config", "hosts", "origins", "rate_limit"), ("media", "timeline"),
+    ("errors", "auth", "config", "hosts", "origins", "rate_limit", "tracing"), ("media", "timeline"),
     ("media.clips", "timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"),
     ("client", "offline", "worker.streams", "worker.capacity", "gateway.ownership"),

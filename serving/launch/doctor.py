@@ -27,6 +27,7 @@ from serving.errors import ServingError
 from serving.launch.memory_preset import memory_plan
 from serving.launch.startup_checks import check_memory, require_cluster, require_devices, require_port
 from serving.media.encoder import chosen, opens
+from serving.tracing.exporter import check_exporter, endpoint
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
 
@@ -80,6 +81,8 @@ def examine(config: ServerConfig) -> Iterator[Finding]:
             of_model.append(_tried("GPU memory", _gpu_memory, config))
     yield from of_model
     yield _tried("encoder", _encoder, config)
+    if (where := endpoint()) is not None:
+        yield _tried("spans", _spans, where)
     yield _memory(config, with_model=len(of_model) > 1 and all(found.status == "ok" for found in of_model))
     yield _shared_memory()
     yield _files()
@@ -178,6 +181,11 @@ def _encoder(config: ServerConfig) -> str:
     if not opens(codec):
         raise ServingError(f"{codec} does not open here; choose another one by --encoder, or install av with it")
     return codec
+
+
+def _spans(where: str) -> str:
+    check_exporter()
+    return f"to {where}"
 
 
 def _weights(config: ServerConfig) -> str:

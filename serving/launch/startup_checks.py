@@ -12,6 +12,7 @@ from engines.config.validation import require
 from engines.loading.memory_plan import MemoryPlan, gigabytes
 from serving.config import Listener, ServerConfig
 from serving.errors import ServerError
+from serving.tracing.exporter import check_exporter
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
 
@@ -25,6 +26,7 @@ def check_startup(config: ServerConfig) -> None:
 
     That the kernels can run is for the caller to find out: see `ServerConfig.backends`.
     """
+    check_exporter()
     require_model(config.model, models_folder(config.models_dir), config.codec, config.lora_files)
     _require_folder(config.recordings)
     if config.address is not None:

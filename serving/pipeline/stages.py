@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import Protocol, TypeVar
 
 import torch
@@ -37,8 +38,11 @@ class DecoderStage(Protocol):
         Raises SlotsFull, or ReplicaLost if nobody answers; what was open before is then open still.
         """
 
-    async def decode(self, key: str, block: Block) -> Chunk:
-        """The chunk of the session's next block, or once more of its last. Raises ReplicaLost."""
+    async def decode(self, key: str, block: Block, traceparent: str | None = None) -> Chunk:
+        """The chunk of the session's next block, or once more of its last; `traceparent` is the block's span.
+
+        Raises ReplicaLost.
+        """
 
     async def close(self, key: str) -> None:
         """Let go of a session."""
@@ -101,10 +105,9 @@ class LocalDecoder(DecoderStage):
         await in_thread(self._executor, lambda: self.decoder.open(key, start))
 
     @override
-    async def decode(self, key: str, block: Block) -> Chunk:
-        return await in_thread(
-            self._executor, lambda: self.decoder.decode(key, block.number, block.latents, block.ready)
-        )
+    async def decode(self, key: str, block: Block, traceparent: str | None = None) -> Chunk:
+        arguments = (key, block.number, block.latents, block.ready, traceparent)
+        return await in_thread(self._executor, partial(self.decoder.decode, *arguments))
 
     @override
     async def close(self, key: str) -> None:

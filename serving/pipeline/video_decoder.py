@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from serving.errors import FrameOutOfRange, SessionNotFound, SlotsFull
 from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
 from serving.pipeline.engine_errors import refused
+from serving.tracing.tracer import UNTRACED, Tracer
 
 MEASURED = "measured"
 """The key of the session that is decoded to see how long it takes."""
@@ -54,7 +56,7 @@ class _Decoded:
 class VideoDecoder:
     """Decodes and encodes the blocks of up to `sessions` sessions, each under a key of the caller's choice.
 
-    `observe` is told the seconds of each block's "decode" and "encode".
+    `observe` is told the seconds of each block's "decode" and "encode", `tracer` when they were.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class VideoDecoder:
         make_encoder: Callable[[int, int], ChunkEncoder],
         sessions: int,
         observe: Callable[[str, float], None] | None = None,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._decoding = decoding
         self._make_encoder = make_encoder
         self._most = sessions
         self._observe = observe
+        self._tracer = tracer
         self._sessions: dict[str, _Decoded] = {}
 
     @property
@@ -107,19 +111,29 @@ class VideoDecoder:
         encoder = None if before is None else before.encoder
         self._sessions[key] = _Decoded(cache, start.next_block, start.first_frame, encoder)
 
-    def decode(self, key: str, block: int, latents: Tensor, ready: torch.cuda.Event | None = None) -> Chunk:
+    def decode(
+        self,
+        key: str,
+        block: int,
+        latents: Tensor,
+        ready: torch.cuda.Event | None = None,
+        traceparent: str | None = None,
+    ) -> Chunk:
         """The chunk of `block`: the session's next one, or once more its last one.
 
-        `latents` are [frames, channels, h/8, w/8]; on CUDA they are there at `ready`. Raises SessionNotFound for a
-        key that is not open, FrameOutOfRange for any other block, MemoryFull if there is no memory for it.
+        `latents` are [frames, channels, h/8, w/8]; on CUDA they are there at `ready`. `traceparent` is the block's
+        span. Raises SessionNotFound for a key that is not open, FrameOutOfRange for any other block, MemoryFull if
+        there is no memory for it.
         """
         session = self._session(key)
         if session.last is not None and session.last.block == block:
             return session.last
         if session.next_block != block:
             raise FrameOutOfRange(f"block {block} is not the next to decode; {session.next_block} is")
+        began = time.monotonic()
         with refused():
             pictures = self._decoding.decode(latents, session.cache, ready)
+        decoded = time.monotonic()
         encoding = Lap(torch.device("cpu"))
         rows, columns = latents.shape[2:]
         encoder = session.encoder or self._make_encoder(rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
@@ -129,6 +143,8 @@ class VideoDecoder:
         self._sessions[key] = _Decoded(pictures.cache, block + 1, chunk.end_frame, encoder, chunk, seconds)
         self._tell("decode", pictures.lap)
         self._tell("encode", encoding)
+        self._tracer.stage(traceparent, "decode", began, decoded)
+        self._tracer.stage(traceparent, "encode", decoded, time.monotonic(), {"longtake.bytes": chunk.nbytes})
         return chunk
 
     def block_seconds(self, key: str) -> float | None:

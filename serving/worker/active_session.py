@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from serving.replication.messages import SessionSpec
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.state_machine import Applied, BlockPlan, Receipt, Session
 from serving.session.types import Waiting
+from serving.tracing.tracer import UNTRACED_BLOCK, BlockSpan
 from serving.worker.capacity.pace_watch import PaceWatch
 from serving.worker.streams.audience import Audience
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
@@ -35,12 +37,13 @@ from serving.worker.streams.subscriber import Subscriber
 class ActiveSession:
     """All that one replica knows of one copy of a session, which `attempt` names.
 
-    `prompts` are the texts encoded for the cues that are in force or next. No block is begun while
-    somebody `held` the session; `making` is the one that is being made, the last of the `undelivered` ones is
-    `delivering`. `settled` is the time of the clean pass that was run since the last block. `asked_now`
-    says when a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby, makes
-    the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed. `resumed` says how
-    a copy that was elsewhere came here.
+    `prompts` are the texts encoded for the cues that are in force or next. No block is begun while somebody `held`
+    the session; `making` is the one that is being made, and has `span`, the last of the `undelivered` ones is
+    `delivering`. `encoded_at` says from when to when each new text was encoded; since `ready_since` the next block
+    could be made. `settled` is the time of the clean pass that was run since the last block. `asked_now` says when
+    a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby, makes the copy
+    outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed. `resumed` says how a copy
+    that was elsewhere came here.
     """
 
     spec: SessionSpec
@@ -61,6 +64,9 @@ class ActiveSession:
     delivering: asyncio.Task[None] | None = None
     undelivered: int = 0
     encoding: asyncio.Task[None] | None = None
+    encoded_at: dict[str, tuple[float, float]] = field(default_factory=dict)
+    ready_since: float = math.inf
+    span: BlockSpan = UNTRACED_BLOCK
     recording: RecordingMark = NO_RECORDING
     resumed: pb.Resumed | None = None
     asked_now: dict[int, float] = field(default_factory=dict)
@@ -126,6 +132,7 @@ class ActiveSession:
         wanted = set(keep) | set(self.upcoming_texts(2))
         for text in [text for text in self.prompts if text not in wanted]:
             del self.prompts[text]
+            self.encoded_at.pop(text, None)
 
     def look_at_waiting(self, now: float) -> None:
         """Tell everybody what the session waits for, once it has for long, and that it goes on."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -26,6 +27,7 @@ from serving.errors import ServingError, SessionFailed
 from serving.pipeline.engine_errors import refusal
 from serving.pipeline.stages import in_thread
 from serving.session.state_machine import BlockPlan, State
+from serving.tracing.tracer import Tracer
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.capacity.pass_watch import PassWatch
@@ -45,6 +47,7 @@ class _Pass(NamedTuple):
     block: Block
     changes: PendingDelta | None
     lap: Lap
+    submitted: float
 
 
 class BlockLoop:
@@ -61,9 +64,11 @@ class BlockLoop:
         has_lease: Callable[[ActiveSession], bool],
         end: Callable[[ActiveSession, ServingError | None], None],
         capacity: Capacity,
+        tracer: Tracer,
     ) -> None:
         self._generator = generator
         self._capacity = capacity
+        self._tracer = tracer
         self._executor = executor
         self._sessions = sessions
         self._has_lease = has_lease
@@ -115,6 +120,8 @@ class BlockLoop:
         logic, stream = session.logic, session.config
         ready = session.is_idle and session.undelivered < MOST_UNDELIVERED and session.has_prompts()
         due = logic.due(now) if ready else None
+        if due is not None and due <= now:
+            session.ready_since = min(session.ready_since, now)
         expected = logic.expected()
         if expected is not None:
             delivery_s = backlog_s + self._capacity.delivering.expect(stream, now)
@@ -152,6 +159,7 @@ class BlockLoop:
         sessions, plans = [session for session in sessions if session.attempt in begun], list(begun.values())
         for session, plan in zip(sessions, plans, strict=True):
             session.making = plan.block
+            self._trace(session, plan, began)
             self._announce(session, plan)
         try:
             made = await self._passes(sessions, plans, began)
@@ -187,7 +195,7 @@ class BlockLoop:
         else:
             together = zip(sessions, plans, passes, strict=True)
             return [
-                MadeBlock(session, plan, *one, len(sessions), began, session.take_settled())
+                MadeBlock(session, plan, *one, len(sessions), began, session.take_settled(), session.span)
                 for session, plan, one in together
             ]
         alone = [await self._passes([one], [plan], began) for one, plan in zip(sessions, plans, strict=True)]
@@ -195,6 +203,7 @@ class BlockLoop:
 
     def _give_up(self, session: ActiveSession, plan: BlockPlan, error: Exception) -> None:
         session.logic.give_up_block(plan)
+        session.span.end(str(error))
         if isinstance(error, EngineError):
             self._end(session, refusal(error))
             return
@@ -210,11 +219,31 @@ class BlockLoop:
             prompt = session.track.take(plan.step)
             if session.stream.prompt is None or session.stream.prompt.text != prompt.text:
                 self._generator.set_prompt(session.stream, prompt)
+        submitted = time.monotonic()
         lap = Lap(self._generator.cache.device)
         blocks = self._generator.generate([session.stream for session in sessions])
         lap.stop()
         changes = [session.changes(block) for session, block in zip(sessions, blocks, strict=True)]
-        return [_Pass(block, change, lap) for block, change in zip(blocks, changes, strict=True)]
+        return [_Pass(block, change, lap, submitted) for block, change in zip(blocks, changes, strict=True)]
+
+    def _trace(self, session: ActiveSession, plan: BlockPlan, began: float) -> None:
+        """Begin the span of a block; of prompts that come into force with it, that of their encoding is there."""
+        waited, session.ready_since = began - session.ready_since, math.inf
+        attributes: dict[str, str | int | float] = {
+            "session.id": session.id,
+            "longtake.replica": session.replica,
+            "longtake.take": session.logic.take,
+            "longtake.block": plan.block,
+            "longtake.first_frame": plan.first_frame,
+            "longtake.frames": plan.end_frame - plan.first_frame,
+            "longtake.waited_s": waited,
+        }
+        if plan.applied is not None:
+            attributes["longtake.cue_frame"] = plan.applied.cue.frame
+        session.span = self._tracer.block(attributes)
+        for text, _ in () if plan.step is None else plan.step.target.parts:
+            if (times := session.encoded_at.pop(text, None)) is not None:
+                self._tracer.stage(session.span.traceparent, "prompt", *times)
 
     def _announce(self, session: ActiveSession, plan: BlockPlan) -> None:
         if plan.step is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -18,20 +19,25 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, in_thread
 from serving.pipeline.video_decoder import DecoderStart
 from serving.session.state_machine import BlockPlan
+from serving.tracing.tracer import BlockSpan, Tracer
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.metrics import Metrics
+from serving.worker.streams.standby_feed import StandbyFeed
 
 logger = logging.getLogger(__name__)
 
 RETRY_S = 0.5
+STANDBY_S = 30.0
+"""For so long a span waits for the standby's word."""
 
 
 class MadeBlock(NamedTuple):
     """A block that goes on to be decoded, and what is new in its stream for the standby.
 
-    `lap` is the time of the passes, which `sharing` sessions shared; `began` is when they began, and `settled` the
-    time of the clean pass that was run by itself before them.
+    `lap` is the time of the passes, which `sharing` sessions shared; `submitted`, by `time.monotonic()`, is when
+    the device was given them. `began` is when the block was, and `settled` the time of the clean pass that was run
+    by itself before them. `span` ends with the delivery.
     """
 
     session: ActiveSession
@@ -39,9 +45,11 @@ class MadeBlock(NamedTuple):
     block: Block
     changes: PendingDelta | None
     lap: Lap
+    submitted: float
     sharing: int
     began: float
     settled: Lap | None
+    span: BlockSpan
 
 
 class Delivery:
@@ -60,6 +68,7 @@ class Delivery:
         metrics: Metrics,
         capacity: Capacity,
         restart_s: float,
+        tracer: Tracer,
     ) -> None:
         self._restart_s = restart_s
         self._decoder = decoder
@@ -69,6 +78,8 @@ class Delivery:
         self._wake = wake
         self._metrics = metrics
         self._capacity = capacity
+        self._tracer = tracer
+        self._watching = set[asyncio.Task[None]]()
 
     def begin(self, made: MadeBlock) -> None:
         """Send a block on its way, behind the one before it."""
@@ -82,11 +93,14 @@ class Delivery:
             if before is not None:
                 await before
             await self._send(made)
+            made.span.end()
         except ServingError as error:
+            made.span.end(str(error))
             self._end(session, error)
         except Exception as error:
             extra = {"session": session.id, "block": made.plan.block}
             logger.exception("a block could not be delivered", extra=extra)
+            made.span.end(str(error))
             self._end(session, SessionFailed.of(f"delivering block {made.plan.block}", error))
         finally:
             session.undelivered -= 1
@@ -97,7 +111,8 @@ class Delivery:
         session, plan = made.session, made.plan
         if session.closed or session.ending:
             return
-        chunk = await self._decode(session, made.block)
+        chunk = await self._decode(session, made.block, made.span)
+        decoded = time.monotonic()
         update = None if made.changes is None else await asyncio.to_thread(made.changes.update)
         self._learn(made)
         if not await self._leased(session):
@@ -106,8 +121,9 @@ class Delivery:
         slack = session.logic.slack(plan, now)
         late = session.logic.delivered(plan, now)
         self._metrics.block(late=late, slack_s=slack)
-        self._replicate(session, chunk, update)
+        self._replicate(session, chunk, update, made.span)
         session.audience.publish_chunk(chunk)
+        self._tracer.stage(made.span.traceparent, "deliver", decoded, time.monotonic(), {"longtake.late": late})
         self._time(session, plan, now)
         session.audience.publish(
             progress=pb.Progress(
@@ -139,6 +155,9 @@ class Delivery:
         session, stream, now = made.session, made.session.config, asyncio.get_running_loop().time()
         if (seconds := made.lap.seconds) is not None:
             own = seconds / made.sharing
+            sharing = {"longtake.sharing": made.sharing}
+            over = made.submitted + seconds
+            self._tracer.stage(made.span.traceparent, "denoise", made.submitted, over, sharing)
             self._metrics.stage("denoise", own)
             if made.settled is not None:
                 own += made.settled.seconds or 0.0
@@ -148,10 +167,22 @@ class Delivery:
         if (delivering := self._decoder.block_seconds(session.decoder_key)) is not None:
             self._capacity.delivering.observe(stream, delivering, now)
 
-    def _replicate(self, session: ActiveSession, chunk: Chunk, update: SnapshotDelta | None) -> None:
+    def _replicate(
+        self, session: ActiveSession, chunk: Chunk, update: SnapshotDelta | None, span: BlockSpan
+    ) -> None:
         # A standby that came after the block was begun has it in the full state that it is sent.
         if session.feed is not None and update is not None:
             session.feed.put_block(chunk, update)
+            if span.traceparent is not None:
+                watching = asyncio.create_task(self._trace_standby(session.feed, span.traceparent))
+                self._watching.add(watching)
+                watching.add_done_callback(self._watching.discard)
+
+    async def _trace_standby(self, feed: StandbyFeed, traceparent: str) -> None:
+        """Tell when the standby has acknowledged the block that it was sent last."""
+        began = time.monotonic()
+        if await feed.replicated(STANDBY_S):
+            self._tracer.stage(traceparent, "standby", began, time.monotonic())
 
     def _time(self, session: ActiveSession, plan: BlockPlan, now: float) -> None:
         """Count how long the viewers waited for a chunk that was sent just now, and who asked for a cue in it."""
@@ -164,7 +195,7 @@ class Delivery:
                 self._metrics.command_to_frame(now - asked)
             session.asked_now = {later: at for later, at in session.asked_now.items() if later > frame}
 
-    async def _decode(self, session: ActiveSession, block: Block) -> Chunk:
+    async def _decode(self, session: ActiveSession, block: Block, span: BlockSpan) -> Chunk:
         """The chunk of `block`; where its decoder is lost or is being taken away, from another one."""
         now = asyncio.get_running_loop().time
         began = now()
@@ -172,7 +203,7 @@ class Delivery:
             await self._reopen(session, block, "the one before is being taken away", began, moves=True)
         while True:
             try:
-                return await self._decoder.decode(session.decoder_key, block)
+                return await self._decoder.decode(session.decoder_key, block, span.traceparent)
             except ReplicaLost as lost:
                 extra = {"session": session.id, "block": block.number, "why": str(lost)}
                 logger.warning("decoder lost", extra=extra)

@@ -31,6 +31,7 @@ from serving.replication.messages import (
 )
 from serving.replication.register import Register
 from serving.timeline.cue import Cue
+from serving.tracing.tracer import UNTRACED, Tracer
 from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.block_loop import BlockLoop
 from serving.worker.capacity.capacity import Capacity
@@ -70,6 +71,7 @@ class Denoiser:
         restart_s: how long a session waits for a decoder that is being started.
         replay_s: how long the past of a session may be generated again, or rebuilt, for a client.
         provenance: what the videos are made with.
+        tracer: where the spans of blocks go.
 
     """
 
@@ -90,6 +92,7 @@ class Denoiser:
         viewers: int = 1000,
         restart_s: float = 180.0,
         provenance: pb.Provenance | None = None,
+        tracer: Tracer = UNTRACED,
     ) -> None:
         self._generator = generator
         self._decoder = decoder
@@ -100,12 +103,13 @@ class Denoiser:
         own_leases = ReplicaLeases(leases or LeaseConfig())
         self._copies = SessionCopies(slots, own_leases, register, self._free, metrics, capacity)
         self._loop = BlockLoop(
-            generator, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end, capacity
-        )
+            generator, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end, capacity,
+            tracer,
+        )  # fmt: skip
         self._prompts = PromptPrefetch(text, self._copies.end, self._loop.wake)
         self._delivery = Delivery(
             decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity,
-            restart_s,
+            restart_s, tracer,
         )  # fmt: skip
         self._factory = SessionFactory(generator, text, decoder, executor, replica, provenance)
         self._saver = SessionSaver(self._copies, generator, executor, self._loop.wake)

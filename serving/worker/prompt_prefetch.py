@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 
 from serving.errors import ReplicaLost, ServingError, SessionFailed
@@ -41,7 +42,9 @@ class PromptPrefetch:
         """A text that cannot be encoded now is tried again; the session's clock waits for it."""
         try:
             for text in texts:
+                began = time.monotonic()
                 session.prompts[text] = await self._text.encode(text)
+                session.encoded_at[text] = began, time.monotonic()
         except ReplicaLost as error:
             logger.warning("prompts wait for a text encoder", extra={"session": session.id, "why": str(error)})
             await asyncio.sleep(RETRY_S)

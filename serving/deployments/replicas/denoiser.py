@@ -44,6 +44,7 @@ from serving.replication.messages import (
     SessionSpec,
 )
 from serving.timeline.cue import Cue
+from serving.tracing.exporter import exporting_tracer
 from serving.worker.denoiser import Denoiser
 
 logger = logging.getLogger(__name__)
@@ -62,12 +63,13 @@ class DenoiserReplica:
         began = time.monotonic()
         self._config = config
         self._metrics = DenoiserMetrics()
+        self._tracer = exporting_tracer()
         self._text: TextEncoderStage
         self._decoder: DecoderStage
         if text is None or pictures is None:
             model = load(config)
             self._text = reader = build_text_encoder(model, self._metrics.stage)
-            self._decoder = decoder = build_decoder(model, config, self._metrics.stage)
+            self._decoder = decoder = build_decoder(model, config, self._metrics.stage, self._tracer)
             beside = reader.warm_up, partial(warm_up_decoder, decoder, model, config)
             self._denoising = build_denoising(model, config, beside)
             self._capacity = measured_capacity(config, model.model.config, self._denoising, decoder)
@@ -89,7 +91,7 @@ class DenoiserReplica:
                 slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
                 leases=self._config.leases, capacity=self._capacity, provenance=self._provenance,
                 replay_s=self._config.limits.replay_seconds, viewers=self._config.limits.viewers_per_session,
-                restart_s=self._config.limits.restart_seconds,
+                restart_s=self._config.limits.restart_seconds, tracer=self._tracer,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser

@@ -31,6 +31,7 @@ from serving.media.encoder import ChunkEncoder, chosen
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
+from serving.tracing.tracer import UNTRACED, Tracer
 from serving.weights.catalog import models_folder
 from serving.weights.loader import INT8_TEXT, OpenedModel, open_model
 from serving.weights.quantized_model import served_model
@@ -93,7 +94,12 @@ def build_text_encoder(model: OpenedModel, observe: Callable[[str, float], None]
     return text
 
 
-def build_decoder(model: OpenedModel, config: ServerConfig, observe: Callable[[str, float], None]) -> LocalDecoder:
+def build_decoder(
+    model: OpenedModel,
+    config: ServerConfig,
+    observe: Callable[[str, float], None],
+    tracer: Tracer = UNTRACED,
+) -> LocalDecoder:
     """The video decoder."""
     use_fused_ops(model.model.vae, config.backends)
     encoder = chosen(config.encoder, graphics=config.device == "cuda")
@@ -102,7 +108,7 @@ def build_decoder(model: OpenedModel, config: ServerConfig, observe: Callable[[s
     decoding = FrameDecoder(model.model.vae, SideStream(device), HostCopier(device))
     # One session may be open twice for a moment, while it moves or is reset.
     sessions = config.decoder_slots or 2 * config.slots * config.denoisers
-    decoder = VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), sessions, observe)
+    decoder = VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), sessions, observe, tracer)
     pictures = LocalDecoder(decoder, ThreadPoolExecutor(1, "decode"))
     warm_up_decoder(pictures, model, config)
     return pictures

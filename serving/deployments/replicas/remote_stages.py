@@ -114,12 +114,12 @@ class RemoteDecoder(DecoderStage):
                 self._close_later(_Opened(replica, name))
 
     @override
-    async def decode(self, key: str, block: Block) -> Chunk:
+    async def decode(self, key: str, block: Block, traceparent: str | None = None) -> Chunk:
         (latents,) = await asyncio.to_thread(_fetched, self._copier.begin([block.latents], block.ready))
         unknown: SessionNotFound | None = None
         for _ in range(ASKED):
             try:
-                chunk: Chunk = await self._call(key, "decode", block.number, latents)
+                chunk: Chunk = await self._call(key, "decode", block.number, latents, traceparent)
             except SessionNotFound as error:
                 unknown = error
             else:

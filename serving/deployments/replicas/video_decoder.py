@@ -17,6 +17,7 @@ from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.deployments.telemetry.metrics import StageTimes
 from serving.media.chunk import Chunk
 from serving.pipeline.video_decoder import DecoderStart
+from serving.tracing.exporter import exporting_tracer
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class VideoDecoderReplica:
     def __init__(self, config: ServerConfig) -> None:
         join_serve_logs()
         began = time.monotonic()
-        self._decoder = build_decoder(load(config, ["codec"]), config, StageTimes().stage)
+        self._decoder = build_decoder(load(config, ["codec"]), config, StageTimes().stage, exporting_tracer())
         self._wanted_at: dict[str, float] = {}
         self._admitted = 0
         self._stats = ReplicaStats.since(began)
@@ -44,10 +45,10 @@ class VideoDecoderReplica:
         self._admitted += 1
         logger.info("decoder opened", extra={"session": key.partition(".")[0], "block": next_block})
 
-    async def decode(self, key: str, block: int, latents: Latents) -> Chunk:
-        """The chunk of a block."""
+    async def decode(self, key: str, block: int, latents: Latents, traceparent: str | None) -> Chunk:
+        """The chunk of a block, whose span is `traceparent`."""
         await self.keep([key])
-        return await self._decoder.decode(key, Block(block, latents.tensor()))
+        return await self._decoder.decode(key, Block(block, latents.tensor()), traceparent)
 
     async def close(self, key: str) -> None:
         """Let go of a session."""

@@ -28,6 +28,7 @@ from serving.replication.messages import Prepared, ResumeState, Role, SessionSpe
 from serving.replication.register import Ended, MemoryRegister, Owner, Register
 from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue
+from serving.tracing.tracer import UNTRACED, Tracer
 from serving.weights.loader import OpenedModel
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity
@@ -121,20 +122,23 @@ async def at_work(
     replica: str = "here",
     capacity: Capacity | None = None,
     provenance: pb.Provenance | None = None,
+    tracer: Tracer = UNTRACED,
     **options: Any,
 ) -> AsyncIterator[Bench]:
     codec, networks = pocket.model.vae, pocket.model.config
     kept = codec.decoder_receptive_field + 2 * pocket.model.config.stream.block_frames
     generator = denoiser_for(pocket.model.transformer, kept_frames=kept, batch=batch)
     cpu = torch.device("cpu")
-    decoder = VideoDecoder(FrameDecoder(codec, SideStream(cpu), HostCopier(cpu)), ChunkEncoder, 2 * slots)
+    decoder = VideoDecoder(
+        FrameDecoder(codec, SideStream(cpu), HostCopier(cpu)), ChunkEncoder, 2 * slots, tracer=tracer
+    )
     text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
     register = register or MemoryRegister()
     denoiser = Denoiser(
         generator, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
         capacity=capacity or Capacity(networks.transformer, networks.stream),
-        provenance=provenance,
+        provenance=provenance, tracer=tracer,
         **options,
     )  # fmt: skip
     trial = generator.open(spec(pocket).stream)

@@ -65,12 +65,12 @@ class Decoders:
             return
         await self._open(decoder, key, start)
 
-    async def _decoded(self, decoder: LocalDecoder, key: str, block: Block) -> Chunk:
+    async def _decoded(self, decoder: LocalDecoder, key: str, block: Block, traceparent: str | None) -> Chunk:
         if block.number == LOST_BLOCK and not self.opened and self.absent:
             self.is_lost = True
         if self.is_lost:
             raise ReplicaLost("it is gone")
-        return await self._decode(decoder, key, block)
+        return await self._decode(decoder, key, block, traceparent)
 
 
 def resumed(found: list[pb.Event]) -> list[pb.Resumed]:

@@ -55,7 +55,7 @@ def test_latents_leave_for_a_decoder_before_the_next_block_is_made(monkeypatch: 
         await pictures.decode("one", Block(4, latents, ready))
 
     asyncio.run(send())
-    (_, _, _, warm), (_, _, alone) = fleet.sent
+    (_, _, _, warm), (_, _, alone, _) = fleet.sent
     for sent in (alone, *warm):
         assert isinstance(sent, Latents)
         assert torch.equal(sent.tensor(), torch.ones(2, 3))

@@ -1,0 +1,1 @@
+"""Spans of blocks, for OpenTelemetry."""
