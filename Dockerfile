@@ -26,7 +26,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
         cuda) sed -e 's/^torch==\(.*\)+cpu$/torch===\1/' -e '/^triton==/d' constraints.txt > pins.txt; TORCH_CPU_INDEX= ;; \
         *) echo "VARIANT is cpu or cuda, not '${VARIANT}'" >&2; exit 1 ;; \
     esac \
-    && python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
+    && python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["otel"], sep="\n")' \
         > requirements.txt \
     # KubeRay hands the applications to the REST API of Ray's dashboard.
     && /opt/longtake/bin/pip install --no-cache-dir ${TORCH_CPU_INDEX:+--extra-index-url "${TORCH_CPU_INDEX}"} \
