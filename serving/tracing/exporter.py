@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from importlib.util import find_spec
+from importlib import import_module
 
 from engines.config.validation import require
 from serving.tracing.tracer import UNTRACED, Tracer
@@ -12,7 +12,7 @@ from serving.tracing.tracer import UNTRACED, Tracer
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 PROTOCOL = "http/protobuf"
-PACKAGE = "opentelemetry.exporter.otlp.proto.http"
+PACKAGE = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 
 
 def endpoint() -> str | None:
@@ -65,7 +65,9 @@ def _first(names: tuple[str, ...]) -> str | None:
 
 
 def _is_installed() -> bool:
+    """With all that it needs itself."""
     try:
-        return find_spec(PACKAGE) is not None
+        import_module(PACKAGE)
     except ModuleNotFoundError:
         return False
+    return True
