@@ -16,7 +16,7 @@ class ModelConfig:
 
     `vae` decodes; it encodes too, unless there is an `encoder` (Wan's beside a tiny decoder). `endless` says
     whether its authors made it for streams without end, or trained it on short clips only. `video` is how it
-    restyles one, if it can.
+    restyles one, if it can; `needs_video`: it was made for nothing else.
     """
 
     name: str
@@ -27,6 +27,7 @@ class ModelConfig:
     endless: bool = True
     encoder: AutoencoderConfig | None = None
     video: VideoStreamConfig | None = None
+    needs_video: bool = False
 
     def __post_init__(self) -> None:
         latent, coded = self.transformer.latent_channels, self.vae.latent_channels
@@ -37,3 +38,14 @@ class ModelConfig:
         require(rows == taken, f"the text encoder makes {rows} channels, the transformer reads {taken}")
         length, read = self.text_encoder.text_len, self.transformer.text_len
         require(length <= read, f"prompts of {length} tokens do not fit the transformer's {read}")
+        require(
+            self.video is not None or not self.needs_video,
+            f"{self.name} needs a video, and says not how it restyles",
+        )
+
+    def require_prompts_alone(self) -> None:
+        """Raise ConfigError for a model that only restyles videos."""
+        require(
+            not self.needs_video,
+            f"{self.name} only restyles videos: `longtake generate --input CLIP` does that; it is not served yet",
+        )

@@ -63,7 +63,10 @@ def _wan(
     video: VideoStreamConfig | None = None,
 ) -> ModelConfig:
     """A distillation of Wan2.1's 1.3B model, with its VAE and text encoder."""
-    return ModelConfig(name, transformer, VAEConfig(), TextEncoderConfig(), stream, endless, video=video)
+    return ModelConfig(
+        name, transformer, VAEConfig(), TextEncoderConfig(), stream, endless, video=video,
+        needs_video=video is not None,
+    )  # fmt: skip
 
 
 PRESETS = {

@@ -127,7 +127,11 @@ def _timeline_request(options: argparse.Namespace) -> Request:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = options.dtype or ("bfloat16" if device == "cuda" else "float32")
     config = model_config(model, models_folder(options.models_dir))
-    clip = None if options.input is None else _clip(options, require_video(config))
+    clip = None
+    if options.input is None:
+        config.require_prompts_alone()
+    else:
+        clip = _clip(options, require_video(config))
     return Request(
         model,
         options.codec or "own",

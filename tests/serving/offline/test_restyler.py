@@ -102,6 +102,16 @@ def test_a_length_that_is_asked_for_ends_the_film_before_its_clip(timeline: Path
     assert len(pictures_of(tmp_path / "film.mp4")) == 17, "whole blocks"
 
 
+def test_a_model_that_only_restyles_wants_a_clip(
+    timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", str(timeline), "--model", "streamdiffusionv2-1.3b", "-o", str(tmp_path / "film.mp4")]
+    assert main(command) == 2
+    assert "only restyles videos: `longtake generate --input CLIP` does that" in capsys.readouterr().err
+    assert main(["serve", "--model", "streamdiffusionv2-1.3b"]) == 2
+    assert "it is not served yet" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
