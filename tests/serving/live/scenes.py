@@ -56,9 +56,9 @@ def start(stub: sessions_pb2_grpc.SessionsStub, session: pb.Session) -> None:
     stub.Start(pb.StartRequest(session_id=session.id))
 
 
-def playing(stub: sessions_pb2_grpc.SessionsStub) -> pb.Session:
+def playing(stub: sessions_pb2_grpc.SessionsStub, fps: int = 16) -> pb.Session:
     """A session at its pace, which has started."""
-    session = create(stub, fps=16, ahead=1)
+    session = create(stub, fps=fps, ahead=1)
     start(stub, session)
     return session
 

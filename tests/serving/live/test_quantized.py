@@ -62,7 +62,8 @@ def test_a_session_changes_its_prompt_and_outlives_its_denoiser(quantized: Quant
 
 def test_a_session_says_what_its_weights_are_and_can_be_forked(quantized: Quantized) -> None:
     wait_until_whole()
-    stub, session = quantized.stub, playing(quantized.stub)
+    # There has to be time for two of them, also on a busy machine.
+    stub, session = quantized.stub, playing(quantized.stub, fps=6)
     found = stub.GetSession(pb.GetSessionRequest(session_id=session.id))
     weights = {mark.name: mark.value for mark in found.provenance.weights}
     assert (found.provenance.model, found.provenance.base_model) == ("pocket-int8", "pocket")
