@@ -210,7 +210,7 @@ class Generator:
         with typed_out_of_memory("a stream's sink"):
             for sink_pass in stream.permanent_sink_passes:
                 self._rollout.replay_sink_pass(stream, sink_pass)
-        stream.rebuilt(self._rebuilt_decoder(stream))
+        stream.rebuilt(self.rebuilt_decoder(stream.recent))
 
     def close(self, stream: Stream) -> None:
         """Give the stream's memory back. Closing it again does nothing."""
@@ -248,6 +248,12 @@ class Generator:
         decoder = 0 if self.decoder is None else self.decoder.receptive_field
         return max(window_frames, decoder, self._kept_frames)
 
+    def rebuilt_decoder(self, recent: RecentLatents) -> ConvCache | None:
+        """The decoder's cache after the last latents, from nothing."""
+        if self.decoder is None:
+            return None
+        return self.decoder.rebuild_cache(recent.last_blocks(self.decoder.receptive_field))
+
     def _noise_of(self, noise: Noise, config: StreamConfig) -> NoisePrefetcher:
         def shape(block: int) -> tuple[int, ...]:
             return len(config.steps_of(block)), *config.latent_shape(
@@ -264,12 +270,6 @@ class Generator:
             alike = list(group)
             for start in range(0, len(alike), self._batch):
                 yield alike[start : start + self._batch]
-
-    def _rebuilt_decoder(self, stream: Stream) -> ConvCache | None:
-        """The decoder's cache after the last latents, from nothing."""
-        if self.decoder is None:
-            return None
-        return self.decoder.rebuild_cache(stream.recent.last_blocks(self.decoder.receptive_field))
 
 
 def _block_shape(stream: Stream) -> tuple[int, ...]:

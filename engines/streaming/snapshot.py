@@ -70,7 +70,8 @@ def take_exact(generator: Generator, stream: Stream) -> bytes:
     """Everything the stream holds. Raises StreamError unless all its blocks are decoded."""
     tensors, facts = _common(stream, stream.sink_passes)
     tensors |= {f"cache.{name}": tensor for name, tensor in _window(generator, stream).items()}
-    add_decoder(stream.decoder, tensors, facts)
+    if stream.decoder is not None:
+        add_cache("decoder", stream.decoder, tensors, facts)
     facts |= {"context_due": stream.context_due, "recache_due": stream.recache_due}
     return pack("exact", tensors, facts | machine_of(generator))
 
@@ -129,7 +130,7 @@ def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
     snapshot = read_snapshot(data) if isinstance(data, bytes) else data
     kind, facts = snapshot.kind, snapshot.facts
     # Nothing is named where nothing is quantized or merged.
-    wanted = {"quantization": None, "loras": None} | _identity(generator, kind, facts)
+    wanted = {"quantization": None, "loras": None} | identity_for(generator, kind, facts)
     require_same(facts, wanted, "it cannot continue here")
     if kind == "exact":
         require_same(facts, machine_of(generator), EXACT_REMEDY)
@@ -187,7 +188,7 @@ def _window(generator: Generator, stream: Stream) -> dict[str, Tensor]:
     return {f"{number}.{name}": part for number, state in enumerate(states) for name, part in state.items()}
 
 
-def _identity(generator: Generator, kind: Kind, facts: dict[str, Any]) -> dict[str, str]:
+def identity_for(generator: Generator, kind: Kind, facts: dict[str, Any]) -> dict[str, str]:
     """Networks that must be the same: a process that decodes nothing names no codec in its light snapshots.
 
     They hold nothing that a codec has made.
@@ -226,13 +227,7 @@ def _check(generator: Generator, snapshot: Snapshot) -> None:
     for name, tensor in tensors.items():
         if name.startswith(LATENTS) and not tensor.is_floating_point():
             raise ValueError(f"{name} in {tensor.dtype}, where latents are floating point")
-    text_len, text_dim = generator.config.text_len, generator.config.text_dim
-    for number, _ in enumerate(facts["prompts"]):
-        rows = tensors[f"{PROMPTS}{number}"]
-        if rows.dim() != 2 or rows.shape[0] > text_len or rows.shape[1] != text_dim:
-            raise ValueError(
-                f"prompt {number} of shape {list(rows.shape)}; at most {text_len} rows of {text_dim} fit"
-            )
+    require_prompts(generator, tensors, len(facts["prompts"]))
     for name in ("blocks", "decoded_blocks", "recent"):
         if not isinstance(facts[name], int) or not 0 <= facts[name] <= MOST_BLOCKS:
             raise ValueError(f"{str(facts[name])[:40]} {name}")
@@ -304,29 +299,37 @@ def _fill_exact(generator: Generator, stream: Stream, tensors: dict[str, Tensor]
             raise ValueError(f"{name} in {kept.dtype}, where the stream keeps {here.dtype}; ask for its kernels")
         here.copy_(kept)
     stream.context_due, stream.recache_due = facts["context_due"], facts["recache_due"]
-    stream.decoder = restored_decoder(stream.decoder, tensors, facts, generator.cache.device)
+    if stream.decoder is not None:
+        stream.decoder = restored_cache("decoder", stream.decoder, tensors, facts, generator.cache.device)
 
 
-def add_decoder(decoder: ConvCache | None, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Put what a decoder remembers, if there is one, into an exact snapshot."""
-    if decoder is None:
-        return
-    frames = decoder.frames
-    tensors |= {f"decoder.{slot}": tensor for slot, tensor in enumerate(frames) if tensor is not None}
-    facts |= {"decoder_frames_seen": decoder.frames_seen, "decoder_slots": len(frames)}
+def add_cache(name: str, cache: ConvCache, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Put what the network `name` remembers of a stream into an exact snapshot."""
+    frames = cache.frames
+    tensors |= {f"{name}.{slot}": tensor for slot, tensor in enumerate(frames) if tensor is not None}
+    facts |= {f"{name}_frames_seen": cache.frames_seen, f"{name}_slots": len(frames)}
 
 
-def restored_decoder(
-    empty: ConvCache | None, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device
-) -> ConvCache | None:
-    """What a decoder such as the `empty` one remembers by an exact snapshot. ValueError if it is another kind."""
-    if empty is None:
-        return None
-    if facts["decoder_slots"] != len(empty.frames):
-        raise ValueError(f"a decoder of {facts['decoder_slots']} layers, where {len(empty.frames)} are")
-    slots = [tensors.get(f"decoder.{slot}") for slot in range(len(empty.frames))]
+def restored_cache(
+    name: str, empty: ConvCache, tensors: dict[str, Tensor], facts: dict[str, Any], device: torch.device
+) -> ConvCache:
+    """What a network remembers by an exact snapshot, where it begins with `empty`. ValueError if it is another."""
+    if facts[f"{name}_slots"] != len(empty.frames):
+        raise ValueError(f"a {name} of {facts[f'{name}_slots']} layers, where {len(empty.frames)} are")
+    slots = [tensors.get(f"{name}.{slot}") for slot in range(len(empty.frames))]
     frames = tuple(None if tensor is None else tensor.to(device) for tensor in slots)
-    return ConvCache(facts["decoder_frames_seen"], frames)
+    return ConvCache(facts[f"{name}_frames_seen"], frames)
+
+
+def require_prompts(generator: Generator, tensors: dict[str, Tensor], prompts: int) -> None:
+    """Raise ValueError unless the snapshot's embeddings of so many prompts fit the network."""
+    text_len, text_dim = generator.config.text_len, generator.config.text_dim
+    for number in range(prompts):
+        rows = tensors[f"{PROMPTS}{number}"]
+        if rows.dim() != 2 or rows.shape[0] > text_len or rows.shape[1] != text_dim:
+            raise ValueError(
+                f"prompt {number} of shape {list(rows.shape)}; at most {text_len} rows of {text_dim} fit"
+            )
 
 
 def _require_latents(generator: Generator, stream: Stream, what: str, latents: Tensor, frames: int) -> None:

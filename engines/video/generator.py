@@ -22,6 +22,7 @@ from engines.streaming.generator import Generator
 from engines.streaming.state import Block, RecentLatents
 from engines.text.prompt import Prompt
 from engines.video.input import BlockInput
+from engines.video.kept_inputs import KeptInput, KeptInputs
 from engines.video.rollout import Made, Ticked, VideoRollout, is_resumed
 from engines.video.stream import BatchRow, VideoStream
 from kernels.slot_choice.slot_queue import put_first
@@ -63,6 +64,7 @@ class VideoGenerator:
             lanes=lanes,
             progress=(Lane(left=len(config.steps)),) * len(lanes),
             recent=RecentLatents(beside.recent_frames(config.window_frames)),
+            inputs=KeptInputs(config),
             decoder=None if beside.decoder is None else beside.decoder.empty_cache(),
             loop=config.loop,
         )
@@ -107,7 +109,7 @@ class VideoGenerator:
                 made |= {id(one.stream): result for one, result in zip(group, results, strict=True)}
             ticked |= self._ticks([one for one in due if not _is_plain(one.stream)], cancelled)
         ready = self.beside.record_event()
-        return [self._entered(stream, made.get(id(stream)), ticked.get(id(stream)), ready) for stream in streams]
+        return [self._entered(*one, made.get(id(one.stream)), ticked.get(id(one.stream)), ready) for one in due]
 
     @torch.inference_mode()
     def renew_sink(self, stream: VideoStream) -> None:
@@ -120,6 +122,7 @@ class VideoGenerator:
         for lane, progress in zip(stream.lanes, stream.progress, strict=True):
             records = self.beside.cache.state(lane, 0)["records"]
             put_first(records[:, progress.writes % stream.window.records], ends)
+        stream.renewing = True
 
     @torch.inference_mode()
     def flush(self, stream: VideoStream) -> list[Block]:
@@ -171,6 +174,8 @@ class VideoGenerator:
             lanes=lanes,
             noise_prefetcher=self._noise_prefetcher(stream.config, stream.noise),
             recent=stream.recent.copy(),
+            inputs=stream.inputs.copy(),
+            rebuilt_before=stream.rebuilt_before.copy(),
         )
 
     def close(self, stream: VideoStream) -> None:
@@ -201,9 +206,16 @@ class VideoGenerator:
         return ticked
 
     def _entered(
-        self, stream: VideoStream, made: Made | None, ticked: Ticked | None, ready: torch.cuda.Event | None
+        self,
+        stream: VideoStream,
+        block: BlockInput | None,
+        made: Made | None,
+        ticked: Ticked | None,
+        ready: torch.cuda.Event | None,
     ) -> Block | None:
         """The stream after a block of it has begun."""
+        assert block is not None
+        assert stream.prompt is not None
         frames = stream.block_frames
         if ticked is not None:
             if stream.steps > 1:
@@ -214,6 +226,8 @@ class VideoGenerator:
             stream.progress = (made.lane, *stream.progress[1:])
             stream.begun = None
             finished = stream.finish(made.latents, ready)
+        stream.inputs.append(KeptInput(block, stream.position, stream.prompt, stream.renewing))
+        stream.renewing = False
         stream.entered += 1
         stream.position = stream.window.next_position(stream.position + frames, stream.config.refresh_at)
         if stream.entered == 1 and stream.loop == "batch":

@@ -64,8 +64,13 @@ class InputEncoder:
 
     def __init__(self, vae: PictureEncoder, device: torch.device, dtype: torch.dtype) -> None:
         self._vae = vae
-        self._dtype = dtype
+        self.dtype = dtype
         self._side_stream = SideStream(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where pictures are encoded."""
+        return self._side_stream.device
 
     def start(self, config: VideoStreamConfig) -> InputState:
         """Before a stream's first pictures."""
@@ -106,4 +111,4 @@ class InputEncoder:
     def _pixels(self, pictures: Tensor) -> Tensor:
         """[N, 3, H, W] in -1..1."""
         here = to_device(pictures, self._side_stream.device)
-        return (here.permute(0, 3, 1, 2) / 127.5 - 1).to(self._dtype)
+        return (here.permute(0, 3, 1, 2) / 127.5 - 1).to(self.dtype)

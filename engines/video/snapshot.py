@@ -1,92 +1,141 @@
-"""Exact snapshots of video streams: all that one holds, to go on bit for bit on the same kind of device.
+"""Snapshots of video streams, in the format of `engines.streaming.snapshot`.
 
-The format is that of `engines.streaming.snapshot`. What an encoder remembers of the pictures is not in it: that
-belongs to where the encoder runs.
+An **exact** one holds all that a stream does, which goes on bit for bit on the same kind of device, and, where
+it is handed in, what its encoder remembers of the pictures. A **light** one holds the inputs of the opening and of
+the last blocks: they are played again. The stream is then near what it would have been, and the same each time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from engines.cache.prompt_kv import PromptKV
 from engines.cache.rolling_window import Lane
-from engines.config.video_stream import VideoStreamConfig
+from engines.config.video_stream import LOOPS, VideoStreamConfig
 from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import SnapshotError, StreamError
 from engines.sampling.noise import SeededNoise
 from engines.streaming.snapshot import (
     EXACT_REMEDY,
     VIDEO,
-    add_decoder,
+    add_cache,
     consistent,
+    identity_for,
     machine_of,
+    require_prompts,
     require_same,
     require_shape,
-    restored_decoder,
+    restored_cache,
 )
-from engines.streaming.snapshot_format import pack, unpack
+from engines.streaming.snapshot_format import Kind, pack, unpack
 from engines.text.prompt import Prompt
 from engines.video.generator import VideoGenerator
+from engines.video.input import BlockInput, InputState
+from engines.video.input_snapshot import add_input
+from engines.video.kept_inputs import KeptInput, KeptInputs
+from engines.video.replay import replay
 from engines.video.stream import BatchRow, VideoStream
+
+COUNTS = ("position", "entered", "blocks", "decoded_blocks")
+"""What a stream counts."""
+
+PROGRESS = ("entered", "blocks", "on_their_way")
 
 MOST_BLOCKS = 1 << 30
 """Of a stream: its passes are counted in 32 bits on the device."""
 
 
-def take_exact(video: VideoGenerator, stream: VideoStream) -> bytes:
-    """Everything that the stream holds. Raises StreamError unless all its blocks are made and decoded."""
+def take_exact(video: VideoGenerator, stream: VideoStream, input_state: InputState | None = None) -> bytes:
+    """Everything that the stream holds, and what its encoder does. Raises StreamError unless all is decoded."""
+    prompts = _prompts(stream)
+    tensors, facts = _common(stream, prompts)
+    tensors |= {f"row.{i}": row.latents for i, row in enumerate(stream.rows) if row is not None}
+    tensors |= {f"cache.{name}": tensor for name, tensor in _windows(video, stream).items()}
+    facts |= {
+        "progress": [list(lane) for lane in stream.progress],
+        "rows": [_row_facts(row, prompts) for row in stream.rows],
+    }
+    if stream.decoder is not None:
+        add_cache("decoder", stream.decoder, tensors, facts)
+    if input_state is not None:
+        add_input(input_state, tensors, facts)
+    return pack("exact", tensors, facts | machine_of(video.beside))
+
+
+def take_light(video: VideoGenerator, stream: VideoStream) -> bytes:
+    """What the stream can be rebuilt from. Raises StreamError unless all its blocks are made and decoded."""
+    tensors, facts = _common(stream, _prompts(stream))
+    return pack("light", tensors, facts | video.beside.identity)
+
+
+def restore(video: VideoGenerator, data: bytes) -> VideoStream:
+    """Open the stream that `data` holds; where it is a light snapshot, as one more entry of `rebuilt_before`.
+
+    Raises SnapshotError if the bytes are damaged, of another version or model, (exact) of another device, torch or
+    threads, or of a stream that makes videos from prompts alone, and PoolFull if there is no room; nothing is open
+    then.
+    """
+    kind, tensors, facts = unpack(data)
+    if VIDEO not in facts:
+        raise SnapshotError("the snapshot is of a stream without pictures, which does not restyle a video")
+    wanted = {"quantization": None, "loras": None} | identity_for(video.beside, kind, facts)
+    require_same(facts, wanted, "it cannot continue here")
+    if kind == "exact":
+        require_same(facts, machine_of(video.beside), EXACT_REMEDY)
+    with consistent():
+        made = facts[VIDEO]
+        require_prompts(video.beside, tensors, len(facts["prompts"]))
+        stream = video.open(VideoStreamConfig(**made | {"steps": tuple(made["steps"])}))
+        try:
+            with typed_out_of_memory("a restored stream"):
+                _fill(video, stream, kind, Parts(tensors, facts))
+        except BaseException:
+            video.close(stream)
+            raise
+        return stream
+
+
+class Parts(NamedTuple):
+    """Tensors and facts of a snapshot."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+def _common(stream: VideoStream, prompts: list[Prompt]) -> Parts:
+    """What both kinds hold."""
     stream.require_between_blocks()
     if not isinstance(stream.noise, SeededNoise):
         raise SnapshotError(f"the stream's noise is a {type(stream.noise).__name__}, not made from its seed")
     if stream.decoder is not None and stream.decoded_blocks != stream.blocks:
         raise StreamError(f"{stream.blocks} blocks are made but {stream.decoded_blocks} decoded; decode first")
-    prompts = _prompts(stream)
+    inputs = list(stream.inputs)
     tensors = {f"recent.{i}": latents for i, latents in enumerate(stream.recent)}
     tensors |= {f"prompt.{i}": prompt.rows for i, prompt in enumerate(prompts)}
-    tensors |= {f"row.{i}": row.latents for i, row in enumerate(stream.rows) if row is not None}
-    tensors |= {f"cache.{name}": tensor for name, tensor in _windows(video, stream).items()}
+    tensors |= {f"kept.{i}": kept.input.latents for i, kept in enumerate(inputs)}
     facts: dict[str, Any] = {
         VIDEO: asdict(stream.config),
         "loop": stream.loop,
-        "progress": [list(lane) for lane in stream.progress],
-        "rows": [_row_facts(row, prompts) for row in stream.rows],
         "prompts": [prompt.text for prompt in prompts],
         "prompt": None if stream.prompt is None else prompts.index(stream.prompt),
+        "inputs": [_input_facts(kept, prompts) for kept in inputs],
         "recent": len(stream.recent),
-        "position": stream.position,
-        "entered": stream.entered,
-        "blocks": stream.blocks,
-        "decoded_blocks": stream.decoded_blocks,
+        "renewing": stream.renewing,
+        "on_their_way": stream.on_their_way,
+        "rebuilt_before": stream.rebuilt_before,
     }
-    add_decoder(stream.decoder, tensors, facts)
-    return pack("exact", tensors, facts | machine_of(video.beside))
+    counts = (stream.position, stream.entered, stream.blocks, stream.decoded_blocks)
+    return Parts(tensors, facts | dict(zip(COUNTS, counts, strict=True)))
 
 
-def restore(video: VideoGenerator, data: bytes) -> VideoStream:
-    """Open the stream that `data` holds.
-
-    Raises SnapshotError if the bytes are damaged, of another version, model, device, torch or threads, or of a
-    stream that makes videos from prompts alone, and PoolFull if there is no room; nothing is open then.
-    """
-    _, tensors, facts = unpack(data)
-    if VIDEO not in facts:
-        raise SnapshotError("the snapshot is of a stream without pictures, which does not restyle a video")
-    require_same(facts, {"quantization": None, "loras": None} | machine_of(video.beside), EXACT_REMEDY)
-    with consistent():
-        made = facts[VIDEO]
-        stream = video.open(VideoStreamConfig(**made | {"steps": tuple(made["steps"])}))
-        try:
-            with typed_out_of_memory("a restored stream"):
-                _fill(video, stream, tensors, facts)
-        except BaseException:
-            video.close(stream)
-            raise
-        return stream
+def _input_facts(kept: KeptInput, prompts: list[Prompt]) -> tuple[int, float, int, int, int, bool]:
+    number, _, noise_scale, timestep = kept.input
+    return number, noise_scale, timestep, kept.position, prompts.index(kept.prompt), kept.renews
 
 
 def _text_of(prompt: PromptKV) -> Prompt:
@@ -96,7 +145,11 @@ def _text_of(prompt: PromptKV) -> Prompt:
 
 
 def _prompts(stream: VideoStream) -> list[Prompt]:
-    return list(dict.fromkeys(_text_of(prompt) for prompt in stream.held_prompts))
+    """All that the stream refers to, each once."""
+    stream.require_open()
+    held = [_text_of(prompt) for prompt in stream.held_prompts]
+    in_force = [] if stream.prompt is None else [stream.prompt]
+    return list(dict.fromkeys([*in_force, *held, *(kept.prompt for kept in stream.inputs)]))
 
 
 def _row_facts(row: BatchRow | None, prompts: list[Prompt]) -> tuple[int | None, int, int] | None:
@@ -112,36 +165,87 @@ def _windows(video: VideoGenerator, stream: VideoStream) -> dict[str, Tensor]:
     return {f"{number}.{name}": part for number, state in enumerate(states) for name, part in state.items()}
 
 
-def _fill(video: VideoGenerator, stream: VideoStream, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    device, dtype = video.beside.cache.device, video.beside.cache.layout.dtype
+def _fill(video: VideoGenerator, stream: VideoStream, kind: Kind, parts: Parts) -> None:
+    """Give an empty stream what a snapshot holds."""
+    tensors, facts = parts
+    device = video.beside.cache.device
     prompts = [Prompt(text, tensors[f"prompt.{i}"].to(device)) for i, text in enumerate(facts["prompts"])]
-    if facts["loop"] not in ("plain", "batch"):
+    if facts["loop"] not in LOOPS:
         raise ValueError(f"loop {str(facts['loop'])[:40]!r}")
     stream.loop = facts["loop"]
+    entered, blocks, on_their_way = _counts("a stream", [facts[name] for name in PROGRESS], len(PROGRESS))
+    inputs = _inputs(video, stream, parts, prompts)
+    if blocks + on_their_way > entered or not on_their_way < max(entered, 1) or on_their_way >= stream.steps:
+        raise ValueError(f"{blocks} of {entered} blocks, {on_their_way} on their way")
+    if kind == "light":
+        replay(video, stream, inputs, on_their_way)
+    stream.inputs = inputs
+    _fill_common(video, stream, parts, prompts)
+    if kind == "exact":
+        _fill_exact(video, stream, parts, prompts)
+    elif entered > 0:
+        stream.decoder = video.beside.rebuilt_decoder(stream.recent)
+        stream.rebuilt_before.append(stream.blocks)
+
+
+def _fill_common(video: VideoGenerator, stream: VideoStream, parts: Parts, prompts: list[Prompt]) -> None:
+    tensors, facts = parts
+    device, dtype = video.beside.cache.device, video.beside.cache.layout.dtype
+    counts = _counts("a stream", [facts[name] for name in COUNTS], len(COUNTS))
+    stream.position, stream.entered, stream.blocks, stream.decoded_blocks = counts
+    stream.rebuilt_before = _counts("a stream's log", facts["rebuilt_before"], len(facts["rebuilt_before"]))
+    if facts["prompt"] is not None:
+        video.set_prompt(stream, prompts[facts["prompt"]])
+    if stream.entered > 0 and facts["prompt"] is None:
+        raise ValueError(f"{stream.entered} blocks, prompt None")
+    stream.recent.clear()
+    first = stream.blocks - facts["recent"]
+    if first < 0 or (stream.blocks > 0) != (facts["recent"] > 0):
+        raise ValueError(f"latents of {facts['recent']} blocks of {stream.blocks}")
+    for number in range(facts["recent"]):
+        frames = stream.config.blocks.frames_of(first + number)
+        stream.recent.append(_latents(video, stream, tensors[f"recent.{number}"], frames).to(device, dtype))
+    if facts["renewing"] not in (False, True):
+        raise ValueError(f"renewing {str(facts['renewing'])[:40]!r}")
+    stream.renewing = facts["renewing"]
+
+
+def _fill_exact(video: VideoGenerator, stream: VideoStream, parts: Parts, prompts: list[Prompt]) -> None:
+    tensors, facts = parts
     stream.progress = tuple(Lane(*_counts("a window", lane, len(Lane._fields))) for lane in facts["progress"])
     if len(stream.progress) != len(stream.lanes):
         raise ValueError(f"{len(stream.progress)} windows, where the stream has {len(stream.lanes)}")
-    names = ("position", "entered", "blocks", "decoded_blocks")
-    counts = _counts("a stream", [facts[name] for name in names], len(names))
-    stream.position, stream.entered, stream.blocks, stream.decoded_blocks = counts
-    if max(lane.filled for lane in stream.progress) > stream.window.frames or stream.blocks > stream.entered:
-        raise ValueError(f"windows {stream.progress}, {stream.blocks} of {stream.entered} blocks")
+    if max(lane.filled for lane in stream.progress) > stream.window.frames:
+        raise ValueError(f"windows {stream.progress} of {stream.window.frames} frames")
     for part, here in _windows(video, stream).items():
         kept = tensors[f"cache.{part}"]
         require_shape(f"cache.{part}", kept, tuple(here.shape))
         if kept.dtype != here.dtype:
             raise ValueError(f"cache.{part} in {kept.dtype}, where the stream keeps {here.dtype}")
         here.copy_(kept)
-    if facts["prompt"] is not None:
-        video.set_prompt(stream, prompts[facts["prompt"]])
-    first = stream.blocks - facts["recent"]
-    for number in range(facts["recent"]):
-        frames = stream.config.blocks.frames_of(first + number)
-        stream.recent.append(_latents(video, stream, tensors[f"recent.{number}"], frames).to(device, dtype))
-    if stream.entered > 0 and stream.prompt is None:
-        raise ValueError(f"{stream.entered} blocks, prompt {facts['prompt']}")
     stream.rows = _rows(video, stream, tensors, facts["rows"], prompts)
-    stream.decoder = restored_decoder(stream.decoder, tensors, facts, device)
+    if stream.decoder is not None:
+        device = video.beside.cache.device
+        stream.decoder = restored_cache("decoder", stream.decoder, tensors, facts, device)
+
+
+def _inputs(video: VideoGenerator, stream: VideoStream, parts: Parts, prompts: list[Prompt]) -> KeptInputs:
+    """ValueError unless they are inputs of the opening and of the last blocks that have begun."""
+    tensors, facts = parts
+    device, dtype = video.beside.cache.device, video.beside.cache.layout.dtype
+    made = KeptInputs(stream.config)
+    for at, (number, noise_scale, timestep, position, prompt, renews) in enumerate(facts["inputs"]):
+        _counts("an input", [number, timestep, position, prompt], 4)
+        if not 0 < noise_scale <= 1 or timestep > 1000 or position > stream.config.refresh_at:
+            raise ValueError(f"an input at {position}, noise {noise_scale}, timestep {timestep}")
+        frames = stream.config.blocks.frames_of(number)
+        latents = _latents(video, stream, tensors[f"kept.{at}"], frames).to(device, dtype)
+        entered = BlockInput(number, latents, float(noise_scale), timestep)
+        made.append(KeptInput(entered, position, prompts[prompt], renews is True))
+    numbers = [kept.number for kept in made]
+    if numbers != [number for number, *_ in facts["inputs"]] or not made.can_follow(facts["entered"]):
+        raise ValueError(f"inputs of blocks {str(numbers)[:60]} of {facts['entered']}")
+    return made
 
 
 def _rows(

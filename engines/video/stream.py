@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from engines.streaming.state import Block, RecentLatents
 from engines.text.prompt import Prompt
 from engines.vae.conv_cache import ConvCache
 from engines.video.input import BlockInput
+from engines.video.kept_inputs import KeptInputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,8 @@ class VideoStream:
     `entered` counts blocks that have been begun, `blocks` those that have come out. `progress` says how far each
     of the `lanes` is: one for each step, of which a plain loop uses the first. `rows` are the blocks between two
     steps of stream batch, from the second step on; None where there is none. `position` is the next block's.
+    `renewing` is whether the sink has been renewed since the last block began. `rebuilt_before` are the blocks in
+    front of which the windows were rebuilt from `inputs`.
     """
 
     config: VideoStreamConfig
@@ -71,6 +74,7 @@ class VideoStream:
     lanes: tuple[StreamKV, ...]
     progress: tuple[Lane, ...]
     recent: RecentLatents
+    inputs: KeptInputs
     decoder: ConvCache | None
     loop: Loop
     rows: tuple[BatchRow | None, ...] = ()
@@ -80,6 +84,8 @@ class VideoStream:
     entered: int = 0
     blocks: int = 0
     decoded_blocks: int = 0
+    renewing: bool = False
+    rebuilt_before: list[int] = field(default_factory=list)
     begun: BegunBlock | None = None
     closed: bool = False
 
@@ -105,9 +111,14 @@ class VideoStream:
         return rows if self.prompt_kv is None else [self.prompt_kv, *rows]
 
     @property
+    def on_their_way(self) -> int:
+        """Blocks between two steps."""
+        return sum(row is not None and row.block is not None for row in self.rows)
+
+    @property
     def is_empty(self) -> bool:
         """Whether no block is on its way."""
-        return all(row is None or row.block is None for row in self.rows)
+        return self.on_their_way == 0
 
     def require_open(self) -> None:
         """Raise StreamError if the stream has been closed."""
@@ -147,7 +158,7 @@ class VideoStream:
     def close(self) -> None:
         """Let go of all tensors."""
         self.closed = True
-        del self.lanes, self.noise_prefetcher
+        del self.lanes, self.noise_prefetcher, self.inputs
         self.recent.clear()
         self.rows = ()
         self.prompt = self.prompt_kv = self.decoder = self.begun = None
