@@ -47,6 +47,10 @@ class BlockLengths(NamedTuple):
         """Pixel frames of the first `blocks`: where the next one begins."""
         return pixel_frames(self.latent_frames(blocks))
 
+    def pixel_frames_of(self, block: int) -> int:
+        """Pixel frames of a block."""
+        return self.pixel_frames(block + 1) - self.pixel_frames(block)
+
     def blocks_of(self, latent_frames: int) -> int:
         """The fewest blocks that have so many latent frames."""
         return 0 if latent_frames <= 0 else 1 + max(0, -(-(latent_frames - self.first) // self.later))

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from engines.config.geometry import PATCH, SPATIAL_FACTOR, BlockLengths
+from typing_extensions import override
+
+from engines.config.base_stream import BaseStreamConfig
+from engines.config.geometry import BlockLengths
 from engines.config.validation import require, require_positive
 
 
 @dataclass(frozen=True)
-class StreamConfig:
+class StreamConfig(BaseStreamConfig):
     """How one stream is generated. Lengths are latent frames, sizes are pixels.
 
     `window_frames` counts the sink, the recent past and the block itself. `first_block_frames` is the length of
@@ -29,9 +32,6 @@ class StreamConfig:
     only the same step of later blocks sees.
     """
 
-    seed: int = 0
-    height: int = 480
-    width: int = 832
     block_frames: int = 3
     window_frames: int = 12
     sink_frames: int = 3
@@ -46,21 +46,12 @@ class StreamConfig:
     context: Literal["clean", "noisy", "steps"] = "clean"
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 1 << 64, f"seed {self.seed} is outside 0..2^64-1")
-        self._check_size()
+        super().__post_init__()
         self._check_window()
         self._check_steps("steps", self.steps)
         if self.first_steps is not None:
             self._check_steps("first_steps", self.first_steps)
         self._check_levels()
-
-    def _check_size(self) -> None:
-        multiple = SPATIAL_FACTOR * PATCH
-        for name, pixels in (("height", self.height), ("width", self.width)):
-            require(
-                pixels >= multiple and pixels % multiple == 0,
-                f"{name} {pixels} is not a positive multiple of {multiple}, the pixels of a token",
-            )
 
     def _check_window(self) -> None:
         blocks = self.blocks
@@ -97,13 +88,13 @@ class StreamConfig:
         )
 
     @property
+    @override
     def blocks(self) -> BlockLengths:
-        """Latent frames of the stream's blocks."""
         first = self.block_frames if self.first_block_frames is None else self.first_block_frames
         return BlockLengths(self.block_frames, first)
 
+    @override
     def steps_of(self, block: int) -> tuple[int, ...]:
-        """The denoising steps of a block."""
         return self.first_steps if block == 0 and self.first_steps is not None else self.steps
 
     @property
@@ -115,22 +106,3 @@ class StreamConfig:
     def passes(self) -> int:
         """Of a later block: its denoising steps, and its clean pass if it has one."""
         return len(self.steps) + (self.context == "clean")
-
-    @property
-    def rows(self) -> int:
-        """Tokens along the height of a latent frame."""
-        return self.height // (SPATIAL_FACTOR * PATCH)
-
-    @property
-    def columns(self) -> int:
-        """Tokens along the width of a latent frame."""
-        return self.width // (SPATIAL_FACTOR * PATCH)
-
-    @property
-    def frame_tokens(self) -> int:
-        """Tokens of a latent frame."""
-        return self.rows * self.columns
-
-    def latent_shape(self, channels: int, frames: int) -> tuple[int, int, int, int]:
-        """Of latents: frames, channels, height, width."""
-        return frames, channels, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
 
-from engines.config.geometry import PATCH, SPATIAL_FACTOR, BlockLengths
+from typing_extensions import override
+
+from engines.config.base_stream import BaseStreamConfig
+from engines.config.geometry import BlockLengths
 from engines.config.validation import require, require_positive
 
 Loop = Literal["plain", "batch"]
@@ -15,7 +18,7 @@ LOOPS: tuple[Loop, ...] = get_args(Loop)
 
 
 @dataclass(frozen=True)
-class VideoStreamConfig:
+class VideoStreamConfig(BaseStreamConfig):
     """How one stream of StreamDiffusionV2 is generated. Lengths are latent frames, sizes are pixels.
 
     `window_frames` counts the sink and the block itself. A frame of the sink is replaced when a new frame is less
@@ -35,9 +38,6 @@ class VideoStreamConfig:
     before keep theirs.
     """
 
-    seed: int = 0
-    height: int = 480
-    width: int = 832
     block_frames: int = 1
     first_block_frames: int = 2
     window_frames: int = 6
@@ -53,13 +53,7 @@ class VideoStreamConfig:
     refresh_at: int = 50
 
     def __post_init__(self) -> None:
-        require(0 <= self.seed < 1 << 64, f"seed {self.seed} is outside 0..2^64-1")
-        multiple = SPATIAL_FACTOR * PATCH
-        for name, pixels in (("height", self.height), ("width", self.width)):
-            require(
-                pixels >= multiple and pixels % multiple == 0,
-                f"{name} {pixels} is not a positive multiple of {multiple}, the pixels of a token",
-            )
+        super().__post_init__()
         self._check_window()
         self._check_steps()
 
@@ -98,25 +92,10 @@ class VideoStreamConfig:
         require(self.loop in LOOPS, f"loop {self.loop!r} is none of {', '.join(LOOPS)}")
 
     @property
+    @override
     def blocks(self) -> BlockLengths:
-        """Latent frames of the stream's blocks."""
         return BlockLengths(self.block_frames, self.first_block_frames)
 
-    @property
-    def rows(self) -> int:
-        """Tokens along the height of a latent frame."""
-        return self.height // (SPATIAL_FACTOR * PATCH)
-
-    @property
-    def columns(self) -> int:
-        """Tokens along the width of a latent frame."""
-        return self.width // (SPATIAL_FACTOR * PATCH)
-
-    @property
-    def frame_tokens(self) -> int:
-        """Tokens of a latent frame."""
-        return self.rows * self.columns
-
-    def latent_shape(self, channels: int, frames: int) -> tuple[int, int, int, int]:
-        """Of latents: frames, channels, height, width."""
-        return frames, channels, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR
+    @override
+    def steps_of(self, block: int) -> tuple[int, ...]:
+        return self.steps

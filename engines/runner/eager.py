@@ -25,9 +25,10 @@ from engines.sampling.flow_schedule import add_noise, predict_clean
 from engines.text.prompt import Prompt
 from engines.wan.layers import Attention
 from engines.wan.transformer import CausalTransformer
+from kernels.attention.kv_view import KVPlanes
 from kernels.attention.reference import attend
 from kernels.attention.rope import apply_rope, frame_freqs, join_freqs
-from kernels.slot_choice.slot_queue import choose_slots_reference
+from kernels.slot_choice.slot_queue import choose_slots_reference, frame_means_reference
 
 
 class EagerAttention:
@@ -68,8 +69,8 @@ class EagerAttention:
         row, frames = self.row, self.row.placement.frames
         assert isinstance(row.kv.size, RollingWindow)
         queues = slot_queues(self._cache, row.kv.size, queue_steps([row]).to(keys.device))
-        tokens = torch.stack([keys.flatten(1), values.flatten(1)], dim=1)
-        means = tokens.float().unflatten(0, (frames, -1)).mean(dim=1)
+        staged = KVPlanes(keys.unsqueeze(0), values.unsqueeze(0).contiguous())
+        means = queues.no_means if queues.rule.threshold is None else frame_means_reference(staged, frames)
         slots = torch.empty(1, frames, dtype=torch.int32, device=keys.device)
         choose_slots_reference(queues, means, layer, slots)
         return [int(slot) for slot in slots[0]]

@@ -30,9 +30,10 @@ class Staging:
 
     def place(self, planes: KVPlanes, layer: int) -> None:
         """Choose the slots in a layer, and copy the frames there."""
-        tested = self._queues.rule.threshold is not None
-        means = self._ops.frame_means(self.planes, self._frames) if tested else self._queues.sink_means[0, :0]
-        self._ops.choose_slots(self._queues, means, layer, self._chosen.mapping)
+        queues = self._queues
+        tested = queues.rule.threshold is not None
+        means = self._ops.frame_means(self.planes, self._frames) if tested else queues.no_means
+        self._ops.choose_slots(queues, means, layer, self._chosen.mapping)
         self._ops.copy_slots(self.planes, planes, self._chosen, layer)
 
 

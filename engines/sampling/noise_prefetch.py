@@ -37,7 +37,7 @@ class NoisePrefetcher:
 
     def prefetch(self, block: int) -> None:
         """Begin to draw the noise of `block`, and forget that of all others."""
-        self._ahead = {block: self._ahead.get(block) or self._executor.submit(self._draw, block)}
+        self._ahead = {block: self._ahead.get(block) or self._executor.submit(self.draw, block)}
 
     def get(self, block: int) -> Tensor:
         """Noise of `block` on the CPU, [draws, ...]; the next block's begins to be drawn.
@@ -52,7 +52,8 @@ class NoisePrefetcher:
         self.prefetch(block + 1)
         return drawn
 
-    def _draw(self, block: int) -> Tensor:
+    def draw(self, block: int) -> Tensor:
+        """Noise of `block`, as `get` gives it, drawn here and now."""
         draws, *shape = self._shape(block)
         drawn = torch.stack([self._noise.draw(block, draw, tuple(shape)) for draw in range(draws)]).to(self._dtype)
         return drawn.pin_memory() if self._pinned else drawn

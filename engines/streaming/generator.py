@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from threading import Event
 
 import torch
@@ -15,18 +14,20 @@ from torch import Tensor
 from engines.cache.kv_cache import KVCache
 from engines.cache.prompt_kv import PromptKV
 from engines.cache.window import window_policy
+from engines.config.base_stream import BaseStreamConfig
 from engines.config.geometry import ABSOLUTE_POSITIONS
 from engines.config.stream import StreamConfig
 from engines.device.host_copy import HostCopier
 from engines.device.memory_budget import typed_out_of_memory
 from engines.device.side_stream import SideStream
-from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
+from engines.errors import ConfigError, PositionLimit, PromptError
 from engines.runner.protocol import ModelRunner
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.sampling.noise import Noise, SeededNoise
 from engines.sampling.noise_prefetch import NoisePrefetcher
 from engines.streaming.decoding import decode_block
 from engines.streaming.rollout import Denoised, Rollout
+from engines.streaming.shared_passes import require_distinct, share_passes
 from engines.streaming.state import Block, RecentLatents
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
@@ -100,7 +101,7 @@ class Generator:
             config=config,
             policy=policy,
             noise=noise,
-            noise_prefetcher=self._noise_of(noise, config),
+            noise_prefetcher=self.noise_prefetcher(noise, config),
             lanes=lanes,
             schedules=(FlowSchedule.of(config, 0), FlowSchedule.of(config, 1)),
             recent=RecentLatents(self.recent_frames(config.window_frames)),
@@ -146,14 +147,15 @@ class Generator:
         """
         for stream in streams:
             _require_ready(stream)
-        if len({id(stream) for stream in streams}) != len(streams):
-            raise StreamError("a stream is named twice; its blocks come one after the other")
+        require_distinct(streams)
         self.write_context(streams)
         made: dict[int, Denoised] = {}
         with typed_out_of_memory("a block"):
-            for group in self._groups([stream for stream in streams if stream.recache_due], _recache_shape):
+            for group in share_passes(
+                [stream for stream in streams if stream.recache_due], _recache_shape, self._batch
+            ):
                 self._rollout.recache(group)
-            for group in self._groups(streams, _block_shape):
+            for group in share_passes(streams, _block_shape, self._batch):
                 made |= zip(map(id, group), self._rollout.denoise(group, cancelled), strict=True)
         ready = self.record_event()
         return [stream.append(*made[id(stream)], ready) for stream in streams]
@@ -167,7 +169,7 @@ class Generator:
         """
         due = [stream for stream in streams if stream.context_due and not stream.recache_due]
         with typed_out_of_memory("a block's keys and values"):
-            for group in self._groups(due, _context_shape):
+            for group in share_passes(due, _context_shape, self._batch):
                 self._rollout.write_context(group)
 
     @torch.inference_mode()
@@ -187,7 +189,7 @@ class Generator:
         return replace(
             stream,
             lanes=lanes,
-            noise_prefetcher=self._noise_of(stream.noise, stream.config),
+            noise_prefetcher=self.noise_prefetcher(stream.noise, stream.config),
             prompt_kv=None if stream.prompt_kv is None else self.cache.prompts.share(stream.prompt_kv),
             recent=stream.recent.copy(),
             sink_passes=stream.sink_passes.copy(),
@@ -234,8 +236,13 @@ class Generator:
         self._drawing.shutdown()
         del self.cache, self._rollout
 
-    def noise_prefetcher(self, noise: Noise, shape: Callable[[int], tuple[int, ...]]) -> NoisePrefetcher:
-        """Draws a stream's noise of `shape(block)` one block ahead, for this device."""
+    def noise_prefetcher(self, noise: Noise, config: BaseStreamConfig) -> NoisePrefetcher:
+        """Draws the noise of a stream's blocks one ahead, for this device."""
+
+        def shape(block: int) -> tuple[int, ...]:
+            frames = config.blocks.frames_of(block)
+            return len(config.steps_of(block)), *config.latent_shape(self.config.latent_channels, frames)
+
         pinned = self.cache.device.type == "cuda"
         return NoisePrefetcher(noise, shape, self.cache.layout.dtype, self._drawing, pinned=pinned)
 
@@ -253,23 +260,6 @@ class Generator:
         if self.decoder is None:
             return None
         return self.decoder.rebuild_cache(recent.last_blocks(self.decoder.receptive_field))
-
-    def _noise_of(self, noise: Noise, config: StreamConfig) -> NoisePrefetcher:
-        def shape(block: int) -> tuple[int, ...]:
-            return len(config.steps_of(block)), *config.latent_shape(
-                self.config.latent_channels, config.blocks.frames_of(block)
-            )
-
-        return self.noise_prefetcher(noise, shape)
-
-    def _groups(
-        self, streams: Sequence[Stream], shape: Callable[[Stream], tuple[int, ...]]
-    ) -> Iterator[list[Stream]]:
-        """Streams of one `shape`, which can share a pass, at most `batch` at a time."""
-        for _, group in groupby(sorted(streams, key=shape), key=shape):
-            alike = list(group)
-            for start in range(0, len(alike), self._batch):
-                yield alike[start : start + self._batch]
 
 
 def _block_shape(stream: Stream) -> tuple[int, ...]:

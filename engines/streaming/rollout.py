@@ -49,8 +49,7 @@ class Rollout:
         steps = len(streams[0].schedule)
         x, sinks = _started(streams, noise[0]), [list[SinkPass]() for _ in streams]
         for step in range(steps):
-            if cancelled is not None and cancelled.is_set():
-                raise Cancelled(f"cancelled before step {step} of {steps}")
+            check_cancelled(cancelled, step, steps)
             rows = [_next_row(stream, step) for stream in streams]
             bound = self._runner.prepare(rows)
             if _is_first_pass(streams[0], step):
@@ -131,6 +130,12 @@ class Rollout:
             drawn.append(stream.noise.draw(block, draw, shape))
         noise = torch.cat(drawn)[-frames:].to(latents.dtype)
         return add_noise(latents, to_device(noise, self._device), level.sigma)
+
+
+def check_cancelled(cancelled: Event | None, step: int, steps: int) -> None:
+    """Raise Cancelled before one of a block's steps, once that is set."""
+    if cancelled is not None and cancelled.is_set():
+        raise Cancelled(f"cancelled before step {step} of {steps}")
 
 
 def _row(stream: Stream, lane: int, placement: Placement, level: Level, prompt: PromptKV) -> Row:

@@ -22,7 +22,7 @@ from engines.cache.kv_cache import KVFormat
 from engines.config.stream import StreamConfig
 from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import SnapshotError
-from engines.sampling.noise import SeededNoise
+from engines.sampling.noise import Noise, SeededNoise
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot_format import Kind, pack, unpack
 from engines.streaming.state import SinkPass
@@ -155,12 +155,17 @@ def consistent() -> Iterator[None]:
         raise SnapshotError(f"the snapshot is inconsistent: {error!r}") from error
 
 
+def require_seeded(noise: Noise) -> None:
+    """Raise SnapshotError for noise that cannot be drawn again elsewhere."""
+    if not isinstance(noise, SeededNoise):
+        raise SnapshotError(f"the stream's noise is a {type(noise).__name__}, not made from its seed")
+
+
 def _common(stream: Stream, sink_passes: Sequence[SinkPass]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What both kinds hold."""
     stream.require_open()
     stream.require_decoded()
-    if not isinstance(stream.noise, SeededNoise):
-        raise SnapshotError(f"the stream's noise is a {type(stream.noise).__name__}, not made from its seed")
+    require_seeded(stream.noise)
     prompts = [sink_pass.prompt for sink_pass in sink_passes]
     if stream.prompt is not None:
         prompts.append(stream.prompt)

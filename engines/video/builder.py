@@ -54,7 +54,7 @@ def restyle_full_window(video: VideoGenerator, encoder: InputEncoder, config: En
         video.set_prompt(opened, Prompt("", torch.ones(1, video.beside.config.text_dim)))
     state = encoder.start(stream)
     for number in range(stream.blocks.blocks_of(stream.window_frames) + len(stream.steps) + 1):
-        frames = stream.blocks.pixel_frames(number + 1) - stream.blocks.pixel_frames(number)
+        frames = stream.blocks.pixel_frames_of(number)
         made = encoder.encode(
             stream, torch.zeros(frames, stream.height, stream.width, 3, dtype=torch.uint8), state
         )

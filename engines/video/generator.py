@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import groupby
 from threading import Event
 from typing import NamedTuple
 
@@ -16,9 +15,9 @@ from engines.config.video_stream import Loop, VideoStreamConfig
 from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import Cancelled, StreamError
 from engines.sampling.noise import Noise, SeededNoise
-from engines.sampling.noise_prefetch import NoisePrefetcher
 from engines.streaming.decoding import decode_block
 from engines.streaming.generator import Generator
+from engines.streaming.shared_passes import require_distinct, share_passes
 from engines.streaming.state import Block, RecentLatents
 from engines.text.prompt import Prompt
 from engines.video.input import BlockInput
@@ -60,7 +59,7 @@ class VideoGenerator:
             config=config,
             window=window,
             noise=noise,
-            noise_prefetcher=self._noise_prefetcher(config, noise),
+            noise_prefetcher=beside.noise_prefetcher(noise, config),
             lanes=lanes,
             progress=(Lane(left=len(config.steps)),) * len(lanes),
             recent=RecentLatents(beside.recent_frames(config.window_frames)),
@@ -97,13 +96,14 @@ class VideoGenerator:
         """
         for stream, block in zip(streams, inputs, strict=True):
             stream.require_next(block)
-        if len({id(stream) for stream in streams}) != len(streams):
-            raise StreamError("a stream is named twice; its blocks come one after the other")
+        require_distinct(streams)
         due = [_Due(*pair) for pair in zip(streams, inputs, strict=True)]
         made: dict[int, Made] = {}
         ticked: dict[int, Ticked] = {}
         with typed_out_of_memory("a block"):
-            for group in self._groups([one for one in due if _is_plain(one.stream)], _plain_shape):
+            for group in share_passes(
+                [one for one in due if _is_plain(one.stream)], _plain_shape, self.beside.batch
+            ):
                 blocks = [one.block for one in group if one.block is not None]
                 results = self._rollout.plain([one.stream for one in group], blocks, cancelled)
                 made |= {id(one.stream): result for one, result in zip(group, results, strict=True)}
@@ -172,7 +172,7 @@ class VideoGenerator:
         return replace(
             stream,
             lanes=lanes,
-            noise_prefetcher=self._noise_prefetcher(stream.config, stream.noise),
+            noise_prefetcher=self.beside.noise_prefetcher(stream.noise, stream.config),
             recent=stream.recent.copy(),
             inputs=stream.inputs.copy(),
             rebuilt_before=stream.rebuilt_before.copy(),
@@ -189,16 +189,9 @@ class VideoGenerator:
             self.beside.cache.prompts.give_back(stream.prompt_kv)
         stream.close()
 
-    def _noise_prefetcher(self, config: VideoStreamConfig, noise: Noise) -> NoisePrefetcher:
-        def shape(block: int) -> tuple[int, ...]:
-            frames = config.blocks.frames_of(block)
-            return len(config.steps), *config.latent_shape(self.beside.config.latent_channels, frames)
-
-        return self.beside.noise_prefetcher(noise, shape)
-
     def _ticks(self, due: Sequence[_Due], cancelled: Event | None) -> dict[int, Ticked]:
         ticked: dict[int, Ticked] = {}
-        for group in self._groups(due, _tick_shape):
+        for group in share_passes(due, _tick_shape, self.beside.batch):
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled("cancelled before a pass over the rows of a stream batch")
             results = self._rollout.tick([one.stream for one in group], [one.block for one in group])
@@ -257,13 +250,6 @@ class VideoGenerator:
             if row is not None and not kept(row):
                 self.beside.cache.prompts.give_back(row.prompt)
         stream.rows = tuple(row if row is not None and kept(row) else None for row in stream.rows)
-
-    def _groups(self, due: Sequence[_Due], shape: Callable[[_Due], tuple[object, ...]]) -> Iterator[list[_Due]]:
-        """Those of one `shape`, which can share a pass, at most the generator's batch at a time."""
-        for _, group in groupby(sorted(due, key=lambda one: repr(shape(one))), key=shape):
-            alike = list(group)
-            for start in range(0, len(alike), self.beside.batch):
-                yield alike[start : start + self.beside.batch]
 
 
 def _is_plain(stream: VideoStream) -> bool:

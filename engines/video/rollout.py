@@ -19,11 +19,11 @@ from engines.cache.prompt_kv import PromptKV
 from engines.cache.rolling_window import Lane, Placed
 from engines.cache.window import Placement
 from engines.device.host_copy import to_device
-from engines.errors import Cancelled
 from engines.runner.protocol import ModelRunner
 from engines.runner.rows import Row, TokenGrid
 from engines.sampling.flow_schedule import FlowSchedule, Level
 from engines.sampling.motion_noise import mix
+from engines.streaming.rollout import check_cancelled
 from engines.video.input import BlockInput
 from engines.video.stream import BatchRow, BegunBlock, VideoStream
 
@@ -78,7 +78,7 @@ class VideoRollout:
         begun = [self._begun(stream, block) for stream, block in zip(streams, inputs, strict=True)]
         noise = [self._noise(stream) for stream in streams]
         for step in range(begun[0].step, streams[0].steps):
-            _check_cancelled(cancelled, step, streams[0].steps)
+            check_cancelled(cancelled, step, streams[0].steps)
             placed = [_placed(stream, at, step) for stream, at in zip(streams, begun, strict=True)]
             rows = [
                 _row(stream, 0, at.prompt, stream.position, here, _level(stream, step, at.input))
@@ -201,8 +201,3 @@ def _here(latents: Tensor) -> Tensor:
     if latents.is_cuda:
         latents.record_stream(torch.cuda.current_stream(latents.device))
     return latents
-
-
-def _check_cancelled(cancelled: Event | None, step: int, steps: int) -> None:
-    if cancelled is not None and cancelled.is_set():
-        raise Cancelled(f"cancelled before step {step} of {steps}")

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from engines.cache.prompt_kv import PromptKV
@@ -19,7 +18,6 @@ from engines.cache.rolling_window import Lane
 from engines.config.video_stream import LOOPS, VideoStreamConfig
 from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import SnapshotError, StreamError
-from engines.sampling.noise import SeededNoise
 from engines.streaming.snapshot import (
     EXACT_REMEDY,
     VIDEO,
@@ -29,6 +27,7 @@ from engines.streaming.snapshot import (
     machine_of,
     require_prompts,
     require_same,
+    require_seeded,
     require_shape,
     restored_cache,
 )
@@ -110,8 +109,7 @@ class Parts(NamedTuple):
 def _common(stream: VideoStream, prompts: list[Prompt]) -> Parts:
     """What both kinds hold."""
     stream.require_between_blocks()
-    if not isinstance(stream.noise, SeededNoise):
-        raise SnapshotError(f"the stream's noise is a {type(stream.noise).__name__}, not made from its seed")
+    require_seeded(stream.noise)
     if stream.decoder is not None and stream.decoded_blocks != stream.blocks:
         raise StreamError(f"{stream.blocks} blocks are made but {stream.decoded_blocks} decoded; decode first")
     inputs = list(stream.inputs)
@@ -269,7 +267,7 @@ def _rows(
             block, position, prompt = row
             _counts("a row", [position, prompt, 0 if block is None else block], 3)
             latents = _latents(video, stream, tensors[f"row.{number}"], stream.config.block_frames)
-            noise = None if block is None else _noise(stream, block, tuple(latents.shape)).to(device, dtype)
+            noise = None if block is None else stream.noise_prefetcher.draw(block).to(device)
             taken.append(video.beside.take_prompt(prompts[prompt]))
             made.append(BatchRow(block, latents.to(device, dtype), noise, position, taken[-1]))
     except BaseException:
@@ -277,10 +275,6 @@ def _rows(
             video.beside.cache.prompts.give_back(prompt_kv)
         raise
     return tuple(made)
-
-
-def _noise(stream: VideoStream, block: int, shape: tuple[int, ...]) -> Tensor:
-    return torch.stack([stream.noise.draw(block, draw, shape) for draw in range(stream.steps)])
 
 
 def _latents(video: VideoGenerator, stream: VideoStream, latents: Tensor, frames: int) -> Tensor:

@@ -96,6 +96,11 @@ class SlotQueues:
         """Of the batch."""
         return self.steps.shape[0]
 
+    @property
+    def no_means(self) -> Tensor:
+        """Where no sink is tested, what takes the place of the frames' means."""
+        return self.sink_means[0, :0]
+
 
 def put_first(record: Tensor, ends: Sequence[int]) -> None:
     """Have slots be overwritten before all others: their `ends` go to the front of the queue in each layer.
