@@ -12,7 +12,7 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from serving.client.connections import Connections, require_private
+from serving.client.connections import Connections, open_channel, require_private
 from serving.client.event_stream import EventStream
 from serving.client.interactive import InteractiveSession, Reports
 from serving.client.unary_calls import UnaryCalls
@@ -71,9 +71,7 @@ class AsyncClient:
         is_here = is_loopback(host_of_target(server))
         # What is for this machine does not go round by way of a proxy that the environment names.
         options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0 if is_here else 1))
-        if self._tls:
-            return grpc.aio.secure_channel(server, grpc.ssl_channel_credentials(), options)
-        return grpc.aio.insecure_channel(server, options)
+        return open_channel(server, options, tls=self._tls)
 
     async def close(self) -> None:
         """End every stream, and the connection."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc.aio
@@ -19,6 +19,13 @@ def require_private(server: str, *, tls: bool, insecure: bool) -> None:
             f"the token would go to {server} in the clear; call a gateway with TLS (tls=True, --tls), or say "
             "that others may read it (insecure=True, --insecure)"
         )
+
+
+def open_channel(server: str, options: Sequence[tuple[str, int | str]], *, tls: bool) -> grpc.aio.Channel:
+    """A channel to a server, or with `tls` to a gateway in front of it."""
+    if tls:
+        return grpc.aio.secure_channel(server, grpc.ssl_channel_credentials(), options)
+    return grpc.aio.insecure_channel(server, options)
 
 
 class Connection:

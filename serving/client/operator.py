@@ -7,9 +7,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from serving.client.connections import Connection, open_channel
 from serving.client.event_stream import refusal_of
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
 from serving.protocol.requests import APPLICATION, APPLICATION_KEY
 
 CALL_S = 60.0
@@ -56,14 +56,9 @@ class OperatorCalls:
 
     async def _call(self, method: str, request: object) -> Any:
         metadata = ((APPLICATION_KEY, APPLICATION), ("authorization", f"Bearer {self._token}"))
-        async with self._channel() as channel:
-            stub: Any = SessionsStub(channel)  # type: ignore[no-untyped-call]
+        async with open_channel(self._address, OPTIONS, tls=self._tls) as channel:
+            stub = Connection(self._address, channel).stub
             try:
                 return await getattr(stub, method)(request, metadata=metadata, timeout=CALL_S)
             except grpc.aio.AioRpcError as error:
                 raise refusal_of(error) from error
-
-    def _channel(self) -> grpc.aio.Channel:
-        if self._tls:
-            return grpc.aio.secure_channel(self._address, grpc.ssl_channel_credentials(), OPTIONS)
-        return grpc.aio.insecure_channel(self._address, OPTIONS)

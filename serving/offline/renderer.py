@@ -132,7 +132,7 @@ class FilmMaker:
                 if self._snapshot_follows(begun, outputs):
                     self._snapshot(outputs.snapshot(begun.end))
                 done = begun.block.number + 1 - first
-                report(_progress(done, self._blocks - first, begun.end - first_frame, started))
+                report(progress(done, self._blocks - first, begun.end - first_frame, started))
             if pending is not None:
                 pending.result()
 
@@ -184,6 +184,7 @@ def _spread(first: int, end: int, most: int) -> set[int]:
     return {first + number * (end - first) // count for number in range(count)}
 
 
-def _progress(done: int, blocks: int, frames: int, started: float) -> Progress:
+def progress(done: int, blocks: int, frames: int, started: float) -> Progress:
+    """After `done` of so many blocks since `started`, a time of `time.monotonic()`."""
     seconds = max(time.monotonic() - started, 1e-9)
     return Progress(done, blocks, frames, frames / seconds, (blocks - done) * seconds / done)

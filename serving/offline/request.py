@@ -156,9 +156,8 @@ def _clip(options: argparse.Namespace, base: VideoStreamConfig, used: UsedClip |
     fit = options.fit or (used.fit if used else "fill")
     if fit not in FITS:
         raise FilmError(f"the film's clip was fitted by {fit!r}; known: {', '.join(FITS)}")
-    for name in ("snapshot", "snapshot_every"):
-        if getattr(options, name) is not None:
-            raise FilmError("a film that restyles a clip goes on from no snapshot, and leaves none")
+    if options.snapshot is not None or options.snapshot_every is not None:
+        raise FilmError("a film that restyles a clip goes on from no snapshot, and leaves none")
     return ClipRequest(path, fit, options.keep_audio, base, options.noise_scale, used.sha256 if used else None)
 
 

@@ -25,7 +25,7 @@ from serving.media.film_file import Made
 from serving.media.ordinary_mp4 import writing
 from serving.offline.film_writer import Film
 from serving.offline.provenance import Facts
-from serving.offline.renderer import STILLS, Outputs, Progress
+from serving.offline.renderer import STILLS, Outputs, Progress, progress
 from serving.pipeline.prompts import PlannedPrompts
 from serving.timeline.schedule import Schedule
 
@@ -108,7 +108,8 @@ class ClipRestyler:
                 if len(chunk) == CHUNK_BLOCKS:
                     pending = _append(writer, film, chunk, pending)
                     chunk = []
-                report(_progress(made.number + 1, expected_blocks, shown, started))
+                done = made.number + 1
+                report(progress(done, max(done, expected_blocks), shown, started))
             if chunk:
                 pending = _append(writer, film, chunk, pending)
             if pending is not None:
@@ -147,8 +148,8 @@ class ClipRestyler:
     def _groups(self, pictures: Iterable[np.ndarray]) -> Iterator[PictureGroup]:
         """The pictures of each block; the last block is filled with its last picture."""
         coming, blocks, number = iter(pictures), self._stream.config.blocks, 0
-        while taken := list(islice(coming, blocks.pixel_frames(number + 1) - blocks.pixel_frames(number))):
-            wanted = blocks.pixel_frames(number + 1) - blocks.pixel_frames(number)
+        while taken := list(islice(coming, blocks.pixel_frames_of(number))):
+            wanted = blocks.pixel_frames_of(number)
             filled = taken + [taken[-1]] * (wanted - len(taken))
             yield PictureGroup(torch.from_numpy(np.stack(filled)), len(taken))
             number += 1
@@ -161,8 +162,3 @@ def _append(
     if before is not None:
         before.result()
     return writer.submit(film.append, torch.cat(chunk))
-
-
-def _progress(done: int, blocks: int, frames: int, started: float) -> Progress:
-    seconds, of = max(time.monotonic() - started, 1e-9), max(done, blocks)
-    return Progress(done, of, frames, frames / seconds, (of - done) * seconds / done)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -15,16 +17,32 @@ import torch
 
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
-from serving.cli.terminal import show_line
+from serving.cli.terminal import escaped, show_line
 from serving.errors import FilmError
 from serving.offline.provenance import Facts, UsedLoRA, applied_cues
 from serving.offline.renderer import Progress
 from serving.offline.request import Request
 from serving.timeline.schedule import Schedule
-from serving.weights.loader import INT8_TEXT, OpenedModel, Origin
+from serving.weights.catalog import models_folder
+from serving.weights.loader import INT8_TEXT, OpenedModel, Origin, open_model
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals by which a command is asked to end; what it has made till then is kept."""
+
+
+def open_requested(request: Request, options: argparse.Namespace) -> OpenedModel:
+    """The model that is asked for, with its text encoder. Raises as `open_model`."""
+    text_device = None if options.text_device is None else torch.device(options.text_device)
+    return open_model(
+        request.model, models_folder(options.models_dir), request.device, request.dtype, request.codec,
+        text_device, loras=request.loras, int8_text=request.int8_text,
+    )  # fmt: skip
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Print each, once it is known."""
+    for warning in warnings:
+        print(f"warning: {escaped(warning)}", file=sys.stderr)
 
 
 def facts_of(

@@ -23,10 +23,19 @@ from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
 from engines.vae.protocol import use_fused_ops
 from kernels.dispatch import parse_backends
-from serving.cli.films.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
+from serving.cli.films.filming import (
+    cut_prompts,
+    differences,
+    facts_of,
+    from_film,
+    interruptible,
+    open_requested,
+    show,
+    warn,
+)
 from serving.cli.films.restyle import restyle
 from serving.cli.options import add_lora_argument, seconds, size
-from serving.cli.terminal import escaped, show_line
+from serving.cli.terminal import show_line
 from serving.errors import FilmError
 from serving.media.film_file import Made
 from serving.offline.provenance import Start, applied_cues
@@ -35,8 +44,7 @@ from serving.offline.request import DTYPES, FITS, MAX_THREADS, Request, read_out
 from serving.pipeline.prompts import encode_all
 from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
-from serving.weights.catalog import models_folder
-from serving.weights.loader import DEFAULT_MODEL, Origin, open_model
+from serving.weights.loader import DEFAULT_MODEL, Origin
 
 INTERRUPTED = 130
 """The exit status of a program that Ctrl-C has ended."""
@@ -86,18 +94,11 @@ class Ready:
 
 
 def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -> Ready:
-    text_device = None if options.text_device is None else torch.device(options.text_device)
-    folder = models_folder(options.models_dir)
-    opened = open_model(
-        request.model, folder, request.device, request.dtype, request.codec, text_device, loras=request.loras,
-        int8_text=request.int8_text,
-    )  # fmt: skip
+    opened = open_requested(request, options)
     generator = _generator(opened.model, request)
-    for warning in (*planned.warnings, *differences(request, opened, generator)):
-        print(f"warning: {escaped(warning)}", file=sys.stderr)
+    warn([*planned.warnings, *differences(request, opened, generator)])
     encoded = encode_all(planned, opened.prompts)
-    for warning in cut_prompts(encoded):
-        print(f"warning: {escaped(warning)}", file=sys.stderr)
+    warn(cut_prompts(encoded))
     origins = opened.origins
     del opened  # The text encoder makes room for the stream.
     stream, start = _begin(generator, request, options.output)

@@ -8,16 +8,23 @@ import sys
 from dataclasses import replace
 from itertools import islice
 
-import torch
-
 from engines.config.geometry import FRAMES_PER_SECOND
 from engines.config.video_stream import VideoStreamConfig
 from engines.loading.model import Model
 from engines.streaming.builder import EngineConfig
 from engines.vae.protocol import use_fused_ops
 from engines.video.builder import VideoEngine, build_video_engine, restyle_full_window
-from serving.cli.films.filming import cut_prompts, differences, facts_of, from_film, interruptible, show
-from serving.cli.terminal import escaped, show_line
+from serving.cli.films.filming import (
+    cut_prompts,
+    differences,
+    facts_of,
+    from_film,
+    interruptible,
+    open_requested,
+    show,
+    warn,
+)
+from serving.cli.terminal import show_line
 from serving.errors import ClipError, FilmError
 from serving.media.clips.audio_track import add_audio
 from serving.media.clips.clip_reader import ClipReader, open_clip
@@ -28,8 +35,6 @@ from serving.offline.request import ClipRequest, Request
 from serving.offline.restyler import ClipRestyler
 from serving.pipeline.prompts import encode_all
 from serving.timeline.schedule import Schedule, schedule
-from serving.weights.catalog import models_folder
-from serving.weights.loader import open_model
 
 
 def build_engine(model: Model, request: Request, stream: VideoStreamConfig) -> VideoEngine:
@@ -54,22 +59,18 @@ def restyle(request: Request, clip: ClipRequest, outputs: Outputs, options: argp
     with open_clip(clip.path, stream.height, stream.width, clip.fit) as reader:
         if clip.keep_audio and not reader.facts.has_audio:
             raise ClipError(f"{clip.path} has no audio to keep; leave --keep-audio out")
-        text_device = None if options.text_device is None else torch.device(options.text_device)
-        opened = open_model(
-            request.model, models_folder(options.models_dir), request.device, request.dtype, request.codec,
-            text_device, loras=request.loras, int8_text=request.int8_text,
-        )  # fmt: skip
+        opened = open_requested(request, options)
         engine = build_engine(opened.model, request, stream)
         generator = engine.generator.beside
         encoded = encode_all(planned, opened.prompts)
-        _warn(*planned.warnings, *differences(request, opened, generator), *cut_prompts(encoded))
+        warn([*planned.warnings, *differences(request, opened, generator), *cut_prompts(encoded)])
         facts = replace(facts_of(request, planned, generator, opened.origins, outputs.film), clip=used)
         del opened  # The text encoder makes room for the stream.
         maker = ClipRestyler(engine, engine.generator.open(stream), planned, encoded, facts)
         with interruptible() as interrupted:
             pictures = islice(reader, planned.frames)
             made = maker.make(pictures, _expected(reader, planned), outputs, show, interrupted)
-        _warn(*reader.warnings)
+        warn(reader.warnings)
     if clip.keep_audio and made.frames:
         add_audio(outputs.film, clip.path, reader.facts.start_s)
     return made
@@ -94,8 +95,3 @@ def _sha256(clip: ClipRequest) -> str:
     if clip.sha256 not in (None, digest):
         raise FilmError(f"{clip.path} is not the clip that the film was made of: its SHA-256 differs")
     return digest
-
-
-def _warn(*warnings: str) -> None:
-    for warning in warnings:
-        print(f"warning: {escaped(warning)}", file=sys.stderr)
