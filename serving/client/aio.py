@@ -16,7 +16,6 @@ from serving.client.connections import Connections, open_channel, require_privat
 from serving.client.event_stream import EventStream
 from serving.client.interactive import InteractiveSession, Reports
 from serving.client.unary_calls import UnaryCalls
-from serving.hosts import host_of_target, is_loopback
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import APPLICATION, APPLICATION_KEY, new_cue, new_cues, session_options
 from serving.timeline.cue import Blend, Cue, Transition
@@ -68,10 +67,7 @@ class AsyncClient:
     def _open_channel(self, server: str) -> grpc.aio.Channel:
         if self._has_token:
             require_private(server, tls=self._tls, insecure=self._insecure)
-        is_here = is_loopback(host_of_target(server))
-        # What is for this machine does not go round by way of a proxy that the environment names.
-        options = (*CHANNEL_OPTIONS, ("grpc.enable_http_proxy", 0 if is_here else 1))
-        return open_channel(server, options, tls=self._tls)
+        return open_channel(server, CHANNEL_OPTIONS, tls=self._tls)
 
     async def close(self) -> None:
         """End every stream, and the connection."""
