@@ -21,7 +21,9 @@ class _RecordedBlock(BlockSpan):
     def __init__(self, span: Span) -> None:
         self._span = span
         carrier: dict[str, str] = {}
-        _W3C.inject(carrier, set_span_in_context(span))
+        # The stages of a block that no sampler took would only be measured, and acknowledged, in vain.
+        if span.get_span_context().trace_flags.sampled:
+            _W3C.inject(carrier, set_span_in_context(span))
         self._traceparent = carrier.get(TRACEPARENT)
 
     @property

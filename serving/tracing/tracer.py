@@ -15,7 +15,7 @@ class BlockSpan(Protocol):
 
     @property
     def traceparent(self) -> str | None:
-        """How its stages name it, in any process: as W3C has it; None where nothing is traced."""
+        """How its stages name it, in any process: as W3C has it; None for one that is not traced."""
 
     def end(self, error: str | None = None) -> None:
         """The block has been sent, or there will be none because of an `error`."""

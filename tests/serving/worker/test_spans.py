@@ -9,6 +9,7 @@ import torch
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from serving.errors import ServingError
 from serving.tracing.opentelemetry_tracer import OpenTelemetryTracer
@@ -97,3 +98,8 @@ def test_a_block_that_cannot_be_made_says_why(pocket: OpenedModel) -> None:
     (block,) = spans.blocks()
     assert not block.status.is_ok
     assert block.status.description
+
+
+def test_a_block_that_is_not_sampled_asks_nothing_of_its_stages() -> None:
+    assert OpenTelemetryTracer(TracerProvider(sampler=ALWAYS_OFF)).block({}).traceparent is None
+    assert OpenTelemetryTracer(TracerProvider()).block({}).traceparent is not None
