@@ -9,7 +9,8 @@ EngineError
 |-- PoolFull          no room for another stream
 |-- DeviceOutOfMemory  no memory left on the device for what was asked
 |-- SnapshotError     bytes that are not a snapshot of this model
-`-- WeightsError      weights that do not fit the network
+|-- WeightsError      weights that do not fit the network
+`-- PlanError         a graph or plan of a stage that is missing, damaged or made for something else
 """
 
 
@@ -51,3 +52,7 @@ class SnapshotError(EngineError):
 
 class WeightsError(EngineError):
     """A file of weights that cannot be read, or whose tensors are missing, left over or of the wrong shape."""
+
+
+class PlanError(EngineError):
+    """A graph or TensorRT plan of a stage that is not there, is damaged, or was made for something else."""

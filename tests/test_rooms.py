@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ROOMS: tuple[tuple[str, ...], ...] = (
-    ("errors",), ("config",), ("device", "sampling"), ("text", "vae", "wan", "cache"), ("loading",), ("runner",),
-    ("streaming",), ("video",), ("quantization",), ("pocket",),
+    ("errors",), ("config",), ("device", "sampling"), ("text", "vae", "wan", "cache"), ("export",),
+    ("loading",), ("runner",), ("streaming",), ("video",), ("quantization",), ("pocket",),
 )  # fmt: skip
 """Of the engines: a room imports rooms of lines before its own, and none of its own line."""
 

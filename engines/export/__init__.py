@@ -1,0 +1,1 @@
+"""Stages of a model as ONNX graphs, for runtimes other than PyTorch."""
