@@ -143,8 +143,11 @@ class UMT5Encoder(nn.Module):
         computed all the same and mean nothing.
         """
         assert mask.shape == ids.shape, f"mask {tuple(mask.shape)} for ids {tuple(ids.shape)}"
-        x = self.token_embedding(ids)
         buckets = relative_buckets(ids.shape[1], self.config, ids.device)
+        return self.encode_rows(self.token_embedding(ids), mask, buckets)
+
+    def encode_rows(self, x: Tensor, mask: Tensor, buckets: Tensor) -> Tensor:
+        """All behind the embedding: its rows [B, L, dim], their mask [B, L] and `relative_buckets` of L."""
         padding = x.new_zeros(mask.shape).masked_fill(mask == 0, torch.finfo(x.dtype).min)[:, None, None, :]
         for block in self.blocks:
             x = block(x, buckets, padding)

@@ -41,8 +41,9 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * trailing_axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """In the input's dtype, rounded after each factor as LongLive does."""
-        return F.normalize(x, dim=1).mul_(self.scale) * self.gamma
+        """In the input's dtype, rounded after each factor as LongLive does; fp16 would not hold the squares."""
+        wide = x.float() if x.dtype == torch.float16 else x
+        return (F.normalize(wide, dim=1).mul_(self.scale) * self.gamma).to(x.dtype)
 
 
 class NormSiLU(RMSNorm):

@@ -12,7 +12,7 @@ from engines.config.networks import VAEConfig
 from engines.errors import StreamError
 from engines.vae.conv_cache import ConvCache
 from engines.vae.protocol import StreamingVAE
-from engines.vae.wan_vae import WanVAE
+from engines.vae.wan_vae import RMSNorm, WanVAE
 from tests.engines.vae.pieces import assert_equal, decode, encode
 
 RECORDING = Path(__file__).parents[2] / "assets" / "recordings" / "vae_text_encoder.safetensors"
@@ -257,3 +257,9 @@ def test_a_history_holds_on_to_nothing_but_its_own_tensors(vae: WanVAE) -> None:
     kept = [t for t in cache.frames if t is not None]
     assert len(kept) == 32
     assert sum(t.untyped_storage().nbytes() for t in kept) == cache.nbytes
+
+
+def test_a_norm_in_fp16_takes_a_vector_of_zeros() -> None:
+    """The least length by which torch divides is none in fp16."""
+    norm = RMSNorm(8, trailing_axes=2).half()
+    assert torch.equal(norm(torch.zeros(1, 8, 2, 2).half()), torch.zeros(1, 8, 2, 2).half())
