@@ -12,6 +12,8 @@ from engines.export import exporter
 from engines.export.exporter import GraphFacts, export_graph
 from engines.export.graph import StageGraph
 
+MISSING = r"takes onnx and onnxscript, not installed here: pip install 'longtake\[onnx\]'"
+
 FACTS = GraphFacts("text-1", "text", (), "fp32", "weights")
 
 
@@ -29,7 +31,7 @@ def test_an_export_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     before = export(nn.Linear(3, 5), tmp_path / "graph")
     with (
         patch.object(StageGraph, "save", side_effect=OSError(28, "No space left on device")),
-        pytest.raises(OSError),
+        pytest.raises(OSError, match="No space left"),
     ):
         export(nn.Linear(3, 4), tmp_path / "graph")
     assert StageGraph.load(tmp_path / "graph") == before
