@@ -11,7 +11,7 @@ A room imports rooms named before it, never one of its own line or after:
     device    one device and no model           sampling   noise levels and noise
     text      words to prompts                  vae        latents to frames and back
     wan       the denoiser's maths              cache      slots, positions, bytes of keys and values
-    export    stages as ONNX graphs
+    export    stages as ONNX graphs             plans      graphs to TensorRT's plans
     loading   files to networks                 runner     one pass over a batch
     streaming streams and what makes their blocks
     quantization  a model's weights to 8 bits

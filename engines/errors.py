@@ -11,6 +11,7 @@ EngineError
 |-- SnapshotError     bytes that are not a snapshot of this model
 |-- WeightsError      weights that do not fit the network
 `-- PlanError         a graph or plan of a stage that is missing, damaged or made for something else
+    `-- PlanStopped   a plan whose build was stopped
 """
 
 
@@ -56,3 +57,7 @@ class WeightsError(EngineError):
 
 class PlanError(EngineError):
     """A graph or TensorRT plan of a stage that is not there, is damaged, or was made for something else."""
+
+
+class PlanStopped(PlanError):
+    """A plan whose build was stopped; nothing of it is left."""

@@ -1,0 +1,55 @@
+"""The libraries that make plans, where they are installed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, metadata
+from importlib.util import find_spec
+from typing import Literal, NamedTuple, get_args
+
+from engines.errors import PlanError
+from engines.plans.builder import PlanBuilder
+from engines.plans.rtx_builder import RTXBuilder
+from engines.plans.tensorrt_builder import Card, TensorRTBuilder
+
+LibraryName = Literal["tensorrt-rtx", "tensorrt"]
+
+LIBRARIES: tuple[LibraryName, ...] = get_args(LibraryName)
+
+
+class _Package(NamedTuple):
+    """The module of a library, the package that brings it, and the extra that brings that."""
+
+    module: str
+    package: str
+    extra: str
+
+
+PACKAGES: dict[LibraryName, _Package] = {
+    "tensorrt-rtx": _Package("tensorrt_rtx", "tensorrt-rtx-cu13", "plans"),
+    "tensorrt": _Package("tensorrt", "tensorrt-cu13", "tensorrt"),
+}
+
+
+def plan_builder(library: LibraryName) -> PlanBuilder:
+    """What builds with `library`. Raises PlanError if it is not installed, or needs a card that is not here."""
+    package = PACKAGES[library]
+    if find_spec(package.module) is None:
+        raise PlanError(f"{library} is not installed, which builds plans: pip install 'longtake[{package.extra}]'")
+    try:
+        module = import_module(package.module)
+    except ImportError as error:
+        raise PlanError(f"{library} is installed and cannot be loaded: {error}") from error
+    licence = _licence(package.package)
+    return (
+        RTXBuilder(module, licence) if library == "tensorrt-rtx" else TensorRTBuilder(module, licence, Card.here())
+    )
+
+
+def _licence(package: str) -> str:
+    try:
+        found = metadata(package).json
+    except PackageNotFoundError:
+        # It came with the system, or in a package of another name.
+        return "not stated"
+    return str(found.get("license_expression") or found.get("license") or "not stated")

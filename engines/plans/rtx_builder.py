@@ -1,0 +1,54 @@
+"""TensorRT-RTX: builds on any machine, with or without a card, for several kinds of card at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from engines.errors import PlanError
+from engines.export.graph import StageGraph
+from engines.plans.builder import BuiltPlan, Library, PlanTarget, Watch
+from engines.plans.network import build_plan
+
+DATACENTER = {"sm_90": "Hopper", "sm_100": "Blackwell for data centres", "sm_103": "Blackwell for data centres"}
+"""What TensorRT-RTX leaves to TensorRT."""
+
+
+class RTXBuilder:
+    """Builds with `trt`, the module `tensorrt_rtx`; a card completes a plan's code when it first runs it."""
+
+    def __init__(self, trt: Any, licence: str) -> None:
+        self._trt = trt
+        self._library = Library("tensorrt-rtx", trt.__version__, licence)
+
+    @property
+    def library(self) -> Library:
+        """TensorRT-RTX."""
+        return self._library
+
+    def target(self, capabilities: Sequence[str]) -> PlanTarget:
+        """Any of those that the library knows, together, in their own order."""
+        target = PlanTarget(tuple(sorted(capabilities, key=lambda name: (len(name), name))))
+        known = self._known()
+        for capability in target.capabilities:
+            if capability not in known:
+                family = f", {DATACENTER[capability]}" if capability in DATACENTER else ""
+                raise PlanError(
+                    f"there is no TensorRT-RTX for {capability}{family}: {self._library} knows "
+                    f"{', '.join(known)}; on a machine with the card itself use --library tensorrt"
+                )
+        return target
+
+    def build(self, graph: StageGraph, target: PlanTarget, timing_cache: bytes, watch: Watch) -> BuiltPlan:
+        """Nothing is timed."""
+
+        def configure(config: Any) -> None:
+            config.num_compute_capabilities = len(target.capabilities)
+            for number, capability in enumerate(target.capabilities):
+                config.set_compute_capability(self._known()[capability], number)
+
+        return build_plan(self._trt, self._library, graph, configure, watch)
+
+    def _known(self) -> dict[str, Any]:
+        members = self._trt.ComputeCapability.__members__
+        return {f"sm_{name[2:]}": value for name, value in members.items() if name[:2] == "SM"}

@@ -1,0 +1,303 @@
+"""The plans of one model, in a folder of their own beside its weights.
+
+Each has a folder, named by its graph and by the hash of all that it depends on; it holds the plan, its manifest,
+the description of its graph and, once it has run, what the runtime keeps. A plan's folder takes its name when it
+is whole: whoever reads needs no lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+
+from engines.errors import PlanError
+from engines.export.graph import FACTS_FILE, Stage, StageGraph
+from engines.plans.builder import BuiltPlan, PlanBuilder, PlanTarget, Watch
+from engines.plans.manifest import PictureSize, PlanKey, PlanManifest, sha256_of
+
+PLANS = "plans"
+"""The folder of plans in that of a model."""
+
+PLAN_FILE = "engine.plan"
+UNFINISHED = ".building"
+"""The folder of the plan that is being built."""
+
+
+class Plan(NamedTuple):
+    """A plan that is whole: its folder, and what is known of it."""
+
+    folder: Path
+    manifest: PlanManifest
+
+    @property
+    def path(self) -> Path:
+        """The plan itself."""
+        return self.folder / PLAN_FILE
+
+    @property
+    def runtime_cache(self) -> Path:
+        """Where TensorRT-RTX may keep what it completes on a card."""
+        return self.folder / "runtime.cache"
+
+
+@dataclass(frozen=True)
+class PlanWanted:
+    """The plan that a model needs on a card.
+
+    Args:
+        model: as `longtake plan` knows it.
+        stage: to be run.
+        name: of the stage's graph.
+        size: of the pictures; None for a stage that knows none.
+        weights: fingerprint of the network.
+        library: that is to run it.
+        library_version: of that.
+        capability: of the card.
+        device: the card's name.
+
+    """
+
+    model: str
+    stage: Stage
+    name: str
+    size: PictureSize | None
+    weights: str
+    library: str
+    library_version: str
+    capability: str
+    device: str
+
+    @property
+    def command(self) -> str:
+        """What makes this plan."""
+        size = "" if self.size is None else f" --size {_size(self.size)}"
+        library = f" --library {self.library}"
+        return f"longtake plan {self.model} --stage {self.stage} --for {self.capability}{size}{library}"
+
+
+class PlanStore:
+    """The plans in the folder of a model; `lock` is the file that is held by whoever changes that folder."""
+
+    def __init__(self, folder: Path, lock: Path) -> None:
+        self._folder = folder / PLANS
+        self._lock = lock
+
+    def obtain(
+        self,
+        graph: StageGraph,
+        size: PictureSize | None,
+        builder: PlanBuilder,
+        target: PlanTarget,
+        licence: str,
+        watch: Watch,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Plan:
+        """The plan of `graph` for `target`, built unless it is there.
+
+        Only one is built at a time in a model's folder; `waiting` is called where another one is. A build that
+        fails or is stopped leaves nothing.
+
+        Args:
+            graph: of which stage.
+            size: of the pictures; None for a stage that knows none.
+            builder: builds it.
+            target: the cards that it is for.
+            licence: terms of the weights.
+            watch: is told of every step of the build.
+            waiting: see above.
+
+        Raises:
+            PlanError: it cannot be built, or not be kept; says why.
+            PlanStopped: `watch` wanted no more of it.
+
+        """
+        with self._changing(waiting):
+            key = PlanKey.of(graph, size, builder.library, target)
+            if (here := self._whole(key)) is not None:
+                return here
+            timing_cache = self._timing_cache(key)
+            earlier = timing_cache.read_bytes() if timing_cache.exists() else b""
+            built = builder.build(graph, target, earlier, watch)
+            if built.timing_cache:
+                _write(timing_cache, memoryview(built.timing_cache))
+            return self._keep(key, built, graph, licence, builder.library.licence)
+
+    def find(self, wanted: PlanWanted) -> Plan:
+        """The plan that is wanted, read to its last byte.
+
+        Raises PlanError if there is none, or only one of other weights, of another library or version or for other
+        cards, or if it is damaged; it ends with the command that makes it.
+        """
+        plans, damage = self._plans(wanted)
+        if not plans:
+            missing = f"there is no plan of {_what(wanted.name, wanted.size)} in {self._folder}"
+            raise _refused(wanted, damage or missing)
+        for fits, complaint in _CHECKS:
+            fitting = [plan for plan in plans if fits(plan.manifest.key, wanted)]
+            if not fitting:
+                found = plans[0]
+                raise _refused(wanted, f"the plan in {found.folder} {complaint(found.manifest.key, wanted)}")
+            plans = fitting
+        # The latest: the graph may have changed since an earlier one was made.
+        plan = max(plans, key=lambda each: each.manifest.made)
+        if (fault := _fault(plan)) is not None:
+            raise _refused(wanted, fault)
+        return plan
+
+    def _plans(self, wanted: PlanWanted) -> tuple[list[Plan], str]:
+        """Plans of the graph that is wanted, and what is wrong with those that cannot be told, if anything."""
+        plans, damage = list[Plan](), ""
+        for folder in sorted(self._folder.glob(f"{wanted.name}-*")):
+            try:
+                plans.append(Plan(folder, PlanManifest.read(folder)))
+            except PlanError as error:
+                damage = str(error)
+        return [plan for plan in plans if _is_of(plan.manifest.key, wanted)], damage
+
+    @contextmanager
+    def _changing(self, waiting: Callable[[], None]) -> Iterator[None]:
+        """Own the folder for a while; explain what its disk refuses."""
+        unfinished, lock = self._folder / UNFINISHED, FileLock(self._lock)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                waiting()
+                lock.acquire()
+            try:
+                # Left by a process that was killed.
+                shutil.rmtree(unfinished, ignore_errors=True)
+                yield
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                lock.release()
+        except OSError as error:
+            remedy = "make room" if error.errno == errno.ENOSPC else "choose another folder with --models-dir"
+            raise PlanError(
+                f"the plan cannot be written to {self._folder}: {error.strerror or error}; {remedy}, then build "
+                "again; nothing of it is left"
+            ) from error
+
+    def _whole(self, key: PlanKey) -> Plan | None:
+        """None where it is not there, or damaged: it is built again then."""
+        folder = self._folder_of(key)
+        try:
+            plan = Plan(folder, PlanManifest.read(folder))
+        except PlanError:
+            return None
+        return plan if plan.manifest.key == key and _fault(plan) is None else None
+
+    def _keep(
+        self, key: PlanKey, built: BuiltPlan, graph: StageGraph, weights_licence: str, library_licence: str
+    ) -> Plan:
+        unfinished, folder = self._folder / UNFINISHED, self._folder_of(key)
+        unfinished.mkdir()
+        _write(unfinished / PLAN_FILE, built.data)
+        manifest = PlanManifest(
+            key=key,
+            sha256=sha256_of(unfinished / PLAN_FILE),
+            bytes=built.data.nbytes,
+            layers=built.layers,
+            activation_bytes=built.activation_bytes,
+            seconds=round(built.seconds, 3),
+            weights_licence=weights_licence,
+            library_licence=library_licence,
+            longtake=version("longtake"),
+            made=datetime.now(UTC).isoformat(),
+        )
+        manifest.write(unfinished)
+        shutil.copyfile(graph.folder / FACTS_FILE, unfinished / FACTS_FILE)
+        if folder.exists():
+            shutil.rmtree(folder)
+        unfinished.rename(folder)
+        return Plan(folder, manifest)
+
+    def _folder_of(self, key: PlanKey) -> Path:
+        return self._folder / f"{key.name}-{key.digest[:16]}"
+
+    def _timing_cache(self, key: PlanKey) -> Path:
+        """What a library has timed on a kind of card, for all plans."""
+        device = "".join(character if character.isalnum() else "-" for character in key.device)
+        return self._folder / f"{key.library}-{key.library_version}-{device}.timing"
+
+
+def _write(path: Path, data: memoryview) -> None:
+    """Whole or not at all."""
+    place = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with place.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        place.replace(path)
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise
+
+
+def _fault(plan: Plan) -> str | None:
+    """What is wrong with a plan's bytes, if anything."""
+    manifest = plan.manifest
+    try:
+        size = plan.path.stat().st_size
+        if size != manifest.bytes:
+            return f"{plan.path} is cut short or grown: it has {size:,} bytes, not {manifest.bytes:,}"
+        if sha256_of(plan.path) != manifest.sha256:
+            return f"{plan.path} is damaged: its bytes are not those that were written"
+    except OSError as error:
+        return f"{plan.path} cannot be read: {error.strerror or error}"
+    return None
+
+
+def _is_of(key: PlanKey, wanted: PlanWanted) -> bool:
+    return (key.name, key.stage, key.size) == (wanted.name, wanted.stage, wanted.size)
+
+
+Check = tuple[Callable[[PlanKey, PlanWanted], bool], Callable[[PlanKey, PlanWanted], str]]
+
+_CHECKS: tuple[Check, ...] = (
+    (
+        lambda key, wanted: key.library == wanted.library,
+        lambda key, wanted: f"is one of {key.library}, not of {wanted.library}",
+    ),
+    (
+        lambda key, wanted: key.weights == wanted.weights,
+        lambda key, wanted: f"was made of other weights than {wanted.model} has now",
+    ),
+    (
+        lambda key, wanted: wanted.capability in key.capabilities,
+        lambda key, wanted: f"is for {', '.join(key.capabilities)}; {wanted.device} is {wanted.capability}",
+    ),
+    (
+        lambda key, wanted: key.device in ("", wanted.device),
+        lambda key, wanted: f"was timed on {key.device}; this card is {wanted.device}",
+    ),
+    (
+        lambda key, wanted: key.library_version == wanted.library_version,
+        lambda key, wanted: f"was made by {key.library} {key.library_version}; here is {wanted.library_version}",
+    ),
+)
+"""What a plan has to meet, and what is said of one that does not."""
+
+
+def _refused(wanted: PlanWanted, reason: str) -> PlanError:
+    return PlanError(f"{reason}; make it: {wanted.command}")
+
+
+def _what(name: str, size: PictureSize | None) -> str:
+    return name if size is None else f"{name} at {_size(size)}"
+
+
+def _size(size: PictureSize) -> str:
+    return f"{size[0]}x{size[1]}"
