@@ -12,7 +12,8 @@ A room imports rooms named before it, never one of its own line or after:
     text      words to prompts                  vae        latents to frames and back
     wan       the denoiser's maths              cache      slots, positions, bytes of keys and values
     export    stages as ONNX graphs             plans      graphs to TensorRT's plans
-    loading   files to networks                 runner     one pass over a batch
+    loading   files to networks                 bindings   graphs and plans on onnxruntime and TensorRT
+    runner    one pass over a batch
     streaming streams and what makes their blocks
     quantization  a model's weights to 8 bits
     pocket    a small model of our own: its world, its training

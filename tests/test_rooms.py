@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors",), ("config",), ("device", "sampling"), ("text", "vae", "wan", "cache"), ("export",),
-    ("plans",), ("loading",), ("runner",), ("streaming",), ("video",), ("quantization",), ("pocket",),
+    ("plans",), ("loading", "bindings"), ("runner",), ("streaming",), ("video",), ("quantization",), ("pocket",),
 )  # fmt: skip
 """Of the engines: a room imports rooms of lines before its own, and none of its own line."""
 

@@ -15,7 +15,7 @@ from engines.device.host_copy import HostCopier, to_device
 from engines.device.memory_budget import typed_out_of_memory
 from engines.device.side_stream import SideStream
 from engines.vae.conv_cache import ConvCache
-from engines.vae.protocol import StreamingVAE
+from engines.vae.protocol import StreamingDecoder
 
 
 class Pictures(NamedTuple):
@@ -32,7 +32,7 @@ class FrameDecoder:
     Its methods raise DeviceOutOfMemory where there is no memory left; caches stay of use then.
     """
 
-    def __init__(self, codec: StreamingVAE, side_stream: SideStream, copier: HostCopier) -> None:
+    def __init__(self, codec: StreamingDecoder, side_stream: SideStream, copier: HostCopier) -> None:
         self._codec = codec
         self._side_stream = side_stream
         self._copier = copier

@@ -27,8 +27,8 @@ class Encoded(NamedTuple):
     cache: ConvCache
 
 
-class StreamingVAE(Protocol):
-    """A streaming autoencoder: any split of a clip into calls gives the same result.
+class StreamingDecoder(Protocol):
+    """A streaming decoder: any split of a stream into calls gives the same pictures.
 
     Latents are normalized, as the denoiser makes and reads them. n latent frames are 1 + 4(n-1) pixel frames
     at the start of a stream and 4n later.
@@ -37,12 +37,6 @@ class StreamingVAE(Protocol):
     @property
     def decoder_receptive_field(self) -> int:
         """Latent frames after which nothing older can be seen in the decoder's cache."""
-
-    def fuse(self, ops: VAEOps) -> None:
-        """Run on `ops` and channels-last from now on: for a GPU, once the weights are in place.
-
-        Results change by rounding; caches go on.
-        """
 
     def start_decoding(self) -> ConvCache:
         """The cache of a decoder that has seen nothing."""
@@ -57,6 +51,16 @@ class StreamingVAE(Protocol):
         Raises:
             ValueError: the latents have another number of axes or channels.
             StreamError: the cache belongs to another network, size, batch or dtype.
+        """
+
+
+class StreamingVAE(StreamingDecoder, Protocol):
+    """A streaming autoencoder: any split of a clip into calls gives the same result, either way."""
+
+    def fuse(self, ops: VAEOps) -> None:
+        """Run on `ops` and channels-last from now on: for a GPU, once the weights are in place.
+
+        Results change by rounding; caches go on.
         """
 
     def start_encoding(self) -> ConvCache:

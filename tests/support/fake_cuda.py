@@ -68,6 +68,7 @@ class FakeStream:
     def __init__(self, device: Any = None, priority: int = 0) -> None:
         self.priority = priority
         self.device = device
+        self.cuda_stream = id(self)
         self.given: list[Work | FakeEvent] = []
         FakeCuda.now.streams.append(self)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from engines.vae.protocol import StreamingVAE
+from engines.vae.protocol import StreamingDecoder, StreamingVAE
 
 EXACT = 2e-5
 
 
-def decode(codec: StreamingVAE, pieces: tuple[Tensor, ...]) -> Tensor:
+def decode(codec: StreamingDecoder, pieces: tuple[Tensor, ...]) -> Tensor:
     cache, pictures = codec.start_decoding(), []
     for piece in pieces:
         frames, cache = codec.decode(piece, cache)

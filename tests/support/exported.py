@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -36,15 +35,8 @@ class Exported:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.codec = random_codec(kind)
-        calls = [
-            DecoderCall(first, frames, HEIGHT, WIDTH) for first in (True, False) for frames in (1, 2, 3)
-        ]  # fmt: skip
+        calls = [DecoderCall(first, frames, HEIGHT, WIDTH) for first in (True, False) for frames in (1, 2, 3)]
         self.graphs: dict[str, StageGraph] = {
             call.name: export_decoder(self.codec, call, folder / call.name, "weights", torch.float32)
             for call in calls
         }
-
-
-@pytest.fixture(scope="package", params=CODECS)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return Exported(request.param, tmp_path_factory.mktemp(request.param))

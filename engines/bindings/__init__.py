@@ -1,0 +1,1 @@
+"""Stages run by onnxruntime or TensorRT instead of PyTorch, on the same tensors."""
