@@ -80,6 +80,9 @@ def export_graph(
         )  # fmt: skip
     assert exported is not None
     graph = exported.model.graph
+    for node in graph.all_nodes():
+        # The lines of code, and where they lie on this machine.
+        node.metadata_props.clear()
     with _whole_folder(folder) as place:
         exported.save(place / GRAPH_FILE, external_data=True)
         written = StageGraph(

@@ -43,6 +43,12 @@ def test_an_export_replaces_what_was_there(tmp_path: Path) -> None:
     assert export(nn.Linear(3, 4), tmp_path / "graph").output("y").shape == (1, 4)
 
 
+def test_a_graph_does_not_say_where_its_code_lies(tmp_path: Path) -> None:
+    written = export(nn.Linear(3, 5), tmp_path / "graph").path.read_bytes()
+    assert b"Linear" not in written
+    assert str(Path(nn.__file__).parents[2]).encode() not in written
+
+
 def test_a_missing_package_is_named_with_the_remedy(tmp_path: Path) -> None:
     with patch.object(exporter, "find_spec", return_value=None), pytest.raises(ConfigError) as error:
         export(nn.Linear(3, 5), tmp_path / "graph")
