@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from engines.bindings.stage_session import StageSession
@@ -44,11 +45,23 @@ class GraphDecoder:
         return ConvCache(frames_seen=0, frames=(None,) * self._slots)
 
     def decode(self, latents: Tensor, cache: ConvCache) -> Decoded:
-        """As `StreamingDecoder.decode`, of one stream. Raises StreamError too where no graph is for the call."""
+        """As `StreamingDecoder.decode`, of one stream, in as few pieces as there are graphs for.
+
+        Raises StreamError too where no graph is for any piece of it.
+        """
         check_latents(latents, self._channels)
-        session = self._session(latents, first=cache.frames_seen == 0)
         if len(cache.frames) != self._slots:
             raise StreamError(f"a cache of {len(cache.frames)} layers; this decoder has {self._slots}")
+        pictures = list[Tensor]()
+        while latents.shape[1]:
+            session = self._session(latents, first=cache.frames_seen == 0)
+            frames = call_of(session.graph).frames
+            made, cache = self._piece(session, latents[:, :frames], cache)
+            pictures.append(made)
+            latents = latents[:, frames:]
+        return Decoded(pictures[0] if len(pictures) == 1 else torch.cat(pictures, dim=1), cache)
+
+    def _piece(self, session: StageSession, latents: Tensor, cache: ConvCache) -> Decoded:
         given = {LATENTS: latents.to(session.graph.input(LATENTS).torch_dtype)}
         for slot, past in enumerate(cache.frames if cache.frames_seen else ()):
             spec = session.graph.input(past_name(slot))
@@ -58,11 +71,12 @@ class GraphDecoder:
         return Decoded(made[PICTURES], ConvCache(cache.frames_seen + latents.shape[1], kept))
 
     def _session(self, latents: Tensor, *, first: bool) -> StageSession:
+        """That of the longest call with which `latents` can begin."""
         batch, frames, _, rows, columns = latents.shape
-        call = DecoderCall(first, frames, rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
-        if batch > 1 or call not in self._sessions:
-            known = ", ".join(f"{c.name} of {c.height}x{c.width}" for c in self._sessions)
-            raise StreamError(
-                f"no graph is {batch} of {call.name} of {call.height}x{call.width}; there is one of {known}"
-            )
-        return self._sessions[call]
+        height, width = rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR
+        for length in range(frames if batch == 1 else 0, 0, -1):
+            if session := self._sessions.get(DecoderCall(first, length, height, width)):
+                return session
+        known = ", ".join(f"{call.name} of {call.height}x{call.width}" for call in self._sessions)
+        wanted = DecoderCall(first, frames, height, width)
+        raise StreamError(f"no graph begins {batch} of {wanted.name} of {height}x{width}; there is one of {known}")

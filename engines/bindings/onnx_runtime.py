@@ -6,6 +6,7 @@ The package is in the extra `onnx`.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from engines.errors import ConfigError, PlanError
@@ -22,12 +23,12 @@ def require_onnxruntime() -> None:
 
 
 class OnnxRuntime:
-    """`graph` on `threads` threads of the CPU.
+    """`graph`, whose ONNX file is at `path`, on `threads` threads of the CPU.
 
-    Raises ConfigError if onnxruntime is not installed, PlanError if it cannot load the graph.
+    Raises ConfigError if onnxruntime is not installed, PlanError if it cannot load the file.
     """
 
-    def __init__(self, graph: StageGraph, threads: int) -> None:
+    def __init__(self, graph: StageGraph, path: Path, threads: int) -> None:
         require_onnxruntime()
         import onnxruntime
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
@@ -37,9 +38,9 @@ class OnnxRuntime:
         # Threads that wait asleep, as torch's do here, leave the cores to others.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            session = onnxruntime.InferenceSession(graph.path, options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.NotImplemented) as error:
-            raise PlanError(f"{graph.path} cannot be loaded, export it again: {error}") from error
+            raise PlanError(f"onnxruntime cannot load {path}: {error}") from error
         self._session: Any = session
         self._binding: Any = session.io_binding()
         self._graph = graph

@@ -5,6 +5,7 @@ Written for a card and not yet run on one: tests hold it against a stand-in for 
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 
 from engines.errors import PlanError
 from engines.export.graph import StageGraph, TensorSpec
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {
     "FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "INT64": "int64", "INT32": "int32",
@@ -41,7 +44,7 @@ class TensorRTRuntime:
         self._require_same_tensors()
         self._scratch_bytes: int = self._engine.device_memory_size_v2
         self._cache = cache
-        self._kept: Any = None
+        self._compiled: Any = None
         self._context = self._new_context(trt)
 
     @property
@@ -61,14 +64,8 @@ class TensorRTRuntime:
         self._context.set_device_memory(scratch.data_ptr(), self._scratch_bytes)
         if not self._context.execute_async_v3(stream):
             raise RuntimeError(f"the plan of {self._graph.name} did not run; the log says why")
-
-    def keep_compiled(self) -> None:
-        """Write what has been compiled for this card where the next process finds it. Raises OSError."""
-        if self._cache is None or self._kept is None:
-            return
-        place = self._cache.with_name(f".{self._cache.name}.{os.getpid()}")
-        place.write_bytes(self._kept.serialize())
-        place.replace(self._cache)
+        if self._compiled is not None:
+            self._keep_compiled()
 
     def _new_context(self, trt: Any) -> Any:
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -76,11 +73,23 @@ class TensorRTRuntime:
             return self._engine.create_execution_context(strategy)
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
-        self._kept = config.create_runtime_cache()
+        self._compiled = config.create_runtime_cache()
         if self._cache.is_file():
-            self._kept.deserialize(self._cache.read_bytes())
-        config.set_runtime_cache(self._kept)
+            self._compiled.deserialize(self._cache.read_bytes())
+        config.set_runtime_cache(self._compiled)
         return self._engine.create_execution_context(config)
+
+    def _keep_compiled(self) -> None:
+        """Once, after the first run: the next process need not compile it again."""
+        assert self._cache is not None
+        compiled, self._compiled = bytes(self._compiled.serialize()), None
+        place = self._cache.with_name(f".{self._cache.name}.{os.getpid()}")
+        try:
+            place.write_bytes(compiled)
+            place.replace(self._cache)
+        except OSError as error:
+            place.unlink(missing_ok=True)
+            logger.warning("compiled code is not kept", extra={"file": str(self._cache), "why": str(error)})
 
     def _require_same_tensors(self) -> None:
         found = {self._spec(self._engine.get_tensor_name(n)) for n in range(self._engine.num_io_tensors)}

@@ -106,7 +106,7 @@ class Engine:
 
 class Context:
     def __init__(self, graph: StageGraph) -> None:
-        self._runs = OnnxRuntime(graph, threads=1)
+        self._runs = OnnxRuntime(graph, graph.path, threads=1)
         self._scratch = 0
         self.streams: list[int] = []
         self.fails = False

@@ -28,7 +28,7 @@ def on_tensorrt(graph: StageGraph) -> StageRuntime:
 
 
 RUNTIMES: dict[str, Callable[[StageGraph], StageRuntime]] = {
-    "onnxruntime": lambda graph: OnnxRuntime(graph, threads=1),
+    "onnxruntime": lambda graph: OnnxRuntime(graph, graph.path, threads=1),
     "tensorrt": on_tensorrt,
 }
 

@@ -90,10 +90,15 @@ def test_the_set_that_a_stream_has_left_is_free_for_the_next(decoder: GraphDecod
     assert cache.frames_seen == 6
 
 
-def test_a_call_without_a_graph_names_those_there_are(decoder: GraphDecoder) -> None:
-    with pytest.raises(StreamError, match="no graph is 1 of decoder-first-4 of 32x48; there is one of decoder-f"):
-        decoder.decode(LATENTS[:, :4], decoder.start_decoding())
-    with pytest.raises(StreamError, match="no graph is 2 of decoder-first-3"):
+def test_a_call_without_a_graph_of_its_own_is_made_in_pieces(decoder: GraphDecoder, exported: Exported) -> None:
+    pieces = (LATENTS[:, :5], LATENTS[:, 5:])
+    assert_same(decode(decoder, pieces), decode(exported.codec, pieces))
+
+
+def test_what_no_graph_is_for_is_refused_by_those_there_are(decoder: GraphDecoder) -> None:
+    with pytest.raises(StreamError, match="no graph begins 1 of decoder-first-3 of 16x48; there is"):
+        decoder.decode(LATENTS[:, :3, :, :2], decoder.start_decoding())
+    with pytest.raises(StreamError, match="no graph begins 2 of decoder-first-3"):
         decoder.decode(torch.cat([LATENTS[:, :3]] * 2), decoder.start_decoding())
     with pytest.raises(ValueError, match="are not"):
         decoder.decode(LATENTS[:, :3, :2], decoder.start_decoding())

@@ -26,17 +26,17 @@ def graph(exported: Exported, tmp_path: Path) -> StageGraph:
 def test_a_graph_that_is_cut_short_is_refused_by_name(graph: StageGraph, file: str) -> None:
     path = graph.folder / file
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(PlanError, match=f"{graph.path} cannot be loaded, export it again"):
-        OnnxRuntime(graph, threads=1)
+    with pytest.raises(PlanError, match=f"onnxruntime cannot load {graph.path}"):
+        OnnxRuntime(graph, graph.path, threads=1)
 
 
 def test_a_graph_without_its_weights_is_refused_by_name(graph: StageGraph) -> None:
     (graph.folder / "graph.onnx.data").unlink()
-    with pytest.raises(PlanError, match=f"{graph.path} cannot be loaded, export it again"):
-        OnnxRuntime(graph, threads=1)
+    with pytest.raises(PlanError, match=f"onnxruntime cannot load {graph.path}"):
+        OnnxRuntime(graph, graph.path, threads=1)
 
 
 def test_a_missing_package_is_named_with_the_remedy(graph: StageGraph) -> None:
     missing = patch.object(onnx_runtime, "find_spec", return_value=None)
     with missing, pytest.raises(ConfigError, match=r"pip install 'longtake\[onnx\]'"):
-        OnnxRuntime(graph, threads=1)
+        OnnxRuntime(graph, graph.path, threads=1)

@@ -3,7 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from engines.bindings.stage_session import StageSession
 from engines.bindings.tensorrt_runtime import TensorRTRuntime
 from engines.errors import PlanError
 from engines.export.graph import StageGraph
@@ -36,11 +38,21 @@ def test_an_address_that_is_refused_is_an_error(graph: StageGraph) -> None:
         load(graph, graph).set_address("latents", 0)
 
 
-def test_what_was_compiled_here_is_found_by_the_next_process(graph: StageGraph, tmp_path: Path) -> None:
-    cache = tmp_path / "runtime.cache"
-    load(graph, graph, cache).keep_compiled()
+def test_what_was_compiled_here_is_found_by_the_next_process(exported: Exported, tmp_path: Path) -> None:
+    first, cache = exported.graphs["decoder-first-1"], tmp_path / "runtime.cache"
+    latents = {"latents": torch.zeros(first.input("latents").shape)}
+    StageSession(load(first, first, cache), CPU).run(latents)
     assert cache.read_bytes() == b"compiled here"
     cache.write_bytes(b"compiled before")
-    load(graph, graph, cache).keep_compiled()
+    StageSession(load(first, first, cache), CPU).run(latents)
     assert cache.read_bytes() == b"compiled before"
     assert list(tmp_path.iterdir()) == [cache]
+
+
+def test_where_nothing_can_be_kept_a_plan_runs_all_the_same(
+    exported: Exported, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = exported.graphs["decoder-first-1"]
+    session = StageSession(load(first, first, tmp_path / "gone" / "runtime.cache"), CPU)
+    session.run({"latents": torch.zeros(first.input("latents").shape)})
+    assert caplog.messages == ["compiled code is not kept"]
