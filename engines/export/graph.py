@@ -117,16 +117,21 @@ class StageGraph:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The graph in `folder`. Raises PlanError, which names the file, if it is not there or damaged."""
+        graph = cls.read(folder)
+        if not graph.path.is_file():
+            raise PlanError(f"{graph.path} is not there, export it again")
+        return graph
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What is said of it in `folder`, where the graph itself need not be any more. Raises as `load`."""
         path = folder / FACTS_FILE
         try:
-            graph = cls._parse(folder, json.loads(path.read_text()))
+            return cls._parse(folder, json.loads(path.read_text()))
         except OSError as error:
             raise PlanError(f"there is no graph in {folder}: {path.name} {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
             raise PlanError(f"{path} is damaged, export it again: {error!r}") from error
-        if not graph.path.is_file():
-            raise PlanError(f"{graph.path} is not there, export it again")
-        return graph
 
     @classmethod
     def _parse(cls, folder: Path, facts: dict[str, Any]) -> Self:

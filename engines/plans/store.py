@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
-from engines.errors import PlanError
+from engines.errors import PlanError, PlanStopped
 from engines.export.graph import FACTS_FILE, Stage, StageGraph
-from engines.plans.builder import BuiltPlan, PlanBuilder, PlanTarget, Watch
+from engines.plans.builder import BuildStep, BuiltPlan, PlanBuilder, PlanTarget, Watch
 from engines.plans.manifest import PictureSize, PlanKey, PlanManifest, sha256_of
 
 PLANS = "plans"
@@ -30,7 +30,7 @@ PLANS = "plans"
 
 PLAN_FILE = "engine.plan"
 UNFINISHED = ".building"
-"""The folder of the plan that is being built."""
+"""The folder of the plan that is being built, and of its graph."""
 
 
 class Plan(NamedTuple):
@@ -45,6 +45,11 @@ class Plan(NamedTuple):
         return self.folder / PLAN_FILE
 
     @property
+    def graph(self) -> StageGraph:
+        """What it takes and returns; the graph itself is gone. Raises PlanError if that file is damaged."""
+        return StageGraph.read(self.folder)
+
+    @property
     def runtime_cache(self) -> Path:
         """Where TensorRT-RTX may keep what it completes on a card."""
         return self.folder / "runtime.cache"
@@ -56,6 +61,7 @@ class PlanWanted:
 
     Args:
         model: as `longtake plan` knows it.
+        tiny_codec: whether its decoder is the tiny one.
         stage: to be run.
         name: of the stage's graph.
         size: of the pictures; None for a stage that knows none.
@@ -68,6 +74,7 @@ class PlanWanted:
     """
 
     model: str
+    tiny_codec: bool
     stage: Stage
     name: str
     size: PictureSize | None
@@ -81,8 +88,9 @@ class PlanWanted:
     def command(self) -> str:
         """What makes this plan."""
         size = "" if self.size is None else f" --size {_size(self.size)}"
+        codec = " --codec tiny" if self.tiny_codec else ""
         library = f" --library {self.library}"
-        return f"longtake plan {self.model} --stage {self.stage} --for {self.capability}{size}{library}"
+        return f"longtake plan {self.model} --stage {self.stage} --for {self.capability}{size}{codec}{library}"
 
 
 class PlanStore:
@@ -94,7 +102,7 @@ class PlanStore:
 
     def obtain(
         self,
-        graph: StageGraph,
+        export: Callable[[Path], StageGraph],
         size: PictureSize | None,
         builder: PlanBuilder,
         target: PlanTarget,
@@ -102,13 +110,13 @@ class PlanStore:
         watch: Watch,
         waiting: Callable[[], None] = lambda: None,
     ) -> Plan:
-        """The plan of `graph` for `target`, built unless it is there.
+        """The plan of a graph for `target`, built unless it is there.
 
         Only one is built at a time in a model's folder; `waiting` is called where another one is. A build that
         fails or is stopped leaves nothing.
 
         Args:
-            graph: of which stage.
+            export: writes the graph to a folder, which is cleared away.
             size: of the pictures; None for a stage that knows none.
             builder: builds it.
             target: the cards that it is for.
@@ -122,6 +130,10 @@ class PlanStore:
 
         """
         with self._changing(waiting):
+            watch(BuildStep("Exporting the graph", 0, 1))
+            graph = export(self._folder / UNFINISHED / "graph")
+            if not watch(BuildStep("Exporting the graph", 1, 1)):
+                raise PlanStopped(f"the build of {graph.name} was stopped; nothing of it is left")
             key = PlanKey.of(graph, size, builder.library, target)
             if (here := self._whole(key)) is not None:
                 return here
@@ -178,6 +190,7 @@ class PlanStore:
             try:
                 # Left by a process that was killed.
                 shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
                 yield
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -201,7 +214,7 @@ class PlanStore:
     def _keep(
         self, key: PlanKey, built: BuiltPlan, graph: StageGraph, weights_licence: str, library_licence: str
     ) -> Plan:
-        unfinished, folder = self._folder / UNFINISHED, self._folder_of(key)
+        unfinished, folder = self._folder / UNFINISHED / "plan", self._folder_of(key)
         unfinished.mkdir()
         _write(unfinished / PLAN_FILE, built.data)
         manifest = PlanManifest(

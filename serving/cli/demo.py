@@ -15,7 +15,7 @@ import av
 import torch
 
 from engines.config.geometry import FRAMES_PER_SECOND
-from serving.cli.films.generate import INTERRUPTED
+from serving.cli.interrupts import INTERRUPTED
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, Switch, opened, shown, steer, time_of
 from serving.client.interactive import InteractiveSession

@@ -13,9 +13,10 @@ from engines.config.validation import require
 from engines.errors import EngineError
 from serving.cli import doctor, evacuate, play, recordings, serve, sessions
 from serving.cli.films import generate
+from serving.cli.interrupts import INTERRUPTED
 from serving.cli.terminal import escaped
 from serving.cli.timeline import explain
-from serving.cli.weights import download, quantize
+from serving.cli.weights import download, plan, quantize
 from serving.cli.weights.models import memory_of, model_rows, models_table
 from serving.errors import ServingError
 from serving.timeline.formats.reader import read_timeline
@@ -30,6 +31,7 @@ COMMANDS: tuple[tuple[str, Any, str], ...] = (
     ("play", play, "have a running server play a timeline, and keep the film"),
     ("download", download, "download the weights of a model"),
     ("quantize", quantize, "make of a model one in 8 bits"),
+    ("plan", plan, "build TensorRT plans of a model's stages"),
 )
 """Each a module with `add_arguments` and `run`."""
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"longtake: {escaped(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        return generate.INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has enough of it; Python would try to flush the rest at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -11,8 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.cli.films.filming import ENDING
-from serving.cli.films.generate import INTERRUPTED
+from serving.cli.interrupts import ENDING, INTERRUPTED
 from serving.cli.options import add_server_arguments, client_of, seconds, size
 from serving.cli.sessions import applied_line
 from serving.cli.terminal import escaped, show_line

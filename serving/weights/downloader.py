@@ -113,7 +113,7 @@ def _in_folder(folder: Path) -> Iterator[None]:
         with FileLock(folder / LOCK, timeout=0):
             yield
     except Timeout as error:
-        raise DownloadError(f"another download is writing to {folder}; wait until it is done") from error
+        raise DownloadError(f"another command is writing to {folder}; wait until it is done") from error
     except OSError as error:
         remedy = "make room" if error.errno == errno.ENOSPC else "choose another folder with --models-dir"
         raise DownloadError(

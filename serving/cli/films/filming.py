@@ -1,17 +1,13 @@
-"""What all ways of making a film have in common: its facts, warnings, progress, and being interrupted."""
+"""What all ways of making a film have in common: its facts, warnings and progress."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from threading import Event
-from types import FrameType
 
 import torch
 
@@ -25,9 +21,6 @@ from serving.offline.request import Request
 from serving.timeline.schedule import Schedule
 from serving.weights.catalog import models_folder
 from serving.weights.loader import INT8_TEXT, OpenedModel, Origin, open_model
-
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals by which a command is asked to end; what it has made till then is kept."""
 
 
 def open_requested(request: Request, options: argparse.Namespace) -> OpenedModel:
@@ -112,23 +105,6 @@ def cut_prompts(encoded: Mapping[str, Prompt]) -> Iterator[str]:
     for text, prompt in encoded.items():
         if prompt.cut_tokens:
             yield f"the model does not read the last {prompt.cut_tokens} tokens of the prompt {text[:60]!r}..."
-
-
-@contextmanager
-def interruptible() -> Iterator[Event]:
-    """An event that Ctrl-C, SIGTERM and a terminal that closes set; a second Ctrl-C is the ordinary one."""
-    interrupted = Event()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, interrupt) for number in ENDING}
-    try:
-        yield interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def show(progress: Progress) -> None:

@@ -28,12 +28,12 @@ from serving.cli.films.filming import (
     differences,
     facts_of,
     from_film,
-    interruptible,
     open_requested,
     show,
     warn,
 )
 from serving.cli.films.restyle import restyle
+from serving.cli.interrupts import INTERRUPTED, interruptible
 from serving.cli.options import add_lora_argument, seconds, size
 from serving.cli.terminal import show_line
 from serving.errors import FilmError
@@ -45,9 +45,6 @@ from serving.pipeline.prompts import encode_all
 from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
 from serving.weights.loader import DEFAULT_MODEL, Origin
-
-INTERRUPTED = 130
-"""The exit status of a program that Ctrl-C has ended."""
 
 
 def run(options: argparse.Namespace) -> int:

@@ -19,11 +19,11 @@ from serving.cli.films.filming import (
     differences,
     facts_of,
     from_film,
-    interruptible,
     open_requested,
     show,
     warn,
 )
+from serving.cli.interrupts import interruptible
 from serving.cli.terminal import show_line
 from serving.errors import ClipError, FilmError
 from serving.media.clips.audio_track import add_audio

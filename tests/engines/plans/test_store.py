@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,16 @@ SIZE = (64, 64)
 LIBRARY = Library("tensorrt-rtx", "1.7.1", "Proprietary")
 
 WANTED = PlanWanted(
-    "pocket", "decoder", "decoder-steady-1", SIZE, "weights 0", "tensorrt-rtx", "1.7.1", "sm_89", "NVIDIA L4"
+    "pocket",
+    False,
+    "decoder",
+    "decoder-steady-1",
+    SIZE,
+    "weights 0",
+    "tensorrt-rtx",
+    "1.7.1",
+    "sm_89",
+    "NVIDIA L4",
 )
 
 
@@ -68,7 +78,12 @@ def obtain(
     waiting: Callable[[], None] = lambda: None,
 ) -> Plan:
     target = target or builder.target(["sm_89", "sm_120"])
-    return store(model).obtain(graph, SIZE, builder, target, "Apache-2.0", lambda step: go_on, waiting)
+
+    def export(folder: Path) -> StageGraph:
+        shutil.copytree(graph.folder, folder)
+        return StageGraph.load(folder)
+
+    return store(model).obtain(export, SIZE, builder, target, "Apache-2.0", lambda step: go_on, waiting)
 
 
 def store(model: Path) -> PlanStore:
@@ -85,6 +100,7 @@ def test_a_plan_is_built_once(model: Path, graph: StageGraph) -> None:
     assert builder.built == 1
     assert first == second
     assert store(model).find(WANTED) == first
+    assert replace(first.graph, folder=graph.folder) == graph
     assert first.path.read_text() == "plan 1 of decoder-steady-1 for sm_89, sm_120"
 
 
@@ -206,6 +222,8 @@ def test_the_command_names_all_that_matters() -> None:
     assert WANTED.command == (
         "longtake plan pocket --stage decoder --for sm_89 --size 64x64 --library tensorrt-rtx"
     )
+    tiny = replace(WANTED, tiny_codec=True, size=None, library="tensorrt").command
+    assert tiny == "longtake plan pocket --stage decoder --for sm_89 --codec tiny --library tensorrt"
 
 
 def change_a_byte(plan: Plan) -> None:

@@ -355,7 +355,7 @@ def test_a_disk_that_fills_up_is_reported(hub: FakeHub, folder: Path) -> None:
 
 def test_two_downloads_do_not_write_to_one_folder(hub: FakeHub, folder: Path) -> None:
     folder.mkdir(parents=True)
-    with FileLock(folder / ".lock"), pytest.raises(DownloadError, match="another download is writing"):
+    with FileLock(folder / ".lock"), pytest.raises(DownloadError, match="another command is writing"):
         download(ENTRY, folder, endpoint=hub.address)
 
 

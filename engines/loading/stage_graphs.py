@@ -1,0 +1,67 @@
+"""The graphs of a loaded model's stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from engines.config.stream import StreamConfig
+from engines.export.decoders import DecoderCall, export_decoder
+from engines.export.denoiser import DenoiserCall, export_denoiser
+from engines.export.graph import Stage, StageGraph
+from engines.export.text import LENGTHS, export_text_encoder
+from engines.loading.fingerprint import fingerprint
+from engines.loading.model import Model, Network
+
+STAGE_NETWORKS: dict[Stage, Network] = {"decoder": "codec", "text": "text_encoder", "denoiser": "transformer"}
+"""What has to be loaded for a stage."""
+
+
+class StageExport(NamedTuple):
+    """A graph that is yet to be written: its name, and what writes it to a folder."""
+
+    name: str
+    write: Callable[[Path], StageGraph]
+
+
+def stage_exports(model: Model, stage: Stage, stream: StreamConfig, dtype: torch.dtype) -> list[StageExport]:
+    """All graphs of a stage, which compute in `dtype`; what they are named after is their network as it is loaded.
+
+    Writing one raises as `export_graph`, and ConfigError for a dtype that will not do for the stage.
+    """
+    match stage:
+        case "decoder":
+            codec, weights = model.vae, fingerprint(model.vae)
+            return [
+                StageExport(call.name, partial(export_decoder, codec, call, weights=weights, dtype=dtype))
+                for call in decoder_calls(stream)
+            ]
+        case "text":
+            encoder, weights = model.text_encoder, fingerprint(model.text_encoder)
+            return [
+                StageExport(
+                    f"text-{length}", partial(export_text_encoder, encoder, length, weights=weights, dtype=dtype)
+                )
+                for length in text_lengths(encoder.config.text_len)
+            ]
+        case "denoiser":
+            transformer, call, weights = model.transformer, DenoiserCall.of(stream), fingerprint(model.transformer)
+            write = partial(export_denoiser, transformer, call, weights=weights, dtype=dtype)
+            return [StageExport(call.name, write)]
+
+
+def decoder_calls(stream: StreamConfig) -> list[DecoderCall]:
+    """Of whole blocks, and of single latent frames, of which any number can be made."""
+    blocks = stream.blocks
+    begun, steady = sorted({1, blocks.first}), sorted({1, blocks.later})
+    kinds = [*((True, frames) for frames in begun), *((False, frames) for frames in steady)]
+    return [DecoderCall(first, frames, stream.height, stream.width) for first, frames in kinds]
+
+
+def text_lengths(longest: int) -> tuple[int, ...]:
+    """Tokens of the graphs of an encoder that takes so many at most."""
+    return (*(length for length in LENGTHS if length < longest), longest)

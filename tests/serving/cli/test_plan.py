@@ -1,0 +1,133 @@
+"""`longtake plan`, from the command line to plans in a model's folder."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from engines.plans import libraries
+from engines.plans.manifest import PlanManifest
+from engines.plans.store import PLANS
+from serving.cli.main import main
+from serving.weights.downloader import LOCK
+
+needs_rtx = pytest.mark.skipif(
+    find_spec("tensorrt_rtx") is None, reason="TensorRT-RTX is not installed, the extra `plans`"
+)
+
+
+def plan(models: Path, model: str, stage: str, *options: str) -> int:
+    return main(["plan", model, "--stage", stage, "--models-dir", str(models), *options])
+
+
+def manifests(models: Path, model: str) -> dict[str, PlanManifest]:
+    found = [PlanManifest.read(folder) for folder in sorted((models / model / PLANS).iterdir())]
+    return {manifest.key.name: manifest for manifest in found}
+
+
+@needs_rtx
+@pytest.mark.parametrize(
+    ("stage", "names", "recipe"),
+    [
+        (
+            "decoder",
+            ["decoder-first-1", "decoder-first-3", "decoder-steady-1", "decoder-steady-3"],
+            "fp16, norms in fp32",
+        ),
+        ("text", ["text-64"], "bf16"),
+        ("denoiser", ["denoiser-steady-3"], "bf16, norms and rotations in fp32"),
+    ],
+)
+def test_every_stage_of_the_pocket_model_becomes_plans(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: str, names: list[str], recipe: str
+) -> None:
+    assert plan(tmp_path, "pocket", stage, "--for", "sm_120,sm_89") == 0
+    made = manifests(tmp_path, "pocket")
+    assert list(made) == names
+    assert {manifest.key.recipe for manifest in made.values()} == {recipe}
+    assert {manifest.key.size for manifest in made.values()} == {None if stage == "text" else (96, 160)}
+    printed = capsys.readouterr()
+    assert f"{names[-1]}: Exporting the graph 0/1" in printed.err
+    assert "sm_89, sm_120" in printed.out
+    assert "licence of the weights: Apache-2.0; of the library: " in printed.out
+
+
+@needs_rtx
+def test_what_is_there_is_not_built_again(tmp_path: Path) -> None:
+    made = []
+    for _ in range(2):
+        assert plan(tmp_path, "pocket", "text", "--for", "sm_89") == 0
+        made.append(manifests(tmp_path, "pocket"))
+    assert made[0] == made[1]
+
+
+def started(models: Path) -> subprocess.Popen[str]:
+    asked = ["plan", "tiny", "--stage", "text", "--for", "sm_89", "--models-dir", str(models)]
+    return subprocess.Popen([sys.executable, "-m", "serving.cli.main", *asked], stderr=subprocess.PIPE, text=True)
+
+
+@needs_rtx
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_it_can_be_stopped_and_keeps_the_plans_that_were_done(tmp_path: Path, number: signal.Signals) -> None:
+    with started(tmp_path) as process:
+        assert process.stderr is not None
+        while not process.stderr.readline().startswith("text-128: "):
+            pass
+        process.send_signal(number)
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert "was stopped; nothing of it is left" in told
+    assert list(manifests(tmp_path, "tiny")) == ["text-64"]
+
+
+@needs_rtx
+def test_it_waits_for_whoever_writes_to_the_models_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    with FileLock(folder / LOCK):
+        process = started(tmp_path)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert line == f"another command is writing to {folder}; waiting until it is done\n"
+        assert process.poll() is None
+    with process:
+        process.stderr.read()
+    assert process.returncode == 0
+    assert list(manifests(tmp_path, "tiny")) == ["text-128", "text-256", "text-64"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "complaint"),
+    [
+        (["tiny-taehv", "--for", "sm_90"], "there is no TensorRT-RTX for sm_90, Hopper"),
+        (["pocket", "--for", "4090"], "'4090' is no compute capability"),
+        (["nope", "--for", "sm_89"], "unknown model 'nope'"),
+        (["longlive-1.3b", "--for", "sm_89"], "run `longtake download longlive-1.3b`"),
+        (["pocket", "--for", "sm_89", "--size", "90x160"], "height"),
+        (["pocket", "--for", "sm_89", "--codec", "tiny"], "pocket has no tiny codec"),
+    ],
+)
+@needs_rtx
+def test_what_cannot_be_is_refused_in_words(
+    tmp_path: Path, asked: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(tmp_path, asked[0], "decoder", *asked[1:]) == 2
+    assert complaint in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_library_that_is_missing_is_said_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(libraries, "find_spec", lambda name: None)
+    assert plan(tmp_path, "pocket", "decoder", "--for", "sm_89") == 2
+    assert capsys.readouterr().err == (
+        "longtake: tensorrt-rtx is not installed, which builds plans: pip install 'longtake[plans]'\n"
+    )
+    assert list(tmp_path.iterdir()) == []
