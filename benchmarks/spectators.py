@@ -183,7 +183,7 @@ async def measure(crowd: Crowd, way: Way, sent: Sequence[BlockEvents]) -> Sample
         await register.create(name, 1, Owner("all", name, "manager"))
     with tempfile.TemporaryDirectory() as folder:
         config = ServerConfig(recordings=folder)
-        service = SessionService(replicas, register, config, preset("pocket").stream, "manager")
+        service = SessionService(replicas, register, config, preset("pocket"), "manager")
         begun, seen = Count(), Count()
         watching = [
             asyncio.create_task(_watch(way.watch(service, name), way.writer(shared), begun, seen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import NamedTuple, Self
 
@@ -15,8 +15,7 @@ from engines.cache.prompt_kv import PromptPool
 from engines.cache.rolling_window import RollingWindow
 from engines.cache.window import WindowSize, window_policy
 from engines.config.networks import TransformerConfig
-from engines.config.stream import StreamConfig
-from engines.config.video_stream import VideoStreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 
 SCALE_BYTES = 4
 """Of a key or value in INT8, of one head: an fp32."""
@@ -38,6 +37,12 @@ class CacheSize:
     means: int = 0
     records: int = 0
 
+    def at_least(self, other: CacheSize) -> CacheSize:
+        """Room for what needs the one, or what needs the `other`."""
+        return CacheSize(
+            *(max(one, two) for one, two in zip(astuple(self), astuple(other), strict=True)),
+        )
+
     @classmethod
     def of_windows(cls, count: int, window: WindowSize, frame_tokens: int, prompts: int) -> Self:
         """For so many windows of one kind, and tokens of prompts."""
@@ -50,9 +55,7 @@ class CacheSize:
         )
 
 
-def cache_size(
-    sessions: int, config: StreamConfig | VideoStreamConfig, transformer: TransformerConfig
-) -> CacheSize:
+def cache_size(sessions: int, config: AnyStreamConfig, transformer: TransformerConfig) -> CacheSize:
     """What so many streams of one kind take. The rows of a stream batch may each have a prompt of their own."""
     if isinstance(config, VideoStreamConfig):
         windows = sessions * len(config.steps)

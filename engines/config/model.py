@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from engines.config.networks import AutoencoderConfig, TextEncoderConfig, TransformerConfig
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
-from engines.config.video_stream import VideoStreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,14 @@ class ModelConfig:
             f"{self.name} needs a video, and says not how it restyles",
         )
 
+    @property
+    def usual_stream(self) -> AnyStreamConfig:
+        """How its streams run from prompts alone, or from a video where it needs one."""
+        return self.video if self.video is not None and self.needs_video else self.stream
+
     def require_prompts_alone(self) -> None:
         """Raise ConfigError for a model that only restyles videos."""
         require(
             not self.needs_video,
-            f"{self.name} only restyles videos: `longtake generate --input CLIP` does that; it is not served yet",
+            f"{self.name} only restyles videos: `longtake generate --input CLIP` does that",
         )

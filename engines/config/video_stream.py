@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from engines.config.base_stream import BaseStreamConfig
 from engines.config.geometry import BlockLengths
+from engines.config.stream import StreamConfig
 from engines.config.validation import require, require_positive
 
 Loop = Literal["plain", "batch"]
@@ -96,6 +97,15 @@ class VideoStreamConfig(BaseStreamConfig):
     def blocks(self) -> BlockLengths:
         return BlockLengths(self.block_frames, self.first_block_frames)
 
+    @property
+    def passes(self) -> int:
+        """Of a block."""
+        return len(self.steps)
+
     @override
     def steps_of(self, block: int) -> tuple[int, ...]:
         return self.steps
+
+
+AnyStreamConfig = StreamConfig | VideoStreamConfig
+"""Of a stream from prompts alone, or of one that restyles a video."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.networks import TransformerConfig
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 
 
-def denoising_work(transformer: TransformerConfig, stream: StreamConfig) -> int:
+def denoising_work(transformer: TransformerConfig, stream: AnyStreamConfig) -> int:
     """Multiply-adds of all passes of a block with the window full: linear layers, and attention over the window.
 
     Leaves out what hardly grows with the picture: cross-attention, embeddings, the head.
@@ -18,6 +18,6 @@ def denoising_work(transformer: TransformerConfig, stream: StreamConfig) -> int:
     return stream.passes * tokens * transformer.layers * (linear + attention)
 
 
-def decoding_work(stream: StreamConfig) -> int:
+def decoding_work(stream: AnyStreamConfig) -> int:
     """Pixels of a block: decoding and encoding take a time that is proportional to them."""
     return TEMPORAL_FACTOR * stream.block_frames * stream.height * stream.width

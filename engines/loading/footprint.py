@@ -11,8 +11,7 @@ from torch import nn
 from engines.cache.kv_cache import PLAIN_KV, CacheLayout, CacheSize, KVFormat, cache_size
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
-from engines.config.stream import StreamConfig
-from engines.config.video_stream import VideoStreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.loading.model import build_vae
 from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
@@ -42,7 +41,7 @@ class SessionBytes(NamedTuple):
 @cache
 def session_bytes(
     config: ModelConfig,
-    stream: StreamConfig | VideoStreamConfig,
+    stream: AnyStreamConfig,
     dtype: torch.dtype,
     kv_format: KVFormat = PLAIN_KV,
 ) -> SessionBytes:
@@ -60,7 +59,7 @@ def session_bytes(
 
 
 @torch.inference_mode()
-def _decoder_bytes(config: ModelConfig, stream: StreamConfig | VideoStreamConfig, dtype: torch.dtype) -> int:
+def _decoder_bytes(config: ModelConfig, stream: AnyStreamConfig, dtype: torch.dtype) -> int:
     """Of a decoder's cache in the middle of a stream."""
     vae = build_vae(config.vae).to("meta", dtype)
     shape = stream.latent_shape(config.vae.latent_channels, stream.block_frames)

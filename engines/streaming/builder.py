@@ -12,7 +12,7 @@ import torch
 from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
-from engines.config.video_stream import VideoStreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.device.memory_budget import MemoryBudget, typed_out_of_memory
 from engines.errors import ConfigError
 from engines.loading.footprint import session_bytes
@@ -32,6 +32,7 @@ class EngineConfig:
 
     Args:
         stream: the largest stream that is to be opened.
+        video: the largest one that restyles a video, where such streams may take the places of others.
         sessions: streams that are to be open at once.
         backends: what computes each op.
         graphs: replay passes from CUDA graphs.
@@ -45,7 +46,7 @@ class EngineConfig:
 
     """
 
-    stream: StreamConfig | VideoStreamConfig
+    stream: AnyStreamConfig
     sessions: int = 1
     backends: KernelBackends = EAGER
     graphs: bool = False
@@ -54,6 +55,7 @@ class EngineConfig:
     decoder_beside: bool = False
     kept_frames: int = 0
     cache_bytes: int | None = None
+    video: VideoStreamConfig | None = None
 
     def __post_init__(self) -> None:
         require(self.sessions >= 1, f"sessions is {self.sessions}; it must be at least 1")
@@ -89,7 +91,7 @@ def build_generator(
     the sessions do not fit, DeviceOutOfMemory if not even that does. Make it in the thread that is to use it:
     CUDA's libraries plan for each thread by itself.
     """
-    size = cache_size(config.sessions, config.stream, model.config.transformer)
+    size = _cache_size(model, config, config.sessions)
     lasting = config.cache_bytes
     if lasting is None and model.transformer.device.type == "cuda":
         with typed_out_of_memory("one block"):
@@ -113,12 +115,18 @@ def _generator(model: Model, config: EngineConfig, runner: ModelRunner, size: Ca
     )
 
 
+def _cache_size(model: Model, config: EngineConfig, sessions: int) -> CacheSize:
+    """For so many sessions, each of any kind."""
+    size = cache_size(sessions, config.stream, model.config.transformer)
+    if config.video is None:
+        return size
+    return size.at_least(cache_size(sessions, config.video, model.config.transformer))
+
+
 def _exercise(model: Model, config: EngineConfig, exercise: Callable[[Generator, EngineConfig], None]) -> None:
     """For as many streams as may go together. Graphs keep memory: none here."""
     runner = select_runner(model.transformer, config.backends, graphs=False)
-    generator = _generator(
-        model, config, runner, cache_size(config.batch, config.stream, model.config.transformer)
-    )
+    generator = _generator(model, config, runner, _cache_size(model, config, config.batch))
     exercise(generator, config)
     generator.release()
 
@@ -126,7 +134,8 @@ def _exercise(model: Model, config: EngineConfig, exercise: Callable[[Generator,
 def _require_room(model: Model, config: EngineConfig, lasting: int) -> None:
     """Raise ConfigError unless what sessions keep fits into `lasting` bytes: runs, prompts, decoders' caches."""
     dtype, kv_format = model.transformer.dtype, kv_format_of(config.backends)
-    kept = session_bytes(model.config, config.stream, dtype, kv_format)
+    kinds = [config.stream] if config.video is None else [config.stream, config.video]
+    kept = max((session_bytes(model.config, kind, dtype, kv_format) for kind in kinds), key=sum)
     # A prompt can be read beside those that are followed.
     decoder = kept.decoder if config.decodes or config.decoder_beside else 0
     each, spare = sum(kept) - kept.decoder + decoder, kept.prompt

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from engines.device.host_copy import HostTensor, PendingCopy
+from engines.device.host_copy import HostCopier, HostTensor, PendingCopy
 from engines.errors import SnapshotError
-from engines.streaming.generator import Generator
-from engines.streaming.snapshot import light_parts, pack_light
-from engines.streaming.stream import Stream
+from engines.streaming.snapshot import pack_light
+from engines.streaming.snapshot_format import Parts
 
 
 class SnapshotDelta(NamedTuple):
@@ -38,11 +38,14 @@ class PendingDelta(NamedTuple):
 
 
 class ReplicaLog:
-    """Says what is new in a stream for one mirror of it; at first that is everything."""
+    """Says what is new in a stream for one mirror of it; at first that is everything.
 
-    def __init__(self, generator: Generator, stream: Stream) -> None:
-        self._generator = generator
-        self._stream = stream
+    `light_parts` are those of the stream's light snapshot.
+    """
+
+    def __init__(self, light_parts: Callable[[], Parts], copier: HostCopier) -> None:
+        self._light_parts = light_parts
+        self._copier = copier
         self._numbers = count()
         # The tensors are held, so that no other can come to have the identity of one that is gone.
         self._sent: dict[int, tuple[int, Tensor]] = {}
@@ -52,14 +55,14 @@ class ReplicaLog:
 
         On CUDA it begins to be copied at `ready`, the last block's, or at the end of the caller's queue.
         """
-        tensors, facts = light_parts(self._generator, self._stream)
+        tensors, facts = self._light_parts()
         known = self._sent
         self._sent = {
             id(tensor): known.get(id(tensor)) or (next(self._numbers), tensor) for tensor in tensors.values()
         }
         keys = {name: self._sent[id(tensor)][0] for name, tensor in tensors.items()}
         new = {key: tensor for identity, (key, tensor) in self._sent.items() if identity not in known}
-        return PendingDelta(facts, keys, tuple(new), self._generator.copier.begin(list(new.values()), ready))
+        return PendingDelta(facts, keys, tuple(new), self._copier.begin(list(new.values()), ready))
 
 
 class StandbySnapshot:

@@ -24,7 +24,7 @@ from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import SnapshotError
 from engines.sampling.noise import Noise, SeededNoise
 from engines.streaming.generator import Generator
-from engines.streaming.snapshot_format import Kind, pack, unpack
+from engines.streaming.snapshot_format import Kind, Parts, pack, unpack
 from engines.streaming.state import SinkPass
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
@@ -86,10 +86,10 @@ def take_light(generator: Generator, stream: Stream) -> bytes:
     return pack_light(*light_parts(generator, stream))
 
 
-def light_parts(generator: Generator, stream: Stream) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def light_parts(generator: Generator, stream: Stream) -> Parts:
     """Tensors and facts of a light snapshot; the tensors are the stream's own."""
     tensors, facts = _common(stream, stream.permanent_sink_passes)
-    return tensors, facts | generator.identity
+    return Parts(tensors, facts | generator.identity)
 
 
 def pack_light(tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
@@ -111,6 +111,12 @@ def machine_of(generator: Generator) -> dict[str, Any]:
 def read_snapshot(data: bytes) -> Snapshot:
     """What `data` holds, on no device and in no more memory than the bytes. Raises SnapshotError for damage."""
     kind, tensors, facts = unpack(data)
+    return snapshot_of(kind, Parts(tensors, facts))
+
+
+def snapshot_of(kind: Kind, parts: Parts) -> Snapshot:
+    """The snapshot that `parts` make. Raises SnapshotError for those of a stream that restyles a video."""
+    tensors, facts = parts
     if VIDEO in facts:
         raise SnapshotError(
             "the snapshot is of a stream that restyles a video, which does not go on from a prompt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import safetensors.torch
 import torch
@@ -20,6 +20,13 @@ MOST_HEADER_BYTES = 8 << 20
 
 Kind = Literal["exact", "light"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class Parts(NamedTuple):
+    """Tensors and facts of a snapshot."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
 
 
 def pack(kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.device.event_timer import Lap
 from engines.device.host_copy import HostCopier, to_device
 from engines.device.memory_budget import typed_out_of_memory
@@ -69,7 +69,7 @@ class FrameDecoder:
         with typed_out_of_memory("a decoder's cache"):
             return self._side_stream.begin(partial(self._rebuilt, blocks), ready).wait()
 
-    def warm_up(self, config: StreamConfig, channels: int, dtype: torch.dtype) -> None:
+    def warm_up(self, config: AnyStreamConfig, channels: int, dtype: torch.dtype) -> None:
         """Decode a first and two later blocks of zeros, in the thread that is to decode: libraries plan for each.
 
         The second of the later ones meets a cache such as all that follow.

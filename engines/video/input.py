@@ -72,9 +72,36 @@ class InputEncoder:
         """Where pictures are encoded."""
         return self._side_stream.device
 
+    def warm_up(self, config: VideoStreamConfig) -> None:
+        """Encode a first and two later blocks of black pictures, in the thread that is to encode.
+
+        The second of the later ones meets a cache such as all that follow.
+        """
+        state = self.start(config)
+        for block in range(3):
+            frames = config.blocks.pixel_frames_of(block)
+            black = torch.zeros(frames, config.height, config.width, 3, dtype=torch.uint8)
+            state = self.encode(config, black, state).after
+
     def start(self, config: VideoStreamConfig) -> InputState:
         """Before a stream's first pictures."""
         return InputState(self._vae.start_encoding(), NoiseSetting(config.noise_scale, config.motion_noise))
+
+    @torch.inference_mode()
+    def resume(self, config: VideoStreamConfig, pictures: Tensor, blocks: int) -> InputState:
+        """In mid-stream, before block `blocks`, where the last pictures were [1 + 4k, height, width, 3] uint8.
+
+        The more they are the nearer it is to the state that was lost; its level of noise begins anew. Raises as
+        `encode`.
+        """
+        _check(config, pictures)
+        with typed_out_of_memory("the input of a block"):
+            return self._side_stream.begin(partial(self._resumed, config, pictures, blocks), None).wait()
+
+    def _resumed(self, config: VideoStreamConfig, pictures: Tensor, blocks: int) -> InputState:
+        start, pixels = self.start(config), self._pixels(pictures)
+        cache = self._vae.encode_means(pixels.unsqueeze(0), start.cache).cache
+        return InputState(cache, start.noise, blocks, MotionNoise.start(start.noise, pixels))
 
     @torch.inference_mode()
     def encode(self, config: VideoStreamConfig, pictures: Tensor, state: InputState) -> Encoded:
@@ -84,11 +111,7 @@ class InputEncoder:
         of n. Pictures of one call have one level of noise, that of the most that moved. Raises ValueError for
         pictures of another size, StreamError if N breaks its rule, DeviceOutOfMemory; `state` stays of use.
         """
-        if tuple(pictures.shape[1:]) != (config.height, config.width, 3) or pictures.dtype != torch.uint8:
-            raise ValueError(
-                f"pictures {list(pictures.shape)} in {pictures.dtype} are not uint8 "
-                f"[frames, {config.height}, {config.width}, 3]"
-            )
+        _check(config, pictures)
         with typed_out_of_memory("the input of a block"):
             return self._side_stream.begin(partial(self._encoded, config, pictures, state), None).wait()
 
@@ -112,3 +135,12 @@ class InputEncoder:
         """[N, 3, H, W] in -1..1."""
         here = to_device(pictures, self._side_stream.device)
         return (here.permute(0, 3, 1, 2) / 127.5 - 1).to(self.dtype)
+
+
+def _check(config: VideoStreamConfig, pictures: Tensor) -> None:
+    """Raise ValueError unless these are pictures of the stream's size."""
+    if tuple(pictures.shape[1:]) != (config.height, config.width, 3) or pictures.dtype != torch.uint8:
+        raise ValueError(
+            f"pictures {list(pictures.shape)} in {pictures.dtype} are not uint8 "
+            f"[frames, {config.height}, {config.width}, 3]"
+        )

@@ -31,7 +31,7 @@ from engines.streaming.snapshot import (
     require_shape,
     restored_cache,
 )
-from engines.streaming.snapshot_format import Kind, pack, unpack
+from engines.streaming.snapshot_format import Kind, Parts, pack, unpack
 from engines.text.prompt import Prompt
 from engines.video.generator import VideoGenerator
 from engines.video.input import BlockInput, InputState
@@ -68,28 +68,53 @@ def take_exact(video: VideoGenerator, stream: VideoStream, input_state: InputSta
 
 def take_light(video: VideoGenerator, stream: VideoStream) -> bytes:
     """What the stream can be rebuilt from. Raises StreamError unless all its blocks are made and decoded."""
+    return pack("light", *light_parts(video, stream))
+
+
+def light_parts(video: VideoGenerator, stream: VideoStream) -> Parts:
+    """Tensors and facts of a light snapshot; the tensors are the stream's own."""
     tensors, facts = _common(stream, _prompts(stream))
-    return pack("light", tensors, facts | video.beside.identity)
+    return Parts(tensors, facts | video.beside.identity)
 
 
-def restore(video: VideoGenerator, data: bytes) -> VideoStream:
+class VideoSnapshot(NamedTuple):
+    """A snapshot that has been read: whole, and on no device yet. Whether it can go on anywhere is not known."""
+
+    kind: Kind
+    config: VideoStreamConfig
+    parts: Parts
+
+
+def read_snapshot(data: bytes) -> VideoSnapshot:
+    """What `data` holds, on no device. Raises SnapshotError for damage, and for a stream without pictures."""
+    kind, tensors, facts = unpack(data)
+    return snapshot_of(kind, Parts(tensors, facts))
+
+
+def snapshot_of(kind: Kind, parts: Parts) -> VideoSnapshot:
+    """The snapshot that `parts` make. Raises SnapshotError for those of a stream without pictures."""
+    if VIDEO not in parts.facts:
+        raise SnapshotError("the snapshot is of a stream without pictures, which does not restyle a video")
+    with consistent():
+        made = parts.facts[VIDEO]
+        return VideoSnapshot(kind, VideoStreamConfig(**made | {"steps": tuple(made["steps"])}), parts)
+
+
+def restore(video: VideoGenerator, data: bytes | VideoSnapshot) -> VideoStream:
     """Open the stream that `data` holds; where it is a light snapshot, as one more entry of `rebuilt_before`.
 
     Raises SnapshotError if the bytes are damaged, of another version or model, (exact) of another device, torch or
     threads, or of a stream that makes videos from prompts alone, and PoolFull if there is no room; nothing is open
     then.
     """
-    kind, tensors, facts = unpack(data)
-    if VIDEO not in facts:
-        raise SnapshotError("the snapshot is of a stream without pictures, which does not restyle a video")
+    kind, config, (tensors, facts) = read_snapshot(data) if isinstance(data, bytes) else data
     wanted = {"quantization": None, "loras": None} | identity_for(video.beside, kind, facts)
     require_same(facts, wanted, "it cannot continue here")
     if kind == "exact":
         require_same(facts, machine_of(video.beside), EXACT_REMEDY)
     with consistent():
-        made = facts[VIDEO]
         require_prompts(video.beside, tensors, len(facts["prompts"]))
-        stream = video.open(VideoStreamConfig(**made | {"steps": tuple(made["steps"])}))
+        stream = video.open(config)
         try:
             with typed_out_of_memory("a restored stream"):
                 _fill(video, stream, kind, Parts(tensors, facts))
@@ -97,13 +122,6 @@ def restore(video: VideoGenerator, data: bytes) -> VideoStream:
             video.close(stream)
             raise
         return stream
-
-
-class Parts(NamedTuple):
-    """Tensors and facts of a snapshot."""
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
 
 
 def _common(stream: VideoStream, prompts: list[Prompt]) -> Parts:

@@ -34,7 +34,7 @@ def build(config: ServerConfig) -> serve.Application:
     manager = _deployment(
         SessionManagerReplica, "SessionManager", config.managers, router=RequestRouterConfig(**router)
     )
-    return manager.bind(config, served_model(config).stream, _denoisers(config))
+    return manager.bind(config, served_model(config), _denoisers(config))
 
 
 def replicas(config: ServerConfig) -> int:

@@ -18,7 +18,7 @@ from ray import serve
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
 
-from engines.config.stream import StreamConfig
+from engines.config.model import ModelConfig
 from serving.auth import Caller
 from serving.config import ServerConfig
 from serving.deployments.replicas.identity import this_deployment, this_deployment_id, this_replica
@@ -106,16 +106,16 @@ def _refuse(context: RayServegRPCContext, error: ServingError) -> None:
 class SessionManagerReplica:
     """Hides the replicas from gRPC clients and browsers, and is the standby of the sessions that it opened.
 
-    `own` are the settings of the model's streams.
+    `model` says how its streams are made.
     """
 
-    def __init__(self, config: ServerConfig, own: StreamConfig, denoisers: DeploymentHandle[Any]) -> None:
+    def __init__(self, config: ServerConfig, model: ModelConfig, denoisers: DeploymentHandle[Any]) -> None:
         join_serve_logs(tells_refusals=True)
         self._origins = config.origins
         pool = ReplicaClient(denoisers, config.leases.lease_s)
         self._managers = ReplicaActors(this_deployment())
         self._sessions = SessionService(
-            pool, KvRegister(), config, own, this_replica(), self._managers.ids, ManagerMetrics()
+            pool, KvRegister(), config, model, this_replica(), self._managers.ids, ManagerMetrics()
         )
         self._counted_at = float("-inf")
         self._departure: asyncio.Task[None] | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from engines.config.stream import StreamConfig
+from engines.config.model import ModelConfig
 from serving.auth import Caller
 from serving.config import ServerConfig
 from serving.errors import (
@@ -59,7 +59,7 @@ class SessionService(SessionAPI):
         pool: ReplicaPool,
         register: Register,
         config: ServerConfig,
-        stream: StreamConfig,
+        model: ModelConfig,
         manager: str,
         managers: Managers = no_others,
         metrics: GatewayMetrics | None = None,
@@ -82,7 +82,7 @@ class SessionService(SessionAPI):
         self._callers = Callers(
             config, register, partial(self._relay.ask, method="caller_of"), self._failover.beside
         )
-        self._options = OptionsChecker(config, stream)
+        self._options = OptionsChecker(config, model)
         rooms: SharedAnswer[dict[str, int]] = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
         self._evacuation = Evacuation(register, config, self._options, rooms, lambda: self._callers.names, others)
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)

@@ -15,7 +15,6 @@ from serving.errors import ServerError
 from serving.tracing.exporter import check_exporter
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
-from serving.weights.quantized_model import served_model
 
 CONNECT_S = 5.0
 
@@ -28,7 +27,6 @@ def check_startup(config: ServerConfig) -> None:
     That the kernels can run is for the caller to find out: see `ServerConfig.backends`.
     """
     check_exporter()
-    served_model(config).require_prompts_alone()
     require_model(config.model, models_folder(config.models_dir), config.codec, config.lora_files)
     _require_folder(config.recordings)
     if config.address is not None:

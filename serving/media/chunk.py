@@ -18,11 +18,15 @@ class AccessUnit:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A closed group of pictures: the frames of `block`, from `first_frame` on. The first unit is the key."""
+    """A closed group of pictures: the frames of `block`, from `first_frame` on. The first unit is the key.
+
+    `pictures` are the ids of those that the frames were made of, one for each; empty where they were made of none.
+    """
 
     block: int
     first_frame: int
     units: tuple[AccessUnit, ...]
+    pictures: tuple[int, ...] = ()
 
     @property
     def end_frame(self) -> int:

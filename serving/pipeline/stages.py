@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import torch
 from typing_extensions import override
 
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
@@ -92,11 +92,11 @@ class LocalDecoder(DecoderStage):
         self.decoder = decoder
         self._executor = executor
 
-    def warm_up(self, streams: Sequence[StreamConfig], channels: int, dtype: torch.dtype) -> None:
+    def warm_up(self, streams: Sequence[AnyStreamConfig], channels: int, dtype: torch.dtype) -> None:
         """Decode blocks like those of `streams` in the thread that will; returns when that is done."""
         self._executor.submit(self.decoder.warm_up, streams, channels, dtype).result()
 
-    def measure(self, stream: StreamConfig, channels: int, dtype: torch.dtype) -> float:
+    def measure(self, stream: AnyStreamConfig, channels: int, dtype: torch.dtype) -> float:
         """How long a block takes in the thread that decodes; returns when that is known."""
         return self._executor.submit(self.decoder.measure, stream, channels, dtype).result()
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from engines.config.geometry import SPATIAL_FACTOR
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.device.event_timer import Lap
 from engines.vae.conv_cache import ConvCache
 from engines.vae.frame_decoder import FrameDecoder
@@ -84,12 +84,12 @@ class VideoDecoder:
         """Sessions that can still be opened."""
         return self._most - len(self._sessions)
 
-    def warm_up(self, streams: Sequence[StreamConfig], channels: int, dtype: torch.dtype) -> None:
+    def warm_up(self, streams: Sequence[AnyStreamConfig], channels: int, dtype: torch.dtype) -> None:
         """Decode blocks like those of `streams`, in the thread that is to decode."""
         for stream in streams:
             self._decoding.warm_up(stream, channels, dtype)
 
-    def measure(self, stream: StreamConfig, channels: int, dtype: torch.dtype) -> float:
+    def measure(self, stream: AnyStreamConfig, channels: int, dtype: torch.dtype) -> float:
         """Seconds to decode and encode a block like those of `stream`: the least of several, when all is warm."""
         blocks, times = stream.blocks, list[float]()
         self.open(MEASURED, DecoderStart(0, 0, []))

@@ -12,10 +12,13 @@ def write_chunk(chunk: Chunk) -> pb.Chunk:
         pb.AccessUnit(data=unit.data, frame=frame, pts=frame, key=unit.key)
         for frame, unit in enumerate(chunk.units, start=chunk.first_frame)
     ]
+    for unit, picture in zip(units, chunk.pictures, strict=False):
+        unit.picture = picture
     return pb.Chunk(block=chunk.block, first_frame=chunk.first_frame, units=units)
 
 
 def read_chunk(message: pb.Chunk) -> Chunk:
     """A chunk out of an event."""
     units = tuple(AccessUnit(unit.data, unit.key) for unit in message.units)
-    return Chunk(message.block, message.first_frame, units)
+    pictures = tuple(unit.picture for unit in message.units if unit.HasField("picture"))
+    return Chunk(message.block, message.first_frame, units, pictures)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from serving.errors import InvalidRequest, TimelineError
+from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
 from serving.session.pacing import Pace
@@ -16,6 +17,23 @@ METHODS: dict[int, Method] = {
     pb.TRANSITION_METHOD_LINEAR: "linear",
     pb.TRANSITION_METHOD_SLERP: "slerp",
 }
+
+
+FITS: dict[Fit, pb.PictureFit] = {
+    "fill": pb.PICTURE_FIT_FILL,
+    "fit": pb.PICTURE_FIT_WHOLE,
+    "stretch": pb.PICTURE_FIT_STRETCH,
+}
+
+
+def read_fit(fit: int) -> Fit:
+    """How pictures are brought to a session's size. Raises InvalidRequest for what is unknown."""
+    if fit == pb.PICTURE_FIT_UNSPECIFIED:
+        return "fill"
+    for name, number in FITS.items():
+        if number == fit:
+            return name
+    raise InvalidRequest(f"fit {fit} is unknown; known: 1 (fill), 2 (whole), 3 (stretch)")
 
 
 def read_blend(cue: pb.Cue) -> Blend:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.streaming.replica_log import SnapshotDelta
 from serving.errors import InvalidRequest
 from serving.media.chunk import Chunk
+from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.pacing import Pace
 from serving.session.record_delta import RecordDelta
@@ -32,14 +33,15 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class SessionSpec:
-    """What never changes in a session. `created` is Unix time."""
+    """What never changes in a session. `created` is Unix time, `fit` says how pictures are brought to its size."""
 
     session_id: str
     caller: str
     model: str
-    stream: StreamConfig
+    stream: AnyStreamConfig
     pace: Pace
     created: float
+    fit: Fit = "fill"
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class ResumeState:
 
     `past` is what its log of applied cues has before the record's end of it, `chunks` are what viewers may still
     ask for, and `reason` says why it does not go on where it was. `loras`, if not None, must be merged where it
-    goes on. Only a replica's own snapshot is `exact`, and goes on bit for bit. Raises InvalidRequest for blocks
-    without a snapshot: the session would begin again.
+    goes on. Only a replica's own snapshot is `exact`, and goes on bit for bit. `pictures` are the last ones that
+    blocks began with, as JPEG. Raises InvalidRequest for blocks without a snapshot: the session would begin again.
     """
 
     record: SessionRecord
@@ -60,6 +62,7 @@ class ResumeState:
     past: bytes = b""
     loras: tuple[str, ...] | None = None
     exact: bool = False
+    pictures: tuple[bytes, ...] = ()
 
     def __post_init__(self) -> None:
         if self.snapshot is None and self.record.delivered_frames > 0:
@@ -100,6 +103,7 @@ class ReplicationDelta(NamedTuple):
 
     The first is `full`, and so is one that does not build on the one before it. `making` is the block that is
     being made, and None where none is. The standby acknowledges one that says `wants_ack`: somebody waits for it.
+    `pictures` are those that the block was made from, as JPEG.
     """
 
     number: int
@@ -109,6 +113,7 @@ class ReplicationDelta(NamedTuple):
     making: int | None = None
     recording: RecordingMark = NO_RECORDING
     wants_ack: bool = False
+    pictures: tuple[bytes, ...] = ()
 
 
 class SavedSession(NamedTuple):

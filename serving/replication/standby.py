@@ -14,6 +14,9 @@ from serving.session.record_delta import RecordCopy, RecordDelta, RecordGap
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.types import SessionRecord
 
+KEPT_PICTURES = 9
+"""Of a session that restyles a video: from so many, 1 + 4k of them, an encoder elsewhere goes on."""
+
 KEPT_CHUNKS = 80
 """Chunks that a session keeps for viewers who come late: a minute of video."""
 
@@ -35,6 +38,7 @@ class StandbyCopy:
     _logic: RecordCopy | None = None
     _snapshot: StandbySnapshot | None = None
     _chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
+    _pictures: deque[bytes] = field(default_factory=lambda: deque(maxlen=KEPT_PICTURES))
 
     @property
     def is_full(self) -> bool:
@@ -66,6 +70,7 @@ class StandbyCopy:
             self._snapshot = self._snapshot or StandbySnapshot()
             self._snapshot.apply(delta.update)
         self._chunks.extend(delta.chunks)
+        self._pictures.extend(delta.pictures)
         self.number, self.making, self.recording = delta.number, delta.making, delta.recording
 
     def resume_state(self, reason: str) -> ResumeState:
@@ -79,6 +84,7 @@ class StandbyCopy:
             recording=self.recording,
             reason=reason,
             past=self._logic.log.past(),
+            pictures=tuple(self._pictures),
         )
 
     def close(self) -> None:
@@ -101,6 +107,7 @@ class StandbyCopy:
     def _forget(self) -> None:
         self._snapshot = None
         self._chunks.clear()
+        self._pictures.clear()
 
 
 def oldest_frame(chunks: Sequence[Chunk], next_frame: int) -> int:

@@ -35,6 +35,8 @@ class CommandKind(Enum):
     RESET = 7
     ATTACH = 8
     SHOWN = 9
+    PICTURE = 10
+    END_INPUT = 11
 
 
 class Stage(Enum):
@@ -54,6 +56,7 @@ class Waiting(Enum):
     SHOWN = 2
     VIEWER = 3
     SERVER = 4
+    INPUT = 6
 
 
 @dataclass(frozen=True)

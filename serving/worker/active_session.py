@@ -11,26 +11,31 @@ from itertools import takewhile
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.video.stream_engine import AnyStream
 from serving.errors import ServingError, SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
-from serving.protocol.convert import write_applied, write_receipt
+from serving.protocol.convert import FITS, write_applied, write_receipt
 from serving.protocol.cue_pages import next_cues, recent_cues
 from serving.replication.messages import SessionSpec
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
-from serving.session.state_machine import Applied, BlockPlan, Receipt, Session
+from serving.session.state_machine import Applied, BlockPlan, Receipt, Session, State
 from serving.session.types import Waiting
 from serving.tracing.tracer import UNTRACED_BLOCK, BlockSpan
 from serving.worker.capacity.pace_watch import PaceWatch
+from serving.worker.pictures.session_input import SessionInput
 from serving.worker.streams.audience import Audience
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
+
+NO_PICTURE_S = 1.0
+"""After so long a session that waits for pictures says so."""
 
 
 @dataclass
@@ -43,17 +48,18 @@ class ActiveSession:
     could be made. `settled` is the time of the clean pass that was run since the last block. `asked_now` says when
     a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby, makes the copy
     outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed. `resumed` says how a copy
-    that was elsewhere came here.
+    that was elsewhere came here. `input` has the pictures that come for a session that restyles a video.
     """
 
     spec: SessionSpec
     attempt: str
     logic: Session
-    stream: Stream
+    stream: AnyStream
     track: PromptTrack
     prompts: dict[str, Prompt]
     replica: str
     provenance: pb.Provenance
+    input: SessionInput | None = None
     feed: StandbyFeed | None = None
     renewed: asyncio.Event = field(default_factory=asyncio.Event)
     commands: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -98,9 +104,14 @@ class ActiveSession:
         return f"{self.id}.{self.attempt}.{take}"
 
     @property
-    def config(self) -> StreamConfig:
+    def config(self) -> AnyStreamConfig:
         """Of its stream."""
         return self.spec.stream
+
+    @property
+    def context_due(self) -> bool:
+        """Whether the clean pass of the last block has not been run yet."""
+        return isinstance(self.stream, Stream) and self.stream.context_due
 
     @property
     def is_idle(self) -> bool:
@@ -116,6 +127,18 @@ class ActiveSession:
         """The time of the clean pass that was run since the last block; None where a block's own passes had it."""
         settled, self.settled = self.settled, None
         return settled
+
+    def due(self, now: float) -> float | None:
+        """When the next block may begin; None until something happens."""
+        if self.input is None:
+            return self.logic.due(now)
+        return now if self.logic.state is State.RUNNING and self.input.ready is not None else None
+
+    def expected(self) -> float | None:
+        """When the next block is to be on screen; None where nothing says so."""
+        if self.input is None:
+            return self.logic.expected()
+        return None if self.input.ready is None else self.input.ready.due
 
     def upcoming_texts(self, blocks: int) -> list[str]:
         """Texts of the cues that fall on one of the next `blocks` blocks."""
@@ -140,16 +163,26 @@ class ActiveSession:
         standing = found, self.logic.next_block, self.logic.delivered_frames
         if standing != self.stands_since[1]:
             self.stands_since = now, standing
-        if now - self.stands_since[0] < self.spec.pace.patience_s(self.config.blocks):
+        patience_s = NO_PICTURE_S if self.input is not None else self.spec.pace.patience_s(self.config.blocks)
+        if now - self.stands_since[0] < patience_s:
             found = Waiting.UNSPECIFIED
         if found is not self.waiting:
             self.waiting = found
             self.audience.publish_state()
 
     def _waits_for(self, now: float) -> Waiting:
+        if self.input is not None:
+            return self._waits_for_pictures(self.input)
         due = self.logic.due(now)
         if due is None or due > now:
             return self.logic.waits_for(now)
+        return Waiting.SERVER if self.has_prompts() else Waiting.PROMPT
+
+    def _waits_for_pictures(self, pictures: SessionInput) -> Waiting:
+        if self.logic.state is not State.RUNNING:
+            return Waiting.UNSPECIFIED
+        if pictures.ready is None:
+            return Waiting.INPUT
         return Waiting.SERVER if self.has_prompts() else Waiting.PROMPT
 
     # What all are told
@@ -240,6 +273,8 @@ class ActiveSession:
             held_fps=self.watch.held_fps or 0.0,
             provenance=self.provenance if cues else None,
             resumed=self.resumed,
+            first_block_frames=self.config.blocks.pixel_frames_of(0),
+            block_frames=self.config.blocks.pixel_frames_of(1),
         )
 
     def queued_blocks(self, now: float) -> int:
@@ -272,5 +307,10 @@ def write_options(spec: SessionSpec) -> pb.SessionOptions:
         fps=pace.fps,
         ahead=pace.ahead,
     )
+    if isinstance(stream, VideoStreamConfig):
+        options.input, options.fit = pb.INPUT_KIND_VIDEO, FITS[spec.fit]
+        options.noise_scale = stream.noise_scale
+    else:
+        options.input = pb.INPUT_KIND_NONE
     options.lease.FromMilliseconds(round(pace.lease_s * 1000))
     return options

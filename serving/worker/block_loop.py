@@ -20,9 +20,11 @@ import torch
 
 from engines.device.event_timer import Lap
 from engines.errors import EngineError
-from engines.streaming.generator import Generator
 from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
+from engines.streaming.stream import Stream
+from engines.video.stream import VideoStream
+from engines.video.stream_engine import StreamEngine
 from serving.errors import ServingError, SessionFailed
 from serving.pipeline.engine_errors import refusal
 from serving.pipeline.stages import in_thread
@@ -32,6 +34,7 @@ from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.capacity.pass_watch import PassWatch
 from serving.worker.delivery import Delivery, MadeBlock
+from serving.worker.pictures.session_input import EncodedInput
 from serving.worker.prompt_prefetch import PromptPrefetch
 from serving.worker.scheduler import Candidate, Scheduler, Urgency
 
@@ -39,6 +42,14 @@ logger = logging.getLogger(__name__)
 
 MOST_UNDELIVERED = 2
 LONGEST_WAIT_S = 0.5
+
+
+class _Begun(NamedTuple):
+    """A session's next block: what falls on it, and the pictures that it is made from, if it is."""
+
+    session: ActiveSession
+    plan: BlockPlan
+    made_from: EncodedInput | None = None
 
 
 class _Pass(NamedTuple):
@@ -53,27 +64,30 @@ class _Pass(NamedTuple):
 class BlockLoop:
     """Makes the blocks of those of `sessions` that have a lease, for as long as `run` runs.
 
-    `end` is told of a session whose block cannot be made, and why.
+    `end` is told of a session whose block cannot be made, and why, and `encode_more` of one whose pictures can be
+    encoded for another block.
     """
 
     def __init__(
         self,
-        generator: Generator,
+        engine: StreamEngine,
         executor: Executor,
         sessions: Callable[[], Iterable[ActiveSession]],
         has_lease: Callable[[ActiveSession], bool],
         end: Callable[[ActiveSession, ServingError | None], None],
+        encode_more: Callable[[ActiveSession], None],
         capacity: Capacity,
         tracer: Tracer,
     ) -> None:
-        self._generator = generator
+        self._engine = engine
+        self._encode_more = encode_more
         self._capacity = capacity
         self._tracer = tracer
         self._executor = executor
         self._sessions = sessions
         self._has_lease = has_lease
         self._end = end
-        self._scheduler = Scheduler(generator.batch)
+        self._scheduler = Scheduler(engine.text.batch)
         self._wake = asyncio.Event()
         self._free_at = 0.0
         self.watch = PassWatch()
@@ -119,23 +133,23 @@ class BlockLoop:
         """
         logic, stream = session.logic, session.config
         ready = session.is_idle and session.undelivered < MOST_UNDELIVERED and session.has_prompts()
-        due = logic.due(now) if ready else None
+        due = session.due(now) if ready else None
         if due is not None and due <= now:
             session.ready_since = min(session.ready_since, now)
-        expected = logic.expected()
+        expected = session.expected()
         if expected is not None:
             delivery_s = backlog_s + self._capacity.delivering.expect(stream, now)
             urgency, deadline = Urgency.CLOCKED, expected - delivery_s
         else:
             urgency = Urgency.WAITING if logic.pace.fps else Urgency.UNPACED
             deadline = logic.patience()
-        shape = (stream.height, stream.width, stream.steps)
+        shape = (type(stream), stream.height, stream.width, stream.steps)
         cost = self._capacity.block_s(stream, now)
         return Candidate(session.attempt, shape, deadline, math.inf if due is None else due, urgency, cost)
 
     def _give(self, seconds: float, now: float) -> None:
         """Note until when the device works; on a CPU what it was given is done."""
-        if self._generator.cache.device.type == "cuda":
+        if self._engine.device.type == "cuda":
             self._free_at = max(self._free_at, now) + seconds
 
     async def _sleep(self, candidates: Sequence[Candidate], now: float) -> None:
@@ -152,56 +166,60 @@ class BlockLoop:
 
     async def _make(self, sessions: Sequence[ActiveSession], delivery: Delivery) -> None:
         """Begin one block for each of `sessions`, and send it on its way."""
-        began = asyncio.get_running_loop().time()
-        begun = {session.attempt: plan for session in sessions if (plan := self._begin(session, began))}
+        now = asyncio.get_running_loop().time()
+        begun = [one for session in sessions if (one := self._begin(session, now))]
         if not begun:
             return
-        sessions, plans = [session for session in sessions if session.attempt in begun], list(begun.values())
-        for session, plan in zip(sessions, plans, strict=True):
+        for session, plan, _ in begun:
             session.making = plan.block
-            self._trace(session, plan, began)
+            self._trace(session, plan, now)
             self._announce(session, plan)
         try:
-            made = await self._passes(sessions, plans, began)
+            made = await self._passes(begun, now)
         finally:
-            for session in sessions:
+            for session, _, _ in begun:
                 session.making = None
         for block in made:
             delivery.begin(block)
 
-    def _begin(self, session: ActiveSession, now: float) -> BlockPlan | None:
-        """The plan of a session's next block; None where its log cannot be written, which ends it."""
+    def _begin(self, session: ActiveSession, now: float) -> _Begun | None:
+        """A session's next block; None where its log cannot be written, which ends it."""
         try:
-            return session.logic.begin_block(now)
+            plan = session.logic.begin_block(now)
         except ServingError as error:
             self._end(session, error)
             return None
+        if session.input is None:
+            return _Begun(session, plan)
+        made_from = session.input.take()
+        self._encode_more(session)
+        return _Begun(session, plan, made_from)
 
-    async def _passes(
-        self, sessions: Sequence[ActiveSession], plans: Sequence[BlockPlan], began: float
-    ) -> list[MadeBlock]:
+    async def _passes(self, begun: Sequence[_Begun], began: float) -> list[MadeBlock]:
         """The blocks that could be made. Where a batch fails each is made alone, and only who fails again ends."""
         try:
-            usual = sum(self._capacity.denoising.expect(session.config, began) for session in sessions)
+            usual = sum(self._capacity.denoising.expect(one.session.config, began) for one in begun)
             with self.watch.running(asyncio.get_running_loop().time, usual):
-                passes = await in_thread(self._executor, partial(self._generate, sessions, plans))
+                passes = await in_thread(self._executor, partial(self._generate, begun))
         except torch.AcceleratorError:
             # The device is in an unknown state, and so is whatever is on it.
             raise
         except Exception as error:
-            if len(sessions) == 1:
-                self._give_up(sessions[0], plans[0], error)
+            if len(begun) == 1:
+                self._give_up(begun[0], error)
                 return []
         else:
-            together = zip(sessions, plans, passes, strict=True)
             return [
-                MadeBlock(session, plan, *one, len(sessions), began, session.take_settled(), session.span)
-                for session, plan, one in together
+                MadeBlock(
+                    session, plan, *result, len(begun), began, session.take_settled(), session.span, made_from
+                )
+                for (session, plan, made_from), result in zip(begun, passes, strict=True)
             ]
-        alone = [await self._passes([one], [plan], began) for one, plan in zip(sessions, plans, strict=True)]
+        alone = [await self._passes([one], began) for one in begun]
         return [made for one in alone for made in one]
 
-    def _give_up(self, session: ActiveSession, plan: BlockPlan, error: Exception) -> None:
+    def _give_up(self, begun: _Begun, error: Exception) -> None:
+        session, plan, _ = begun
         session.logic.give_up_block(plan)
         session.span.end(str(error))
         if isinstance(error, EngineError):
@@ -211,20 +229,30 @@ class BlockLoop:
         logger.error("a block could not be made", extra=extra, exc_info=error)
         self._end(session, SessionFailed.of(f"making block {plan.block}", error))
 
-    def _generate(self, sessions: Sequence[ActiveSession], plans: Sequence[BlockPlan]) -> list[_Pass]:
+    def _generate(self, begun: Sequence[_Begun]) -> list[_Pass]:
         """In the executor: prompts, passes, and what is new for the standbys."""
-        for session, plan in zip(sessions, plans, strict=True):
+        for session, plan, _ in begun:
             if plan.step is None:
                 continue
             prompt = session.track.take(plan.step)
             if session.stream.prompt is None or session.stream.prompt.text != prompt.text:
-                self._generator.set_prompt(session.stream, prompt)
+                self._engine.set_prompt(session.stream, prompt)
         submitted = time.monotonic()
-        lap = Lap(self._generator.cache.device)
-        blocks = self._generator.generate([session.stream for session in sessions])
+        lap = Lap(self._engine.device)
+        blocks = self._blocks(begun)
         lap.stop()
-        changes = [session.changes(block) for session, block in zip(sessions, blocks, strict=True)]
+        changes = [one.session.changes(block) for one, block in zip(begun, blocks, strict=True)]
         return [_Pass(block, change, lap, submitted) for block, change in zip(blocks, changes, strict=True)]
+
+    def _blocks(self, begun: Sequence[_Begun]) -> list[Block]:
+        """Of sessions that are all of one kind."""
+        inputs = [one.made_from.block for one in begun if one.made_from is not None]
+        streams = [one.session.stream for one in begun]
+        if not inputs:
+            return self._engine.text.generate([stream for stream in streams if isinstance(stream, Stream)])
+        videos = [stream for stream in streams if isinstance(stream, VideoStream)]
+        # In a plain loop a block comes out of the call in which it began.
+        return [block for block in self._engine.video.generate(videos, inputs) if block is not None]
 
     def _trace(self, session: ActiveSession, plan: BlockPlan, began: float) -> None:
         """Begin the span of a block; of prompts that come into force with it, that of their encoding is there."""
@@ -255,7 +283,7 @@ class BlockLoop:
         """A session whose clean pass can be run now; one that is to be recached will not need it."""
         at = max(now, self._free_at)
         for session in self._sessions():
-            if not session.is_idle or not session.stream.context_due or not self._has_lease(session):
+            if not session.is_idle or not session.context_due or not self._has_lease(session):
                 continue
             one_pass = self._capacity.denoising.expect(session.config, now) / session.config.passes
             if not session.upcoming_texts(1) and self._scheduler.leaves_time(one_pass, candidates, at):
@@ -279,7 +307,8 @@ class BlockLoop:
             session.settling = False
 
     def _write_context(self, session: ActiveSession) -> Lap:
-        lap = Lap(self._generator.cache.device)
-        self._generator.write_context([session.stream])
+        lap = Lap(self._engine.device)
+        if isinstance(session.stream, Stream):
+            self._engine.text.write_context([session.stream])
         lap.stop()
         return lap

@@ -8,8 +8,7 @@ from concurrent.futures import Executor
 from functools import partial
 
 from engines.errors import EngineError
-from engines.streaming.generator import Generator
-from engines.streaming.replica_log import ReplicaLog
+from engines.video.stream_engine import StreamEngine
 from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.engine_errors import refusal
@@ -21,6 +20,7 @@ from serving.protocol.convert import write_receipt
 from serving.session.recording_mark import RecordingMark
 from serving.session.state_machine import Receipt
 from serving.worker.active_session import ActiveSession, at_rest
+from serving.worker.pictures.session_input import new_input
 from serving.worker.session_copies import SessionCopies
 
 REPLICATED_WITHIN_S = 0.5
@@ -33,13 +33,13 @@ class CommandHandler:
     def __init__(
         self,
         copies: SessionCopies,
-        generator: Generator,
+        engine: StreamEngine,
         decoder: DecoderStage,
         executor: Executor,
         wake: Callable[[], None],
     ) -> None:
         self._copies = copies
-        self._generator = generator
+        self._engine = engine
         self._decoder = decoder
         self._executor = executor
         self._wake = wake
@@ -72,6 +72,8 @@ class CommandHandler:
             self._wake()
             replicated = await session.answer(receipts, REPLICATED_WITHIN_S)
             if session.logic.state is not state:
+                if session.input is not None:
+                    session.input.clear()
                 session.delivered_at = None
                 session.watch.interrupted()
                 session.audience.publish_state()
@@ -116,14 +118,15 @@ class CommandHandler:
         session.audience.kept.clear()
         session.prompts = {}
         session.track = PromptTrack(session.prompts)
+        session.input = new_input(session.spec)
         if session.feed is not None:
-            session.feed.restart(ReplicaLog(self._generator, session.stream))
+            session.feed.restart(self._engine.replica_log(session.stream))
 
     def _restart(self, session: ActiveSession) -> None:
         """In the executor: the room changes hands from the old stream to the new one."""
-        self._generator.close(session.stream)
+        self._engine.close(session.stream)
         if not session.closed:
-            session.stream = self._generator.open(session.config)
+            session.stream = self._engine.open(session.config)
 
 
 def _now() -> float:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from serving.tracing.tracer import BlockSpan, Tracer
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.metrics import Metrics
+from serving.worker.pictures.session_input import EncodedInput
 from serving.worker.streams.standby_feed import StandbyFeed
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ class MadeBlock(NamedTuple):
 
     `lap` is the time of the passes, which `sharing` sessions shared; `submitted`, by `time.monotonic()`, is when
     the device was given them. `began` is when the block was, and `settled` the time of the clean pass that was run
-    by itself before them. `span` ends with the delivery.
+    by itself before them. `span` ends with the delivery. `made_from` are the pictures, if it was made from some.
     """
 
     session: ActiveSession
@@ -50,6 +52,7 @@ class MadeBlock(NamedTuple):
     began: float
     settled: Lap | None
     span: BlockSpan
+    made_from: EncodedInput | None = None
 
 
 class Delivery:
@@ -112,16 +115,19 @@ class Delivery:
         if session.closed or session.ending:
             return
         chunk = await self._decode(session, made.block, made.span)
+        if made.made_from is not None:
+            chunk = replace(chunk, pictures=made.made_from.pictures)
         decoded = time.monotonic()
         update = None if made.changes is None else await asyncio.to_thread(made.changes.update)
         self._learn(made)
         if not await self._leased(session):
             return
         now = asyncio.get_running_loop().time()
-        slack = session.logic.slack(plan, now)
-        late = session.logic.delivered(plan, now)
+        slack = session.logic.slack(plan, now) if made.made_from is None else made.made_from.due - now
+        session.logic.delivered(plan, now)
+        late = slack is not None and slack < 0
         self._metrics.block(late=late, slack_s=slack)
-        self._replicate(session, chunk, update, made.span)
+        self._replicate(made, chunk, update)
         session.audience.publish_chunk(chunk)
         self._tracer.stage(made.span.traceparent, "deliver", decoded, time.monotonic(), {"longtake.late": late})
         self._time(session, plan, now)
@@ -130,6 +136,7 @@ class Delivery:
                 current_start_frame=session.logic.delivered_frames,
                 generated_fps=len(chunk.units) / max(now - made.began, 1e-6),
                 queued_blocks=session.queued_blocks(now),
+                input=None if session.input is None else session.input.progress(),
             )
         )
         if (pace := session.watch.delivered(len(chunk.units), now, late=late)) is not None:
@@ -167,12 +174,11 @@ class Delivery:
         if (delivering := self._decoder.block_seconds(session.decoder_key)) is not None:
             self._capacity.delivering.observe(stream, delivering, now)
 
-    def _replicate(
-        self, session: ActiveSession, chunk: Chunk, update: SnapshotDelta | None, span: BlockSpan
-    ) -> None:
+    def _replicate(self, made: MadeBlock, chunk: Chunk, update: SnapshotDelta | None) -> None:
+        session, span = made.session, made.span
         # A standby that came after the block was begun has it in the full state that it is sent.
         if session.feed is not None and update is not None:
-            session.feed.put_block(chunk, update)
+            session.feed.put_block(chunk, update, () if made.made_from is None else made.made_from.kept)
             if span.traceparent is not None:
                 watching = asyncio.create_task(self._trace_standby(session.feed, span.traceparent))
                 self._watching.add(watching)

@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from engines.streaming.generator import Generator
 from engines.streaming.snapshot import machine_of
-from serving.errors import LimitReached, ReplicaLost, SessionNotFound, WrongState
+from engines.video.stream_engine import StreamEngine
+from serving.errors import ControllerReplaced, LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
 from serving.protocol.cue_pages import applied_page, pending_page
@@ -30,6 +31,7 @@ from serving.replication.messages import (
     SessionSpec,
 )
 from serving.replication.register import Register
+from serving.session.state_machine import State
 from serving.timeline.cue import Cue
 from serving.tracing.tracer import UNTRACED, Tracer
 from serving.worker.active_session import ActiveSession, at_rest
@@ -39,6 +41,9 @@ from serving.worker.capacity.slot_report import SlotReport
 from serving.worker.command_handler import CommandHandler
 from serving.worker.delivery import Delivery
 from serving.worker.metrics import Metrics
+from serving.worker.pictures.input_stage import InputStage
+from serving.worker.pictures.picture_decoder import read_picture
+from serving.worker.pictures.session_input import require_pictures
 from serving.worker.prompt_prefetch import PromptPrefetch
 from serving.worker.session_copies import SessionCopies
 from serving.worker.session_factory import SessionFactory
@@ -57,10 +62,10 @@ class Denoiser:
     nothing, and raises NoLease where it is asked for anything but `prepare`, `renew` and what ends it.
 
     Args:
-        generator: without a codec; it keeps as many latents as the decoders need.
+        engine: without a codec; it keeps as many latents as the decoders need.
         text: encodes prompts.
         decoder: decodes and encodes.
-        executor: the one thread that uses the generator, in which it was warmed up; it ends with the denoiser.
+        executor: the one thread that uses the engine, in which it was warmed up; it ends with the denoiser.
         slots: sessions at a time.
         replica: the name of this replica, which is never used again.
         metrics: where to count.
@@ -72,12 +77,13 @@ class Denoiser:
         replay_s: how long the past of a session may be generated again, or rebuilt, for a client.
         provenance: what the videos are made with.
         tracer: where the spans of blocks go.
+        pictures: encodes those of sessions that restyle a video; None where there are none.
 
     """
 
     def __init__(
         self,
-        generator: Generator,
+        engine: StreamEngine,
         text: TextEncoderStage,
         decoder: DecoderStage,
         executor: ThreadPoolExecutor,
@@ -93,8 +99,10 @@ class Denoiser:
         restart_s: float = 180.0,
         provenance: pb.Provenance | None = None,
         tracer: Tracer = UNTRACED,
+        pictures: InputStage | None = None,
     ) -> None:
-        self._generator = generator
+        self._engine = engine
+        self._pictures = pictures
         self._decoder = decoder
         self._executor = executor
         self._replica = replica
@@ -103,18 +111,18 @@ class Denoiser:
         own_leases = ReplicaLeases(leases or LeaseConfig())
         self._copies = SessionCopies(slots, own_leases, register, self._free, metrics, capacity)
         self._loop = BlockLoop(
-            generator, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end, capacity,
-            tracer,
+            engine, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end,
+            self._encode_pictures, capacity, tracer,
         )  # fmt: skip
         self._prompts = PromptPrefetch(text, self._copies.end, self._loop.wake)
         self._delivery = Delivery(
             decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity,
             restart_s, tracer,
         )  # fmt: skip
-        self._factory = SessionFactory(generator, text, decoder, executor, replica, provenance)
-        self._saver = SessionSaver(self._copies, generator, executor, self._loop.wake)
-        self._commands = CommandHandler(self._copies, generator, decoder, executor, self._loop.wake)
-        self._streams = SessionStreams(self._copies, generator, executor, self._loop.wake, viewers)
+        self._factory = SessionFactory(engine, text, decoder, executor, replica, provenance)
+        self._saver = SessionSaver(self._copies, engine, executor, self._loop.wake)
+        self._commands = CommandHandler(self._copies, engine, decoder, executor, self._loop.wake)
+        self._streams = SessionStreams(self._copies, engine, executor, self._loop.wake, viewers)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -130,6 +138,8 @@ class Denoiser:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._copies.settled()
         self._executor.shutdown()
+        if self._pictures is not None:
+            self._pictures.stop()
 
     async def end_sessions(self) -> int:
         """End all sessions for good, as the server is to stop; returns how many."""
@@ -243,7 +253,7 @@ class Denoiser:
         if session.encoding is not None:
             session.encoding.cancel()
         # A reset on its way may still change the stream: its last one is closed.
-        await in_thread(self._executor, lambda: self._generator.close(session.stream))
+        await in_thread(self._executor, lambda: self._engine.close(session.stream))
         await self._decoder.close(session.decoder_key)
 
     async def _reap(self) -> None:
@@ -287,6 +297,34 @@ class Denoiser:
     async def command(self, attempt: str, command: pb.Command, *, steers: bool = False) -> pb.Receipt:
         """As `CommandHandler.handle`."""
         return await self._commands.handle(attempt, command, steers=steers)
+
+    def take_pictures(self, attempt: str, client_id: str, sent: Sequence[pb.Command], dropped: int) -> None:
+        """Pictures that the session's controller has sent, and how many more got lost on their way.
+
+        Those that come while it does not run are dropped. Raises InvalidRequest for a session that takes none, and
+        for what is none; ControllerReplaced.
+        """
+        session = self._copies.leased(attempt)
+        pictures = require_pictures(session.input)
+        if session.logic.controller != client_id:
+            raise ControllerReplaced("another controller steers the session now; attach again to take it over")
+        read = [read_picture(command, _now()) for command in sent]
+        session.logic.renew(_now())
+        pictures.lost(dropped)
+        for picture in read:
+            if session.logic.state is not State.RUNNING:
+                pictures.received += picture is not None
+                pictures.lost(int(picture is not None))
+            elif picture is None:
+                pictures.end()
+            else:
+                pictures.put(picture)
+        self._encode_pictures(session)
+
+    def _encode_pictures(self, session: ActiveSession) -> None:
+        """Do what there is to do with the pictures of a session."""
+        if session.input is not None and self._pictures is not None and not session.closed:
+            self._pictures.begin(session.input, self._loop.wake, partial(self._copies.end, session))
 
     def reports_ended(self, attempt: str, client_id: str) -> None:
         """A controller will report no more of what was shown: if it steers, the clock goes on in its place."""
@@ -363,7 +401,7 @@ class Denoiser:
 
     def machine(self) -> dict[str, Any]:
         """As `machine_of` its generator."""
-        return machine_of(self._generator)
+        return machine_of(self._engine.text)
 
 
 def _now() -> float:

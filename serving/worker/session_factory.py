@@ -9,11 +9,10 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
-from engines.streaming.generator import Generator
-from engines.streaming.snapshot import read_snapshot, restore
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.video.stream_engine import AnyStream, StreamEngine, read_snapshot
 from serving.errors import FrameOutOfRange, InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.engine_errors import refused
@@ -29,6 +28,7 @@ from serving.timeline.schedule import Step
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.replay_budget import ReplayBudget
 from serving.worker.delivery import decoder_start
+from serving.worker.pictures.session_input import new_input
 
 T = TypeVar("T")
 
@@ -41,14 +41,14 @@ class SessionFactory:
 
     def __init__(
         self,
-        generator: Generator,
+        engine: StreamEngine,
         text: TextEncoderStage,
         pictures: DecoderStage,
         executor: Executor,
         replica: str,
         provenance: pb.Provenance | None = None,
     ) -> None:
-        self._generator = generator
+        self._engine = engine
         self._text = text
         self._decoder = pictures
         self._executor = executor
@@ -70,6 +70,7 @@ class SessionFactory:
             if resume is not None:
                 session.audience.kept.extend(resume.chunks)
                 session.recording = resume.recording
+                session.input = new_input(spec, stream.blocks, resume.pictures)
                 session.resumed = _resumed(resume, logic)
             await self._begin_decoding(session, stream.blocks)
         return session
@@ -78,11 +79,12 @@ class SessionFactory:
         """A second session like `session`, which rests meanwhile."""
         logic = session.logic.copy(session.stream.blocks, _now())
         logic.forget_clients()
-        async with self._taken(await self._opened(partial(self._generator.fork, session.stream))) as stream:
+        async with self._taken(await self._opened(partial(self._engine.fork, session.stream))) as stream:
             prompts = dict(session.prompts)
             track = session.track.copy(prompts)
             fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
             fork.audience.kept.extend(session.audience.kept)
+            fork.input = None if session.input is None else session.input.copy()
             await self._begin_decoding(fork, stream.blocks)
         return fork
 
@@ -93,6 +95,8 @@ class SessionFactory:
 
         Raises LimitReached where that takes longer than `seconds`.
         """
+        if session.input is not None:
+            raise InvalidRequest("the pictures of the past are not kept: fork the session at its present block")
         blocks = session.config.blocks
         if not 0 <= frame < session.logic.earliest_frame:
             raise FrameOutOfRange(
@@ -105,6 +109,7 @@ class SessionFactory:
         restored = set(session.stream.rebuilt_before)
         budget = ReplayBudget(seconds, frame, block, blocks, _now())
         async with self._taken(await self._new(spec)) as stream:
+            assert isinstance(stream, Stream)
             await self._replay(stream, past, restored, budget)
             fork = await self._session(attempt, spec, past.copy(block, _now()), stream)
             fork.audience.kept.extend(chunks)
@@ -124,15 +129,15 @@ class SessionFactory:
     # Streams
 
     @asynccontextmanager
-    async def _taken(self, stream: Stream) -> AsyncIterator[Stream]:
+    async def _taken(self, stream: AnyStream) -> AsyncIterator[AnyStream]:
         """A stream that is closed if what is made of it fails."""
         try:
             yield stream
         except BaseException:
-            await self._run(partial(self._generator.close, stream))
+            await self._run(partial(self._engine.close, stream))
             raise
 
-    async def _stream(self, spec: SessionSpec, resume: ResumeState | None) -> Stream:
+    async def _stream(self, spec: SessionSpec, resume: ResumeState | None) -> AnyStream:
         """New, or out of a snapshot."""
         if resume is None or resume.snapshot is None:
             return await self._new(spec)
@@ -140,12 +145,12 @@ class SessionFactory:
             snapshot = await asyncio.to_thread(read_snapshot, resume.snapshot)
         if snapshot.kind != ("exact" if resume.exact else "light") or snapshot.config != spec.stream:
             raise InvalidRequest("the snapshot's stream does not go with its session: it is set up otherwise")
-        return await self._opened(lambda: restore(self._generator, snapshot).stream)
+        return await self._opened(partial(self._engine.restore, snapshot))
 
-    async def _new(self, spec: SessionSpec) -> Stream:
-        return await self._opened(partial(self._generator.open, spec.stream))
+    async def _new(self, spec: SessionSpec) -> AnyStream:
+        return await self._opened(partial(self._engine.open, spec.stream))
 
-    async def _opened(self, work: Callable[[], Stream]) -> Stream:
+    async def _opened(self, work: Callable[[], AnyStream]) -> AnyStream:
         """The stream that `work` opens; closed again where nobody waits for it any more."""
         opening = self._executor.submit(work)
         try:
@@ -155,9 +160,9 @@ class SessionFactory:
             opening.add_done_callback(self._close_unwanted)
             raise
 
-    def _close_unwanted(self, opening: Future[Stream]) -> None:
+    def _close_unwanted(self, opening: Future[AnyStream]) -> None:
         if opening.exception() is None:
-            self._executor.submit(self._generator.close, opening.result())
+            self._executor.submit(self._engine.close, opening.result())
 
     async def _begin_decoding(self, session: ActiveSession, block: int) -> None:
         try:
@@ -187,21 +192,23 @@ class SessionFactory:
 
     def _replay_block(self, stream: Stream, prompt: Prompt | None, *, rebuilt: bool) -> Block:
         if rebuilt:
-            self._generator.rebuild(stream)
+            self._engine.text.rebuild(stream)
         if prompt is not None and (stream.prompt is None or stream.prompt.text != prompt.text):
-            self._generator.set_prompt(stream, prompt)
-        return self._generator.generate([stream])[0]
+            self._engine.text.set_prompt(stream, prompt)
+        return self._engine.text.generate([stream])[0]
 
     # Prompts
 
-    async def _session(self, attempt: str, spec: SessionSpec, logic: Session, stream: Stream) -> ActiveSession:
+    async def _session(self, attempt: str, spec: SessionSpec, logic: Session, stream: AnyStream) -> ActiveSession:
         """A session whose prompts are in force as its log has them, from the last cue that came in whole."""
         prompts: dict[str, Prompt] = {}
         track = PromptTrack(prompts)
         entries = logic.applied.entries(last_settled(logic.applied, logic.next_block))
         for step in steps_of(entries, logic.next_block, logic.blocks):
             await self._take(track, prompts, step)
-        return ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
+        session = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
+        session.input = new_input(spec)
+        return session
 
     async def _take(self, track: PromptTrack, prompts: dict[str, Prompt], step: Step) -> Prompt:
         """The prompt of the next step; `prompts`, which the track reads, has no others' texts after it."""
@@ -225,7 +232,7 @@ def _resumed(resume: ResumeState, logic: Session) -> pb.Resumed | None:
     return pb.Resumed(frame=logic.earliest_frame, reason=resume.reason, kind=kind)
 
 
-def _logic(spec: SessionSpec, resume: ResumeState | None, stream: Stream, now: float) -> Session:
+def _logic(spec: SessionSpec, resume: ResumeState | None, stream: AnyStream, now: float) -> Session:
     """New, or as it was before the stream's next block."""
     if resume is None:
         return Session(spec.pace, spec.stream.blocks, now)

@@ -7,8 +7,9 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-from engines.streaming.generator import Generator
-from engines.streaming.snapshot import exact_bytes, machine_of, take_exact, take_light
+from engines.streaming.snapshot import exact_bytes, machine_of, take_exact
+from engines.streaming.stream import Stream
+from engines.video.stream_engine import AnyStream, StreamEngine
 from serving.errors import ReplicaLost
 from serving.pipeline.engine_errors import refused
 from serving.pipeline.stages import in_thread
@@ -32,10 +33,10 @@ class SessionSaver:
     """Takes the state of sessions between two blocks. `executor` has the one thread that uses the generator."""
 
     def __init__(
-        self, copies: SessionCopies, generator: Generator, executor: Executor, wake: Callable[[], None]
+        self, copies: SessionCopies, engine: StreamEngine, executor: Executor, wake: Callable[[], None]
     ) -> None:
         self._copies = copies
-        self._generator = generator
+        self._engine = engine
         self._executor = executor
         self._wake = wake
 
@@ -61,6 +62,7 @@ class SessionSaver:
             resume = ResumeState(
                 session.standing().record, stream, tuple(session.audience.kept), session.recording,
                 LEAVES, session.logic.applied.past(), exact=exact,
+                pictures=() if session.input is None else tuple(session.input.kept),
             )  # fmt: skip
             return HandedOver(session.spec, resume)
 
@@ -88,13 +90,19 @@ class SessionSaver:
             raise ReplicaLost("the session's standby has not got all of it yet")
 
     def _goes_exactly(self, session: ActiveSession, machine: dict[str, Any]) -> bool:
-        is_alike = machine == machine_of(self._generator)
-        return is_alike and exact_bytes(self._generator, session.stream) <= MOST_EXACT_BYTES
+        text, stream = self._engine.text, session.stream
+        is_alike = machine == machine_of(text)
+        return is_alike and isinstance(stream, Stream) and exact_bytes(text, stream) <= MOST_EXACT_BYTES
 
     async def _stream(self, session: ActiveSession, *, exact: bool) -> bytes | None:
         """A snapshot of its stream; None before the first block."""
         if not session.stream.blocks:
             return None
-        take = partial(take_exact if exact else take_light, self._generator, session.stream)
+        take = partial(self._taken, session.stream, exact=exact)
         with refused():
             return await in_thread(self._executor, take)
+
+    def _taken(self, stream: AnyStream, *, exact: bool) -> bytes:
+        if exact and isinstance(stream, Stream):
+            return take_exact(self._engine.text, stream)
+        return self._engine.take_light(stream)

@@ -7,8 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Executor
 from typing import NamedTuple
 
-from engines.streaming.generator import Generator
-from engines.streaming.replica_log import ReplicaLog
+from engines.video.stream_engine import StreamEngine
 from serving.errors import LimitReached, NoLease, ReplicaLost
 from serving.pipeline.stages import in_thread
 from serving.replication.messages import FeedItem, FullState, Item, Role
@@ -36,11 +35,11 @@ class SessionStreams:
     """
 
     def __init__(
-        self, copies: SessionCopies, generator: Generator, executor: Executor, wake: Callable[[], None],
+        self, copies: SessionCopies, engine: StreamEngine, executor: Executor, wake: Callable[[], None],
         most_viewers: int,
     ) -> None:  # fmt: skip
         self._copies = copies
-        self._generator = generator
+        self._engine = engine
         self._executor = executor
         self._wake = wake
         self._most_viewers = most_viewers
@@ -148,7 +147,7 @@ class SessionStreams:
         """Begin to feed a standby, in place of any before it."""
         async with at_rest(session, self._wake), self._full_states:
             session.require_open()
-            source, update = ReplicaLog(self._generator, session.stream), None
+            source, update = self._engine.replica_log(session.stream), None
             if session.stream.blocks:
                 pending = await in_thread(self._executor, source.changes)
                 update = await asyncio.to_thread(pending.update)
@@ -156,7 +155,8 @@ class SessionStreams:
                 session.feed.finish(ReplicaLost("another stream feeds the standby"))
             full = FullState(session.spec, session.standing().record, session.logic.applied.past())
             session.feed = StandbyFeed(source, full, session.standing)
-            session.feed.put_stream(tuple(session.audience.kept), update)
+            pictures = () if session.input is None else tuple(session.input.kept)
+            session.feed.put_stream(tuple(session.audience.kept), update, pictures)
             return session.feed
 
 

@@ -13,6 +13,7 @@ import torch
 from ray.serve.handle import DeploymentHandle
 
 from engines.device.host_copy import HostCopier
+from engines.loading.model import Network
 from serving.config import ServerConfig
 from serving.deployments.replicas.identity import this_replica
 from serving.deployments.replicas.measured_capacity import measured_capacity
@@ -45,6 +46,7 @@ from serving.replication.messages import (
 )
 from serving.timeline.cue import Cue
 from serving.tracing.exporter import exporting_tracer
+from serving.weights.quantized_model import served_model
 from serving.worker.denoiser import Denoiser
 
 logger = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ class DenoiserReplica:
         else:
             self._text = RemoteTextEncoder(text, config.leases.lease_s)
             self._decoder = RemoteDecoder(pictures, config.leases.lease_s, HostCopier(torch.device(config.device)))
-            model = load(config, ["transformer"])
+            encoder: list[Network] = [] if served_model(config).video is None else ["codec"]
+            model = load(config, ["transformer", *encoder])
             self._denoising = build_denoising(model, config)
             self._capacity = measured_capacity(config, model.model.config, self._denoising, None)
         self._provenance = provenance(config, model)
@@ -87,11 +90,12 @@ class DenoiserReplica:
         """The denoiser, which begins with the first call, on the event loop."""
         if self._denoiser is None:
             self._denoiser = Denoiser(
-                self._denoising.generator, self._text, self._decoder, self._denoising.executor,
+                self._denoising.engine, self._text, self._decoder, self._denoising.executor,
                 slots=self._config.slots, replica=this_replica(), metrics=self._metrics, register=KvRegister(),
                 leases=self._config.leases, capacity=self._capacity, provenance=self._provenance,
                 replay_s=self._config.limits.replay_seconds, viewers=self._config.limits.viewers_per_session,
                 restart_s=self._config.limits.restart_seconds, tracer=self._tracer,
+                pictures=self._denoising.pictures,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser
@@ -147,6 +151,9 @@ class DenoiserReplica:
     async def command(self, attempt: str, command: bytes, steers: bool) -> bytes:
         receipt = await self._here().command(attempt, pb.Command.FromString(command), steers=steers)
         return receipt.SerializeToString()
+
+    async def take_pictures(self, attempt: str, client_id: str, sent: list[bytes], dropped: int) -> None:
+        self._here().take_pictures(attempt, client_id, [pb.Command.FromString(one) for one in sent], dropped)
 
     async def reports_ended(self, attempt: str, client_id: str) -> None:
         self._here().reports_ended(attempt, client_id)

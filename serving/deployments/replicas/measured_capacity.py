@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 
 from engines.config.model import ModelConfig
+from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.device.host_threads import usable_cores
 from engines.streaming.warmup import block_seconds
+from engines.video import builder
 from serving.config import DTYPES, ServerConfig
-from serving.deployments.replicas.model_runtime import Denoising, streams
+from serving.deployments.replicas.model_runtime import Denoising, streams, video_streams
 from serving.pipeline.stages import LocalDecoder
 from serving.worker.capacity.capacity import Capacity
 
@@ -26,14 +29,16 @@ def measured_capacity(
     Sizes that take long are left to estimates: ten blocks of them would hold the start up for minutes.
     """
     together = decoder is not None and (config.device == "cuda" or usable_cores() == 1)
-    warm = streams(config)
+    text, videos = streams(config), video_streams(config)
+    own = model.usual_stream
     # Where sizes are declared there are no others.
-    sizes = [(stream.height, stream.width) for stream in warm] if config.sizes else []
-    capacity = Capacity(model.transformer, warm[0], together=together, sizes=sizes)
+    sizes = [(stream.height, stream.width) for stream in (text or videos)] if config.sizes else []
+    capacity = Capacity(model.transformer, own, together=together, sizes=sizes)
+    warm: list[AnyStreamConfig] = [*text, *videos]
     for stream in warm:
         if capacity.denoising.expect(stream, 0.0) > LONGEST_S:
             continue
-        seconds = denoising.executor.submit(block_seconds, denoising.generator, stream).result()
+        seconds = denoising.executor.submit(_seconds, denoising, stream).result()
         capacity.denoising.measured(stream, seconds)
         times = {"denoise_ms": round(1000 * seconds)}
         if decoder is not None:
@@ -42,3 +47,11 @@ def measured_capacity(
             times["deliver_ms"] = round(1000 * decoding)
         logger.info("time of a block", extra={"size": f"{stream.height}x{stream.width}", **times})
     return capacity
+
+
+def _seconds(denoising: Denoising, stream: AnyStreamConfig) -> float:
+    """Of a block, with its pictures if it is made from some."""
+    if isinstance(stream, StreamConfig):
+        return block_seconds(denoising.engine.text, stream)
+    assert denoising.encoder is not None
+    return builder.block_seconds(denoising.engine.video, denoising.encoder, stream)

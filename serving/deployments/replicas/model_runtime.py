@@ -7,25 +7,30 @@ again by the first viewer.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.loading.model import NETWORKS, Network, decoder_receptive_field
 from engines.runner.selection import can_use_cuda_graphs
-from engines.streaming.builder import EngineConfig, build_generator
+from engines.streaming.builder import EngineConfig, build_generator, generate_full_window
 from engines.streaming.generator import Generator
 from engines.streaming.warmup import warm_up
 from engines.vae.frame_decoder import FrameDecoder
 from engines.vae.protocol import use_fused_ops
+from engines.video.builder import build_input_encoder, restyle_full_window
+from engines.video.generator import VideoGenerator
+from engines.video.input import InputEncoder
+from engines.video.stream_engine import StreamEngine
 from serving.config import DTYPES, ServerConfig
 from serving.media.encoder import ChunkEncoder, chosen
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -35,15 +40,20 @@ from serving.tracing.tracer import UNTRACED, Tracer
 from serving.weights.catalog import models_folder
 from serving.weights.loader import INT8_TEXT, OpenedModel, open_model
 from serving.weights.quantized_model import served_model
+from serving.worker.pictures.input_stage import InputStage
 
 logger = logging.getLogger(__name__)
 
+Config = TypeVar("Config", StreamConfig, VideoStreamConfig)
+
 
 class Denoising(NamedTuple):
-    """A generator, and the one thread that may use it."""
+    """An engine, and the one thread that may use it; what encodes pictures in one of its own, if there are any."""
 
-    generator: Generator
+    engine: StreamEngine
     executor: ThreadPoolExecutor
+    encoder: InputEncoder | None
+    pictures: InputStage | None
 
 
 def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> OpenedModel:
@@ -80,8 +90,18 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
 
 
 def streams(config: ServerConfig) -> list[StreamConfig]:
-    """One of each size that is warmed up: the model's own, then those that the config declares."""
-    own = served_model(config).stream
+    """From prompts alone, one of each size that is warmed up: the model's own, then those that are declared."""
+    model = served_model(config)
+    return [] if model.needs_video else _sized(config, model.stream)
+
+
+def video_streams(config: ServerConfig) -> list[VideoStreamConfig]:
+    """The same of those that restyle a video."""
+    video = served_model(config).video
+    return [] if video is None else _sized(config, replace(video, loop="plain"))
+
+
+def _sized(config: ServerConfig, own: Config) -> list[Config]:
     sizes = config.served_sizes((own.height, own.width))
     return [replace(own, height=height, width=width) for height, width in sizes]
 
@@ -116,7 +136,9 @@ def build_decoder(
 
 def warm_up_decoder(pictures: LocalDecoder, model: OpenedModel, config: ServerConfig) -> None:
     """Decode blocks of every size that is warmed up; returns when that is done."""
-    pictures.warm_up(streams(config), model.model.config.vae.latent_channels, DTYPES[config.dtype])
+    pictures.warm_up(
+        [*streams(config), *video_streams(config)], model.model.config.vae.latent_channels, DTYPES[config.dtype]
+    )
 
 
 def build_denoising(
@@ -127,35 +149,67 @@ def build_denoising(
     With any of that, decoders are counted among what sessions keep.
     """
     executor = ThreadPoolExecutor(1, "denoise")
-    return Denoising(executor.submit(_warm_generator, model, config, beside).result(), executor)
+    encoder = None
+    if model.model.config.video is not None:
+        encoder = build_input_encoder(model.model)
+    engine = executor.submit(_warm_engine, model, config, encoder, beside).result()
+    pictures = None if encoder is None else InputStage(encoder, ThreadPoolExecutor(1, "pictures"))
+    if pictures is not None:
+        pictures.warm_up(video_streams(config))
+    return Denoising(engine, executor, encoder, pictures)
 
 
-def _warm_generator(model: OpenedModel, config: ServerConfig, beside: Sequence[Callable[[], object]]) -> Generator:
-    sizes = streams(config)
-    generator = _generator(model, config, max(sizes, key=lambda stream: stream.frame_tokens), beside)
-    _warm_up(generator, sizes, config.slots)
-    return generator
-
-
-def _warm_up(generator: Generator, sizes: Iterable[StreamConfig], streams: int) -> None:
-    for size in sizes:
-        for progress in warm_up(generator, size, streams):
-            picture = f"{size.height}x{size.width}"
-            logger.info("warming up", extra={"size": picture, "done": progress.done, "of": progress.of})
+def _warm_engine(
+    model: OpenedModel,
+    config: ServerConfig,
+    encoder: InputEncoder | None,
+    beside: Sequence[Callable[[], object]],
+) -> StreamEngine:
+    generator = _generator(model, config, encoder, beside)
+    video = None if encoder is None else VideoGenerator(generator)
+    for size in streams(config):
+        for progress in warm_up(generator, size, config.slots):
+            _log_warm_up(size, progress.done, progress.of)
+    for stream in video_streams(config):
+        if encoder is not None and video is not None:
+            restyle_full_window(video, encoder, EngineConfig(stream, batch=generator.batch, decodes=False))
+            _log_warm_up(stream, 1, 1)
     generator.end_warm_up()
+    return StreamEngine(generator, video)
+
+
+def _log_warm_up(stream: AnyStreamConfig, done: int, of: int) -> None:
+    logger.info("warming up", extra={"size": f"{stream.height}x{stream.width}", "done": done, "of": of})
 
 
 def _generator(
-    model: OpenedModel, config: ServerConfig, stream: StreamConfig, beside: Sequence[Callable[[], object]]
+    model: OpenedModel,
+    config: ServerConfig,
+    encoder: InputEncoder | None,
+    beside: Sequence[Callable[[], object]],
 ) -> Generator:
     graphs = can_use_cuda_graphs(config.backends, torch.device(config.device))
     logger.info("kernels", extra={"backends": str(config.backends), "graphs": graphs})
-    networks = model.model.config
+    networks, text, videos = model.model.config, streams(config), video_streams(config)
+    video = max(videos, key=_tokens, default=None)
+    largest = max(text, key=_tokens, default=None) or video
+    assert largest is not None
     engine = EngineConfig(
-        stream, sessions=config.slots, backends=config.backends, graphs=graphs,
+        largest, sessions=config.slots, backends=config.backends, graphs=graphs,
         batch=min(config.batch, config.slots), decodes=False, decoder_beside=bool(beside),
-        cache_bytes=config.cache_bytes,
+        cache_bytes=config.cache_bytes, video=video,
         # A decoder elsewhere may lag two blocks behind when it has to be rebuilt.
-        kept_frames=decoder_receptive_field(networks.vae) + 2 * stream.block_frames,
+        kept_frames=decoder_receptive_field(networks.vae) + 2 * largest.block_frames,
     )  # fmt: skip
-    return build_generator(model.model, engine, beside)
+
+    def exercise(generator: Generator, config: EngineConfig) -> None:
+        if text:
+            generate_full_window(generator, config)
+        if encoder is not None:
+            restyle_full_window(VideoGenerator(generator), encoder, config)
+
+    return build_generator(model.model, engine, beside, exercise)
+
+
+def _tokens(stream: AnyStreamConfig) -> int:
+    return stream.frame_tokens

@@ -60,7 +60,7 @@ class PictureScaler:
     """
 
     def __init__(self, height: int, width: int, fit: Fit, pixel_aspect: Fraction = Fraction(1)) -> None:
-        self._height, self._width, self._fit = height, width, fit
+        self._height, self._width, self.fit = height, width, fit
         self._pixel_aspect = pixel_aspect
         self._reformatter = VideoReformatter()
 
@@ -73,13 +73,13 @@ class PictureScaler:
 
     def _scaled_size(self, frame: VideoFrame, orientation: Orientation) -> tuple[int, int]:
         """Height and width of the whole frame in the picture, as it is shown."""
-        if self._fit == "stretch":
+        if self.fit == "stretch":
             return self._height, self._width
         height, width = Fraction(frame.height), frame.width * self._pixel_aspect
         if orientation.transposed:
             height, width = width, height
         scales = self._height / height, self._width / width
-        scale = min(scales) if self._fit == "fit" else max(scales)
+        scale = min(scales) if self.fit == "fit" else max(scales)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
     def _rgb(self, frame: VideoFrame, height: int, width: int) -> Picture:

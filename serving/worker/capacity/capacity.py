@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from engines.config.geometry import PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.config.networks import TransformerConfig
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.config.work import decoding_work, denoising_work
 from serving.errors import SlotsFull
 from serving.session.pacing import Pace
@@ -23,7 +23,7 @@ TOKEN_PIXELS = SPATIAL_FACTOR * PATCH
 class Load(NamedTuple):
     """A session as a device has to do with it."""
 
-    stream: StreamConfig
+    stream: AnyStreamConfig
     pace: Pace
 
 
@@ -37,7 +37,7 @@ class Capacity:
     def __init__(
         self,
         transformer: TransformerConfig,
-        own: StreamConfig,
+        own: AnyStreamConfig,
         *,
         together: bool = False,
         sizes: Sequence[tuple[int, int]] = (),
@@ -77,7 +77,7 @@ class Capacity:
         period = TEMPORAL_FACTOR * load.stream.blocks.later / load.pace.fps
         return Demand(denoise, deliver, period, load.pace.ahead * period)
 
-    def block_s(self, stream: StreamConfig, now: float) -> float:
+    def block_s(self, stream: AnyStreamConfig, now: float) -> float:
         """How long the device is taken by a block; where it is decoded meanwhile, by what takes longer."""
         denoise, deliver = self.denoising.expect(stream, now), self.delivering.expect(stream, now)
         return denoise + deliver if self._together else max(denoise, deliver)
@@ -92,7 +92,7 @@ class Capacity:
             if (first := next(fits, None)) is not None:
                 yield first
 
-    def _smaller(self, stream: StreamConfig) -> Iterator[StreamConfig]:
+    def _smaller(self, stream: AnyStreamConfig) -> Iterator[AnyStreamConfig]:
         """The same stream with smaller pictures, the largest first."""
         rows, columns = stream.rows, stream.columns
         scaled = [(TOKEN_PIXELS * less, TOKEN_PIXELS * max(1, columns * less // rows)) for less in range(1, rows)]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 
 REMEMBERED = 16
 """Blocks of a size whose times count."""
@@ -43,17 +43,17 @@ class StageCosts:
     work; 0 as long as nothing was measured at all.
     """
 
-    def __init__(self, own: StreamConfig, work: Callable[[StreamConfig], float]) -> None:
+    def __init__(self, own: AnyStreamConfig, work: Callable[[AnyStreamConfig], float]) -> None:
         self._work = work
         self._own_work = work(own)
-        self._first: dict[StreamConfig, float] = {}
-        self._recent: dict[StreamConfig, deque[_Timed]] = {}
+        self._first: dict[AnyStreamConfig, float] = {}
+        self._recent: dict[AnyStreamConfig, deque[_Timed]] = {}
 
-    def measured(self, stream: StreamConfig, seconds: float) -> None:
+    def measured(self, stream: AnyStreamConfig, seconds: float) -> None:
         """A block of this size was timed when nothing else was done."""
         self._first[_kind(stream)] = seconds
 
-    def observe(self, stream: StreamConfig, seconds: float, now: float) -> None:
+    def observe(self, stream: AnyStreamConfig, seconds: float, now: float) -> None:
         """A block has been made."""
         kind = _kind(stream)
         recent = self._recent.pop(kind, None) or deque(maxlen=REMEMBERED)
@@ -65,7 +65,7 @@ class StageCosts:
         if kind in self._first and len(recent) >= TRUSTED:
             self._first[kind] = min(self._first[kind], usual)
 
-    def expect(self, stream: StreamConfig, now: float) -> float:
+    def expect(self, stream: AnyStreamConfig, now: float) -> float:
         """How long a block of this size takes."""
         kind = _kind(stream)
         if (seconds := self._of(kind, now)) is not None:
@@ -77,16 +77,16 @@ class StageCosts:
         nearest = min(known, key=lambda other: abs(math.log(self._amount(other) / amount)))
         return (self._of(nearest, now) or 0.0) * amount / self._amount(nearest)
 
-    def _of(self, kind: StreamConfig, now: float) -> float | None:
+    def _of(self, kind: AnyStreamConfig, now: float) -> float | None:
         recent = [timed.seconds for timed in self._recent.get(kind, ()) if now - timed.at <= REMEMBERED_S]
         return _quarter(recent) if recent else self._first.get(kind)
 
-    def _amount(self, stream: StreamConfig) -> float:
+    def _amount(self, stream: AnyStreamConfig) -> float:
         return FIXED * self._own_work + (1 - FIXED) * self._work(stream)
 
 
 @lru_cache(maxsize=1024)
-def _kind(stream: StreamConfig) -> StreamConfig:
+def _kind(stream: AnyStreamConfig) -> AnyStreamConfig:
     """What streams have in common whose blocks take equally long."""
     return replace(stream, seed=0)
 

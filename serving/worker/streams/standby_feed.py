@@ -30,6 +30,7 @@ class Logic(NamedTuple):
 
 class _Block(NamedTuple):
     chunks: tuple[Chunk, ...] = ()
+    pictures: tuple[bytes, ...] = ()
     update: SnapshotDelta | None = None
     nbytes: int = 0
     since: float = 0.0
@@ -58,14 +59,17 @@ class StandbyFeed:
         self._failure: ServingError | None = None
         self._finished = False
 
-    def put_stream(self, chunks: tuple[Chunk, ...], update: SnapshotDelta | None) -> None:
+    def put_stream(
+        self, chunks: tuple[Chunk, ...], update: SnapshotDelta | None, pictures: tuple[bytes, ...] = ()
+    ) -> None:
         """Send, with the full state, all that there is of the stream."""
-        self._put(_Block(chunks, update))
+        self._put(_Block(chunks, pictures, update))
 
-    def put_block(self, chunk: Chunk, update: SnapshotDelta | None) -> None:
-        """Send a block that was delivered."""
+    def put_block(self, chunk: Chunk, update: SnapshotDelta | None, pictures: tuple[bytes, ...] = ()) -> None:
+        """Send a block that was delivered, and the `pictures` that it was made from."""
         tensors = () if update is None else update.new.values()
-        self._put(_Block((chunk,), update, chunk.nbytes + sum(len(tensor.data) for tensor in tensors)))
+        nbytes = chunk.nbytes + sum(map(len, pictures)) + sum(len(tensor.data) for tensor in tensors)
+        self._put(_Block((chunk,), pictures, update, nbytes))
 
     def restart(self, source: ReplicaLog) -> None:
         """The session was reset: what waits is of the take before."""
@@ -147,7 +151,7 @@ class StandbyFeed:
         is_last = not self._blocks
         delta = ReplicationDelta(
             self._next_number, change, block.update, block.chunks, making, recording,
-            wants_ack=self._wants_ack and is_last and full is None,
+            wants_ack=self._wants_ack and is_last and full is None, pictures=block.pictures,
         )  # fmt: skip
         self._next_number += 1
         if is_last:

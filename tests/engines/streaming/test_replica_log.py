@@ -11,10 +11,11 @@ from engines.device.side_stream import record_event
 from engines.errors import SnapshotError
 from engines.loading.model import Model
 from engines.streaming.generator import Generator
-from engines.streaming.replica_log import ReplicaLog, StandbySnapshot
+from engines.streaming.replica_log import StandbySnapshot
 from engines.streaming.snapshot import restore, take_light
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.video.stream_engine import StreamEngine
 from tests.support.fake_cuda import Stuck, install
 from tests.support.generators import denoiser_for
 
@@ -44,7 +45,7 @@ def prompt(text: str, fill: float) -> Prompt:
 
 def test_a_mirror_holds_the_light_snapshot_after_every_block(generator: Generator) -> None:
     stream, mirror = opened(generator), StandbySnapshot()
-    source = ReplicaLog(generator, stream)
+    source = StreamEngine(generator).replica_log(stream)
     for number in range(8):
         if number == 3:
             generator.set_prompt(stream, prompt("a blue balloon", 2.0))
@@ -55,7 +56,7 @@ def test_a_mirror_holds_the_light_snapshot_after_every_block(generator: Generato
 
 def test_an_update_carries_one_block_of_latents(generator: Generator) -> None:
     stream = opened(generator)
-    source = ReplicaLog(generator, stream)
+    source = StreamEngine(generator).replica_log(stream)
     for _ in range(6):
         generator.generate([stream])
         source.changes().update()
@@ -66,7 +67,7 @@ def test_an_update_carries_one_block_of_latents(generator: Generator) -> None:
 
 def test_a_stream_goes_on_from_a_mirror(generator: Generator) -> None:
     stream, mirror = opened(generator), StandbySnapshot()
-    source = ReplicaLog(generator, stream)
+    source = StreamEngine(generator).replica_log(stream)
     for _ in range(6):
         generator.generate([stream])
         mirror.apply(source.changes().update())
@@ -78,9 +79,9 @@ def test_a_stream_goes_on_from_a_mirror(generator: Generator) -> None:
 
 def test_an_update_does_not_wait_for_the_next_block(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = opened(generator)
-    source = ReplicaLog(generator, stream)
     cuda = install(monkeypatch)
     generator.copier = HostCopier(torch.device("cuda:0"))
+    source = StreamEngine(generator).replica_log(stream)
     updates, works = [], []
     for _ in range(2):
         generator.generate([stream])
@@ -96,7 +97,7 @@ def test_an_update_does_not_wait_for_the_next_block(generator: Generator, monkey
 
 def test_a_mirror_that_missed_an_update_says_so(generator: Generator) -> None:
     stream, mirror = opened(generator), StandbySnapshot()
-    source = ReplicaLog(generator, stream)
+    source = StreamEngine(generator).replica_log(stream)
     generator.generate([stream])
     source.changes().update()
     generator.generate([stream])

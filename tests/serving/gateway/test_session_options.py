@@ -17,7 +17,7 @@ USUAL = preset("pocket").stream
 
 
 def checker(folder: Path, **options: Any) -> OptionsChecker:
-    return OptionsChecker(ServerConfig(recordings=folder, **options), USUAL)
+    return OptionsChecker(ServerConfig(recordings=folder, **options), preset("pocket"))
 
 
 def asked(options: OptionsChecker, **fields: Any) -> SessionSpec:

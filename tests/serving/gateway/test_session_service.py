@@ -61,7 +61,7 @@ def interact(folder: Path, streams: int, before: str | None) -> list[str]:
     async def run() -> None:
         register, config = MemoryRegister(), ServerConfig(recordings=folder)
         await register.create("one", 1, Owner("here", "attempt", "another"))
-        sessions = SessionService(replica, register, config, preset("pocket").stream, "manager")
+        sessions = SessionService(replica, register, config, preset("pocket"), "manager")
         async for _ in sessions.interact(commands(replica.said, before), Caller("")):
             pass
 
@@ -102,7 +102,7 @@ def is_ready(folder: Path, denoisers: Denoisers, times: int = 1) -> bool:
 
     async def run() -> bool:
         config = ServerConfig(recordings=folder)
-        sessions = SessionService(pool, MemoryRegister(), config, preset("pocket").stream, "manager")
+        sessions = SessionService(pool, MemoryRegister(), config, preset("pocket"), "manager")
         (answer,) = set(await asyncio.gather(*(sessions.ready() for _ in range(times))))
         return answer
 
@@ -146,7 +146,7 @@ def test_a_callers_sessions_are_asked_of_those_replicas_alone_that_have_them(tmp
             await register.create(f"session {replica}", 1, Owner(replica, "attempt", "another"))
         await register.reserve("anna", "being opened", 8)
         config = ServerConfig(recordings=tmp_path, tokens=Tokens({"anna": "digest"}))
-        sessions = SessionService(pool, register, config, preset("pocket").stream, "manager")
+        sessions = SessionService(pool, register, config, preset("pocket"), "manager")
         return [session.id for session in await sessions.list(Caller("anna"))]
 
     assert sorted(asyncio.run(run())) == ["session 3", "session 40"]

@@ -10,9 +10,9 @@ import torch
 from engines.config.geometry import BlockLengths
 from engines.config.stream import StreamConfig
 from engines.streaming.generator import Generator
-from engines.streaming.replica_log import ReplicaLog
 from engines.streaming.snapshot import restore, take_light
 from engines.text.prompt import Prompt
+from engines.video.stream_engine import StreamEngine
 from serving.errors import InvalidRequest, ReplicaLost
 from serving.media.chunk import AccessUnit, Chunk
 from serving.replication.messages import FullState, ReplicationDelta, SessionSpec
@@ -89,9 +89,10 @@ def test_a_session_is_opened_again_as_it_was_known_last(session: Session, spec: 
 def test_the_snapshot_is_the_one_that_the_stream_itself_would_give(
     feed: Feed, spec: SessionSpec, generator: Generator, prompts: list[Prompt]
 ) -> None:
+    assert isinstance(spec.stream, StreamConfig)
     stream = generator.open(spec.stream)
     generator.set_prompt(stream, prompts[0])
-    copy, source = StandbyCopy(), ReplicaLog(generator, stream)
+    copy, source = StandbyCopy(), StreamEngine(generator).replica_log(stream)
     copy.apply(feed.full())
     for block in range(6):
         generator.decode(stream, generator.generate([stream])[0])

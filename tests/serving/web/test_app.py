@@ -29,7 +29,7 @@ def client(recordings: Path, tokens: Tokens | None = None, **limits: Any) -> Tes
     """The application over real sessions, of which none can be opened: there is no denoiser."""
     config = ServerConfig(recordings=recordings, tokens=tokens or Tokens(), limits=Limits(**limits))
     nobody: Any = None
-    return TestClient(web_app(SessionService(nobody, MemoryRegister(), config, preset("pocket").stream, "here")))
+    return TestClient(web_app(SessionService(nobody, MemoryRegister(), config, preset("pocket"), "here")))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ ELSEWHERE, FRIEND, OWN = "http://elsewhere.example", "https://friend.example", "
 def client(tmp_path: Path) -> TestClient:
     nobody: Any = None
     config = ServerConfig(recordings=tmp_path)
-    sessions = SessionService(nobody, MemoryRegister(), config, preset("pocket").stream, "here")
+    sessions = SessionService(nobody, MemoryRegister(), config, preset("pocket"), "here")
     return TestClient(web_app(sessions, Origins((FRIEND,))))
 
 
@@ -63,7 +63,7 @@ def test_a_friend_reads_what_it_asks_for(client: TestClient) -> None:
 def test_a_name_that_was_pointed_here_leads_to_nothing(tmp_path: Path) -> None:
     nobody: Any = None
     config = ServerConfig(recordings=tmp_path)
-    sessions = SessionService(nobody, MemoryRegister(), config, preset("pocket").stream, "here")
+    sessions = SessionService(nobody, MemoryRegister(), config, preset("pocket"), "here")
     rebound = TestClient(web_app(sessions, config.origins), base_url=ELSEWHERE)
     assert rebound.get("/").status_code == 403
     with pytest.raises(WebSocketDenialResponse), rebound.websocket_connect("/ws", headers={"origin": ELSEWHERE}):

@@ -17,6 +17,9 @@ from engines.device.side_stream import SideStream
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.vae.frame_decoder import FrameDecoder
+from engines.video.builder import build_input_encoder
+from engines.video.generator import VideoGenerator
+from engines.video.stream_engine import StreamEngine
 from serving.deployments.telemetry.metrics import DenoiserMetrics
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -33,6 +36,7 @@ from serving.weights.loader import OpenedModel
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.denoiser import Denoiser
+from serving.worker.pictures.input_stage import InputStage
 from tests.support.generators import denoiser_for
 
 NOON, NIGHT, SNOW = "a red balloon at noon", "a red balloon at night", "a blue sailboat in falling snow"
@@ -134,16 +138,18 @@ async def at_work(
     )
     text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
     register = register or MemoryRegister()
+    engine = StreamEngine(generator, VideoGenerator(generator))
+    pictures = InputStage(build_input_encoder(pocket.model), ThreadPoolExecutor(1))
     denoiser = Denoiser(
-        generator, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
+        engine, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
         capacity=capacity or Capacity(networks.transformer, networks.stream),
-        provenance=provenance, tracer=tracer,
+        provenance=provenance, tracer=tracer, pictures=pictures,
         **options,
     )  # fmt: skip
-    trial = generator.open(spec(pocket).stream)
+    trial = engine.open(spec(pocket).stream)
     run_tokens = trial.lanes[0].window.tokens
-    generator.close(trial)
+    engine.close(trial)
     denoiser.start()
     bench = Bench(denoiser, generator, decoder, register, run_tokens)
     renewing = asyncio.create_task(bench.keep_renewing()) if renews else None

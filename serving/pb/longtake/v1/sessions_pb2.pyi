@@ -21,6 +21,19 @@ class SessionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SESSION_STATE_PAUSED: _ClassVar[SessionState]
     SESSION_STATE_ENDED: _ClassVar[SessionState]
 
+class InputKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    INPUT_KIND_UNSPECIFIED: _ClassVar[InputKind]
+    INPUT_KIND_NONE: _ClassVar[InputKind]
+    INPUT_KIND_VIDEO: _ClassVar[InputKind]
+
+class PictureFit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PICTURE_FIT_UNSPECIFIED: _ClassVar[PictureFit]
+    PICTURE_FIT_FILL: _ClassVar[PictureFit]
+    PICTURE_FIT_WHOLE: _ClassVar[PictureFit]
+    PICTURE_FIT_STRETCH: _ClassVar[PictureFit]
+
 class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WAIT_REASON_UNSPECIFIED: _ClassVar[WaitReason]
@@ -29,6 +42,7 @@ class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     WAIT_REASON_VIEWER: _ClassVar[WaitReason]
     WAIT_REASON_SERVER: _ClassVar[WaitReason]
     WAIT_REASON_REPLICA: _ClassVar[WaitReason]
+    WAIT_REASON_INPUT: _ClassVar[WaitReason]
 
 class TransitionMethod(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -40,6 +54,13 @@ class SnapshotKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     SNAPSHOT_KIND_UNSPECIFIED: _ClassVar[SnapshotKind]
     SNAPSHOT_KIND_LIGHT: _ClassVar[SnapshotKind]
+
+class PictureFormat(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PICTURE_FORMAT_UNSPECIFIED: _ClassVar[PictureFormat]
+    PICTURE_FORMAT_JPEG: _ClassVar[PictureFormat]
+    PICTURE_FORMAT_PNG: _ClassVar[PictureFormat]
+    PICTURE_FORMAT_H264: _ClassVar[PictureFormat]
 
 class CommandKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -53,6 +74,8 @@ class CommandKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COMMAND_KIND_RESET: _ClassVar[CommandKind]
     COMMAND_KIND_ATTACH: _ClassVar[CommandKind]
     COMMAND_KIND_SHOWN: _ClassVar[CommandKind]
+    COMMAND_KIND_PICTURE: _ClassVar[CommandKind]
+    COMMAND_KIND_END_INPUT: _ClassVar[CommandKind]
 
 class ReceiptStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -102,17 +125,29 @@ SESSION_STATE_READY: SessionState
 SESSION_STATE_RUNNING: SessionState
 SESSION_STATE_PAUSED: SessionState
 SESSION_STATE_ENDED: SessionState
+INPUT_KIND_UNSPECIFIED: InputKind
+INPUT_KIND_NONE: InputKind
+INPUT_KIND_VIDEO: InputKind
+PICTURE_FIT_UNSPECIFIED: PictureFit
+PICTURE_FIT_FILL: PictureFit
+PICTURE_FIT_WHOLE: PictureFit
+PICTURE_FIT_STRETCH: PictureFit
 WAIT_REASON_UNSPECIFIED: WaitReason
 WAIT_REASON_PROMPT: WaitReason
 WAIT_REASON_SHOWN: WaitReason
 WAIT_REASON_VIEWER: WaitReason
 WAIT_REASON_SERVER: WaitReason
 WAIT_REASON_REPLICA: WaitReason
+WAIT_REASON_INPUT: WaitReason
 TRANSITION_METHOD_UNSPECIFIED: TransitionMethod
 TRANSITION_METHOD_LINEAR: TransitionMethod
 TRANSITION_METHOD_SLERP: TransitionMethod
 SNAPSHOT_KIND_UNSPECIFIED: SnapshotKind
 SNAPSHOT_KIND_LIGHT: SnapshotKind
+PICTURE_FORMAT_UNSPECIFIED: PictureFormat
+PICTURE_FORMAT_JPEG: PictureFormat
+PICTURE_FORMAT_PNG: PictureFormat
+PICTURE_FORMAT_H264: PictureFormat
 COMMAND_KIND_UNSPECIFIED: CommandKind
 COMMAND_KIND_SCHEDULE_PROMPT: CommandKind
 COMMAND_KIND_REMOVE_PROMPT: CommandKind
@@ -123,6 +158,8 @@ COMMAND_KIND_RESUME: CommandKind
 COMMAND_KIND_RESET: CommandKind
 COMMAND_KIND_ATTACH: CommandKind
 COMMAND_KIND_SHOWN: CommandKind
+COMMAND_KIND_PICTURE: CommandKind
+COMMAND_KIND_END_INPUT: CommandKind
 RECEIPT_STAGE_UNSPECIFIED: ReceiptStage
 RECEIPT_STAGE_ACCEPTED: ReceiptStage
 RECEIPT_STAGE_APPLIED: ReceiptStage
@@ -156,7 +193,7 @@ ERROR_REASON_SESSION_MOVED: ErrorReason
 ERROR_REASON_NOT_OPERATOR: ErrorReason
 
 class SessionOptions(_message.Message):
-    __slots__ = ("model", "seed", "height", "width", "fps", "ahead", "lease")
+    __slots__ = ("model", "seed", "height", "width", "fps", "ahead", "lease", "input", "fit", "noise_scale")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +201,9 @@ class SessionOptions(_message.Message):
     FPS_FIELD_NUMBER: _ClassVar[int]
     AHEAD_FIELD_NUMBER: _ClassVar[int]
     LEASE_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
+    NOISE_SCALE_FIELD_NUMBER: _ClassVar[int]
     model: str
     seed: int
     height: int
@@ -171,10 +211,13 @@ class SessionOptions(_message.Message):
     fps: int
     ahead: int
     lease: _duration_pb2.Duration
-    def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    input: InputKind
+    fit: PictureFit
+    noise_scale: float
+    def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., input: _Optional[_Union[InputKind, str]] = ..., fit: _Optional[_Union[PictureFit, str]] = ..., noise_scale: _Optional[float] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance", "resumed")
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance", "resumed", "first_block_frames", "block_frames")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +239,8 @@ class Session(_message.Message):
     PENDING_COUNT_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
+    FIRST_BLOCK_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FRAMES_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: SessionState
     options: SessionOptions
@@ -217,7 +262,9 @@ class Session(_message.Message):
     pending_count: int
     provenance: Provenance
     resumed: Resumed
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ...) -> None: ...
+    first_block_frames: int
+    block_frames: int
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., first_block_frames: _Optional[int] = ..., block_frames: _Optional[int] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("longtake", "model", "codec", "origins", "weights", "loras", "torch", "device", "threads", "dtype", "kernels", "base_model")
@@ -324,20 +371,24 @@ class PictureSize(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ...) -> None: ...
 
 class DescribeServerResponse(_message.Message):
-    __slots__ = ("model", "sizes", "other_sizes", "max_pixels", "max_fps", "default_fps")
+    __slots__ = ("model", "sizes", "other_sizes", "max_pixels", "max_fps", "default_fps", "inputs", "video_size")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SIZES_FIELD_NUMBER: _ClassVar[int]
     OTHER_SIZES_FIELD_NUMBER: _ClassVar[int]
     MAX_PIXELS_FIELD_NUMBER: _ClassVar[int]
     MAX_FPS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_FPS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    VIDEO_SIZE_FIELD_NUMBER: _ClassVar[int]
     model: str
     sizes: _containers.RepeatedCompositeFieldContainer[PictureSize]
     other_sizes: bool
     max_pixels: int
     max_fps: int
     default_fps: int
-    def __init__(self, model: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[PictureSize, _Mapping]]] = ..., other_sizes: _Optional[bool] = ..., max_pixels: _Optional[int] = ..., max_fps: _Optional[int] = ..., default_fps: _Optional[int] = ...) -> None: ...
+    inputs: _containers.RepeatedScalarFieldContainer[InputKind]
+    video_size: PictureSize
+    def __init__(self, model: _Optional[str] = ..., sizes: _Optional[_Iterable[_Union[PictureSize, _Mapping]]] = ..., other_sizes: _Optional[bool] = ..., max_pixels: _Optional[int] = ..., max_fps: _Optional[int] = ..., default_fps: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[InputKind, str]]] = ..., video_size: _Optional[_Union[PictureSize, _Mapping]] = ...) -> None: ...
 
 class GetServerInfoRequest(_message.Message):
     __slots__ = ()
@@ -722,7 +773,7 @@ class WatchRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., from_frame: _Optional[int] = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("id", "client_id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown")
+    __slots__ = ("id", "client_id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown", "picture", "end_input")
     ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
@@ -734,6 +785,8 @@ class Command(_message.Message):
     RESUME_FIELD_NUMBER: _ClassVar[int]
     RESET_FIELD_NUMBER: _ClassVar[int]
     SHOWN_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    END_INPUT_FIELD_NUMBER: _ClassVar[int]
     id: str
     client_id: str
     attach: Attach
@@ -745,7 +798,9 @@ class Command(_message.Message):
     resume: Resume
     reset: Reset
     shown: Shown
-    def __init__(self, id: _Optional[str] = ..., client_id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ...) -> None: ...
+    picture: Picture
+    end_input: EndInput
+    def __init__(self, id: _Optional[str] = ..., client_id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., end_input: _Optional[_Union[EndInput, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("session_id", "from_frame", "reattach")
@@ -795,6 +850,22 @@ class Shown(_message.Message):
     frame: int
     def __init__(self, frame: _Optional[int] = ...) -> None: ...
 
+class Picture(_message.Message):
+    __slots__ = ("id", "time_us", "format", "data")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_US_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    time_us: int
+    format: PictureFormat
+    data: bytes
+    def __init__(self, id: _Optional[int] = ..., time_us: _Optional[int] = ..., format: _Optional[_Union[PictureFormat, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class EndInput(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class Event(_message.Message):
     __slots__ = ("take", "seq", "chunk", "progress", "receipt", "state", "applied", "resumed", "gap", "error", "heartbeat", "replaced", "slowed", "end", "recording")
     TAKE_FIELD_NUMBER: _ClassVar[int]
@@ -840,26 +911,40 @@ class Chunk(_message.Message):
     def __init__(self, block: _Optional[int] = ..., first_frame: _Optional[int] = ..., units: _Optional[_Iterable[_Union[AccessUnit, _Mapping]]] = ...) -> None: ...
 
 class AccessUnit(_message.Message):
-    __slots__ = ("data", "frame", "pts", "key")
+    __slots__ = ("data", "frame", "pts", "key", "picture")
     DATA_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     PTS_FIELD_NUMBER: _ClassVar[int]
     KEY_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
     data: bytes
     frame: int
     pts: int
     key: bool
-    def __init__(self, data: _Optional[bytes] = ..., frame: _Optional[int] = ..., pts: _Optional[int] = ..., key: _Optional[bool] = ...) -> None: ...
+    picture: int
+    def __init__(self, data: _Optional[bytes] = ..., frame: _Optional[int] = ..., pts: _Optional[int] = ..., key: _Optional[bool] = ..., picture: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("current_start_frame", "generated_fps", "queued_blocks")
+    __slots__ = ("current_start_frame", "generated_fps", "queued_blocks", "input")
     CURRENT_START_FRAME_FIELD_NUMBER: _ClassVar[int]
     GENERATED_FPS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
     current_start_frame: int
     generated_fps: float
     queued_blocks: int
-    def __init__(self, current_start_frame: _Optional[int] = ..., generated_fps: _Optional[float] = ..., queued_blocks: _Optional[int] = ...) -> None: ...
+    input: InputProgress
+    def __init__(self, current_start_frame: _Optional[int] = ..., generated_fps: _Optional[float] = ..., queued_blocks: _Optional[int] = ..., input: _Optional[_Union[InputProgress, _Mapping]] = ...) -> None: ...
+
+class InputProgress(_message.Message):
+    __slots__ = ("received", "dropped", "broken")
+    RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_FIELD_NUMBER: _ClassVar[int]
+    received: int
+    dropped: int
+    broken: int
+    def __init__(self, received: _Optional[int] = ..., dropped: _Optional[int] = ..., broken: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("command_id", "command", "stage", "frame", "cue_frame", "error", "replicated", "repeated")

@@ -29,8 +29,11 @@ if _version_not_supported:
 class SessionsStub:
     """A client opens a session, schedules prompts on its timeline, starts it, and watches a video that never stops.
 
-    A frame is a pixel frame of the output, counted from 0 at `fps` frames per second. Frames are generated in blocks: 9
-    at the start of a stream, 12 after that. A cue applies at the first block that begins at or after its frame.
+    A frame is a pixel frame of the output, counted from 0 at `fps` frames per second. Frames are generated in blocks, of
+    as many frames as `Session` says. A cue applies at the first block that begins at or after its frame.
+
+    A session whose options say `INPUT_KIND_VIDEO` restyles the pictures that its controller sends with `Interact`: each of
+    its frames is made of one of them. It makes a block whenever there are enough pictures for it, at most 16 a second.
 
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
@@ -203,8 +206,11 @@ class SessionsStub:
 class SessionsServicer:
     """A client opens a session, schedules prompts on its timeline, starts it, and watches a video that never stops.
 
-    A frame is a pixel frame of the output, counted from 0 at `fps` frames per second. Frames are generated in blocks: 9
-    at the start of a stream, 12 after that. A cue applies at the first block that begins at or after its frame.
+    A frame is a pixel frame of the output, counted from 0 at `fps` frames per second. Frames are generated in blocks, of
+    as many frames as `Session` says. A cue applies at the first block that begins at or after its frame.
+
+    A session whose options say `INPUT_KIND_VIDEO` restyles the pictures that its controller sends with `Interact`: each of
+    its frames is made of one of them. It makes a block whenever there are enough pictures for it, at most 16 a second.
 
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept
@@ -597,8 +603,11 @@ def add_SessionsServicer_to_server(servicer, server):
 class Sessions:
     """A client opens a session, schedules prompts on its timeline, starts it, and watches a video that never stops.
 
-    A frame is a pixel frame of the output, counted from 0 at `fps` frames per second. Frames are generated in blocks: 9
-    at the start of a stream, 12 after that. A cue applies at the first block that begins at or after its frame.
+    A frame is a pixel frame of the output, counted from 0 at `fps` frames per second. Frames are generated in blocks, of
+    as many frames as `Session` says. A cue applies at the first block that begins at or after its frame.
+
+    A session whose options say `INPUT_KIND_VIDEO` restyles the pictures that its controller sends with `Interact`: each of
+    its frames is made of one of them. It makes a block whenever there are enough pictures for it, at most 16 a second.
 
     Every RPC may carry the metadata key `authorization: Bearer TOKEN`. Errors use the standard codes: INVALID_ARGUMENT,
     NOT_FOUND, FAILED_PRECONDITION (the session's state does not allow it), OUT_OF_RANGE (a frame that is over, or not kept

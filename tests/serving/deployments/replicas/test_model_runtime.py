@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 from engines.config.presets import preset
 from engines.errors import ConfigError
+from engines.streaming.builder import EngineConfig
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
+from engines.streaming.warmup import WarmupProgress
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.taehv import TAEHV
 from engines.wan.transformer import CausalTransformer
@@ -63,7 +67,8 @@ def test_every_stage_is_warmed_up_in_the_thread_that_runs_it(
 ) -> None:
     model = load(CONFIG)
     text, pictures = build_text_encoder(model, untold), build_decoder(model, CONFIG, untold)
-    generator, executor = build_denoising(model, CONFIG)
+    engine, executor, *_ = build_denoising(model, CONFIG)
+    generator = engine.text
     warm = {network: set(calls) for network, calls in threads.items()}
     threads.clear()
 
@@ -88,9 +93,9 @@ def test_every_stage_is_warmed_up_in_the_thread_that_runs_it(
 def test_declared_sizes_have_room_and_graphs(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
     large = CONFIG.model_copy(update={"sizes": ((128, 160), (32, 48))})
     assert [(s.height, s.width) for s in streams(large)] == [(64, 96), (128, 160), (32, 48)]
-    generator, executor = build_denoising(load(large, ["transformer"]), large)
+    engine, executor, *_ = build_denoising(load(large, ["transformer"]), large)
     for _ in range(2):
-        executor.submit(generator.open, streams(large)[1]).result()
+        executor.submit(engine.open, streams(large)[1]).result()
     shapes = {shape[-2:] for _, shape in threads["CausalTransformer.denoise"]}
     assert shapes == {(8, 12), (16, 20), (4, 6)}
 
@@ -98,7 +103,7 @@ def test_declared_sizes_have_room_and_graphs(threads: dict[str, list[tuple[str, 
 def test_a_process_with_one_stage_has_one_network(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
     build_text_encoder(load(CONFIG, ["text_encoder"]), untold)
     build_decoder(load(CONFIG, ["codec"]), CONFIG, untold)
-    generator = build_denoising(load(CONFIG, ["transformer"]), CONFIG).generator
+    generator = build_denoising(load(CONFIG, ["transformer"]), CONFIG).engine.text
     assert set(generator.identity) == {"transformer"}
     with pytest.raises(ConfigError, match="text encoder has not been loaded"):
         _ = load(CONFIG, ["codec"]).prompts
@@ -106,13 +111,16 @@ def test_a_process_with_one_stage_has_one_network(threads: dict[str, list[tuple[
 
 def test_what_runs_beside_the_passes_runs_before_room_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(
-        "serving.deployments.replicas.model_runtime.build_generator",
-        lambda model, engine, beside: ran.extend([str(work()) for work in beside] + [str(engine.decoder_beside)]),
-    )
-    monkeypatch.setattr(
-        "serving.deployments.replicas.model_runtime._warm_up",
-        lambda generator, sizes, streams: ran.append("passes"),
-    )
+
+    def build(_: object, engine: EngineConfig, beside: Sequence[Callable[[], object]], exercise: object) -> Mock:
+        ran.extend([str(work()) for work in beside] + [str(engine.decoder_beside)])
+        return Mock()
+
+    def warm_up(generator: object, size: object, streams: int) -> list[WarmupProgress]:
+        ran.append("passes")
+        return []
+
+    monkeypatch.setattr("serving.deployments.replicas.model_runtime.build_generator", build)
+    monkeypatch.setattr("serving.deployments.replicas.model_runtime.warm_up", warm_up)
     build_denoising(load(CONFIG, ["transformer"]), CONFIG, [lambda: "text", lambda: "decode"])
-    assert ran == ["text", "decode", "True", "passes"]
+    assert ran == ["text", "decode", "True", "passes", "passes"]

@@ -211,13 +211,13 @@ async def cluster(
         links = {name: Link() for name in replicas}
         gone: list[SessionService] = []
         pool = LocalPool({name: bench.denoiser for name, bench in benches.items()}, links)
-        stream, counts = preset("pocket").stream, Counts()
+        model, counts = preset("pocket"), Counts()
 
         async def there() -> list[str]:
             return [service._failover.manager for service in services if service not in gone]
 
         services = [
-            SessionService(pool, register, config, stream, f"manager {number}", there, counts, others)
+            SessionService(pool, register, config, model, f"manager {number}", there, counts, others)
             for number in range(managers)
         ]
         for service in services:

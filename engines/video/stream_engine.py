@@ -1,0 +1,103 @@
+"""Streams of both kinds on one device: from prompts alone, and from prompts and pictures."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
+from engines.errors import ConfigError
+from engines.streaming import snapshot as text_snapshot
+from engines.streaming.generator import Generator
+from engines.streaming.replica_log import ReplicaLog
+from engines.streaming.snapshot import VIDEO, Snapshot
+from engines.streaming.snapshot_format import Parts, unpack
+from engines.streaming.stream import Stream
+from engines.text.prompt import Prompt
+from engines.video import snapshot as video_snapshot
+from engines.video.generator import VideoGenerator
+from engines.video.snapshot import VideoSnapshot
+from engines.video.stream import VideoStream
+
+AnyStream = Stream | VideoStream
+AnySnapshot = Snapshot | VideoSnapshot
+
+
+class StreamEngine:
+    """What streams of both kinds have in common: each is opened, saved and closed by the rules of its own kind.
+
+    Their blocks are made by `text` and by `video`, which is None where the model restyles nothing. Methods raise
+    what those do.
+    """
+
+    def __init__(self, text: Generator, video: VideoGenerator | None = None) -> None:
+        self.text = text
+        self._video = video
+
+    @property
+    def device(self) -> torch.device:
+        """Where all of them are."""
+        return self.text.cache.device
+
+    @property
+    def restyles(self) -> bool:
+        """Whether streams can be opened that restyle a video."""
+        return self._video is not None
+
+    @property
+    def video(self) -> VideoGenerator:
+        """Makes the blocks of streams that restyle a video. Raises ConfigError if the model does not."""
+        if self._video is None:
+            raise ConfigError("the model makes videos from prompts alone; choose one that restyles videos")
+        return self._video
+
+    def open(self, config: AnyStreamConfig) -> AnyStream:
+        """A new stream with nothing in it."""
+        return self.video.open(config) if isinstance(config, VideoStreamConfig) else self.text.open(config)
+
+    def set_prompt(self, stream: AnyStream, prompt: Prompt) -> None:
+        """Put `prompt` in force from the stream's next block on."""
+        if isinstance(stream, VideoStream):
+            self.video.set_prompt(stream, prompt)
+        else:
+            self.text.set_prompt(stream, prompt)
+
+    def fork(self, stream: AnyStream) -> AnyStream:
+        """A second stream in the same state."""
+        return self.video.fork(stream) if isinstance(stream, VideoStream) else self.text.fork(stream)
+
+    def close(self, stream: AnyStream) -> None:
+        """Give the stream's memory back. Closing it again does nothing."""
+        if isinstance(stream, VideoStream):
+            self.video.close(stream)
+        else:
+            self.text.close(stream)
+
+    # Snapshots
+
+    def replica_log(self, stream: AnyStream) -> ReplicaLog:
+        """Says what is new in the stream's light snapshot from one block to the next."""
+        return ReplicaLog(partial(self._light_parts, stream), self.text.copier)
+
+    def take_light(self, stream: AnyStream) -> bytes:
+        """A light snapshot."""
+        return text_snapshot.pack_light(*self._light_parts(stream))
+
+    def restore(self, snapshot: AnySnapshot) -> AnyStream:
+        """Open the stream of a snapshot."""
+        if isinstance(snapshot, VideoSnapshot):
+            return video_snapshot.restore(self.video, snapshot)
+        return text_snapshot.restore(self.text, snapshot).stream
+
+    def _light_parts(self, stream: AnyStream) -> Parts:
+        if isinstance(stream, VideoStream):
+            return video_snapshot.light_parts(self.video, stream)
+        return text_snapshot.light_parts(self.text, stream)
+
+
+def read_snapshot(data: bytes) -> AnySnapshot:
+    """What `data` holds, on no device. Raises SnapshotError for damage."""
+    kind, tensors, facts = unpack(data)
+    parts = Parts(tensors, facts)
+    return video_snapshot.snapshot_of(kind, parts) if VIDEO in facts else text_snapshot.snapshot_of(kind, parts)

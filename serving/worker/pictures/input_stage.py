@@ -1,0 +1,135 @@
+"""Pictures decoded and encoded ahead of their blocks, in a thread of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from functools import partial
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from engines.config.video_stream import VideoStreamConfig
+from engines.errors import EngineError
+from engines.video.input import InputEncoder, InputState
+from serving.errors import ServingError, SessionFailed
+from serving.pipeline.engine_errors import refusal
+from serving.pipeline.stages import in_thread
+from serving.worker.pictures.picture_decoder import DecodedPicture, SentPicture
+from serving.worker.pictures.session_input import EncodedInput, SessionInput
+
+logger = logging.getLogger(__name__)
+
+KEPT_QUALITY = 90
+"""Of the JPEG in which pictures are kept."""
+
+Failed = Callable[[ServingError], None]
+
+
+class InputStage:
+    """Encodes the pictures of sessions; `executor` has one thread, beside the one that generates."""
+
+    def __init__(self, encoder: InputEncoder, executor: Executor) -> None:
+        self._encoder = encoder
+        self._executor = executor
+
+    def warm_up(self, streams: Sequence[VideoStreamConfig]) -> None:
+        """Encode pictures like those of `streams` in the thread that will; returns when that is done."""
+        for stream in streams:
+            self._executor.submit(self._encoder.warm_up, stream).result()
+
+    def stop(self) -> None:
+        """Encode nothing more."""
+        self._executor.shutdown()
+
+    def begin(self, pictures: SessionInput, wake: Callable[[], None], failed: Failed) -> None:
+        """Do what there is to do for a session, if nothing is being done for it.
+
+        `wake` is called once a block's input is here, and `failed` where none can be made.
+        """
+        if pictures.working is not None:
+            return
+        if sent := pictures.take_sent():
+            pictures.working = asyncio.create_task(self._decode(pictures, sent, wake, failed))
+        elif group := pictures.take_pictures():
+            pictures.working = asyncio.create_task(self._encode(pictures, group, wake, failed))
+
+    async def _decode(
+        self, pictures: SessionInput, sent: Sequence[SentPicture | None], wake: Callable[[], None], failed: Failed
+    ) -> None:
+        decode = pictures.decoder.decode
+        try:
+            decoded = await in_thread(
+                self._executor, lambda: [[] if unit is None else decode(unit) for unit in sent]
+            )
+        except Exception as error:
+            logger.exception("pictures could not be decoded")
+            failed(SessionFailed.of("decoding its pictures", error))
+            return
+        finally:
+            pictures.working = None
+        for unit, made in zip(sent, decoded, strict=True):
+            pictures.decoded(unit, made)
+        self.begin(pictures, wake, failed)
+
+    async def _encode(
+        self, pictures: SessionInput, group: Sequence[DecodedPicture], wake: Callable[[], None], failed: Failed
+    ) -> None:
+        try:
+            made = await in_thread(self._executor, partial(self._encoded, pictures, group))
+        except EngineError as error:
+            failed(refusal(error))
+            return
+        except Exception as error:
+            logger.exception("pictures could not be encoded")
+            failed(SessionFailed.of("encoding its pictures", error))
+            return
+        finally:
+            pictures.working = None
+        pictures.encoded(made)
+        wake()
+        self.begin(pictures, wake, failed)
+
+    def _encoded(self, pictures: SessionInput, group: Sequence[DecodedPicture]) -> EncodedInput:
+        """In the executor: pictures to the input of the next block."""
+        scaled: list[np.ndarray] = []
+        for number, picture in enumerate(group):
+            is_same = number > 0 and picture is group[number - 1]
+            scaled.append(scaled[-1] if is_same else pictures.scaler.picture(picture.frame))
+        state = pictures.state or self._state(pictures, scaled[0])
+        made = self._encoder.encode(pictures.config, _tensor(scaled), state)
+        return EncodedInput(
+            block=made.inputs[0],
+            after=made.after,
+            pictures=tuple(picture.sent.id for picture in group),
+            kept=tuple(_jpeg(picture) for picture in scaled),
+            due=pictures.due_after(group[-1].sent.arrived),
+        )
+
+    def _state(self, pictures: SessionInput, first: np.ndarray) -> InputState:
+        """Before a session's first pictures here: in mid-stream behind kept ones, or else one like `first`."""
+        if pictures.next_block == 0:
+            return self._encoder.start(pictures.config)
+        kept = [_picture(data) for data in pictures.kept]
+        whole = kept[-(1 + (len(kept) - 1) // 4 * 4) :] if kept else [first]
+        return self._encoder.resume(pictures.config, _tensor(whole), pictures.next_block)
+
+
+def _tensor(pictures: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(pictures))
+
+
+def _jpeg(picture: np.ndarray) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(picture).save(data, "JPEG", quality=KEPT_QUALITY)
+    return data.getvalue()
+
+
+def _picture(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))

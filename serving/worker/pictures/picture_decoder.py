@@ -1,0 +1,131 @@
+"""Pictures as they were sent become frames."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import av
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from serving.errors import InvalidRequest
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+PictureFormat = Literal["jpeg", "png", "h264"]
+
+CODECS: dict[PictureFormat, str] = {"jpeg": "mjpeg", "png": "png", "h264": "h264"}
+
+FORMATS: dict[int, PictureFormat] = {
+    pb.PICTURE_FORMAT_JPEG: "jpeg",
+    pb.PICTURE_FORMAT_PNG: "png",
+    pb.PICTURE_FORMAT_H264: "h264",
+}
+
+MOST_BYTES = 8 << 20
+"""Of one picture."""
+
+MOST_PIXELS = 3840 * 2160
+"""Of one picture."""
+
+
+class SentPicture(NamedTuple):
+    """A picture as it came.
+
+    Args:
+        id: by which its sender knows it.
+        time_us: when it was taken, on the sender's clock.
+        format: how it is encoded.
+        data: a file, or an access unit of H.264.
+        arrived: when it came, on the clock of who takes it.
+        is_behind_loss: whether pictures before it are missing.
+
+    """
+
+    id: int
+    time_us: int
+    format: PictureFormat
+    data: bytes
+    arrived: float
+    is_behind_loss: bool = False
+
+
+class DecodedPicture(NamedTuple):
+    """A picture that can be shown."""
+
+    sent: SentPicture
+    frame: VideoFrame
+
+
+def read_picture(command: pb.Command, now: float) -> SentPicture | None:
+    """The picture that a controller sends; None where it says that no more come.
+
+    Raises InvalidRequest for an unknown format, and for too many bytes, or none.
+    """
+    if command.HasField("end_input"):
+        return None
+    picture = command.picture
+    if picture.format not in FORMATS:
+        raise InvalidRequest(f"picture format {picture.format} is unknown; known: 1 (JPEG), 2 (PNG), 3 (H.264)")
+    if not 0 < len(picture.data) <= MOST_BYTES:
+        raise InvalidRequest(f"a picture has {len(picture.data)} bytes; 1 to {MOST_BYTES} are taken")
+    return SentPicture(picture.id, picture.time_us, FORMATS[picture.format], picture.data, now)
+
+
+class PictureDecoder:
+    """Decodes the pictures of one session, in their order. What cannot be decoded gives none.
+
+    Units of H.264 that need one that is missing give none either, up to the next key frame.
+    """
+
+    def __init__(self) -> None:
+        self._h264: VideoCodecContext | None = None
+        self._waiting: dict[int, SentPicture] = {}
+        self._number = 0
+
+    def decode(self, sent: SentPicture) -> list[DecodedPicture]:
+        """The pictures that can be shown now that `sent` is here."""
+        if sent.format == "h264":
+            return self._streamed(sent)
+        self._forget_stream()
+        try:
+            context = _opened(sent.format)
+            frames = [*context.decode(Packet(sent.data)), *context.decode(None)]
+        except (av.FFmpegError, ValueError):
+            return []
+        return [DecodedPicture(sent, frame) for frame in frames[:1] if _is_whole(frame)]
+
+    def _streamed(self, sent: SentPicture) -> list[DecodedPicture]:
+        if sent.is_behind_loss:
+            self._forget_stream()
+        if self._h264 is None:
+            self._h264 = _opened("h264")
+        packet = Packet(sent.data)
+        packet.pts = packet.dts = self._number
+        self._waiting[self._number] = sent
+        self._number += 1
+        try:
+            frames = self._h264.decode(packet)
+        except (av.FFmpegError, ValueError):
+            self._forget_stream()
+            return []
+        shown = [(self._waiting.get(frame.pts), frame) for frame in frames if frame.pts is not None]
+        newest = max((frame.pts for frame in frames if frame.pts is not None), default=-1)
+        self._waiting = {number: unit for number, unit in self._waiting.items() if number > newest}
+        return [DecodedPicture(unit, frame) for unit, frame in shown if unit is not None and _is_whole(frame)]
+
+    def _forget_stream(self) -> None:
+        self._h264 = None
+        self._waiting.clear()
+
+
+def _opened(picture_format: PictureFormat) -> VideoCodecContext:
+    context = av.CodecContext.create(CODECS[picture_format], "r")
+    assert isinstance(context, VideoCodecContext)
+    context.thread_count = 1
+    context.options = {"max_pixels": str(MOST_PIXELS), "flags": "+low_delay"}
+    return context
+
+
+def _is_whole(frame: VideoFrame) -> bool:
+    return not frame.is_corrupt and frame.width * frame.height <= MOST_PIXELS

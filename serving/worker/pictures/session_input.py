@@ -1,0 +1,192 @@
+"""The pictures of one session on their way to its blocks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from engines.config.video_stream import VideoStreamConfig
+from engines.video.input import BlockInput, InputState
+from serving.errors import InvalidRequest
+from serving.media.chunk import FRAMES_PER_SECOND
+from serving.media.clips.picture_scaler import Fit, PictureScaler
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.messages import SessionSpec
+from serving.replication.standby import KEPT_PICTURES
+from serving.worker.pictures.picture_decoder import DecodedPicture, PictureDecoder, SentPicture
+from serving.worker.pictures.sampler import PictureSampler
+
+MOST_SENT = 16
+"""Pictures that wait to be decoded; then the oldest are dropped."""
+
+MOST_SENT_BYTES = 16 << 20
+"""Of them."""
+
+BLOCKS_WAITING = 2
+"""Of decoded pictures; then the oldest are dropped."""
+
+
+class EncodedInput(NamedTuple):
+    """The input of a block, made from pictures.
+
+    Args:
+        block: the input.
+        after: the encoder's state behind it.
+        pictures: the id of the picture of each frame.
+        kept: the pictures, as JPEG.
+        due: when the block is to be sent.
+
+    """
+
+    block: BlockInput
+    after: InputState
+    pictures: tuple[int, ...]
+    kept: tuple[bytes, ...]
+    due: float
+
+
+class SessionInput:
+    """What has come for one session, and how far it is: `entered` blocks of it have begun.
+
+    Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are the
+    last ones that blocks have begun with, as JPEG.
+    """
+
+    def __init__(self, config: VideoStreamConfig, fit: Fit, entered: int, kept: Iterable[bytes] = ()) -> None:
+        self.config = config
+        self.scaler = PictureScaler(config.height, config.width, fit)
+        self.decoder = PictureDecoder()
+        self.kept: deque[bytes] = deque(kept, maxlen=KEPT_PICTURES)
+        self.state: InputState | None = None
+        self.working: asyncio.Task[None] | None = None
+        self.received = self.dropped = self.broken = 0
+        self._sent: deque[SentPicture | None] = deque()
+        self._sampler = PictureSampler()
+        self._shown: deque[DecodedPicture] = deque()
+        self._is_behind_loss = True
+        self._is_ended = False
+        self._encoded: EncodedInput | None = None
+        self._next_block = entered
+
+    # What comes
+
+    def put(self, sent: SentPicture) -> None:
+        """A picture has come."""
+        self.received += 1
+        self._sent.append(sent._replace(is_behind_loss=self._is_behind_loss))
+        self._is_behind_loss = False
+        while len(self._sent) > MOST_SENT or self._sent_bytes() > MOST_SENT_BYTES:
+            self._drop_oldest()
+
+    def lost(self, pictures: int) -> None:
+        """So many did not come, or are not wanted."""
+        self.dropped += pictures
+        self._is_behind_loss = self._is_behind_loss or pictures > 0
+
+    def end(self) -> None:
+        """No more come for now."""
+        self._sent.append(None)
+
+    def clear(self) -> None:
+        """What waits is not wanted any more."""
+        waiting = sum(sent is not None for sent in self._sent)
+        self.lost(waiting + len(self._shown))
+        self._sent.clear()
+        self._shown.clear()
+        self._sampler = PictureSampler()
+
+    # What is to be done
+
+    def take_sent(self) -> list[SentPicture | None]:
+        """All that waits to be decoded; None is the end of the pictures that came before."""
+        taken = list(self._sent)
+        self._sent.clear()
+        return taken
+
+    def decoded(self, sent: SentPicture | None, pictures: Sequence[DecodedPicture]) -> None:
+        """What became of a picture, or of an end."""
+        self._is_ended = sent is None
+        self.broken += sent is not None and not pictures
+        for picture in pictures:
+            self._shown.extend([picture] * self._sampler.frames_of(picture.sent.time_us))
+        most = BLOCKS_WAITING * self.config.blocks.pixel_frames_of(self._next_block)
+        while len(self._shown) > most:
+            dropped = self._shown.popleft()
+            # A picture that is shown for several frames counts once.
+            self.dropped += not self._shown or self._shown[0] is not dropped
+
+    def take_pictures(self) -> list[DecodedPicture]:
+        """The pictures of the next block, where they are here and the one before has been taken; else none."""
+        wanted = self.config.blocks.pixel_frames_of(self._next_block)
+        enough = len(self._shown) >= wanted or (self._is_ended and self._shown)
+        if self._encoded is not None or not enough:
+            return []
+        taken = [self._shown.popleft() for _ in range(min(wanted, len(self._shown)))]
+        return taken + [taken[-1]] * (wanted - len(taken))
+
+    @property
+    def next_block(self) -> int:
+        """The block whose pictures are to be encoded next."""
+        return self._next_block
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing can be done before more has come, or the next block begins."""
+        return self.working is None and not self._sent
+
+    def encoded(self, made: EncodedInput) -> None:
+        """The next block's input is here."""
+        self.state = made.after
+        self._encoded = made
+        self._next_block += 1
+
+    @property
+    def ready(self) -> EncodedInput | None:
+        """The next block's input, once it is here."""
+        return self._encoded
+
+    def take(self) -> EncodedInput:
+        """The next block begins with it."""
+        made = self._encoded
+        assert made is not None
+        self._encoded = None
+        self.kept.extend(made.kept)
+        return made
+
+    def due_after(self, arrived: float) -> float:
+        """When the block is to be sent whose last picture came then: one block later."""
+        return arrived + self.config.blocks.pixel_frames_of(1) / FRAMES_PER_SECOND
+
+    def progress(self) -> pb.InputProgress:
+        """What has become of what came."""
+        return pb.InputProgress(received=self.received, dropped=self.dropped, broken=self.broken)
+
+    def copy(self) -> SessionInput:
+        """The same state, for a second session whose pictures are yet to come. The next block has not begun."""
+        copied = SessionInput(self.config, self.scaler.fit, self._next_block, self.kept)
+        copied.state, copied._encoded = self.state, self._encoded
+        return copied
+
+    def _sent_bytes(self) -> int:
+        return sum(len(sent.data) for sent in self._sent if sent is not None)
+
+    def _drop_oldest(self) -> None:
+        dropped = self._sent.popleft()
+        self.dropped += dropped is not None
+        if self._sent and (first := self._sent[0]) is not None:
+            self._sent[0] = first._replace(is_behind_loss=True)
+
+
+def new_input(spec: SessionSpec, entered: int = 0, kept: Iterable[bytes] = ()) -> SessionInput | None:
+    """What comes for a session of which `entered` blocks have begun; None for one that takes no pictures."""
+    stream = spec.stream
+    return SessionInput(stream, spec.fit, entered, kept) if isinstance(stream, VideoStreamConfig) else None
+
+
+def require_pictures(session_input: SessionInput | None) -> SessionInput:
+    """What a session takes. Raises InvalidRequest where it takes no pictures."""
+    if session_input is None:
+        raise InvalidRequest("the session takes no pictures; open one with `input` INPUT_KIND_VIDEO")
+    return session_input

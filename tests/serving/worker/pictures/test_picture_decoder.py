@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serving.errors import InvalidRequest
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.worker.pictures import picture_decoder
+from serving.worker.pictures.picture_decoder import MOST_BYTES, PictureDecoder, SentPicture, read_picture
+from tests.serving.worker.pictures.clips import encoded, h264, picture, png
+
+
+def sent(number: int, data: bytes, *, is_behind_loss: bool = False) -> SentPicture:
+    return SentPicture(number, 0, "h264", data, 0.0, is_behind_loss)
+
+
+@pytest.mark.parametrize(("kind", "error"), [("PNG", 0.0), ("JPEG", 3.0)])
+def test_a_picture_becomes_a_frame(kind: str, error: float) -> None:
+    data = encoded(picture(5), kind)
+    unit = SentPicture(7, 0, "png" if kind == "PNG" else "jpeg", data, 0.0)
+    (made,) = PictureDecoder().decode(unit)
+    shown = made.frame.to_ndarray(format="rgb24").astype(float)
+    assert made.sent.id == 7
+    assert abs(shown - picture(5)).mean() <= error
+
+
+def test_every_unit_of_a_stream_becomes_a_frame_of_its_own() -> None:
+    decoder, units = PictureDecoder(), h264(20)
+    made = [decoder.decode(sent(number, unit)) for number, unit in enumerate(units)]
+    assert [[one.sent.id for one in frames] for frames in made] == [[number] for number in range(20)]
+    last = made[-1][0].frame.to_ndarray(format="rgb24").astype(float)
+    assert np.abs(last - picture(19)).mean() < 6
+
+
+def test_behind_a_loss_nothing_is_shown_before_the_next_key() -> None:
+    decoder, units = PictureDecoder(), h264(20, key_every=10)
+    for number in range(3):
+        decoder.decode(sent(number, units[number]))
+    ids = []
+    for number in range(5, 20):
+        made = decoder.decode(sent(number, units[number], is_behind_loss=number == 5))
+        ids += [one.sent.id for one in made]
+    assert ids == list(range(10, 20))
+
+
+@pytest.mark.parametrize("data", [b"x", b"\xff\xd8\xff\xe0" + bytes(50), encoded(picture(1))[:200], bytes(5000)])
+@pytest.mark.parametrize("kind", ["jpeg", "png", "h264"])
+def test_rubbish_gives_no_frame(kind: str, data: bytes) -> None:
+    decoder = PictureDecoder()
+    assert decoder.decode(SentPicture(1, 0, kind, data, 0.0)) == []  # type: ignore[arg-type]
+    assert decoder.decode(SentPicture(2, 0, "png", encoded(picture(2)), 0.0))
+
+
+def test_a_picture_of_too_many_pixels_gives_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture_decoder, "MOST_PIXELS", 96 * 160 - 1)
+    assert PictureDecoder().decode(SentPicture(1, 0, "png", encoded(picture(1)), 0.0)) == []
+
+
+def test_what_cannot_be_a_picture_is_refused() -> None:
+    assert read_picture(pb.Command(end_input=pb.EndInput()), 0.0) is None
+    wrong = png(1)
+    wrong.picture.format = 9  # type: ignore[assignment]
+    with pytest.raises(InvalidRequest, match="picture format 9 is unknown"):
+        read_picture(wrong, 0.0)
+    for data in (b"", bytes(MOST_BYTES + 1)):
+        with pytest.raises(InvalidRequest, match=f"a picture has {len(data)} bytes"):
+            read_picture(pb.Command(picture=pb.Picture(format=pb.PICTURE_FORMAT_PNG, data=data)), 0.0)

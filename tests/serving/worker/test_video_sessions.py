@@ -1,0 +1,362 @@
+"""Sessions that restyle the pictures that their controller sends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import torch
+
+from engines.config.video_stream import VideoStreamConfig
+from engines.video.builder import build_input_encoder
+from engines.video.generator import VideoGenerator
+from serving.errors import ControllerReplaced, InvalidRequest, WrongState
+from serving.media.encoder import ChunkEncoder
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.messages import ResumeState, Role, SessionSpec
+from serving.replication.standby import StandbyCopy
+from serving.session.pacing import Pace
+from serving.weights.loader import OpenedModel, open_model
+from tests.serving.worker.bench import MANAGER, NIGHT, NOON, Bench, at_work, cues, run, settled, start
+from tests.serving.worker.pictures.clips import encoded, h264, picture, png
+from tests.support.generators import generator_for
+
+ANNA = "anna's page"
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
+    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
+
+
+def video_spec(pocket: OpenedModel, name: str = "one", seed: int = 7) -> SessionSpec:
+    video = pocket.model.config.video
+    assert video is not None
+    stream = replace(video, seed=seed, height=32, width=48, loop="plain")
+    return SessionSpec(name, "anna", "pocket", stream, Pace(), 0.0)
+
+
+class Controller:
+    """Follows a session as the one who steers it."""
+
+    def __init__(self, bench: Bench, name: str) -> None:
+        self.bench, self.name = bench, name
+        self.events: list[pb.Event] = []
+
+    @property
+    def chunks(self) -> list[pb.Chunk]:
+        return [event.chunk for event in self.events if event.HasField("chunk")]
+
+    @property
+    def frames(self) -> int:
+        return sum(len(chunk.units) for chunk in self.chunks)
+
+    @property
+    def pictures(self) -> list[int]:
+        """Of each frame."""
+        return [unit.picture for chunk in self.chunks for unit in chunk.units]
+
+    @property
+    def input(self) -> pb.InputProgress:
+        return next(event.progress.input for event in reversed(self.events) if event.HasField("progress"))
+
+    def send(self, *commands: pb.Command, dropped: int = 0) -> None:
+        self.bench.denoiser.take_pictures(self.name, ANNA, commands, dropped)
+
+    async def push(self, numbers: Sequence[int]) -> None:
+        """PNG pictures, no faster than they are restyled."""
+        for number in numbers:
+            self.send(png(number))
+            await at_rest(self.bench, self.name)
+
+    async def read(self) -> None:
+        stream = f"controller {self.name} {next(self.bench.streams)}"
+        items = self.bench.denoiser.subscribe(self.name, Role.CONTROLLER, 0, stream, ANNA)
+        async with aclosing(items):
+            async for item in items:
+                if item.event is not None:
+                    self.events.append(pb.Event.FromString(item.event))
+
+
+async def at_rest(bench: Bench, name: str) -> None:
+    """Until nothing is to be done with the pictures that have come."""
+    session_input = bench.session(name).input
+    assert session_input is not None
+    await settled(lambda: session_input.is_at_rest)
+
+
+@asynccontextmanager
+async def controlled(bench: Bench, name: str) -> AsyncIterator[Controller]:
+    controller = Controller(bench, name)
+    reading = asyncio.create_task(controller.read())
+    await settled(lambda: bool(controller.events))
+    try:
+        yield controller
+    finally:
+        reading.cancel()
+
+
+async def begun(bench: Bench, what: SessionSpec, *prompts: str) -> str:
+    await bench.open(what, cues(*prompts or (NOON,)))
+    await bench.denoiser.command(what.session_id, start())
+    return what.session_id
+
+
+def test_every_frame_is_made_of_a_picture_and_says_which(pocket: OpenedModel) -> None:
+    async def restyle() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(17))
+                await settled(lambda: controller.frames >= 17)
+                assert [len(chunk.units) for chunk in controller.chunks] == [5, 4, 4, 4]
+                assert controller.pictures == list(range(1000, 1017))
+                assert (controller.input.received, controller.input.dropped) == (17, 0)
+
+    run(restyle())
+
+
+def test_the_frames_are_those_that_the_engine_makes_of_the_same_pictures(pocket: OpenedModel) -> None:
+    spec, sent = video_spec(pocket), list[bytes]()
+
+    async def restyle() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, spec)
+            async with controlled(bench, name) as controller:
+                for number in range(9):
+                    data = encoded(picture(number, 32, 48))
+                    shown = pb.Picture(id=number, time_us=62_500 * number, format=pb.PICTURE_FORMAT_PNG, data=data)
+                    controller.send(pb.Command(picture=shown))
+                await settled(lambda: controller.frames >= 9)
+                sent.extend(unit.data for chunk in controller.chunks for unit in chunk.units)
+
+    run(restyle())
+    generator = generator_for(pocket.model)
+    video, encoder = VideoGenerator(generator), build_input_encoder(pocket.model)
+    assert isinstance(spec.stream, VideoStreamConfig)
+    opened = video.open(spec.stream)
+    video.set_prompt(opened, pocket.prompts.encode(NOON))
+    pictures = torch.stack([torch.from_numpy(picture(number, 32, 48)) for number in range(9)])
+    state, made = encoder.start(opened.config), []
+    for group in (pictures[:5], pictures[5:]):
+        inputs, state = encoder.encode(opened.config, group, state)
+        (block,) = video.generate([opened], inputs)
+        assert block is not None
+        frames = video.decode(opened, block).numpy()
+        made += [unit.data for unit in ChunkEncoder(32, 48).encode(block.number, 0, frames).units]
+    assert sent == made
+
+
+def test_a_prompt_changes_the_next_block(pocket: OpenedModel) -> None:
+    async def restyle() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(9))
+                cue = pb.Cue(prompts=[pb.WeightedPrompt(text=NIGHT)])
+                await bench.denoiser.command(name, pb.Command(id="night", schedule_prompt=cue))
+                await controller.push(range(9, 17))
+                await settled(lambda: controller.frames >= 17)
+                applied = [event.applied for event in controller.events if event.HasField("applied")]
+                assert [cue.cue.prompts[0].text for cue in applied] == [NOON, NIGHT]
+                assert applied[1].frame in (9, 13)
+
+    run(restyle())
+
+
+def test_pictures_that_come_too_fast_are_dropped_and_counted(pocket: OpenedModel) -> None:
+    async def flood() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                controller.send(*(png(number) for number in range(200)), dropped=3)
+                await settled(lambda: controller.frames >= 9)
+                await asyncio.sleep(0.2)
+                assert controller.input.received == 200
+                assert controller.input.dropped == 203 - len(set(controller.pictures)) - _left(bench, name)
+                assert sorted(controller.pictures) == controller.pictures
+
+    run(flood())
+
+
+def _left(bench: Bench, name: str) -> int:
+    """Pictures that wait for the rest of their block."""
+    session_input = bench.session(name).input
+    assert session_input is not None
+    return len(set(session_input._shown))
+
+
+def test_the_end_of_the_pictures_fills_the_last_block(pocket: OpenedModel) -> None:
+    async def end() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(7))
+                controller.send(pb.Command(end_input=pb.EndInput()))
+                await settled(lambda: controller.frames >= 9)
+                assert controller.pictures == [*range(1000, 1007), 1006, 1006]
+                await controller.push(range(100, 104))
+                await settled(lambda: controller.frames >= 13)
+                assert controller.pictures[9:] == [1100, 1101, 1102, 1103]
+
+    run(end())
+
+
+def test_who_sends_nothing_for_a_second_is_waited_for(pocket: OpenedModel) -> None:
+    async def wait() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+
+                def reasons() -> list[int]:
+                    return [event.state.waiting for event in controller.events if event.HasField("state")]
+
+                await settled(lambda: pb.WAIT_REASON_INPUT in reasons())
+                await controller.push(range(5))
+                await settled(lambda: reasons()[-1] == pb.WAIT_REASON_UNSPECIFIED)
+
+    run(wait())
+
+
+def test_pictures_that_come_while_the_session_is_paused_are_dropped(pocket: OpenedModel) -> None:
+    async def pause() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(5))
+                await settled(lambda: controller.frames >= 5)
+                await bench.denoiser.command(name, pb.Command(id="pause", pause=pb.Pause()))
+                controller.send(*(png(number) for number in range(5, 9)))
+                await bench.denoiser.command(name, pb.Command(id="resume", resume=pb.Resume()))
+                await controller.push(range(20, 24))
+                await settled(lambda: controller.frames >= 9)
+                assert controller.pictures[5:] == [1020, 1021, 1022, 1023]
+                assert controller.input.dropped == 4
+
+    run(pause())
+
+
+def test_a_stream_of_a_camera_is_sampled(pocket: OpenedModel) -> None:
+    async def restyle() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                for number, unit in enumerate(h264(30)):
+                    sent = pb.Picture(id=number, time_us=number * 33_333, format=pb.PICTURE_FORMAT_H264, data=unit)
+                    controller.send(pb.Command(picture=sent))
+                    await at_rest(bench, name)
+                await settled(lambda: controller.frames >= 13)
+                assert controller.pictures[:9] == [0, 1, 3, 5, 7, 9, 11, 13, 15]
+                assert (controller.input.broken, controller.input.dropped) == (0, 0)
+
+    run(restyle())
+
+
+def test_a_session_without_pictures_refuses_them_and_so_does_one_that_another_steers(pocket: OpenedModel) -> None:
+    async def refuse() -> None:
+        async with at_work(pocket, slots=3) as bench:
+            name = await begun(bench, video_spec(pocket))
+            with pytest.raises(ControllerReplaced):
+                bench.denoiser.take_pictures(name, "another page", [png(1)], 0)
+            text = replace(
+                video_spec(pocket, "two"), stream=replace(pocket.model.config.stream, height=32, width=48)
+            )
+            await bench.open(text, cues(NOON))
+            with pytest.raises(InvalidRequest, match="takes no pictures"):
+                bench.denoiser.take_pictures("two", ANNA, [png(1)], 0)
+            with pytest.raises(InvalidRequest, match="present block"):
+                await bench.fork(name, 0)
+
+    run(refuse())
+
+
+def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel) -> None:
+    resumed: list[ResumeState] = []
+    frames: list[int] = []
+
+    async def lose() -> None:
+        copy = StandbyCopy()
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+
+            async def follow() -> None:
+                async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
+                    async for item in items:
+                        if item.delta is not None:
+                            copy.apply(item.delta)
+
+            following = asyncio.create_task(follow())
+            async with controlled(bench, name) as controller:
+                await controller.push(range(17))
+                await settled(lambda: controller.frames >= 17)
+                await settled(lambda: copy.record is not None and copy.record.delivered_frames >= 17)
+            following.cancel()
+            resumed.append(copy.resume_state("lost"))
+
+    async def go_on() -> None:
+        async with at_work(pocket) as bench:
+            await bench.open(video_spec(pocket), resume=resumed[0])
+            async with controlled(bench, "one") as controller:
+                await controller.push(range(17, 25))
+                await settled(lambda: controller.frames >= 25)
+                assert controller.pictures == list(range(1000, 1025))
+                frames.extend(chunk.first_frame for chunk in controller.chunks)
+
+    run(lose())
+    assert len(resumed[0].pictures) == 9
+    run(go_on())
+    assert frames == [0, 5, 9, 13, 17, 21]
+
+
+def test_a_fork_goes_on_with_pictures_of_its_own(pocket: OpenedModel) -> None:
+    async def fork() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(9))
+                await settled(lambda: controller.frames >= 9)
+                forked = await bench.fork(name, None)
+            async with controlled(bench, forked.id) as other:
+                await other.push(range(50, 54))
+                await settled(lambda: other.frames >= 13)
+                assert other.pictures[9:] == [1050, 1051, 1052, 1053]
+
+    run(fork())
+
+
+def test_reset_begins_with_the_next_pictures(pocket: OpenedModel) -> None:
+    async def reset() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(7))
+                await bench.denoiser.command(name, pb.Command(id="reset", reset=pb.Reset()))
+                with pytest.raises(WrongState):
+                    await bench.denoiser.command(name, pb.Command(id="start 2", start=pb.Start()))
+                cue = pb.Cue(frame=0, prompts=[pb.WeightedPrompt(text=NIGHT)])
+                await bench.denoiser.command(name, pb.Command(id="night", schedule_prompt=cue))
+                await bench.denoiser.command(name, pb.Command(id="start 3", start=pb.Start()))
+                await controller.push(range(30, 35))
+                await settled(lambda: controller.events[-1].take == 1 and controller.chunks[-1].first_frame == 0)
+                await settled(lambda: controller.pictures[-5:] == [1030, 1031, 1032, 1033, 1034])
+
+    run(reset())
+
+
+def test_both_kinds_of_sessions_run_side_by_side(pocket: OpenedModel) -> None:
+    async def both() -> None:
+        async with at_work(pocket) as bench:
+            text = replace(
+                video_spec(pocket, "text"), stream=replace(pocket.model.config.stream, height=32, width=48)
+            )
+            await begun(bench, text)
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller, controlled(bench, "text") as other:
+                await controller.push(range(13))
+                await settled(lambda: controller.frames >= 13 and other.frames >= 9)
+                assert [len(chunk.units) for chunk in other.chunks][:1] == [9]
+
+    run(both())
