@@ -23,7 +23,7 @@ SERVING: tuple[tuple[str, ...], ...] = (
     ("errors", "auth", "config", "hosts", "origins", "rate_limit", "tracing"), ("media", "timeline"),
     ("media.clips", "timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"),
-    ("client", "offline", "worker.streams", "worker.capacity", "gateway.ownership"),
+    ("client", "offline", "worker.streams", "worker.capacity", "worker.pictures", "gateway.ownership"),
     ("gateway.recording",),
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing", "deployments.scaling"),

@@ -16,6 +16,7 @@ from serving.client.connections import Connections, open_channel, require_privat
 from serving.client.event_stream import EventStream
 from serving.client.interactive import InteractiveSession, Reports
 from serving.client.unary_calls import UnaryCalls
+from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import APPLICATION, APPLICATION_KEY, new_cue, new_cues, session_options
 from serving.timeline.cue import Blend, Cue, Transition
@@ -99,14 +100,26 @@ class AsyncClient:
         fps: int | None = None,
         ahead: int | None = None,
         lease_s: float | None = None,
+        restyles: bool = False,
+        fit: Fit | None = None,
+        noise_scale: float | None = None,
         cues: Iterable[Cue] = (),
     ) -> pb.Session:
-        """Open a session. What is not said is left to the server.
+        """Open a session; one that `restyles` takes pictures. What is not said is left to the server.
 
         Raises SlotsFull if it has no place left; `retry_after_s` of it says when there may be one.
         """
         options = session_options(
-            model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease_s=lease_s
+            model=model,
+            seed=seed,
+            height=height,
+            width=width,
+            fps=fps,
+            ahead=ahead,
+            lease_s=lease_s,
+            restyles=restyles,
+            fit=fit,
+            noise_scale=noise_scale,
         )
         request = pb.CreateSessionRequest(options=options, cues=new_cues(cues))
         return await self._calls.ask("CreateSession", request)

@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from serving.client.aio import PATIENCE_S, SERVER, AsyncClient
-from serving.client.interactive import InteractiveSession, Reports
+from serving.client.interactive import InteractiveSession, PictureFormat, Reports
+from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue, Transition
 
@@ -100,6 +101,14 @@ class SteeredSession:
         """Go back to an empty timeline and frame 0."""
         return self._thread.run(self._controller.reset())
 
+    def send_picture(self, data: bytes, format: PictureFormat, time_us: int | None = None) -> int:
+        """Send a picture to be restyled, and return its id."""
+        return self._thread.run(self._controller.send_picture(data, format, time_us))
+
+    def end_input(self) -> None:
+        """Say that no more pictures come for now."""
+        self._thread.run(self._controller.end_input())
+
     def shown(self, frame: int) -> None:
         """Report the last frame that was shown, where `reports` is "none"."""
         self._thread.run(self._controller.shown(frame))
@@ -151,6 +160,9 @@ class Client:
         fps: int | None = None,
         ahead: int | None = None,
         lease_s: float | None = None,
+        restyles: bool = False,
+        fit: Fit | None = None,
+        noise_scale: float | None = None,
         cues: Iterable[Cue] = (),
     ) -> pb.Session:
         """Open a session. What is not said is left to the server.
@@ -158,7 +170,17 @@ class Client:
         Raises SlotsFull if it has no place left; `retry_after_s` of it says when there may be one.
         """
         creation = self._client.create(
-            model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease_s=lease_s, cues=cues
+            model=model,
+            seed=seed,
+            height=height,
+            width=width,
+            fps=fps,
+            ahead=ahead,
+            lease_s=lease_s,
+            restyles=restyles,
+            fit=fit,
+            noise_scale=noise_scale,
+            cues=cues,
         )
         return self._thread.run(creation)
 

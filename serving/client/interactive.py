@@ -24,6 +24,14 @@ logger = logging.getLogger(__name__)
 Reports = Literal["received", "played", "none"]
 """Which frames the server is told were shown: those that were taken, those that a player shows, or none."""
 
+PictureFormat = Literal["jpeg", "png", "h264"]
+
+FORMATS: dict[PictureFormat, pb.PictureFormat] = {
+    "jpeg": pb.PICTURE_FORMAT_JPEG,
+    "png": pb.PICTURE_FORMAT_PNG,
+    "h264": pb.PICTURE_FORMAT_H264,
+}
+
 MOST_COMMANDS = 64
 """Commands that wait to be written; then those who send them wait."""
 
@@ -59,6 +67,7 @@ class InteractiveSession:
         self._pending = PendingCommands(patience_s)
         self._names = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count())
         self._outgoing: asyncio.Queue[tuple[Any, pb.Command]] = asyncio.Queue(MOST_COMMANDS)
+        self._picture_ids = itertools.count()
         self._attached = self._was_attached = False
         self._ending: SessionError | None = None
         self._reports: Reports = reports or ("played" if session.options.fps else "received")
@@ -139,15 +148,36 @@ class InteractiveSession:
         """Go back to an empty timeline and frame 0."""
         return await self._do(reset=pb.Reset())
 
+    async def send_picture(self, data: bytes, format: PictureFormat, time_us: int | None = None) -> int:
+        """Send a picture to be restyled, and return its id, which the frame has that is made of it.
+
+        `time_us` is when it was taken, on any clock; this one's, if nothing is said. Waits while the connection
+        takes no more: a camera goes on without. While there is no stream it is lost. An "h264" picture is one
+        access unit, without B frames.
+        """
+        self._require_steering()
+        number = next(self._picture_ids)
+        at = round(1e6 * asyncio.get_running_loop().time()) if time_us is None else time_us
+        await self._send(pb.Command(picture=pb.Picture(id=number, time_us=at, format=FORMATS[format], data=data)))
+        return number
+
+    async def end_input(self) -> None:
+        """Say that no more pictures come for now: the last one fills its block."""
+        self._require_steering()
+        await self._send(pb.Command(end_input=pb.EndInput()))
+
     async def shown(self, frame: int) -> None:
         """Report the last frame that was shown, where `reports` is "none"."""
         await self._report(frame)
 
-    async def _do(self, **action: Any) -> pb.Receipt:
+    def _require_steering(self) -> None:
         if self._tasks[0].done():
             raise self._ending or SessionNotFound(f"the session {self.session.id} has ended")
         if self.replaced:
             raise ControllerReplaced(f"another controller steers the session {self.session.id} now")
+
+    async def _do(self, **action: Any) -> pb.Receipt:
+        self._require_steering()
         command = pb.Command(id=next(self._names), client_id=self.client_id, **action)
         answer = self._pending.add(command)
         try:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from serving.errors import LimitReached, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.picture_queue import Batch, PictureQueue
 from serving.protocol.status import write_error
 
 HEARTBEAT_S = 1.0
@@ -23,7 +24,14 @@ MISSED_S = 2.0
 
 KEPT_IDS = 1024
 
+PICTURES = ("picture", "end_input")
+"""Commands that are no command of the timeline."""
+
 Apply = Callable[[pb.Command], Awaitable[pb.Receipt]]
+PassOn = Callable[[Batch], Awaitable[None]]
+
+REFUSED_AGAIN_S = 1.0
+"""Pictures that are refused for the same reason are refused in silence for so long."""
 
 
 class ControllerStream:
@@ -33,17 +41,22 @@ class ControllerStream:
     is refused is answered and ends nothing. Commands go on while nobody reads. Where `events` go on from another
     stream or replica, receipts that were published in between are missing: those are answered here. The end of the
     commands ends nothing either: `commands_ended` is called, since no report of what was shown comes any more.
+
+    Pictures wait for no command, nor do commands for them: they go by `pass_on`, as many at a time as have come.
     """
 
     def __init__(
         self, client_id: str, events: AsyncGenerator[pb.Event], followed: asyncio.Event, apply: Apply,
-        commands_ended: Callable[[], Awaitable[None]],
+        commands_ended: Callable[[], Awaitable[None]], pass_on: PassOn,
     ) -> None:  # fmt: skip
         self._client_id = client_id
         self._events = events
         self._followed = followed
         self._apply = apply
         self._commands_ended = commands_ended
+        self._pass_on = pass_on
+        self._pictures = PictureQueue()
+        self._refused_picture: tuple[float, str] = 0.0, ""
         self._waiting: asyncio.Queue[pb.Event | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_EVENTS)
         self._refusals = 0
@@ -53,7 +66,8 @@ class ControllerStream:
 
     async def run(self, commands: AsyncIterator[pb.Command]) -> AsyncGenerator[pb.Event]:
         """What the controller is sent, until the session's events end. Raises what ends them, or its commands."""
-        tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._carry_out(commands))]
+        work = (self._watch(), self._carry_out(commands), self._pass_pictures())
+        tasks = [asyncio.create_task(task) for task in work]
         try:
             while (event := await self._next()) is not None:
                 yield event
@@ -98,6 +112,9 @@ class ControllerStream:
     async def _carry_out(self, commands: AsyncIterator[pb.Command]) -> None:
         try:
             async for command in commands:
+                if command.WhichOneof("action") in PICTURES:
+                    self._pictures.put(command)
+                    continue
                 await self._followed.wait()
                 command.client_id = command.client_id or self._client_id
                 try:
@@ -113,6 +130,25 @@ class ControllerStream:
         except BaseException:
             self._waiting.put_nowait(None)
             raise
+
+    async def _pass_pictures(self) -> None:
+        while True:
+            await self._followed.wait()
+            batch = await self._pictures.take()
+            try:
+                await self._pass_on(batch)
+            except ServingError as error:
+                self._pictures.lost(batch)
+                self._refuse_picture(batch.commands[0], error)
+            except BaseException:
+                self._waiting.put_nowait(None)
+                raise
+
+    def _refuse_picture(self, command: pb.Command, error: ServingError) -> None:
+        told_at, told = self._refused_picture
+        if str(error) != told or _now() - told_at > REFUSED_AGAIN_S:
+            self._refused_picture = _now(), str(error)
+            self._answer(refusal(command, error))
 
     def _missed(self) -> pb.Receipt | None:
         """A receipt that did not come."""

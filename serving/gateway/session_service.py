@@ -39,6 +39,7 @@ from serving.gateway.spectators import Spectators
 from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues
+from serving.protocol.picture_queue import Batch
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.register import Register
 from serving.session.receipt_log import check_ids
@@ -327,7 +328,11 @@ class SessionService(SessionAPI):
             with suppress(SessionNotFound, ReplicaLost):  # The stream of events says so.
                 await self._relay.ask(session_id, "reports_ended", client_id)
 
-        stream = ControllerStream(client_id, events, followed, apply, commands_ended)
+        async def pass_on(batch: Batch) -> None:
+            pictures = [command.SerializeToString() for command in batch.commands]
+            await self._relay.ask(session_id, "take_pictures", client_id, pictures, batch.dropped)
+
+        stream = ControllerStream(client_id, events, followed, apply, commands_ended, pass_on)
         async with aclosing(self._handoff.while_here(stream.run(commands))) as answers:
             async for event in answers:
                 yield event

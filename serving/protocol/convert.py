@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from serving.errors import InvalidRequest, TimelineError
 from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.requests import new_cue
+from serving.protocol.requests import FITS, new_cue
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, Receipt
 from serving.timeline.cue import Blend, Cue, Method, Transition
@@ -16,13 +16,6 @@ METHODS: dict[int, Method] = {
     pb.TRANSITION_METHOD_UNSPECIFIED: "linear",
     pb.TRANSITION_METHOD_LINEAR: "linear",
     pb.TRANSITION_METHOD_SLERP: "slerp",
-}
-
-
-FITS: dict[Fit, pb.PictureFit] = {
-    "fill": pb.PICTURE_FIT_FILL,
-    "fit": pb.PICTURE_FIT_WHOLE,
-    "stretch": pb.PICTURE_FIT_STRETCH,
 }
 
 

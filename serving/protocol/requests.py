@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from serving.errors import InvalidRequest
+from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue, Transition, check_whole, figure
 
@@ -13,6 +14,12 @@ APPLICATION_KEY, APPLICATION = "application", "longtake"
 """The metadata by which a client may say which of Ray Serve's applications it calls, and the server's name."""
 
 _INT32 = 1 << 31
+
+FITS: dict[Fit, pb.PictureFit] = {
+    "fill": pb.PICTURE_FIT_FILL,
+    "fit": pb.PICTURE_FIT_WHOLE,
+    "stretch": pb.PICTURE_FIT_STRETCH,
+}
 
 
 def new_cue(prompt: str | Blend, frame: int | None = None, transition: Transition | None = None) -> pb.Cue:
@@ -50,8 +57,11 @@ def session_options(
     fps: int | None = None,
     ahead: int | None = None,
     lease_s: float | None = None,
+    restyles: bool = False,
+    fit: Fit | None = None,
+    noise_scale: float | None = None,
 ) -> pb.SessionOptions:
-    """How a session is to be made. What is not said is left to the server.
+    """How a session is to be made. What is not said is left to the server; one that `restyles` takes pictures.
 
     Raises InvalidRequest or TimelineError for what no message can carry, by its name; a server allows less.
     """
@@ -61,4 +71,9 @@ def session_options(
         _require_carried(name, number, -_INT32, _INT32 - 1)
     _require_carried("lease_s", lease_s, -_INT32, _INT32)
     lease = None if lease_s is None else timedelta(seconds=lease_s)
-    return pb.SessionOptions(model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease=lease)
+    return pb.SessionOptions(
+        model=model, seed=seed, height=height, width=width, fps=fps, ahead=ahead, lease=lease,
+        input=pb.INPUT_KIND_VIDEO if restyles else pb.INPUT_KIND_UNSPECIFIED,
+        fit=pb.PICTURE_FIT_UNSPECIFIED if fit is None else FITS[fit],
+        noise_scale=noise_scale,
+    )  # fmt: skip

@@ -21,8 +21,9 @@ from engines.video.stream_engine import AnyStream
 from serving.errors import ServingError, SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
-from serving.protocol.convert import FITS, write_applied, write_receipt
+from serving.protocol.convert import write_applied, write_receipt
 from serving.protocol.cue_pages import next_cues, recent_cues
+from serving.protocol.requests import FITS
 from serving.replication.messages import SessionSpec
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.state_machine import Applied, BlockPlan, Receipt, Session, State

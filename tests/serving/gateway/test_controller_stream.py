@@ -10,8 +10,9 @@ import pytest
 
 from serving.errors import InvalidRequest
 from serving.gateway import controller_stream
-from serving.gateway.controller_stream import ControllerStream
+from serving.gateway.controller_stream import ControllerStream, PassOn
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.picture_queue import Batch
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +23,10 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def accepted(command_id: str) -> pb.Receipt:
     return pb.Receipt(command_id=command_id, stage=pb.RECEIPT_STAGE_ACCEPTED)
+
+
+async def no_pictures(batch: Batch) -> None:
+    raise AssertionError("no picture was sent")
 
 
 def receipts(*, published: bool) -> list[pb.Receipt]:
@@ -48,7 +53,7 @@ def receipts(*, published: bool) -> list[pb.Receipt]:
         async def never() -> None:
             raise AssertionError("the client sends on")
 
-        stream = ControllerStream("a client", session(done), followed, apply, never)
+        stream = ControllerStream("a client", session(done), followed, apply, never, no_pictures)
         return [event.receipt async for event in stream.run(commands()) if event.HasField("receipt")]
 
     return asyncio.run(steer())
@@ -84,7 +89,7 @@ def test_a_client_that_sends_no_more_is_sent_all_events_until_the_session_ends()
         async def ended() -> None:
             said.append("no more commands")
 
-        stream = ControllerStream("a client", session(), followed, apply, ended)
+        stream = ControllerStream("a client", session(), followed, apply, ended, no_pictures)
         return [event.WhichOneof("event") async for event in stream.run(commands())], said
 
     events, said = asyncio.run(steer())
@@ -103,7 +108,7 @@ def test_commands_that_end_with_an_error_end_the_stream_with_it() -> None:
 
     async def steer() -> None:
         followed = asyncio.Event()
-        stream: Any = ControllerStream("a client", session(), followed, Any, Any)  # type: ignore[arg-type]
+        stream: Any = ControllerStream("a client", session(), followed, Any, Any, no_pictures)  # type: ignore[arg-type]
         async for _ in stream.run(commands()):
             pass
 
@@ -125,7 +130,101 @@ def test_a_heartbeat_says_what_the_session_waits_for(lost: bool, waiting: int) -
         followed = asyncio.Event()
         if not lost:
             followed.set()
-        stream: Any = ControllerStream("a client", session(), followed, Any, Any)  # type: ignore[arg-type]
+        stream: Any = ControllerStream("a client", session(), followed, Any, Any, no_pictures)  # type: ignore[arg-type]
         return [event.heartbeat.waiting async for event in stream.run(commands()) if event.HasField("heartbeat")]
 
     assert set(asyncio.run(steer())) == {waiting}
+
+
+def steered(commands: list[pb.Command], pass_on: PassOn) -> list[pb.Event]:
+    """What a controller is sent that sends these, over a session of half a second."""
+
+    async def session() -> AsyncGenerator[pb.Event]:
+        await asyncio.sleep(0.5)
+        return
+        yield
+
+    async def sent() -> AsyncGenerator[pb.Command]:
+        for command in commands:
+            yield command
+        await asyncio.Future()
+
+    async def slow(command: pb.Command) -> pb.Receipt:
+        await asyncio.sleep(0.3)
+        return pb.Receipt()
+
+    async def never() -> None:
+        raise AssertionError("the client sends on")
+
+    async def steer() -> list[pb.Event]:
+        followed = asyncio.Event()
+        followed.set()
+        stream = ControllerStream("a client", session(), followed, slow, never, pass_on)
+        return [event async for event in stream.run(sent())]
+
+    return asyncio.run(steer())
+
+
+def shown(number: int, nbytes: int = 10) -> pb.Command:
+    return pb.Command(picture=pb.Picture(id=number, data=bytes(nbytes)))
+
+
+def test_pictures_do_not_wait_for_a_command_that_is_being_answered() -> None:
+    passed: list[tuple[float, int]] = []
+
+    async def pass_on(batch: Batch) -> None:
+        now = asyncio.get_running_loop().time()
+        passed.extend((now, command.picture.id) for command in batch.commands)
+
+    async def began() -> float:
+        return asyncio.get_running_loop().time()
+
+    start = asyncio.run(began())
+    steered([shown(1), pb.Command(id="one", pause=pb.Pause()), shown(2)], pass_on)
+    assert [number for _, number in passed] == [1, 2]
+    assert passed[0][0] - start < 0.25
+
+
+def test_of_pictures_that_come_too_fast_the_newest_are_passed_on_and_the_others_counted() -> None:
+    batches: list[Batch] = []
+
+    async def pass_on(batch: Batch) -> None:
+        batches.append(batch)
+        await asyncio.sleep(0.1)
+
+    steered([shown(number) for number in range(100)], pass_on)
+    numbers = [command.picture.id for batch in batches for command in batch.commands]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == 99
+    assert sum(batch.dropped for batch in batches) == 100 - len(numbers)
+
+
+def test_pictures_that_are_refused_are_refused_once_and_counted_as_dropped() -> None:
+    batches: list[Batch] = []
+
+    async def pass_on(batch: Batch) -> None:
+        batches.append(batch)
+        await asyncio.sleep(0.05)
+        raise InvalidRequest("the session takes no pictures")
+
+    async def feed() -> AsyncGenerator[pb.Command]:
+        for number in range(4):
+            yield shown(number)
+            await asyncio.sleep(0.08)
+        await asyncio.Future()
+
+    async def steer() -> list[pb.Event]:
+        followed = asyncio.Event()
+        followed.set()
+
+        async def session() -> AsyncGenerator[pb.Event]:
+            await asyncio.sleep(0.5)
+            return
+            yield
+
+        stream: Any = ControllerStream("a client", session(), followed, Any, Any, pass_on)  # type: ignore[arg-type]
+        return [event async for event in stream.run(feed())]
+
+    refusals = [event.receipt for event in asyncio.run(steer()) if event.HasField("receipt")]
+    assert [receipt.command for receipt in refusals] == [pb.COMMAND_KIND_PICTURE]
+    assert batches[-1].dropped == 3

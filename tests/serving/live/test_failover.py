@@ -34,6 +34,7 @@ from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.pipeline.video_decoder import DecoderStart
 from serving.protocol.requests import APPLICATION
 from serving.timeline.cue import Blend, Cue
+from tests.serving.live.camera import restyle
 from tests.serving.live.ray_start import cluster_here
 from tests.serving.live.scenes import (
     NIGHT,
@@ -48,6 +49,7 @@ from tests.serving.live.scenes import (
     watch,
 )
 from tests.serving.live.test_sessions import refused
+from tests.serving.worker.pictures.clips import encoded, picture
 
 Stub = sessions_pb2_grpc.SessionsStub
 HURTS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
@@ -109,6 +111,25 @@ def test_no_frame_is_lost_with_a_replica(
         events = streamed(pair, lambda session: replicas.send(number, deployment, message, session.id))
     assert frames(events) == list(range(END))
     assert len(resumed(events)) == 1
+
+
+@pytest.mark.parametrize(
+    ("deployment", "message"), [("Denoiser", "session opened"), ("VideoDecoder", "decoder opened")]
+)
+def test_no_frame_of_a_restyled_video_is_lost_with_a_replica(pair: Pair, deployment: str, message: str) -> None:
+    wait_until_whole()
+    pictures = [encoded(picture(number)) for number in range(60)]
+    with Replicas(pair.logs) as replicas:
+
+        def hurt(chunk: pb.Chunk) -> None:
+            if chunk.first_frame == 21:
+                (session,) = pair.stub.ListSessions(pb.ListSessionsRequest()).sessions
+                replicas.send(signal.SIGKILL, deployment, message, session.id)
+
+        seen = asyncio.run(restyle(pair.address, pictures, "png", 16.0, 61, NOON, hurt))
+    assert seen.frames == list(range(61))
+    assert len(resumed(seen.events)) == 1
+    assert seen.pictures == sorted(set(seen.pictures))
 
 
 @HURTS
