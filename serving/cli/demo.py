@@ -1,4 +1,7 @@
-"""The demonstration: a server and two sessions at once, one steered live: `python -m serving.cli.demo`."""
+"""The demonstration: a server and two sessions at once, one steered live, then a third that restyles a video.
+
+python -m serving.cli.demo
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import av
 import torch
 
 from engines.config.geometry import FRAMES_PER_SECOND
+from serving.cli.demo_restyling import pairs, restyle
 from serving.cli.interrupts import INTERRUPTED
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, Switch, opened, shown, steer, time_of
@@ -35,6 +39,9 @@ STEERED = (
 SAILBOAT = "a white sailboat drifting over the sea"
 SERVE, PAGE = "make serve", "http://127.0.0.1:8000/"
 """How to have the page, and where it is then."""
+
+ROWS = 3
+"""Of pairs on the sheet of the second act."""
 
 STILLS = 12
 """Pictures of each film on the sheet."""
@@ -145,11 +152,17 @@ def run(options: argparse.Namespace) -> None:
     with local_server(["--slots", "2", "--recordings", str(folder / "recordings")]) as server:
         print(f"two sessions at once on {server.address} ...", file=sys.stderr, flush=True)
         films = asyncio.run(both(server.address, folder, span))
+        print("a film of these, as from a camera, and restyled live ...", file=sys.stderr, flush=True)
+        clip, restyled = films[1].film, folder / "demo-restyled.mp4"
+        second_act = asyncio.run(restyle(server.address, clip, restyled, span))
         print("stopping ...", file=sys.stderr, flush=True)
     sheet = folder / "demo.png"
     write_sheet(sheet, [still for watched in films for still in stills(watched)])
-    print("\n".join(str(watched) for watched in films))
+    restyled_sheet = folder / "demo-restyled.png"
+    write_sheet(restyled_sheet, list(pairs(second_act, ROWS)))
+    print("\n".join(map(str, (*films, second_act))))
     print(f"pictures of both: {sheet}")
+    print(f"pictures of the camera's, and what came of them below: {restyled_sheet}")
     print(f"to steer one yourself: {SERVE}, then open {PAGE} in a browser")
 
 

@@ -114,15 +114,16 @@ class Playback:
 
 
 async def steer(
-    controller: InteractiveSession, playback: Playback, prompts: Iterable[str], span: int
-) -> tuple[Switch, ...]:
+    controller: InteractiveSession, playback: Playback, prompts: Iterable[str], span: int,
+    report: Report | None = None,
+) -> tuple[Switch, ...]:  # fmt: skip
     """Say at least one prompt, each `span` frames after the one before; ends as long after the last applied."""
     switches: list[Switch] = []
     for prompt in prompts:
-        await playback.until(playback.frames + span)
+        await playback.until(playback.frames + span, report)
         said_at = asyncio.get_running_loop().time()
         switches.append(Switch(prompt, said_at, (await controller.schedule(prompt)).frame))
-    await playback.until(switches[-1].frame + span)
+    await playback.until(switches[-1].frame + span, report)
     return tuple(switches)
 
 
