@@ -6,7 +6,9 @@ import asyncio
 import re
 from pathlib import Path
 
-from serving.cli.demo import STEERED, STILLS, both, stills
+from serving.cli.demo import STEERED, STILLS, both, follow, stills
+from serving.cli.demo_restyling import LOOKS, pairs, restyle
+from serving.client.aio import AsyncClient
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import Server
@@ -24,6 +26,27 @@ def test_two_sessions_are_shown_at_once_and_one_is_steered_through_every_prompt(
     assert "none missing and none twice" in str(followed)
     assert str(steered).count("to be seen") == len(STEERED) - 1
     assert not stub.ListSessions(pb.ListSessionsRequest()).sessions
+
+
+def test_a_film_is_restyled_under_two_prompts_and_shown_below_what_the_camera_saw(
+    server: Server, stub: sessions_pb2_grpc.SessionsStub, tmp_path: Path
+) -> None:
+    clip = asyncio.run(follow_alone(server.address, tmp_path / "clip.mp4"))
+    restyled = asyncio.run(restyle(server.address, clip, tmp_path / "restyled.mp4", span=12))
+    assert [cue.cue.prompts[0].text for cue in restyled.playback.applied] == list(LOOKS)
+    assert list(restyled.pictures) == sorted(restyled.pictures)
+    assert restyled.input.dropped == restyled.input.broken == 0
+    seen = [still.prompt for still in pairs(restyled, rows=1)]
+    assert seen[:4] == ["what the camera sees"] * 4
+    assert seen[4:] == [*[LOOKS[0]] * seen.count(LOOKS[0]), *[LOOKS[1]] * seen.count(LOOKS[1])]
+    assert set(seen[4:]) == set(LOOKS)
+    assert not stub.ListSessions(pb.ListSessionsRequest()).sessions
+
+
+async def follow_alone(server: str, film: Path) -> Path:
+    async with AsyncClient(server) as client:
+        await follow(client, film, span=12)
+    return film
 
 
 def test_the_program_in_the_readme_steers_a_session(server: Server, stub: sessions_pb2_grpc.SessionsStub) -> None:
