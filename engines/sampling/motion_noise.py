@@ -38,24 +38,35 @@ class MotionNoise:
     Args:
         scale: the one in force.
         last: the last picture, [1, 3, H, W] in -1..1.
+        before: the scale before the last pictures; None where they were the first.
+        moved: how much moved in them, as far as anybody asked.
 
     """
 
     scale: float
     last: Tensor
+    before: float | None = None
+    moved: float = 0.0
 
     @classmethod
     def start(cls, setting: NoiseSetting, pictures: Tensor) -> Self:
         """After a stream's first pictures, [N, 3, H, W] in -1..1, which are mixed as those at rest."""
         return cls(setting.scale, pictures[-1:].clone())
 
-    def after(self, setting: NoiseSetting, pictures: Tensor) -> Self:
+    def after(self, setting: NoiseSetting, pictures: Tensor) -> MotionNoise:
         """After the next ones; where they count, on CUDA this waits for how much moved in them."""
-        scale = setting.scale
-        if setting.follows_motion:
-            moved = motion(pictures, self.last).item()
-            scale = (setting.scale - MOST_LESS * moved) * (1 - KEPT) + self.scale * KEPT
-        return replace(self, scale=scale, last=pictures[-1:].clone())
+        moved = motion(pictures, self.last).item() if setting.follows_motion else 0.0
+        return MotionNoise(_scale(setting, self.scale, moved), pictures[-1:].clone(), self.scale, moved)
+
+    def under(self, setting: NoiseSetting) -> MotionNoise:
+        """As if the last pictures had come under another setting."""
+        return replace(self, scale=_scale(setting, self.before, self.moved))
+
+
+def _scale(setting: NoiseSetting, before: float | None, moved: float) -> float:
+    if before is None or not setting.follows_motion:
+        return setting.scale
+    return (setting.scale - MOST_LESS * moved) * (1 - KEPT) + before * KEPT
 
 
 def motion(pictures: Tensor, before: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -46,6 +46,10 @@ class InputState:
     noise: NoiseSetting
     blocks: int = 0
     motion: MotionNoise | None = None
+
+    def under(self, noise: NoiseSetting) -> InputState:
+        """As if the last pictures had come under another setting, which holds for all that come."""
+        return replace(self, noise=noise, motion=None if self.motion is None else self.motion.under(noise))
 
 
 class Encoded(NamedTuple):
@@ -123,7 +127,7 @@ class InputEncoder:
         else:
             motion = state.motion.after(state.noise, pixels)
             timestep = first_timestep(motion.scale, config.timestep_below)
-        inputs, first, number = [], 0, state.blocks
+        inputs, first, number = list[BlockInput](), 0, state.blocks
         latents = encoded.latents[0]
         while first < latents.shape[0]:
             frames = config.blocks.frames_of(number)
@@ -135,6 +139,15 @@ class InputEncoder:
         """[N, 3, H, W] in -1..1."""
         here = to_device(pictures, self._side_stream.device)
         return (here.permute(0, 3, 1, 2) / 127.5 - 1).to(self.dtype)
+
+
+def under_noise(block: BlockInput, config: VideoStreamConfig, after: InputState) -> BlockInput:
+    """The input of the last pictures before `after`, where it is mixed as that says: see `InputState.under`."""
+    assert after.motion is not None
+    scale = after.motion.scale
+    is_first = after.motion.before is None
+    timestep = block.timestep if is_first else first_timestep(scale, config.timestep_below)
+    return block._replace(noise_scale=scale, timestep=timestep)
 
 
 def _check(config: VideoStreamConfig, pictures: Tensor) -> None:

@@ -63,6 +63,11 @@ class StreamEngine:
         else:
             self.text.set_prompt(stream, prompt)
 
+    def renew_sink(self, stream: AnyStream) -> None:
+        """Have the next frames take the places of the sink's; a stream from prompts alone keeps its own."""
+        if isinstance(stream, VideoStream):
+            self.video.renew_sink(stream)
+
     def fork(self, stream: AnyStream) -> AnyStream:
         """A second stream in the same state."""
         return self.video.fork(stream) if isinstance(stream, VideoStream) else self.text.fork(stream)

@@ -19,7 +19,7 @@ from serving.client.unary_calls import UnaryCalls
 from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import APPLICATION, APPLICATION_KEY, new_cue, new_cues, session_options
-from serving.timeline.cue import Blend, Cue, Transition
+from serving.timeline.cue import Blend, Cue, Restyling, Transition
 
 SERVER = "localhost:9000"
 
@@ -145,9 +145,10 @@ class AsyncClient:
         prompt: str | Blend,
         frame: int | None = None,
         transition: Transition | None = None,
+        restyling: Restyling | None = None,
     ) -> pb.Receipt:
         """Schedule a cue at `frame`, over one that is there already; None is now."""
-        cue = new_cue(prompt, frame, transition)
+        cue = new_cue(prompt, frame, transition, restyling)
         return await self._calls.ask("SchedulePrompt", pb.SchedulePromptRequest(session_id=session_id, cue=cue))
 
     async def remove(self, session_id: str, frame: int) -> pb.Receipt:

@@ -13,7 +13,7 @@ from serving.client.aio import PATIENCE_S, SERVER, AsyncClient
 from serving.client.interactive import InteractiveSession, PictureFormat, Reports
 from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.timeline.cue import Blend, Cue, Transition
+from serving.timeline.cue import Blend, Cue, Restyling, Transition
 
 T = TypeVar("T")
 
@@ -72,10 +72,14 @@ class SteeredSession:
         return self._thread.iterate(self._controller)
 
     def schedule(
-        self, prompt: str | Blend, frame: int | None = None, transition: Transition | None = None
+        self,
+        prompt: str | Blend,
+        frame: int | None = None,
+        transition: Transition | None = None,
+        restyling: Restyling | None = None,
     ) -> pb.Receipt:
         """Schedule a cue at `frame`, over one that is there already; None is now."""
-        return self._thread.run(self._controller.schedule(prompt, frame, transition))
+        return self._thread.run(self._controller.schedule(prompt, frame, transition, restyling))
 
     def remove(self, frame: int) -> pb.Receipt:
         """Take the pending cue at `frame` away."""

@@ -17,7 +17,7 @@ from serving.errors import ControllerReplaced, SessionError, SessionNotFound
 from serving.media.playout_clock import PlayerClock
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
-from serving.timeline.cue import Blend, Transition
+from serving.timeline.cue import Blend, Restyling, Transition
 
 logger = logging.getLogger(__name__)
 
@@ -117,10 +117,14 @@ class InteractiveSession:
     # Commands
 
     async def schedule(
-        self, prompt: str | Blend, frame: int | None = None, transition: Transition | None = None
+        self,
+        prompt: str | Blend,
+        frame: int | None = None,
+        transition: Transition | None = None,
+        restyling: Restyling | None = None,
     ) -> pb.Receipt:
         """Schedule a cue at `frame`, over one that is there already; None is now."""
-        return await self._do(schedule_prompt=new_cue(prompt, frame, transition))
+        return await self._do(schedule_prompt=new_cue(prompt, frame, transition, restyling))
 
     async def remove(self, frame: int) -> pb.Receipt:
         """Take the pending cue at `frame` away."""

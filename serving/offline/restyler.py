@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
 from threading import Event
 from typing import NamedTuple
@@ -27,6 +28,7 @@ from serving.offline.film_writer import Film
 from serving.offline.provenance import Facts
 from serving.offline.renderer import STILLS, Outputs, Progress, progress
 from serving.pipeline.prompts import PlannedPrompts
+from serving.pipeline.restyling import noise_after
 from serving.timeline.schedule import Schedule
 
 CHUNK_BLOCKS = 3
@@ -139,6 +141,10 @@ class ClipRestyler:
         self, group: PictureGroup, prompt: Prompt, state: InputState, interrupted: Event
     ) -> tuple[Block | None, InputState]:
         stream, generator = self._stream, self._engine.generator
+        if (restyling := self._track.restyling) is not None:
+            state = replace(state, noise=noise_after(state.noise, restyling))
+            if restyling.renews_sink:
+                generator.renew_sink(stream)
         if stream.prompt is None or stream.prompt.text != prompt.text:
             generator.set_prompt(stream, prompt)
         inputs, after = self._engine.encoder.encode(stream.config, group.pictures, state)

@@ -9,6 +9,7 @@ from engines.text.blending import blend, interpolate
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
 from serving.errors import TimelineError
+from serving.timeline.cue import Restyling
 from serving.timeline.schedule import Schedule, Step
 
 
@@ -66,11 +67,17 @@ class PlannedPrompts:
         self._steps = list(reversed(steps))
         self._track = PromptTrack(encoded)
         self._present: Prompt | None = None
+        self.restyling: Restyling | None = None
 
     def at(self, block: int) -> Prompt:
-        """The prompt in force at `block`; blocks are asked for in their order, and block 0 has one."""
+        """The prompt in force at `block`; blocks are asked for in their order, and block 0 has one.
+
+        `restyling` is then what comes into force with the block.
+        """
+        self.restyling = None
         while self._steps and self._steps[-1].block <= block:
-            self._present = self._track.take(self._steps.pop())
+            step = self._steps.pop()
+            self._present, self.restyling = self._track.take(step), step.restyling
         if self._present is None:
             raise TimelineError("cues", "no cue is at frame 0, where the stream begins")
         return self._present

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from serving.errors import ControllerReplaced, InvalidRequest, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_blend, read_transition
+from serving.protocol.convert import read_blend, read_restyling, read_transition
 from serving.session.state_machine import Session
 from serving.session.types import Receipt, Refusal
 
@@ -66,7 +66,7 @@ def apply_command(logic: Session, command: pb.Command, now: float) -> tuple[Rece
         case "schedule_prompt":
             cue = command.schedule_prompt
             frame = cue.frame if cue.HasField("frame") else None
-            return logic.schedule(read_blend(cue), frame, read_transition(cue), name, now)
+            return logic.schedule(read_blend(cue), frame, read_transition(cue), name, now, read_restyling(cue))
         case "remove_prompt":
             return logic.remove(command.remove_prompt.frame, name, now)
         case "move_prompt":

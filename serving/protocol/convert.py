@@ -10,7 +10,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import FITS, new_cue
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, Receipt
-from serving.timeline.cue import Blend, Cue, Method, Transition
+from serving.timeline.cue import Blend, Cue, Method, Restyling, Transition
 
 METHODS: dict[int, Method] = {
     pb.TRANSITION_METHOD_UNSPECIFIED: "linear",
@@ -49,14 +49,26 @@ def read_transition(cue: pb.Cue) -> Transition | None:
     return Transition(cue.transition.blocks, METHODS[method])
 
 
+def read_restyling(cue: pb.Cue) -> Restyling | None:
+    """How pictures are restyled from a cue on. Raises TimelineError for what cannot be."""
+    if not cue.HasField("restyling"):
+        return None
+    told = cue.restyling
+    return Restyling(
+        told.noise_scale if told.HasField("noise_scale") else None,
+        told.follows_motion if told.HasField("follows_motion") else None,
+        told.renews_sink,
+    )
+
+
 def read_cue(cue: pb.Cue) -> Cue:
     """A cue with a frame. Raises TimelineError."""
-    return Cue(cue.frame, read_blend(cue), read_transition(cue))
+    return Cue(cue.frame, read_blend(cue), read_transition(cue), read_restyling(cue))
 
 
 def write_cue(cue: Cue) -> pb.Cue:
     """As the protocol has it."""
-    return new_cue(cue.blend, cue.frame, cue.transition)
+    return new_cue(cue.blend, cue.frame, cue.transition, cue.restyling)
 
 
 def write_applied(applied: Applied) -> pb.AppliedCue:

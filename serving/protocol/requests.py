@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import timedelta
 
 from serving.errors import InvalidRequest
 from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.timeline.cue import Blend, Cue, Transition, check_whole, figure
+from serving.timeline.cue import Blend, Cue, Restyling, Transition, check_whole, figure
 
 APPLICATION_KEY, APPLICATION = "application", "longtake"
 """The metadata by which a client may say which of Ray Serve's applications it calls, and the server's name."""
@@ -22,7 +23,12 @@ FITS: dict[Fit, pb.PictureFit] = {
 }
 
 
-def new_cue(prompt: str | Blend, frame: int | None = None, transition: Transition | None = None) -> pb.Cue:
+def new_cue(
+    prompt: str | Blend,
+    frame: int | None = None,
+    transition: Transition | None = None,
+    restyling: Restyling | None = None,
+) -> pb.Cue:
     """A cue to be scheduled; a `frame` of None is now.
 
     Raises TimelineError for a prompt that cannot be, and InvalidRequest for a frame that no message can carry.
@@ -35,6 +41,8 @@ def new_cue(prompt: str | Blend, frame: int | None = None, transition: Transitio
         slerp = transition.method == "slerp"
         cue.transition.blocks = transition.blocks
         cue.transition.method = pb.TRANSITION_METHOD_SLERP if slerp else pb.TRANSITION_METHOD_LINEAR
+    if restyling is not None:
+        cue.restyling.CopyFrom(pb.Restyling(**asdict(restyling)))
     return cue
 
 
@@ -45,7 +53,7 @@ def _require_carried(name: str, number: float | None, least: int, most: int) -> 
 
 def new_cues(cues: Iterable[Cue]) -> list[pb.Cue]:
     """The cues of a timeline, to be scheduled."""
-    return [new_cue(cue.blend, cue.frame, cue.transition) for cue in cues]
+    return [new_cue(cue.blend, cue.frame, cue.transition, cue.restyling) for cue in cues]
 
 
 def session_options(

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 
 from serving.session.types import Applied
-from serving.timeline.cue import METHODS, Blend, Cue, Transition
+from serving.timeline.cue import METHODS, Blend, Cue, Restyling, Transition
 
 _WEIGHT = struct.Struct("<d")
 _COMPRESSION = 1
@@ -46,10 +46,23 @@ def _put_cue(body: bytearray, cue: Cue, texts: dict[str, int]) -> None:
     _put(body, (len(parts) * 2 + weighted) * (1 + len(METHODS)) + way)
     if transition is not None:
         _put(body, transition.blocks)
+    _put_restyling(body, cue.restyling)
     for text, weight in parts:
         _put(body, texts.setdefault(text, len(texts)))
         if weighted:
             body += _WEIGHT.pack(weight)
+
+
+def _put_restyling(body: bytearray, restyling: Restyling | None) -> None:
+    """Which of its parts there are as bits, and then the scale of the noise."""
+    if restyling is None:
+        _put(body, 0)
+        return
+    scale, follows = restyling.noise_scale, restyling.follows_motion
+    has_follows, has_scale = follows is not None, scale is not None
+    _put(body, 1 | restyling.renews_sink << 1 | has_follows << 2 | bool(follows) << 3 | has_scale << 4)
+    if scale is not None:
+        body += _WEIGHT.pack(scale)
 
 
 def _put(body: bytearray, number: int) -> None:
@@ -100,9 +113,18 @@ def _entries(reader: _Reader) -> Iterator[Applied]:
 def _cue(reader: _Reader, frame: int, texts: Sequence[str]) -> Cue:
     kind, way = divmod(reader.number(), 1 + len(METHODS))
     transition = Transition(reader.number(), METHODS[way - 1]) if way else None
+    restyling = _restyling(reader)
     count, weighted = divmod(kind, 2)
     parts = []
     for _ in range(count):
         text = texts[reader.number()]
         parts.append((text, _WEIGHT.unpack(reader.take(_WEIGHT.size))[0] if weighted else 1.0))
-    return Cue(frame, Blend(tuple(parts)), transition)
+    return Cue(frame, Blend(tuple(parts)), transition, restyling)
+
+
+def _restyling(reader: _Reader) -> Restyling | None:
+    bits = reader.number()
+    if not bits:
+        return None
+    scale = _WEIGHT.unpack(reader.take(_WEIGHT.size))[0] if bits & 16 else None
+    return Restyling(scale, bool(bits & 8) if bits & 4 else None, bool(bits & 2))

@@ -24,7 +24,7 @@ from serving.session.types import (
     State,
     Waiting,
 )
-from serving.timeline.cue import LAST_FRAME, Blend, Cue, Transition
+from serving.timeline.cue import LAST_FRAME, Blend, Cue, Restyling, Transition
 
 __all__ = [
     "LAST_FRAME", "Applied", "BlockPlan", "CommandKind", "Pending", "Receipt", "Session", "SessionRecord", "Stage",
@@ -115,12 +115,13 @@ class Session:
     # Commands
 
     def schedule(
-        self, blend: Blend, frame: int | None, transition: Transition | None, command_id: str, now: float
-    ) -> tuple[Receipt, ...]:
+        self, blend: Blend, frame: int | None, transition: Transition | None, command_id: str, now: float,
+        restyling: Restyling | None = None,
+    ) -> tuple[Receipt, ...]:  # fmt: skip
         """Schedule a cue, over one that is on its frame; without a frame, the earliest possible."""
         self._require_alive()
         at = self.earliest_frame if frame is None else frame
-        cue = Cue(at, blend, transition)
+        cue = Cue(at, blend, transition, restyling)
         self._pending.require_ahead(at, self.next_block)
         self._pending.require_room(at)
         dropped = self._pending.get(at)

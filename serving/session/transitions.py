@@ -25,9 +25,10 @@ def step_at(last: Applied | None, block: int, frame: int) -> Step | None:
         return None
     cue, transition = last.cue, last.cue.transition
     if transition is None:
-        return Step(block, frame, cue.frame, cue.blend)
+        return Step(block, frame, cue.frame, cue.blend, restyling=cue.restyling)
     fraction = (block - last.block + 1) / transition.blocks
-    return Step(block, frame, cue.frame, cue.blend, last.step - 1, fraction, transition.method)
+    restyling = cue.restyling if block == last.block else None
+    return Step(block, frame, cue.frame, cue.blend, last.step - 1, fraction, transition.method, restyling)
 
 
 def steps_of(entries: Iterable[Applied], end: int, blocks: BlockLengths) -> Iterator[Step]:

@@ -153,12 +153,37 @@ class Transition:
 
 
 @dataclass(frozen=True)
+class Restyling:
+    """How a video's pictures are restyled from a cue on; what is None stays as it was.
+
+    Args:
+        noise_scale: the share of noise that they are mixed with.
+        follows_motion: whether it is less where they move.
+        renews_sink: the next frames are those that are always attended, in place of the first ones.
+
+    """
+
+    noise_scale: float | None = None
+    follows_motion: bool | None = None
+    renews_sink: bool = False
+
+    def __post_init__(self) -> None:
+        scale = self.noise_scale
+        _require(
+            scale is None or (math.isfinite(scale) and 0 < scale <= 1),
+            "restyling.noise_scale",
+            f"{scale} is outside 0..1",
+        )
+
+
+@dataclass(frozen=True)
 class Cue:
-    """What is to be in force from pixel frame `frame` on."""
+    """What is to be in force from pixel frame `frame` on; `restyling` is of sessions that take pictures."""
 
     frame: int
     blend: Blend
     transition: Transition | None = None
+    restyling: Restyling | None = None
 
     def __post_init__(self) -> None:
         _require(self.frame >= 0, "frame", f"frame {self.frame} is before the beginning, frame 0")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from engines.config.geometry import FRAMES_PER_SECOND, BlockLengths
-from serving.timeline.cue import Blend, Cue, Method
+from serving.timeline.cue import Blend, Cue, Method, Restyling
 from serving.timeline.timeline import Timeline
 
 
@@ -16,6 +16,7 @@ class Step:
 
     `asked_frame` is the frame of its cue. Where `source` is None, the prompt is `target`. Otherwise it is the
     `fraction` of the way, by `method`, from the prompt of step number `source` to `target`; at 1 it is `target`.
+    The first step of a cue has its `restyling`.
     """
 
     block: int
@@ -25,6 +26,7 @@ class Step:
     source: int | None = None
     fraction: float = 1.0
     method: Method = "linear"
+    restyling: Restyling | None = None
 
 
 LONGLIVE_BLOCKS = BlockLengths(later=3, first=3)
@@ -92,7 +94,8 @@ def _steps(cue: Cue, numbers: range, source: int, blocks: BlockLengths) -> Itera
     for number, block in enumerate(numbers, start=1):
         frame = blocks.pixel_frames(block)
         if cue.transition is None:
-            yield Step(block, frame, cue.frame, cue.blend)
+            yield Step(block, frame, cue.frame, cue.blend, restyling=cue.restyling)
         else:
             fraction, method = number / cue.transition.blocks, cue.transition.method
-            yield Step(block, frame, cue.frame, cue.blend, source, fraction, method)
+            restyling = cue.restyling if number == 1 else None
+            yield Step(block, frame, cue.frame, cue.blend, source, fraction, method, restyling)

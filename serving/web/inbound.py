@@ -15,7 +15,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
 from serving.session.receipt_log import MAX_ID_CHARACTERS
 from serving.timeline.formats.document import Json, Node, maybe, shown
-from serving.timeline.formats.native import read_blend, read_transition
+from serving.timeline.formats.native import read_blend, read_restyling, read_transition
 from serving.timeline.formats.parsing import load_json
 
 MAX_CHARACTERS = 1 << 20
@@ -90,7 +90,8 @@ def read_message(envelope: Envelope) -> pb.Command | Request:
 
 def _cue(data: Node, fields: Fields) -> pb.Cue:
     frame = maybe(fields.get("timestamp"), _frame)
-    return new_cue(read_blend(data, fields, "new_prompt"), frame, read_transition(data, fields))
+    blend, transition = read_blend(data, fields, "new_prompt"), read_transition(data, fields)
+    return new_cue(blend, frame, transition, read_restyling(data, fields))
 
 
 def _field(parent: Node, fields: Fields, name: str) -> Node:
@@ -106,7 +107,7 @@ def _frame(node: Node) -> int:
     return frame
 
 
-_CUE_FIELDS = ("new_prompt", "prompts", "timestamp", "transition")
+_CUE_FIELDS = ("new_prompt", "prompts", "timestamp", "transition", "restyling")
 
 _COMMANDS: Mapping[str, _Type] = {
     "schedule_prompt": _Type(_CUE_FIELDS, lambda data, fields: pb.Command(schedule_prompt=_cue(data, fields))),

@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import weight_of, write_cue
+from serving.protocol.convert import read_restyling, weight_of, write_cue
 from serving.protocol.status import code_numbered, code_of, message_of, reason_name, reason_of, retry_after_of
 from serving.timeline.formats.document import Json
+from serving.timeline.formats.native import restyling_fields
 from serving.timeline.formats.reader import ReadTimeline
 from serving.timeline.timeline import unserved
 
@@ -70,6 +71,8 @@ def cue_json(cue: pb.Cue) -> dict[str, Json]:
     if cue.HasField("transition"):
         slerp = cue.transition.method == pb.TRANSITION_METHOD_SLERP
         data["transition"] = {"blocks": cue.transition.blocks, "method": "slerp" if slerp else "linear"}
+    if (restyling := read_restyling(cue)) is not None:
+        data["restyling"] = restyling_fields(restyling)
     return data
 
 

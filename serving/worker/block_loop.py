@@ -191,7 +191,7 @@ class BlockLoop:
             return None
         if session.input is None:
             return _Begun(session, plan)
-        made_from = session.input.take()
+        made_from = session.input.take(None if plan.step is None else plan.step.restyling)
         self._encode_more(session)
         return _Begun(session, plan, made_from)
 
@@ -235,6 +235,8 @@ class BlockLoop:
             if plan.step is None:
                 continue
             prompt = session.track.take(plan.step)
+            if plan.step.restyling is not None and plan.step.restyling.renews_sink:
+                self._engine.renew_sink(session.stream)
             if session.stream.prompt is None or session.stream.prompt.text != prompt.text:
                 self._engine.set_prompt(session.stream, prompt)
         submitted = time.monotonic()

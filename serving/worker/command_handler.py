@@ -16,11 +16,11 @@ from serving.pipeline.prompts import PromptTrack
 from serving.pipeline.stages import DecoderStage, in_thread
 from serving.pipeline.video_decoder import DecoderStart
 from serving.protocol.commands import first_answer, handle
-from serving.protocol.convert import write_receipt
+from serving.protocol.convert import read_cue, write_receipt
 from serving.session.recording_mark import RecordingMark
 from serving.session.state_machine import Receipt
 from serving.worker.active_session import ActiveSession, at_rest
-from serving.worker.pictures.session_input import new_input
+from serving.worker.pictures.session_input import new_input, require_restylable
 from serving.worker.session_copies import SessionCopies
 
 REPLICATED_WITHIN_S = 0.5
@@ -90,6 +90,8 @@ class CommandHandler:
     async def _apply(self, session: ActiveSession, command: pb.Command, replaced: bool) -> tuple[Receipt, ...]:
         if command.WhichOneof("action") == "reset" and not replaced:
             return await self._reset(session, command)
+        if command.HasField("schedule_prompt") and command.schedule_prompt.HasField("restyling"):
+            require_restylable(session.spec, [read_cue(command.schedule_prompt)])
         # The lease may have run out while an earlier command was answered.
         logic = self._copies.leased(session.attempt).logic
         return handle(logic, command, _now(), steers=not replaced).receipts

@@ -28,7 +28,7 @@ from serving.timeline.schedule import Step
 from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.replay_budget import ReplayBudget
 from serving.worker.delivery import decoder_start
-from serving.worker.pictures.session_input import new_input
+from serving.worker.pictures.session_input import new_input, require_restylable
 
 T = TypeVar("T")
 
@@ -64,13 +64,15 @@ class SessionFactory:
         async with self._taken(await self._stream(spec, resume)) as stream:
             now = _now()
             logic = _logic(spec, resume, stream, now)
+            require_restylable(spec, (*cues, *(pending.cue for pending in logic.pending)))
             for cue in cues:
-                logic.schedule(cue.blend, cue.frame, cue.transition, "", now)
+                logic.schedule(cue.blend, cue.frame, cue.transition, "", now, cue.restyling)
             session = await self._session(attempt, spec, logic, stream)
             if resume is not None:
                 session.audience.kept.extend(resume.chunks)
                 session.recording = resume.recording
-                session.input = new_input(spec, stream.blocks, resume.pictures)
+                applied = logic.applied.entries(0)
+                session.input = new_input(spec, stream.blocks, resume.pictures, applied)
                 session.resumed = _resumed(resume, logic)
             await self._begin_decoding(session, stream.blocks)
         return session

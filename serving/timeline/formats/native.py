@@ -13,6 +13,7 @@ from serving.timeline.cue import (
     Blend,
     Cue,
     Method,
+    Restyling,
     Transition,
     check_count,
     check_prompt,
@@ -25,7 +26,7 @@ from serving.timeline.timecode import frame_of
 from serving.timeline.timeline import MAX_CUES, MAX_FRAMES, MAX_SECONDS, MAX_STEP, Settings, Timeline
 
 FIELDS = ("$schema", "version", "model", "seed", "height", "width", "steps", "frames", "seconds", "length", "cues")
-CUE_FIELDS = ("frame", "seconds", "at", "prompt", "prompts", "transition")
+CUE_FIELDS = ("frame", "seconds", "at", "prompt", "prompts", "transition", "restyling")
 VERSION = 1
 
 
@@ -58,8 +59,9 @@ def _cue(node: Node) -> Cue:
     if frame is None:
         raise node.error("a cue needs its time, as one of frame, seconds, at")
     blend, transition = read_blend(node, fields), read_transition(node, fields)
+    restyling = read_restyling(node, fields)
     with within(node.place):
-        return Cue(frame, blend, transition)
+        return Cue(frame, blend, transition, restyling)
 
 
 def read_blend(cue: Node, fields: dict[str, Node], single: str = "prompt") -> Blend:
@@ -108,6 +110,23 @@ def read_transition(cue: Node, fields: dict[str, Node]) -> Transition | None:
     blocks, method = inner["blocks"].whole(), maybe(inner.get("method"), read_method)
     with within(cue.place):
         return Transition(blocks, method or "linear")
+
+
+def read_restyling(cue: Node, fields: dict[str, Node]) -> Restyling | None:
+    """How pictures are restyled from a cue on."""
+    if "restyling" not in fields:
+        return None
+    inner = fields["restyling"].fields(("noise_scale", "follows_motion", "renews_sink"))
+    noise_scale = maybe(inner.get("noise_scale"), lambda node: node.number(0, 1))
+    follows_motion, renews_sink = maybe(inner.get("follows_motion"), _flag), maybe(inner.get("renews_sink"), _flag)
+    with within(cue.place):
+        return Restyling(noise_scale, follows_motion, bool(renews_sink))
+
+
+def _flag(node: Node) -> bool:
+    if not isinstance(node.value, bool):
+        raise node.error(f"{shown(node.value)} is neither true nor false")
+    return node.value
 
 
 def read_method(node: Node) -> Method:
@@ -167,4 +186,16 @@ def cue_fields(cue: Cue) -> Json:
         fields["prompts"] = [{"text": text, "weight": weight} for text, weight in cue.blend.parts]
     if cue.transition is not None:
         fields["transition"] = {"blocks": cue.transition.blocks, "method": cue.transition.method}
+    if cue.restyling is not None:
+        fields["restyling"] = restyling_fields(cue.restyling)
+    return fields
+
+
+def restyling_fields(restyling: Restyling) -> Json:
+    """What of it is set."""
+    fields: dict[str, Json] = {"renews_sink": True} if restyling.renews_sink else {}
+    if restyling.noise_scale is not None:
+        fields["noise_scale"] = restyling.noise_scale
+    if restyling.follows_motion is not None:
+        fields["follows_motion"] = restyling.follows_motion
     return fields

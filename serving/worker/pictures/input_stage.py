@@ -7,6 +7,7 @@ import io
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -101,7 +102,7 @@ class InputStage:
         for number, picture in enumerate(group):
             is_same = number > 0 and picture is group[number - 1]
             scaled.append(scaled[-1] if is_same else pictures.scaler.picture(picture.frame))
-        state = pictures.state or self._state(pictures, scaled[0])
+        state = pictures.state or replace(self._state(pictures, scaled[0]), noise=pictures.noise)
         made = self._encoder.encode(pictures.config, _tensor(scaled), state)
         return EncodedInput(
             block=made.inputs[0],

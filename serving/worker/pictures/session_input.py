@@ -8,13 +8,17 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from engines.config.video_stream import VideoStreamConfig
-from engines.video.input import BlockInput, InputState
+from engines.sampling.motion_noise import NoiseSetting
+from engines.video.input import BlockInput, InputState, under_noise
 from serving.errors import InvalidRequest
 from serving.media.chunk import FRAMES_PER_SECOND
 from serving.media.clips.picture_scaler import Fit, PictureScaler
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pipeline.restyling import noise_after
 from serving.replication.messages import SessionSpec
 from serving.replication.standby import KEPT_PICTURES
+from serving.session.types import Applied
+from serving.timeline.cue import Cue, Restyling
 from serving.worker.pictures.picture_decoder import DecodedPicture, PictureDecoder, SentPicture
 from serving.worker.pictures.sampler import PictureSampler
 
@@ -51,15 +55,19 @@ class SessionInput:
     """What has come for one session, and how far it is: `entered` blocks of it have begun.
 
     Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are the
-    last ones that blocks have begun with, as JPEG.
+    last ones that blocks have begun with, as JPEG, and `noise` is what they are mixed with.
     """
 
-    def __init__(self, config: VideoStreamConfig, fit: Fit, entered: int, kept: Iterable[bytes] = ()) -> None:
+    def __init__(
+        self, config: VideoStreamConfig, fit: Fit, entered: int, kept: Iterable[bytes] = (),
+        noise: NoiseSetting | None = None,
+    ) -> None:  # fmt: skip
         self.config = config
         self.scaler = PictureScaler(config.height, config.width, fit)
         self.decoder = PictureDecoder()
         self.kept: deque[bytes] = deque(kept, maxlen=KEPT_PICTURES)
         self.state: InputState | None = None
+        self.noise = noise or NoiseSetting(config.noise_scale, config.motion_noise)
         self.working: asyncio.Task[None] | None = None
         self.received = self.dropped = self.broken = 0
         self._sent: deque[SentPicture | None] = deque()
@@ -147,10 +155,14 @@ class SessionInput:
         """The next block's input, once it is here."""
         return self._encoded
 
-    def take(self) -> EncodedInput:
-        """The next block begins with it."""
+    def take(self, restyling: Restyling | None = None) -> EncodedInput:
+        """The next block begins with it, restyled as is told now, if it is."""
         made = self._encoded
         assert made is not None
+        if restyling is not None:
+            self.noise = noise_after(self.noise, restyling)
+            self.state = after = made.after.under(self.noise)
+            made = made._replace(block=under_noise(made.block, self.config, after), after=after)
         self._encoded = None
         self.kept.extend(made.kept)
         return made
@@ -165,7 +177,7 @@ class SessionInput:
 
     def copy(self) -> SessionInput:
         """The same state, for a second session whose pictures are yet to come. The next block has not begun."""
-        copied = SessionInput(self.config, self.scaler.fit, self._next_block, self.kept)
+        copied = SessionInput(self.config, self.scaler.fit, self._next_block, self.kept, self.noise)
         copied.state, copied._encoded = self.state, self._encoded
         return copied
 
@@ -179,10 +191,27 @@ class SessionInput:
             self._sent[0] = first._replace(is_behind_loss=True)
 
 
-def new_input(spec: SessionSpec, entered: int = 0, kept: Iterable[bytes] = ()) -> SessionInput | None:
-    """What comes for a session of which `entered` blocks have begun; None for one that takes no pictures."""
+def new_input(
+    spec: SessionSpec, entered: int = 0, kept: Iterable[bytes] = (), applied: Iterable[Applied] = ()
+) -> SessionInput | None:
+    """What comes for a session of which `entered` blocks have begun, and in which these cues have applied.
+
+    None for one that takes no pictures.
+    """
     stream = spec.stream
-    return SessionInput(stream, spec.fit, entered, kept) if isinstance(stream, VideoStreamConfig) else None
+    if not isinstance(stream, VideoStreamConfig):
+        return None
+    noise = NoiseSetting(stream.noise_scale, stream.motion_noise)
+    for entry in applied:
+        if entry.cue.restyling is not None:
+            noise = noise_after(noise, entry.cue.restyling)
+    return SessionInput(stream, spec.fit, entered, kept, noise)
+
+
+def require_restylable(spec: SessionSpec, cues: Iterable[Cue]) -> None:
+    """Raise InvalidRequest for cues that say how pictures are restyled, in a session that takes none."""
+    if not isinstance(spec.stream, VideoStreamConfig) and any(cue.restyling is not None for cue in cues):
+        raise InvalidRequest("restyling is of sessions that take pictures; open one with INPUT_KIND_VIDEO")
 
 
 def require_pictures(session_input: SessionInput | None) -> SessionInput:

@@ -11,7 +11,7 @@ from engines.config.video_stream import VideoStreamConfig
 from engines.errors import ConfigError, StreamError
 from engines.sampling.motion_noise import NoiseSetting
 from engines.vae.wan_vae import WanVAE
-from engines.video.input import BlockInput, InputEncoder
+from engines.video.input import BlockInput, InputEncoder, under_noise
 
 STILL = torch.full((1, 16, 32, 3), 90, dtype=torch.uint8)
 
@@ -87,3 +87,33 @@ def test_pictures_that_are_no_whole_blocks_are_refused(encoder: InputEncoder, cl
         encoded(encoder, clip, moving(4))
     with pytest.raises(ValueError, match=r"not uint8 \[frames, 16, 32, 3\]"):
         encoded(encoder, clip, moving(5)[:, :8])
+
+
+def test_noise_that_is_set_behind_a_call_is_as_if_it_had_been_set_before(
+    encoder: InputEncoder, clip: VideoStreamConfig
+) -> None:
+    setting = NoiseSetting(0.6, follows_motion=True)
+    first = encoder.encode(clip, moving(5), encoder.start(clip)).after
+    before = encoder.encode(clip, moving(4), replace(first, noise=setting))
+    behind = encoder.encode(clip, moving(4), first)
+    after = behind.after.under(setting)
+    block = under_noise(behind.inputs[0], clip, after)
+    assert (block.noise_scale, block.timestep) == (before.inputs[0].noise_scale, before.inputs[0].timestep)
+    following = [encoder.encode(clip, moving(4), state).inputs[0] for state in (before.after, after)]
+    assert following[0].noise_scale == following[1].noise_scale != behind.inputs[0].noise_scale
+
+
+def test_a_stream_that_is_resumed_is_near_what_it_was_the_more_of_its_pictures_are_kept(
+    encoder: InputEncoder, clip: VideoStreamConfig
+) -> None:
+    pictures, state = moving(5 + 4 * 8), encoder.start(clip)
+    for at in (0, *range(5, 33, 4)):
+        state = encoder.encode(clip, pictures[at : at + (4 if at else 5)], state).after
+    whole = encoder.encode(clip, pictures[-4:], state).inputs[0]
+    off = []
+    for kept in (1, 9, 25):
+        resumed = encoder.resume(clip, pictures[-4 - kept : -4], state.blocks)
+        made = encoder.encode(clip, pictures[-4:], resumed).inputs[0]
+        assert made.number == whole.number
+        off.append((made.latents - whole.latents).abs().mean().item())
+    assert off[0] > off[1] > off[2]

@@ -108,8 +108,6 @@ def test_a_model_that_only_restyles_wants_a_clip(
     command = ["generate", str(timeline), "--model", "streamdiffusionv2-1.3b", "-o", str(tmp_path / "film.mp4")]
     assert main(command) == 2
     assert "only restyles videos: `longtake generate --input CLIP` does that" in capsys.readouterr().err
-    assert main(["serve", "--model", "streamdiffusionv2-1.3b"]) == 2
-    assert "it is not served yet" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

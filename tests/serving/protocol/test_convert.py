@@ -26,13 +26,16 @@ from serving.protocol.convert import (
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, CommandKind, Receipt, Session, Stage, State
 from serving.session.types import Waiting
-from serving.timeline.cue import MAX_BLENDED_PROMPTS, MAX_PROMPT_CHARACTERS, Blend, Cue, Transition
+from serving.timeline.cue import MAX_BLENDED_PROMPTS, MAX_PROMPT_CHARACTERS, Blend, Cue, Restyling, Transition
 
 texts = st.from_regex(r"[a-z][ -~]{0,30}", fullmatch=True)
 weights = st.floats(1e-3, 1e6)
 blends = st.builds(lambda parts: Blend(tuple(parts)), st.lists(st.tuples(texts, weights), min_size=1, max_size=4))
 transitions = st.builds(Transition, st.integers(1, 1000), st.sampled_from(["linear", "slerp"]))
-later_cues = st.builds(Cue, st.integers(1, 1 << 50), blends, st.none() | transitions)
+restylings = st.none() | st.builds(
+    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans()
+)
+later_cues = st.builds(Cue, st.integers(1, 1 << 50), blends, st.none() | transitions, restylings)
 cues = later_cues | st.builds(Cue, st.just(0), blends)
 receipts = st.builds(
     Receipt, st.text(max_size=9), st.sampled_from(CommandKind), st.sampled_from(Stage), st.integers(-1, 1 << 50),

@@ -14,7 +14,7 @@ from serving.errors import LimitReached, SessionNotFound
 from serving.session.applied_log import AppliedLog
 from serving.session.applied_page import pack_page, unpack_page
 from serving.session.types import PAGE, Applied
-from serving.timeline.cue import Blend, Cue, Transition
+from serving.timeline.cue import Blend, Cue, Restyling, Transition
 from tests.support.prompts import prompts
 
 COUNTS = [0, 1, PAGE, 2 * PAGE, 2 * PAGE + 1, 3 * PAGE, 5 * PAGE + 7]
@@ -32,10 +32,12 @@ def log_of(count: int) -> AppliedLog:
 texts = prompts(30)
 blends = st.lists(st.tuples(texts, st.floats(0.5, 1e6)), min_size=1, max_size=3).map(lambda p: Blend(tuple(p)))
 transitions = st.none() | st.builds(Transition, st.integers(1, 1000), st.sampled_from(["linear", "slerp"]))
-numbers = st.integers(1, 1 << 53)
-entries = st.builds(
-    Applied, st.builds(Cue, numbers, blends | texts.map(Blend.of), transitions), numbers, numbers, texts, numbers
+restylings = st.none() | st.builds(
+    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans()
 )
+numbers = st.integers(1, 1 << 53)
+cues = st.builds(Cue, numbers, blends | texts.map(Blend.of), transitions, restylings)
+entries = st.builds(Applied, cues, numbers, numbers, texts, numbers)
 
 
 @given(st.lists(entries, max_size=10))

@@ -13,12 +13,14 @@ import torch
 from engines.config.video_stream import VideoStreamConfig
 from engines.video.builder import build_input_encoder
 from engines.video.generator import VideoGenerator
+from engines.video.stream import VideoStream
 from serving.errors import ControllerReplaced, InvalidRequest, WrongState
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import ResumeState, Role, SessionSpec
 from serving.replication.standby import StandbyCopy
 from serving.session.pacing import Pace
+from serving.timeline.cue import Blend, Cue, Restyling
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.worker.bench import MANAGER, NIGHT, NOON, Bench, at_work, cues, run, settled, start
 from tests.serving.worker.pictures.clips import encoded, h264, picture, png
@@ -292,7 +294,9 @@ def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel) -> None:
             async with controlled(bench, name) as controller:
                 await controller.push(range(17))
                 await settled(lambda: controller.frames >= 17)
-                await settled(lambda: copy.record is not None and copy.record.delivered_frames >= 17)
+                await bench.denoiser.command(name, restyled_cue(noise_scale=0.7))
+                await controller.push(range(17, 21))
+                await settled(lambda: copy.record is not None and copy.record.delivered_frames >= 21)
             following.cancel()
             resumed.append(copy.resume_state("lost"))
 
@@ -300,15 +304,17 @@ def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel) -> None:
         async with at_work(pocket) as bench:
             await bench.open(video_spec(pocket), resume=resumed[0])
             async with controlled(bench, "one") as controller:
-                await controller.push(range(17, 25))
-                await settled(lambda: controller.frames >= 25)
-                assert controller.pictures == list(range(1000, 1025))
+                await controller.push(range(21, 29))
+                await settled(lambda: controller.frames >= 29)
+                assert controller.pictures == list(range(1000, 1029))
+                assert set(mixed(bench, "one").values()) == {0.85, 0.7}
+                assert mixed(bench, "one")[6] == 0.7
                 frames.extend(chunk.first_frame for chunk in controller.chunks)
 
     run(lose())
     assert len(resumed[0].pictures) == 9
     run(go_on())
-    assert frames == [0, 5, 9, 13, 17, 21]
+    assert frames == [0, 5, 9, 13, 17, 21, 25]
 
 
 def test_a_fork_goes_on_with_pictures_of_its_own(pocket: OpenedModel) -> None:
@@ -344,6 +350,69 @@ def test_reset_begins_with_the_next_pictures(pocket: OpenedModel) -> None:
                 await settled(lambda: controller.pictures[-5:] == [1030, 1031, 1032, 1033, 1034])
 
     run(reset())
+
+
+def restyled_cue(**restyling: object) -> pb.Command:
+    cue = pb.Cue(prompts=[pb.WeightedPrompt(text=NOON)], restyling=pb.Restyling(**restyling))  # type: ignore[arg-type]
+    return pb.Command(id="restyled", schedule_prompt=cue)
+
+
+def mixed(bench: Bench, name: str) -> dict[int, float]:
+    """The noise of each block's input."""
+    stream = bench.session(name).stream
+    assert isinstance(stream, VideoStream)
+    return {kept.number: kept.input.noise_scale for kept in stream.inputs}
+
+
+def test_another_share_of_noise_holds_from_the_block_at_which_its_cue_applies(pocket: OpenedModel) -> None:
+    async def restyle() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(9))
+                await settled(lambda: controller.frames >= 9)
+                receipt = await bench.denoiser.command(name, restyled_cue(noise_scale=0.6))
+                await controller.push(range(9, 21))
+                await settled(lambda: controller.frames >= 21)
+                assert receipt.frame == 9
+                assert mixed(bench, name) == {0: 0.85, 1: 0.85, 2: 0.6, 3: 0.6, 4: 0.6}
+
+    run(restyle())
+
+
+def test_a_sink_is_renewed_with_the_block_at_which_its_cue_applies(pocket: OpenedModel) -> None:
+    async def restyle() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(9))
+                await settled(lambda: controller.frames >= 9)
+                await bench.denoiser.command(name, restyled_cue(renews_sink=True))
+                await controller.push(range(9, 17))
+                await settled(lambda: controller.frames >= 17)
+                stream = bench.session(name).stream
+                assert isinstance(stream, VideoStream)
+                assert {kept.number: kept.renews for kept in stream.inputs} == {
+                    0: False,
+                    1: False,
+                    2: True,
+                    3: False,
+                }
+
+    run(restyle())
+
+
+def test_a_session_from_prompts_alone_refuses_to_restyle(pocket: OpenedModel) -> None:
+    async def refuse() -> None:
+        async with at_work(pocket) as bench:
+            text = replace(video_spec(pocket), stream=replace(pocket.model.config.stream, height=32, width=48))
+            with pytest.raises(InvalidRequest, match="take pictures"):
+                await bench.open(text, [Cue(0, Blend.of(NOON), restyling=Restyling(0.5))])
+            await bench.open(text, cues(NOON))
+            with pytest.raises(InvalidRequest, match="take pictures"):
+                await bench.denoiser.command("one", restyled_cue(noise_scale=0.5))
+
+    run(refuse())
 
 
 def test_both_kinds_of_sessions_run_side_by_side(pocket: OpenedModel) -> None:

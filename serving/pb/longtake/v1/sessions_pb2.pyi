@@ -338,15 +338,27 @@ class Transition(_message.Message):
     method: TransitionMethod
     def __init__(self, blocks: _Optional[int] = ..., method: _Optional[_Union[TransitionMethod, str]] = ...) -> None: ...
 
+class Restyling(_message.Message):
+    __slots__ = ("noise_scale", "follows_motion", "renews_sink")
+    NOISE_SCALE_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_MOTION_FIELD_NUMBER: _ClassVar[int]
+    RENEWS_SINK_FIELD_NUMBER: _ClassVar[int]
+    noise_scale: float
+    follows_motion: bool
+    renews_sink: bool
+    def __init__(self, noise_scale: _Optional[float] = ..., follows_motion: _Optional[bool] = ..., renews_sink: _Optional[bool] = ...) -> None: ...
+
 class Cue(_message.Message):
-    __slots__ = ("frame", "prompts", "transition")
+    __slots__ = ("frame", "prompts", "transition", "restyling")
     FRAME_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     TRANSITION_FIELD_NUMBER: _ClassVar[int]
+    RESTYLING_FIELD_NUMBER: _ClassVar[int]
     frame: int
     prompts: _containers.RepeatedCompositeFieldContainer[WeightedPrompt]
     transition: Transition
-    def __init__(self, frame: _Optional[int] = ..., prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., transition: _Optional[_Union[Transition, _Mapping]] = ...) -> None: ...
+    restyling: Restyling
+    def __init__(self, frame: _Optional[int] = ..., prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., transition: _Optional[_Union[Transition, _Mapping]] = ..., restyling: _Optional[_Union[Restyling, _Mapping]] = ...) -> None: ...
 
 class AppliedCue(_message.Message):
     __slots__ = ("cue", "frame", "cut_tokens")

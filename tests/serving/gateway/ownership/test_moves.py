@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from engines.errors import SnapshotError
+from engines.streaming import snapshot as stream_snapshot
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import Restored, Snapshot, restore
 from serving.gateway.ownership.standby_session import StandbySession
@@ -18,7 +19,7 @@ from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.ownership import Phase
 from serving.weights.loader import OpenedModel, open_model
-from serving.worker import session_factory, session_saver
+from serving.worker import session_saver
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NIGHT
@@ -166,7 +167,7 @@ def test_a_stream_that_the_other_replica_does_not_take_as_it_is_is_rebuilt_the_n
 
     async def move() -> None:
         async with cluster(pocket, tmp_path, lease_s=0.4) as there:
-            monkeypatch.setattr(session_factory, "restore", refuse)
+            monkeypatch.setattr(stream_snapshot, "restore", refuse)
             (said,) = resumed(await moved(there, there.managers[0]))
             assert said.kind == pb.RESUME_KIND_REBUILT
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import serving.timeline
 from serving.errors import TimelineError
-from serving.timeline.cue import Blend, Cue, Transition
+from serving.timeline.cue import Blend, Cue, Restyling, Transition
 from serving.timeline.formats.native import own_document
 from serving.timeline.formats.reader import (
     MAX_BYTES,
@@ -123,6 +123,9 @@ def test_settings_are_read() -> None:
 texts = prompts(40)
 parts = st.lists(st.tuples(texts, st.floats(0.001, 1_000_000)), min_size=1, max_size=4).map(tuple)
 transitions = st.none() | st.builds(Transition, st.integers(1, 1000), st.sampled_from(["linear", "slerp"]))
+restylings = st.none() | st.builds(
+    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans()
+)
 sizes = st.none() | st.integers(1, 256).map(lambda tokens: 16 * tokens)
 steps = st.none() | st.sets(st.integers(1, 1000), min_size=1, max_size=5).map(
     lambda s: tuple(sorted(s, reverse=True))
@@ -133,7 +136,7 @@ own_settings = st.builds(Settings, st.none() | st.integers(0, 2**64 - 1), sizes,
 @st.composite
 def timelines(draw: st.DrawFn) -> Timeline:
     frames = sorted(draw(st.sets(st.integers(1, 1_382_400), max_size=5)))
-    later = [Cue(frame, Blend(draw(parts)), draw(transitions)) for frame in frames]
+    later = [Cue(frame, Blend(draw(parts)), draw(transitions), draw(restylings)) for frame in frames]
     length = draw(st.none() | st.integers(1, 1_382_400))
     return Timeline((Cue(0, Blend(draw(parts))), *later), length, draw(own_settings))
 
@@ -150,7 +153,7 @@ def test_a_timeline_that_is_written_is_read_back_the_same(timeline: Timeline) ->
 @given(timelines())
 def test_yaml_that_other_programs_write_is_read_back_the_same(timeline: Timeline) -> None:
     text = yaml.safe_dump(own_document(timeline), default_style='"', allow_unicode=False)
-    plain = re.sub(r'!!(int|float) "([^"]*)"', r"\2", text)
+    plain = re.sub(r'!!(int|float|bool) "([^"]*)"', r"\2", text)
     assert read(plain, "clip.yaml").timeline == timeline
 
 
