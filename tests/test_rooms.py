@@ -28,7 +28,7 @@ SERVING: tuple[tuple[str, ...], ...] = (
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing", "deployments.scaling"),
     ("deployments.replicas",), ("deployments",),
-    ("cli.options", "cli.terminal", "cli.interrupts"), ("cli.weights", "cli.films"), ("cli",),
+    ("cli.options", "cli.terminal", "cli.interrupts"), ("cli.weights", "cli.films", "cli.demonstration"), ("cli",),
 )  # fmt: skip
 """The same for the rooms of serving, and the files beside them."""
 

@@ -6,8 +6,8 @@ import asyncio
 import re
 from pathlib import Path
 
-from serving.cli.demo import STEERED, STILLS, both, follow, stills
-from serving.cli.demo_restyling import LOOKS, pairs, restyle
+from serving.cli.demonstration.restyling import LOOKS, pairs, restyle
+from serving.cli.demonstration.steering import STEERED, STILLS, both, follow, stills
 from serving.client.aio import AsyncClient
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
