@@ -16,6 +16,9 @@ HEARTBEAT_S = 1.0
 MOST_EVENTS = 64
 """Events that wait for the controller; then its session is not read any further."""
 
+MOST_COMMANDS = 64
+"""Commands that wait to be carried out; then nothing is read any further."""
+
 MOST_REFUSALS = 1024
 """Refusals and repeated answers that wait as well; a controller that lets more pile up is let go."""
 
@@ -56,6 +59,7 @@ class ControllerStream:
         self._commands_ended = commands_ended
         self._pass_on = pass_on
         self._pictures = PictureQueue()
+        self._asked: asyncio.Queue[pb.Command | None] = asyncio.Queue(MOST_COMMANDS)
         self._refused_picture: tuple[float, str] = 0.0, ""
         self._waiting: asyncio.Queue[pb.Event | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_EVENTS)
@@ -66,7 +70,7 @@ class ControllerStream:
 
     async def run(self, commands: AsyncIterator[pb.Command]) -> AsyncGenerator[pb.Event]:
         """What the controller is sent, until the session's events end. Raises what ends them, or its commands."""
-        work = (self._watch(), self._carry_out(commands), self._pass_pictures())
+        work = (self._watch(), self._read(commands), self._carry_out(), self._pass_pictures())
         tasks = [asyncio.create_task(task) for task in work]
         try:
             while (event := await self._next()) is not None:
@@ -109,12 +113,21 @@ class ControllerStream:
         finally:
             self._waiting.put_nowait(None)
 
-    async def _carry_out(self, commands: AsyncIterator[pb.Command]) -> None:
+    async def _read(self, commands: AsyncIterator[pb.Command]) -> None:
         try:
             async for command in commands:
                 if command.WhichOneof("action") in PICTURES:
                     self._pictures.put(command)
-                    continue
+                else:
+                    await self._asked.put(command)
+            await self._asked.put(None)
+        except BaseException:
+            self._waiting.put_nowait(None)
+            raise
+
+    async def _carry_out(self) -> None:
+        try:
+            while (command := await self._asked.get()) is not None:
                 await self._followed.wait()
                 command.client_id = command.client_id or self._client_id
                 try:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_restyling, weight_of, write_cue
+from serving.protocol.convert import read_fit, read_restyling, weight_of, write_cue
 from serving.protocol.status import code_numbered, code_of, message_of, reason_name, reason_of, retry_after_of
 from serving.timeline.formats.document import Json
 from serving.timeline.formats.native import restyling_fields
@@ -142,8 +142,31 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "fps": options.fps,
         "ahead": options.ahead,
         "lease_s": options.lease.ToMilliseconds() / 1000,
+        "input": input_json(options.input),
+        "fit": read_fit(options.fit),
+        "noise_scale": options.noise_scale if options.HasField("noise_scale") else None,
+        "first_block_frames": session.first_block_frames,
+        "block_frames": session.block_frames,
     }
     return data | settings
+
+
+def input_json(kind: pb.InputKind) -> str:
+    """What a session's video is made from, beside prompts: `none` or `video`."""
+    return "video" if kind == pb.INPUT_KIND_VIDEO else "none"
+
+
+def progress_json(progress: pb.Progress) -> dict[str, Json]:
+    """The data of a `progress` message."""
+    data: dict[str, Json] = {
+        "current_start_frame": progress.current_start_frame,
+        "generated_fps": round(progress.generated_fps, 2),
+        "queued_blocks": progress.queued_blocks,
+    }
+    if progress.HasField("input"):
+        counts = progress.input
+        data["input"] = {"received": counts.received, "dropped": counts.dropped, "broken": counts.broken}
+    return data
 
 
 def waiting_json(reason: pb.WaitReason) -> Json:
@@ -153,6 +176,7 @@ def waiting_json(reason: pb.WaitReason) -> Json:
 
 def server_json(server: pb.DescribeServerResponse) -> dict[str, Json]:
     """What a server generates, as the page asks for it."""
+    video = server.video_size
     return {
         "model": server.model,
         "sizes": [{"height": size.height, "width": size.width} for size in server.sizes],
@@ -160,6 +184,8 @@ def server_json(server: pb.DescribeServerResponse) -> dict[str, Json]:
         "max_pixels": server.max_pixels,
         "max_fps": server.max_fps,
         "default_fps": server.default_fps,
+        "inputs": [input_json(kind) for kind in server.inputs],
+        "video_size": {"height": video.height, "width": video.width} if server.HasField("video_size") else None,
     }
 
 

@@ -2,7 +2,8 @@
 
 A binary message is a head of four 32-bit numbers and one of 64 bits, the highest byte first, and a segment for the
 browser's MediaSource. The head says the kind (1: how to decode, which comes first in each take and whenever it
-changes; 2: frames), the take, the first frame and the number of frames, and the event's `seq`.
+changes; 2: frames), the take, the first frame and the number of frames, and the event's `seq`. A text before
+frames says which pictures they were made of, if any.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from serving.timeline.formats.document import Json
 from serving.web.json_format import (
     applied_json,
     cue_text,
+    progress_json,
     receipt_json,
     recording_json,
     session_json,
@@ -61,7 +63,7 @@ class EventWriter:
             case "chunk":
                 return self._chunk(event)
             case "progress":
-                return [self._progress(event.progress)]
+                return [self._text("progress", progress_json(event.progress))]
             case "receipt":
                 return list(self._receipt(event.receipt))
             case "state":
@@ -106,16 +108,11 @@ class EventWriter:
             size: dict[str, Json] = {"height": options.height, "width": options.width}
             messages += [self._text("media", {"mime": mime, "fps": FRAMES_PER_SECOND, **size})]
             messages += [HEAD.pack(INIT, take, segment.first_frame, 0, self._seq) + segment.init]
+        if pictures := [unit.picture for unit in event.chunk.units if unit.HasField("picture")]:
+            made_of: dict[str, Json] = {"take": take, "first_frame": segment.first_frame, "pictures": [*pictures]}
+            messages += [self._text("pictures", made_of)]
         head = HEAD.pack(FRAMES, take, segment.first_frame, segment.frames, self._seq)
         return [*messages, head + segment.data]
-
-    def _progress(self, progress: pb.Progress) -> str:
-        data: dict[str, Json] = {
-            "current_start_frame": progress.current_start_frame,
-            "generated_fps": round(progress.generated_fps, 2),
-            "queued_blocks": progress.queued_blocks,
-        }
-        return self._text("progress", data)
 
     def _receipt(self, receipt: pb.Receipt) -> list[str]:
         messages = [self._text("receipt", receipt_json(receipt))]
@@ -127,7 +124,7 @@ class EventWriter:
         elif receipt.stage == pb.RECEIPT_STAGE_ACCEPTED and receipt.command in _DONE:
             messages.append(self._happened(_DONE[receipt.command], receipt.frame))
             if receipt.command in (pb.COMMAND_KIND_START, pb.COMMAND_KIND_RESET):
-                messages.append(self._progress(pb.Progress()))
+                messages.append(self._text("progress", progress_json(pb.Progress())))
         return messages
 
     def _applied(self, applied: pb.AppliedCue) -> list[str]:

@@ -6,10 +6,13 @@ import base64
 import binascii
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from serving.errors import InvalidRequest, NotAllowed
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.requests import session_options
+from serving.protocol.requests import FITS, session_options
+
+T = TypeVar("T")
 
 PROTOCOL = "longtake.v1"
 """The subprotocol of the WebSocket; a client need not name it."""
@@ -17,8 +20,11 @@ PROTOCOL = "longtake.v1"
 TOKEN_PREFIX = "longtake.token."
 """Browsers send no headers with a WebSocket: the token comes as a second subprotocol, in URL-safe base64."""
 
-OPTIONS = ("model", "seed", "height", "width", "fps", "ahead", "lease_s")
+OPTIONS = ("model", "seed", "height", "width", "fps", "ahead", "lease_s", "input", "fit", "noise_scale")
 PLACES = ("session", "watch", "from", "take", "client_id", "command_id", "reattach")
+
+INPUTS = {"none": False, "video": True}
+"""Whether a session takes pictures."""
 
 MAX_DIGITS = 20
 MAX_FRAME = (1 << 63) - 1
@@ -74,6 +80,9 @@ def read_options(texts: Mapping[str, str]) -> pb.SessionOptions:
         fps=_whole(texts, "fps"),
         ahead=_whole(texts, "ahead"),
         lease_s=_number(texts, "lease_s"),
+        restyles=bool(_one_of(texts, "input", INPUTS)),
+        fit=_one_of(texts, "fit", {name: name for name in FITS}),
+        noise_scale=_number(texts, "noise_scale"),
     )
 
 
@@ -100,6 +109,15 @@ def _number(texts: Mapping[str, str], name: str) -> float | None:
         return float(text)
     except ValueError:
         raise InvalidRequest(f"{name} is {text[:60]!r}; it must be a number") from None
+
+
+def _one_of(texts: Mapping[str, str], name: str, known: Mapping[str, T]) -> T | None:
+    text = texts.get(name)
+    if text is None or text == "":
+        return None
+    if text not in known:
+        raise InvalidRequest(f"{name} is {text[:60]!r}; known: {', '.join(known)}")
+    return known[text]
 
 
 def read_token(headers: Mapping[str, str], subprotocols: Sequence[str] = ()) -> str | None:

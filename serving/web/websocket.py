@@ -12,7 +12,6 @@ from fastapi.websockets import WebSocketState
 
 from serving.auth import Caller
 from serving.errors import (
-    InvalidRequest,
     ReplicaLost,
     ServingError,
     SessionNotFound,
@@ -26,6 +25,7 @@ from serving.timeline.formats.document import Json
 from serving.web.inbound import NOTHING, Request, open_envelope, read_message
 from serving.web.json_format import error_json, recording_json, refusal_json, session_json
 from serving.web.outbound import EventWriter, text
+from serving.web.pictures import PictureRate, read_picture
 from serving.web.query import Address
 from serving.web.segments import SegmentCache
 
@@ -59,6 +59,7 @@ class Conversation:
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._answering: set[asyncio.Task[None]] = set()
         self._refreshing: asyncio.Task[None] | None = None
+        self._pictures = PictureRate()
         self._news = self._states = 0
         self._watches = False
 
@@ -87,17 +88,20 @@ class Conversation:
 
     async def _send_events(self, attach: pb.Attach, tasks: asyncio.TaskGroup) -> None:
         """Send until the stream ends, and say why it did; a spectator may come again."""
-        code = status.WS_1001_GOING_AWAY
         try:
             async with _closing(self._events(attach)) as events:
                 async for event in events:
                     await self._send(*self._writer.write(event))
                     self._refresh_after(event, tasks)
         except ServingError as error:
-            code = close_code(error)
-            await self._send(text("error", error_json(error)))
+            await self._close_with(error)
         if self._is_open():
-            await self._socket.close(code)
+            await self._socket.close(status.WS_1001_GOING_AWAY)
+
+    async def _close_with(self, error: ServingError) -> None:
+        await self._send(text("error", error_json(error)))
+        if self._is_open():
+            await self._socket.close(close_code(error))
 
     def _events(self, attach: pb.Attach) -> AsyncIterator[pb.Event]:
         if self._watches:
@@ -147,18 +151,28 @@ class Conversation:
     # In
 
     async def _receive(self, tasks: asyncio.TaskGroup) -> None:
-        """Take messages until the client has gone."""
-        while True:
-            message = await self._socket.receive()
-            if message["type"] == "websocket.disconnect":
+        """Take messages until the client has gone, or is sent away since it floods."""
+        while (message := await self._socket.receive())["type"] != "websocket.disconnect":
+            data = message.get("bytes")
+            if data is None:
+                await self._take(message["text"], tasks)
+                continue
+            try:
+                self._pictures.take(len(data))
+            except TooManyRequests as error:
+                await self._close_with(error)
                 return
-            await self._take(message.get("text"), tasks)
+            await self._take_picture(data)
 
-    async def _take(self, message: str | None, tasks: asyncio.TaskGroup) -> None:
+    async def _take_picture(self, data: bytes) -> None:
+        try:
+            await self._command(read_picture(data))
+        except ServingError as error:
+            await self._refuse("", "picture", error)
+
+    async def _take(self, message: str, tasks: asyncio.TaskGroup) -> None:
         envelope = NOTHING
         try:
-            if message is None:
-                raise InvalidRequest("the message is binary; messages are JSON texts")
             envelope = open_envelope(message)
             asked = read_message(envelope)
             if isinstance(asked, Request):

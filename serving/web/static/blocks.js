@@ -1,14 +1,28 @@
-/** Blocks: frames that are made together, 9 at the start of a take and 12 after that. */
+/** Blocks: the frames that a session makes together, another number of them at the start of a take than after that. */
 
-export const BLOCK = 12;
-const FIRST_BLOCK = 9;
+export class Blocks {
+  #first;
+  #frames;
 
-/** The number of the block that a frame is in. */
-export function blockOf(frame) {
-  return frame < FIRST_BLOCK ? 0 : Math.floor((frame - FIRST_BLOCK) / BLOCK) + 1;
-}
+  /** Of a session, as its `state` has them. */
+  constructor({ first_block_frames: first, block_frames: frames }) {
+    this.#first = first;
+    this.#frames = frames;
+  }
 
-/** The first frame of the first block that begins at or after `frame`: where a cue applies. */
-export function appliesAt(frame) {
-  return frame <= 0 ? 0 : FIRST_BLOCK + BLOCK * Math.max(0, Math.ceil((frame - FIRST_BLOCK) / BLOCK));
+  /** Frames of every block but the first. */
+  get frames() {
+    return this.#frames;
+  }
+
+  /** The number of the block that a frame is in. */
+  blockOf(frame) {
+    return frame < this.#first ? 0 : Math.floor((frame - this.#first) / this.#frames) + 1;
+  }
+
+  /** The first frame of the first block that begins at or after `frame`: where a cue applies. */
+  appliesAt(frame) {
+    if (frame <= 0) return 0;
+    return this.#first + this.#frames * Math.max(0, Math.ceil((frame - this.#first) / this.#frames));
+  }
 }

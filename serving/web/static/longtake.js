@@ -9,6 +9,7 @@
  *     reactor.show(document.querySelector("video"));     // where there is one
  */
 
+import { pictureMessage, readPiece } from "./binary_messages.js";
 import { requireSafe } from "./clear_text.js";
 import { clientId, randomId } from "./identity.js";
 import { CLOSED, mayWorkLater, Outbox } from "./outbox.js";
@@ -23,13 +24,10 @@ const LONGEST_WAIT_MS = 4000;
 const PATIENCE_MS = 60_000;
 const REFUSED = 1008; // The close code that says that trying again will not help.
 
-const KINDS = { 1: "init", 2: "frames" };
-const HEAD_BYTES = 24;
-
 /**
  * Open a session, or with `session` attach to one; with `watch` only look on. `options` may also have `token`,
  * `from` and `take` (where to begin), and what a new session is made with: seed, height, width, model, fps, ahead,
- * lease_s. Throws a Refusal for a token that would go to another machine in the clear, unless `insecure` allows it.
+ * lease_s, input, fit, noise_scale. Throws a Refusal for a token that would go to another machine in the clear, unless `insecure` allows it.
  */
 export function connect(address, options = {}) {
   return new Reactor(address, options);
@@ -56,6 +54,7 @@ export class Reactor {
   #listeners = { message: new Set(), status: new Set(), frames: new Set() };
   #media = null;
   #lastId = 0;
+  #lastPicture = 1000 * Date.now(); // No page of this session, loaded again, had this one before.
   #wait = FIRST_WAIT_MS;
   #lostAt = null;
   #over = false;
@@ -91,6 +90,21 @@ export class Reactor {
   /** Send a command, and wait for the answer: the receipt's data. Rejects with a Refusal; then it is never sent again. */
   ask(type, data = {}) {
     return new Promise((kept, failed) => this.#give({ type, data }, { kept, failed }));
+  }
+
+  /**
+   * Send a picture, a Blob or an ArrayBuffer in the format "jpeg", "png" or "h264", to be restyled; `timeUs` is when it was
+   * taken. Gives its id, by which `pictures` messages tell of it; null if it cannot be sent now.
+   */
+  sendPicture(picture, format = "jpeg", timeUs = 1000 * (performance.timeOrigin + performance.now())) {
+    if (this.watches) return null;
+    const id = ++this.#lastPicture;
+    return this.#write(pictureMessage(id, picture, format, timeUs)) ? id : null;
+  }
+
+  /** Bytes that have been sent and not left yet. */
+  get bufferedAmount() {
+    return this.#socket?.bufferedAmount ?? 0;
   }
 
   /** Steer the session again after another page has taken it over. */
@@ -216,6 +230,9 @@ export class Reactor {
     else if (message.type === "shown") {
       this.#report(message);
       promise.sent?.(id);
+    } else if (message.type === "end_input") {
+      this.#write(JSON.stringify(message));
+      promise.sent?.(id);
     } else this.#outbox.add(id, message, promise);
   }
 
@@ -225,9 +242,9 @@ export class Reactor {
     if (!this.watches) this.#write(JSON.stringify(message));
   }
 
-  #write(text) {
+  #write(message) {
     const open = this.#socket?.readyState === WebSocket.OPEN;
-    if (open) this.#socket.send(text);
+    if (open) this.#socket.send(message);
     return open;
   }
 
@@ -257,12 +274,9 @@ export class Reactor {
   }
 
   #see(buffer) {
-    const head = new DataView(buffer);
-    const [kind, take, first, frames] = [0, 4, 8, 12].map((at) => head.getUint32(at));
-    if (KINDS[kind] === "frames") this.nextFrame = first + frames;
-    const data = new Uint8Array(buffer, HEAD_BYTES);
-    const piece = { kind: KINDS[kind], take, first, frames, data, media: this.#media };
-    this.#tell("frames", piece);
+    const piece = readPiece(buffer);
+    if (piece.kind === "frames") this.nextFrame = piece.first + piece.frames;
+    this.#tell("frames", { ...piece, media: this.#media });
   }
 
   /** A session that is not there any more is not looked for again. */

@@ -152,7 +152,7 @@ class Page {
     const begun = ["running", "paused"].includes(this.#state?.state);
     const { seed, height, width } = read;
     if (!this.#stay && !this.#connect({ ...this.#options(), ...present({ seed, height, width }) })) return;
-    const added = await this.#feed.add(moved(read.cues, begun ? this.#stay.made + 24 : 0));
+    const added = await this.#feed.add(moved(read.cues, begun ? this.#stay.made + 2 * this.#state.block_frames : 0));
     this.#exchange.tellOf(read, { added, waits: this.#feed.waiting > 0, state: this.#state ?? {} });
   }
 
@@ -312,6 +312,7 @@ class Page {
     const [state, stay] = [this.#state, this.#stay];
     showSession(state, stay ?? { standing: "none" });
     this.#record.show(state?.recording);
+    this.#prompt.tellBlock(state?.block_frames);
     this.#strip.show(state);
     this.#lists.show(state ?? { pending: [], pending_count: 0, applied: [], applied_count: 0 }, this.#watches);
     this.#draw();

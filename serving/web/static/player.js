@@ -1,6 +1,6 @@
 /** Plays a session's frames in a <video> element. Frame n of a take lies at n / 16 seconds. */
 
-import { BLOCK, blockOf } from "./blocks.js";
+import { Blocks } from "./blocks.js";
 import { Skips } from "./skips.js";
 
 const LOOK_MS = 60;
@@ -17,6 +17,7 @@ export class Player {
   #buffer = null;
   #waiting = [];
   #fps = 16;
+  #blocks = null;
   #rate = 1;
   #take = null;
   #wanted = null;
@@ -82,10 +83,17 @@ export class Player {
   #obey({ type, data }) {
     if (type === "state") this.#stand(data);
     if (type === "media") this.#fps = data.fps;
-    if (type === "progress") this.#live = data.current_start_frame - BLOCK * (data.queued_blocks + 1);
+    if (type === "progress" && this.#blocks) this.#live = this.#liveAt(data);
   }
 
-  #stand({ state, fps, shown_frame: shown, take }) {
+  /** The first frame of the block that others are at, who have been shown all but those that are queued. */
+  #liveAt({ current_start_frame: made, queued_blocks: queued }) {
+    return made - this.#blocks.frames * (queued + 1);
+  }
+
+  #stand(session) {
+    const { state, fps, shown_frame: shown, take } = session;
+    this.#blocks = new Blocks(session);
     if (take !== this.#shown.take) this.#live = null;
     this.#shown = { take, frame: shown };
     this.#rate = fps > 0 ? fps / this.#fps : 1;
@@ -255,7 +263,8 @@ export class Player {
   #report(reactor) {
     const { frame, at } = this.#reported;
     const now = performance.now();
-    if (this.#seen < 0 || (blockOf(this.#seen) === blockOf(frame) && now - at < REPORT_MS)) return;
+    const sameBlock = this.#blocks.blockOf(this.#seen) === this.#blocks.blockOf(frame);
+    if (this.#seen < 0 || (sameBlock && now - at < REPORT_MS)) return;
     this.#reported = { frame: this.#seen, at: now };
     reactor.sendMessage({ type: "shown", data: { frame: this.#seen } }).catch(() => {});
   }

@@ -16,6 +16,12 @@ export class PromptForm {
     at.oninput = () => (form.elements.when.value = "frame");
   }
 
+  /** Say how long a block is, of so many frames; not where there are none yet. */
+  tellBlock(frames) {
+    const length = frames ? `; a block is ${frames / 16} s` : "";
+    this.#form.elements.blocks.title = `0 is at once${length}`;
+  }
+
   /** What is written. */
   get text() {
     return this.#form.elements.text.value.trim();

@@ -1,7 +1,7 @@
 /** The timeline as a strip: what has been shown, what is being made, and cues to come, which can be moved. */
 
+import { Blocks } from "./blocks.js";
 import { element } from "./dom.js";
-import { appliesAt, BLOCK } from "./blocks.js";
 
 const SCALES = [0.5, 1, 2, 4, 8];
 const MOVED_PX = 4;
@@ -64,6 +64,10 @@ export class Strip {
     this.#draw();
   }
 
+  get #blocks() {
+    return new Blocks(this.#state);
+  }
+
   #leave() {
     if (!this.follows || this.#state === null) return;
     this.follows = false;
@@ -124,8 +128,8 @@ export class Strip {
   }
 
   #press(event, cue) {
-    const steps = { ArrowLeft: -BLOCK, ArrowRight: BLOCK }[event.key];
-    if (steps) this.#move(cue, cue.timestamp + steps);
+    const steps = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (steps) this.#move(cue, cue.timestamp + steps * this.#blocks.frames);
     else if (event.key === "Delete" || event.key === "Backspace") this.#actions.remove(cue);
     else if (event.key === "Enter") this.#actions.edit(cue);
     else return;
@@ -153,7 +157,8 @@ export class Strip {
     const moved = this.#pointed(event) - from;
     if (Math.abs(moved) * this.#scale > MOVED_PX) this.#drag.moved = true;
     if (!this.#drag.moved) return;
-    this.#drag.frame = Math.max(appliesAt(Math.round(cue.timestamp + moved - BLOCK / 2)), 0);
+    const dragged = Math.round(cue.timestamp + moved - this.#blocks.frames / 2);
+    this.#drag.frame = Math.max(this.#blocks.appliesAt(dragged), 0);
     made.classList.add("dragged");
     made.style.left = `${this.#drag.frame * this.#scale}px`;
     made.firstChild.textContent = `frame ${this.#drag.frame}`;

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import grpc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
+from serving.web.pictures import HEAD
 from tests.serving.live.conftest import SLOTS, Server
 from tests.serving.live.scenes import (
     METHODS,
@@ -64,6 +68,15 @@ def send_bytes(server: Server, method: Any, data: bytes) -> None:
             list(channel.unary_stream(name, **plain)(data, timeout=20))
         else:
             channel.unary_unary(name, **plain)(data, timeout=20)
+
+
+def test_a_flood_of_pictures_costs_its_sender_only(server: Server, stub: Stub, bystander: pb.Session) -> None:
+    address = f"ws://127.0.0.1:{server.http_port}/ws?input=video"
+    picture = HEAD.pack(pb.PICTURE_FORMAT_JPEG, 7, 0) + bytes(4 << 20)
+    with connect(address, max_size=None) as socket, pytest.raises(ConnectionClosed) as closed:
+        any(map(socket.send, repeat(picture)))
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1013
 
 
 def test_hundreds_of_streams_opened_and_cancelled_leave_nobody_behind(stub: Stub, bystander: pb.Session) -> None:

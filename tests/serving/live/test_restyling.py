@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import av
 import grpc
@@ -13,6 +14,7 @@ from tests.serving.live.camera import restyle
 from tests.serving.live.conftest import Server
 from tests.serving.live.scenes import NIGHT, NOON, cue
 from tests.serving.live.test_sessions import refused
+from tests.serving.live.test_websocket import Data, talking
 from tests.serving.worker.pictures.clips import encoded, h264, picture
 
 
@@ -34,6 +36,35 @@ def test_of_a_cameras_stream_sixteen_frames_a_second_come_back(server: Server) -
     assert set(steps) <= {1, 2, 3}
     assert seen.progress.broken == 0
     assert decoded(seen.chunks).shape == (61, 96, 160, 3)
+
+
+def test_pictures_come_over_a_websocket_too_and_what_is_none_is_told(server: Server) -> None:
+    made_of: list[int] = []
+
+    def reached(type: str, data: Data) -> bool:
+        made_of.extend(data["pictures"] if type == "pictures" else ())
+        return type == "progress" and data["current_start_frame"] >= 17
+
+    with talking(server, "input=video&fit=stretch&noise_scale=0.5&seed=7") as talk:
+        state = talk.next("state")
+        talk.say("schedule_prompt", new_prompt=NIGHT, timestamp=0)
+        talk.say("start")
+        talk.until(lambda type, data: data.get("command") == "start")
+        talk.show(pb.PICTURE_FORMAT_JPEG, 99, 0, b"no picture")
+        for number in range(32):
+            data = encoded(picture(number, 120, 90), "JPEG")
+            talk.show(pb.PICTURE_FORMAT_JPEG, 100 + number, 1_000_000 * number // 32, data)
+            time.sleep(1 / 32)
+        talk.say("end_input")
+        progress = talk.until(reached)
+        talk.say("end")
+        talk.next("ended")
+    asked = [state[name] for name in ("input", "fit", "noise_scale", "first_block_frames", "block_frames")]
+    assert asked == ["video", "stretch", 0.5, 5, 4]
+    assert len(made_of) == len(talk.frames) == 17
+    assert (made_of[0], made_of[-1]) == (100, 131)
+    assert set(np.diff(made_of[:16])) <= {1, 2}
+    assert progress["input"] == {"received": 33, "dropped": 0, "broken": 1}
 
 
 def test_both_kinds_of_sessions_run_on_one_server(server: Server) -> None:

@@ -18,6 +18,7 @@ from websockets.typing import Origin
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.web.outbound import FRAMES, HEAD
+from serving.web.pictures import HEAD as PICTURE_HEAD
 from tests.serving.live.conftest import SLOTS, Server
 from tests.serving.live.scenes import NIGHT, NOON
 from tests.serving.live.test_steering import Stub
@@ -37,6 +38,9 @@ class Talk:
 
     def say(self, type: str, **data: object) -> None:
         self._socket.send(json.dumps({"type": type, "data": data}))
+
+    def show(self, format: pb.PictureFormat, id: int, time_us: int, data: bytes) -> None:
+        self._socket.send(PICTURE_HEAD.pack(format, id, time_us) + data)
 
     def until(self, reached: Callable[[str, Data], bool]) -> Data:
         while True:

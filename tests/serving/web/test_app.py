@@ -216,7 +216,7 @@ def test_who_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
 def test_the_page_can_ask_what_is_generated_here(open_client: TestClient, closed_client: TestClient) -> None:
     assert open_client.get("/server.json").json() == {
         "model": "pocket", "sizes": [{"height": 96, "width": 160}], "other_sizes": True, "max_pixels": 921600,
-        "max_fps": 60, "default_fps": 16,
+        "max_fps": 60, "default_fps": 16, "inputs": ["none", "video"], "video_size": {"height": 96, "width": 160},
     }  # fmt: skip
     assert closed_client.get("/server.json").status_code == 401
     assert closed_client.get("/server.json", headers=TOKEN).json()["model"] == "pocket"

@@ -112,6 +112,36 @@ def test_a_state_fits_a_client_of_1_mib_and_counts_the_cues_that_do_not_fit() ->
     assert max(len(str(event).encode()) for event in events) < 1 << 20
 
 
+def test_a_state_says_what_the_video_is_made_from_and_how_long_its_blocks_are() -> None:
+    options = pb.SessionOptions(input=pb.INPUT_KIND_VIDEO, fit=pb.PICTURE_FIT_WHOLE, noise_scale=0.5)
+    session = pb.Session(options=options, first_block_frames=5, block_frames=4, waiting=pb.WAIT_REASON_INPUT)
+    ((_, data),) = written(opened(), pb.Event(state=session))
+    assert (data["input"], data["fit"], data["noise_scale"]) == ("video", "fit", 0.5)
+    assert (data["first_block_frames"], data["block_frames"], data["waiting"]) == (5, 4, "input")
+    ((_, text),) = written(opened(), pb.Event(state=pb.Session()))
+    assert (text["input"], text["noise_scale"]) == ("none", None)
+
+
+def test_the_pictures_of_frames_are_told_before_the_frames() -> None:
+    event = chunk_event(3, 1, 5, 4)
+    for unit, picture in zip(event.chunk.units, (70, 70, 71, 73), strict=True):
+        unit.picture = picture
+    *_, pictures, frames = opened().write(event)
+    data = json.loads(pictures)
+    assert (data["type"], data["data"]) == (
+        "pictures",
+        {"take": 3, "first_frame": 5, "pictures": [70, 70, 71, 73]},
+    )
+    assert isinstance(frames, bytes)
+
+
+def test_progress_counts_what_became_of_pictures_where_some_are_taken() -> None:
+    counts = pb.InputProgress(received=9, dropped=2, broken=1)
+    ((_, data),) = written(opened(), pb.Event(progress=pb.Progress(input=counts)))
+    assert data["input"] == {"received": 9, "dropped": 2, "broken": 1}
+    assert "input" not in written(opened(), pb.Event(progress=pb.Progress()))[0][1]
+
+
 def test_a_start_brings_a_receipt_an_event_and_progress_from_zero() -> None:
     receipt = pb.Receipt(command_id="go", command=pb.COMMAND_KIND_START, stage=pb.RECEIPT_STAGE_ACCEPTED)
     messages = written(opened(), pb.Event(receipt=receipt))

@@ -20,6 +20,16 @@ def test_a_query_carries_the_options_of_a_session() -> None:
     assert (options.HasField("fps"), options.fps, options.lease.ToMilliseconds()) == (True, 0, 1500)
 
 
+def test_a_query_may_ask_for_a_session_that_takes_pictures() -> None:
+    options = Address.of({"input": "video", "fit": "fit", "noise_scale": "0.5"}).options
+    assert (options.input, options.fit, options.noise_scale) == (
+        pb.INPUT_KIND_VIDEO,
+        pb.PICTURE_FIT_WHOLE,
+        0.5,
+    )
+    assert Address.of({"input": "none"}).options == pb.SessionOptions()
+
+
 @pytest.mark.parametrize(
     ("query", "reason"),
     [
@@ -35,6 +45,9 @@ def test_a_query_carries_the_options_of_a_session() -> None:
             "from is 9999999999999999999; it must be at most",
         ),
         ({"watch": "1"}, "watch needs a session"),
+        ({"input": "camera"}, "input is 'camera'; known: none, video"),
+        ({"input": "video", "fit": "crop"}, "fit is 'crop'; known: fill, fit, stretch"),
+        ({"input": "video", "noise_scale": "much"}, "noise_scale is 'much'; it must be a number"),
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_in_words(query: dict[str, str], reason: str) -> None:

@@ -9,19 +9,25 @@ from typing import Any
 
 import pytest
 
-from engines.config.geometry import BlockLengths
+from engines.config.presets import preset
+from engines.config.video_stream import AnyStreamConfig
 from serving.hosts import host_of_target, is_loopback
+from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.web.app import STATIC
+from serving.web.pictures import read_picture
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="needs Node")
+
+MODEL = preset("pocket")
 
 STATE = {"session": "one", "model": "pocket", "seed": "7", "height": 32, "width": 48}
 
 
 USED = (
     ("linkPlace", "replay.js"), ("readPlace", "permalink.js"), ("CueFeed", "cue_feed.js"), ("Skips", "skips.js"),
-    ("SilenceWatch", "silence.js"), ("appliesAt, blockOf", "blocks.js"), ("isInTheClear", "clear_text.js"),
+    ("SilenceWatch", "silence.js"), ("Blocks", "blocks.js"), ("isInTheClear", "clear_text.js"),
     ("connect", "longtake.js"), ("Outbox", "outbox.js"),
+    ("readPiece, pictureMessage", "binary_messages.js"),
 )  # fmt: skip
 
 CLOCK = """
@@ -117,13 +123,29 @@ def test_a_connection_that_says_nothing_is_lost_after_five_seconds_and_a_sleep_i
     assert run(program) == [0, 0, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("frame", "block", "applies"), [(0, 0, 0), (8, 0, 9), (9, 1, 9), (10, 1, 21), (33, 3, 33)]
-)
-def test_the_page_counts_blocks_as_the_server_does(frame: int, block: int, applies: int) -> None:
-    lengths = BlockLengths()
-    assert run(f"say([blockOf({frame}), appliesAt({frame})]);") == [block, applies]
-    assert (lengths.block_at(frame + 1) - 1, lengths.pixel_frames(lengths.block_at(frame))) == (block, applies)
+@pytest.mark.parametrize("stream", [MODEL.stream, MODEL.video], ids=["text", "video"])
+def test_the_page_counts_blocks_as_the_server_does(stream: AnyStreamConfig) -> None:
+    lengths = stream.blocks
+    first, later = lengths.pixel_frames_of(0), lengths.pixel_frames_of(1)
+    counted = run(
+        f"const blocks = new Blocks({{ first_block_frames: {first}, block_frames: {later} }});"
+        "say([...Array(40).keys()].map((frame) => [blocks.blockOf(frame), blocks.appliesAt(frame)]));"
+    )
+    assert counted == [
+        [lengths.block_at(frame + 1) - 1, lengths.pixel_frames(lengths.block_at(frame))] for frame in range(40)
+    ]
+
+
+def test_a_picture_is_written_as_the_server_reads_it() -> None:
+    program = (
+        "const message = pictureMessage(7, new Uint8Array([1, 2]).buffer, 'png', 62500.4);"
+        "say([...new Uint8Array(await message.arrayBuffer())]);"
+    )
+    picture = read_picture(bytes(run(program))).picture
+    assert picture == pb.Picture(id=7, time_us=62500, format=pb.PICTURE_FORMAT_PNG, data=b"\1\2")
+    assert "known: jpeg, png, h264" in run(
+        "try { pictureMessage(1, '', 'gif', 0); } catch (error) { say(error.message); }"
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serving.auth import Caller
+from serving.errors import TooManyRequests
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.web.app import web_app
+from serving.web.pictures import BURST_S, HEAD, KIB_A_SECOND, PICTURES_A_SECOND, PictureRate
 
 
 def standing(state: pb.SessionState, *cues: pb.Cue) -> pb.Session:
@@ -167,6 +169,81 @@ def test_a_state_that_was_overtaken_is_asked_for_again() -> None:
             heard += [message["data"]] if message["type"] == "state" else []
     assert [state["state"] for state in heard] == ["ready", "running", "running"]
     assert [len(state["pending"]) for state in heard] == [0, 0, 1]
+
+
+def test_a_picture_reaches_the_session_as_it_was_sent() -> None:
+    sessions: Any = Noting()
+    with TestClient(web_app(sessions)).websocket_connect("/ws?input=video") as socket:
+        socket.receive_json()
+        socket.send_bytes(HEAD.pack(pb.PICTURE_FORMAT_JPEG, 7, 62_500) + b"a picture")
+        socket.receive_json()
+        socket.send_json({"type": "end_input"})
+        socket.receive_json()
+    _, _, sent, end = sessions.asked
+    assert sent.picture == pb.Picture(id=7, time_us=62_500, format=pb.PICTURE_FORMAT_JPEG, data=b"a picture")
+    assert end.HasField("end_input")
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (b"", "the binary message has 0 bytes; a picture comes behind a head of 20"),
+        (HEAD.pack(1, 7, 0), "the binary message has 20 bytes"),
+        (HEAD.pack(4, 7, 0) + b"x", "picture format 4 is unknown; known: 1 (JPEG)"),
+        (HEAD.pack(0, 7, 0) + b"x", "picture format 0 is unknown"),
+        (HEAD.pack(1, 1 << 53, 0) + b"x", "the picture's id is 9007199254740992; it must be at most"),
+        (HEAD.pack(1, 7, (1 << 64) - 1) + b"x", "the picture's time is 18446744073709551615"),
+    ],
+    ids=["empty", "head", "format", "none", "id", "time"],
+)
+def test_what_is_no_picture_is_refused_in_words_and_the_socket_lives(message: bytes, words: str) -> None:
+    sessions: Any = Noting()
+    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
+        socket.receive_json()
+        socket.send_bytes(message)
+        refused = socket.receive_json()["data"]
+        assert (refused["command"], refused["stage"]) == ("picture", "refused")
+        assert words in refused["error"]["message"]
+        socket.receive_json()
+        socket.send_json({"type": "start"})
+        socket.receive_json()
+    assert sessions.asked[-1].HasField("start")
+
+
+def test_one_who_only_watches_sends_no_pictures() -> None:
+    class Watched(Noting):
+        async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
+            yield pb.Event(state=standing(pb.SESSION_STATE_READY))
+            await asyncio.Future()
+
+    sessions: Any = Watched()
+    with TestClient(web_app(sessions)).websocket_connect("/ws?session=s&watch=1") as socket:
+        socket.receive_json()
+        socket.send_bytes(HEAD.pack(1, 7, 0) + b"x")
+        assert "only watches" in socket.receive_json()["data"]["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("nbytes", "count"), [(1, BURST_S * PICTURES_A_SECOND), (8 << 20, BURST_S * KIB_A_SECOND >> 13)]
+)
+def test_who_floods_is_sent_away_with_the_reason(nbytes: int, count: int) -> None:
+    rate = PictureRate(clock=lambda: 0.0)
+    for _ in range(count):
+        rate.take(nbytes)
+    with pytest.raises(TooManyRequests, match="this connection sends"):
+        rate.take(nbytes)
+
+
+def test_a_flood_of_pictures_ends_its_own_connection() -> None:
+    sessions: Any = Noting()
+    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
+        for _ in range(2 * BURST_S * PICTURES_A_SECOND):
+            socket.send_bytes(HEAD.pack(1, 7, 0) + b"x")
+        heard = []
+        while (message := socket.receive())["type"] != "websocket.close":
+            heard.append(message)
+    assert "TOO_MANY_REQUESTS" in heard[-1]["text"]
+    assert message["code"] == 1013
 
 
 class Forking(Noting):
