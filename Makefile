@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 
-.PHONY: demo serve proto test test-slow check bench bench-gpu clean
+.PHONY: demo serve proto test test-slow check bench bench-gpu plans clean
 
 # A server, and two sessions at once, one of them steered live: films, a picture sheet and times in out/.
 demo: .venv/run
@@ -42,6 +42,10 @@ bench: .venv/dev
 bench-gpu: .venv/dev
 	$(BIN)/python -m benchmarks.gpu
 
+# TensorRT plans of all stages at true width, as far as they can be built without a card: ten minutes.
+plans: .venv/plans
+	$(BIN)/python -m benchmarks.plans
+
 clean:
 	rm -rf .venv out
 
@@ -55,6 +59,10 @@ clean:
 
 .venv/dev: .venv/run
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/plans: .venv/dev
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[plans]'
 	touch $@
 
 # The page is tested in Debian's Chromium. Where that cannot be had its tests are skipped, and say so.

@@ -15,6 +15,7 @@ from benchmarks.quantization.variants import Variant, rounded
 from engines.loading.model import Model
 from engines.quantization.inputs import InputStatistics
 from engines.runner.eager import EagerRunner
+from engines.vae.protocol import StreamingDecoder
 
 LEVELS = 255
 
@@ -40,7 +41,7 @@ class Laboratory:
         made = {}
         for variant in variants:
             latents = self._rolled_out(variant)
-            made[variant.name] = _errors(latents, exact) | _decibels(self._decoded(latents), pictures)
+            made[variant.name] = _errors(latents, exact) | decibels(self._decoded(latents), pictures)
         return made
 
     def parts(self, variants: Sequence[Variant]) -> dict[str, Any]:
@@ -70,23 +71,26 @@ class Laboratory:
         self.report("fp32")
         return self.take.roll_out(EagerRunner(self.model.transformer))
 
+    def _decoded(self, latents: Sequence[Tensor]) -> list[list[Tensor]]:
+        return decoded(self.model.vae, latents, self.model.transformer.device)
+
     def _rolled_out(self, variant: Variant) -> list[Tensor]:
         self.report(variant.name)
         transformer = rounded(self.model.transformer, variant, self.statistics)
         return self.take.roll_out(EagerRunner(transformer))
 
-    @torch.inference_mode()
-    def _decoded(self, latents: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Pictures of every stream's blocks as viewers get them, uint8 on the CPU."""
-        codec, device = self.model.vae, self.model.transformer.device
-        films: list[list[Tensor]] = []
-        for stream in range(len(latents[0])):
-            cache = codec.start_decoding()
-            films.append([])
-            for block in latents:
-                frames, cache = codec.decode(block[stream : stream + 1].to(device), cache)
-                films[-1].append((frames.clamp(0, 1) * LEVELS).round().to("cpu", torch.uint8))
-        return films
+
+@torch.inference_mode()
+def decoded(codec: StreamingDecoder, latents: Sequence[Tensor], device: torch.device) -> list[list[Tensor]]:
+    """Pictures of every stream's blocks as viewers get them, uint8 on the CPU; of latents as `Take` makes them."""
+    films: list[list[Tensor]] = []
+    for stream in range(len(latents[0])):
+        cache = codec.start_decoding()
+        films.append([])
+        for block in latents:
+            frames, cache = codec.decode(block[stream : stream + 1].to(device), cache)
+            films[-1].append((frames.clamp(0, 1) * LEVELS).round().to("cpu", torch.uint8))
+    return films
 
 
 def _errors(latents: Sequence[Tensor], exact: Sequence[Tensor]) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def _errors(latents: Sequence[Tensor], exact: Sequence[Tensor]) -> dict[str, Any
     }
 
 
-def _decibels(films: Sequence[Sequence[Tensor]], exact: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
+def decibels(films: Sequence[Sequence[Tensor]], exact: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
     """PSNR of each stream's blocks."""
     found = [
         [_psnr(block, wanted) for block, wanted in zip(film, wanted_film, strict=True)]

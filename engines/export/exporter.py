@@ -83,7 +83,7 @@ def export_graph(
     for node in graph.all_nodes():
         # The lines of code, and where they lie on this machine.
         node.metadata_props.clear()
-    with _whole_folder(folder) as place:
+    with whole_folder(folder) as place:
         exported.save(place / GRAPH_FILE, external_data=True)
         written = StageGraph(
             place, facts.name, facts.stage, tuple(map(_spec, graph.inputs)), tuple(map(_spec, graph.outputs)),
@@ -114,7 +114,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path) -> Iterator[Path]:
     """Where to write what becomes `folder` at the end of the block; `folder` is as it was if that fails."""
     place = folder.with_name(f".{folder.name}.{os.getpid()}")
     place.mkdir(parents=True)
