@@ -29,6 +29,9 @@ PLANS = "plans"
 """The folder of plans in that of a model."""
 
 PLAN_FILE = "engine.plan"
+WAIT_S = 0.2
+"""From one look at the lock to the next."""
+
 UNFINISHED = ".building"
 """The folder of the plan that is being built, and of its graph."""
 
@@ -108,12 +111,11 @@ class PlanStore:
         target: PlanTarget,
         licence: str,
         watch: Watch,
-        waiting: Callable[[], None] = lambda: None,
     ) -> Plan:
         """The plan of a graph for `target`, built unless it is there.
 
-        Only one is built at a time in a model's folder; `waiting` is called where another one is. A build that
-        fails or is stopped leaves nothing.
+        Only one is built at a time in a model's folder: others wait. A build that fails or is stopped leaves
+        nothing.
 
         Args:
             export: writes the graph to a folder, which is cleared away.
@@ -121,15 +123,14 @@ class PlanStore:
             builder: builds it.
             target: the cards that it is for.
             licence: terms of the weights.
-            watch: is told of every step of the build.
-            waiting: see above.
+            watch: is told of every step, those of waiting among them.
 
         Raises:
             PlanError: it cannot be built, or not be kept; says why.
             PlanStopped: `watch` wanted no more of it.
 
         """
-        with self._changing(waiting):
+        with self._changing(watch):
             watch(BuildStep("Exporting the graph", 0, 1))
             graph = export(self._folder / UNFINISHED / "graph")
             if not watch(BuildStep("Exporting the graph", 1, 1)):
@@ -177,16 +178,12 @@ class PlanStore:
         return [plan for plan in plans if _is_of(plan.manifest.key, wanted)], damage
 
     @contextmanager
-    def _changing(self, waiting: Callable[[], None]) -> Iterator[None]:
+    def _changing(self, watch: Watch) -> Iterator[None]:
         """Own the folder for a while; explain what its disk refuses."""
         unfinished, lock = self._folder / UNFINISHED, FileLock(self._lock)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                waiting()
-                lock.acquire()
+            _acquire(lock, watch)
             try:
                 # Left by a process that was killed.
                 shutil.rmtree(unfinished, ignore_errors=True)
@@ -243,6 +240,16 @@ class PlanStore:
         """What a library has timed on a kind of card, for all plans."""
         device = "".join(character if character.isalnum() else "-" for character in key.device)
         return self._folder / f"{key.library}-{key.library_version}-{device}.timing"
+
+
+def _acquire(lock: FileLock, watch: Watch) -> None:
+    """Raises PlanStopped if `watch` does not want to wait any longer."""
+    while not lock.is_locked:
+        try:
+            lock.acquire(timeout=WAIT_S, poll_interval=WAIT_S)
+        except Timeout:
+            if not watch(BuildStep("Waiting for another command that writes here", 0, 1)):
+                raise PlanStopped("there was another command to wait for; nothing has been built") from None
 
 
 def _write(path: Path, data: memoryview) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
@@ -74,10 +73,8 @@ def run(options: argparse.Namespace) -> int:
     with interruptible() as interrupted:
         try:
             for export in stage_exports(opened.model, stage, stream, PLAN_DTYPES[stage]):
-                watch, waiting = _watch(export, interrupted), _waiting(models / config.name)
-                plans.append(
-                    store.obtain(export.write, picture_size, builder, target, _licence(opened), watch, waiting)
-                )
+                watch = _watch(export, interrupted)
+                plans.append(store.obtain(export.write, picture_size, builder, target, _licence(opened), watch))
         except PlanStopped as stopped:
             print(f"\n{stopped}", file=sys.stderr)
             return INTERRUPTED
@@ -107,10 +104,6 @@ def _watch(export: StageExport, interrupted: Event) -> Watch:
         return not interrupted.is_set()
 
     return watch
-
-
-def _waiting(folder: Path) -> Callable[[], None]:
-    return lambda: show_line(f"another command is writing to {folder}; waiting until it is done")
 
 
 def _show(plans: list[Plan]) -> None:

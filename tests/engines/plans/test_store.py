@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from filelock import FileLock
 
 from engines.errors import PlanError, PlanStopped
 from engines.export.graph import StageGraph
@@ -74,8 +75,7 @@ def obtain(
     builder: CountingBuilder,
     target: PlanTarget | None = None,
     *,
-    go_on: bool = True,
-    waiting: Callable[[], None] = lambda: None,
+    watch: Watch = lambda step: True,
 ) -> Plan:
     target = target or builder.target(["sm_89", "sm_120"])
 
@@ -83,7 +83,7 @@ def obtain(
         shutil.copytree(graph.folder, folder)
         return StageGraph.load(folder)
 
-    return store(model).obtain(export, SIZE, builder, target, "Apache-2.0", lambda step: go_on, waiting)
+    return store(model).obtain(export, SIZE, builder, target, "Apache-2.0", watch)
 
 
 def store(model: Path) -> PlanStore:
@@ -145,7 +145,7 @@ def test_what_was_timed_lies_beside_the_plans(tmp_path: Path, model: Path, graph
 
 def test_a_build_that_is_stopped_leaves_nothing(model: Path, graph: StageGraph) -> None:
     with pytest.raises(PlanStopped):
-        obtain(model, graph, CountingBuilder(), go_on=False)
+        obtain(model, graph, CountingBuilder(), watch=lambda step: False)
     assert left_in(model) == []
 
 
@@ -174,6 +174,11 @@ def test_what_a_killed_build_left_is_cleared_away(model: Path, graph: StageGraph
 def test_of_two_builders_at_once_the_second_waits_and_finds_the_plan(model: Path, graph: StageGraph) -> None:
     begun, may_end, waits = Event(), Event(), Event()
 
+    def note_waiting(step: BuildStep) -> bool:
+        if step.phase.startswith("Waiting"):
+            waits.set()
+        return True
+
     def build_slowly() -> None:
         begun.set()
         assert may_end.wait(10)
@@ -182,7 +187,7 @@ def test_of_two_builders_at_once_the_second_waits_and_finds_the_plan(model: Path
     threads = [Thread(target=obtain, args=(model, graph, first))]
     threads[0].start()
     assert begun.wait(10)
-    threads.append(Thread(target=obtain, args=(model, graph, second), kwargs={"waiting": waits.set}))
+    threads.append(Thread(target=obtain, args=(model, graph, second), kwargs={"watch": note_waiting}))
     threads[1].start()
     assert waits.wait(10)
     may_end.set()
@@ -190,6 +195,13 @@ def test_of_two_builders_at_once_the_second_waits_and_finds_the_plan(model: Path
         thread.join(10)
     assert (first.built, second.built) == (1, 0)
     assert store(model).find(WANTED).path.read_text().startswith("plan 1")
+
+
+def test_waiting_can_be_stopped(model: Path, graph: StageGraph) -> None:
+    model.mkdir()
+    with FileLock(model / ".lock"), pytest.raises(PlanStopped, match="another command to wait for"):
+        obtain(model, graph, CountingBuilder(), watch=lambda step: False)
+    assert left_in(model) == []
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_it_waits_for_whoever_writes_to_the_models_folder(tmp_path: Path) -> Non
         process = started(tmp_path)
         assert process.stderr is not None
         line = process.stderr.readline()
-        assert line == f"another command is writing to {folder}; waiting until it is done\n"
+        assert line == "text-64: Waiting for another command that writes here 0/1\n"
         assert process.poll() is None
     with process:
         process.stderr.read()
