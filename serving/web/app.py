@@ -54,6 +54,7 @@ _SECURITY = {
     "Content-Security-Policy": "; ".join(_POLICY),
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
+    "Permissions-Policy": "camera=(self), display-capture=(self), microphone=(), geolocation=()",
 }
 """Links to a session are secrets of sorts, and a prompt is shown as text wherever it came from."""
 
@@ -84,7 +85,11 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
 
     @app.get("/")
     async def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache", **_SECURITY})
+        return _page("index.html")
+
+    @app.get("/bare")
+    async def bare() -> FileResponse:
+        return _page("bare.html")
 
     @app.websocket("/ws")
     async def converse(socket: WebSocket) -> None:
@@ -124,6 +129,10 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
             return Response(await asyncio.to_thread(_read, body, name), media_type="application/json")
 
     return app
+
+
+def _page(name: str) -> FileResponse:
+    return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache", **_SECURITY})
 
 
 async def _converse(socket: WebSocket, sessions: SessionAPI, segments: SegmentCache) -> None:

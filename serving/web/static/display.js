@@ -19,6 +19,7 @@ const WAITS = {
   prompt: "the prompt, which is being encoded",
   shown: "its viewer, who has not been shown yet what was made last",
   viewer: "somebody who watches",
+  input: "pictures, of which none has come for a second",
   server: "the server: other sessions come first, or it is slow",
   replica: "another replica, since the one that had the session does not answer",
 };
@@ -42,7 +43,7 @@ export function showSession(state, { standing, watches = false, replaced = false
   byId("seed").textContent = state?.seed ?? "–";
   if (state) byId("video").style.aspectRatio = `${state.width} / ${state.height}`;
   const steers = { go: !over, reset: alive, fork: alive && begun, record: alive && begun };
-  const others = { copy: shown, export: shown, spectate: alive, new: standing !== "none" };
+  const others = { copy: shown && state.input !== "video", export: shown, spectate: alive, bare: alive, new: standing !== "none" };
   for (const [id, able] of Object.entries({ ...steers, ...others })) {
     byId(id).disabled = !able || (watches && STEERING.includes(id));
   }

@@ -8,14 +8,17 @@ import { CueLists } from "./cue_lists.js";
 import { showMeters, showSession } from "./display.js";
 import { byId, element, present } from "./dom.js";
 import { Exchange, moved } from "./exchange.js";
+import { pressBySpaceBar } from "./keyboard.js";
 import { connect } from "./longtake.js";
 import { News } from "./news.js";
-import { readPlace, steeringPlace, watchingPlace } from "./permalink.js";
+import { barePlace, readPlace, steeringPlace, watchingPlace } from "./permalink.js";
 import { PromptForm } from "./prompt_form.js";
 import { Record } from "./record.js";
 import { Recordings } from "./recordings.js";
+import { Restyling } from "./restyling.js";
 import { Server } from "./server.js";
-import { SizeChoice } from "./size_choice.js";
+import { Settings } from "./settings.js";
+import { watchForSleep } from "./sleep.js";
 import { Stay } from "./stay.js";
 import { Strip } from "./timeline_strip.js";
 import { Notices } from "./toasts.js";
@@ -32,7 +35,8 @@ class Page {
   #record = new Record(this.#server, this.#notices, () => this.#recordings.refresh());
   #away = new Away(this.#notices);
   #news = new News(this.#notices);
-  #sizes = new SizeChoice(byId("sizes"), byId("size"));
+  #settings = new Settings(byId("settings"));
+  #restyling = new Restyling((error) => this.#notices.warn(error), () => this.#show());
   #editor = new Editor(byId("editor"));
   #feed = new CueFeed((cue) => this.#tell("schedule_prompt", cue));
   #strip = new Strip(byId("strip"), {
@@ -65,6 +69,7 @@ class Page {
       new: () => this.#leave(),
       copy: () => this.#exchange.replay(this.#state),
       export: () => this.#exchange.export(this.#state),
+      bare: () => this.#exchange.share(barePlace(this.#state.session), "It shows the video and nothing else."),
       spectate: () => this.#exchange.share(watchingPlace(this.#state.session), "Whoever opens the link looks on."),
       follow: () => this.#follow(),
       takeover: () => this.#stay.takeOver(),
@@ -73,25 +78,9 @@ class Page {
     };
     for (const [id, press] of Object.entries(pressed)) byId(id).onclick = press;
     byId("file").onchange = (event) => this.#open(event.target);
-    byId("settings").onsubmit = (event) => event.preventDefault();
-    document.addEventListener("keydown", (event) => this.#key(event));
     window.addEventListener("hashchange", () => this.#enter());
-    this.#listenForSleep();
-  }
-
-  /** A page that is left may come back as it was, and one that nobody looked at may have lost its connection. */
-  #listenForSleep() {
-    window.addEventListener("pagehide", () => this.#stay?.suspend());
-    window.addEventListener("pageshow", () => this.#stay?.wake());
-    window.addEventListener("online", () => this.#stay?.wake());
-    document.addEventListener("visibilitychange", () => document.hidden || this.#stay?.wake());
-  }
-
-  #key(event) {
-    const taken = event.target.closest?.("input, textarea, select, button, summary, a, dialog");
-    if (event.key !== " " || taken || event.repeat) return;
-    event.preventDefault();
-    if (!byId("go").disabled) this.#go();
+    pressBySpaceBar(byId("go"));
+    watchForSleep({ leave: () => this.#stay?.suspend(), wake: () => this.#stay?.wake() });
   }
 
   async #go() {
@@ -151,7 +140,7 @@ class Page {
     if (!read) return;
     const begun = ["running", "paused"].includes(this.#state?.state);
     const { seed, height, width } = read;
-    if (!this.#stay && !this.#connect({ ...this.#options(), ...present({ seed, height, width }) })) return;
+    if (!this.#stay && !this.#connect({ ...this.#settings.options, ...present({ seed, height, width }) })) return;
     const added = await this.#feed.add(moved(read.cues, begun ? this.#stay.made + 2 * this.#state.block_frames : 0));
     this.#exchange.tellOf(read, { added, waits: this.#feed.waiting > 0, state: this.#state ?? {} });
   }
@@ -163,35 +152,24 @@ class Page {
 
   // The connection
 
-  #options() {
-    const fields = Object.fromEntries(new FormData(byId("settings")));
-    delete fields.token;
-    delete fields.insecure;
-    return present({ ...fields, ...this.#sizes.value });
-  }
-
   /** Offer what the server generates, if it says so. */
   async #askServer() {
     const server = await this.#server.ask("server.json").catch((error) => {
       if (error.reason === INSECURE_TOKEN) this.#fail(error);
       return null;
     });
-    this.#sizes.offer(server);
+    this.#settings.offer(server);
+    this.#restyling.offer(server);
   }
 
   /** Go where the address leads. */
   #enter() {
     const place = this.#place();
     if (place === null || (place.session && place.session === this.#state?.session)) return;
-    const { height = "", width = "", ...others } = place.options;
-    if (height || width) this.#sizes.value = { height, width };
-    for (const [name, value] of Object.entries(others)) {
-      const field = byId("settings").elements[name];
-      if (field) field.value = value;
-    }
+    this.#settings.fill(place.options);
     if (place.session) this.#connect({ session: place.session, watch: place.watch ? 1 : undefined });
     else if (place.cues.length) {
-      const there = this.#connect({ ...this.#options(), ...place.options });
+      const there = this.#connect({ ...this.#settings.options, ...place.options });
       if (there) this.#feed.add(moved(place.cues, 0));
     }
   }
@@ -224,6 +202,7 @@ class Page {
       changed: () => this.#show(),
       skipped: (skip) => this.#away.skipped(skip),
     });
+    this.#restyling.follow(reactor);
     this.#show();
     return true;
   }
@@ -239,6 +218,7 @@ class Page {
 
   #close() {
     this.#feed.clear();
+    this.#restyling.leave();
     this.#stay?.close();
     this.#stay = null;
   }
@@ -257,7 +237,7 @@ class Page {
 
   /** Send a command. Gives its answer; null if it was refused, which is then said. */
   async #tell(type, data = {}) {
-    if (!this.#stay && !this.#connect(this.#options())) return null;
+    if (!this.#stay && !this.#connect(this.#settings.options)) return null;
     try {
       return await this.#stay.ask(type, data);
     } catch (error) {
@@ -310,7 +290,9 @@ class Page {
 
   #show() {
     const [state, stay] = [this.#state, this.#stay];
+    this.#settings.restyles = this.#restyling.isWanted;
     showSession(state, stay ?? { standing: "none" });
+    this.#restyling.show(state, this.#watches);
     this.#record.show(state?.recording);
     this.#prompt.tellBlock(state?.block_frames);
     this.#strip.show(state);
@@ -322,6 +304,7 @@ class Page {
   #draw() {
     const frame = this.#stay?.frame ?? -1;
     showMeters(frame, this.#stay);
+    this.#restyling.draw(frame);
     this.#strip.moveTo(frame, this.#stay?.made ?? 0);
     if (this.#state) this.#away.sees(this.#state, frame);
   }

@@ -1,6 +1,6 @@
 /** What comes behind the # of the page's address, which is never sent to a server. */
 
-const OPTIONS = ["model", "seed", "height", "width", "fps", "ahead"];
+const OPTIONS = ["model", "seed", "height", "width", "fps", "ahead", "fit", "noise_scale"];
 const REPLAYED = ["model", "seed", "height", "width"];
 
 /** What an address leads to: a session to steer or to watch, or options and cues of a new one. */
@@ -26,6 +26,11 @@ export function steeringPlace(session) {
 /** The address at which others look on. */
 export function watchingPlace(session) {
   return `#${new URLSearchParams({ watch: session })}`;
+}
+
+/** The address of the video alone. */
+export function barePlace(session) {
+  return `bare${watchingPlace(session)}`;
 }
 
 /** The address of a new session that shows the same video: its seed and size, and each of its cues where it applied. */

@@ -7,6 +7,7 @@ const LOOK_MS = 60;
 const REPORT_MS = 500;
 const KEPT_S = 60;
 const HURRY_S = 2.5;
+const LIVE_HURRY_S = 0.5;
 const LATE_S = 5;
 
 const Source = globalThis.ManagedMediaSource ?? globalThis.MediaSource;
@@ -28,6 +29,7 @@ export class Player {
   #reported = { frame: -1, at: 0 };
   #shown = { take: -1, frame: -1 };
   #hurries = false;
+  #isLive = false;
   #endings = [];
   #skips;
 
@@ -96,6 +98,7 @@ export class Player {
     this.#blocks = new Blocks(session);
     if (take !== this.#shown.take) this.#live = null;
     this.#shown = { take, frame: shown };
+    this.#isLive = session.input === "video";
     this.#rate = fps > 0 ? fps / this.#fps : 1;
     this.#running = state === "running";
     if (this.#running) {
@@ -250,11 +253,12 @@ export class Player {
     this.#seek(frame);
   }
 
-  /** One who only looks on, and was held up, catches up slowly. */
+  /** One who only looks on, and was held up, catches up slowly; so do all where frames follow a camera. */
   #pace() {
     const { buffered, currentTime } = this.#video;
     const ahead = buffered.length ? buffered.end(buffered.length - 1) - currentTime : 0;
-    const late = this.#hurries && ahead > HURRY_S * Math.max(1, this.#rate);
+    const most = this.#isLive ? LIVE_HURRY_S : HURRY_S * Math.max(1, this.#rate);
+    const late = (this.#hurries || this.#isLive) && ahead > most;
     const rate = this.#rate * (late ? 1.1 : 1);
     if (this.#video.playbackRate !== rate) this.#video.playbackRate = rate;
   }

@@ -35,7 +35,7 @@ ARGUMENTS = (
 PATIENCE_S = 20.0
 
 _LOOK = """
-const video = document.querySelector("video");
+const video = document.querySelector("#video");
 const canvas = new OffscreenCanvas(video.videoWidth || 1, video.videoHeight || 1);
 const context = canvas.getContext("2d");
 context.drawImage(video, 0, 0);
@@ -109,7 +109,7 @@ class Page:
     @property
     def time(self) -> float:
         """Where the video is, in seconds."""
-        return float(self.driver.execute_script("return document.querySelector('video').currentTime"))
+        return float(self.driver.execute_script("return document.querySelector('#video').currentTime"))
 
     @property
     def session(self) -> str:
@@ -118,7 +118,7 @@ class Page:
     def picture(self) -> NDArray[np.uint8]:
         """What is on the screen, [height, width, 4]."""
         size = self.driver.execute_script(
-            "const v = document.querySelector('video'); return [v.videoHeight, v.videoWidth]"
+            "const v = document.querySelector('#video'); return [v.videoHeight, v.videoWidth]"
         )
         pixels: NDArray[np.uint8] = np.array(self.driver.execute_script(_LOOK), np.uint8)
         return pixels.reshape(*size, 4)
@@ -136,7 +136,7 @@ class Page:
     def condition(self) -> str:
         """How things stand, for whoever has to find out why they do."""
         video = """
-          const v = document.querySelector("video");
+          const v = document.querySelector("#video");
           const parts = [...Array(v.buffered.length).keys()].map((n) => [v.buffered.start(n), v.buffered.end(n)]);
           return JSON.stringify([v.readyState, v.paused, v.seeking, v.currentTime, parts, v.error?.message]);
         """

@@ -46,14 +46,28 @@ def test_the_page_and_all_it_needs_are_here(open_client: TestClient) -> None:
     page = open_client.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'self'" in page.headers["content-security-policy"]
-    for name in ("page.js", "longtake.js", "player.js", "style.css", "icon.svg"):
+    for name in (
+        "page.js",
+        "longtake.js",
+        "player.js",
+        "bare.js",
+        "bare.css",
+        "ticker.js",
+        "page.css",
+        "icon.svg",
+    ):
         part = open_client.get(f"/static/{name}")
         assert (part.status_code, part.headers["cache-control"]) == (200, "no-cache")
 
 
-def test_no_other_page_may_frame_the_page_or_change_where_its_parts_come_from(open_client: TestClient) -> None:
-    policy = open_client.get("/").headers["content-security-policy"].split("; ")
+@pytest.mark.parametrize("place", ["/", "/bare"])
+def test_no_other_page_may_frame_a_page_or_change_where_its_parts_come_from_or_see_what_it_sees(
+    open_client: TestClient, place: str
+) -> None:
+    headers = open_client.get(place).headers
+    policy = headers["content-security-policy"].split("; ")
     assert {"frame-ancestors 'none'", "base-uri 'none'", "object-src 'none'"} <= set(policy)
+    assert {"camera=(self)", "display-capture=(self)"} <= set(headers["permissions-policy"].split(", "))
 
 
 def test_a_timeline_is_read_for_the_page(open_client: TestClient) -> None:
