@@ -33,11 +33,10 @@ from engines.errors import PlanError
 from engines.export.graph import Stage, StageGraph
 from engines.export.quantized_convs import quantize_convs
 from engines.loading.model import Model
-from engines.loading.stage_graphs import STAGE_NETWORKS, stage_exports
+from engines.loading.stage_graphs import PLAN_DTYPES, STAGE_NETWORKS, stage_exports
 from engines.plans.builder import PlanBuilder
 from engines.plans.libraries import plan_builder
 from engines.quantization.conv_ranges import conv_ranges
-from serving.cli.weights.plan import PLAN_DTYPES
 from serving.media.whole_file import write_whole
 
 CARDS = ("sm_80", "sm_86", "sm_89", "sm_120")

@@ -20,6 +20,14 @@ from engines.loading.model import Model, Network
 STAGE_NETWORKS: dict[Stage, Network] = {"decoder": "codec", "text": "text_encoder", "denoiser": "transformer"}
 """What has to be loaded for a stage."""
 
+PLAN_DTYPES: dict[Stage, torch.dtype] = {
+    "decoder": torch.float16, "text": torch.bfloat16, "denoiser": torch.bfloat16
+}  # fmt: skip
+"""What a stage's plan computes in, but for norms."""
+
+SOURCE_DTYPES = PLAN_DTYPES | {"decoder": torch.float32}
+"""What a stage's weights are loaded in, and known by: what is rounded twice has another fingerprint."""
+
 
 class StageExport(NamedTuple):
     """A graph that is yet to be written: its name, and what writes it to a folder."""

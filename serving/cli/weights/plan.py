@@ -14,8 +14,8 @@ import torch
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
 from engines.errors import PlanStopped
-from engines.export.graph import STAGES, Stage
-from engines.loading.stage_graphs import STAGE_NETWORKS, StageExport, stage_exports
+from engines.export.graph import STAGES
+from engines.loading.stage_graphs import PLAN_DTYPES, SOURCE_DTYPES, STAGE_NETWORKS, StageExport, stage_exports
 from engines.plans.builder import BuildStep, Watch
 from engines.plans.libraries import LIBRARIES, plan_builder
 from engines.plans.store import Plan, PlanStore
@@ -26,14 +26,6 @@ from serving.weights.catalog import models_folder
 from serving.weights.downloader import LOCK
 from serving.weights.loader import OpenedModel, open_model
 from serving.weights.quantized_model import model_config
-
-PLAN_DTYPES: dict[Stage, torch.dtype] = {
-    "decoder": torch.float16, "text": torch.bfloat16, "denoiser": torch.bfloat16
-}  # fmt: skip
-"""What a stage's plan computes in, but for norms."""
-
-SOURCE_DTYPES = PLAN_DTYPES | {"decoder": torch.float32}
-"""What a stage's weights are loaded in, and known by."""
 
 SHOWN_EVERY = 1.0
 """Seconds, at least, from one line of progress to the next."""
