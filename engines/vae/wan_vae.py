@@ -32,6 +32,10 @@ TIME = 2
 """The axis of the frames."""
 
 
+LEAST_SQUARE = 1e-24
+"""Vectors of channels count as at least this long, squared, as in torch's normalize."""
+
+
 class RMSNorm(nn.Module):
     """Scales the vector of channels, axis 1, to length sqrt(channels), and each channel by `gamma`."""
 
@@ -41,9 +45,16 @@ class RMSNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * trailing_axes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """In the input's dtype, rounded after each factor as LongLive does; fp16 would not hold the squares."""
-        wide = x.float() if x.dtype == torch.float16 else x
-        return (F.normalize(wide, dim=1).mul_(self.scale) * self.gamma).to(x.dtype)
+        """In the input's dtype, rounded after each factor as LongLive does."""
+        if x.dtype == torch.float16:
+            return self._half(x)
+        return F.normalize(x, dim=1).mul_(self.scale) * self.gamma
+
+    def _half(self, x: Tensor) -> Tensor:
+        """Only lengths in fp32, whose squares fp16 does not hold: TensorRT would keep wide pictures in memory."""
+        squares = x.float().square().sum(dim=1, keepdim=True)
+        factor = torch.rsqrt(squares.clamp_min(LEAST_SQUARE)) * self.scale
+        return x * factor.clamp_max(torch.finfo(x.dtype).max).to(x.dtype) * self.gamma
 
 
 class NormSiLU(RMSNorm):

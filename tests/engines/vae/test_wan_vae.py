@@ -263,3 +263,11 @@ def test_a_norm_in_fp16_takes_a_vector_of_zeros() -> None:
     """The least length by which torch divides is none in fp16."""
     norm = RMSNorm(8, trailing_axes=2).half()
     assert torch.equal(norm(torch.zeros(1, 8, 2, 2).half()), torch.zeros(1, 8, 2, 2).half())
+
+
+@pytest.mark.parametrize("size", [1e-4, 1.0, 100.0, 3e4])
+def test_a_norm_in_fp16_is_that_of_fp32_rounded(size: float) -> None:
+    """The squares of the largest of these are too large for fp16, and those of the smallest are too small."""
+    torch.manual_seed(1)
+    norm, x = RMSNorm(64, trailing_axes=2), (size * torch.randn(1, 64, 3, 5)).clamp(-6e4, 6e4).half()
+    torch.testing.assert_close(norm.half()(x).float(), norm.float()(x.float()), rtol=2e-3, atol=1e-3)
