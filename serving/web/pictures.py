@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Callable
 
 from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.rate_limit import RateLimit
 
 HEAD = struct.Struct(">IQQ")
 """What comes before a picture: how it is encoded, its id, and when it was taken, in microseconds."""
 
 MOST = (1 << 53) - 1
 """Of an id and of a time: more is rounded where they are read as JSON."""
-
-PICTURES_A_SECOND = 120
-KIB_A_SECOND = 32 << 10
-"""Of one connection. More cannot be left lying until it is wanted: it would lie in memory that is everybody's."""
-
-BURST_S = 2
-"""What came in a row after a pause is let in, as much as could have come in this time."""
 
 
 def read_picture(message: bytes) -> pb.Command:
@@ -41,16 +31,3 @@ def read_picture(message: bytes) -> pb.Command:
             raise InvalidRequest(f"the picture's {name} is {number}; it must be at most {MOST}")
     data = message[HEAD.size :]
     return pb.Command(picture=pb.Picture(id=id, time_us=time_us, format=encoding, data=data))
-
-
-class PictureRate:
-    """How fast binary messages come over one connection, by a clock that is monotonic."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pictures = RateLimit(PICTURES_A_SECOND, BURST_S * PICTURES_A_SECOND, clock)
-        self._kib = RateLimit(KIB_A_SECOND, BURST_S * KIB_A_SECOND, clock)
-
-    def take(self, nbytes: int) -> None:
-        """One more has come. Raises TooManyRequests."""
-        self._pictures.take("", "this connection sends pictures")
-        self._kib.take("", "this connection sends a KiB of pictures", nbytes >> 10)

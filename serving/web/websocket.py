@@ -25,7 +25,7 @@ from serving.timeline.formats.document import Json
 from serving.web.inbound import NOTHING, Request, open_envelope, read_message
 from serving.web.json_format import error_json, recording_json, refusal_json, session_json
 from serving.web.outbound import EventWriter, text
-from serving.web.pictures import PictureRate, read_picture
+from serving.web.pictures import read_picture
 from serving.web.query import Address
 from serving.web.segments import SegmentCache
 
@@ -59,7 +59,6 @@ class Conversation:
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._answering: set[asyncio.Task[None]] = set()
         self._refreshing: asyncio.Task[None] | None = None
-        self._pictures = PictureRate()
         self._news = self._states = 0
         self._watches = False
 
@@ -88,20 +87,17 @@ class Conversation:
 
     async def _send_events(self, attach: pb.Attach, tasks: asyncio.TaskGroup) -> None:
         """Send until the stream ends, and say why it did; a spectator may come again."""
+        code = status.WS_1001_GOING_AWAY
         try:
             async with _closing(self._events(attach)) as events:
                 async for event in events:
                     await self._send(*self._writer.write(event))
                     self._refresh_after(event, tasks)
         except ServingError as error:
-            await self._close_with(error)
+            code = close_code(error)
+            await self._send(text("error", error_json(error)))
         if self._is_open():
-            await self._socket.close(status.WS_1001_GOING_AWAY)
-
-    async def _close_with(self, error: ServingError) -> None:
-        await self._send(text("error", error_json(error)))
-        if self._is_open():
-            await self._socket.close(close_code(error))
+            await self._socket.close(code)
 
     def _events(self, attach: pb.Attach) -> AsyncIterator[pb.Event]:
         if self._watches:
@@ -151,18 +147,12 @@ class Conversation:
     # In
 
     async def _receive(self, tasks: asyncio.TaskGroup) -> None:
-        """Take messages until the client has gone, or is sent away since it floods."""
+        """Take messages until the client has gone."""
         while (message := await self._socket.receive())["type"] != "websocket.disconnect":
-            data = message.get("bytes")
-            if data is None:
+            if (data := message.get("bytes")) is not None:
+                await self._take_picture(data)
+            else:
                 await self._take(message["text"], tasks)
-                continue
-            try:
-                self._pictures.take(len(data))
-            except TooManyRequests as error:
-                await self._close_with(error)
-                return
-            await self._take_picture(data)
 
     async def _take_picture(self, data: bytes) -> None:
         try:

@@ -36,7 +36,9 @@ export class Restyling {
 
   /** Offer what a server says that sessions can be made from; null where that is not known. */
   offer(server) {
-    byId("restyling").hidden = !server?.inputs.includes("video");
+    const inputs = server?.inputs ?? [];
+    byId("restyling").hidden = !inputs.includes("video");
+    byId("source").options[0].textContent = inputs.includes(NONE) ? "prompts only" : "nothing yet";
   }
 
   /** Send pictures to the session of `reactor`, if it takes some. */

@@ -9,10 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from serving.auth import Caller
-from serving.errors import TooManyRequests
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.web.app import web_app
-from serving.web.pictures import BURST_S, HEAD, KIB_A_SECOND, PICTURES_A_SECOND, PictureRate
+from serving.web.pictures import HEAD
 
 
 def standing(state: pb.SessionState, *cues: pb.Cue) -> pb.Session:
@@ -221,29 +220,6 @@ def test_one_who_only_watches_sends_no_pictures() -> None:
         socket.receive_json()
         socket.send_bytes(HEAD.pack(1, 7, 0) + b"x")
         assert "only watches" in socket.receive_json()["data"]["error"]["message"]
-
-
-@pytest.mark.parametrize(
-    ("nbytes", "count"), [(1, BURST_S * PICTURES_A_SECOND), (8 << 20, BURST_S * KIB_A_SECOND >> 13)]
-)
-def test_who_floods_is_sent_away_with_the_reason(nbytes: int, count: int) -> None:
-    rate = PictureRate(clock=lambda: 0.0)
-    for _ in range(count):
-        rate.take(nbytes)
-    with pytest.raises(TooManyRequests, match="this connection sends"):
-        rate.take(nbytes)
-
-
-def test_a_flood_of_pictures_ends_its_own_connection() -> None:
-    sessions: Any = Noting()
-    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
-        for _ in range(2 * BURST_S * PICTURES_A_SECOND):
-            socket.send_bytes(HEAD.pack(1, 7, 0) + b"x")
-        heard = []
-        while (message := socket.receive())["type"] != "websocket.close":
-            heard.append(message)
-    assert "TOO_MANY_REQUESTS" in heard[-1]["text"]
-    assert message["code"] == 1013
 
 
 class Forking(Noting):
