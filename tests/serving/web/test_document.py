@@ -15,11 +15,15 @@ from serving.web.query import OPTIONS, PLACES
 DOCUMENT = (Path(__file__).parents[3] / "proto/longtake/v1/websocket.md").read_text()
 
 
-def known_types() -> list[str]:
-    """Those that the server names to who sends another one."""
+def known_to(message: str) -> list[str]:
+    """What the server names to who sends something else."""
     with pytest.raises(Exception, match="known: ") as refused:
-        read_message(open_envelope('{"type": "?"}'))
+        read_message(open_envelope(message))
     return str(refused.value).partition("known: ")[2].split(", ")
+
+
+def known_types() -> list[str]:
+    return known_to('{"type": "?"}')
 
 
 @pytest.mark.parametrize("name", [*PLACES, *OPTIONS])
@@ -30,6 +34,12 @@ def test_every_parameter_of_the_address_is_written_down(name: str) -> None:
 def test_every_message_of_a_client_is_written_down() -> None:
     assert set(get_args(RequestKind)) < set(known_types())
     assert [name for name in known_types() if f"`{name}`" not in DOCUMENT] == []
+
+
+@pytest.mark.parametrize("type", known_types())
+def test_every_field_of_a_clients_messages_is_written_down(type: str) -> None:
+    fields = known_to(f'{{"type": "{type}", "data": {{"?": 1}}}}')
+    assert [name for name in fields if name and f"`{name}`" not in DOCUMENT] == []
 
 
 def test_every_event_and_every_field_of_a_receipt_is_written_down() -> None:
