@@ -48,6 +48,12 @@ class ModelConfig:
         """How its streams run from prompts alone, or from a video where it needs one."""
         return self.video if self.video is not None and self.needs_video else self.stream
 
+    @property
+    def streams(self) -> tuple[AnyStreamConfig, ...]:
+        """How streams of each kind run that it makes."""
+        from_prompts = () if self.needs_video else (self.stream,)
+        return from_prompts if self.video is None else (*from_prompts, self.video)
+
     def require_prompts_alone(self) -> None:
         """Raise ConfigError for a model that only restyles videos."""
         require(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from engines.wan.transformer import CausalTransformer
 @cache
 def memory_needed(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of the networks in `dtype` and of what one session keeps. Allocates nothing."""
-    return sum(parameter_bytes(config, dtype)) + sum(session_bytes(config, config.stream, dtype))
+    return sum(parameter_bytes(config, dtype)) + sum(largest_session_bytes(config, config.streams, dtype))
 
 
 class SessionBytes(NamedTuple):
@@ -56,6 +57,13 @@ def session_bytes(
         slot_choice=layout.nbytes(CacheSize(0, 0, 0, size.means, size.records)),
         encoder=_encoder_bytes(config, stream, dtype) if isinstance(stream, VideoStreamConfig) else 0,
     )
+
+
+def largest_session_bytes(
+    config: ModelConfig, streams: Iterable[AnyStreamConfig], dtype: torch.dtype, kv_format: KVFormat = PLAIN_KV
+) -> SessionBytes:
+    """What a session keeps of the kind that keeps most."""
+    return max((session_bytes(config, stream, dtype, kv_format) for stream in streams), key=sum)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from engines.cache.kv_cache import PLAIN_KV, KVFormat
 from engines.config.model import ModelConfig
 from engines.config.networks import VAEConfig
 from engines.config.stream import StreamConfig
-from engines.loading.footprint import parameter_bytes, session_bytes
+from engines.loading.footprint import largest_session_bytes, parameter_bytes
 
 CONTEXT_BYTES = 900_000_000
 """Of CUDA and its libraries: an estimate."""
@@ -76,14 +76,17 @@ def plan_memory(
     stream: StreamConfig | None = None,
 ) -> MemoryPlan:
     """What a process takes that has all networks of a model, with its text encoder on the device if it is here."""
-    stream = stream or config.stream
-    networks, kept = parameter_bytes(config, dtype), session_bytes(config, stream, dtype, kv_format)
-    pixels, tokens = stream.height * stream.width, stream.block_frames * stream.frame_tokens
+    kinds = config.streams if stream is None else (stream,)
+    networks, kept = parameter_bytes(config, dtype), largest_session_bytes(config, kinds, dtype, kv_format)
+    pixels = max(kind.height * kind.width for kind in kinds)
+    tokens = max(kind.block_frames * kind.frame_tokens for kind in kinds)
     wan = isinstance(config.vae, VAEConfig)
     decoding = (WAN_DECODING_PER_PIXEL if wan else DECODING_PER_PIXEL) * dtype.itemsize // 2
     text = MemoryLine("text encoder", networks.text_encoder)
     quantization = config.transformer.quantization
     weights = str(dtype).removeprefix("torch.") if quantization is None else quantization.weights
+    of_pictures = kept.encoder + kept.slot_choice
+    restyling = (MemoryLine("a session's cache of the encoder", of_pictures),) if of_pictures else ()
     fixed = (
         MemoryLine("CUDA and its libraries", CONTEXT_BYTES, estimated=True),
         MemoryLine(f"transformer, {weights}", networks.transformer),
@@ -97,6 +100,7 @@ def plan_memory(
         MemoryLine(f"a session's window, {_kept_as(kv_format)}", kept.window),
         MemoryLine("a session's raw keys and prompt", kept.raw_keys + kept.prompt),
         MemoryLine("a session's cache of the decoder", kept.decoder),
+        *restyling,
     )
     return MemoryPlan(fixed, session, () if text_here else (text,))
 

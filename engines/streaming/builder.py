@@ -15,7 +15,7 @@ from engines.config.validation import require
 from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.device.memory_budget import MemoryBudget, typed_out_of_memory
 from engines.errors import ConfigError
-from engines.loading.footprint import session_bytes
+from engines.loading.footprint import largest_session_bytes
 from engines.loading.model import Model
 from engines.runner.protocol import ModelRunner
 from engines.runner.selection import kv_format_of, select_runner
@@ -135,7 +135,7 @@ def _require_room(model: Model, config: EngineConfig, lasting: int) -> None:
     """Raise ConfigError unless what sessions keep fits into `lasting` bytes: runs, prompts, decoders' caches."""
     dtype, kv_format = model.transformer.dtype, kv_format_of(config.backends)
     kinds = [config.stream] if config.video is None else [config.stream, config.video]
-    kept = max((session_bytes(model.config, kind, dtype, kv_format) for kind in kinds), key=sum)
+    kept = largest_session_bytes(model.config, kinds, dtype, kv_format)
     # A prompt can be read beside those that are followed.
     decoder = kept.decoder if config.decodes or config.decoder_beside else 0
     each, spare = sum(kept) - kept.decoder + decoder, kept.prompt

@@ -30,11 +30,10 @@ def measured_capacity(
     """
     together = decoder is not None and (config.device == "cuda" or usable_cores() == 1)
     text, videos = streams(config), video_streams(config)
-    own = model.usual_stream
     # Where sizes are declared there are no others.
     sizes = [(stream.height, stream.width) for stream in (text or videos)] if config.sizes else []
-    capacity = Capacity(model.transformer, own, together=together, sizes=sizes)
     warm: list[AnyStreamConfig] = [*text, *videos]
+    capacity = Capacity(model.transformer, warm[0], together=together, sizes=sizes)
     for stream in warm:
         if capacity.denoising.expect(stream, 0.0) > LONGEST_S:
             continue

@@ -55,3 +55,12 @@ def test_the_sum_is_written_out_and_says_what_is_an_estimate() -> None:
     assert [line for line in lines if "estimate" in line] == [str(line) for line in plan.fixed if line.estimated]
     assert lines[-2].split() == [f"{plan.nbytes(2) / 1e9:.2f}", "GB", "with", "2", "sessions"]
     assert lines[-1].endswith("text encoder of the host's memory")
+
+
+def test_a_model_that_restyles_videos_counts_a_window_for_every_step_and_the_encoder() -> None:
+    video, text = preset("streamdiffusionv2-1.3b"), preset("self-forcing-1.3b")
+    plan, without = plan_memory(video, torch.bfloat16), plan_memory(text, torch.bfloat16)
+    lines = {line.what: line.nbytes for line in plan.session}
+    assert lines["a session's cache of the encoder"] > 0
+    assert lines["a session's window, plain keys and plain values"] == 2 * 6 * 1560 * 30 * 2 * 1536 * 2
+    assert "a session's cache of the encoder" not in {line.what for line in without.session}

@@ -15,6 +15,7 @@ from engines.video.builder import build_input_encoder
 from engines.video.generator import VideoGenerator
 from engines.video.stream import VideoStream
 from serving.errors import ControllerReplaced, InvalidRequest, WrongState
+from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import ResumeState, Role, SessionSpec
@@ -76,7 +77,8 @@ class Controller:
 
     async def read(self) -> None:
         stream = f"controller {self.name} {next(self.bench.streams)}"
-        items = self.bench.denoiser.subscribe(self.name, Role.CONTROLLER, 0, stream, ANNA)
+        kept_from = self.bench.session(self.name).audience.oldest_frame
+        items = self.bench.denoiser.subscribe(self.name, Role.CONTROLLER, kept_from, stream, ANNA)
         async with aclosing(items):
             async for item in items:
                 if item.event is not None:
@@ -331,6 +333,26 @@ def test_a_fork_goes_on_with_pictures_of_its_own(pocket: OpenedModel) -> None:
                 assert other.pictures[9:] == [1050, 1051, 1052, 1053]
 
     run(fork())
+
+
+def test_a_session_goes_on_from_a_clients_snapshot_with_new_pictures(pocket: OpenedModel) -> None:
+    async def restore() -> None:
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(9))
+                await settled(lambda: controller.frames >= 9)
+                saved = unpack(pack(await bench.denoiser.save(name, 64 << 20), 64 << 20))
+            assert saved.session.options.input == pb.INPUT_KIND_VIDEO
+            again = video_spec(pocket, "again")
+            await bench.open(again, resume=restored(saved, again))
+            await bench.denoiser.command("again", pb.Command(id="resume", resume=pb.Resume()))
+            async with controlled(bench, "again") as other:
+                await other.push(range(70, 74))
+                await settled(lambda: other.frames >= 4)
+                assert [chunk.first_frame for chunk in other.chunks] == [9]
+
+    run(restore())
 
 
 def test_reset_begins_with_the_next_pictures(pocket: OpenedModel) -> None:
