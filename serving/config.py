@@ -23,6 +23,7 @@ from pydantic_settings import NoDecode
 from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
+from engines.config.video_stream import LoopSetting
 from engines.errors import ConfigError
 from engines.loading.lora import LoRAFile
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
@@ -193,6 +194,9 @@ class ServerConfig(BaseModel):
     )
     slots: Count = Field(2, description="sessions of one denoiser")
     batch: Count = Field(1, description="streams in one pass of a denoiser")
+    video_loop: LoopSetting = Field(
+        "auto", description="of restyled videos: plain, or batch (later, and more of them); auto: as there is time"
+    )
     sizes: Sizes = Field(
         (),
         description="HEIGHTxWIDTH,... beside the model's own, and no others; else any, on a GPU without graphs",

@@ -24,7 +24,7 @@ SERVING: tuple[tuple[str, ...], ...] = (
     ("media.clips", "timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"),
     ("client", "offline", "worker.streams", "worker.capacity", "worker.pictures", "gateway.ownership"),
-    ("gateway.recording",),
+    ("gateway.recording", "worker.state"), ("worker.blocks",),
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing", "deployments.scaling"),
     ("deployments.replicas",), ("deployments",),

@@ -17,6 +17,9 @@ Loop = Literal["plain", "batch"]
 
 LOOPS: tuple[Loop, ...] = get_args(Loop)
 
+LoopSetting = Literal["auto", "plain", "batch"]
+"""Which loop to use; "auto" is plain while there is time for it."""
+
 
 @dataclass(frozen=True)
 class VideoStreamConfig(BaseStreamConfig):

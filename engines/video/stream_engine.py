@@ -6,13 +6,14 @@ from functools import partial
 
 import torch
 
-from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
+from engines.config.video_stream import AnyStreamConfig, Loop, VideoStreamConfig
 from engines.errors import ConfigError
 from engines.streaming import snapshot as text_snapshot
 from engines.streaming.generator import Generator
 from engines.streaming.replica_log import ReplicaLog
 from engines.streaming.snapshot import VIDEO, Snapshot
 from engines.streaming.snapshot_format import Parts, unpack
+from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.video import snapshot as video_snapshot
@@ -62,6 +63,15 @@ class StreamEngine:
             self.video.set_prompt(stream, prompt)
         else:
             self.text.set_prompt(stream, prompt)
+
+    def use_loop(self, stream: AnyStream, loop: Loop) -> None:
+        """Run a video stream's next block in `loop`; a stream from prompts alone has none."""
+        if isinstance(stream, VideoStream) and stream.loop != loop:
+            self.video.use_loop(stream, loop)
+
+    def flush(self, stream: AnyStream) -> list[Block]:
+        """The blocks that are on their way, finished without another input."""
+        return self.video.flush(stream) if isinstance(stream, VideoStream) else []
 
     def renew_sink(self, stream: AnyStream) -> None:
         """Have the next frames take the places of the sink's; a stream from prompts alone keeps its own."""

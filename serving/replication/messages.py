@@ -44,14 +44,21 @@ class SessionSpec:
     fit: Fit = "fill"
 
 
+class BlockPictures(NamedTuple):
+    """The pictures that a block began with: the id of that of each frame, and all of them as JPEG."""
+
+    ids: tuple[int, ...]
+    data: tuple[bytes, ...]
+
+
 @dataclass(frozen=True)
 class ResumeState:
     """From where a session goes on: its logic, and the light snapshot of its stream (None before the first block).
 
     `past` is what its log of applied cues has before the record's end of it, `chunks` are what viewers may still
     ask for, and `reason` says why it does not go on where it was. `loras`, if not None, must be merged where it
-    goes on. Only a replica's own snapshot is `exact`, and goes on bit for bit. `pictures` are the last ones that
-    blocks began with, as JPEG. Raises InvalidRequest for blocks without a snapshot: the session would begin again.
+    goes on. Only a replica's own snapshot is `exact`, and goes on bit for bit. `pictures` are those that the last
+    blocks began with. Raises InvalidRequest for blocks without a snapshot: the session would begin again.
     """
 
     record: SessionRecord
@@ -62,7 +69,7 @@ class ResumeState:
     past: bytes = b""
     loras: tuple[str, ...] | None = None
     exact: bool = False
-    pictures: tuple[bytes, ...] = ()
+    pictures: tuple[BlockPictures, ...] = ()
 
     def __post_init__(self) -> None:
         if self.snapshot is None and self.record.delivered_frames > 0:
@@ -103,7 +110,7 @@ class ReplicationDelta(NamedTuple):
 
     The first is `full`, and so is one that does not build on the one before it. `making` is the block that is
     being made, and None where none is. The standby acknowledges one that says `wants_ack`: somebody waits for it.
-    `pictures` are those that the block was made from, as JPEG.
+    `pictures` are those that blocks have begun with.
     """
 
     number: int
@@ -113,7 +120,7 @@ class ReplicationDelta(NamedTuple):
     making: int | None = None
     recording: RecordingMark = NO_RECORDING
     wants_ack: bool = False
-    pictures: tuple[bytes, ...] = ()
+    pictures: tuple[BlockPictures, ...] = ()
 
 
 class SavedSession(NamedTuple):

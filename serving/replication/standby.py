@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from engines.streaming.replica_log import StandbySnapshot
 from serving.errors import ReplicaLost
 from serving.media.chunk import Chunk
-from serving.replication.messages import FullState, ReplicationDelta, ResumeState, SessionSpec
+from serving.replication.messages import BlockPictures, FullState, ReplicationDelta, ResumeState, SessionSpec
 from serving.session.record_delta import RecordCopy, RecordDelta, RecordGap
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.types import SessionRecord
 
-KEPT_PICTURES = 9
-"""Of a session that restyles a video: from so many, 1 + 4k of them, an encoder elsewhere goes on."""
+KEPT_PICTURES = 4
+"""Blocks of a session that restyles a video, from whose pictures an encoder elsewhere goes on."""
 
 KEPT_CHUNKS = 80
 """Chunks that a session keeps for viewers who come late: a minute of video."""
@@ -38,7 +38,7 @@ class StandbyCopy:
     _logic: RecordCopy | None = None
     _snapshot: StandbySnapshot | None = None
     _chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
-    _pictures: deque[bytes] = field(default_factory=lambda: deque(maxlen=KEPT_PICTURES))
+    _pictures: deque[BlockPictures] = field(default_factory=lambda: deque(maxlen=KEPT_PICTURES))
 
     @property
     def is_full(self) -> bool:

@@ -19,9 +19,9 @@ from serving.protocol.commands import first_answer, handle
 from serving.protocol.convert import read_cue, write_receipt
 from serving.session.recording_mark import RecordingMark
 from serving.session.state_machine import Receipt
-from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.pictures.session_input import new_input, require_restylable
 from serving.worker.session_copies import SessionCopies
+from serving.worker.state.active_session import ActiveSession, at_rest
 
 REPLICATED_WITHIN_S = 0.5
 """How long a receipt waits for the standby to have its command."""

@@ -8,12 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
+from engines.config.video_stream import LoopSetting
 from engines.streaming.snapshot import machine_of
 from engines.video.stream_engine import StreamEngine
-from serving.errors import ControllerReplaced, LimitReached, ReplicaLost, SessionNotFound, WrongState
+from serving.errors import LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
 from serving.protocol.cue_pages import applied_page, pending_page
@@ -31,24 +31,25 @@ from serving.replication.messages import (
     SessionSpec,
 )
 from serving.replication.register import Register
-from serving.session.state_machine import State
 from serving.timeline.cue import Cue
 from serving.tracing.tracer import UNTRACED, Tracer
-from serving.worker.active_session import ActiveSession, at_rest
-from serving.worker.block_loop import BlockLoop
+from serving.worker.blocks.block_loop import BlockLoop
+from serving.worker.blocks.delivery import Delivery
+from serving.worker.blocks.passes import Passes
+from serving.worker.blocks.prompt_prefetch import PromptPrefetch
+from serving.worker.blocks.video_loops import VideoLoops
 from serving.worker.capacity.capacity import Capacity
+from serving.worker.capacity.loop_choice import LoopChoice
 from serving.worker.capacity.slot_report import SlotReport
 from serving.worker.command_handler import CommandHandler
-from serving.worker.delivery import Delivery
-from serving.worker.metrics import Metrics
+from serving.worker.picture_intake import PictureIntake
 from serving.worker.pictures.input_stage import InputStage
-from serving.worker.pictures.picture_decoder import read_picture
-from serving.worker.pictures.session_input import require_pictures
-from serving.worker.prompt_prefetch import PromptPrefetch
 from serving.worker.session_copies import SessionCopies
 from serving.worker.session_factory import SessionFactory
 from serving.worker.session_saver import SessionSaver
 from serving.worker.session_streams import SessionStreams
+from serving.worker.state.active_session import ActiveSession, at_rest
+from serving.worker.state.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class Denoiser:
         provenance: what the videos are made with.
         tracer: where the spans of blocks go.
         pictures: encodes those of sessions that restyle a video; None where there are none.
+        video_loop: how the blocks of those are made.
 
     """
 
@@ -100,9 +102,9 @@ class Denoiser:
         provenance: pb.Provenance | None = None,
         tracer: Tracer = UNTRACED,
         pictures: InputStage | None = None,
+        video_loop: LoopSetting = "auto",
     ) -> None:
         self._engine = engine
-        self._pictures = pictures
         self._decoder = decoder
         self._executor = executor
         self._replica = replica
@@ -110,9 +112,11 @@ class Denoiser:
         self._replay_s = replay_s
         own_leases = ReplicaLeases(leases or LeaseConfig())
         self._copies = SessionCopies(slots, own_leases, register, self._free, metrics, capacity)
+        self._pictures = PictureIntake(self._copies, pictures, self._wake)
+        self._passes = Passes(engine, executor, capacity)
         self._loop = BlockLoop(
-            engine, executor, lambda: self._copies.all, self._copies.has_lease, self._copies.end,
-            self._encode_pictures, capacity, tracer,
+            self._passes, lambda: self._copies.all, self._copies.has_lease, self._copies.end,
+            self._pictures.encode_more, capacity, VideoLoops(LoopChoice(video_loop), capacity), tracer,
         )  # fmt: skip
         self._prompts = PromptPrefetch(text, self._copies.end, self._loop.wake)
         self._delivery = Delivery(
@@ -138,8 +142,7 @@ class Denoiser:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._copies.settled()
         self._executor.shutdown()
-        if self._pictures is not None:
-            self._pictures.stop()
+        self._pictures.stop()
 
     async def end_sessions(self) -> int:
         """End all sessions for good, as the server is to stop; returns how many."""
@@ -154,8 +157,11 @@ class Denoiser:
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"the denoiser has stopped: {task.exception()!r}")
-        if (seconds := self._loop.watch.overdue(_now())) is not None:
+        if (seconds := self._passes.watch.overdue(_now())) is not None:
             raise RuntimeError(f"a pass has not come back for {seconds:.0f} s")
+
+    def _wake(self) -> None:
+        self._loop.wake()
 
     @property
     def free(self) -> int:
@@ -299,32 +305,8 @@ class Denoiser:
         return await self._commands.handle(attempt, command, steers=steers)
 
     def take_pictures(self, attempt: str, client_id: str, sent: Sequence[pb.Command], dropped: int) -> None:
-        """Pictures that the session's controller has sent, and how many more got lost on their way.
-
-        Those that come while it does not run are dropped. Raises InvalidRequest for a session that takes none, and
-        for what is none; ControllerReplaced.
-        """
-        session = self._copies.leased(attempt)
-        pictures = require_pictures(session.input)
-        if session.logic.controller != client_id:
-            raise ControllerReplaced("another controller steers the session now; attach again to take it over")
-        read = [read_picture(command, _now()) for command in sent]
-        session.logic.renew(_now())
-        pictures.lost(dropped)
-        for picture in read:
-            if session.logic.state is not State.RUNNING:
-                pictures.received += picture is not None
-                pictures.lost(int(picture is not None))
-            elif picture is None:
-                pictures.end()
-            else:
-                pictures.put(picture)
-        self._encode_pictures(session)
-
-    def _encode_pictures(self, session: ActiveSession) -> None:
-        """Do what there is to do with the pictures of a session."""
-        if session.input is not None and self._pictures is not None and not session.closed:
-            self._pictures.begin(session.input, self._loop.wake, partial(self._copies.end, session))
+        """As `PictureIntake.take`."""
+        self._pictures.take(attempt, client_id, sent, dropped)
 
     def reports_ended(self, attempt: str, client_id: str) -> None:
         """A controller will report no more of what was shown: if it steers, the clock goes on in its place."""

@@ -12,10 +12,10 @@ from serving.errors import NoLease, RegisterUnavailable, ReplicaLost, ServingErr
 from serving.replication.leases import RenewAnswer, RenewRequest, ReplicaLeases
 from serving.replication.messages import SessionSpec
 from serving.replication.register import Ended, Owner, Register
-from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity, Load
 from serving.worker.capacity.slot_report import SlotReport
-from serving.worker.metrics import Following, Metrics
+from serving.worker.state.active_session import ActiveSession
+from serving.worker.state.metrics import Following, Metrics
 
 logger = logging.getLogger(__name__)
 

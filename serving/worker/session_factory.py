@@ -12,6 +12,7 @@ from typing import TypeVar
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.video.stream import VideoStream
 from engines.video.stream_engine import AnyStream, StreamEngine, read_snapshot
 from serving.errors import FrameOutOfRange, InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -21,14 +22,15 @@ from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
 from serving.protocol.convert import lora_marks
 from serving.replication.messages import ResumeState, SessionSpec
 from serving.session.applied_log import AppliedLog
-from serving.session.state_machine import Session
+from serving.session.state_machine import BlockPlan, Session
 from serving.session.transitions import last_settled, steps_of
 from serving.timeline.cue import Cue
 from serving.timeline.schedule import Step
-from serving.worker.active_session import ActiveSession
+from serving.tracing.tracer import UNTRACED_BLOCK
+from serving.worker.blocks.delivery import decoder_start
 from serving.worker.capacity.replay_budget import ReplayBudget
-from serving.worker.delivery import decoder_start
 from serving.worker.pictures.session_input import new_input, require_restylable
+from serving.worker.state.active_session import ActiveSession, BegunBlock
 
 T = TypeVar("T")
 
@@ -72,14 +74,15 @@ class SessionFactory:
                 session.audience.kept.extend(resume.chunks)
                 session.recording = resume.recording
                 applied = logic.applied.entries(0)
-                session.input = new_input(spec, stream.blocks, resume.pictures, applied)
+                session.input = new_input(spec, begun_blocks(stream), resume.pictures, applied)
+                session.on_way.extend(_on_way(stream, resume, now))
                 session.resumed = _resumed(resume, logic)
             await self._begin_decoding(session, stream.blocks)
         return session
 
     async def fork_here(self, session: ActiveSession, attempt: str, spec: SessionSpec) -> ActiveSession:
         """A second session like `session`, which rests meanwhile."""
-        logic = session.logic.copy(session.stream.blocks, _now())
+        logic = session.logic.copy(begun_blocks(session.stream), _now())
         logic.forget_clients()
         async with self._taken(await self._opened(partial(self._engine.fork, session.stream))) as stream:
             prompts = dict(session.prompts)
@@ -87,6 +90,7 @@ class SessionFactory:
             fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
             fork.audience.kept.extend(session.audience.kept)
             fork.input = None if session.input is None else session.input.copy()
+            fork.loop = session.loop
             await self._begin_decoding(fork, stream.blocks)
         return fork
 
@@ -210,6 +214,7 @@ class SessionFactory:
             await self._take(track, prompts, step)
         session = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
         session.input = new_input(spec)
+        session.loop = stream.loop if isinstance(stream, VideoStream) else "plain"
         return session
 
     async def _take(self, track: PromptTrack, prompts: dict[str, Prompt], step: Step) -> Prompt:
@@ -239,10 +244,33 @@ def _logic(spec: SessionSpec, resume: ResumeState | None, stream: AnyStream, now
     if resume is None:
         return Session(spec.pace, spec.stream.blocks, now)
     record = resume.record
-    if stream.blocks > record.next_block:
-        raise InvalidRequest(f"the snapshot's stream does not go with its session: {stream.blocks} blocks of it")
+    begun = begun_blocks(stream)
+    if begun > record.next_block:
+        raise InvalidRequest(f"the snapshot's stream does not go with its session: {begun} blocks of it")
     log = AppliedLog.of(record.applied, resume.past)
-    return Session.of(record, spec.stream.blocks, now, log).copy(stream.blocks, now)
+    logic = Session.of(record, spec.stream.blocks, now, log).copy(begun, now)
+    logic.delivered_frames = min(logic.delivered_frames, spec.stream.blocks.pixel_frames(stream.blocks))
+    return logic
+
+
+def begun_blocks(stream: AnyStream) -> int:
+    """How many blocks of a stream have begun, those on their way included."""
+    return stream.entered if isinstance(stream, VideoStream) else stream.blocks
+
+
+def _on_way(stream: AnyStream, resume: ResumeState, now: float) -> list[BegunBlock]:
+    """The blocks that have begun elsewhere and not come out; which pictures they are of is known of the last."""
+    numbers = range(stream.blocks, begun_blocks(stream))
+    pictures = [block.ids for block in resume.pictures][-len(numbers) :] if numbers else []
+    ids = [()] * (len(numbers) - len(pictures)) + pictures
+    blocks = stream.config.blocks
+    return [
+        BegunBlock(
+            BlockPlan(number, blocks.pixel_frames(number), blocks.pixel_frames(number + 1), None, (), None),
+            UNTRACED_BLOCK, now, of,
+        )
+        for number, of in zip(numbers, ids, strict=True)
+    ]  # fmt: skip
 
 
 def _now() -> float:

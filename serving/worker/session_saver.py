@@ -17,8 +17,8 @@ from serving.protocol.convert import write_cue
 from serving.protocol.cue_pages import whole_log
 from serving.protocol.evacuated import write_evacuated
 from serving.replication.messages import Departure, HandedOver, ResumeState, SavedSession
-from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.session_copies import SessionCopies
+from serving.worker.state.active_session import ActiveSession, at_rest
 
 LEAVES = "another denoiser: its replica is being taken away"
 

@@ -11,8 +11,8 @@ from engines.video.stream_engine import StreamEngine
 from serving.errors import LimitReached, NoLease, ReplicaLost
 from serving.pipeline.stages import in_thread
 from serving.replication.messages import FeedItem, FullState, Item, Role
-from serving.worker.active_session import ActiveSession, at_rest
 from serving.worker.session_copies import SessionCopies
+from serving.worker.state.active_session import ActiveSession, at_rest
 from serving.worker.streams.standby_feed import StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 

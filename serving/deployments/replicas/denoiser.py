@@ -95,7 +95,7 @@ class DenoiserReplica:
                 leases=self._config.leases, capacity=self._capacity, provenance=self._provenance,
                 replay_s=self._config.limits.replay_seconds, viewers=self._config.limits.viewers_per_session,
                 restart_s=self._config.limits.restart_seconds, tracer=self._tracer,
-                pictures=self._denoising.pictures,
+                pictures=self._denoising.pictures, video_loop=self._config.video_loop,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
-from engines.config.video_stream import AnyStreamConfig
+from engines.config.video_stream import LOOPS, AnyStreamConfig
 from engines.device.host_threads import usable_cores
 from engines.streaming.warmup import block_seconds
 from engines.video import builder
@@ -32,7 +33,8 @@ def measured_capacity(
     text, videos = streams(config), video_streams(config)
     # Where sizes are declared there are no others.
     sizes = [(stream.height, stream.width) for stream in (text or videos)] if config.sizes else []
-    warm: list[AnyStreamConfig] = [*text, *videos]
+    looped = [replace(stream, loop=loop) for stream in videos for loop in LOOPS]
+    warm: list[AnyStreamConfig] = [*text, *looped]
     capacity = Capacity(model.transformer, warm[0], together=together, sizes=sizes)
     for stream in warm:
         if capacity.denoising.expect(stream, 0.0) > LONGEST_S:

@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from engines.config.stream import StreamConfig
-from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
+from engines.config.video_stream import LOOPS, AnyStreamConfig, VideoStreamConfig
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.loading.model import NETWORKS, Network, decoder_receptive_field
@@ -172,7 +172,9 @@ def _warm_engine(
             _log_warm_up(size, progress.done, progress.of)
     for stream in video_streams(config):
         if encoder is not None and video is not None:
-            restyle_full_window(video, encoder, EngineConfig(stream, batch=generator.batch, decodes=False))
+            for loop in LOOPS:
+                looped = EngineConfig(replace(stream, loop=loop), batch=generator.batch, decodes=False)
+                restyle_full_window(video, encoder, looped)
             _log_warm_up(stream, 1, 1)
     generator.end_warm_up()
     return StreamEngine(generator, video)

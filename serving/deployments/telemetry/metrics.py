@@ -12,7 +12,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 from typing_extensions import override
 
 from serving.gateway.ownership.metrics import GatewayMetrics, Stage
-from serving.worker.metrics import Following, Metrics
+from serving.worker.state.metrics import Following, Metrics
 
 SECONDS: list[float] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.75, 1, 2, 5]
 

@@ -77,6 +77,11 @@ class Capacity:
         period = TEMPORAL_FACTOR * load.stream.blocks.later / load.pace.fps
         return Demand(denoise, deliver, period, load.pace.ahead * period)
 
+    def busy(self, loads: Iterable[Load], now: float) -> float:
+        """What part of the device's time paced sessions take to generate."""
+        demands = [self.demand(load, now) for load in loads]
+        return sum(demand.denoise_s / demand.period_s for demand in demands if demand.paced)
+
     def block_s(self, stream: AnyStreamConfig, now: float) -> float:
         """How long the device is taken by a block; where it is decoded meanwhile, by what takes longer."""
         denoise, deliver = self.denoising.expect(stream, now), self.delivering.expect(stream, now)

@@ -21,6 +21,7 @@ from engines.video.input import InputEncoder, InputState
 from serving.errors import ServingError, SessionFailed
 from serving.pipeline.engine_errors import refusal
 from serving.pipeline.stages import in_thread
+from serving.replication.messages import BlockPictures
 from serving.worker.pictures.picture_decoder import DecodedPicture, SentPicture
 from serving.worker.pictures.session_input import EncodedInput, SessionInput
 
@@ -107,16 +108,17 @@ class InputStage:
         return EncodedInput(
             block=made.inputs[0],
             after=made.after,
-            pictures=tuple(picture.sent.id for picture in group),
-            kept=tuple(_jpeg(picture) for picture in scaled),
-            due=pictures.due_after(group[-1].sent.arrived),
+            pictures=BlockPictures(
+                tuple(picture.sent.id for picture in group), tuple(_jpeg(picture) for picture in scaled)
+            ),
+            due=group[-1].sent.arrived + pictures.period_s,
         )
 
     def _state(self, pictures: SessionInput, first: np.ndarray) -> InputState:
         """Before a session's first pictures here: in mid-stream behind kept ones, or else one like `first`."""
         if pictures.next_block == 0:
             return self._encoder.start(pictures.config)
-        kept = [_picture(data) for data in pictures.kept]
+        kept = [_picture(data) for block in pictures.kept for data in block.data]
         whole = kept[-(1 + (len(kept) - 1) // 4 * 4) :] if kept else [first]
         return self._encoder.resume(pictures.config, _tensor(whole), pictures.next_block)
 

@@ -15,7 +15,7 @@ from serving.media.chunk import FRAMES_PER_SECOND
 from serving.media.clips.picture_scaler import Fit, PictureScaler
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.restyling import noise_after
-from serving.replication.messages import SessionSpec
+from serving.replication.messages import BlockPictures, SessionSpec
 from serving.replication.standby import KEPT_PICTURES
 from serving.session.types import Applied
 from serving.timeline.cue import Cue, Restyling
@@ -38,16 +38,14 @@ class EncodedInput(NamedTuple):
     Args:
         block: the input.
         after: the encoder's state behind it.
-        pictures: the id of the picture of each frame.
-        kept: the pictures, as JPEG.
+        pictures: those that it is made from.
         due: when the block is to be sent.
 
     """
 
     block: BlockInput
     after: InputState
-    pictures: tuple[int, ...]
-    kept: tuple[bytes, ...]
+    pictures: BlockPictures
     due: float
 
 
@@ -55,17 +53,17 @@ class SessionInput:
     """What has come for one session, and how far it is: `entered` blocks of it have begun.
 
     Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are the
-    last ones that blocks have begun with, as JPEG, and `noise` is what they are mixed with.
+    those that the last blocks have begun with, and `noise` is what they are mixed with.
     """
 
     def __init__(
-        self, config: VideoStreamConfig, fit: Fit, entered: int, kept: Iterable[bytes] = (),
+        self, config: VideoStreamConfig, fit: Fit, entered: int, kept: Iterable[BlockPictures] = (),
         noise: NoiseSetting | None = None,
     ) -> None:  # fmt: skip
         self.config = config
         self.scaler = PictureScaler(config.height, config.width, fit)
         self.decoder = PictureDecoder()
-        self.kept: deque[bytes] = deque(kept, maxlen=KEPT_PICTURES)
+        self.kept: deque[BlockPictures] = deque(kept, maxlen=KEPT_PICTURES)
         self.state: InputState | None = None
         self.noise = noise or NoiseSetting(config.noise_scale, config.motion_noise)
         self.working: asyncio.Task[None] | None = None
@@ -87,6 +85,12 @@ class SessionInput:
         self._is_behind_loss = False
         while len(self._sent) > MOST_SENT or self._sent_bytes() > MOST_SENT_BYTES:
             self._drop_oldest()
+
+    def refuse(self, sent: SentPicture | None) -> None:
+        """A picture, or an end, has come that is not wanted."""
+        if sent is not None:
+            self.received += 1
+            self.lost(1)
 
     def lost(self, pictures: int) -> None:
         """So many did not come, or are not wanted."""
@@ -164,12 +168,18 @@ class SessionInput:
             self.state = after = made.after.under(self.noise)
             made = made._replace(block=under_noise(made.block, self.config, after), after=after)
         self._encoded = None
-        self.kept.extend(made.kept)
+        self.kept.append(made.pictures)
         return made
 
-    def due_after(self, arrived: float) -> float:
-        """When the block is to be sent whose last picture came then: one block later."""
-        return arrived + self.config.blocks.pixel_frames_of(1) / FRAMES_PER_SECOND
+    @property
+    def period_s(self) -> float:
+        """How long a block lasts."""
+        return self.config.blocks.pixel_frames_of(1) / FRAMES_PER_SECOND
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no more pictures come for now, and none waits."""
+        return self._is_ended and not (self._shown or self._sent or self.working or self._encoded)
 
     def progress(self) -> pb.InputProgress:
         """What has become of what came."""
@@ -192,7 +202,7 @@ class SessionInput:
 
 
 def new_input(
-    spec: SessionSpec, entered: int = 0, kept: Iterable[bytes] = (), applied: Iterable[Applied] = ()
+    spec: SessionSpec, entered: int = 0, kept: Iterable[BlockPictures] = (), applied: Iterable[Applied] = ()
 ) -> SessionInput | None:
     """What comes for a session of which `entered` blocks have begun, and in which these cues have applied.
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from engines.streaming.replica_log import ReplicaLog, SnapshotDelta
 from serving.errors import LimitReached, ServingError
 from serving.media.chunk import Chunk
-from serving.replication.messages import FeedItem, FullState, ReplicationDelta
+from serving.replication.messages import BlockPictures, FeedItem, FullState, ReplicationDelta
 from serving.session.record_delta import RecordDelta
 from serving.session.recording_mark import RecordingMark
 from serving.session.types import SessionRecord
@@ -30,7 +30,7 @@ class Logic(NamedTuple):
 
 class _Block(NamedTuple):
     chunks: tuple[Chunk, ...] = ()
-    pictures: tuple[bytes, ...] = ()
+    pictures: tuple[BlockPictures, ...] = ()
     update: SnapshotDelta | None = None
     nbytes: int = 0
     since: float = 0.0
@@ -60,16 +60,20 @@ class StandbyFeed:
         self._finished = False
 
     def put_stream(
-        self, chunks: tuple[Chunk, ...], update: SnapshotDelta | None, pictures: tuple[bytes, ...] = ()
+        self, chunks: tuple[Chunk, ...], update: SnapshotDelta | None, pictures: tuple[BlockPictures, ...] = ()
     ) -> None:
         """Send, with the full state, all that there is of the stream."""
         self._put(_Block(chunks, pictures, update))
 
-    def put_block(self, chunk: Chunk, update: SnapshotDelta | None, pictures: tuple[bytes, ...] = ()) -> None:
-        """Send a block that was delivered, and the `pictures` that it was made from."""
+    def put_block(
+        self, chunk: Chunk | None, update: SnapshotDelta | None, pictures: BlockPictures | None = None
+    ) -> None:
+        """Send a block that was delivered, if one was, and the `pictures` with which one has begun."""
         tensors = () if update is None else update.new.values()
-        nbytes = chunk.nbytes + sum(map(len, pictures)) + sum(len(tensor.data) for tensor in tensors)
-        self._put(_Block((chunk,), pictures, update, nbytes))
+        began = () if pictures is None else (pictures,)
+        nbytes = sum(sum(map(len, block.data)) for block in began) + sum(len(tensor.data) for tensor in tensors)
+        chunks = () if chunk is None else (chunk,)
+        self._put(_Block(chunks, began, update, nbytes + sum(one.nbytes for one in chunks)))
 
     def restart(self, source: ReplicaLog) -> None:
         """The session was reset: what waits is of the take before."""

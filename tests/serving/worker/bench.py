@@ -33,10 +33,10 @@ from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue
 from serving.tracing.tracer import UNTRACED, Tracer
 from serving.weights.loader import OpenedModel
-from serving.worker.active_session import ActiveSession
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.denoiser import Denoiser
 from serving.worker.pictures.input_stage import InputStage
+from serving.worker.state.active_session import ActiveSession
 from tests.support.generators import denoiser_for
 
 NOON, NIGHT, SNOW = "a red balloon at noon", "a red balloon at night", "a blue sailboat in falling snow"

@@ -48,7 +48,7 @@ from serving.session.record_delta import RecordDelta
 from serving.session.types import Applied, State, Waiting
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.weights.loader import OpenedModel, open_model
-from serving.worker.metrics import Following
+from serving.worker.state.metrics import Following
 from tests.serving.worker.bench import (
     MANAGER,
     NIGHT,
@@ -536,7 +536,7 @@ def test_a_chunk_leaves_together_with_what_is_new_in_its_stream(
 def test_a_stage_takes_the_time_that_the_device_says(pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     times: dict[str, list[float]] = {}
     monkeypatch.setattr(DenoiserMetrics, "stage", lambda self, name, s: times.setdefault(name, []).append(s))
-    monkeypatch.setattr("serving.worker.block_loop.Lap", SetLap)
+    monkeypatch.setattr("serving.worker.blocks.passes.Lap", SetLap)
 
     async def watch() -> None:
         async with at_work(pocket) as bench:

@@ -176,7 +176,7 @@ def test_a_pass_that_takes_as_long_as_its_size_does_is_no_dead_one(pocket: Opene
             bench.generator.__class__ = Held
             Held.held_s = 1.0
             await settled(lambda: bench.session("one").making is not None)
-            watch, now = bench.denoiser._loop.watch, asyncio.get_running_loop().time()
+            watch, now = bench.denoiser._passes.watch, asyncio.get_running_loop().time()
             assert watch.overdue(now + 200) is None
             assert watch.overdue(now + 1000) is not None
             Held.held_s = 0.0

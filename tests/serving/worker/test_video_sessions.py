@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
-from engines.config.video_stream import VideoStreamConfig
+from engines.config.video_stream import Loop, VideoStreamConfig
+from engines.streaming.state import Block
 from engines.video.builder import build_input_encoder
 from engines.video.generator import VideoGenerator
 from engines.video.stream import VideoStream
@@ -23,6 +24,9 @@ from serving.replication.standby import StandbyCopy
 from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue, Restyling
 from serving.weights.loader import OpenedModel, open_model
+from serving.worker.blocks import video_loops
+from serving.worker.capacity import loop_choice
+from serving.worker.capacity.capacity import Capacity, Load
 from tests.serving.worker.bench import MANAGER, NIGHT, NOON, Bench, at_work, cues, run, settled, start
 from tests.serving.worker.pictures.clips import encoded, h264, picture, png
 from tests.support.generators import generator_for
@@ -33,6 +37,9 @@ ANNA = "anna's page"
 @pytest.fixture(scope="module")
 def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
     return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
+
+
+LOOPS = pytest.mark.parametrize("loop", ["plain", "batch"])
 
 
 def video_spec(pocket: OpenedModel, name: str = "one", seed: int = 7) -> SessionSpec:
@@ -86,10 +93,10 @@ class Controller:
 
 
 async def at_rest(bench: Bench, name: str) -> None:
-    """Until nothing is to be done with the pictures that have come."""
+    """Until nothing is to be done with the pictures that have come, and there is room for a block of them."""
     session_input = bench.session(name).input
     assert session_input is not None
-    await settled(lambda: session_input.is_at_rest)
+    await settled(lambda: session_input.is_at_rest and len(session_input._shown) < 5)
 
 
 @asynccontextmanager
@@ -123,50 +130,55 @@ def test_every_frame_is_made_of_a_picture_and_says_which(pocket: OpenedModel) ->
     run(restyle())
 
 
-def test_the_frames_are_those_that_the_engine_makes_of_the_same_pictures(pocket: OpenedModel) -> None:
+@LOOPS
+def test_the_frames_are_those_that_the_engine_makes_of_the_same_pictures(pocket: OpenedModel, loop: Loop) -> None:
     spec, sent = video_spec(pocket), list[bytes]()
 
     async def restyle() -> None:
-        async with at_work(pocket) as bench:
+        async with at_work(pocket, video_loop=loop) as bench:
             name = await begun(bench, spec)
             async with controlled(bench, name) as controller:
-                for number in range(9):
+                for number in range(17):
                     data = encoded(picture(number, 32, 48))
                     shown = pb.Picture(id=number, time_us=62_500 * number, format=pb.PICTURE_FORMAT_PNG, data=data)
                     controller.send(pb.Command(picture=shown))
-                await settled(lambda: controller.frames >= 9)
+                    await at_rest(bench, name)
+                controller.send(pb.Command(end_input=pb.EndInput()))
+                await settled(lambda: controller.frames >= 17)
+                assert controller.pictures == list(range(17))
                 sent.extend(unit.data for chunk in controller.chunks for unit in chunk.units)
 
     run(restyle())
     generator = generator_for(pocket.model)
     video, encoder = VideoGenerator(generator), build_input_encoder(pocket.model)
     assert isinstance(spec.stream, VideoStreamConfig)
-    opened = video.open(spec.stream)
+    opened = video.open(replace(spec.stream, loop=loop))
     video.set_prompt(opened, pocket.prompts.encode(NOON))
-    pictures = torch.stack([torch.from_numpy(picture(number, 32, 48)) for number in range(9)])
-    state, made = encoder.start(opened.config), []
-    for group in (pictures[:5], pictures[5:]):
+    pictures = torch.stack([torch.from_numpy(picture(number, 32, 48)) for number in range(17)])
+    state, blocks, made = encoder.start(opened.config), list[Block](), []
+    for group in (pictures[:5], *pictures[5:].split(4)):
         inputs, state = encoder.encode(opened.config, group, state)
-        (block,) = video.generate([opened], inputs)
-        assert block is not None
+        blocks += [block for block in video.generate([opened], inputs) if block is not None]
+    for block in (*blocks, *video.flush(opened)):
         frames = video.decode(opened, block).numpy()
         made += [unit.data for unit in ChunkEncoder(32, 48).encode(block.number, 0, frames).units]
     assert sent == made
 
 
-def test_a_prompt_changes_the_next_block(pocket: OpenedModel) -> None:
+@LOOPS
+def test_a_prompt_changes_the_next_block(pocket: OpenedModel, loop: Loop) -> None:
     async def restyle() -> None:
-        async with at_work(pocket) as bench:
+        async with at_work(pocket, video_loop=loop) as bench:
             name = await begun(bench, video_spec(pocket))
             async with controlled(bench, name) as controller:
                 await controller.push(range(9))
                 cue = pb.Cue(prompts=[pb.WeightedPrompt(text=NIGHT)])
                 await bench.denoiser.command(name, pb.Command(id="night", schedule_prompt=cue))
-                await controller.push(range(9, 17))
+                await controller.push(range(9, 21))
                 await settled(lambda: controller.frames >= 17)
                 applied = [event.applied for event in controller.events if event.HasField("applied")]
                 assert [cue.cue.prompts[0].text for cue in applied] == [NOON, NIGHT]
-                assert applied[1].frame in (9, 13)
+                assert applied[1].frame in (5, 9, 13)
 
     run(restyle())
 
@@ -193,18 +205,19 @@ def _left(bench: Bench, name: str) -> int:
     return len(set(session_input._shown))
 
 
-def test_the_end_of_the_pictures_fills_the_last_block(pocket: OpenedModel) -> None:
+@LOOPS
+def test_the_end_of_the_pictures_fills_the_last_block(pocket: OpenedModel, loop: Loop) -> None:
     async def end() -> None:
-        async with at_work(pocket) as bench:
+        async with at_work(pocket, video_loop=loop) as bench:
             name = await begun(bench, video_spec(pocket))
             async with controlled(bench, name) as controller:
                 await controller.push(range(7))
                 controller.send(pb.Command(end_input=pb.EndInput()))
                 await settled(lambda: controller.frames >= 9)
                 assert controller.pictures == [*range(1000, 1007), 1006, 1006]
-                await controller.push(range(100, 104))
+                await controller.push(range(100, 108))
                 await settled(lambda: controller.frames >= 13)
-                assert controller.pictures[9:] == [1100, 1101, 1102, 1103]
+                assert controller.pictures[9:13] == [1100, 1101, 1102, 1103]
 
     run(end())
 
@@ -277,13 +290,14 @@ def test_a_session_without_pictures_refuses_them_and_so_does_one_that_another_st
     run(refuse())
 
 
-def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel) -> None:
+@LOOPS
+def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel, loop: Loop) -> None:
     resumed: list[ResumeState] = []
     frames: list[int] = []
 
     async def lose() -> None:
         copy = StandbyCopy()
-        async with at_work(pocket) as bench:
+        async with at_work(pocket, video_loop=loop) as bench:
             name = await begun(bench, video_spec(pocket))
 
             async def follow() -> None:
@@ -295,18 +309,20 @@ def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel) -> None:
             following = asyncio.create_task(follow())
             async with controlled(bench, name) as controller:
                 await controller.push(range(17))
-                await settled(lambda: controller.frames >= 17)
+                await settled(lambda: controller.frames >= 13)
                 await bench.denoiser.command(name, restyled_cue(noise_scale=0.7))
                 await controller.push(range(17, 21))
-                await settled(lambda: copy.record is not None and copy.record.delivered_frames >= 21)
+                out = 21 if loop == "plain" else 17
+                await settled(lambda: copy.record is not None and copy.record.delivered_frames >= out)
             following.cancel()
             resumed.append(copy.resume_state("lost"))
 
     async def go_on() -> None:
-        async with at_work(pocket) as bench:
+        async with at_work(pocket, video_loop=loop) as bench:
             await bench.open(video_spec(pocket), resume=resumed[0])
             async with controlled(bench, "one") as controller:
                 await controller.push(range(21, 29))
+                controller.send(pb.Command(end_input=pb.EndInput()))
                 await settled(lambda: controller.frames >= 29)
                 assert controller.pictures == list(range(1000, 1029))
                 assert set(mixed(bench, "one").values()) == {0.85, 0.7}
@@ -314,23 +330,25 @@ def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel) -> None:
                 frames.extend(chunk.first_frame for chunk in controller.chunks)
 
     run(lose())
-    assert len(resumed[0].pictures) == 9
+    assert [len(block.ids) for block in resumed[0].pictures] == [4] * 4
     run(go_on())
     assert frames == [0, 5, 9, 13, 17, 21, 25]
 
 
-def test_a_fork_goes_on_with_pictures_of_its_own(pocket: OpenedModel) -> None:
+@LOOPS
+def test_a_fork_goes_on_with_pictures_of_its_own(pocket: OpenedModel, loop: Loop) -> None:
     async def fork() -> None:
-        async with at_work(pocket) as bench:
+        async with at_work(pocket, video_loop=loop) as bench:
             name = await begun(bench, video_spec(pocket))
             async with controlled(bench, name) as controller:
                 await controller.push(range(9))
-                await settled(lambda: controller.frames >= 9)
+                await settled(lambda: bench.session(name).logic.next_block == 2)
                 forked = await bench.fork(name, None)
+                await settled(lambda: controller.frames == 9)
             async with controlled(bench, forked.id) as other:
-                await other.push(range(50, 54))
+                await other.push(range(50, 58))
                 await settled(lambda: other.frames >= 13)
-                assert other.pictures[9:] == [1050, 1051, 1052, 1053]
+                assert other.pictures[9:13] == [1050, 1051, 1052, 1053]
 
     run(fork())
 
@@ -435,6 +453,41 @@ def test_a_session_from_prompts_alone_refuses_to_restyle(pocket: OpenedModel) ->
                 await bench.denoiser.command("one", restyled_cue(noise_scale=0.5))
 
     run(refuse())
+
+
+def test_where_time_is_short_blocks_go_through_stream_batch_and_back_and_none_is_lost(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video_loops, "LOOK_S", 0.0)
+    monkeypatch.setattr(loop_choice, "CHANGED_AFTER_S", 0.0)
+    capacity = Capacity(pocket.model.config.transformer, pocket.model.config.stream)
+    busy = {"plain": 0.5, "batch": 0.1}
+
+    def taken(loads: Iterable[Load], now: float) -> float:
+        return sum(busy[load.stream.loop] for load in loads if isinstance(load.stream, VideoStreamConfig))
+
+    monkeypatch.setattr(capacity, "busy", taken)
+
+    async def restyle() -> None:
+        async with at_work(pocket, capacity=capacity) as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with controlled(bench, name) as controller:
+
+                def loops() -> list[int]:
+                    return [event.state.loop for event in controller.events if event.HasField("state")]
+
+                await controller.push(range(9))
+                busy["plain"] = 0.95
+                await controller.push(range(9, 21))
+                await settled(lambda: loops()[-1] == pb.VIDEO_LOOP_BATCH)
+                assert controller.frames < 21
+                busy["plain"] = 0.5
+                await settled(lambda: loops()[-1] == pb.VIDEO_LOOP_PLAIN)
+                await controller.push(range(21, 29))
+                await settled(lambda: controller.frames >= 29)
+                assert controller.pictures == list(range(1000, 1029))
+
+    run(restyle())
 
 
 def test_both_kinds_of_sessions_run_side_by_side(pocket: OpenedModel) -> None:

@@ -34,6 +34,12 @@ class PictureFit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PICTURE_FIT_WHOLE: _ClassVar[PictureFit]
     PICTURE_FIT_STRETCH: _ClassVar[PictureFit]
 
+class VideoLoop(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VIDEO_LOOP_UNSPECIFIED: _ClassVar[VideoLoop]
+    VIDEO_LOOP_PLAIN: _ClassVar[VideoLoop]
+    VIDEO_LOOP_BATCH: _ClassVar[VideoLoop]
+
 class WaitReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     WAIT_REASON_UNSPECIFIED: _ClassVar[WaitReason]
@@ -132,6 +138,9 @@ PICTURE_FIT_UNSPECIFIED: PictureFit
 PICTURE_FIT_FILL: PictureFit
 PICTURE_FIT_WHOLE: PictureFit
 PICTURE_FIT_STRETCH: PictureFit
+VIDEO_LOOP_UNSPECIFIED: VideoLoop
+VIDEO_LOOP_PLAIN: VideoLoop
+VIDEO_LOOP_BATCH: VideoLoop
 WAIT_REASON_UNSPECIFIED: WaitReason
 WAIT_REASON_PROMPT: WaitReason
 WAIT_REASON_SHOWN: WaitReason
@@ -217,7 +226,7 @@ class SessionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., input: _Optional[_Union[InputKind, str]] = ..., fit: _Optional[_Union[PictureFit, str]] = ..., noise_scale: _Optional[float] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance", "resumed", "first_block_frames", "block_frames")
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance", "resumed", "first_block_frames", "block_frames", "loop")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -241,6 +250,7 @@ class Session(_message.Message):
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     FIRST_BLOCK_FRAMES_FIELD_NUMBER: _ClassVar[int]
     BLOCK_FRAMES_FIELD_NUMBER: _ClassVar[int]
+    LOOP_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: SessionState
     options: SessionOptions
@@ -264,7 +274,8 @@ class Session(_message.Message):
     resumed: Resumed
     first_block_frames: int
     block_frames: int
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., first_block_frames: _Optional[int] = ..., block_frames: _Optional[int] = ...) -> None: ...
+    loop: VideoLoop
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., first_block_frames: _Optional[int] = ..., block_frames: _Optional[int] = ..., loop: _Optional[_Union[VideoLoop, str]] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("longtake", "model", "codec", "origins", "weights", "loras", "torch", "device", "threads", "dtype", "kernels", "base_model")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta, SnapshotDelta
@@ -19,40 +19,51 @@ from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, in_thread
 from serving.pipeline.video_decoder import DecoderStart
+from serving.replication.messages import BlockPictures
 from serving.session.state_machine import BlockPlan
-from serving.tracing.tracer import BlockSpan, Tracer
-from serving.worker.active_session import ActiveSession
+from serving.tracing.tracer import UNTRACED_BLOCK, BlockSpan, Tracer
 from serving.worker.capacity.capacity import Capacity
-from serving.worker.metrics import Metrics
-from serving.worker.pictures.session_input import EncodedInput
+from serving.worker.state.active_session import ActiveSession, BegunBlock
+from serving.worker.state.metrics import Metrics
 from serving.worker.streams.standby_feed import StandbyFeed
 
 logger = logging.getLogger(__name__)
+
+Send = Callable[[], Coroutine[Any, Any, None]]
 
 RETRY_S = 0.5
 STANDBY_S = 30.0
 """For so long a span waits for the standby's word."""
 
 
-class MadeBlock(NamedTuple):
-    """A block that goes on to be decoded, and what is new in its stream for the standby.
+class Pass(NamedTuple):
+    """A session's part of passes that have been run.
 
-    `lap` is the time of the passes, which `sharing` sessions shared; `submitted`, by `time.monotonic()`, is when
-    the device was given them. `began` is when the block was, and `settled` the time of the clean pass that was run
-    by itself before them. `span` ends with the delivery. `made_from` are the pictures, if it was made from some.
+    `lap` is their time, which `sharing` sessions shared; `submitted`, by `time.monotonic()`, is when the device
+    was given them. `changes` is what is new in the stream for the standby, and `pictures` are those with which a
+    block has begun in these passes.
     """
 
-    session: ActiveSession
-    plan: BlockPlan
-    block: Block
     changes: PendingDelta | None
     lap: Lap
     submitted: float
     sharing: int
-    began: float
-    settled: Lap | None
-    span: BlockSpan
-    made_from: EncodedInput | None = None
+    pictures: BlockPictures | None = None
+
+
+class MadeBlock(NamedTuple):
+    """A block that goes on to be decoded, and the passes with which it came out.
+
+    `settled` is the time of the clean pass that was run by itself before them. Of blocks that came out together
+    the last one has what is new for the standby.
+    """
+
+    session: ActiveSession
+    begun: BegunBlock
+    block: Block
+    made_by: Pass
+    settled: Lap | None = None
+    is_last: bool = True
 
 
 class Delivery:
@@ -86,61 +97,73 @@ class Delivery:
 
     def begin(self, made: MadeBlock) -> None:
         """Send a block on its way, behind the one before it."""
-        session = made.session
-        session.undelivered += 1
-        session.delivering = asyncio.create_task(self._deliver(made, session.delivering))
+        block = made.begun.plan.block
+        self._begin(made.session, f"delivering block {block}", made.begun.span, partial(self._send, made))
 
-    async def _deliver(self, made: MadeBlock, before: asyncio.Task[None] | None) -> None:
-        session = made.session
+    def begin_changes(self, session: ActiveSession, made_by: Pass) -> None:
+        """Tell the standby what is new in a stream of which no block has come out, behind the block before."""
+        send = partial(self._send_changes, session, made_by)
+        self._begin(session, "telling the standby", UNTRACED_BLOCK, send)
+
+    def _begin(self, session: ActiveSession, what: str, span: BlockSpan, send: Send) -> None:
+        session.undelivered += 1
+        session.delivering = asyncio.create_task(self._deliver(session, what, span, send, session.delivering))
+
+    async def _deliver(
+        self, session: ActiveSession, what: str, span: BlockSpan, send: Send, before: asyncio.Task[None] | None
+    ) -> None:
         try:
             if before is not None:
                 await before
-            await self._send(made)
-            made.span.end()
+            await send()
+            span.end()
         except ServingError as error:
-            made.span.end(str(error))
+            span.end(str(error))
             self._end(session, error)
         except Exception as error:
-            extra = {"session": session.id, "block": made.plan.block}
-            logger.exception("a block could not be delivered", extra=extra)
-            made.span.end(str(error))
-            self._end(session, SessionFailed.of(f"delivering block {made.plan.block}", error))
+            logger.exception("a block could not be delivered", extra={"session": session.id, "what": what})
+            span.end(str(error))
+            self._end(session, SessionFailed.of(what, error))
         finally:
             session.undelivered -= 1
             self._wake()
 
     async def _send(self, made: MadeBlock) -> None:
         """What a viewer has seen outlives the replica: the standby is told before anybody else."""
-        session, plan = made.session, made.plan
+        session, begun = made.session, made.begun
+        plan, span = begun.plan, begun.span
         if session.closed or session.ending:
             return
-        chunk = await self._decode(session, made.block, made.span)
-        if made.made_from is not None:
-            chunk = replace(chunk, pictures=made.made_from.pictures)
+        chunk = replace(await self._decode(session, made.block, span), pictures=begun.pictures)
         decoded = time.monotonic()
-        update = None if made.changes is None else await asyncio.to_thread(made.changes.update)
+        update = await _update(made.made_by)
         self._learn(made)
         if not await self._leased(session):
             return
         now = asyncio.get_running_loop().time()
-        slack = session.logic.slack(plan, now) if made.made_from is None else made.made_from.due - now
+        slack = session.logic.slack(plan, now) if begun.due is None else begun.due - now
         session.logic.delivered(plan, now)
         late = slack is not None and slack < 0
         self._metrics.block(late=late, slack_s=slack)
         self._replicate(made, chunk, update)
         session.audience.publish_chunk(chunk)
-        self._tracer.stage(made.span.traceparent, "deliver", decoded, time.monotonic(), {"longtake.late": late})
+        self._tracer.stage(span.traceparent, "deliver", decoded, time.monotonic(), {"longtake.late": late})
         self._time(session, plan, now)
         session.audience.publish(
             progress=pb.Progress(
                 current_start_frame=session.logic.delivered_frames,
-                generated_fps=len(chunk.units) / max(now - made.began, 1e-6),
+                generated_fps=len(chunk.units) / max(now - begun.began, 1e-6),
                 queued_blocks=session.queued_blocks(now),
                 input=None if session.input is None else session.input.progress(),
             )
         )
         if (pace := session.watch.delivered(len(chunk.units), now, late=late)) is not None:
             self._tell_pace(session, pace, now)
+
+    async def _send_changes(self, session: ActiveSession, made_by: Pass) -> None:
+        update = await _update(made_by)
+        if update is not None and session.feed is not None and await self._leased(session):
+            session.feed.put_block(None, update, made_by.pictures)
 
     def _tell_pace(self, session: ActiveSession, fps: float, now: float) -> None:
         """The pace that is held has become another one."""
@@ -159,26 +182,27 @@ class Delivery:
 
     def _learn(self, made: MadeBlock) -> None:
         """What the block took. The pictures are here, so the passes that they are made from are over."""
-        session, stream, now = made.session, made.session.config, asyncio.get_running_loop().time()
-        if (seconds := made.lap.seconds) is not None:
-            own = seconds / made.sharing
-            sharing = {"longtake.sharing": made.sharing}
-            over = made.submitted + seconds
-            self._tracer.stage(made.span.traceparent, "denoise", made.submitted, over, sharing)
+        session, stream, now = made.session, made.session.cost_config, asyncio.get_running_loop().time()
+        made_by, span = made.made_by, made.begun.span
+        if (seconds := made_by.lap.seconds) is not None:
+            own = seconds / made_by.sharing
+            sharing = {"longtake.sharing": made_by.sharing}
+            over = made_by.submitted + seconds
+            self._tracer.stage(span.traceparent, "denoise", made_by.submitted, over, sharing)
             self._metrics.stage("denoise", own)
             if made.settled is not None:
                 own += made.settled.seconds or 0.0
             # Before the window is full a block takes less.
-            if made.plan.block >= stream.blocks.blocks_of(stream.window_frames):
+            if made.begun.plan.block >= stream.blocks.blocks_of(stream.window_frames):
                 self._capacity.denoising.observe(stream, own, now)
         if (delivering := self._decoder.block_seconds(session.decoder_key)) is not None:
             self._capacity.delivering.observe(stream, delivering, now)
 
     def _replicate(self, made: MadeBlock, chunk: Chunk, update: SnapshotDelta | None) -> None:
-        session, span = made.session, made.span
+        session, span = made.session, made.begun.span
         # A standby that came after the block was begun has it in the full state that it is sent.
-        if session.feed is not None and update is not None:
-            session.feed.put_block(chunk, update, () if made.made_from is None else made.made_from.kept)
+        if session.feed is not None and (update is not None or not made.is_last):
+            session.feed.put_block(chunk, update, made.made_by.pictures)
             if span.traceparent is not None:
                 watching = asyncio.create_task(self._trace_standby(session.feed, span.traceparent))
                 self._watching.add(watching)
@@ -242,6 +266,11 @@ class Delivery:
         session.audience.publish(resumed=resumed)
         self._metrics.decoder_changed(planned=moves)
         return True
+
+
+async def _update(made_by: Pass) -> SnapshotDelta | None:
+    changes = made_by.changes
+    return None if changes is None else await asyncio.to_thread(changes.update)
 
 
 def decoder_start(session: ActiveSession, block: int) -> DecoderStart:

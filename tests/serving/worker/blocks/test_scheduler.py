@@ -13,8 +13,8 @@ from engines.config.geometry import BlockLengths
 from serving.session.pacing import Pace
 from serving.session.state_machine import Session
 from serving.timeline.cue import Blend
+from serving.worker.blocks.scheduler import CAUTION, STARVED_S, Candidate, Scheduler, Urgency
 from serving.worker.capacity.admission import Demand, shortage
-from serving.worker.scheduler import CAUTION, STARVED_S, Candidate, Scheduler, Urgency
 
 NOON = Blend.of("a red balloon over the hills at noon")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from serving.errors import ReplicaLost, ServingError, SessionFailed
 from serving.pipeline.stages import TextEncoderStage
-from serving.worker.active_session import ActiveSession
+from serving.worker.state.active_session import ActiveSession
 
 logger = logging.getLogger(__name__)
 

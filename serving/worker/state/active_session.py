@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import takewhile
+from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
+from engines.config.video_stream import AnyStreamConfig, Loop, VideoStreamConfig
 from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.video.stream import VideoStream
 from engines.video.stream_engine import AnyStream
 from serving.errors import ServingError, SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -35,8 +39,29 @@ from serving.worker.streams.audience import Audience
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 
+LOOPS: dict[Loop, pb.VideoLoop] = {"plain": pb.VIDEO_LOOP_PLAIN, "batch": pb.VIDEO_LOOP_BATCH}
+
 NO_PICTURE_S = 1.0
 """After so long a session that waits for pictures says so."""
+
+
+class BegunBlock(NamedTuple):
+    """A block that has begun.
+
+    Args:
+        plan: what falls on it.
+        span: ends with its delivery.
+        began: when it did.
+        pictures: those that it is made from, by id; empty where it is made from none.
+        due: when it is to be sent, if pictures say so.
+
+    """
+
+    plan: BlockPlan
+    span: BlockSpan
+    began: float
+    pictures: tuple[int, ...] = ()
+    due: float | None = None
 
 
 @dataclass
@@ -45,11 +70,13 @@ class ActiveSession:
 
     `prompts` are the texts encoded for the cues that are in force or next. No block is begun while somebody `held`
     the session; `making` is the one that is being made, and has `span`, the last of the `undelivered` ones is
-    `delivering`. `encoded_at` says from when to when each new text was encoded; since `ready_since` the next block
-    could be made. `settled` is the time of the clean pass that was run since the last block. `asked_now` says when
-    a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby, makes the copy
-    outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed. `resumed` says how a copy
-    that was elsewhere came here. `input` has the pictures that come for a session that restyles a video.
+    `delivering`. `encoded_at` says from when to when each new text was encoded; since `ready_since` the next
+    block could be made. `settled` is the time of the clean pass that was run since the last block. `asked_now`
+    says when a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby,
+    makes the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed.
+    `resumed` says how a copy that was elsewhere came here. `input` has the pictures that come for a session
+    that restyles a video; `loop` is how its blocks are to be made, and `on_way` are those that have begun and
+    not come out.
     """
 
     spec: SessionSpec
@@ -61,6 +88,8 @@ class ActiveSession:
     replica: str
     provenance: pb.Provenance
     input: SessionInput | None = None
+    on_way: deque[BegunBlock] = field(default_factory=deque)
+    loop: Loop = "plain"
     feed: StandbyFeed | None = None
     renewed: asyncio.Event = field(default_factory=asyncio.Event)
     commands: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -108,6 +137,24 @@ class ActiveSession:
     def config(self) -> AnyStreamConfig:
         """Of its stream."""
         return self.spec.stream
+
+    @property
+    def cost_config(self) -> AnyStreamConfig:
+        """As what it is made costs."""
+        return as_run(self.config, self.stream.loop) if isinstance(self.stream, VideoStream) else self.config
+
+    @property
+    def waits_for_flush(self) -> bool:
+        """Whether blocks are on their way, and can come out."""
+        return bool(self.on_way) and not (self.ending or self.closed)
+
+    @property
+    def is_to_be_flushed(self) -> bool:
+        """Whether blocks on their way are to come out before anything else is done."""
+        if self.is_busy or not self.waits_for_flush:
+            return False
+        changes = isinstance(self.stream, VideoStream) and self.stream.loop != self.loop
+        return self.held > 0 or changes or (self.input is not None and self.input.is_over)
 
     @property
     def context_due(self) -> bool:
@@ -242,10 +289,10 @@ class ActiveSession:
         if self.feed is not None:
             self.feed.put_change()
 
-    def changes(self, block: Block) -> PendingDelta | None:
-        """What is new in the stream with `block` for the standby; None without one."""
-        feed = self.feed
-        return None if feed is None else feed.source.changes(block.ready)
+    def changes(self, block: Block | None) -> PendingDelta | None:
+        """What is new in the stream for the standby since a block, if one came out; None without a standby."""
+        feed, ready = self.feed, None if block is None else block.ready
+        return None if feed is None else feed.source.changes(ready)
 
     # How it stands
 
@@ -276,6 +323,7 @@ class ActiveSession:
             resumed=self.resumed,
             first_block_frames=self.config.blocks.pixel_frames_of(0),
             block_frames=self.config.blocks.pixel_frames_of(1),
+            loop=pb.VIDEO_LOOP_UNSPECIFIED if self.input is None else LOOPS[self.loop],
         )
 
     def queued_blocks(self, now: float) -> int:
@@ -289,12 +337,19 @@ async def at_rest(session: ActiveSession, wake: Callable[[], None]) -> AsyncIter
     """Nothing of the session is on its way: its logic and its stream stand at the same block."""
     session.held += 1
     try:
-        while session.is_busy or session.undelivered:
+        wake()
+        while session.is_busy or session.undelivered or session.waits_for_flush:
             await asyncio.sleep(0.005)
         yield
     finally:
         session.held -= 1
         wake()
+
+
+@lru_cache(maxsize=256)
+def as_run(config: AnyStreamConfig, loop: Loop) -> AnyStreamConfig:
+    """A stream as it runs in a loop."""
+    return replace(config, loop=loop) if isinstance(config, VideoStreamConfig) else config
 
 
 def write_options(spec: SessionSpec) -> pb.SessionOptions:

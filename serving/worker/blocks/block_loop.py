@@ -9,56 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Executor
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import NamedTuple
+from typing import TypeVar
 
 import torch
 
-from engines.device.event_timer import Lap
 from engines.errors import EngineError
-from engines.streaming.replica_log import PendingDelta
-from engines.streaming.state import Block
-from engines.streaming.stream import Stream
-from engines.video.stream import VideoStream
-from engines.video.stream_engine import StreamEngine
 from serving.errors import ServingError, SessionFailed
 from serving.pipeline.engine_errors import refusal
-from serving.pipeline.stages import in_thread
 from serving.session.state_machine import BlockPlan, State
 from serving.tracing.tracer import Tracer
-from serving.worker.active_session import ActiveSession
+from serving.worker.blocks.delivery import Delivery, MadeBlock
+from serving.worker.blocks.passes import Begun, Out, Passes
+from serving.worker.blocks.prompt_prefetch import PromptPrefetch
+from serving.worker.blocks.scheduler import Candidate, Scheduler, Urgency
+from serving.worker.blocks.video_loops import VideoLoops
 from serving.worker.capacity.capacity import Capacity
-from serving.worker.capacity.pass_watch import PassWatch
-from serving.worker.delivery import Delivery, MadeBlock
-from serving.worker.pictures.session_input import EncodedInput
-from serving.worker.prompt_prefetch import PromptPrefetch
-from serving.worker.scheduler import Candidate, Scheduler, Urgency
+from serving.worker.state.active_session import ActiveSession, BegunBlock
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 MOST_UNDELIVERED = 2
 LONGEST_WAIT_S = 0.5
-
-
-class _Begun(NamedTuple):
-    """A session's next block: what falls on it, and the pictures that it is made from, if it is."""
-
-    session: ActiveSession
-    plan: BlockPlan
-    made_from: EncodedInput | None = None
-
-
-class _Pass(NamedTuple):
-    """A session's part of a pass that has been run."""
-
-    block: Block
-    changes: PendingDelta | None
-    lap: Lap
-    submitted: float
 
 
 class BlockLoop:
@@ -70,27 +45,26 @@ class BlockLoop:
 
     def __init__(
         self,
-        engine: StreamEngine,
-        executor: Executor,
-        sessions: Callable[[], Iterable[ActiveSession]],
+        passes: Passes,
+        sessions: Callable[[], Sequence[ActiveSession]],
         has_lease: Callable[[ActiveSession], bool],
         end: Callable[[ActiveSession, ServingError | None], None],
         encode_more: Callable[[ActiveSession], None],
         capacity: Capacity,
+        loops: VideoLoops,
         tracer: Tracer,
     ) -> None:
-        self._engine = engine
-        self._encode_more = encode_more
-        self._capacity = capacity
-        self._tracer = tracer
-        self._executor = executor
+        self._passes = passes
         self._sessions = sessions
         self._has_lease = has_lease
         self._end = end
-        self._scheduler = Scheduler(engine.text.batch)
+        self._encode_more = encode_more
+        self._capacity = capacity
+        self._loops = loops
+        self._tracer = tracer
+        self._scheduler = Scheduler(passes.batch)
         self._wake = asyncio.Event()
         self._free_at = 0.0
-        self.watch = PassWatch()
 
     def wake(self) -> None:
         """Something has changed: a command, a report, a viewer, a lease."""
@@ -103,8 +77,13 @@ class BlockLoop:
             now = loop.time()
             for session in self._sessions():
                 prompts.begin(session)
+            leased = [session for session in self._sessions() if self._has_lease(session)]
+            self._loops.choose(leased, now)
             candidates = self._candidates(now)
-            if picked := self._scheduler.pick(candidates, now, self._free_at):
+            flushed = next((session for session in leased if session.is_to_be_flushed), None)
+            if flushed is not None:
+                await self._flush(flushed, delivery)
+            elif picked := self._scheduler.pick(candidates, now, self._free_at):
                 by_attempt = {session.attempt: session for session in self._sessions()}
                 await self._make([by_attempt[candidate.key] for candidate in picked], delivery)
                 self._give(sum(candidate.cost for candidate in picked), now)
@@ -133,6 +112,7 @@ class BlockLoop:
         """
         logic, stream = session.logic, session.config
         ready = session.is_idle and session.undelivered < MOST_UNDELIVERED and session.has_prompts()
+        ready = ready and not session.is_to_be_flushed
         due = session.due(now) if ready else None
         if due is not None and due <= now:
             session.ready_since = min(session.ready_since, now)
@@ -144,12 +124,12 @@ class BlockLoop:
             urgency = Urgency.WAITING if logic.pace.fps else Urgency.UNPACED
             deadline = logic.patience()
         shape = (type(stream), stream.height, stream.width, stream.steps)
-        cost = self._capacity.block_s(stream, now)
+        cost = self._capacity.block_s(session.cost_config, now)
         return Candidate(session.attempt, shape, deadline, math.inf if due is None else due, urgency, cost)
 
     def _give(self, seconds: float, now: float) -> None:
         """Note until when the device works; on a CPU what it was given is done."""
-        if self._engine.device.type == "cuda":
+        if self._passes.are_queued:
             self._free_at = max(self._free_at, now) + seconds
 
     async def _sleep(self, candidates: Sequence[Candidate], now: float) -> None:
@@ -165,42 +145,53 @@ class BlockLoop:
     # Passes
 
     async def _make(self, sessions: Sequence[ActiveSession], delivery: Delivery) -> None:
-        """Begin one block for each of `sessions`, and send it on its way."""
+        """Begin one block for each of `sessions`, and send on its way what comes out."""
         now = asyncio.get_running_loop().time()
         begun = [one for session in sessions if (one := self._begin(session, now))]
         if not begun:
             return
-        for session, plan, _ in begun:
-            session.making = plan.block
-            self._trace(session, plan, now)
-            self._announce(session, plan)
         try:
-            made = await self._passes(begun, now)
+            made = await self._made(begun)
         finally:
             for session, _, _ in begun:
                 session.making = None
-        for block in made:
-            delivery.begin(block)
+        for session, out in made:
+            self._deliver(session, out, delivery)
 
-    def _begin(self, session: ActiveSession, now: float) -> _Begun | None:
+    def _begin(self, session: ActiveSession, now: float) -> Begun | None:
         """A session's next block; None where its log cannot be written, which ends it."""
         try:
             plan = session.logic.begin_block(now)
         except ServingError as error:
             self._end(session, error)
             return None
-        if session.input is None:
-            return _Begun(session, plan)
-        made_from = session.input.take(None if plan.step is None else plan.step.restyling)
-        self._encode_more(session)
-        return _Begun(session, plan, made_from)
+        session.making = plan.block
+        self._trace(session, plan, now)
+        begun, made_from = BegunBlock(plan, session.span, now), None
+        if session.input is not None:
+            made_from = session.input.take(None if plan.step is None else plan.step.restyling)
+            later = session.config.passes - 1 if session.loop == "batch" else 0
+            due = made_from.due + later * session.input.period_s
+            begun = begun._replace(pictures=made_from.pictures.ids, due=due)
+            self._encode_more(session)
+        session.on_way.append(begun)
+        self._announce(session, plan)
+        return Begun(session, begun, made_from)
 
-    async def _passes(self, begun: Sequence[_Begun], began: float) -> list[MadeBlock]:
-        """The blocks that could be made. Where a batch fails each is made alone, and only who fails again ends."""
+    def _deliver(self, session: ActiveSession, out: Out, delivery: Delivery) -> None:
+        for number, block in enumerate(out.blocks, start=1):
+            made_by, is_last = out.made_by, number == len(out.blocks)
+            if not is_last:
+                made_by = made_by._replace(changes=None)
+            begun = session.on_way.popleft()
+            delivery.begin(MadeBlock(session, begun, block, made_by, session.take_settled(), is_last))
+        if not out.blocks:
+            delivery.begin_changes(session, out.made_by)
+
+    async def _made(self, begun: Sequence[Begun]) -> list[tuple[ActiveSession, Out]]:
+        """What has come out. Where a batch fails each is made alone, and only who fails again ends."""
         try:
-            usual = sum(self._capacity.denoising.expect(one.session.config, began) for one in begun)
-            with self.watch.running(asyncio.get_running_loop().time, usual):
-                passes = await in_thread(self._executor, partial(self._generate, begun))
+            out = await self._passes.generate(begun)
         except torch.AcceleratorError:
             # The device is in an unknown state, and so is whatever is on it.
             raise
@@ -209,19 +200,16 @@ class BlockLoop:
                 self._give_up(begun[0], error)
                 return []
         else:
-            return [
-                MadeBlock(
-                    session, plan, *result, len(begun), began, session.take_settled(), session.span, made_from
-                )
-                for (session, plan, made_from), result in zip(begun, passes, strict=True)
-            ]
-        alone = [await self._passes([one], began) for one in begun]
+            return [(one.session, what) for one, what in zip(begun, out, strict=True)]
+        alone = [await self._made([one]) for one in begun]
         return [made for one in alone for made in one]
 
-    def _give_up(self, begun: _Begun, error: Exception) -> None:
-        session, plan, _ = begun
+    def _give_up(self, begun: Begun, error: Exception) -> None:
+        session, (plan, *_), _ = begun
         session.logic.give_up_block(plan)
-        session.span.end(str(error))
+        session.on_way.pop()
+        for block in (*session.on_way, begun.block):
+            block.span.end(str(error))
         if isinstance(error, EngineError):
             self._end(session, refusal(error))
             return
@@ -229,32 +217,10 @@ class BlockLoop:
         logger.error("a block could not be made", extra=extra, exc_info=error)
         self._end(session, SessionFailed.of(f"making block {plan.block}", error))
 
-    def _generate(self, begun: Sequence[_Begun]) -> list[_Pass]:
-        """In the executor: prompts, passes, and what is new for the standbys."""
-        for session, plan, _ in begun:
-            if plan.step is None:
-                continue
-            prompt = session.track.take(plan.step)
-            if plan.step.restyling is not None and plan.step.restyling.renews_sink:
-                self._engine.renew_sink(session.stream)
-            if session.stream.prompt is None or session.stream.prompt.text != prompt.text:
-                self._engine.set_prompt(session.stream, prompt)
-        submitted = time.monotonic()
-        lap = Lap(self._engine.device)
-        blocks = self._blocks(begun)
-        lap.stop()
-        changes = [one.session.changes(block) for one, block in zip(begun, blocks, strict=True)]
-        return [_Pass(block, change, lap, submitted) for block, change in zip(blocks, changes, strict=True)]
-
-    def _blocks(self, begun: Sequence[_Begun]) -> list[Block]:
-        """Of sessions that are all of one kind."""
-        inputs = [one.made_from.block for one in begun if one.made_from is not None]
-        streams = [one.session.stream for one in begun]
-        if not inputs:
-            return self._engine.text.generate([stream for stream in streams if isinstance(stream, Stream)])
-        videos = [stream for stream in streams if isinstance(stream, VideoStream)]
-        # In a plain loop a block comes out of the call in which it began.
-        return [block for block in self._engine.video.generate(videos, inputs) if block is not None]
+    async def _flush(self, session: ActiveSession, delivery: Delivery) -> None:
+        """Have what is on its way come out."""
+        if (out := await self._beside(session, "a flush", self._passes.flush(session))) is not None:
+            self._deliver(session, out, delivery)
 
     def _trace(self, session: ActiveSession, plan: BlockPlan, began: float) -> None:
         """Begin the span of a block; of prompts that come into force with it, that of their encoding is there."""
@@ -287,30 +253,26 @@ class BlockLoop:
         for session in self._sessions():
             if not session.is_idle or not session.context_due or not self._has_lease(session):
                 continue
-            one_pass = self._capacity.denoising.expect(session.config, now) / session.config.passes
+            one_pass = self._capacity.denoising.expect(session.cost_config, now) / session.config.passes
             if not session.upcoming_texts(1) and self._scheduler.leaves_time(one_pass, candidates, at):
                 return session
         return None
 
     async def _settle(self, session: ActiveSession) -> None:
-        clock = asyncio.get_running_loop().time
+        session.settled = await self._beside(session, "a clean pass", self._passes.write_context(session))
+
+    async def _beside(self, session: ActiveSession, what: str, work: Awaitable[T]) -> T | None:
+        """What is made for a session beside its blocks; None where that fails, which ends it."""
         session.settling = True
         try:
-            with self.watch.running(clock, self._capacity.denoising.expect(session.config, clock())):
-                session.settled = await in_thread(self._executor, partial(self._write_context, session))
+            return await work
         except torch.AcceleratorError:
             raise
         except EngineError as error:
             self._end(session, refusal(error))
         except Exception as error:
-            logger.exception("a clean pass could not be made", extra={"session": session.id})
-            self._end(session, SessionFailed.of("a clean pass", error))
+            logger.exception("%s could not be made", what, extra={"session": session.id})
+            self._end(session, SessionFailed.of(what, error))
         finally:
             session.settling = False
-
-    def _write_context(self, session: ActiveSession) -> Lap:
-        lap = Lap(self._engine.device)
-        if isinstance(session.stream, Stream):
-            self._engine.text.write_context([session.stream])
-        lap.stop()
-        return lap
+        return None

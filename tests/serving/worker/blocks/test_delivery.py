@@ -15,7 +15,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import LocalDecoder
 from serving.pipeline.video_decoder import DecoderStart
 from serving.weights.loader import OpenedModel, open_model
-from serving.worker import delivery
+from serving.worker.blocks import delivery
 from tests.serving.worker.bench import at_work, chunks, events, run, spec, started
 
 LOST_BLOCK = 2

@@ -1,0 +1,57 @@
+"""The pictures that controllers send to a replica's sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from serving.errors import ControllerReplaced
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.session.state_machine import State
+from serving.worker.pictures.input_stage import InputStage
+from serving.worker.pictures.picture_decoder import read_picture
+from serving.worker.pictures.session_input import require_pictures
+from serving.worker.session_copies import SessionCopies
+from serving.worker.state.active_session import ActiveSession
+
+
+class PictureIntake:
+    """Hands them to the sessions; `stage` encodes them, and is None where there are no sessions that take any."""
+
+    def __init__(self, copies: SessionCopies, stage: InputStage | None, wake: Callable[[], None]) -> None:
+        self._copies = copies
+        self._stage = stage
+        self._wake = wake
+
+    def take(self, attempt: str, client_id: str, sent: Sequence[pb.Command], dropped: int) -> None:
+        """Pictures that the session's controller has sent, and how many more got lost on their way.
+
+        Those that come while it does not run are dropped. Raises InvalidRequest for a session that takes none, and
+        for what is none; ControllerReplaced.
+        """
+        session = self._copies.leased(attempt)
+        pictures, now = require_pictures(session.input), asyncio.get_running_loop().time()
+        if session.logic.controller != client_id:
+            raise ControllerReplaced("another controller steers the session now; attach again to take it over")
+        read = [read_picture(command, now) for command in sent]
+        session.logic.renew(now)
+        pictures.lost(dropped)
+        for picture in read:
+            if session.logic.state is not State.RUNNING:
+                pictures.refuse(picture)
+            elif picture is None:
+                pictures.end()
+            else:
+                pictures.put(picture)
+        self.encode_more(session)
+
+    def encode_more(self, session: ActiveSession) -> None:
+        """Do what there is to do with the pictures of a session."""
+        if session.input is not None and self._stage is not None and not session.closed:
+            self._stage.begin(session.input, self._wake, partial(self._copies.end, session))
+
+    def stop(self) -> None:
+        """Encode nothing more."""
+        if self._stage is not None:
+            self._stage.stop()

@@ -1,0 +1,1 @@
+"""What a replica knows of its sessions, and counts."""
