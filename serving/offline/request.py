@@ -18,7 +18,7 @@ from engines.loading.lora import LoRAFile
 from engines.runner.selection import can_use_cuda_graphs
 from engines.video.builder import require_video
 from kernels.dispatch import KernelBackends, backends_for
-from serving.errors import FilmError
+from serving.errors import FilmError, TimelineError
 from serving.media.clips.picture_scaler import Fit
 from serving.media.film_file import require_own_facts
 from serving.offline.provenance import Facts, UsedClip
@@ -130,6 +130,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
     clip = None
     if options.input is None:
         config.require_prompts_alone()
+        _require_no_restyling(read.timeline)
     else:
         clip = _clip(options, require_video(config))
     return Request(
@@ -148,6 +149,13 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         int8_text=options.text_weights == "int8",
         clip=clip,
     )
+
+
+def _require_no_restyling(timeline: Timeline) -> None:
+    """Raise TimelineError for a cue that says how pictures are restyled, of which there are none."""
+    for number, cue in enumerate(timeline.cues):
+        if cue.restyling is not None:
+            raise TimelineError(f"cues[{number}].restyling", "there are no pictures; name a clip with --input")
 
 
 def _clip(options: argparse.Namespace, base: VideoStreamConfig, used: UsedClip | None = None) -> ClipRequest:

@@ -102,6 +102,28 @@ def test_a_length_that_is_asked_for_ends_the_film_before_its_clip(timeline: Path
     assert len(pictures_of(tmp_path / "film.mp4")) == 17, "whole blocks"
 
 
+def test_a_cue_says_how_the_pictures_are_restyled_from_it_on(tmp_path: Path) -> None:
+    clip, films = write_clip(tmp_path / "clip.mp4", gray(40)), []
+    for number, restyling in enumerate(("", ", restyling: {noise_scale: 0.3, renews_sink: true}")):
+        timeline = tmp_path / f"timeline{number}.yaml"
+        timeline.write_text(
+            "model: pocket\nseed: 7\nheight: 32\nwidth: 48\ncues:\n  - {frame: 0, prompt: a red balloon}\n"
+            f"  - {{frame: 13, prompt: a red balloon{restyling}}}\n"
+        )
+        assert restyle(timeline, clip, f"film{number}.mp4") == 0
+        films.append(np.stack(pictures_of(tmp_path / f"film{number}.mp4")).astype(int))
+    same = np.abs(films[0] - films[1]).mean(axis=(1, 2, 3))
+    assert same[:13].max() == 0
+    assert same[13:].min() > 0
+
+
+def test_restyling_without_a_clip_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timeline = tmp_path / "timeline.yaml"
+    timeline.write_text("seconds: 1\ncues:\n  - {frame: 0, prompt: a boat, restyling: {noise_scale: 0.3}}\n")
+    assert main(["generate", str(timeline), "-o", str(tmp_path / "film.mp4")]) == 2
+    assert "cues[0].restyling: there are no pictures; name a clip with --input" in capsys.readouterr().err
+
+
 def test_a_model_that_only_restyles_wants_a_clip(
     timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
