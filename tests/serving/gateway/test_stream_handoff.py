@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncGenerator
 
 import pytest
@@ -48,7 +49,8 @@ def test_a_stream_ends_with_a_word_to_come_again_and_closes_what_it_read(monkeyp
 
 
 def test_streams_do_not_all_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream_handoff, "SPREAD_S", 0.5)
+    looks = itertools.count()
+    monkeypatch.setattr(stream_handoff, "_now", lambda: 0.001 * next(looks))
     handoff = StreamHandoff()
 
     async def all_of_them() -> list[int]:
