@@ -68,7 +68,7 @@ def test_pictures_come_over_a_websocket_too_and_what_is_none_is_told(server: Ser
 
 
 def test_both_kinds_of_sessions_run_on_one_server(server: Server) -> None:
-    options = pb.SessionOptions(seed=3, fps=0)
+    options = pb.SessionOptions(seed=3, fps=0, height=64, width=96)
     text = server.stub.CreateSession(pb.CreateSessionRequest(options=options, cues=[cue(NOON, 0)]))
     server.stub.Start(pb.StartRequest(session_id=text.id))
     jpeg = [encoded(picture(number, 120, 90), "JPEG") for number in range(30)]
