@@ -25,6 +25,9 @@ PLAN_DTYPES: dict[Stage, torch.dtype] = {
 }  # fmt: skip
 """What a stage's plan computes in, but for norms."""
 
+CPU_DTYPES: dict[Stage, torch.dtype] = dict.fromkeys(PLAN_DTYPES, torch.float32)
+"""The same where no card runs it."""
+
 SOURCE_DTYPES = PLAN_DTYPES | {"decoder": torch.float32}
 """What a stage's weights are loaded in, and known by: what is rounded twice has another fingerprint."""
 

@@ -10,6 +10,9 @@ from typing import NamedTuple, Protocol
 from engines.config.validation import require
 from engines.export.graph import StageGraph
 
+CPU = "cpu"
+"""What a plan is for that needs no card."""
+
 
 @dataclass(frozen=True)
 class Library:
@@ -28,7 +31,7 @@ class PlanTarget:
     """The cards that a plan is for. Raises ConfigError for what is no compute capability.
 
     Args:
-        capabilities: such as ("sm_89", "sm_120"), none twice.
+        capabilities: such as ("sm_89", "sm_120"), none twice; or `CPU`.
         device: the name of the one kind of card that it was timed on; empty where any of `capabilities` will do.
 
     """
@@ -39,7 +42,7 @@ class PlanTarget:
     def __post_init__(self) -> None:
         require(len(self.capabilities) > 0, "no card is named; give a compute capability, such as sm_89")
         for capability in self.capabilities:
-            known = re.fullmatch(r"sm_\d{2,3}", capability) is not None
+            known = capability == CPU or re.fullmatch(r"sm_\d{2,3}", capability) is not None
             require(known, f"{capability!r} is no compute capability; one is called sm_89, for instance")
         once = len(set(self.capabilities)) == len(self.capabilities)
         require(once, f"{', '.join(self.capabilities)} names a compute capability twice")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, metadata
 from importlib.util import find_spec
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from engines.errors import PlanError
 from engines.plans.builder import PlanBuilder
+from engines.plans.onnx_builder import OnnxBuilder
 from engines.plans.rtx_builder import RTXBuilder
 from engines.plans.tensorrt_builder import Card, TensorRTBuilder
 
-LibraryName = Literal["tensorrt-rtx", "tensorrt"]
+LibraryName = Literal["tensorrt-rtx", "tensorrt", "onnxruntime"]
 
 LIBRARIES: tuple[LibraryName, ...] = get_args(LibraryName)
 
@@ -28,22 +29,31 @@ class _Package(NamedTuple):
 PACKAGES: dict[LibraryName, _Package] = {
     "tensorrt-rtx": _Package("tensorrt_rtx", "tensorrt-rtx-cu13", "plans"),
     "tensorrt": _Package("tensorrt", "tensorrt-cu13", "tensorrt"),
+    "onnxruntime": _Package("onnxruntime", "onnxruntime", "onnx"),
 }
 
 
 def plan_builder(library: LibraryName) -> PlanBuilder:
     """What builds with `library`. Raises PlanError if it is not installed, or needs a card that is not here."""
+    module, licence = plan_module(library), _licence(PACKAGES[library].package)
+    match library:
+        case "tensorrt-rtx":
+            return RTXBuilder(module, licence)
+        case "tensorrt":
+            return TensorRTBuilder(module, licence, Card.here())
+        case "onnxruntime":
+            return OnnxBuilder(licence)
+
+
+def plan_module(library: LibraryName) -> Any:
+    """The module that builds and runs plans of `library`. Raises PlanError if it is not installed."""
     package = PACKAGES[library]
     if find_spec(package.module) is None:
         raise PlanError(f"{library} is not installed, which builds plans: pip install 'longtake[{package.extra}]'")
     try:
-        module = import_module(package.module)
+        return import_module(package.module)
     except ImportError as error:
         raise PlanError(f"{library} is installed and cannot be loaded: {error}") from error
-    licence = _licence(package.package)
-    return (
-        RTXBuilder(module, licence) if library == "tensorrt-rtx" else TensorRTBuilder(module, licence, Card.here())
-    )
 
 
 def _licence(package: str) -> str:

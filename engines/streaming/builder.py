@@ -21,6 +21,7 @@ from engines.runner.protocol import ModelRunner
 from engines.runner.selection import kv_format_of, select_runner
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
+from engines.vae.protocol import StreamingDecoder
 from kernels.dispatch import EAGER, KernelBackends
 
 logger = logging.getLogger(__name__)
@@ -83,31 +84,35 @@ def build_generator(
     config: EngineConfig,
     beside: Sequence[Callable[[], object]] = (),
     exercise: Callable[[Generator, EngineConfig], None] = generate_full_window,
+    decoder: StreamingDecoder | None = None,
 ) -> Generator:
     """A generator of `model` with room for the sessions of `config`.
 
     Without `cache_bytes`, on CUDA, all that sessions do is done once in an `exercise` before the cache is
-    allocated, to see what it leaves; so is all that may run `beside` it on the device. Raises ConfigError if
-    the sessions do not fit, DeviceOutOfMemory if not even that does. Make it in the thread that is to use it:
-    CUDA's libraries plan for each thread by itself.
+    allocated, to see what it leaves; so is all that may run `beside` it on the device. A `decoder` decodes in the
+    place of the model's own. Raises ConfigError if the sessions do not fit, DeviceOutOfMemory if not even that
+    does. Make it in the thread that is to use it: CUDA's libraries plan for each thread by itself.
     """
     size = _cache_size(model, config, config.sessions)
     lasting = config.cache_bytes
     if lasting is None and model.transformer.device.type == "cuda":
         with typed_out_of_memory("one block"):
-            run = partial(_exercise, model, config, exercise)
+            run = partial(_exercise, model, config, exercise, decoder)
             budget = MemoryBudget.measured(model.transformer.device, run, *beside)
         lasting = budget.lasting
     if lasting is not None:
         _require_room(model, config, lasting)
-    return _generator(model, config, select_runner(model.transformer, config.backends, graphs=config.graphs), size)
+    runner = select_runner(model.transformer, config.backends, graphs=config.graphs)
+    return _generator(model, config, runner, size, decoder)
 
 
-def _generator(model: Model, config: EngineConfig, runner: ModelRunner, size: CacheSize) -> Generator:
+def _generator(
+    model: Model, config: EngineConfig, runner: ModelRunner, size: CacheSize, decoder: StreamingDecoder | None
+) -> Generator:
     layout = CacheLayout.of(model.config.transformer, model.transformer.dtype, runner.kv_format)
     return Generator(
         runner,
-        model.vae if config.decodes else None,
+        (decoder or model.vae) if config.decodes else None,
         KVCache(layout, size, model.transformer.device),
         kept_frames=config.kept_frames,
         batch=config.batch,
@@ -123,10 +128,15 @@ def _cache_size(model: Model, config: EngineConfig, sessions: int) -> CacheSize:
     return size.at_least(cache_size(sessions, config.video, model.config.transformer))
 
 
-def _exercise(model: Model, config: EngineConfig, exercise: Callable[[Generator, EngineConfig], None]) -> None:
+def _exercise(
+    model: Model,
+    config: EngineConfig,
+    exercise: Callable[[Generator, EngineConfig], None],
+    decoder: StreamingDecoder | None,
+) -> None:
     """For as many streams as may go together. Graphs keep memory: none here."""
     runner = select_runner(model.transformer, config.backends, graphs=False)
-    generator = _generator(model, config, runner, _cache_size(model, config, config.batch))
+    generator = _generator(model, config, runner, _cache_size(model, config, config.batch), decoder)
     exercise(generator, config)
     generator.release()
 

@@ -33,7 +33,7 @@ from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.vae.conv_cache import ConvCache
 from engines.vae.frame_decoder import FrameDecoder
-from engines.vae.protocol import StreamingVAE
+from engines.vae.protocol import StreamingDecoder
 
 
 class Generator:
@@ -60,7 +60,7 @@ class Generator:
     def __init__(
         self,
         runner: ModelRunner,
-        vae: StreamingVAE | None,
+        vae: StreamingDecoder | None,
         cache: KVCache,
         *,
         kept_frames: int = 0,

@@ -18,11 +18,13 @@ from engines.loading.lora import LoRAFile
 from engines.runner.selection import can_use_cuda_graphs
 from engines.video.builder import require_video
 from kernels.dispatch import KernelBackends, backends_for
+from serving.config import DecoderEngine
 from serving.errors import FilmError, TimelineError
 from serving.media.clips.picture_scaler import Fit
 from serving.media.film_file import require_own_facts
 from serving.offline.provenance import Facts, UsedClip
 from serving.offline.renderer import Outputs
+from serving.pipeline.decoder_engine import described
 from serving.timeline.formats.reader import read_timeline
 from serving.timeline.schedule import frame_at
 from serving.timeline.timeline import Settings, Timeline
@@ -75,12 +77,18 @@ class Request:
     loras: tuple[LoRAFile, ...] = ()
     earlier: Facts | None = None
     int8_text: bool = False
+    decoder_engine: DecoderEngine = "auto"
     clip: ClipRequest | None = None
 
     @property
     def graphs(self) -> bool:
         """Whether passes are replayed from CUDA graphs: wherever they can be, unless that is not wanted."""
         return self.may_replay and can_use_cuda_graphs(self.kernels, self.device)
+
+    @property
+    def computed_by(self) -> str:
+        """The kernels, and what decodes where that is not theirs."""
+        return described(self.kernels, self.decoder_engine)
 
     @property
     def dtype_name(self) -> str:
@@ -147,6 +155,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         not options.no_graphs,
         tuple(options.lora or ()),
         int8_text=options.text_weights == "int8",
+        decoder_engine=options.decoder_engine,
         clip=clip,
     )
 
@@ -164,6 +173,8 @@ def _clip(options: argparse.Namespace, base: VideoStreamConfig, used: UsedClip |
     fit = options.fit or (used.fit if used else "fill")
     if fit not in FITS:
         raise FilmError(f"the film's clip was fitted by {fit!r}; known: {', '.join(FITS)}")
+    if options.decoder_engine not in ("auto", "torch"):
+        raise FilmError("a clip is restyled with PyTorch's decoder; leave --decoder-engine out")
     if options.snapshot is not None or options.snapshot_every is not None:
         raise FilmError("a film that restyles a clip goes on from no snapshot, and leaves none")
     return ClipRequest(path, fit, options.keep_audio, base, options.noise_scale, used.sha256 if used else None)
@@ -196,6 +207,7 @@ def _film_request(options: argparse.Namespace) -> Request:
         loras=_loras_of(facts, options.source) if options.lora is None else tuple(options.lora),
         earlier=facts,
         int8_text=facts.int8_text if options.text_weights is None else options.text_weights == "int8",
+        decoder_engine=options.decoder_engine,
         clip=clip,
     )
 

@@ -52,7 +52,7 @@ def facts_of(
         device=request.device.type,
         threads=request.threads,
         dtype=request.dtype_name,
-        kernels=str(request.kernels),
+        kernels=request.computed_by,
         stream=request.stream if request.clip is None else request.video_stream(request.clip),
         timeline=request.timeline,
         cues=applied_cues(planned),
@@ -79,7 +79,7 @@ def differences(request: Request, opened: OpenedModel, generator: Generator) -> 
         "dtype": (earlier.dtype, request.dtype_name),
         "device": (earlier.device, request.device.type),
         "threads": (earlier.threads, request.threads),
-        "kernels": (earlier.kernels, str(request.kernels)),
+        "kernels": (earlier.kernels, request.computed_by),
         "torch": (earlier.torch, torch.__version__),
         "longtake": (earlier.longtake, version("longtake")),
     }

@@ -21,7 +21,7 @@ from engines.streaming.snapshot import read_config, restore
 from engines.streaming.stream import Stream
 from engines.streaming.warmup import warm_up
 from engines.text.prompt import Prompt
-from engines.vae.protocol import use_fused_ops
+from engines.vae.protocol import StreamingDecoder
 from kernels.dispatch import parse_backends
 from serving.cli.films.filming import (
     cut_prompts,
@@ -41,6 +41,7 @@ from serving.media.film_file import Made
 from serving.offline.provenance import Start, applied_cues
 from serving.offline.renderer import FilmMaker, Outputs
 from serving.offline.request import DTYPES, FITS, MAX_THREADS, Request, read_outputs, read_request
+from serving.pipeline.decoder_engine import DECODER_ENGINES, DecoderChoice, open_decoder
 from serving.pipeline.prompts import encode_all
 from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
@@ -56,12 +57,13 @@ def run(options: argparse.Namespace) -> int:
         return _finish(restyle(request, request.clip, outputs, options), outputs)
     planned = schedule(request.timeline, request.stream.blocks)
     ready = _prepare(request, planned, options)
-    print(f"kernels: {request.kernels}{'; replayed from graphs' if request.graphs else ''}", file=sys.stderr)
+    print(f"kernels: {ready.kernels}{'; replayed from graphs' if request.graphs else ''}", file=sys.stderr)
     facts = facts_of(request, planned, ready.generator, ready.origins, options.output)
     facts = replace(
         facts,
         stream=ready.stream.config,
         start=ready.start,
+        kernels=ready.kernels,
         cues=applied_cues(planned, ready.stream.next_frame),
     )
     maker = FilmMaker(ready.generator, ready.stream, planned, ready.encoded, facts)
@@ -88,24 +90,35 @@ class Ready:
     start: Start | None
     encoded: Mapping[str, Prompt]
     origins: tuple[Origin, ...]
+    kernels: str
 
 
 def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -> Ready:
     opened = open_requested(request, options)
-    generator = _generator(opened.model, request)
+    choice = DecoderChoice(
+        request.decoder_engine,
+        request.model,
+        request.codec,
+        options.models_dir,
+        request.device,
+        [(request.stream.height, request.stream.width)],
+    )
+    chosen = open_decoder(opened.model.vae, choice, request.kernels)
+    request = replace(request, decoder_engine=chosen.engine)
+    generator = _generator(opened.model, request, chosen.decoder)
     warn([*planned.warnings, *differences(request, opened, generator)])
     encoded = encode_all(planned, opened.prompts)
     warn(cut_prompts(encoded))
     origins = opened.origins
     del opened  # The text encoder makes room for the stream.
     stream, start = _begin(generator, request, options.output)
-    return Ready(generator, stream, start, encoded, origins)
+    return Ready(generator, stream, start, encoded, origins, request.computed_by)
 
 
-def _generator(model: Model, request: Request) -> Generator:
+def _generator(model: Model, request: Request, decoder: StreamingDecoder) -> Generator:
     """A generator on the kernels that are asked for."""
-    use_fused_ops(model.vae, request.kernels)
-    return build_generator(model, EngineConfig(request.stream, backends=request.kernels, graphs=request.graphs))
+    config = EngineConfig(request.stream, backends=request.kernels, graphs=request.graphs)
+    return build_generator(model, config, decoder=decoder)
 
 
 def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, Start | None]:
@@ -181,6 +194,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kernels", type=_kernels, default={}, metavar="CHOICE|OP=CHOICE,...",
         help="what computes each operation: auto, reference, library, flash-attn, triton",
+    )  # fmt: skip
+    parser.add_argument(
+        "--decoder-engine", choices=DECODER_ENGINES, default="auto",
+        help="what decodes: onnx and tensorrt run what `longtake plan` made; auto: tensorrt if it did, or torch",
     )  # fmt: skip
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     add_lora_argument(parser)

@@ -1,4 +1,4 @@
-"""`longtake plan`: TensorRT plans of a model's stages, for the cards that are to run them."""
+"""`longtake plan`: plans of a model's stages, for the cards, or the CPU, that are to run them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,15 @@ from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
 from engines.errors import PlanStopped
 from engines.export.graph import STAGES
-from engines.loading.stage_graphs import PLAN_DTYPES, SOURCE_DTYPES, STAGE_NETWORKS, StageExport, stage_exports
-from engines.plans.builder import BuildStep, Watch
+from engines.loading.stage_graphs import (
+    CPU_DTYPES,
+    PLAN_DTYPES,
+    SOURCE_DTYPES,
+    STAGE_NETWORKS,
+    StageExport,
+    stage_exports,
+)
+from engines.plans.builder import CPU, BuildStep, Watch
 from engines.plans.libraries import LIBRARIES, plan_builder
 from engines.plans.store import Plan, PlanStore
 from serving.cli.interrupts import INTERRUPTED, interruptible
@@ -37,11 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", choices=STAGES, required=True, help="what the plans are to compute")
     parser.add_argument(
         "--for", dest="cards", required=True, metavar="SM[,SM...]", type=lambda text: text.split(","),
-        help="compute capabilities of the cards that are to run them, such as sm_89,sm_120",
+        help="compute capabilities of the cards that are to run them, such as sm_89,sm_120; or cpu",
     )  # fmt: skip
     parser.add_argument(
         "--library", choices=LIBRARIES, default=LIBRARIES[0],
-        help="what builds and runs them: TensorRT-RTX builds on any machine (the default), TensorRT on the card",
+        help="what builds and runs them: TensorRT-RTX builds on any machine (the default), TensorRT on the card; "
+        "onnxruntime needs none",
     )  # fmt: skip
     parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="of the pictures (default: the model's)")
     parser.add_argument("--codec", choices=("own", "tiny"), default="own", help="whose decoder is meant")
@@ -60,11 +68,12 @@ def run(options: argparse.Namespace) -> int:
         options.model, models, torch.device("cpu"), SOURCE_DTYPES[stage], options.codec,
         networks=[STAGE_NETWORKS[stage]],
     )  # fmt: skip
+    dtypes = CPU_DTYPES if target.capabilities == (CPU,) else PLAN_DTYPES
     store = PlanStore(models / config.name, models / config.name / LOCK)
     plans = list[Plan]()
     with interruptible() as interrupted:
         try:
-            for export in stage_exports(opened.model, stage, stream, PLAN_DTYPES[stage]):
+            for export in stage_exports(opened.model, stage, stream, dtypes[stage]):
                 watch = _watch(export, interrupted)
                 plans.append(store.obtain(export.write, picture_size, builder, target, _licence(opened), watch))
         except PlanStopped as stopped:

@@ -26,7 +26,6 @@ from engines.streaming.builder import EngineConfig, build_generator, generate_fu
 from engines.streaming.generator import Generator
 from engines.streaming.warmup import warm_up
 from engines.vae.frame_decoder import FrameDecoder
-from engines.vae.protocol import use_fused_ops
 from engines.video.builder import build_input_encoder, restyle_full_window
 from engines.video.generator import VideoGenerator
 from engines.video.input import InputEncoder
@@ -34,6 +33,7 @@ from engines.video.stream_engine import StreamEngine
 from serving.config import DTYPES, ServerConfig
 from serving.media.encoder import ChunkEncoder, chosen
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pipeline.decoder_engine import described, open_decoder, served_decoder
 from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.tracing.tracer import UNTRACED, Tracer
@@ -85,7 +85,7 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
         device=config.device,
         threads=torch.get_num_threads(),
         dtype=config.dtype,
-        kernels=str(config.backends),
+        kernels=described(config.backends, config.decoder_engine),
     )
 
 
@@ -121,11 +121,11 @@ def build_decoder(
     tracer: Tracer = UNTRACED,
 ) -> LocalDecoder:
     """The video decoder."""
-    use_fused_ops(model.model.vae, config.backends)
+    opened = open_decoder(model.model.vae, served_decoder(config), config.backends)
     encoder = chosen(config.encoder, graphics=config.device == "cuda")
     logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
     device = torch.device(config.device)
-    decoding = FrameDecoder(model.model.vae, SideStream(device), HostCopier(device))
+    decoding = FrameDecoder(opened.decoder, SideStream(device), HostCopier(device))
     # One session may be open twice for a moment, while it moves or is reset.
     sessions = config.decoder_slots or 2 * config.slots * config.denoisers
     decoder = VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), sessions, observe, tracer)
