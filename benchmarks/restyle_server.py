@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,6 +30,7 @@ from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.processes import Tree, Usage
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
+from serving.client.camera import push
 from serving.client.capture import Playback, opened, shown
 from serving.client.interactive import InteractiveSession
 from serving.deployments.server_process import local_server
@@ -130,15 +132,9 @@ def chunk_ratio(pictures: NDArray[np.uint8]) -> float:
     return round(sizes[0] / sizes[1], 3)
 
 
-async def push(controller: InteractiveSession, units: Sequence[bytes], sent: list[float]) -> None:
+async def push_clip(controller: InteractiveSession, units: Sequence[bytes], sent: list[float]) -> None:
     """Units at the camera's rate, over and over again; `sent` says when each was."""
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    while True:
-        number = len(sent)
-        await asyncio.sleep(began + number / RATE - clock())
-        sent.append(clock())
-        await controller.send_picture(units[number % len(units)], "h264", round(1e6 * number / RATE))
+    await push(controller, cycle(units), "h264", RATE, lambda _, at: sent.append(at))
 
 
 async def restyled(
@@ -152,7 +148,7 @@ async def restyled(
         client.control(session, from_frame=0) as controller,
     ):
         await controller.start()
-        pushing = asyncio.create_task(push(controller, units, sent))
+        pushing = asyncio.create_task(push_clip(controller, units, sent))
         until = clock() + seconds
         async for event in controller:
             if event.HasField("chunk"):
@@ -187,7 +183,7 @@ async def first_frame_ms(client: AsyncClient, units: Sequence[bytes]) -> float:
         client.control(session, from_frame=0) as controller,
     ):
         await controller.start()
-        pushing = asyncio.create_task(push(controller, units, sent))
+        pushing = asyncio.create_task(push_clip(controller, units, sent))
         async for event in controller:
             if event.HasField("chunk"):
                 pushing.cancel()

@@ -46,7 +46,7 @@ class ModelConfig:
     @property
     def usual_stream(self) -> AnyStreamConfig:
         """How its streams run from prompts alone, or from a video where it needs one."""
-        return self.video if self.video is not None and self.needs_video else self.stream
+        return self.streams[0]
 
     @property
     def streams(self) -> tuple[AnyStreamConfig, ...]:

@@ -122,11 +122,9 @@ class InputEncoder:
     def _encoded(self, config: VideoStreamConfig, pictures: Tensor, state: InputState) -> Encoded:
         pixels = self._pixels(pictures)
         encoded = self._vae.encode_means(pixels.unsqueeze(0), state.cache)
-        if state.motion is None:
-            motion, timestep = MotionNoise.start(state.noise, pixels), config.steps[0]
-        else:
-            motion = state.motion.after(state.noise, pixels)
-            timestep = first_timestep(motion.scale, config.timestep_below)
+        noise, before = state.noise, state.motion
+        motion = MotionNoise.start(noise, pixels) if before is None else before.after(noise, pixels)
+        timestep = _timestep(config, motion)
         inputs, first, number = list[BlockInput](), 0, state.blocks
         latents = encoded.latents[0]
         while first < latents.shape[0]:
@@ -144,10 +142,13 @@ class InputEncoder:
 def under_noise(block: BlockInput, config: VideoStreamConfig, after: InputState) -> BlockInput:
     """The input of the last pictures before `after`, where it is mixed as that says: see `InputState.under`."""
     assert after.motion is not None
-    scale = after.motion.scale
-    is_first = after.motion.before is None
-    timestep = block.timestep if is_first else first_timestep(scale, config.timestep_below)
-    return block._replace(noise_scale=scale, timestep=timestep)
+    return block._replace(noise_scale=after.motion.scale, timestep=_timestep(config, after.motion))
+
+
+def _timestep(config: VideoStreamConfig, motion: MotionNoise) -> int:
+    """At which the first step of the block runs that the last pictures made."""
+    is_first = motion.before is None
+    return config.steps[0] if is_first else first_timestep(motion.scale, config.timestep_below)
 
 
 def _check(config: VideoStreamConfig, pictures: Tensor) -> None:

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import io
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from serving.client.interactive import InteractiveSession
+from serving.client.interactive import InteractiveSession, PictureFormat
 from serving.media.chunk import FRAMES_PER_SECOND
 from serving.media.clips.clip_reader import open_clip
-
-JPEG_QUALITY = 90
-
-
-def jpeg(picture: NDArray[np.uint8]) -> bytes:
-    """A picture [height, width, 3] in RGB."""
-    data = io.BytesIO()
-    Image.fromarray(picture).save(data, "JPEG", quality=JPEG_QUALITY)
-    return data.getvalue()
+from serving.media.jpeg import write_jpeg
 
 
 def clip_pictures(path: Path, height: int, width: int) -> Iterator[bytes]:
     """The pictures of a video file as JPEG, sixteen a second. Raises ClipError where it has none to read."""
     with open_clip(path, height, width) as clip:
         for picture in clip:
-            yield jpeg(picture)
+            yield write_jpeg(picture)
 
 
-async def push(controller: InteractiveSession, pictures: Iterable[bytes]) -> None:
-    """Send JPEG pictures, sixteen a second, and say when there are no more."""
+async def push(
+    controller: InteractiveSession, pictures: Iterable[bytes], format: PictureFormat = "jpeg",
+    rate: float = FRAMES_PER_SECOND, sent: Callable[[int, float], None] | None = None,
+) -> None:  # fmt: skip
+    """Send pictures at their rate, and say when there are no more.
+
+    `sent` is told of each its id and when it was sent, by the clock of the event loop.
+    """
     clock = asyncio.get_running_loop().time
     began = clock()
     for number, picture in enumerate(pictures):
-        at = number / FRAMES_PER_SECOND
-        await asyncio.sleep(began + at - clock())
-        await controller.send_picture(picture, "jpeg", round(1e6 * at))
+        await asyncio.sleep(began + number / rate - clock())
+        at = clock()
+        name = await controller.send_picture(picture, format, round(1e6 * number / rate))
+        if sent is not None:
+            sent(name, at)
     await controller.end_input()
 
 

@@ -14,7 +14,7 @@ from serving.session.record_delta import RecordCopy, RecordDelta, RecordGap
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
 from serving.session.types import SessionRecord
 
-KEPT_PICTURES = 4
+KEPT_INPUTS = 4
 """Blocks of a session that restyles a video, from whose pictures an encoder elsewhere goes on."""
 
 KEPT_CHUNKS = 80
@@ -38,7 +38,7 @@ class StandbyCopy:
     _logic: RecordCopy | None = None
     _snapshot: StandbySnapshot | None = None
     _chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
-    _pictures: deque[BlockPictures] = field(default_factory=lambda: deque(maxlen=KEPT_PICTURES))
+    _pictures: deque[BlockPictures] = field(default_factory=lambda: deque(maxlen=KEPT_INPUTS))
 
     @property
     def is_full(self) -> bool:

@@ -16,7 +16,7 @@ from serving.media.clips.picture_scaler import Fit, PictureScaler
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.restyling import noise_after
 from serving.replication.messages import BlockPictures, SessionSpec
-from serving.replication.standby import KEPT_PICTURES
+from serving.replication.standby import KEPT_INPUTS
 from serving.session.types import Applied
 from serving.timeline.cue import Cue, Restyling
 from serving.worker.pictures.picture_decoder import DecodedPicture, PictureDecoder, SentPicture
@@ -52,7 +52,7 @@ class EncodedInput(NamedTuple):
 class SessionInput:
     """What has come for one session, and how far it is: `entered` blocks of it have begun.
 
-    Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are the
+    Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are
     those that the last blocks have begun with, and `noise` is what they are mixed with.
     """
 
@@ -63,7 +63,7 @@ class SessionInput:
         self.config = config
         self.scaler = PictureScaler(config.height, config.width, fit)
         self.decoder = PictureDecoder()
-        self.kept: deque[BlockPictures] = deque(kept, maxlen=KEPT_PICTURES)
+        self.kept: deque[BlockPictures] = deque(kept, maxlen=KEPT_INPUTS)
         self.state: InputState | None = None
         self.noise = noise or NoiseSetting(config.noise_scale, config.motion_noise)
         self.working: asyncio.Task[None] | None = None

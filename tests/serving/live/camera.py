@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import cycle
 
 from serving.client.aio import AsyncClient
-from serving.client.interactive import InteractiveSession, PictureFormat
+from serving.client.camera import push
+from serving.client.interactive import PictureFormat
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue
 
@@ -44,19 +45,6 @@ class Restyled:
             self.latencies_s += [now - self.sent_at[unit.picture] for unit in event.chunk.units]
 
 
-async def push(
-    controller: InteractiveSession, pictures: Sequence[bytes], format: PictureFormat, rate: float, seen: Restyled
-) -> None:
-    """Pictures at their rate, over and over again."""
-    clock = asyncio.get_running_loop().time
-    began = clock()
-    for number in count():
-        await asyncio.sleep(began + number / rate - clock())
-        data = pictures[number % len(pictures)]
-        at = clock()
-        seen.sent_at[await controller.send_picture(data, format, round(1e6 * number / rate))] = at
-
-
 async def restyle(
     server: str, pictures: Sequence[bytes], format: PictureFormat, rate: float, frames: int, prompt: str,
     report: Report | None = None,
@@ -67,7 +55,9 @@ async def restyle(
         session = await client.create(seed=7, restyles=True, cues=[Cue(0, Blend.of(prompt))])
         async with client.control(session, from_frame=0) as controller:
             await controller.start()
-            pushing = asyncio.create_task(push(controller, pictures, format, rate, seen))
+            pushing = asyncio.create_task(
+                push(controller, cycle(pictures), format, rate, seen.sent_at.__setitem__)
+            )
             try:
                 async for event in controller:
                     seen.take(event)
