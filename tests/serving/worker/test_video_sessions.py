@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from serving.weights.loader import OpenedModel, open_model
 from serving.worker.blocks import video_loops
 from serving.worker.capacity import loop_choice
 from serving.worker.capacity.capacity import Capacity, Load
+from serving.worker.state.active_session import ActiveSession
 from tests.serving.worker.bench import MANAGER, NIGHT, NOON, Bench, at_work, cues, run, settled, start
 from tests.serving.worker.pictures.clips import encoded, h264, picture, png
 from tests.support.generators import generator_for
@@ -57,6 +59,10 @@ class Controller:
         self.events: list[pb.Event] = []
 
     @property
+    def session(self) -> ActiveSession:
+        return self.bench.session(self.name)
+
+    @property
     def chunks(self) -> list[pb.Chunk]:
         return [event.chunk for event in self.events if event.HasField("chunk")]
 
@@ -72,6 +78,10 @@ class Controller:
     @property
     def input(self) -> pb.InputProgress:
         return next(event.progress.input for event in reversed(self.events) if event.HasField("progress"))
+
+    async def command(self, command: pb.Command) -> pb.Receipt:
+        """One that is answered."""
+        return await self.bench.denoiser.command(self.name, command)
 
     def send(self, *commands: pb.Command, dropped: int = 0) -> None:
         self.bench.denoiser.take_pictures(self.name, ANNA, commands, dropped)
@@ -116,16 +126,23 @@ async def begun(bench: Bench, what: SessionSpec, *prompts: str) -> str:
     return what.session_id
 
 
+@asynccontextmanager
+async def restyling(pocket: OpenedModel, **options: Any) -> AsyncIterator[Controller]:
+    """A session that has been started, on a denoiser of its own, and who steers it."""
+    async with at_work(pocket, **options) as bench:
+        name = await begun(bench, video_spec(pocket))
+        async with controlled(bench, name) as controller:
+            yield controller
+
+
 def test_every_frame_is_made_of_a_picture_and_says_which(pocket: OpenedModel) -> None:
     async def restyle() -> None:
-        async with at_work(pocket) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                await controller.push(range(17))
-                await settled(lambda: controller.frames >= 17)
-                assert [len(chunk.units) for chunk in controller.chunks] == [5, 4, 4, 4]
-                assert controller.pictures == list(range(1000, 1017))
-                assert (controller.input.received, controller.input.dropped) == (17, 0)
+        async with restyling(pocket) as controller:
+            await controller.push(range(17))
+            await settled(lambda: controller.frames >= 17)
+            assert [len(chunk.units) for chunk in controller.chunks] == [5, 4, 4, 4]
+            assert controller.pictures == list(range(1000, 1017))
+            assert (controller.input.received, controller.input.dropped) == (17, 0)
 
     run(restyle())
 
@@ -168,39 +185,37 @@ def test_the_frames_are_those_that_the_engine_makes_of_the_same_pictures(pocket:
 @LOOPS
 def test_a_prompt_changes_the_next_block(pocket: OpenedModel, loop: Loop) -> None:
     async def restyle() -> None:
-        async with at_work(pocket, video_loop=loop) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                await controller.push(range(9))
-                cue = pb.Cue(prompts=[pb.WeightedPrompt(text=NIGHT)])
-                await bench.denoiser.command(name, pb.Command(id="night", schedule_prompt=cue))
-                await controller.push(range(9, 21))
-                await settled(lambda: controller.frames >= 17)
-                applied = [event.applied for event in controller.events if event.HasField("applied")]
-                assert [cue.cue.prompts[0].text for cue in applied] == [NOON, NIGHT]
-                assert applied[1].frame in (5, 9, 13)
+        async with restyling(pocket, video_loop=loop) as controller:
+            await controller.push(range(9))
+            cue = pb.Cue(prompts=[pb.WeightedPrompt(text=NIGHT)])
+            await controller.command(pb.Command(id="night", schedule_prompt=cue))
+            await controller.push(range(9, 21))
+            await settled(lambda: controller.frames >= 17)
+            applied = [event.applied for event in controller.events if event.HasField("applied")]
+            assert [cue.cue.prompts[0].text for cue in applied] == [NOON, NIGHT]
+            assert applied[1].frame in (5, 9, 13)
 
     run(restyle())
 
 
 def test_pictures_that_come_too_fast_are_dropped_and_counted(pocket: OpenedModel) -> None:
     async def flood() -> None:
-        async with at_work(pocket) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                controller.send(*(png(number) for number in range(200)), dropped=3)
-                await settled(lambda: controller.frames >= 9)
-                await asyncio.sleep(0.2)
-                assert controller.input.received == 200
-                assert controller.input.dropped == 203 - len(set(controller.pictures)) - _left(bench, name)
-                assert sorted(controller.pictures) == controller.pictures
+        async with restyling(pocket) as controller:
+            controller.send(*(png(number) for number in range(200)), dropped=3)
+            await settled(lambda: controller.frames >= 9)
+            await asyncio.sleep(0.2)
+            assert controller.input.received == 200
+            assert controller.input.dropped == 203 - len(set(controller.pictures)) - _left(
+                controller.bench, controller.name
+            )
+            assert sorted(controller.pictures) == controller.pictures
 
     run(flood())
 
 
-def _left(bench: Bench, name: str) -> int:
+def _left(session: ActiveSession) -> int:
     """Pictures that wait for the rest of their block."""
-    session_input = bench.session(name).input
+    session_input = session.input
     assert session_input is not None
     return len(set(session_input._shown))
 
@@ -208,66 +223,58 @@ def _left(bench: Bench, name: str) -> int:
 @LOOPS
 def test_the_end_of_the_pictures_fills_the_last_block(pocket: OpenedModel, loop: Loop) -> None:
     async def end() -> None:
-        async with at_work(pocket, video_loop=loop) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                await controller.push(range(7))
-                controller.send(pb.Command(end_input=pb.EndInput()))
-                await settled(lambda: controller.frames >= 9)
-                assert controller.pictures == [*range(1000, 1007), 1006, 1006]
-                await controller.push(range(100, 108))
-                await settled(lambda: controller.frames >= 13)
-                assert controller.pictures[9:13] == [1100, 1101, 1102, 1103]
+        async with restyling(pocket, video_loop=loop) as controller:
+            await controller.push(range(7))
+            controller.send(pb.Command(end_input=pb.EndInput()))
+            await settled(lambda: controller.frames >= 9)
+            assert controller.pictures == [*range(1000, 1007), 1006, 1006]
+            await controller.push(range(100, 108))
+            await settled(lambda: controller.frames >= 13)
+            assert controller.pictures[9:13] == [1100, 1101, 1102, 1103]
 
     run(end())
 
 
 def test_who_sends_nothing_for_a_second_is_waited_for(pocket: OpenedModel) -> None:
     async def wait() -> None:
-        async with at_work(pocket) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
+        async with restyling(pocket) as controller:
 
-                def reasons() -> list[int]:
-                    return [event.state.waiting for event in controller.events if event.HasField("state")]
+            def reasons() -> list[int]:
+                return [event.state.waiting for event in controller.events if event.HasField("state")]
 
-                await settled(lambda: pb.WAIT_REASON_INPUT in reasons())
-                await controller.push(range(5))
-                await settled(lambda: reasons()[-1] == pb.WAIT_REASON_UNSPECIFIED)
+            await settled(lambda: pb.WAIT_REASON_INPUT in reasons())
+            await controller.push(range(5))
+            await settled(lambda: reasons()[-1] == pb.WAIT_REASON_UNSPECIFIED)
 
     run(wait())
 
 
 def test_pictures_that_come_while_the_session_is_paused_are_dropped(pocket: OpenedModel) -> None:
     async def pause() -> None:
-        async with at_work(pocket) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                await controller.push(range(5))
-                await settled(lambda: controller.frames >= 5)
-                await bench.denoiser.command(name, pb.Command(id="pause", pause=pb.Pause()))
-                controller.send(*(png(number) for number in range(5, 9)))
-                await bench.denoiser.command(name, pb.Command(id="resume", resume=pb.Resume()))
-                await controller.push(range(20, 24))
-                await settled(lambda: controller.frames >= 9)
-                assert controller.pictures[5:] == [1020, 1021, 1022, 1023]
-                assert controller.input.dropped == 4
+        async with restyling(pocket) as controller:
+            await controller.push(range(5))
+            await settled(lambda: controller.frames >= 5)
+            await controller.command(pb.Command(id="pause", pause=pb.Pause()))
+            controller.send(*(png(number) for number in range(5, 9)))
+            await controller.command(pb.Command(id="resume", resume=pb.Resume()))
+            await controller.push(range(20, 24))
+            await settled(lambda: controller.frames >= 9)
+            assert controller.pictures[5:] == [1020, 1021, 1022, 1023]
+            assert controller.input.dropped == 4
 
     run(pause())
 
 
 def test_a_stream_of_a_camera_is_sampled(pocket: OpenedModel) -> None:
     async def restyle() -> None:
-        async with at_work(pocket) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                for number, unit in enumerate(h264(30)):
-                    sent = pb.Picture(id=number, time_us=number * 33_333, format=pb.PICTURE_FORMAT_H264, data=unit)
-                    controller.send(pb.Command(picture=sent))
-                    await at_rest(bench, name)
-                await settled(lambda: controller.frames >= 13)
-                assert controller.pictures[:9] == [0, 1, 3, 5, 7, 9, 11, 13, 15]
-                assert (controller.input.broken, controller.input.dropped) == (0, 0)
+        async with restyling(pocket) as controller:
+            for number, unit in enumerate(h264(30)):
+                sent = pb.Picture(id=number, time_us=number * 33_333, format=pb.PICTURE_FORMAT_H264, data=unit)
+                controller.send(pb.Command(picture=sent))
+                await at_rest(controller.bench, controller.name)
+            await settled(lambda: controller.frames >= 13)
+            assert controller.pictures[:9] == [0, 1, 3, 5, 7, 9, 11, 13, 15]
+            assert (controller.input.broken, controller.input.dropped) == (0, 0)
 
     run(restyle())
 
@@ -375,19 +382,19 @@ def test_a_session_goes_on_from_a_clients_snapshot_with_new_pictures(pocket: Ope
 
 def test_reset_begins_with_the_next_pictures(pocket: OpenedModel) -> None:
     async def reset() -> None:
-        async with at_work(pocket) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                await controller.push(range(7))
-                await bench.denoiser.command(name, pb.Command(id="reset", reset=pb.Reset()))
-                with pytest.raises(WrongState):
-                    await bench.denoiser.command(name, pb.Command(id="start 2", start=pb.Start()))
-                cue = pb.Cue(frame=0, prompts=[pb.WeightedPrompt(text=NIGHT)])
-                await bench.denoiser.command(name, pb.Command(id="night", schedule_prompt=cue))
-                await bench.denoiser.command(name, pb.Command(id="start 3", start=pb.Start()))
-                await controller.push(range(30, 35))
-                await settled(lambda: controller.events[-1].take == 1 and controller.chunks[-1].first_frame == 0)
-                await settled(lambda: controller.pictures[-5:] == [1030, 1031, 1032, 1033, 1034])
+        async with restyling(pocket) as controller:
+            await controller.push(range(7))
+            await controller.command(pb.Command(id="reset", reset=pb.Reset()))
+            with pytest.raises(WrongState):
+                await controller.bench.denoiser.command(
+                    controller.name, pb.Command(id="start 2", start=pb.Start())
+                )
+            cue = pb.Cue(frame=0, prompts=[pb.WeightedPrompt(text=NIGHT)])
+            await controller.command(pb.Command(id="night", schedule_prompt=cue))
+            await controller.command(pb.Command(id="start 3", start=pb.Start()))
+            await controller.push(range(30, 35))
+            await settled(lambda: controller.events[-1].take == 1 and controller.chunks[-1].first_frame == 0)
+            await settled(lambda: controller.pictures[-5:] == [1030, 1031, 1032, 1033, 1034])
 
     run(reset())
 
@@ -406,38 +413,34 @@ def mixed(bench: Bench, name: str) -> dict[int, float]:
 
 def test_another_share_of_noise_holds_from_the_block_at_which_its_cue_applies(pocket: OpenedModel) -> None:
     async def restyle() -> None:
-        async with at_work(pocket) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                await controller.push(range(9))
-                await settled(lambda: controller.frames >= 9)
-                receipt = await bench.denoiser.command(name, restyled_cue(noise_scale=0.6))
-                await controller.push(range(9, 21))
-                await settled(lambda: controller.frames >= 21)
-                assert receipt.frame == 9
-                assert mixed(bench, name) == {0: 0.85, 1: 0.85, 2: 0.6, 3: 0.6, 4: 0.6}
+        async with restyling(pocket) as controller:
+            await controller.push(range(9))
+            await settled(lambda: controller.frames >= 9)
+            receipt = await controller.command(restyled_cue(noise_scale=0.6))
+            await controller.push(range(9, 21))
+            await settled(lambda: controller.frames >= 21)
+            assert receipt.frame == 9
+            assert mixed(controller.bench, controller.name) == {0: 0.85, 1: 0.85, 2: 0.6, 3: 0.6, 4: 0.6}
 
     run(restyle())
 
 
 def test_a_sink_is_renewed_with_the_block_at_which_its_cue_applies(pocket: OpenedModel) -> None:
     async def restyle() -> None:
-        async with at_work(pocket) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
-                await controller.push(range(9))
-                await settled(lambda: controller.frames >= 9)
-                await bench.denoiser.command(name, restyled_cue(renews_sink=True))
-                await controller.push(range(9, 17))
-                await settled(lambda: controller.frames >= 17)
-                stream = bench.session(name).stream
-                assert isinstance(stream, VideoStream)
-                assert {kept.number: kept.renews for kept in stream.inputs} == {
-                    0: False,
-                    1: False,
-                    2: True,
-                    3: False,
-                }
+        async with restyling(pocket) as controller:
+            await controller.push(range(9))
+            await settled(lambda: controller.frames >= 9)
+            await controller.command(restyled_cue(renews_sink=True))
+            await controller.push(range(9, 17))
+            await settled(lambda: controller.frames >= 17)
+            stream = controller.session.stream
+            assert isinstance(stream, VideoStream)
+            assert {kept.number: kept.renews for kept in stream.inputs} == {
+                0: False,
+                1: False,
+                2: True,
+                3: False,
+            }
 
     run(restyle())
 
@@ -469,23 +472,21 @@ def test_where_time_is_short_blocks_go_through_stream_batch_and_back_and_none_is
     monkeypatch.setattr(capacity, "busy", taken)
 
     async def restyle() -> None:
-        async with at_work(pocket, capacity=capacity) as bench:
-            name = await begun(bench, video_spec(pocket))
-            async with controlled(bench, name) as controller:
+        async with restyling(pocket, capacity=capacity) as controller:
 
-                def loops() -> list[int]:
-                    return [event.state.loop for event in controller.events if event.HasField("state")]
+            def loops() -> list[int]:
+                return [event.state.loop for event in controller.events if event.HasField("state")]
 
-                await controller.push(range(9))
-                busy["plain"] = 0.95
-                await controller.push(range(9, 21))
-                await settled(lambda: loops()[-1] == pb.VIDEO_LOOP_BATCH)
-                assert controller.frames < 21
-                busy["plain"] = 0.5
-                await settled(lambda: loops()[-1] == pb.VIDEO_LOOP_PLAIN)
-                await controller.push(range(21, 29))
-                await settled(lambda: controller.frames >= 29)
-                assert controller.pictures == list(range(1000, 1029))
+            await controller.push(range(9))
+            busy["plain"] = 0.95
+            await controller.push(range(9, 21))
+            await settled(lambda: loops()[-1] == pb.VIDEO_LOOP_BATCH)
+            assert controller.frames < 21
+            busy["plain"] = 0.5
+            await settled(lambda: loops()[-1] == pb.VIDEO_LOOP_PLAIN)
+            await controller.push(range(21, 29))
+            await settled(lambda: controller.frames >= 29)
+            assert controller.pictures == list(range(1000, 1029))
 
     run(restyle())
 
