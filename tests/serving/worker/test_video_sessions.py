@@ -205,9 +205,7 @@ def test_pictures_that_come_too_fast_are_dropped_and_counted(pocket: OpenedModel
             await settled(lambda: controller.frames >= 9)
             await asyncio.sleep(0.2)
             assert controller.input.received == 200
-            assert controller.input.dropped == 203 - len(set(controller.pictures)) - _left(
-                controller.bench, controller.name
-            )
+            assert controller.input.dropped == 203 - len(set(controller.pictures)) - _left(controller.session)
             assert sorted(controller.pictures) == controller.pictures
 
     run(flood())
