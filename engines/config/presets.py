@@ -18,6 +18,8 @@ from engines.errors import ConfigError
 
 WAN_1_3B = TransformerConfig(dim=1536, layers=30, heads=12, ffn_dim=8960)
 
+WAN_14B = TransformerConfig(dim=5120, layers=40, heads=40, ffn_dim=13824)
+
 TINY = TransformerConfig(
     dim=96, layers=3, heads=3, ffn_dim=192, freq_dim=64, text_dim=32, text_len=256, latent_channels=16
 )
@@ -62,7 +64,7 @@ def _wan(
     transformer: TransformerConfig = WAN_1_3B,
     video: VideoStreamConfig | None = None,
 ) -> ModelConfig:
-    """A distillation of Wan2.1's 1.3B model, with its VAE and text encoder."""
+    """A distillation of one of Wan2.1's models, with the VAE and the text encoder that they share."""
     return ModelConfig(
         name, transformer, VAEConfig(), TextEncoderConfig(), stream, endless, video=video,
         needs_video=video is not None,
@@ -81,6 +83,9 @@ PRESETS = {
         _wan("one-forcing-1.3b", ONE_STEP, endless=False),
         _wan("causal-rcm-1.3b", RCM, endless=False, transformer=replace(WAN_1_3B, fp32_time=True)),
         _wan("streamdiffusionv2-1.3b", STREAM_BATCH, endless=False, video=VideoStreamConfig()),
+        _wan(
+            "streamdiffusionv2-14b", STREAM_BATCH, endless=False, transformer=WAN_14B, video=VideoStreamConfig(),
+        ),
         _wan("infinite-forcing-1.3b", StreamConfig(window_frames=6, sink_frames=1)),
         ModelConfig(
             "pocket", POCKET, PatchVAEConfig(), POCKET_TEXT, StreamConfig(height=96, width=160, shift=3.0),

@@ -12,6 +12,9 @@ from engines.runner.protocol import ModelRunner
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import EAGER, KernelBackends
 
+WIDEST_TOKEN = 2048
+"""Channels for which the kernels have tiles."""
+
 DATACENTER_BLACKWELL = 10
 """Major compute capability of B200 and its like."""
 
@@ -24,6 +27,16 @@ def can_use_cuda_graphs(backends: KernelBackends, device: torch.device) -> bool:
 def kv_format_of(backends: KernelBackends) -> KVFormat:
     """How windows are kept for them."""
     return KVFormat(backends.keys == "int8", backends.values == "int8")
+
+
+def _require_tiles(transformer: CausalTransformer) -> None:
+    """Raise ConfigError for a transformer that is too wide for the kernels."""
+    dim = transformer.config.dim
+    if dim > WIDEST_TOKEN:
+        raise ConfigError(
+            f"the transformer's tokens have {dim} channels, and the kernels take at most {WIDEST_TOKEN}; "
+            "say --kernels reference"
+        )
 
 
 def _require_int8_products(transformer: CausalTransformer) -> None:
@@ -40,7 +53,11 @@ def _require_int8_products(transformer: CausalTransformer) -> None:
 
 
 def select_runner(transformer: CausalTransformer, backends: KernelBackends, *, graphs: bool) -> ModelRunner:
-    """Passes as `backends` say, replayed from CUDA graphs if asked for; ConfigError where graphs cannot be."""
+    """Passes as `backends` say, replayed from CUDA graphs if asked for.
+
+    Raises ConfigError where graphs cannot be, and for a transformer that is too wide for kernels or is made in 8
+    bits for another chip.
+    """
     if graphs and transformer.device.type != "cuda":
         raise ConfigError(f"CUDA graphs need a CUDA device; the transformer is on {transformer.device}")
     _require_int8_products(transformer)
@@ -50,6 +67,7 @@ def select_runner(transformer: CausalTransformer, backends: KernelBackends, *, g
                 f"CUDA graphs need kernels that read from the device what rows address; they are {backends}"
             )
         return EagerRunner(transformer)
+    _require_tiles(transformer)
     # Kernels bring Triton, which not every machine has.
     from engines.runner.fused import FusedRunner
 

@@ -169,6 +169,10 @@ CATALOG = {
             "wan_causal_dmd_v2v/model.pt",
         ),
         _over_wan(
+            "streamdiffusionv2-14b", "StreamDiffusionV2 14B: restyles videos, with --kernels reference",
+            STREAM_DIFFUSION, "wan_causal_dmd_v2v_14b/model.pt",
+        ),
+        _over_wan(
             "infinite-forcing-1.3b", "Infinite-Forcing 1.3B: endless", INFINITE_FORCING, "ema_model.pt",
         ),
     )

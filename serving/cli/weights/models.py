@@ -15,6 +15,7 @@ from engines.config.quantization import QuantizationConfig
 from engines.errors import EngineError
 from engines.loading.footprint import memory_needed
 from engines.loading.memory_plan import plan_memory
+from engines.runner.selection import WIDEST_TOKEN
 from serving.errors import DownloadError
 from serving.weights.catalog import CATALOG, CatalogEntry
 from serving.weights.loader import POCKET, configured
@@ -92,10 +93,13 @@ def _is_whole(entry: CatalogEntry, folder: Path, manifest: Manifest) -> bool:
 
 
 def memory_of(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> str:
-    """What a server of a model takes of a graphics card with one session: as it is, and on a small card."""
+    """What a server of a model takes of a graphics card with one session: as it is, and on a small card.
+
+    There is no second plan for a model that is too wide for the kernels that such a card needs.
+    """
     config = model_config(name, folder)
     plans = {f"{name}, everything on the card": plan_memory(config, dtype)}
-    if config.name in CATALOG:
+    if config.name in CATALOG and config.transformer.dim <= WIDEST_TOKEN:
         recipe = config.transformer.quantization or QuantizationConfig("int8")
         quantized = replace(config, transformer=replace(config.transformer, quantization=recipe))
         small = configured(quantized, "tiny", int8_text=True)

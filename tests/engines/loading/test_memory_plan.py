@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import prod
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from engines.config.model import ModelConfig
 from engines.config.presets import TAEW2_1, preset
 from engines.config.quantization import QuantizationConfig
 from engines.loading.memory_plan import plan_memory
+from engines.wan.transformer import CausalTransformer
 
 LONGLIVE = preset("longlive-1.3b")
+STREAM_DIFFUSION, STREAM_DIFFUSION_14B = preset("streamdiffusionv2-1.3b"), preset("streamdiffusionv2-14b")
 INT8 = replace(LONGLIVE, transformer=replace(LONGLIVE.transformer, quantization=QuantizationConfig("int8", 0.5)))
 INT8_TINY = replace(INT8, vae=TAEW2_1)
 USABLE_24, USABLE_16 = 22_500_000_000, 14_800_000_000
@@ -28,6 +31,8 @@ USABLE_24, USABLE_16 = 22_500_000_000, 14_800_000_000
         (INT8_TINY, PLAIN_KV, 6.9, 10.6, 5, 3),
         (INT8_TINY, KVFormat(int8_keys=True), 6.1, 8.9, 6, 3),
         (INT8_TINY, KVFormat(int8_keys=True, int8_values=True), 5.2, 7.2, 9, 5),
+        (STREAM_DIFFUSION, PLAIN_KV, 15.6, 22.3, 2, 0),
+        (STREAM_DIFFUSION_14B, PLAIN_KV, 54.0, 73.2, 0, 0),
     ],
 )
 def test_sessions_at_480x832_without_the_text_encoder(
@@ -58,9 +63,21 @@ def test_the_sum_is_written_out_and_says_what_is_an_estimate() -> None:
 
 
 def test_a_model_that_restyles_videos_counts_a_window_for_every_step_and_the_encoder() -> None:
-    video, text = preset("streamdiffusionv2-1.3b"), preset("self-forcing-1.3b")
-    plan, without = plan_memory(video, torch.bfloat16), plan_memory(text, torch.bfloat16)
+    text = preset("self-forcing-1.3b")
+    plan, without = plan_memory(STREAM_DIFFUSION, torch.bfloat16), plan_memory(text, torch.bfloat16)
     lines = {line.what: line.nbytes for line in plan.session}
     assert lines["a session's cache of the encoder"] > 0
     assert lines["a session's window, keys plain and values plain"] == 2 * 6 * 1560 * 30 * 2 * 1536 * 2
     assert "a session's cache of the encoder" not in {line.what for line in without.session}
+
+
+def test_the_14b_model_has_the_tensors_of_wans_and_a_window_of_40_layers_for_every_step() -> None:
+    with torch.device("meta"):
+        network = CausalTransformer(STREAM_DIFFUSION_14B.transformer)
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    assert len(shapes) == 15 + 40 * 27
+    assert shapes["blocks.39.ffn.0.weight"] == (13824, 5120)
+    assert sum(map(prod, shapes.values())) == 14_288_491_584
+    plan = plan_memory(STREAM_DIFFUSION_14B, torch.bfloat16)
+    lines = {line.what: line.nbytes for line in plan.session}
+    assert lines["a session's window, keys plain and values plain"] == 2 * 6 * 1560 * 40 * 2 * 5120 * 2
