@@ -86,6 +86,7 @@ class SessionService(SessionAPI):
         self._options = OptionsChecker(config, model)
         rooms: SharedAnswer[dict[str, int]] = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
         self._evacuation = Evacuation(register, config, self._options, rooms, lambda: self._callers.names, others)
+        self._arriving: set[asyncio.Task[pb.Session]] = set()
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         self._recordings = Recordings(
             self._relay, config.recordings, lambda: self._callers.names, config.limits.recording_frames,
@@ -157,9 +158,16 @@ class SessionService(SessionAPI):
     @override
     async def import_session(self, request: pb.ImportSessionRequest, caller: Caller) -> pb.Session:
         spec, resume = await self._evacuation.arrival(request, caller)
+        arriving = asyncio.create_task(self._arrive(spec, resume, request.transfer))
+        self._arriving.add(arriving)
+        arriving.add_done_callback(self._arriving.discard)
+        # Who sends it may be gone before it is here; what became of it is then for `settle` to say.
+        return await asyncio.shield(arriving)
+
+    async def _arrive(self, spec: SessionSpec, resume: ResumeState, transfer: str) -> pb.Session:
         copy = self._new_copy(spec, (), resume)
-        session = await self._open(spec.session_id, Caller(spec.caller), copy, request.transfer)
-        await self._evacuation.require_arrived(spec.session_id, request.transfer)
+        session = await self._open(spec.session_id, Caller(spec.caller), copy, transfer)
+        await self._evacuation.require_arrived(spec.session_id, transfer)
         return session
 
     @override

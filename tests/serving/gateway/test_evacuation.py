@@ -61,7 +61,13 @@ class Calls(OperatorCalls):
     async def send(self, request: pb.ImportSessionRequest) -> pb.Session:
         if self._lost.get("send") == "request":
             raise ReplicaLost("the request is lost")
-        session = await self._service.import_session(request, OPERATOR)
+        importing = asyncio.create_task(self._service.import_session(request, OPERATOR))
+        if self._lost.get("send") == "caller":
+            while not self._service.is_standby:
+                await asyncio.sleep(0)
+            importing.cancel()
+            raise ReplicaLost("the call was cancelled when it had begun")
+        session = await importing
         if self._lost.get("send") == "answer":
             raise ReplicaLost("the answer is lost")
         return session
@@ -244,7 +250,7 @@ def test_a_session_whose_import_is_not_answered_goes_on_where_it_is(
     run(lose())
 
 
-@pytest.mark.parametrize("lost", ["request", "answer"])
+@pytest.mark.parametrize("lost", ["request", "answer", "caller"])
 def test_another_manager_finds_out_what_became_of_a_held_session(
     pocket: OpenedModel, tmp_path: Path, lost: str
 ) -> None:
