@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -12,8 +12,9 @@ from torch import nn
 from engines.cache.kv_cache import PLAIN_KV, CacheLayout, CacheSize, KVFormat, cache_size
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.model import ModelConfig
+from engines.config.networks import AutoencoderConfig
 from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
-from engines.loading.model import build_vae
+from engines.loading.model import Autoencoder, build_vae
 from engines.text.umt5 import UMT5Encoder
 from engines.wan.transformer import CausalTransformer
 
@@ -53,9 +54,13 @@ def session_bytes(
         window=size.window * layout.window_token_bytes,
         raw_keys=size.raw * layout.raw_token_bytes,
         prompt=(size.prompts - config.transformer.text_len) * layout.prompt_token_bytes,
-        decoder=_decoder_bytes(config, stream, dtype),
+        decoder=_decoder_bytes(
+            config.vae, stream.latent_shape(config.vae.latent_channels, stream.block_frames), dtype
+        ),
         slot_choice=layout.nbytes(CacheSize(0, 0, 0, size.means, size.records)),
-        encoder=_encoder_bytes(config, stream, dtype) if isinstance(stream, VideoStreamConfig) else 0,
+        encoder=_encoder_bytes(config.encoder or config.vae, stream.height, stream.width, dtype)
+        if isinstance(stream, VideoStreamConfig)
+        else 0,
     )
 
 
@@ -66,26 +71,33 @@ def largest_session_bytes(
     return max((session_bytes(config, stream, dtype, kv_format) for stream in streams), key=sum)
 
 
+@cache
 @torch.inference_mode()
-def _decoder_bytes(config: ModelConfig, stream: AnyStreamConfig, dtype: torch.dtype) -> int:
-    """Of a decoder's cache in the middle of a stream."""
-    vae = build_vae(config.vae).to("meta", dtype)
-    shape = stream.latent_shape(config.vae.latent_channels, stream.block_frames)
+def _decoder_bytes(config: AutoencoderConfig, shape: Sequence[int], dtype: torch.dtype) -> int:
+    """Of a decoder's cache in the middle of a stream; `shape` is that of a block's latents."""
+    vae = _described(config, dtype)
     latents, conv_cache = torch.empty(1, *shape, device="meta", dtype=dtype), vae.start_decoding()
     for _ in range(2):
         conv_cache = vae.decode(latents, conv_cache).cache
     return conv_cache.nbytes
 
 
+@cache
 @torch.inference_mode()
-def _encoder_bytes(config: ModelConfig, stream: VideoStreamConfig, dtype: torch.dtype) -> int:
+def _encoder_bytes(config: AutoencoderConfig, height: int, width: int, dtype: torch.dtype) -> int:
     """Of an encoder's cache in the middle of a stream."""
-    vae = build_vae(config.encoder or config.vae).to("meta", dtype)
+    vae = _described(config, dtype)
     conv_cache = vae.start_encoding()
     for frames in (1, TEMPORAL_FACTOR, TEMPORAL_FACTOR):
-        pictures = torch.empty(1, frames, 3, stream.height, stream.width, device="meta", dtype=dtype)
+        pictures = torch.empty(1, frames, 3, height, width, device="meta", dtype=dtype)
         conv_cache = vae.encode(pictures, conv_cache).cache
     return conv_cache.nbytes
+
+
+def _described(config: AutoencoderConfig, dtype: torch.dtype) -> Autoencoder:
+    """An autoencoder without memory."""
+    with torch.device("meta"):
+        return build_vae(config).to("meta", dtype)
 
 
 class ModelBytes(NamedTuple):

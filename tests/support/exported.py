@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from engines.config.networks import AutoencoderConfig, PatchVAEConfig, TAEHVConfig, VAEConfig
@@ -31,12 +33,19 @@ def random_codec(kind: str) -> Codec:
 
 
 class Exported:
-    """A codec and the graphs of all its kinds of call."""
+    """A codec and the graphs of all its kinds of call, made once for all processes that share `folder`."""
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.codec = random_codec(kind)
+        made = folder / f"{kind}.pickle"
+        with FileLock(folder / f"{kind}.lock"):
+            if not made.exists():
+                made.write_bytes(pickle.dumps(self._export(folder / kind)))
+        self.graphs: dict[str, StageGraph] = pickle.loads(made.read_bytes())
+
+    def _export(self, folder: Path) -> dict[str, StageGraph]:
         calls = [DecoderCall(first, frames, HEIGHT, WIDTH) for first in (True, False) for frames in (1, 2, 3)]
-        self.graphs: dict[str, StageGraph] = {
+        return {
             call.name: export_decoder(self.codec, call, folder / call.name, "weights", torch.float32)
             for call in calls
         }
