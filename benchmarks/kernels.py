@@ -22,8 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.kernel_cases.attention import DENSE, attention_cases
+from benchmarks.kernel_cases.case import Case, MakeCase, Maker, Sizes
+from benchmarks.kernel_cases.decoder import decoder_cases
+from benchmarks.kernel_cases.eight_bits import eight_bit_cases
+from benchmarks.kernel_cases.slot_choice import slot_cases
+from benchmarks.kernel_cases.token_rows import token_row_cases
 from benchmarks.measure.counts import Work
-from benchmarks.measure.kernel_cases import DENSE, Case, Sizes, all_cases
 from benchmarks.measure.machine import RESULTS, Machine, Rates
 from benchmarks.measure.timing import Samples, sample
 from kernels.tiles import interpreted
@@ -54,6 +59,13 @@ class Row:
     def right(self) -> bool:
         """It ran, and is close enough. A NaN is not."""
         return self.failed is None and self.rms_error is not None and self.rms_error <= self.bound
+
+
+def all_cases(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> list[MakeCase]:
+    """Every op."""
+    rooms = (attention_cases, slot_cases, token_row_cases, eight_bit_cases, decoder_cases)
+    make = Maker(sizes, device, dtype)
+    return [case for cases in rooms for case in cases(make)]
 
 
 def measure(sizes: Sizes, device: torch.device, dtype: torch.dtype, runs: int) -> Iterator[Row]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import kernels
-from benchmarks.kernels import Row, measure, unwritten_is_nan
+from benchmarks.kernel_cases.case import Case, Maker, Sizes
+from benchmarks.kernels import Row, all_cases, measure, unwritten_is_nan
 from benchmarks.measure.counts import Work
-from benchmarks.measure.kernel_cases import Case, Maker, Sizes, all_cases
 from benchmarks.measure.timing import Samples
 
 CPU = torch.device("cpu")

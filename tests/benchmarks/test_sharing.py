@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from benchmarks import compiled, sharing, trace
+from benchmarks.kernel_cases.attention import DENSE
 from benchmarks.kernels import Row, as_comparison
 from benchmarks.measure.counts import Work
-from benchmarks.measure.kernel_cases import DENSE
 from benchmarks.measure.subject import Options
 from benchmarks.measure.timing import Samples
 from engines.config.presets import preset

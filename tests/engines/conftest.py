@@ -8,6 +8,7 @@ from tests.support.exported import CODECS, Exported
 
 
 @pytest.fixture(scope="session", params=CODECS)
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Exported:
     """A tiny codec and its graphs."""
-    return Exported(request.param, tmp_path_factory.mktemp(request.param))
+    own = tmp_path_factory.getbasetemp()
+    return Exported(request.param, own if worker_id == "master" else own.parent)

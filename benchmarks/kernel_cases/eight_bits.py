@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from benchmarks.kernel_cases.case import EPS, Case, MakeCase, Maker, Tensors
 from kernels import eight_bits
 from kernels import linear_fp8 as fp8
 from kernels import linear_int8 as int8
@@ -21,11 +21,6 @@ from kernels.layernorm_modulate import (
 )
 from kernels.quantize import quantize_rows_triton
 from kernels.tiles import INTERPRETER, architecture
-
-if TYPE_CHECKING:
-    from benchmarks.measure.kernel_cases import Case, MakeCase, Maker, Tensors
-
-EPS = 1e-6
 
 ROUNDED_BOUND = 1e-2
 """For INT8 whose 255 levels are computed otherwise: few of them are one off."""
