@@ -47,6 +47,16 @@ class LeaseConfig:
         return 5 * self.lease_s
 
     @property
+    def beat_every_s(self) -> float:
+        """How often a stream without news says that its replica lives."""
+        return self.lease_s / 4
+
+    @property
+    def feed_silence_s(self) -> float:
+        """Silence after which a feed is opened again: that its replica is silent, the leases notice before."""
+        return 5 * self.lease_s
+
+    @property
     def doubt_after_s(self) -> float:
         """Silence of a replica after which its manager prepares another copy."""
         return 0.4 * self.lease_s
@@ -55,6 +65,11 @@ class LeaseConfig:
     def takeover_wait_s(self) -> float:
         """Silence after which no lease is left, on clocks that run up to 1 % apart."""
         return 1.1 * self.lease_s
+
+    @property
+    def behind_wait_s(self) -> float:
+        """The same where the standby copy lacks what its owner has done since its feed broke."""
+        return 5 * self.lease_s
 
     @property
     def stream_timeout_s(self) -> float:
@@ -83,7 +98,7 @@ class LeaseConfig:
 
     @property
     def standby_expires_s(self) -> float:
-        """How long a session may wait for a replica: older standby copies are not used, and it is lost."""
+        """How long a session may wait for a replica; then it is lost."""
         return 100 * self.lease_s
 
 

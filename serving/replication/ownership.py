@@ -85,7 +85,8 @@ class StandbyOwnership:
         self._owner_gone = True
         self._owner_confirmed = False
         self._is_full = adopt is None
-        self._fed_at = now
+        self._is_behind = False
+        self._alive_at = now
         self._attempt: str | None = None
         self._prepare_at = now
         self.prepare_timeout_s = config.prepare_timeout_s
@@ -159,6 +160,7 @@ class StandbyOwnership:
         elif report.epoch > self.epoch:
             return self._release()
         elif report.epoch == self.epoch:
+            self._alive_at = now
             self._confirm(now)
         return self.tick(now)
 
@@ -173,16 +175,25 @@ class StandbyOwnership:
         return actions
 
     def fed(self, epoch: int, full: bool, now: float) -> list[Action]:
-        """The owner's stream of `epoch` has brought a delta or a heartbeat. `full` if nothing is missing under it.
+        """The owner's stream of `epoch` has brought a delta or a heartbeat; `full` once the full state has come.
 
         What comes while another copy is being committed has come too late: that copy goes on without it.
         """
         if not self.is_fed(epoch):
             return []
-        self._is_full, self._fed_at = full, now
+        if full:
+            self._is_full, self._is_behind = True, False
+        self._alive_at = now
         self._confirm(now)
         # What is being prepared lacks it, and must not become the owner.
         return self._give_up_attempt(now) if self.phase is Phase.PREPARING else []
+
+    def fell_behind(self, epoch: int, now: float) -> list[Action]:
+        """The owner of `epoch` has gone on since its stream broke, and the copy lacks what it has done since."""
+        if not self.is_fed(epoch):
+            return []
+        self._is_behind = True
+        return self.tick(now)
 
     def end(self, reason: str, now: float) -> list[Action]:
         """The session is not to be opened again: it costs more than itself."""
@@ -276,8 +287,14 @@ class StandbyOwnership:
         return self.phase in (Phase.SERVING, Phase.PREPARING, Phase.MOVING, Phase.HELD)
 
     def _is_usable(self, now: float) -> bool:
-        """Whether the standby copy may be opened."""
-        return self._is_full and now - self._fed_at <= self._config.standby_expires_s
+        """Whether the standby copy may be opened: if it is behind, only once its owner is waited for no more."""
+        is_waited_for = not self._owner_gone and self._silence(now) < self._config.behind_wait_s
+        return self._is_full and not (self._is_behind and is_waited_for)
+
+    def _is_lost(self, now: float) -> bool:
+        """Whether nothing is left of the session, or no replica has taken it for too long."""
+        is_nowhere = self._owner_gone and not self._is_full
+        return is_nowhere or now - self._alive_at > self._config.standby_expires_s
 
     def _silence(self, now: float) -> float:
         assert self.owner is not None
@@ -286,10 +303,6 @@ class StandbyOwnership:
 
     def _is_doubted(self, now: float) -> bool:
         return self._owner_gone or self._silence(now) >= self._config.doubt_after_s
-
-    def _is_given_up(self, now: float) -> bool:
-        """Whether the owner has been silent for too long to be waited for: nobody may ever say that it is dead."""
-        return self.epoch > 0 and self._silence(now) > self._config.standby_expires_s
 
     def _may_take_over(self, now: float) -> bool:
         """Whether the owner has no lease and will get none from this manager or an earlier one."""
@@ -313,8 +326,10 @@ class StandbyOwnership:
 
     def _serve(self, now: float) -> list[Action]:
         if self._is_doubted(now):
+            if self._is_lost(now):
+                return self._lose()
             if not self._is_usable(now):
-                return self._lose() if self._owner_gone or self._is_given_up(now) else self._look(now)
+                return self._look(now)
             if now >= self._retry_at:
                 self.phase, self._attempt, self._prepare_at = Phase.PREPARING, self._new_attempt(), now
                 return [Prepare(self._attempt, self.owner.replica if self.owner else None)]
@@ -339,7 +354,7 @@ class StandbyOwnership:
         return [LookInRegister()]
 
     def _prepare(self, now: float) -> list[Action]:
-        if not self._is_doubted(now) or not self._is_usable(now):
+        if not self._is_doubted(now) or not self._is_usable(now) or self._is_lost(now):
             return [*self._give_up_attempt(now), *self._serve(now)]
         if self._candidate is None:
             is_late = now - self._prepare_at > self.prepare_timeout_s
@@ -385,8 +400,10 @@ class StandbyOwnership:
         self._owner_gone, self._candidate_died = self._candidate_died, False
         # Its own copy nobody else has renewed, or can without a higher epoch; one that it adopts somebody has.
         self._owner_confirmed = owner.attempt == self._attempt
-        # The register has just said that the session goes on, and that nobody has made anything newer of it.
-        self._fed_at = now
+        # What it opened from the standby copy, or from what goes with that, has nothing that the copy lacks.
+        self._is_behind = self._is_behind and not self._owner_confirmed
+        # The register has just said that the session goes on.
+        self._alive_at = now
         self._attempt = self._candidate = self._pending = None
         self._move = self._given_up = 0
         self.prepare_timeout_s = self._config.prepare_timeout_s
@@ -395,7 +412,9 @@ class StandbyOwnership:
         return self.tick(now)
 
     def _lose(self) -> list[Action]:
-        reason = "the replica is gone, and no complete and recent copy of the session was elsewhere"
+        reason = "the replica is gone, and no complete copy of the session was elsewhere"
+        if self._is_full:
+            reason = f"no replica took the session within {self._config.standby_expires_s:g} s"
         if self.epoch == 0:
             self.phase = Phase.RELEASED
             return [SessionLost(reason)]

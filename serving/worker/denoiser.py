@@ -110,8 +110,8 @@ class Denoiser:
         self._replica = replica
         self._metrics = metrics
         self._replay_s = replay_s
-        own_leases = ReplicaLeases(leases or LeaseConfig())
-        self._copies = SessionCopies(slots, own_leases, register, self._free, metrics, capacity)
+        leases = leases or LeaseConfig()
+        self._copies = SessionCopies(slots, ReplicaLeases(leases), register, self._free, metrics, capacity)
         self._pictures = PictureIntake(self._copies, pictures, self._wake)
         self._passes = Passes(engine, executor, capacity)
         self._loop = BlockLoop(
@@ -124,9 +124,10 @@ class Denoiser:
             restart_s, tracer,
         )  # fmt: skip
         self._factory = SessionFactory(engine, text, decoder, executor, replica, provenance)
-        self._saver = SessionSaver(self._copies, engine, executor, self._loop.wake)
+        self._saver = SessionSaver(self._copies, engine, executor, self._loop.wake, leases.prepare_timeout_s)
         self._commands = CommandHandler(self._copies, engine, decoder, executor, self._loop.wake)
-        self._streams = SessionStreams(self._copies, engine, executor, self._loop.wake, viewers)
+        beat_s = leases.beat_every_s
+        self._streams = SessionStreams(self._copies, engine, executor, self._loop.wake, viewers, beat_s)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

@@ -22,23 +22,25 @@ from serving.worker.state.active_session import ActiveSession, at_rest
 
 LEAVES = "another denoiser: its replica is being taken away"
 
-STANDBY_S = 2.0
-"""How long a session that moves waits for its standby."""
-
 MOST_EXACT_BYTES = 256 << 20
 """Of the window of a session that moves as it is: a second of a network; what is larger is rebuilt in less."""
 
 
 class SessionSaver:
-    """Takes the state of sessions between two blocks. `executor` has the one thread that uses the generator."""
+    """Takes the state of sessions between two blocks. `executor` has the one thread that uses the generator.
+
+    A session that moves waits up to `standby_s` for its standby.
+    """
 
     def __init__(
-        self, copies: SessionCopies, engine: StreamEngine, executor: Executor, wake: Callable[[], None]
-    ) -> None:
+        self, copies: SessionCopies, engine: StreamEngine, executor: Executor, wake: Callable[[], None],
+        standby_s: float,
+    ) -> None:  # fmt: skip
         self._copies = copies
         self._engine = engine
         self._executor = executor
         self._wake = wake
+        self._standby_s = standby_s
 
     async def save(self, attempt: str, max_bytes: int) -> SavedSession:
         """The session at its present block, with all its log. Raises LimitReached if that is too long."""
@@ -86,7 +88,7 @@ class SessionSaver:
 
     async def _require_replicated(self, session: ActiveSession) -> None:
         """Raise ReplicaLost while the standby lacks anything."""
-        if session.feed is None or not await session.feed.replicated(STANDBY_S):
+        if session.feed is None or not await session.feed.replicated(self._standby_s):
             raise ReplicaLost("the session's standby has not got all of it yet")
 
     def _goes_exactly(self, session: ActiveSession, machine: dict[str, Any]) -> bool:

@@ -16,9 +16,6 @@ from serving.worker.state.active_session import ActiveSession, at_rest
 from serving.worker.streams.standby_feed import StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 
-BEAT_S = 0.5
-"""How often a stream without news says that its replica lives."""
-
 FULL_STATES_AT_ONCE = 2
 """Standbys for which the full state is put together at a time: at 480x832 each has 10 MB."""
 
@@ -31,18 +28,20 @@ class _OpenStream(NamedTuple):
 class SessionStreams:
     """Streams of the copies on one replica. Nothing but heartbeats leaves while a copy has no lease.
 
-    A session has at most `most_viewers`, beside the controller that steers it.
+    A session has at most `most_viewers`, beside the controller that steers it. A stream without news says each
+    `beat_s` that its replica lives.
     """
 
     def __init__(
         self, copies: SessionCopies, engine: StreamEngine, executor: Executor, wake: Callable[[], None],
-        most_viewers: int,
+        most_viewers: int, beat_s: float,
     ) -> None:  # fmt: skip
         self._copies = copies
         self._engine = engine
         self._executor = executor
         self._wake = wake
         self._most_viewers = most_viewers
+        self._beat_s = beat_s
         self._open: dict[str, _OpenStream] = {}
         self._full_states = asyncio.Semaphore(FULL_STATES_AT_ONCE)
 
@@ -77,7 +76,7 @@ class SessionStreams:
                 session.attach(subscriber, client_id, reattach=reattach, now=_now())
                 self._make_room(session)
             self._wake()
-            async for item in subscriber.items(BEAT_S):
+            async for item in subscriber.items(self._beat_s):
                 if item.event is not None:
                     async for beat in self._beats(session):
                         yield beat
@@ -99,12 +98,15 @@ class SessionStreams:
         session = self._copies.get(attempt)
         if self._copies.leases.standby(attempt) != manager:
             raise NoLease(f"{manager} is not the standby of this copy")
-        feed = await self._appoint(session)
+        appointing = asyncio.create_task(self._appoint(session))
         try:
-            async for item in feed.items(BEAT_S):
+            # A session that waits for its decoder is not at rest for as long as that takes.
+            while not (await asyncio.wait([appointing], timeout=self._beat_s))[0]:
+                yield FeedItem()
+            async for item in appointing.result().items(self._beat_s):
                 yield item
         finally:
-            if session.feed is feed:
+            if not appointing.cancel() and not appointing.exception() and session.feed is appointing.result():
                 session.feed = None
 
     def close_expired(self, now: float) -> None:
@@ -138,7 +140,7 @@ class SessionStreams:
         while not session.closed and not self._copies.has_lease(session):
             yield Item()
             try:
-                async with asyncio.timeout(BEAT_S):
+                async with asyncio.timeout(self._beat_s):
                     await session.renewed.wait()
             except TimeoutError:
                 continue

@@ -173,9 +173,7 @@ class RemoteDecoder(DecoderStage):
     async def _call(self, key: str, method: str, *arguments: Any) -> Any:
         if (opened := self._opened.get(key)) is None:
             raise SessionNotFound(f"no decoder has been opened for {key}")
-        return await self._replicas.call(
-            opened.replica, method, opened.name, *arguments, timeout_s=self._silence_s
-        )
+        return await self._replicas.work(opened.replica, method, opened.name, *arguments)
 
 
 def _fetched(copy: PendingCopy) -> list[Latents]:

@@ -21,7 +21,7 @@ from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
 from serving.gateway.ownership.placement import ask_some
 from serving.gateway.ownership.ranking import by_room
-from serving.gateway.ownership.replica_pool import Replicas
+from serving.gateway.ownership.replica_pool import CALL_S, Replicas
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class Placed(NamedTuple):
 class ReplicaClient:
     """Calls methods of one deployment's replicas. Lost ones raise ReplicaLost, dead ones ReplicaDied.
 
-    A replica that did not answer counts as silent, and is asked last for a while, or until it answers.
+    A replica that did not answer for `silence_s` counts as silent, and is asked last for a while, or until it
+    answers.
 
     Requests go over gRPC. Over Ray's own calls a replica would stand still, with all its sessions, at the end of
     each answer until the caller took it, which one that is stopped or cut off never does.
@@ -85,6 +86,16 @@ class ReplicaClient:
         self._silent.pop(replica, None)
         return answer
 
+    async def work(self, replica: str, method: str, *arguments: Any) -> Any:
+        """What `method` returns, which may take long. ReplicaLost where the replica meanwhile falls silent."""
+        working = asyncio.create_task(self.call(replica, method, *arguments, timeout_s=CALL_S))
+        try:
+            while not (await asyncio.wait([working], timeout=self._silence_s / 4))[0]:
+                await self.call(replica, "room", timeout_s=3 * self._silence_s / 4)
+            return working.result()
+        finally:
+            working.cancel()
+
     async def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Any]:
         """The items of a streaming method of a replica; ReplicaLost if none comes for `silence_s`."""
         response = self._begin(replica, method, arguments, stream=True)
@@ -121,7 +132,7 @@ class ReplicaClient:
                 if tried is not None:
                     tried(replica)
                 try:
-                    answer = await self.call(replica, method, *arguments, timeout_s=self._silence_s)
+                    answer = await self.work(replica, method, *arguments)
                 except (SlotsFull, ReplicaLost) as error:
                     refused = error
                 else:

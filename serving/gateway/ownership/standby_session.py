@@ -42,9 +42,6 @@ from serving.replication.standby import MissedDelta, StandbyCopy
 
 logger = logging.getLogger(__name__)
 
-FEED_SILENCE_S = 10.0
-"""A feed without even a heartbeat is opened again. That its replica is silent is noticed by the leases before."""
-
 LOST = "another denoiser: its replica was lost"
 """Why a session that was taken over goes on elsewhere."""
 
@@ -117,12 +114,11 @@ class StandbySession:
     def reported(self, report: CopyReport, asked_at: float) -> None:
         """The owner's replica has answered a renewal that was sent at `asked_at`.
 
-        An owner that goes on after its feed has broken is ahead of this copy, which is of no use until it is full
-        again.
+        An owner that goes on after its feed has broken is ahead of this copy, until that is full again.
         """
         self._carry_out(self.ownership.reported(report, _now()))
         if self._feed_lost_at is not None and asked_at > self._feed_lost_at:
-            self._carry_out(self.ownership.fed(self.ownership.epoch, False, _now()))
+            self._carry_out(self.ownership.fell_behind(self.ownership.epoch, _now()))
         owner = self.ownership.owner
         if owner is not None and (report.attempt, report.epoch) == (owner.attempt, self.ownership.epoch):
             self._feed_from(owner)
@@ -300,6 +296,7 @@ class StandbySession:
 
     def _took_over(self, epoch: int, owner: Owner, before: Owner | None) -> None:
         self._tried.clear()
+        self._feed_lost_at = None
         self._host.directory.note(self.session_id, epoch, owner)
         extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
         logger.info("standby of a session", extra=extra)
@@ -330,16 +327,17 @@ class StandbySession:
     async def _feed(self, epoch: int, owner: Owner) -> None:
         """Keep the copy up to date, for as long as the owner is the owner."""
         pool, arguments = self._host.pool, (owner.attempt, self._host.manager)
+        silence_s = self._host.config.feed_silence_s
         while not self.is_released:
             try:
-                async for item in pool.stream(owner.replica, "feed", *arguments, silence_s=FEED_SILENCE_S):
+                async for item in pool.stream(owner.replica, "feed", *arguments, silence_s=silence_s):
                     if not self.ownership.is_fed(epoch):
                         # To acknowledge it would be to promise what the next owner has not got.
                         return
                     if item.delta is not None:
                         self._take(owner, item.delta)
-                    fed = self.ownership.fed(epoch, self._copy.is_full, _now())
-                    self._carry_out(fed)
+                    is_full = self._copy.is_full and self._feed_lost_at is None
+                    self._carry_out(self.ownership.fed(epoch, is_full, _now()))
                 await self._look()
             except MissedDelta as missed:
                 self._feed_lost_at = _now()

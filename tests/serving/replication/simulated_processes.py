@@ -246,7 +246,7 @@ class Manager(Process):
         if role._pending is not None and isinstance(role._pending.record, Ended):
             return False
         commits = role.phase is Phase.COMMITTING
-        return role.epoch + commits >= epoch and (commits or role._is_usable(self.clock))
+        return role.epoch + commits >= epoch and (commits or not role._is_lost(self.clock))
 
     # Timers
 
@@ -267,10 +267,9 @@ class Manager(Process):
             here = [lease for owner, lease in leases if owner is not None and owner.replica == replica]
             request = self.contacts.request(self.name, replica, here, leaving=self.is_leaving)
             self._send(replica, "on_renew", request)
-        for session, items in self.stores.items():
-            owner = self.roles[session].owner if session in self.roles else None
-            if items is None and owner is not None:
-                self._send(owner.replica, "on_ask_state", self.name, owner.attempt)
+        for role in self.roles.values():
+            if role.owner is not None and (role._is_behind or not role._is_full):
+                self._send(role.owner.replica, "on_ask_state", self.name, role.owner.attempt)
 
     # Messages
 
@@ -300,6 +299,7 @@ class Manager(Process):
         self.world.on_yielded(self)
         # A copy yields once its standby has everything.
         self.stores[session] = items
+        self._do(session, role.fed(role.epoch, True, self.clock))
         role.yielded(attempt, self.clock)
         self._prepare_on(self._staying(), session, attempt)
 
@@ -340,8 +340,11 @@ class Manager(Process):
         items = self.stores.get(session)
         if items is not None and number <= items:
             return
-        self.stores[session] = number if items is not None and number == items + 1 else None
-        self._do(session, role.fed(epoch, self.stores[session] is not None, self.clock))
+        if items is not None and number == items + 1:
+            self.stores[session] = number
+            self._do(session, role.fed(epoch, not role._is_behind, self.clock))
+            return
+        self._do(session, role.fell_behind(epoch, self.clock))
 
     def on_state(self, session: str, epoch: int, items: int) -> None:
         if (role := self._fed_by(session, epoch)) is not None and items >= (self.stores.get(session) or 0):

@@ -200,10 +200,41 @@ def test_news_of_the_owner_outdates_what_was_prepared() -> None:
     assert standby.role.fed(1, True, 1.2) == [CancelAttempt("a2")]
 
 
-def test_a_standby_copy_with_a_hole_is_not_used() -> None:
+def behind() -> Standby:
+    """Epoch 1 on r1 has gone on at 0.1 without feeding its standby."""
     standby = serving()
-    standby.role.fed(1, False, 0.1)
+    standby.role.fell_behind(1, 0.1)
+    return standby
+
+
+def test_a_copy_that_is_behind_is_used_once_its_owner_is_not_waited_for_any_more() -> None:
+    standby = behind()
+    assert standby.role.tick(9.9) == [LookInRegister()]
+    assert standby.role.tick(10.0) == [Prepare("a2", "r1")]
+
+
+@pytest.mark.parametrize("proof", ["died", "unknown"])
+def test_a_copy_that_is_behind_is_used_at_once_where_its_owner_is_known_to_be_gone(proof: str) -> None:
+    standby = behind()
+    actions = standby.role.died("r1", 0.2) if proof == "died" else standby.answers(0.2, epoch=None)
+    assert actions == [Prepare("a2", "r1")]
+    assert standby.prepared("a2", "r2", 0.3) == [Commit(2, Owner("r2", "a2", "m"))]
+
+
+def test_a_copy_is_not_behind_any_more_once_its_feed_has_brought_the_full_state() -> None:
+    standby = behind()
+    standby.role.fed(1, False, 0.2)
     assert standby.role.tick(3.0) == []
+    standby.role.fed(1, True, 3.1)
+    assert standby.role.tick(5.5) == [Prepare("a2", "r1")]
+
+
+def test_what_is_opened_from_a_copy_that_is_behind_is_not_ahead_of_it() -> None:
+    standby = behind()
+    standby.role.died("r1", 0.2)
+    standby.prepared("a2", "r2", 0.3)
+    standby.role.committed(2, True, 0.4)
+    assert standby.role.tick(1.3) == [Prepare("a3", "r2")]
 
 
 def test_a_standby_copy_is_used_for_as_long_as_a_replica_may_take_to_start() -> None:
@@ -216,11 +247,11 @@ def test_a_session_that_no_replica_took_in_time_is_lost() -> None:
     assert isinstance(commit.record, Ended)
 
 
-def test_a_standby_copy_that_is_too_old_is_not_used_and_its_owner_goes_on() -> None:
-    standby = serving()
+def test_a_copy_that_was_fed_long_ago_is_used_where_its_owner_was_there_until_now() -> None:
+    standby = behind()
     for second in range(1, 202):
         standby.answers(float(second))
-    assert not any(isinstance(action, Prepare | Commit) for action in standby.role.tick(203.0))
+    assert standby.role.died("r1", 202.0) == [Prepare("a2", "r1")]
 
 
 def test_an_adopted_copy_that_never_answers_is_lost_in_the_end() -> None:
@@ -244,7 +275,7 @@ def test_what_is_being_prepared_is_claimed_wherever_it_is_tried() -> None:
 def test_what_an_earlier_epoch_sent_does_not_count() -> None:
     standby = committing()
     standby.role.committed(2, True, 2.3)
-    standby.role.fed(1, False, 2.4)
+    standby.role.fell_behind(1, 2.4)
     assert standby.role.died("r2", 2.5) == [Prepare("a3", "r2")]
 
 
@@ -256,20 +287,18 @@ def test_nothing_is_kept_of_an_owner_while_another_copy_is_committed() -> None:
 
 
 def test_a_session_without_any_copy_is_lost_once_the_register_says_so() -> None:
-    standby = serving()
-    standby.role.fed(1, False, 0.1)
+    standby = adopted()
     [commit] = standby.role.died("r1", 0.2)
     assert isinstance(commit, Commit)
-    assert commit.epoch == 2
+    assert commit.epoch == 3
     assert isinstance(commit.record, Ended)
-    assert standby.role.committed(2, True, 0.3) == [SessionLost(commit.record.reason)]
+    assert standby.role.committed(3, True, 0.3) == [SessionLost(commit.record.reason)]
 
 
 def test_a_session_is_not_lost_if_another_manager_has_adopted_it() -> None:
-    standby = serving()
-    standby.role.fed(1, False, 0.1)
+    standby = adopted()
     standby.role.died("r1", 0.2)
-    assert standby.role.committed(2, False, 0.3) == [FollowRegister()]
+    assert standby.role.committed(3, False, 0.3) == [FollowRegister()]
 
 
 def test_a_higher_epoch_at_the_replica_ends_the_role() -> None:

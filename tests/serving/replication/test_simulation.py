@@ -151,8 +151,7 @@ def test_a_session_waits_for_a_replica_that_takes_long_to_start(world: World, no
 
 def test_a_session_whose_node_was_lost_with_what_its_standby_lacked_is_said_to_be_lost(world: World) -> None:
     manager, until = world.manager("M0"), world.now + world.rules.config.standby_expires_s + 2
-    manager.stores["s0"] = None
-    manager.roles["s0"].fed(1, False, manager.clock)
+    manager.stores["s0"], manager.roles["s0"]._is_full = None, False
     world.crash(world.owner().replica)
     world.run(until)
     assert isinstance(world.fates["s0"].epochs[-1], Ended)

@@ -28,7 +28,7 @@ class NoReplicas:
     def __init__(self) -> None:
         self.sent: list[Any] = []
 
-    async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Chunk:
+    async def work(self, replica: str, method: str, *arguments: Any) -> Chunk:
         self.sent.append(arguments)
         return Chunk(0, 0, ())
 
@@ -88,6 +88,9 @@ class Decoders:
         raise ReplicaLost("nobody answers")
 
     async def call(self, replica: str, method: str, name: str, *arguments: Any, timeout_s: float) -> Chunk:
+        return await self.work(replica, method, name, *arguments)
+
+    async def work(self, replica: str, method: str, name: str, *arguments: Any) -> Chunk:
         if replica in self.silent:
             self.waiting.append((replica, name))
             raise ReplicaLost("it is silent")

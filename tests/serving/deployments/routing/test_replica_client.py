@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.serve._private.common import DeploymentID, ReplicaID
 
 from serving.deployments.routing import departures
 from serving.deployments.routing.replica_client import ReplicaClient
+from serving.errors import ReplicaLost
 
 
 def client(deployment: str, *there: str) -> ReplicaClient:
@@ -49,3 +52,31 @@ def test_a_replica_that_died_is_not_one_that_is_being_taken_away() -> None:
     routed("Dying", ("f", "g", "h"), ("h",))
     there = client("Dying", "g", "h")
     assert [asyncio.run(there.is_leaving(name)) for name in "fgh"] == [False, True, False]
+
+
+def busy(answers: Awaitable[Any]) -> ReplicaClient:
+    """Of a replica that is silent for 0.1 s at the most, and has something to do that takes longer."""
+    made = client("Busy", "i")
+    made._silence_s = 0.1
+
+    def begin(replica: str, method: str, arguments: Any, *, stream: bool) -> Any:
+        return asyncio.sleep(0.3, "done") if method == "decode" else answers
+
+    made._begin = begin  # type: ignore[method-assign]
+    return made
+
+
+def test_a_replica_that_answers_may_take_its_time_over_what_it_does() -> None:
+    class Answers:
+        def __await__(self) -> Any:
+            return asyncio.sleep(0).__await__()
+
+    assert asyncio.run(busy(Answers()).work("i", "decode")) == "done"
+
+
+def test_a_replica_that_answers_nothing_while_it_works_is_lost() -> None:
+    async def decode() -> None:
+        await busy(asyncio.get_running_loop().create_future()).work("i", "decode")
+
+    with pytest.raises(ReplicaLost, match="silent"):
+        asyncio.run(decode())
