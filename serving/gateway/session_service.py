@@ -24,11 +24,11 @@ from serving.gateway.api import SessionAPI
 from serving.gateway.callers import Callers
 from serving.gateway.controller_stream import ControllerStream
 from serving.gateway.evacuation import Evacuation, OtherServersByGrpc
-from serving.gateway.ownership.event_relay import Controller, EventRelay, Managers, no_others
+from serving.gateway.ownership.event_relay import Controller, EventRelay, no_others
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.metrics import GatewayMetrics, Uncounted
 from serving.gateway.ownership.placement import any_answers, ask_all, ask_some, prepare
-from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, ReplicaPool
+from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, Managers, ReplicaPool
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recording.recordings import Recordings
@@ -72,7 +72,9 @@ class SessionService(SessionAPI):
         self._pool = pool
         self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config
-        self._failover = Failover(pool, register, config.leases, manager, metrics, others, snapshot_bytes)
+        self._failover = Failover(
+            pool, register, config.leases, manager, metrics, others, snapshot_bytes, managers
+        )
         self._relay = EventRelay(
             pool, self._failover, managers, config.leases.lease_s,
             config.limits.recovery_seconds, config.limits.restart_seconds, metrics,

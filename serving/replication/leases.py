@@ -97,6 +97,11 @@ class LeaseConfig:
         return 2.5 * self.lease_s
 
     @property
+    def copy_wanted_s(self) -> float:
+        """How long a session whose last owner is gone waits for another manager that has kept a copy of it."""
+        return 15 * self.lease_s
+
+    @property
     def standby_expires_s(self) -> float:
         """How long a session may wait for a replica; then it is lost."""
         return 100 * self.lease_s

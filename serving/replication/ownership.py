@@ -12,6 +12,9 @@ A planned move ends the owner's lease sooner: a copy that has yielded takes no r
 manager says that it has given this move up, and from then on the manager does not commit what it has made.
 An owner that has departed for another server is held by an epoch of its own, as `evacuation.py` says.
 
+A manager that adopts a copy has none of its own until it was fed, and the standby before keeps what it has. If the
+owner is lost first, its lease having run out, the next epoch says so, and a manager with a copy adopts it.
+
 No I/O: events and the manager's monotonic clock in, actions out. `leases.py` is the replica's side, `adoption.py`
 what a manager does for copies that are not its own.
 """
@@ -48,6 +51,7 @@ class Phase(Enum):
     PREPARING = "preparing"
     MOVING = "moving"
     HELD = "held"
+    WANTED = "wanted"
     COMMITTING = "committing"
     RELEASED = "released"
 
@@ -69,9 +73,13 @@ class StandbyOwnership:
         session_id: str,
         now: float,
         adopt: Adopt | None = None,
+        has_copy: bool = False,
         new_attempt: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
-        """Open a new session, whose standby copy is the request to open it; or else adopt a copy."""
+        """Open a new session, whose standby copy is the request to open it; or else adopt a copy.
+
+        This manager may have kept a standby copy of that from before.
+        """
         self._config = config
         self._contacts = contacts
         self._manager = manager
@@ -84,8 +92,7 @@ class StandbyOwnership:
         # No copy yet is the same as a copy that is known to be gone.
         self._owner_gone = True
         self._owner_confirmed = False
-        self._is_full = adopt is None
-        self._is_behind = False
+        self._is_full, self._is_behind = adopt is None or has_copy, has_copy
         self._alive_at = now
         self._attempt: str | None = None
         self._prepare_at = now
@@ -98,8 +105,8 @@ class StandbyOwnership:
         self._has_yielded = False
         self._candidate: Owner | None = adopt.owner if adopt is not None else None
         self._candidate_at = now
-        self._candidate_died = False
-        self._pending = Commit(*adopt) if adopt is not None else None
+        self._candidate_died = adopt is not None and adopt.is_gone
+        self._pending = Commit(adopt.epoch, adopt.owner) if adopt is not None else None
         self._retry_at = now
         self._look_at = now + config.look_every_s
 
@@ -115,9 +122,11 @@ class StandbyOwnership:
     def claims(self, attempt: str, replica: str) -> bool:
         """Whether the copy is the owner, or is to become it: not to be adopted or dropped by this manager.
 
-        A replica that was too slow may have a copy of the owner's attempt, which another one made meanwhile.
+        A replica that was too slow may have a copy of the owner's attempt, which another one made meanwhile. An
+        owner that was given up may be adopted by anybody, if it is there after all.
         """
-        owners = [(owner.attempt, owner.replica) for owner in (self.owner, self._candidate) if owner is not None]
+        owner = None if self.phase is Phase.WANTED else self.owner
+        owners = [(found.attempt, found.replica) for found in (owner, self._candidate) if found is not None]
         return attempt == self._attempt or (attempt, replica) in owners
 
     def is_fed(self, epoch: int) -> bool:
@@ -137,6 +146,8 @@ class StandbyOwnership:
                 return self._give_up_attempt(now) if now > self._move_by else []
             case Phase.HELD:
                 return [*self._settle(now), *self._look(now)]
+            case Phase.WANTED:
+                return self._lose() if self._is_lost(now) else self._look(now)
             case Phase.COMMITTING:
                 return self._commit_again(now)
             case Phase.RELEASED:
@@ -274,7 +285,7 @@ class StandbyOwnership:
     def looked(self, top: EpochRecord | None, now: float) -> list[Action]:
         """The register was read; a session that it does not know has ended long ago."""
         # A pending commit is answered by the register itself; an opening session is not there yet.
-        if not self._is_open or self.epoch == 0:
+        if not (self._is_open or self.phase is Phase.WANTED) or self.epoch == 0:
             return []
         if top is None or top.epoch > self.epoch:
             return self._release()
@@ -292,9 +303,12 @@ class StandbyOwnership:
         return self._is_full and not (self._is_behind and is_waited_for)
 
     def _is_lost(self, now: float) -> bool:
-        """Whether nothing is left of the session, or no replica has taken it for too long."""
-        is_nowhere = self._owner_gone and not self._is_full
-        return is_nowhere or now - self._alive_at > self._config.standby_expires_s
+        """Whether there is nothing here to go on from, or no replica has taken the session for too long."""
+        config, silent_s = self._config, now - self._alive_at
+        if not self._is_full and self._owner_gone:
+            return self.phase is not Phase.WANTED or silent_s > config.copy_wanted_s
+        is_fenced = self._owner_confirmed and self._silence(now) >= config.behind_wait_s
+        return (not self._is_full and is_fenced) or silent_s > config.standby_expires_s
 
     def _silence(self, now: float) -> float:
         assert self.owner is not None
@@ -396,6 +410,8 @@ class StandbyOwnership:
     def _become_owner(self, owner: Owner, now: float) -> list[Action]:
         was_held = self.owner is not None and self.owner.held is not None
         self.phase = Phase.SERVING if owner.held is None else Phase.HELD
+        if owner.is_gone:
+            self.phase, self._candidate_died = Phase.WANTED, self._owner_gone
         self.epoch, self.owner, self._since = self.epoch + 1, owner, now
         self._owner_gone, self._candidate_died = self._candidate_died, False
         # Its own copy nobody else has renewed, or can without a higher epoch; one that it adopts somebody has.
@@ -412,6 +428,9 @@ class StandbyOwnership:
         return self.tick(now)
 
     def _lose(self) -> list[Action]:
+        is_fenced = self._owner_gone or self._owner_confirmed
+        if not self._is_full and self.owner is not None and not self.owner.is_gone and is_fenced:
+            return self._commit(replace(self.owner, is_gone=True))
         reason = "the replica is gone, and no complete copy of the session was elsewhere"
         if self._is_full:
             reason = f"no replica took the session within {self._config.standby_expires_s:g} s"

@@ -44,13 +44,15 @@ class Owner:
     """The copy of a session that may be granted a lease, and the manager that grants it.
 
     `replica` and `standby` name processes and are never used again; `attempt` names one try to open the session.
-    While it is `held` it is granted none.
+    While it is `held` it is granted none. Of one that `is_gone` no lease is left, and its standby had no copy:
+    another manager that has one goes on from that.
     """
 
     replica: str
     attempt: str
     standby: str
     held: Hold | None = None
+    is_gone: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from serving.errors import NoLease, ReplicaLost, SessionLost, SessionNotFound
 from serving.gateway.ownership.absences import Absences
 from serving.gateway.ownership.failover import Failover
 from serving.gateway.ownership.metrics import GatewayMetrics
-from serving.gateway.ownership.replica_pool import ReplicaPool
+from serving.gateway.ownership.replica_pool import Managers, ReplicaPool
 from serving.gateway.ownership.session_directory import Located
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -23,9 +23,6 @@ from serving.replication.messages import Role
 from serving.replication.register import Owner
 
 logger = logging.getLogger(__name__)
-
-Managers = Callable[[], Awaitable[Collection[str]]]
-"""Names the managers that there are. Raises ReplicaLost where nobody says."""
 
 MANAGERS_KEPT_S = 1.0
 """How old the answer may be."""

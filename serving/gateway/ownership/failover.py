@@ -10,19 +10,21 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from serving.errors import RegisterUnavailable, ReplicaDied, ReplicaLost, ServingError, SessionNotFound
 from serving.gateway.ownership.metrics import GatewayMetrics
-from serving.gateway.ownership.replica_pool import ReplicaPool, Replicas
+from serving.gateway.ownership.replica_pool import Managers, ReplicaPool, Replicas
 from serving.gateway.ownership.session_directory import SessionDirectory
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.ownership.standby_host import OtherServers, StandbyHost
 from serving.gateway.ownership.standby_session import FirstCopy, StandbySession
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.adoption import Adopt, Drop, decide_kept, decide_orphan
 from serving.replication.leases import LeaseConfig, Orphan, RenewAnswer
-from serving.replication.register import Destination, Ended, EpochRecord, Register
+from serving.replication.ownership import Phase
+from serving.replication.register import Destination, Ended, EpochRecord, Owner, Register
+from serving.replication.standby import StandbyCopy
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,13 @@ TOLD_S = 5.0
 
 DESTINATION_KEPT_S = 1.0
 """How old the answer may be whether all sessions are to go to another server."""
+
+
+class KeptCopy(NamedTuple):
+    """What a manager has of a session that another one has adopted."""
+
+    copy: StandbyCopy
+    until: float
 
 
 class Failover:
@@ -44,22 +53,25 @@ class Failover:
         metrics: where to count.
         others: calls the server that sessions go to.
         snapshot_bytes: the most that such a session may have.
+        managers: which there are.
 
     """
 
     def __init__(
         self, pool: ReplicaPool, register: Register, config: LeaseConfig, manager: str, metrics: GatewayMetrics,
-        others: OtherServers, snapshot_bytes: int,
+        others: OtherServers, snapshot_bytes: int, managers: Managers,
     ) -> None:  # fmt: skip
         self._pool = pool
         self._register = register
         self._config = config
+        self._managers = managers
         self.directory = SessionDirectory(register)
         self._host = StandbyHost(
             pool, register, config, manager, self.directory, self.beside, metrics, others, snapshot_bytes
         )
         self.manager = manager
         self._sessions: dict[str, StandbySession] = {}
+        self._kept: dict[str, KeptCopy] = {}
         self._streams: dict[str, str] = {}
         self._renewals: dict[str, asyncio.Task[None]] = {}
         self._soon: dict[str, asyncio.Event] = {}
@@ -73,6 +85,7 @@ class Failover:
         if not self._tasks:
             self.beside(self._watch())
             self.beside(self._forget_ended())
+            self.beside(self._look_after_kept())
 
     def leave(self) -> None:
         """This manager is being taken away: others are asked to adopt its sessions, which it keeps until then."""
@@ -89,6 +102,8 @@ class Failover:
         """Renew nothing any more: other managers adopt the sessions."""
         for session in list(self._sessions.values()):
             session.release()
+        for kept in self._kept.values():
+            kept.copy.close()
         tasks = [*self._tasks, *self._renewals.values()]
         for task in tasks:
             task.cancel()
@@ -142,9 +157,11 @@ class Failover:
     ) -> StandbySession:  # fmt: skip
         if (before := self._sessions.get(session_id)) is not None:
             before.release()
+        kept = None if adopt is None else self._kept.pop(session_id, None)
         session = StandbySession(
-            self._host, session_id, self._renew_now, self._released, first=first, attempt=attempt, adopt=adopt
-        )
+            self._host, session_id, self._renew_now, self._released, first=first, attempt=attempt, adopt=adopt,
+            copy=None if kept is None else kept.copy,
+        )  # fmt: skip
         self._sessions[session_id] = session
         session.begin()
         return session
@@ -152,6 +169,9 @@ class Failover:
     def _released(self, session: StandbySession) -> None:
         if self._sessions.get(session.session_id) is session:
             del self._sessions[session.session_id]
+            if session.kept is not None:
+                until = _now() + self._config.standby_expires_s
+                self._kept[session.session_id] = KeptCopy(session.kept, until)
 
     # Streams
 
@@ -254,13 +274,17 @@ class Failover:
             self._adopting.add(orphan.attempt)
             self.beside(self._adopt(replica, orphan))
 
+    def _may_adopt(self, session_id: str) -> bool:
+        session = self._sessions.get(session_id)
+        return session is None or session.ownership.phase is Phase.WANTED
+
     async def _adopt(self, replica: str, orphan: Orphan) -> None:
         try:
             top = await self._register.latest(orphan.session_id)
             if (session := self._sessions.get(orphan.session_id)) is not None:
                 session.looked(top)
             match decide_orphan(self._config, top, orphan, replica, self.manager):
-                case Adopt() as adopt if orphan.session_id not in self._sessions:
+                case Adopt() as adopt if self._may_adopt(orphan.session_id):
                     self._standby(orphan.session_id, adopt=adopt)
                     # One whose lease runs was offered by a manager that leaves.
                     self._host.metrics.failed_over("manager", planned=orphan.without_lease_s == 0)
@@ -275,6 +299,37 @@ class Failover:
             logger.info("orphan not looked after", extra={"session": orphan.session_id, "why": str(error)})
         finally:
             self._adopting.discard(orphan.attempt)
+
+    # Copies of sessions that other managers have adopted
+
+    async def _look_after_kept(self) -> None:
+        """Take sessions up again that nobody else can go on with; let copies go that nobody needs any more."""
+        while True:
+            await asyncio.sleep(self._config.look_every_s)
+            for session_id, kept in list(self._kept.items()):
+                with suppress(RegisterUnavailable):
+                    await self._look_after_copy(session_id, kept)
+
+    async def _look_after_copy(self, session_id: str, kept: KeptCopy) -> None:
+        top = await self._register.latest(session_id)
+        if top is None or not isinstance(top.record, Owner) or _now() > kept.until:
+            adopt, is_needed = None, False
+        else:
+            is_forsaken = await self._is_forsaken(top.record)
+            adopt, is_needed = decide_kept(top, self.manager, is_forsaken=is_forsaken), True
+        if self._kept.get(session_id) is not kept:
+            return
+        if adopt is not None:
+            self._standby(session_id, adopt=adopt)
+        elif not is_needed:
+            self._kept.pop(session_id).copy.close()
+
+    async def _is_forsaken(self, owner: Owner) -> bool:
+        """Whether the owner's process is known to be dead, and its standby is not among the managers."""
+        try:
+            return owner.replica in self._host.dead and owner.standby not in await self._managers()
+        except ReplicaLost:
+            return False
 
     # Tasks
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
 CALL_S = 30.0
@@ -13,6 +13,10 @@ ANSWER_S = 1.0
 
 TOLD_S = 60.0
 """How long a silent replica may take to hear what it is told. Serve has replaced it long before."""
+
+
+Managers = Callable[[], Awaitable[Collection[str]]]
+"""Names the managers that there are. Raises ReplicaLost where nobody says."""
 
 
 class Replicas(NamedTuple):

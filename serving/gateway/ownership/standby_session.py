@@ -57,7 +57,7 @@ class StandbySession:
     """Carries out what the ownership protocol decides for one session.
 
     `attempt` names the first copy, where somebody is to know it by that. `renew_now` has the leases on a replica
-    renewed at once, and `released` is told when the role is over.
+    renewed at once, and `released` is told when the role is over. `copy` was kept by this manager from before.
     """
 
     def __init__(
@@ -70,18 +70,20 @@ class StandbySession:
         first: FirstCopy | None = None,
         attempt: str | None = None,
         adopt: Adopt | None = None,
+        copy: StandbyCopy | None = None,
     ) -> None:
         self.session_id = session_id
         self._host = host
         self._renew_now = renew_now
         self._released = released
         self._first = first
-        self._copy = StandbyCopy()
+        self._copy = StandbyCopy() if copy is None else copy
         now = _now()
         names = chain(() if attempt is None else (attempt,), iter(lambda: uuid.uuid4().hex, None))
         self.ownership = StandbyOwnership(
-            host.config, host.contacts, host.manager, session_id, now, adopt, partial(next, names)
-        )
+            host.config, host.contacts, host.manager, session_id, now, adopt,
+            has_copy=copy is not None, new_attempt=partial(next, names),
+        )  # fmt: skip
         self._tried: dict[str, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._fed_by: Owner | None = None
@@ -95,6 +97,8 @@ class StandbySession:
         self._died_making: int | None = None
         self._rebuilds_at: int | None = None
         self.is_released = False
+        self.kept: StandbyCopy | None = None
+        """What it had of the session when another manager adopted it, which has nothing yet."""
 
     def begin(self) -> None:
         """Open the session, or adopt it."""
@@ -148,7 +152,8 @@ class StandbySession:
         for task in (*self._tasks, *([] if self._feeding is None else [self._feeding])):
             if task is not asyncio.current_task():
                 task.cancel()
-        self._copy.close()
+        if self.kept is None:
+            self._copy.close()
         if not self._description.done():
             self._description.set_exception(SessionNotFound("the session ended while it was being opened"))
             self._description.exception()
@@ -174,6 +179,7 @@ class StandbySession:
                 case LookInRegister():
                     self._spawn(self._look())
                 case FollowRegister():
+                    self.kept = self._copy if self._copy.is_full else None
                     self._host.directory.forget(self.session_id)
                     self._refuse(AlreadyOpen(f"the session {self.session_id} was opened by another manager"))
                 case SessionLost(reason):

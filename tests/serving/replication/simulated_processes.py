@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from serving.errors import RegisterUnavailable
@@ -21,7 +22,7 @@ from serving.replication.actions import (
     SessionLost,
     Settle,
 )
-from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.adoption import Adopt, Drop, decide_kept, decide_orphan
 from serving.replication.contacts import Contacts
 from serving.replication.leases import Orphan, RenewAnswer, RenewRequest
 from serving.replication.ownership import Phase, StandbyOwnership
@@ -200,7 +201,10 @@ class Manager(Process):
         self.contacts = Contacts()
         self.roles: dict[str, StandbyOwnership] = {}
         self.stores: dict[str, int | None] = {}
-        """Standby copies; None where something is missing."""
+        """Standby copies; None where there is none yet."""
+        self.kept: dict[str, int] = {}
+        """Those of sessions that other managers have adopted."""
+        self._look_at = 0.0
         self._sent_to: dict[str, str] = {}
         self._prepared_with: dict[str, int] = {}
         self._yielded_to: set[str] = set()
@@ -241,12 +245,16 @@ class Manager(Process):
     def has_state(self, session: str, epoch: int) -> bool:
         """Whether it can, as far as is in its power, open the session whose latest epoch this is."""
         role = self.roles.get(session)
-        if self.is_dead or role is None or self.stores.get(session) is None:
+        if role is None or self.stores.get(session) is None:
             return False
         if role._pending is not None and isinstance(role._pending.record, Ended):
             return False
         commits = role.phase is Phase.COMMITTING
         return role.epoch + commits >= epoch and (commits or not role._is_lost(self.clock))
+
+    def keeps(self, session: str) -> bool:
+        """Whether it has, or will have once it has looked in the register, a copy that another one may need."""
+        return session in self.kept or self.stores.get(session) is not None
 
     # Timers
 
@@ -260,6 +268,10 @@ class Manager(Process):
         if self.world.now >= self._renew_at and not self.is_dead:
             self._renew_at = self.world.now + self.world.rules.config.renew_every_s
             self._renew()
+        if self.world.now >= self._look_at and not self.is_dead:
+            self._look_at = self.world.now + self.world.rules.config.look_every_s
+            for session in self.kept:
+                self._read(session, partial(self._look_after_kept, session), lambda: None)
 
     def _renew(self) -> None:
         leases = [(role.owner, lease) for role in self.roles.values() if (lease := role.renewal()) is not None]
@@ -308,6 +320,7 @@ class Manager(Process):
         if role is None or role.phase is not Phase.MOVING or attempt != role._attempt:
             return
         self.stores[session] = self._departed[attempt] = items
+        self._do(session, role.fed(role.epoch, True, self.clock))
         self.world.on_step(self, "departed")
         self._do(session, role.departed(attempt, self.clock))
 
@@ -380,7 +393,9 @@ class Manager(Process):
                 case FollowRegister() | SessionLost():
                     self.world.counts[type(action).__name__] += 1
                     self.roles.pop(session, None)
-                    self.stores.pop(session, None)
+                    items = self.stores.pop(session, None)
+                    if items is not None and isinstance(action, FollowRegister):
+                        self.kept[session] = items
 
     def _prepare(self, session: str, action: Prepare) -> None:
         items = self.stores[session]
@@ -442,9 +457,7 @@ class Manager(Process):
         if self.is_dead:
             return
         before = self.roles[session].owner
-        stays = before is not None and isinstance(commit.record, Owner) and before.attempt == commit.record.attempt
-        adopts = before is None and self.stores[session] is None
-        if isinstance(commit.record, Owner) and not adopts and not stays:
+        if isinstance(commit.record, Owner) and commit.record.attempt == self.roles[session]._attempt:
             is_newest = self._prepared_with[commit.record.attempt] == self.stores[session]
             self.world.check(is_newest, f"{session}: {self.name} commits a copy that is not the newest")
 
@@ -481,19 +494,33 @@ class Manager(Process):
         def on_read(top: EpochRecord | None) -> None:
             self._looked(orphan.session_id, top)
             match decide_orphan(self.world.rules.config, top, orphan, replica, self.name):
-                case Adopt() as adopt if orphan.session_id not in self.roles:
+                case Adopt() as adopt if self._may_adopt(orphan.session_id):
                     self.world.counts["adoptions"] += 1
-                    self.stores[orphan.session_id] = None
                     self._begin(orphan.session_id, adopt)
                 case Drop(attempt, epoch):
                     self._send(replica, "on_drop", attempt, epoch)
 
         self._read(orphan.session_id, on_read, lambda: None)
 
+    def _may_adopt(self, session: str) -> bool:
+        return session not in self.roles or self.roles[session].phase is Phase.WANTED
+
+    def _look_after_kept(self, session: str, top: EpochRecord | None) -> None:
+        if top is None or not isinstance(top.record, Owner) or session not in self.kept or session in self.roles:
+            return
+        owner = top.record
+        is_forsaken = owner.replica in self._known_dead and owner.standby not in self.world.processes
+        if (adopt := decide_kept(top, self.name, is_forsaken=is_forsaken)) is not None:
+            self.world.counts["taken up again"] += 1
+            self._begin(session, adopt)
+
     def _begin(self, session: str, adopt: Adopt | None) -> None:
+        if adopt is not None:
+            self.stores[session] = self.kept.pop(session, None)
+        has_copy = adopt is not None and self.stores[session] is not None
         config, now = self.world.rules.config, self.clock
         self.roles[session] = self.world.rules.ownership(
-            config, self.contacts, self.name, session, now, adopt, self.world.new_attempt
+            config, self.contacts, self.name, session, now, adopt, has_copy, self.world.new_attempt
         )
 
     def _remember_deaths(self, session: str) -> None:

@@ -33,9 +33,9 @@ from tests.serving.replication.simulated_processes import Copy, Manager, OtherSe
 
 STEP_S = 0.05
 FAULTS_END_S = 40.0
-SERVED_AGAIN_S = FAULTS_END_S + 15.0
+SERVED_AGAIN_S = FAULTS_END_S + 20.0
 ON_ITS_WAY_S = 1.5
-END_S = 64.0
+END_S = 67.0
 REGISTER_TIMEOUT_S = 2.0
 KEEP_ENDED_S = 15.0
 """Less than in earnest, but longer than a call to the register is on its way."""
@@ -325,6 +325,8 @@ class World:
             self.check(fate.is_doomed or record == Ended() or begun, f"{session} was given up with a copy alive")
         elif isinstance(previous, Owner) and previous.attempt != record.attempt:
             self.counts["takeovers"] += 1
+        if previous is None:
+            fate.served_at = max(fate.served_at, self.now)
         fate.epochs.append(record)
         # Dropped while the register was out of its manager's reach for all of `look_after_s`.
         replica = self.processes.get(record.replica) if isinstance(record, Owner) else None
@@ -376,12 +378,12 @@ class World:
             self.check(not returned, f"{session} came back after its end")
 
     def _judge(self, session: str, fate: Fate) -> None:
-        """Whether the session's last chance is gone: the owner's process is dead, its standby dead or not able."""
+        """Whether the session's last chance is gone: its owner's process is dead, and nobody can go on with it."""
         top = fate.epochs[-1] if fate.epochs else None
         if isinstance(top, Owner) and (fate.is_stillborn or top.replica not in self.processes):
-            standby = self.processes.get(top.standby)
-            has_state = isinstance(standby, Manager) and standby.has_state(session, len(fate.epochs))
-            fate.is_doomed |= not has_state
+            owned = self.processes.get(top.standby)
+            has_state = isinstance(owned, Manager) and owned.has_state(session, len(fate.epochs))
+            fate.is_doomed |= not has_state and not any(manager.keeps(session) for manager in self.managers())
 
     def _check_served(self) -> None:
         if self.now > SERVED_AGAIN_S and not self.calm:
@@ -390,8 +392,7 @@ class World:
                 if leased[session] or session in self.other.begun or not self._ought_to_be_served(fate):
                     fate.served_at = self.now
                 # One that finds no room on the other server tries that again, and stands still meanwhile.
-                patience_s = 0.0 if self.destination is None else ON_ITS_WAY_S
-                self.check(self.now - fate.served_at <= patience_s, f"{session} is not served")
+                self.check(self.now - fate.served_at <= ON_ITS_WAY_S, f"{session} is not served")
 
     def _ought_to_be_served(self, fate: Fate) -> bool:
         return bool(fate.epochs) and fate.ended_at is None and not fate.is_doomed

@@ -15,7 +15,7 @@ from serving.replication.actions import (
     Prepare,
     SessionLost,
 )
-from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.adoption import Adopt, Drop, decide_kept, decide_orphan
 from serving.replication.contacts import Contacts
 from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, Orphan
 from serving.replication.ownership import Phase, StandbyOwnership
@@ -27,10 +27,12 @@ CONFIG = LeaseConfig()
 class Standby:
     """An ownership whose attempts are a1, a2 and so on, and whose replicas answer when told."""
 
-    def __init__(self, adopt: Adopt | None = None) -> None:
+    def __init__(self, adopt: Adopt | None = None, *, has_copy: bool = False) -> None:
         self.contacts = Contacts()
         numbers = itertools.count(1)
-        self.role = StandbyOwnership(CONFIG, self.contacts, "m", "s", 0.0, adopt, lambda: f"a{next(numbers)}")
+        self.role = StandbyOwnership(
+            CONFIG, self.contacts, "m", "s", 0.0, adopt, has_copy, lambda: f"a{next(numbers)}"
+        )
 
     def prepared(self, attempt: str, replica: str, now: float) -> object:
         self.contacts.heard(replica, now, now)
@@ -286,13 +288,69 @@ def test_nothing_is_kept_of_an_owner_while_another_copy_is_committed() -> None:
     assert [standby.role.is_fed(epoch) for epoch in (1, 2)] == [False, True]
 
 
-def test_a_session_without_any_copy_is_lost_once_the_register_says_so() -> None:
+GONE = Owner("r1", "a", "m", is_gone=True)
+
+
+def wanted() -> Standby:
+    """A copy that was adopted died before it fed its standby, and the register says so at epoch 3."""
     standby = adopted()
-    [commit] = standby.role.died("r1", 0.2)
+    assert standby.role.died("r1", 0.2) == [Commit(3, GONE)]
+    assert standby.role.committed(3, True, 0.3) == []
+    return standby
+
+
+def test_a_session_without_any_copy_is_lost_once_the_register_says_so() -> None:
+    standby = wanted()
+    [commit] = standby.role.tick(30.4)
     assert isinstance(commit, Commit)
-    assert commit.epoch == 3
+    assert commit.epoch == 4
     assert isinstance(commit.record, Ended)
-    assert standby.role.committed(3, True, 0.3) == [SessionLost(commit.record.reason)]
+    assert standby.role.committed(4, True, 30.5) == [SessionLost(commit.record.reason)]
+
+
+def test_a_session_that_another_manager_goes_on_with_is_its_own() -> None:
+    standby = wanted()
+    assert standby.role.renewal() is None
+    assert standby.role.tick(6.0) == [LookInRegister()]
+    assert standby.role.looked(EpochRecord(4, Owner("r1", "a", "m2")), 6.1) == [FollowRegister()]
+
+
+def test_an_owner_that_was_given_up_may_be_adopted_by_whoever_hears_it() -> None:
+    assert not wanted().role.claims("a", "r1")
+    assert decide(EpochRecord(3, GONE), epoch=2, without_lease_s=3.0) == Adopt(4, Owner("r1", "a", "m"))
+
+
+def test_an_adopted_copy_is_given_up_once_its_lease_is_over_for_long() -> None:
+    standby = adopted()
+    standby.answers(0.1, epoch=2, attempt="a")
+    assert Commit(3, GONE) not in standby.role.tick(10.0)
+    assert standby.role.tick(10.1) == [Commit(3, GONE)]
+
+
+def test_a_copy_that_was_kept_is_opened_at_once_where_the_owner_has_no_lease() -> None:
+    adopt = decide_kept(EpochRecord(3, GONE), "m", is_forsaken=False)
+    assert adopt == Adopt(4, Owner("r1", "a", "m"), is_gone=True)
+    standby = Standby(adopt, has_copy=True)
+    assert standby.role.tick(0.0) == [Commit(4, Owner("r1", "a", "m"))]
+    assert standby.role.committed(4, True, 0.1) == [Prepare("a1", "r1")]
+
+
+def test_a_copy_that_was_kept_is_behind_an_owner_that_is_adopted_again() -> None:
+    standby = Standby(ADOPT, has_copy=True)
+    standby.role.tick(0.0)
+    standby.role.committed(2, True, 0.0)
+    standby.answers(0.1, epoch=2, attempt="a")
+    assert not any(isinstance(action, Prepare) for action in standby.role.tick(9.9))
+    assert standby.role.tick(10.2) == [Prepare("a1", "r1")]
+
+
+def test_a_copy_that_was_kept_is_left_alone_while_there_is_a_standby() -> None:
+    assert decide_kept(EpochRecord(2, Owner("r1", "a", "m2")), "m", is_forsaken=False) is None
+
+
+def test_a_copy_that_was_kept_is_used_where_owner_and_standby_are_known_to_be_dead() -> None:
+    adopt = decide_kept(EpochRecord(2, Owner("r1", "a", "m2")), "m", is_forsaken=True)
+    assert adopt == Adopt(3, Owner("r1", "a", "m"), is_gone=True)
 
 
 def test_a_session_is_not_lost_if_another_manager_has_adopted_it() -> None:

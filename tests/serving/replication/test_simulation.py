@@ -15,7 +15,7 @@ from serving.replication.register import Ended, MemoryRegister, Owner, Record, R
 from tests.serving.replication.simulated_processes import Manager
 from tests.serving.replication.simulation import STEP_S, Hasty, Rules, World, run
 
-VARIANT_SEEDS = range(450, 900)
+VARIANT_SEEDS = range(1000, 1450)
 """Among the first of which each variant is found out."""
 
 
@@ -364,6 +364,11 @@ class KeepsWhatItPrepared(StandbyOwnership):
         return []
 
 
+class EndsWhatAnotherHasKept(StandbyOwnership):
+    def _lose(self) -> list[Action]:
+        return self._commit(Ended("it has no copy", lost=True))
+
+
 class RenewsWhatIsHeld(ReplicaLeases):
     def _renew_copy(self, lease: CopyLease, request: RenewRequest, now: float) -> CopyReport:
         return super()._renew_copy(lease._replace(held=False), request, now)
@@ -394,6 +399,7 @@ async def looks_only(register: Register, session_id: str, transfer: str) -> bool
         (Rules(ownership=RenewsWhileItCommits), "two leased copies"),
         (Rules(leases=TakesLowerEpochs), "two leased copies"),
         (Rules(leases=RenewsWhatHasYielded), "two leased copies"),
+        (Rules(ownership=EndsWhatAnotherHasKept), "given up with a copy alive"),
         (Rules(register=ForgetsEnds), "after its end"),
         (Rules(ownership=IsAlwaysFull), "without full state"),
         (Rules(ownership=KeepsWhatItPrepared), "not the newest"),
@@ -408,6 +414,7 @@ async def looks_only(register: Register, session_id: str, transfer: str) -> bool
         "no renewal",
         "fencing",
         "yield",
+        "keeps",
         "end",
         "full state",
         "newest state",

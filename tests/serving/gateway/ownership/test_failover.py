@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from engines.streaming.stream import Stream
 from serving.errors import ReplicaLost, SessionLost, SessionNotFound, SlotsFull
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication.adoption import Adopt
 from serving.replication.ownership import Phase
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
@@ -145,6 +147,29 @@ def test_another_manager_adopts_a_session_and_then_keeps_it_alive(pocket: Opened
 
 def is_full(manager: SessionService, session: pb.Session) -> bool:
     return manager._failover._sessions[session.id]._copy.is_full
+
+
+@pytest.mark.parametrize("adopter_dies", [False, True])
+def test_a_session_goes_on_from_what_its_standby_had_where_its_adopter_never_got_it(
+    pocket: OpenedModel, tmp_path: Path, adopter_dies: bool
+) -> None:
+    async def keep() -> None:
+        async with cluster(pocket, tmp_path, managers=2) as there:
+            keeper, adopter = there.managers
+            session = await started(keeper)
+            viewer = Viewer(keeper, session)
+            await viewer.sees(33)
+            owned = (await there.register.open_sessions())[session.id]
+            there.links[owned.replica].lost_methods.add("feed")
+            adopter._failover._standby(session.id, adopt=Adopt(2, replace(owned, standby="manager 1")))
+            await until(lambda: session.id in keeper._failover._kept)
+            await there.kill(owned.replica)
+            if adopter_dies:
+                await there.kill_manager(adopter)
+            await viewer.sees(END)
+            assert viewer.resumed == 1
+
+    run(keep())
 
 
 def test_viewers_are_told_that_both_copies_are_lost(pocket: OpenedModel, tmp_path: Path) -> None:
