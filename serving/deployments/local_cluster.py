@@ -30,6 +30,8 @@ SERVICES = [
 
 
 ENVIRONMENT = {
+    # By default 15: beside any other program a replica would have a thirtieth of the time that it has.
+    "RAY_worker_niceness": "0",
     # The controller would kill a proxy that is not there after 5 s: on a busy machine none ever is.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     # Clients have no server for as long as nobody knows that the only proxy is gone: it is asked every second.

@@ -128,6 +128,7 @@ securityContext:
 
 {{/* What Ray's and Serve's own processes read, as on one machine: serving/deployments/local_cluster.py. */}}
 {{- define "longtake.environment" -}}
+- {name: RAY_worker_niceness, value: "0"}
 - {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "60"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
 - {name: RAY_SERVE_PROXY_USE_GRPC, value: "1"}
