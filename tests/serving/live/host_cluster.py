@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.measure.replicas import Replica, replicas
@@ -25,9 +25,11 @@ GIVE_UP = {"period_ms": "1000", "timeout_ms": "2000", "failure_threshold": "5", 
 
 
 class HostCluster:
-    """Managers and proxy on a first host, a denoiser on each of the `others`, by `hosts_app`."""
+    """Managers and proxy on a first host, replicas on `others`, by `hosts_app` with `options`."""
 
-    def __init__(self, hosts: Hosts, folder: Path, others: int) -> None:
+    def __init__(
+        self, hosts: Hosts, folder: Path, others: int, *options: str, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._hosts = hosts
         self._folder = folder
         self._environment = os.environ | {
@@ -38,9 +40,13 @@ class HostCluster:
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             **local_cluster.ENVIRONMENT,
             **{f"RAY_health_check_{name}": value for name, value in GIVE_UP.items()},
+            **(environment or {}),
         }
         self._started: list[subprocess.Popen[str]] = []
+        self._may_end: set[int] = set()
+        self._rays: dict[str, subprocess.Popen[str]] = {}
         self.said: list[str] = []
+        self.others: list[Host] = []
         first = hosts.add("first")
         self._address = f"{first.address}:{RAY_PORT}"
         head = ("--head", f"--port={RAY_PORT}", "--include-dashboard=false", f"--temp-dir={folder}")
@@ -49,7 +55,7 @@ class HostCluster:
             self.join(f"other{number}")
         command = (
             *(sys.executable, "-m", "tests.serving.live.hosts_app"),
-            *(self._address, str(others), str(GRPC_PORT)),
+            *(self._address, str(others), str(GRPC_PORT), *options),
         )
         server = first.popen(command, env=self._environment, stdout=subprocess.PIPE)
         self._started.append(server)
@@ -61,7 +67,14 @@ class HostCluster:
         """Another host."""
         host = self._hosts.add(name)
         self._ray(host, OTHER_HOSTS, f"--address={self._address}")
+        self.others.append(host)
         return host
+
+    def ray_of(self, host: Host) -> subprocess.Popen[str]:
+        """The process that is Ray on a host, which may end from now on."""
+        ray = self._rays[host.name]
+        self._may_end.add(ray.pid)
+        return ray
 
     @property
     def is_whole(self) -> bool:
@@ -87,7 +100,8 @@ class HostCluster:
     def wait_for(self, is_so: Callable[[], bool], seconds: float) -> None:
         until = time.monotonic() + seconds
         while not is_so():
-            ended = [process.args for process in self._started if process.poll() is not None]
+            watched = [process for process in self._started if process.pid not in self._may_end]
+            ended = [process.args for process in watched if process.poll() is not None]
             assert not ended, f"it has ended: {ended}"
             assert time.monotonic() < until, f"not within {seconds:g} s; the server said {self.said}"
             time.sleep(0.2)
@@ -103,6 +117,7 @@ class HostCluster:
         with log.open("w") as output:
             ray = host.popen(command, env=self._environment, stdout=output, stderr=subprocess.STDOUT)
         self._started.append(ray)
+        self._rays[host.name] = ray
         self.wait_for(lambda: "Ray runtime started" in log.read_text(), START_S)
 
     def _listen(self, server: subprocess.Popen[str]) -> None:

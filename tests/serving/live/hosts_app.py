@@ -1,10 +1,11 @@
-"""The server in a cluster of several hosts: managers and proxy on the first, a denoiser on each of the others.
+"""The server in a cluster of several hosts: managers and proxy on the first, the other replicas on the others.
 
 Says `hosts N` whenever Ray counts another number of them, and `whole` or `not whole` as its replicas come and go.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from typing import Any
@@ -24,15 +25,20 @@ FIRST_HOST, OTHER_HOSTS = "first", "other"
 
 POLL_S = 0.2
 
+GRACE_S = 20.0
+"""Of replicas whose node is drained."""
+
 _deployment = app._deployment
 
 
 def _placed(kind: type, name: str, replicas: int, **options: Any) -> Any:
+    """With denoisers, and whatever else they need, spread over the other hosts."""
     deployment = _deployment(kind, name, replicas, **options)
-    is_denoiser = name == "Denoiser"
-    where = {"resources": {OTHER_HOSTS if is_denoiser else FIRST_HOST: 0.01}}
+    is_first = name == "SessionManager"
+    where = {"resources": {FIRST_HOST if is_first else OTHER_HOSTS: 0.01}}
     return deployment.options(
-        max_replicas_per_node=1 if is_denoiser else None,
+        max_replicas_per_node=1 if name == "Denoiser" and replicas > 2 else None,
+        graceful_shutdown_timeout_s=GRACE_S,
         ray_actor_options=deployment.ray_actor_options | where,
     )
 
@@ -42,10 +48,14 @@ def _status() -> str:
 
 
 def main() -> None:
-    """The address of the cluster, the number of denoisers and the port of gRPC are the arguments."""
-    address, denoisers, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    """The arguments are the address of the cluster, the number of other hosts, the port of gRPC, and settings.
+
+    Settings are JSON; of denoisers there are as many as other hosts, unless they say otherwise.
+    """
+    address, others, port = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    settings = json.loads(sys.argv[4]) if len(sys.argv) > 4 else {}
     app._deployment = _placed
-    config = ServerConfig(denoisers=denoisers, managers=2, slots=2, grpc_port=port)
+    config = ServerConfig(**{"denoisers": others, "managers": 2, "slots": 2, "grpc_port": port} | settings)
     ray.init(address=address, log_to_driver=False)
     serve.start(
         http_options=HTTPOptions(host="127.0.0.1", port=config.http_port),
