@@ -23,7 +23,7 @@ from pydantic_settings import NoDecode
 from engines.config.presets import PRESETS
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
-from engines.config.video_stream import LoopSetting
+from engines.config.video_stream import LoopSetting, VideoStreamConfig
 from engines.errors import ConfigError
 from engines.loading.lora import LoRAFile
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
@@ -149,9 +149,11 @@ def _address(value: str) -> str:
 
 
 _LISTED = {"type": "array", "items": {"type": "string"}}
+_NUMBERS = {"type": "array", "items": {"type": "integer"}}
 
 Size = Annotated[tuple[int, int], BeforeValidator(_size)]
 Sizes = Annotated[tuple[Size, ...], BeforeValidator(_listed), NoDecode, WithJsonSchema(_LISTED)]
+Steps = Annotated[tuple[int, ...], BeforeValidator(_listed), NoDecode, WithJsonSchema(_NUMBERS)]
 Listed = Annotated[tuple[str, ...], BeforeValidator(_listed), NoDecode]
 LoRAs = Annotated[tuple[Annotated[str, AfterValidator(_lora)], ...], BeforeValidator(_listed), NoDecode]
 
@@ -201,6 +203,10 @@ class ServerConfig(BaseModel):
     video_loop: LoopSetting = Field(
         "auto", description="of restyled videos: plain, or batch (later, and more of them); auto: as there is time"
     )
+    video_steps: Steps = Field(
+        (),
+        description="T,T,... of restyled videos, such as 700,500: the first follows the noise; else the model's",
+    )
     sizes: Sizes = Field(
         (),
         description="HEIGHTxWIDTH,... beside the model's own, and no others; else any, on a GPU without graphs",
@@ -237,6 +243,8 @@ class ServerConfig(BaseModel):
             StreamConfig(height=height, width=width)
             problem = f"sizes has {height}x{width}, more than the {self.limits.pixels} pixels that are allowed"
             require(height * width <= self.limits.pixels, problem)
+        if self.video_steps:
+            VideoStreamConfig(steps=self.video_steps)
         ports = [listener.port for listener in self.listeners]
         require(len(set(ports)) == len(ports), f"two ports are the same: {', '.join(map(str, ports))}")
         problem = f"{self.host} lets other machines in, and there are no tokens: give tokens, or say insecure"

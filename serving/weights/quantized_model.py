@@ -10,6 +10,7 @@ from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
 from engines.errors import ConfigError
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
+from engines.video.builder import require_video
 from serving.config import ServerConfig
 from serving.weights.catalog import models_folder
 
@@ -58,8 +59,11 @@ def quantized_models(models: Path) -> list[Path]:
 
 
 def served_model(config: ServerConfig) -> ModelConfig:
-    """What a server serves. Raises like `model_config`."""
-    return model_config(config.model, models_folder(config.models_dir))
+    """What a server serves. Raises like `model_config`, and for steps where it restyles no videos."""
+    model = model_config(config.model, models_folder(config.models_dir))
+    if not config.video_steps:
+        return model
+    return replace(model, video=replace(require_video(model), steps=config.video_steps))
 
 
 def model_config(name: str, models: Path) -> ModelConfig:

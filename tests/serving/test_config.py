@@ -29,6 +29,8 @@ from serving.config import Limits, ServerConfig, problem_of
         ({"encoder": "av1"}, "encoder is 'av1': input should be 'auto', 'libx264' or 'h264_nvenc'"),
         ({"sizes": ((480, 830),)}, "width 830 is not a positive multiple of 16"),
         ({"sizes": ((1088, 1920),)}, "sizes has 1088x1920, more than the 921600 pixels that are allowed"),
+        ({"video_steps": "500,700"}, "steps (500, 700) are not descending"),
+        ({"video_steps": (1200,)}, "steps (1200,) are not all within 0..1000"),
         ({"lease_s": 4000}, "lease_s is 4000"),
         ({"kernels": "atention=triton"}, "kernels 'atention=triton': unknown op 'atention'; known: attention"),
         ({"lease_s": float("nan")}, "lease_s is nan"),
@@ -61,6 +63,10 @@ def test_other_machines_are_let_in_with_tokens_or_if_that_is_said() -> None:
 def test_a_config_goes_from_process_to_process_as_it_is() -> None:
     config = ServerConfig(sizes=((480, 832),), tokens=Tokens({"anna": "0" * 64}), limits=Limits(pixels=400_000))
     assert ServerConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_steps_of_videos_are_read_from_one_word() -> None:
+    assert ServerConfig.model_validate({"video_steps": "850,500"}).video_steps == (850, 500)
 
 
 def test_kernels_are_those_that_are_asked_for() -> None:

@@ -65,6 +65,8 @@ def test_loras_are_given_one_by_one_or_as_a_list(flags: tuple[str, ...], monkeyp
         (("--slots", "0"), "slots is '0'"),
         (("--config", "/nowhere.toml"), "the config file '/nowhere.toml' cannot be read: "),
         (("--sizes", "64x96,large"), "'large' is not of the form HEIGHTxWIDTH"),
+        (("--video-steps", "500,700"), "steps (500, 700) are not descending"),
+        (("--video-steps", "many"), "video_steps.0 is 'many'"),
         (("--host", "0.0.0.0"), "there are no tokens"),
         (("--lora", "style.pt:nan"), "the weight of style.pt is nan"),
     ],

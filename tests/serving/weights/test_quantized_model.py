@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from engines.loading.loader import load_model
 from engines.loading.lora import LoRAFile
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
 from engines.pocket.model_files import model_files
+from engines.video.builder import require_video
 from serving.cli.weights.models import model_rows, models_table
 from serving.config import ServerConfig
 from serving.errors import ModelError
 from serving.weights.loader import open_model, require_model
-from serving.weights.quantized_model import find_quantized, model_config
+from serving.weights.quantized_model import find_quantized, model_config, served_model
 from tests.support.quantized import POCKET, quantized_state
 
 RECIPE = QuantizationConfig("int8")
@@ -68,6 +70,15 @@ def test_a_known_name_is_never_a_folder(models: Path, monkeypatch: pytest.Monkey
 def test_what_is_neither_known_nor_a_folder_is_refused(models: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown model 'pocket-int4'.*nor is there quantized_transformer"):
         model_config("pocket-int4", models)
+
+
+def test_a_server_may_say_by_which_steps_videos_are_restyled() -> None:
+    steps = (850, 750, 500, 250)
+    served, own = (served_model(ServerConfig(video_steps=asked)) for asked in (steps, ()))
+    assert own == POCKET
+    assert served.video == replace(require_video(own), steps=steps)
+    with pytest.raises(ConfigError, match="tiny makes videos from prompts alone"):
+        served_model(ServerConfig(model="tiny", video_steps=steps))
 
 
 def test_nothing_can_be_merged_into_it(models: Path, tmp_path: Path) -> None:

@@ -114,6 +114,11 @@ class Bench:
             await asyncio.sleep(0.2)
 
 
+def one_thread() -> ThreadPoolExecutor:
+    """Computes by itself from the first product on: several threads add up in another order."""
+    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
+
+
 @asynccontextmanager
 async def at_work(
     pocket: OpenedModel,
@@ -136,12 +141,12 @@ async def at_work(
     decoder = VideoDecoder(
         FrameDecoder(codec, SideStream(cpu), HostCopier(cpu)), ChunkEncoder, 2 * slots, tracer=tracer
     )
-    text = SpoilingText(pocket.prompts, ThreadPoolExecutor(1))
+    text = SpoilingText(pocket.prompts, one_thread())
     register = register or MemoryRegister()
     engine = StreamEngine(generator, VideoGenerator(generator))
-    pictures = InputStage(build_input_encoder(pocket.model), ThreadPoolExecutor(1))
+    pictures = InputStage(build_input_encoder(pocket.model), one_thread())
     denoiser = Denoiser(
-        engine, text, LocalDecoder(decoder, ThreadPoolExecutor(1)), ThreadPoolExecutor(1),
+        engine, text, LocalDecoder(decoder, one_thread()), one_thread(),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
         capacity=capacity or Capacity(networks.transformer, networks.stream),
         provenance=provenance, tracer=tracer, pictures=pictures,

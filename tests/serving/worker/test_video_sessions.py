@@ -147,9 +147,13 @@ def test_every_frame_is_made_of_a_picture_and_says_which(pocket: OpenedModel) ->
     run(restyle())
 
 
+@pytest.mark.parametrize("steps", [(850,), (850, 500), (850, 750, 500, 250)], ids=["1", "2", "4"])
 @LOOPS
-def test_the_frames_are_those_that_the_engine_makes_of_the_same_pictures(pocket: OpenedModel, loop: Loop) -> None:
-    spec, sent = video_spec(pocket), list[bytes]()
+def test_the_frames_are_those_that_the_engine_makes_of_the_same_pictures(
+    pocket: OpenedModel, loop: Loop, steps: tuple[int, ...]
+) -> None:
+    usual, sent = video_spec(pocket), list[bytes]()
+    spec = replace(usual, stream=replace(usual.stream, steps=steps))
 
     async def restyle() -> None:
         async with at_work(pocket, video_loop=loop) as bench:
