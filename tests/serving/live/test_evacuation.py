@@ -20,6 +20,8 @@ from serving.timeline.cue import Blend, Cue
 from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import NIGHT, NOON, frames
 
+pytestmark = pytest.mark.slow
+
 SLOTS, MANY = 2, 20
 ANNA = (("authorization", "Bearer secret-a"),)
 
@@ -111,7 +113,6 @@ def test_sessions_go_on_on_another_server_under_clients_that_steer_and_watch_the
             assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
 
 
-@pytest.mark.slow
 def test_many_sessions_go_on_on_another_server(tmp_path: Path) -> None:
     async def go(old: Server, new: Server) -> None:
         async with asyncio.timeout(300), AsyncClient(old.address, token="secret-a") as client:

@@ -11,6 +11,8 @@ from tests.serving.live.conftest import serving
 from tests.serving.live.scenes import chunks, create, start, watch
 from tests.serving.tracing.collector import Collector, collecting
 
+pytestmark = pytest.mark.slow
+
 STAGES = {"prompt", "denoise", "decode", "encode", "deliver", "standby"}
 EXPORT_S = 30
 
