@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import psutil
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -33,6 +34,13 @@ def test_the_server_says_that_it_is_healthy(server: Server) -> None:
         health = health_pb2_grpc.HealthStub(channel)
         answer = health.Check(health_pb2.HealthCheckRequest())
     assert answer.status == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_replicas_give_way_to_nothing_else_on_the_machine(server: Server) -> None:
+    assert server
+    processes = psutil.Process().children(recursive=True)
+    niceness = [one.nice() for one in processes if "ServeReplica:longtake" in "".join(one.cmdline())]
+    assert niceness == [psutil.Process().nice()] * 2
 
 
 def test_a_client_without_the_protocol_can_ask_for_it(server: Server) -> None:
