@@ -14,7 +14,7 @@ from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.video.stream import VideoStream
 from engines.video.stream_engine import AnyStream, StreamEngine, read_snapshot
-from serving.errors import FrameOutOfRange, InvalidRequest
+from serving.errors import FrameOutOfRange, InvalidRequest, ReplicaLost
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.engine_errors import refused
 from serving.pipeline.prompts import PromptTrack
@@ -211,20 +211,33 @@ class SessionFactory:
         track = PromptTrack(prompts)
         entries = logic.applied.entries(last_settled(logic.applied, logic.next_block))
         for step in steps_of(entries, logic.next_block, logic.blocks):
-            await self._take(track, prompts, step)
+            await self._take(track, prompts, step, stream.prompt)
         session = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
         session.input = new_input(spec)
         session.loop = stream.loop if isinstance(stream, VideoStream) else "plain"
         return session
 
-    async def _take(self, track: PromptTrack, prompts: dict[str, Prompt], step: Step) -> Prompt:
-        """The prompt of the next step; `prompts`, which the track reads, has no others' texts after it."""
+    async def _take(
+        self, track: PromptTrack, prompts: dict[str, Prompt], step: Step, in_force: Prompt | None = None
+    ) -> Prompt:
+        """The prompt of the next step; `prompts`, which the track reads, has no others' texts after it.
+
+        The stream's own, that is `in_force`, does where the text encoder is lost.
+        """
         texts = {text for text, _ in step.target.parts}
         for text in prompts.keys() - texts:
             del prompts[text]
         for text in texts - prompts.keys():
-            prompts[text] = await self._text.encode(text)
+            prompts[text] = await self._encoded(text, in_force)
         return track.take(step)
+
+    async def _encoded(self, text: str, in_force: Prompt | None) -> Prompt:
+        try:
+            return await self._text.encode(text)
+        except ReplicaLost:
+            if in_force is None or in_force.text != text:
+                raise
+            return Prompt(text, await self._run(in_force.rows.cpu))
 
     async def _run(self, work: Callable[[], T]) -> T:
         with refused():

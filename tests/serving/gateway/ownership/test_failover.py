@@ -14,9 +14,11 @@ import torch
 
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
+from engines.text.prompt import Prompt
 from serving.errors import ReplicaLost, SessionLost, SessionNotFound, SlotsFull
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pipeline.stages import TextEncoderStage
 from serving.replication.adoption import Adopt
 from serving.replication.ownership import Phase
 from serving.weights.loader import OpenedModel, open_model
@@ -36,6 +38,30 @@ def test_a_viewer_misses_no_frame_when_a_replica_dies(pocket: OpenedModel, tmp_p
             session = await started(there.managers[0])
             viewer = Viewer(there.managers[0], session)
             await viewer.sees(45)
+            await there.kill(there.owner_of(session.id))
+            await viewer.sees(END)
+            assert viewer.resumed == 1
+
+    run(die())
+
+
+class NoTextEncoder(TextEncoderStage):
+    """Died with the replica."""
+
+    async def encode(self, text: str) -> Prompt:
+        raise ReplicaLost("no replica answers")
+
+
+def test_a_session_goes_on_where_the_text_encoder_is_lost_with_its_replica(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def die() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            session = await started(there.managers[0])
+            viewer = Viewer(there.managers[0], session)
+            await viewer.sees(45)
+            for bench in there.benches.values():
+                bench.denoiser._factory._text = NoTextEncoder()
             await there.kill(there.owner_of(session.id))
             await viewer.sees(END)
             assert viewer.resumed == 1
@@ -147,6 +173,25 @@ def test_another_manager_adopts_a_session_and_then_keeps_it_alive(pocket: Opened
 
 def is_full(manager: SessionService, session: pb.Session) -> bool:
     return manager._failover._sessions[session.id]._copy.is_full
+
+
+def test_a_session_goes_on_from_what_its_standby_had_where_its_feed_had_broken(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def starve() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            viewer, standby = Viewer(manager, session), manager._failover._sessions[session.id]
+            await viewer.sees(33)
+            owner = there.owner_of(session.id)
+            there.links[owner].lost_methods.add("feed")
+            await until(lambda: standby.ownership._is_behind)
+            await there.kill(owner)
+            await viewer.sees(len(viewer.frames) + 24)
+            assert viewer.resumed == 1
+
+    run(starve())
 
 
 @pytest.mark.parametrize("adopter_dies", [False, True])
