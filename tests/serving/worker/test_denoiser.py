@@ -39,7 +39,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.protocol.event_queue import MOST_CHUNKS
 from serving.replication.leases import LeaseConfig
-from serving.replication.messages import FullState, Item, Role, SavedSession
+from serving.replication.messages import FeedItem, FullState, Item, ReplicationDelta, Role, SavedSession
 from serving.replication.register import Ended
 from serving.replication.standby import StandbyCopy
 from serving.session.applied_log import AppliedLog
@@ -191,7 +191,7 @@ def test_streams_that_are_opened_and_let_go_leave_nobody_behind(pocket: OpenedMo
                 async with aclosing(bench.denoiser.subscribe("one", role, None, str(number))) as items:
                     await anext(items)
                 async with aclosing(bench.denoiser.feed("one", MANAGER)) as deltas:
-                    await anext(deltas)
+                    await next_delta(deltas)
             session = bench.session("one")
             assert (session.audience.subscribers, session.feed, session.logic.viewers) == ([], None, 0)
 
@@ -582,6 +582,14 @@ def test_a_command_that_is_refused_is_raised_and_tells_nobody(pocket: OpenedMode
     run(refuse())
 
 
+async def next_delta(items: AsyncIterator[FeedItem]) -> ReplicationDelta:
+    """Heartbeats before it are left out."""
+    async for item in items:
+        if item.delta is not None:
+            return item.delta
+    raise AssertionError("the standby was let go")
+
+
 async def fed(bench: Bench, name: str, end_frame: int) -> StandbyCopy:
     """What a standby knows once it has the chunk that ends with `end_frame`."""
     copy = StandbyCopy()
@@ -621,8 +629,7 @@ def test_a_standby_that_comes_late_has_the_full_state_at_once(pocket: OpenedMode
             await first.denoiser.command(name, pb.Command(pause=pb.Pause()))
             copy = StandbyCopy()
             async with aclosing(first.denoiser.feed(name, MANAGER)) as items:
-                delta = (await anext(items)).delta
-                assert delta is not None
+                delta = await next_delta(items)
                 copy.apply(delta)
             await second.open(copy.spec, resume=copy.resume_state("lost"))
             await second.denoiser.command(name, pb.Command(resume=pb.Resume()))
@@ -643,7 +650,7 @@ def test_viewers_and_sessions_without_a_standby_and_how_far_a_standby_is_behind_
             copies, now = bench.denoiser._copies, asyncio.get_running_loop().time
             assert copies.following(now()) == Following(viewers=0, unkept=1, lag_s=0.0)
             async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
-                await anext(items)
+                await next_delta(items)
                 assert copies.following(now()) == Following(viewers=0, unkept=0, lag_s=0.0)
                 found = await events(bench, name, lambda event: copies.following(now()).lag_s > 0)
                 assert found
@@ -665,8 +672,7 @@ def test_a_session_that_was_not_started_goes_on_elsewhere(pocket: OpenedModel) -
             await first.open(spec(pocket), cues(NOON))
             copy = StandbyCopy()
             async with aclosing(first.denoiser.feed("one", MANAGER)) as items:
-                delta = (await anext(items)).delta
-                assert delta is not None
+                delta = await next_delta(items)
                 copy.apply(delta)
             await second.open(copy.spec, resume=copy.resume_state("lost"))
             await second.denoiser.command("one", start())
@@ -681,7 +687,7 @@ def test_a_reset_forgets_what_the_standby_was_to_be_sent(pocket: OpenedModel) ->
             name = await started(bench, spec(pocket))
             copy = StandbyCopy()
             async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
-                copy.apply((await anext(items)).delta or pytest.fail("nothing came"))
+                copy.apply(await next_delta(items))
                 await chunks(bench, name, 57)
                 await bench.denoiser.command(name, pb.Command(reset=pb.Reset()))
                 while copy.record is None or copy.record.take == 0:
@@ -778,9 +784,8 @@ def test_there_is_one_standby_and_it_is_the_manager_that_renews(pocket: OpenedMo
             with pytest.raises(NoLease, match="is not the standby"):
                 await anext(bench.denoiser.feed("one", "another"))
             first, second = (bench.denoiser.feed("one", MANAGER) for _ in range(2))
-            assert (await anext(first)).delta is not None
-            delta = (await anext(second)).delta
-            assert delta is not None
+            await next_delta(first)
+            delta = await next_delta(second)
             assert isinstance(delta.change, FullState)
             with pytest.raises(ReplicaLost, match="another stream feeds"):
                 [item async for item in first]
@@ -789,15 +794,29 @@ def test_there_is_one_standby_and_it_is_the_manager_that_renews(pocket: OpenedMo
     run(keep())
 
 
+def test_a_feed_says_that_its_replica_lives_while_the_session_waits_for_its_decoder(pocket: OpenedModel) -> None:
+    async def wait() -> None:
+        async with at_work(pocket, leases=LeaseConfig(0.4)) as bench:
+            await bench.open(spec(pocket), cues(NOON))
+            session = bench.denoiser._copies.get("one")
+            session.undelivered += 1
+            async with aclosing(bench.denoiser.feed("one", MANAGER)) as items:
+                assert [(await anext(items)).delta for _ in range(3)] == [None] * 3
+                session.undelivered -= 1
+                assert isinstance((await next_delta(items)).change, FullState)
+            assert session.feed is None
+
+    run(wait())
+
+
 def test_a_receipt_waits_until_the_standby_has_its_command(pocket: OpenedModel) -> None:
     async def command() -> None:
         async with at_work(pocket) as bench:
             await bench.open(spec(pocket), cues(NOON))
             async with aclosing(bench.denoiser.feed("one", MANAGER)) as items:
-                await anext(items)
+                await next_delta(items)
                 commanding = asyncio.create_task(bench.denoiser.command("one", start()))
-                delta = (await anext(items)).delta
-                assert delta is not None
+                delta = await next_delta(items)
                 assert isinstance(delta.change, RecordDelta)
                 assert (delta.wants_ack, delta.change.state, commanding.done()) == (True, State.RUNNING, False)
                 bench.denoiser.acknowledge("one", delta.number)
@@ -813,15 +832,14 @@ def test_what_an_earlier_feed_is_acknowledged_late_is_no_receipt_for_the_next_on
         async with at_work(pocket) as bench:
             await bench.open(spec(pocket), cues(NOON))
             async with aclosing(bench.denoiser.feed("one", MANAGER)) as items:
-                await anext(items)
+                await next_delta(items)
                 first = asyncio.create_task(bench.denoiser.command("one", start()))
-                late = (await anext(items)).delta
+                late = await next_delta(items)
                 await first
             async with aclosing(bench.denoiser.feed("one", MANAGER)) as items:
-                await anext(items)
+                await next_delta(items)
                 commanding = asyncio.create_task(bench.denoiser.command("one", later))
-                await anext(items)
-                assert late is not None
+                await next_delta(items)
                 bench.denoiser.acknowledge("one", late.number)
                 assert not (await commanding).replicated
 
