@@ -199,6 +199,12 @@ class KVCache:
             raise
         return held
 
+    def clear(self, held: StreamKV) -> None:
+        """As it was when it was opened."""
+        for pool, run in ((self.means, held.means), (self.records, held.records)):
+            if run is not None:
+                _zero(pool, run)
+
     def open_lanes(self, size: WindowSize, frame_tokens: int, count: int) -> tuple[StreamKV, ...]:
         """What a stream of `count` windows needs. Raises PoolFull; nothing is taken then."""
         return self._all([partial(self.open, size, frame_tokens)] * count)
@@ -256,6 +262,10 @@ class KVCache:
 
 def _zeroed(pool: KVPool, tokens: int) -> KVRun:
     run = pool.take(tokens)
-    for plane in pool.state(run, tokens).values():
-        plane.zero_()
+    _zero(pool, run)
     return run
+
+
+def _zero(pool: KVPool, run: KVRun) -> None:
+    for plane in pool.state(run, run.tokens).values():
+        plane.zero_()

@@ -35,9 +35,9 @@ class BlockLengths(NamedTuple):
     later: int = 3
     first: int = 3
 
-    def frames_of(self, block: int) -> int:
-        """Latent frames of a block."""
-        return self.first if block == 0 else self.later
+    def frames_of(self, block: int, opening: int = 0) -> int:
+        """Latent frames of a block, where the stream opened with block `opening`."""
+        return self.first if block == opening else self.later
 
     def latent_frames(self, blocks: int) -> int:
         """Latent frames of the first `blocks`."""

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from typing_extensions import override
 
 from engines.config.base_stream import BaseStreamConfig
-from engines.config.geometry import BlockLengths
+from engines.config.geometry import TEMPORAL_FACTOR, BlockLengths, pixel_frames
 from engines.config.stream import StreamConfig
 from engines.config.validation import require, require_positive
 
@@ -99,6 +99,12 @@ class VideoStreamConfig(BaseStreamConfig):
     @override
     def blocks(self) -> BlockLengths:
         return BlockLengths(self.block_frames, self.first_block_frames)
+
+    @property
+    def lead_in(self) -> int:
+        """Pixel frames by which a stream's opening is longer than a later block, whose place it takes anew."""
+        first, later = self.first_block_frames, self.block_frames
+        return pixel_frames(first) - TEMPORAL_FACTOR * later
 
     @property
     def passes(self) -> int:

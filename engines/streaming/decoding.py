@@ -35,4 +35,4 @@ def decode_block(decoder: FrameDecoder | None, stream: Decodable, block: Block) 
     decoded = decoder.decode(block.latents, stream.decoder, block.ready)
     stream.decoder = decoded.cache
     stream.decoded_blocks += 1
-    return decoded.frames
+    return decoded.frames[block.lead_in :]

@@ -236,11 +236,11 @@ class Generator:
         self._drawing.shutdown()
         del self.cache, self._rollout
 
-    def noise_prefetcher(self, noise: Noise, config: BaseStreamConfig) -> NoisePrefetcher:
-        """Draws the noise of a stream's blocks one ahead, for this device."""
+    def noise_prefetcher(self, noise: Noise, config: BaseStreamConfig, opening: int = 0) -> NoisePrefetcher:
+        """Draws the noise of a stream's blocks one ahead, for this device; it opens with block `opening`."""
 
         def shape(block: int) -> tuple[int, ...]:
-            frames = config.blocks.frames_of(block)
+            frames = config.blocks.frames_of(block, opening)
             return len(config.steps_of(block)), *config.latent_shape(self.config.latent_channels, frames)
 
         pinned = self.cache.device.type == "cuda"

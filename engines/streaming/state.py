@@ -16,12 +16,15 @@ from engines.text.prompt import Prompt
 class Block(NamedTuple):
     """One generated block: its number in the stream, and clean latents [frames, channels, h/8, w/8].
 
-    The stream refers to the same latents: nobody writes into them. `ready` is when a GPU has made them.
+    The stream refers to the same latents: nobody writes into them. `ready` is when a GPU has made them. A block
+    that opens its stream anew is decoded as if nothing had been before it, and the first `lead_in` of its pictures
+    are not shown; it is 0 for all others.
     """
 
     number: int
     latents: Tensor
     ready: torch.cuda.Event | None = None
+    lead_in: int = 0
 
 
 @dataclass(frozen=True)

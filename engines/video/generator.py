@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engines.cache.kv_cache import StreamKV
 from engines.cache.rolling_window import Lane, RollingWindow
 from engines.config.video_stream import Loop, VideoStreamConfig
 from engines.device.memory_budget import typed_out_of_memory
@@ -61,7 +62,7 @@ class VideoGenerator:
             noise=noise,
             noise_prefetcher=beside.noise_prefetcher(noise, config),
             lanes=lanes,
-            progress=(Lane(left=len(config.steps)),) * len(lanes),
+            progress=_empty(lanes),
             recent=RecentLatents(beside.recent_frames(config.window_frames)),
             inputs=KeptInputs(config),
             decoder=None if beside.decoder is None else beside.decoder.empty_cache(),
@@ -88,7 +89,7 @@ class VideoGenerator:
         """Begin each stream's next block, and return the block of each that has come out.
 
         In a plain loop that is the same one; in a stream batch it is the one that began `steps` - 1 blocks before,
-        and none has come out while the rows fill up. A stream's first block always comes out at once. Raises
+        and none has come out while the rows fill up. A block that opens its stream comes out at once. Raises
         StreamError if an input is not the stream's next, Cancelled between two passes once `cancelled` is set; no
         stream has advanced then.
 
@@ -115,14 +116,44 @@ class VideoGenerator:
     def renew_sink(self, stream: VideoStream) -> None:
         """Have the next frames take the places of the sink's, in every window.
 
-        In a stream batch each window does so as blocks reach its step. Raises StreamError in a begun block.
+        In a stream batch each window does so as blocks reach its step. Where they are to do so already, or to open
+        the stream, nothing changes. Raises StreamError in a begun block.
         """
+        if stream.renewing or stream.is_opening:
+            return
         stream.require_between_blocks()
         ends = range(1, stream.window.sink + 1)
         for lane, progress in zip(stream.lanes, stream.progress, strict=True):
             records = self.beside.cache.state(lane, 0)["records"]
             put_first(records[:, progress.writes % stream.window.records], ends)
         stream.renewing = True
+
+    @torch.inference_mode()
+    def reopen(self, stream: VideoStream) -> None:
+        """Have the next block open the stream anew, as if nothing had been before it; numbers go on.
+
+        It is as long as a first one, and its pictures are `lead_in` more than a later block's. Where it is to open
+        the stream already, nothing changes. Raises StreamError unless all blocks before it are out and decoded,
+        and for a stream whose first block is no longer than others.
+        """
+        stream.require_open()
+        if stream.is_opening:
+            return
+        stream.require_at_rest()
+        config, opening = stream.config, stream.entered
+        if config.lead_in < 0:
+            raise StreamError(
+                f"blocks of {config.block_frames} are as long as the first: none opens the stream anew"
+            )
+        self._keep_rows(stream, lambda _: False)
+        for lane in stream.lanes:
+            self.beside.cache.clear(lane)
+        stream.rows, stream.progress = (), _empty(stream.lanes)
+        stream.noise_prefetcher = self.beside.noise_prefetcher(stream.noise, config, opening)
+        stream.recent.clear()
+        stream.inputs = KeptInputs(config, opening=opening)
+        stream.decoder = None if self.beside.decoder is None else self.beside.decoder.empty_cache()
+        stream.opening, stream.position, stream.renewing = opening, 0, False
 
     @torch.inference_mode()
     def flush(self, stream: VideoStream) -> list[Block]:
@@ -147,7 +178,7 @@ class VideoGenerator:
             return
         self.leave_batch(stream)
         stream.loop = loop
-        if loop == "batch" and stream.blocks > 0:
+        if loop == "batch" and not stream.is_opening:
             self._enter_batch(stream)
 
     def leave_batch(self, stream: VideoStream) -> None:
@@ -172,7 +203,7 @@ class VideoGenerator:
         return replace(
             stream,
             lanes=lanes,
-            noise_prefetcher=self.beside.noise_prefetcher(stream.noise, stream.config),
+            noise_prefetcher=self.beside.noise_prefetcher(stream.noise, stream.config, stream.opening),
             recent=stream.recent.copy(),
             inputs=stream.inputs.copy(),
             rebuilt_before=stream.rebuilt_before.copy(),
@@ -221,9 +252,10 @@ class VideoGenerator:
             finished = stream.finish(made.latents, ready)
         stream.inputs.append(KeptInput(block, stream.position, stream.prompt, stream.renewing))
         stream.renewing = False
+        opens = stream.is_opening
         stream.entered += 1
         stream.position = stream.window.next_position(stream.position + frames, stream.config.refresh_at)
-        if stream.entered == 1 and stream.loop == "batch":
+        if opens and stream.loop == "batch":
             self._enter_batch(stream)
         return finished
 
@@ -253,8 +285,13 @@ class VideoGenerator:
 
 
 def _is_plain(stream: VideoStream) -> bool:
-    """Whether the next block's steps run one after the other: those of a stream's first block do in any loop."""
-    return stream.loop == "plain" or stream.entered == 0
+    """Whether the next block's steps run one after the other: those of an opening do in any loop."""
+    return stream.loop == "plain" or stream.is_opening
+
+
+def _empty(lanes: Sequence[StreamKV]) -> tuple[Lane, ...]:
+    """How far windows are into which nothing has been written: one for each step."""
+    return (Lane(left=len(lanes)),) * len(lanes)
 
 
 def _plain_shape(due: _Due) -> tuple[object, ...]:

@@ -39,7 +39,8 @@ class BlockInput(NamedTuple):
 class InputState:
     """How far a stream's pictures have been encoded: a value, which each call replaces.
 
-    `noise` holds for the pictures that come, and may be replaced by another setting between two calls.
+    `blocks` counts those of the stream. `motion` is None where the next pictures open it. `noise` holds for the
+    pictures that come, and may be replaced by another setting between two calls.
     """
 
     cache: ConvCache
@@ -87,9 +88,10 @@ class InputEncoder:
             black = torch.zeros(frames, config.height, config.width, 3, dtype=torch.uint8)
             state = self.encode(config, black, state).after
 
-    def start(self, config: VideoStreamConfig) -> InputState:
-        """Before a stream's first pictures."""
-        return InputState(self._vae.start_encoding(), NoiseSetting(config.noise_scale, config.motion_noise))
+    def start(self, config: VideoStreamConfig, block: int = 0, noise: NoiseSetting | None = None) -> InputState:
+        """Before the pictures of the block that opens a stream; `noise` replaces what `config` says of it."""
+        noise = noise or NoiseSetting(config.noise_scale, config.motion_noise)
+        return InputState(self._vae.start_encoding(), noise, block)
 
     @torch.inference_mode()
     def resume(self, config: VideoStreamConfig, pictures: Tensor, blocks: int) -> InputState:
@@ -112,7 +114,8 @@ class InputEncoder:
         """The inputs of the next blocks, from `pictures` [N, height, width, 3] uint8.
 
         N is 1 + 4(n-1) at the start of a stream whose first block has n latent frames, and 4n for each later block
-        of n. Pictures of one call have one level of noise, that of the most that moved. Raises ValueError for
+        of n. A block that opens a stream anew has as many pictures as a later one: its first is repeated before
+        it. Pictures of one call have one level of noise, that of the most that moved. Raises ValueError for
         pictures of another size, StreamError if N breaks its rule, DeviceOutOfMemory; `state` stays of use.
         """
         _check(config, pictures)
@@ -120,15 +123,18 @@ class InputEncoder:
             return self._side_stream.begin(partial(self._encoded, config, pictures, state), None).wait()
 
     def _encoded(self, config: VideoStreamConfig, pictures: Tensor, state: InputState) -> Encoded:
+        noise, before = state.noise, state.motion
+        if before is None and state.blocks > 0:
+            pictures = with_lead_in(config, pictures)
         pixels = self._pixels(pictures)
         encoded = self._vae.encode_means(pixels.unsqueeze(0), state.cache)
-        noise, before = state.noise, state.motion
         motion = MotionNoise.start(noise, pixels) if before is None else before.after(noise, pixels)
         timestep = _timestep(config, motion)
         inputs, first, number = list[BlockInput](), 0, state.blocks
+        opening = number if before is None else 0
         latents = encoded.latents[0]
         while first < latents.shape[0]:
-            frames = config.blocks.frames_of(number)
+            frames = config.blocks.frames_of(number, opening)
             inputs.append(BlockInput(number, latents[first : first + frames].clone(), motion.scale, timestep))
             first, number = first + frames, number + 1
         return Encoded(inputs, InputState(encoded.cache, state.noise, number, motion))
@@ -137,6 +143,11 @@ class InputEncoder:
         """[N, 3, H, W] in -1..1."""
         here = to_device(pictures, self._side_stream.device)
         return (here.permute(0, 3, 1, 2) / 127.5 - 1).to(self.dtype)
+
+
+def with_lead_in(config: VideoStreamConfig, pictures: Tensor) -> Tensor:
+    """Pictures that open a stream anew, behind the first of them as often as its opening is longer."""
+    return torch.cat([pictures[:1].expand(config.lead_in, -1, -1, -1), pictures])
 
 
 def under_noise(block: BlockInput, config: VideoStreamConfig, after: InputState) -> BlockInput:

@@ -42,7 +42,8 @@ def restore_input(encoder: InputEncoder, config: VideoStreamConfig, data: bytes)
         kept, start = facts[INPUT], encoder.start(config)
         cache = restored_cache("encoder", start.cache, tensors, facts, encoder.device)
         blocks, scale, motion = kept["blocks"], kept["scale"], None
-        if not isinstance(blocks, int) or blocks < 0 or (scale is None) != (blocks == 0):
+        opens, starts = cache.frames_seen == 0, blocks == 0
+        if not isinstance(blocks, int) or blocks < 0 or (scale is None) != opens or (starts and not opens):
             raise ValueError(f"{str(blocks)[:40]} encoded blocks, noise {str(scale)[:40]}")
         if scale is not None:
             picture = tensors[PICTURE]

@@ -39,14 +39,16 @@ class KeptInputs:
     Args:
         config: of the stream.
         inputs: from old to new, as iterating over another one gives them.
+        opening: the block with which the stream opened.
 
     """
 
-    def __init__(self, config: VideoStreamConfig, inputs: Iterable[KeptInput] = ()) -> None:
+    def __init__(self, config: VideoStreamConfig, inputs: Iterable[KeptInput] = (), opening: int = 0) -> None:
         later = config.block_frames
         # The first entry of a window's queue is behind the second block's place: see `RollingWindow.place`.
         fixed = max(config.sink_frames, 2 * config.first_block_frames - later)
         self._config = config
+        self._first = opening
         self._opening_blocks = 1 - (config.first_block_frames - fixed) // later
         self._sink_blocks = -(-config.sink_frames // later)
         # Those on their way in a stream batch when a sink is renewed are the first in the later steps' sinks.
@@ -66,7 +68,7 @@ class KeptInputs:
     @property
     def is_gapless(self) -> bool:
         """Whether no block's input has gone since the opening."""
-        return not self._last or self._last[0].number <= len(self._opening)
+        return not self._last or self._last[0].number <= self._opened
 
     def can_follow(self, entered: int) -> bool:
         """Whether these are what a stream keeps once so many blocks have begun."""
@@ -74,8 +76,8 @@ class KeptInputs:
         opening = [kept.number for kept in self._opening]
         return (
             last == list(range(entered - len(last), entered))
-            and opening == list(range(min(entered, self._opening_blocks)))
-            and len(last) == min(entered, self._last.maxlen or 0)
+            and opening == list(range(self._first, min(entered, self._first + self._opening_blocks)))
+            and len(last) == min(entered - self._first, self._last.maxlen or 0)
         )
 
     def append(self, kept: KeptInput) -> None:
@@ -91,7 +93,7 @@ class KeptInputs:
 
     def copy(self) -> KeptInputs:
         """The same inputs, to go on by themselves."""
-        return KeptInputs(self._config, self)
+        return KeptInputs(self._config, self, self._first)
 
     def to_play(self) -> list[KeptInput]:
         """The inputs in the order in which they fill empty windows with what the stream's own hold, nearly.
@@ -105,5 +107,10 @@ class KeptInputs:
         filled = config.blocks.latent_frames(len(self._opening))
         places = range(filled, config.window_frames, config.block_frames)
         growing = [kept._replace(position=at, renews=False) for at, kept in zip(places, last, strict=False)]
-        renewed = [kept for kept in self._renewed if len(self._opening) <= kept.number < last[0].number]
+        renewed = [kept for kept in self._renewed if self._opened <= kept.number < last[0].number]
         return [*self._opening, *growing, *renewed, *last]
+
+    @property
+    def _opened(self) -> int:
+        """The first block behind the opening's."""
+        return self._first + len(self._opening)

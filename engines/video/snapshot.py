@@ -17,7 +17,7 @@ from engines.cache.prompt_kv import PromptKV
 from engines.cache.rolling_window import Lane
 from engines.config.video_stream import LOOPS, VideoStreamConfig
 from engines.device.memory_budget import typed_out_of_memory
-from engines.errors import SnapshotError, StreamError
+from engines.errors import SnapshotError
 from engines.streaming.snapshot import (
     EXACT_REMEDY,
     VIDEO,
@@ -43,7 +43,7 @@ from engines.video.stream import BatchRow, VideoStream
 COUNTS = ("position", "entered", "blocks", "decoded_blocks")
 """What a stream counts."""
 
-PROGRESS = ("entered", "blocks", "on_their_way")
+PROGRESS = ("opening", "entered", "blocks", "on_their_way")
 
 MOST_BLOCKS = 1 << 30
 """Of a stream: its passes are counted in 32 bits on the device."""
@@ -128,8 +128,7 @@ def _common(stream: VideoStream, prompts: list[Prompt]) -> Parts:
     """What both kinds hold."""
     stream.require_between_blocks()
     require_seeded(stream.noise)
-    if stream.decoder is not None and stream.decoded_blocks != stream.blocks:
-        raise StreamError(f"{stream.blocks} blocks are made but {stream.decoded_blocks} decoded; decode first")
+    stream.require_decoded()
     inputs = list(stream.inputs)
     tensors = {f"recent.{i}": latents for i, latents in enumerate(stream.recent)}
     tensors |= {f"prompt.{i}": prompt.rows for i, prompt in enumerate(prompts)}
@@ -141,6 +140,7 @@ def _common(stream: VideoStream, prompts: list[Prompt]) -> Parts:
         "prompt": None if stream.prompt is None else prompts.index(stream.prompt),
         "inputs": [_input_facts(kept, prompts) for kept in inputs],
         "recent": len(stream.recent),
+        "opening": stream.opening,
         "renewing": stream.renewing,
         "on_their_way": stream.on_their_way,
         "rebuilt_before": stream.rebuilt_before,
@@ -189,17 +189,21 @@ def _fill(video: VideoGenerator, stream: VideoStream, kind: Kind, parts: Parts) 
     if facts["loop"] not in LOOPS:
         raise ValueError(f"loop {str(facts['loop'])[:40]!r}")
     stream.loop = facts["loop"]
-    entered, blocks, on_their_way = _counts("a stream", [facts[name] for name in PROGRESS], len(PROGRESS))
+    counts = _counts("a stream", [facts[name] for name in PROGRESS], len(PROGRESS))
+    opening, entered, blocks, on_their_way = counts
+    opened = max(entered - opening, 1)
+    if blocks + on_their_way > entered or not on_their_way < min(opened, stream.steps) or opening > entered:
+        raise ValueError(f"{blocks} of {entered} blocks since {opening}, {on_their_way} on their way")
+    stream.entered = opening
+    video.reopen(stream)
     inputs = _inputs(video, stream, parts, prompts)
-    if blocks + on_their_way > entered or not on_their_way < max(entered, 1) or on_their_way >= stream.steps:
-        raise ValueError(f"{blocks} of {entered} blocks, {on_their_way} on their way")
     if kind == "light":
         replay(video, stream, inputs, on_their_way)
     stream.inputs = inputs
     _fill_common(video, stream, parts, prompts)
     if kind == "exact":
         _fill_exact(video, stream, parts, prompts)
-    elif entered > 0:
+    elif entered > opening:
         stream.decoder = video.beside.rebuilt_decoder(stream.recent)
         stream.rebuilt_before.append(stream.blocks)
 
@@ -216,10 +220,10 @@ def _fill_common(video: VideoGenerator, stream: VideoStream, parts: Parts, promp
         raise ValueError(f"{stream.entered} blocks, prompt None")
     stream.recent.clear()
     first = stream.blocks - facts["recent"]
-    if first < 0 or (stream.blocks > 0) != (facts["recent"] > 0):
+    if first < stream.opening or (stream.blocks > stream.opening) != (facts["recent"] > 0):
         raise ValueError(f"latents of {facts['recent']} blocks of {stream.blocks}")
     for number in range(facts["recent"]):
-        frames = stream.config.blocks.frames_of(first + number)
+        frames = stream.frames_of(first + number)
         stream.recent.append(_latents(video, stream, tensors[f"recent.{number}"], frames).to(device, dtype))
     if facts["renewing"] not in (False, True):
         raise ValueError(f"renewing {str(facts['renewing'])[:40]!r}")
@@ -249,12 +253,12 @@ def _inputs(video: VideoGenerator, stream: VideoStream, parts: Parts, prompts: l
     """ValueError unless they are inputs of the opening and of the last blocks that have begun."""
     tensors, facts = parts
     device, dtype = video.beside.cache.device, video.beside.cache.layout.dtype
-    made = KeptInputs(stream.config)
+    made = KeptInputs(stream.config, opening=stream.opening)
     for at, (number, noise_scale, timestep, position, prompt, renews) in enumerate(facts["inputs"]):
         _counts("an input", [number, timestep, position, prompt], 4)
         if not 0 < noise_scale <= 1 or timestep > 1000 or position > stream.config.refresh_at:
             raise ValueError(f"an input at {position}, noise {noise_scale}, timestep {timestep}")
-        frames = stream.config.blocks.frames_of(number)
+        frames = stream.frames_of(number)
         latents = _latents(video, stream, tensors[f"kept.{at}"], frames).to(device, dtype)
         entered = BlockInput(number, latents, float(noise_scale), timestep)
         made.append(KeptInput(entered, position, prompts[prompt], renews is True))

@@ -60,9 +60,10 @@ class BegunBlock(NamedTuple):
 class VideoStream:
     """The state of one stream, between two passes whenever the generator is not at work on it.
 
-    `entered` counts blocks that have been begun, `blocks` those that have come out. `progress` says how far each
-    of the `lanes` is: one for each step, of which a plain loop uses the first. `rows` are the blocks between two
-    steps of stream batch, from the second step on; None where there is none. `position` is the next block's.
+    `entered` counts blocks that have been begun, `blocks` those that have come out; `opening` is the block with
+    which the stream has opened, or is to open, last. `progress` says how far each of the `lanes` is: one for each
+    step, of which a plain loop uses the first. `rows` are the blocks between two steps of stream batch, from the
+    second step on; None where there is none. `position` is the next block's.
     `renewing` is whether the sink has been renewed since the last block began. `rebuilt_before` are the blocks in
     front of which the windows were rebuilt from `inputs`.
     """
@@ -81,6 +82,7 @@ class VideoStream:
     prompt: Prompt | None = None
     prompt_kv: PromptKV | None = None
     position: int = 0
+    opening: int = 0
     entered: int = 0
     blocks: int = 0
     decoded_blocks: int = 0
@@ -97,7 +99,12 @@ class VideoStream:
     @property
     def block_frames(self) -> int:
         """Latent frames of the next block to begin."""
-        return self.config.blocks.frames_of(self.entered)
+        return self.frames_of(self.entered)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether the next block to begin opens the stream."""
+        return self.entered == self.opening
 
     @property
     def next_frame(self) -> int:
@@ -120,6 +127,10 @@ class VideoStream:
         """Whether no block is on its way."""
         return self.on_their_way == 0
 
+    def frames_of(self, block: int) -> int:
+        """Latent frames of a block since the stream opened."""
+        return self.config.blocks.frames_of(block, self.opening)
+
     def require_open(self) -> None:
         """Raise StreamError if the stream has been closed."""
         if self.closed:
@@ -130,6 +141,18 @@ class VideoStream:
         self.require_open()
         if self.begun is not None:
             raise StreamError(f"block {self.entered} has begun; make it first")
+
+    def require_at_rest(self) -> None:
+        """Raise StreamError unless all blocks that have begun have come out, and are decoded if they are here."""
+        self.require_between_blocks()
+        if not self.is_empty:
+            raise StreamError("blocks are on their way in a stream batch; flush them")
+        self.require_decoded()
+
+    def require_decoded(self) -> None:
+        """Raise StreamError if there is a decoder, and a block that it has not decoded."""
+        if self.decoder is not None and self.decoded_blocks != self.blocks:
+            raise StreamError(f"{self.blocks} blocks are made but {self.decoded_blocks} decoded; decode first")
 
     def require_next(self, block: BlockInput) -> None:
         """Raise StreamError unless `block` can be the next to begin."""
@@ -144,7 +167,8 @@ class VideoStream:
 
     def finish(self, latents: Tensor, ready: torch.cuda.Event | None) -> Block:
         """Take over a block that has come out."""
-        block = Block(self.blocks, latents, ready)
+        lead_in = self.config.lead_in if self.blocks == self.opening > 0 else 0
+        block = Block(self.blocks, latents, ready, lead_in)
         self.recent.append(latents)
         self.blocks += 1
         return block

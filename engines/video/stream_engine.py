@@ -73,11 +73,6 @@ class StreamEngine:
         """The blocks that are on their way, finished without another input."""
         return self.video.flush(stream) if isinstance(stream, VideoStream) else []
 
-    def renew_sink(self, stream: AnyStream) -> None:
-        """Have the next frames take the places of the sink's; a stream from prompts alone keeps its own."""
-        if isinstance(stream, VideoStream):
-            self.video.renew_sink(stream)
-
     def fork(self, stream: AnyStream) -> AnyStream:
         """A second stream in the same state."""
         return self.video.fork(stream) if isinstance(stream, VideoStream) else self.text.fork(stream)

@@ -190,6 +190,10 @@ class AsyncClient:
         """Go back to an empty timeline and frame 0."""
         return await self._calls.ask("Reset", pb.ResetRequest(session_id=session_id))
 
+    async def cut(self, session_id: str) -> pb.Receipt:
+        """Open a restyled video anew with the next pictures."""
+        return await self._calls.ask("Cut", pb.CutRequest(session_id=session_id))
+
     async def fork(self, session_id: str, frame: int | None = None) -> pb.Session:
         """Open a session with the same past, up to the block that contains `frame`; None is the present block."""
         return await self._calls.ask("ForkSession", pb.ForkSessionRequest(session_id=session_id, frame=frame))

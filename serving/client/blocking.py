@@ -105,6 +105,10 @@ class SteeredSession:
         """Go back to an empty timeline and frame 0."""
         return self._thread.run(self._controller.reset())
 
+    def cut(self) -> pb.Receipt:
+        """Open a restyled video anew with the next pictures."""
+        return self._thread.run(self._controller.cut())
+
     def send_picture(self, data: bytes, format: PictureFormat, time_us: int | None = None) -> int:
         """Send a picture to be restyled, and return its id."""
         return self._thread.run(self._controller.send_picture(data, format, time_us))

@@ -152,6 +152,10 @@ class InteractiveSession:
         """Go back to an empty timeline and frame 0."""
         return await self._do(reset=pb.Reset())
 
+    async def cut(self) -> pb.Receipt:
+        """Open a restyled video anew with the next pictures."""
+        return await self._do(cut=pb.Cut())
+
     async def send_picture(self, data: bytes, format: PictureFormat, time_us: int | None = None) -> int:
         """Send a picture to be restyled, and return its id, which the frame has that is made of it.
 

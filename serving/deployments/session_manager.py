@@ -248,6 +248,10 @@ class SessionManagerReplica:
         return await self._command(request, caller, reset=pb.Reset())
 
     @answered
+    async def Cut(self, request: pb.CutRequest, caller: Caller) -> pb.Receipt:
+        return await self._command(request, caller, cut=pb.Cut())
+
+    @answered
     async def ForkSession(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
         return await self._sessions.fork(request, caller)
 

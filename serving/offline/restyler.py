@@ -28,7 +28,7 @@ from serving.offline.film_writer import Film
 from serving.offline.provenance import Facts
 from serving.offline.renderer import STILLS, Outputs, Progress, progress
 from serving.pipeline.prompts import PlannedPrompts
-from serving.pipeline.restyling import noise_after
+from serving.pipeline.restyling import noise_after, restyle
 from serving.timeline.schedule import Schedule
 
 CHUNK_BLOCKS = 3
@@ -125,6 +125,9 @@ class ClipRestyler:
         held: Block | None = None
         for number, group in enumerate(self._groups(pictures)):
             prompt = self._track.at(number)
+            if self._track.restyling is not None and self._track.restyling.cuts:
+                yield from self._rest(held, groups)
+                held = None
             groups[number] = group._replace(text=prompt.text)
             try:
                 block, state = self._begin(group, prompt, state, interrupted)
@@ -133,6 +136,11 @@ class ClipRestyler:
             if held is not None:
                 yield Restyled(held.number, generator.decode(stream, held), groups.pop(held.number))
             held = block
+        yield from self._rest(held, groups)
+
+    def _rest(self, held: Block | None, groups: dict[int, PictureGroup]) -> Iterator[Restyled]:
+        """Blocks that have begun: the one that is still to be decoded, and those that are on their way."""
+        stream, generator = self._stream, self._engine.generator
         for last in ([] if held is None else [held], generator.flush(stream)):
             for block in last:
                 yield Restyled(block.number, generator.decode(stream, block), groups.pop(block.number))
@@ -142,9 +150,10 @@ class ClipRestyler:
     ) -> tuple[Block | None, InputState]:
         stream, generator = self._stream, self._engine.generator
         if (restyling := self._track.restyling) is not None:
+            restyle(generator, stream, restyling)
             state = replace(state, noise=noise_after(state.noise, restyling))
-            if restyling.renews_sink:
-                generator.renew_sink(stream)
+            if restyling.cuts:
+                state = self._engine.encoder.start(stream.config, stream.entered, state.noise)
         if stream.prompt is None or stream.prompt.text != prompt.text:
             generator.set_prompt(stream, prompt)
         inputs, after = self._engine.encoder.encode(stream.config, group.pictures, state)

@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 from engines.sampling.motion_noise import NoiseSetting
+from engines.video.generator import VideoGenerator
+from engines.video.stream import VideoStream
 from serving.timeline.cue import Restyling
+
+
+def restyle(video: VideoGenerator, stream: VideoStream, restyling: Restyling) -> None:
+    """Put in force, from the stream's next block on, what a cue says of it. Raises as `video` does."""
+    if restyling.cuts:
+        video.reopen(stream)
+    if restyling.renews_sink:
+        video.renew_sink(stream)
 
 
 def noise_after(noise: NoiseSetting, restyling: Restyling) -> NoiseSetting:

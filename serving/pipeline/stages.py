@@ -106,7 +106,7 @@ class LocalDecoder(DecoderStage):
 
     @override
     async def decode(self, key: str, block: Block, traceparent: str | None = None) -> Chunk:
-        arguments = (key, block.number, block.latents, block.ready, traceparent)
+        arguments = (key, block.number, block.latents, block.ready, traceparent, block.lead_in)
         return await in_thread(self._executor, partial(self.decoder.decode, *arguments))
 
     @override

@@ -118,12 +118,13 @@ class VideoDecoder:
         latents: Tensor,
         ready: torch.cuda.Event | None = None,
         traceparent: str | None = None,
+        lead_in: int = 0,
     ) -> Chunk:
         """The chunk of `block`: the session's next one, or once more its last one.
 
         `latents` are [frames, channels, h/8, w/8]; on CUDA they are there at `ready`. `traceparent` is the block's
-        span. Raises SessionNotFound for a key that is not open, FrameOutOfRange for any other block, MemoryFull if
-        there is no memory for it.
+        span, and `lead_in` as in `engines.streaming.state.Block`. Raises SessionNotFound for a key that is not
+        open, FrameOutOfRange for any other block, MemoryFull if there is no memory for it.
         """
         session = self._session(key)
         if session.last is not None and session.last.block == block:
@@ -132,12 +133,13 @@ class VideoDecoder:
             raise FrameOutOfRange(f"block {block} is not the next to decode; {session.next_block} is")
         began = time.monotonic()
         with refused():
-            pictures = self._decoding.decode(latents, session.cache, ready)
+            cache = self._decoding.empty_cache() if lead_in else session.cache
+            pictures = self._decoding.decode(latents, cache, ready)
         decoded = time.monotonic()
         encoding = Lap(torch.device("cpu"))
         rows, columns = latents.shape[2:]
         encoder = session.encoder or self._make_encoder(rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
-        chunk = encoder.encode(block, session.next_frame, pictures.frames.numpy())
+        chunk = encoder.encode(block, session.next_frame, pictures.frames[lead_in:].numpy())
         encoding.stop()
         seconds = (pictures.lap.seconds or 0.0) + (encoding.seconds or 0.0)
         self._sessions[key] = _Decoded(pictures.cache, block + 1, chunk.end_frame, encoder, chunk, seconds)

@@ -79,6 +79,8 @@ def apply_command(logic: Session, command: pb.Command, now: float) -> tuple[Rece
             return logic.resume(name, now)
         case "reset":
             return logic.reset(name, now)
+        case "cut":
+            return logic.cut(name, now)
         case _:
             told = "no action, or is no message that can be read" if action is None else f"the action {action}"
             raise InvalidRequest(f"command {name!r} has {told}; it cannot be sent here")

@@ -58,6 +58,7 @@ def read_restyling(cue: pb.Cue) -> Restyling | None:
         told.noise_scale if told.HasField("noise_scale") else None,
         told.follows_motion if told.HasField("follows_motion") else None,
         told.renews_sink,
+        told.cuts,
     )
 
 

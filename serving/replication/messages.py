@@ -45,10 +45,14 @@ class SessionSpec:
 
 
 class BlockPictures(NamedTuple):
-    """The pictures that a block began with: the id of that of each frame, and all of them as JPEG."""
+    """The pictures that a block began with: the id of that of each frame, and all of them as JPEG.
+
+    What was before a block that `opens` the video anew has no part in what comes.
+    """
 
     ids: tuple[int, ...]
     data: tuple[bytes, ...]
+    opens: bool = False
 
 
 @dataclass(frozen=True)

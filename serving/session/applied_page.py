@@ -60,7 +60,8 @@ def _put_restyling(body: bytearray, restyling: Restyling | None) -> None:
         return
     scale, follows = restyling.noise_scale, restyling.follows_motion
     has_follows, has_scale = follows is not None, scale is not None
-    _put(body, 1 | restyling.renews_sink << 1 | has_follows << 2 | bool(follows) << 3 | has_scale << 4)
+    bits = 1 | restyling.renews_sink << 1 | has_follows << 2 | bool(follows) << 3 | has_scale << 4
+    _put(body, bits | restyling.cuts << 5)
     if scale is not None:
         body += _WEIGHT.pack(scale)
 
@@ -127,4 +128,4 @@ def _restyling(reader: _Reader) -> Restyling | None:
     if not bits:
         return None
     scale = _WEIGHT.unpack(reader.take(_WEIGHT.size))[0] if bits & 16 else None
-    return Restyling(scale, bool(bits & 8) if bits & 4 else None, bool(bits & 2))
+    return Restyling(scale, bool(bits & 8) if bits & 4 else None, bool(bits & 2), bool(bits & 32))

@@ -106,6 +106,12 @@ class Session:
         """The first frame of the next block: the earliest at which a cue can apply."""
         return self.blocks.pixel_frames(self.next_block)
 
+    @property
+    def cuts_next(self) -> bool:
+        """Whether the video opens anew with the next block, by what is pending now."""
+        landing = self._pending.landing(self.next_block)
+        return self.next_block > 0 and bool(landing) and landing[-1].cue.cuts
+
     def shown_frame(self, now: float) -> int:
         """The last frame that the viewer has seen, as far as is known; -1 before the first."""
         if self.state is State.PAUSED:
@@ -195,6 +201,21 @@ class Session:
         self._begin_take(self.take + 1, now)
         self.renew(now)
         return (Receipt(command_id, CommandKind.RESET, Stage.ACCEPTED, 0), *dropped)
+
+    def cut(self, command_id: str, now: float) -> tuple[Receipt, ...]:
+        """Have the video open anew with the next block: by the cue that falls on it, or one of the same prompt."""
+        self._require_alive()
+        last, at = self._log.last, self.earliest_frame
+        if last is None:
+            raise WrongState("no block has been begun, and the first one opens the video: there is nothing to cut")
+        if landing := self._pending.landing(self.next_block):
+            found = landing[-1]
+        else:
+            self._pending.require_room(at)
+            found = Pending(Cue(at, last.cue.blend), command_id)
+        self._put(replace(found, cue=found.cue.cutting()))
+        self.renew(now)
+        return (Receipt(command_id, CommandKind.CUT, Stage.ACCEPTED, at, found.cue.frame),)
 
     def end(self) -> None:
         """End the session: no command is taken any more."""

@@ -37,6 +37,7 @@ class CommandKind(Enum):
     SHOWN = 9
     PICTURE = 10
     END_INPUT = 11
+    CUT = 12
 
 
 class Stage(Enum):

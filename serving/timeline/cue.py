@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from serving.errors import TimelineError
@@ -160,12 +160,14 @@ class Restyling:
         noise_scale: the share of noise that they are mixed with.
         follows_motion: whether it is less where they move.
         renews_sink: the next frames are those that are always attended, in place of the first ones.
+        cuts: the video opens anew with the next pictures, as if nothing had been before them.
 
     """
 
     noise_scale: float | None = None
     follows_motion: bool | None = None
     renews_sink: bool = False
+    cuts: bool = False
 
     def __post_init__(self) -> None:
         scale = self.noise_scale
@@ -192,3 +194,12 @@ class Cue:
             "transition",
             "the cue at frame 0 has no prompt before it to change from",
         )
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the video opens anew with it."""
+        return self.restyling is not None and self.restyling.cuts
+
+    def cutting(self) -> Cue:
+        """The same, with which the video opens anew."""
+        return replace(self, restyling=replace(self.restyling or Restyling(), cuts=True))

@@ -131,6 +131,7 @@ _COMMANDS: Mapping[str, _Type] = {
     ),
     "resume": _Type((), lambda _, __: pb.Command(resume=pb.Resume())),
     "reset": _Type((), lambda _, __: pb.Command(reset=pb.Reset())),
+    "cut": _Type((), lambda _, __: pb.Command(cut=pb.Cut())),
     "end_input": _Type((), lambda _, __: pb.Command(end_input=pb.EndInput())),
     "shown": _Type(
         ("frame",), lambda data, fields: pb.Command(shown=pb.Shown(frame=_frame(_field(data, fields, "frame"))))

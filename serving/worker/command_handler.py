@@ -19,7 +19,7 @@ from serving.protocol.commands import first_answer, handle
 from serving.protocol.convert import read_cue, write_receipt
 from serving.session.recording_mark import RecordingMark
 from serving.session.state_machine import Receipt
-from serving.worker.pictures.session_input import new_input, require_restylable
+from serving.worker.pictures.session_input import new_input, require_pictures, require_restylable
 from serving.worker.session_copies import SessionCopies
 from serving.worker.state.active_session import ActiveSession, at_rest
 
@@ -92,6 +92,8 @@ class CommandHandler:
             return await self._reset(session, command)
         if command.HasField("schedule_prompt") and command.schedule_prompt.HasField("restyling"):
             require_restylable(session.spec, [read_cue(command.schedule_prompt)])
+        if command.HasField("cut"):
+            require_pictures(session.input)
         # The lease may have run out while an earlier command was answered.
         logic = self._copies.leased(session.attempt).logic
         return handle(logic, command, _now(), steers=not replaced).receipts

@@ -49,7 +49,8 @@ class PictureIntake:
     def encode_more(self, session: ActiveSession) -> None:
         """Do what there is to do with the pictures of a session."""
         if session.input is not None and self._stage is not None and not session.closed:
-            self._stage.begin(session.input, self._wake, partial(self._copies.end, session))
+            logic, failed = session.logic, partial(self._copies.end, session)
+            self._stage.begin(session.input, lambda: logic.cuts_next, self._wake, failed)
 
     def stop(self) -> None:
         """Encode nothing more."""

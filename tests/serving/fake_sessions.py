@@ -451,6 +451,10 @@ class FakeServer(SessionsServicer):
     async def Reset(self, request: pb.ResetRequest) -> pb.Receipt:
         return self._command(request, reset=pb.Reset())
 
+    @_answering
+    async def Cut(self, request: pb.CutRequest) -> pb.Receipt:
+        return self._command(request, cut=pb.Cut())
+
     async def Watch(
         self, request: pb.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.Event]:

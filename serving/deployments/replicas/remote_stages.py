@@ -119,7 +119,7 @@ class RemoteDecoder(DecoderStage):
         unknown: SessionNotFound | None = None
         for _ in range(ASKED):
             try:
-                chunk: Chunk = await self._call(key, "decode", block.number, latents, traceparent)
+                chunk: Chunk = await self._call(key, "decode", block.number, latents, traceparent, block.lead_in)
             except SessionNotFound as error:
                 unknown = error
             else:

@@ -45,10 +45,10 @@ class VideoDecoderReplica:
         self._admitted += 1
         logger.info("decoder opened", extra={"session": key.partition(".")[0], "block": next_block})
 
-    async def decode(self, key: str, block: int, latents: Latents, traceparent: str | None) -> Chunk:
+    async def decode(self, key: str, block: int, latents: Latents, traceparent: str | None, lead_in: int) -> Chunk:
         """The chunk of a block, whose span is `traceparent`."""
         await self.keep([key])
-        return await self._decoder.decode(key, Block(block, latents.tensor()), traceparent)
+        return await self._decoder.decode(key, Block(block, latents.tensor(), lead_in=lead_in), traceparent)
 
     async def close(self, key: str) -> None:
         """Let go of a session."""

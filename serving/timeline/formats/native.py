@@ -116,11 +116,12 @@ def read_restyling(cue: Node, fields: dict[str, Node]) -> Restyling | None:
     """How pictures are restyled from a cue on."""
     if "restyling" not in fields:
         return None
-    inner = fields["restyling"].fields(("noise_scale", "follows_motion", "renews_sink"))
+    inner = fields["restyling"].fields(("noise_scale", "follows_motion", "renews_sink", "cuts"))
     noise_scale = maybe(inner.get("noise_scale"), lambda node: node.number(0, 1))
-    follows_motion, renews_sink = maybe(inner.get("follows_motion"), _flag), maybe(inner.get("renews_sink"), _flag)
+    follows_motion = maybe(inner.get("follows_motion"), _flag)
+    renews_sink, cuts = maybe(inner.get("renews_sink"), _flag), maybe(inner.get("cuts"), _flag)
     with within(cue.place):
-        return Restyling(noise_scale, follows_motion, bool(renews_sink))
+        return Restyling(noise_scale, follows_motion, bool(renews_sink), bool(cuts))
 
 
 def _flag(node: Node) -> bool:
@@ -194,6 +195,8 @@ def cue_fields(cue: Cue) -> Json:
 def restyling_fields(restyling: Restyling) -> Json:
     """What of it is set."""
     fields: dict[str, Json] = {"renews_sink": True} if restyling.renews_sink else {}
+    if restyling.cuts:
+        fields["cuts"] = True
     if restyling.noise_scale is not None:
         fields["noise_scale"] = restyling.noise_scale
     if restyling.follows_motion is not None:

@@ -24,7 +24,7 @@ const WAITS = {
   replica: "another replica, since the one that had the session does not answer",
 };
 
-const STEERING = ["go", "reset", "fork", "record"];
+const STEERING = ["go", "reset", "fork", "record", "cut"];
 
 /** A session's state, null where there is none, how the page stands to it, and what it waits for, if anything. */
 export function showSession(state, { standing, watches = false, replaced = false, waiting = null }) {
@@ -39,10 +39,11 @@ export function showSession(state, { standing, watches = false, replaced = false
   byId("waiting").textContent = waiting ? `Waiting for ${WAITS[waiting] ?? waiting}.` : "";
   byId("go").textContent = { running: "Pause", paused: "Resume" }[standing] ?? "Start";
   byId("takeover").hidden = !replaced || standing === "lost";
+  byId("cut").hidden = state?.input !== "video";
   byId("hint").hidden = begun || standing === "lost";
   byId("seed").textContent = state?.seed ?? "–";
   if (state) byId("video").style.aspectRatio = `${state.width} / ${state.height}`;
-  const steers = { go: !over, reset: alive, fork: alive && begun, record: alive && begun };
+  const steers = { go: !over, reset: alive, fork: alive && begun, record: alive && begun, cut: alive && begun };
   const others = { copy: shown && state.input !== "video", export: shown, spectate: alive, bare: alive, new: standing !== "none" };
   for (const [id, able] of Object.entries({ ...steers, ...others })) {
     byId(id).disabled = !able || (watches && STEERING.includes(id));

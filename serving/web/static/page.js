@@ -64,6 +64,7 @@ class Page {
     const pressed = {
       go: () => this.#go(),
       reset: () => this.#tell("reset"),
+      cut: () => this.#tell("cut"),
       fork: () => this.#fork(),
       record: () => this.#toggleRecording(),
       new: () => this.#leave(),

@@ -77,6 +77,7 @@ class BlockLoop:
             now = loop.time()
             for session in self._sessions():
                 prompts.begin(session)
+                self._encode_more(session)
             leased = [session for session in self._sessions() if self._has_lease(session)]
             self._loops.choose(leased, now)
             candidates = self._candidates(now)

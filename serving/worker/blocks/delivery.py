@@ -193,7 +193,7 @@ class Delivery:
             if made.settled is not None:
                 own += made.settled.seconds or 0.0
             # Before the window is full a block takes less.
-            if made.begun.plan.block >= stream.blocks.blocks_of(stream.window_frames):
+            if made.begun.plan.block - session.opening >= stream.blocks.blocks_of(stream.window_frames):
                 self._capacity.denoising.observe(stream, own, now)
         if (delivering := self._decoder.block_seconds(session.decoder_key)) is not None:
             self._capacity.delivering.observe(stream, delivering, now)

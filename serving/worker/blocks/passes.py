@@ -14,6 +14,7 @@ from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.video.stream import VideoStream
 from engines.video.stream_engine import StreamEngine
+from serving.pipeline.restyling import restyle
 from serving.pipeline.stages import in_thread
 from serving.worker.blocks.delivery import Pass
 from serving.worker.capacity.capacity import Capacity
@@ -102,8 +103,8 @@ class Passes:
         if step is None:
             return
         prompt = session.track.take(step)
-        if step.restyling is not None and step.restyling.renews_sink:
-            self._engine.renew_sink(stream)
+        if step.restyling is not None and isinstance(stream, VideoStream):
+            restyle(self._engine.video, stream, step.restyling)
         if stream.prompt is None or stream.prompt.text != prompt.text:
             self._engine.set_prompt(stream, prompt)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from engines.config.video_stream import VideoStreamConfig
 from engines.errors import EngineError
-from engines.video.input import InputEncoder, InputState
+from engines.video.input import InputEncoder, InputState, with_lead_in
 from serving.errors import ServingError, SessionFailed
 from serving.media.clips.picture_scaler import Picture
 from serving.media.jpeg import read_jpeg, write_jpeg
@@ -49,20 +49,25 @@ class InputStage:
         """Encode nothing more."""
         self._executor.shutdown()
 
-    def begin(self, pictures: SessionInput, wake: Callable[[], None], failed: Failed) -> None:
+    def begin(
+        self, pictures: SessionInput, cuts_next: Callable[[], bool], wake: Callable[[], None], failed: Failed
+    ) -> None:
         """Do what there is to do for a session, if nothing is being done for it.
 
-        `wake` is called once a block's input is here, and `failed` where none can be made.
+        `cuts_next` says whether its next block opens the video anew. `wake` is called once a block's input is
+        here, and `failed` where none can be made.
         """
         if pictures.working is not None:
             return
+        pictures.expect(opens=cuts_next())
+        again = partial(self.begin, pictures, cuts_next, wake, failed)
         if sent := pictures.take_sent():
-            pictures.working = asyncio.create_task(self._decode(pictures, sent, wake, failed))
+            pictures.working = asyncio.create_task(self._decode(pictures, sent, again, failed))
         elif group := pictures.take_pictures():
-            pictures.working = asyncio.create_task(self._encode(pictures, group, wake, failed))
+            pictures.working = asyncio.create_task(self._encode(pictures, group, wake, again, failed))
 
     async def _decode(
-        self, pictures: SessionInput, sent: Sequence[SentPicture | None], wake: Callable[[], None], failed: Failed
+        self, pictures: SessionInput, sent: Sequence[SentPicture | None], again: Callable[[], None], failed: Failed
     ) -> None:
         def decoded() -> list[list[DecodedPicture]]:
             return [[] if unit is None else pictures.decoder.decode(unit) for unit in sent]
@@ -70,16 +75,17 @@ class InputStage:
         if (made := await self._made(pictures, "decoding its pictures", decoded, failed)) is not None:
             for unit, shown in zip(sent, made, strict=True):
                 pictures.decoded(unit, shown)
-            self.begin(pictures, wake, failed)
+            again()
 
     async def _encode(
-        self, pictures: SessionInput, group: Sequence[DecodedPicture], wake: Callable[[], None], failed: Failed
-    ) -> None:
-        work = partial(self._encoded, pictures, group)
+        self, pictures: SessionInput, group: Sequence[DecodedPicture], wake: Callable[[], None],
+        again: Callable[[], None], failed: Failed,
+    ) -> None:  # fmt: skip
+        work = partial(self._encoded, pictures, group, opens=pictures.opens)
         if (made := await self._made(pictures, "encoding its pictures", work, failed)) is not None:
             pictures.encoded(made)
             wake()
-            self.begin(pictures, wake, failed)
+            again()
 
     async def _made(self, pictures: SessionInput, what: str, work: Callable[[], T], failed: Failed) -> T | None:
         """What `work` makes in the executor; None where that fails."""
@@ -94,29 +100,45 @@ class InputStage:
             pictures.working = None
         return None
 
-    def _encoded(self, pictures: SessionInput, group: Sequence[DecodedPicture]) -> EncodedInput:
-        """In the executor: pictures to the input of the next block."""
+    def _encoded(self, pictures: SessionInput, group: Sequence[DecodedPicture], *, opens: bool) -> EncodedInput:
+        """In the executor: pictures to the input of the next block, which `opens` the video anew or does not."""
         scaled, kept = list[Picture](), list[bytes]()
         for number, picture in enumerate(group):
             is_same = number > 0 and picture is group[number - 1]
             scaled.append(scaled[-1] if is_same else pictures.scaler.picture(picture.frame))
             kept.append(kept[-1] if is_same else write_jpeg(scaled[-1]))
-        state = pictures.state or replace(self._state(pictures, scaled[0]), noise=pictures.noise)
-        made = self._encoder.encode(pictures.config, _tensor(scaled), state)
+        made = self._encoder.encode(
+            pictures.config, _tensor(scaled), self._state(pictures, scaled[0], opens=opens)
+        )
         return EncodedInput(
             block=made.inputs[0],
             after=made.after,
-            pictures=BlockPictures(tuple(picture.sent.id for picture in group), tuple(kept)),
+            pictures=BlockPictures(tuple(picture.sent.id for picture in group), tuple(kept), opens),
+            group=group,
             due=group[-1].sent.arrived + pictures.period_s,
         )
 
-    def _state(self, pictures: SessionInput, first: Picture) -> InputState:
-        """Before a session's first pictures here: in mid-stream behind kept ones, or else one like `first`."""
-        if pictures.next_block == 0:
-            return self._encoder.start(pictures.config)
-        kept = [read_jpeg(data) for block in pictures.kept for data in block.data]
-        whole = kept[-(1 + (len(kept) - 1) // 4 * 4) :] if kept else [first]
-        return self._encoder.resume(pictures.config, _tensor(whole), pictures.next_block)
+    def _state(self, pictures: SessionInput, first: Picture, *, opens: bool) -> InputState:
+        """Before the next block's pictures; where it is not known, behind kept ones, or else one like `first`."""
+        config, block = pictures.config, pictures.next_block
+        if opens or block == 0:
+            return self._encoder.start(config, block, pictures.noise)
+        if pictures.state is not None:
+            return pictures.state
+        blocks = since_opening(pictures.kept)
+        kept = _tensor([read_jpeg(data) for one in blocks for data in one.data] or [first])
+        if blocks and blocks[0].opens:
+            kept = with_lead_in(config, kept)
+        resumed = self._encoder.resume(config, kept[-(1 + (len(kept) - 1) // 4 * 4) :], block)
+        return replace(resumed, noise=pictures.noise)
+
+
+def since_opening(blocks: Iterable[BlockPictures]) -> list[BlockPictures]:
+    """Those from the last one on that opened the video anew."""
+    since: list[BlockPictures] = []
+    for block in blocks:
+        since = [block] if block.opens else [*since, block]
+    return since
 
 
 def _tensor(pictures: Sequence[Picture]) -> Tensor:

@@ -39,6 +39,7 @@ class EncodedInput(NamedTuple):
         block: the input.
         after: the encoder's state behind it.
         pictures: those that it is made from.
+        group: the same, decoded.
         due: when the block is to be sent.
 
     """
@@ -46,6 +47,7 @@ class EncodedInput(NamedTuple):
     block: BlockInput
     after: InputState
     pictures: BlockPictures
+    group: Sequence[DecodedPicture]
     due: float
 
 
@@ -53,7 +55,8 @@ class SessionInput:
     """What has come for one session, and how far it is: `entered` blocks of it have begun.
 
     Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are
-    those that the last blocks have begun with, and `noise` is what they are mixed with.
+    those that the last blocks have begun with, and `noise` is what they are mixed with. `opens` is whether the
+    next block opens the video anew, as far as is known.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class SessionInput:
         self.kept: deque[BlockPictures] = deque(kept, maxlen=KEPT_INPUTS)
         self.state: InputState | None = None
         self.noise = noise or NoiseSetting(config.noise_scale, config.motion_noise)
+        self.opens = False
         self.working: asyncio.Task[None] | None = None
         self.received = self.dropped = self.broken = 0
         self._sent: deque[SentPicture | None] = deque()
@@ -140,7 +144,7 @@ class SessionInput:
 
     @property
     def next_block(self) -> int:
-        """The block whose pictures are to be encoded next."""
+        """The next block to begin."""
         return self._next_block
 
     @property
@@ -150,9 +154,14 @@ class SessionInput:
 
     def encoded(self, made: EncodedInput) -> None:
         """The next block's input is here."""
-        self.state = made.after
         self._encoded = made
-        self._next_block += 1
+
+    def expect(self, *, opens: bool) -> None:
+        """The next block opens the video anew, or does not: what was encoded otherwise is to be encoded again."""
+        self.opens = opens
+        if self._encoded is not None and self._encoded.pictures.opens != opens:
+            self._shown.extendleft(reversed(self._encoded.group))
+            self._encoded = None
 
     @property
     def ready(self) -> EncodedInput | None:
@@ -165,9 +174,10 @@ class SessionInput:
         assert made is not None
         if restyling is not None:
             self.noise = noise_after(self.noise, restyling)
-            self.state = after = made.after.under(self.noise)
+            after = made.after.under(self.noise)
             made = made._replace(block=under_noise(made.block, self.config, after), after=after)
-        self._encoded = None
+        self._encoded, self.state = None, made.after
+        self._next_block += 1
         self.kept.append(made.pictures)
         return made
 

@@ -34,7 +34,7 @@ from serving.session.state_machine import Applied, BlockPlan, Receipt, Session, 
 from serving.session.types import Waiting
 from serving.tracing.tracer import UNTRACED_BLOCK, BlockSpan
 from serving.worker.capacity.pace_watch import PaceWatch
-from serving.worker.pictures.session_input import SessionInput
+from serving.worker.pictures.session_input import EncodedInput, SessionInput
 from serving.worker.streams.audience import Audience
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
@@ -144,9 +144,20 @@ class ActiveSession:
         return as_run(self.config, self.stream.loop) if isinstance(self.stream, VideoStream) else self.config
 
     @property
+    def opening(self) -> int:
+        """The block with which its stream opened last: it does not change while any other is on its way."""
+        return self.stream.opening if isinstance(self.stream, VideoStream) else 0
+
+    @property
     def waits_for_flush(self) -> bool:
         """Whether blocks are on their way, and can come out."""
         return bool(self.on_way) and not (self.ending or self.closed)
+
+    @property
+    def ready_input(self) -> EncodedInput | None:
+        """The next block's input, once it is here as that block needs it."""
+        ready = None if self.input is None else self.input.ready
+        return ready if ready is not None and ready.pictures.opens == self.logic.cuts_next else None
 
     @property
     def is_to_be_flushed(self) -> bool:
@@ -154,6 +165,7 @@ class ActiveSession:
         if self.is_busy or not self.waits_for_flush:
             return False
         changes = isinstance(self.stream, VideoStream) and self.stream.loop != self.loop
+        changes = changes or self.logic.cuts_next
         return self.held > 0 or changes or (self.input is not None and self.input.is_over)
 
     @property
@@ -177,16 +189,17 @@ class ActiveSession:
         return settled
 
     def due(self, now: float) -> float | None:
-        """When the next block may begin; None until something happens."""
+        """When the next block may begin; None until something happens. One that cuts waits for all before it."""
         if self.input is None:
             return self.logic.due(now)
-        return now if self.logic.state is State.RUNNING and self.input.ready is not None else None
+        waits = self.logic.cuts_next and (self.on_way or self.undelivered)
+        return now if self.logic.state is State.RUNNING and self.ready_input is not None and not waits else None
 
     def expected(self) -> float | None:
         """When the next block is to be on screen; None where nothing says so."""
         if self.input is None:
             return self.logic.expected()
-        return None if self.input.ready is None else self.input.ready.due
+        return None if self.ready_input is None else self.ready_input.due
 
     def upcoming_texts(self, blocks: int) -> list[str]:
         """Texts of the cues that fall on one of the next `blocks` blocks."""

@@ -200,6 +200,19 @@ def test_a_renewed_sink_is_given_up_frame_by_frame_and_the_ring_goes_on_behind(
     assert {slots[0] for slots in taken[3:]} <= {3, 4, 5}
 
 
+def test_a_sink_that_is_renewed_twice_before_a_block_is_renewed_once(
+    video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    made = []
+    for times in (1, 2):
+        stream = video.open(replace(clip, loop="plain", sink_threshold=None))
+        roll_video(video, stream, 8, {0: prompts[0]})
+        for _ in range(times):
+            video.renew_sink(stream)
+        made.append(roll_video(video, stream, 6, {}))
+    assert_equal(*made)
+
+
 def last_slots(video: VideoGenerator, stream: VideoStream) -> list[int]:
     """The slot that the first layer of each window took last."""
     states = [video.beside.cache.state(lane, 0)["records"][0] for lane in stream.lanes]
@@ -207,6 +220,86 @@ def last_slots(video: VideoGenerator, stream: VideoStream) -> list[int]:
         int(records[progress.writes % stream.window.records, SLOT])
         for records, progress in zip(states, stream.progress, strict=True)
     ]
+
+
+def roll_and_reopen(video: VideoGenerator, config: VideoStreamConfig, prompt: Prompt, seed: int) -> VideoStream:
+    """Seven blocks, out and decoded, and the stream is to be opened anew."""
+    stream = video.open(config)
+    video.set_prompt(stream, prompt)
+    for number in range(7):
+        (block,) = video.generate([stream], [block_input(config, number, seed)])
+        if block is not None:
+            video.decode(stream, block)
+    for block in video.flush(stream):
+        video.decode(stream, block)
+    video.reopen(stream)
+    return stream
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_stream_that_is_opened_anew_has_forgotten_all_that_was_before(
+    loop: Loop, video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    config = replace(clip, loop=loop)
+    streams = [roll_and_reopen(video, config, prompts[seed], seed) for seed in range(2)]
+    ours, theirs = (roll_video(video, stream, 9, {7: prompts[2]}, seed=2) for stream in streams)
+    assert_equal(ours, theirs)
+    assert [latents.shape[0] for latents in ours] == [2] + [1] * (8 if loop == "plain" else 6)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_its_opening_comes_out_at_once_and_has_as_many_pictures_as_a_later_block(
+    loop: Loop, video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    stream = roll_and_reopen(video, replace(clip, loop=loop), prompts[0], 0)
+    opening, after = (
+        video.generate([stream], [block_input(stream.config, number, opening=7)])[0] for number in (7, 8)
+    )
+    assert opening is not None
+    assert (opening.number, opening.lead_in, stream.position) == (7, 1, 3)
+    assert video.decode(stream, opening).shape[0] == 4
+    assert (after is None) == (loop == "batch")
+    assert after is None or (after.number, after.lead_in) == (8, 0)
+
+
+def test_an_opening_that_fails_is_made_again_with_the_same_result(
+    video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(clip, loop="plain")
+    wanted = roll_video(video, roll_and_reopen(video, config, prompts[0], 0), 5, {})
+    stream = roll_and_reopen(video, config, prompts[0], 0)
+    block = block_input(config, 7, opening=7)
+    monkeypatch.setattr(EagerAttention, "cross_attention", failing_at(4, EagerAttention.cross_attention))
+    with pytest.raises(ZeroDivisionError):
+        video.generate([stream], [block])
+    monkeypatch.undo()
+    video.reopen(stream)
+    (out,) = video.generate([stream], [block])
+    assert out is not None
+    assert_equal([out.latents, *roll_video(video, stream, 4, {})], wanted)
+
+
+def test_a_stream_is_opened_anew_only_once_all_before_is_out_and_decoded(
+    video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    stream = video.open(clip)
+    roll_video(video, stream, 4, {0: prompts[0]})
+    with pytest.raises(StreamError, match="flush them"):
+        video.reopen(stream)
+    blocks = video.flush(stream)
+    assert len(blocks) == 2
+    with pytest.raises(StreamError, match="4 blocks are made but 0 decoded"):
+        video.reopen(stream)
+
+
+def test_blocks_that_are_as_long_as_the_first_open_nothing_anew(
+    model: Model, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    video = VideoGenerator(denoiser_for(model.transformer))
+    stream = video.open(replace(clip, block_frames=2, sink_threshold=None, loop="plain"))
+    roll_video(video, stream, 2, {0: prompts[0]})
+    with pytest.raises(StreamError, match="blocks of 2 are as long as the first"):
+        video.reopen(stream)
 
 
 def test_what_is_not_the_next_input_is_refused(

@@ -89,6 +89,19 @@ def test_pictures_that_are_no_whole_blocks_are_refused(encoder: InputEncoder, cl
         encoded(encoder, clip, moving(5)[:, :8])
 
 
+def test_pictures_that_open_a_stream_anew_are_encoded_behind_the_first_of_them(
+    encoder: InputEncoder, clip: VideoStreamConfig
+) -> None:
+    pictures, setting = moving(8), NoiseSetting(0.6)
+    start = encoder.encode(clip, torch.cat([pictures[:1], pictures]), encoder.start(clip, noise=setting)).inputs
+    anew = encoder.encode(clip, pictures, encoder.start(clip, 7, setting))
+    assert [block.number for block in anew.inputs] == [7, 8]
+    assert anew.after.blocks == 9
+    for ours, theirs in zip(anew.inputs, start, strict=True):
+        assert torch.equal(ours.latents, theirs.latents)
+        assert (ours.noise_scale, ours.timestep) == (theirs.noise_scale, theirs.timestep)
+
+
 def test_noise_that_is_set_behind_a_call_is_as_if_it_had_been_set_before(
     encoder: InputEncoder, clip: VideoStreamConfig
 ) -> None:

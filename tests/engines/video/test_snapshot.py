@@ -106,6 +106,29 @@ def test_a_light_snapshot_keeps_a_sink_that_was_renewed(
     assert max(float((a - b).abs().max()) for a, b in zip(made, wanted, strict=True)) < NEAR_RENEWED
 
 
+@pytest.mark.parametrize("blocks", [0, 1, 2, 9])
+@pytest.mark.parametrize("loop", ["plain", "batch"])
+@pytest.mark.parametrize("take", [take_exact, take_light])
+def test_a_stream_that_was_opened_anew_goes_on_bit_for_bit_as_if_it_had_just_begun(
+    take: Callable[[VideoGenerator, VideoStream], bytes], loop: Any, blocks: int, model: Model,
+    video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt],
+) -> None:  # fmt: skip
+    stream = roll_and_decode(video, replace(clip, loop=loop), 12, prompts)
+    for block in video.flush(stream):
+        video.decode(stream, block)
+    video.reopen(stream)
+    for number in range(12, 12 + blocks):
+        (made,) = video.generate([stream], [block_input(clip, number, opening=12)])
+        if made is not None:
+            video.decode(stream, made)
+    elsewhere = VideoGenerator(generator_for(model))
+    restored = restore(elsewhere, take(video, stream))
+    assert (restored.opening, restored.entered, restored.blocks) == (12, 12 + blocks, stream.blocks)
+    ours, theirs = roll_video(elsewhere, restored, 6, {}), roll_video(video, stream, 6, {})
+    assert len(ours) == len(theirs) > 0
+    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
 def test_a_stream_that_a_light_snapshot_opened_can_be_kept_again(
     video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
 ) -> None:
@@ -207,6 +230,7 @@ WRONG = [
     ("loop", "both"), ("prompt", 9), ("prompt", None), ("recent", 99), ("recent", 0), ("recent", "x"),
     ("entered", -1), ("entered", 5), ("entered", 1 << 40), ("blocks", 1 << 40), ("blocks", 0), ("position", "far"),
     ("decoded_blocks", None), ("prompts", "x"), ("video", {"steps": [1]}), ("video", None),
+    ("opening", -1), ("opening", 2), ("opening", 7), ("opening", "x"),
     ("video", {"steps": [700], "depth": 3}), ("renewing", "yes"), ("on_their_way", 3), ("on_their_way", -1),
     ("rebuilt_before", [-1]), ("rebuilt_before", 3), ("inputs", []), ("inputs", None), ("inputs", [[0]]),
     ("inputs", [[0, "a", 700, 0, 0, False]]), ("inputs", [[0, 0.8, 700, 0, 7, False]] * 6),

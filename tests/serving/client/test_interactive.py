@@ -130,8 +130,10 @@ def test_a_command_is_done_once_whether_it_or_its_receipt_was_lost(fault: str) -
             assert (await despite(controller.move(30, 40))).cue_frame == 40
             assert (await despite(controller.remove(40))).frame >= 9
             assert (await despite(controller.pause())).stage == pb.RECEIPT_STAGE_ACCEPTED
+            assert (await despite(controller.cut())).command == pb.COMMAND_KIND_CUT
             assert (await despite(controller.reset())).command == pb.COMMAND_KIND_RESET
-        done = ["schedule_prompt", "start", "schedule_prompt", "move_prompt", "remove_prompt", "pause", "reset"]
+        changes = ["schedule_prompt", "start", "schedule_prompt", "move_prompt", "remove_prompt"]
+        done = [*changes, "pause", "cut", "reset"]
         assert (server.session(session.id).done, server.session(session.id).take) == (done, 1)
 
     with_client(work)

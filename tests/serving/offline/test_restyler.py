@@ -117,6 +117,23 @@ def test_a_cue_says_how_the_pictures_are_restyled_from_it_on(tmp_path: Path) -> 
     assert same[13:].min() > 0
 
 
+def test_a_film_that_is_cut_shows_nothing_of_what_was_before(tmp_path: Path) -> None:
+    timeline = tmp_path / "timeline.yaml"
+    timeline.write_text(
+        "model: pocket\nseed: 7\nheight: 32\nwidth: 48\ncues:\n  - {frame: 0, prompt: a red balloon}\n"
+        "  - {frame: 13, prompt: a red balloon, restyling: {cuts: true}}\n"
+    )
+    films = []
+    for number, before in enumerate((gray(13), [quadrants()] * 13)):
+        clip = write_clip(tmp_path / f"clip{number}.mp4", [*before, *gray(17)], 16)
+        assert restyle(timeline, clip, f"film{number}.mp4") == 0
+        films.append(np.stack(pictures_of(tmp_path / f"film{number}.mp4")).astype(int))
+    apart = np.abs(films[0] - films[1]).mean(axis=(1, 2, 3))
+    assert len(apart) == 30
+    assert apart[:13].min() > 3
+    assert apart[13:].max() < 1
+
+
 def test_restyling_without_a_clip_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timeline = tmp_path / "timeline.yaml"
     timeline.write_text("seconds: 1\ncues:\n  - {frame: 0, prompt: a boat, restyling: {noise_scale: 0.3}}\n")

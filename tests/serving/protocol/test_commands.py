@@ -122,7 +122,13 @@ actions = st.one_of(
     ),
     st.integers(0, 60).map(lambda frame: {"remove_prompt": pb.RemovePrompt(frame=frame)}),
     st.sampled_from(
-        [{"start": pb.Start()}, {"pause": pb.Pause()}, {"resume": pb.Resume()}, {"reset": pb.Reset()}]
+        [
+            {"start": pb.Start()},
+            {"pause": pb.Pause()},
+            {"resume": pb.Resume()},
+            {"reset": pb.Reset()},
+            {"cut": pb.Cut()},
+        ]
     ),
 )
 

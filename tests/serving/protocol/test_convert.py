@@ -33,7 +33,7 @@ weights = st.floats(1e-3, 1e6)
 blends = st.builds(lambda parts: Blend(tuple(parts)), st.lists(st.tuples(texts, weights), min_size=1, max_size=4))
 transitions = st.builds(Transition, st.integers(1, 1000), st.sampled_from(["linear", "slerp"]))
 restylings = st.none() | st.builds(
-    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans()
+    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans(), st.booleans()
 )
 later_cues = st.builds(Cue, st.integers(1, 1 << 50), blends, st.none() | transitions, restylings)
 cues = later_cues | st.builds(Cue, st.just(0), blends)
@@ -174,7 +174,7 @@ commands = st.one_of(
     st.builds(pb.Command, pause=st.builds(pb.Pause, frame=st.none() | frames)),
     st.sampled_from([
         pb.Command(), pb.Command(start=pb.Start()), pb.Command(resume=pb.Resume()), pb.Command(reset=pb.Reset()),
-        pb.Command(attach=pb.Attach()), pb.Command(shown=pb.Shown()),
+        pb.Command(cut=pb.Cut()), pb.Command(attach=pb.Attach()), pb.Command(shown=pb.Shown()),
     ]),
 )  # fmt: skip
 

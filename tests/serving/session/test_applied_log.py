@@ -33,7 +33,7 @@ texts = prompts(30)
 blends = st.lists(st.tuples(texts, st.floats(0.5, 1e6)), min_size=1, max_size=3).map(lambda p: Blend(tuple(p)))
 transitions = st.none() | st.builds(Transition, st.integers(1, 1000), st.sampled_from(["linear", "slerp"]))
 restylings = st.none() | st.builds(
-    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans()
+    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans(), st.booleans()
 )
 numbers = st.integers(1, 1 << 53)
 cues = st.builds(Cue, numbers, blends | texts.map(Blend.of), transitions, restylings)

@@ -23,7 +23,7 @@ from serving.errors import (
 from serving.session.cue_queue import MAX_PENDING
 from serving.session.pacing import UNREPORTED_BLOCKS, Pace
 from serving.session.state_machine import LAST_FRAME, BlockPlan, CommandKind, Receipt, Session, Stage, State
-from serving.timeline.cue import Blend, Cue, Transition
+from serving.timeline.cue import Blend, Cue, Restyling, Transition
 from serving.timeline.schedule import Step, schedule
 from serving.timeline.timeline import Timeline
 
@@ -246,6 +246,44 @@ def test_a_removed_cue_never_applies() -> None:
     accepted = Receipt("away", CommandKind.REMOVE_PROMPT, Stage.ACCEPTED, 21, 21)
     assert receipts == (accepted, dropped("night", 21, 21))
     assert [plan.applied.command_id for plan in make(session, 5) if plan.applied] == ["noon"]
+
+
+def test_a_cut_is_a_cue_of_the_prompt_in_force_at_the_next_block() -> None:
+    session = started()
+    make(session, 2)
+    assert session.cut("cut", 0.0) == (Receipt("cut", CommandKind.CUT, Stage.ACCEPTED, 21, 21),)
+    assert session.cuts_next
+    plan = make(session, 1)[0]
+    assert plan.receipts == (Receipt("cut", CommandKind.SCHEDULE_PROMPT, Stage.APPLIED, 21, 21),)
+    assert plan.step == Step(2, 21, 21, NOON, restyling=Restyling(cuts=True))
+    assert not session.cuts_next
+
+
+def test_a_cue_that_falls_on_the_block_of_a_cut_keeps_its_prompt_and_cuts() -> None:
+    session = started()
+    make(session, 2)
+    session.schedule(NIGHT, 20, Transition(3), "night", 0.0, Restyling(0.5))
+    session.schedule(SNOW, 30, None, "snow", 0.0)
+    assert session.cut("cut", 0.0) == (Receipt("cut", CommandKind.CUT, Stage.ACCEPTED, 21, 20),)
+    applied = make(session, 1)[0].applied
+    assert applied is not None
+    assert applied.cue == Cue(20, NIGHT, Transition(3), Restyling(0.5, cuts=True))
+    assert [pending.cue for pending in session.pending] == [Cue(30, SNOW)]
+
+
+def test_a_video_that_has_not_begun_cannot_be_cut() -> None:
+    session = started()
+    with pytest.raises(WrongState, match="nothing to cut"):
+        session.cut("cut", 0.0)
+    assert not session.cuts_next
+
+
+def test_a_cut_over_which_a_cue_is_scheduled_is_dropped_and_told_so() -> None:
+    session = started()
+    make(session, 2)
+    session.cut("cut", 0.0)
+    assert session.schedule(NIGHT, None, None, "night", 0.0)[1:] == (dropped("cut", 21, 21),)
+    assert not session.cuts_next
 
 
 def test_a_moved_cue_applies_where_it_was_moved_to_and_over_what_was_there() -> None:

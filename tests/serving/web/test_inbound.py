@@ -33,6 +33,7 @@ def test_the_published_example_is_a_cue_at_its_frame() -> None:
         ({"type": "resume", "id": "r"}, pb.Command(id="r", resume=pb.Resume())),
         ({"type": "pause"}, pb.Command(pause=pb.Pause())),
         ({"type": "pause", "data": {"frame": 0}}, pb.Command(pause=pb.Pause(frame=0))),
+        ({"type": "cut", "id": "c"}, pb.Command(id="c", cut=pb.Cut())),
         ({"type": "end_input"}, pb.Command(end_input=pb.EndInput())),
         ({"type": "shown", "data": {"frame": 8}}, pb.Command(shown=pb.Shown(frame=8))),
         (

@@ -16,10 +16,12 @@ from engines.streaming.state import Block
 from engines.video.builder import build_input_encoder
 from engines.video.generator import VideoGenerator
 from engines.video.stream import VideoStream
-from serving.errors import ControllerReplaced, InvalidRequest, WrongState
+from serving.errors import ControllerReplaced, InvalidRequest, ReplicaLost, WrongState
 from serving.gateway.session_snapshot import pack, restored, unpack
+from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pipeline.stages import LocalDecoder
 from serving.replication.messages import ResumeState, Role, SessionSpec
 from serving.replication.standby import StandbyCopy
 from serving.session.pacing import Pace
@@ -447,6 +449,178 @@ def test_a_sink_is_renewed_with_the_block_at_which_its_cue_applies(pocket: Opene
     run(restyle())
 
 
+CUT = pb.Command(id="cut", cut=pb.Cut())
+
+
+def opening(bench: Bench, name: str) -> int:
+    """The block with which the session's video opened last."""
+    return stream_of(bench, name).opening
+
+
+@LOOPS
+def test_a_cut_opens_the_video_anew_with_the_next_pictures_and_no_frame_is_lost(
+    pocket: OpenedModel, loop: Loop
+) -> None:
+    async def cut() -> None:
+        async with restyling(pocket, video_loop=loop) as controller:
+            await controller.push(range(13))
+            await settled(lambda: controller.session.logic.next_block == 3)
+            receipt = await controller.command(CUT)
+            assert (receipt.command, receipt.frame) == (pb.COMMAND_KIND_CUT, 13)
+            await settled(lambda: controller.frames == 13)
+            await controller.push(range(13, 29))
+            controller.send(pb.Command(end_input=pb.EndInput()))
+            await settled(lambda: controller.frames == 29)
+            assert [len(chunk.units) for chunk in controller.chunks] == [5, 4, 4, 4, 4, 4, 4]
+            assert controller.pictures == list(range(1000, 1029))
+            assert opening(controller.bench, controller.name) == 3
+            told = [event.receipt for event in controller.events if event.HasField("receipt")]
+            assert [(one.stage, one.frame) for one in told if one.command_id == "cut"] == [
+                (pb.RECEIPT_STAGE_ACCEPTED, 13), (pb.RECEIPT_STAGE_APPLIED, 13),
+            ]  # fmt: skip
+
+    run(cut())
+
+
+@LOOPS
+def test_what_follows_a_cut_shows_nothing_of_what_was_before(pocket: OpenedModel, loop: Loop) -> None:
+    made: list[list[bytes]] = []
+
+    async def cut(before: int) -> None:
+        async with restyling(pocket, video_loop=loop) as controller:
+            await controller.push(range(before, before + 9))
+            await settled(lambda: controller.session.logic.next_block == 2)
+            await controller.command(restyled_cue(cuts=True, noise_scale=0.7))
+            await controller.push(range(9, 25))
+            controller.send(pb.Command(end_input=pb.EndInput()))
+            await settled(lambda: controller.frames == 25)
+            assert set(mixed(controller.bench, controller.name).values()) == {0.7}
+            made.append([unit.data for chunk in controller.chunks for unit in chunk.units])
+
+    run(cut(0))
+    run(cut(100))
+    assert made[0][8] != made[1][8]
+    assert made[0][9:] == made[1][9:]
+
+
+def test_a_decoder_that_is_lost_at_a_cut_or_behind_it_changes_no_picture(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[bytes]] = []
+    decode, to_be_lost = LocalDecoder.decode, set[int]()
+
+    async def decode_or_be_lost(decoder: LocalDecoder, key: str, block: Block, traceparent: str | None) -> Chunk:
+        if block.number in to_be_lost:
+            to_be_lost.remove(block.number)
+            raise ReplicaLost("planted")
+        return await decode(decoder, key, block, traceparent)
+
+    async def cut() -> None:
+        async with restyling(pocket) as controller:
+            await controller.push(range(13))
+            await settled(lambda: controller.frames == 13)
+            await controller.command(CUT)
+            await controller.push(range(13, 25))
+            await settled(lambda: controller.frames == 25)
+            made.append([unit.data for chunk in controller.chunks for unit in chunk.units])
+
+    monkeypatch.setattr(LocalDecoder, "decode", decode_or_be_lost)
+    run(cut())
+    to_be_lost |= {3, 4}
+    run(cut())
+    assert not to_be_lost
+    assert made[0] == made[1]
+
+
+def test_a_block_that_was_encoded_as_an_opening_goes_on_where_the_cut_is_taken_away(pocket: OpenedModel) -> None:
+    made: list[list[bytes]] = []
+
+    async def restyle(*commands: pb.Command) -> None:
+        async with restyling(pocket) as controller:
+            await controller.push(range(9))
+            await settled(lambda: controller.frames == 9)
+            session_input = controller.session.input
+            assert session_input is not None
+            controller.session.held += 1
+            for number in range(9, 13):
+                controller.send(png(number))
+            await settled(lambda: session_input.ready is not None)
+            for command in commands:
+                await controller.command(command)
+                await settled(lambda: controller.session.ready_input is not None)
+            controller.session.held -= 1
+            await controller.push(range(13, 17))
+            await settled(lambda: controller.frames == 17)
+            assert opening(controller.bench, controller.name) == 0
+            made.append([unit.data for chunk in controller.chunks for unit in chunk.units])
+
+    away = pb.Command(id="away", remove_prompt=pb.RemovePrompt(frame=9))
+    run(restyle())
+    run(restyle(CUT, away))
+    assert made[0] == made[1]
+
+
+@LOOPS
+def test_a_standby_goes_on_after_a_cut_as_the_session_would_have(pocket: OpenedModel, loop: Loop) -> None:
+    resumed: list[ResumeState] = []
+    latents: list[list[torch.Tensor]] = []
+
+    async def restyle() -> None:
+        copy = StandbyCopy()
+        async with at_work(pocket, video_loop=loop) as bench:
+            name = await begun(bench, video_spec(pocket))
+
+            async def follow() -> None:
+                async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
+                    async for item in items:
+                        if item.delta is not None:
+                            copy.apply(item.delta)
+
+            following = asyncio.create_task(follow())
+            async with controlled(bench, name) as controller:
+                await controller.push(range(13))
+                await settled(lambda: controller.session.logic.next_block == 3)
+                await controller.command(CUT)
+                await controller.push(range(13, 21))
+                out = 21 if loop == "plain" else 17
+                await settled(lambda: copy.record is not None and copy.record.delivered_frames >= out)
+                await settled(lambda: copy.resume_state("").pictures[-1].ids[0] == 1017)
+                resumed.append(copy.resume_state("lost"))
+                await controller.push(range(21, 29))
+                controller.send(pb.Command(end_input=pb.EndInput()))
+                await settled(lambda: controller.frames == 29)
+                latents.append(list(stream_of(bench, name).recent))
+            following.cancel()
+
+    async def go_on() -> None:
+        async with at_work(pocket, video_loop=loop) as bench:
+            await bench.open(video_spec(pocket), resume=resumed[0])
+            async with controlled(bench, "one") as controller:
+                assert opening(bench, "one") == 3
+                await controller.push(range(21, 29))
+                controller.send(pb.Command(end_input=pb.EndInput()))
+                await settled(lambda: controller.frames == 29)
+                assert controller.pictures == list(range(1000, 1029))
+                latents.append(list(stream_of(bench, "one").recent))
+
+    run(restyle())
+    assert [block.opens for block in resumed[0].pictures] == [False, False, True, False]
+    run(go_on())
+    ours, theirs = latents
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=RESUMED, rtol=0)
+
+
+RESUMED = 0.005
+"""Of latents of 2, whose encoder went on from pictures that are kept as JPEG: 9e-4 is seen."""
+
+
+def stream_of(bench: Bench, name: str) -> VideoStream:
+    stream = bench.session(name).stream
+    assert isinstance(stream, VideoStream)
+    return stream
+
+
 def test_a_session_from_prompts_alone_refuses_to_restyle(pocket: OpenedModel) -> None:
     async def refuse() -> None:
         async with at_work(pocket) as bench:
@@ -456,6 +630,8 @@ def test_a_session_from_prompts_alone_refuses_to_restyle(pocket: OpenedModel) ->
             await bench.open(text, cues(NOON))
             with pytest.raises(InvalidRequest, match="take pictures"):
                 await bench.denoiser.command("one", restyled_cue(noise_scale=0.5))
+            with pytest.raises(InvalidRequest, match="takes no pictures"):
+                await bench.denoiser.command("one", CUT)
 
     run(refuse())
 

@@ -82,6 +82,7 @@ class CommandKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COMMAND_KIND_SHOWN: _ClassVar[CommandKind]
     COMMAND_KIND_PICTURE: _ClassVar[CommandKind]
     COMMAND_KIND_END_INPUT: _ClassVar[CommandKind]
+    COMMAND_KIND_CUT: _ClassVar[CommandKind]
 
 class ReceiptStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -169,6 +170,7 @@ COMMAND_KIND_ATTACH: CommandKind
 COMMAND_KIND_SHOWN: CommandKind
 COMMAND_KIND_PICTURE: CommandKind
 COMMAND_KIND_END_INPUT: CommandKind
+COMMAND_KIND_CUT: CommandKind
 RECEIPT_STAGE_UNSPECIFIED: ReceiptStage
 RECEIPT_STAGE_ACCEPTED: ReceiptStage
 RECEIPT_STAGE_APPLIED: ReceiptStage
@@ -350,14 +352,16 @@ class Transition(_message.Message):
     def __init__(self, blocks: _Optional[int] = ..., method: _Optional[_Union[TransitionMethod, str]] = ...) -> None: ...
 
 class Restyling(_message.Message):
-    __slots__ = ("noise_scale", "follows_motion", "renews_sink")
+    __slots__ = ("noise_scale", "follows_motion", "renews_sink", "cuts")
     NOISE_SCALE_FIELD_NUMBER: _ClassVar[int]
     FOLLOWS_MOTION_FIELD_NUMBER: _ClassVar[int]
     RENEWS_SINK_FIELD_NUMBER: _ClassVar[int]
+    CUTS_FIELD_NUMBER: _ClassVar[int]
     noise_scale: float
     follows_motion: bool
     renews_sink: bool
-    def __init__(self, noise_scale: _Optional[float] = ..., follows_motion: _Optional[bool] = ..., renews_sink: _Optional[bool] = ...) -> None: ...
+    cuts: bool
+    def __init__(self, noise_scale: _Optional[float] = ..., follows_motion: _Optional[bool] = ..., renews_sink: _Optional[bool] = ..., cuts: _Optional[bool] = ...) -> None: ...
 
 class Cue(_message.Message):
     __slots__ = ("frame", "prompts", "transition", "restyling")
@@ -673,6 +677,16 @@ class ResetRequest(_message.Message):
     command_id: str
     def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
+class CutRequest(_message.Message):
+    __slots__ = ("session_id", "client_id", "command_id")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    client_id: str
+    command_id: str
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
+
 class ForkSessionRequest(_message.Message):
     __slots__ = ("session_id", "frame", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -796,7 +810,7 @@ class WatchRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., from_frame: _Optional[int] = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("id", "client_id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown", "picture", "end_input")
+    __slots__ = ("id", "client_id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown", "picture", "end_input", "cut")
     ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
@@ -810,6 +824,7 @@ class Command(_message.Message):
     SHOWN_FIELD_NUMBER: _ClassVar[int]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     END_INPUT_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     id: str
     client_id: str
     attach: Attach
@@ -823,7 +838,8 @@ class Command(_message.Message):
     shown: Shown
     picture: Picture
     end_input: EndInput
-    def __init__(self, id: _Optional[str] = ..., client_id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., end_input: _Optional[_Union[EndInput, _Mapping]] = ...) -> None: ...
+    cut: Cut
+    def __init__(self, id: _Optional[str] = ..., client_id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., end_input: _Optional[_Union[EndInput, _Mapping]] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("session_id", "from_frame", "reattach")
@@ -864,6 +880,10 @@ class Resume(_message.Message):
     def __init__(self) -> None: ...
 
 class Reset(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Cut(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 

@@ -151,6 +151,11 @@ class SessionsStub:
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.ResetRequest.SerializeToString,
                 response_deserializer=longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.Cut = channel.unary_unary(
+                '/longtake.v1.Sessions/Cut',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.CutRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
+                _registered_method=True)
         self.ForkSession = channel.unary_unary(
                 '/longtake.v1.Sessions/ForkSession',
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
@@ -365,6 +370,15 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Cut(self, request, context):
+        """Opens the restyled video anew with the next pictures, as if nothing had been before them; frames are counted on. It is a
+        cue at the earliest frame possible, whose prompt is the one in force; where a cue falls on that block already, that one
+        cuts. FAILED_PRECONDITION before the first block.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForkSession(self, request, context):
         """Opens a second session with the same past, at the present block or at an earlier frame. RESOURCE_EXHAUSTED
         (LIMIT_REACHED) where that would take longer than the server spends on it; the message says which frames fit. Stops
@@ -540,6 +554,11 @@ def add_SessionsServicer_to_server(servicer, server):
             'Reset': grpc.unary_unary_rpc_method_handler(
                     servicer.Reset,
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.ResetRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.Receipt.SerializeToString,
+            ),
+            'Cut': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cut,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.CutRequest.FromString,
                     response_serializer=longtake_dot_v1_dot_sessions__pb2.Receipt.SerializeToString,
             ),
             'ForkSession': grpc.unary_unary_rpc_method_handler(
@@ -1126,6 +1145,33 @@ class Sessions:
             target,
             '/longtake.v1.Sessions/Reset',
             longtake_dot_v1_dot_sessions__pb2.ResetRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cut(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/Cut',
+            longtake_dot_v1_dot_sessions__pb2.CutRequest.SerializeToString,
             longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
             options,
             channel_credentials,

@@ -52,10 +52,11 @@ def test_latents_leave_for_a_decoder_before_the_next_block_is_made(monkeypatch: 
 
     async def send() -> None:
         await pictures.open("one", DecoderStart(4, 33, [latents], ready))
-        await pictures.decode("one", Block(4, latents, ready))
+        await pictures.decode("one", Block(4, latents, ready, lead_in=1))
 
     asyncio.run(send())
-    (_, _, _, warm), (_, _, alone, _) = fleet.sent
+    (_, _, _, warm), (_, _, alone, _, lead_in) = fleet.sent
+    assert lead_in == 1
     for sent in (alone, *warm):
         assert isinstance(sent, Latents)
         assert torch.equal(sent.tensor(), torch.ones(2, 3))

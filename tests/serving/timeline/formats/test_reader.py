@@ -124,7 +124,7 @@ texts = prompts(40)
 parts = st.lists(st.tuples(texts, st.floats(0.001, 1_000_000)), min_size=1, max_size=4).map(tuple)
 transitions = st.none() | st.builds(Transition, st.integers(1, 1000), st.sampled_from(["linear", "slerp"]))
 restylings = st.none() | st.builds(
-    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans()
+    Restyling, st.none() | st.floats(0.001, 1), st.none() | st.booleans(), st.booleans(), st.booleans()
 )
 sizes = st.none() | st.integers(1, 256).map(lambda tokens: 16 * tokens)
 steps = st.none() | st.sets(st.integers(1, 1000), min_size=1, max_size=5).map(
