@@ -20,7 +20,7 @@ from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 SCALE_BYTES = 4
 """Of a key or value in INT8, of one head: an fp32."""
 
-RECORD = 68
+RECORD = 67
 """Integers of a queue's record, as `kernels.slot_choice.slot_queue` lays it out and checks."""
 
 

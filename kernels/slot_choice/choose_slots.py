@@ -120,25 +120,24 @@ def _choose_slots_kernel(
     p_mean = p_means + i_b * FRAMES * 2 * C
     slot = tl.load(p_write + 1)
     if tl.load(p_write) != stamp:
-        length, lost = tl.load(p_read + 2), tl.load(p_read + 3)
+        length = tl.load(p_read + 2)
         first, inserted = 0, 0
         if TESTED:
             first = _weakest_end(
                 p_mean, p_sink_means + o_sink, tl.load(p_step + 7), threshold, o_c, m_c, SINK, C, EPS
             )
             inserted = tl.where((first > 0) & (length < CAPACITY), 1, 0)
-            lost += tl.where((first > 0) & (length == CAPACITY), 1, 0)
         length += inserted
-        head = tl.where(inserted == 1, first, tl.load(p_read + 4))
+        head = tl.where(inserted == 1, first, tl.load(p_read + 3))
         leaves = full * pop
         o_e = tl.arange(0, CAPACITY)
         o_from = o_e + leaves - inserted
-        b_ends = tl.load(p_read + 4 + o_from, mask=(o_from >= 0) & (o_from < length - inserted), other=0)
+        b_ends = tl.load(p_read + 3 + o_from, mask=(o_from >= 0) & (o_from < length - inserted), other=0)
         b_ends = tl.where(o_from < 0, first, b_ends)
         length -= leaves
         # What joins at the back: the first end once more if it was of the ring, or that of the next slots.
         append = tl.load(p_step + 6)
-        last = tl.where(length > 1, tl.load(p_read + 4 + tl.maximum(length - 1 - inserted, 0)), head)
+        last = tl.where(length > 1, tl.load(p_read + 3 + tl.maximum(length - 1 - inserted, 0)), head)
         last = tl.where(length > 0, last, 0)
         joining = tl.where(full != 0, tl.where((leaves == 1) & (head > SINK), head, 0), append)
         joining = tl.where((full == 0) & (last == append), 0, joining)
@@ -148,8 +147,7 @@ def _choose_slots_kernel(
         slot = tl.where(full != 0, head, tl.load(p_step + 5)) - FRAMES
         tl.store(p_write + 1, slot)
         tl.store(p_write + 2, length)
-        tl.store(p_write + 3, lost)
-        tl.store(p_write + 4 + o_e, tl.where(o_e < length, b_ends, 0))
+        tl.store(p_write + 3 + o_e, tl.where(o_e < length, b_ends, 0))
         tl.store(p_write, stamp)
     for i in range(FRAMES):
         tl.store(p_slots + i_b * FRAMES + i, slot + i)

@@ -11,8 +11,8 @@ differ by layer, and are chosen inside the pass:
                 slot's it goes
     growing     they take the next free slots, and the end of those after them joins the queue
 
-    records     [layers, records, RECORD] int32    a queue is a stamp, the slot chosen last, a length, the test's
-                                                   results that it had no room for, and CAPACITY ends
+    records     [layers, records, RECORD] int32    a queue is a stamp, the slot chosen last, a length and CAPACITY
+                                                   ends
     sink means  [layers, slots, 2, H * D] fp32     of the frames in the sinks' slots; zeros before they are written
     steps       [B, FIELDS] int32                  see `QueueStep`
     slots       [B, frames] int32                  what is chosen
@@ -20,6 +20,9 @@ differ by layer, and are chosen inside the pass:
 A pass reads one record of its window and writes another, so that it can be made again. Where it finds its own
 stamp in that one it has chosen before: it takes the same slots, because a sink's frame that it has overwritten
 would be like the new one now.
+
+A queue without room stays as it is where a slot of the sink would go to its front: dozens of them are there
+already, and behind them are the ring's, each of which comes back when it has been taken, and not otherwise.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ from kernels.attention.kv_view import KVPlanes
 CAPACITY = 64
 """Ends in a queue."""
 
-STAMP, SLOT, LENGTH, LOST, ENDS = range(5)
+STAMP, SLOT, LENGTH, ENDS = range(4)
 """Of a record: where each part begins."""
 
 RECORD = ENDS + CAPACITY
@@ -105,14 +108,14 @@ class SlotQueues:
 def put_first(record: Tensor, ends: Sequence[int]) -> None:
     """Have slots be overwritten before all others: their `ends` go to the front of the queue in each layer.
 
-    `record` is [layers, RECORD]. What finds no room at the back is counted as lost; nothing is read back.
+    `record` is [layers, RECORD]. A layer's queue that has no room for all of them stays as it is; nothing is read
+    back.
     """
     count = len(ends)
     first = torch.tensor(ends, dtype=record.dtype, device=record.device).expand(record.shape[0], count)
-    record[:, ENDS:] = torch.cat([first, record[:, ENDS : RECORD - count]], dim=1)
-    length = record[:, LENGTH] + count
-    record[:, LOST] += (length - CAPACITY).clamp(min=0)
-    record[:, LENGTH] = length.clamp(max=CAPACITY)
+    longer = torch.cat([record[:, LENGTH:ENDS] + count, first, record[:, ENDS : RECORD - count]], dim=1)
+    has_room = longer[:, :1] <= CAPACITY
+    record[:, LENGTH:] = torch.where(has_room, longer, record[:, LENGTH:])
 
 
 def frame_means_reference(staged: KVPlanes, frames: int) -> Tensor:
@@ -162,12 +165,9 @@ def _weakest(sink: Tensor, mean: Tensor, rule: SinkRule) -> int | None:
 
 
 def _next_record(read: list[int], step: QueueStep, weakest: int | None, sink: int, frames: int) -> list[int]:
-    lost, queue = read[LOST], read[ENDS : ENDS + read[LENGTH]]
-    if weakest is not None:
-        if len(queue) < CAPACITY:
-            queue.insert(0, weakest + 1)
-        else:
-            lost += 1
+    queue = read[ENDS : ENDS + read[LENGTH]]
+    if weakest is not None and len(queue) < CAPACITY:
+        queue.insert(0, weakest + 1)
     if step.full:
         end = queue[0]
         if step.pop:
@@ -177,4 +177,4 @@ def _next_record(read: list[int], step: QueueStep, weakest: int | None, sink: in
         if step.append and queue[-1:] != [step.append] and len(queue) < CAPACITY:
             queue.append(step.append)
     unused = [0] * (CAPACITY - len(queue))
-    return [step.stamp, end - frames, len(queue), lost, *queue, *unused]
+    return [step.stamp, end - frames, len(queue), *queue, *unused]

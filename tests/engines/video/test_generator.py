@@ -15,7 +15,7 @@ from engines.runner.eager import EagerAttention
 from engines.text.prompt import Prompt
 from engines.video.generator import VideoGenerator
 from engines.video.stream import VideoStream
-from kernels.slot_choice.slot_queue import SLOT
+from kernels.slot_choice.slot_queue import CAPACITY, SLOT
 from tests.support.generators import denoiser_for, generator_for
 from tests.support.videos import block_input, roll_video
 
@@ -211,6 +211,21 @@ def test_a_sink_that_is_renewed_twice_before_a_block_is_renewed_once(
             video.renew_sink(stream)
         made.append(roll_video(video, stream, 6, {}))
     assert_equal(*made)
+
+
+def test_a_sink_that_is_renewed_again_and_again_leaves_the_ring_its_places(
+    video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    stream = video.open(replace(clip, loop="plain", exact=False, sink_threshold=None))
+    roll_video(video, stream, 10, {0: prompts[0]})
+    for _ in range(CAPACITY // 2):
+        video.renew_sink(stream)
+        roll_video(video, stream, 1, {})
+    taken = set[int]()
+    for _ in range(CAPACITY + 3):
+        roll_video(video, stream, 1, {})
+        taken.add(last_slots(video, stream)[0])
+    assert {3, 4, 5} <= taken <= set(range(6))
 
 
 def last_slots(video: VideoGenerator, stream: VideoStream) -> list[int]:

@@ -13,7 +13,6 @@ from kernels.slot_choice.slot_queue import (
     CAPACITY,
     ENDS,
     LENGTH,
-    LOST,
     RECORD,
     SLOT,
     STAMP,
@@ -22,6 +21,7 @@ from kernels.slot_choice.slot_queue import (
     SlotQueues,
     choose_slots_reference,
     frame_means_reference,
+    put_first,
 )
 from tests.kernels.attention.pools import Run, int8, pool, view
 from tests.tolerances import assert_within
@@ -79,10 +79,18 @@ def test_a_pass_made_again_takes_the_slot_it_chose(device: torch.device) -> None
     assert chosen(queue, STEP) == first, "though its sink frame is the new one by now"
 
 
-def test_a_queue_without_room_counts_what_it_loses(device: torch.device) -> None:
-    queue = queues(device, [*[2] * (CAPACITY - 1), 4])
-    assert chosen(queue, STEP._replace(pop=False)) == (1, [*[2] * (CAPACITY - 1), 4])
-    assert queue.records[LAYER, 1, LOST] == 1
+def test_a_queue_without_room_for_the_sinks_keeps_the_rings(device: torch.device) -> None:
+    full = [*[2] * (CAPACITY - 1), 4]
+    assert chosen(queues(device, full), STEP._replace(pop=False)) == (1, full)
+
+
+@pytest.mark.parametrize(("waiting", "room"), [(CAPACITY - 2, False), (CAPACITY - 3, True)])
+def test_slots_go_to_the_front_where_all_find_room(waiting: int, room: bool, device: torch.device) -> None:
+    ends = [*[2] * (waiting - 1), 4]
+    record = queues(device, ends).records[:, 0]
+    put_first(record, [1, 2, 3])
+    read = record[LAYER].tolist()
+    assert read[ENDS : ENDS + read[LENGTH]] == ([1, 2, 3, *ends] if room else ends)
 
 
 def random_step(draw: random.Random, row: int, number: int, frames: int, growing: bool) -> list[int]:
