@@ -23,7 +23,7 @@ from kernels import flow_step, layernorm_modulate, linear, linear_int8, quantize
 from kernels.attention import qk_norm_rope, rotate_slots, window
 from kernels.slot_choice import choose_slots, copy_slots
 from kernels.tiles import AotCase, AotCases
-from kernels.vae import causal_pad, conv_epilogue, frame_pairs, upsample
+from kernels.vae import causal_pad, conv_epilogue, frame_pairs
 from serving.media.whole_file import write_whole
 
 OPS: tuple[AotCases, ...] = (
@@ -40,7 +40,6 @@ OPS: tuple[AotCases, ...] = (
     quantize.aot_cases,
     rms_norm.aot_cases,
     rotate_slots.aot_cases,
-    upsample.aot_cases,
     window.aot_cases,
 )
 

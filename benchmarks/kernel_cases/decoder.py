@@ -1,4 +1,4 @@
-"""What a decoder does beside its convolutions."""
+"""What a decoder does beside its convolutions, and those that double its pictures."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.kernel_cases.case import Case, MakeCase, Maker, Tensors
+from engines.vae.doubling_conv import DoublingConv
 from kernels.vae.causal_pad import causal_pad, causal_pad_reference
 from kernels.vae.conv_epilogue import conv_epilogue, conv_epilogue_reference
 from kernels.vae.frame_pairs import frame_pairs, frame_pairs_reference
-from kernels.vae.upsample import upsample, upsample_reference
 
 
 def decoder_cases(make: Maker) -> list[MakeCase]:
     """Every op."""
     return [
-        partial(_causal_pad, make), partial(_conv_epilogue, make), partial(_upsample, make),
+        partial(_causal_pad, make), partial(_conv_epilogue, make), partial(_doubling_conv, make),
         partial(_frame_pairs, make),
     ]  # fmt: skip
 
@@ -68,19 +69,23 @@ def _conv_epilogue(make: Maker, sets: int) -> Case:
     return make.case("bias and shortcut, with a copy", inputs, providers, providers["reference"], 0, sets)
 
 
-def _upsample(make: Maker, sets: int) -> Case:
-    """To the last stage's size: from pictures of half the height and width."""
+def _doubling_conv(make: Maker, sets: int) -> Case:
+    """To the last stage's pictures: from half their height and width, and twice their channels."""
     channels, frames, height, width = make.sizes.pictures
+    rows, columns = max(1, height // 2), max(1, width // 2)
+    conv = DoublingConv(2 * channels, channels, bias=False).to(make.device, make.dtype).requires_grad_(False)
+    conv.fold()
 
     def inputs() -> Tensors:
-        x = make.randn(1, 2 * channels, frames // 2, max(1, height // 2), max(1, width // 2))
-        return x.contiguous(memory_format=torch.channels_last_3d), make.randn(2 * channels)
+        x = make.randn(frames, 2 * channels, rows, columns)
+        return (x.contiguous(memory_format=torch.channels_last),)
 
-    providers: dict[str, Callable[..., Tensor]] = {
-        "triton": lambda x, bias: upsample(x, bias, 2),
-        "reference": lambda x, bias: upsample_reference(x, bias, 2),
-    }
-    return make.case("doubled in time and space", inputs, providers, providers["reference"], 0, sets)
+    def repeated(x: Tensor) -> Tensor:
+        return F.conv2d(F.interpolate(x, scale_factor=2.0), conv.weight.to(x.dtype), padding=1)
+
+    providers: dict[str, Callable[..., Tensor]] = {"transposed": conv, "reference": repeated}
+    flops = 2 * 16 * frames * rows * columns * 2 * channels * channels
+    return make.case("doubled and convolved", inputs, providers, repeated, flops, sets)
 
 
 def _frame_pairs(make: Maker, sets: int) -> Case:

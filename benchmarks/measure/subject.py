@@ -121,6 +121,7 @@ class Subject:
         model = options.model
         self.transformer = build_transformer(options)
         self.codec: StreamingVAE = build(lambda: build_vae(model.vae), options)
+        self.codec.prepare()
         use_fused_ops(self.codec, options.kernels)
         self.runner = select_runner(self.transformer, options.kernels, graphs=options.graphs)
         layout = CacheLayout.of(model.transformer, options.dtype, self.runner.kv_format)

@@ -60,6 +60,9 @@ class Model:
 
         `loras` have been merged into the transformer.
         """
+        for codec in (vae, encoder):
+            if codec is not None:
+                codec.prepare()
         marked = {"transformer": transformer, "codec": vae, "encoder": encoder}
         identity = dict[str, str]()
         if transformer is not None and config.transformer.quantization is not None:

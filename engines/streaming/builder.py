@@ -13,6 +13,7 @@ from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
 from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
+from engines.device.conv_search import searching_convolutions
 from engines.device.memory_budget import MemoryBudget, typed_out_of_memory
 from engines.errors import ConfigError
 from engines.loading.footprint import largest_session_bytes
@@ -134,10 +135,11 @@ def _exercise(
     exercise: Callable[[Generator, EngineConfig], None],
     decoder: StreamingDecoder | None,
 ) -> None:
-    """For as many streams as may go together. Graphs keep memory: none here."""
+    """For as many streams as may go together, in the fastest ways. Graphs keep memory: none here."""
     runner = select_runner(model.transformer, config.backends, graphs=False)
     generator = _generator(model, config, runner, _cache_size(model, config, config.batch), decoder)
-    exercise(generator, config)
+    with searching_convolutions(model.transformer.device):
+        exercise(generator, config)
     generator.release()
 
 

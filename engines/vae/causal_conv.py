@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from engines.errors import StreamError
 from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
+from engines.vae.doubling_conv import DoublingConv
 from kernels.vae.frame_layout import channels_last, empty_frames
 from kernels.vae.ops import VAEOps
 
@@ -151,11 +152,14 @@ class StreamingSequential(StreamingLayer):
 
 
 def convolve(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """`conv` of pictures, without its bias: of each frame by itself where it knows no time."""
+    """`conv` of channels-last pictures, without its bias: of each frame by itself where it knows no time."""
     if isinstance(conv, nn.Conv3d):
         return channels_last(F.conv3d(x, conv.weight, None, conv.stride, conv.padding))
     frames = x.transpose(1, FRAMES).flatten(0, 1)
-    y = F.conv2d(frames, conv.weight, None, conv.stride, conv.padding)
+    if isinstance(conv, DoublingConv):
+        y = conv.enlarge(frames, None)
+    else:
+        y = F.conv2d(frames, conv.weight, None, conv.stride, conv.padding)
     return channels_last(y.unflatten(0, (x.shape[0], -1)).transpose(1, FRAMES))
 
 
@@ -194,14 +198,24 @@ class StreamingNetwork(StreamingSequential):
         """The cache of a stream of which nothing has been seen."""
         return ConvCache(frames_seen=0, frames=(None,) * self.slots)
 
-    def fuse(self, ops: VAEOps) -> None:
-        """Run on `ops` from now on, with weights that lie channels-last. Call it when the weights are in place."""
+    def prepare(self) -> None:
+        """Make what convolutions do faster: weights that lie channels-last, and sums of those of doublings.
+
+        Call it when the weights are in place.
+        """
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d):
                 layer.weight.data = channels_last(layer.weight.data)
             elif isinstance(layer, nn.Conv2d):
                 layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
-            elif isinstance(layer, StreamingLayer):
+            if isinstance(layer, DoublingConv):
+                layer.fold()
+
+    def fuse(self, ops: VAEOps) -> None:
+        """Run on `ops` from now on. Call it when the weights are in place."""
+        self.prepare()
+        for layer in self.modules():
+            if isinstance(layer, StreamingLayer):
                 layer.ops = ops
 
     def advance(self, x: Tensor, cache: ConvCache, frames: int) -> StreamingOutput:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from engines.config.video_stream import AnyStreamConfig
+from engines.device.conv_search import searching_convolutions
 from engines.device.event_timer import Lap
 from engines.device.host_copy import HostCopier, to_device
 from engines.device.memory_budget import typed_out_of_memory
@@ -72,13 +73,15 @@ class FrameDecoder:
     def warm_up(self, config: AnyStreamConfig, channels: int, dtype: torch.dtype) -> None:
         """Decode a first and two later blocks of zeros, in the thread that is to decode: libraries plan for each.
 
-        The second of the later ones meets a cache such as all that follow.
+        The fastest ways to compute such blocks are searched for. The second of the later ones meets a cache such
+        as all that follow.
         """
         cache = self.empty_cache()
-        for block in range(3):
-            shape = config.latent_shape(channels, config.blocks.frames_of(block))
-            latents = torch.zeros(shape, dtype=dtype, device=self._side_stream.device)
-            cache = self.decode(latents, cache).cache
+        device = self._side_stream.device
+        with searching_convolutions(device):
+            for block in range(3):
+                shape = config.latent_shape(channels, config.blocks.frames_of(block))
+                cache = self.decode(torch.zeros(shape, dtype=dtype, device=device), cache).cache
 
     def _decoded(self, latents: Tensor, cache: ConvCache) -> tuple[Tensor, ConvCache]:
         decoded = self._codec.decode(self._here(latents), cache)

@@ -172,6 +172,11 @@ class PatchVAE(nn.Module):
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
 
+    def prepare(self) -> None:
+        """Lay out weights as they are read fastest; results change by rounding. See `StreamingNetwork.prepare`."""
+        self.encoder.prepare()
+        self.decoder.prepare()
+
     def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` and channels-last from now on; results change by rounding. See `StreamingNetwork.fuse`."""
         self.encoder.fuse(ops)

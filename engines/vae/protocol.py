@@ -57,10 +57,13 @@ class StreamingDecoder(Protocol):
 class StreamingVAE(StreamingDecoder, Protocol):
     """A streaming autoencoder: any split of a clip into calls gives the same result, either way."""
 
+    def prepare(self) -> None:
+        """Lay out weights as they are read fastest, once they are in place. Results change by rounding."""
+
     def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` and channels-last from now on: for a GPU, once the weights are in place.
 
-        Results change by rounding; caches go on.
+        They are prepared then. Results change by rounding; caches go on.
         """
 
     def start_encoding(self) -> ConvCache:

@@ -25,8 +25,9 @@ from engines.vae.causal_conv import (
     convolve,
 )
 from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
+from engines.vae.doubling_conv import DoublingConv
 from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
-from kernels.vae.frame_layout import channels_last
+from kernels.vae.frame_layout import channels_last, unstack_frames
 from kernels.vae.ops import VAEOps
 
 TIME = 1
@@ -105,26 +106,23 @@ class TimePool(StreamingLayer):
 
 
 class TimeGrow(StreamingLayer):
-    """Makes `stride` frames of one, of `scale` times its height and width: 1 or 2."""
+    """Makes `stride` frames of one.
 
-    def __init__(self, channels: int, stride: int, scale: int) -> None:
+    The checkpoint's sequence enlarges the pictures first. The two commute, and in this order the growing costs a
+    quarter.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
-        self.scale = scale
         self.conv = nn.Conv2d(channels, stride * channels, kernel_size=1, bias=False)
-        self.upsample = nn.Upsample(scale_factor=scale) if scale > 1 else nn.Identity()
 
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
-        """[B, T, C, H, W] to [B, stride*T, C, scale*H, scale*W]: each C channels are a frame.
-
-        The checkpoint's sequence enlarges the pictures first. The two commute, and in this order the growing costs
-        a quarter.
-        """
-        if self.ops is not None and self.scale == 2:
+        """[B, T, C, H, W] to [B, stride*T, C, H, W]: each C channels are a frame."""
+        if self.ops is not None:
             frames = convolve(self.conv, channels_last(x.movedim(TIME, FRAMES)))
-            return self.ops.upsample(frames, None, self.stride).movedim(FRAMES, TIME)
-        grown: Tensor = _per_frame(self.conv, x).unflatten(2, (self.stride, -1))
-        return _per_frame(self.upsample, grown.flatten(1, 2))
+            return unstack_frames(frames, self.stride).movedim(FRAMES, TIME)
+        return _per_frame(self.conv, x).unflatten(2, (self.stride, -1)).flatten(1, 2)
 
     def receptive_field(self, frames: int) -> int:
         """One frame for each `stride`, the last of which may be needed in part."""
@@ -150,8 +148,8 @@ def _halving(position: int, channels: int, time_stride: int, scale: int) -> dict
 def _doubling(position: int, inputs: int, outputs: int, time_stride: int, scale: int) -> dict[int, nn.Module]:
     return {
         **_memory_blocks(position, inputs),
-        position + 4: TimeGrow(inputs, time_stride, scale),
-        position + 5: _conv(inputs, outputs, bias=False),
+        position + 4: TimeGrow(inputs, time_stride),
+        position + 5: (DoublingConv if scale == 2 else _conv)(inputs, outputs, bias=False),
     }
 
 
@@ -187,6 +185,11 @@ class TAEHV(nn.Module):
         self.config = config
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
+
+    def prepare(self) -> None:
+        """Lay out weights as they are read fastest; results change by rounding. See `StreamingNetwork.prepare`."""
+        self.encoder.prepare()
+        self.decoder.prepare()
 
     def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` and channels-last from now on; results change by rounding. See `StreamingNetwork.fuse`."""

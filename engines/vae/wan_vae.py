@@ -24,8 +24,9 @@ from engines.vae.causal_conv import (
     convolve_biased,
 )
 from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
+from engines.vae.doubling_conv import DoublingConv
 from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
-from kernels.vae.frame_layout import channels_last
+from kernels.vae.frame_layout import channels_last, unstack_frames
 from kernels.vae.ops import VAEOps
 
 TIME = 2
@@ -160,7 +161,8 @@ class Attention(nn.Module):
 
 
 def _doubling(channels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(channels, channels // 2, 3, padding=1))
+    # The checkpoint's sequence doubles the pictures in its first layer.
+    return nn.Sequential(nn.Identity(), DoublingConv(channels, channels // 2))
 
 
 def _halving(channels: int) -> nn.Sequential:
@@ -178,7 +180,7 @@ class Upsample(StreamingLayer):
         """[B, C, T, H, W] to [B, C/2, T, 2H, 2W]."""
         if self.ops is None:
             return _per_frame(self.resample, x)
-        return convolve_biased(self.ops, self.resample[1], self.ops.upsample(channels_last(x), None, 1))
+        return convolve_biased(self.ops, self.resample[1], channels_last(x))
 
     def receptive_field(self, frames: int) -> int:
         """The frames themselves."""
@@ -199,33 +201,24 @@ class TimeUpsample(StreamingLayer):
 
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, T, H, W] to [B, C/2, 2T, 2H, 2W]; 2T-1 frames at the start of a stream."""
-        if self.ops is not None:
-            large = self._start_large if step.first else self._double_large
-            return convolve_biased(self.ops, self.resample[1], large(self.ops, channels_last(x), step))
         frames = self._start(x, step) if step.first else self._double(x, step)
-        return _per_frame(self.resample, frames.transpose(1, TIME))
+        if self.ops is None:
+            return _per_frame(self.resample, frames)
+        return convolve_biased(self.ops, self.resample[1], channels_last(frames))
 
     def _start(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
-        first = x[:, :, :1].transpose(1, TIME)
+        first = x[:, :, :1]
         if x.shape[TIME] == 1:
             return first
-        return torch.cat((first, self._double(x[:, :, 1:], step)), dim=1)
+        return torch.cat((first, self._double(x[:, :, 1:], step)), dim=TIME)
 
     def _double(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
-        """[B, C, T, H, W] to [B, 2T, C, H, W]: the halves of the channels are successive frames."""
-        pairs: Tensor = self.time_conv(self.past(x, step)).unflatten(1, (2, -1))
-        return pairs.permute(0, 3, 1, 2, 4, 5).flatten(1, 2)
-
-    def _start_large(self, ops: VAEOps, x: Tensor, step: ConvCacheUpdate) -> Tensor:
-        first = ops.upsample(x[:, :, :1], None, 1)
-        if x.shape[TIME] == 1:
-            return first
-        return torch.cat((first, self._double_large(ops, x[:, :, 1:], step)), dim=TIME)
-
-    def _double_large(self, ops: VAEOps, x: Tensor, step: ConvCacheUpdate) -> Tensor:
-        """[B, C, T, H, W] to [B, C, 2T, 2H, 2W]."""
-        pairs = convolve(self.time_conv, self.past.join(ops, x, step))
-        return ops.upsample(pairs, bias_of(self.time_conv), 2)
+        """[B, C, T, H, W] to [B, C, 2T, H, W]: the halves of the channels are successive frames."""
+        joined = self.past(x, step)
+        if self.ops is not None:
+            return unstack_frames(convolve_biased(self.ops, self.time_conv, joined), 2)
+        pairs: Tensor = self.time_conv(joined).unflatten(1, (2, -1))
+        return pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
 
     def receptive_field(self, frames: int) -> int:
         """Two outputs come from one input and those before it."""
@@ -342,6 +335,11 @@ class WanVAE(nn.Module):
         self.decoder = _decoder(config)
         self.register_buffer("latent_mean", _per_channel(config.latent_mean), persistent=False)
         self.register_buffer("latent_std", _per_channel(config.latent_std), persistent=False)
+
+    def prepare(self) -> None:
+        """Lay out weights as they are read fastest; results change by rounding. See `StreamingNetwork.prepare`."""
+        self.encoder.prepare()
+        self.decoder.prepare()
 
     def fuse(self, ops: VAEOps) -> None:
         """Run on `ops` and channels-last from now on; results change by rounding. See `StreamingNetwork.fuse`."""

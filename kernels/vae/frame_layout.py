@@ -81,6 +81,15 @@ def channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
+def unstack_frames(x: Tensor, frames: int) -> Tensor:
+    """[B, G*C, T, H, W] to [B, C, G*T, H, W]: each G-th of the channels is a frame, one after the other in time.
+
+    Of pictures without gaps one copy of such, and for a single frame none.
+    """
+    pixels = x.permute(0, 2, 3, 4, 1).unflatten(4, (frames, -1))
+    return pixels.permute(0, 1, 4, 2, 3, 5).flatten(1, 2).permute(0, 4, 1, 2, 3)
+
+
 def frame_tile(op: str, x: Tensor) -> Tile:
     """How to cut up the frames of `x`."""
     return _fitted(tile_for(TILES, architecture(x.device), op), x.shape[1])

@@ -18,4 +18,3 @@ class VAEOps:
     causal_pad: Callable[[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None], Tensor]
     frame_pairs: Callable[[Tensor, Tensor | None, Tensor], Tensor]
     conv_epilogue: Callable[[Tensor, Tensor, Tensor | None, bool], None]
-    upsample: Callable[[Tensor, Tensor | None, int], Tensor]

@@ -41,9 +41,10 @@ def test_an_operator_in_place_reads_and_writes_and_a_view_does_neither() -> None
 
 
 @both
-def test_fused_pictures_are_never_copied(model: ModelConfig) -> None:
+def test_fused_pictures_are_copied_where_one_has_become_two_frames_and_nowhere_else(model: ModelConfig) -> None:
     copies = {"aten::clone", "aten::cat", "aten::copy_"}
-    assert names(decoder_operators(model, fused=True)) & copies == set()
+    fused = [operator.name for operator in decoder_operators(model, fused=True) if operator.name in copies]
+    assert fused == 2 * ["aten::clone"]
     assert names(decoder_operators(model, fused=False)) & copies == {"aten::clone", "aten::cat"}
 
 

@@ -135,8 +135,8 @@ def test_a_pass_reads_its_weights_and_the_window_once() -> None:
     assert counts(LONGLIVE).denoising_pass(12).nbytes == 2 * parameters.denoising + window + prompt
 
 
-def test_the_wan_vae_decodes_a_block_in_three_times_13_55_tflop() -> None:
-    assert counts(LONGLIVE).decode_block().flops / 1e12 == pytest.approx(3 * 13.55, rel=1e-3)
+def test_the_wan_vae_decodes_a_block_in_three_times_12_92_tflop() -> None:
+    assert counts(LONGLIVE).decode_block().flops / 1e12 == pytest.approx(3 * 12.92, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["tiny", "tiny-taehv"])

@@ -137,9 +137,9 @@ def test_the_vae_and_its_constants_arrive_in_the_target_dtype(published: Publish
     codec = load_vae(TINY.vae, published.files.codec, "cpu", torch.bfloat16)
     expected = published.codec.bfloat16()
     assert_same(codec, expected.state_dict())
-    for (name, constant), (_, other) in zip(codec.named_buffers(), expected.named_buffers(), strict=True):
+    for name, constant in codec.named_buffers():
         assert constant.dtype == torch.bfloat16, name
-        assert torch.equal(constant, other), name
+        assert torch.equal(constant, expected.get_buffer(name)), name
 
 
 def test_the_text_encoder_published_in_bf16_is_read_as_fp32(published: Published) -> None:
@@ -154,7 +154,7 @@ def test_a_taehv_that_grows_time_further_is_cut_to_the_last_frames(
     model = Model.random(preset("tiny-taehv"), seed=2)
     assert isinstance(model.vae, nn.Module)
     assert isinstance(model.config.vae, TAEHVConfig)
-    state = model.vae.state_dict()
+    state = {name: tensor.contiguous() for name, tensor in model.vae.state_dict().items()}
     grow = state["decoder.7.conv.weight"]
     save(state | {"decoder.7.conv.weight": torch.cat([torch.zeros_like(grow), grow])}, tmp_path / "taew2_1")
     assert_same(load_vae(model.config.vae, tmp_path / "taew2_1", "cpu", FP32), state)
