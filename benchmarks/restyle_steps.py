@@ -4,7 +4,8 @@
 
 Each row is a server of its own with one session, which is pushed a clip as in `benchmarks.restyle_server`. Beside
 the age of its frames stands the floor: what it would be if nothing took any time. What becomes of the pictures is
-what `benchmarks.restyle` says with the same steps.
+what `benchmarks.restyle` says with the same steps. Rows that were measured before stay where they are not measured
+anew.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ WARM_UP_S = 10.0
 class Row:
     """One number of steps in one loop. `load` is the machine's before the row."""
 
+    machine: Machine
     steps: tuple[int, ...]
     loop: Loop
     floor_ms: float
@@ -66,7 +68,15 @@ async def measured(server: str, steps: tuple[int, ...], loop: Loop, seconds: flo
         units = camera_units(await clip(client))
         await restyled(client, units, WARM_UP_S)
         latency, _, frames, progress = await restyled(client, units, seconds)
-    return Row(steps, loop, floor_ms(len(steps), loop), latency, seconds, frames, progress.dropped, load)
+    machine, floor = Machine.here(torch.device("cpu")), floor_ms(len(steps), loop)
+    return Row(machine, steps, loop, floor, latency, seconds, frames, progress.dropped, load)
+
+
+def keep(row: Row, output: Path) -> None:
+    """Write the row in place of one of the same steps and loop, or behind all others."""
+    rows = json.loads(output.read_text())["rows"] if output.is_file() else []
+    kept = {(tuple(one["steps"]), one["loop"]): one for one in rows} | {(row.steps, row.loop): asdict(row)}
+    write_whole(output, json.dumps({"rows": list(kept.values())}, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,18 +84,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each row (default: 60)")
     parser.add_argument("--steps", nargs="+", type=steps_of, default=STEPS, metavar="T,T")
+    parser.add_argument("--loop", nargs="+", choices=LOOPS, default=LOOPS)
     parser.add_argument("--output", type=Path, default=RESULTS / "restyle_steps_pocket_cpu.json")
     options = parser.parse_args(arguments)
-    rows: list[Row] = []
-    for steps, loop in product(options.steps, LOOPS):
+    for steps, loop in product(options.steps, options.loop):
         with TemporaryDirectory() as folder:
             words = ",".join(map(str, steps))
             serve = ["--threads", "1", "--recordings", folder, "--video-loop", loop, "--video-steps", words]
             with local_server(serve) as server:
-                rows.append(asyncio.run(measured(server.address, steps, loop, options.seconds)))
-        print(rows[-1], flush=True)
-    kept = {"machine": asdict(Machine.here(torch.device("cpu"))), "rows": [asdict(row) for row in rows]}
-    write_whole(options.output, json.dumps(kept, indent=1) + "\n")
+                row = asyncio.run(measured(server.address, steps, loop, options.seconds))
+        keep(row, options.output)
+        print(row, flush=True)
 
 
 if __name__ == "__main__":
