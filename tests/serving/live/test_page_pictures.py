@@ -112,6 +112,18 @@ def test_a_camera_may_be_mirrored_and_takes_turns_with_the_screen(camera: Page) 
     assert not camera.part("waiting").is_displayed()
 
 
+def test_a_cut_begins_anew_with_the_next_picture(camera: Page, stub: Stub) -> None:
+    choose(camera, "camera")
+    assert not camera.part("cut").is_displayed()
+    camera.start(NOON)
+    camera.until_frame(8)
+    camera.press("cut")
+    camera.until(lambda: len(session_of(stub, camera).applied) == 2)
+    cue = session_of(stub, camera).applied[-1].cue
+    assert (cue.prompts[0].text, cue.restyling.cuts) == (NOON, True)
+    camera.until_frame(camera.frame + 8)
+
+
 def test_a_bypass_shows_the_pictures_in_place_of_the_video(camera: Page) -> None:
     seen = """
       const { left, right, top, bottom } = document.querySelector("#video").getBoundingClientRect();

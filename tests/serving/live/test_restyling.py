@@ -67,6 +67,28 @@ def test_pictures_come_over_a_websocket_too_and_what_is_none_is_told(server: Ser
     assert progress["input"] == {"received": 33, "dropped": 0, "broken": 1}
 
 
+def test_a_cut_is_asked_for_over_a_websocket_and_told_with_the_frame_at_which_it_applies(server: Server) -> None:
+    with talking(server, "input=video&seed=7") as talk:
+        talk.next("state")
+        talk.say("schedule_prompt", new_prompt=NIGHT, timestamp=0)
+        talk.say("start")
+        talk.until(lambda type, data: data.get("command") == "start")
+        for number in range(9):
+            talk.show(pb.PICTURE_FORMAT_JPEG, number, 62_500 * number, encoded(picture(number, 120, 90), "JPEG"))
+            time.sleep(0.1)
+        talk.until(lambda type, data: type == "progress" and data["current_start_frame"] == 9)
+        talk.say("cut")
+        receipt = talk.until(lambda type, data: data.get("command") == "cut")
+        for number in range(9, 13):
+            talk.show(pb.PICTURE_FORMAT_JPEG, number, 62_500 * number, encoded(picture(number, 120, 90), "JPEG"))
+        applied = talk.until(lambda type, data: type == "applied" and data["frame"] == 9)
+        talk.until(lambda type, data: type == "progress" and data["current_start_frame"] == 13)
+        talk.say("end")
+        talk.next("ended")
+    assert (receipt["stage"], receipt["frame"]) == ("accepted", 9)
+    assert (applied["text"], applied["restyling"]) == (NIGHT, {"cuts": True})
+
+
 def test_both_kinds_of_sessions_run_on_one_server(server: Server) -> None:
     options = pb.SessionOptions(seed=3, fps=0, height=64, width=96)
     text = server.stub.CreateSession(pb.CreateSessionRequest(options=options, cues=[cue(NOON, 0)]))
