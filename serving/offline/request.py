@@ -127,7 +127,7 @@ def read_request(options: argparse.Namespace) -> Request:
 
 def _timeline_request(options: argparse.Namespace) -> Request:
     """What a timeline's file and the options ask for."""
-    read = read_timeline(options.source)
+    read = read_timeline(options.source, restyles=options.input is not None)
     for line in (*read.notes, *(f"warning: {text}" for text in read.warnings)):
         print(line, file=sys.stderr)
     settings = read.timeline.settings
@@ -135,16 +135,16 @@ def _timeline_request(options: argparse.Namespace) -> Request:
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = options.dtype or ("bfloat16" if device == "cuda" else "float32")
     config = model_config(model, models_folder(options.models_dir))
-    clip = None
+    timeline, clip = read.timeline, None
     if options.input is None:
         config.require_prompts_alone()
-        _require_no_restyling(read.timeline)
+        _require_no_restyling(timeline)
     else:
-        clip = _clip(options, require_video(config))
+        timeline, clip = _begun_as_asked(timeline, options.noise_scale), _clip(options, require_video(config))
     return Request(
         model,
         options.codec or "own",
-        with_length(read.timeline, options.seconds, open_end=clip is not None),
+        with_length(timeline, options.seconds, open_end=clip is not None),
         config.stream,
         _overridden(settings, options),
         _device(device),
@@ -165,6 +165,15 @@ def _require_no_restyling(timeline: Timeline) -> None:
     for number, cue in enumerate(timeline.cues):
         if cue.restyling is not None:
             raise TimelineError(f"cues[{number}].restyling", "there are no pictures; name a clip with --input")
+
+
+def _begun_as_asked(timeline: Timeline, noise_scale: float | None) -> Timeline:
+    """`timeline`, whose first cue leaves the noise to an option that says how much there is."""
+    first, *later = timeline.cues
+    if noise_scale is None or first.restyling is None:
+        return timeline
+    first = replace(first, restyling=replace(first.restyling, noise_scale=None))
+    return replace(timeline, cues=(first, *later))
 
 
 def _clip(options: argparse.Namespace, base: VideoStreamConfig, used: UsedClip | None = None) -> ClipRequest:
@@ -188,14 +197,14 @@ def _film_request(options: argparse.Namespace) -> Request:
         snapshot = options.source.parent / facts.start.snapshot
     device, dtype = options.device or facts.device, options.dtype or facts.dtype
     model = options.model or facts.model
-    own, clip = facts.stream, None
+    own, timeline, clip = facts.stream, facts.timeline, None
     if isinstance(own, VideoStreamConfig):
-        clip = _clip(options, own, facts.clip)
+        timeline, clip = _begun_as_asked(timeline, options.noise_scale), _clip(options, own, facts.clip)
         own = model_config(model, models_folder(options.models_dir)).stream
     return Request(
         model,
         options.codec or facts.codec,
-        with_length(facts.timeline, options.seconds, open_end=clip is not None),
+        with_length(timeline, options.seconds, open_end=clip is not None),
         own,
         _overridden(Settings(), options),
         _device(device),

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
@@ -122,11 +122,14 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
     reading = asyncio.Semaphore(FILES_AT_ONCE)
 
     @app.post("/timelines")
-    async def timeline(request: Request, name: str = "timeline.yaml") -> Response:
+    async def timeline(
+        request: Request, name: str = "timeline.yaml", input: Literal["none", "video"] = "none"
+    ) -> Response:
         sessions.authenticate(read_token(request.headers))
         body = await _body(request, most_bytes(name))
         async with reading:
-            return Response(await asyncio.to_thread(_read, body, name), media_type="application/json")
+            read = await asyncio.to_thread(_read, body, name, restyles=input == "video")
+            return Response(read, media_type="application/json")
 
     return app
 
@@ -169,6 +172,6 @@ async def _body(request: Request, most: int) -> bytes:
     return bytes(body[: most + 1])
 
 
-def _read(data: bytes, name: str) -> bytes:
+def _read(data: bytes, name: str, *, restyles: bool) -> bytes:
     """A timeline's file as the page takes it: in a thread, since it may take seconds."""
-    return json.dumps(timeline_json(parse_timeline(data, name)), ensure_ascii=False).encode()
+    return json.dumps(timeline_json(parse_timeline(data, name, restyles=restyles)), ensure_ascii=False).encode()

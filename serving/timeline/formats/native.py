@@ -118,13 +118,14 @@ def read_restyling(cue: Node, fields: dict[str, Node]) -> Restyling | None:
         return None
     inner = fields["restyling"].fields(("noise_scale", "follows_motion", "renews_sink", "cuts"))
     noise_scale = maybe(inner.get("noise_scale"), lambda node: node.number(0, 1))
-    follows_motion = maybe(inner.get("follows_motion"), _flag)
-    renews_sink, cuts = maybe(inner.get("renews_sink"), _flag), maybe(inner.get("cuts"), _flag)
+    follows_motion = maybe(inner.get("follows_motion"), read_flag)
+    renews_sink, cuts = maybe(inner.get("renews_sink"), read_flag), maybe(inner.get("cuts"), read_flag)
     with within(cue.place):
         return Restyling(noise_scale, follows_motion, bool(renews_sink), bool(cuts))
 
 
-def _flag(node: Node) -> bool:
+def read_flag(node: Node) -> bool:
+    """Whether or not."""
     if not isinstance(node.value, bool):
         raise node.error(f"{shown(node.value)} is neither true nor false")
     return node.value

@@ -34,10 +34,13 @@ class ReadTimeline:
     warnings: tuple[str, ...] = ()
 
 
-def read_timeline(path: Path, *, seconds_a_prompt: float = SECONDS_A_PROMPT) -> ReadTimeline:
+def read_timeline(
+    path: Path, *, seconds_a_prompt: float = SECONDS_A_PROMPT, restyles: bool = False
+) -> ReadTimeline:
     """Read a timeline; TimelineError names file, place and rule if it cannot be used.
 
-    `seconds_a_prompt` is for text files, which say no times.
+    `seconds_a_prompt` is for text files, which say no times. What a file of Scope sets of pictures is read where
+    the timeline `restyles` some.
     """
     try:
         with path.open("rb") as file:
@@ -45,13 +48,15 @@ def read_timeline(path: Path, *, seconds_a_prompt: float = SECONDS_A_PROMPT) -> 
     except OSError as error:
         raise TimelineError(str(path), f"the file cannot be read: {error.strerror}") from None
     try:
-        return parse_timeline(data, path.name, seconds_a_prompt=seconds_a_prompt)
+        return parse_timeline(data, path.name, seconds_a_prompt=seconds_a_prompt, restyles=restyles)
     except TimelineError as error:
         raise TimelineError(f"{path}: {error.place}", error.problem) from None
 
 
-def parse_timeline(data: bytes, name: str, *, seconds_a_prompt: float = SECONDS_A_PROMPT) -> ReadTimeline:
-    """The timeline in the bytes of a file called `name`."""
+def parse_timeline(
+    data: bytes, name: str, *, seconds_a_prompt: float = SECONDS_A_PROMPT, restyles: bool = False
+) -> ReadTimeline:
+    """The timeline in the bytes of a file called `name`, as `read_timeline` reads it."""
     suffix = Path(name).suffix.lower()
     if suffix not in SUFFIXES:
         raise TimelineError("the file", f"the suffix {suffix!r} is unknown; known: {', '.join(SUFFIXES)}")
@@ -60,7 +65,8 @@ def parse_timeline(data: bytes, name: str, *, seconds_a_prompt: float = SECONDS_
         return ReadTimeline(read_plain(text, seconds_a_prompt), "text")
     if _is_yaml(name):
         return ReadTimeline(read_own(parse_yaml(text)), "longtake")
-    return _read_json(parse_json(text), workflow=name.lower().endswith(".scope-workflow.json"))
+    is_workflow = name.lower().endswith(".scope-workflow.json")
+    return _read_json(parse_json(text), workflow=is_workflow, restyles=restyles)
 
 
 def most_bytes(name: str) -> int:
@@ -82,13 +88,13 @@ def _decode(data: bytes, name: str) -> str:
         raise TimelineError(f"byte {error.start}", "the file is not UTF-8 text") from None
 
 
-def _read_json(document: Node, workflow: bool) -> ReadTimeline:
+def _read_json(document: Node, *, workflow: bool, restyles: bool) -> ReadTimeline:
     fields, remarks = document.fields(), Remarks()
     kind: Format = "scope timeline"
     if workflow or ("format" in fields and fields["format"].value == "scope-workflow"):
-        kind, timeline = "scope workflow", read_scope_workflow(document, remarks)
+        kind, timeline = "scope workflow", read_scope_workflow(document, remarks, restyles=restyles)
     elif "prompts" in fields and "cues" not in fields:
-        timeline = read_scope_timeline(document, remarks)
+        timeline = read_scope_timeline(document, remarks, restyles=restyles)
     else:
         return ReadTimeline(read_own(document), "longtake")
     return ReadTimeline(timeline, kind, tuple(remarks.notes), tuple(remarks.warnings))

@@ -1,7 +1,8 @@
 """Timelines of Daydream Scope: the files it exported up to version 2.1, and its `.scope-workflow.json`.
 
 Read as Scope did: fields that it ignores are ignored, segments without length are dropped, and what has no
-meaning here is named in a warning. Overlaps, gaps and values that cannot be used are errors all the same.
+meaning here is named in a warning: what is set of pictures too, unless some are restyled by it. Overlaps, gaps and
+values that cannot be used are errors all the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from serving.errors import TimelineError
 from serving.timeline.cue import Blend, Cue, Transition, within
 from serving.timeline.formats.document import Json, Node, maybe, shown
 from serving.timeline.formats.native import read_method, read_steps, read_weight
+from serving.timeline.formats.scope_pictures import PictureFields, PictureSettings
 from serving.timeline.schedule import frame_at
 from serving.timeline.timeline import MAX_CUES, MAX_SECONDS, Settings, Timeline
 
@@ -27,12 +29,13 @@ SCOPE_WEIGHT = 100.0
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one of the two formats calls the fields of a segment."""
+    """How one of the two formats calls the fields of a segment, and what it sets of pictures."""
 
     start: str
     end: str
     steps: str
     method: str
+    pictures: PictureFields
     cosmetic: tuple[str, ...] = ("id", "text", "isLive", "color")
 
 
@@ -40,8 +43,14 @@ GENERATORS = ("longlive", "streamdiffusionv2", "krea-realtime-video", "reward-fo
 PROCESSORS = ("video-depth-anything", "scribble", "gray", "optical-flow", "rife", "controller-viz", "passthrough")
 """Scope's own pipelines: those that generate pictures, and those that stand before or behind one in a workflow."""
 
-TIMELINE = Dialect("startTime", "endTime", "transitionSteps", "temporalInterpolationMethod")
-WORKFLOW = Dialect("start_time", "end_time", "transition_steps", "temporal_interpolation_method")
+TIMELINE = Dialect(
+    "startTime", "endTime", "transitionSteps", "temporalInterpolationMethod",
+    PictureFields("noiseScale", "noiseController", "manageCache", "inputMode"),
+)  # fmt: skip
+WORKFLOW = Dialect(
+    "start_time", "end_time", "transition_steps", "temporal_interpolation_method",
+    PictureFields("noise_scale", "noise_controller", "manage_cache", "input_mode"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,11 @@ class Remarks:
             )
             self.warnings.append(f"{place}: {', '.join(names)} {rest}")
 
+    def without_pictures(self, place: str, told: Collection[str]) -> None:
+        """Warn of what a file sets of pictures, where there are none."""
+        if told:
+            self.warnings.append(f"{place}: {', '.join(told)}: only where pictures are restyled, and ignored here")
+
     def lora(self, node: Node) -> None:
         """Warn of a LoRA: a timeline says what is to be seen, and not which files are loaded."""
         named = _present(node)
@@ -76,6 +90,17 @@ class Remarks:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a file sets beside its cues."""
+
+    settings: Settings
+    pictures: PictureSettings
+
+
+NOTHING = Asked(Settings(), PictureSettings())
+
+
+@dataclass(frozen=True)
 class Segment:
     """A stretch of a Scope timeline, in seconds."""
 
@@ -86,41 +111,45 @@ class Segment:
     transition: Transition | None
 
 
-def read_scope_timeline(document: Node, remarks: Remarks) -> Timeline:
-    """The timeline in a file of version 2.0 or 2.1."""
+def read_scope_timeline(document: Node, remarks: Remarks, *, restyles: bool) -> Timeline:
+    """The timeline in a file of version 2.0 or 2.1; `restyles` is whether pictures are to be restyled by it."""
     fields = _present(document)
     remarks.ignored("the file", fields, ("prompts", "settings", "version", "exportedAt"))
     version = fields.get("version")
     if version is not None and version.value not in ("2.0", "2.1"):
         remarks.warnings.append(f"version: {shown(version.value)} is unknown and read as '2.1'")
-    settings = _timeline_settings(fields["settings"], remarks) if "settings" in fields else Settings()
+    asked = _timeline_settings(fields["settings"], remarks, restyles) if "settings" in fields else NOTHING
     if "prompts" not in fields:
         raise document.error("the field 'prompts' is missing; it lists the segments")
-    return _timeline(fields["prompts"], TIMELINE, settings, remarks)
+    return _timeline(fields["prompts"], TIMELINE, asked, remarks)
 
 
-def read_scope_workflow(document: Node, remarks: Remarks) -> Timeline:
-    """The timeline in a workflow; without one, its prompt as the only cue of a clip of open length."""
+def read_scope_workflow(document: Node, remarks: Remarks, *, restyles: bool) -> Timeline:
+    """The timeline in a workflow; without one, its prompt as the only cue of a clip of open length.
+
+    `restyles` is as in `read_scope_timeline`.
+    """
     fields = _present(document)
     version = fields.get("format_version")
     if version is not None and not (isinstance(version.value, str) and version.value.startswith("1.")):
         remarks.warnings.append(f"format_version: {shown(version.value)} is unknown and read as '1.0'")
-    settings = _workflow_settings(fields["pipelines"].items() if "pipelines" in fields else [], remarks)
+    asked = _workflow_settings(fields["pipelines"].items() if "pipelines" in fields else [], remarks, restyles)
     entries = fields["timeline"].fields().get("entries") if "timeline" in fields else None
     read = "prompts" if entries is None else "timeline"
     known = ("format", "format_version", "metadata", "min_scope_version", "pipelines", read)
     remarks.ignored("the file", fields, known)
     if entries is not None:
-        return _timeline(entries, WORKFLOW, settings, remarks)
+        return _timeline(entries, WORKFLOW, asked, remarks)
     if "prompts" not in fields:
         raise document.error("it holds neither a timeline with entries nor prompts")
     remarks.notes.append(
         "the workflow has no timeline; its prompt is in force from frame 0, and the length is open"
     )
-    return Timeline((Cue(0, _blend(document, fields, remarks)),), None, settings)
+    cues = asked.pictures.said_by([Cue(0, _blend(document, fields, remarks))])
+    return Timeline(cues, None, asked.settings)
 
 
-def _timeline(entries: Node, dialect: Dialect, settings: Settings, remarks: Remarks) -> Timeline:
+def _timeline(entries: Node, dialect: Dialect, asked: Asked, remarks: Remarks) -> Timeline:
     segments = [_segment(node, dialect, remarks) for node in entries.items(MAX_CUES)]
     if not segments:
         raise entries.error("the list is empty; at least one segment is needed")
@@ -139,7 +168,7 @@ def _timeline(entries: Node, dialect: Dialect, settings: Settings, remarks: Rema
             cues.append(Cue(frame, segment.blend, segment.transition))
     if not cues:
         raise entries.error("no segment is as long as a frame")
-    timeline = Timeline(tuple(cues), bounds[-1], settings)
+    timeline = Timeline(asked.pictures.said_by(cues), bounds[-1], asked.settings)
     timeline.require_start()
     return timeline
 
@@ -202,16 +231,30 @@ def _part(node: Node) -> tuple[str, float]:
     return fields["text"].text("prompt"), SCOPE_WEIGHT if weight is None else weight
 
 
-def _timeline_settings(node: Node, remarks: Remarks) -> Settings:
+def _timeline_settings(node: Node, remarks: Remarks, restyles: bool) -> Asked:
     fields = _present(node)
-    remarks.ignored(node.place, fields, ("pipelineId", "resolution", "seed", "denoisingSteps"))
+    pipeline = fields["pipelineId"].value if "pipelineId" in fields else None
+    told = TIMELINE.pictures.of(fields, pipeline)
+    remarks.ignored(node.place, fields, ("pipelineId", "resolution", "seed", "denoisingSteps", *told))
     if "pipelineId" in fields:
         remarks.pipeline(fields["pipelineId"])
     size = _present(fields["resolution"]) if "resolution" in fields else {}
-    return _settings(size.get("height"), size.get("width"), fields.get("seed"), fields.get("denoisingSteps"))
+    return Asked(
+        _settings(size.get("height"), size.get("width"), fields.get("seed"), fields.get("denoisingSteps")),
+        _pictures(node, told, TIMELINE, remarks, restyles),
+    )
 
 
-def _workflow_settings(pipelines: list[Node], remarks: Remarks) -> Settings:
+def _pictures(
+    node: Node, told: dict[str, Node], dialect: Dialect, remarks: Remarks, restyles: bool
+) -> PictureSettings:
+    if restyles:
+        return PictureSettings.read(told, dialect.pictures)
+    remarks.without_pictures(node.place, told)
+    return PictureSettings()
+
+
+def _workflow_settings(pipelines: list[Node], remarks: Remarks, restyles: bool) -> Asked:
     """What the workflow's main pipeline is set to; the others are named in warnings."""
     main = _main_pipeline(pipelines)
     for node in pipelines:
@@ -219,7 +262,7 @@ def _workflow_settings(pipelines: list[Node], remarks: Remarks) -> Settings:
             name = shown(_pipeline_id(node)) if _pipeline_id(node) is not None else "without a name"
             remarks.warnings.append(f"{node.place}: the pipeline {name} has no counterpart here and is ignored")
     if main is None:
-        return Settings()
+        return NOTHING
     fields = _present(main)
     remarks.ignored(main.place, fields, ("pipeline_id", "pipeline_version", "source", "role", "params", "loras"))
     for lora in fields["loras"].items() if "loras" in fields else ():
@@ -227,8 +270,8 @@ def _workflow_settings(pipelines: list[Node], remarks: Remarks) -> Settings:
     if "pipeline_id" in fields:
         remarks.pipeline(fields["pipeline_id"])
     if "params" not in fields:
-        return Settings()
-    return _workflow_params(fields["params"], remarks)
+        return NOTHING
+    return _workflow_params(fields["params"], _pipeline_id(main), remarks, restyles)
 
 
 def _main_pipeline(pipelines: list[Node]) -> Node | None:
@@ -253,13 +296,17 @@ def _pipeline_id(node: Node) -> Json:
     return fields["pipeline_id"].value if "pipeline_id" in fields else None
 
 
-def _workflow_params(node: Node, remarks: Remarks) -> Settings:
+def _workflow_params(node: Node, pipeline: Json, remarks: Remarks, restyles: bool) -> Asked:
     params = _present(node)
     # Fields that its settings page knows go by the names of the engine, the others by those of the schema.
     seed = next((name for name in ("base_seed", "seed") if name in params), "")
     steps = next((name for name in ("denoising_step_list", "denoising_steps") if name in params), "")
-    remarks.ignored(node.place, params, ("height", "width", seed, steps))
-    return _settings(params.get("height"), params.get("width"), params.get(seed), params.get(steps))
+    told = WORKFLOW.pictures.of(params, pipeline)
+    remarks.ignored(node.place, params, ("height", "width", seed, steps, *told))
+    return Asked(
+        _settings(params.get("height"), params.get("width"), params.get(seed), params.get(steps)),
+        _pictures(node, told, WORKFLOW, remarks, restyles),
+    )
 
 
 def _settings(height: Node | None, width: Node | None, seed: Node | None, steps: Node | None) -> Settings:

@@ -14,11 +14,11 @@ export class Exchange {
     this.#notices = notices;
   }
 
-  /** What is in a timeline's file; null, which is said, if that cannot be read. */
-  async read(input) {
+  /** What is in a timeline's file for a session made from `kind`; null, which is said, if that cannot be read. */
+  async read(input, kind) {
     const [file] = input.files;
     input.value = "";
-    const place = `timelines?${new URLSearchParams({ name: file.name })}`;
+    const place = `timelines?${new URLSearchParams({ name: file.name, input: kind })}`;
     try {
       return { name: file.name, ...(await this.#server.ask(place, { method: "POST", body: file })) };
     } catch (error) {

@@ -137,7 +137,7 @@ class Page {
   }
 
   async #open(input) {
-    const read = await this.#exchange.read(input);
+    const read = await this.#exchange.read(input, this.#state?.input ?? (this.#settings.restyles ? "video" : "none"));
     if (!read) return;
     const begun = ["running", "paused"].includes(this.#state?.state);
     const { seed, height, width } = read;

@@ -134,6 +134,23 @@ def test_a_film_that_is_cut_shows_nothing_of_what_was_before(tmp_path: Path) -> 
     assert apart[13:].max() < 1
 
 
+def test_a_film_of_scopes_restyler_is_restyled_as_it_says_unless_an_option_does(tmp_path: Path) -> None:
+    timeline, clip = tmp_path / "timeline.json", write_clip(tmp_path / "clip.mp4", gray(24), 16)
+    segments = [{"startTime": at, "endTime": at + 0.75, "text": f"a balloon {at}"} for at in (0, 0.75)]
+    settings = {"noiseScale": 0.6, "noiseController": False, "manageCache": True}
+    size = {"pipelineId": "streamdiffusionv2", "resolution": {"height": 32, "width": 48}}
+    timeline.write_text(json.dumps({"version": "2.0", "prompts": segments, "settings": settings | size}))
+    assert restyle(timeline, clip) == restyle(timeline, clip, "other.mp4", "--noise-scale", "0.3") == 0
+    said, asked = (
+        [cue.get("restyling") for cue in json.loads((tmp_path / name).read_text())["timeline"]["cues"]]
+        for name in ("film.json", "other.json")
+    )
+    assert said == [{"noise_scale": 0.6, "follows_motion": False}, {"cuts": True}]
+    assert asked == [{"follows_motion": False}, {"cuts": True}]
+    films = [np.stack(pictures_of(tmp_path / name)).astype(float) for name in ("film.mp4", "other.mp4")]
+    assert np.abs(films[0] - films[1]).mean() > 1
+
+
 def test_restyling_without_a_clip_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timeline = tmp_path / "timeline.yaml"
     timeline.write_text("seconds: 1\ncues:\n  - {frame: 0, prompt: a boat, restyling: {noise_scale: 0.3}}\n")

@@ -85,6 +85,16 @@ def test_what_a_session_does_not_take_from_a_file_is_said(open_client: TestClien
     assert (read["model"], read["frames"]) == ("longlive-1.3b", 48)
 
 
+@pytest.mark.parametrize("kind", ["none", "video"])
+def test_what_a_file_sets_of_pictures_is_for_a_session_that_takes_some(open_client: TestClient, kind: str) -> None:
+    settings = {"pipelineId": "streamdiffusionv2", "noiseScale": 0.6}
+    file = {"prompts": [{"startTime": 0, "endTime": 3, "text": "noon"}], "settings": settings}
+    read = open_client.post("/timelines", params={"name": "film.json", "input": kind}, json=file).json()
+    (cue,) = read["cues"]
+    assert cue.get("restyling") == {"none": None, "video": {"noise_scale": 0.6}}[kind]
+    assert ("noiseScale: only where pictures" in read["warnings"][0]) == (kind == "none")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [

@@ -442,6 +442,72 @@ def test_a_scope_workflow_without_a_timeline_gives_its_prompt() -> None:
     assert found.format == "scope workflow"
 
 
+RESTYLED = {"pipelineId": "streamdiffusionv2", "noiseScale": 0.6, "noiseController": False, "manageCache": True}
+
+
+def restyled(settings: dict[str, Any], *segments: dict[str, Any]) -> list[Restyling | None]:
+    data = json.dumps(scope(*segments or (segment(0, 5), segment(5, 9)), settings=settings)).encode()
+    return [one.restyling for one in parse_timeline(data, "clip.json", restyles=True).timeline.cues]
+
+
+def test_what_scopes_restyler_sets_of_pictures_holds_for_pictures() -> None:
+    assert restyled(RESTYLED) == [Restyling(0.6, False), Restyling(cuts=True)]
+    assert restyled(RESTYLED | {"manageCache": False, "inputMode": "video"}) == [Restyling(0.6, False), None]
+    assert restyled({"pipelineId": "streamdiffusionv2"}) == [None, None]
+
+
+def test_its_cache_is_kept_in_a_transition_and_where_the_prompt_stays() -> None:
+    texts = [{"text": "noon", "weight": 100}]
+    segments = (segment(0, 5, prompts=texts), segment(5, 9, prompts=texts), segment(9, 13, transitionSteps=3))
+    assert restyled(RESTYLED, *segments) == [Restyling(0.6, False), None, None]
+
+
+@pytest.mark.parametrize("changed", [{"pipelineId": "longlive"}, {"inputMode": "text"}])
+def test_it_means_nothing_to_other_pipelines_and_where_videos_are_of_prompts_alone(
+    changed: dict[str, str],
+) -> None:
+    assert restyled(RESTYLED | changed) == [None, None]
+    found = read(scope(segment(0, 5), segment(5, 9), settings=RESTYLED | changed))
+    assert found.warnings[0].startswith("settings: noiseScale, noiseController, manageCache")
+
+
+def test_without_pictures_it_is_ignored_with_a_warning() -> None:
+    found = read(scope(segment(0, 5), segment(5, 9), settings=RESTYLED))
+    assert [one.restyling for one in found.timeline.cues] == [None, None]
+    assert found.warnings == (
+        "settings: noiseScale, noiseController, manageCache: only where pictures are restyled, and ignored here",
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"noiseScale": 0}, "settings.noiseScale: 0.0 is outside 0..1"),
+        ({"noiseScale": 1.5}, "settings.noiseScale: 1.5 is"),
+        ({"noiseController": "yes"}, "settings.noiseController: 'yes' is neither true nor false"),
+        ({"manageCache": 1}, "settings.manageCache: 1 is neither true nor false"),
+    ],
+)
+def test_what_pictures_cannot_be_restyled_by_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(TimelineError) as refused:
+        restyled(RESTYLED | wrong)
+    assert str(refused.value).startswith(message)
+
+
+def test_a_scope_workflow_sets_the_same_of_pictures() -> None:
+    params = {"noise_scale": 0.6, "noise_controller": False, "manage_cache": True, "input_mode": "video"}
+    entries = [
+        {"start_time": start, "end_time": start + 5, "prompts": [{"text": f"from {start}"}]} for start in (0, 5)
+    ]
+    document = {
+        "format": "scope-workflow", "timeline": {"entries": entries},
+        "pipelines": [{"pipeline_id": "streamdiffusionv2", "params": params}],
+    }  # fmt: skip
+    found = parse_timeline(json.dumps(document).encode(), "clip.json", restyles=True)
+    assert [one.restyling for one in found.timeline.cues] == [Restyling(0.6, False), Restyling(cuts=True)]
+    assert found.warnings == ()
+
+
 def test_a_scope_segment_may_have_a_text_alone() -> None:
     found = read(scope({"startTime": 0, "endTime": 5, "text": "noon", "id": "x", "color": "#fff", "isLive": True}))
     assert found.timeline.cues[0].blend.text == "noon"
