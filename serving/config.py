@@ -37,7 +37,7 @@ Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16"]
 Stages = Literal["shared", "separate"]
 TextWeights = Literal["plain", "int8"]
-DecoderEngine = Literal["auto", "torch", "onnx", "tensorrt"]
+StageEngine = Literal["auto", "torch", "onnx", "tensorrt"]
 Preset = Literal["auto", "none", "24gb", "16gb"]
 
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -182,9 +182,10 @@ class ServerConfig(BaseModel):
     kernels: Annotated[str, BeforeValidator(_kernels)] = Field(
         "auto", description="auto, a choice, or op=choice,... (kernels/dispatch.py)"
     )
-    decoder_engine: DecoderEngine = Field(
+    decoder_engine: StageEngine = Field(
         "auto", description="what decodes; onnx and tensorrt run what `longtake plan` made; auto: tensorrt if so"
     )
+    text_engine: StageEngine = Field("auto", description="the same of what encodes prompts")
     threads: Count = Field(1, description="of torch in each replica on the CPU")
     encoder: EncoderChoice = Field("auto", description="auto: the graphics card's, where it encodes, else libx264")
 

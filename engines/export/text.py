@@ -25,6 +25,11 @@ RECIPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 """Activations of UMT5 exceed what fp16 holds."""
 
 
+def text_name(length: int) -> str:
+    """Of the graph for prompts of up to `length` tokens."""
+    return f"text-{length}"
+
+
 class _Encoding(nn.Module):
     """The encoder behind its embedding, for prompts of one length."""
 
@@ -58,5 +63,5 @@ def export_text_encoder(
         ROWS: torch.zeros(1, length, encoder.config.dim, dtype=dtype),
         MASK: torch.ones(1, length, dtype=torch.int64),
     }
-    facts = GraphFacts(f"text-{length}", "text", (), RECIPES[dtype], weights)
+    facts = GraphFacts(text_name(length), "text", (), RECIPES[dtype], weights)
     return export_graph(network, inputs, [EMBEDDING], facts, folder)

@@ -13,7 +13,7 @@ from engines.config.stream import StreamConfig
 from engines.export.decoders import DecoderCall, export_decoder
 from engines.export.denoiser import DenoiserCall, export_denoiser
 from engines.export.graph import Stage, StageGraph
-from engines.export.text import LENGTHS, export_text_encoder
+from engines.export.text import LENGTHS, export_text_encoder, text_name
 from engines.loading.fingerprint import fingerprint
 from engines.loading.model import Model, Network
 
@@ -28,8 +28,10 @@ PLAN_DTYPES: dict[Stage, torch.dtype] = {
 CPU_DTYPES: dict[Stage, torch.dtype] = dict.fromkeys(PLAN_DTYPES, torch.float32)
 """The same where no card runs it."""
 
-SOURCE_DTYPES = PLAN_DTYPES | {"decoder": torch.float32}
-"""What a stage's weights are loaded in, and known by: what is rounded twice has another fingerprint."""
+
+def source_dtype(stage: Stage, *, on_cpu: bool) -> torch.dtype:
+    """What a stage's weights are loaded in, and known by: what is rounded twice has another fingerprint."""
+    return torch.float32 if on_cpu or stage == "decoder" else PLAN_DTYPES[stage]
 
 
 class StageExport(NamedTuple):
@@ -55,7 +57,7 @@ def stage_exports(model: Model, stage: Stage, stream: StreamConfig, dtype: torch
             encoder, weights = model.text_encoder, fingerprint(model.text_encoder)
             return [
                 StageExport(
-                    f"text-{length}", partial(export_text_encoder, encoder, length, weights=weights, dtype=dtype)
+                    text_name(length), partial(export_text_encoder, encoder, length, weights=weights, dtype=dtype)
                 )
                 for length in text_lengths(encoder.config.text_len)
             ]

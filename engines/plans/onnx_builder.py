@@ -12,6 +12,9 @@ from engines.plans.builder import CPU, BuildStep, BuiltPlan, Library, PlanTarget
 
 ONNX_VERSION = f"opset {OPSET}"
 
+MOST_BYTES = (1 << 31) - 1
+"""Of a file in ONNX's format."""
+
 
 class OnnxBuilder:
     """Gathers a graph from its files. Plans depend on the version of the operators, not on that of onnxruntime."""
@@ -34,6 +37,7 @@ class OnnxBuilder:
     def build(self, graph: StageGraph, target: PlanTarget, timing_cache: bytes, watch: Watch) -> BuiltPlan:
         """Nothing is timed."""
         require_exporter()
+        _require_one_file(graph)
         import onnx
 
         start = time.monotonic()
@@ -42,3 +46,13 @@ class OnnxBuilder:
             raise PlanStopped(f"the build of {graph.name} was stopped; nothing of it is left")
         data = memoryview(model.SerializeToString())
         return BuiltPlan(data, len(model.graph.node), None, time.monotonic() - start)
+
+
+def _require_one_file(graph: StageGraph) -> None:
+    """Raise PlanError for a graph whose weights do not go into one file."""
+    size = sum(file.stat().st_size for file in graph.folder.iterdir())
+    if size > MOST_BYTES:
+        raise PlanError(
+            f"{graph.name} has {size:,} bytes, and onnxruntime's plans are files of {MOST_BYTES:,} at most; leave "
+            f"the {graph.stage} to PyTorch"
+        )

@@ -145,6 +145,10 @@ class PlanStore:
                 _write(timing_cache, memoryview(built.timing_cache))
             return self._keep(key, built, graph, licence, builder.library.licence)
 
+    def has_any(self, stage: Stage) -> bool:
+        """Whether there is any plan of a stage, whatever it is made of."""
+        return any(self._folder.glob(f"{stage}-*"))
+
     def find(self, wanted: PlanWanted) -> Plan:
         """The plan that is wanted, read to its last byte.
 

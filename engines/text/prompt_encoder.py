@@ -14,8 +14,8 @@ from engines.device.side_stream import EQUAL, SideStream
 from engines.errors import ConfigError, PromptError
 from engines.text.cleaning import clean_prompt
 from engines.text.prompt import Prompt
+from engines.text.protocol import TokenEncoder
 from engines.text.tokenizer import PromptTokenizer
-from engines.text.umt5 import UMT5Encoder
 
 
 class PromptEncoder:
@@ -29,7 +29,7 @@ class PromptEncoder:
     def __init__(
         self,
         tokenizer: PromptTokenizer,
-        encoder: UMT5Encoder,
+        encoder: TokenEncoder,
         capacity: int,
         observe: Callable[[float], None] | None = None,
     ) -> None:
@@ -47,6 +47,10 @@ class PromptEncoder:
         self._copier = HostCopier(encoder.device)
         self._loaded = self._side.record_event()
         self._recent: OrderedDict[str, Prompt] = OrderedDict()
+
+    def on(self, encoder: TokenEncoder) -> PromptEncoder:
+        """The same by another encoder of the same model, with nothing remembered."""
+        return PromptEncoder(self._tokenizer, encoder, self._capacity, self.observe)
 
     def encode(self, text: str) -> Prompt:
         """The prompt of `text`, which is cleaned first; rows are on the CPU, in the encoder's dtype.
@@ -76,8 +80,7 @@ class PromptEncoder:
 
         def embed() -> Tensor:
             ids = torch.tensor([tokens], device=self._encoder.device)
-            rows: Tensor = self._encoder(ids, torch.ones_like(ids))[0]
-            return rows
+            return self._encoder(ids, torch.ones_like(ids))[0]
 
         with typed_out_of_memory(f"a prompt of {len(tokens)} tokens"):
             begun = self._side.begin(embed, self._loaded)

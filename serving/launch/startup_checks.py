@@ -12,7 +12,7 @@ from engines.config.validation import require
 from engines.loading.memory_plan import MemoryPlan, gigabytes
 from serving.config import Listener, ServerConfig
 from serving.errors import ServerError
-from serving.pipeline.decoder_engine import require_plans, served_decoder
+from serving.pipeline.stage_engine import require_plans, served_stages
 from serving.tracing.exporter import check_exporter
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
@@ -28,11 +28,12 @@ def check_startup(config: ServerConfig) -> None:
     That the kernels can run is for the caller to find out: see `ServerConfig.backends`.
     """
     check_exporter()
-    choice = served_decoder(config)
+    choices = served_stages(config)
     require_model(config.model, models_folder(config.models_dir), config.codec, config.lora_files)
     # Of a cluster's cards nothing is known here.
-    if choice.engine == "onnx" or (choice.engine == "tensorrt" and config.address is None):
-        require_plans(choice)
+    for choice in choices:
+        if choice.engine == "onnx" or (choice.engine == "tensorrt" and config.address is None):
+            require_plans(choice)
     _require_folder(config.recordings)
     if config.address is not None:
         require_cluster(config.address)

@@ -18,13 +18,13 @@ from engines.loading.lora import LoRAFile
 from engines.runner.selection import can_use_cuda_graphs
 from engines.video.builder import require_video
 from kernels.dispatch import KernelBackends, backends_for
-from serving.config import DecoderEngine
+from serving.config import StageEngine
 from serving.errors import FilmError, TimelineError
 from serving.media.clips.picture_scaler import Fit
 from serving.media.film_file import require_own_facts
 from serving.offline.provenance import Facts, UsedClip
 from serving.offline.renderer import Outputs
-from serving.pipeline.decoder_engine import described
+from serving.pipeline.stage_engine import described
 from serving.timeline.formats.reader import read_timeline
 from serving.timeline.schedule import frame_at
 from serving.timeline.timeline import Settings, Timeline
@@ -77,7 +77,8 @@ class Request:
     loras: tuple[LoRAFile, ...] = ()
     earlier: Facts | None = None
     int8_text: bool = False
-    decoder_engine: DecoderEngine = "auto"
+    decoder_engine: StageEngine = "auto"
+    text_engine: StageEngine = "auto"
     clip: ClipRequest | None = None
 
     @property
@@ -87,8 +88,8 @@ class Request:
 
     @property
     def computed_by(self) -> str:
-        """The kernels, and what decodes where that is not theirs."""
-        return described(self.kernels, self.decoder_engine)
+        """The kernels, and what runs stages where that is not theirs."""
+        return described(self.kernels, self.decoder_engine, self.text_engine)
 
     @property
     def dtype_name(self) -> str:
@@ -156,6 +157,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         tuple(options.lora or ()),
         int8_text=options.text_weights == "int8",
         decoder_engine=options.decoder_engine,
+        text_engine=options.text_engine,
         clip=clip,
     )
 
@@ -217,6 +219,7 @@ def _film_request(options: argparse.Namespace) -> Request:
         earlier=facts,
         int8_text=facts.int8_text if options.text_weights is None else options.text_weights == "int8",
         decoder_engine=options.decoder_engine,
+        text_engine=options.text_engine,
         clip=clip,
     )
 

@@ -6,30 +6,48 @@ import argparse
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
+from engines.text.prompt_encoder import PromptEncoder
 from serving.cli.terminal import escaped, show_line
 from serving.errors import FilmError
 from serving.offline.provenance import Facts, UsedLoRA, applied_cues
 from serving.offline.renderer import Progress
 from serving.offline.request import Request
+from serving.pipeline.stage_engine import StageChoice, open_text
 from serving.timeline.schedule import Schedule
 from serving.weights.catalog import models_folder
 from serving.weights.loader import INT8_TEXT, OpenedModel, Origin, open_model
 
 
-def open_requested(request: Request, options: argparse.Namespace) -> OpenedModel:
-    """The model that is asked for, with its text encoder. Raises as `open_model`."""
+class Requested(NamedTuple):
+    """The model that is asked for, what makes prompts for it, and the request with the engine that runs that."""
+
+    opened: OpenedModel
+    prompts: PromptEncoder
+    request: Request
+
+
+def open_requested(request: Request, options: argparse.Namespace) -> Requested:
+    """Open the model, with its text encoder. Raises as `open_model` and `open_text`."""
     text_device = None if options.text_device is None else torch.device(options.text_device)
-    return open_model(
+    choice = StageChoice(
+        "text", request.text_engine, request.model, request.codec, options.models_dir,
+        text_device or request.device, int8_text=request.int8_text,
+    )  # fmt: skip
+    opened = open_model(
         request.model, models_folder(options.models_dir), request.device, request.dtype, request.codec,
         text_device, loras=request.loras, int8_text=request.int8_text,
     )  # fmt: skip
+    chosen = open_text(opened.prompts, opened.model.text_encoder, choice)
+    return Requested(opened, chosen.prompts, replace(request, text_engine=chosen.engine))
 
 
 def warn(warnings: Iterable[str]) -> None:

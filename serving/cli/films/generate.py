@@ -41,8 +41,8 @@ from serving.media.film_file import Made
 from serving.offline.provenance import Start, applied_cues
 from serving.offline.renderer import FilmMaker, Outputs
 from serving.offline.request import DTYPES, FITS, MAX_THREADS, Request, read_outputs, read_request
-from serving.pipeline.decoder_engine import DECODER_ENGINES, DecoderChoice, open_decoder
 from serving.pipeline.prompts import encode_all
+from serving.pipeline.stage_engine import STAGE_ENGINES, StageChoice, open_decoder
 from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
 from serving.weights.loader import DEFAULT_MODEL, Origin
@@ -94,8 +94,9 @@ class Ready:
 
 
 def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -> Ready:
-    opened = open_requested(request, options)
-    choice = DecoderChoice(
+    opened, prompts, request = open_requested(request, options)
+    choice = StageChoice(
+        "decoder",
         request.decoder_engine,
         request.model,
         request.codec,
@@ -107,10 +108,10 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
     request = replace(request, decoder_engine=chosen.engine)
     generator = _generator(opened.model, request, chosen.decoder)
     warn([*planned.warnings, *differences(request, opened, generator)])
-    encoded = encode_all(planned, opened.prompts)
+    encoded = encode_all(planned, prompts)
     warn(cut_prompts(encoded))
     origins = opened.origins
-    del opened  # The text encoder makes room for the stream.
+    del opened, prompts  # The text encoder makes room for the stream.
     stream, start = _begin(generator, request, options.output)
     return Ready(generator, stream, start, encoded, origins, request.computed_by)
 
@@ -196,9 +197,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what computes each operation: auto, reference, library, flash-attn, triton",
     )  # fmt: skip
     parser.add_argument(
-        "--decoder-engine", choices=DECODER_ENGINES, default="auto",
+        "--decoder-engine", choices=STAGE_ENGINES, default="auto",
         help="what decodes: onnx and tensorrt run what `longtake plan` made; auto: tensorrt if it did, or torch",
     )  # fmt: skip
+    parser.add_argument(
+        "--text-engine", choices=STAGE_ENGINES, default="auto", help="the same of what encodes prompts"
+    )
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     add_lora_argument(parser)
     parser.add_argument("--input", type=Path, metavar="CLIP", help="restyle this video; as long as it is")

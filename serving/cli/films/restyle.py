@@ -59,13 +59,13 @@ def restyle(request: Request, clip: ClipRequest, outputs: Outputs, options: argp
     with open_clip(clip.path, stream.height, stream.width, clip.fit) as reader:
         if clip.keep_audio and not reader.facts.has_audio:
             raise ClipError(f"{clip.path} has no audio to keep; leave --keep-audio out")
-        opened = open_requested(request, options)
+        opened, prompts, request = open_requested(request, options)
         engine = build_engine(opened.model, request, stream)
         generator = engine.generator.beside
-        encoded = encode_all(planned, opened.prompts)
+        encoded = encode_all(planned, prompts)
         warn([*planned.warnings, *differences(request, opened, generator), *cut_prompts(encoded)])
         facts = replace(facts_of(request, planned, generator, opened.origins, outputs.film), clip=used)
-        del opened  # The text encoder makes room for the stream.
+        del opened, prompts  # The text encoder makes room for the stream.
         maker = ClipRestyler(engine, engine.generator.open(stream), planned, encoded, facts)
         with interruptible() as interrupted:
             pictures = islice(reader, planned.frames)

@@ -18,9 +18,9 @@ from engines.export.graph import STAGES
 from engines.loading.stage_graphs import (
     CPU_DTYPES,
     PLAN_DTYPES,
-    SOURCE_DTYPES,
     STAGE_NETWORKS,
     StageExport,
+    source_dtype,
     stage_exports,
 )
 from engines.plans.builder import CPU, BuildStep, Watch
@@ -64,11 +64,12 @@ def run(options: argparse.Namespace) -> int:
     config = model_config(options.model, models)
     stream = _stream(config, options)
     picture_size = None if stage == "text" else (stream.height, stream.width)
+    on_cpu = target.capabilities == (CPU,)
     opened = open_model(
-        options.model, models, torch.device("cpu"), SOURCE_DTYPES[stage], options.codec,
+        options.model, models, torch.device("cpu"), source_dtype(stage, on_cpu=on_cpu), options.codec,
         networks=[STAGE_NETWORKS[stage]],
     )  # fmt: skip
-    dtypes = CPU_DTYPES if target.capabilities == (CPU,) else PLAN_DTYPES
+    dtypes = CPU_DTYPES if on_cpu else PLAN_DTYPES
     store = PlanStore(models / config.name, models / config.name / LOCK)
     plans = list[Plan]()
     with interruptible() as interrupted:

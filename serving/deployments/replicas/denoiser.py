@@ -70,7 +70,7 @@ class DenoiserReplica:
         self._decoder: DecoderStage
         if text is None or pictures is None:
             model = load(config)
-            self._text = reader = build_text_encoder(model, self._metrics.stage)
+            self._text = reader = build_text_encoder(model, config, self._metrics.stage)
             self._decoder = decoder = build_decoder(model, config, self._metrics.stage, self._tracer)
             beside = reader.warm_up, partial(warm_up_decoder, decoder, model, config)
             self._denoising = build_denoising(model, config, beside)

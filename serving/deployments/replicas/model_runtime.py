@@ -33,7 +33,7 @@ from engines.video.stream_engine import StreamEngine
 from serving.config import DTYPES, ServerConfig
 from serving.media.encoder import ChunkEncoder, chosen
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.pipeline.decoder_engine import described, open_decoder, served_decoder
+from serving.pipeline.stage_engine import described, open_decoder, open_text, served_stages
 from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.tracing.tracer import UNTRACED, Tracer
@@ -85,7 +85,7 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
         device=config.device,
         threads=torch.get_num_threads(),
         dtype=config.dtype,
-        kernels=described(config.backends, config.decoder_engine),
+        kernels=described(config.backends, config.decoder_engine, config.text_engine),
     )
 
 
@@ -106,10 +106,14 @@ def _sized(config: ServerConfig, own: Config) -> list[Config]:
     return [replace(own, height=height, width=width) for height, width in sizes]
 
 
-def build_text_encoder(model: OpenedModel, observe: Callable[[str, float], None]) -> LocalTextEncoder:
+def build_text_encoder(
+    model: OpenedModel, config: ServerConfig, observe: Callable[[str, float], None]
+) -> LocalTextEncoder:
     """The text encoder."""
-    model.prompts.observe = partial(observe, "text")
-    text = LocalTextEncoder(model.prompts, ThreadPoolExecutor(1, "text"))
+    _, choice = served_stages(config)
+    prompts = open_text(model.prompts, model.model.text_encoder, choice).prompts
+    prompts.observe = partial(observe, "text")
+    text = LocalTextEncoder(prompts, ThreadPoolExecutor(1, "text"))
     text.warm_up()
     return text
 
@@ -121,7 +125,8 @@ def build_decoder(
     tracer: Tracer = UNTRACED,
 ) -> LocalDecoder:
     """The video decoder."""
-    opened = open_decoder(model.model.vae, served_decoder(config), config.backends)
+    choice, _ = served_stages(config)
+    opened = open_decoder(model.model.vae, choice, config.backends)
     encoder = chosen(config.encoder, graphics=config.device == "cuda")
     logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
     device = torch.device(config.device)

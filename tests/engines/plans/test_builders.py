@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import ConfigError, PlanError, PlanStopped
-from engines.plans import libraries
+from engines.plans import libraries, onnx_builder
 from engines.plans.builder import BuildStep, PlanBuilder
 from engines.plans.libraries import plan_builder
 from engines.plans.tensorrt_builder import Card, TensorRTBuilder
@@ -145,3 +145,10 @@ def test_tensorrt_needs_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(libraries, "import_module", lambda name: fake_tensorrt)
     with pytest.raises(PlanError, match="this machine has none that PyTorch can use"):
         plan_builder("tensorrt")
+
+
+def test_a_graph_too_large_for_one_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builder, graph = plan_builder("onnxruntime"), tiny_graph(tmp_path / "graph")
+    monkeypatch.setattr(onnx_builder, "MOST_BYTES", 100)
+    with pytest.raises(PlanError, match=r"has [\d,]+ bytes, and onnxruntime's plans are files of 100 at most"):
+        builder.build(graph, builder.target(["cpu"]), b"", go_on)

@@ -66,7 +66,7 @@ def test_every_stage_is_warmed_up_in_the_thread_that_runs_it(
     threads: dict[str, list[tuple[str, tuple[int, ...]]]],
 ) -> None:
     model = load(CONFIG)
-    text, pictures = build_text_encoder(model, untold), build_decoder(model, CONFIG, untold)
+    text, pictures = build_text_encoder(model, CONFIG, untold), build_decoder(model, CONFIG, untold)
     engine, executor, *_ = build_denoising(model, CONFIG)
     generator = engine.text
     warm = {network: set(calls) for network, calls in threads.items()}
@@ -101,7 +101,7 @@ def test_declared_sizes_have_room_and_graphs(threads: dict[str, list[tuple[str, 
 
 
 def test_a_process_with_one_stage_has_one_network(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
-    build_text_encoder(load(CONFIG, ["text_encoder"]), untold)
+    build_text_encoder(load(CONFIG, ["text_encoder"]), CONFIG, untold)
     build_decoder(load(CONFIG, ["codec"]), CONFIG, untold)
     generator = build_denoising(load(CONFIG, ["transformer"]), CONFIG).engine.text
     assert set(generator.identity) == {"transformer"}

@@ -1,4 +1,4 @@
-"""`longtake serve --decoder-engine onnx`: its pictures are PyTorch's, also those of a decoder that takes over."""
+"""`longtake serve` with stages on onnxruntime: pictures are PyTorch's, also those of a decoder that takes over."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import described, frames, pictures, playing, watch
 from tests.serving.live.test_offline import END, film
 
-PLAN = "plan pocket --stage decoder --for cpu --library onnxruntime"
-SETTINGS = "--decoder-engine onnx --stages separate --decoders 2 --slots 1"
+PLAN = "plan pocket --for cpu --library onnxruntime --stage"
+SETTINGS = "--decoder-engine onnx --text-engine onnx --stages separate --decoders 2 --slots 1"
 
 
 class Streamed(NamedTuple):
@@ -32,7 +32,8 @@ class Streamed(NamedTuple):
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Streamed]:
     folder: Path = tmp_path_factory.mktemp("engine")
-    assert main([*shlex.split(PLAN), "--models-dir", str(folder)]) == 0
+    for stage in ("decoder", "text"):
+        assert main([*shlex.split(PLAN), stage, "--models-dir", str(folder)]) == 0
     with serving(folder / "recordings", *shlex.split(SETTINGS), "--models-dir", str(folder)) as server:
         yield stream(server)
 
@@ -54,14 +55,12 @@ def test_no_frame_is_lost_or_seen_twice_with_a_decoder(streamed: Streamed) -> No
     assert sum(event.HasField("resumed") for event in streamed.events) == 1
 
 
-def test_every_picture_is_within_one_step_of_a_film_that_pytorch_decoded(
-    streamed: Streamed, tmp_path: Path
-) -> None:
+def test_every_picture_is_within_one_step_of_a_film_by_pytorch(streamed: Streamed, tmp_path: Path) -> None:
     seen = pictures(event.chunk for event in streamed.events if event.HasField("chunk"))
     steps = seen.astype(float) - film(tmp_path, streamed.session)
     # Of a value that is rounded otherwise H.264 makes several.
     assert np.square(steps).mean(axis=(1, 2, 3)).max() <= 1
 
 
-def test_a_session_says_what_decodes_it(streamed: Streamed) -> None:
-    assert streamed.session.provenance.kernels.endswith("decoder engine: onnx")
+def test_a_session_says_what_runs_its_stages(streamed: Streamed) -> None:
+    assert streamed.session.provenance.kernels.endswith("decoder engine: onnx; text engine: onnx")

@@ -1,0 +1,243 @@
+"""What runs a stage: PyTorch, or plans of the stage's graphs on another engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import nn
+
+from engines.bindings.decoder import GraphDecoder
+from engines.bindings.plan_runtime import load_plan
+from engines.bindings.stage_session import StageSession
+from engines.bindings.text import GraphTextEncoder
+from engines.config.model import ModelConfig
+from engines.config.validation import require
+from engines.errors import PlanError
+from engines.export.text import text_name
+from engines.loading.fingerprint import fingerprint
+from engines.loading.model import Autoencoder
+from engines.loading.stage_graphs import (
+    STAGE_NETWORKS,
+    decoder_calls,
+    source_dtype,
+    text_lengths,
+)
+from engines.plans.builder import CPU
+from engines.plans.libraries import LibraryName, plan_module
+from engines.plans.manifest import PictureSize
+from engines.plans.onnx_builder import ONNX_VERSION
+from engines.plans.store import Plan, PlanStore, PlanWanted
+from engines.plans.tensorrt_builder import Card
+from engines.text.prompt_encoder import PromptEncoder
+from engines.text.umt5 import UMT5Encoder
+from engines.vae.protocol import StreamingDecoder, use_fused_ops
+from kernels.dispatch import KernelBackends
+from serving.config import ServerConfig, StageEngine
+from serving.weights.catalog import models_folder
+from serving.weights.downloader import LOCK
+from serving.weights.loader import CodecName, open_model
+from serving.weights.quantized_model import model_config, served_model
+
+logger = logging.getLogger(__name__)
+
+STAGE_ENGINES: tuple[StageEngine, ...] = get_args(StageEngine)
+
+RunStage = Literal["decoder", "text"]
+"""Stages that plans can run."""
+
+
+@dataclass(frozen=True)
+class StageChoice:
+    """Which stage of which model is to run on which engine.
+
+    Raises ConfigError for an engine that is not for the device, or not for a text encoder in INT8.
+
+    Args:
+        stage: of the model.
+        engine: "auto" takes TensorRT where its plans are there, and else PyTorch.
+        model: by its name.
+        codec: of the model.
+        models_dir: where the models are, if that is said.
+        device: that it runs on.
+        sizes: heights and widths of the pictures that are decoded.
+        int8_text: whether the text encoder's weights are rounded to 8 bits.
+
+    """
+
+    stage: RunStage
+    engine: StageEngine
+    model: str
+    codec: CodecName
+    models_dir: Path | None
+    device: torch.device
+    sizes: Sequence[PictureSize] = ()
+    int8_text: bool = False
+
+    def __post_init__(self) -> None:
+        flag = f"--{self.stage}-engine"
+        wanted = {"onnx": "cpu", "tensorrt": "cuda"}.get(self.engine, self.device.type)
+        remedy = f"say {'--text-device' if self.stage == 'text' else '--device'} {wanted}, or {flag} torch"
+        require(
+            wanted == self.device.type,
+            f"the {self.stage} engine {self.engine} runs on {wanted}, "
+            f"and the device is {self.device.type}; {remedy}",
+        )
+        require(
+            not (self.stage == "text" and self.int8_text and self.engine in ("onnx", "tensorrt")),
+            f"the text engine {self.engine} has no INT8 weights; say --text-weights plain, or {flag} torch",
+        )
+
+    @property
+    def looks_for_plans(self) -> bool:
+        """Whether anything but PyTorch may run it."""
+        if self.engine == "auto":
+            return self.device.type == "cuda" and not (self.stage == "text" and self.int8_text)
+        return self.engine != "torch"
+
+
+def served_stages(config: ServerConfig) -> tuple[StageChoice, StageChoice]:
+    """The decoder and the text encoder of a server."""
+    model = served_model(config)
+    own = [model.stream] if model.video is None else [model.stream, model.video]
+    sizes = dict.fromkeys(size for each in own for size in config.served_sizes((each.height, each.width)))
+    decoder = StageChoice(
+        "decoder", config.decoder_engine, config.model, config.codec, config.models_dir,
+        torch.device(config.device), tuple(sizes),
+    )  # fmt: skip
+    text = replace(
+        decoder, stage="text", engine=config.text_engine, int8_text=config.text_weights == "int8",
+        device=torch.device(config.text_device or config.device), sizes=(),
+    )  # fmt: skip
+    return decoder, text
+
+
+def described(backends: KernelBackends, decoder: StageEngine, text: StageEngine) -> str:
+    """The kernels of a process, and what runs stages in it where that is not theirs."""
+    others = [
+        f"{stage} engine: {engine}"
+        for stage, engine in (("decoder", decoder), ("text", text))
+        if engine in ("onnx", "tensorrt")
+    ]
+    return "; ".join([str(backends), *others])
+
+
+class ChosenDecoder(NamedTuple):
+    """A decoder, and the engine that runs it."""
+
+    decoder: StreamingDecoder
+    engine: StageEngine
+
+
+class ChosenText(NamedTuple):
+    """What makes prompts, and the engine that runs its encoder."""
+
+    prompts: PromptEncoder
+    engine: StageEngine
+
+
+def open_decoder(vae: Autoencoder, choice: StageChoice, backends: KernelBackends) -> ChosenDecoder:
+    """The decoder of `vae` on the engine that is chosen; PyTorch runs it on `backends`, from now on.
+
+    Raises PlanError, which names the command that makes it, where a plan is asked for and is not there, is
+    damaged, or was made for something else.
+    """
+    opened = _open_plans(choice)
+    if opened is None:
+        use_fused_ops(vae, backends)
+        return ChosenDecoder(vae, "torch")
+    decoder = GraphDecoder(opened.sessions, vae.decoder_receptive_field, vae.decoder.slots)
+    return ChosenDecoder(decoder, opened.engine)
+
+
+def open_text(prompts: PromptEncoder, encoder: UMT5Encoder, choice: StageChoice) -> ChosenText:
+    """What makes prompts as `prompts` do with `encoder`, on the engine that is chosen.
+
+    `encoder` loses its layers where that is not PyTorch. Raises as `open_decoder`.
+    """
+    opened = _open_plans(choice)
+    if opened is None:
+        return ChosenText(prompts, "torch")
+    graphs = GraphTextEncoder(opened.sessions, encoder.token_embedding, encoder.config)
+    # Plans have the layers too, and those may be many gigabytes.
+    encoder.blocks = nn.ModuleList()
+    return ChosenText(prompts.on(graphs), opened.engine)
+
+
+class _Opened(NamedTuple):
+    """A stage's graphs, ready to run, and the engine that runs them."""
+
+    sessions: list[StageSession]
+    engine: StageEngine
+
+
+def _open_plans(choice: StageChoice) -> _Opened | None:
+    """None for PyTorch."""
+    if not choice.looks_for_plans:
+        return None
+    told = f"{choice.stage} engine"
+    try:
+        plans = require_plans(choice)
+        sessions = [StageSession(load_plan(plan, choice.device), choice.device) for plan in plans]
+    except PlanError as error:
+        if choice.engine != "auto":
+            raise
+        logger.info(told, extra={"engine": "torch", "why": str(error)})
+        return None
+    engine: StageEngine = "onnx" if choice.engine == "onnx" else "tensorrt"
+    logger.info(told, extra={"engine": engine, "library": plans[0].manifest.key.library})
+    return _Opened(sessions, engine)
+
+
+def require_plans(choice: StageChoice) -> list[Plan]:
+    """The plans of all calls that are needed. Raises PlanError with the command that makes what is missing."""
+    models = models_folder(choice.models_dir)
+    config = model_config(choice.model, models)
+    store = PlanStore(models / config.name, models / config.name / LOCK)
+    # Weights may be many gigabytes: they are not read for plans that are not there.
+    weights = _weights(choice, models) if store.has_any(choice.stage) else ""
+    failed = list[PlanError]()
+    for library in _libraries(choice):
+        try:
+            return [store.find(wanted) for wanted in _wanted(choice, config, weights, library)]
+        except PlanError as error:
+            failed.append(error)
+    raise failed[0]
+
+
+def _weights(choice: StageChoice, models: Path) -> str:
+    """The fingerprint of the stage's network, as plans are named after it."""
+    dtype = source_dtype(choice.stage, on_cpu=choice.engine == "onnx")
+    cpu, network = torch.device("cpu"), STAGE_NETWORKS[choice.stage]
+    model = open_model(choice.model, models, cpu, dtype, choice.codec, networks=[network]).model
+    return fingerprint(model.vae if choice.stage == "decoder" else model.text_encoder)
+
+
+def _libraries(choice: StageChoice) -> tuple[LibraryName, ...]:
+    return ("onnxruntime",) if choice.engine == "onnx" else ("tensorrt-rtx", "tensorrt")
+
+
+def _wanted(choice: StageChoice, model: ModelConfig, weights: str, library: LibraryName) -> list[PlanWanted]:
+    module = plan_module(library)
+    on_cpu = library == "onnxruntime"
+    version, card = (ONNX_VERSION, Card(CPU, "")) if on_cpu else (module.__version__, Card.here())
+    tiny = choice.stage == "decoder" and choice.codec == "tiny"
+    return [
+        PlanWanted(model.name, tiny, choice.stage, name, size, weights, library, version, *card)
+        for name, size in _graphs(choice, model)
+    ]
+
+
+def _graphs(choice: StageChoice, model: ModelConfig) -> list[tuple[str, PictureSize | None]]:
+    """Names of the stage's graphs, and the pictures that each is for."""
+    if choice.stage == "text":
+        return [(text_name(length), None) for length in text_lengths(model.text_encoder.text_len)]
+    return [
+        (call.name, size)
+        for size in choice.sizes
+        for call in decoder_calls(replace(model.stream, height=size[0], width=size[1]))
+    ]

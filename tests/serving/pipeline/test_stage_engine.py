@@ -1,0 +1,158 @@
+"""The pocket model's stages by onnxruntime's plans, beside PyTorch's, and what is said where there are none."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engines.device.host_copy import HostCopier
+from engines.device.side_stream import SideStream
+from engines.errors import ConfigError, PlanError
+from engines.text.prompt_encoder import PromptEncoder
+from engines.vae.frame_decoder import FrameDecoder
+from engines.vae.protocol import StreamingDecoder
+from kernels.dispatch import EAGER
+from serving.cli.main import main
+from serving.pipeline.stage_engine import (
+    RunStage,
+    StageChoice,
+    described,
+    open_decoder,
+    open_text,
+    require_plans,
+)
+from serving.weights.loader import OpenedModel, open_model
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+COMMANDS: dict[RunStage, str] = {
+    "decoder": "longtake plan pocket --stage decoder --for cpu --size 96x160 --library onnxruntime",
+    "text": "longtake plan pocket --stage text --for cpu --library onnxruntime",
+}
+FIRST_GRAPHS: dict[RunStage, str] = {"decoder": "decoder-first-1 at 96x160", "text": "text-64"}
+LATENTS = torch.randn(9, 16, 12, 20, generator=torch.Generator().manual_seed(1))
+
+each_stage = pytest.mark.parametrize("stage", COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With plans made by the commands that errors name."""
+    folder = tmp_path_factory.mktemp("models")
+    for command in COMMANDS.values():
+        make(command, folder)
+    return folder
+
+
+def make(command: str, models: Path) -> None:
+    assert main([*shlex.split(command)[1:], "--models-dir", str(models)]) == 0
+
+
+def choice(stage: RunStage, models: Path) -> StageChoice:
+    sizes = [(96, 160)] if stage == "decoder" else []
+    return StageChoice(stage, "onnx", "pocket", "own", models, CPU, sizes)
+
+
+def pocket() -> OpenedModel:
+    return open_model("pocket", Path("none"), CPU, torch.float32, networks=["codec", "text_encoder"])
+
+
+def pocket_decoder(chosen: StageChoice) -> StreamingDecoder:
+    return open_decoder(pocket().model.vae, chosen, EAGER).decoder
+
+
+def pocket_prompts(chosen: StageChoice) -> PromptEncoder:
+    opened = pocket()
+    return open_text(opened.prompts, opened.model.text_encoder, chosen).prompts
+
+
+def pictures(decoder: StreamingDecoder, split: tuple[int, ...]) -> Tensor:
+    decoding = FrameDecoder(decoder, SideStream(CPU), HostCopier(CPU))
+    cache, made = decoding.empty_cache(), list[Tensor]()
+    for block in LATENTS.split(list(split)):
+        frames, cache, _ = decoding.decode(block, cache)
+        made.append(frames)
+    return torch.cat(made)
+
+
+@pytest.mark.parametrize("split", [(3, 3, 3), (2, 1, 1, 5)], ids=str)
+def test_pictures_are_within_one_step_of_pytorchs(models: Path, split: tuple[int, ...]) -> None:
+    chosen = choice("decoder", models)
+    by_onnx, by_torch = (
+        pictures(pocket_decoder(replace(chosen, engine=engine)), split).int() for engine in ("onnx", "torch")
+    )
+    assert (by_onnx - by_torch).abs().max() <= 1
+
+
+@pytest.mark.parametrize("text", ["a red balloon", "snow " * 500], ids=["short", "too long"])
+def test_prompts_are_pytorchs(models: Path, text: str) -> None:
+    chosen = choice("text", models)
+    by_onnx, by_torch = (
+        pocket_prompts(replace(chosen, engine=engine)).encode(text) for engine in ("onnx", "torch")
+    )
+    torch.testing.assert_close(by_onnx.rows, by_torch.rows, rtol=0, atol=2e-5)
+    assert (by_onnx.text, by_onnx.cut_tokens) == (by_torch.text, by_torch.cut_tokens)
+
+
+@each_stage
+def test_a_plan_that_is_not_there_is_named_with_the_command_that_makes_it(tmp_path: Path, stage: RunStage) -> None:
+    said = f"there is no plan of {FIRST_GRAPHS[stage]} .*; make it: {COMMANDS[stage]}$"
+    with pytest.raises(PlanError, match=said):
+        require_plans(choice(stage, tmp_path))
+
+
+@each_stage
+def test_a_plan_with_one_byte_changed_is_refused(tmp_path: Path, stage: RunStage) -> None:
+    make(COMMANDS[stage], tmp_path)
+    file = next(tmp_path.rglob(f"{stage}-*/engine.plan"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(PlanError, match=f"{file} is damaged: .*; make it: {COMMANDS[stage]}$"):
+        require_plans(choice(stage, tmp_path))
+
+
+@each_stage
+def test_an_engine_on_the_wrong_device_is_refused(models: Path, stage: RunStage) -> None:
+    with pytest.raises(ConfigError, match=f"the {stage} engine onnx runs on cpu, and the device is cuda; say"):
+        replace(choice(stage, models), device=CUDA)
+    with pytest.raises(ConfigError, match=f"the {stage} engine tensorrt runs on cuda, and the device is cpu"):
+        replace(choice(stage, models), engine="tensorrt")
+
+
+def test_an_engine_for_text_in_int8_is_refused(models: Path) -> None:
+    with pytest.raises(ConfigError, match="the text engine onnx has no INT8 weights; say --text-weights plain"):
+        replace(choice("text", models), int8_text=True)
+
+
+def test_on_a_cpu_auto_is_pytorch_though_plans_are_there(models: Path) -> None:
+    opened = pocket()
+    decoder = open_decoder(opened.model.vae, replace(choice("decoder", models), engine="auto"), EAGER)
+    text = open_text(opened.prompts, opened.model.text_encoder, replace(choice("text", models), engine="auto"))
+    assert (decoder.decoder, decoder.engine) == (opened.model.vae, "torch")
+    assert (text.prompts, text.engine) == (opened.prompts, "torch")
+
+
+@each_stage
+def test_on_a_card_without_plans_auto_is_pytorch_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stage: RunStage
+) -> None:
+    caplog.set_level(logging.INFO)
+    opened, chosen = pocket(), replace(choice(stage, tmp_path), engine="auto", device=CUDA)
+    if stage == "decoder":
+        assert open_decoder(opened.model.vae, chosen, EAGER).engine == "torch"
+    else:
+        assert open_text(opened.prompts, opened.model.text_encoder, chosen).engine == "torch"
+    (record,) = caplog.records
+    assert (record.message, record.__dict__["engine"]) == (f"{stage} engine", "torch")
+    assert record.__dict__["why"]
+
+
+def test_engines_are_named_beside_kernels_where_they_are_not_pytorch() -> None:
+    assert described(EAGER, "torch", "auto") == str(EAGER)
+    assert described(EAGER, "onnx", "tensorrt") == f"{EAGER}; decoder engine: onnx; text engine: tensorrt"
