@@ -116,20 +116,29 @@ def test_no_frame_is_lost_with_a_replica(
 @pytest.mark.parametrize(
     ("deployment", "message"), [("Denoiser", "session opened"), ("VideoDecoder", "decoder opened")]
 )
-def test_no_frame_of_a_restyled_video_is_lost_with_a_replica(pair: Pair, deployment: str, message: str) -> None:
+def test_no_frame_of_a_restyled_video_is_lost_with_a_replica_nor_a_cut(
+    pair: Pair, deployment: str, message: str
+) -> None:
     wait_until_whole()
     pictures = [encoded(picture(number)) for number in range(60)]
     with Replicas(pair.logs) as replicas:
 
         def hurt(chunk: pb.Chunk) -> None:
-            if chunk.first_frame == 21:
-                (session,) = pair.stub.ListSessions(pb.ListSessionsRequest()).sessions
+            if chunk.first_frame not in (13, 29):
+                return
+            (session,) = pair.stub.ListSessions(pb.ListSessionsRequest()).sessions
+            if chunk.first_frame == 13:
+                pair.stub.Cut(pb.CutRequest(session_id=session.id))
+            else:
                 replicas.send(signal.SIGKILL, deployment, message, session.id)
 
         seen = asyncio.run(restyle(pair.address, pictures, "png", 16.0, 61, NOON, hurt))
     assert seen.frames == list(range(61))
     assert len(resumed(seen.events)) == 1
     assert seen.pictures == sorted(set(seen.pictures))
+    applied = [event.applied for event in seen.events if event.HasField("applied")]
+    assert [found.cue.restyling.cuts for found in applied] == [False, True]
+    assert 17 <= applied[1].frame <= 29
 
 
 @HURTS
