@@ -1,0 +1,44 @@
+"""The state of an encoder that has lost its own."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from engines.config.networks import VAEConfig
+from engines.config.video_stream import VideoStreamConfig
+from engines.vae.wan_vae import WanVAE
+from engines.video.input import InputEncoder
+from serving.media.jpeg import write_jpeg
+from serving.replication.messages import BlockPictures
+from serving.worker.pictures.input_stage import InputStage
+from serving.worker.pictures.session_input import SessionInput
+from tests.serving.worker.pictures.clips import picture
+
+
+def block(first: int, *, opens: bool = False) -> BlockPictures:
+    numbers = range(first, first + 4)
+    return BlockPictures(tuple(numbers), tuple(write_jpeg(picture(number, 16, 32)) for number in numbers), opens)
+
+
+@pytest.mark.parametrize(
+    ("kept", "pictures"),
+    [
+        ([], 1),
+        ([block(5)], 1),
+        ([block(5), block(9)], 5),
+        ([block(5), block(9, opens=True)], 5),
+        ([block(5, opens=True), block(9)], 9),
+        ([block(1), block(5, opens=True), block(9, opens=True), block(13)], 9),
+    ],
+    ids=["none", "a block", "two", "an opening", "an opening and another", "two openings"],
+)
+def test_it_goes_on_from_the_pictures_since_the_last_opening(kept: list[BlockPictures], pictures: int) -> None:
+    encoder = InputEncoder(WanVAE(VAEConfig(dim=4)), torch.device("cpu"), torch.float32)
+    stage = InputStage(encoder, ThreadPoolExecutor(1))
+    waiting = SessionInput(VideoStreamConfig(seed=1, height=16, width=32), "fill", 4, kept)
+    state = stage._state(waiting, picture(17, 16, 32), opens=False)
+    assert (state.blocks, state.cache.frames_seen) == (4, pictures)
+    assert stage._state(waiting, picture(17, 16, 32), opens=True).cache.frames_seen == 0
