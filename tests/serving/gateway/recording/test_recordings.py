@@ -224,7 +224,7 @@ def test_a_full_disk_is_an_event_and_an_error_and_what_is_whole_can_be_read(
             with pytest.raises(LimitReached, match="frames can be read"):
                 await manager.stop_recording(stop_of(session), ANNA)
             (made,) = await recorded(manager)
-            assert made.frames == ended.frames >= 33
+            assert made.frames == ended.frames > 0
             assert len(played(str(small_disk / f"{made.name}.mp4")).times) == made.frames
             with pytest.raises(LimitReached, match="No space left on device"):
                 await manager.start_recording(start_of(session), ANNA)
