@@ -33,7 +33,7 @@ def test_it_says_what_part_of_its_time_prompts_take(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(text_encoder, "load", lambda *_: None)
     monkeypatch.setattr(text_encoder, "StageTimes", Times)
     monkeypatch.setattr(text_encoder, "BusyTime", lambda: BusyTime(clock))
-    monkeypatch.setattr(text_encoder, "build_text_encoder", lambda _, observe: told.append(observe))
+    monkeypatch.setattr(text_encoder, "build_text_encoder", lambda *given: told.append(given[-1]))
     replica = TextEncoderReplica(ServerConfig())
 
     async def share() -> float:
