@@ -1,10 +1,9 @@
 # One command per need, the same here and in CI. The environment is .venv, made on first use.
 PYTHON ?= python3.11
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -m "not slow"
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 
-.PHONY: demo serve proto test test-servers test-engines test-slow check bench bench-gpu plans clean
+.PHONY: demo serve proto test test-slow check bench bench-gpu plans clean
 
 # A server, and two sessions at once, one of them steered live: films, a picture sheet and times in out/.
 demo: .venv/run
@@ -17,17 +16,10 @@ serve: .venv/run
 proto: .venv/dev
 	$(BIN)/python -m serving.pb.generate
 
-# Servers are tested one by one: each has a Ray cluster that takes both cores. Half of the time their tests wait, and
-# those of kernels and engines have what they leave.
+# Servers are tested one by one: each has a Ray cluster that takes both cores.
 test: .venv/dev | .venv/browser .venv/helm
-	$(PYTEST) --numprocesses 2 --dist worksteal tests/serving --ignore tests/serving/live
-	$(MAKE) --jobs 2 test-servers test-engines
-
-test-servers: .venv/dev
-	$(PYTEST) tests/serving/live
-
-test-engines: .venv/dev
-	nice -n 10 $(PYTEST) --numprocesses 2 --dist worksteal --ignore tests/serving
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --ignore tests/serving/live
+	$(BIN)/python -m pytest -m "not slow" tests/serving/live
 
 # Servers by twos and replicas killed by the dozen; several hosts in network namespaces and the image, which need root.
 test-slow: .venv/dev | .venv/browser .venv/helm .venv/buildah

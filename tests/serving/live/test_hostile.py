@@ -93,7 +93,7 @@ def test_hundreds_of_streams_opened_and_cancelled_leave_nobody_behind(stub: Stub
     end = described(stub, bystander).current_start_frame + 12
     chunks(watch(stub, bystander, None), end)
     # The bystander's own stream, and the one that has just been dropped or not yet.
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while (viewers := described(stub, bystander).viewers) > 2:
         assert time.monotonic() < until, viewers
         time.sleep(0.2)
