@@ -27,6 +27,7 @@ from engines.vae.causal_conv import (
 )
 from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
 from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
+from engines.vae.streaming_codec import StreamingCodec
 from kernels.vae.ops import VAEOps
 
 TIME = 1
@@ -163,33 +164,17 @@ def _doubling(inputs: int, outputs: int) -> list[nn.Module]:
     return [nn.ReLU(inplace=True), nn.Conv2d(inputs, 4 * outputs, kernel_size=1), nn.PixelShuffle(2)]
 
 
-class PatchVAE(nn.Module):
+class PatchVAE(StreamingCodec):
     """The autoencoder as a `StreamingVAE`; any number of streams, each with its own caches."""
+
+    encoder: Coder
+    decoder: Coder
 
     def __init__(self, config: PatchVAEConfig) -> None:
         super().__init__()
         self.config = config
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
-
-    def prepare(self) -> None:
-        """Lay out weights as they are read fastest; results change by rounding. See `StreamingNetwork.prepare`."""
-        self.encoder.prepare()
-        self.decoder.prepare()
-
-    def fuse(self, ops: VAEOps) -> None:
-        """Run on `ops` and channels-last from now on; results change by rounding. See `StreamingNetwork.fuse`."""
-        self.encoder.fuse(ops)
-        self.decoder.fuse(ops)
-
-    @property
-    def decoder_receptive_field(self) -> int:
-        """Latent frames after which nothing older can be seen in the decoder's cache: 4."""
-        return self.decoder.receptive_field(0)
-
-    def start_decoding(self) -> ConvCache:
-        """The cache of a decoder that has seen nothing."""
-        return self.decoder.start()
 
     def decode(self, latents: Tensor, cache: ConvCache) -> Decoded:
         """Decode the next latent frames of a stream, all of them at once."""
@@ -202,10 +187,6 @@ class PatchVAE(nn.Module):
         groups, after = self.decoder.advance(latents, cache, latents.shape[1])
         pictures = groups.unflatten(2, (TEMPORAL_FACTOR, COLORS)).flatten(1, 2)
         return StreamingOutput(pictures[:, LEAD:] if cache.frames_seen == 0 else pictures, after)
-
-    def start_encoding(self) -> ConvCache:
-        """The cache of an encoder that has seen nothing."""
-        return self.encoder.start()
 
     def encode(self, frames: Tensor, cache: ConvCache) -> Encoded:
         """Encode the next pictures of a stream, all of them at once.

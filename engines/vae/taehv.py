@@ -27,6 +27,7 @@ from engines.vae.causal_conv import (
 from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
 from engines.vae.doubling_conv import DoublingConv
 from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
+from engines.vae.streaming_codec import StreamingCodec
 from kernels.vae.frame_layout import channels_last, unstack_frames
 from kernels.vae.ops import VAEOps
 
@@ -177,7 +178,7 @@ def _decoder(config: TAEHVConfig) -> FrameNetwork:
     })  # fmt: skip
 
 
-class TAEHV(nn.Module):
+class TAEHV(StreamingCodec):
     """A tiny autoencoder as a streaming `StreamingVAE`; any number of streams, each with its own caches."""
 
     def __init__(self, config: TAEHVConfig) -> None:
@@ -185,25 +186,6 @@ class TAEHV(nn.Module):
         self.config = config
         self.encoder = _encoder(config)
         self.decoder = _decoder(config)
-
-    def prepare(self) -> None:
-        """Lay out weights as they are read fastest; results change by rounding. See `StreamingNetwork.prepare`."""
-        self.encoder.prepare()
-        self.decoder.prepare()
-
-    def fuse(self, ops: VAEOps) -> None:
-        """Run on `ops` and channels-last from now on; results change by rounding. See `StreamingNetwork.fuse`."""
-        self.encoder.fuse(ops)
-        self.decoder.fuse(ops)
-
-    @property
-    def decoder_receptive_field(self) -> int:
-        """Latent frames after which nothing older can be seen in the decoder's cache: 8."""
-        return self.decoder.receptive_field(0)
-
-    def start_decoding(self) -> ConvCache:
-        """The cache of a decoder that has seen nothing."""
-        return self.decoder.start()
 
     def decode(self, latents: Tensor, cache: ConvCache) -> Decoded:
         """Decode the next latent frames of a stream, all of them at once."""
@@ -216,10 +198,6 @@ class TAEHV(nn.Module):
         folded, after = self.decoder.advance(latents, cache, latents.shape[1])
         pictures = F.pixel_shuffle(folded, self.config.patch)
         return StreamingOutput(pictures[:, LEAD:] if cache.frames_seen == 0 else pictures, after)
-
-    def start_encoding(self) -> ConvCache:
-        """The cache of an encoder that has seen nothing."""
-        return self.encoder.start()
 
     def encode(self, frames: Tensor, cache: ConvCache) -> Encoded:
         """Encode the next pictures of a stream, all of them at once.

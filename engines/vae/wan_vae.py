@@ -26,6 +26,7 @@ from engines.vae.causal_conv import (
 from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
 from engines.vae.doubling_conv import DoublingConv
 from engines.vae.protocol import Decoded, Encoded, check_frames, check_latents
+from engines.vae.streaming_codec import StreamingCodec
 from kernels.vae.frame_layout import channels_last, unstack_frames
 from kernels.vae.ops import VAEOps
 
@@ -316,7 +317,7 @@ def _decoder(config: VAEConfig) -> StreamingNetwork:
     })  # fmt: skip
 
 
-class WanVAE(nn.Module):
+class WanVAE(StreamingCodec):
     """The Wan2.1 VAE as a streaming `StreamingVAE`; any number of streams, each with its own caches.
 
     The statistics of the latents are constants and not part of a checkpoint. They are on the CPU even when the
@@ -336,25 +337,6 @@ class WanVAE(nn.Module):
         self.register_buffer("latent_mean", _per_channel(config.latent_mean), persistent=False)
         self.register_buffer("latent_std", _per_channel(config.latent_std), persistent=False)
 
-    def prepare(self) -> None:
-        """Lay out weights as they are read fastest; results change by rounding. See `StreamingNetwork.prepare`."""
-        self.encoder.prepare()
-        self.decoder.prepare()
-
-    def fuse(self, ops: VAEOps) -> None:
-        """Run on `ops` and channels-last from now on; results change by rounding. See `StreamingNetwork.fuse`."""
-        self.encoder.fuse(ops)
-        self.decoder.fuse(ops)
-
-    @property
-    def decoder_receptive_field(self) -> int:
-        """Latent frames after which nothing older can be seen in the decoder's cache: 38 for Wan2.1."""
-        return self.decoder.receptive_field(0)
-
-    def start_decoding(self) -> ConvCache:
-        """The cache of a decoder that has seen nothing."""
-        return self.decoder.start()
-
     def decode(self, latents: Tensor, cache: ConvCache) -> Decoded:
         """Decode the next latent frames of a stream, all of them at once."""
         check_latents(latents, self.config.latent_channels)
@@ -366,10 +348,6 @@ class WanVAE(nn.Module):
         """The decoder's own output [B, 3, N, 8h, 8w], about -1..1, for latents as `decode` takes them."""
         z = latents.transpose(1, TIME) / (1 / self.latent_std) + self.latent_mean
         return self.decoder.advance(self.conv2(z), cache, latents.shape[1])
-
-    def start_encoding(self) -> ConvCache:
-        """The cache of an encoder that has seen nothing."""
-        return self.encoder.start()
 
     def encode(self, frames: Tensor, cache: ConvCache) -> Encoded:
         """Encode the next pictures of a stream, all of them at once, to the mean of the posterior."""
