@@ -301,6 +301,14 @@ def test_a_session_without_pictures_refuses_them_and_so_does_one_that_another_st
     run(refuse())
 
 
+async def follow(bench: Bench, name: str, copy: StandbyCopy) -> None:
+    """Have a copy stand by for as long as this runs."""
+    async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
+        async for item in items:
+            if item.delta is not None:
+                copy.apply(item.delta)
+
+
 @LOOPS
 def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel, loop: Loop) -> None:
     resumed: list[ResumeState] = []
@@ -311,13 +319,7 @@ def test_a_standby_goes_on_with_the_next_block(pocket: OpenedModel, loop: Loop) 
         async with at_work(pocket, video_loop=loop) as bench:
             name = await begun(bench, video_spec(pocket))
 
-            async def follow() -> None:
-                async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
-                    async for item in items:
-                        if item.delta is not None:
-                            copy.apply(item.delta)
-
-            following = asyncio.create_task(follow())
+            following = asyncio.create_task(follow(bench, name, copy))
             async with controlled(bench, name) as controller:
                 await controller.push(range(17))
                 await settled(lambda: controller.frames >= 13)
@@ -570,13 +572,7 @@ def test_a_standby_goes_on_after_a_cut_as_the_session_would_have(pocket: OpenedM
         async with at_work(pocket, video_loop=loop) as bench:
             name = await begun(bench, video_spec(pocket))
 
-            async def follow() -> None:
-                async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
-                    async for item in items:
-                        if item.delta is not None:
-                            copy.apply(item.delta)
-
-            following = asyncio.create_task(follow())
+            following = asyncio.create_task(follow(bench, name, copy))
             async with controlled(bench, name) as controller:
                 await controller.push(range(13))
                 await settled(lambda: controller.session.logic.next_block == 3)
