@@ -103,8 +103,7 @@ class StageChoice:
 def served_stages(config: ServerConfig) -> tuple[StageChoice, StageChoice]:
     """The decoder and the text encoder of a server."""
     model = served_model(config)
-    own = [model.stream] if model.video is None else [model.stream, model.video]
-    sizes = dict.fromkeys(size for each in own for size in config.served_sizes((each.height, each.width)))
+    sizes = dict.fromkeys(size for own in model.streams for size in config.served_sizes((own.height, own.width)))
     decoder = StageChoice(
         "decoder", config.decoder_engine, config.model, config.codec, config.models_dir,
         torch.device(config.device), tuple(sizes),
