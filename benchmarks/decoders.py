@@ -94,8 +94,9 @@ class Subject(NamedTuple):
             opened = open_model("pocket", Path(), torch.device("cpu"), torch.float32, networks=["codec"])
             model, config = opened.model, resized(opened.model.config, size)
         else:
-            config = resized(preset("longlive-1.3b"), size)
-            config = replace(config, vae=TAEW2_1) if name == "TAEHV" else config
+            # Weights of all networks are drawn, though the others are of no use here: they had better be small.
+            vae = TAEW2_1 if name == "TAEHV" else preset("longlive-1.3b").vae
+            config = resized(replace(preset("tiny"), vae=vae), size)
             model = Model.random(config, SEED, networks=["codec"])
         generator = torch.Generator().manual_seed(SEED)
         shape = config.stream.latent_shape(config.vae.latent_channels, 2 * BLOCK)

@@ -164,18 +164,8 @@ def _qk_norm_rope(make: Maker, raw: bool, sets: int) -> Case:
         return outputs if apart is None else (*outputs, apart.plane[i].clone())
 
     nbytes = rows[0].nbytes + weights.nbytes + 3 * rows[0, 0].nbytes + (kept[0].nbytes if raw else 0)
-    return Case(
-        name=f"norm, RoPE and write{', with raw keys' if raw else ''}",
-        work=Work(0, nbytes),
-        providers={
-            "triton": partial(run, qk_norm_rope, make.dtype),
-            "reference": partial(run, qk_norm_rope_reference, make.dtype),
-        },
-        truth=partial(run, qk_norm_rope_reference, torch.float32),
-        bound=BOUNDS[make.dtype],
-        set_bytes=nbytes,
-        device=make.device,
-    )
+    name = f"norm, RoPE and write{', with raw keys' if raw else ''}"
+    return make.in_place(name, nbytes, run, qk_norm_rope, qk_norm_rope_reference)
 
 
 def _rotate_slots(make: Maker, sets: int) -> Case:
@@ -191,18 +181,7 @@ def _rotate_slots(make: Maker, sets: int) -> Case:
         return (here.keys[0, : sizes.tokens, :, : raw.shape[-1]].clone(),)
 
     nbytes = 2 * raw[0].nbytes
-    return Case(
-        name=f"{sizes.frames} slots turned",
-        work=Work(0, nbytes),
-        providers={
-            "triton": partial(run, rotate_slots, make.dtype),
-            "reference": partial(run, rotate_slots_reference, make.dtype),
-        },
-        truth=partial(run, rotate_slots_reference, torch.float32),
-        bound=BOUNDS[make.dtype],
-        set_bytes=nbytes,
-        device=make.device,
-    )
+    return make.in_place(f"{sizes.frames} slots turned", nbytes, run, rotate_slots, rotate_slots_reference)
 
 
 def _pool(make: Maker, sets: int) -> tuple[KVPlanes, Tensor]:

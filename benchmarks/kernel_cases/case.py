@@ -143,6 +143,25 @@ class Maker:
             device=self.device,
         )
 
+    def in_place(
+        self,
+        name: str,
+        nbytes: int,
+        run: Callable[..., Tensors],
+        op: Callable[..., object],
+        reference: Callable[..., object],
+    ) -> Case:
+        """An op that writes into a pool, as `run` calls it: with an op, a dtype and a set. It moves `nbytes`."""
+        return Case(
+            name=name,
+            work=Work(0, nbytes),
+            providers={"triton": partial(run, op, self.dtype), "reference": partial(run, reference, self.dtype)},
+            truth=partial(run, reference, torch.float32),
+            bound=BOUNDS[self.dtype],
+            set_bytes=nbytes,
+            device=self.device,
+        )
+
 
 def _call(function: Callable[..., Tensor | Tensors], given: Sequence[Tensors], i: int) -> Tensors:
     return _outputs(function(*given[i]))
