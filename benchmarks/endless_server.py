@@ -24,9 +24,9 @@ import torch
 from benchmarks.endless_session import asked, prompt
 from benchmarks.measure.holdings import COUNTED, Holdings, holdings
 from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.replicas import joined_server
 from serving.client.aio import AsyncClient
 from serving.config import ServerConfig
-from serving.deployments.local_cluster import local_cluster
 from serving.deployments.server_process import free_ports
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -126,7 +126,7 @@ def run(blocks: int, folder: Path) -> Played:
         stages="separate", denoisers=1, managers=2, grpc_port=ports.grpc, http_port=ports.http,
         metrics_port=ports.metrics, recordings=folder,
     )  # fmt: skip
-    with local_cluster(config) as running:
+    with joined_server(config) as running:
         return asyncio.run(play(f"127.0.0.1:{config.grpc_port}", running.logs, blocks))
 
 

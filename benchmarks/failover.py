@@ -26,12 +26,11 @@ import numpy as np
 import torch
 
 from benchmarks.measure.machine import RESULTS, Machine
-from benchmarks.measure.replicas import Replicas, wait_until_whole
+from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
-from serving.deployments.local_cluster import local_cluster
 from serving.deployments.server_process import free_ports
 from serving.media.whole_file import write_whole
 from serving.replication.leases import LeaseConfig
@@ -101,7 +100,7 @@ def measure(setup: Setup, repeats: int, folder: Path) -> dict[str, dict[str, lis
     )
     address = f"127.0.0.1:{config.grpc_port}"
     gaps: dict[str, dict[str, list[float]]] = {}
-    with local_cluster(config) as running:
+    with joined_server(config) as running:
         for stage, number in itertools.product(setup.stages, SIGNALS):
             found = gaps.setdefault(stage.deployment, {}).setdefault(number.name, [])
             for _ in range(repeats):

@@ -3,17 +3,58 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import psutil
+import ray
 from ray import serve
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 
+from serving.config import ServerConfig
+from serving.errors import ServerError
+from serving.launch.running import Running
+from serving.launch.supervisor import CLUSTER
 from serving.protocol.requests import APPLICATION
+
+
+@contextmanager
+def joined_server(config: ServerConfig) -> Iterator[Running]:
+    """A server in a cluster of its own, which this process joins, for as long as the block lasts.
+
+    Ray does not start here: what it forks from a process in which gRPC has threads may hang before it runs.
+    Raises ServerError where the server does not start.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    with subprocess.Popen(
+        CLUSTER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(config.model_dump_json() + "\n")
+        process.stdin.flush()
+        message = json.loads(process.stdout.readline() or '{"problem": "it ended without a word"}')
+        if problem := message.get("problem"):
+            raise ServerError(f"the server did not start: {problem}")
+        running = Running.of(message)
+        with joined(running.cluster):
+            yield running
+
+
+@contextmanager
+def joined(cluster: str) -> Iterator[None]:
+    """Join a Ray cluster that this user started on this machine, `host:port`, for as long as the block lasts."""
+    # A new cluster asks for a token, which is in a file of the user's; Ray takes it by itself for clusters it finds.
+    maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    with ray.init(address=cluster, log_to_driver=False, logging_level=logging.WARNING):
+        yield
 
 
 class Replica(NamedTuple):

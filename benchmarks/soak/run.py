@@ -12,13 +12,12 @@ from pathlib import Path
 from ray import serve
 
 from benchmarks.measure.holdings import Holdings, Room, holdings, rooms
-from benchmarks.measure.replicas import log_lines
+from benchmarks.measure.replicas import joined_server, log_lines
 from benchmarks.soak.faults import plan
 from benchmarks.soak.injector import Injected, Injector, wait_until_healthy
 from benchmarks.soak.viewer import Tally, Viewer
 from serving.client.aio import AsyncClient
 from serving.config import Limits, ServerConfig
-from serving.deployments.local_cluster import local_cluster
 from serving.deployments.replicas.video_decoder import ABANDONED_S
 from serving.deployments.server_process import free_ports
 from serving.protocol.requests import APPLICATION
@@ -66,7 +65,7 @@ def soak(kills: int, sessions: int, seed: int, folder: Path) -> Soak:
         managers=OTHERS, grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics, recordings=folder,
         limits=Limits(sessions_per_token=1024),
     )  # fmt: skip
-    with local_cluster(config) as running:
+    with joined_server(config) as running:
         logger.info("logs: %s", running.logs)
         return asyncio.run(_Run(config, running.logs, kills, sessions, seed).run())
 

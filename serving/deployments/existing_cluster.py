@@ -71,7 +71,8 @@ def existing_cluster(config: ServerConfig, ending: threading.Event) -> Iterator[
             if there is None:
                 start_serve(config)
             _deploy(config, ending)
-            yield Running(Path(found["session_dir"]) / "logs" / "serve", _metrics(), {})
+            logs = Path(found["session_dir"]) / "logs" / "serve"
+            yield Running(logs, _metrics(), found["gcs_address"], {})
         finally:
             _take_away(with_serve=there is None)
     finally:

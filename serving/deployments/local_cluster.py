@@ -86,7 +86,7 @@ def _start(config: ServerConfig) -> Running:
     serve.run(build(config), name=APPLICATION, route_prefix="/")
     found = cluster.address_info
     metrics = f"http://{found['node_ip_address']}:{found['metrics_export_port']}/metrics"
-    return Running(Path(found["session_dir"]) / "logs" / "serve", metrics, _vital())
+    return Running(Path(found["session_dir"]) / "logs" / "serve", metrics, found["gcs_address"], _vital())
 
 
 def start_serve(config: ServerConfig) -> None:

@@ -10,16 +10,17 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Running:
-    """The folder of its replicas' logs, where its metrics can be read, and pids of what it cannot do without."""
+    """Its replicas' logs, its metrics, its Ray cluster's `host:port`, and pids of what it cannot do without."""
 
     logs: Path
     metrics: str
+    cluster: str
     vital: Mapping[str, int]
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> Self:
         """Out of a message of the process that holds the cluster."""
-        return cls(Path(message["logs"]), message["metrics"], message["vital"])
+        return cls(Path(message["logs"]), message["metrics"], message["cluster"], message["vital"])
 
     @property
     def message(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from ray import serve
 
-from benchmarks.measure.replicas import Replicas, wait_until_whole
+from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
 from engines.device.host_copy import HostCopier
 from engines.streaming.state import Block
 from serving.client.aio import AsyncClient
@@ -35,7 +35,6 @@ from serving.pipeline.video_decoder import DecoderStart
 from serving.protocol.requests import APPLICATION
 from serving.timeline.cue import Blend, Cue
 from tests.serving.live.camera import restyle
-from tests.serving.live.ray_start import cluster_here
 from tests.serving.live.scenes import (
     NIGHT,
     NOON,
@@ -75,7 +74,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics, recordings=recordings,
     )  # fmt: skip
     address = f"127.0.0.1:{config.grpc_port}"
-    with cluster_here(config) as running, grpc.insecure_channel(address) as channel:
+    with joined_server(config) as running, grpc.insecure_channel(address) as channel:
         yield Pair(address, running.logs, recordings, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -12,24 +14,32 @@ import pytest
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
+from benchmarks.measure.replicas import joined
 from serving.deployments.routing.kv_register import KvRegister, forget_all
 from serving.errors import RegisterUnavailable
 from serving.replication.register import Ended, EpochRecord, Owner, encode_record, end_session
-from tests.serving.live.ray_start import begun
 
 RACERS = 4
 NAMESPACE = "longtake"
 
+HEAD = f"""
+import ray
+found = ray.init(address="local", num_cpus={RACERS}, include_dashboard=False, log_to_driver=False)
+print(found.address_info["gcs_address"], flush=True)
+input()
+"""
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    begun(
-        lambda: ray.init(
-            address="local", num_cpus=RACERS, include_dashboard=False, log_to_driver=False, configure_logging=False
-        )
-    )
-    yield
-    ray.shutdown()
+    """Ray in a process of its own: what is forked from this one, which has threads of gRPC, may hang."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as head:
+        assert head.stdout is not None
+        address = head.stdout.readline().strip()
+        with joined(address):
+            yield
 
 
 @pytest.fixture

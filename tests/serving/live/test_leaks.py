@@ -15,11 +15,11 @@ import grpc
 import pytest
 
 from benchmarks.measure.holdings import Holdings, holdings, rooms
+from benchmarks.measure.replicas import joined_server
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.serving.live.ray_start import cluster_here
 from tests.serving.live.scenes import chunks, code_of, create, described, frames_of, playing, start, watch
 
 pytestmark = pytest.mark.slow
@@ -55,7 +55,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Separate]:
         stages="separate", slots=SLOTS, grpc_port=ports.grpc, http_port=ports.http,
         metrics_port=ports.metrics, recordings=tmp_path_factory.mktemp("recordings"),
     )  # fmt: skip
-    with cluster_here(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
+    with joined_server(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
         yield Separate(config, running.logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
 
 

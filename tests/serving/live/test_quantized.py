@@ -10,12 +10,11 @@ from typing import NamedTuple
 import grpc
 import pytest
 
-from benchmarks.measure.replicas import Replicas, wait_until_whole
+from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.serving.live.ray_start import cluster_here
 from tests.serving.live.scenes import NIGHT, cue, frames, playing, watch
 from tests.serving.weights.test_quantized_model import RECIPE, write_pocket_int8
 
@@ -38,7 +37,7 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quantized]:
         model="pocket-int8", models_dir=folder / "models", slots=2, denoisers=2, grpc_port=ports.grpc,
         http_port=ports.http, metrics_port=ports.metrics, recordings=folder / "recordings",
     )  # fmt: skip
-    with cluster_here(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
+    with joined_server(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
         yield Quantized(running.logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
 
 
