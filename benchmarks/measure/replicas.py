@@ -17,6 +17,7 @@ import psutil
 import ray
 from ray import serve
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.serve.context import _set_global_client
 
 from serving.config import ServerConfig
 from serving.errors import ServerError
@@ -51,9 +52,11 @@ def joined_server(config: ServerConfig) -> Iterator[Running]:
 @contextmanager
 def joined(cluster: str) -> Iterator[None]:
     """Join a Ray cluster that this user started on this machine, `host:port`, for as long as the block lasts."""
-    # A new cluster asks for a token, which is in a file of the user's; Ray takes it by itself for clusters it finds.
+    # A new cluster asks for a token out of a file of the user's; Ray reads it only where it finds clusters itself.
     maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     with ray.init(address=cluster, log_to_driver=False, logging_level=logging.WARNING):
+        # Serve would go on with the cluster that was joined before.
+        _set_global_client(None)  # type: ignore[no-untyped-call]
         yield
 
 
