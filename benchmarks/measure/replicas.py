@@ -26,8 +26,23 @@ from serving.launch.supervisor import CLUSTER
 from serving.protocol.requests import APPLICATION
 
 
+class JoinedServer:
+    """A server in a cluster that this process has joined; its replicas log to `logs`."""
+
+    def __init__(self, process: subprocess.Popen[str], logs: Path) -> None:
+        self.logs = logs
+        self._process = process
+
+    def stop(self) -> None:
+        """Leave the cluster, and have the server end in good order."""
+        ray.shutdown()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
 @contextmanager
-def joined_server(config: ServerConfig) -> Iterator[Running]:
+def joined_server(config: ServerConfig) -> Iterator[JoinedServer]:
     """A server in a cluster of its own, which this process joins, for as long as the block lasts.
 
     Ray does not start here: what it forks from a process in which gRPC has threads may hang before it runs.
@@ -46,7 +61,7 @@ def joined_server(config: ServerConfig) -> Iterator[Running]:
             raise ServerError(f"the server did not start: {problem}")
         running = Running.of(message)
         with joined(running.cluster):
-            yield running
+            yield JoinedServer(process, running.logs)
 
 
 @contextmanager

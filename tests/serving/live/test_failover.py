@@ -25,7 +25,6 @@ from engines.streaming.state import Block
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
-from serving.deployments.local_cluster import stop
 from serving.deployments.replicas.remote_stages import RemoteDecoder
 from serving.deployments.server_process import free_ports
 from serving.media.chunk import Chunk
@@ -63,6 +62,7 @@ class Pair(NamedTuple):
     logs: Path
     recordings: Path
     stub: Stub
+    stop: Callable[[], None]
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     )  # fmt: skip
     address = f"127.0.0.1:{config.grpc_port}"
     with joined_server(config) as running, grpc.insecure_channel(address) as channel:
-        yield Pair(address, running.logs, recordings, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
+        stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
+        yield Pair(address, running.logs, recordings, stub, running.stop)
 
 
 def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
@@ -320,7 +321,7 @@ def test_a_server_that_stops_tells_its_viewers_and_finishes_recordings(pair: Pai
     start(pair.stub, session)
     events = watch(pair.stub, session)
     chunks(events, 45)
-    stopping = threading.Thread(target=stop)
+    stopping = threading.Thread(target=pair.stop)
     stopping.start()
     states = [event.state.state for event in events if event.HasField("state")]
     stopping.join()
