@@ -33,9 +33,10 @@ from engines.streaming.builder import EngineConfig
 from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from engines.vae.protocol import use_fused_ops
-from engines.video.builder import VideoEngine, build_video_engine, require_video, restyle_full_window
+from engines.video.builder import VideoEngine, build_video_engine, require_video
 from engines.video.input import InputState
 from engines.video.stream import VideoStream
+from engines.video.warmup import restyle_full_window
 from serving.media.whole_file import write_whole
 
 NETWORKS: tuple[Network, ...] = ("transformer", "codec")
@@ -98,7 +99,7 @@ class VideoBenchmark:
         options = self._options
         config = EngineConfig(stream, backends=options.kernels, graphs=options.graphs)
         engine = build_video_engine(self._model, config)
-        restyle_full_window(engine.generator, engine.encoder, config)
+        restyle_full_window(engine.generator, engine.encoder, stream)
         source = _Source(engine, options, stream)
         first = timed(source.next_block, options.device)
         while not source.is_full:

@@ -13,7 +13,8 @@ from engines.config.video_stream import VideoStreamConfig
 from engines.loading.model import Model
 from engines.streaming.builder import EngineConfig
 from engines.vae.protocol import use_fused_ops
-from engines.video.builder import VideoEngine, build_video_engine, restyle_full_window
+from engines.video.builder import VideoEngine, build_video_engine
+from engines.video.warmup import restyle_full_window
 from serving.cli.films.filming import (
     cut_prompts,
     differences,
@@ -46,7 +47,7 @@ def build_engine(model: Model, request: Request, stream: VideoStreamConfig) -> V
     engine = build_video_engine(model, config)
     if request.graphs:
         show_line("warming up")
-        restyle_full_window(engine.generator, engine.encoder, config)
+        restyle_full_window(engine.generator, engine.encoder, stream)
         print(file=sys.stderr)
     return engine
 

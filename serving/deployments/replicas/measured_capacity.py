@@ -10,7 +10,7 @@ from engines.config.stream import StreamConfig
 from engines.config.video_stream import LOOPS, AnyStreamConfig
 from engines.device.host_threads import usable_cores
 from engines.streaming.warmup import block_seconds
-from engines.video import builder
+from engines.video import warmup as video_warmup
 from serving.config import DTYPES, ServerConfig
 from serving.deployments.replicas.model_runtime import Denoising, streams, video_streams
 from serving.pipeline.stages import LocalDecoder
@@ -55,4 +55,4 @@ def _seconds(denoising: Denoising, stream: AnyStreamConfig) -> float:
     if isinstance(stream, StreamConfig):
         return block_seconds(denoising.engine.text, stream)
     assert denoising.encoder is not None
-    return builder.block_seconds(denoising.engine.video, denoising.encoder, stream)
+    return video_warmup.block_seconds(denoising.engine.video, denoising.encoder, stream)

@@ -17,16 +17,17 @@ from typing import NamedTuple, TypeVar
 import torch
 
 from engines.config.stream import StreamConfig
-from engines.config.video_stream import LOOPS, AnyStreamConfig, VideoStreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.loading.model import NETWORKS, Network, decoder_receptive_field
 from engines.runner.selection import can_use_cuda_graphs
 from engines.streaming.builder import EngineConfig, build_generator, generate_full_window
 from engines.streaming.generator import Generator
-from engines.streaming.warmup import warm_up
+from engines.streaming.warmup import WarmupProgress, warm_up
 from engines.vae.frame_decoder import FrameDecoder
-from engines.video.builder import build_input_encoder, restyle_full_window
+from engines.video import warmup as video_warmup
+from engines.video.builder import build_input_encoder
 from engines.video.generator import VideoGenerator
 from engines.video.input import InputEncoder
 from engines.video.stream_engine import StreamEngine
@@ -174,19 +175,19 @@ def _warm_engine(
     video = None if encoder is None else VideoGenerator(generator)
     for size in streams(config):
         for progress in warm_up(generator, size, config.slots):
-            _log_warm_up(size, progress.done, progress.of)
+            _log_warm_up(size, progress)
     for stream in video_streams(config):
-        if encoder is not None and video is not None:
-            for loop in LOOPS:
-                looped = EngineConfig(replace(stream, loop=loop), batch=generator.batch, decodes=False)
-                restyle_full_window(video, encoder, looped)
-            _log_warm_up(stream, 1, 1)
+        assert encoder is not None
+        assert video is not None
+        for progress in video_warmup.warm_up(video, encoder, stream, config.slots):
+            _log_warm_up(stream, progress)
     generator.end_warm_up()
     return StreamEngine(generator, video)
 
 
-def _log_warm_up(stream: AnyStreamConfig, done: int, of: int) -> None:
-    logger.info("warming up", extra={"size": f"{stream.height}x{stream.width}", "done": done, "of": of})
+def _log_warm_up(stream: AnyStreamConfig, progress: WarmupProgress) -> None:
+    extra = {"size": f"{stream.height}x{stream.width}", "done": progress.done, "of": progress.of}
+    logger.info("warming up", extra=extra)
 
 
 def _generator(
@@ -212,8 +213,10 @@ def _generator(
     def exercise(generator: Generator, config: EngineConfig) -> None:
         if text:
             generate_full_window(generator, config)
-        if encoder is not None:
-            restyle_full_window(VideoGenerator(generator), encoder, config)
+        if encoder is not None and video is not None:
+            # The most rows that streams of any loop have in a pass.
+            batched = replace(video, loop="batch")
+            video_warmup.restyle_full_window(VideoGenerator(generator), encoder, batched, config.batch)
 
     return build_generator(model.model, engine, beside, exercise)
 

@@ -6,20 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.config.networks import VAEConfig
 from engines.config.video_stream import VideoStreamConfig
 from engines.errors import ConfigError, StreamError
 from engines.sampling.motion_noise import NoiseSetting
-from engines.vae.wan_vae import WanVAE
 from engines.video.input import BlockInput, InputEncoder, under_noise
 
 STILL = torch.full((1, 16, 32, 3), 90, dtype=torch.uint8)
-
-
-@pytest.fixture(scope="module")
-def encoder() -> InputEncoder:
-    torch.manual_seed(0)
-    return InputEncoder(WanVAE(VAEConfig(dim=4)), torch.device("cpu"), torch.float32)
 
 
 def moving(frames: int) -> Tensor:

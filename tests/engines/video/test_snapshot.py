@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from engines.config.networks import VAEConfig
 from engines.config.stream import StreamConfig
 from engines.config.video_stream import VideoStreamConfig
 from engines.errors import SnapshotError, StreamError
@@ -17,7 +16,6 @@ from engines.streaming import snapshot as text_snapshot
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot_format import Kind, pack, unpack
 from engines.text.prompt import Prompt
-from engines.vae.wan_vae import WanVAE
 from engines.video.generator import VideoGenerator
 from engines.video.input import InputEncoder
 from engines.video.input_snapshot import restore_input
@@ -186,9 +184,8 @@ def test_a_snapshot_is_of_a_stream_with_pictures_or_of_one_without(
 
 
 def test_what_the_encoder_remembers_goes_along(
-    model: Model, video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+    encoder: InputEncoder, video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
 ) -> None:
-    encoder = InputEncoder(WanVAE(VAEConfig(dim=4)), torch.device("cpu"), torch.float32)
     pictures = torch.randint(0, 256, (13, 16, 32, 3), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
     state = encoder.encode(clip, pictures[:9], encoder.start(clip)).after
     stream = roll_and_decode(video, clip, 2, prompts)
@@ -206,9 +203,12 @@ def test_what_the_encoder_remembers_goes_along(
     ids=str,
 )
 def test_an_encoders_memory_that_none_has_is_refused(
-    broken: dict[str, object], video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+    broken: dict[str, object],
+    encoder: InputEncoder,
+    video: VideoGenerator,
+    clip: VideoStreamConfig,
+    prompts: list[Prompt],
 ) -> None:
-    encoder = InputEncoder(WanVAE(VAEConfig(dim=4)), torch.device("cpu"), torch.float32)
     pictures = torch.zeros(5, 16, 32, 3, dtype=torch.uint8)
     state = encoder.encode(clip, pictures, encoder.start(clip)).after
     data = take_exact(video, roll_and_decode(video, clip, 2, prompts), state)
