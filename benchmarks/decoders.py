@@ -94,7 +94,7 @@ class Subject(NamedTuple):
             opened = open_model("pocket", Path(), torch.device("cpu"), torch.float32, networks=["codec"])
             model, config = opened.model, resized(opened.model.config, size)
         else:
-            # Weights of all networks are drawn, though the others are of no use here: they had better be small.
+            # The transformer's weights are drawn too, though of no use here: it had better be small.
             vae = TAEW2_1 if name == "TAEHV" else preset("longlive-1.3b").vae
             config = resized(replace(preset("tiny"), vae=vae), size)
             model = Model.random(config, SEED, networks=["codec"])

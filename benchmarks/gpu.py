@@ -95,6 +95,7 @@ class Part:
 
 
 NOT_KEPT = str(Path(tempfile.gettempdir(), "engine_320x576.json"))
+SEAMS_NOT_KEPT = str(Path(tempfile.gettempdir(), "seams.json"))
 VIDEO_NOT_KEPT = str(Path(tempfile.gettempdir(), "video.json"))
 ENGINE = ("-m", "benchmarks.engine", "--model", MODEL, "--device", "cuda")
 
@@ -102,6 +103,8 @@ PARTS = (
     Part("parity", ("-m", "benchmarks.parity", "--json"), 240, f"parity_{MODEL}_480x832_cuda.json", True),
     Part("engine 480x832", (*ENGINE, "--json"), 240, f"engine_{MODEL}_480x832_cuda.json", without_graphs=True),
     Part("kernels", ("-m", "benchmarks.kernels", "--json"), 200, "kernels_480x832_cuda.json"),
+    # Its report is in the log: one more file would not be carried back.
+    Part("seams", ("-m", "benchmarks.seams", "--model", MODEL, "--device", "cuda", "--json", SEAMS_NOT_KEPT), 120),
     Part(
         "engine 480x832 in INT8",
         (*ENGINE, "--weights", "int8", "--no-text", "--json"),
@@ -109,7 +112,6 @@ PARTS = (
         f"engine_{MODEL}-int8_480x832_cuda.json",
         without_graphs=True,
     ),
-    # Its report is in the log: one more file would not be carried back.
     Part("engine 320x576", (*ENGINE, "--size", "320x576", "--no-text", "--json", NOT_KEPT), 150),
     Part(
         "sharing",

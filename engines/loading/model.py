@@ -123,16 +123,18 @@ class Model:
             transformer = CausalTransformer(config.transformer)
             vae = build_vae(config.vae)
             _init_visible(vae)
-            text_encoder = UMT5Encoder(config.text_encoder)
+            # The largest of all, and the last to be drawn: the others are the same without it.
+            text_encoder = UMT5Encoder(config.text_encoder) if "text_encoder" in networks else None
         if "transformer" in networks and loras:
             _merge(transformer, loras)
         for network in (transformer, vae, text_encoder):
-            network.to(device, dtype).eval()
+            if network is not None:
+                network.to(device, dtype).eval()
         return cls.of(
             config,
             transformer if "transformer" in networks else None,
             vae if "codec" in networks else None,
-            text_encoder if "text_encoder" in networks else None,
+            text_encoder,
             loras=loras,
         )
 

@@ -97,14 +97,27 @@ def build_generator(
     size = _cache_size(model, config, config.sessions)
     lasting = config.cache_bytes
     if lasting is None and model.transformer.device.type == "cuda":
-        with typed_out_of_memory("one block"):
-            run = partial(_exercise, model, config, exercise, decoder)
-            budget = MemoryBudget.measured(model.transformer.device, run, *beside)
-        lasting = budget.lasting
+        lasting = memory_budget(model, config, beside, exercise, decoder).lasting
     if lasting is not None:
         _require_room(model, config, lasting)
     runner = select_runner(model.transformer, config.backends, graphs=config.graphs)
     return _generator(model, config, runner, size, decoder)
+
+
+def memory_budget(
+    model: Model,
+    config: EngineConfig,
+    beside: Sequence[Callable[[], object]] = (),
+    exercise: Callable[[Generator, EngineConfig], None] = generate_full_window,
+    decoder: StreamingDecoder | None = None,
+) -> MemoryBudget:
+    """What a CUDA device has for sessions, measured as `build_generator` says.
+
+    Raises DeviceOutOfMemory if not even one exercise fits.
+    """
+    with typed_out_of_memory("one block"):
+        run = partial(_exercise, model, config, exercise, decoder)
+        return MemoryBudget.measured(model.transformer.device, run, *beside)
 
 
 def _generator(
