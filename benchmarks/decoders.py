@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.measure.machine import Machine
 from benchmarks.measure.sizes import SEED, frame_size, resized
@@ -66,6 +67,7 @@ class Row:
     peak_bytes: int | None = None
     refused: str = ""
 
+    @override
     def __str__(self) -> str:
         head = f"| {self.codec} | {self.size[0]}x{self.size[1]} | {self.decoder} |"
         if self.refused:

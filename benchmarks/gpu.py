@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from typing_extensions import override
 
 from benchmarks.measure.machine import COMMIT, RESULTS, ROOT, Machine
 from serving.media.whole_file import write_whole
@@ -167,6 +168,7 @@ class Outcome:
     code: int | None = None
     missing: str | None = None
 
+    @override
     def __str__(self) -> str:
         why = f": {self.missing} is not installed" if self.missing else ""
         status = f", status {self.code}" if self.code else ""

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.timing import Samples
@@ -46,12 +47,14 @@ BACKENDS = KernelBackends(
 class Idle(CausalTransformer):
     """Computes nothing."""
 
+    @override
     def denoise(
         self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> Tensor:
         """The latents."""
         return latents
 
+    @override
     def write_kv(
         self, latents: Tensor, modulations: AdaLNModulation, context: AttentionContext, ops: LayerOps = EAGER_OPS
     ) -> None:
@@ -92,6 +95,7 @@ class HostTime:
         """Median."""
         return self.blocks.median_ms / self.passes
 
+    @override
     def __str__(self) -> str:
         kept = "within" if self.ms_per_pass < MARK_MS else "above"
         return f"{self.machine}\n{self.ms_per_pass:.3f} ms of host time per pass, {kept} the mark of {MARK_MS} ms"

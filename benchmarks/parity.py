@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.sizes import SEED, frame_size, resized
@@ -60,6 +61,7 @@ class Parity:
         """Whether the bound is. A NaN is not within it."""
         return self.ratio <= BOUND
 
+    @override
     def __str__(self) -> str:
         rows = [f"| {i} | {p:.2e} | {o:.2e} |" for i, (p, o) in enumerate(zip(self.plain, self.ours, strict=True))]
         table = "\n".join(["| block | plain | kernels |", "|---:|---:|---:|", *rows])

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from typing_extensions import override
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.sizes import SEED, frame_size, resized
@@ -121,6 +122,7 @@ class Built:
             round(built.seconds, 2), _status(PEAK) - before,
         )  # fmt: skip
 
+    @override
     def __str__(self) -> str:
         activations = "unknown" if self.activation_bytes is None else _megabytes(self.activation_bytes)
         return (

@@ -25,6 +25,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.no_memory import no_memory
@@ -63,6 +64,7 @@ class Seam:
     facts: Mapping[str, float] = field(default_factory=dict)
     failed: str | None = None
 
+    @override
     def __str__(self) -> str:
         if self.failed is not None:
             return f"{self.name}: failed: {self.failed}"

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.subject import Options, Subject, add_arguments, build, read_options
@@ -62,6 +63,7 @@ class Shared:
         """Pixel frames of all sessions together."""
         return None if self.blocks is None else self.frames_per_block / self.blocks.median_ms * 1e3
 
+    @override
     def __str__(self) -> str:
         if self.blocks is None:
             return f"{self.name}: failed: {self.failed}"

@@ -25,6 +25,7 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import override
 
 from benchmarks.measure.counts import Work
 from benchmarks.measure.machine import ROOT, Floor, Rates
@@ -80,6 +81,7 @@ class TrafficCounter(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.operators: list[Operator] = []
 
+    @override
     def __torch_dispatch__(
         self, func: OpOverload, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -147,6 +149,7 @@ class Row:
     operators: int
     floor_ms: dict[str, float]
 
+    @override
     def __str__(self) -> str:
         floors = " | ".join(f"{ms:.1f}" for ms in self.floor_ms.values())
         return (

@@ -33,6 +33,8 @@ ServingError
 
 from __future__ import annotations
 
+from typing_extensions import override
+
 
 class ServingError(Exception):
     """Base of everything that serving raises on purpose."""
@@ -98,6 +100,7 @@ class RetryLater(Exception):
         self.message = message
         self.retry_after_s = retry_after_s
 
+    @override
     def __str__(self) -> str:
         return self.message
 
@@ -162,6 +165,7 @@ class SessionMoved(ReplicaLost):
         self.message = message
         self.server = server
 
+    @override
     def __str__(self) -> str:
         return self.message
 
@@ -190,6 +194,7 @@ class TimelineError(ServingError, ValueError):
         self.place = place
         self.problem = problem
 
+    @override
     def __str__(self) -> str:
         return f"{self.place}: {self.problem}"
 

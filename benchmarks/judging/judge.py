@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import override
 
 from benchmarks.judging.frame_statistics import Bounds, Collapse, Look, looks
 from engines.pocket.world.scene import ATTRIBUTES, Scene
@@ -117,6 +118,7 @@ class Judge(nn.Module):
         )  # fmt: skip
         self.motion = nn.Linear(2 * config.time_width, len(ATTRIBUTES[MOTION]))
 
+    @override
     def forward(self, pictures: Tensor) -> Logits:
         """Read small pictures [B, T >= 2, 3, HEIGHT, WIDTH] in 0..1, STRIDE frames apart."""
         batch, count = pictures.shape[:2]

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
+from typing_extensions import override
 
 from benchmarks.measure.timing import Samples
 from engines.config.geometry import TEMPORAL_FACTOR
@@ -47,6 +48,7 @@ class Delivery:
         """Pixel frames."""
         return self.frames_per_block / self.block.median_ms * 1e3
 
+    @override
     def __str__(self) -> str:
         waits = "" if self.waits is None else f"\nthe host waits for the device: {self.waits}"
         return (

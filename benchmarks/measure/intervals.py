@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from typing_extensions import override
 
 Z95 = 1.959964
 """Standard deviations round the mean of a normal distribution that hold 95 % of it."""
@@ -59,6 +60,7 @@ class Share:
         return {"share": value, "low": round(low, 4), "high": round(high, 4),
                 "right": round(self.right, 3), "trials": self.trials}  # fmt: skip
 
+    @override
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:6.1%} ({low:.1%} to {high:.1%}, n {self.trials})"
@@ -89,5 +91,6 @@ class Ratio:
             name: None if math.isnan(bound) else round(bound, 4) for name, bound in bounds.items()
         }
 
+    @override
     def __str__(self) -> str:
         return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
+from typing_extensions import override
 
 from benchmarks.measure.counts import Work
 from benchmarks.measure.timing import sample
@@ -67,6 +68,7 @@ class Machine:
             dirty=None if changes is None else changes != "",
         )
 
+    @override
     def __str__(self) -> str:
         hardware = f"{self.processor}, {self.cores} cores, {self.threads} threads"
         torch_and = (

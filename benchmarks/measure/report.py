@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
+from typing_extensions import override
 
 from benchmarks.measure.counts import Work
 from benchmarks.measure.delivery import Delivery
@@ -74,6 +75,7 @@ class Report:
             "decoding_alone": pictures / self.block.decode.times.median_ms * 1e3,
         }
 
+    @override
     def __str__(self) -> str:
         stream, rates, frames = self.model.stream, self.rates, self.frames_per_second
         warning = "".join(f"WRONG, so that no time here means anything: {what}\n" for what in self.wrong)

@@ -9,6 +9,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from engines.cache.kv_pool import KVPool, KVRun, Plane
 from engines.cache.prompt_kv import PromptPool
@@ -71,6 +72,7 @@ class KVFormat(NamedTuple):
     int8_keys: bool = False
     int8_values: bool = False
 
+    @override
     def __str__(self) -> str:
         """As errors say it."""
         return f"{_kept(self.int8_keys)} keys and {_kept(self.int8_values)} values"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from typing_extensions import override
+
 from engines.config.validation import require
 
 WeightFormat = Literal["int8", "fp8"]
@@ -45,6 +47,7 @@ class QuantizationConfig:
         unknown = [name for name in self.held_back if _in_block(name) not in QUANTIZED_LAYERS]
         require(not unknown, f"{', '.join(unknown)} cannot be held back: no such layer is quantized")
 
+    @override
     def __str__(self) -> str:
         smoothed = f", smoothing {self.smoothing:g}" if self.smoothing else ""
         held = f", held back: {', '.join(self.held_back)}" if self.held_back else ""

@@ -45,6 +45,7 @@ class StreamConfig(BaseStreamConfig):
     start_level: float = 1.0
     context: Literal["clean", "noisy", "steps"] = "clean"
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_window()

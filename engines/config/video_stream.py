@@ -56,6 +56,7 @@ class VideoStreamConfig(BaseStreamConfig):
     exact: bool = True
     refresh_at: int = 50
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_window()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.geometry import SPATIAL_FACTOR
 from engines.config.validation import require
@@ -61,6 +62,7 @@ class _Decoding(nn.Module):
         self.codec = codec
         self.first = first
 
+    @override
     def forward(self, latents: Tensor, *pasts: Tensor) -> tuple[Tensor, ...]:
         """Pictures [1, N, 3, height, width] fp32 in 0..1, and what each slot keeps that has something to keep."""
         cache = self.codec.start_decoding() if self.first else ConvCache(latents.shape[1], pasts)

@@ -16,6 +16,7 @@ from typing import NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.geometry import PATCH, SPATIAL_FACTOR
 from engines.config.stream import StreamConfig
@@ -152,6 +153,7 @@ class _Pass(nn.Module):
         self.transformer = transformer
         self._slots = slots
 
+    @override
     def forward(
         self, latents: Tensor, layers: Tensor, head: Tensor, cosines: Tensor, sines: Tensor, *kept: Tensor
     ) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import torch
+from typing_extensions import override
 
 from engines.config.validation import require
 from engines.errors import ConfigError, PlanError
@@ -44,6 +45,7 @@ class TensorSpec:
         require(self.dtype in DTYPES, f"{self.name} is in {self.dtype!r}; known: {', '.join(DTYPES)}")
         require(min(self.shape, default=1) >= 1, f"{self.name} {list(self.shape)}: no size may be below 1")
 
+    @override
     def __str__(self) -> str:
         return f"{list(self.shape)} {self.dtype}"
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.validation import require
 from engines.export.exporter import GraphFacts, export_graph
@@ -40,6 +41,7 @@ class _Encoding(nn.Module):
         self.encoder = encoder
         self.register_buffer("buckets", relative_buckets(length, encoder.config, torch.device("cpu")))
 
+    @override
     def forward(self, rows: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """As `UMT5Encoder.encode_rows`."""
         return (self.encoder.encode_rows(rows, mask, self.buckets),)

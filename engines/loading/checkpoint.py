@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint
+from typing_extensions import override
 
 from engines.config.geometry import PATCH
 from engines.errors import WeightsError
@@ -71,12 +72,15 @@ class Checkpoint(Mapping[str, Tensor]):
         """The same names with what `adapt` makes of each tensor, by its name in the file, once it is read."""
         return type(self)(self.path, self.stored, lambda name: adapt(name, self.read(name)))
 
+    @override
     def __getitem__(self, name: str) -> Tensor:
         return self.read(self.stored[name])
 
+    @override
     def __iter__(self) -> Iterator[str]:
         return iter(self.stored)
 
+    @override
     def __len__(self) -> int:
         return len(self.stored)
 

@@ -12,6 +12,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.networks import TransformerConfig
 from engines.config.validation import require
@@ -49,6 +50,7 @@ class LoRAFile:
         require(path != "", f"{text!r} names no file; a LoRA is given as FILE[:WEIGHT]")
         return cls(Path(path), given)
 
+    @override
     def __str__(self) -> str:
         return f"{self.path}:{self.weight!r}"
 

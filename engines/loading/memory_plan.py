@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+from typing_extensions import override
 
 from engines.cache.kv_cache import PLAIN_KV, KVFormat
 from engines.config.model import ModelConfig
@@ -36,6 +37,7 @@ class MemoryLine:
     nbytes: int
     estimated: bool = False
 
+    @override
     def __str__(self) -> str:
         return f"{gigabytes(self.nbytes):>9}  {self.what}{', an estimate' if self.estimated else ''}"
 

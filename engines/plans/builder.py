@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from typing_extensions import override
+
 from engines.config.validation import require
 from engines.export.graph import StageGraph
 
@@ -22,6 +24,7 @@ class Library:
     version: str
     licence: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
@@ -47,6 +50,7 @@ class PlanTarget:
         once = len(set(self.capabilities)) == len(self.capabilities)
         require(once, f"{', '.join(self.capabilities)} names a compute capability twice")
 
+    @override
     def __str__(self) -> str:
         return self.device or ", ".join(self.capabilities)
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from engines.config.quantization import QUANTIZED_LAYERS
 from engines.config.stream import StreamConfig
@@ -40,6 +41,7 @@ class SecondOpinion(NamedTuple):
     statistics: InputStatistics
     own_maxima: dict[str, Tensor]
 
+    @override
     def __str__(self) -> str:
         theirs, own = (
             torch.cat([maxima[name] for name in self.own_maxima]).clamp(min=LEAST)

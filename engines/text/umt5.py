@@ -13,6 +13,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.networks import TextEncoderConfig
 from engines.text.weight_only import hold_weights_in_int8
@@ -43,6 +44,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
         self.eps = eps
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Normalise `x` [..., dim]; rounded to the dtype of `x` before the weight is applied."""
         wide = x.float()
@@ -57,6 +59,7 @@ class RelativePositions(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(config.buckets, config.heads)
 
+    @override
     def forward(self, buckets: Tensor) -> Tensor:
         """The bias [heads, query, key] of buckets [query, key]."""
         return self.embedding.weight.t()[:, buckets]
@@ -74,6 +77,7 @@ class SelfAttention(nn.Module):
         self.v = nn.Linear(config.dim, inner, bias=False)
         self.o = nn.Linear(inner, config.dim, bias=False)
 
+    @override
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         """Attend within `x` [B, L, dim]; `bias` [B, heads, L, L] is added to the logits."""
         q, k, v = (
@@ -94,6 +98,7 @@ class GatedFeedForward(nn.Module):
         self.fc1 = nn.Linear(config.dim, config.ffn_dim, bias=False)
         self.fc2 = nn.Linear(config.ffn_dim, config.dim, bias=False)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Transform every row of `x` [..., dim] by itself."""
         out: Tensor = self.fc2(self.fc1(x) * self.gate(x))
@@ -111,6 +116,7 @@ class EncoderBlock(nn.Module):
         self.ffn = GatedFeedForward(config)
         self.pos_embedding = RelativePositions(config)
 
+    @override
     def forward(self, x: Tensor, buckets: Tensor, padding: Tensor) -> Tensor:
         """Next `x` [B, L, dim] from buckets [L, L] and the additive `padding` mask [B, 1, 1, L]."""
         x = x + self.attn(self.norm1(x), self.pos_embedding(buckets) + padding)
@@ -136,6 +142,7 @@ class UMT5Encoder(nn.Module):
         device: torch.device = self.token_embedding.weight.device
         return device
 
+    @override
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Embed tokens: ids [B, L] int64 and mask [B, L] (zero where padding) -> [B, L, dim].
 

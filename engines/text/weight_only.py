@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.device.fixed_dtypes import FixedDtypes
 
@@ -24,6 +25,7 @@ class WeightOnlyLinear(FixedDtypes):
         self.register_buffer("weight", torch.empty(outputs, inputs, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.empty(outputs))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]; in 16 bits the weights' 255 steps are exact."""
         return F.linear(x, self.weight.to(x.dtype)) * self.weight_scale.to(x.dtype)

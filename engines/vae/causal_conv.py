@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.errors import StreamError
 from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
@@ -35,6 +36,7 @@ class StreamingLayer(nn.Module):
 
     ops: VAEOps | None = None
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """The output for the piece `x` of the stream."""
         raise NotImplementedError
@@ -73,6 +75,7 @@ class CausalPad(StreamingLayer):
         self.dim = dim
         self.repeat_first = repeat_first
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """One copy joins the piece to its past; raises StreamError if their shapes or dtypes differ."""
         if self.ops is not None:
@@ -116,6 +119,7 @@ class CausalPad(StreamingLayer):
     def _past_shape(self, x: Tensor) -> tuple[int, ...]:
         return (*x.shape[: self.dim], self.frames, *x.shape[self.dim + 1 :])
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """The outputs' own frames and those before them."""
         return frames + self.frames
@@ -133,6 +137,7 @@ class StreamingSequential(StreamingLayer):
         for name, layer in layers.items():
             self.add_module(str(name), layer)
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """The last layer's output."""
         for layer in self.children():
@@ -144,6 +149,7 @@ class StreamingSequential(StreamingLayer):
         y: Tensor = layer(x)
         return y
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """The layers' reaches, taken from the last to the first."""
         for layer in reversed(list(self.children())):

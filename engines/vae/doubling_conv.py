@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 class DoublingConv(nn.Conv2d):
@@ -27,6 +28,7 @@ class DoublingConv(nn.Conv2d):
         """Make the sums, which are used from now on."""
         self.folded = _sums(self.weight)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """[B, inputs, H, W] to [B, outputs, 2H, 2W]."""
         return self.enlarge(x, self.bias)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.geometry import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.config.networks import PatchVAEConfig
@@ -51,6 +52,7 @@ def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
 class FrameSequential(StreamingSequential):
     """A chain whose stateless layers take one frame at a time: [B*T, C, H, W]."""
 
+    @override
     def apply_stateless(self, layer: nn.Module, x: Tensor) -> Tensor:
         """The frames become the batch."""
         return _per_frame(layer, x)
@@ -64,6 +66,7 @@ class TemporalConv(StreamingLayer):
         self.past = CausalPad(frames=1, dim=TIME, repeat_first=True)
         self.conv = nn.Conv2d(2 * inputs, outputs, kernel, padding=kernel // 2)
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, T, inputs, H, W] to [B, T, outputs, H, W]."""
         if self.ops is not None:
@@ -72,6 +75,7 @@ class TemporalConv(StreamingLayer):
         before = self.past(x, step)[:, :-1]
         return _per_frame(self.conv, torch.cat((x, before), dim=2))
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """The frames and the one before them."""
         return self.past.receptive_field(frames)
@@ -85,6 +89,7 @@ class ResidualBlock(StreamingLayer):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """Same shape as the input."""
         if self.ops is not None:
@@ -99,6 +104,7 @@ class ResidualBlock(StreamingLayer):
         ops.conv_epilogue(y, bias_of(self.conv2), shortcut, False)
         return y.movedim(FRAMES, TIME)
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """No frame but its own."""
         return frames
@@ -116,10 +122,12 @@ class Coder(StreamingNetwork):
             "network": FrameSequential(dict(enumerate(network))),
         })  # fmt: skip
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """Both outputs, added."""
         return self.linear(x, step) + self.network(x, step)
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """The network's: the linear code remembers nothing."""
         return self.network.receptive_field(frames)

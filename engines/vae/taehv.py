@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.geometry import TEMPORAL_FACTOR
 from engines.config.networks import TAEHVConfig
@@ -46,6 +47,7 @@ def _per_frame(layer: nn.Module, x: Tensor) -> Tensor:
 class FrameNetwork(StreamingNetwork):
     """A network whose stateless layers take one frame at a time: [B*T, C, H, W]."""
 
+    @override
     def apply_stateless(self, layer: nn.Module, x: Tensor) -> Tensor:
         """The frames become the batch."""
         return _per_frame(layer, x)
@@ -54,6 +56,7 @@ class FrameNetwork(StreamingNetwork):
 class SoftClamp(nn.Module):
     """Keeps latents within -3..3."""
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as the input."""
         return torch.tanh(x / 3) * 3
@@ -71,6 +74,7 @@ class MemoryBlock(StreamingLayer):
             _conv(channels, channels),
         )  # fmt: skip
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """Same shape as the input."""
         if self.ops is not None:
@@ -88,6 +92,7 @@ class MemoryBlock(StreamingLayer):
             ops.conv_epilogue(y, bias_of(conv), piece if conv is convs[-1] else None, True)
         return y.movedim(FRAMES, TIME)
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """The frames and the one before them."""
         return self.past.receptive_field(frames)
@@ -101,6 +106,7 @@ class TimePool(StreamingLayer):
         self.stride = stride
         self.conv = nn.Conv2d(stride * channels, channels, kernel_size=1, bias=False)
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, stride*T, C, H, W] to [B, T, C, H, W]: the frames of a group are stacked on the channels."""
         return _per_frame(self.conv, x.unflatten(TIME, (-1, self.stride)).flatten(2, 3))
@@ -118,6 +124,7 @@ class TimeGrow(StreamingLayer):
         self.stride = stride
         self.conv = nn.Conv2d(channels, stride * channels, kernel_size=1, bias=False)
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, T, C, H, W] to [B, stride*T, C, H, W]: each C channels are a frame."""
         if self.ops is not None:
@@ -125,6 +132,7 @@ class TimeGrow(StreamingLayer):
             return unstack_frames(frames, self.stride).movedim(FRAMES, TIME)
         return _per_frame(self.conv, x).unflatten(2, (self.stride, -1)).flatten(1, 2)
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """One frame for each `stride`, the last of which may be needed in part."""
         return -(-frames // self.stride)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.networks import VAEConfig
 from engines.vae.causal_conv import (
@@ -46,6 +47,7 @@ class RMSNorm(nn.Module):
         self.scale = channels**0.5
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * trailing_axes))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """In the input's dtype, rounded after each factor as LongLive does."""
         if x.dtype == torch.float16:
@@ -65,6 +67,7 @@ class NormSiLU(RMSNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, trailing_axes=3)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as the input."""
         return F.silu(super().forward(x), inplace=True)
@@ -83,6 +86,7 @@ def _conv(inputs: int, outputs: int) -> nn.Conv3d:
 class NormedConvs(StreamingSequential):
     """Convolutions over space and time, each behind its norm and its past."""
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """The last convolution's output."""
         if self.ops is None:
@@ -119,6 +123,7 @@ class ResidualBlock(StreamingLayer):
         })  # fmt: skip
         self.shortcut = nn.Identity() if inputs == outputs else nn.Conv3d(inputs, outputs, kernel_size=1)
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, inputs, T, H, W] to [B, outputs, T, H, W]."""
         y: Tensor
@@ -129,6 +134,7 @@ class ResidualBlock(StreamingLayer):
             self.ops.conv_epilogue(y, bias, channels_last(self.shortcut(x)), False)
         return y
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """That of the two convolutions."""
         return self.residual.receptive_field(frames)
@@ -150,6 +156,7 @@ class Attention(nn.Module):
         self.to_qkv = nn.Conv2d(channels, 3 * channels, kernel_size=1)
         self.proj = nn.Conv2d(channels, channels, kernel_size=1)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as the input, which is added to the result."""
         return x + _per_frame(self._attend, x)
@@ -177,12 +184,14 @@ class Upsample(StreamingLayer):
         super().__init__()
         self.resample = _doubling(channels)
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, T, H, W] to [B, C/2, T, 2H, 2W]."""
         if self.ops is None:
             return _per_frame(self.resample, x)
         return convolve_biased(self.ops, self.resample[1], channels_last(x))
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """The frames themselves."""
         return frames
@@ -200,6 +209,7 @@ class TimeUpsample(StreamingLayer):
         self.time_conv = nn.Conv3d(channels, 2 * channels, kernel_size=(3, 1, 1))
         self.resample = _doubling(channels)
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, T, H, W] to [B, C/2, 2T, 2H, 2W]; 2T-1 frames at the start of a stream."""
         frames = self._start(x, step) if step.first else self._double(x, step)
@@ -221,6 +231,7 @@ class TimeUpsample(StreamingLayer):
         pairs: Tensor = self.time_conv(joined).unflatten(1, (2, -1))
         return pairs.permute(0, 2, 3, 1, 4, 5).flatten(2, 3)
 
+    @override
     def receptive_field(self, frames: int) -> int:
         """Two outputs come from one input and those before it."""
         return self.past.receptive_field(-(-frames // 2))
@@ -233,6 +244,7 @@ class Downsample(nn.Module):
         super().__init__()
         self.resample = _halving(channels)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, T, H, W] to [B, C, T, H/2, W/2]."""
         return _per_frame(self.resample, x)
@@ -247,6 +259,7 @@ class TimeDownsample(StreamingLayer):
         self.past = CausalPad(frames=1, dim=TIME)
         self.time_conv = nn.Conv3d(channels, channels, kernel_size=(3, 1, 1), stride=(2, 1, 1))
 
+    @override
     def forward(self, x: Tensor, step: ConvCacheUpdate) -> Tensor:
         """[B, C, 2T, H, W] to [B, C, T, H/2, W/2]; at the start of a stream 2T+1 frames become T+1."""
         small = _per_frame(self.resample, x)

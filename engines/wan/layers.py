@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.networks import TransformerConfig
 from engines.wan.quantized_linear import Projection
@@ -60,6 +61,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] to the same."""
         wide = x.float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 class PositionEmbedding(nn.Module):
@@ -20,6 +21,7 @@ class PositionEmbedding(nn.Module):
         self.frame = nn.Parameter(torch.zeros(frames, 1, dim))
         self.space = nn.Parameter(torch.zeros(rows, columns, dim))
 
+    @override
     def forward(self, frames: int, rows: int, columns: int) -> Tensor:
         """[frames, rows * columns, dim] of whole blocks; pictures of another size share what there is."""
         space: Tensor = self.space

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.quantization import QuantizationConfig, WeightFormat
 from engines.device.fixed_dtypes import FixedDtypes
@@ -65,6 +66,7 @@ class QuantizedLinear(FixedDtypes):
         self.register_buffer("input_factor", torch.empty(inputs) if smoothed else None)
         self.bias = nn.Parameter(torch.empty(outputs))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] to [..., outputs]."""
         return self.multiply(self.rounded(x))

@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.geometry import PATCH
 from engines.config.networks import TransformerConfig
@@ -68,6 +69,7 @@ class TransformerBlock(FixedDtypes):
             nn.Linear(config.ffn_dim, config.dim),
         )
 
+    @override
     def forward(
         self, residual: Residual, modulation: Tensor, context: AttentionContext, ops: LayerOps
     ) -> Residual:
@@ -111,6 +113,7 @@ class Head(nn.Module):
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
         self.head = nn.Linear(config.dim, PATCH * PATCH * config.latent_channels)
 
+    @override
     def forward(self, residual: Residual, modulation: Tensor, ops: LayerOps) -> Tensor:
         """Of modulation [B, frames, 2, dim]; to [B, frames, tokens of a frame, patch]."""
         shift, factor = modulation.unsqueeze(2).unbind(3)
@@ -148,6 +151,7 @@ class CausalTransformer(nn.Module):
         """Where the weights are."""
         return self.head.head.weight.device
 
+    @override
     def forward(self, latents: Tensor, timesteps: Tensor, context: AttentionContext) -> Tensor:
         """`denoise` at timesteps [B, frames] or [B, 1] fp32, 1000 for pure noise, 0 for clean."""
         return self.denoise(latents, self.modulations(timesteps), context)

@@ -18,6 +18,7 @@ from typing import Literal, TypeVar
 import psutil
 import torch
 from packaging.requirements import Requirement
+from typing_extensions import override
 
 from engines.config.validation import require
 from engines.errors import EngineError
@@ -62,6 +63,7 @@ class Finding:
     name: str
     found: str
 
+    @override
     def __str__(self) -> str:
         return f"{self.status:<8} {self.name:<13} {self.found}"
 

@@ -14,6 +14,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from grpc import StatusCode
+from typing_extensions import override
 
 from serving.errors import ServingError
 from serving.gateway.api import SessionAPI
@@ -62,6 +63,7 @@ _SECURITY = {
 class Fresh(StaticFiles):
     """Files that browsers ask after each time: a new version of the server is a new version of the page."""
 
+    @override
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """As it was, without being kept unasked."""
         response = super().file_response(*args, **kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
+from typing_extensions import override
 
 from engines.pocket.training.team import Team
 
@@ -34,6 +35,7 @@ class Muon(Optimizer):
         self._team, self._momentum = team, momentum
 
     @torch.no_grad()
+    @override
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move each parameter against the gradient that it holds."""
         for group in self.param_groups:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from engines.config.networks import TextEncoderConfig
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
@@ -47,6 +48,7 @@ class TextReader(nn.Module):
             {name: nn.Linear(config.dim, len(kind)) for name, kind in ATTRIBUTES.items()}
         )
 
+    @override
     def forward(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """Logits [B, L, values] of each attribute, for ids and mask [B, L]."""
         rows = self.encoder(ids, mask)

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
@@ -38,6 +39,7 @@ class Restyled:
     pictures: Sequence[int]
     input: pb.InputProgress
 
+    @override
     def __str__(self) -> str:
         playback = self.playback
         seconds = playback.arrivals[-1].at - playback.arrivals[0].at

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import torch
+from typing_extensions import override
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
@@ -41,6 +42,7 @@ class Watched:
     playback: Playback
     switches: Sequence[Switch] = ()
 
+    @override
     def __str__(self) -> str:
         arrivals = self.playback.arrivals
         times = shown(arrivals, FRAMES_PER_SECOND)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from typing_extensions import override
 
 from serving.deployments.routing import departures
 
@@ -18,11 +19,13 @@ class SessionRouter(RequestRouter):
     is named is not there, any gets the request, and refuses it in milliseconds: copies are known by attempts.
     """
 
+    @override
     def initialize_state(self, drain_s: float = 3600.0, **_: Any) -> None:
         """Called once by Serve, with the router's arguments."""
         self._drain_s = drain_s
         self._left: dict[ReplicaID, tuple[RunningReplica, float]] = {}
 
+    @override
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Keep those that have left, for those who name them."""
         now, staying = time.monotonic(), {replica.replica_id for replica in replicas}
@@ -37,11 +40,13 @@ class SessionRouter(RequestRouter):
         _note(self, replicas)
         super().update_replicas([*replicas, *(replica for replica, _ in self._left.values())])
 
+    @override
     def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
         """Nothing of it can be reached any more."""
         self._left.pop(replica_id, None)
         super().on_replica_actor_died(replica_id)
 
+    @override
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
@@ -59,6 +64,7 @@ class SessionRouter(RequestRouter):
 class ManagerRouter(PowerOfTwoChoicesRequestRouter):
     """As Serve does by default; its process is told which replicas are being taken away."""
 
+    @override
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         """Note who has left."""
         _note(self, replicas)
