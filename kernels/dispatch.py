@@ -54,6 +54,9 @@ LIBRARY_ATTENTION = (90, 100)
 LIBRARY_DTYPES = (torch.bfloat16, torch.float16)
 """In which libraries attend on CUDA."""
 
+LIBRARY_ROWS = {"keys": "plain", "values": "plain", "value_sums": "fp32"}
+"""Of windows, all that a library attends."""
+
 
 @dataclass(frozen=True)
 class KernelBackends:
@@ -130,19 +133,22 @@ def backends_for(
         ValueError: something asked for cannot run here.
 
     """
-    backends = replace(_fastest(device, dtype), **(asked or {}))
+    asked = asked or {}
+    backends = replace(_fastest(device, dtype, asked), **asked)
     _require_runnable(backends, device, dtype)
     return backends
 
 
-def _fastest(device: torch.device, dtype: torch.dtype) -> KernelBackends:
+def _fastest(device: torch.device, dtype: torch.dtype, asked: Mapping[str, str]) -> KernelBackends:
+    """Of what can run beside all that is asked for."""
     if device.type != "cuda":
         return EAGER
     chip = chip_of(device)
     if chip not in ARCHITECTURES:
         return EAGER
     fused = KernelBackends(**{op: "triton" for op, choices in CHOICES.items() if "reference" in choices})
-    return replace(fused, attention="library") if chip in LIBRARY_ATTENTION and dtype in LIBRARY_DTYPES else fused
+    attended = dtype in LIBRARY_DTYPES and all(asked.get(op, rows) == rows for op, rows in LIBRARY_ROWS.items())
+    return replace(fused, attention="library") if chip in LIBRARY_ATTENTION and attended else fused
 
 
 def _require_runnable(backends: KernelBackends, device: torch.device, dtype: torch.dtype) -> None:

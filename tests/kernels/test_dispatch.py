@@ -103,8 +103,22 @@ def test_fp32_is_attended_by_triton(monkeypatch: pytest.MonkeyPatch) -> None:
         backends_for(CUDA, torch.float32, {"attention": "library"})
 
 
+CHIPS = pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)], ids=str)
+
+
+@CHIPS
+@pytest.mark.parametrize("asked", ["keys=int8", "values=int8", "keys=int8,values=int8"])
+def test_int8_windows_are_attended_by_triton_on_every_chip(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], asked: str
+) -> None:
+    chip(monkeypatch, capability)
+    backends = backends_for(CUDA, BF16, parse_backends(asked))
+    assert backends.attention == backends.batched_attention == "triton"
+    assert (backends.keys == "int8", backends.values == "int8") == ("keys" in asked, "values" in asked)
+
+
 @pytest.mark.parametrize("rows", ["keys", "values"])
-@pytest.mark.parametrize("asked", ["", ",attention=triton,batched_attention=library"])
+@pytest.mark.parametrize("asked", [",attention=library", ",attention=triton,batched_attention=library"])
 def test_int8_is_refused_a_library(monkeypatch: pytest.MonkeyPatch, rows: str, asked: str) -> None:
     chip(monkeypatch, (9, 0))
     with pytest.raises(ValueError, match=f"no library attends INT8 {rows}; ask for attention=triton"):
@@ -121,12 +135,12 @@ def test_what_changes_results_is_chosen_only_where_it_is_asked_for(monkeypatch: 
     )
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)], ids=str)
+@CHIPS
 def test_sums_in_fp16_are_refused_where_they_save_nothing(
     monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]
 ) -> None:
     chip(monkeypatch, capability)
-    asked = parse_backends("triton,value_sums=fp16")
+    asked = parse_backends("value_sums=fp16")
     if capability in ((9, 0), (10, 0)):
         with pytest.raises(ValueError, match=r"sm_(90|100) sums in fp32 as fast as in fp16; leave out value_sums"):
             backends_for(CUDA, BF16, asked)

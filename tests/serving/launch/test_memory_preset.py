@@ -82,6 +82,18 @@ def test_a_16_gb_card_gets_fewer_sessions(models: Path, monkeypatch: pytest.Monk
     assert fill_in(config(models, preset="16gb"), {"preset"}).config.slots == 2
 
 
+@pytest.mark.parametrize(
+    ("capability", "sums"), [((8, 0), ",value_sums=fp16"), ((9, 0), ""), ((12, 0), ",value_sums=fp16")], ids=str
+)
+def test_a_slice_of_a_large_card_is_served_as_a_small_one(
+    models: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], sums: str
+) -> None:
+    pretend_card(monkeypatch, 20 * GIGABYTE, 21 * GIGABYTE, capability)
+    chosen = fill_in(config(models), set()).config
+    assert (chosen.preset, chosen.kernels) == ("24gb", f"keys=int8,values=int8{sums}")
+    assert (chosen.backends.attention, chosen.backends.keys) == ("triton", "int8")
+
+
 def test_a_large_card_and_a_small_model_need_none(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend_card(monkeypatch, 79 * GIGABYTE, 80 * GIGABYTE, (9, 0))
     assert fill_in(config(models), set()).config == config(models, preset="none")
