@@ -30,6 +30,12 @@ from kernels.eight_bits import activated, check_scaled, scaled
 LIBRARY_CHANNELS = 16
 """What the library demands on CUDA of the channels in and out to be multiples of."""
 
+LIBRARY_CHIP = (8, 9)
+"""The first compute capability for which it has a product."""
+
+LIBRARY_OUTPUT = torch.bfloat16
+"""What that writes on CUDA where each row has a scale."""
+
 
 def linear_fp8(x: Tensor, x_scales: Tensor, weight: Tensor, weight_scales: Tensor, bias: Tensor) -> Tensor:
     """As `scaled_linear_reference`, with sums in fp32.
@@ -85,5 +91,5 @@ def _check(
             f"{op}: the library's FP8 product takes multiples of {LIBRARY_CHANNELS} channels on CUDA; got "
             f"{inner} in and {outer} out. Hold this layer back in 16 bits"
         )
-    if bias.dtype != torch.bfloat16:
+    if bias.dtype != LIBRARY_OUTPUT:
         raise ValueError(f"{op}: the library's FP8 product writes bf16 on CUDA; got a model in {bias.dtype}")

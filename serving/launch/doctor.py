@@ -26,7 +26,13 @@ from engines.loading.memory_plan import CONTEXT_BYTES, gigabytes
 from serving.config import Listener, ServerConfig
 from serving.errors import ServingError
 from serving.launch.memory_preset import memory_plan
-from serving.launch.startup_checks import check_memory, require_cluster, require_devices, require_port
+from serving.launch.startup_checks import (
+    check_memory,
+    require_cluster,
+    require_devices,
+    require_kernels,
+    require_port,
+)
 from serving.media.encoder import chosen, opens
 from serving.tracing.exporter import check_exporter, endpoint
 from serving.weights.catalog import models_folder
@@ -159,6 +165,7 @@ def _device(config: ServerConfig) -> str:
 
 
 def _kernels(config: ServerConfig) -> str:
+    require_kernels(config)
     return str(config.backends)
 
 

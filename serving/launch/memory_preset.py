@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 
+from engines.config.quantization import WEIGHT_FORMATS, QuantizationConfig
 from engines.config.validation import require
 from engines.errors import ConfigError
 from engines.loading.memory_plan import SPARE_BYTES, MemoryPlan, gigabytes, plan_memory
-from engines.runner.selection import kv_format_of
+from engines.runner.selection import format_problem, kv_format_of
 from kernels.dispatch import chip_of
 from kernels.tiles import FP16_SUMS
 from serving.config import DTYPES, ServerConfig
@@ -89,31 +92,65 @@ def _preset_for(total: int) -> str | None:
 
 def _filled(config: ServerConfig, given: Collection[str], *, asked: bool) -> Chosen:
     """All but the number of sessions."""
-    update, notes = dict[str, Any](), list[str]()
     models = models_folder(config.models_dir)
-    if "text_device" not in given:
-        update["text_device"] = "cpu"
-    if "text_weights" not in given:
-        update["text_weights"] = "int8"
-    if "kernels" not in given:
-        sums = ",value_sums=fp16" if chip_of(torch.device(config.device)) in FP16_SUMS else ""
-        update["kernels"] = KEPT_IN_INT8 + sums
-    if "codec" not in given and (entry := CATALOG.get(served_model(config).name)):
-        here = all(path.is_file() for path in entry.locate(models / entry.model, Role.TINY_CODEC))
-        if here or asked:
-            update["codec"] = "tiny"
-        else:
-            notes.append(
-                f"the tiny decoder is not here; `longtake download {entry.model} --with-tiny-codec` brings it"
-            )
-    if find_quantized(config.model, models) is None and config.model in CATALOG:
-        if find_quantized(f"{config.model}-int8", models) is not None:
-            update["model"] = f"{config.model}-int8"
-        elif asked:
-            raise ConfigError(
-                f"preset {config.preset} serves {config.model} in INT8, which is not in {models}; make it by "
-                f"`longtake quantize {config.model} --to int8`"
-            )
-        else:
-            notes.append(f"weights stay in 16 bits; `longtake quantize {config.model} --to int8` rounds them")
-    return Chosen(config.model_copy(update=update), tuple(notes))
+    saving = {name: value for name, value in _saving(config).items() if name not in given}
+    codec, weights = _codec(config, models, given, asked=asked), _weights(config, models, asked=asked)
+    filled = config.model_copy(update={**saving, **codec.update, **weights.update})
+    return Chosen(filled, (*codec.notes, *weights.notes))
+
+
+def _saving(config: ServerConfig) -> dict[str, str]:
+    """What saves memory by itself, beside the text engine that is asked for: plans have no INT8 weights."""
+    sums = ",value_sums=fp16" if chip_of(torch.device(config.device)) in FP16_SUMS else ""
+    on_cpu = {} if config.text_engine == "tensorrt" else {"text_device": "cpu"}
+    in_int8 = {} if config.text_engine in ("onnx", "tensorrt") else {"text_weights": "int8"}
+    return {"kernels": KEPT_IN_INT8 + sums, **on_cpu, **in_int8}
+
+
+class _Update(NamedTuple):
+    """Settings, and what there is to be said of them."""
+
+    update: Mapping[str, str] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
+
+
+def _codec(config: ServerConfig, models: Path, given: Collection[str], *, asked: bool) -> _Update:
+    """The tiny decoder, if it is here or has to be."""
+    entry = CATALOG.get(served_model(config).name)
+    if "codec" in given or entry is None:
+        return _Update()
+    if asked or all(path.is_file() for path in entry.locate(models / entry.model, Role.TINY_CODEC)):
+        return _Update({"codec": "tiny"})
+    command = f"longtake download {entry.model} --with-tiny-codec"
+    return _Update(notes=(f"the tiny decoder is not here; `{command}` brings it",))
+
+
+def _weights(config: ServerConfig, models: Path, *, asked: bool) -> _Update:
+    """The model in 8 bits that this card multiplies, if it is here or has to be.
+
+    Raises ConfigError if the preset is asked for and it is not.
+    """
+    if config.model not in CATALOG:
+        return _Update()
+    if config.lora:
+        told = f"`longtake quantize {config.model} --lora ...` merges LoRAs before it rounds"
+        return _Update(notes=(f"weights stay in 16 bits; {told}",))
+    runs = [weights for weights in WEIGHT_FORMATS if _runs(QuantizationConfig(weights), config)]
+    for name in (f"{config.model}-{weights}" for weights in runs):
+        made = find_quantized(name, models)
+        if made is not None and _runs(made.header.recipe, config):
+            return _Update({"model": name})
+    if not runs:
+        return _Update(notes=(f"weights stay in {config.dtype}; beside it this card multiplies no 8 bits",))
+    command = f"longtake quantize {config.model} --to {runs[0]}"
+    if asked:
+        raise ConfigError(
+            f"preset {config.preset} serves {config.model} in {runs[0].upper()}, which is not in {models}; "
+            f"make it by `{command}`"
+        )
+    return _Update(notes=(f"weights stay in 16 bits; `{command}` rounds them",))
+
+
+def _runs(recipe: QuantizationConfig, config: ServerConfig) -> bool:
+    capability = torch.cuda.get_device_capability(torch.device(config.device))
+    return format_problem(recipe, capability, DTYPES[config.dtype]) is None

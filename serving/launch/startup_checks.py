@@ -10,12 +10,14 @@ import torch
 
 from engines.config.validation import require
 from engines.loading.memory_plan import MemoryPlan, gigabytes
-from serving.config import Listener, ServerConfig
+from engines.runner.selection import require_runnable
+from serving.config import DTYPES, Listener, ServerConfig
 from serving.errors import ServerError
 from serving.pipeline.stage_engine import require_plans, served_stages
 from serving.tracing.exporter import check_exporter
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
+from serving.weights.quantized_model import served_model
 
 CONNECT_S = 5.0
 
@@ -24,8 +26,6 @@ def check_startup(config: ServerConfig) -> None:
     """Raise ConfigError, ModelError, ServerError or WeightsError, with the remedy: a server cannot start here.
 
     Of one in a Ray cluster that is there, devices and ports are the cluster's.
-
-    That the kernels can run is for the caller to find out: see `ServerConfig.backends`.
     """
     check_exporter()
     choices = served_stages(config)
@@ -39,6 +39,7 @@ def check_startup(config: ServerConfig) -> None:
         require_cluster(config.address)
     else:
         require_devices(config)
+        require_kernels(config)
         for listener in config.listeners:
             require_port(listener)
 
@@ -49,6 +50,12 @@ def require_devices(config: ServerConfig) -> None:
         return
     problem = "the device is cuda, and torch finds no CUDA device here; say --device cpu, or look at `nvidia-smi`"
     require(torch.cuda.is_available(), problem)
+
+
+def require_kernels(config: ServerConfig) -> None:
+    """Raise ConfigError where the kernels, or the model in its format, cannot run on a machine like this one."""
+    model, device = served_model(config), torch.device(config.device)
+    require_runnable(model.transformer, config.backends, device, DTYPES[config.dtype])
 
 
 def check_memory(config: ServerConfig, plan: MemoryPlan) -> None:

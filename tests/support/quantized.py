@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -14,7 +15,9 @@ from engines.config.quantization import QuantizationConfig
 from engines.config.stream import StreamConfig
 from engines.loading.loader import load_model
 from engines.loading.model import Model
+from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
 from engines.pocket.model_files import model_files
+from engines.quantization.calibration import calibrate
 from engines.quantization.inputs import InputStatistics
 from engines.quantization.quantizer import quantized_copy
 from engines.streaming.builder import EngineConfig, build_generator
@@ -37,6 +40,18 @@ def encoded(model: Model, texts: Sequence[str]) -> list[Prompt]:
     loaded = load_model(POCKET, model_files(), "cpu", torch.float32)
     encoder = PromptEncoder(loaded.tokenizer, loaded.model.text_encoder, len(texts))
     return [encoder.encode(text) for text in texts]
+
+
+def write_pocket(folder: Path, recipe: QuantizationConfig = INT8, base: str = "pocket") -> None:
+    """The pocket model in 8 bits as `longtake quantize` makes it, after a short look; said to be `base`."""
+    folder.mkdir(parents=True)
+    model, statistics = pocket(), InputStatistics()
+    if recipe.smoothing or recipe.rounding == "compensated":
+        prompts = encoded(model, ["a red balloon over hills at noon", "a blue boat on the sea at night"])
+        statistics = calibrate(model, prompts, replace(POCKET.stream, height=48, width=80), blocks=2)
+    header = QuantizedHeader(base, recipe, "source", (), "", "Apache-2.0", "0.1")
+    state = quantized_state(model.transformer, recipe, statistics)
+    write_quantized(folder / QUANTIZED_FILE, state, header, torch.float16)
 
 
 def quantized_config(config: ModelConfig, recipe: QuantizationConfig) -> ModelConfig:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from engines.runner.selection import require_runnable
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
@@ -25,6 +26,7 @@ from serving.pipeline.stage_engine import StageChoice, open_text
 from serving.timeline.schedule import Schedule
 from serving.weights.catalog import models_folder
 from serving.weights.loader import INT8_TEXT, OpenedModel, Origin, open_model
+from serving.weights.quantized_model import model_config
 
 
 class Requested(NamedTuple):
@@ -36,14 +38,17 @@ class Requested(NamedTuple):
 
 
 def open_requested(request: Request, options: argparse.Namespace) -> Requested:
-    """Open the model, with its text encoder. Raises as `open_model` and `open_text`."""
+    """Open the model, with its text encoder. Raises as `require_runnable`, `open_model` and `open_text`."""
     text_device = None if options.text_device is None else torch.device(options.text_device)
     choice = StageChoice(
         "text", request.text_engine, request.model, request.codec, options.models_dir,
         text_device or request.device, int8_text=request.int8_text,
     )  # fmt: skip
+    models = models_folder(options.models_dir)
+    network = model_config(request.model, models).transformer
+    require_runnable(network, request.kernels, request.device, request.dtype)
     opened = open_model(
-        request.model, models_folder(options.models_dir), request.device, request.dtype, request.codec,
+        request.model, models, request.device, request.dtype, request.codec,
         text_device, loras=request.loras, int8_text=request.int8_text,
     )  # fmt: skip
     chosen = open_text(opened.prompts, opened.model.text_encoder, choice)

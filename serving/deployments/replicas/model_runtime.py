@@ -21,7 +21,7 @@ from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.loading.model import NETWORKS, Network, decoder_receptive_field
-from engines.runner.selection import can_use_cuda_graphs
+from engines.runner.selection import can_use_cuda_graphs, require_runnable
 from engines.streaming.builder import EngineConfig, build_generator, generate_full_window
 from engines.streaming.generator import Generator
 from engines.streaming.warmup import WarmupProgress, warm_up
@@ -65,6 +65,8 @@ def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> Open
     device, dtype = torch.device(config.device), DTYPES[config.dtype]
     text_device = None if config.text_device is None else torch.device(config.text_device)
     loras = config.lora_files
+    if "transformer" in networks:
+        require_runnable(served_model(config).transformer, config.backends, device, dtype)
     return open_model(
         config.model, folder, device, dtype, config.codec, text_device, networks, loras,
         int8_text=config.text_weights == "int8",

@@ -150,10 +150,11 @@ def test_a_stream_in_kernels_is_that_of_the_eager_runner(
     assert (made - wanted).norm() < 0.02 * wanted.norm()
 
 
-def test_int8_is_refused_on_chips_that_are_made_for_fp8(
+def test_a_runner_is_refused_on_chips_that_are_not_made_for_the_format(
     models: dict[QuantizationConfig, Model], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CausalTransformer, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(CausalTransformer, "dtype", torch.bfloat16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (10, 3))
     with pytest.raises(ConfigError, match=r"sm_103 multiplies INT8.*`longtake quantize --to fp8` made"):
         select_runner(models[RECIPES[0]].transformer, EAGER, graphs=False)

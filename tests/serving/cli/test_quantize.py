@@ -40,6 +40,18 @@ def test_it_makes_a_model_that_generates(models: Path, tmp_path: Path) -> None:
     assert again.stat().st_size == film.stat().st_size
 
 
+def test_a_card_that_is_not_made_for_its_format_is_refused_before_it_is_loaded(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (10, 0))
+    timeline = tmp_path / "timeline.yaml"
+    timeline.write_text('cues:\n  - at: "0:00"\n    prompt: a red balloon over hills\n')
+    asked = ["generate", str(timeline), "-o", str(tmp_path / "film.mp4"), "--models-dir", str(models)]
+    assert main([*asked, "--device", "cuda", "--model", "pocket-int8"]) == 2
+    assert "sm_100 multiplies INT8 at a small part of its rate of FP8" in capsys.readouterr().err
+
+
 def test_the_file_says_how_it_was_made(models: Path) -> None:
     header = QuantizedHeader.read(models / "pocket-int8" / QUANTIZED_FILE)
     assert header.model == "pocket"

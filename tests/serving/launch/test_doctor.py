@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from engines.config.quantization import QuantizationConfig
 from serving.cli.main import main
 from serving.deployments.server_process import free_ports, port_options
 from serving.launch.doctor import Finding, package
 from serving.weights.manifest import FileRecord, Manifest, RepoRecord, write_manifest
+from tests.support.quantized import write_pocket
 
 DOCTOR = (sys.executable, "-m", "serving.cli.main", "doctor")
 CHECKS = {
@@ -98,6 +100,17 @@ def test_a_gpu_that_is_asked_for_and_not_there_has_failed_and_the_rest_is_looked
     failed = doctor.failed("--device", "cuda", "--model", "longlive-1.3b")
     assert {"driver", "device", "compiler", "weights"} == set(failed)
     assert "torch finds no CUDA device here" in failed["device"]
+
+
+def test_a_format_that_the_card_does_not_multiply_has_failed(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pocket(tmp_path / "small", QuantizationConfig("int8"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (10, 0))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (180 * 10**9, 190 * 10**9))
+    failed = doctor.failed("--device", "cuda", "--model", "small")
+    assert "sm_100 multiplies INT8 at a small part of its rate of FP8; serve one that" in failed["kernels"]
 
 
 def test_an_encoder_that_is_asked_for_and_does_not_open_has_failed(doctor: Doctor) -> None:

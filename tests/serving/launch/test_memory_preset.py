@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from engines.config.quantization import QuantizationConfig
+from engines.config.quantization import QuantizationConfig, WeightFormat
 from engines.errors import ConfigError
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
 from serving.cli.main import main
 from serving.config import ServerConfig
 from serving.launch.memory_preset import fill_in, memory_plan
 from serving.launch.startup_checks import check_memory
+from serving.pipeline.stage_engine import served_stages
 
 GIGABYTE = 10**9
 
@@ -38,11 +39,16 @@ def card(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A folder with the header of a quantized LongLive."""
-    folder = tmp_path / "longlive-1.3b-int8"
-    folder.mkdir()
-    header = QuantizedHeader("longlive-1.3b", QuantizationConfig("int8", 0.5), "", (), "", "see the card", "0.1")
-    write_quantized(folder / QUANTIZED_FILE, {"x": torch.ones(1)}, header, torch.bfloat16)
+    write_header(tmp_path, "int8")
     return tmp_path
+
+
+def write_header(models: Path, weights: WeightFormat) -> None:
+    """That of a quantized LongLive, without its tensors."""
+    folder = models / f"longlive-1.3b-{weights}"
+    folder.mkdir()
+    header = QuantizedHeader("longlive-1.3b", QuantizationConfig(weights), "", (), "", "see the card", "0.1")
+    write_quantized(folder / QUANTIZED_FILE, {"x": torch.ones(1)}, header, torch.bfloat16)
 
 
 @pytest.mark.usefixtures("card")
@@ -109,6 +115,51 @@ def test_without_a_quantized_model_the_preset_says_how_to_make_one(tmp_path: Pat
     chosen, notes = fill_in(config(tmp_path), set())
     assert chosen.model == "longlive-1.3b"
     assert "weights stay in 16 bits" in notes[-1]
+
+
+@pytest.mark.parametrize(
+    ("capability", "here", "other"), [((10, 0), "int8", "fp8"), ((8, 6), "fp8", "int8")], ids=str
+)
+def test_a_model_is_served_in_8_bits_that_the_card_multiplies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], here: WeightFormat,
+    other: WeightFormat,
+) -> None:  # fmt: skip
+    pretend_card(monkeypatch, 20 * GIGABYTE, 21 * GIGABYTE, capability)
+    write_header(tmp_path, here)
+    chosen, notes = fill_in(config(tmp_path), set())
+    assert chosen.model == "longlive-1.3b"
+    assert notes[-1] == f"weights stay in 16 bits; `longtake quantize longlive-1.3b --to {other}` rounds them"
+    with pytest.raises(ConfigError, match=f"make it by `longtake quantize longlive-1.3b --to {other}`"):
+        fill_in(config(tmp_path, preset="24gb"), {"preset"})
+    write_header(tmp_path, other)
+    assert fill_in(config(tmp_path), set()).config.model == f"longlive-1.3b-{other}"
+
+
+def test_beside_fp32_a_large_blackwell_keeps_its_weights(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_card(monkeypatch, 20 * GIGABYTE, 21 * GIGABYTE, (10, 0))
+    chosen, notes = fill_in(config(models, dtype="float32"), {"dtype"})
+    assert chosen.model == "longlive-1.3b"
+    assert notes[-1] == "weights stay in float32; beside it this card multiplies no 8 bits"
+
+
+@pytest.mark.usefixtures("card")
+def test_with_loras_weights_stay_in_16_bits(models: Path) -> None:
+    chosen, notes = fill_in(config(models, preset="24gb", lora="style.safetensors"), {"preset", "lora"})
+    assert (chosen.model, len(chosen.lora)) == ("longlive-1.3b", 1)
+    assert "`longtake quantize longlive-1.3b --lora ...` merges LoRAs" in notes[-1]
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(
+    ("engine", "device", "weights"),
+    [("tensorrt", None, "plain"), ("onnx", "cpu", "plain"), ("torch", "cpu", "int8")],
+)
+def test_the_text_encoder_is_kept_as_its_engine_takes_it(
+    models: Path, engine: str, device: str | None, weights: str
+) -> None:
+    chosen, _ = fill_in(config(models, text_engine=engine), {"text_engine"})
+    assert (chosen.text_device, chosen.text_weights) == (device, weights)
+    served_stages(chosen)
 
 
 def test_a_card_that_is_asked_for_and_not_there_needs_no_preset(

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from engines.config.quantization import QuantizationConfig, WeightFormat
 from engines.errors import ConfigError
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.errors import ModelError, ServerError
 from serving.launch.memory_preset import memory_plan
 from serving.launch.startup_checks import check_memory, check_startup
+from tests.support.quantized import write_pocket
 
 
 def config(folder: Path, **settings: object) -> ServerConfig:
@@ -57,6 +59,26 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"the recordings folder .* cannot be made"):
         check_startup(config(tmp_path, recordings=tmp_path / "file" / "recordings"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "capability", "dtype", "complaint"),
+    [
+        ("int8", (10, 0), "bfloat16", "sm_100 multiplies INT8 at a small part"),
+        ("fp8", (8, 6), "bfloat16", "sm_86 does not multiply FP8"),
+        ("fp8", (9, 0), "float32", "say --dtype bfloat16"),
+    ],
+)
+def test_a_format_that_the_card_does_not_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weights: WeightFormat, capability: tuple[int, int],
+    dtype: str, complaint: str,
+) -> None:  # fmt: skip
+    write_pocket(tmp_path / "small", QuantizationConfig(weights))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    asked = config(tmp_path, model="small", device="cuda", dtype=dtype, preset="none")
+    with pytest.raises(ConfigError, match=complaint):
+        check_startup(asked)
 
 
 def test_windows_in_int8_count_as_what_they_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.scenes import NIGHT, cue, frames, playing, watch
-from tests.serving.weights.test_quantized_model import RECIPE, write_pocket_int8
+from tests.support.quantized import INT8, write_pocket
 
 END = 105
 
@@ -31,7 +31,7 @@ class Quantized(NamedTuple):
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quantized]:
     folder: Path = tmp_path_factory.mktemp("quantized")
-    write_pocket_int8(folder / "models" / "pocket-int8")
+    write_pocket(folder / "models" / "pocket-int8")
     ports = free_ports()
     config = ServerConfig(
         model="pocket-int8", models_dir=folder / "models", slots=2, denoisers=2, grpc_port=ports.grpc,
@@ -66,7 +66,7 @@ def test_a_session_says_what_its_weights_are_and_can_be_forked(quantized: Quanti
     found = stub.GetSession(pb.GetSessionRequest(session_id=session.id))
     weights = {mark.name: mark.value for mark in found.provenance.weights}
     assert (found.provenance.model, found.provenance.base_model) == ("pocket-int8", "pocket")
-    assert weights["quantization"] == str(RECIPE)
+    assert weights["quantization"] == str(INT8)
     for event in watch(stub, session):
         if event.HasField("chunk") and event.chunk.first_frame >= 21:
             break

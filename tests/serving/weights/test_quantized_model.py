@@ -11,44 +11,32 @@ import torch
 
 from engines.config.quantization import QuantizationConfig
 from engines.errors import ConfigError, WeightsError
-from engines.loading.loader import load_model
 from engines.loading.lora import LoRAFile
-from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
-from engines.pocket.model_files import model_files
+from engines.loading.quantized_file import QUANTIZED_FILE
 from engines.video.builder import require_video
 from serving.cli.weights.models import model_rows, models_table
 from serving.config import ServerConfig
 from serving.errors import ModelError
 from serving.weights.loader import open_model, require_model
 from serving.weights.quantized_model import find_quantized, model_config, served_model
-from tests.support.quantized import POCKET, quantized_state
+from tests.support.quantized import INT8, POCKET, write_pocket
 
-RECIPE = QuantizationConfig("int8")
 CPU = torch.device("cpu")
-
-
-def write_pocket_int8(folder: Path, base: str = "pocket") -> Path:
-    """The pocket model in INT8, rounded to the nearest step."""
-    folder.mkdir(parents=True)
-    transformer = load_model(POCKET, model_files(), "cpu", torch.float32).model.transformer
-    header = QuantizedHeader(base, RECIPE, "source", (), "", "Apache-2.0", "0.1")
-    write_quantized(folder / QUANTIZED_FILE, quantized_state(transformer, RECIPE), header, torch.float16)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     models = tmp_path_factory.mktemp("models")
-    write_pocket_int8(models / "pocket-int8")
+    write_pocket(models / "pocket-int8")
     return models
 
 
 def test_it_is_opened_by_its_name_and_by_its_folder(models: Path, tmp_path: Path) -> None:
     for name, among in (("pocket-int8", models), (str(models / "pocket-int8"), tmp_path)):
         opened = open_model(name, among, CPU, torch.float32)
-        assert opened.model.config.transformer.quantization == RECIPE
-        assert opened.model.identity["quantization"] == str(RECIPE)
-        assert [origin.repo for origin in opened.origins] == ["longtake pocket", f"longtake quantize {RECIPE}"]
+        assert opened.model.config.transformer.quantization == INT8
+        assert opened.model.identity["quantization"] == str(INT8)
+        assert [origin.repo for origin in opened.origins] == ["longtake pocket", f"longtake quantize {INT8}"]
         assert opened.prompts.encode("a red balloon").rows.shape[1] == POCKET.transformer.text_dim
 
 
@@ -94,7 +82,7 @@ def test_nothing_can_be_merged_into_it(models: Path, tmp_path: Path) -> None:
 
 
 def test_one_made_of_a_model_that_is_not_here_says_so(tmp_path: Path) -> None:
-    write_pocket_int8(tmp_path / "big-int8", base="longlive-1.3b")
+    write_pocket(tmp_path / "big-int8", QuantizationConfig("int8"), base="longlive-1.3b")
     with pytest.raises(ModelError, match=r"longlive-1\.3b is not in .*run `longtake download longlive-1\.3b`"):
         require_model("big-int8", tmp_path)
 
@@ -106,7 +94,7 @@ def test_it_is_listed_with_its_recipe_and_licence(models: Path) -> None:
     assert row.memory_bytes is not None
     assert whole.memory_bytes is not None
     assert row.memory_bytes < whole.memory_bytes
-    assert row.summary == f"pocket in {RECIPE}"
+    assert row.summary == f"pocket in {INT8}"
     assert "longtake quantize pocket: Apache-2.0" in models_table(model_rows(models))
 
 
