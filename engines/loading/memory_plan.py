@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,22 +11,21 @@ from typing_extensions import override
 from engines.cache.kv_cache import PLAIN_KV, KVFormat
 from engines.config.model import ModelConfig
 from engines.config.networks import VAEConfig
-from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
+from engines.device.memory_budget import RESERVE_BYTES
 from engines.loading.footprint import largest_session_bytes, parameter_bytes
 
 CONTEXT_BYTES = 900_000_000
 """Of CUDA and its libraries: an estimate."""
 
 WORKSPACE_PER_VALUE = 10.7
-"""Bytes of a pass for each value in the widest layer of its feed-forward net: an estimate, 0.45 GB at 480x832."""
+"""Bytes of a pass for each value in the widest layer of its feed-forward net: an estimate, 0.15 GB for a latent
+frame of 480x832."""
 
 WAN_DECODING_PER_PIXEL = 7340
 DECODING_PER_PIXEL = 630
 """Bytes of decoding a block for each pixel of a picture in 16 bits: estimates, 2.93 GB at 480x832 for Wan's
 decoder and 0.25 GB for others."""
-
-SPARE_BYTES = 1_500_000_000
-"""Of a device, beyond what is counted: what allocators and other processes take."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,13 @@ class MemoryPlan:
         return max(0, (nbytes - _sum(self.fixed)) // _sum(self.session))
 
     def lines(self, sessions: int) -> list[str]:
-        """The sum, written out."""
+        """The sum, written out, and how much of it is an estimate."""
         each = f"{sessions} sessions" if sessions > 1 else "one session"
+        estimated = gigabytes(_sum(line for line in self.fixed if line.estimated))
         return [
             *(str(line) for line in self.fixed),
             *(str(line) for line in self.session),
-            f"{gigabytes(self.nbytes(sessions)):>9}  with {each}",
+            f"{gigabytes(self.nbytes(sessions)):>9}  with {each}, {estimated} of it estimates",
             *(f"{line} of the host's memory" for line in self.host),
         ]
 
@@ -75,13 +75,18 @@ def plan_memory(
     kv_format: KVFormat = PLAIN_KV,
     *,
     text_here: bool = True,
-    stream: StreamConfig | None = None,
+    streams: Sequence[AnyStreamConfig] = (),
+    batch: int = 1,
 ) -> MemoryPlan:
-    """What a process takes that has all networks of a model, with its text encoder on the device if it is here."""
-    kinds = config.streams if stream is None else (stream,)
+    """What a process takes that has all networks of a model, with its text encoder on the device if it is here.
+
+    It runs `streams`, or else the model's own, up to `batch` of them in a pass, and keeps free what
+    `engines.streaming.builder` keeps free.
+    """
+    kinds = streams or config.streams
     networks, kept = parameter_bytes(config, dtype), largest_session_bytes(config, kinds, dtype, kv_format)
     pixels = max(kind.height * kind.width for kind in kinds)
-    tokens = max(kind.block_frames * kind.frame_tokens for kind in kinds)
+    tokens = batch * max(_pass_frames(kind) * kind.frame_tokens for kind in kinds)
     wan = isinstance(config.vae, VAEConfig)
     decoding = (WAN_DECODING_PER_PIXEL if wan else DECODING_PER_PIXEL) * dtype.itemsize // 2
     text = MemoryLine("text encoder", networks.text_encoder)
@@ -91,11 +96,16 @@ def plan_memory(
     restyling = (MemoryLine("a session's cache of the encoder", of_pictures),) if of_pictures else ()
     fixed = (
         MemoryLine("CUDA and its libraries", CONTEXT_BYTES, estimated=True),
+        MemoryLine("left free for graphs and workspaces", RESERVE_BYTES),
         MemoryLine(f"transformer, {weights}", networks.transformer),
-        MemoryLine("a pass", int(WORKSPACE_PER_VALUE * tokens * config.transformer.ffn_dim), estimated=True),
+        MemoryLine(
+            f"the largest pass, {tokens} tokens",
+            int(WORKSPACE_PER_VALUE * tokens * config.transformer.ffn_dim),
+            estimated=True,
+        ),
         MemoryLine("decoder", networks.codec),
         MemoryLine("decoding a block", pixels * decoding, estimated=True),
-        MemoryLine("a decoder's cache to spare", kept.decoder),
+        MemoryLine("a decoder's cache and a prompt to spare", kept.decoder + kept.prompt),
         *((text,) if text_here else ()),
     )
     session = (
@@ -105,6 +115,13 @@ def plan_memory(
         *restyling,
     )
     return MemoryPlan(fixed, session, () if text_here else (text,))
+
+
+def _pass_frames(stream: AnyStreamConfig) -> int:
+    """Of one stream in its largest pass: a recache before the window rolls, or all rows of a stream batch."""
+    if isinstance(stream, VideoStreamConfig):
+        return max(stream.first_block_frames, len(stream.steps) * stream.block_frames)
+    return stream.window_frames
 
 
 def gigabytes(nbytes: int) -> str:

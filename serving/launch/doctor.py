@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from typing_extensions import override
 
 from engines.config.validation import require
+from engines.device.memory_budget import RESERVE_BYTES
 from engines.errors import EngineError
 from engines.loading.memory_plan import CONTEXT_BYTES, gigabytes
 from serving.config import Listener, ServerConfig
@@ -219,8 +220,8 @@ def _memory(config: ServerConfig, *, with_model: bool) -> Finding:
 def _model_bytes(config: ServerConfig) -> int:
     """Of the host's memory, for one denoiser."""
     plan = memory_plan(config)
-    elsewhere = sum(line.nbytes for line in plan.host)
-    return elsewhere + (plan.nbytes(config.slots) - CONTEXT_BYTES if config.device == "cpu" else 0)
+    elsewhere, of_cards = sum(line.nbytes for line in plan.host), CONTEXT_BYTES + RESERVE_BYTES
+    return elsewhere + (plan.nbytes(config.slots) - of_cards if config.device == "cpu" else 0)
 
 
 def _host_memory() -> tuple[int, int]:

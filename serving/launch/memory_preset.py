@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import torch
 from engines.config.quantization import WEIGHT_FORMATS, QuantizationConfig
 from engines.config.validation import require
 from engines.errors import ConfigError
-from engines.loading.memory_plan import SPARE_BYTES, MemoryPlan, gigabytes, plan_memory
+from engines.loading.memory_plan import MemoryPlan, gigabytes, plan_memory
 from engines.runner.selection import format_problem, kv_format_of
 from kernels.dispatch import chip_of
 from kernels.tiles import FP16_SUMS
@@ -67,8 +67,9 @@ def fill_in(config: ServerConfig, given: Collection[str]) -> Chosen:
         return Chosen(config.model_copy(update={"preset": "none"}))
     filled, notes = _filled(config, given, asked=config.preset != "auto")
     if "slots" not in given:
-        fit = memory_plan(filled).sessions_in(free - SPARE_BYTES)
-        filled = filled.model_copy(update={"slots": max(1, min(PRESETS[name].sessions, fit))})
+        most = filled.model_copy(update={"slots": PRESETS[name].sessions})
+        fit = memory_plan(most).sessions_in(free)
+        filled = most.model_copy(update={"slots": max(1, min(most.slots, fit))})
     why = f", since the card has {gigabytes(total)}; --preset none: not" if config.preset == "auto" else ""
     return Chosen(filled.model_copy(update={"preset": name}), (f"preset {name}{why}", *notes))
 
@@ -76,8 +77,15 @@ def fill_in(config: ServerConfig, given: Collection[str]) -> Chosen:
 def memory_plan(config: ServerConfig) -> MemoryPlan:
     """What a server takes of its graphics card."""
     networks = configured(served_model(config), config.codec, int8_text=config.text_weights == "int8")
-    dtype, text_here = DTYPES[config.dtype], config.text_device in (None, config.device)
-    return plan_memory(networks, dtype, kv_format_of(config.backends), text_here=text_here)
+    streams = [
+        replace(kind, height=height, width=width)
+        for kind in networks.streams
+        for height, width in config.served_sizes((kind.height, kind.width))
+    ]
+    return plan_memory(
+        networks, DTYPES[config.dtype], kv_format_of(config.backends), streams=streams,
+        text_here=config.text_device in (None, config.device), batch=min(config.batch, config.slots),
+    )  # fmt: skip
 
 
 def _needs_one(config: ServerConfig) -> bool:
