@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from engines.quantization.quantizer import quantized_copy
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
+from engines.wan.quantized_linear import FORMATS
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import EAGER, KernelBackends
 
@@ -69,6 +71,21 @@ def quantized(model: Model, recipe: QuantizationConfig, statistics: InputStatist
     """`model` with its transformer quantized, in fp32 beside."""
     transformer = quantized_copy(model.transformer, recipe, statistics)
     return Model.of(quantized_config(model.config, recipe), transformer, model.vae, None)
+
+
+def unrounded(model: Model, statistics: InputStatistics, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """`model` smoothed as for INT8, with nothing rounded."""
+
+    def rows(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, torch.ones(x.shape[:-1])
+
+    def linear(x: Tensor, scales: Tensor, weight: Tensor, _: Tensor, bias: Tensor) -> Tensor:
+        return torch.nn.functional.linear(x, weight, bias)
+
+    monkeypatch.setitem(
+        FORMATS, "int8", FORMATS["int8"]._replace(dtype=torch.float32, quantize=rows, linear=linear)
+    )
+    return quantized(model, replace(INT8, rounding="nearest"), statistics)
 
 
 def rolled_out(

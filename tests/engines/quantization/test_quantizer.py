@@ -12,10 +12,10 @@ from torch import Tensor
 from engines.config.quantization import QuantizationConfig
 from engines.loading.model import Model
 from engines.quantization.calibration import calibrate
-from engines.wan.quantized_linear import FORMATS, EightBits, QuantizedLinear
+from engines.wan.quantized_linear import QuantizedLinear
 from kernels.eight_bits import scaled_linear_reference
 from tests.engines.quantization.conftest import Watched
-from tests.support.quantized import INT8, POCKET, pocket, quantized, relative_errors, rolled_out
+from tests.support.quantized import INT8, POCKET, pocket, quantized, relative_errors, rolled_out, unrounded
 
 BLOCKS = 6
 
@@ -129,21 +129,10 @@ def test_smoothing_takes_the_harm_out_of_wide_channels(watched: Watched, exact: 
     assert rough > 1.5 * smoothed
 
 
-def unrounded(x: Tensor) -> tuple[Tensor, Tensor]:
-    return x, torch.ones(x.shape[:-1])
-
-
-def unrounded_linear(
-    x: Tensor, x_scales: Tensor, weight: Tensor, scales: Tensor, bias: Tensor, factor: Tensor | None = None
-) -> Tensor:
-    return torch.nn.functional.linear(x, weight, bias)
-
-
 def test_folding_changes_nothing_where_nothing_is_rounded(
     watched: Watched, exact: Exact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(FORMATS, "int8", EightBits(torch.float32, unrounded, unrounded_linear, unrounded_linear))
-    folded = quantized(watched.model, replace(INT8, rounding="nearest"), watched.statistics)
+    folded = unrounded(watched.model, watched.statistics, monkeypatch)
     latents = rolled_out(folded, POCKET.stream, watched.shown, BLOCKS)
     assert relative_errors(latents, exact.latents).max() < 1e-5
 

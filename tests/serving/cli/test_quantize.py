@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from engines.loading.lora import LoRAFile
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
 from engines.quantization import modelopt_ranges
+from engines.quantization.calibration import calibrate
 from serving.cli.main import main
 from serving.offline.provenance import Facts
 from serving.weights.loader import open_model
+from tests.support.quantized import INT8, POCKET, pocket, quantized_state
 
 SMALL = ["--blocks", "2", "--size", "32x48"]
+PROMPTS = ("a red balloon over hills", "a blue boat on the sea")
+UP = "blocks.1.ffn.0"
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     prompts = folder / "prompts.txt"
-    prompts.write_text("a red balloon over hills\n\na blue boat on the sea\n")
+    prompts.write_text("\n\n".join(PROMPTS))
     asked = ["quantize", "pocket", "--to", "int8", "--models-dir", str(folder), "--prompts", str(prompts)]
     assert main([*asked, "--hold-back", "blocks.5.ffn.*", *SMALL]) == 0
     return folder
@@ -57,11 +65,29 @@ def test_the_file_says_how_it_was_made(models: Path) -> None:
     assert header.model == "pocket"
     assert header.recipe.smoothing == 0.5
     assert header.recipe.held_back == ("blocks.5.ffn.0", "blocks.5.ffn.2")
-    assert (
-        header.source
-        == open_model("pocket", models, torch.device("cpu"), torch.float32).model.identity["transformer"]
-    )
+    assert header.source == open_model("pocket", models, CPU, torch.float32).model.identity["transformer"]
     assert len(header.prompts) == 64
+
+
+def test_loras_are_merged_before_anything_is_watched_or_rounded(models: Path, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(4)
+    down, up = (torch.randn(shape, generator=generator) / 10 for shape in ((2, 192), (512, 2)))
+    factors = {"lora_A": down, "lora_B": up}
+    lora = LoRAFile(tmp_path / "style.safetensors", 0.5)
+    save_file({f"diffusion_model.{UP}.{name}.weight": tensor for name, tensor in factors.items()}, lora.path)
+    asked = ["quantize", "pocket", "--to", "int8", "--models-dir", str(models), "--lora", str(lora), *SMALL]
+    assert main([*asked, "--output", str(tmp_path / "made"), "--prompts", str(models / "prompts.txt")]) == 0
+
+    merged = pocket()
+    merged.transformer.state_dict()[f"{UP}.weight"] += 0.5 * up @ down
+    prompts = open_model("pocket", models, CPU, torch.bfloat16, networks=["text_encoder"]).prompts
+    stream = replace(POCKET.stream, height=32, width=48)
+    statistics = calibrate(merged, [prompts.encode(text) for text in PROMPTS], stream, 2)
+    wanted = quantized_state(merged.transformer, INT8, statistics)
+    file = tmp_path / "made" / QUANTIZED_FILE
+    made = load_file(file)
+    assert QuantizedHeader.read(file).loras == (lora.mark,)
+    assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in wanted.items())
 
 
 def test_without_smoothing_and_compensation_nothing_is_watched(
