@@ -29,9 +29,10 @@ SHOWN = (
 
 
 class Watched(NamedTuple):
-    """The pocket model in fp32, what was seen of its inputs, and prompts to show it."""
+    """The pocket model in fp32, prompts it was watched with and what was seen of its inputs, others to show it."""
 
     model: Model
+    prompts: list[Prompt]
     statistics: InputStatistics
     shown: list[Prompt]
 
@@ -41,5 +42,5 @@ def watched() -> Watched:
     model = pocket()
     prompts = encoded(model, [*WATCHED, *SHOWN])
     torch.set_num_threads(1)
-    statistics = calibrate(model, prompts[: len(WATCHED)], POCKET.stream, blocks=5)
-    return Watched(model, statistics, prompts[len(WATCHED) :])
+    seen, shown = prompts[: len(WATCHED)], prompts[len(WATCHED) :]
+    return Watched(model, seen, calibrate(model, seen, POCKET.stream, blocks=5), shown)
