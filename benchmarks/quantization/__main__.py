@@ -41,6 +41,7 @@ from benchmarks.quantization.variants import by_block, by_kind, rounded, whole
 from engines.errors import EngineError
 from engines.loading.model import Model
 from engines.quantization.calibration import calibrate
+from kernels.dispatch import EAGER
 from serving.cli.weights.quantize import BLOCKS, read_prompts
 from serving.errors import ModelError, ServingError
 from serving.media.whole_file import write_whole
@@ -66,7 +67,7 @@ class Benchmark:
             "whole": lambda: {"variants": lab.whole(whole())},
             "kinds": lambda: {"variants": lab.parts(by_kind(config))},
             "layers": lambda: {"variants": lab.parts(by_block(config))},
-            "steps": lambda: {"variants": lab.steps(whole())},
+            "steps": lambda: {"variants": lab.steps([way for way in whole() if way.backends == EAGER])},
             "speed": self._speed,
         }
         return parts[part]()

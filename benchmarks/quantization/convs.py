@@ -55,7 +55,9 @@ class PocketStreams:
     def _latents(self, texts: Sequence[str], blocks: int) -> list[Tensor]:
         prompts = [self.opened.prompts.encode(text) for text in texts]
         model = self.opened.model
-        return Take(model.config.stream, prompts, blocks).roll_out(EagerRunner(model.transformer))
+        return Take(model.config.stream, prompts, blocks).roll_out(
+            EagerRunner(model.transformer), model.transformer
+        )
 
     def _int8_decoder(self, codec: Codec, ranges: Ranges, folder: Path) -> GraphDecoder:
         graphs = int8_graphs(codec, self.opened.model.config.stream, ranges, torch.float32, folder)

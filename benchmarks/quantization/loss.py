@@ -15,6 +15,7 @@ from benchmarks.quantization.variants import Variant, rounded
 from engines.loading.model import Model
 from engines.quantization.inputs import InputStatistics
 from engines.runner.eager import EagerRunner
+from engines.runner.selection import select_runner
 from engines.vae.protocol import StreamingDecoder
 
 LEVELS = 255
@@ -56,12 +57,13 @@ class Laboratory:
         """
         self.report("fp32")
         exact = RecordingRunner(self.model.transformer)
-        self.take.roll_out(exact)
+        self.take.roll_out(exact, self.model.transformer)
         made = {}
         for variant in variants:
             self.report(variant.name)
-            runner = LedRunner(rounded(self.model.transformer, variant, self.statistics), exact.steps)
-            self.take.roll_out(runner)
+            transformer = rounded(self.model.transformer, variant, self.statistics)
+            runner = LedRunner(transformer, exact.steps)
+            self.take.roll_out(runner, transformer)
             made[variant.name] = {
                 f"{timestep:.0f}": _significant(np.median(errors)) for timestep, errors in runner.errors.items()
             }
@@ -69,7 +71,7 @@ class Laboratory:
 
     def _exact(self) -> list[Tensor]:
         self.report("fp32")
-        return self.take.roll_out(EagerRunner(self.model.transformer))
+        return self.take.roll_out(EagerRunner(self.model.transformer), self.model.transformer)
 
     def _decoded(self, latents: Sequence[Tensor]) -> list[list[Tensor]]:
         return decoded(self.model.vae, latents, self.model.transformer.device)
@@ -77,7 +79,7 @@ class Laboratory:
     def _rolled_out(self, variant: Variant) -> list[Tensor]:
         self.report(variant.name)
         transformer = rounded(self.model.transformer, variant, self.statistics)
-        return self.take.roll_out(EagerRunner(transformer))
+        return self.take.roll_out(select_runner(transformer, variant.backends, graphs=False), transformer)
 
 
 @torch.inference_mode()

@@ -12,6 +12,7 @@ from typing_extensions import override
 from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.stream import StreamConfig
 from engines.runner.eager import EagerPass, EagerRunner
+from engines.runner.protocol import ModelRunner
 from engines.runner.rows import Row
 from engines.sampling.flow_schedule import add_noise
 from engines.streaming.generator import Generator
@@ -30,9 +31,8 @@ class Take:
     prompts: Sequence[Prompt]
     blocks: int
 
-    def roll_out(self, runner: EagerRunner) -> list[Tensor]:
-        """Latents of every block, [streams, frames, ...] fp32 on the CPU."""
-        transformer = runner.transformer
+    def roll_out(self, runner: ModelRunner, transformer: CausalTransformer) -> list[Tensor]:
+        """Latents of every block that a runner of `transformer` makes, [streams, frames, ...] fp32 on the CPU."""
         layout = CacheLayout.of(transformer.config, transformer.dtype, runner.kv_format)
         size = cache_size(len(self.prompts), self.stream, transformer.config)
         generator = Generator(runner, None, KVCache(layout, size, transformer.device))

@@ -13,20 +13,28 @@ from engines.config.quantization import QUANTIZED_LAYERS, QuantizationConfig
 from engines.quantization.inputs import InputStatistics
 from engines.quantization.quantizer import quantized_copy
 from engines.wan.transformer import CausalTransformer
+from kernels.dispatch import EAGER, KernelBackends
 from serving.cli.weights.quantize import SMOOTHING
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to round a transformer. What is not in 8 bits has `dtype`."""
+    """One way to round a transformer. What is not in 8 bits has `dtype`; it runs as `backends` say."""
 
     name: str
     recipe: QuantizationConfig | None
     dtype: torch.dtype = torch.float32
+    backends: KernelBackends = EAGER
+
+
+INT8_WINDOWS = KernelBackends(keys="int8", values="int8")
+"""The definitions of ops, over windows as `--preset 24gb` keeps them."""
 
 
 def whole() -> list[Variant]:
-    """All of the transformer: in bf16, as `longtake quantize` makes it, and with weights to the nearest step."""
+    """All of the transformer: in bf16, as `longtake quantize` makes it, with weights to the nearest step, and as
+    `--preset 24gb` serves it.
+    """
     int8 = QuantizationConfig("int8", SMOOTHING["int8"], "compensated")
     fp8 = QuantizationConfig("fp8", SMOOTHING["fp8"], "compensated")
     return [
@@ -36,6 +44,8 @@ def whole() -> list[Variant]:
         Variant("int8, nearest", replace(int8, rounding="nearest")),
         Variant("fp8", fp8),
         Variant("fp8, nearest", replace(fp8, rounding="nearest")),
+        Variant("int8, and windows", int8, backends=INT8_WINDOWS),
+        Variant("int8, and windows, the rest in bf16", int8, torch.bfloat16, INT8_WINDOWS),
     ]
 
 

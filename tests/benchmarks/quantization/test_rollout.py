@@ -27,25 +27,27 @@ def statistics(model: Model, take: Take) -> InputStatistics:
 
 
 def test_what_is_recorded_is_what_would_have_been_made(model: Model, take: Take) -> None:
-    runner = RecordingRunner(model.transformer)
-    for made, wanted in zip(take.roll_out(runner), take.roll_out(EagerRunner(model.transformer)), strict=True):
+    runner, eager = RecordingRunner(model.transformer), EagerRunner(model.transformer)
+    recorded, exact = (take.roll_out(one, model.transformer) for one in (runner, eager))
+    for made, wanted in zip(recorded, exact, strict=True):
         assert torch.equal(made, wanted)
     assert len(runner.steps) == 2 * 4 * len(take.stream.steps)
 
 
 def test_led_by_itself_a_transformer_makes_no_error(model: Model, take: Take) -> None:
     exact = RecordingRunner(model.transformer)
-    take.roll_out(exact)
+    take.roll_out(exact, model.transformer)
     led = LedRunner(model.transformer, exact.steps)
-    take.roll_out(led)
+    take.roll_out(led, model.transformer)
     assert len(led.errors) == len(take.stream.steps)
     assert all(error == 0 for errors in led.errors.values() for error in errors)
 
 
 def test_errors_of_one_step_do_not_reach_the_next(model: Model, take: Take, statistics: InputStatistics) -> None:
     exact = RecordingRunner(model.transformer)
-    wanted = take.roll_out(exact)
-    made = take.roll_out(LedRunner(rounded(model.transformer, by_block(model.config)[0], statistics), exact.steps))
+    wanted = take.roll_out(exact, model.transformer)
+    other = rounded(model.transformer, by_block(model.config)[0], statistics)
+    made = take.roll_out(LedRunner(other, exact.steps), other)
     assert all(map(torch.equal, made, wanted))
 
 
