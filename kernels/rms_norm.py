@@ -26,12 +26,6 @@ TILES: Tiles = {sm: Tile(m=2, n=2048, warps=8) for sm in ARCHITECTURES} | {INTER
 """`m` rows of at most `n` channels."""
 
 
-def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """The transformer's norm of [..., C]: in fp32, weighted in the dtype of `x`."""
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
-
-
 @triton.jit
 def _rms_norm_kernel(
     p_x: tl.tensor, p_weight: tl.tensor, p_out: tl.tensor, ROWS: tl.tensor, row_stride: tl.tensor, eps: tl.tensor,
@@ -53,7 +47,7 @@ def _rms_norm_kernel(
     "longtake::rms_norm", mutates_args=(), schema="(Tensor x, Tensor weight, float eps) -> Tensor"
 )
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """As `rms_norm_reference`, with one rounding at the end.
+    """As `kernels.token_rows.rms_norm_reference`, with one rounding at the end.
 
     Raises:
         ValueError: shapes, strides, dtypes or devices do not fit, or a row is longer than the tile.

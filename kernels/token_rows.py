@@ -15,6 +15,12 @@ FLOATS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16
 """The dtypes that these kernels take, and how Triton writes a pointer to them."""
 
 
+def rms_norm_reference(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Root-mean-square norm of [..., C], in fp32, weighted by [C] in the dtype of `x`. It needs no Triton."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)).to(x.dtype) * weight
+
+
 class ModulationStrides(NamedTuple):
     """Elements from the modulation of a pass's row to the next one's, and from a frame's to the next one's."""
 

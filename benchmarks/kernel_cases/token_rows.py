@@ -18,7 +18,8 @@ from kernels.layernorm_modulate import (
     layernorm_modulate,
     layernorm_modulate_reference,
 )
-from kernels.rms_norm import rms_norm, rms_norm_reference
+from kernels.rms_norm import rms_norm
+from kernels.token_rows import rms_norm_reference
 
 
 def token_row_cases(make: Maker) -> list[MakeCase]:

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from engines.config.networks import TextEncoderConfig
 from engines.text.weight_only import hold_weights_in_int8
+from kernels.token_rows import rms_norm_reference
 
 
 def relative_buckets(length: int, config: TextEncoderConfig, device: torch.device) -> Tensor:
@@ -46,10 +47,8 @@ class RMSNorm(nn.Module):
 
     @override
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise `x` [..., dim]; rounded to the dtype of `x` before the weight is applied."""
-        wide = x.float()
-        unit = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return unit.to(x.dtype) * self.weight
+        """Normalize `x` [..., dim]; rounded to the dtype of `x` before the weight is applied."""
+        return rms_norm_reference(x, self.weight, self.eps)
 
 
 class RelativePositions(nn.Module):

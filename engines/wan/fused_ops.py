@@ -16,7 +16,7 @@ from engines.wan.layer_ops import KV, QKV, AdaLN, EagerOps, Residual
 from engines.wan.layers import Attention, pack
 from engines.wan.quantized_linear import Projection
 from engines.wan.transformer import CausalTransformer
-from kernels import linear, rms_norm
+from kernels import linear
 from kernels.attention import qk_norm_rope, rotate_slots
 from kernels.attention.backend import AttentionBackend
 from kernels.attention.kv_view import KVPlanes
@@ -25,8 +25,10 @@ from kernels.attention.slots import Slots
 from kernels.attention.window import window_attention, window_attention_reference
 from kernels.dispatch import KernelBackends
 from kernels.layernorm_modulate import add_layernorm, add_layernorm_modulate, layernorm_modulate
+from kernels.rms_norm import rms_norm
 from kernels.slot_choice import choose_slots, copy_slots
 from kernels.slot_choice.slot_queue import SlotQueues, choose_slots_reference, frame_means_reference
+from kernels.token_rows import rms_norm_reference
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class AttentionOps:
             frame_means=choose_slots.frame_means if fused else frame_means_reference,
             choose_slots=choose_slots.choose_slots if fused else choose_slots_reference,
             copy_slots=copy_slots.copy_slots if fused else copy_slots.copy_slots_reference,
-            rms_norm=rms_norm.rms_norm if normed else rms_norm.rms_norm_reference,
+            rms_norm=rms_norm if normed else rms_norm_reference,
             prompt_attention=partial(window_attention, num_splits=1) if normed else window_attention_reference,
             one=_attention(backends.attention, backends, device),
             many=_attention(backends.batched_attention, backends, device),

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from engines.config.networks import TransformerConfig
 from engines.wan.quantized_linear import Projection
+from kernels.token_rows import rms_norm_reference
 
 MODULATIONS = 6
 """Shift, factor and gate of self attention, then of the feed-forward net."""
@@ -64,9 +65,7 @@ class RMSNorm(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] to the same."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale).to(x.dtype) * self.weight
+        return rms_norm_reference(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):

@@ -47,9 +47,9 @@ from kernels.attention.slots import (
     check_raw_plane,
 )
 from kernels.quantize import INT8_MAX, MIN_AMAX, quantize_rows, quantize_tile
-from kernels.rms_norm import check_projections, rms_norm_reference
+from kernels.rms_norm import check_projections
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
-from kernels.token_rows import FLOATS
+from kernels.token_rows import FLOATS, rms_norm_reference
 
 TILES: Tiles = {sm: Tile(m=1, n=2048, warps=4) for sm in ARCHITECTURES} | {INTERPRETER: Tile(m=1, n=2048, warps=1)}
 """A row at a time, of at most `n` channels once heads and channels are rounded up to powers of two."""
