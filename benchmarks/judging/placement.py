@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engines.pocket.world.renderer import Renderer
-from engines.pocket.world.scene import Clip, Colour
+from engines.pocket.world.scene import Clip, Color
 
 PAINTED = 0.35
 """Of the greatest difference between two colours of a subject: from here on a pixel is part of it."""
@@ -27,14 +27,14 @@ class Outline(NamedTuple):
     """A clip's subject: the pixels that it paints [B, F, 1, H, W], 0 or 1, and their mean colour [B, F, 3]."""
 
     cover: Tensor
-    colour: Tensor
+    color: Tensor
 
 
 def outline(world: Renderer, clips: Sequence[Clip], first_frame: int, frames: int) -> Outline:
     """Of the clips as they are rendered, from their scenes' poses: what changes when only the colour does."""
     red, blue = (
-        world.render([_painted(clip, colour) for clip in clips], [first_frame] * len(clips), frames)
-        for colour in (Colour.RED, Colour.BLUE)
+        world.render([_painted(clip, color) for clip in clips], [first_frame] * len(clips), frames)
+        for color in (Color.RED, Color.BLUE)
     )
     change = (red - blue).abs().mean(dim=2, keepdim=True)
     cover = (change > PAINTED * change.amax(dim=(-2, -1), keepdim=True)).float()
@@ -48,7 +48,7 @@ def displacement(pictures: Tensor, subject: Outline) -> Tensor:
     At most half the picture's size is looked for, either way.
     """
     height, width = pictures.shape[-2:]
-    like = (REACH - (pictures - subject.colour[..., None, None]).norm(dim=2)).clamp(min=0)
+    like = (REACH - (pictures - subject.color[..., None, None]).norm(dim=2)).clamp(min=0)
     size = (2 * height, 2 * width)
     found = torch.fft.rfft2(like, size) * torch.fft.rfft2(_template(subject.cover), size).conj()
     # Of the shifts, those upwards and to the left are at the end.
@@ -66,5 +66,5 @@ def _template(cover: Tensor) -> Tensor:
     return inside / inside.sum((-2, -1), keepdim=True) - ring / ring.sum((-2, -1), keepdim=True)
 
 
-def _painted(clip: Clip, colour: Colour) -> Clip:
-    return replace(clip, scene=replace(clip.scene, colour=colour))
+def _painted(clip: Clip, color: Color) -> Clip:
+    return replace(clip, scene=replace(clip.scene, colour=color))

@@ -18,11 +18,11 @@ CPU = "cpu"
 
 @dataclass(frozen=True)
 class Library:
-    """What builds and runs plans: its name, its version, and the name of the licence that comes with it."""
+    """What builds and runs plans: its name, its version, and the name of the license that comes with it."""
 
     name: str
     version: str
-    licence: str
+    license: str
 
     @override
     def __str__(self) -> str:

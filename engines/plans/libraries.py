@@ -35,14 +35,14 @@ PACKAGES: dict[LibraryName, _Package] = {
 
 def plan_builder(library: LibraryName) -> PlanBuilder:
     """What builds with `library`. Raises PlanError if it is not installed, or needs a card that is not here."""
-    module, licence = plan_module(library), _licence(PACKAGES[library].package)
+    module, license = plan_module(library), _license(PACKAGES[library].package)
     match library:
         case "tensorrt-rtx":
-            return RTXBuilder(module, licence)
+            return RTXBuilder(module, license)
         case "tensorrt":
-            return TensorRTBuilder(module, licence, Card.here())
+            return TensorRTBuilder(module, license, Card.here())
         case "onnxruntime":
-            return OnnxBuilder(licence)
+            return OnnxBuilder(license)
 
 
 def plan_module(library: LibraryName) -> Any:
@@ -56,7 +56,7 @@ def plan_module(library: LibraryName) -> Any:
         raise PlanError(f"{library} is installed and cannot be loaded: {error}") from error
 
 
-def _licence(package: str) -> str:
+def _license(package: str) -> str:
     try:
         found = metadata(package).json
     except PackageNotFoundError:

@@ -19,13 +19,13 @@ MOST_BYTES = (1 << 31) - 1
 class OnnxBuilder:
     """Gathers a graph from its files. Plans depend on the version of the operators, not on that of onnxruntime."""
 
-    def __init__(self, licence: str) -> None:
-        self._licence = licence
+    def __init__(self, license: str) -> None:
+        self._license = license
 
     @property
     def library(self) -> Library:
         """onnxruntime."""
-        return Library("onnxruntime", ONNX_VERSION, self._licence)
+        return Library("onnxruntime", ONNX_VERSION, self._license)
 
     def target(self, capabilities: Sequence[str]) -> PlanTarget:
         """The CPU alone."""

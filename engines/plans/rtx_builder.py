@@ -17,9 +17,9 @@ DATACENTER = {"sm_90": "Hopper", "sm_100": "Blackwell for data centres", "sm_103
 class RTXBuilder:
     """Builds with `trt`, the module `tensorrt_rtx`; a card completes a plan's code when it first runs it."""
 
-    def __init__(self, trt: Any, licence: str) -> None:
+    def __init__(self, trt: Any, license: str) -> None:
         self._trt = trt
-        self._library = Library("tensorrt-rtx", trt.__version__, licence)
+        self._library = Library("tensorrt-rtx", trt.__version__, license)
 
     @property
     def library(self) -> Library:

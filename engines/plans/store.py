@@ -109,7 +109,7 @@ class PlanStore:
         size: PictureSize | None,
         builder: PlanBuilder,
         target: PlanTarget,
-        licence: str,
+        license: str,
         watch: Watch,
     ) -> Plan:
         """The plan of a graph for `target`, built unless it is there.
@@ -122,7 +122,7 @@ class PlanStore:
             size: of the pictures; None for a stage that knows none.
             builder: builds it.
             target: the cards that it is for.
-            licence: terms of the weights.
+            license: terms of the weights.
             watch: is told of every step, those of waiting among them.
 
         Raises:
@@ -143,7 +143,7 @@ class PlanStore:
             built = builder.build(graph, target, earlier, watch)
             if built.timing_cache:
                 _write(timing_cache, memoryview(built.timing_cache))
-            return self._keep(key, built, graph, licence, builder.library.licence)
+            return self._keep(key, built, graph, license, builder.library.license)
 
     def has_any(self, stage: Stage) -> bool:
         """Whether there is any plan of a stage, whatever it is made of."""
@@ -213,7 +213,7 @@ class PlanStore:
         return plan if plan.manifest.key == key and _fault(plan) is None else None
 
     def _keep(
-        self, key: PlanKey, built: BuiltPlan, graph: StageGraph, weights_licence: str, library_licence: str
+        self, key: PlanKey, built: BuiltPlan, graph: StageGraph, weights_license: str, library_license: str
     ) -> Plan:
         unfinished, folder = self._folder / UNFINISHED / "plan", self._folder_of(key)
         unfinished.mkdir()
@@ -225,8 +225,8 @@ class PlanStore:
             layers=built.layers,
             activation_bytes=built.activation_bytes,
             seconds=round(built.seconds, 3),
-            weights_licence=weights_licence,
-            library_licence=library_licence,
+            weights_licence=weights_license,
+            library_licence=library_license,
             longtake=version("longtake"),
             made=datetime.now(UTC).isoformat(),
         )

@@ -34,9 +34,9 @@ class Card(NamedTuple):
 class TensorRTBuilder:
     """Builds with `trt`, the module `tensorrt`, for `card` alone."""
 
-    def __init__(self, trt: Any, licence: str, card: Card) -> None:
+    def __init__(self, trt: Any, license: str, card: Card) -> None:
         self._trt = trt
-        self._library = Library("tensorrt", trt.__version__, licence)
+        self._library = Library("tensorrt", trt.__version__, license)
         self._card = card
 
     @property

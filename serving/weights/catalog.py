@@ -32,7 +32,7 @@ class Repo:
     """A model repository on the hub, `owner/name`, and the licence it is known to declare."""
 
     id: str
-    licence: str
+    license: str
 
     @property
     def name(self) -> str:

@@ -247,20 +247,20 @@ def _record(folder: Path, before: Manifest | None, snapshot: Snapshot, items: li
     if old is not None and old.revision == snapshot.commit:
         return replace(old, files=tuple(({file.path: file for file in old.files} | files).values()))
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    name, text = _licence_text(folder, snapshot, mine)
-    return RepoRecord(snapshot.repo, snapshot.commit, now, snapshot.licence, name, text, tuple(files.values()))
+    name, text = _license_text(folder, snapshot, mine)
+    return RepoRecord(snapshot.repo, snapshot.commit, now, snapshot.license, name, text, tuple(files.values()))
 
 
 def _file_record(folder: Path, item: _Item) -> FileRecord:
     return FileRecord(item.local, item.file.size, item.file.sha256 or sha256_of(folder / item.local))
 
 
-def _licence_text(folder: Path, snapshot: Snapshot, items: list[_Item]) -> tuple[str, str]:
+def _license_text(folder: Path, snapshot: Snapshot, items: list[_Item]) -> tuple[str, str]:
     """Name and text of the licence file or, where there is none, of the card's metadata."""
     texts = {item.file.path: folder / item.local for item in items if item.file.path in snapshot.terms}
-    if snapshot.licence_file is not None:
-        text = texts[snapshot.licence_file].read_text(encoding="utf-8", errors="replace")
-        return snapshot.licence_file, text
+    if snapshot.license_file is not None:
+        text = texts[snapshot.license_file].read_text(encoding="utf-8", errors="replace")
+        return snapshot.license_file, text
     if CARD not in texts:
         return "", ""
     card = texts[CARD].read_text(encoding="utf-8", errors="replace")

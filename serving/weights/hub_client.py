@@ -31,7 +31,7 @@ from serving.errors import DownloadError
 from serving.weights.manifest import sha256_of
 from serving.weights.transfer import Transfer, Untrusted
 
-LICENCE_FILES = ("license", "license.txt", "license.md")
+LICENSE_FILES = ("license", "license.txt", "license.md")
 CARD = "README.md"
 LIBRARY = "longtake"
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -64,23 +64,23 @@ class HubFile:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A repository at one commit. `licence` is what its card declares there."""
+    """A repository at one commit. `license` is what its card declares there."""
 
     repo: str
     commit: str
-    licence: str
+    license: str
     files: tuple[HubFile, ...]
 
     @property
-    def licence_file(self) -> str | None:
+    def license_file(self) -> str | None:
         """The licence's text, if the repository has it at its root."""
-        return next((file.path for file in self.files if file.path.lower() in LICENCE_FILES), None)
+        return next((file.path for file in self.files if file.path.lower() in LICENSE_FILES), None)
 
     @property
     def terms(self) -> tuple[str, ...]:
         """The files that say under which terms the others come: the licence and the card."""
         card = (file.path for file in self.files if file.path == CARD)
-        return (*filter(None, [self.licence_file]), *card)
+        return (*filter(None, [self.license_file]), *card)
 
     def file(self, path: str) -> HubFile:
         """The file at `path`; DownloadError if the repository has none or cannot say what its bytes are."""
@@ -118,7 +118,7 @@ class Hub:
         if info.sha is None:
             raise DownloadError(f"{self.endpoint} names no commit for {repo} at {revision}; check HF_ENDPOINT")
         files = tuple(_hub_file(sibling) for sibling in info.siblings or ())
-        return Snapshot(repo, info.sha, _licence(info), files)
+        return Snapshot(repo, info.sha, _license(info), files)
 
     def fetch(self, snapshot: Snapshot, file: HubFile, partial: Path, received: Callable[[int], None]) -> int:
         """Bring `partial` to the file's length, continuing behind the bytes it has.
@@ -183,7 +183,7 @@ def _hub_file(sibling: RepoSibling) -> HubFile:
     return HubFile(sibling.rfilename, sibling.size or 0, None, sibling.blob_id)
 
 
-def _licence(info: ModelInfo) -> str:
+def _license(info: ModelInfo) -> str:
     card = info.card_data
     if card is None or not card.license:
         return "not declared"

@@ -94,7 +94,7 @@ def test_mounts_nothing_of_another_stage() -> None:
     assert not re.search(r"--mount=\S*from=", DOCKERFILE)
 
 
-def test_says_which_version_and_licence_it_is(project: dict[str, Any]) -> None:
+def test_says_which_version_and_license_it_is(project: dict[str, Any]) -> None:
     labels = dict(re.findall(r'org\.opencontainers\.image\.(\S+)="([^"]*)"', DOCKERFILE))
     about = project["project"]
     assert (labels["version"], labels["licenses"]) == (about["version"], about["license"])

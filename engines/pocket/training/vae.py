@@ -26,7 +26,7 @@ from engines.pocket.training.reservoir import Reservoir
 from engines.pocket.training.team import Team
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.pocket.world.renderer import Renderer
-from engines.pocket.world.scene import Clip, Colour, Scene
+from engines.pocket.world.scene import Clip, Color, Scene
 from engines.vae.patch_vae import PatchVAE
 
 SOMETIMES = 0.3
@@ -116,7 +116,7 @@ class Crops:
         first = self._generator.integers(LATEST_FRAME, size=len(clips)).tolist()
         pictures = self._world.render(clips, first, self._settings.frames)
         if self._settings.subject > 0:
-            other = self._world.render([recoloured(clip) for clip in clips], first, self._settings.frames)
+            other = self._world.render([recolored(clip) for clip in clips], first, self._settings.frames)
             subjects = subject_mask(pictures, other)
         else:
             subjects = torch.zeros_like(pictures[:, :, 0], dtype=torch.bool)
@@ -140,12 +140,12 @@ def random_clip(generator: np.random.Generator) -> Clip:
     return Clip(scene, seed, Scene.random(generator), int(generator.integers(LATEST_FRAME)))
 
 
-def recoloured(clip: Clip) -> Clip:
+def recolored(clip: Clip) -> Clip:
     """The same clip with its subjects in another colour."""
 
     def other(scene: Scene) -> Scene:
-        colours = list(Colour)
-        return replace(scene, colour=colours[(colours.index(scene.colour) + 3) % len(colours)])
+        colors = list(Color)
+        return replace(scene, colour=colors[(colors.index(scene.colour) + 3) % len(colors)])
 
     return replace(clip, scene=other(clip.scene), after=None if clip.after is None else other(clip.after))
 

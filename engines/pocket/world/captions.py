@@ -29,7 +29,7 @@ _PLANS = Phrases(
 """Every plan names the six attributes once."""
 
 _SAME = Phrases("the same {}; the {}; this {}; still the {}", "still the same {}; still this {}")
-_NEW_COLOUR = Phrases(
+_NEW_COLOR = Phrases(
     "the same {noun}, now {colour},; the {noun}, which is now {colour},; the {noun}, now in {colour},; "
     "the {noun} has turned {colour} and is",
     "this {noun}, which has turned {colour},; the {noun} is now {colour} and is",
@@ -106,8 +106,8 @@ def _head(changed: Sequence[str], words: _Words) -> str:
     if "subject" in changed:
         return words.any(_NEW_SUBJECT).format(words.a())
     if "colour" in changed:
-        return words.any(_NEW_COLOUR).format(noun=words.noun(), colour=words.colour())
-    return words.any(_SAME).format(words.coloured())
+        return words.any(_NEW_COLOR).format(noun=words.noun(), colour=words.color())
+    return words.any(_SAME).format(words.colored())
 
 
 def _doing(changed: Sequence[str], words: _Words) -> str:
@@ -147,15 +147,15 @@ class _Words:
     def noun(self) -> str:
         return self.any(phrases.NOUN[self.scene.subject])
 
-    def colour(self) -> str:
-        return self.any(phrases.COLOUR[self.scene.colour])
+    def color(self) -> str:
+        return self.any(phrases.COLOR[self.scene.colour])
 
-    def coloured(self) -> str:
+    def colored(self) -> str:
         size = f"{self.any(phrases.SIZE)} " if self.chance(0.25) else ""
-        return size + self.any(phrases.COLOURED).format(colour=self.colour(), noun=self.noun())
+        return size + self.any(phrases.COLORED).format(colour=self.color(), noun=self.noun())
 
     def a(self) -> str:
-        return _with_article(self.coloured())
+        return _with_article(self.colored())
 
     def opened(self) -> str:
         return self.any(phrases.OPENING).format(self.a())
@@ -215,7 +215,7 @@ class _Words:
     def keywords(self) -> str:
         """As many users write: phrases in any order, without sentences."""
         kept_together = self.chance(0.75)
-        subject = [self.coloured()] if kept_together else [self.noun(), self.colour()]
+        subject = [self.colored()] if kept_together else [self.noun(), self.color()]
         _, land = _split_article(self.land())
         light = self.any(phrases.LIGHT_NAME[self.scene.light])
         weather = self.any(phrases.WEATHER_NAME[self.scene.weather])

@@ -31,7 +31,7 @@ class View(NamedTuple):
 class Ground(NamedTuple):
     """Land over sky: colours [n, F, 3, H, W], how much of each pixel they cover [n, F, 1, H, W]."""
 
-    colour: Tensor
+    color: Tensor
     cover: Tensor
 
 
@@ -49,7 +49,7 @@ class Layer(NamedTuple):
     """A height of land above the horizon as a function of the place and the seed, and its colour."""
 
     height: Callable[[Tensor, Tensor], Tensor]
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     parallax: float
 
 
@@ -65,13 +65,13 @@ def draw(setting: Setting, land: Land, view: View) -> Ground:
 
 def _layers(layers: tuple[Layer, ...], land: Land, view: View) -> Ground:
     shape = (*land.scroll.shape[:2], 1, view.y.shape[0], view.x.shape[0])
-    colour, cover = view.x.new_zeros(1, 1, 3, 1, 1), view.x.new_zeros(shape)
+    color, cover = view.x.new_zeros(1, 1, 3, 1, 1), view.x.new_zeros(shape)
     for layer in layers:
         height = layer.height(_place(layer.parallax, land, view), land.seed)
         edge = ((view.y - (HORIZON - height).unsqueeze(-2)) / view.pixel + 0.5).clamp(0, 1).unsqueeze(2)
-        colour = torch.lerp(colour, _rgb(layer.colour, view.x), edge)
+        color = torch.lerp(color, _rgb(layer.color, view.x), edge)
         cover = torch.maximum(cover, edge)
-    return Ground(colour, cover)
+    return Ground(color, cover)
 
 
 def _place(parallax: float, land: Land, view: View) -> Tensor:
@@ -79,8 +79,8 @@ def _place(parallax: float, land: Land, view: View) -> Tensor:
     return ((land.scroll * parallax) % PERIOD).float() + view.x
 
 
-def _rgb(colour: tuple[float, float, float], like: Tensor) -> Tensor:
-    return like.new_tensor(colour).view(3, 1, 1)
+def _rgb(color: tuple[float, float, float], like: Tensor) -> Tensor:
+    return like.new_tensor(color).view(3, 1, 1)
 
 
 def _turns(x: Tensor, rounds: int, seed: Tensor, salt: float) -> Tensor:
@@ -146,7 +146,7 @@ def _waves(ground: Ground, land: Land, view: View) -> Ground:
     across = 0.3 * torch.sin(_turns(_place(1.0, land, view), 4, land.seed, 1.0)).unsqueeze(-2)
     turn = 7 * depth - ((land.frame / 40) % 1).float().unsqueeze(-2) + across
     stripe = 0.09 * torch.sin(2 * math.pi * turn)
-    return Ground(ground.colour + stripe.unsqueeze(2), ground.cover)
+    return Ground(ground.color + stripe.unsqueeze(2), ground.cover)
 
 
 def _windows(ground: Ground, land: Land, view: View) -> Ground:
@@ -158,4 +158,4 @@ def _windows(ground: Ground, land: Land, view: View) -> Ground:
     height = _houses(_place(1.0, land, view), land.seed, -0.08, 14, 3.0) - 0.02
     house = view.y > (HORIZON - height).unsqueeze(-2)
     lamp = (inside & someone_in & house).to(view.x.dtype) * land.lit.unsqueeze(-2)
-    return Ground(torch.lerp(ground.colour, _rgb((1.0, 0.85, 0.45), view.x), lamp.unsqueeze(2)), ground.cover)
+    return Ground(torch.lerp(ground.color, _rgb((1.0, 0.85, 0.45), view.x), lamp.unsqueeze(2)), ground.cover)

@@ -10,7 +10,7 @@ import functools
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from engines.pocket.world.scene import Colour, Facing, Light, Motion, Setting, Subject, Weather
+from engines.pocket.world.scene import Color, Facing, Light, Motion, Setting, Subject, Weather
 
 Phrasings: TypeAlias = Literal["training", "held_out", "all"]
 """Which phrases and sentence plans may be used."""
@@ -70,34 +70,34 @@ NOUN = {
     ),
 }
 
-COLOUR = {
-    Colour.RED: Phrases(
+COLOR = {
+    Color.RED: Phrases(
         "red; bright red; deep red; crimson; scarlet; ruby red; cherry red",
         "vivid red; bright scarlet; deep crimson",
     ),
-    Colour.YELLOW: Phrases(
+    Color.YELLOW: Phrases(
         "yellow; bright yellow; vivid yellow; lemon yellow; golden yellow; canary yellow; golden",
         "deep yellow; bright golden; bright lemon yellow",
     ),
-    Colour.GREEN: Phrases(
+    Color.GREEN: Phrases(
         "green; bright green; emerald; emerald green; grass green; leaf green; jade green",
         "vivid green; bright emerald; deep green",
     ),
-    Colour.BLUE: Phrases(
+    Color.BLUE: Phrases(
         "blue; bright blue; vivid blue; azure; cobalt blue; royal blue; sapphire blue",
         "deep blue; bright azure; vivid azure",
     ),
-    Colour.PURPLE: Phrases(
+    Color.PURPLE: Phrases(
         "purple; bright purple; deep purple; violet; plum purple; amethyst; grape purple",
         "vivid purple; deep violet; bright violet",
     ),
-    Colour.WHITE: Phrases(
+    Color.WHITE: Phrases(
         "white; bright white; pure white; pearl white; ivory; chalk white; plain white",
         "vivid white; ivory white; pure ivory",
     ),
 }
 
-COLOURED = Phrases(
+COLORED = Phrases(
     "{colour} {noun}; {colour} {noun}; {colour} {noun}; {colour} {noun}; {colour}-coloured {noun}; "
     "{colour}-colored {noun}; {noun} in {colour}",
     "{noun} coloured {colour}; {noun} in {colour} colours",

@@ -11,12 +11,12 @@ from engines.errors import ConfigError
 from engines.pocket.world import landscape, subjects
 from engines.pocket.world.landscape import Land, View
 from engines.pocket.world.motion import Moment, Pose, pose, scroll, weights
-from engines.pocket.world.scene import Clip, Colour, Light, Setting, Subject, Weather
+from engines.pocket.world.scene import Clip, Color, Light, Setting, Subject, Weather
 from engines.pocket.world.sky import Air, fall, fog, rain_texture, sky, snow_texture, stars_texture
 
-COLOURS = {
-    Colour.RED: (0.90, 0.10, 0.10), Colour.YELLOW: (1.0, 0.85, 0.05), Colour.GREEN: (0.10, 0.75, 0.15),
-    Colour.BLUE: (0.10, 0.25, 0.95), Colour.PURPLE: (0.65, 0.10, 0.80), Colour.WHITE: (0.97, 0.97, 0.97),
+COLORS = {
+    Color.RED: (0.90, 0.10, 0.10), Color.YELLOW: (1.0, 0.85, 0.05), Color.GREEN: (0.10, 0.75, 0.15),
+    Color.BLUE: (0.10, 0.25, 0.95), Color.PURPLE: (0.65, 0.10, 0.80), Color.WHITE: (0.97, 0.97, 0.97),
 }  # fmt: skip
 
 
@@ -68,22 +68,22 @@ class Renderer:
             moment.frame.unsqueeze(-1),
             air.night.unsqueeze(-1),
         )
-        colour, cover = torch.zeros_like(behind), torch.zeros_like(behind[:, :, :1])
+        color, cover = torch.zeros_like(behind), torch.zeros_like(behind[:, :, :1])
         for index, setting in enumerate(Setting):
             chosen = (shares[..., index].amax(1) > 0).nonzero().flatten()
             if len(chosen):
                 ground = landscape.draw(setting, Land(*(part[chosen] for part in land)), self._view)
                 weight = shares[chosen, :, index, None, None, None] * ground.cover
-                colour.index_add_(0, chosen, (ground.colour * weight).expand(-1, -1, 3, -1, -1))
+                color.index_add_(0, chosen, (ground.color * weight).expand(-1, -1, 3, -1, -1))
                 cover.index_add_(0, chosen, weight)
-        snowy = torch.lerp(colour, cover.expand_as(colour), 0.55 * air.much(Weather.SNOW))
+        snowy = torch.lerp(color, cover.expand_as(color), 0.55 * air.much(Weather.SNOW))
         return behind * (1 - cover) + snowy * air.tint[..., None, None]
 
     def _subject(self, clips: Sequence[Clip], moment: Moment, air: Air, picture: Tensor) -> Tensor:
         """The subject in front of the land. It keeps half of its own colour in any light."""
         where = pose(clips, moment, float(self._view.x[-1]))
-        colour = weights(clips, "colour", Colour, moment).float() @ picture.new_tensor(list(COLOURS.values()))
-        tinted = colour * (0.5 + 0.5 * air.tint)
+        color = weights(clips, "colour", Color, moment).float() @ picture.new_tensor(list(COLORS.values()))
+        tinted = color * (0.5 + 0.5 * air.tint)
         shares = weights(clips, "subject", Subject, moment).float()
         for index, subject in enumerate(Subject):
             chosen = (shares[..., index].amax(1) > 0).nonzero().flatten()
@@ -93,7 +93,7 @@ class Renderer:
                 part, share = picture[chosen], shares[chosen, :, index, None, None, None]
                 if subject == Subject.LANTERN:
                     shine = subjects.glow(mine, self._view) * share * air.night[chosen, :, None, None, None]
-                    part = part + 0.4 * shine * colour[chosen][..., None, None]
-                seen = fog(figure.colour, Air(*(value[chosen] for value in air)), torch.tensor(0.3))
+                    part = part + 0.4 * shine * color[chosen][..., None, None]
+                seen = fog(figure.color, Air(*(value[chosen] for value in air)), torch.tensor(0.3))
                 picture = picture.index_copy(0, chosen, torch.lerp(part, seen, figure.cover * share))
         return picture

@@ -27,7 +27,7 @@ class Subject(StrEnum):
     LANTERN = "lantern"
 
 
-class Colour(StrEnum):
+class Color(StrEnum):
     """Of the subject."""
 
     RED = "red"
@@ -91,7 +91,7 @@ class Scene:
     """One combination of attributes. Captions always name the first six; the facing may go unmentioned."""
 
     subject: Subject
-    colour: Colour
+    colour: Color
     motion: Motion
     setting: Setting
     light: Light
@@ -103,7 +103,7 @@ class Scene:
         """A scene drawn evenly from those that are held out of training, or from the others."""
         while True:
             scene = cls(
-                _any(Subject, generator), _any(Colour, generator), _any(Motion, generator),
+                _any(Subject, generator), _any(Color, generator), _any(Motion, generator),
                 _any(Setting, generator), _any(Light, generator), _any(Weather, generator),
                 _any(Facing, generator),
             )  # fmt: skip
@@ -127,9 +127,9 @@ def _any(kind: type[ValueT], generator: np.random.Generator) -> ValueT:
 
 
 ATTRIBUTES: dict[str, type[StrEnum]] = {
-    "subject": Subject, "colour": Colour, "motion": Motion, "setting": Setting, "light": Light, "weather": Weather,
+    "subject": Subject, "colour": Color, "motion": Motion, "setting": Setting, "light": Light, "weather": Weather,
 }  # fmt: skip
-"""What a judge reads from a clip: names of `Scene`'s fields and their values."""
+"""What a judge reads from a clip: names of `Scene`'s fields, as stored results spell them, and their values."""
 
 
 @dataclass(frozen=True)
@@ -148,4 +148,4 @@ class Clip:
 
 def combinations() -> list[Scene]:
     """Every combination once, facing right."""
-    return [Scene(*values) for values in product(Subject, Colour, Motion, Setting, Light, Weather)]
+    return [Scene(*values) for values in product(Subject, Color, Motion, Setting, Light, Weather)]

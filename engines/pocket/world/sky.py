@@ -20,7 +20,7 @@ class Palette(NamedTuple):
     top: RGB
     horizon: RGB
     tint: RGB
-    disc_colour: RGB
+    disc_color: RGB
     disc: tuple[float, float, float]
     night: float
 
@@ -114,8 +114,8 @@ def _disc(picture: Tensor, palette: Palette, share: Tensor, view: View) -> Tenso
     distance = torch.hypot(view.x - x * view.x[-1], view.y - y)
     edge = ((radius - distance) / view.pixel + 0.5).clamp(0, 1)
     halo = 0.35 * torch.exp(-((distance / (3 * radius)) ** 2))
-    colour = picture.new_tensor(palette.disc_colour).view(3, 1, 1)
-    return torch.lerp(picture, colour.expand_as(picture), torch.maximum(edge, halo) * share)
+    color = picture.new_tensor(palette.disc_color).view(3, 1, 1)
+    return torch.lerp(picture, color.expand_as(picture), torch.maximum(edge, halo) * share)
 
 
 def fog(picture: Tensor, air: Air, depth: Tensor) -> Tensor:
@@ -126,14 +126,14 @@ def fog(picture: Tensor, air: Air, depth: Tensor) -> Tensor:
 
 def fall(picture: Tensor, air: Air, frame: Tensor, start: Tensor, rain: Tensor, snow: Tensor) -> Tensor:
     """Rain and snow in front of everything. `frame` [B, F], `start` [B] decides where the fall begins."""
-    for weather, texture, step, colour in (
+    for weather, texture, step, color in (
         (Weather.RAIN, rain, RAIN_STEP, (0.80, 0.86, 0.95)), (Weather.SNOW, snow, SNOW_STEP, (1.0, 1.0, 1.0))
     ):  # fmt: skip
         much = air.much(weather)
         chosen = (much.amax(dim=(1, 2, 3, 4)) > 0).nonzero().flatten()
         if len(chosen):
             cover = _scrolled(texture, frame[chosen], start[chosen], step).unsqueeze(2) * much[chosen]
-            light = picture.new_tensor(colour).view(3, 1, 1) * (0.45 + 0.55 * _column(air.tint[chosen]))
+            light = picture.new_tensor(color).view(3, 1, 1) * (0.45 + 0.55 * _column(air.tint[chosen]))
             part = picture[chosen]
             picture = picture.index_copy(0, chosen, torch.lerp(part, light.expand_as(part), cover))
     return picture
@@ -177,6 +177,6 @@ def _splatter(height: int, width: int, count: int, points: list[tuple[int, int, 
     return torch.from_numpy(texture)
 
 
-def _column(colour: Tensor) -> Tensor:
+def _column(color: Tensor) -> Tensor:
     """[B, F, 3] to [B, F, 3, 1, 1]."""
-    return colour[..., None, None]
+    return color[..., None, None]

@@ -37,7 +37,7 @@ class Part(NamedTuple):
     """A shape and its colour."""
 
     shape: Tensor
-    colour: Tensor
+    color: Tensor
 
 
 def ellipse(u: Tensor, v: Tensor, center: tuple[float, float], radii: tuple[float, float]) -> Tensor:
@@ -140,22 +140,22 @@ DRAWINGS: dict[Subject, Callable[[Tensor, Tensor, Paint], list[Part]]] = {
 class Figure(NamedTuple):
     """A subject's colours [n, F, 3, H, W], and how much of each pixel it covers [n, F, 1, H, W]."""
 
-    colour: Tensor
+    color: Tensor
     cover: Tensor
 
 
-def draw(subject: Subject, colour: Tensor, pose: Pose, frame: Tensor, view: View) -> Figure:
+def draw(subject: Subject, color: Tensor, pose: Pose, frame: Tensor, view: View) -> Figure:
     """One kind of subject in colours [n, F, 3], at its poses and frames [n, F]."""
     u, v = _own_coordinates(pose, view)
     period = FLAP_PERIOD * (2 if subject == Subject.FISH else 1)
     beat = torch.sin(2 * math.pi * ((frame / period) % 1)).float()[..., None, None]
-    main = colour[..., None, None]
+    main = color[..., None, None]
     paint = Paint(main, main * 0.55, main + (1 - main) * 0.45, beat)
     picture, cover = main, u.new_zeros(1)
     pixels = (pose.size / view.pixel).float()[..., None, None]
     for part in DRAWINGS[subject](u, v, paint):
         edge = (0.5 - part.shape * pixels).clamp(0, 1).unsqueeze(2)
-        picture = torch.lerp(picture.expand(*edge.shape[:2], 3, *edge.shape[3:]), part.colour, edge)
+        picture = torch.lerp(picture.expand(*edge.shape[:2], 3, *edge.shape[3:]), part.color, edge)
         cover = torch.maximum(cover, edge)
     return Figure(picture, cover)
 
@@ -175,5 +175,5 @@ def _own_coordinates(pose: Pose, view: View) -> tuple[Tensor, Tensor]:
     return along / turned, down * torch.cos(tilt) - right * torch.sin(tilt)
 
 
-def _fixed(like: Tensor, *colour: float) -> Tensor:
-    return like.new_tensor(colour).view(3, 1, 1)
+def _fixed(like: Tensor, *color: float) -> Tensor:
+    return like.new_tensor(color).view(3, 1, 1)

@@ -74,7 +74,7 @@ def _row(config: ModelConfig, entry: CatalogEntry | None, folder: Path, dtype: t
     if entry is None:
         what = "ships with Longtake, the default" if config.name == POCKET else "random weights, for tests"
         return ModelRow(config.name, what, _work(config), "built in", memory, ())
-    declared = tuple(Source(repo.id, None, repo.licence) for repo in entry.repos)
+    declared = tuple(Source(repo.id, None, repo.license) for repo in entry.repos)
     try:
         manifest = read_manifest(folder)
     except DownloadError:

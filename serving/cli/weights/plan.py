@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             for export in stage_exports(opened.model, stage, stream, dtypes[stage]):
                 watch = _watch(export, interrupted)
-                plans.append(store.obtain(export.write, picture_size, builder, target, _licence(opened), watch))
+                plans.append(store.obtain(export.write, picture_size, builder, target, _license(opened), watch))
         except PlanStopped as stopped:
             print(f"\n{stopped}", file=sys.stderr)
             return INTERRUPTED
@@ -91,7 +91,7 @@ def _stream(config: ModelConfig, options: argparse.Namespace) -> StreamConfig:
     return replace(config.stream, height=options.size[0], width=options.size[1])
 
 
-def _licence(opened: OpenedModel) -> str:
+def _license(opened: OpenedModel) -> str:
     return "; ".join(dict.fromkeys(origin.licence for origin in opened.origins))
 
 

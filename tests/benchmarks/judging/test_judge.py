@@ -16,7 +16,7 @@ from benchmarks.judging.frame_statistics import Bounds, looks
 from benchmarks.judging.judge import CLIP_FRAMES, PICTURES, Judge, JudgeConfig, Reading, TrainedJudge, sampled
 from benchmarks.train_judge import TEST_SEEDS, TRAINING_SEEDS, Clips, corrupted, labels
 from engines.pocket.world.renderer import Renderer
-from engines.pocket.world.scene import ATTRIBUTES, Clip, Colour, Light, Motion, Scene, Setting, Subject, Weather
+from engines.pocket.world.scene import ATTRIBUTES, Clip, Color, Light, Motion, Scene, Setting, Subject, Weather
 
 CLIPS = 48
 BAR = 0.94
@@ -68,7 +68,7 @@ def test_it_knows_every_subject(readings: list[Reading], clips: list[Clip], subj
     assert sum(right) >= len(right) - 1
 
 
-def test_it_is_not_put_off_by_blur_noise_and_colour(
+def test_it_is_not_put_off_by_blur_noise_and_color(
     judge: TrainedJudge, pictures: Tensor, clips: list[Clip]
 ) -> None:
     worse = corrupted(pictures, torch.Generator().manual_seed(3))
@@ -98,7 +98,7 @@ def test_it_reads_what_a_clip_has_turned_into(judge: TrainedJudge, world: Render
 
 
 def _plain() -> Scene:
-    return Scene(Subject.BALLOON, Colour.RED, Motion.HOVER, Setting.HILLS, Light.NOON, Weather.CLEAR)
+    return Scene(Subject.BALLOON, Color.RED, Motion.HOVER, Setting.HILLS, Light.NOON, Weather.CLEAR)
 
 
 @pytest.fixture(scope="module")

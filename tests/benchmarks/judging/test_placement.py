@@ -9,9 +9,9 @@ import pytest
 
 from benchmarks.judging.placement import displacement, outline
 from engines.pocket.world.renderer import Renderer
-from engines.pocket.world.scene import Clip, Colour, Light, Motion, Scene, Setting, Subject, Weather
+from engines.pocket.world.scene import Clip, Color, Light, Motion, Scene, Setting, Subject, Weather
 
-CLIP = Clip(Scene(Subject.BALLOON, Colour.RED, Motion.CIRCLE, Setting.HILLS, Light.NOON, Weather.RAIN), seed=3)
+CLIP = Clip(Scene(Subject.BALLOON, Color.RED, Motion.CIRCLE, Setting.HILLS, Light.NOON, Weather.RAIN), seed=3)
 
 
 @pytest.mark.parametrize("motion", list(Motion))

@@ -106,7 +106,7 @@ def test_a_model_that_was_never_downloaded_is_not_here(tmp_path: Path) -> None:
     ]
 
 
-def test_a_downloaded_model_shows_its_revision_and_the_licence_on_record(tmp_path: Path) -> None:
+def test_a_downloaded_model_shows_its_revision_and_the_license_on_record(tmp_path: Path) -> None:
     fill(tmp_path, "self-forcing-1.3b")
     found = row(tmp_path, "self-forcing-1.3b")
     assert found.here == "yes"

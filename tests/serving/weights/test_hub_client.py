@@ -131,14 +131,14 @@ def test_the_manifest_records_commit_and_date_and_where_from(hub: FakeHub, folde
     assert abs((datetime.now(UTC) - date).total_seconds()) < 60
 
 
-def test_the_manifest_records_the_terms_as_the_licence_file_has_them(hub: FakeHub, folder: Path) -> None:
+def test_the_manifest_records_the_terms_as_the_license_file_has_them(hub: FakeHub, folder: Path) -> None:
     record = download(ENTRY, folder, endpoint=hub.address).repo("maker/base")
     assert record is not None
     assert (record.licence, record.licence_file) == ("apache-2.0", "LICENSE.txt")
     assert record.licence_text == "Apache License\n"
 
 
-def test_without_a_licence_file_the_manifest_records_what_the_card_declares(hub: FakeHub, folder: Path) -> None:
+def test_without_a_license_file_the_manifest_records_what_the_card_declares(hub: FakeHub, folder: Path) -> None:
     record = download(ENTRY, folder, endpoint=hub.address).repo("lab/model")
     assert record is not None
     assert (record.licence, record.licence_file) == ("lab-terms (https://lab/terms)", "README.md")

@@ -87,7 +87,7 @@ def test_one_made_of_a_model_that_is_not_here_says_so(tmp_path: Path) -> None:
         require_model("big-int8", tmp_path)
 
 
-def test_it_is_listed_with_its_recipe_and_licence(models: Path) -> None:
+def test_it_is_listed_with_its_recipe_and_license(models: Path) -> None:
     row = next(row for row in model_rows(models) if row.model == "pocket-int8")
     whole = next(row for row in model_rows(models) if row.model == "pocket")
     assert row.here == "yes"

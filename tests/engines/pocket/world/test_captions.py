@@ -14,7 +14,7 @@ from engines.pocket.world.captions import caption, change_caption, plain_caption
 from engines.pocket.world.phrases import Phrases, Phrasings
 from engines.pocket.world.scene import (
     ATTRIBUTES,
-    Colour,
+    Color,
     Facing,
     Light,
     Motion,
@@ -27,7 +27,7 @@ from engines.pocket.world.scene import (
 
 KINDS: tuple[Phrasings, ...] = ("training", "held_out")
 OF: dict[str, tuple[Mapping[Any, Phrases], ...]] = {
-    "subject": (phrases.NOUN,), "colour": (phrases.COLOUR,), "motion": (phrases.DOING,),
+    "subject": (phrases.NOUN,), "colour": (phrases.COLOR,), "motion": (phrases.DOING,),
     "setting": (phrases.LAND,),
     "light": (phrases.WHEN, phrases.LIGHT_NAME, phrases.LIGHT_CLAUSE, phrases.LIGHT_CHANGE),
     "weather": (
@@ -221,7 +221,7 @@ def test_every_scene_has_its_own_plain_wording() -> None:
 
 
 def test_a_plain_wording_reads_like_a_sentence() -> None:
-    scene = Scene(Subject.LANTERN, Colour.RED, Motion.DRIFT, Setting.HILLS, Light.DUSK, Weather.RAIN)
+    scene = Scene(Subject.LANTERN, Color.RED, Motion.DRIFT, Setting.HILLS, Light.DUSK, Weather.RAIN)
     assert (
         plain_caption(scene)
         == "a red lantern drifting steadily to the right over rolling hills at dusk in the rain"

@@ -15,7 +15,7 @@ from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import (
     ATTRIBUTES,
     Clip,
-    Colour,
+    Color,
     Facing,
     Light,
     Motion,
@@ -26,7 +26,7 @@ from engines.pocket.world.scene import (
     combinations,
 )
 
-SCENE = Scene(Subject.FISH, Colour.RED, Motion.HOVER, Setting.HILLS, Light.NOON, Weather.CLEAR)
+SCENE = Scene(Subject.FISH, Color.RED, Motion.HOVER, Setting.HILLS, Light.NOON, Weather.CLEAR)
 TEN_MINUTES = 9600
 
 

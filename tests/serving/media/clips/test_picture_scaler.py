@@ -47,7 +47,7 @@ def corners(picture: Picture) -> list[list[int]]:
 )  # fmt: skip
 @pytest.mark.parametrize("matrix", [Colorspace.ITU601, Colorspace.ITU709, Colorspace.BT2020])
 @pytest.mark.parametrize("full_range", [False, True])
-def test_colours_are_right_in_every_format(
+def test_colors_are_right_in_every_format(
     tmp_path: Path, codec: str, pixels: str, matrix: Colorspace, full_range: bool
 ) -> None:
     clip = write_clip(
