@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,24 @@ def test_every_example_is_taken_by_kubernetes_kuberay_and_serve(chart: Chart, ex
     assert [problem for found in rendered.objects if (problem := problem_of(found))] == []
     config = serve_config_of(rendered.ray_service)
     assert {"SessionManager", "Denoiser"} <= set(deployments(config))
+
+
+def test_an_insecure_server_can_have_operators(chart: Chart) -> None:
+    rendered = chart.render(*INSECURE, "tokens.existingSecret=secret", "tokens.operatorKey=operator")
+    (found,) = serve_config_of(rendered.ray_service)["applications"]
+    assert found["args"]["insecure"]
+    assert found["args"]["operator_token"] == "/etc/longtake/tokens/operator"
+    assert "tokens" not in found["args"]
+    (container,) = rendered.pod("front")["containers"]
+    assert "/etc/longtake/tokens" in [mount["mountPath"] for mount in container["volumeMounts"]]
+
+
+@pytest.mark.parametrize("example", [None, *EXAMPLES], ids=lambda path: path.stem if path else "insecure")
+def test_helm_finds_nothing_to_complain_of(chart: Chart, example: Path | None) -> None:
+    values = ["--set", *INSECURE] if example is None else ["--values", str(example)]
+    command = [str(chart.helm), "lint", "--strict", str(CHART), *values]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_misspelt_key_in_a_pod_or_a_ray_cluster_would_be_found(chart: Chart) -> None:
@@ -247,6 +266,7 @@ def test_routes_lead_to_the_service_that_kuberay_makes(chart: Chart) -> None:
 REFUSED = {
     "no tokens": ((), "set tokens.existingSecret, or insecure: true"),
     "both": ((*INSECURE, "tokens.existingSecret=a"), "there are tokens, and insecure is true"),
+    "a key of no Secret": ((*INSECURE, "tokens.operatorKey=a"), "tokens.existingSecret is empty: name the Secret"),
     "an unknown value": ((*INSECURE, "replica.denoisers=2"), "'replica' not allowed"),
     "an unknown setting": ((*INSECURE, "server.slotz=2"), "'/server': additional properties 'slotz' not allowed"),
     "an unknown limit": ((*INSECURE, "server.limits.pixel=2"), "additional properties 'pixel' not allowed"),

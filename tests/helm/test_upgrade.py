@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Literal
 
 import pytest
+import yaml
 
 from tests.helm.conftest import INSECURE, Chart, Rendered
 from tests.helm.schemas import serve_config_of
@@ -21,23 +22,50 @@ BASE = (*INSECURE, "recordings.create=true")
 
 CHANGES: dict[str, str] = {
     "image.tag": "next",
+    "image.repository": "films/longtake",
     "image.pullPolicy": "Always",
+    "image.pullSecrets[0]": "registry",
+    "insecure": "false",
+    "tokens.existingSecret": "others",
+    "tokens.key": "callers",
+    "tokens.operatorKey": "operator",
     "ray.authSecret": "other",
+    "ray.faultTolerance.passwordSecret": "redis",
     "ray.faultTolerance.redisAddress": "redis:6379",
+    "server.model": "longlive-1.3b",
+    "server.codec": "tiny",
+    "server.device": "cuda,pods.denoiser.gpus=1",
     "server.slots": "3",
     "server.lease_s": "20",
     "replicas.managers": "6",
     "replicas.denoisers": "4",
+    "replicas.decoders": "2",
+    "replicas.textEncoders": "2",
     "autoscaling.enabled": "true",
     "autoscaling.denoisers.min": "2",
     "autoscaling.denoisers.max": "8",
+    "autoscaling.decoders.min": "2",
     "autoscaling.decoders.max": "6",
-    "autoscaling.textEncoders.max": "2",
+    "autoscaling.textEncoders.min": "2",
+    "autoscaling.textEncoders.max": "3",
     "autoscaling.upscaleSeconds": "5",
     "autoscaling.downscaleSeconds": "600",
     "autoscaling.idlePodSeconds": "300",
     "gpuResource": "amd.com/gpu",
+    "pods.denoiser.resources.requests.cpu": "2",
+    "pods.denoiser.resources.requests.memory": "4Gi",
+    "pods.denoiser.resources.limits.cpu": "3",
     "pods.denoiser.resources.limits.memory": "9Gi",
+    "pods.denoiser.gpus": "2",
+    "pods.denoiser.sharedMemory": "2Gi",
+    "pods.denoiser.nodeSelector.zone": "a",
+    "pods.denoiser.tolerations[0].key": "gpu",
+    "pods.denoiser.affinity.nodeAffinity": "null",
+    "pods.denoiser.topologySpreadConstraints[0].maxSkew": "1",
+    "pods.denoiser.priorityClassName": "high",
+    "pods.denoiser.labels.team": "films",
+    "pods.denoiser.annotations.team": "films",
+    "pods.denoiser.env[0].name": "A",
     "pods.front.managersPerPod": "1",
     "pods.head.env[0].name": "A",
     "serviceAccountName": "films",
@@ -50,32 +78,79 @@ CHANGES: dict[str, str] = {
     "weights.existingClaim": "weights",
     "weights.create": "true",
     "weights.size": "1Gi",
+    "weights.storageClassName": "fast",
+    "weights.accessModes[0]": "ReadOnlyMany",
+    "weights.download.enabled": "true",
+    "weights.download.model": "self-forcing-1.3b",
+    "weights.download.revisions[0]": "films/longlive@1",
+    "weights.download.tinyCodec": "true",
+    "weights.download.quantize": "int8",
+    "weights.download.gpus": "1",
+    "weights.download.tokenSecret": "hub",
+    "weights.download.resources.requests.cpu": "2",
+    "weights.download.resources.requests.memory": "8Gi",
+    "weights.download.resources.limits.cpu": "3",
+    "weights.download.resources.limits.memory": "9Gi",
     "recordings.create": "false",
     "recordings.existingClaim": "films",
     "recordings.size": "1Gi",
+    "recordings.storageClassName": "fast",
+    "recordings.accessModes[0]": "ReadWriteOnce",
     "service.type": "LoadBalancer",
+    "service.annotations.team": "films",
     "routes.enabled": "true,routes.parentRefs[0].name=gate",
+    "routes.parentRefs[0].name": "other",
+    "routes.grpcHostnames[0]": "films.example",
+    "routes.pageHostnames[0]": "films.example",
     "networkPolicy.enabled": "false",
+    "networkPolicy.from[0].podSelector.matchLabels.team": "films",
     "networkPolicy.operatorNamespace": "kuberay",
+    "networkPolicy.monitoringNamespace": "prometheus",
     "podDisruptionBudget.enabled": "false",
     "monitoring.podMonitor.enabled": "true",
+    "monitoring.podMonitor.interval": "30s",
+    "monitoring.podMonitor.labels.team": "films",
     "monitoring.dashboard.enabled": "true",
+    "monitoring.dashboard.labels.grafana_dashboard": "here",
 }
 
 SCALED = ("autoscaling.enabled=true",)
 SEPARATE = ("server.stages=separate", "server.decoder_slots=8")
+TOKENS = ("insecure=false", "tokens.existingSecret=tokens")
+DOWNLOADED = ("weights.create=true", "weights.download.model=longlive-1.3b", "weights.download.enabled=true")
+ROUTED = ("routes.enabled=true", "routes.parentRefs[0].name=gate")
 SHOWN_WITH: Mapping[str, tuple[str, ...]] = {
     "autoscaling.denoisers.min": SCALED,
     "autoscaling.denoisers.max": SCALED,
+    "autoscaling.decoders.min": (*SCALED, *SEPARATE),
     "autoscaling.decoders.max": (*SCALED, *SEPARATE),
+    "autoscaling.textEncoders.min": (*SCALED, *SEPARATE, "autoscaling.textEncoders.max=2"),
     "autoscaling.textEncoders.max": (*SCALED, *SEPARATE),
     "autoscaling.upscaleSeconds": SCALED,
     "autoscaling.downscaleSeconds": SCALED,
     "autoscaling.idlePodSeconds": SCALED,
+    "insecure": ("tokens.existingSecret=tokens", "tokens.operatorKey=operator"),
+    "tokens.": TOKENS,
+    "ray.faultTolerance.passwordSecret": ("ray.faultTolerance.redisAddress=redis:6379",),
+    "server.model": ("weights.existingClaim=weights",),
+    "server.codec": ("weights.existingClaim=weights",),
+    "replicas.decoders": SEPARATE,
+    "replicas.textEncoders": SEPARATE,
     "gpuResource": ("server.device=cuda", "pods.denoiser.gpus=1"),
+    "pods.denoiser.gpus": ("server.device=cuda", "pods.denoiser.gpus=1"),
     "weights.size": ("weights.create=true",),
+    "weights.storageClassName": ("weights.create=true",),
+    "weights.accessModes": ("weights.create=true",),
+    "weights.download.enabled": DOWNLOADED[:2],
+    "weights.download.gpus": (*DOWNLOADED, "weights.download.quantize=int8"),
+    "weights.download.": DOWNLOADED,
+    "routes.p": ROUTED,
+    "routes.g": ROUTED,
+    "monitoring.podMonitor.interval": ("monitoring.podMonitor.enabled=true",),
+    "monitoring.podMonitor.labels": ("monitoring.podMonitor.enabled=true",),
+    "monitoring.dashboard.labels": ("monitoring.dashboard.enabled=true",),
 }
-"""What a value needs beside it to do anything."""
+"""What values need beside them to do anything, by how their paths begin."""
 
 
 def said() -> dict[str, str]:
@@ -83,6 +158,9 @@ def said() -> dict[str, str]:
     words: dict[str, str] = {}
     path: list[str] = []
     for line in (CHART / "values.yaml").read_text().splitlines():
+        if "<<: *pod" in line:
+            inside = {name: word for name, word in words.items() if name.startswith("pods.head.")}
+            words |= {name.replace("head", path[1]): word for name, word in inside.items()}
         if not (found := re.match(r"( *)([A-Za-z]+):(.*)", line)):
             continue
         indent, name, rest = found.groups()
@@ -117,7 +195,8 @@ def code_version(rendered: Rendered) -> Mapping[str, Any]:
 
 
 def effect_of(chart: Chart, value: str, changed: str) -> Effect:
-    base = (*BASE, *SHOWN_WITH.get(value, ()))
+    beside = next((needed for path, needed in SHOWN_WITH.items() if value.startswith(path)), ())
+    base = (*BASE, *beside)
     before, after = chart.render(*base), chart.render(*base, f"{value}={changed}")
     assert before.objects != after.objects, f"{value} changes nothing"
     if cluster_hash(before) != cluster_hash(after):
@@ -148,6 +227,23 @@ def test_what_changes_live_under_the_autoscaler_needs_no_other_bounds_of_pods(ch
     before, after = (bounds(chart.render(*BASE, *SCALED, *more)) for more in ((), (change,)))
     for group, (_, fewest, most) in before.items():
         assert fewest <= after[group][0] <= most
+
+
+def leaves(values: Any, path: str = "") -> Iterator[str]:
+    if isinstance(values, dict) and values:
+        for name, value in values.items():
+            yield from leaves(value, f"{path}.{name}" if path else name)
+    else:
+        yield path
+
+
+def test_each_value_is_changed_here_once() -> None:
+    """All pods are made by the same template; the denoiser's stands for the others."""
+    changed = [re.sub(r"\[.*", "", path) for path in CHANGES]
+    others = tuple(f"pods.{kind}." for kind in ("head", "front", "decoder", "text"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    there = [path for path in leaves(values) if not path.startswith((*others, "nameOverride", "fullnameOverride"))]
+    assert [path for path in there if not any(f"{one}.".startswith(f"{path}.") for one in changed)] == []
 
 
 def test_values_say_of_each_value_what_a_change_does() -> None:

@@ -59,8 +59,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (not $values.tokens.existingSecret) (not $values.insecure) -}}
 {{- fail "without tokens everybody who reaches the server may use it: set tokens.existingSecret, or insecure: true" -}}
 {{- end -}}
-{{- if and $values.tokens.existingSecret $values.insecure -}}
-{{- fail "there are tokens, and insecure is true: set one of them" -}}
+{{- if and $values.tokens.existingSecret $values.insecure (not $values.tokens.operatorKey) -}}
+{{- fail "there are tokens, and insecure is true: set one of them, or tokens.operatorKey for a Secret that has no other token" -}}
+{{- end -}}
+{{- if and $values.tokens.operatorKey (not $values.tokens.existingSecret) -}}
+{{- fail (printf "tokens.operatorKey is %q and tokens.existingSecret is empty: name the Secret that has this key" $values.tokens.operatorKey) -}}
 {{- end -}}
 {{- $onGpu := dict "denoiser" $values.server.device -}}
 {{- if include "longtake.separate" . -}}

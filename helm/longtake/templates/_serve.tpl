@@ -6,9 +6,9 @@
 {{- $_ := set $args "insecure" true -}}
 {{- else -}}
 {{- $_ := set $args "tokens" (printf "/etc/longtake/tokens/%s" $values.tokens.key) -}}
+{{- end -}}
 {{- with $values.tokens.operatorKey -}}
 {{- $_ := set $args "operator_token" (printf "/etc/longtake/tokens/%s" .) -}}
-{{- end -}}
 {{- end -}}
 {{- $_ := set $args "recordings" "/recordings" -}}
 {{- if include "longtake.weightsClaim" . -}}
