@@ -82,11 +82,7 @@ def _deployment(
 
 
 def _pinned() -> RequestRouterConfig:
-    settings: Any = {
-        "request_router_class": SessionRouter,
-        "request_routing_stats_period_s": 0.3,
-        "request_routing_stats_timeout_s": 2.0,
-    }
+    settings: Any = {"request_router_class": SessionRouter}
     return RequestRouterConfig(**settings)
 
 

@@ -196,11 +196,9 @@ class SessionService(SessionAPI):
     @override
     async def list(self, caller: Caller) -> list[pb.Session]:
         mine = await self._callers.sessions(caller)
-        if mine is None:
-            answers = await ask_all(self._pool, "sessions_of", caller.name)
-        else:
-            owners = await self._failover.directory.replicas(mine)
-            answers = await ask_some(self._pool, sorted(owners), "sessions_of", caller.name)
+        directory = self._failover.directory
+        owners = await (directory.all_replicas() if mine is None else directory.replicas(mine))
+        answers = await ask_some(self._pool, sorted(owners), "sessions_of", caller.name)
         sessions = [pb.Session.FromString(data) for answer in answers.values() for data in answer]
         return sorted(sessions, key=lambda session: session.create_time.ToNanoseconds())
 
@@ -278,7 +276,14 @@ class SessionService(SessionAPI):
 
     def _new_copy(self, spec: SessionSpec, cues: tuple[Cue, ...], resume: ResumeState | None = None) -> FirstCopy:
         return lambda attempt, tried: prepare(
-            self._pool, attempt, spec, cues, resume, tried=tried, timeout_s=self._opening_s
+            self._pool,
+            self._failover.contacts,
+            attempt,
+            spec,
+            cues,
+            resume,
+            tried=tried,
+            timeout_s=self._opening_s,
         )
 
     def _forked_copy(self, request: pb.ForkSessionRequest, session_id: str, caller: Caller) -> FirstCopy:

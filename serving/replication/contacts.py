@@ -1,8 +1,8 @@
-"""When a manager last heard of its replicas, and the calls that renew leases on them."""
+"""What a manager last heard of its replicas, and the calls that renew leases on them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from serving.replication.leases import CopyLease, RenewRequest
 
@@ -12,10 +12,13 @@ class Contacts:
 
     Leases of all its sessions on a replica are renewed with the same reading, so silence is measured from here
     too: an answer that said nothing of a session has still prolonged what the next call grants it.
+
+    Each answer says as well how many sessions the replica could still open: nobody need ask before one is opened.
     """
 
     def __init__(self) -> None:
         self._last: dict[str, tuple[float, float]] = {}
+        self._rooms: dict[str, int] = {}
 
     def heard(self, replica: str, reading: float, now: float) -> bool:
         """An answer came. False if it was overtaken by a later one, and then its reports are old news."""
@@ -33,6 +36,19 @@ class Contacts:
     def forget(self, replica: str) -> None:
         """The replica is gone for good."""
         self._last.pop(replica, None)
+        self._rooms.pop(replica, None)
+
+    def has_room(self, replica: str, sessions: int) -> None:
+        """So many sessions could be opened there when it answered."""
+        self._rooms[replica] = sessions
+
+    def opening(self, replica: str) -> None:
+        """A session is to be opened there: there is room for one less, until it answers again."""
+        self._rooms[replica] = self._rooms.get(replica, 0) - 1
+
+    def rooms(self, replicas: Sequence[str]) -> dict[str, int]:
+        """How many sessions each of these could open, as far as is known; none where it has not answered yet."""
+        return {replica: self._rooms.get(replica, 0) for replica in replicas}
 
     def request(
         self,

@@ -154,11 +154,15 @@ class Orphan(NamedTuple):
 
 
 class RenewAnswer(NamedTuple):
-    """A report for each copy of the request, and every copy of the replica that is in want of a manager."""
+    """A report for each copy of the request, and every copy of the replica that is in want of a manager.
+
+    `room` is how many sessions could be opened.
+    """
 
     reading: float
     copies: tuple[CopyReport, ...]
     orphans: tuple[Orphan, ...]
+    room: int = 0
 
 
 @dataclass

@@ -85,13 +85,15 @@ class ResumeState:
 class Prepared(NamedTuple):
     """A copy of a session that is ready, and has no lease yet.
 
-    `reading` is the replica's monotonic clock, and `description` a `pb.Session` as bytes.
+    `reading` is the replica's monotonic clock, `description` a `pb.Session` as bytes, and `room` how many sessions
+    could be opened besides.
     """
 
     replica: str
     attempt: str
     reading: float
     description: bytes
+    room: int
 
 
 class HandedOver(NamedTuple):

@@ -185,10 +185,11 @@ class StandbyOwnership:
             actions += self.tick(now)
         return actions
 
-    def fed(self, epoch: int, full: bool, now: float) -> list[Action]:
-        """The owner's stream of `epoch` has brought a delta or a heartbeat; `full` once the full state has come.
+    def fed(self, epoch: int, full: bool, now: float, *, is_news: bool = True) -> list[Action]:
+        """The owner's stream of `epoch` has brought a delta; `full` once the full state has come.
 
-        What comes while another copy is being committed has come too late: that copy goes on without it.
+        A heartbeat is no news: what is being prepared lacks nothing. What comes while another copy is being
+        committed has come too late: that copy goes on without it.
         """
         if not self.is_fed(epoch):
             return []
@@ -197,7 +198,7 @@ class StandbyOwnership:
         self._alive_at = now
         self._confirm(now)
         # What is being prepared lacks it, and must not become the owner.
-        return self._give_up_attempt(now) if self.phase is Phase.PREPARING else []
+        return self._give_up_attempt(now) if is_news and self.phase is Phase.PREPARING else []
 
     def fell_behind(self, epoch: int, now: float) -> list[Action]:
         """The owner of `epoch` has gone on since its stream broke, and the copy lacks what it has done since."""

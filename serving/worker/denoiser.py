@@ -254,7 +254,8 @@ class Denoiser:
 
     async def _admit(self, session: ActiveSession) -> Prepared:
         await self._copies.admit(session)
-        return Prepared(self._replica, session.attempt, _now(), session.describe().SerializeToString())
+        description = session.describe().SerializeToString()
+        return Prepared(self._replica, session.attempt, _now(), description, self.free)
 
     async def _free(self, session: ActiveSession) -> None:
         if session.encoding is not None:

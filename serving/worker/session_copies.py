@@ -174,7 +174,7 @@ class SessionCopies:
             if (session := self._copies.get(copy.attempt)) is not None:
                 renewed, session.renewed = session.renewed, asyncio.Event()
                 renewed.set()
-        return answer
+        return answer._replace(room=self.free)
 
     def cancel(self, attempt: str) -> None:
         """The copy will not be committed."""

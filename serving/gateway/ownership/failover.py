@@ -69,6 +69,7 @@ class Failover:
         self._host = StandbyHost(
             pool, register, config, manager, self.directory, self.beside, metrics, others, snapshot_bytes
         )
+        self.contacts = self._host.contacts
         self.manager = manager
         self._sessions: dict[str, StandbySession] = {}
         self._kept: dict[str, KeptCopy] = {}
@@ -254,6 +255,7 @@ class Failover:
             logger.debug("lease not renewed", extra={"replica": replica, "why": str(lost)})
             return bool(on_it or streams) or replica in (await self._replicas()).all
         if self._host.contacts.heard(replica, answer.reading, _now()):
+            self._host.contacts.has_room(replica, answer.room)
             for report in answer.copies:
                 if (found := self._sessions.get(report.session_id)) is not None:
                     found.reported(report, asked_at)

@@ -33,13 +33,14 @@ async def moved_copy(
     the two replicas raise.
     """
     pool, config = host.pool, host.config
-    if (target := await roomiest(pool)) is None:
+    if (target := await roomiest(pool, host.contacts)) is None:
         raise SlotsFull("no replica that stays has a free slot")
     machine = await pool.call(target, "machine", timeout_s=ANSWER_S) if exact else {}
     arguments = (owner.attempt, epoch, move, machine)
     handed: HandedOver = await pool.call(owner.replica, "hand_over", *arguments, timeout_s=config.yield_timeout_s)
     yielded(asyncio.get_running_loop().time())
     tried(target)
+    host.contacts.opening(target)
     prepared: Prepared = await pool.call(
         target, "prepare", attempt, handed.spec, (), handed.resume, epoch, owner.attempt,
         timeout_s=config.prepare_timeout_s,

@@ -10,6 +10,7 @@ from typing import Any
 from serving.errors import ReplicaLost, ServingError, SlotsFull, WrongState
 from serving.gateway.ownership.ranking import by_room
 from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool
+from serving.replication.contacts import Contacts
 from serving.replication.messages import Prepared, ResumeState, SessionSpec
 from serving.replication.register import EpochRecord, Owner
 from serving.timeline.cue import Cue
@@ -38,10 +39,9 @@ async def any_answers(pool: ReplicaPool) -> bool:
     return False
 
 
-async def roomiest(pool: ReplicaPool) -> str | None:
+async def roomiest(pool: ReplicaPool, contacts: Contacts) -> str | None:
     """Of the replicas that stay, the one with most free slots; None where none has any."""
-    speaking = (await pool.replicas()).speaking
-    rooms: dict[str, int] = await ask_some(pool, speaking, "room")
+    rooms = contacts.rooms((await pool.replicas()).speaking)
     return next((replica for replica in by_room(rooms) if rooms[replica] > 0), None)
 
 
@@ -61,6 +61,7 @@ async def ask_some(pool: ReplicaPool, replicas: Sequence[str], method: str, *arg
 
 async def prepare(
     pool: ReplicaPool,
+    contacts: Contacts,
     attempt: str,
     spec: SessionSpec,
     cues: Sequence[Cue] = (),
@@ -73,6 +74,7 @@ async def prepare(
 ) -> Prepared:
     """A copy of a session on the replica with most free slots; where that fails, on the next one.
 
+    Only those are called that are tried: `contacts` know what free slots the replicas had when they last answered.
     Those that were silent just now come behind the others, then those that leave, and of all others `avoid`.
     `tried` is told each replica before it is called, so that it can be told of a cancellation. Raises SlotsFull if
     all are full, and ReplicaLost if none answers.
@@ -81,8 +83,9 @@ async def prepare(
     attempt_of_owner = owner.record.attempt if owner is not None and isinstance(owner.record, Owner) else None
     refused: ServingError = ReplicaLost("no replica answers")
     for among in await pool.replicas():
-        for replica in await _by_room(pool, among, avoid):
+        for replica in by_room(contacts.rooms(among), avoid):
             tried(replica)
+            contacts.opening(replica)
             arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner)
             try:
                 prepared: Prepared = await pool.call(replica, "prepare", *arguments, timeout_s=timeout_s)
@@ -91,7 +94,3 @@ async def prepare(
             else:
                 return prepared
     raise refused
-
-
-async def _by_room(pool: ReplicaPool, among: Sequence[str], avoid: str | None) -> list[str]:
-    return by_room(await ask_some(pool, among, "room"), avoid)

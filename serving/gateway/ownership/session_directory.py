@@ -57,6 +57,10 @@ class SessionDirectory:
                 raise error
         return {located.owner.replica for located in found if isinstance(located, Located)}
 
+    async def all_replicas(self) -> set[str]:
+        """Those that own any session."""
+        return {owner.replica for owner in (await self._register.open_sessions()).values()}
+
     def note(self, session_id: str, epoch: int, owner: Owner) -> Located:
         """An owner has been committed."""
         located = Located(epoch, owner)

@@ -214,7 +214,7 @@ class StandbySession:
     async def _next_copy(self, attempt: str, doubted: str | None) -> Prepared:
         owner, epoch = self.ownership.owner, self.ownership.epoch
         return await prepare(
-            self._host.pool, attempt, self._copy.spec, resume=self._copy.resume_state(LOST),
+            self._host.pool, self._host.contacts, attempt, self._copy.spec, resume=self._copy.resume_state(LOST),
             owner=None if owner is None else EpochRecord(epoch, owner), avoid=doubted,
             tried=self._trying(attempt), timeout_s=self.ownership.prepare_timeout_s,
         )  # fmt: skip
@@ -273,6 +273,7 @@ class StandbySession:
             self._cancel(attempt)
             raise
         self._host.contacts.heard(made.replica, made.reading, _now())
+        self._host.contacts.has_room(made.replica, made.room)
         return made
 
     def _trying(self, attempt: str) -> Callable[[str], None]:
@@ -343,7 +344,8 @@ class StandbySession:
                     if item.delta is not None:
                         self._take(owner, item.delta)
                     is_full = self._copy.is_full and self._feed_lost_at is None
-                    self._carry_out(self.ownership.fed(epoch, is_full, _now()))
+                    is_news = item.delta is not None
+                    self._carry_out(self.ownership.fed(epoch, is_full, _now(), is_news=is_news))
                 await self._look()
             except MissedDelta as missed:
                 self._feed_lost_at = _now()

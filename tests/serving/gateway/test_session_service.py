@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engines.config.presets import preset
 from serving.auth import Caller, Tokens
 from serving.config import ServerConfig
@@ -127,7 +129,8 @@ def test_a_server_without_a_replica_that_answers_is_not_there(tmp_path: Path) ->
     assert not is_ready(tmp_path, Denoisers(4, lost=4))
 
 
-def test_a_callers_sessions_are_asked_of_those_replicas_alone_that_have_them(tmp_path: Path) -> None:
+@pytest.mark.parametrize("has_tokens", [True, False])
+def test_sessions_are_asked_of_those_replicas_alone_that_have_them(tmp_path: Path, has_tokens: bool) -> None:
     asked: list[str] = []
 
     class Holders(Denoisers):
@@ -145,9 +148,10 @@ def test_a_callers_sessions_are_asked_of_those_replicas_alone_that_have_them(tmp
             await register.reserve(caller, f"session {replica}", 8)
             await register.create(f"session {replica}", 1, Owner(replica, "attempt", "another"))
         await register.reserve("anna", "being opened", 8)
-        config = ServerConfig(recordings=tmp_path, tokens=Tokens({"anna": "digest"}))
+        config = ServerConfig(recordings=tmp_path, tokens=Tokens({"anna": "digest"} if has_tokens else {}))
         sessions = SessionService(pool, register, config, preset("pocket"), "manager")
         return [session.id for session in await sessions.list(Caller("anna"))]
 
-    assert sorted(asyncio.run(run())) == ["session 3", "session 40"]
-    assert sorted(asked) == ["3", "40"]
+    replicas = ["3", "40"] if has_tokens else ["3", "40", "41"]
+    assert sorted(asyncio.run(run())) == [f"session {replica}" for replica in replicas]
+    assert sorted(asked) == replicas

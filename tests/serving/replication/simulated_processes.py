@@ -102,9 +102,13 @@ class Replica(Process):
         self._work_at = self.world.now + self.world.rnd.uniform(0.2, 0.6)
         for attempt, copy in self.copies.items():
             standby, epoch = self.leases.standby(attempt), self.leases.epoch(attempt)
-            if standby is not None and epoch is not None and self.leases.has_lease(attempt, self.clock):
+            if standby is None or epoch is None:
+                continue
+            if self.leases.has_lease(attempt, self.clock):
                 copy.items += 1
                 self._send(standby, "on_delta", copy.session, epoch, copy.items)
+            else:
+                self._send(standby, "on_beat", copy.session, epoch)
 
     def on_prepare(self, manager: str, session: str, attempt: str, items: int) -> None:
         if len(self.copies) >= SLOTS or not self.leases.prepared(session, attempt, self.clock):
@@ -358,6 +362,10 @@ class Manager(Process):
             self._do(session, role.fed(epoch, not role._is_behind, self.clock))
             return
         self._do(session, role.fell_behind(epoch, self.clock))
+
+    def on_beat(self, session: str, epoch: int) -> None:
+        if (role := self._fed_by(session, epoch)) is not None and session in self.stores:
+            self._do(session, role.fed(epoch, not role._is_behind, self.clock, is_news=False))
 
     def on_state(self, session: str, epoch: int, items: int) -> None:
         if (role := self._fed_by(session, epoch)) is not None and items >= (self.stores.get(session) or 0):

@@ -202,6 +202,15 @@ def test_news_of_the_owner_outdates_what_was_prepared() -> None:
     assert standby.role.fed(1, True, 1.2) == [CancelAttempt("a2")]
 
 
+def test_a_heartbeat_of_an_owner_without_a_lease_does_not_keep_another_copy_from_going_on() -> None:
+    standby = serving()
+    standby.role.tick(0.9)
+    assert standby.role.fed(1, True, 1.2, is_news=False) == []
+    standby.prepared("a2", "r2", 1.3)
+    (commit,) = [action for at in range(14, 40) for action in standby.role.tick(at / 10)]
+    assert isinstance(commit, Commit)
+
+
 def behind() -> Standby:
     """Epoch 1 on r1 has gone on at 0.1 without feeding its standby."""
     standby = serving()

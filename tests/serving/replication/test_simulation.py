@@ -358,9 +358,9 @@ class RenewsWhatHasYielded(ReplicaLeases):
 
 
 class KeepsWhatItPrepared(StandbyOwnership):
-    def fed(self, epoch: int, full: bool, now: float) -> list[Action]:
+    def fed(self, epoch: int, full: bool, now: float, *, is_news: bool = True) -> list[Action]:
         phase, self.phase = self.phase, Phase.SERVING if self._is_open else self.phase
-        super().fed(epoch, full, now)
+        super().fed(epoch, full, now, is_news=is_news)
         self.phase = phase
         return []
 
