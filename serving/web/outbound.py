@@ -49,7 +49,8 @@ class EventWriter:
     """Writes the events of one stream, of which the first is the session's state."""
 
     def __init__(self, segments: SegmentCache) -> None:
-        self._segments = segments
+        self._cache = segments
+        self._segments = segments.session("")
         self._session = pb.Session()
         self._prompt = ""
         self._take = -1
@@ -96,6 +97,7 @@ class EventWriter:
     def state(self, session: pb.Session, seq: int = 0) -> str:
         """How the session stands; without `seq` it was asked for, and no event told of it."""
         self._session = pb.Session(id=session.id, options=session.options)
+        self._segments = self._cache.session(session.id)
         self._prompt = session.prompt
         return text("state", session_json(session), seq)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from cachetools import LRUCache
 
@@ -10,8 +11,8 @@ from serving.media.fmp4 import Fragments
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import read_chunk
 
-KEPT_BYTES = 256 << 20
-"""Of segments and the events they were made of: viewers of a session want the same few at a time."""
+KEPT_BYTES = 8 << 20
+"""Of a session's segments and the events they were made of: its viewers want the same few at a time."""
 
 
 class Segment(NamedTuple):
@@ -24,19 +25,33 @@ class Segment(NamedTuple):
     frames: int
 
 
-_Key = tuple[str, int, int, int]
+_Key = tuple[int, int, int]
 _Kept = tuple[pb.Event, Segment]
 
 
 class SegmentCache:
-    """Segments by what they are made of: chunk events that viewers share are the same object."""
+    """The segments of every session that somebody watches; they go with the last who does."""
 
     def __init__(self, kept_bytes: int = KEPT_BYTES) -> None:
+        self._kept_bytes = kept_bytes
+        self._sessions: WeakValueDictionary[str, SessionSegments] = WeakValueDictionary()
+
+    def session(self, session_id: str) -> SessionSegments:
+        """Those of a session, for as long as it is watched."""
+        if (found := self._sessions.get(session_id)) is None:
+            found = self._sessions[session_id] = SessionSegments(self._kept_bytes)
+        return found
+
+
+class SessionSegments:
+    """Segments by what they are made of: chunk events that viewers share are the same object."""
+
+    def __init__(self, kept_bytes: int) -> None:
         self._segments: LRUCache[_Key, _Kept] = LRUCache(kept_bytes, getsizeof=_nbytes)
 
     def of(self, session: pb.Session, event: pb.Event) -> Segment:
         """The segment of a chunk's event. Raises FilmError if the chunk does not begin with parameter sets."""
-        key = session.id, event.take, event.chunk.first_frame, len(event.chunk.units)
+        key = event.take, event.chunk.first_frame, len(event.chunk.units)
         known = self._segments.get(key)
         if known is not None and (known[0] is event or known[0].chunk == event.chunk):
             return known[1]

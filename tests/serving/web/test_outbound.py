@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import weakref
 from typing import Any
 
 import av
@@ -205,21 +206,31 @@ def test_a_chunk_is_muxed_once_for_all_who_watch(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Fragments, "segment", segment)
     segments, event = SegmentCache(), chunk_event(0, 0, 0, 9)
     state = pb.Event(state=pb.Session(id="one", options=pb.SessionOptions(height=HEIGHT, width=WIDTH)))
-    sent = []
-    for _ in range(3):
-        writer = EventWriter(segments)
+    writers = [EventWriter(segments) for _ in range(3)]
+    for writer in writers:
         writer.write(state)
-        sent.append(writer.write(event))
+    sent = [writer.write(event) for writer in writers]
     assert sent[0] == sent[1] == sent[2]
     assert made == [0]
+
+
+def test_the_segments_of_a_session_go_with_the_last_who_watches() -> None:
+    segments = SegmentCache()
+    watched, watched_too = segments.session("one"), segments.session("one")
+    assert watched is watched_too
+    gone = weakref.ref(watched)
+    del watched
+    assert gone() is not None
+    del watched_too
+    assert gone() is None
 
 
 def test_segments_are_kept_up_to_a_number_of_bytes() -> None:
     session = pb.Session(id="one", options=pb.SessionOptions(height=HEIGHT, width=WIDTH))
     events = [chunk_event(0, block, 12 * block, 12) for block in range(4)]
-    size = 2 * max(len(SegmentCache().of(session, event).data) for event in events)
+    size = 2 * max(len(SegmentCache().session("one").of(session, event).data) for event in events)
     for kept_bytes, kept in ((0, 0), (2 * size, 2)):
-        segments = SegmentCache(kept_bytes)
+        segments = SegmentCache(kept_bytes).session("one")
         for event in events:
             assert segments.of(session, event).frames == 12
         assert len(segments._segments) == kept
