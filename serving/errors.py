@@ -157,13 +157,15 @@ class RegisterUnavailable(ReplicaLost):
 class SessionMoved(ReplicaLost):
     """A session that goes on on another server, or new ones that are to be opened there.
 
-    `server` is where to ask: HOST:PORT, or the same address over a new connection where it is empty.
+    `server` is where to ask: HOST:PORT, or the same address over a new connection where it is empty. `page` is the
+    URL of that server's page, if it is said.
     """
 
-    def __init__(self, message: str, server: str = "") -> None:
-        super().__init__(message, server)
+    def __init__(self, message: str, server: str = "", page: str = "") -> None:
+        super().__init__(message, server, page)
         self.message = message
         self.server = server
+        self.page = page
 
     @override
     def __str__(self) -> str:

@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="clients reach it where they reached the first, by connecting anew",
     )
     parser.add_argument(
+        "--page",
+        metavar="URL",
+        default="",
+        help="where browsers reach its page (default: where they reached the first's)",
+    )
+    parser.add_argument(
         "--operator-token",
         type=Path,
         required=True,
@@ -55,9 +61,10 @@ def run(options: argparse.Namespace) -> int:
     assert token is not None
     require_private(options.old, tls=options.tls, insecure=options.insecure)
     require(bool(options.to) or not (options.public or options.same_address), "--public goes with --to")
+    require(bool(options.to) or not options.page, "--page goes with --to")
     require(options.stop or not options.gone, "--gone goes with --stop")
     public = "" if options.same_address else options.public or options.to or ""
-    request = pb.EvacuateServerRequest(to=options.to or "", public=public, gone=options.gone)
+    request = pb.EvacuateServerRequest(to=options.to or "", public=public, gone=options.gone, page=options.page)
     asyncio.run(_evacuate(OperatorCalls(options.old, token, tls=options.tls), request))
     return 0
 

@@ -27,6 +27,7 @@ from serving.replication.evacuation import settle
 from serving.replication.messages import Departure, ResumeState, SessionSpec
 from serving.replication.register import Destination, Owner, Register
 
+_PAGE = re.compile(r"https?://[0-9A-Za-z._\[\]:-]{1,255}(/[0-9A-Za-z._~/-]{0,255})?")
 _ADDRESS = re.compile(r"[0-9A-Za-z._\[\]:-]{1,255}:[0-9]{1,5}")
 
 
@@ -121,6 +122,8 @@ class Evacuation:
         for name, address in (("to", request.to), ("public", request.public or request.to)):
             if _ADDRESS.fullmatch(address) is None:
                 raise InvalidRequest(f"{name} is {address[:80]!r}, which is not of the form HOST:PORT")
+        if request.page and _PAGE.fullmatch(request.page) is None:
+            raise InvalidRequest(f"page is {request.page[:80]!r}, which is not of the form https://HOST/PATH")
         there, here = await self._others.describe(request.to), await self.server_info()
         if there.cluster == here.cluster:
             raise InvalidRequest(f"{request.to} is this server; say where another one is")
@@ -129,7 +132,7 @@ class Evacuation:
         if FORMATS[0] not in there.snapshot_formats:
             read = ", ".join(there.snapshot_formats)
             raise WrongState(f"{request.to}, release {there.version}, reads {read} and not {FORMATS[0]}")
-        return Destination(request.to, there.cluster, request.public)
+        return Destination(request.to, there.cluster, request.public, request.page)
 
     # Of the server that they go to
 

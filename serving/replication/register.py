@@ -23,12 +23,13 @@ KEEP_ENDED_S = 60.0
 class Destination:
     """Another server, that sessions go to: `cluster` at `address`.
 
-    Clients are told `public`; where that is empty the address that they know leads there.
+    Clients are told `public`, and browsers `page`; where that is empty the address that they know leads there.
     """
 
     address: str
     cluster: str
     public: str
+    page: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from serving.errors import ServingError
+from serving.errors import ServingError, SessionMoved
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_fit, read_restyling, weight_of, write_cue
 from serving.protocol.status import code_numbered, code_of, message_of, reason_name, reason_of, retry_after_of
@@ -20,6 +20,8 @@ def error_json(error: ServingError) -> Json:
     data: dict[str, Json] = {"code": code_of(error).name, "reason": reason_of(error), "message": message_of(error)}
     if (seconds := retry_after_of(error)) is not None:
         data["retry_after_s"] = seconds
+    if isinstance(error, SessionMoved):
+        data |= {name: where for name, where in (("server", error.server), ("page", error.page)) if where}
     return data
 
 

@@ -77,7 +77,9 @@ class SessionDirectory:
 def moved(destination: Destination) -> SessionMoved:
     """What is said of sessions that go on on another server."""
     where = f"at {destination.public}" if destination.public else "at the same address, over a new connection"
-    return SessionMoved(f"sessions of this server go on on another one: ask {where}", destination.public)
+    return SessionMoved(
+        f"sessions of this server go on on another one: ask {where}", destination.public, destination.page
+    )
 
 
 def _ended(session_id: str, ended: Ended) -> SessionNotFound | SessionLost | SessionMoved:

@@ -5,6 +5,7 @@
 
 import { byId } from "./dom.js";
 import { connect } from "./longtake.js";
+import { follow } from "./moved.js";
 import { Player } from "./player.js";
 import { sentence } from "./toasts.js";
 
@@ -21,6 +22,7 @@ function show(fields) {
   new Player(byId("video")).follow(reactor);
   reactor.onFrames(() => (byId("said").hidden = true));
   reactor.onMessage(({ type, data }) => {
+    if (type === "error" && follow(data)) return;
     if (type === "error" || type === "end") say(data.message);
   });
 }

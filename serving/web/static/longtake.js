@@ -279,9 +279,9 @@ export class Reactor {
     this.#tell("frames", { ...piece, media: this.#media });
   }
 
-  /** A session that is not there any more is not looked for again. */
+  /** A session that is not there any more is not looked for again, nor one that is on a server with another page. */
   #failed(error) {
-    if (!mayWorkLater(error)) this.#over = true;
+    if (!mayWorkLater(error) || error.page) this.#over = true;
   }
 
   #closed(code) {

@@ -10,6 +10,7 @@ import { byId, element, present } from "./dom.js";
 import { Exchange, moved } from "./exchange.js";
 import { pressBySpaceBar } from "./keyboard.js";
 import { connect } from "./longtake.js";
+import { follow } from "./moved.js";
 import { News } from "./news.js";
 import { barePlace, readPlace, steeringPlace, watchingPlace } from "./permalink.js";
 import { PromptForm } from "./prompt_form.js";
@@ -269,6 +270,7 @@ class Page {
   }
 
   #fail(error) {
+    if (follow(error)) return;
     this.#notices.warn(error);
     if (error.code === "UNAUTHENTICATED") {
       const { token, insecure } = byId("settings").elements;

@@ -52,6 +52,11 @@ def test_an_evacuation_is_followed_to_its_end(
     assert said == "2 sessions left, 1 of them on their way\n0 sessions left, 0 of them on their way\n"
 
 
+def test_browsers_are_told_another_page(asked: list[pb.EvacuateServerRequest], tmp_path: Path) -> None:
+    assert main(command(tmp_path, "--to", "b:2", "--page", "https://films.example")) == 0
+    assert asked[0] == pb.EvacuateServerRequest(to="b:2", public="b:2", page="https://films.example")
+
+
 def test_an_evacuation_is_called_off(asked: list[pb.EvacuateServerRequest], tmp_path: Path) -> None:
     assert main(command(tmp_path, "--stop", "--gone")) == 0
     assert asked == [pb.EvacuateServerRequest(gone=True)]
@@ -61,6 +66,7 @@ def test_an_evacuation_is_called_off(asked: list[pb.EvacuateServerRequest], tmp_
     ("options", "words"),
     [
         (("--stop", "--same-address"), "goes with --to"),
+        (("--stop", "--page", "https://films.example"), "--page goes with --to"),
         (("--to", "b:2", "--gone"), "goes with --stop"),
         (("--to", "b:2", "--operator-token", "/nowhere"), "'/nowhere' cannot be read"),
         (("--to", "b:2", "--from", "other.example:1"), "would go to other.example:1 in the clear"),

@@ -360,6 +360,8 @@ def test_what_cannot_be_evacuated_is_refused_in_words(pocket: OpenedModel, tmp_p
         async with two(pocket, tmp_path) as there:
             old, new = there.old.managers[0], there.new.managers[0]
             await refused(old.evacuate(pb.EvacuateServerRequest(to="new"), OPERATOR), InvalidRequest, "HOST:PORT")
+            odd = pb.EvacuateServerRequest(to=NEW, page="javascript:alert(1)")
+            await refused(old.evacuate(odd, OPERATOR), InvalidRequest, "page is 'javascript")
             await refused(old.evacuate(pb.EvacuateServerRequest(to=OLD), OPERATOR), InvalidRequest, "this server")
             cluster_of = (await new.server_info(ANNA)).cluster
             meant = pb.OfferSessionRequest(cluster="other", session_id="one")

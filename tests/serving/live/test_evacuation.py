@@ -17,8 +17,10 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
 from serving.protocol.status import reason_in, server_in
 from serving.timeline.cue import Blend, Cue
+from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
 from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import NIGHT, NOON, frames
+from tests.support.tcp_switch import switched
 
 pytestmark = pytest.mark.slow
 
@@ -27,21 +29,20 @@ ANNA = (("authorization", "Bearer secret-a"),)
 
 
 @contextmanager
-def two_servers(tmp_path: Path, slots: int) -> Iterator[tuple[Server, Server]]:
-    """The old one and the new one, which have the same callers and operators."""
+def two_servers(tmp_path: Path, slots: int, *, callers: bool = True) -> Iterator[tuple[Server, Server]]:
+    """The old one and the new one, which have the same operators, and the same callers or none."""
     (tmp_path / "tokens").write_text("anna secret-a\n")
     (tmp_path / "operator").write_text("secret-o\n")
-    options = (
-        *("--tokens", str(tmp_path / "tokens"), "--operator-token", str(tmp_path / "operator")),
-        *("--slots", str(slots), "--limits.sessions-per-token", str(slots)),
-    )
+    options = ["--operator-token", str(tmp_path / "operator"), "--slots", str(slots)]
+    if callers:
+        options += ["--tokens", str(tmp_path / "tokens"), "--limits.sessions-per-token", str(slots)]
     with serving(tmp_path / "old", *options) as old, serving(tmp_path / "new", *options) as new:
         yield old, new
 
 
-async def evacuated(old: Server, new: Server, token: Path) -> str:
+async def evacuated(old: Server, new: Server, token: Path, *options: str) -> str:
     """What the command says that operators run."""
-    where = ("--from", old.address, "--to", new.address, "--operator-token", str(token))
+    where = ("--from", old.address, "--to", new.address, "--operator-token", str(token), *options)
     command = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "serving.cli.main", "evacuate", *where, stdout=subprocess.PIPE
     )
@@ -129,3 +130,32 @@ def test_many_sessions_go_on_on_another_server(tmp_path: Path) -> None:
 
     with two_servers(tmp_path, MANY) as (old, new):
         asyncio.run(go(old, new))
+
+
+@pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Chromium: `make .venv/browser`")
+def test_a_page_goes_on_with_its_session_on_another_server(tmp_path: Path) -> None:
+    def leave(old: Server, new: Server, *options: str) -> None:
+        asyncio.run(evacuated(old, new, tmp_path / "operator", *options))
+
+    with (
+        two_servers(tmp_path, 1, callers=False) as (old, new),
+        switched(old.http_port) as switch,
+        browsing(f"http://127.0.0.1:{switch.port}", tmp_path / "profile") as page,
+    ):
+        page.open()
+        page.start(NOON)
+        session = page.session
+        switch.target = new.http_port
+        leave(old, new, "--same-address")
+        page.until_frame(page.frame + 48)
+        assert page.session == session == new.stub.ListSessions(pb.ListSessionsRequest()).sessions[0].id
+        # Back again, to a page at another address.
+        page.press("new")
+        page.start(NIGHT)
+        session, there = page.session, f"http://127.0.0.1:{old.http_port}"
+        back = (sys.executable, "-m", "serving.cli.main", "evacuate", "--from", old.address, "--stop")
+        subprocess.run((*back, "--operator-token", str(tmp_path / "operator")), check=True, timeout=60)
+        leave(new, old, "--page", there)
+        page.until(lambda: page.driver.current_url == f"{there}/#session={session}")
+        page.until_frame(48)
+        assert page.session == session == old.stub.ListSessions(pb.ListSessionsRequest()).sessions[0].id

@@ -364,8 +364,8 @@ class Manager(Process):
         self._do(session, role.fell_behind(epoch, self.clock))
 
     def on_beat(self, session: str, epoch: int) -> None:
-        if (role := self._fed_by(session, epoch)) is not None and session in self.stores:
-            self._do(session, role.fed(epoch, not role._is_behind, self.clock, is_news=False))
+        if (role := self._fed_by(session, epoch)) is not None:
+            self._do(session, role.fed(epoch, role._is_full and not role._is_behind, self.clock, is_news=False))
 
     def on_state(self, session: str, epoch: int, items: int) -> None:
         if (role := self._fed_by(session, epoch)) is not None and items >= (self.stores.get(session) or 0):

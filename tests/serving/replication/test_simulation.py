@@ -15,7 +15,7 @@ from serving.replication.register import Ended, MemoryRegister, Owner, Record, R
 from tests.serving.replication.simulated_processes import Manager
 from tests.serving.replication.simulation import STEP_S, Hasty, Rules, World, run
 
-VARIANT_SEEDS = range(1000, 1450)
+VARIANT_SEEDS = range(1600, 2050)
 """Among the first of which each variant is found out."""
 
 

@@ -26,7 +26,7 @@ STATE = {"session": "one", "model": "pocket", "seed": "7", "height": 32, "width"
 USED = (
     ("linkPlace", "replay.js"), ("readPlace", "permalink.js"), ("CueFeed", "cue_feed.js"), ("Skips", "skips.js"),
     ("SilenceWatch", "silence.js"), ("Blocks", "blocks.js"), ("isInTheClear", "clear_text.js"),
-    ("connect", "longtake.js"), ("Outbox", "outbox.js"),
+    ("connect", "longtake.js"), ("Outbox", "outbox.js"), ("pageAfter", "moved.js"),
     ("readPiece, pictureMessage", "binary_messages.js"),
 )  # fmt: skip
 
@@ -79,6 +79,26 @@ def test_many_cues_are_scheduled_a_part_at_a_time_and_all_of_them() -> None:
         "say([counts, feed.waiting, sent.every((cue, n) => cue === n)]);"
     )
     assert sent == [[2000, 2000, 2000, 3100, 5000, 5000], 0, True]
+
+
+@pytest.mark.parametrize(
+    ("page", "there"),
+    [
+        ("https://new.example", "https://new.example/#session=one"),
+        ("https://new.example:8443/films", "https://new.example:8443/films/#session=one"),
+        ("https://new.example/films/", "https://new.example/films/#session=one"),
+        ("", None),
+    ],
+)
+def test_a_page_goes_on_at_the_same_place_of_the_server_that_its_session_went_to(
+    page: str, there: str | None
+) -> None:
+    assert run(f"say(pageAfter({{ page: '{page}' }}, 'http://old.example:8000/#session=one'));") == there
+
+
+def test_the_bare_page_goes_on_at_the_other_servers() -> None:
+    moved = "say(pageAfter({ page: 'https://new.example' }, 'http://old.example/bare#watch=one'));"
+    assert run(moved) == "https://new.example/bare#watch=one"
 
 
 def skips(program: str) -> Any:

@@ -436,14 +436,16 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., model: _Optional[str] = ..., cluster: _Optional[str] = ..., snapshot_formats: _Optional[_Iterable[str]] = ..., free_slots: _Optional[int] = ...) -> None: ...
 
 class EvacuateServerRequest(_message.Message):
-    __slots__ = ("to", "public", "gone")
+    __slots__ = ("to", "public", "gone", "page")
     TO_FIELD_NUMBER: _ClassVar[int]
     PUBLIC_FIELD_NUMBER: _ClassVar[int]
     GONE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_FIELD_NUMBER: _ClassVar[int]
     to: str
     public: str
     gone: bool
-    def __init__(self, to: _Optional[str] = ..., public: _Optional[str] = ..., gone: _Optional[bool] = ...) -> None: ...
+    page: str
+    def __init__(self, to: _Optional[str] = ..., public: _Optional[str] = ..., gone: _Optional[bool] = ..., page: _Optional[str] = ...) -> None: ...
 
 class EvacuateServerResponse(_message.Message):
     __slots__ = ("sessions", "held")
