@@ -151,6 +151,7 @@ def test_a_page_goes_on_with_its_session_on_another_server(tmp_path: Path) -> No
         assert page.session == session == new.stub.ListSessions(pb.ListSessionsRequest()).sessions[0].id
         # Back again, to a page at another address.
         page.press("new")
+        page.until(lambda: page.frame < 0)
         page.start(NIGHT)
         session, there = page.session, f"http://127.0.0.1:{old.http_port}"
         back = (sys.executable, "-m", "serving.cli.main", "evacuate", "--from", old.address, "--stop")
