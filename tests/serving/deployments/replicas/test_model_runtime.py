@@ -7,6 +7,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from engines.config.presets import preset
+from engines.config.quantization import QuantizationConfig
 from engines.errors import ConfigError
 from engines.streaming.builder import EngineConfig
 from engines.streaming.state import Block
@@ -31,6 +33,7 @@ from serving.deployments.replicas.model_runtime import (
     streams,
 )
 from serving.pipeline.video_decoder import DecoderStart
+from tests.support.quantized import write_pocket
 from tests.support.rollouts import roll
 
 CONFIG = ServerConfig(model="tiny-taehv", slots=2, batch=2, sizes=((32, 48),))
@@ -60,6 +63,15 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, tuple[
     watch(TAEHV, "decode")
     watch(UMT5Encoder, "forward")
     return found
+
+
+def test_a_replica_refuses_what_its_card_is_not_made_for_before_it_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pocket(tmp_path / "small", QuantizationConfig("int8"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (10, 0))
+    with pytest.raises(ConfigError, match="sm_100 multiplies INT8 at a small part of its rate"):
+        load(ServerConfig(model="small", models_dir=tmp_path, device="cuda"))
 
 
 def test_every_stage_is_warmed_up_in_the_thread_that_runs_it(
