@@ -200,6 +200,9 @@ class ServerConfig(BaseModel):
         None, description="sessions of one video decoder; else twice those of all denoisers, as one moves"
     )
     slots: Count = Field(2, description="sessions of one denoiser")
+    suspend_after: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0, description="seconds after which a paused session gives its slot back until it is resumed; 0: never"
+    )
     batch: Count = Field(1, description="streams in one pass of a denoiser")
     video_loop: LoopSetting = Field(
         "auto", description="of restyled videos: plain, or batch (later, and more of them); auto: as there is time"

@@ -93,20 +93,29 @@ class Generator:
 
         `noise` replaces the noise that follows from `config.seed`.
         """
+        stream = self.suspended(config, noise)
+        self._take_window(stream)
+        return stream
+
+    def suspended(self, config: StreamConfig, noise: Noise | None = None) -> Stream:
+        """A new stream as `suspend` would leave it: it needs no room until it is resumed."""
         noise = SeededNoise(config.seed) if noise is None else noise
-        policy = window_policy(config)
-        with typed_out_of_memory("another stream"):
-            lanes = self.cache.open_lanes(policy, config.frame_tokens, config.lanes)
         return Stream(
             config=config,
-            policy=policy,
+            policy=window_policy(config),
             noise=noise,
             noise_prefetcher=self.noise_prefetcher(noise, config),
-            lanes=lanes,
+            lanes=(),
             schedules=(FlowSchedule.of(config, 0), FlowSchedule.of(config, 1)),
             recent=RecentLatents(self.recent_frames(config.window_frames)),
-            decoder=None if self.decoder is None else self.decoder.empty_cache(),
+            decoder=None,
         )
+
+    def _take_window(self, stream: Stream) -> None:
+        config = stream.config
+        with typed_out_of_memory("another stream"):
+            stream.lanes = self.cache.open_lanes(stream.policy, config.frame_tokens, config.lanes)
+        stream.decoder = None if self.decoder is None else self.decoder.empty_cache()
 
     @torch.inference_mode()
     def set_prompt(self, stream: Stream, prompt: Prompt) -> None:
@@ -116,7 +125,7 @@ class Generator:
         under the new prompt. Raises PromptError if the embedding does not fit the model, PoolFull if its keys and
         values find no room.
         """
-        stream.require_open()
+        stream.require_window()
         before = stream.prompt_kv
         stream.use_prompt(prompt, self.take_prompt(prompt))
         if before is not None:
@@ -183,7 +192,7 @@ class Generator:
 
     def fork(self, stream: Stream) -> Stream:
         """A second stream in the same state, to go on by itself. Raises PoolFull if it finds no room."""
-        stream.require_open()
+        stream.require_window()
         with typed_out_of_memory("another stream"):
             lanes = self.cache.fork_lanes(stream.lanes)
         return replace(
@@ -204,7 +213,7 @@ class Generator:
         the decoder is warmed up with the last latents. From there on the stream differs from what it would
         have been, as it does after a prompt switch.
         """
-        stream.require_open()
+        stream.require_window()
         stream.require_decoded()
         if stream.blocks == 0:
             return
@@ -214,14 +223,43 @@ class Generator:
                 self._rollout.replay_sink_pass(stream, sink_pass)
         stream.rebuilt(self.rebuilt_decoder(stream.recent))
 
+    def suspend(self, stream: Stream) -> None:
+        """Give back all memory of the stream but what a light snapshot holds, until it is resumed.
+
+        It can be saved meanwhile, and closed. Raises StreamError while the decoder lags behind.
+        """
+        stream.require_window()
+        stream.require_decoded()
+        self._give_back(stream)
+        stream.suspend()
+
+    @torch.inference_mode()
+    def resume(self, stream: Stream) -> None:
+        """Have a suspended stream go on: its window is rebuilt as by `rebuild`.
+
+        Raises PoolFull if it finds no room; it is suspended then.
+        """
+        self._take_window(stream)
+        try:
+            if stream.prompt is not None:
+                stream.prompt_kv = self.take_prompt(stream.prompt)
+            self.rebuild(stream)
+        except BaseException:
+            self._give_back(stream)
+            stream.suspend()
+            raise
+
     def close(self, stream: Stream) -> None:
         """Give the stream's memory back. Closing it again does nothing."""
         if not stream.closed:
-            for lane in stream.lanes:
-                self.cache.close(lane)
-            if stream.prompt_kv is not None:
-                self.cache.prompts.give_back(stream.prompt_kv)
+            self._give_back(stream)
             stream.close()
+
+    def _give_back(self, stream: Stream) -> None:
+        for lane in stream.lanes:
+            self.cache.close(lane)
+        if stream.prompt_kv is not None:
+            self.cache.prompts.give_back(stream.prompt_kv)
 
     def end_warm_up(self) -> None:
         """Record no more graphs: from now on streams are served, which none may hold up.
@@ -281,7 +319,7 @@ def _recache_shape(stream: Stream) -> tuple[int, ...]:
 
 def _require_ready(stream: Stream) -> None:
     """Raise unless the stream can make its next block."""
-    stream.require_open()
+    stream.require_window()
     stream.require_prompt()
     end = stream.latent_frames + stream.block_frames
     if stream.config.rope == "absolute" and end > ABSOLUTE_POSITIONS:

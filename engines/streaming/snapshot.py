@@ -67,7 +67,8 @@ class Restored(NamedTuple):
 
 
 def take_exact(generator: Generator, stream: Stream) -> bytes:
-    """Everything the stream holds. Raises StreamError unless all its blocks are decoded."""
+    """Everything the stream holds. Raises StreamError unless all its blocks are decoded, or if it is suspended."""
+    stream.require_window()
     tensors, facts = _common(stream, stream.sink_passes)
     tensors |= {f"cache.{name}": tensor for name, tensor in _window(generator, stream).items()}
     if stream.decoder is not None:
@@ -125,8 +126,8 @@ def snapshot_of(kind: Kind, parts: Parts) -> Snapshot:
         return Snapshot(kind, _config(facts), tensors, facts)
 
 
-def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
-    """Open the stream that `data` holds.
+def restore(generator: Generator, data: bytes | Snapshot, *, suspended: bool = False) -> Restored:
+    """Open the stream that `data` holds; where it is light, and to be `suspended`, without taking any room.
 
     Raises SnapshotError if the bytes are damaged, of another version or model, or (exact) of another device,
     torch, threads or format of keys and values, and PoolFull if there is no room; nothing is open then. How large
@@ -144,7 +145,7 @@ def restore(generator: Generator, data: bytes | Snapshot) -> Restored:
         if kind == "exact":
             _require_same_window(generator, snapshot.tensors)
         _check(generator, snapshot)
-        return Restored(_open(generator, snapshot), kind)
+        return Restored(_open(generator, snapshot, suspended=suspended and kind == "light"), kind)
 
 
 def read_config(data: bytes) -> StreamConfig:
@@ -247,15 +248,15 @@ def _check(generator: Generator, snapshot: Snapshot) -> None:
         raise ValueError(f"{passes} passes into the sink; no stream has more than {most}")
 
 
-def _open(generator: Generator, snapshot: Snapshot) -> Stream:
+def _open(generator: Generator, snapshot: Snapshot, *, suspended: bool) -> Stream:
     kind, config, tensors, facts = snapshot
-    stream = generator.open(config)
+    stream = generator.suspended(config) if suspended else generator.open(config)
     try:
         with typed_out_of_memory("a restored stream"):
             _fill(generator, stream, tensors, facts)
             if kind == "exact":
                 _fill_exact(generator, stream, tensors, facts)
-        if kind == "light":
+        if kind == "light" and not suspended:
             generator.rebuild(stream)
     except BaseException:
         generator.close(stream)
@@ -269,7 +270,9 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
     here = {name: tensor.to(device, dtype) for name, tensor in tensors.items() if name.startswith(LATENTS)}
     rows = {name: tensor.to(device) for name, tensor in tensors.items() if name.startswith(PROMPTS)}
     prompts = [Prompt(text, rows[f"{PROMPTS}{i}"]) for i, text in enumerate(facts["prompts"])]
-    if facts["prompt"] is not None:
+    if facts["prompt"] is not None and stream.is_suspended:
+        stream.prompt = prompts[facts["prompt"]]
+    elif facts["prompt"] is not None:
         generator.set_prompt(stream, prompts[facts["prompt"]])
     stream.rebuilt_before = [int(block) for block in facts["rebuilt_before"]]
     stream.blocks, stream.decoded_blocks = facts["blocks"], facts["decoded_blocks"]
@@ -285,8 +288,8 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
         _require_latents(generator, stream, "latents of a sink pass", sink_pass.latents, frames)
         if not 0 <= sink_pass.first_frame <= stream.config.window_frames - frames:
             raise ValueError(f"a sink pass over {frames} frames from frame {sink_pass.first_frame}")
-        if not 0 <= sink_pass.lane < len(stream.lanes):
-            raise ValueError(f"a sink pass into window {sink_pass.lane} of {len(stream.lanes)}")
+        if not 0 <= sink_pass.lane < stream.config.lanes:
+            raise ValueError(f"a sink pass into window {sink_pass.lane} of {stream.config.lanes}")
 
 
 def _fill_recent(generator: Generator, stream: Stream, recent: Sequence[Tensor]) -> None:

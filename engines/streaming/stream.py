@@ -29,7 +29,7 @@ class Stream:
     `blocks` counts what has been generated. `recent` holds the last blocks' latents: what a recache and a new
     decoder need. `context_due`: the last block's clean pass has not run yet. `recache_due`: the window's keys
     and values are to be recomputed before the next block. `lanes` are its windows: one, or one for each denoising
-    step. `schedules` are the first block's and the later ones'.
+    step; none while the stream is suspended. `schedules` are the first block's and the later ones'.
     """
 
     config: StreamConfig
@@ -79,6 +79,17 @@ class Stream:
         """Raise StreamError if the stream has been closed."""
         if self.closed:
             raise StreamError(f"the stream was closed after block {self.blocks - 1}; open another one")
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it has no window, and waits to be resumed."""
+        return not self.closed and not self.lanes
+
+    def require_window(self) -> None:
+        """Raise StreamError if the stream has been closed, or is suspended."""
+        self.require_open()
+        if self.is_suspended:
+            raise StreamError(f"the stream is suspended before block {self.blocks}; resume it first")
 
     def require_prompt(self) -> Prompt:
         """The prompt in force; StreamError if none has been set."""
@@ -133,6 +144,11 @@ class Stream:
         self.decoder = decoder
         self.context_due, self.recache_due = False, True
         self.rebuilt_before.append(self.blocks)
+
+    def suspend(self) -> None:
+        """Its window and its prompt's keys and values have been given back."""
+        self.lanes, self.prompt_kv, self.decoder = (), None, None
+        self.context_due = False
 
     def close(self) -> None:
         """Let go of all tensors."""

@@ -94,11 +94,11 @@ class StreamEngine:
         """A light snapshot."""
         return text_snapshot.pack_light(*self._light_parts(stream))
 
-    def restore(self, snapshot: AnySnapshot) -> AnyStream:
-        """Open the stream of a snapshot."""
+    def restore(self, snapshot: AnySnapshot, *, suspended: bool = False) -> AnyStream:
+        """Open the stream of a snapshot; one from prompts alone can be `suspended`, and needs no room then."""
         if isinstance(snapshot, VideoSnapshot):
             return video_snapshot.restore(self.video, snapshot)
-        return text_snapshot.restore(self.text, snapshot).stream
+        return text_snapshot.restore(self.text, snapshot, suspended=suspended).stream
 
     def _light_parts(self, stream: AnyStream) -> Parts:
         if isinstance(stream, VideoStream):

@@ -19,6 +19,7 @@ from serving.errors import (
     LimitReached,
     ReplicaLost,
     SessionNotFound,
+    SlotsFull,
 )
 from serving.gateway.api import SessionAPI
 from serving.gateway.callers import Callers
@@ -44,6 +45,9 @@ from serving.replication.messages import Prepared, ResumeState, Role, SavedSessi
 from serving.replication.register import Register
 from serving.session.receipt_log import check_ids
 from serving.timeline.cue import Cue
+
+MOVED_S, ASK_AGAIN_S = 10.0, 0.3
+"""How long a session that is to be resumed may take to be moved to a free slot, and how often it is asked."""
 
 READY_KEPT_S = 1.0
 """How old the answer may be whether the server is there: who asks often costs the replicas nothing."""
@@ -306,11 +310,18 @@ class SessionService(SessionAPI):
         return await self._command(session_id, command, steers=False)
 
     async def _command(self, session_id: str, command: pb.Command, *, steers: bool) -> pb.Receipt:
-        # A reset waits for the block that is being made; nothing else waits for anything.
-        patience_s = CALL_S if command.HasField("reset") else None
-        arguments = (command.SerializeToString(), steers)
-        data = await self._relay.ask(session_id, "command", *arguments, timeout_s=patience_s)
-        return pb.Receipt.FromString(data)
+        # A reset waits for the block that is being made, and a suspended session for its window.
+        patience_s = CALL_S if command.HasField("reset") or command.HasField("resume") else None
+        arguments, until = (command.SerializeToString(), steers), asyncio.get_running_loop().time() + MOVED_S
+        while True:
+            try:
+                data = await self._relay.ask(session_id, "command", *arguments, timeout_s=patience_s)
+                return pb.Receipt.FromString(data)
+            except SlotsFull:
+                # A suspended session that is to be resumed moves to where there is room.
+                if not self._failover.has_room or asyncio.get_running_loop().time() > until:
+                    raise
+            await asyncio.sleep(ASK_AGAIN_S)
 
     # Streams
 

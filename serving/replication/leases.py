@@ -137,11 +137,15 @@ class RenewRequest(NamedTuple):
 
 
 class CopyReport(NamedTuple):
-    """The highest epoch that a copy knows of itself; None where the copy is not there and never will be."""
+    """The highest epoch that a copy knows of itself; None where the copy is not there and never will be.
+
+    It `wants_room` where it was to be resumed, and its replica has no slot for it.
+    """
 
     session_id: str
     attempt: str
     epoch: int | None
+    wants_room: bool = False
 
 
 class Orphan(NamedTuple):

@@ -38,6 +38,7 @@ class RecordDelta:
     controller: str = ""
     seq: int = 0
     joins: bool = True
+    suspended: bool = False
 
     @classmethod
     def between(cls, before: SessionRecord, after: SessionRecord) -> RecordDelta:
@@ -51,6 +52,7 @@ class RecordDelta:
             None if before.pace == after.pace else after.pace,
             removed, put, after.applied.entries[begin - after.applied.first :],
             _new_receipts(before.receipts, after.receipts), after.controller, after.seq, kept is not None,
+            after.suspended,
         )  # fmt: skip
 
     def apply_to(self, before: SessionRecord) -> SessionRecord:
@@ -75,6 +77,7 @@ class RecordDelta:
             receipts=(*before.receipts, *self.receipts)[-MOST_RECEIPTS:],
             controller=self.controller,
             seq=self.seq,
+            suspended=self.suspended,
         )
 
     def _tail(self, before: AppliedTail) -> AppliedTail:

@@ -68,11 +68,12 @@ class Session:
         session._paused_at = record.shown
         session._lost_frames = blocks.pixel_frames(record.next_block + LOST_BLOCKS)
         session.receipts, session.controller = ReceiptLog(record.receipts), record.controller
-        session.seq = record.seq
+        session.seq, session.suspended = record.seq, record.suspended
         return session
 
     def _begin_take(self, take: int, now: float) -> None:
         self.state = State.CREATED
+        self.suspended = False
         self.take = take
         self.next_block = 0
         self.delivered_frames = 0
@@ -189,9 +190,15 @@ class Session:
         """Go on where the viewer stopped."""
         self._require_state(State.PAUSED, "resume")
         self.state, self._waiting_since = State.RUNNING, now
+        self.suspended = False
         self._run_clock(now)
         self.renew(now)
         return (Receipt(command_id, CommandKind.RESUME, Stage.ACCEPTED, self._paused_at + 1),)
+
+    def suspend(self) -> None:
+        """Its slot is given back while it is paused."""
+        self._require_state(State.PAUSED, "suspend")
+        self.suspended = True
 
     def reset(self, command_id: str, now: float) -> tuple[Receipt, ...]:
         """Begin a new take: no cues, frame 0."""
@@ -355,12 +362,13 @@ class Session:
         """As plain data."""
         return SessionRecord(
             self.pace, self.state, self.take, self.next_block, self.delivered_frames, self.shown_frame(now),
-            self.pending, self._log.tail, self.receipts.entries, self.controller, self.seq,
+            self.pending, self._log.tail, self.receipts.entries, self.controller, self.seq, self.suspended,
         )  # fmt: skip
 
     def forget_clients(self) -> None:
-        """This is a second session: what clients have asked of the first is not asked of it."""
+        """This is a second session: what clients have asked of the first is not asked of it, and it has a slot."""
         self.receipts, self.controller, self.seq = ReceiptLog(), "", 0
+        self.suspended = False
 
     def copy(self, block: int, now: float) -> Session:
         """A session that goes on from this one as it was before `block` was begun, with a log of its own.

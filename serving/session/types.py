@@ -161,7 +161,8 @@ class SessionRecord:
 
     `shown` is the last frame its viewer saw, `receipts` are the first answers to its last commands, and
     `controller` is the client that steers it, empty before the first. `seq` counts the changes that were told.
-    Of the log of applied cues it has the end, so that its size does not grow with the session.
+    A paused one may be `suspended`: it has no slot. Of the log of applied cues it has the end, so that its size
+    does not grow with the session.
     """
 
     pace: Pace
@@ -175,6 +176,7 @@ class SessionRecord:
     receipts: tuple[LoggedReceipt, ...] = ()
     controller: str = ""
     seq: int = 0
+    suspended: bool = False
 
     @classmethod
     def restored(

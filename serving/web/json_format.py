@@ -120,6 +120,7 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "state": pb.SessionState.Name(session.state).removeprefix("SESSION_STATE_").lower(),
         "running": session.state == pb.SESSION_STATE_RUNNING,
         "paused": session.state == pb.SESSION_STATE_PAUSED,
+        "suspended": session.suspended,
         "take": session.take,
         "current_frame": session.current_start_frame,
         "next_frame": session.next_frame,

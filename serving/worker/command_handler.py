@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from functools import partial
 
 from engines.errors import EngineError
@@ -22,6 +23,7 @@ from serving.session.state_machine import Receipt
 from serving.worker.pictures.session_input import new_input, require_pictures, require_restylable
 from serving.worker.session_copies import SessionCopies
 from serving.worker.state.active_session import ActiveSession, at_rest
+from serving.worker.suspension import Suspension
 
 REPLICATED_WITHIN_S = 0.5
 """How long a receipt waits for the standby to have its command."""
@@ -37,7 +39,9 @@ class CommandHandler:
         decoder: DecoderStage,
         executor: Executor,
         wake: Callable[[], None],
+        suspension: Suspension,
     ) -> None:
+        self._suspension = suspension
         self._copies = copies
         self._engine = engine
         self._decoder = decoder
@@ -88,8 +92,13 @@ class CommandHandler:
         return mark.name
 
     async def _apply(self, session: ActiveSession, command: pb.Command, replaced: bool) -> tuple[Receipt, ...]:
-        if command.WhichOneof("action") == "reset" and not replaced:
-            return await self._reset(session, command)
+        action, suspended = command.WhichOneof("action"), session.logic.suspended
+        if action == "reset" and not replaced:
+            with self._suspension.slot(session) if suspended else nullcontext():
+                return await self._reset(session, command)
+        if action == "resume" and suspended and not replaced:
+            async with self._suspension.resumed(session):
+                return handle(self._copies.leased(session.attempt).logic, command, _now()).receipts
         if command.HasField("schedule_prompt") and command.schedule_prompt.HasField("restyling"):
             require_restylable(session.spec, [read_cue(command.schedule_prompt)])
         if command.HasField("cut"):

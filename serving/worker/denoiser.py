@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +51,7 @@ from serving.worker.session_saver import SessionSaver
 from serving.worker.session_streams import SessionStreams
 from serving.worker.state.active_session import ActiveSession, at_rest
 from serving.worker.state.metrics import Metrics
+from serving.worker.suspension import Suspension
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ class Denoiser:
         tracer: where the spans of blocks go.
         pictures: encodes those of sessions that restyle a video; None where there are none.
         video_loop: how the blocks of those are made.
+        suspend_after_s: after how long a paused session gives its slot back; 0: never.
 
     """
 
@@ -103,6 +106,7 @@ class Denoiser:
         tracer: Tracer = UNTRACED,
         pictures: InputStage | None = None,
         video_loop: LoopSetting = "auto",
+        suspend_after_s: float = 0.0,
     ) -> None:
         self._engine = engine
         self._decoder = decoder
@@ -125,7 +129,10 @@ class Denoiser:
         )  # fmt: skip
         self._factory = SessionFactory(engine, text, decoder, executor, replica, provenance)
         self._saver = SessionSaver(self._copies, engine, executor, self._loop.wake, leases.prepare_timeout_s)
-        self._commands = CommandHandler(self._copies, engine, decoder, executor, self._loop.wake)
+        self._suspension = Suspension(
+            self._copies, engine.text, decoder, executor, self._loop.wake, slots, suspend_after_s
+        )
+        self._commands = CommandHandler(self._copies, engine, decoder, executor, self._loop.wake, self._suspension)
         beat_s = leases.beat_every_s
         self._streams = SessionStreams(self._copies, engine, executor, self._loop.wake, viewers, beat_s)
         self._tasks: list[asyncio.Task[None]] = []
@@ -189,11 +196,13 @@ class Denoiser:
         """Make a copy of a session, new or from where it was elsewhere, which waits for its lease.
 
         `owner` is the attempt that owns the session at `epoch`: copies from before it end, and leave their slot to
-        this one. Raises SlotsFull at once if there is none, or no time for a new session, and LimitReached for a
-        session out of a client's bytes that is not rebuilt within `replay_s`.
+        this one, which needs none where the session is suspended. Raises SlotsFull at once if there is none, or no
+        time for a new session, and LimitReached for a session out of a client's bytes that is not rebuilt within
+        `replay_s`.
         """
         await self._copies.make_way(spec.session_id, epoch, owner)
-        with self._copies.slot(spec, moves=epoch > 0):
+        is_suspended = resume is not None and resume.record.suspended
+        with nullcontext() if is_suspended else self._copies.slot(spec, moves=epoch > 0):
             if any(copy.attempt == owner for copy in self._copies.all):
                 raise WrongState("the session's owner is here: its lease can be renewed")
             is_clients = resume is not None and epoch == 0
@@ -276,6 +285,7 @@ class Denoiser:
                     self._copies.end(session, failure)
                 elif self._copies.has_lease(session):
                     session.look_at_waiting(now)
+            self._suspension.look(now)
             self._streams.close_expired(now)
             self._metrics.following(self._copies.following(now))
 

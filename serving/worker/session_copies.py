@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from serving.errors import NoLease, RegisterUnavailable, ReplicaLost, ServingError, SessionNotFound, SlotsFull
-from serving.replication.leases import RenewAnswer, RenewRequest, ReplicaLeases
+from serving.replication.leases import CopyReport, RenewAnswer, RenewRequest, ReplicaLeases
 from serving.replication.messages import SessionSpec
 from serving.replication.register import Ended, Owner, Register
 from serving.worker.capacity.capacity import Capacity, Load
@@ -100,12 +100,12 @@ class SessionCopies:
 
     @contextmanager
     def slot(self, spec: SessionSpec, *, moves: bool = False) -> Iterator[None]:
-        """A slot, taken while a copy is made; a session that is here has its own.
+        """A slot, taken while a copy is made or resumed; a session that is here and not suspended has its own.
 
         Raises SlotsFull where none is free, or where the device has no time for one session more. One that `moves`
         here is let in all the same: slowly is better than not at all.
         """
-        if all(copy.id != spec.session_id for copy in self._copies.values()):
+        if spec.session_id not in self._loads():
             self._require_room(spec, in_time=not moves)
             self._admitted += not moves
         self._opening.append(spec)
@@ -145,8 +145,9 @@ class SessionCopies:
         self._refused += is_new
 
     def _loads(self) -> dict[str, Load]:
-        """Of the sessions that are here or come, by id."""
-        specs = (*(copy.spec for copy in self._copies.values()), *self._opening)
+        """Of the sessions that are here and not suspended, or come, by id."""
+        here = (copy.spec for copy in self._copies.values() if not copy.logic.suspended)
+        specs = (*here, *self._opening)
         return {spec.session_id: Load(spec.stream, spec.pace) for spec in specs}
 
     async def admit(self, session: ActiveSession) -> None:
@@ -174,7 +175,11 @@ class SessionCopies:
             if (session := self._copies.get(copy.attempt)) is not None:
                 renewed, session.renewed = session.renewed, asyncio.Event()
                 renewed.set()
-        return answer._replace(room=self.free)
+        return answer._replace(room=self.free, copies=tuple(map(self._with_wish, answer.copies)))
+
+    def _with_wish(self, report: CopyReport) -> CopyReport:
+        copy = self._copies.get(report.attempt)
+        return report._replace(wants_room=copy is not None and copy.wants_room > _now())
 
     def cancel(self, attempt: str) -> None:
         """The copy will not be committed."""

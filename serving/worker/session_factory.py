@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
+from engines.config.stream import StreamConfig
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
@@ -77,14 +78,15 @@ class SessionFactory:
                 session.input = new_input(spec, begun_blocks(stream), resume.pictures, applied)
                 session.on_way.extend(_on_way(stream, resume, now))
                 session.resumed = _resumed(resume, logic)
-            await self._begin_decoding(session, stream.blocks)
+            if not logic.suspended:
+                await self._begin_decoding(session, stream.blocks)
         return session
 
     async def fork_here(self, session: ActiveSession, attempt: str, spec: SessionSpec) -> ActiveSession:
-        """A second session like `session`, which rests meanwhile."""
+        """A second session like `session`, which rests meanwhile; it is not suspended, though that may be."""
         logic = session.logic.copy(begun_blocks(session.stream), _now())
         logic.forget_clients()
-        async with self._taken(await self._opened(partial(self._engine.fork, session.stream))) as stream:
+        async with self._taken(await self._opened(partial(self._forked, session.stream))) as stream:
             prompts = dict(session.prompts)
             track = session.track.copy(prompts)
             fork = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
@@ -144,14 +146,25 @@ class SessionFactory:
             raise
 
     async def _stream(self, spec: SessionSpec, resume: ResumeState | None) -> AnyStream:
-        """New, or out of a snapshot."""
+        """New, or out of a snapshot; suspended as the session is."""
+        suspended = resume is not None and resume.record.suspended
         if resume is None or resume.snapshot is None:
-            return await self._new(spec)
+            return await (self._new_suspended(spec) if suspended else self._new(spec))
         with refused():
             snapshot = await asyncio.to_thread(read_snapshot, resume.snapshot)
         if snapshot.kind != ("exact" if resume.exact else "light") or snapshot.config != spec.stream:
             raise InvalidRequest("the snapshot's stream does not go with its session: it is set up otherwise")
-        return await self._opened(partial(self._engine.restore, snapshot))
+        return await self._opened(partial(self._engine.restore, snapshot, suspended=suspended))
+
+    async def _new_suspended(self, spec: SessionSpec) -> AnyStream:
+        if not isinstance(spec.stream, StreamConfig):
+            raise InvalidRequest("a session that restyles a video cannot be suspended")
+        return await self._opened(partial(self._engine.text.suspended, spec.stream))
+
+    def _forked(self, stream: AnyStream) -> AnyStream:
+        if isinstance(stream, Stream) and stream.is_suspended:
+            return self._engine.restore(read_snapshot(self._engine.take_light(stream)))
+        return self._engine.fork(stream)
 
     async def _new(self, spec: SessionSpec) -> AnyStream:
         return await self._opened(partial(self._engine.open, spec.stream))

@@ -93,8 +93,9 @@ class SessionSaver:
 
     def _goes_exactly(self, session: ActiveSession, machine: dict[str, Any]) -> bool:
         text, stream = self._engine.text, session.stream
-        is_alike = machine == machine_of(text)
-        return is_alike and isinstance(stream, Stream) and exact_bytes(text, stream) <= MOST_EXACT_BYTES
+        if not isinstance(stream, Stream) or stream.is_suspended:
+            return False
+        return machine == machine_of(text) and exact_bytes(text, stream) <= MOST_EXACT_BYTES
 
     async def _stream(self, session: ActiveSession, *, exact: bool) -> bytes | None:
         """A snapshot of its stream; None before the first block."""

@@ -96,6 +96,7 @@ class DenoiserReplica:
                 replay_s=self._config.limits.replay_seconds, viewers=self._config.limits.viewers_per_session,
                 restart_s=self._config.limits.restart_seconds, tracer=self._tracer,
                 pictures=self._denoising.pictures, video_loop=self._config.video_loop,
+                suspend_after_s=self._config.suspend_after,
             )  # fmt: skip
             self._denoiser.start()
         return self._denoiser

@@ -96,6 +96,7 @@ class StandbySession:
         self._died: set[str] = set()
         self._died_making: int | None = None
         self._rebuilds_at: int | None = None
+        self._wants_room = False
         self.is_released = False
         self.kept: StandbyCopy | None = None
         """What it had of the session when another manager adopted it, which has nothing yet."""
@@ -110,8 +111,14 @@ class StandbySession:
 
     # What comes in
 
-    def tick(self, leaving: Collection[str] = ()) -> None:
-        """Time has passed; `leaving` replicas are being taken away. A first copy may take as long as it likes."""
+    def tick(self, leaving: Collection[str] = (), *, has_room: bool = False) -> None:
+        """Time has passed; `leaving` replicas are being taken away. A first copy may take as long as it likes.
+
+        Where some replica `has_room`, a session that wants it leaves its own.
+        """
+        owner = self.ownership.owner
+        if owner is not None and self._wants_room and has_room:
+            leaving = (*leaving, owner.replica)
         if self.ownership.epoch > 0 or self._prepared is not None:
             self._carry_out(self.ownership.leaving(leaving, _now()))
 
@@ -125,6 +132,7 @@ class StandbySession:
             self._carry_out(self.ownership.fell_behind(self.ownership.epoch, _now()))
         owner = self.ownership.owner
         if owner is not None and (report.attempt, report.epoch) == (owner.attempt, self.ownership.epoch):
+            self._wants_room = report.wants_room
             self._feed_from(owner)
 
     def looked(self, top: EpochRecord | None) -> None:
@@ -303,7 +311,7 @@ class StandbySession:
 
     def _took_over(self, epoch: int, owner: Owner, before: Owner | None) -> None:
         self._tried.clear()
-        self._feed_lost_at = None
+        self._feed_lost_at, self._wants_room = None, False
         self._host.directory.note(self.session_id, epoch, owner)
         extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
         logger.info("standby of a session", extra=extra)

@@ -14,6 +14,8 @@ const WORDS = {
   lost: "not connected",
 };
 
+const SUSPENDED = "paused for long: its place is free for others until it is resumed";
+
 /** What a running session waits for. */
 const WAITS = {
   prompt: "the prompt, which is being encoded",
@@ -32,7 +34,7 @@ export function showSession(state, { standing, watches = false, replaced = false
   const alive = state !== null && !over && standing !== "none";
   const begun = ["running", "paused"].includes(state?.state);
   const shown = Boolean(state?.applied.length);
-  byId("state").textContent = WORDS[standing];
+  byId("state").textContent = standing === "paused" && state.suspended ? SUSPENDED : WORDS[standing];
   byId("state").dataset.state = standing;
   byId("viewers").textContent = state && state.viewers > 1 ? `${state.viewers} viewers` : "";
   byId("waiting").hidden = !waiting;

@@ -72,8 +72,9 @@ class ActiveSession:
     the session; `making` is the one that is being made, and has `span`, the last of the `undelivered` ones is
     `delivering`. `encoded_at` says from when to when each new text was encoded; since `ready_since` the next
     block could be made. `settled` is the time of the clean pass that was run since the last block. `asked_now`
-    says when a cue was asked for, by its frame, if it was to apply at once. Only `feed`, of the one standby,
-    makes the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed.
+    says when a cue was asked for, by its frame, if it was to apply at once. It has been paused since
+    `paused_since`; one that is suspended and was to be resumed `wants_room` until then. Only `feed`, of the one
+    standby, makes the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed.
     `resumed` says how a copy that was elsewhere came here. `input` has the pictures that come for a session
     that restyles a video; `loop` is how its blocks are to be made, and `on_way` are those that have begun and
     not come out.
@@ -107,6 +108,8 @@ class ActiveSession:
     resumed: pb.Resumed | None = None
     asked_now: dict[int, float] = field(default_factory=dict)
     delivered_at: float | None = None
+    paused_since: float | None = None
+    wants_room: float = -math.inf
     waiting: Waiting = Waiting.UNSPECIFIED
     stands_since: tuple[float, object] = (0.0, None)
     ending: bool = False
@@ -315,6 +318,7 @@ class ActiveSession:
         return pb.Session(
             id=self.id,
             state=pb.SessionState.Name(logic.state.value),
+            suspended=logic.suspended,
             options=write_options(spec),
             take=logic.take,
             next_frame=logic.earliest_frame,

@@ -204,6 +204,7 @@ async def cluster(
                     replica=name,
                     viewers=config.limits.viewers_per_session,
                     replay_s=config.limits.replay_seconds,
+                    suspend_after_s=config.suspend_after,
                 )
             )
             for name in replicas

@@ -1,0 +1,129 @@
+"""Sessions that are paused for long give their slots back, and take others when they are resumed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+from engines.streaming.generator import Generator
+from engines.streaming.stream import Stream
+from serving.errors import ServingError, SlotsFull
+from serving.pipeline.engine_errors import refused
+from serving.pipeline.stages import DecoderStage, in_thread
+from serving.session.types import State
+from serving.worker.blocks.delivery import decoder_start
+from serving.worker.session_copies import SessionCopies
+from serving.worker.state.active_session import ActiveSession, at_rest
+
+logger = logging.getLogger(__name__)
+
+MOST_PER_SLOT = 4
+"""Suspended sessions: each keeps the latents of its window on the device, ten megabytes at 480x832."""
+
+WANTED_S = 10.0
+"""How long after it was refused a slot a session is moved to where one is free."""
+
+
+class Suspension:
+    """Takes the slots of sessions that have been paused for `after_s`, which is 0 where none is to be suspended.
+
+    Those that restyle a video keep theirs.
+    A suspended session is there, with its lease, its standby and its viewers, but it has neither a window on the
+    device nor a decoder. `executor` has the one thread that uses the generator.
+    """
+
+    def __init__(
+        self, copies: SessionCopies, generator: Generator, decoder: DecoderStage, executor: Executor,
+        wake: Callable[[], None], slots: int, after_s: float,
+    ) -> None:  # fmt: skip
+        self._copies = copies
+        self._generator = generator
+        self._decoder = decoder
+        self._executor = executor
+        self._wake = wake
+        self._most = MOST_PER_SLOT * slots
+        self._after_s = after_s
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def look(self, now: float) -> None:
+        """Suspend those whose time has come; to be called again and again."""
+        for session in self._copies.all:
+            if session.logic.state is not State.PAUSED:
+                session.paused_since = None
+            elif session.paused_since is None:
+                session.paused_since = now
+            elif self._after_s and now - session.paused_since >= self._after_s and self._may_suspend(session):
+                self._begin(session)
+
+    def _may_suspend(self, session: ActiveSession) -> bool:
+        is_suspended = session.logic.suspended or session.attempt in self._tasks
+        is_paused = session.logic.state is State.PAUSED and not session.ending and self._copies.has_lease(session)
+        there = sum(copy.logic.suspended for copy in self._copies.all)
+        return is_paused and not is_suspended and isinstance(session.stream, Stream) and there < self._most
+
+    def _begin(self, session: ActiveSession) -> None:
+        task = self._tasks[session.attempt] = asyncio.create_task(self._suspend(session))
+        task.add_done_callback(lambda _: self._tasks.pop(session.attempt, None))
+
+    async def _suspend(self, session: ActiveSession) -> None:
+        async with session.commands, at_rest(session, self._wake):
+            is_still_paused = session.logic.state is State.PAUSED and not (session.ending or session.closed)
+            if not is_still_paused or not self._copies.has_lease(session):
+                return
+            await self._put_aside(session)
+            session.logic.suspend()
+            self._copies.count()
+            session.replicate()
+            session.audience.publish_state()
+            logger.info("session suspended", extra={"session": session.id, "attempt": session.attempt})
+
+    @contextmanager
+    def slot(self, session: ActiveSession) -> Iterator[None]:
+        """A slot for a suspended session, while it is being resumed.
+
+        Raises SlotsFull where none is free here: if one is elsewhere, the session is moved there meanwhile.
+        """
+        try:
+            with self._copies.slot(session.spec):
+                yield
+        except SlotsFull:
+            session.wants_room = asyncio.get_running_loop().time() + WANTED_S
+            raise
+
+    @asynccontextmanager
+    async def resumed(self, session: ActiveSession) -> AsyncIterator[None]:
+        """The same, in which its window and its decoder are there again; where the block fails they go again."""
+        with self.slot(session):
+            async with at_rest(session, self._wake):
+                await self._open(session)
+                try:
+                    yield
+                except BaseException:
+                    await self._put_aside(session)
+                    raise
+
+    async def _open(self, session: ActiveSession) -> None:
+        stream = session.stream
+        assert isinstance(stream, Stream)
+        try:
+            with refused():
+                await in_thread(self._executor, partial(self._generator.resume, stream))
+            await self._decoder.open(session.decoder_key, decoder_start(session, stream.blocks))
+        except (asyncio.CancelledError, ServingError):
+            await self._put_aside(session)
+            raise
+
+    async def _put_aside(self, session: ActiveSession) -> None:
+        stream = session.stream
+        assert isinstance(stream, Stream)
+        await in_thread(self._executor, partial(self._take_window, stream))
+        await self._decoder.close(session.decoder_key)
+
+    def _take_window(self, stream: Stream) -> None:
+        """In the executor: of a stream that has one, and has not been closed meanwhile."""
+        if not (stream.closed or stream.is_suspended):
+            self._generator.suspend(stream)
