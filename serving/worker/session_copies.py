@@ -236,7 +236,9 @@ class SessionCopies:
         owned = [session for session in self.all if self.has_lease(session)]
         feeds = [session.feed for session in owned if session.feed is not None]
         viewers = sum(session.audience.viewers for session in owned)
-        return Following(viewers, len(owned) - len(feeds), max((feed.lag_s(now) for feed in feeds), default=0.0))
+        lag_s = max((feed.lag_s(now) for feed in feeds), default=0.0)
+        suspended = sum(session.logic.suspended for session in owned)
+        return Following(viewers, len(owned) - len(feeds), lag_s, suspended)
 
     def count(self) -> None:
         """Tell how many slots are taken."""

@@ -33,9 +33,12 @@ class DenoiserMetrics(StageTimes, Metrics):
 
     def __init__(self) -> None:
         super().__init__()
-        self._sessions = Gauge("longtake_sessions", "Sessions that are open.")
+        self._sessions = Gauge("longtake_sessions", "Sessions that have a slot.")
         self._free = Gauge("longtake_slots_free", "Sessions that could still be opened.")
         self._viewers = Gauge("longtake_viewers", "Who watches the sessions, controllers included.")
+        self._suspended = Gauge(
+            "longtake_sessions_suspended", "Sessions without a slot, paused for long."
+        )
         self._unkept = Gauge("longtake_standby_absent", "Sessions that have no standby at the moment.")
         self._lag = Gauge(
             "longtake_standby_lag_seconds", "How long the oldest block has waited that a standby has not taken."
@@ -62,6 +65,7 @@ class DenoiserMetrics(StageTimes, Metrics):
         self._viewers.set(now.viewers)
         self._unkept.set(now.unkept)
         self._lag.set(now.lag_s)
+        self._suspended.set(now.suspended)
 
     @override
     def block(self, *, late: bool, slack_s: float | None) -> None:

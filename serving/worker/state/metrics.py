@@ -9,12 +9,13 @@ class Following(NamedTuple):
     """Who follows the sessions of a replica.
 
     `unkept` is how many have no standby, and would be lost with the replica; `lag_s` is for how long the oldest
-    block has waited that a standby has not taken, in seconds.
+    block has waited that a standby has not taken, in seconds. So many as are `suspended` have no slot.
     """
 
     viewers: int
     unkept: int
     lag_s: float
+    suspended: int = 0
 
 
 class Metrics(Protocol):
