@@ -46,8 +46,9 @@ from serving.replication.register import Register
 from serving.session.receipt_log import check_ids
 from serving.timeline.cue import Cue
 
-MOVED_S, ASK_AGAIN_S = 10.0, 0.3
-"""How long a session that is to be resumed may take to be moved to a free slot, and how often it is asked."""
+MOVED_S, FREED_S, ASK_AGAIN_S = 10.0, 2.0, 0.3
+"""How long a session that is to be resumed may take to be moved to a slot that is free, how long one is waited for
+where none is, and how often the session is asked meanwhile."""
 
 READY_KEPT_S = 1.0
 """How old the answer may be whether the server is there: who asks often costs the replicas nothing."""
@@ -90,8 +91,10 @@ class SessionService(SessionAPI):
             config, register, partial(self._relay.ask, method="caller_of"), self._failover.beside
         )
         self._options = OptionsChecker(config, model)
-        rooms: SharedAnswer[dict[str, int]] = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
-        self._evacuation = Evacuation(register, config, self._options, rooms, lambda: self._callers.names, others)
+        self._rooms: SharedAnswer[dict[str, int]] = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
+        self._evacuation = Evacuation(
+            register, config, self._options, self._rooms, lambda: self._callers.names, others
+        )
         self._arriving: set[asyncio.Task[pb.Session]] = set()
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         self._recordings = Recordings(
@@ -312,14 +315,15 @@ class SessionService(SessionAPI):
     async def _command(self, session_id: str, command: pb.Command, *, steers: bool) -> pb.Receipt:
         # A reset waits for the block that is being made, and a suspended session for its window.
         patience_s = CALL_S if command.HasField("reset") or command.HasField("resume") else None
-        arguments, until = (command.SerializeToString(), steers), asyncio.get_running_loop().time() + MOVED_S
+        arguments, began = (command.SerializeToString(), steers), asyncio.get_running_loop().time()
         while True:
             try:
                 data = await self._relay.ask(session_id, "command", *arguments, timeout_s=patience_s)
                 return pb.Receipt.FromString(data)
             except SlotsFull:
                 # A suspended session that is to be resumed moves to where there is room.
-                if not self._failover.has_room or asyncio.get_running_loop().time() > until:
+                has_room = any((await self._rooms.get()).values())
+                if asyncio.get_running_loop().time() - began > (MOVED_S if has_room else FREED_S):
                     raise
             await asyncio.sleep(ASK_AGAIN_S)
 

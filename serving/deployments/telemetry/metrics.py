@@ -36,9 +36,7 @@ class DenoiserMetrics(StageTimes, Metrics):
         self._sessions = Gauge("longtake_sessions", "Sessions that have a slot.")
         self._free = Gauge("longtake_slots_free", "Sessions that could still be opened.")
         self._viewers = Gauge("longtake_viewers", "Who watches the sessions, controllers included.")
-        self._suspended = Gauge(
-            "longtake_sessions_suspended", "Sessions without a slot, paused for long."
-        )
+        self._suspended = Gauge("longtake_sessions_suspended", "Sessions without a slot, paused for long.")
         self._unkept = Gauge("longtake_standby_absent", "Sessions that have no standby at the moment.")
         self._lag = Gauge(
             "longtake_standby_lag_seconds", "How long the oldest block has waited that a standby has not taken."

@@ -70,7 +70,6 @@ class Failover:
             pool, register, config, manager, self.directory, self.beside, metrics, others, snapshot_bytes
         )
         self.contacts = self._host.contacts
-        self.has_room = False
         self.manager = manager
         self._sessions: dict[str, StandbySession] = {}
         self._kept: dict[str, KeptCopy] = {}
@@ -198,10 +197,10 @@ class Failover:
                     self._soon[replica] = asyncio.Event()
                     self._renewals[replica] = asyncio.create_task(self._renew_loop(replica))
             destination = await self._where_to(destination)
-            self.has_room = any(room > 0 for room in self.contacts.rooms(replicas.speaking).values())
+            has_room = any(room > 0 for room in self.contacts.rooms(replicas.speaking).values())
             for session in list(self._sessions.values()):
                 session.ownership.evacuate(destination)
-                session.tick(replicas.leaving, has_room=self.has_room)
+                session.tick(replicas.leaving, has_room=has_room)
             await asyncio.sleep(self._config.renew_every_s / 2)
 
     async def _replicas(self) -> Replicas:

@@ -160,10 +160,10 @@ async def never(*_: Any) -> None:
 def test_a_stream_that_the_other_replica_does_not_take_as_it_is_is_rebuilt_the_next_time(
     pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(generator: Generator, snapshot: Snapshot) -> Restored:
+    def refuse(generator: Generator, snapshot: Snapshot, *, suspended: bool = False) -> Restored:
         if snapshot.kind == "exact":
             raise SnapshotError("the snapshot's window has another format")
-        return restore(generator, snapshot)
+        return restore(generator, snapshot, suspended=suspended)
 
     async def move() -> None:
         async with cluster(pocket, tmp_path, lease_s=0.4) as there:
