@@ -17,6 +17,9 @@ from serving.timeline.cue import Cue
 
 logger = logging.getLogger(__name__)
 
+ASKED_FIRST = 4
+"""Replicas that are asked for their room before a session is opened: those that seemed to have most of it."""
+
 ASKED_AT_ONCE = 2
 """Replicas that are asked whether the server is there: a second one, in case that the first is about to die."""
 
@@ -41,7 +44,8 @@ async def any_answers(pool: ReplicaPool) -> bool:
 
 async def roomiest(pool: ReplicaPool, contacts: Contacts) -> str | None:
     """Of the replicas that stay, the one with most free slots; None where none has any."""
-    rooms = contacts.rooms((await pool.replicas()).speaking)
+    known = contacts.rooms((await pool.replicas()).speaking)
+    rooms: dict[str, int] = await ask_some(pool, by_room(known)[:ASKED_FIRST], "room")
     return next((replica for replica in by_room(rooms) if rooms[replica] > 0), None)
 
 
@@ -74,7 +78,8 @@ async def prepare(
 ) -> Prepared:
     """A copy of a session on the replica with most free slots; where that fails, on the next one.
 
-    Only those are called that are tried: `contacts` know what free slots the replicas had when they last answered.
+    Few are asked: `contacts` know how many the replicas had when they last answered, and a replica that has none
+    refuses.
     Those that were silent just now come behind the others, then those that leave, and of all others `avoid`.
     `tried` is told each replica before it is called, so that it can be told of a cancellation. Raises SlotsFull if
     all are full, and ReplicaLost if none answers.
@@ -83,7 +88,7 @@ async def prepare(
     attempt_of_owner = owner.record.attempt if owner is not None and isinstance(owner.record, Owner) else None
     refused: ServingError = ReplicaLost("no replica answers")
     for among in await pool.replicas():
-        for replica in by_room(contacts.rooms(among), avoid):
+        for replica in await _by_room(pool, contacts, among, avoid):
             tried(replica)
             contacts.opening(replica)
             arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner)
@@ -94,3 +99,9 @@ async def prepare(
             else:
                 return prepared
     raise refused
+
+
+async def _by_room(pool: ReplicaPool, contacts: Contacts, among: Sequence[str], avoid: str | None) -> list[str]:
+    known = by_room(contacts.rooms(among), avoid)
+    asked = await ask_some(pool, known[:ASKED_FIRST], "room")
+    return [*by_room(asked, avoid), *known[ASKED_FIRST:]]

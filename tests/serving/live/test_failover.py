@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,6 +19,7 @@ import av
 import grpc
 import pytest
 import torch
+from google.protobuf.duration_pb2 import Duration
 from ray import serve
 
 from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
@@ -38,6 +41,7 @@ from tests.serving.live.scenes import (
     NIGHT,
     NOON,
     chunks,
+    code_of,
     create,
     cue,
     frames,
@@ -53,6 +57,9 @@ Stub = sessions_pb2_grpc.SessionsStub
 HURTS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 
 END = 105
+
+LEASE_S, ADOPTED_S = 5, 10
+"""Of a session that nobody comes to, and how long another manager may take to come to it on a busy machine."""
 
 
 class Pair(NamedTuple):
@@ -253,6 +260,26 @@ def adopted(pair: Pair, session: pb.Session) -> None:
             return
         time.sleep(0.2)
     raise AssertionError("no manager has a copy of the session")
+
+
+@pytest.mark.slow
+def test_a_session_whose_client_and_manager_are_killed_ends_with_its_lease(pair: Pair) -> None:
+    wait_until_whole()
+    options = pb.SessionOptions(seed=7, fps=16, lease=Duration(seconds=LEASE_S))
+    session = pair.stub.CreateSession(pb.CreateSessionRequest(options=options, cues=[cue(NOON, 0)]))
+    start(pair.stub, session)
+    command = [sys.executable, "-m", "tests.serving.live.watching_client", pair.address, session.id, "1"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as client, Replicas(pair.logs) as replicas:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"watching\n"
+        client.kill()
+        replicas.send(signal.SIGKILL, "SessionManager", "standby of a session", session.id)
+    until = time.monotonic() + LEASE_S + ADOPTED_S
+    asked = pb.GetSessionRequest(session_id=session.id)
+    while code_of(lambda: pair.stub.GetSession(asked)) is not grpc.StatusCode.NOT_FOUND:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    wait_until_whole()
 
 
 @pytest.mark.parametrize("seconds", [1, *(pytest.param(long, marks=pytest.mark.slow) for long in (3, 10))])

@@ -17,20 +17,25 @@ SPEC: Any = "a session"
 
 
 class Denoisers:
-    """Open a session at each call, those that are not `full`, and note who was called."""
+    """Open a session at each call while they have room, and note who was asked for that, and who was called."""
 
-    def __init__(self, *names: str, full: str = "") -> None:
+    def __init__(self, rooms: Mapping[str, int]) -> None:
+        self.asked: list[str] = []
         self.called: list[str] = []
-        self._names, self._full = names, full
+        self._rooms = dict(rooms)
 
     async def replicas(self) -> Replicas:
-        return Replicas(self._names)
+        return Replicas(list(self._rooms))
 
-    async def call(self, replica: str, method: str, *_: Any, **__: Any) -> str:
-        self.called.append(replica)
+    async def call(self, replica: str, method: str, *_: Any, **__: Any) -> Any:
         await asyncio.sleep(0)
-        if replica in self._full:
+        if method == "room":
+            self.asked.append(replica)
+            return self._rooms[replica]
+        self.called.append(replica)
+        if not self._rooms[replica]:
             raise SlotsFull(f"{replica} is full")
+        self._rooms[replica] -= 1
         return f"{method}d on {replica}"
 
 
@@ -45,37 +50,42 @@ async def opened(pool: Any, contacts: Contacts) -> Any:
     return await prepare(pool, contacts, "attempt", SPEC, tried=lambda _: None, timeout_s=1)
 
 
-def test_of_many_replicas_the_one_with_most_room_is_asked_and_no_other() -> None:
-    pool = Denoisers(*map(str, range(64)))
-    contacts = told({str(number): number % 40 for number in range(64)})
-    assert asyncio.run(opened(pool, contacts)) == "prepared on 39"
-    assert pool.called == ["39"]
+def test_of_many_replicas_few_are_asked_and_the_roomiest_opens_it() -> None:
+    rooms = {str(number): number % 40 for number in range(64)}
+    pool = Denoisers(rooms)
+    assert asyncio.run(opened(pool, told(rooms))) == "prepared on 39"
+    assert (sorted(pool.asked), pool.called) == (["36", "37", "38", "39"], ["39"])
 
 
-def test_where_it_has_filled_up_meanwhile_the_next_one_is_asked() -> None:
-    pool = Denoisers("a", "b", full="a")
+def test_what_replicas_say_now_counts_more_than_what_they_said_last() -> None:
+    pool = Denoisers({"a": 1, "b": 2})
     assert asyncio.run(opened(pool, told({"a": 2, "b": 1}))) == "prepared on b"
+
+
+def test_where_those_that_seemed_roomiest_are_full_by_now_another_one_opens_it() -> None:
+    pool = Denoisers({"a": 0, "b": 0, "c": 0, "d": 0, "e": 1})
+    assert asyncio.run(opened(pool, told({"a": 9, "b": 9, "c": 9, "d": 9, "e": 1}))) == "prepared on e"
     with pytest.raises(SlotsFull):
-        asyncio.run(opened(Denoisers("a", full="a"), told({"a": 2})))
+        asyncio.run(opened(Denoisers({"a": 0}), told({"a": 2})))
 
 
-def test_a_replica_that_has_said_nothing_yet_is_asked_last() -> None:
-    pool = Denoisers("new", "b", full="b")
-    assert asyncio.run(opened(pool, told({"b": 1}))) == "prepared on new"
-    assert pool.called == ["b", "new"]
+def test_a_replica_that_has_said_nothing_yet_is_asked_as_well() -> None:
+    assert asyncio.run(opened(Denoisers({"new": 1, "b": 0}), told({"b": 1}))) == "prepared on new"
 
 
 def test_sessions_that_are_opened_at_once_are_spread() -> None:
-    pool, contacts = Denoisers("a", "b"), told({"a": 2, "b": 2})
+    rooms = {"a": 2, "b": 2, "c": 0, "d": 0, "e": 0}
+    pool, contacts = Denoisers(rooms), told(rooms)
 
-    async def open_four() -> None:
-        await asyncio.gather(*(opened(pool, contacts) for _ in range(4)))
+    async def open_four() -> list[Any]:
+        return await asyncio.gather(*(opened(pool, contacts) for _ in range(4)))
 
-    asyncio.run(open_four())
-    assert sorted(pool.called) == ["a", "a", "b", "b"]
+    assert sorted(asyncio.run(open_four())) == ["prepared on a"] * 2 + ["prepared on b"] * 2
 
 
 def test_a_session_moves_to_the_roomiest_replica_if_any_has_room() -> None:
-    pool: Any = Denoisers("a", "b", "c")
-    assert asyncio.run(roomiest(pool, told({"a": 1, "b": 2}))) == "b"
-    assert asyncio.run(roomiest(pool, told({"a": 0}))) is None
+    pool: Any = Denoisers({"a": 1, "b": 2, "c": 0})
+    assert asyncio.run(roomiest(pool, told({"a": 2, "b": 2}))) == "b"
+    assert asyncio.run(roomiest(pool, told({}))) == "b"
+    full: Any = Denoisers({"a": 0})
+    assert asyncio.run(roomiest(full, told({"a": 1}))) is None
