@@ -54,7 +54,13 @@ from tests.serving.live.test_sessions import refused
 from tests.serving.worker.pictures.clips import encoded, picture
 
 Stub = sessions_pb2_grpc.SessionsStub
-HURTS = pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+HURTS = pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGKILL, id="killed"),
+        pytest.param(signal.SIGSTOP, id="stopped", marks=pytest.mark.slow),
+    ],
+)
 
 END = 105
 

@@ -18,6 +18,8 @@ from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.scenes import NIGHT, cue, frames, playing, watch
 from tests.support.quantized import INT8, write_pocket
 
+pytestmark = pytest.mark.slow
+
 END = 105
 
 

@@ -18,6 +18,8 @@ from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import described, frames, pictures, playing, watch
 from tests.serving.live.test_offline import END, film
 
+pytestmark = pytest.mark.slow
+
 PLAN = "plan pocket --for cpu --library onnxruntime --stage"
 SETTINGS = "--decoder-engine onnx --text-engine onnx --stages separate --decoders 2 --slots 1"
 
