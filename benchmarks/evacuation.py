@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import itertools
 import json
 import logging
 import os
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,37 +22,28 @@ import numpy as np
 import torch
 
 from benchmarks.measure.machine import RESULTS, Machine
-from engines.config.geometry import FRAMES_PER_SECOND
-from serving.client.aio import AsyncClient
-from serving.client.capture import Playback, opened
+from benchmarks.measure.session_gap import gap_s
+from serving.client.interactive import InteractiveSession
 from serving.client.operator import OperatorCalls
 from serving.deployments.server_process import local_server
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.timeline.cue import Blend, Cue
 
 logger = logging.getLogger(__name__)
 
-PROMPT = "a red balloon hovering over rolling hills at noon under a clear sky"
 OPERATOR = "known-to-both-servers"
-LEAVES_AT, END = 57, 153
 
 
-async def gap_s(old: str, new: str, film: Path) -> float:
-    """The longest time without a chunk from the evacuation on, of a session that misses no frame."""
-    async with (
-        AsyncClient(old) as client,
-        opened(client, [Cue(0, Blend.of(PROMPT))], fps=FRAMES_PER_SECOND) as session,
-        client.control(session, from_frame=0) as controller,
-    ):
-        with closing(Playback(controller, film)) as playback:
-            await controller.start()
-            await playback.until(LEAVES_AT)
-            await OperatorCalls(old, OPERATOR).evacuate(pb.EvacuateServerRequest(to=new, public=new))
-            await playback.until(END)
-    await OperatorCalls(old, OPERATOR).evacuate(pb.EvacuateServerRequest())
-    late = [arrival for arrival in playback.arrivals if arrival.end_frame >= LEAVES_AT]
-    return max(after.at - before.at for before, after in itertools.pairwise(late))
+async def moved_gap_s(old: str, new: str, film: Path) -> float:
+    """As `gap_s`, where all sessions go to another server; then the old one takes sessions again."""
+    operator = OperatorCalls(old, OPERATOR)
+
+    async def evacuate(controller: InteractiveSession, session: pb.Session) -> None:
+        await operator.evacuate(pb.EvacuateServerRequest(to=new, public=new))
+
+    gap = await gap_s(old, film, evacuate)
+    await operator.evacuate(pb.EvacuateServerRequest())
+    return gap
 
 
 def measure(repeats: int, folder: Path) -> list[float]:
@@ -65,7 +54,7 @@ def measure(repeats: int, folder: Path) -> list[float]:
     with local_server(own) as one, local_server(own) as other:
         old, new = one.address, other.address
         for _ in range(repeats):
-            gaps.append(asyncio.run(gap_s(old, new, folder / "film.mp4")))
+            gaps.append(asyncio.run(moved_gap_s(old, new, folder / "film.mp4")))
             logger.info("%.2f s without a chunk", gaps[-1])
             old, new = new, old
     return gaps

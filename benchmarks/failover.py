@@ -16,7 +16,6 @@ import itertools
 import json
 import logging
 import signal
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,20 +26,18 @@ import torch
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
-from engines.config.geometry import FRAMES_PER_SECOND
-from serving.client.aio import AsyncClient
-from serving.client.capture import Playback, opened
+from benchmarks.measure.session_gap import gap_s
+from serving.client.interactive import InteractiveSession
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.media.whole_file import write_whole
+from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.leases import LeaseConfig
-from serving.timeline.cue import Blend, Cue
+from serving.timeline.cue import Blend
 
 logger = logging.getLogger(__name__)
 
-PROMPT = "a red balloon hovering over rolling hills at noon under a clear sky"
 LATER = "a red balloon hovering over rolling hills at night under a clear sky"
-HURT_AT, END = 57, 153
 
 
 class Stage(NamedTuple):
@@ -74,22 +71,15 @@ SETUPS = {
 }
 
 
-async def gap_s(address: str, replicas: Replicas, stage: Stage, number: signal.Signals, film: Path) -> float:
-    """The longest time without a chunk from the signal on, of a session that misses no frame."""
-    async with (
-        AsyncClient(address) as client,
-        opened(client, [Cue(0, Blend.of(PROMPT))], fps=FRAMES_PER_SECOND) as session,
-        client.control(session, from_frame=0) as controller,
-    ):
-        with closing(Playback(controller, film)) as playback:
-            await controller.start()
-            await playback.until(HURT_AT)
-            replicas.send(number, *stage, session.id)
-            # The text encoder is needed for prompts alone.
-            await controller.schedule(Blend.of(LATER))
-            await playback.until(END)
-    late = [arrival for arrival in playback.arrivals if arrival.end_frame >= HURT_AT]
-    return max(after.at - before.at for before, after in itertools.pairwise(late))
+async def hurt_gap_s(address: str, replicas: Replicas, stage: Stage, number: signal.Signals, film: Path) -> float:
+    """As `gap_s`, where a replica of the session is sent a signal."""
+
+    async def hurt(controller: InteractiveSession, session: pb.Session) -> None:
+        replicas.send(number, *stage, session.id)
+        # The text encoder is needed for prompts alone.
+        await controller.schedule(Blend.of(LATER))
+
+    return await gap_s(address, film, hurt)
 
 
 def measure(setup: Setup, repeats: int, folder: Path) -> dict[str, dict[str, list[float]]]:
@@ -107,7 +97,7 @@ def measure(setup: Setup, repeats: int, folder: Path) -> dict[str, dict[str, lis
                 wait_until_whole()
                 logger.info("%s %s", stage.deployment, number.name)
                 with Replicas(running.logs) as replicas:
-                    found.append(asyncio.run(gap_s(address, replicas, stage, number, folder / "film.mp4")))
+                    found.append(asyncio.run(hurt_gap_s(address, replicas, stage, number, folder / "film.mp4")))
                 logger.info("%.2f s without a chunk", found[-1])
     return gaps
 

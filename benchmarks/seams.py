@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.machine import RESULTS
 from benchmarks.measure.no_memory import no_memory
 from benchmarks.measure.subject import Options, add_arguments, build, build_transformer, read_options
 from benchmarks.measure.timing import timed
@@ -285,10 +285,7 @@ def main() -> int:
     arguments = parser.parse_args()
     options = read_options(parser, arguments)
     seams = measure(options)
-    facts = {
-        "machine": asdict(Machine.here(options.device)), "model": options.model.name, "dtype": str(options.dtype),
-        "kernels": str(options.kernels), "graphs": options.graphs, "seams": [asdict(seam) for seam in seams],
-    }  # fmt: skip
+    facts = options.facts | {"seams": [asdict(seam) for seam in seams]}
     write_whole(arguments.json, json.dumps(facts, indent=1) + "\n")
     return 1 if any(seam.failed or seam.holds is False for seam in seams) else 0
 

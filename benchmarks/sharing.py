@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.measure.machine import RESULTS
 from benchmarks.measure.subject import Options, Subject, add_arguments, build, read_options
 from benchmarks.measure.timing import Samples
 from engines.config.geometry import TEMPORAL_FACTOR
@@ -217,10 +217,7 @@ def main() -> int:
     arguments = parser.parse_args()
     options = read_options(parser, arguments)
     found = measure(options)
-    facts = {
-        "machine": asdict(Machine.here(options.device)), "model": options.model.name, "dtype": str(options.dtype),
-        "kernels": str(options.kernels), "graphs": options.graphs, "shared": [part.as_json() for part in found],
-    }  # fmt: skip
+    facts = options.facts | {"shared": [part.as_json() for part in found]}
     write_whole(arguments.json, json.dumps(facts, indent=1) + "\n")
     print("\n".join(map(str, found)))
     return 1 if any(part.failed for part in found) else 0

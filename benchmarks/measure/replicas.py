@@ -22,7 +22,7 @@ from ray.serve.context import _set_global_client
 from serving.config import ServerConfig
 from serving.errors import ServerError
 from serving.launch.running import Running
-from serving.launch.supervisor import CLUSTER
+from serving.launch.supervisor import start_cluster
 from serving.protocol.requests import APPLICATION
 
 
@@ -49,13 +49,8 @@ def joined_server(config: ServerConfig) -> Iterator[JoinedServer]:
     Raises ServerError where the server does not start.
     """
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with subprocess.Popen(
-        CLUSTER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    ) as process:
-        assert process.stdin is not None
+    with start_cluster(config, environment) as process:
         assert process.stdout is not None
-        process.stdin.write(config.model_dump_json() + "\n")
-        process.stdin.flush()
         message = json.loads(process.stdout.readline() or '{"problem": "it ended without a word"}')
         if problem := message.get("problem"):
             raise ServerError(f"the server did not start: {problem}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure.machine import Machine
 from benchmarks.measure.sizes import SEED, frame_size, resized
 from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.model import ModelConfig
@@ -54,6 +55,14 @@ class Options:
     def prompt_keys(self) -> int:
         """Keys that they are to the transformer, with one for all padding."""
         return min(self.prompt_tokens + 1, self.model.transformer.text_len)
+
+    @property
+    def facts(self) -> dict[str, object]:
+        """What it was, for a report: plain data."""
+        return {
+            "machine": asdict(Machine.here(self.device)), "model": self.model.name, "dtype": str(self.dtype),
+            "kernels": str(self.kernels), "graphs": self.graphs,
+        }  # fmt: skip
 
     def randn(self, *shape: int) -> Tensor:
         """Random values where the networks are, in their dtype."""

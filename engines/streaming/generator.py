@@ -20,7 +20,7 @@ from engines.config.stream import StreamConfig
 from engines.device.host_copy import HostCopier
 from engines.device.memory_budget import typed_out_of_memory
 from engines.device.side_stream import SideStream
-from engines.errors import ConfigError, PositionLimit, PromptError
+from engines.errors import ConfigError, PositionLimit, PromptError, StreamError
 from engines.runner.protocol import ModelRunner
 from engines.sampling.flow_schedule import FlowSchedule
 from engines.sampling.noise import Noise, SeededNoise
@@ -237,8 +237,11 @@ class Generator:
     def resume(self, stream: Stream) -> None:
         """Have a suspended stream go on: its window is rebuilt as by `rebuild`.
 
-        Raises PoolFull if it finds no room; it is suspended then.
+        Raises PoolFull if it finds no room; it is suspended then. Raises StreamError if it is not suspended.
         """
+        stream.require_open()
+        if not stream.is_suspended:
+            raise StreamError(f"the stream is not suspended: it can make block {stream.blocks}")
         self._take_window(stream)
         try:
             if stream.prompt is not None:

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import psutil
@@ -75,20 +75,30 @@ def _start(config: ServerConfig, output: IO[str], events: queue.SimpleQueue[Any]
     # cluster that is there has one of its own, or none.
     is_new = config.address is None
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)} if is_new else {}
-    # In a session of its own: Ctrl-C and signals to the group come here only.
+    cluster = start_cluster(config, os.environ | token, output)
+    threading.Thread(target=_read, args=(cluster.stdout, events), daemon=True).start()
+    return cluster
+
+
+def start_cluster(
+    config: ServerConfig, environment: Mapping[str, str], errors: IO[str] | None = None
+) -> subprocess.Popen[str]:
+    """The process that holds the cluster: see there. It ends with its standard input.
+
+    It is in a session of its own: Ctrl-C and signals to the group come to this process only.
+    """
     cluster = subprocess.Popen(
         CLUSTER,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=output,
+        stderr=errors,
         text=True,
-        env=os.environ | token,
+        env=environment,
         start_new_session=True,
     )
     assert cluster.stdin is not None
     cluster.stdin.write(config.model_dump_json() + "\n")
     cluster.stdin.flush()
-    threading.Thread(target=_read, args=(cluster.stdout, events), daemon=True).start()
     return cluster
 
 

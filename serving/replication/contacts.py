@@ -38,7 +38,7 @@ class Contacts:
         self._last.pop(replica, None)
         self._rooms.pop(replica, None)
 
-    def has_room(self, replica: str, sessions: int) -> None:
+    def heard_room(self, replica: str, sessions: int) -> None:
         """So many sessions could be opened there when it answered."""
         self._rooms[replica] = sessions
 

@@ -56,23 +56,23 @@ class Suspension:
                 session.paused_since = None
             elif session.paused_since is None:
                 session.paused_since = now
-            elif self._after_s and now - session.paused_since >= self._after_s and self._may_suspend(session):
+            elif self._after_s and now - session.paused_since >= self._after_s:
                 self._begin(session)
 
     def _may_suspend(self, session: ActiveSession) -> bool:
-        is_suspended = session.logic.suspended or session.attempt in self._tasks
-        is_paused = session.logic.state is State.PAUSED and not session.ending and self._copies.has_lease(session)
-        there = sum(copy.logic.suspended for copy in self._copies.all)
-        return is_paused and not is_suspended and isinstance(session.stream, Stream) and there < self._most
+        logic, there = session.logic, sum(copy.logic.suspended for copy in self._copies.all)
+        is_paused = logic.state is State.PAUSED and not session.ending and self._copies.has_lease(session)
+        return is_paused and not logic.suspended and isinstance(session.stream, Stream) and there < self._most
 
     def _begin(self, session: ActiveSession) -> None:
+        if session.attempt in self._tasks or not self._may_suspend(session):
+            return
         task = self._tasks[session.attempt] = asyncio.create_task(self._suspend(session))
         task.add_done_callback(lambda _: self._tasks.pop(session.attempt, None))
 
     async def _suspend(self, session: ActiveSession) -> None:
         async with session.commands, at_rest(session, self._wake):
-            is_still_paused = session.logic.state is State.PAUSED and not (session.ending or session.closed)
-            if not is_still_paused or not self._copies.has_lease(session):
+            if not self._may_suspend(session):
                 return
             await self._put_aside(session)
             session.logic.suspend()

@@ -240,14 +240,14 @@ class Failover:
         on_it = [session for session in self._sessions.values() if session.is_on(replica)]
         leases = [lease for session in on_it if (lease := session.ownership.renewal()) is not None]
         streams = [stream for stream, at in self._streams.items() if at == replica]
-        request = self._host.contacts.request(self.manager, replica, leases, streams, leaving=self._is_leaving)
+        request = self.contacts.request(self.manager, replica, leases, streams, leaving=self._is_leaving)
         asked_at = _now()
         try:
             answer: RenewAnswer = await self._pool.call(
                 replica, "renew", request, timeout_s=self._config.lease_s / 2
             )
         except ReplicaDied:
-            self._host.contacts.forget(replica)
+            self.contacts.forget(replica)
             self._host.dead.add(replica)
             for session in list(self._sessions.values()):
                 session.replica_died(replica)
@@ -255,8 +255,8 @@ class Failover:
         except ReplicaLost as lost:
             logger.debug("lease not renewed", extra={"replica": replica, "why": str(lost)})
             return bool(on_it or streams) or replica in (await self._replicas()).all
-        if self._host.contacts.heard(replica, answer.reading, _now()):
-            self._host.contacts.has_room(replica, answer.room)
+        if self.contacts.heard(replica, answer.reading, _now()):
+            self.contacts.heard_room(replica, answer.room)
             for report in answer.copies:
                 if (found := self._sessions.get(report.session_id)) is not None:
                     found.reported(report, asked_at)

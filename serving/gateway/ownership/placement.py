@@ -44,8 +44,7 @@ async def any_answers(pool: ReplicaPool) -> bool:
 
 async def roomiest(pool: ReplicaPool, contacts: Contacts) -> str | None:
     """Of the replicas that stay, the one with most free slots; None where none has any."""
-    known = contacts.rooms((await pool.replicas()).speaking)
-    rooms: dict[str, int] = await ask_some(pool, by_room(known)[:ASKED_FIRST], "room")
+    rooms = await _rooms(pool, by_room(contacts.rooms((await pool.replicas()).speaking)))
     return next((replica for replica in by_room(rooms) if rooms[replica] > 0), None)
 
 
@@ -103,5 +102,9 @@ async def prepare(
 
 async def _by_room(pool: ReplicaPool, contacts: Contacts, among: Sequence[str], avoid: str | None) -> list[str]:
     known = by_room(contacts.rooms(among), avoid)
-    asked = await ask_some(pool, known[:ASKED_FIRST], "room")
-    return [*by_room(asked, avoid), *known[ASKED_FIRST:]]
+    return [*by_room(await _rooms(pool, known), avoid), *known[ASKED_FIRST:]]
+
+
+async def _rooms(pool: ReplicaPool, ranked: Sequence[str]) -> dict[str, int]:
+    """What the first of them say that they could still open."""
+    return await ask_some(pool, ranked[:ASKED_FIRST], "room")

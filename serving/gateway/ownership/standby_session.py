@@ -281,7 +281,7 @@ class StandbySession:
             self._cancel(attempt)
             raise
         self._host.contacts.heard(made.replica, made.reading, _now())
-        self._host.contacts.has_room(made.replica, made.room)
+        self._host.contacts.heard_room(made.replica, made.room)
         return made
 
     def _trying(self, attempt: str) -> Callable[[str], None]:

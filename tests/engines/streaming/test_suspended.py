@@ -71,6 +71,8 @@ def test_a_suspended_stream_does_nothing_and_can_be_closed(
 ) -> None:
     stream = generator.open(small)
     roll_pictures(generator, stream, 1, {0: prompts[0]})
+    with pytest.raises(StreamError, match="the stream is not suspended"):
+        generator.resume(stream)
     generator.suspend(stream)
     for attempt in (
         lambda: generator.generate([stream]),

@@ -42,7 +42,7 @@ class Denoisers:
 def told(rooms: Mapping[str, int]) -> Contacts:
     contacts = Contacts()
     for replica, room in rooms.items():
-        contacts.has_room(replica, room)
+        contacts.heard_room(replica, room)
     return contacts
 
 
