@@ -10,6 +10,7 @@ from engines.pocket.training.text_encoder import TextTraining
 from engines.pocket.training.trainer import Budget
 from engines.pocket.training.transformer.dataset import Curriculum, Reuse
 from engines.pocket.training.transformer.flow_matching import FlowTraining
+from engines.pocket.training.transformer.restyling import Restyling
 from engines.pocket.training.transformer.self_forcing import SelfForcingTraining
 from engines.pocket.training.vae import AutoencoderTraining, LossWeights
 
@@ -63,7 +64,11 @@ RECIPES = {
             "first-blocks": FlowTraining(Budget(8_000, 3, 2e-2, hold=0.2), FIRST, batch=256, reuse=Reuse(4096, 8)),
             "stretches": FlowTraining(Budget(30_000, 8.5, 1e-2, average=0.9995), MIXED, batch=448),
         },
-        {"self-forcing": SelfForcingTraining(Budget(4_000, 7, 2e-3), batch=32, blocks=20)},
+        {
+            "self-forcing": SelfForcingTraining(
+                Budget(4_000, 7, 2e-3), 32, blocks=20, restyling=Restyling(batch=96)
+            )
+        },
     ),
     "cpu": Recipe(
         {
@@ -82,8 +87,15 @@ RECIPES = {
             ),
             "stretches": FlowTraining(Budget(3_000, IDLE, 8e-3, 60, average=0.998, hold=0.2), _little(MIXED), 28),
             "stretches-varied": FlowTraining(Budget(12_000, IDLE, 1e-2, 60, hold=0.2), MIXED, 28, Reuse(512, 4)),
+            "restyling": FlowTraining(
+                Budget(6_000, IDLE, 8e-3, 60, hold=0.2), MIXED, 28, Reuse(512, 4), restyling=Restyling()
+            ),
         },
-        {"self-forcing": SelfForcingTraining(Budget(2_400, IDLE, 2e-3, average=0.998), batch=4, blocks=8)},
+        {
+            "self-forcing": SelfForcingTraining(
+                Budget(2_400, IDLE, 2e-3, average=0.998), batch=4, blocks=8, restyling=Restyling()
+            )
+        },
     ),
     "test": Recipe(
         {
@@ -99,7 +111,15 @@ RECIPES = {
             "first-blocks": FlowTraining(Budget(2, 1, 1e-3), FIRST, batch=2, reuse=Reuse(2)),
             "stretches": FlowTraining(Budget(4, 1, 1e-3), MIXED, batch=7, reuse=Reuse(1)),
         },
-        {"self-forcing": SelfForcingTraining(Budget(2, 1, 1e-4), batch=1, blocks=2, reuse=Reuse(1))},
+        {
+            "self-forcing": SelfForcingTraining(
+                Budget(2, 1, 1e-4),
+                batch=1,
+                blocks=2,
+                reuse=Reuse(1),
+                restyling=Restyling(1 / 2, batch=1, frames=3, reuse=Reuse(1)),
+            )
+        },
     ),
 }
 """By where they run. "gpu" takes three pieces of nine minutes and has not been run; "cpu" about twelve hours of

@@ -98,13 +98,13 @@ class Course:
         return self._through({"text": self.recipe.text}, reader, train).encoder
 
     def _transformer(self, transformer: CausalTransformer, teachers: Teachers) -> CausalTransformer:
-        stream, workshop = self.model.stream, self.workshop
+        model, workshop = self.model, self.workshop
 
         def flow(stage: str, network: CausalTransformer, settings: FlowTraining) -> CausalTransformer:
-            return train_flow(network, teachers, stream, stage, settings, workshop)
+            return train_flow(network, teachers, model, stage, settings, workshop)
 
         def rollouts(stage: str, network: CausalTransformer, settings: SelfForcingTraining) -> CausalTransformer:
-            return train_on_rollouts(network, teachers, stream, stage, settings, workshop)
+            return train_on_rollouts(network, teachers, model, stage, settings, workshop)
 
         transformer = self._through(self.recipe.flow, transformer, flow)
         return self._through(self.recipe.rollouts, transformer, rollouts)

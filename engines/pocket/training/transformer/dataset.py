@@ -118,6 +118,18 @@ class Teachers:
     tokenizer: Tokenizer
     text_len: int
 
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Streams [B, frames, 3, H, W] from their beginning: [B, latent frames, channels, h, w], sums in bf16."""
+        with torch.autocast(pictures.device.type, torch.bfloat16):
+            return self.codec.encode(pictures, self.codec.start_encoding()).latents
+
+    def read(self, texts: Sequence[str], generator: np.random.Generator) -> Tensor:
+        """Rows of prompts, [B, text_len, dim]; a few of them say nothing instead."""
+        rows = embed(texts, self.tokenizer, self.text_encoder, self.text_len)
+        silent = torch.from_numpy(generator.random(len(texts)) < NO_TEXT).to(rows.device)
+        return rows.masked_fill(silent[:, None, None], 0)
+
 
 class Stretches:
     """Endless batches for the transformer, made on `device`: as many stretches as have `blocks` in a pass."""
@@ -143,14 +155,8 @@ class Stretches:
             self._clips[stretch] = Reservoir(make, self._reuse.kept, self._reuse.repeats)
         drawn = self._clips[stretch].draw(max(1, self._blocks // stretch.size), self._generator)
         latents = torch.stack([encoded.latents for encoded in drawn]).float()
-        return Sample(latents, self._rows([encoded.clip for encoded in drawn]), stretch)
-
-    def _rows(self, clips: Sequence[Clip]) -> Tensor:
-        teachers, generator = self._teachers, self._generator
-        texts = [worded(clip, generator) for clip in clips]
-        rows = embed(texts, teachers.tokenizer, teachers.text_encoder, teachers.text_len)
-        silent = torch.from_numpy(generator.random(len(clips)) < NO_TEXT).to(rows.device)
-        return rows.masked_fill(silent[:, None, None], 0)
+        texts = [worded(encoded.clip, self._generator) for encoded in drawn]
+        return Sample(latents, self._teachers.read(texts, self._generator), stretch)
 
     def _make(self, stretch: Stretch) -> list[EncodedClip]:
         switch = pixel_frames(stretch.recached * self._stream.block_frames) if stretch.recached else None
@@ -161,19 +167,13 @@ class Stretches:
     def _latents(self, clips: Sequence[Clip], stretch: Stretch) -> Tensor:
         size = self._stream.block_frames
         unbroken = sum(number == index for index, number in enumerate(stretch.numbers))
-        first = self._encoded(self._world.render(clips, [0] * len(clips), pixel_frames(unbroken * size)))
+        first = self._teachers.encode(self._world.render(clips, [0] * len(clips), pixel_frames(unbroken * size)))
         later = len(stretch.numbers) - unbroken
         if later == 0:
             return first
         jumped = self._generator.integers(LATEST_FRAME, size=len(clips)).tolist()
         pictures = self._world.render(clips, jumped, pixel_frames(WARM_UP + later * size))
-        return torch.cat([first, self._encoded(pictures)[:, WARM_UP:]], dim=1)
-
-    @torch.no_grad()
-    def _encoded(self, pictures: Tensor) -> Tensor:
-        codec = self._teachers.codec
-        with torch.autocast(self._device.type, torch.bfloat16):
-            return codec.encode(pictures, codec.start_encoding()).latents
+        return torch.cat([first, self._teachers.encode(pictures)[:, WARM_UP:]], dim=1)
 
 
 def random_clip(generator: np.random.Generator, switch: int | None) -> Clip:

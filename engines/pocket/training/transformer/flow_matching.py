@@ -7,19 +7,22 @@ Channels of the latents count by what an error in them costs in pictures. Sums a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from engines.config.geometry import PATCH
+from engines.config.model import ModelConfig
 from engines.config.networks import TransformerConfig
 from engines.config.stream import StreamConfig
 from engines.pocket.training.optimizers import for_transformer
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.pocket.training.transformer.channel_energy import channel_energy
 from engines.pocket.training.transformer.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
+from engines.pocket.training.transformer.flow_loss import FlowLoss
+from engines.pocket.training.transformer.restyling import Restyling, RestylingTeacher
 from engines.pocket.training.transformer.teacher_forcing import SequenceMemory, Window
 from engines.sampling.flow_schedule import TRAINING_STEPS, FlowSchedule
 from engines.wan.transformer import CausalTransformer
@@ -44,35 +47,16 @@ class FlowTraining:
     standout: float = 2.0
     channel_power: float = 0.5
     past_noise: float = 0.15
+    restyling: Restyling | None = None
     seed: int = 3
 
 
-class FlowLoss:
-    """Squared errors of flows [B, ..., frames, channels, h, w], weighed by channel and place: one on average."""
-
-    def __init__(self, energy: Tensor, channel_power: float, standout: float) -> None:
-        self._energy = energy[:, None, None]
-        weights = self._energy**channel_power
-        self._channels = weights / weights.mean()
-        self._standout = standout
-
-    def __call__(self, flow: Tensor, wanted: Tensor, clean: Tensor) -> Tensor:
-        """Where the `clean` latents stand out of their row, as seen in pictures, errors count more."""
-        return (flow - wanted).square() * self._channels * self._places(clean)
-
-    def _places(self, clean: Tensor) -> Tensor:
-        contrast = (clean - clean.mean(-1, keepdim=True)).square() * self._energy
-        contrast = contrast.mean(-3, keepdim=True)
-        average = contrast.mean(dim=(-4, -2, -1), keepdim=True).clamp(min=1e-6)
-        return (1 + self._standout * contrast / average) / (1 + self._standout)
-
-
 def train_flow(
-    transformer: CausalTransformer, teachers: Teachers, stream: StreamConfig, stage: str, settings: FlowTraining,
+    transformer: CausalTransformer, teachers: Teachers, model: ModelConfig, stage: str, settings: FlowTraining,
     workshop: Workshop,
 ) -> CausalTransformer:  # fmt: skip
     """Train or go on training from `transformer`'s weights; returns the averaged network."""
-    team, device = workshop.team, workshop.device
+    team, device, stream = workshop.team, workshop.device, model.stream
     run = Run(stage, transformer, settings.budget, asdict(settings), workshop, for_transformer(transformer, team))
     seed = (settings.seed, run.progress.step, team.rank)
     torch.manual_seed(hash(seed))
@@ -89,7 +73,13 @@ def train_flow(
         with torch.autocast(device.type, torch.bfloat16):
             return flow_losses(transformer, sample, window, stream, loss, settings.past_noise)
 
-    average = run.train(losses)
+    steps: Callable[[int], Losses] = losses
+    if settings.restyling is not None:
+        teacher = RestylingTeacher(
+            teachers, model, settings.restyling, settings.curriculum.variety, seed, device, loss
+        )
+        steps = teacher.beside(losses, transformer)
+    average = run.train(steps)
     assert isinstance(average, CausalTransformer)
     return average
 

@@ -10,18 +10,21 @@ taking the target from the clip rather than from a teacher.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
 from engines.pocket.training.optimizers import for_transformer
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.pocket.training.transformer.channel_energy import channel_energy
 from engines.pocket.training.transformer.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
-from engines.pocket.training.transformer.flow_matching import FlowLoss
+from engines.pocket.training.transformer.flow_loss import FlowLoss
+from engines.pocket.training.transformer.restyling import Restyling, RestylingTeacher
 from engines.pocket.training.transformer.teacher_forcing import RolloutMemory, Window
 from engines.sampling.flow_schedule import CLEAN, FlowSchedule, add_noise, predict_clean
 from engines.wan.transformer import CausalTransformer
@@ -40,15 +43,16 @@ class SelfForcingTraining:
     reuse: Reuse = field(default_factory=lambda: Reuse(kept=256))
     standout: float = 2.0
     channel_power: float = 0.5
+    restyling: Restyling | None = None
     seed: int = 4
 
 
 def train_on_rollouts(
-    transformer: CausalTransformer, teachers: Teachers, stream: StreamConfig, stage: str,
+    transformer: CausalTransformer, teachers: Teachers, model: ModelConfig, stage: str,
     settings: SelfForcingTraining, workshop: Workshop,
 ) -> CausalTransformer:  # fmt: skip
     """Train or go on training from `transformer`'s weights; returns the averaged network."""
-    team, device = workshop.team, workshop.device
+    team, device, stream = workshop.team, workshop.device, model.stream
     run = Run(stage, transformer, settings.budget, asdict(settings), workshop, for_transformer(transformer, team))
     seed = (settings.seed, run.progress.step, team.rank)
     torch.manual_seed(hash(seed))
@@ -64,7 +68,11 @@ def train_on_rollouts(
         with torch.autocast(device.type, torch.bfloat16):
             return rollouts.losses(sample)
 
-    average = run.train(losses)
+    steps: Callable[[int], Losses] = losses
+    if settings.restyling is not None:
+        teacher = RestylingTeacher(teachers, model, settings.restyling, settings.variety, seed, device, loss)
+        steps = teacher.beside(losses, transformer)
+    average = run.train(steps)
     assert isinstance(average, CausalTransformer)
     return average
 

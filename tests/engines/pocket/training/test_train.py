@@ -23,7 +23,8 @@ from engines.pocket.training.train import main
 from engines.pocket.training.trainer import Budget, Losses, OutOfTime, Run, Workshop
 from engines.pocket.training.transformer.channel_energy import channel_energy
 from engines.pocket.training.transformer.dataset import WARM_UP, Curriculum, Reuse, Sample, Stretches, Teachers
-from engines.pocket.training.transformer.flow_matching import FlowLoss, _levels, flow_losses, new_transformer
+from engines.pocket.training.transformer.flow_loss import FlowLoss
+from engines.pocket.training.transformer.flow_matching import _levels, flow_losses, new_transformer
 from engines.pocket.training.transformer.self_forcing import Rollouts
 from engines.pocket.training.transformer.teacher_forcing import SequenceMemory, Stretch, Window
 from engines.pocket.training.vae import Crops, Moments, autoencoder_losses, new_autoencoder
@@ -180,9 +181,8 @@ def test_a_switched_sample_denoises_only_what_follows_the_switch(teachers: Teach
 
 
 def test_later_latents_do_not_show_that_the_encoder_has_just_begun(teachers: Teachers) -> None:
-    made = stretches(teachers, Curriculum(0, 1, 0, 0))
     pictures = torch.rand(1, 49, 3, 32, 48)
-    late, whole = made._encoded(pictures[:, 12:]), made._encoded(pictures)
+    late, whole = teachers.encode(pictures[:, 12:]), teachers.encode(pictures)
     torch.testing.assert_close(late[:, WARM_UP:], whole[:, 3 + WARM_UP :], atol=1e-4, rtol=0)
 
 
