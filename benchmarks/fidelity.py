@@ -6,9 +6,10 @@
     python -m benchmarks.fidelity --model rendered
     python -m benchmarks.fidelity --model pocket-int8
 
-Three parts: fresh prompts, prompt switches with and without the KV recache, and drift over minutes. A run replaces
-the parts that it measures and keeps the others, if they are of the same weights and the same judge. The model
-`rendered` is the world itself, the best that can be reached; any other may be one that `longtake quantize` made.
+Four parts: fresh prompts, two seeds of each prompt, prompt switches with and without the KV recache, and drift over
+minutes. A run replaces the parts that it measures and keeps the others, if they are of the same weights and the
+same judge. The model `rendered` is the world itself, the best that can be reached; any other may be one that
+`longtake quantize` made.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.judging import adherence, drift, prompt_switch
+from benchmarks.judging import adherence, drift, prompt_switch, seeds
 from benchmarks.judging.footage import ModelSource, RenderedSource, Source
 from benchmarks.judging.judge import TrainedJudge
-from benchmarks.judging.plot import Sheet, draw, drift_sheet, prompt_sheet, switch_sheet
+from benchmarks.judging.plot import Sheet, draw, drift_sheet, prompt_sheet, seed_sheet, switch_sheet
 from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.stream import StreamConfig
 from engines.errors import EngineError
@@ -38,7 +39,7 @@ from serving.media.whole_file import write_whole
 from serving.weights.catalog import models_folder
 from serving.weights.loader import open_model
 
-PARTS = ("prompts", "switches", "drift")
+PARTS = ("prompts", "seeds", "switches", "drift")
 
 RENDERED = RenderedSource.name
 
@@ -50,10 +51,14 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much to measure, and how many streams to run at once. `blocks` are generated for each prompt."""
+    """How much to measure, and how many streams to run at once. `blocks` are generated for each prompt.
+
+    `pairs` is how many prompts are run with two seeds.
+    """
 
     prompts: int
     blocks: int
+    pairs: int
     switches: int
     streams: int
     minutes: float
@@ -85,7 +90,10 @@ class Fidelity:
 
     def measure(self, part: str) -> Measured:
         """One of `PARTS`. Raises KeyError for another."""
-        return {"prompts": self._prompts, "switches": self._switches, "drift": self._drift}[part]()
+        parts = {
+            "prompts": self._prompts, "seeds": self._seeds, "switches": self._switches, "drift": self._drift,
+        }  # fmt: skip
+        return parts[part]()
 
     def _prompts(self) -> Measured:
         trials = adherence.measure(
@@ -93,6 +101,13 @@ class Fidelity:
             together=self.plan.together, report=lambda done: self.report(f"prompt {done} of {self.plan.prompts}"),
         )  # fmt: skip
         return Measured(adherence.as_json(trials), prompt_sheet(trials))
+
+    def _seeds(self) -> Measured:
+        pairs = seeds.measure(
+            self.source, self.world, prompts=self.plan.pairs, blocks=self.plan.blocks,
+            report=lambda done: self.report(f"pair {done} of {self.plan.pairs}"),
+        )  # fmt: skip
+        return Measured(seeds.as_json(pairs), seed_sheet(pairs))
 
     def _switches(self) -> Measured:
         trials = prompt_switch.measure(
@@ -181,6 +196,12 @@ def summary(document: Mapping[str, Any]) -> str:
             lines += [f"{group}: " + ", ".join(f"{name} {told(share)}" for name, share in shares.items())]
         for quantity in ("sharpness", "motion"):
             lines.append(f"{quantity} beside rendered: {parts['prompts'][f'{quantity}_by_rendered']['ratio']:.2f}")
+        lines.append(f"smoothness beside rendered: {parts['prompts']['smoothness']}")
+    if "seeds" in parts:
+        found = parts["seeds"]
+        lines.append(
+            f"two seeds: subjects {found['apart']:.1%} of the width apart ({found['apart_rendered']:.1%})"
+        )
     for name in ("recache", "no_recache") if "switches" in parts else ():
         for kind, found in parts["switches"][name].items():
             changed, kept = told(found["changed_right_within_3_blocks"]), told(found["unchanged_kept"])
@@ -201,6 +222,7 @@ def parse(arguments: list[str] | None = None) -> tuple[argparse.ArgumentParser, 
     parser.add_argument(
         "--blocks", type=int, default=5, help="of each prompt's stream; its last frames are judged"
     )
+    parser.add_argument("--pairs", type=int, default=30, help="prompts that two seeds are run of")
     parser.add_argument("--switches", type=int, default=45)
     parser.add_argument("--streams", type=int, default=2, help="of the measurement of drift")
     parser.add_argument("--drift-minutes", type=float, default=3)
@@ -217,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     plan = Plan(
-        options.prompts, options.blocks, options.switches, options.streams, options.drift_minutes,
+        options.prompts, options.blocks, options.pairs, options.switches, options.streams, options.drift_minutes,
         options.together or STREAMS_TOGETHER[options.device],
     )  # fmt: skip
     world = Renderer(device=device)

@@ -24,7 +24,7 @@ from benchmarks.judging.casting import prompt_role
 from benchmarks.judging.footage import as_bytes
 from benchmarks.judging.judge import CLIP_FRAMES, TrainedJudge, Verdict
 from benchmarks.judging.plot import Sheet
-from benchmarks.judging.smoothness import Beside, beside, summary
+from benchmarks.judging.smoothness import Beside, beside, joined, summary
 from benchmarks.measure.intervals import Share
 from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.geometry import pixel_frames
@@ -113,12 +113,10 @@ def as_json(found: Sequence[Outcome]) -> dict[str, object]:
             "rendered": {name: share(name, returned=False) for name in ATTRIBUTES},
             "returned": {name: share(name, returned=True) for name in ATTRIBUTES},
         },
-        "pictures": {name: summary(_joined(group)) for name, group in groups.items() if group},
+        "pictures": {
+            name: summary(joined([one.beside for one in group])) for name, group in groups.items() if group
+        },
     }
-
-
-def _joined(group: Sequence[Outcome]) -> Beside:
-    return Beside(*(torch.cat(values) for values in zip(*(one.beside for one in group), strict=True)))
 
 
 def sheet(found: Sequence[Outcome]) -> Sheet:

@@ -13,9 +13,14 @@ from benchmarks.judging.casting import Role, prompt_role
 from benchmarks.judging.footage import Source, as_floats, rendered_pictures
 from benchmarks.judging.frame_statistics import Look, looks
 from benchmarks.judging.judge import CLIP_FRAMES, TrainedJudge, Verdict
+from benchmarks.judging.smoothness import Beside, beside, joined, smoothness
 from benchmarks.measure.intervals import Ratio, Share
+from engines.config.geometry import TEMPORAL_FACTOR
 from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import ATTRIBUTES, Clip, Weather
+
+GROUPS_BESIDE = 4
+"""Latent frames at a stream's end whose pictures are held beside rendered ones."""
 
 Shares = dict[str, Share]
 """By attribute."""
@@ -23,11 +28,15 @@ Shares = dict[str, Share]
 
 @dataclass(frozen=True)
 class Trial:
-    """One prompt: the verdict on its stream, the look of the rendered clip, and the last picture, uint8."""
+    """One prompt: the verdict on its stream, the look of the rendered clip, and the last picture, uint8.
+
+    `beside` has the stream's last pictures beside the rendered clip's.
+    """
 
     role: Role
     verdict: Verdict
     rendered: Look
+    beside: Beside
     frame: int
     picture: Tensor
 
@@ -64,9 +73,16 @@ def _run(source: Source, judge: TrainedJudge, world: Renderer, roles: Sequence[R
     verdicts = judge.judge(as_floats(pictures[:, begin:]))
     clips = [Clip(role.cue.scene, role.cue.seed) for role in roles]
     rendered = looks(rendered_pictures(world, clips, [begin] * len(clips)))
+    last = 1 + TEMPORAL_FACTOR * GROUPS_BESIDE
+    true = world.render(clips, [take.next_frame - last] * len(clips), last)
+    compared = beside(as_floats(pictures[:, -last:]), true)
     return [
-        Trial(role, verdict, look, take.next_frame - 1, picture[-1].cpu())
-        for role, verdict, look, picture in zip(roles, verdicts, rendered, pictures, strict=True)
+        Trial(
+            role, verdict, look, Beside(*(values[i : i + 1] for values in compared)), take.next_frame - 1, picture
+        )
+        for i, (role, verdict, look, picture) in enumerate(
+            zip(roles, verdicts, rendered, pictures[:, -1].cpu(), strict=True)
+        )
     ]
 
 
@@ -101,6 +117,7 @@ def as_json(trials: Sequence[Trial]) -> dict[str, object]:
         "sharpness_by_rendered": ratio(trials, "sharpness").as_json(),
         "motion_by_rendered": ratio(trials, "motion").as_json(),
         "motion_by_rendered_in_clear_weather": ratio(clear, "motion").as_json() if clear else None,
+        "smoothness": smoothness(joined([trial.beside for trial in trials])),
     }
 
 

@@ -43,7 +43,12 @@ def outline(world: Renderer, clips: Sequence[Clip], first_frame: int, frames: in
 
 
 def displacement(pictures: Tensor, subject: Outline) -> Tensor:
-    """How far the subject in `pictures` [B, F, 3, H, W] is from its outline: [B, F], as a share of the width.
+    """How far the subject in `pictures` [B, F, 3, H, W] is from its outline: [B, F], as a share of the width."""
+    return shift(pictures, subject).norm(dim=-1) / pictures.shape[-1]
+
+
+def shift(pictures: Tensor, subject: Outline) -> Tensor:
+    """Where the subject in `pictures` [B, F, 3, H, W] is from its outline: [B, F, 2] fp64 pixels down and across.
 
     At most half the picture's size is looked for, either way.
     """
@@ -54,8 +59,7 @@ def displacement(pictures: Tensor, subject: Outline) -> Tensor:
     # Of the shifts, those upwards and to the left are at the end.
     scores = torch.fft.irfft2(found, size).roll((height // 2, width // 2), (-2, -1))[..., :height, :width]
     best = scores.flatten(-2).argmax(dim=-1)
-    down, across = best // width - height // 2, best % width - width // 2
-    return torch.hypot(down.double(), across.double()) / width
+    return torch.stack([best // width - height // 2, best % width - width // 2], dim=-1).double()
 
 
 def _template(cover: Tensor) -> Tensor:

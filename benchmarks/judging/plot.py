@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from benchmarks.judging import adherence, drift, prompt_switch
+from benchmarks.judging import adherence, drift, prompt_switch, seeds
 from engines.pocket.world.scene import ATTRIBUTES
 from serving.media.contact_sheet import Still, write_sheet
 from serving.media.whole_file import whole_file
@@ -60,6 +60,12 @@ def prompt_sheet(trials: Sequence[adherence.Trial]) -> Sheet:
         Still(trial.frame, _told(trial.verdict.wrong(trial.role.cue.scene), trial.role.cue.text), trial.picture)
         for trial in trials[:PROMPT_STILLS]
     ])  # fmt: skip
+
+
+def seed_sheet(pairs: Sequence[seeds.Pair]) -> Sheet:
+    """Pairs beside each other: the last pictures of a prompt's two streams."""
+    shown = pairs[: PROMPT_STILLS // 2]
+    return Sheet([Still(pair.frame, pair.cue.text, picture) for pair in shown for picture in pair.pictures])
 
 
 def switch_sheet(trials: Sequence[prompt_switch.Trial]) -> Sheet:

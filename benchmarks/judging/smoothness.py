@@ -6,6 +6,7 @@ group, because what goes wrong does so at some phases alone.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -60,13 +61,22 @@ def _edges(clips: Tensor) -> Tensor:
 
 def summary(clips: Beside) -> dict[str, object]:
     """Ratios of sums over all clips, and PSNR of the mean error in dB."""
+    psnr_db = round(float(-10 * torch.log10(clips.error.mean())), 2)
+    return {"clips": len(clips.error), "psnr_db": psnr_db, **smoothness(clips)}
+
+
+def smoothness(clips: Beside) -> dict[str, object]:
+    """Ratios of sums over all clips: what can be said of pictures that are to be alike, and not the same."""
     return {
-        "clips": len(clips.error),
-        "psnr_db": round(float(-10 * torch.log10(clips.error.mean())), 2),
         "edges_by_wanted": round(float(clips.edges.sum() / clips.edges_wanted.sum()), 3),
         "change_by_wanted": _rounded(clips.change.sum(0) / clips.change_wanted.sum(0)),
         "copies": _rounded(clips.copies.sum(0) / clips.pictures.sum(0).clamp(min=1)),
     }
+
+
+def joined(clips: Sequence[Beside]) -> Beside:
+    """All of them as one."""
+    return Beside(*(torch.cat(values) for values in zip(*clips, strict=True)))
 
 
 def _rounded(values: Tensor) -> list[float]:

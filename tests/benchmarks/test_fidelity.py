@@ -23,7 +23,7 @@ from engines.text.tokenizer import ByteTokenizer
 from serving.cli.main import main as longtake
 
 CPU = torch.device("cpu")
-SMALLEST = Plan(prompts=4, blocks=4, switches=3, streams=1, minutes=0.06, together=4)
+SMALLEST = Plan(prompts=4, blocks=4, pairs=2, switches=3, streams=1, minutes=0.06, together=4)
 
 
 @pytest.fixture(scope="module")
@@ -54,10 +54,13 @@ def test_the_world_itself_keeps_all_marks(world: Renderer, judge: TrainedJudge, 
     for share in parts["prompts"]["adherence"]["all"].values():
         assert share["share"] >= 0.75
     assert parts["prompts"]["motion_by_rendered"]["ratio"] == pytest.approx(1, abs=0.05)
+    assert parts["prompts"]["smoothness"]["change_by_wanted"] == pytest.approx([1] * 4, abs=0.05)
+    assert parts["seeds"]["apart"] == pytest.approx(parts["seeds"]["apart_rendered"], abs=0.005)
+    assert parts["seeds"]["apart"] > 0.02
     assert parts["switches"]["recache"]["all"]["changed_right_within_3_blocks"]["share"] >= 0.8
     assert parts["switches"]["recache"]["all"]["unchanged_kept"]["share"] >= 0.9
     assert parts["drift"]["minutes"][0]["mean_adherence"] >= 0.8
-    assert len(list(tmp_path.glob("world*.png"))) == 4
+    assert len(list(tmp_path.glob("world*.png"))) == 5
 
 
 def test_a_model_is_measured_by_its_name(world: Renderer, judge: TrainedJudge, tmp_path: Path) -> None:
@@ -86,7 +89,7 @@ def test_too_few_blocks_to_read_are_refused(world: Renderer, judge: TrainedJudge
 
 def test_a_plan_measures_something() -> None:
     with pytest.raises(ValueError, match="switches is 0"):
-        Plan(4, 4, 0, 1, 1.0, 1)
+        Plan(4, 4, 1, 0, 1, 1.0, 1)
 
 
 def test_of_four_prompts_each_is_of_its_own_kind() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.judging.placement import displacement, outline
+from benchmarks.judging.placement import displacement, outline, shift
 from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import Clip, Color, Light, Motion, Scene, Setting, Subject, Weather
 
@@ -26,3 +26,9 @@ def test_a_subject_is_found_where_it_was_moved_to(down: int, across: int) -> Non
     moved = world.render([CLIP], [7], 3).roll((down, across), (-2, -1))
     found = displacement(moved, outline(world, [CLIP], 7, 3))
     assert found[0].tolist() == pytest.approx([math.hypot(down, across) / 160] * 3, abs=0.01)
+
+
+def test_where_a_subject_was_moved_to_is_told() -> None:
+    world = Renderer()
+    moved = world.render([CLIP], [7], 1).roll((8, -16), (-2, -1))
+    assert shift(moved, outline(world, [CLIP], 7, 1))[0, 0].tolist() == pytest.approx([8, -16], abs=1)
