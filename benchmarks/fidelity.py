@@ -6,7 +6,7 @@
     python -m benchmarks.fidelity --model rendered
     python -m benchmarks.fidelity --model pocket-int8
 
-Four parts: fresh prompts, two seeds of each prompt, prompt switches with and without the KV recache, and drift over
+Four parts: fresh prompts, two seeds of each prompt, switches with and without the KV recache, and drift over
 minutes. A run replaces the parts that it measures and keeps the others, if they are of the same weights and the
 same judge. The model `rendered` is the world itself, the best that can be reached; any other may be one that
 `longtake quantize` made.
