@@ -98,6 +98,8 @@ class Part:
 NOT_KEPT = str(Path(tempfile.gettempdir(), "engine_320x576.json"))
 SEAMS_NOT_KEPT = str(Path(tempfile.gettempdir(), "seams.json"))
 VIDEO_NOT_KEPT = str(Path(tempfile.gettempdir(), "video.json"))
+AT_FULL_SIZE = ("--sizes", "480x832", "--device", "cuda")
+UMT5 = ("--encoder", "UMT5", "--layers", "4", "--lengths", "128", "512")
 ENGINE = ("-m", "benchmarks.engine", "--model", MODEL, "--device", "cuda")
 
 PARTS = (
@@ -143,6 +145,9 @@ PARTS = (
         ),
         150,
     ),
+    # By plans too, where ONNX and TensorRT are installed; what is not is a line among PyTorch's rows.
+    Part("decoders", ("-m", "benchmarks.decoders", "--codecs", "TAEHV", "Wan VAE", *AT_FULL_SIZE), 200),
+    Part("text encoder", ("-m", "benchmarks.text_encoder", *UMT5, "--device", "cuda"), 120),
     Part("torch.compile", ("-m", "benchmarks.compiled", "--model", MODEL, "--device", "cuda"), 240),
     Part("kernels' tests", (*TESTS, *SIDE_BY_SIDE, *NEEDS_NO_GPU, "tests/kernels"), 150, package="pytest"),
     Part(

@@ -14,6 +14,12 @@ DATACENTER = {"sm_90": "Hopper", "sm_100": "Blackwell for data centres", "sm_103
 """What TensorRT-RTX leaves to TensorRT."""
 
 
+def no_rtx_for(capability: str) -> str:
+    """The beginning of what is said of cards that TensorRT-RTX does not know."""
+    family = f", {DATACENTER[capability]}" if capability in DATACENTER else ""
+    return f"there is no TensorRT-RTX for {capability}{family}"
+
+
 class RTXBuilder:
     """Builds with `trt`, the module `tensorrt_rtx`; a card completes a plan's code when it first runs it."""
 
@@ -32,10 +38,9 @@ class RTXBuilder:
         known = self._known()
         for capability in target.capabilities:
             if capability not in known:
-                family = f", {DATACENTER[capability]}" if capability in DATACENTER else ""
                 raise PlanError(
-                    f"there is no TensorRT-RTX for {capability}{family}: {self._library} knows "
-                    f"{', '.join(known)}; on a machine with the card itself use --library tensorrt"
+                    f"{no_rtx_for(capability)}: {self._library} knows {', '.join(known)}; on a machine with the "
+                    "card itself use --library tensorrt"
                 )
         return target
 

@@ -27,7 +27,8 @@ for module in {modules}:
     __import__(module)
 """
 ABSENT = (
-    "av", "ftfy", "google", "grpc", "PIL", "psutil", "ray", "regex", "safetensors", "scipy", "tokenizers", "yaml",
+    "av", "ftfy", "google", "grpc", "onnx", "onnxruntime", "onnxscript", "PIL", "psutil", "ray", "regex",
+    "safetensors", "scipy", "tensorrt", "tensorrt_rtx", "tokenizers", "yaml",
 )  # fmt: skip
 """What the project uses, and a machine that was lent for its GPU need not have."""
 
