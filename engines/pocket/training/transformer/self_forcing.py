@@ -1,11 +1,11 @@
 """Stage four: the transformer on its own rollouts, far past the window.
 
 A stream is rolled out as it is served: few steps, fresh noise between them, keys and values from its own clean
-passes. Each block begins at one of the sampler's steps, from the true block brought to that step's noise level, so
-that a rollout follows its clip however long it grows, and what it has made itself can be held against the truth:
-the loss of one random step of every block is the flow towards the true block. What a block hands on to the next
-carries no gradient. (Self-Forcing, Huang et al. 2025, in its rollouts; Resampling Forcing, Guo et al. 2025, in
-taking the target from the clip rather than from a teacher.)
+passes, or in noisy context from its last steps. Each block begins at one of the sampler's steps, from the true
+block brought to that step's noise level, so that a rollout follows its clip however long it grows, and what it has
+made itself can be held against the truth: the loss of one random step of every block is the flow towards the true
+block. What a block hands on to the next carries no gradient. (Self-Forcing, Huang et al. 2025, in its rollouts;
+Resampling Forcing, Guo et al. 2025, in taking the target from the clip rather than from a teacher.)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
+from engines.errors import ConfigError
 from engines.pocket.training.optimizers import for_transformer
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.pocket.training.transformer.channel_energy import channel_energy
@@ -84,7 +85,8 @@ class Rollouts:
         self, transformer: CausalTransformer, stream: StreamConfig, from_noise: float, loss: FlowLoss
     ) -> None:
         self._transformer, self._stream, self._from_noise, self._loss = transformer, stream, from_noise, loss
-        self._schedule = FlowSchedule(stream.steps, stream.shift)
+        if stream.context == "steps":
+            raise ConfigError("a rollout has one window; a context of 'steps' has one for each")
         self._window = Window(stream, transformer.config.head_dim, transformer.device)
 
     def losses(self, sample: Sample) -> Losses:
@@ -93,14 +95,16 @@ class Rollouts:
         errors, distances = [], []
         for truth in sample.latents.split(self._stream.block_frames, dim=1):
             made, error = self._block(truth, memory)
-            self._clean(made, memory)
+            if self._stream.context == "clean" or memory.number == 0:
+                self._clean(made, memory)
+            memory.advance()
             errors.append(error)
             distances.append(F.mse_loss(made, truth))
         return {"total": torch.stack(errors).mean(), "distance": torch.stack(distances).mean()}
 
     def _block(self, truth: Tensor, memory: RolloutMemory) -> tuple[Tensor, Tensor]:
         """The rollout's own block, without gradient, and the loss of one of its steps."""
-        levels = self._schedule.levels
+        levels = FlowSchedule.of(self._stream, memory.number).levels
         steps = len(levels)
         first = 0 if torch.rand(()) < self._from_noise else int(torch.randint(steps, ()))
         graded = int(torch.randint(first, steps, ()))
@@ -120,7 +124,6 @@ class Rollouts:
         """The clean pass: later blocks see what was made, not what was meant."""
         modulations = self._transformer.modulations(self._timesteps(made, CLEAN.timestep))
         self._transformer.write_kv(made, modulations, memory)
-        memory.advance()
 
     def _timesteps(self, latents: Tensor, timestep: float) -> Tensor:
         return torch.full(latents.shape[:2], timestep, device=latents.device)

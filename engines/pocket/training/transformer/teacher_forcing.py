@@ -196,7 +196,10 @@ class RolloutMemory(TextMemory):
         self._past[layer][self.number] = attention.keys(k), attention.heads_of(v)
 
     def advance(self) -> None:
-        """Go on to the next block; what no later one can see is forgotten."""
+        """Go on to the next block: what no later one can see is forgotten, and the rest carries no gradient."""
         self.number += 1
         visible = set(self._window.past(self.number))
-        self._past = [{n: pair for n, pair in layer.items() if n in visible} for layer in self._past]
+        self._past = [
+            {n: (key.detach(), value.detach()) for n, (key, value) in layer.items() if n in visible}
+            for layer in self._past
+        ]

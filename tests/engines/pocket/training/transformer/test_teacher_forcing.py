@@ -12,8 +12,11 @@ from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
+from engines.pocket.training.transformer.flow_loss import FlowLoss
+from engines.pocket.training.transformer.self_forcing import Rollouts
 from engines.pocket.training.transformer.teacher_forcing import RolloutMemory, SequenceMemory, Stretch, Window
-from engines.sampling.flow_schedule import TRAINING_STEPS
+from engines.sampling.flow_schedule import TRAINING_STEPS, FlowSchedule, add_noise, predict_clean
+from engines.sampling.noise import SeededNoise
 from engines.text.prompt import Prompt
 from tests.support.generators import denoiser_for
 
@@ -37,10 +40,10 @@ def padded(rows: Tensor) -> Tensor:
     return torch.nn.functional.pad(rows, (0, 0, 0, CONFIG.transformer.text_len - len(rows))).unsqueeze(0)
 
 
-def served(transformer, switch: int | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-    """Latents and noise [BLOCKS, frames, ...] of a stream, whose prompt changes before block `switch`."""
+def served(transformer, switch: int | None = None, config: StreamConfig = ONE_STEP) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    """Latents and first noise [BLOCKS, frames, ...] of a stream, whose prompt changes before block `switch`."""
     generator = denoiser_for(transformer)
-    stream = generator.open(ONE_STEP)
+    stream = generator.open(config)
     shape = ONE_STEP.latent_shape(16, ONE_STEP.block_frames)
     generator.set_prompt(stream, Prompt("first", rows(1)))
     latents = []
@@ -102,6 +105,29 @@ def test_a_rollout_makes_the_stream(transformer) -> None:  # type: ignore[no-unt
         torch.testing.assert_close(made, latents[block], atol=2e-5, rtol=1e-4)
         transformer.write_kv(latents[block].unsqueeze(0), transformer.modulations(times * 0), memory)
         memory.advance()
+
+
+@torch.no_grad()
+def test_a_rollout_in_noisy_context_makes_the_stream(transformer) -> None:  # type: ignore[no-untyped-def]
+    config = replace(ONE_STEP, steps=(1000, 500), context="noisy")
+    (first, last), drawn = FlowSchedule.of(config, 0).levels, SeededNoise(config.seed)
+    latents, noise = served(transformer, config=config)
+    memory = RolloutMemory(transformer, padded(rows(1)), window())
+    for block in range(BLOCKS):
+        flow = transformer(noise[block][None], torch.full((1, 3), first.timestep), memory)
+        made = predict_clean(noise[block][None], flow, first.sigma)
+        noisy = add_noise(made, drawn.draw(block, 1, tuple(noise[block].shape))[None], last.sigma)
+        flow = transformer(noisy, torch.full((1, 3), last.timestep), memory)
+        torch.testing.assert_close(predict_clean(noisy, flow, last.sigma)[0], latents[block], atol=5e-5, rtol=1e-4)
+        if block == 0:
+            transformer.write_kv(latents[block][None], transformer.modulations(torch.zeros(1, 3)), memory)
+        memory.advance()
+
+
+def test_a_window_for_each_step_is_refused(transformer) -> None:  # type: ignore[no-untyped-def]
+    config = replace(ONE_STEP, context="steps")
+    with pytest.raises(ConfigError, match="has one for each"):
+        Rollouts(transformer, config, 0.5, FlowLoss(torch.ones(16), 0.0, 0.0))
 
 
 @pytest.mark.parametrize(
