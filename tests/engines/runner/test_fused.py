@@ -62,6 +62,7 @@ def on_kernels(
     return denoiser_for(model.transformer, batch=batch, runner=runner)
 
 
+@pytest.mark.slow
 def test_kernels_reproduce_a_recorded_clip_with_a_switch() -> None:
     recording = Recording(RECORDINGS / "rollout_relative.safetensors")
     transformer = CausalTransformer(recording.transformer())
