@@ -7,7 +7,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 
 
 def write_chunk(chunk: Chunk) -> pb.Chunk:
-    """As the protocol has it."""
+    """The `Chunk` message: an access unit for each frame, with the picture that it was made from, if any."""
     units = [
         pb.AccessUnit(data=unit.data, frame=frame, pts=frame, key=unit.key)
         for frame, unit in enumerate(chunk.units, start=chunk.first_frame)

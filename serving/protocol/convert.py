@@ -68,17 +68,17 @@ def read_cue(cue: pb.Cue) -> Cue:
 
 
 def write_cue(cue: Cue) -> pb.Cue:
-    """As the protocol has it."""
+    """The `Cue` message that `read_cue` reads."""
     return new_cue(cue.blend, cue.frame, cue.transition, cue.restyling)
 
 
 def write_applied(applied: Applied) -> pb.AppliedCue:
-    """As the protocol has it."""
+    """The `AppliedCue` message: the cue, and the frame at which it really began."""
     return pb.AppliedCue(cue=write_cue(applied.cue), frame=applied.frame)
 
 
 def write_receipt(receipt: Receipt, *, replicated: bool = False, repeated: bool = False) -> pb.Receipt:
-    """As the protocol has it."""
+    """The `Receipt` message; `repeated`: the command was sent before, `replicated`: a standby has it too."""
     return pb.Receipt(
         command_id=receipt.command_id,
         command=pb.CommandKind.Name(receipt.command.value),

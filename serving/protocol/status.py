@@ -174,7 +174,7 @@ def retry_after_in(metadata: Iterable[Any] | None) -> float | None:
 
 
 def write_error(error: ServingError) -> pb.Error:
-    """As the protocol has it."""
+    """The `Error` message: code, reason, when to come back, and the server that a moved session went to."""
     written = pb.Error(
         code=code_of(error).value[0], message=message_of(error), reason=f"ERROR_REASON_{reason_of(error)}"
     )

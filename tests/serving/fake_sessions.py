@@ -145,7 +145,7 @@ class FakeSession:
         return self.applied[-1].cue.prompts[0].text if self.applied else ""
 
     def message(self) -> pb.Session:
-        """As the protocol has it."""
+        """What `GetSession` answers."""
         return pb.Session(
             id=self.id, state=self.state, options=self.options, take=self.take, next_frame=self.next_frame,
             current_start_frame=self.next_frame, shown_frame=self.shown, prompt=self.prompt,
@@ -300,7 +300,7 @@ class FakeSession:
 
 
 def chunk_message(chunk: Chunk) -> pb.Chunk:
-    """As the protocol has it."""
+    """With an access unit for each frame."""
     return pb.Chunk(
         block=chunk.block,
         first_frame=chunk.first_frame,

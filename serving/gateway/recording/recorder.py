@@ -135,7 +135,7 @@ def _sentence(ended: Recording, failure: ServingError) -> str:
 
 
 def write_recording(recording: Recording) -> pb.Recording:
-    """As the protocol has it."""
+    """The `Recording` message; it has a time of finishing once the file can be read."""
     written = pb.Recording(
         name=recording.name, session_id=recording.session_id, first_frame=recording.first_frame,
         frames=recording.frames, bytes=recording.nbytes, finished=recording.finished,

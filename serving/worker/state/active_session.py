@@ -313,7 +313,7 @@ class ActiveSession:
     # How it stands
 
     def describe(self, *, cues: bool = True) -> pb.Session:
-        """As the protocol has it: of its cues as many as any client can take in a message."""
+        """The `Session` message, with as many of its cues as any client can take in one."""
         logic, spec = self.logic, self.spec
         return pb.Session(
             id=self.id,
