@@ -28,7 +28,7 @@ from engines.errors import ConfigError
 from engines.loading.lora import LoRAFile
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.auth import OperatorToken, Tokens
-from serving.hosts import is_loopback
+from serving.hosts import is_host_and_port, is_loopback
 from serving.media.encoder import EncoderChoice
 from serving.origins import Origins
 from serving.replication.leases import LeaseConfig
@@ -148,6 +148,11 @@ def _address(value: str) -> str:
     return value
 
 
+def _public_address(value: str) -> str:
+    require(is_host_and_port(value), f"public_address is {value[:80]!r}, which is not of the form HOST:PORT")
+    return value
+
+
 _LISTED = {"type": "array", "items": {"type": "string"}}
 _NUMBERS = {"type": "array", "items": {"type": "integer"}}
 
@@ -232,6 +237,9 @@ class ServerConfig(BaseModel):
     operator_token: Annotated[Path, AfterValidator(_operator_token)] | None = Field(
         None, description="a file with one token, of those who may evacuate the server; else nobody may"
     )
+    public_address: Annotated[str, AfterValidator(_public_address)] | None = Field(
+        None, description="HOST:PORT that clients know: once another server answers there all sessions go to it"
+    )
     insecure: bool = Field(False, description="let other machines in without tokens")
     allowed_origins: Listed = Field(
         (), description="ORIGIN,... of pages that may call the server beside its own, such as https://example.org"
@@ -253,6 +261,11 @@ class ServerConfig(BaseModel):
         require(len(set(ports)) == len(ports), f"two ports are the same: {', '.join(map(str, ports))}")
         problem = f"{self.host} lets other machines in, and there are no tokens: give tokens, or say insecure"
         require(self.insecure or bool(self.tokens.digests) or is_loopback(self.host), problem)
+        problem = (
+            f"public_address is {self.public_address}, and there is no operator_token, for which the server that "
+            "answers there next would ask"
+        )
+        require(self.public_address is None or self.operator_token is not None, problem)
         _ = self.origins
         return self
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from urllib.parse import urlsplit
+
+_HOST_AND_PORT = re.compile(r"[0-9A-Za-z._\[\]:-]{1,255}:[0-9]{1,5}")
+
+
+def is_host_and_port(address: str) -> bool:
+    """Whether this is of the form `HOST:PORT`."""
+    return _HOST_AND_PORT.fullmatch(address) is not None
 
 
 def is_loopback(host: str) -> bool:

@@ -6,6 +6,7 @@ Only operators may: whoever can import a session chooses whose it is.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 import uuid
 from collections.abc import Callable
@@ -13,22 +14,29 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from engines.errors import ConfigError
 from serving.auth import Caller, OperatorToken
 from serving.client.operator import OperatorCalls
 from serving.config import ServerConfig
-from serving.errors import InvalidRequest, LimitReached, NotOperator, SlotsFull, WrongState
+from serving.errors import InvalidRequest, LimitReached, NotOperator, ServingError, SlotsFull, WrongState
 from serving.gateway.evacuated_session import arrived, evacuated
 from serving.gateway.ownership.session_directory import moved
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.session_options import OptionsChecker
 from serving.gateway.session_snapshot import FORMATS, unpack
+from serving.hosts import is_host_and_port
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.evacuation import settle
 from serving.replication.messages import Departure, ResumeState, SessionSpec
+from serving.replication.public_address import PublicAddress
 from serving.replication.register import Destination, Owner, Register
 
+logger = logging.getLogger(__name__)
+
 _PAGE = re.compile(r"https?://[0-9A-Za-z._\[\]:-]{1,255}(/[0-9A-Za-z._~/-]{0,255})?")
-_ADDRESS = re.compile(r"[0-9A-Za-z._\[\]:-]{1,255}:[0-9]{1,5}")
+
+LOOK_EVERY_S = 10.0
+"""How often a manager looks where the address leads that clients know."""
 
 
 class OtherServersByGrpc:
@@ -59,7 +67,10 @@ class OtherServersByGrpc:
         return await self._at(to.address).settle(request)
 
     def _at(self, address: str) -> OperatorCalls:
-        token = self._token.read()
+        try:
+            token = self._token.read()
+        except ConfigError as error:
+            raise NotOperator(str(error)) from error
         if token is None:
             raise NotOperator("this server has no operators' token to show to another one; set operator_token")
         return OperatorCalls(address, token)
@@ -120,7 +131,7 @@ class Evacuation:
 
     async def _destination(self, request: pb.EvacuateServerRequest) -> Destination:
         for name, address in (("to", request.to), ("public", request.public or request.to)):
-            if _ADDRESS.fullmatch(address) is None:
+            if not is_host_and_port(address):
                 raise InvalidRequest(f"{name} is {address[:80]!r}, which is not of the form HOST:PORT")
         if request.page and _PAGE.fullmatch(request.page) is None:
             raise InvalidRequest(f"page is {request.page[:80]!r}, which is not of the form https://HOST/PATH")
@@ -133,6 +144,36 @@ class Evacuation:
             read = ", ".join(there.snapshot_formats)
             raise WrongState(f"{request.to}, release {there.version}, reads {read} and not {FORMATS[0]}")
         return Destination(request.to, there.cluster, request.public, request.page)
+
+    async def follow(self, address: str) -> None:
+        """Have all sessions go where the `address` leads that clients know, once that is another cluster.
+
+        For as long as this process is there. Where nobody answers, or the other one cannot take them, all stays as
+        it is, and it looks again.
+        """
+        seen: PublicAddress | None = None
+        followed, said = None, ""
+        while True:
+            try:
+                seen = seen or PublicAddress(await self._register.cluster())
+                seen.answered((await self._others.describe(address)).cluster)
+                if seen.successor != followed:
+                    await self._lead(address, seen.successor)
+                    followed = seen.successor
+                said = ""
+            except ServingError as error:
+                if said != (said := str(error)):
+                    logger.warning("public address not followed", extra={"address": address, "why": said})
+            await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _lead(self, address: str, successor: str | None) -> None:
+        """Where an operator has said that sessions go elsewhere, they do."""
+        before = await self._register.destination()
+        if before is not None and before.address != address:
+            return
+        request = pb.EvacuateServerRequest(to=address)
+        await self._register.evacuate_to(None if successor is None else await self._destination(request))
+        logger.info("public address followed", extra={"address": address, "cluster": successor or "here"})
 
     # Of the server that they go to
 

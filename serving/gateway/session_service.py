@@ -95,6 +95,7 @@ class SessionService(SessionAPI):
         self._evacuation = Evacuation(
             register, config, self._options, self._rooms, lambda: self._callers.names, others
         )
+        self._follows = False
         self._arriving: set[asyncio.Task[pb.Session]] = set()
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         self._recordings = Recordings(
@@ -103,9 +104,12 @@ class SessionService(SessionAPI):
         )  # fmt: skip
 
     def start(self) -> None:
-        """Begin to keep sessions and recordings alive, on the event loop. To begin again does nothing."""
+        """Begin to look after sessions, recordings and the public address. To begin again does nothing."""
         self._failover.start()
         self._recordings.look_after()
+        if not self._follows and (address := self._config.public_address) is not None:
+            self._follows = True
+            self._failover.beside(self._evacuation.follow(address))
 
     def share_limits(self, managers: int) -> None:
         """Let in a share of what callers may ask: there are so many managers now."""

@@ -199,6 +199,14 @@ def test_operators_have_a_token_of_their_own_in_the_same_secret(chart: Chart) ->
     assert args["operator_token"] == "/etc/longtake/tokens/boss"
 
 
+def test_where_there_are_operators_a_cluster_follows_the_service(chart: Chart) -> None:
+    rendered = chart.render("tokens.existingSecret=callers", "tokens.operatorKey=boss", release="films")
+    args = serve_config_of(rendered.ray_service)["applications"][0]["args"]
+    service = rendered.ray_service["spec"]["serveService"]
+    (port,) = (found["port"] for found in service["spec"]["ports"] if found["name"] == "serve-grpc")
+    assert args["public_address"] == f"{service['metadata']['name']}:{port}" == "films-longtake:9000"
+
+
 def test_managers_in_several_pods_share_a_volume_of_recordings(chart: Chart) -> None:
     rendered = chart.render(*INSECURE, "replicas.managers=4", "recordings.existingClaim=films")
     volumes = {volume["name"]: volume for volume in rendered.pod("front")["volumes"]}

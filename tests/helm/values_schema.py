@@ -14,7 +14,7 @@ from serving.deployments.cluster_app import settings_schema
 CHART = Path(__file__).parents[2] / "helm" / "longtake"
 FILE = CHART / "values.schema.json"
 
-SAID_BY_THE_CHART = ("tokens", "operator_token", "insecure", "models_dir", "recordings")
+SAID_BY_THE_CHART = ("tokens", "operator_token", "public_address", "insecure", "models_dir", "recordings")
 """Settings of the server that follow from other values."""
 
 TEXT = {"type": "string"}

@@ -182,6 +182,15 @@ def test_the_operators_token_is_read_from_its_file_each_time(tmp_path: Path) -> 
     assert not OperatorToken(None).is_of("")
 
 
+def test_only_a_server_with_operators_follows_an_address(tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match="public_address is films:9000, and there is no operator_token"):
+        ServerConfig(public_address="films:9000")
+    (tmp_path / "operator").write_text("secret\n")
+    assert ServerConfig(public_address="films:9000", operator_token=tmp_path / "operator").public_address
+    with pytest.raises(ValidationError, match="public_address is 'films', which is not of the form HOST:PORT"):
+        ServerConfig(public_address="films", operator_token=tmp_path / "operator")
+
+
 @pytest.mark.parametrize("content", ["", "two words", None])
 def test_a_file_without_one_token_is_no_operators_token(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "operator"

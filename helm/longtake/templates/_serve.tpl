@@ -9,6 +9,7 @@
 {{- end -}}
 {{- with $values.tokens.operatorKey -}}
 {{- $_ := set $args "operator_token" (printf "/etc/longtake/tokens/%s" .) -}}
+{{- $_ := set $args "public_address" (printf "%s:9000" (include "longtake.fullname" $)) -}}
 {{- end -}}
 {{- $_ := set $args "recordings" "/recordings" -}}
 {{- if include "longtake.weightsClaim" . -}}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from serving.errors import (
     SlotsFull,
     WrongState,
 )
+from serving.gateway import evacuation
 from serving.gateway.evacuation import OtherServersByGrpc
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -34,7 +37,7 @@ from tests.serving.gateway.ownership.scenes import ANNA, Viewer, created, cue, r
 from tests.serving.worker.bench import NIGHT
 
 OPERATOR = Caller("", is_operator=True)
-OLD, NEW = "old:9000", "new:9000"
+OLD, NEW, PUBLIC = "old:9000", "new:9000", "films:9000"
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,8 @@ class Others(OtherServersByGrpc):
 
     @override
     def _at(self, address: str) -> OperatorCalls:
+        if address not in self.servers:
+            raise ReplicaLost("nobody answers")
         return Calls(address, self.servers[address], self.lost)
 
 
@@ -108,21 +113,23 @@ class Two(NamedTuple):
 
 
 @asynccontextmanager
-async def two(pocket: OpenedModel, folder: Path, managers: int = 1, slots: int = 2) -> AsyncIterator[Two]:
+async def two(
+    pocket: OpenedModel, folder: Path, managers: int = 1, slots: int = 2, **settings: Any
+) -> AsyncIterator[Two]:
     others = Others()
     async with (
-        cluster(pocket, folder / "old", replicas="ab", managers=managers, others=others) as old,
-        cluster(pocket, folder / "new", replicas="c", slots=slots, others=others) as new,
+        cluster(pocket, folder / "old", replicas="ab", managers=managers, others=others, **settings) as old,
+        cluster(pocket, folder / "new", replicas="c", slots=slots, others=others, **settings) as new,
     ):
         others.servers |= {OLD: old.managers[0], NEW: new.managers[0]}
         yield Two(old, new, others)
 
 
-async def follow(there: Two, viewer: Viewer, session: pb.Session, frames: int) -> list[int]:
+async def follow(there: Two, viewer: Viewer, session: pb.Session, frames: int, told: str = NEW) -> list[int]:
     """All frames that a viewer sees who is told where the session has gone, and goes there."""
     with pytest.raises(SessionMoved) as moved:
         await viewer.task
-    assert moved.value.server == NEW
+    assert moved.value.server == told
     seen = viewer.frames
     request = pb.WatchRequest(session_id=session.id, from_frame=len(seen))
     async for event in there.new.managers[0].watch(request, ANNA):
@@ -333,6 +340,101 @@ def test_what_waits_for_a_server_that_is_gone_for_good_goes_on_when_an_operator_
             assert len(there.old.leased(session.id)) == 1
 
     run(give_up())
+
+
+@asynccontextmanager
+async def followed(
+    pocket: OpenedModel, folder: Path, monkeypatch: pytest.MonkeyPatch, managers: int = 1, slots: int = 2
+) -> AsyncIterator[Two]:
+    """Two servers that look often where the address leads that clients know: to the old one, and seen by both."""
+    monkeypatch.setattr(evacuation, "LOOK_EVERY_S", 0.02)
+    (folder / "operator").write_text("secret\n")
+    settings = {"public_address": PUBLIC, "operator_token": folder / "operator"}
+    async with two(pocket, folder, managers, slots, **settings) as there:
+        there.others.servers[PUBLIC] = there.old.managers[0]
+        await asyncio.sleep(0.5)
+        yield there
+
+
+@pytest.mark.parametrize("managers", [1, 2])
+def test_all_sessions_go_where_the_address_is_led_that_clients_know(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, managers: int
+) -> None:
+    async def go() -> None:
+        async with followed(pocket, tmp_path, monkeypatch, managers) as there:
+            sessions = [await started(manager) for manager in there.old.managers]
+            viewers = [Viewer(there.old.managers[0], session) for session in sessions]
+            for viewer in viewers:
+                await viewer.sees(45)
+            there.others.servers[PUBLIC] = there.new.managers[0]
+            for session, viewer in zip(sessions, viewers, strict=True):
+                seen = await follow(there, viewer, session, 150, told="")
+                assert seen == list(range(len(seen)))
+            with pytest.raises(SessionMoved, match="at the same address"):
+                await created(there.old.managers[0])
+            assert await there.new.register.destination() is None
+
+    run(go())
+
+
+def test_while_nobody_answers_or_both_do_in_turn_sessions_stay(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def flap() -> None:
+        async with followed(pocket, tmp_path, monkeypatch) as there:
+            (old,), (new,) = there.old.managers, there.new.managers
+            in_turn = [new, old, None, new, new, old]
+            looks: defaultdict[object, Iterator[SessionService | None]] = defaultdict(lambda: cycle(in_turn))
+
+            async def describe(_: Others, address: str) -> pb.GetServerInfoResponse:
+                if (found := next(looks[asyncio.current_task()])) is None:
+                    raise ReplicaLost("nobody answers")
+                return await found.server_info(OPERATOR)
+
+            monkeypatch.setattr(Others, "describe", describe)
+            for _ in range(150):
+                await asyncio.sleep(0.01)
+                assert await there.old.register.destination() is None
+            assert (await created(old)).id
+
+    run(flap())
+
+
+def test_a_session_that_the_next_server_cannot_take_yet_stays_and_one_that_is_led_back_is_not_moved(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fill() -> None:
+        async with followed(pocket, tmp_path, monkeypatch, slots=1) as there:
+            await created(there.new.managers[0])
+            viewer = Viewer(there.old.managers[0], await started(there.old.managers[0]))
+            await viewer.sees(45)
+            there.others.servers[PUBLIC] = there.new.managers[0]
+            await asyncio.sleep(1.0)
+            with pytest.raises(SessionMoved):
+                await created(there.old.managers[0])
+            await viewer.sees(105)
+            there.others.servers[PUBLIC] = there.old.managers[0]
+            await asyncio.sleep(2.0)
+            assert (await created(there.old.managers[0])).id
+            await viewer.sees(150)
+
+    run(fill())
+
+
+def test_where_an_operator_has_said_to_go_sessions_go_whatever_address_clients_know(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def go() -> None:
+        async with followed(pocket, tmp_path, monkeypatch) as there:
+            await there.evacuate()
+            before = await there.old.register.destination()
+            there.others.servers[PUBLIC] = there.new.managers[0]
+            await asyncio.sleep(0.5)
+            there.others.servers[PUBLIC] = there.old.managers[0]
+            await asyncio.sleep(0.5)
+            assert await there.old.register.destination() == before
+
+    run(go())
 
 
 def test_nobody_but_operators_evacuates_or_brings_sessions(pocket: OpenedModel, tmp_path: Path) -> None:

@@ -13,14 +13,16 @@ import grpc
 import pytest
 
 from serving.client.aio import AsyncClient
+from serving.gateway.evacuation import LOOK_EVERY_S
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
 from serving.protocol.status import reason_in, server_in
+from serving.replication.public_address import SAME_ANSWERS
 from serving.timeline.cue import Blend, Cue
 from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
 from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import NIGHT, NOON, frames
-from tests.support.tcp_switch import switched
+from tests.support.tcp_switch import TcpSwitch, switched
 
 pytestmark = pytest.mark.slow
 
@@ -29,15 +31,19 @@ ANNA = (("authorization", "Bearer secret-a"),)
 
 
 @contextmanager
-def two_servers(tmp_path: Path, slots: int, *, callers: bool = True) -> Iterator[tuple[Server, Server]]:
+def two_servers(tmp_path: Path, slots: int, *more: str, callers: bool = True) -> Iterator[tuple[Server, Server]]:
     """The old one and the new one, which have the same operators, and the same callers or none."""
     (tmp_path / "tokens").write_text("anna secret-a\n")
     (tmp_path / "operator").write_text("secret-o\n")
-    options = ["--operator-token", str(tmp_path / "operator"), "--slots", str(slots)]
+    options = ["--operator-token", str(tmp_path / "operator"), "--slots", str(slots), *more]
     if callers:
         options += ["--tokens", str(tmp_path / "tokens"), "--limits.sessions-per-token", str(slots)]
     with serving(tmp_path / "old", *options) as old, serving(tmp_path / "new", *options) as new:
         yield old, new
+
+
+def port_of(server: Server) -> int:
+    return int(server.address.rpartition(":")[2])
 
 
 async def evacuated(old: Server, new: Server, token: Path, *options: str) -> str:
@@ -130,6 +136,31 @@ def test_many_sessions_go_on_on_another_server(tmp_path: Path) -> None:
 
     with two_servers(tmp_path, MANY) as (old, new):
         asyncio.run(go(old, new))
+
+
+def test_sessions_go_by_themselves_where_the_address_is_led_that_clients_know(tmp_path: Path) -> None:
+    async def go(switch: TcpSwitch, old: Server, new: Server) -> None:
+        address = f"127.0.0.1:{switch.port}"
+        async with asyncio.timeout(240), AsyncClient(address, token="secret-a") as client:
+            cues = [Cue(0, Blend.of(NOON))]
+            opened = [await client.create(seed=number, fps=4, cues=cues) for number in range(SLOTS)]
+            # Both it and the move take at most half a minute, of 80 s.
+            seeing = [asyncio.create_task(watched(client, one, 320)) for one in opened]
+            for one in opened:
+                await client.start(one.id)
+            # Until the old server has seen itself there.
+            await asyncio.sleep(SAME_ANSWERS * LOOK_EVERY_S)
+            switch.target = port_of(new)
+            assert all(missed_none(events) for events in await asyncio.gather(*seeing))
+            assert (await client.create(cues=cues)).id
+        async with AsyncClient(new.address, token="secret-a") as there:
+            assert {one.id for one in opened} < {one.id for one in await there.list()}
+
+    with switched(0) as switch:
+        followed = ("--public-address", f"127.0.0.1:{switch.port}")
+        with two_servers(tmp_path, SLOTS + 1, *followed) as (old, new):
+            switch.target = port_of(old)
+            asyncio.run(go(switch, old, new))
 
 
 @pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="needs Chromium: `make .venv/browser`")

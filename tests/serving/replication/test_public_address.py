@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+
+from serving.replication.public_address import SAME_ANSWERS, PublicAddress
+
+LONG = [*["own"] * SAME_ANSWERS]
+
+
+@pytest.mark.parametrize(
+    ("answers", "successor"),
+    [
+        ([], None),
+        (["next"] * 10, None),
+        (["next"] * 10 + LONG, None),
+        (LONG + ["next"] * (SAME_ANSWERS - 1), None),
+        (LONG + ["next"] * SAME_ANSWERS, "next"),
+        (LONG + ["next", "own"] * 10, None),
+        (LONG + ["next", "other"] * 10, None),
+        (LONG + ["next"] * SAME_ANSWERS + ["own"] * (SAME_ANSWERS - 1), "next"),
+        (LONG + ["next"] * SAME_ANSWERS + ["own"] * SAME_ANSWERS, None),
+        (LONG + ["next"] * SAME_ANSWERS + ["other"] * SAME_ANSWERS, "other"),
+        (["own", "next"] * 10 + ["next"] * SAME_ANSWERS, None),
+    ],
+    ids=[
+        "nobody", "the old one, seen from the new one", "led here", "too few", "replaced", "in turn", "two others",
+        "back, too few", "back", "replaced again", "never led here for long",
+    ],
+)  # fmt: skip
+def test_a_cluster_is_replaced_by_the_one_that_its_address_has_been_led_to(
+    answers: list[str], successor: str | None
+) -> None:
+    address = PublicAddress("own")
+    for answer in answers:
+        address.answered(answer)
+    assert address.successor == successor
