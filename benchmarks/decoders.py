@@ -104,8 +104,13 @@ class Codec:
         """In fp32."""
         cpu = torch.device("cpu")
         yield Engine("PyTorch", lambda: self._second_block(self.model.vae, cpu))
-        graphs = partial(self.graphs, CPU_DTYPES["decoder"], folder)
+        graphs = cache(partial(self.graphs, CPU_DTYPES["decoder"], folder))
         yield Engine("onnxruntime", lambda: self._second_block(self._by(by_onnxruntime(graphs())), cpu))
+        int8 = partial(self.int8_graphs, folder=folder)
+        yield Engine(
+            "onnxruntime, INT8 convolutions",
+            lambda: self._second_block(self._by(by_onnxruntime(int8(graphs()))), cpu),
+        )
 
     def on_card(self, device: torch.device, folder: Path) -> Iterator[Engine]:
         """In 16 bits."""

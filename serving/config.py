@@ -37,6 +37,7 @@ Device = Literal["cpu", "cuda"]
 DType = Literal["float32", "bfloat16"]
 Stages = Literal["shared", "separate"]
 TextWeights = Literal["plain", "int8"]
+DecoderConvs = Literal["plain", "int8"]
 StageEngine = Literal["auto", "torch", "onnx", "tensorrt"]
 Preset = Literal["auto", "none", "24gb", "16gb"]
 
@@ -190,7 +191,8 @@ class ServerConfig(BaseModel):
     decoder_engine: StageEngine = Field(
         "auto", description="what decodes; onnx and tensorrt run what `longtake plan` made; auto: tensorrt if so"
     )
-    text_engine: StageEngine = Field("auto", description="the same of what encodes prompts")
+    decoder_convs: DecoderConvs = Field("plain", description="int8: of what `longtake plan --int8-convs` made")
+    text_engine: StageEngine = Field("auto", description="the engine of what encodes prompts")
     threads: Count = Field(1, description="of torch in each replica on the CPU")
     encoder: EncoderChoice = Field("auto", description="auto: the graphics card's, where it encodes, else libx264")
 

@@ -14,14 +14,10 @@ from benchmarks.quantization.rollout import LedRunner, RecordingRunner, Take
 from benchmarks.quantization.variants import Variant, rounded
 from engines.loading.model import Model
 from engines.quantization.inputs import InputStatistics
+from engines.quantization.picture_loss import LEVELS, psnr
 from engines.runner.eager import EagerRunner
 from engines.runner.selection import select_runner
 from engines.vae.protocol import StreamingDecoder
-
-LEVELS = 255
-
-MOST_DB = 100.0
-"""Stands for pictures that are the same."""
 
 Report = Callable[[str], None]
 
@@ -112,7 +108,7 @@ def _errors(latents: Sequence[Tensor], exact: Sequence[Tensor]) -> dict[str, Any
 def decibels(films: Sequence[Sequence[Tensor]], exact: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
     """PSNR of each stream's blocks."""
     found = [
-        [_psnr(block, wanted) for block, wanted in zip(film, wanted_film, strict=True)]
+        [psnr(block, wanted) for block, wanted in zip(film, wanted_film, strict=True)]
         for film, wanted_film in zip(films, exact, strict=True)
     ]
     return {
@@ -120,11 +116,6 @@ def decibels(films: Sequence[Sequence[Tensor]], exact: Sequence[Sequence[Tensor]
         "worst_psnr_db": round(float(np.min(found)), 2),
         "psnr_db_by_block": [round(float(value), 2) for value in np.median(found, axis=0)],
     }
-
-
-def _psnr(pictures: Tensor, wanted: Tensor) -> float:
-    error = float((pictures.double() - wanted.double()).square().mean()) / LEVELS**2
-    return MOST_DB if error == 0 else min(MOST_DB, -10 * float(np.log10(error)))
 
 
 def _significant(value: float) -> float:

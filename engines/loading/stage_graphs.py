@@ -13,9 +13,10 @@ from engines.config.stream import StreamConfig
 from engines.export.decoders import DecoderCall, export_decoder
 from engines.export.denoiser import DenoiserCall, export_denoiser
 from engines.export.graph import Stage, StageGraph
+from engines.export.quantized_convs import Ranges, int8_name, quantize_convs
 from engines.export.text import LENGTHS, export_text_encoder, text_name
 from engines.loading.fingerprint import fingerprint
-from engines.loading.model import Model, Network
+from engines.loading.model import Autoencoder, Model, Network
 
 STAGE_NETWORKS: dict[Stage, Network] = {"decoder": "codec", "text": "text_encoder", "denoiser": "transformer"}
 """What has to be loaded for a stage."""
@@ -48,11 +49,7 @@ def stage_exports(model: Model, stage: Stage, stream: StreamConfig, dtype: torch
     """
     match stage:
         case "decoder":
-            codec, weights = model.vae, fingerprint(model.vae)
-            return [
-                StageExport(call.name, partial(export_decoder, codec, call, weights=weights, dtype=dtype))
-                for call in decoder_calls(stream)
-            ]
+            return decoder_exports(model.vae, stream, dtype)
         case "text":
             encoder, weights = model.text_encoder, fingerprint(model.text_encoder)
             return [
@@ -65,6 +62,24 @@ def stage_exports(model: Model, stage: Stage, stream: StreamConfig, dtype: torch
             transformer, call, weights = model.transformer, DenoiserCall.of(stream), fingerprint(model.transformer)
             write = partial(export_denoiser, transformer, call, weights=weights, dtype=dtype)
             return [StageExport(call.name, write)]
+
+
+def decoder_exports(codec: Autoencoder, stream: StreamConfig, dtype: torch.dtype) -> list[StageExport]:
+    """All graphs of a decoder; otherwise as `stage_exports`."""
+    weights = fingerprint(codec)
+    return [
+        StageExport(call.name, partial(export_decoder, codec, call, weights=weights, dtype=dtype))
+        for call in decoder_calls(stream)
+    ]
+
+
+def with_int8_convs(export: StageExport, ranges: Ranges) -> StageExport:
+    """The same graph with its convolutions in INT8, by `ranges` of what they read; raises as `quantize_convs`."""
+
+    def write(folder: Path) -> StageGraph:
+        return quantize_convs(export.write(folder.with_name(f"{folder.name}-whole")), ranges, folder)
+
+    return StageExport(int8_name(export.name), write)
 
 
 def decoder_calls(stream: StreamConfig) -> list[DecoderCall]:

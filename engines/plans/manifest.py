@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from engines.errors import PlanError
 from engines.export.graph import FACTS_FILE, Stage, StageGraph
+from engines.export.quantized_convs import PictureLoss
 from engines.plans.builder import Library, PlanTarget
 
 MANIFEST = "manifest.json"
@@ -84,7 +85,7 @@ class PlanManifest:
 
     `sha256` and `bytes` are the plan's, `layers`, `activation_bytes` and `seconds` as `BuiltPlan` has them.
     `weights_licence` are the terms of the weights in it, `library_licence` those of the library, whose code it
-    holds too.
+    holds too. `loss` is what INT8 convolutions cost, where there are any.
     """
 
     key: PlanKey
@@ -97,6 +98,7 @@ class PlanManifest:
     library_licence: str
     longtake: str
     made: str
+    loss: PictureLoss | None = None
 
     def write(self, folder: Path) -> None:
         """As JSON in `folder`. Raises OSError."""
@@ -122,7 +124,9 @@ class PlanManifest:
         for name in ("inputs", "capabilities"):
             key[name] = tuple(key[name])
         key["size"] = None if key["size"] is None else (key["size"][0], key["size"][1])
-        return cls(key=PlanKey(**key), **document)
+        if (loss := document.pop("loss", None)) is not None:
+            loss = PictureLoss(**loss)
+        return cls(key=PlanKey(**key), loss=loss, **document)
 
 
 def sha256_of(path: Path) -> str:

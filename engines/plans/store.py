@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from engines.errors import PlanError, PlanStopped
 from engines.export.graph import FACTS_FILE, Stage, StageGraph
+from engines.export.quantized_convs import PictureLoss
 from engines.plans.builder import BuildStep, BuiltPlan, PlanBuilder, PlanTarget, Watch
 from engines.plans.manifest import PictureSize, PlanKey, PlanManifest, sha256_of
 
@@ -65,6 +66,7 @@ class PlanWanted:
     Args:
         model: as `longtake plan` knows it.
         tiny_codec: whether its decoder is the tiny one.
+        int8_convs: whether its convolutions are in INT8.
         stage: to be run.
         name: of the stage's graph.
         size: of the pictures; None for a stage that knows none.
@@ -78,6 +80,7 @@ class PlanWanted:
 
     model: str
     tiny_codec: bool
+    int8_convs: bool
     stage: Stage
     name: str
     size: PictureSize | None
@@ -92,8 +95,10 @@ class PlanWanted:
         """What makes this plan."""
         size = "" if self.size is None else f" --size {_size(self.size)}"
         codec = " --codec tiny" if self.tiny_codec else ""
+        convs = " --int8-convs" if self.int8_convs else ""
         library = f" --library {self.library}"
-        return f"longtake plan {self.model} --stage {self.stage} --for {self.capability}{size}{codec}{library}"
+        asked = f"--stage {self.stage} --for {self.capability}{size}{codec}{convs}{library}"
+        return f"longtake plan {self.model} {asked}"
 
 
 class PlanStore:
@@ -111,6 +116,7 @@ class PlanStore:
         target: PlanTarget,
         license: str,
         watch: Watch,
+        loss: PictureLoss | None = None,
     ) -> Plan:
         """The plan of a graph for `target`, built unless it is there.
 
@@ -124,6 +130,7 @@ class PlanStore:
             target: the cards that it is for.
             license: terms of the weights.
             watch: is told of every step, those of waiting among them.
+            loss: what INT8 convolutions in the graph cost, for the manifest.
 
         Raises:
             PlanError: it cannot be built, or not be kept; says why.
@@ -143,7 +150,7 @@ class PlanStore:
             built = builder.build(graph, target, earlier, watch)
             if built.timing_cache:
                 _write(timing_cache, memoryview(built.timing_cache))
-            return self._keep(key, built, graph, license, builder.library.license)
+            return self._keep(key, built, graph, license, builder.library.license, loss)
 
     def has_any(self, stage: Stage) -> bool:
         """Whether there is any plan of a stage, whatever it is made of."""
@@ -213,8 +220,9 @@ class PlanStore:
         return plan if plan.manifest.key == key and _fault(plan) is None else None
 
     def _keep(
-        self, key: PlanKey, built: BuiltPlan, graph: StageGraph, weights_license: str, library_license: str
-    ) -> Plan:
+        self, key: PlanKey, built: BuiltPlan, graph: StageGraph, weights_license: str, library_license: str,
+        loss: PictureLoss | None,
+    ) -> Plan:  # fmt: skip
         unfinished, folder = self._folder / UNFINISHED / "plan", self._folder_of(key)
         unfinished.mkdir()
         _write(unfinished / PLAN_FILE, built.data)
@@ -229,6 +237,7 @@ class PlanStore:
             library_licence=library_license,
             longtake=version("longtake"),
             made=datetime.now(UTC).isoformat(),
+            loss=loss,
         )
         manifest.write(unfinished)
         shutil.copyfile(graph.folder / FACTS_FILE, unfinished / FACTS_FILE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,12 +22,13 @@ from engines.export.quantized_convs import Ranges, range_name, watch_convs
 CPU = torch.device("cpu")
 
 
-def conv_ranges(codec: Codec, streams: Sequence[Tensor]) -> Ranges:
+def conv_ranges(codec: Codec, streams: Sequence[Tensor], made: Callable[[int], None] = lambda _: None) -> Ranges:
     """Ranges of what every convolution of a decoder reads, over all of `streams`, frame by frame and in fp32.
 
     Args:
         codec: not fused; it is left as it is.
         streams: latents [1, frames, channels, height/8, width/8] from the streams' beginnings, of one size.
+        made: told how many streams are done, after each.
 
     Raises:
         ConfigError: there are no streams, or the packages for it are not installed.
@@ -39,8 +40,9 @@ def conv_ranges(codec: Codec, streams: Sequence[Tensor]) -> Ranges:
     with TemporaryDirectory() as folder:
         sessions = [_RangeWatch(_watched(codec, call, folder)) for call in calls]
         decoder = GraphDecoder(sessions, codec.decoder_receptive_field, len(codec.start_decoding().frames))
-        for latents in streams:
+        for number, latents in enumerate(streams):
             decoder.decode(latents.float(), decoder.start_decoding())
+            made(number + 1)
     names = set[str]().union(*(session.ranges for session in sessions))
     return {name: max(session.ranges.get(name, 0.0) for session in sessions) for name in names}
 

@@ -18,7 +18,7 @@ from engines.loading.lora import LoRAFile
 from engines.runner.selection import can_use_cuda_graphs
 from engines.video.builder import require_video
 from kernels.dispatch import KernelBackends, backends_for
-from serving.config import StageEngine
+from serving.config import DecoderConvs, StageEngine
 from serving.errors import FilmError, TimelineError
 from serving.media.clips.picture_scaler import Fit
 from serving.media.film_file import require_own_facts
@@ -78,6 +78,7 @@ class Request:
     earlier: Facts | None = None
     int8_text: bool = False
     decoder_engine: StageEngine = "auto"
+    decoder_convs: DecoderConvs = "plain"
     text_engine: StageEngine = "auto"
     clip: ClipRequest | None = None
 
@@ -89,7 +90,7 @@ class Request:
     @property
     def computed_by(self) -> str:
         """The kernels, and what runs stages where that is not theirs."""
-        return described(self.kernels, self.decoder_engine, self.text_engine)
+        return described(self.kernels, self.decoder_engine, self.text_engine, self.decoder_convs)
 
     @property
     def dtype_name(self) -> str:
@@ -157,6 +158,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         tuple(options.lora or ()),
         int8_text=options.text_weights == "int8",
         decoder_engine=options.decoder_engine,
+        decoder_convs=options.decoder_convs,
         text_engine=options.text_engine,
         clip=clip,
     )
@@ -184,8 +186,8 @@ def _clip(options: argparse.Namespace, base: VideoStreamConfig, used: UsedClip |
     fit = options.fit or (used.fit if used else "fill")
     if fit not in FITS:
         raise FilmError(f"the film's clip was fitted by {fit!r}; known: {', '.join(FITS)}")
-    if options.decoder_engine not in ("auto", "torch"):
-        raise FilmError("a clip is restyled with PyTorch's decoder; leave --decoder-engine out")
+    if options.decoder_engine not in ("auto", "torch") or options.decoder_convs != "plain":
+        raise FilmError("a clip is restyled with PyTorch's decoder; leave --decoder-engine and -convs out")
     if options.snapshot is not None or options.snapshot_every is not None:
         raise FilmError("a film that restyles a clip goes on from no snapshot, and leaves none")
     return ClipRequest(path, fit, options.keep_audio, base, options.noise_scale, used.sha256 if used else None)
@@ -219,6 +221,7 @@ def _film_request(options: argparse.Namespace) -> Request:
         earlier=facts,
         int8_text=facts.int8_text if options.text_weights is None else options.text_weights == "int8",
         decoder_engine=options.decoder_engine,
+        decoder_convs=options.decoder_convs,
         text_engine=options.text_engine,
         clip=clip,
     )

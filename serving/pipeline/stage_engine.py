@@ -18,6 +18,7 @@ from engines.bindings.text import GraphTextEncoder
 from engines.config.model import ModelConfig
 from engines.config.validation import require
 from engines.errors import PlanError
+from engines.export.quantized_convs import int8_name
 from engines.export.text import text_name
 from engines.loading.fingerprint import fingerprint
 from engines.loading.model import Autoencoder
@@ -37,7 +38,7 @@ from engines.text.prompt_encoder import PromptEncoder
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.protocol import StreamingDecoder, use_fused_ops
 from kernels.dispatch import KernelBackends
-from serving.config import ServerConfig, StageEngine
+from serving.config import DecoderConvs, ServerConfig, StageEngine
 from serving.weights.catalog import models_folder
 from serving.weights.downloader import LOCK
 from serving.weights.loader import CodecName, open_model
@@ -46,6 +47,7 @@ from serving.weights.quantized_model import model_config, served_model
 logger = logging.getLogger(__name__)
 
 STAGE_ENGINES: tuple[StageEngine, ...] = get_args(StageEngine)
+DECODER_CONVS: tuple[DecoderConvs, ...] = get_args(DecoderConvs)
 
 RunStage = Literal["decoder", "text"]
 """Stages that plans can run."""
@@ -55,7 +57,8 @@ RunStage = Literal["decoder", "text"]
 class StageChoice:
     """Which stage of which model is to run on which engine.
 
-    Raises ConfigError for an engine that is not for the device, or not for a text encoder in INT8.
+    Raises ConfigError for an engine that is not for the device, not for a text encoder in INT8, or not for INT8
+    convolutions.
 
     Args:
         stage: of the model.
@@ -66,6 +69,7 @@ class StageChoice:
         device: that it runs on.
         sizes: heights and widths of the pictures that are decoded.
         int8_text: whether the text encoder's weights are rounded to 8 bits.
+        int8_convs: whether the decoder is to have its convolutions in INT8, as only plans have them.
 
     """
 
@@ -77,6 +81,7 @@ class StageChoice:
     device: torch.device
     sizes: Sequence[PictureSize] = ()
     int8_text: bool = False
+    int8_convs: bool = False
 
     def __post_init__(self) -> None:
         flag = f"--{self.stage}-engine"
@@ -90,6 +95,11 @@ class StageChoice:
         require(
             not (self.stage == "text" and self.int8_text and self.engine in ("onnx", "tensorrt")),
             f"the text engine {self.engine} has no INT8 weights; say --text-weights plain, or {flag} torch",
+        )
+        require(
+            not self.int8_convs or self.engine in ("onnx", "tensorrt"),
+            "convolutions in INT8 are run by plans alone; say --decoder-engine onnx or tensorrt, or "
+            "--decoder-convs plain",
         )
 
     @property
@@ -106,20 +116,23 @@ def served_stages(config: ServerConfig) -> tuple[StageChoice, StageChoice]:
     sizes = dict.fromkeys(size for own in model.streams for size in config.served_sizes((own.height, own.width)))
     decoder = StageChoice(
         "decoder", config.decoder_engine, config.model, config.codec, config.models_dir,
-        torch.device(config.device), tuple(sizes),
+        torch.device(config.device), tuple(sizes), int8_convs=config.decoder_convs == "int8",
     )  # fmt: skip
     text = replace(
         decoder, stage="text", engine=config.text_engine, int8_text=config.text_weights == "int8",
-        device=torch.device(config.text_device or config.device), sizes=(),
+        device=torch.device(config.text_device or config.device), sizes=(), int8_convs=False,
     )  # fmt: skip
     return decoder, text
 
 
-def described(backends: KernelBackends, decoder: StageEngine, text: StageEngine) -> str:
+def described(
+    backends: KernelBackends, decoder: StageEngine, text: StageEngine, convs: DecoderConvs = "plain"
+) -> str:
     """The kernels of a process, and what runs stages in it where that is not theirs."""
+    in_int8 = ", convolutions in INT8" if convs == "int8" else ""
     others = [
-        f"{stage} engine: {engine}"
-        for stage, engine in (("decoder", decoder), ("text", text))
+        f"{stage} engine: {engine}{how}"
+        for stage, engine, how in (("decoder", decoder, in_int8), ("text", text, ""))
         if engine in ("onnx", "tensorrt")
     ]
     return "; ".join([str(backends), *others])
@@ -226,7 +239,7 @@ def _wanted(choice: StageChoice, model: ModelConfig, weights: str, library: Libr
     version, card = (ONNX_VERSION, Card(CPU, "")) if on_cpu else (module.__version__, Card.here())
     tiny = choice.stage == "decoder" and choice.codec == "tiny"
     return [
-        PlanWanted(model.name, tiny, choice.stage, name, size, weights, library, version, *card)
+        PlanWanted(model.name, tiny, choice.int8_convs, choice.stage, name, size, weights, library, version, *card)
         for name, size in _graphs(choice, model)
     ]
 
@@ -236,7 +249,7 @@ def _graphs(choice: StageChoice, model: ModelConfig) -> list[tuple[str, PictureS
     if choice.stage == "text":
         return [(text_name(length), None) for length in text_lengths(model.text_encoder.text_len)]
     return [
-        (call.name, size)
+        (int8_name(call.name) if choice.int8_convs else call.name, size)
         for size in choice.sizes
         for call in decoder_calls(replace(model.stream, height=size[0], width=size[1]))
     ]

@@ -42,7 +42,7 @@ from serving.offline.provenance import Start, applied_cues
 from serving.offline.renderer import FilmMaker, Outputs
 from serving.offline.request import DTYPES, FITS, MAX_THREADS, Request, read_outputs, read_request
 from serving.pipeline.prompts import encode_all
-from serving.pipeline.stage_engine import STAGE_ENGINES, StageChoice, open_decoder
+from serving.pipeline.stage_engine import DECODER_CONVS, STAGE_ENGINES, StageChoice, open_decoder
 from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
 from serving.weights.loader import DEFAULT_MODEL, Origin
@@ -103,6 +103,7 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
         options.models_dir,
         request.device,
         [(request.stream.height, request.stream.width)],
+        int8_convs=request.decoder_convs == "int8",
     )
     chosen = open_decoder(opened.model.vae, choice, request.kernels)
     request = replace(request, decoder_engine=chosen.engine)
@@ -201,7 +202,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what decodes: onnx and tensorrt run what `longtake plan` made; auto: tensorrt if it did, or torch",
     )  # fmt: skip
     parser.add_argument(
-        "--text-engine", choices=STAGE_ENGINES, default="auto", help="the same of what encodes prompts"
+        "--decoder-convs", choices=DECODER_CONVS, default="plain",
+        help="int8: of what `longtake plan --int8-convs` made",
+    )  # fmt: skip
+    parser.add_argument(
+        "--text-engine", choices=STAGE_ENGINES, default="auto", help="the engine of what encodes prompts"
     )
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     add_lora_argument(parser)

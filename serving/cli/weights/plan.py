@@ -13,6 +13,7 @@ import torch
 
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
+from engines.config.validation import require
 from engines.errors import PlanStopped
 from engines.export.graph import STAGES
 from engines.loading.stage_graphs import (
@@ -22,6 +23,7 @@ from engines.loading.stage_graphs import (
     StageExport,
     source_dtype,
     stage_exports,
+    with_int8_convs,
 )
 from engines.plans.builder import CPU, BuildStep, Watch
 from engines.plans.libraries import LIBRARIES, plan_builder
@@ -29,6 +31,7 @@ from engines.plans.store import Plan, PlanStore
 from serving.cli.interrupts import INTERRUPTED, interruptible
 from serving.cli.options import size
 from serving.cli.terminal import print_table, show_line
+from serving.cli.weights.int8_convs import add_int8_arguments, watch_convs
 from serving.weights.catalog import models_folder
 from serving.weights.downloader import LOCK
 from serving.weights.loader import OpenedModel, open_model
@@ -54,10 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="of the pictures (default: the model's)")
     parser.add_argument("--codec", choices=("own", "tiny"), default="own", help="whose decoder is meant")
     parser.add_argument("--models-dir", type=Path, help="where the models are")
+    add_int8_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Build what is not there yet; 130 if that is interrupted."""
+    _require_decoder(options)
     builder = plan_builder(options.library)
     target = builder.target(options.cards)
     models, stage = models_folder(options.models_dir), options.stage
@@ -72,16 +77,26 @@ def run(options: argparse.Namespace) -> int:
     dtypes = CPU_DTYPES if on_cpu else PLAN_DTYPES
     store = PlanStore(models / config.name, models / config.name / LOCK)
     plans = list[Plan]()
+    exports, loss = stage_exports(opened.model, stage, stream, dtypes[stage]), None
     with interruptible() as interrupted:
         try:
-            for export in stage_exports(opened.model, stage, stream, dtypes[stage]):
-                watch = _watch(export, interrupted)
-                plans.append(store.obtain(export.write, picture_size, builder, target, _license(opened), watch))
+            if options.int8_convs:
+                convs = watch_convs(opened.model.vae, config, stream, options, interrupted)
+                exports, loss = [with_int8_convs(export, convs.ranges) for export in exports], convs.loss
+            for export in exports:
+                watch, terms = _watch(export, interrupted), _license(opened)
+                plans.append(store.obtain(export.write, picture_size, builder, target, terms, watch, loss))
         except PlanStopped as stopped:
             print(f"\n{stopped}", file=sys.stderr)
             return INTERRUPTED
     _show(plans)
     return 0
+
+
+def _require_decoder(options: argparse.Namespace) -> None:
+    """Raise ConfigError for INT8 convolutions of another stage."""
+    problem = f"--int8-convs is of the decoder, not of the {options.stage}; say --stage decoder, or leave it out"
+    require(options.stage == "decoder" or not options.int8_convs, problem)
 
 
 def _stream(config: ModelConfig, options: argparse.Namespace) -> StreamConfig:
@@ -128,6 +143,8 @@ def _show(plans: list[Plan]) -> None:
         f"{folder}: by {first.key.library} {first.key.library_version}; licence of the weights: "
         f"{first.weights_licence}; of the library: {first.library_licence}"
     )
+    if first.loss is not None:
+        print(f"PSNR of pictures by INT8 convolutions, against those in fp32: {first.loss}")
 
 
 def _megabytes(count: int) -> str:

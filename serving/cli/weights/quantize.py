@@ -78,8 +78,7 @@ def run(options: argparse.Namespace) -> int:
     config = model_config(options.model, models)
     if config.transformer.quantization is not None:
         raise ModelError(f"{options.model} is quantized already; quantize {config.name} itself")
-    if config.name != POCKET and config.name not in CATALOG:
-        raise ModelError(f"{config.name} has random weights, of which nothing can be made; see `longtake models`")
+    require_weights(config)
     recipe = read_recipe(options, config)
     texts = read_prompts(options.prompts, config)
     if options.ranges == "modelopt":
@@ -115,6 +114,12 @@ def _write(state: Mapping[str, Tensor], header: QuantizedHeader, output: Path) -
         write_quantized(place, state, header, dtype)
     size = file.stat().st_size / 1e6
     print(f"{output}: {header.model} in {header.recipe}; {size:,.1f} MB; licence: {header.licence}")
+
+
+def require_weights(config: ModelConfig) -> None:
+    """Raise ModelError for a model of random weights."""
+    if config.name != POCKET and config.name not in CATALOG:
+        raise ModelError(f"{config.name} has random weights, of which nothing can be made; see `longtake models`")
 
 
 def read_recipe(options: argparse.Namespace, config: ModelConfig) -> QuantizationConfig:

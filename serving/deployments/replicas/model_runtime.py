@@ -88,7 +88,7 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
         device=config.device,
         threads=torch.get_num_threads(),
         dtype=config.dtype,
-        kernels=described(config.backends, config.decoder_engine, config.text_engine),
+        kernels=described(config.backends, config.decoder_engine, config.text_engine, config.decoder_convs),
     )
 
 

@@ -124,6 +124,21 @@ def test_a_range_that_is_too_small_clips(graph: StageGraph, ranges: Ranges, tmp_
     assert error_of(graph, small, tmp_path) > 5 * error_of(graph, ranges, tmp_path)
 
 
+def test_a_transposed_convolution_has_a_scale_for_each_output_too(tmp_path: Path) -> None:
+    class Doubled(nn.ConvTranspose2d):
+        def forward(self, x: Tensor) -> tuple[Tensor]:  # type: ignore[override]
+            return (super().forward(x),)
+
+    torch.manual_seed(4)
+    network, x = Doubled(32, 40, 4, stride=2, padding=1), torch.randn(1, 32, 8, 8)
+    graph = export_graph(network, {"x": x}, ["y"], FACTS, tmp_path / "graph")
+    made = quantize_convs(graph, {"weight": float(x.abs().max())}, tmp_path / "int8")
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(made.path).graph.initializer}
+    assert np.abs(stored["weight_int8"]).max(axis=(0, 2, 3)).tolist() == [127] * 40
+    wanted, found = run(graph, x)["y"], run(made, x)["y"]
+    assert 1e-4 < np.linalg.norm(found - wanted) / np.linalg.norm(wanted) < 0.01
+
+
 @pytest.mark.parametrize("reach", [float("nan"), float("inf"), -1.0, None])
 def test_a_range_that_is_not_known_is_refused(graph: StageGraph, tmp_path: Path, reach: float | None) -> None:
     ranges = {"1.weight": 1.0} | ({} if reach is None else {"3.weight": reach})

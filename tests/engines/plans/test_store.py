@@ -26,6 +26,7 @@ LIBRARY = Library("tensorrt-rtx", "1.7.1", "Proprietary")
 WANTED = PlanWanted(
     "pocket",
     False,
+    False,
     "decoder",
     "decoder-steady-1",
     SIZE,

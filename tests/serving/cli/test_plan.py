@@ -58,6 +58,54 @@ def test_every_stage_of_the_pocket_model_becomes_plans(
     assert "licence of the weights: Apache-2.0; of the library: " in printed.out
 
 
+ON_CPU = ("--for", "cpu", "--library", "onnxruntime")
+
+
+def int8_plan(models: Path, prompts: int, *options: str) -> int:
+    file = models / "prompts.txt"
+    file.write_text("a red balloon over hills\n" * prompts)
+    made = ("--size", "32x48", "--blocks", "2", "--prompts", str(file))
+    return plan(models, "pocket", "decoder", *ON_CPU, "--int8-convs", *made, *options)
+
+
+def test_a_decoder_has_int8_convolutions_and_its_manifest_says_what_they_cost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(tmp_path, "pocket", "decoder", *ON_CPU, "--size", "32x48") == 0
+    assert int8_plan(tmp_path, prompts=2) == 0
+    made = manifests(tmp_path, "pocket")
+    plain, int8 = made["decoder-steady-3"], made["decoder-steady-3-int8"]
+    assert (plain.key.recipe, int8.key.recipe) == ("fp32", "fp32, convolutions in INT8")
+    assert int8.bytes < 0.5 * plain.bytes
+    assert plain.loss is None
+    assert int8.loss is not None
+    assert int8.loss.blocks == 2
+    assert 30 < int8.loss.worst_psnr_db <= int8.loss.median_psnr_db < 60
+    assert f"against those in fp32: {int8.loss.median_psnr_db} dB in the median" in capsys.readouterr().out
+
+
+def test_of_one_prompt_nothing_is_left_to_see_the_loss_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert int8_plan(tmp_path, prompts=1) == 2
+    assert "one prompt is not enough" in capsys.readouterr().err
+    assert not (tmp_path / "pocket").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "stage", "complaint"),
+    [
+        ("pocket", "text", "--int8-convs is of the decoder, not of the text; say --stage decoder"),
+        ("tiny", "decoder", "tiny has random weights, of which nothing can be made"),
+    ],
+)
+def test_int8_convolutions_that_cannot_be_are_refused(
+    tmp_path: Path, model: str, stage: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(tmp_path, model, stage, *ON_CPU, "--int8-convs") == 2
+    assert complaint in capsys.readouterr().err
+
+
 @needs_rtx
 def test_what_is_there_is_not_built_again(tmp_path: Path) -> None:
     made = []

@@ -19,6 +19,7 @@ from engines.vae.frame_decoder import FrameDecoder
 from engines.vae.protocol import StreamingDecoder
 from kernels.dispatch import EAGER
 from serving.cli.main import main
+from serving.config import StageEngine
 from serving.pipeline.stage_engine import (
     RunStage,
     StageChoice,
@@ -34,6 +35,7 @@ COMMANDS: dict[RunStage, str] = {
     "decoder": "longtake plan pocket --stage decoder --for cpu --size 96x160 --library onnxruntime",
     "text": "longtake plan pocket --stage text --for cpu --library onnxruntime",
 }
+INT8_COMMAND = COMMANDS["decoder"].replace("--library", "--int8-convs --library")
 FIRST_GRAPHS: dict[RunStage, str] = {"decoder": "decoder-first-1 at 96x160", "text": "text-64"}
 LATENTS = torch.randn(9, 16, 12, 20, generator=torch.Generator().manual_seed(1))
 
@@ -99,6 +101,28 @@ def test_prompts_are_pytorchs(models: Path, text: str) -> None:
     assert (by_onnx.text, by_onnx.cut_tokens) == (by_torch.text, by_torch.cut_tokens)
 
 
+def test_pictures_by_int8_convolutions_are_near_pytorchs(models: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red balloon\na blue boat\n")
+    make(f"{INT8_COMMAND} --blocks 2 --prompts {prompts}", models)
+    chosen = replace(choice("decoder", models), int8_convs=True)
+    by_onnx, by_torch = (pictures(pocket_decoder(each), (3, 3, 3)) for each in (chosen, choice("decoder", models)))
+    errors = (by_onnx.float() - by_torch.float()).abs()
+    assert 0.1 < errors.mean() < 10  # Noise reaches further than the streams that were watched.
+
+
+def test_without_int8_plans_the_command_is_named_though_others_are_there(models: Path, tmp_path: Path) -> None:
+    make(COMMANDS["decoder"], tmp_path)
+    with pytest.raises(PlanError, match=f"no plan of decoder-first-1-int8 at 96x160 .*; make it: {INT8_COMMAND}$"):
+        require_plans(replace(choice("decoder", tmp_path), int8_convs=True))
+
+
+@pytest.mark.parametrize("engine", ["torch", "auto"])
+def test_int8_convolutions_are_run_by_plans_alone(models: Path, engine: StageEngine) -> None:
+    with pytest.raises(ConfigError, match="by plans alone; say --decoder-engine onnx or tensorrt"):
+        replace(choice("decoder", models), engine=engine, int8_convs=True)
+
+
 @each_stage
 def test_a_plan_that_is_not_there_is_named_with_the_command_that_makes_it(tmp_path: Path, stage: RunStage) -> None:
     said = f"there is no plan of {FIRST_GRAPHS[stage]} .*; make it: {COMMANDS[stage]}$"
@@ -155,4 +179,5 @@ def test_on_a_card_without_plans_auto_is_pytorch_and_says_so(
 
 def test_engines_are_named_beside_kernels_where_they_are_not_pytorch() -> None:
     assert described(EAGER, "torch", "auto") == str(EAGER)
+    assert described(EAGER, "onnx", "torch", "int8") == f"{EAGER}; decoder engine: onnx, convolutions in INT8"
     assert described(EAGER, "onnx", "tensorrt") == f"{EAGER}; decoder engine: onnx; text engine: tensorrt"
