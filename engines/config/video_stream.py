@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -119,3 +120,9 @@ class VideoStreamConfig(BaseStreamConfig):
 
 AnyStreamConfig = StreamConfig | VideoStreamConfig
 """Of a stream from prompts alone, or of one that restyles a video."""
+
+
+@lru_cache(maxsize=256)
+def as_run(config: AnyStreamConfig, loop: Loop) -> AnyStreamConfig:
+    """A stream as it runs in a loop."""
+    return replace(config, loop=loop) if isinstance(config, VideoStreamConfig) else config

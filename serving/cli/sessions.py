@@ -108,7 +108,9 @@ def applied_line(applied: pb.AppliedCue) -> str:
     """A cue that has come into force, and what of it was not read."""
     prompt = " + ".join(part.text for part in applied.cue.prompts)
     cut = f" (too long: its last {applied.cut_tokens} tokens are not read)" if applied.cut_tokens else ""
-    return f"frame {applied.frame}: {prompt}{cut}"
+    size = applied.picture_size
+    opens = f" (opens anew, with pictures of {size.height}x{size.width})" if size.height else ""
+    return f"frame {applied.frame}: {prompt}{cut}{opens}"
 
 
 def describe(event: pb.Event) -> str:

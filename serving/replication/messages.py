@@ -10,7 +10,7 @@ from engines.config.video_stream import AnyStreamConfig
 from engines.streaming.replica_log import SnapshotDelta
 from serving.errors import InvalidRequest
 from serving.media.chunk import Chunk
-from serving.media.clips.picture_scaler import Fit
+from serving.media.clips.picture_scaler import Fit, PictureSize
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.pacing import Pace
 from serving.session.record_delta import RecordDelta
@@ -47,12 +47,14 @@ class SessionSpec:
 class BlockPictures(NamedTuple):
     """The pictures that a block began with: the id of that of each frame, and all of them as JPEG.
 
-    What was before a block that `opens` the video anew has no part in what comes.
+    What was before a block that `opens` the video anew has no part in what comes. Pictures of `size`, as they were
+    sent, have opened it last.
     """
 
     ids: tuple[int, ...]
     data: tuple[bytes, ...]
     opens: bool = False
+    size: PictureSize | None = None
 
 
 @dataclass(frozen=True)

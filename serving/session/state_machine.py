@@ -215,14 +215,22 @@ class Session:
         last, at = self._log.last, self.earliest_frame
         if last is None:
             raise WrongState("no block has been begun, and the first one opens the video: there is nothing to cut")
-        if landing := self._pending.landing(self.next_block):
-            found = landing[-1]
-        else:
+        if not self._pending.landing(self.next_block):
             self._pending.require_room(at)
-            found = Pending(Cue(at, last.cue.blend), command_id)
-        self._put(replace(found, cue=found.cue.cutting()))
+        cue = self._cut_next(last.cue.blend, command_id)
         self.renew(now)
-        return (Receipt(command_id, CommandKind.CUT, Stage.ACCEPTED, at, found.cue.frame),)
+        return (Receipt(command_id, CommandKind.CUT, Stage.ACCEPTED, at, cue.frame),)
+
+    def reopen(self) -> None:
+        """The same where nobody asked for it; nothing where there is nothing to cut, or all is over."""
+        if self.state is not State.ENDED and (last := self._log.last) is not None:
+            self._cut_next(last.cue.blend, "")
+
+    def _cut_next(self, blend: Blend, command_id: str) -> Cue:
+        landing = self._pending.landing(self.next_block)
+        found = landing[-1] if landing else Pending(Cue(self.earliest_frame, blend), command_id)
+        self._put(replace(found, cue=found.cue.cutting()))
+        return found.cue
 
     def end(self) -> None:
         """End the session: no command is taken any more."""

@@ -80,7 +80,10 @@ def cue_json(cue: pb.Cue) -> dict[str, Json]:
 
 def applied_json(applied: pb.AppliedCue) -> dict[str, Json]:
     """A cue that has come into force, with the `frame` at which it has."""
-    return {"frame": applied.frame, "cut_tokens": applied.cut_tokens, **cue_json(applied.cue)}
+    data: dict[str, Json] = {"frame": applied.frame, "cut_tokens": applied.cut_tokens, **cue_json(applied.cue)}
+    if applied.HasField("picture_size"):
+        data["picture_size"] = _size_json(applied.picture_size)
+    return data
 
 
 def cue_text(cue: pb.Cue) -> str:
@@ -179,17 +182,20 @@ def waiting_json(reason: pb.WaitReason) -> Json:
 
 def server_json(server: pb.DescribeServerResponse) -> dict[str, Json]:
     """What a server generates, as the page asks for it."""
-    video = server.video_size
     return {
         "model": server.model,
-        "sizes": [{"height": size.height, "width": size.width} for size in server.sizes],
+        "sizes": [_size_json(size) for size in server.sizes],
         "other_sizes": server.other_sizes,
         "max_pixels": server.max_pixels,
         "max_fps": server.max_fps,
         "default_fps": server.default_fps,
         "inputs": [input_json(kind) for kind in server.inputs],
-        "video_size": {"height": video.height, "width": video.width} if server.HasField("video_size") else None,
+        "video_size": _size_json(server.video_size) if server.HasField("video_size") else None,
     }
+
+
+def _size_json(size: pb.PictureSize) -> dict[str, Json]:
+    return {"height": size.height, "width": size.width}
 
 
 def timeline_json(read: ReadTimeline) -> dict[str, Json]:

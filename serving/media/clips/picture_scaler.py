@@ -29,6 +29,19 @@ FILTER = (
 )
 
 
+class PictureSize(NamedTuple):
+    """In pixels."""
+
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> Self:
+        """Of a frame, as it is shown."""
+        size = cls(frame.height, frame.width)
+        return cls(*size[::-1]) if Orientation.of(frame).transposed else size
+
+
 class Orientation(NamedTuple):
     """How a frame is turned to be shown: first transposed, then mirrored."""
 

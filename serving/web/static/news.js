@@ -22,7 +22,8 @@ export class News {
     said?.();
   }
 
-  #applied({ frame, cut_tokens: cut }) {
+  #applied({ frame, cut_tokens: cut, picture_size: size }) {
+    if (size) this.#notices.tell(`Pictures of ${size.width}x${size.height} come: the video opened anew at frame ${frame}.`);
     if (!cut) return;
     const message = `the prompt at frame ${frame} is too long: the model does not read its last ${count(cut, "token")}`;
     this.#notices.warn({ message });

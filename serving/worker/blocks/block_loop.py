@@ -17,6 +17,7 @@ import torch
 
 from engines.errors import EngineError
 from serving.errors import ServingError, SessionFailed
+from serving.media.clips.picture_scaler import PictureSize
 from serving.pipeline.engine_errors import refusal
 from serving.session.state_machine import BlockPlan, State
 from serving.tracing.tracer import Tracer
@@ -125,8 +126,14 @@ class BlockLoop:
             urgency = Urgency.WAITING if logic.pace.fps else Urgency.UNPACED
             deadline = logic.patience()
         shape = (type(stream), stream.height, stream.width, stream.steps)
-        cost = self._capacity.block_s(session.cost_config, now)
+        cost = self._cost(session, now)
         return Candidate(session.attempt, shape, deadline, math.inf if due is None else due, urgency, cost)
+
+    def _cost(self, session: ActiveSession, now: float) -> float:
+        """Of its next block."""
+        if (opened := session.opens_next) is not None:
+            return self._capacity.opening_s(opened, now)
+        return self._capacity.block_s(session.cost_config, now)
 
     def _give(self, seconds: float, now: float) -> None:
         """Note until when the device works; on a CPU what it was given is done."""
@@ -168,15 +175,17 @@ class BlockLoop:
             return None
         session.making = plan.block
         self._trace(session, plan, now)
-        begun, made_from = BegunBlock(plan, session.span, now), None
+        begun, made_from, resized = BegunBlock(plan, session.span, now), None, None
         if session.input is not None:
+            opened_with = session.input.source.size
             made_from = session.input.take(None if plan.step is None else plan.step.restyling)
             later = session.config.passes - 1 if session.loop == "batch" else 0
             due = made_from.due + later * session.input.period_s
             begun = begun._replace(pictures=made_from.pictures.ids, due=due)
+            resized = None if opened_with in (None, made_from.source.size) else made_from.source.size
             self._encode_more(session)
         session.on_way.append(begun)
-        self._announce(session, plan)
+        self._announce(session, plan, resized)
         return Begun(session, begun, made_from)
 
     def _deliver(self, session: ActiveSession, out: Out, delivery: Delivery) -> None:
@@ -219,7 +228,11 @@ class BlockLoop:
         self._end(session, SessionFailed.of(f"making block {plan.block}", error))
 
     async def _flush(self, session: ActiveSession, delivery: Delivery) -> None:
-        """Have what is on its way come out."""
+        """Have what is on its way come out, at the session's cost."""
+        now = asyncio.get_running_loop().time()
+        seconds = len(session.on_way) * self._capacity.block_s(session.cost_config, now)
+        self._scheduler.charge(session.attempt, seconds)
+        self._give(seconds, now)
         if (out := await self._beside(session, "a flush", self._passes.flush(session))) is not None:
             self._deliver(session, out, delivery)
 
@@ -242,11 +255,11 @@ class BlockLoop:
             if (times := session.encoded_at.pop(text, None)) is not None:
                 self._tracer.stage(session.span.traceparent, "prompt", *times)
 
-    def _announce(self, session: ActiveSession, plan: BlockPlan) -> None:
+    def _announce(self, session: ActiveSession, plan: BlockPlan, resized: PictureSize | None) -> None:
         if plan.step is not None:
             session.forget_prompts(text for text, _ in plan.step.target.parts)
         session.replicate()
-        session.publish_applied(plan)
+        session.publish_applied(plan, resized)
 
     def _unsettled(self, candidates: Sequence[Candidate], now: float) -> ActiveSession | None:
         """A session whose clean pass can be run now; one that is to be recached will not need it."""

@@ -84,6 +84,10 @@ class Scheduler:
         self._charge(picked)
         return picked
 
+    def charge(self, key: str, seconds: float) -> None:
+        """A session has had so much of the device's time, beside its blocks."""
+        self._used[key] = self._used.get(key, 0.0) + seconds
+
     def leaves_time(
         self, seconds: float, candidates: Iterable[Candidate], at: float, but: Sequence[Candidate] = ()
     ) -> bool:
@@ -124,7 +128,7 @@ class Scheduler:
 
     def _charge(self, picked: Sequence[Candidate]) -> None:
         for candidate in picked:
-            self._used[candidate.key] += max(candidate.cost, SHORTEST_S)
+            self.charge(candidate.key, max(candidate.cost, SHORTEST_S))
 
     def _settle(self, everybody: Sequence[Candidate]) -> None:
         """Forget those who left; newcomers have had as much as who has had least."""

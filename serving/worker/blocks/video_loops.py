@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engines.config.video_stream import Loop
+from engines.config.video_stream import Loop, as_run
 from serving.session.state_machine import State
 from serving.worker.capacity.capacity import Capacity, Load
 from serving.worker.capacity.loop_choice import LoopChoice
-from serving.worker.state.active_session import ActiveSession, as_run
+from serving.worker.state.active_session import ActiveSession
 
 LOOK_S = 1.0
 """How often it is looked at what the device has time for."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from engines.config.geometry import PATCH, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from engines.config.networks import TransformerConfig
-from engines.config.video_stream import AnyStreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig, as_run
 from engines.config.work import decoding_work, denoising_work
 from serving.errors import SlotsFull
 from serving.session.pacing import Pace
@@ -86,6 +86,11 @@ class Capacity:
         """How long the device is taken by a block; where it is decoded meanwhile, by what takes longer."""
         denoise, deliver = self.denoising.expect(stream, now), self.delivering.expect(stream, now)
         return denoise + deliver if self._together else max(denoise, deliver)
+
+    def opening_s(self, stream: VideoStreamConfig, now: float) -> float:
+        """The same of a block that opens a video: more frames go through its passes, one after the other."""
+        longer = stream.first_block_frames / stream.block_frames
+        return longer * self.block_s(as_run(stream, "plain"), now)
 
     def _alternatives(self, asked: Load, there: Sequence[Demand], now: float) -> Iterator[Load]:
         """The quickest pace at which the same picture fits, and the largest picture that fits at the same pace."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,19 @@ T = TypeVar("T")
 Failed = Callable[[ServingError], None]
 
 
+class Cuts(Protocol):
+    """What says of a session when its video opens anew."""
+
+    @property
+    def cuts_next(self) -> bool:
+        """Whether it does with the next block."""
+        ...
+
+    def reopen(self) -> None:
+        """Have it do so."""
+        ...
+
+
 class InputStage:
     """Encodes the pictures of sessions; `executor` has one thread, beside the one that generates."""
 
@@ -49,21 +62,21 @@ class InputStage:
         """Encode nothing more."""
         self._executor.shutdown()
 
-    def begin(
-        self, pictures: SessionInput, cuts_next: Callable[[], bool], wake: Callable[[], None], failed: Failed
-    ) -> None:
+    def begin(self, pictures: SessionInput, cuts: Cuts, wake: Callable[[], None], failed: Failed) -> None:
         """Do what there is to do for a session, if nothing is being done for it.
 
-        `cuts_next` says whether its next block opens the video anew. `wake` is called once a block's input is
-        here, and `failed` where none can be made.
+        `wake` is called once a block's input is here, and `failed` where none can be made.
         """
         if pictures.working is not None:
             return
-        pictures.expect(opens=cuts_next())
-        again = partial(self.begin, pictures, cuts_next, wake, failed)
+        pictures.expect(opens=cuts.cuts_next)
+        again = partial(self.begin, pictures, cuts, wake, failed)
         if sent := pictures.take_sent():
             pictures.working = asyncio.create_task(self._decode(pictures, sent, again, failed))
         elif group := pictures.take_pictures():
+            if pictures.changes_size(group):
+                cuts.reopen()
+                pictures.expect(opens=cuts.cuts_next)
             pictures.working = asyncio.create_task(self._encode(pictures, group, wake, again, failed))
 
     async def _decode(
@@ -110,12 +123,14 @@ class InputStage:
         made = self._encoder.encode(
             pictures.config, _tensor(scaled), self._state(pictures, scaled[0], opens=opens)
         )
+        source = pictures.source.after(group[-1].size, pictures.next_block, opens=opens)
         return EncodedInput(
             block=made.inputs[0],
             after=made.after,
-            pictures=BlockPictures(tuple(picture.sent.id for picture in group), tuple(kept), opens),
+            pictures=BlockPictures(tuple(picture.sent.id for picture in group), tuple(kept), opens, source.size),
             group=group,
             due=group[-1].sent.arrived + pictures.period_s,
+            source=source,
         )
 
     def _state(self, pictures: SessionInput, first: Picture, *, opens: bool) -> InputState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import av
 from av.packet import Packet
@@ -10,6 +10,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from serving.errors import InvalidRequest
+from serving.media.clips.picture_scaler import PictureSize
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
 PictureFormat = Literal["jpeg", "png", "h264"]
@@ -55,6 +56,12 @@ class DecodedPicture(NamedTuple):
 
     sent: SentPicture
     frame: VideoFrame
+    size: PictureSize
+
+    @classmethod
+    def of(cls, sent: SentPicture, frame: VideoFrame) -> Self:
+        """With its size as it is shown."""
+        return cls(sent, frame, PictureSize.of(frame))
 
 
 def read_picture(command: pb.Command, now: float) -> SentPicture | None:
@@ -93,7 +100,7 @@ class PictureDecoder:
             frames = [*context.decode(Packet(sent.data)), *context.decode(None)]
         except (av.FFmpegError, ValueError):
             return []
-        return [DecodedPicture(sent, frame) for frame in frames[:1] if _is_whole(frame)]
+        return [DecodedPicture.of(sent, frame) for frame in frames[:1] if _is_whole(frame)]
 
     def _streamed(self, sent: SentPicture) -> list[DecodedPicture]:
         if sent.is_behind_loss:
@@ -112,7 +119,7 @@ class PictureDecoder:
         shown = [(self._waiting.get(frame.pts), frame) for frame in frames if frame.pts is not None]
         newest = max((frame.pts for frame in frames if frame.pts is not None), default=-1)
         self._waiting = {number: unit for number, unit in self._waiting.items() if number > newest}
-        return [DecodedPicture(unit, frame) for unit, frame in shown if unit is not None and _is_whole(frame)]
+        return [DecodedPicture.of(unit, frame) for unit, frame in shown if unit is not None and _is_whole(frame)]
 
     def _forget_stream(self) -> None:
         self._h264 = None

@@ -21,6 +21,7 @@ from serving.session.types import Applied
 from serving.timeline.cue import Cue, Restyling
 from serving.worker.pictures.picture_decoder import DecodedPicture, PictureDecoder, SentPicture
 from serving.worker.pictures.sampler import PictureSampler
+from serving.worker.pictures.source_size import SourceSize
 
 MOST_SENT = 16
 """Pictures that wait to be decoded; then the oldest are dropped."""
@@ -41,6 +42,7 @@ class EncodedInput(NamedTuple):
         pictures: those that it is made from.
         group: the same, decoded.
         due: when the block is to be sent.
+        source: the pictures with which the video has opened then.
 
     """
 
@@ -49,6 +51,7 @@ class EncodedInput(NamedTuple):
     pictures: BlockPictures
     group: Sequence[DecodedPicture]
     due: float
+    source: SourceSize
 
 
 class SessionInput:
@@ -56,17 +59,18 @@ class SessionInput:
 
     Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are
     those that the last blocks have begun with, and `noise` is what they are mixed with. `opens` is whether the
-    next block opens the video anew, as far as is known.
+    next block opens the video anew, as far as is known; the one that opened it last is `opening`.
     """
 
     def __init__(
         self, config: VideoStreamConfig, fit: Fit, entered: int, kept: Iterable[BlockPictures] = (),
-        noise: NoiseSetting | None = None,
+        noise: NoiseSetting | None = None, opening: int = 0,
     ) -> None:  # fmt: skip
         self.config = config
         self.scaler = PictureScaler(config.height, config.width, fit)
         self.decoder = PictureDecoder()
         self.kept: deque[BlockPictures] = deque(kept, maxlen=KEPT_INPUTS)
+        self.source = SourceSize(self.kept[-1].size if self.kept else None, opening)
         self.state: InputState | None = None
         self.noise = noise or NoiseSetting(config.noise_scale, config.motion_noise)
         self.opens = False
@@ -142,6 +146,10 @@ class SessionInput:
         taken = [self._shown.popleft() for _ in range(min(wanted, len(self._shown)))]
         return taken + [taken[-1]] * (wanted - len(taken))
 
+    def changes_size(self, group: Sequence[DecodedPicture]) -> bool:
+        """Whether the next block is to open the video anew since its pictures are of another size."""
+        return self.source.changes((picture.size for picture in group), self._next_block)
+
     @property
     def next_block(self) -> int:
         """The next block to begin."""
@@ -176,7 +184,7 @@ class SessionInput:
             self.noise = noise_after(self.noise, restyling)
             after = made.after.under(self.noise)
             made = made._replace(block=under_noise(made.block, self.config, after), after=after)
-        self._encoded, self.state = None, made.after
+        self._encoded, self.state, self.source = None, made.after, made.source
         self._next_block += 1
         self.kept.append(made.pictures)
         return made
@@ -198,7 +206,7 @@ class SessionInput:
     def copy(self) -> SessionInput:
         """The same state, for a second session whose pictures are yet to come. The next block has not begun."""
         copied = SessionInput(self.config, self.scaler.fit, self._next_block, self.kept, self.noise)
-        copied.state, copied._encoded = self.state, self._encoded
+        copied.state, copied._encoded, copied.source = self.state, self._encoded, self.source
         return copied
 
     def _sent_bytes(self) -> int:
@@ -221,11 +229,12 @@ def new_input(
     stream = spec.stream
     if not isinstance(stream, VideoStreamConfig):
         return None
-    noise = NoiseSetting(stream.noise_scale, stream.motion_noise)
+    noise, opening = NoiseSetting(stream.noise_scale, stream.motion_noise), 0
     for entry in applied:
         if entry.cue.restyling is not None:
             noise = noise_after(noise, entry.cue.restyling)
-    return SessionInput(stream, spec.fit, entered, kept, noise)
+            opening = entry.block if entry.cue.cuts else opening
+    return SessionInput(stream, spec.fit, entered, kept, noise, opening)
 
 
 def require_restylable(spec: SessionSpec, cues: Iterable[Cue]) -> None:

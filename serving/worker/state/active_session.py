@@ -7,14 +7,13 @@ import math
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from engines.config.video_stream import AnyStreamConfig, Loop, VideoStreamConfig
+from engines.config.video_stream import AnyStreamConfig, Loop, VideoStreamConfig, as_run
 from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta
 from engines.streaming.state import Block
@@ -23,6 +22,7 @@ from engines.text.prompt import Prompt
 from engines.video.stream import VideoStream
 from engines.video.stream_engine import AnyStream
 from serving.errors import ServingError, SessionNotFound
+from serving.media.clips.picture_scaler import PictureSize
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
 from serving.protocol.convert import write_applied, write_receipt
@@ -152,6 +152,13 @@ class ActiveSession:
         return self.stream.opening if isinstance(self.stream, VideoStream) else 0
 
     @property
+    def opens_next(self) -> VideoStreamConfig | None:
+        """Of its stream, where the next block is to open the video."""
+        if not isinstance(self.stream, VideoStream) or not (self.logic.cuts_next or self.stream.is_opening):
+            return None
+        return self.stream.config
+
+    @property
     def waits_for_flush(self) -> bool:
         """Whether blocks are on their way, and can come out."""
         return bool(self.on_way) and not (self.ending or self.closed)
@@ -251,17 +258,22 @@ class ActiveSession:
 
     # What all are told
 
-    def publish_applied(self, plan: BlockPlan) -> None:
-        """Send what a block brings into force; behind the receipts of a command that is being answered."""
+    def publish_applied(self, plan: BlockPlan, resized: PictureSize | None = None) -> None:
+        """Send what a block brings into force; behind the receipts of a command that is being answered.
+
+        It opens the video anew with pictures of another size where they are `resized`.
+        """
         take = self.logic.take
         events = [pb.Event(take=take, receipt=write_receipt(receipt)) for receipt in plan.receipts]
         if plan.applied is not None:
-            events.append(pb.Event(take=take, applied=self._applied(plan.applied)))
+            events.append(pb.Event(take=take, applied=self._applied(plan.applied, resized)))
         self.audience.publish_behind(events)
 
-    def _applied(self, applied: Applied) -> pb.AppliedCue:
+    def _applied(self, applied: Applied, resized: PictureSize | None) -> pb.AppliedCue:
         """A cue that comes into force, with how much of its prompts is too long to be read."""
         message = write_applied(applied)
+        if resized is not None:
+            message.picture_size.CopyFrom(pb.PictureSize(height=resized.height, width=resized.width))
         message.cut_tokens = sum(self.prompts[text].cut_tokens for text, _ in applied.cue.blend.parts)
         return message
 
@@ -361,12 +373,6 @@ async def at_rest(session: ActiveSession, wake: Callable[[], None]) -> AsyncIter
     finally:
         session.held -= 1
         wake()
-
-
-@lru_cache(maxsize=256)
-def as_run(config: AnyStreamConfig, loop: Loop) -> AnyStreamConfig:
-    """A stream as it runs in a loop."""
-    return replace(config, loop=loop) if isinstance(config, VideoStreamConfig) else config
 
 
 def write_options(spec: SessionSpec) -> pb.SessionOptions:

@@ -44,11 +44,13 @@ def test_a_state_that_only_a_newer_server_has_is_told_by_its_number() -> None:
     assert describe(pb.Event(state=newer)) == "state 99: next frame 0"
 
 
-def test_a_watch_says_how_much_of_a_prompt_is_not_read() -> None:
+def test_a_watch_says_how_much_of_a_prompt_is_not_read_and_of_what_size_pictures_come() -> None:
     cue = pb.Cue(prompts=[pb.WeightedPrompt(text="a lake")])
     told = describe(pb.Event(applied=pb.AppliedCue(cue=cue, frame=33, cut_tokens=12)))
     assert told == "frame 33: a lake (too long: its last 12 tokens are not read)"
     assert describe(pb.Event(applied=pb.AppliedCue(cue=cue, frame=33))) == "frame 33: a lake"
+    resized = pb.AppliedCue(cue=cue, frame=37, picture_size=pb.PictureSize(height=90, width=160))
+    assert describe(pb.Event(applied=resized)) == "frame 37: a lake (opens anew, with pictures of 90x160)"
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,19 @@ def test_of_a_cameras_stream_sixteen_frames_a_second_come_back(server: Server) -
     assert decoded(seen.chunks).shape == (61, 96, 160, 3)
 
 
+def test_a_camera_that_is_turned_opens_the_video_anew_and_no_frame_is_lost(server: Server) -> None:
+    units = [*h264(75), *h264(75, height=160, width=96)]
+    seen = asyncio.run(restyle(server.address, units, "h264", 30.0, 73, NIGHT))
+    assert seen.frames == list(range(73))
+    assert (seen.progress.broken, seen.progress.dropped) == (0, 0)
+    steps = np.diff(seen.pictures)
+    assert set(steps) <= {1, 2, 3}
+    (resized,) = [event.applied for event in seen.events if event.applied.HasField("picture_size")]
+    assert (resized.picture_size.height, resized.picture_size.width) == (160, 96)
+    first = seen.pictures[seen.frames.index(resized.frame)]
+    assert 75 <= first <= 75 + 8
+
+
 def test_pictures_come_over_a_websocket_too_and_what_is_none_is_told(server: Server) -> None:
     made_of: list[int] = []
 

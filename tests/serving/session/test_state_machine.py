@@ -278,6 +278,20 @@ def test_a_video_that_has_not_begun_cannot_be_cut() -> None:
     assert not session.cuts_next
 
 
+def test_a_video_opens_anew_though_nobody_asked_and_however_many_cues_are_pending() -> None:
+    session = started()
+    session.reopen()
+    assert not session.cuts_next
+    make(session, 2)
+    for frame in range(1000, 1000 + MAX_PENDING):
+        session.schedule(SNOW, frame, None, "snow", 0.0)
+    session.reopen()
+    (receipt,) = make(session, 1)[0].receipts
+    assert receipt == Receipt("", CommandKind.SCHEDULE_PROMPT, Stage.APPLIED, 21, 21)
+    session.end()
+    session.reopen()
+
+
 def test_a_cut_over_which_a_cue_is_scheduled_is_dropped_and_told_so() -> None:
     session = started()
     make(session, 2)

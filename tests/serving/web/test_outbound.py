@@ -161,6 +161,12 @@ def test_a_refusal_names_the_reason_twice_for_old_and_new_clients() -> None:
     assert (happened["event"], happened["message"]) == ("error", "it is paused")
 
 
+def test_a_video_that_opens_anew_says_of_what_size_its_pictures_are() -> None:
+    resized = pb.AppliedCue(cue=cue("noon", 0), frame=37, picture_size=pb.PictureSize(height=160, width=96))
+    applied = json.loads(EventWriter(SegmentCache()).write(pb.Event(applied=resized))[0])["data"]
+    assert (applied["frame"], applied["picture_size"]) == (37, {"height": 160, "width": 96})
+
+
 def test_an_applied_cue_names_the_prompt_before_it() -> None:
     writer = opened()
     writer.write(pb.Event(applied=pb.AppliedCue(cue=cue("noon", 0), frame=0)))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -88,10 +89,14 @@ class Controller:
     def send(self, *commands: pb.Command, dropped: int = 0) -> None:
         self.bench.denoiser.take_pictures(self.name, ANNA, commands, dropped)
 
-    async def push(self, numbers: Sequence[int]) -> None:
+    @property
+    def applied(self) -> list[pb.AppliedCue]:
+        return [event.applied for event in self.events if event.HasField("applied")]
+
+    async def push(self, numbers: Iterable[int], height: int = 96, width: int = 160) -> None:
         """PNG pictures, no faster than they are restyled."""
         for number in numbers:
-            self.send(png(number))
+            self.send(png(number, height, width))
             await at_rest(self.bench, self.name)
 
     async def read(self) -> None:
@@ -197,9 +202,8 @@ def test_a_prompt_changes_the_next_block(pocket: OpenedModel, loop: Loop) -> Non
             await controller.command(pb.Command(id="night", schedule_prompt=cue))
             await controller.push(range(9, 21))
             await settled(lambda: controller.frames >= 17)
-            applied = [event.applied for event in controller.events if event.HasField("applied")]
-            assert [cue.cue.prompts[0].text for cue in applied] == [NOON, NIGHT]
-            assert applied[1].frame in (5, 9, 13)
+            assert [cue.cue.prompts[0].text for cue in controller.applied] == [NOON, NIGHT]
+            assert controller.applied[1].frame in (5, 9, 13)
 
     run(restyle())
 
@@ -605,6 +609,116 @@ def test_a_standby_goes_on_after_a_cut_as_the_session_would_have(pocket: OpenedM
     ours, theirs = latents
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, atol=RESUMED, rtol=0)
+
+
+def sizes(controller: Controller) -> list[tuple[int, int, int]]:
+    """At which frames the video opened anew with pictures of another size, and of which."""
+    resized = [one for one in controller.applied if one.HasField("picture_size")]
+    assert all(one.cue.restyling.cuts for one in resized)
+    return [(one.frame, one.picture_size.height, one.picture_size.width) for one in resized]
+
+
+@LOOPS
+def test_the_video_opens_anew_with_the_first_block_of_pictures_of_another_size_and_none_is_lost(
+    pocket: OpenedModel, loop: Loop
+) -> None:
+    async def turn() -> None:
+        async with restyling(pocket, video_loop=loop) as controller:
+            await controller.push(range(35))
+            await controller.push(range(35, 49), 160, 96)
+            controller.send(pb.Command(end_input=pb.EndInput()))
+            await settled(lambda: controller.frames == 49)
+            assert controller.pictures == list(range(1000, 1049))
+            assert [len(chunk.units) for chunk in controller.chunks] == [5, *[4] * 11]
+            assert sizes(controller) == [(37, 160, 96)]
+            assert [one.cue.prompts[0].text for one in controller.applied] == [NOON, NOON]
+            assert opening(controller.bench, controller.name) == 9
+
+    run(turn())
+
+
+def test_what_follows_another_size_shows_nothing_of_what_was_before(pocket: OpenedModel) -> None:
+    made: list[list[bytes]] = []
+
+    async def turn(before: int) -> None:
+        async with restyling(pocket) as controller:
+            await controller.push(range(before, before + 33))
+            await controller.push(range(before + 33, before + 41), 160, 96)
+            await settled(lambda: controller.frames == 41)
+            made.append([unit.data for chunk in controller.chunks for unit in chunk.units])
+
+    # The square is where it was every 34 pictures in one size, and every 18 in the other.
+    run(turn(0))
+    run(turn(18))
+    assert made[0][32] != made[1][32]
+    assert made[0][33:] == made[1][33:]
+
+
+def test_sizes_that_change_all_the_time_open_the_video_anew_every_eighth_block_at_most(
+    pocket: OpenedModel,
+) -> None:
+    async def flicker() -> None:
+        async with restyling(pocket) as controller:
+            for number in range(37):
+                await controller.push([number], *((96, 160) if number % 2 else (160, 96)))
+            await settled(lambda: controller.frames == 37)
+            assert sizes(controller) == []
+            for first in range(37, 133, 4):
+                await controller.push(range(first, first + 4), *((96, 160) if first % 8 == 1 else (160, 96)))
+            await settled(lambda: controller.frames == 133)
+            frames = [frame for frame, *_ in sizes(controller)]
+            assert len(frames) >= 2
+            assert min(after - before for before, after in pairwise(frames)) >= 32
+            assert controller.pictures == list(range(1000, 1133))
+
+    run(flicker())
+
+
+def test_another_size_behind_a_lost_replica_opens_the_video_anew(pocket: OpenedModel) -> None:
+    resumed: list[ResumeState] = []
+
+    async def lose() -> None:
+        copy = StandbyCopy()
+        async with at_work(pocket) as bench:
+            name = await begun(bench, video_spec(pocket))
+            following = asyncio.create_task(follow(bench, name, copy))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(33))
+                await settled(lambda: copy.record is not None and copy.record.delivered_frames == 33)
+            following.cancel()
+            resumed.append(copy.resume_state("lost"))
+
+    async def go_on() -> None:
+        async with at_work(pocket) as bench:
+            await bench.open(video_spec(pocket), resume=resumed[0])
+            async with controlled(bench, "one") as controller:
+                await controller.push(range(33, 41), 160, 96)
+                await settled(lambda: controller.frames == 41)
+                assert sizes(controller) == [(33, 160, 96)]
+                forked = await bench.fork("one", None)
+            async with controlled(bench, forked.id) as other:
+                await other.push(range(41, 69))
+                await settled(lambda: other.frames >= 69)
+                assert sizes(other) == [(65, 96, 160)]
+
+    run(lose())
+    run(go_on())
+
+
+def test_pictures_of_another_size_open_the_video_anew_though_their_cue_is_taken_away(pocket: OpenedModel) -> None:
+    async def insist() -> None:
+        async with restyling(pocket) as controller:
+            await controller.push(range(33))
+            await settled(lambda: controller.frames == 33)
+            controller.session.held += 1
+            await controller.push(range(33, 37), 160, 96)
+            await settled(lambda: controller.session.ready_input is not None)
+            await controller.command(pb.Command(id="away", remove_prompt=pb.RemovePrompt(frame=33)))
+            controller.session.held -= 1
+            await settled(lambda: controller.frames == 37)
+            assert sizes(controller) == [(33, 160, 96)]
+
+    run(insist())
 
 
 RESUMED = 0.005

@@ -378,14 +378,16 @@ class Cue(_message.Message):
     def __init__(self, frame: _Optional[int] = ..., prompts: _Optional[_Iterable[_Union[WeightedPrompt, _Mapping]]] = ..., transition: _Optional[_Union[Transition, _Mapping]] = ..., restyling: _Optional[_Union[Restyling, _Mapping]] = ...) -> None: ...
 
 class AppliedCue(_message.Message):
-    __slots__ = ("cue", "frame", "cut_tokens")
+    __slots__ = ("cue", "frame", "cut_tokens", "picture_size")
     CUE_FIELD_NUMBER: _ClassVar[int]
     FRAME_FIELD_NUMBER: _ClassVar[int]
     CUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PICTURE_SIZE_FIELD_NUMBER: _ClassVar[int]
     cue: Cue
     frame: int
     cut_tokens: int
-    def __init__(self, cue: _Optional[_Union[Cue, _Mapping]] = ..., frame: _Optional[int] = ..., cut_tokens: _Optional[int] = ...) -> None: ...
+    picture_size: PictureSize
+    def __init__(self, cue: _Optional[_Union[Cue, _Mapping]] = ..., frame: _Optional[int] = ..., cut_tokens: _Optional[int] = ..., picture_size: _Optional[_Union[PictureSize, _Mapping]] = ...) -> None: ...
 
 class DescribeServerRequest(_message.Message):
     __slots__ = ()

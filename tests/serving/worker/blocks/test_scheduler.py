@@ -54,6 +54,14 @@ def test_equals_take_turns() -> None:
     assert turns == ["a", "b", "c", "a", "b", "c"]
 
 
+def test_who_has_had_more_beside_its_blocks_waits_for_the_others() -> None:
+    scheduler = Scheduler()
+    waiting = [Candidate(name, 0, 1.0, 0.0, cost=0.1) for name in "ab"]
+    assert keys(scheduler.pick(waiting, 1.0)) == ["a"]
+    scheduler.charge("b", 0.2)
+    assert keys(scheduler.pick(waiting, 1.0)) == ["a"]
+
+
 def test_only_alike_sessions_share_a_batch() -> None:
     large, small = (96, 160), (32, 48)
     waiting = [

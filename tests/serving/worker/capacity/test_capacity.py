@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from engines.config.presets import preset
+from engines.config.video_stream import LOOPS, as_run
 from serving.errors import SlotsFull
 from serving.session.pacing import Pace
 from serving.worker.capacity.capacity import Capacity, Load
@@ -64,6 +65,15 @@ def test_on_one_device_decoding_takes_time_from_denoising(together: bool, needs:
     found.delivering.measured(POCKET.stream, 0.1)
     demand = found.demand(load(), 0.0)
     assert (demand.denoise_s, demand.deliver_s) == pytest.approx(needs)
+
+
+def test_a_block_that_opens_a_video_takes_as_much_longer_as_it_has_frames() -> None:
+    found, video = capacity(), POCKET.video
+    assert video is not None
+    found.denoising.measured(as_run(video, "plain"), 0.2)
+    found.denoising.measured(as_run(video, "batch"), 0.1)
+    assert video.first_block_frames == 2 * video.block_frames
+    assert [found.opening_s(replace(video, loop=loop), 0.0) for loop in LOOPS] == [0.4, 0.4]
 
 
 def test_blocks_that_are_made_decide_who_is_let_in_next() -> None:
