@@ -87,6 +87,11 @@ class StandbyCopy:
             pictures=tuple(self._pictures),
         )
 
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it has no slot, as far as is known here."""
+        return self._logic is not None and self._logic.record.suspended
+
     def close(self) -> None:
         """Give its file back; it can be filled again."""
         if self._logic is not None:

@@ -22,18 +22,19 @@ async def moved_copy(
     epoch: int,
     attempt: str,
     move: int,
+    slots: int,
     exact: bool,
     yielded: Callable[[float], None],
     tried: Callable[[str], None],
 ) -> Prepared:
     """A copy of a session as `attempt`, from where its owner at `epoch` leaves it; `yielded` is told when it did.
 
-    Bit for bit where that is possible and `exact` says so. There has to be room before the owner is asked to
-    yield. `tried` is told the replica before it is called. Raises SlotsFull if none that stays has room, and what
-    the two replicas raise.
+    Bit for bit where that is possible and `exact` says so. There have to be `slots` free, none for a session that
+    is suspended, before the owner is asked to yield. `tried` is told the replica before it is called. Raises
+    SlotsFull if none that stays has room, and what the two replicas raise.
     """
     pool, config = host.pool, host.config
-    if (target := await roomiest(pool, host.contacts)) is None:
+    if (target := await roomiest(pool, host.contacts, slots)) is None:
         raise SlotsFull("no replica that stays has a free slot")
     machine = await pool.call(target, "machine", timeout_s=ANSWER_S) if exact else {}
     arguments = (owner.attempt, epoch, move, machine)

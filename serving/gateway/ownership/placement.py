@@ -42,10 +42,10 @@ async def any_answers(pool: ReplicaPool) -> bool:
     return False
 
 
-async def roomiest(pool: ReplicaPool, contacts: Contacts) -> str | None:
-    """Of the replicas that stay, the one with most free slots; None where none has any."""
+async def roomiest(pool: ReplicaPool, contacts: Contacts, slots: int) -> str | None:
+    """Of the replicas that stay, the one with most free slots; None where none has so many."""
     rooms = await _rooms(pool, by_room(contacts.rooms((await pool.replicas()).speaking)))
-    return next((replica for replica in by_room(rooms) if rooms[replica] > 0), None)
+    return next((replica for replica in by_room(rooms) if rooms[replica] >= slots), None)
 
 
 async def ask_some(pool: ReplicaPool, replicas: Sequence[str], method: str, *arguments: Any) -> dict[str, Any]:

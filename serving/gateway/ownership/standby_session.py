@@ -232,9 +232,9 @@ class StandbySession:
         owner, epoch = self.ownership.owner, self.ownership.epoch
         assert owner is not None
         yielded, tried = partial(self.ownership.yielded, attempt), self._trying(attempt)
-        exact = epoch != self._rebuilds_at
+        exact, slots = epoch != self._rebuilds_at, int(self._wants_room or not self._copy.is_suspended)
         try:
-            making = moved_copy(self._host, owner, epoch, attempt, move, exact, yielded, tried)
+            making = moved_copy(self._host, owner, epoch, attempt, move, slots, exact, yielded, tried)
             made = await self._made(attempt, making)
         except ServingError as error:
             if isinstance(error, InvalidRequest):

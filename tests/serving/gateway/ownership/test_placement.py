@@ -85,7 +85,8 @@ def test_sessions_that_are_opened_at_once_are_spread() -> None:
 
 def test_a_session_moves_to_the_roomiest_replica_if_any_has_room() -> None:
     pool: Any = Denoisers({"a": 1, "b": 2, "c": 0})
-    assert asyncio.run(roomiest(pool, told({"a": 2, "b": 2}))) == "b"
-    assert asyncio.run(roomiest(pool, told({}))) == "b"
+    assert asyncio.run(roomiest(pool, told({"a": 2, "b": 2}), 1)) == "b"
+    assert asyncio.run(roomiest(pool, told({}), 1)) == "b"
     full: Any = Denoisers({"a": 0})
-    assert asyncio.run(roomiest(full, told({"a": 1}))) is None
+    assert asyncio.run(roomiest(full, told({"a": 1}), 1)) is None
+    assert asyncio.run(roomiest(full, told({"a": 1}), 0)) == "a"

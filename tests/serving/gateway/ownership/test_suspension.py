@@ -87,14 +87,21 @@ def test_a_suspended_session_outlives_its_replica_though_no_slot_is_free(
     run(lose())
 
 
-def test_a_suspended_session_leaves_a_replica_that_is_taken_away(pocket: OpenedModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_suspended_session_leaves_a_replica_that_is_taken_away(
+    pocket: OpenedModel, tmp_path: Path, is_full: bool
+) -> None:
     async def drain() -> None:
         async with cluster(pocket, tmp_path, slots=1, suspend_after=0.1) as there:
             session, viewer = await suspended(there.managers[0])
             before = there.owner_of(session.id)
+            others = await filled(there) if is_full else []
             there.leaving.add(before)
             await until(lambda: there.leased(session.id) not in ([], [before]))
             assert (await there.managers[0].get(session.id, ANNA)).suspended
+            assert all(there.leased(other.id) for other in others)
+            for other in others:
+                await there.managers[0].delete(other.id, ANNA)
             await there.managers[0].command(session.id, RESUME, ANNA)
             await goes_on(viewer)
 
