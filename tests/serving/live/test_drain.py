@@ -28,7 +28,8 @@ pytestmark = pytest.mark.slow
 
 SESSIONS = 8
 FPS = 4
-GONE_S = 90
+DEADLINE_S = 240
+"""When Ray ends a host that is being drained, whatever is on it still: as the chart has it."""
 BEFORE = 33
 AFTER = 24
 """Frames that are watched once a host is gone."""
@@ -43,7 +44,7 @@ SPREAD = {
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HostCluster]:
     if (reason := why_not()) is not None:
         pytest.skip(reason)
-    drain = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(GONE_S)}
+    drain = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DEADLINE_S)}
     # Ray puts sockets there, whose names may not be long.
     folder = tmp_path_factory.mktemp("r")
     with Hosts() as hosts:
@@ -96,7 +97,7 @@ async def gone(cluster: HostCluster, host: Host) -> float:
     """Drain a host by ending its Ray as a pod is ended; how long that took, in seconds."""
     ray, began = cluster.ray_of(host), time.monotonic()
     ray.terminate()
-    async with asyncio.timeout(GONE_S + 30):
+    async with asyncio.timeout(DEADLINE_S + 30):
         while ray.poll() is None:
             await asyncio.sleep(0.1)
     return time.monotonic() - began
@@ -125,7 +126,8 @@ def test_a_host_is_drained_and_another_one_lost_meanwhile_and_no_frame_is_lost(c
             draining = tasks.create_task(gone(cluster, drained))
             await asyncio.sleep(1.5)
             kill(cluster, lost)
-            print(f"drained in {await draining:.1f} s")
+            print(f"drained in {(drained_s := await draining):.1f} s")
+            assert drained_s < DEADLINE_S, "it was not empty by then"
             await reach(viewers, max(len(viewer.frames) for viewer in viewers) + AFTER)
             for task in watching:
                 task.cancel()
