@@ -143,7 +143,7 @@ PARTS = (
             "--json",
             VIDEO_NOT_KEPT,
         ),
-        150,
+        240,
     ),
     # By plans too, where ONNX and TensorRT are installed; what is not is a line among PyTorch's rows.
     Part("decoders", ("-m", "benchmarks.decoders", "--codecs", "TAEHV", "Wan VAE", *AT_FULL_SIZE), 200),

@@ -5,7 +5,8 @@
 
 For each size, number of steps and loop: a block's encoding, its passes with the window full and its decoding, one
 after the other and overlapped as `longtake generate --input` runs them, and the time from the first pictures to
-their frames. The floor of the passes counts a stream batch's weights once a tick.
+their frames. The floor of the passes counts a stream batch's weights once a tick. Then the passes of a block of
+each of several streams, as sessions of a server make them: one after the other, and in passes that they share.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from engines.vae.protocol import use_fused_ops
 from engines.video.builder import VideoEngine, build_video_engine, require_video
-from engines.video.input import InputState
+from engines.video.input import BlockInput, InputState
 from engines.video.stream import VideoStream
 from engines.video.warmup import restyle_full_window
 from serving.media.whole_file import write_whole
@@ -51,7 +52,8 @@ HIGHEST, LOWEST = 700, 200
 class Measured:
     """One kind of stream. Times are of a block with the window full; `first_ms` is of the first one.
 
-    `overlapped_fps` is the rate at which frames come when a block is decoded while the next one is made.
+    `overlapped_fps` is the rate at which frames come when a block is decoded while the next one is made. So many
+    `streams` make the passes of a block each, `in_turn`, and `shared` by all.
     """
 
     stream: VideoStreamConfig
@@ -61,6 +63,9 @@ class Measured:
     floors: tuple[Floor, Floor, Floor]
     first_ms: float
     overlapped_fps: float
+    streams: int
+    in_turn: Samples
+    shared: Samples
 
     @property
     def fps(self) -> float:
@@ -75,20 +80,23 @@ class Measured:
         cells = (f"{samples.median_ms:.1f} ({samples.median_ms / floor.ms:.1f})" for samples, floor in times)
         return (
             f"| {stream.height}x{stream.width} | {len(stream.steps)} | {stream.loop} | {' | '.join(cells)} "
-            f"| {self.fps:.1f} | {self.overlapped_fps:.1f} | {self.first_ms:.0f} |"
+            f"| {self.fps:.1f} | {self.overlapped_fps:.1f} | {self.first_ms:.0f} "
+            f"| {self.streams}: {self.in_turn.median_ms:.1f} | {self.shared.median_ms:.1f} |"
         )
 
 
 HEADING = """\
-| size | steps | loop | encode ms (/ floor) | passes ms (/) | decode ms (/) | in turn | overlapped | first ms |
-|---|---:|---|---:|---:|---:|---:|---:|---:|"""
+| size | steps | loop | encode ms (/ floor) | passes ms (/) | decode ms (/) | fps in turn | overlapped | first ms \
+| passes of streams in turn, ms | shared, ms |
+|---|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|"""
 
 
 class VideoBenchmark:
-    """One model, whose streams are measured one after the other."""
+    """One model, whose streams are measured one after the other, and then `together` of them."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, together: int) -> None:
         self._options = options
+        self._together = together
         self._model = Model.random(options.model, SEED, options.device, options.dtype, NETWORKS)
         for codec in {id(x): x for x in (self._model.vae, self._model.encoder)}.values():
             use_fused_ops(codec, options.kernels)
@@ -96,19 +104,29 @@ class VideoBenchmark:
 
     def measure(self, stream: VideoStreamConfig) -> Measured:
         """A stream of one kind, once everything that it runs is warm."""
-        options = self._options
-        config = EngineConfig(stream, backends=options.kernels, graphs=options.graphs)
+        options, streams = self._options, self._together
+        config = EngineConfig(
+            stream, sessions=streams, batch=streams, backends=options.kernels, graphs=options.graphs
+        )
         engine = build_video_engine(self._model, config)
-        restyle_full_window(engine.generator, engine.encoder, stream)
+        for number in range(1, streams + 1):
+            restyle_full_window(engine.generator, engine.encoder, stream, number)
         source = _Source(engine, options, stream)
         first = timed(source.next_block, options.device)
-        while not source.is_full:
-            source.next_block()
+        source.fill()
         laps = [source.laps() for _ in range(options.runs)]
         encode, generate, decode = (Samples(lap) for lap in zip(*laps, strict=True))
-        measured = Measured(
-            stream, encode, generate, decode, self._floors(stream), first.ms, source.overlapped_fps(options.runs)
+        overlapped_fps = source.overlapped_fps(options.runs)
+        sources = [source, *(_Source(engine, options, stream) for _ in range(streams - 1))]
+        for other in sources:
+            other.fill()
+        in_turn, shared = (
+            Samples(tuple(_passes_ms(engine, sources, size) for _ in range(options.runs))) for size in (1, streams)
         )
+        measured = Measured(
+            stream, encode, generate, decode, self._floors(stream), first.ms, overlapped_fps, streams, in_turn,
+            shared,
+        )  # fmt: skip
         engine.generator.beside.release()
         return measured
 
@@ -154,6 +172,16 @@ class _Source:
         filled = all(lane.filled == stream.window.frames for lane in used)
         return filled and stream.blocks > 1
 
+    def fill(self) -> None:
+        """Make blocks until the windows are full."""
+        while not self.is_full:
+            self.next_block()
+
+    def next_input(self) -> tuple[VideoStream, BlockInput]:
+        """The stream and the input of its next block; what was made of the blocks before it is not decoded."""
+        (block,), self._state = self._engine.encoder.encode(self._stream.config, self._later, self._state)
+        return self._stream, block
+
     def next_block(self) -> None:
         """From pictures to pictures."""
         for _ in self._stages():
@@ -190,9 +218,21 @@ class _Source:
         yield
 
     def _generate(self) -> Block | None:
-        inputs, self._state = self._engine.encoder.encode(self._stream.config, self._later, self._state)
-        (block,) = self._engine.generator.generate([self._stream], inputs)
+        stream, made_from = self.next_input()
+        (block,) = self._engine.generator.generate([stream], [made_from])
         return block
+
+
+def _passes_ms(engine: VideoEngine, sources: Sequence[_Source], size: int) -> float:
+    """Milliseconds of the passes of a block of each, `size` streams at a time; the device is idle before."""
+    due = [source.next_input() for source in sources]
+    groups = [due[at : at + size] for at in range(0, len(due), size)]
+
+    def passes() -> None:
+        for group in groups:
+            engine.generator.generate([stream for stream, _ in group], [block for _, block in group])
+
+    return timed(passes, engine.generator.beside.cache.device).ms
 
 
 def spread(steps: int) -> tuple[int, ...]:
@@ -207,6 +247,7 @@ def parse(arguments: Sequence[str] | None = None) -> tuple[argparse.ArgumentPars
     parser.set_defaults(model="pocket")
     parser.add_argument("--sizes", type=frame_size, nargs="+", metavar="HxW", help="else the model's own")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), help="numbers of denoising steps")
+    parser.add_argument("--streams", type=int, default=2, help="that share passes, after one alone (default: 2)")
     parser.add_argument("--loops", choices=LOOPS, nargs="+", default=list(LOOPS))
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="else benchmarks/results/video_MODEL_DEVICE.json"
@@ -219,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser, asked = parse(arguments)
     options = read_options(parser, asked)
     own, machine = require_video(options.model), Machine.here(options.device)
-    benchmark = VideoBenchmark(options)
+    benchmark = VideoBenchmark(options, asked.streams)
     print(machine, HEADING, sep="\n", flush=True)
     found: list[Measured] = []
     for height, width in asked.sizes or [(own.height, own.width)]:

@@ -28,4 +28,5 @@ def test_every_kind_of_stream_is_measured_with_its_floors(
     plain, batch = (one["floors"][1][0] for one in streams[2:4])
     assert 0 < batch <= plain, "a stream batch reads the weights once"
     assert all(one["overlapped_fps"] > 0 and one["first_ms"] > 0 for one in streams)
+    assert all(one["streams"] == 2 and one["in_turn"] and one["shared"] for one in streams)
     assert capsys.readouterr().out.count("| 16x32 |") == 4
