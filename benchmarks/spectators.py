@@ -4,7 +4,7 @@
 
 The sessions live on replicas in this process that send real chunks, encoded once before. Items of a stream are
 pickled there and unpickled here, under a timeout, as a manager does with those that come over Ray; what Ray itself
-takes for one is not in it. Nor is what every viewer costs whatever is done here: gRPC's serialising, and sockets.
+takes for one is not in it. Nor is what every viewer costs whatever is done here: sockets.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from serving.media.encoder import ChunkEncoder
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import write_chunk
+from serving.protocol.serialized_chunks import SerializedChunks
 from serving.replication.leases import RenewAnswer
 from serving.replication.messages import Item, Joined, Role
 from serving.replication.register import MemoryRegister, Owner
@@ -106,11 +107,18 @@ class FakeReplicas:
             self._streams.remove(sent)
 
 
+class Shared(NamedTuple):
+    """What the viewers of a manager share in which their events are written."""
+
+    segments: SegmentCache
+    chunks: SerializedChunks
+
+
 class Way(NamedTuple):
     """How spectators are served: where their events come from, and how one's are written."""
 
     watch: Watch
-    writer: Callable[[SegmentCache], Write]
+    writer: Callable[[Shared], Write]
 
 
 def _own_stream(service: SessionService, session_id: str) -> Events:
@@ -121,20 +129,24 @@ def _shared_stream(service: SessionService, session_id: str) -> Events:
     return service.watch(pb.WatchRequest(session_id=session_id), Caller(""))
 
 
-def _as_it_is(shared: SegmentCache) -> Write:
-    return lambda event: event
+def _own_bytes(shared: Shared) -> Write:
+    return lambda event: event.SerializeToString()
 
 
-def _own_messages(shared: SegmentCache) -> Write:
+def _shared_bytes(shared: Shared) -> Write:
+    return lambda event: shared.chunks.of(event).SerializeToString()
+
+
+def _own_messages(shared: Shared) -> Write:
     return EventWriter(SegmentCache(kept_bytes=0)).write
 
 
-def _shared_messages(shared: SegmentCache) -> Write:
-    return EventWriter(shared).write
+def _shared_messages(shared: Shared) -> Write:
+    return EventWriter(shared.segments).write
 
 
 FACES = {
-    "gRPC": (Way(_own_stream, _as_it_is), Way(_shared_stream, _as_it_is)),
+    "gRPC": (Way(_own_stream, _own_bytes), Way(_shared_stream, _shared_bytes)),
     "WebSocket": (Way(_own_stream, _own_messages), Way(_shared_stream, _shared_messages)),
 }
 """Of each face the way with a stream for every viewer, and the one with a stream for all of a session."""
@@ -176,7 +188,7 @@ def encoded(blocks: int) -> list[BlockEvents]:
 
 async def measure(crowd: Crowd, way: Way, sent: Sequence[BlockEvents]) -> Samples:
     """Milliseconds of CPU time per viewer and chunk, of each block."""
-    pool, register, shared = FakeReplicas(), MemoryRegister(), SegmentCache()
+    pool, register, shared = FakeReplicas(), MemoryRegister(), Shared(SegmentCache(), SerializedChunks())
     replicas: Any = pool
     names = [f"session {number}" for number in range(crowd.sessions)]
     for name in names:

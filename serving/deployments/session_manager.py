@@ -32,6 +32,7 @@ from serving.errors import ReplicaLost, ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import page_of
+from serving.protocol.serialized_chunks import SerializedChunks, SerializedEvent
 from serving.protocol.status import code_of, message_of, reason_of, said_beside, write_error
 from serving.web.app import web_app
 
@@ -112,6 +113,7 @@ class SessionManagerReplica:
     def __init__(self, config: ServerConfig, model: ModelConfig, denoisers: DeploymentHandle[Any]) -> None:
         join_serve_logs(tells_refusals=True)
         self._origins = config.origins
+        self._chunks = SerializedChunks()
         pool = ReplicaClient(denoisers, config.leases.lease_s)
         self._managers = ReplicaActors(this_deployment())
         self._sessions = SessionService(
@@ -290,9 +292,9 @@ class SessionManagerReplica:
             yield pb.ReadRecordingResponse(data=data)
 
     @streamed
-    async def Watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
+    async def Watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event | SerializedEvent]:
         async for event in said(self._sessions.watch(request, caller)):
-            yield event
+            yield self._chunks.of(event)
 
     @streamed
     async def Interact(self, request: gRPCInputStream[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:

@@ -107,7 +107,7 @@ class EventRelay:
         located, before = await self._failover.directory.owner(session_id), None
         while True:
             try:
-                async for event in self._of_owner(located, role, cursor, controller, audience):
+                async for event, nbytes in self._of_owner(located, role, cursor, controller, audience):
                     followed.set()
                     self._absences.end(located.owner)
                     if lost_at is not None and _is_elsewhere(before, located):
@@ -115,7 +115,7 @@ class EventRelay:
                     lost_at, before = None, located
                     controller = None if controller is None else controller._replace(reattach=True)
                     if cursor.accept(event):
-                        self._count(event, 1 if audience is None else audience.viewers)
+                        self._count(event, nbytes, 1 if audience is None else audience.viewers)
                         yield event
                 return
             except (SessionNotFound, ReplicaLost) as lost:
@@ -125,9 +125,9 @@ class EventRelay:
                 logger.info("stream lost", extra={"session": session_id, "why": str(lost)})
                 located = await self._next(session_id, located.owner, lost, follows=True)
 
-    def _count(self, event: pb.Event, viewers: int) -> None:
+    def _count(self, event: pb.Event, nbytes: int, viewers: int) -> None:
         if event.HasField("chunk"):
-            self._metrics.sent(viewers * sum(len(unit.data) for unit in event.chunk.units))
+            self._metrics.sent(viewers * nbytes)
         elif event.HasField("gap"):
             self._metrics.skipped(viewers * event.gap.frames)
 
@@ -145,7 +145,8 @@ class EventRelay:
         cursor: RelayCursor,
         controller: Controller | None,
         audience: Audience | None,
-    ) -> AsyncGenerator[pb.Event]:
+    ) -> AsyncGenerator[tuple[pb.Event, int]]:
+        """The events, and how many bytes each was as it came."""
         owner, stream = located.owner, uuid.uuid4().hex
         self._failover.stream_opened(stream, owner.replica)
         viewers = 1 if audience is None else audience.viewers
@@ -155,7 +156,7 @@ class EventRelay:
         try:
             async for item in self._pool.stream(owner.replica, "subscribe", *arguments, silence_s=self._silence_s):
                 if item.event is not None:
-                    yield pb.Event.FromString(item.event)
+                    yield pb.Event.FromString(item.event), len(item.event)
         finally:
             self._failover.stream_closed(stream)
 

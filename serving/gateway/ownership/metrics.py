@@ -12,7 +12,7 @@ class GatewayMetrics(Protocol):
     """Of one manager."""
 
     def sent(self, nbytes: int) -> None:
-        """Encoded pictures are on their way to viewers: over all of them so many bytes."""
+        """Chunks are on their way to viewers: over all of them so many bytes."""
 
     def skipped(self, frames: int) -> None:
         """Viewers are told of a gap, since they did not read in time: over all of them so many frames."""

@@ -50,7 +50,7 @@ def test_a_standby_that_another_manager_takes_on_is_counted(pocket: OpenedModel,
     run(adopt())
 
 
-def test_pictures_are_counted_once_for_each_viewer(pocket: OpenedModel, tmp_path: Path) -> None:
+def test_chunks_are_counted_once_for_each_viewer(pocket: OpenedModel, tmp_path: Path) -> None:
     async def send() -> None:
         async with cluster(pocket, tmp_path) as there:
             manager = there.managers[0]
@@ -62,8 +62,8 @@ def test_pictures_are_counted_once_for_each_viewer(pocket: OpenedModel, tmp_path
                 await viewer.sees(33)
             await manager.delete(session.id, ANNA)
             await asyncio.gather(*(viewer.task for viewer in viewers))
-            units = [unit for viewer in viewers for event in viewer.events for unit in event.chunk.units]
-            assert there.counts.nbytes == sum(len(unit.data) for unit in units)
+            chunks = [event for viewer in viewers for event in viewer.events if event.HasField("chunk")]
+            assert there.counts.nbytes == sum(event.ByteSize() for event in chunks)
             assert there.counts.frames == 0
 
     run(send())
