@@ -38,7 +38,7 @@ COMMANDS: tuple[tuple[str, Any, str], ...] = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; 2, with one sentence on standard error, where it is refused."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
         return code
@@ -53,9 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="longtake", description="Interactive, endless video generation.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def parser() -> argparse.ArgumentParser:
+    """Of all commands."""
+    longtake = argparse.ArgumentParser(prog="longtake", description="Interactive, endless video generation.")
+    commands = longtake.add_subparsers(required=True, metavar="COMMAND")
     for name, command, summary in COMMANDS:
         parser_of = commands.add_parser(name, help=summary)
         command.add_arguments(parser_of)
@@ -78,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "--codec", choices=("own", "tiny"), default="own", help="that are to be here for --require"
     )
     models.set_defaults(run=_list_models)
-    return parser
+    return longtake
 
 
 def _check_timeline(options: argparse.Namespace) -> int:
