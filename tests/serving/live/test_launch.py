@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -21,7 +22,9 @@ import pytest
 from serving.deployments.server_process import free_ports, port_options
 from serving.launch.process_tree import is_alive
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import Server
+from tests.serving.live.scenes import frames, playing, seen_by_client
 
 START_S, END_S = 120, 60
 
@@ -80,6 +83,7 @@ def _said(process: subprocess.Popen[str]) -> dict[str, str]:
 
 ENDINGS: dict[str, Callable[[int], None]] = {
     "Ctrl-C": lambda pid: os.kill(pid, signal.SIGINT),
+    "SIGTERM": lambda pid: os.kill(pid, signal.SIGTERM),
     "SIGTERM to its group": lambda pid: os.killpg(pid, signal.SIGTERM),
 }
 
@@ -100,16 +104,25 @@ def test_a_killed_command_takes_its_server_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", ["gcs_server", "DashboardAgent"])
+@pytest.mark.parametrize("part", ["gcs_server", "raylet/raylet", "DashboardAgent"])
 def test_a_server_of_which_a_part_dies_says_so_and_ends(tmp_path: Path, part: str) -> None:
     with served(tmp_path) as server:
         server.one(part).kill()
         code, said = server.ended()
     assert code != 0
     # Ray's agents take the raylet along.
-    named = part if part == "gcs_server" else "raylet"
+    named = "gcs_server" if part == "gcs_server" else "raylet"
     assert said.startswith(f"longtake: {named} (pid ")
     assert said.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["ServeController", "ProxyActor"])
+def test_a_part_that_serve_can_start_again_is_started_again_under_a_session(tmp_path: Path, part: str) -> None:
+    with served(tmp_path) as server, grpc.insecure_channel(server.said["gRPC"]) as channel:
+        session = playing(sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
+        events = asyncio.run(seen_by_client(server.said["gRPC"], session, 105, server.one(part).kill))
+        assert frames(events) == list(range(105))
 
 
 def test_a_refused_request_is_one_line_of_the_logs(server: Server) -> None:
