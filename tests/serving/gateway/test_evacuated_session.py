@@ -18,9 +18,11 @@ from serving.replication.messages import Departure, SessionSpec
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, cue, run, started
-from tests.serving.worker.bench import NIGHT, SNOW, at_work, chunks, spec
+from tests.serving.worker.bench import NIGHT, SNOW, at_work, chunks, settled, spec
+from tests.serving.worker.test_video_sessions import controlled, video_spec
 
-RELEASES = sorted((Path(__file__).parents[2] / "assets" / "snapshots").glob("*.evacuated"))
+STORED = Path(__file__).parents[2] / "assets" / "snapshots"
+RELEASES, RESTYLED = sorted(STORED.glob("*.evacuated")), sorted(STORED.glob("*.restyled"))
 MOST = 1 << 26
 
 
@@ -121,6 +123,24 @@ def test_what_a_release_has_saved_opens_in_this_one(pocket: OpenedModel, path: P
                 if session.state == pb.SESSION_STATE_PAUSED:
                     await bench.denoiser.command(session.id, pb.Command(resume=pb.Resume()))
                 await chunks(bench, session.id, session.next_frame + 12, session.next_frame)
+
+    run(go_on())
+
+
+@pytest.mark.parametrize("path", RESTYLED, ids=[path.stem for path in RESTYLED])
+def test_a_restyled_session_that_a_release_has_saved_opens_in_this_one(pocket: OpenedModel, path: Path) -> None:
+    saved = unpack(path.read_bytes())
+    there = video_spec(pocket, saved.session.id)
+
+    async def go_on() -> None:
+        async with at_work(pocket) as bench:
+            session = await bench.open(there, resume=restored(saved, there))
+            assert (session.next_frame, session.prompt) == (saved.session.next_frame, NIGHT) == (25, NIGHT)
+            await bench.denoiser.command(session.id, pb.Command(id="resume", resume=pb.Resume()))
+            async with controlled(bench, session.id) as controller:
+                await controller.push(range(70, 74))
+                await settled(lambda: controller.frames >= 4)
+                assert controller.pictures[:4] == [1070, 1071, 1072, 1073]
 
     run(go_on())
 
