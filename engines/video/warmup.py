@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,25 +60,33 @@ def restyle_full_window(
             video.close(stream)
 
 
-def block_seconds(video: VideoGenerator, encoder: InputEncoder, config: VideoStreamConfig) -> float:
-    """How long a block takes with the encoding of its pictures, the window full: the least of several.
+class BlockSeconds(NamedTuple):
+    """How long a block's pictures take to be encoded, and its passes."""
+
+    encode: float
+    generate: float
+
+
+def block_seconds(video: VideoGenerator, encoder: InputEncoder, config: VideoStreamConfig) -> BlockSeconds:
+    """How long a block takes, the window full: the least of several.
 
     To be called on a generator that is warm and does nothing else. Raises PoolFull if there is no room.
     """
-    opened, state, times = video.open(config), encoder.start(config), list[float]()
+    opened, state, times = video.open(config), encoder.start(config), list[BlockSeconds]()
     try:
         video.set_prompt(opened, _prompt(video))
         for number in range(config.blocks.blocks_of(config.window_frames) + TIMED):
-            lap = Lap(video.beside.cache.device)
+            began = time.perf_counter()
             made = encoder.encode(config, _blank(config, number), state)
-            state = made.after
+            state, encoding = made.after, time.perf_counter() - began
+            lap = Lap(video.beside.cache.device)
             video.generate([opened], made.inputs)
             lap.stop()
             wait_until_idle(video.beside.cache.device)
-            times.append(lap.seconds or 0.0)
+            times.append(BlockSeconds(encoding, lap.seconds or 0.0))
     finally:
         video.close(opened)
-    return min(times[-TIMED:])
+    return BlockSeconds(*map(min, zip(*times[-TIMED:], strict=True)))
 
 
 def _next_block(

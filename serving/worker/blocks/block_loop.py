@@ -98,7 +98,7 @@ class BlockLoop:
 
     def _candidates(self, now: float) -> list[Candidate]:
         expect = self._capacity.delivering.expect
-        backlog = sum(session.undelivered * expect(session.config, now) for session in self._sessions())
+        backlog = sum(session.undelivered * expect(session.cost_config, now) for session in self._sessions())
         return [
             self._candidate(session, backlog, now)
             for session in self._sessions()
@@ -120,7 +120,7 @@ class BlockLoop:
             session.ready_since = min(session.ready_since, now)
         expected = session.expected()
         if expected is not None:
-            delivery_s = backlog_s + self._capacity.delivering.expect(stream, now)
+            delivery_s = backlog_s + self._capacity.delivering.expect(session.cost_config, now)
             urgency, deadline = Urgency.CLOCKED, expected - delivery_s
         else:
             urgency = Urgency.WAITING if logic.pace.fps else Urgency.UNPACED

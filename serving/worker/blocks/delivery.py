@@ -167,7 +167,7 @@ class Delivery:
 
     def _tell_pace(self, session: ActiveSession, fps: float, now: float) -> None:
         """The pace that is held has become another one."""
-        stream = session.config
+        stream = session.cost_config
         takes = self._capacity.denoising.expect(stream, now) + self._capacity.delivering.expect(stream, now)
         if session.watch.held_fps is None:
             reason = f"the session is made at its {session.logic.pace.fps} frames/s again"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from engines.config.video_stream import Loop, as_run
+from engines.config.video_stream import Loop
 from serving.session.state_machine import State
 from serving.worker.capacity.capacity import Capacity, Load
 from serving.worker.capacity.loop_choice import LoopChoice
@@ -37,5 +37,5 @@ class VideoLoops:
 
     def _busy(self, sessions: Sequence[ActiveSession], loop: Loop, now: float) -> float:
         """What part of the device's time they take whose videos are made in a loop."""
-        loads = [Load(as_run(session.config, loop), session.spec.pace) for session in sessions]
+        loads = [Load(session.config, session.spec.pace).in_loop(loop) for session in sessions]
         return self._capacity.busy(loads, now)

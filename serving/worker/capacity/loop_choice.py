@@ -15,6 +15,11 @@ WORTH = 0.9
 """A stream batch is worth its delay where it takes no more than this part of a plain loop's time."""
 
 
+def needs_batch(plain_busy: float, batch_busy: float) -> bool:
+    """Whether a plain loop would take more of a device's time than there is, and a stream batch less."""
+    return plain_busy > MOST_BUSY and batch_busy <= WORTH * plain_busy
+
+
 class LoopChoice:
     """Chooses for all videos of a device: plain while its time suffices, else stream batch, if that takes less.
 
@@ -33,7 +38,7 @@ class LoopChoice:
         if self._changed_at is not None and now - self._changed_at < CHANGED_AFTER_S:
             return self.loop
         wanted: Loop = self.loop
-        if self.loop == "plain" and plain_busy > MOST_BUSY and batch_busy <= WORTH * plain_busy:
+        if self.loop == "plain" and needs_batch(plain_busy, batch_busy):
             wanted = "batch"
         elif self.loop == "batch" and (plain_busy <= EASED or batch_busy > plain_busy):
             wanted = "plain"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from engines.config.video_stream import AnyStreamConfig
+from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 
 REMEMBERED = 16
 """Blocks of a size whose times count."""
@@ -40,12 +40,12 @@ class StageCosts:
 
     An estimate is what a quarter of the last blocks of that size took at most: most of the others were held up.
     Before there are any, it is what was measured, or else that of the size that is nearest, in proportion to the
-    work; 0 as long as nothing was measured at all.
+    work, of those that are made in the same way if there are any; 0 as long as nothing was measured at all.
     """
 
     def __init__(self, own: AnyStreamConfig, work: Callable[[AnyStreamConfig], float]) -> None:
         self._work = work
-        self._own_work = work(own)
+        self._own = own
         self._first: dict[AnyStreamConfig, float] = {}
         self._recent: dict[AnyStreamConfig, deque[_Timed]] = {}
 
@@ -74,7 +74,8 @@ class StageCosts:
         if not known:
             return 0.0
         amount = self._amount(kind)
-        nearest = min(known, key=lambda other: abs(math.log(self._amount(other) / amount)))
+        alike = [other for other in known if _made_as(other) == _made_as(kind)]
+        nearest = min(alike or known, key=lambda other: abs(math.log(self._amount(other) / amount)))
         return (self._of(nearest, now) or 0.0) * amount / self._amount(nearest)
 
     def _of(self, kind: AnyStreamConfig, now: float) -> float | None:
@@ -82,13 +83,22 @@ class StageCosts:
         return _quarter(recent) if recent else self._first.get(kind)
 
     def _amount(self, stream: AnyStreamConfig) -> float:
-        return FIXED * self._own_work + (1 - FIXED) * self._work(stream)
+        own, is_own_kind = self._own, type(stream) is type(self._own)
+        whole = own if is_own_kind else replace(stream, height=own.height, width=own.width)
+        return FIXED * self._work(whole) + (1 - FIXED) * self._work(stream)
 
 
 @lru_cache(maxsize=1024)
 def _kind(stream: AnyStreamConfig) -> AnyStreamConfig:
     """What streams have in common whose blocks take equally long."""
+    if isinstance(stream, VideoStreamConfig):
+        return replace(stream, seed=0, noise_scale=1.0, motion_noise=False)
     return replace(stream, seed=0)
+
+
+def _made_as(stream: AnyStreamConfig) -> object:
+    """From prompts alone, or in which loop."""
+    return stream.loop if isinstance(stream, VideoStreamConfig) else None
 
 
 def _quarter(seconds: list[float]) -> float:

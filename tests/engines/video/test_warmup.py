@@ -111,6 +111,6 @@ def test_nor_is_it_where_a_stream_opens_anew_or_from_a_snapshot(warm: Warm, clip
 def test_it_leaves_nothing_open_and_neither_does_timing_a_block(
     warm: Warm, encoder: InputEncoder, clip: VideoStreamConfig
 ) -> None:
-    assert block_seconds(warm.video, encoder, clip) > 0
+    assert min(block_seconds(warm.video, encoder, clip)) > 0
     for _ in range(2):
         warm.open(clip)

@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 
 from engines.config.presets import preset
-from engines.config.video_stream import LOOPS, as_run
+from engines.config.video_stream import LOOPS, LoopSetting, as_run
+from engines.video.builder import require_video
 from serving.errors import SlotsFull
 from serving.session.pacing import Pace
 from serving.worker.capacity.capacity import Capacity, Load
 
 POCKET = preset("pocket")
+
+VIDEO = require_video(POCKET)
 
 
 def capacity(seconds: float = 0.25, **options: object) -> Capacity:
@@ -67,13 +70,63 @@ def test_on_one_device_decoding_takes_time_from_denoising(together: bool, needs:
     assert (demand.denoise_s, demand.deliver_s) == pytest.approx(needs)
 
 
+def video_capacity(
+    loop: LoopSetting = "auto", plain: float = 0.2, batch: float = 0.1, encodes_too: bool = False
+) -> Capacity:
+    found = Capacity(POCKET.transformer, POCKET.stream, loop=loop, encodes_too=encodes_too)
+    for named, seconds in (("plain", plain), ("batch", batch)):
+        found.denoising.measured(as_run(VIDEO, named), seconds)
+    return found
+
+
+def video_load(seed: int = 0, noise_scale: float = 0.8) -> Load:
+    return Load(replace(VIDEO, seed=seed, noise_scale=noise_scale, loop="plain"), Pace())
+
+
+@pytest.mark.parametrize(("loop", "fits"), [("plain", 1), ("batch", 2), ("auto", 2)])
+def test_videos_are_let_in_by_what_they_cost_in_the_loop_that_they_would_be_in(
+    loop: LoopSetting, fits: int
+) -> None:
+    found, there = video_capacity(loop), list[Load]()
+    for number in range(fits):
+        found.require_time(video_load(number), there, 0.0)
+        there.append(video_load(number))
+    words = refusal(found, video_load(fits), *there)
+    takes = 0.2 if loop == "plain" else 0.1
+    assert f"to generate a block takes {takes:.2f} s of the 0.25 s" in words
+
+
+def test_a_stream_batch_that_would_not_be_chosen_lets_nobody_in() -> None:
+    refusal(video_capacity(plain=0.12, batch=0.11), video_load(2), video_load(1))
+
+
+def test_what_is_proposed_fits_in_the_loop_that_videos_would_be_in() -> None:
+    found, there = video_capacity(), [video_load(1), video_load(2)]
+    proposed = refusal(found, video_load(3), *there).split("; ")[-1]
+    assert proposed == "16 frames/s of 32x48 would fit"
+
+
+@pytest.mark.parametrize("encodes_too", [False, True])
+def test_where_pictures_are_encoded_by_what_denoises_that_takes_its_time(encodes_too: bool) -> None:
+    found = video_capacity(encodes_too=encodes_too)
+    found.encoding.measured(as_run(VIDEO, "plain"), 0.04)
+    assert found.demand(video_load(), 0.0).denoise_s == pytest.approx(0.24 if encodes_too else 0.2)
+    assert found.block_s(VIDEO, 0.0) == pytest.approx(0.14 if encodes_too else 0.1)
+    assert found.demand(load(), 0.0).denoise_s == found.denoising.expect(POCKET.stream, 0.0)
+
+
+def test_a_share_of_noise_costs_nothing() -> None:
+    found = video_capacity()
+    for loop, seconds in (("plain", 0.2), ("batch", 0.1)):
+        noisy = as_run(video_load(noise_scale=0.5).stream, loop)
+        assert found.denoising.expect(noisy, 0.0) == seconds
+        assert 0.2 < found.denoising.expect(replace(noisy, height=48, width=80), 0.0) / seconds < 0.4
+
+
 def test_a_block_that_opens_a_video_takes_as_much_longer_as_it_has_frames() -> None:
-    found, video = capacity(), POCKET.video
-    assert video is not None
-    found.denoising.measured(as_run(video, "plain"), 0.2)
-    found.denoising.measured(as_run(video, "batch"), 0.1)
-    assert video.first_block_frames == 2 * video.block_frames
-    assert [found.opening_s(replace(video, loop=loop), 0.0) for loop in LOOPS] == [0.4, 0.4]
+    found = video_capacity()
+    assert VIDEO.first_block_frames == 2 * VIDEO.block_frames
+    assert [found.opening_s(replace(VIDEO, loop=loop), 0.0) for loop in LOOPS] == [0.4, 0.4]
 
 
 def test_blocks_that_are_made_decide_who_is_let_in_next() -> None:
