@@ -29,7 +29,7 @@ class SessionBytes(NamedTuple):
     """What one session keeps: its window, the raw keys of its sink, its prompt, its decoder's cache.
 
     One that restyles a video has a window, and may have a prompt, for each of its steps, means and slot queues,
-    and an encoder's cache.
+    and two caches of an encoder: before and after the block that is encoded ahead.
     """
 
     window: int
@@ -58,7 +58,7 @@ def session_bytes(
             config.vae, stream.latent_shape(config.vae.latent_channels, stream.block_frames), dtype
         ),
         slot_choice=layout.nbytes(CacheSize(0, 0, 0, size.means, size.records)),
-        encoder=_encoder_bytes(config.encoder or config.vae, stream.height, stream.width, dtype)
+        encoder=2 * _encoder_bytes(config.encoder or config.vae, stream.height, stream.width, dtype)
         if isinstance(stream, VideoStreamConfig)
         else 0,
     )
@@ -101,7 +101,7 @@ def _described(config: AutoencoderConfig, dtype: torch.dtype) -> Autoencoder:
 
 
 class ModelBytes(NamedTuple):
-    """What the parameters of each network take."""
+    """What the parameters of each network take; an encoder of its own is part of the codec."""
 
     transformer: int
     codec: int
@@ -111,9 +111,8 @@ class ModelBytes(NamedTuple):
 def parameter_bytes(config: ModelConfig, dtype: torch.dtype) -> ModelBytes:
     """The memory that a model's parameters need in `dtype`, network by network."""
     with torch.device("meta"):
-        networks = (
-            CausalTransformer(config.transformer), build_vae(config.vae), UMT5Encoder(config.text_encoder)
-        )  # fmt: skip
+        codecs = [build_vae(codec) for codec in (config.vae, config.encoder) if codec is not None]
+        networks = CausalTransformer(config.transformer), nn.ModuleList(codecs), UMT5Encoder(config.text_encoder)
     return ModelBytes(*(_tensor_bytes(network, dtype) for network in networks))
 
 

@@ -28,6 +28,10 @@ DECODING_PER_PIXEL = 630
 decoder and 0.25 GB for others."""
 
 
+WAN_ENCODING_PER_PIXEL = 2300
+"""The same of encoding one, 0.92 GB, beside the cache that it leaves; for other encoders as of their decoding."""
+
+
 @dataclass(frozen=True)
 class MemoryLine:
     """Something that takes memory. What is not `estimated` is counted, to the byte."""
@@ -87,13 +91,15 @@ def plan_memory(
     networks, kept = parameter_bytes(config, dtype), largest_session_bytes(config, kinds, dtype, kv_format)
     pixels = max(kind.height * kind.width for kind in kinds)
     tokens = batch * max(_pass_frames(kind) * kind.frame_tokens for kind in kinds)
-    wan = isinstance(config.vae, VAEConfig)
-    decoding = (WAN_DECODING_PER_PIXEL if wan else DECODING_PER_PIXEL) * dtype.itemsize // 2
+    decoding = WAN_DECODING_PER_PIXEL if isinstance(config.vae, VAEConfig) else DECODING_PER_PIXEL
+    encoding = (
+        WAN_ENCODING_PER_PIXEL if isinstance(config.encoder or config.vae, VAEConfig) else DECODING_PER_PIXEL
+    )
     text = MemoryLine("text encoder", networks.text_encoder)
     quantization = config.transformer.quantization
     weights = str(dtype).removeprefix("torch.") if quantization is None else quantization.weights
     of_pictures = kept.encoder + kept.slot_choice
-    restyling = (MemoryLine("a session's cache of the encoder", of_pictures),) if of_pictures else ()
+    restyling = (MemoryLine("a session's caches of the encoder", of_pictures),) if of_pictures else ()
     fixed = (
         MemoryLine("CUDA and its libraries", CONTEXT_BYTES, estimated=True),
         MemoryLine("left free for graphs and workspaces", RESERVE_BYTES),
@@ -103,8 +109,13 @@ def plan_memory(
             int(WORKSPACE_PER_VALUE * tokens * config.transformer.ffn_dim),
             estimated=True,
         ),
-        MemoryLine("decoder", networks.codec),
-        MemoryLine("decoding a block", pixels * decoding, estimated=True),
+        MemoryLine("decoder" if config.encoder is None else "decoder and encoder", networks.codec),
+        MemoryLine("decoding a block", pixels * decoding * dtype.itemsize // 2, estimated=True),
+        *(
+            (MemoryLine("encoding a block", pixels * encoding * dtype.itemsize // 2, estimated=True),)
+            if of_pictures
+            else ()
+        ),
         MemoryLine("a decoder's cache and a prompt to spare", kept.decoder + kept.prompt),
         *((text,) if text_here else ()),
     )

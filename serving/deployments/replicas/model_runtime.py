@@ -220,7 +220,11 @@ def _generator(
             batched = replace(video, loop="batch")
             video_warmup.restyle_full_window(VideoGenerator(generator), encoder, batched, config.batch)
 
-    return build_generator(model.model, engine, beside, exercise)
+    if encoder is None or video is None:
+        return build_generator(model.model, engine, beside, exercise)
+    # Pictures are encoded in a thread of their own, beside the passes.
+    encodes = partial(encoder.warm_up, video)
+    return build_generator(model.model, engine, (*beside, encodes), exercise)
 
 
 def _tokens(stream: AnyStreamConfig) -> int:

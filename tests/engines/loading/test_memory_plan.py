@@ -39,8 +39,8 @@ USABLE_24, USABLE_16 = 22_500_000_000, 14_800_000_000
         (INT8_TINY, PLAIN_KV, 9.3, 13.0, 4, 2),
         (INT8_TINY, KVFormat(int8_keys=True), 8.5, 11.4, 5, 3),
         (INT8_TINY, KVFormat(int8_keys=True, int8_values=True), 7.6, 9.7, 8, 4),
-        (STREAM_DIFFUSION, PLAIN_KV, 16.8, 23.4, 1, 0),
-        (STREAM_DIFFUSION_14B, PLAIN_KV, 55.9, 75.0, 0, 0),
+        (STREAM_DIFFUSION, PLAIN_KV, 18.8, 26.6, 1, 0),
+        (STREAM_DIFFUSION_14B, PLAIN_KV, 57.9, 78.1, 0, 0),
     ],
 )
 def test_sessions_at_480x832_without_the_text_encoder(
@@ -102,13 +102,22 @@ def test_what_a_plan_has_room_for_is_what_a_generator_has_room_for(model: Model,
     assert plan.sessions_in(plan.nbytes(2) - 1) == 1
 
 
-def test_a_model_that_restyles_videos_counts_a_window_for_every_step_and_the_encoder() -> None:
+def test_a_model_that_restyles_videos_counts_a_window_for_every_step_and_two_caches_of_the_encoder() -> None:
     text = preset("self-forcing-1.3b")
     plan, without = plan_memory(STREAM_DIFFUSION, torch.bfloat16), plan_memory(text, torch.bfloat16)
     lines = {line.what: line.nbytes for line in plan.session}
-    assert lines["a session's cache of the encoder"] > 0
+    assert lines["a session's caches of the encoder"] / 2**30 == pytest.approx(2 * 1.045, abs=0.005)
     assert lines["a session's window, keys plain and values plain"] == 2 * 6 * 1560 * 30 * 2 * 1536 * 2
-    assert "a session's cache of the encoder" not in {line.what for line in without.session}
+    assert "a session's caches of the encoder" not in {line.what for line in without.session}
+
+
+def test_an_encoder_beside_a_tiny_decoder_is_counted() -> None:
+    tiny = replace(STREAM_DIFFUSION, vae=TAEW2_1, encoder=STREAM_DIFFUSION.vae)
+    codecs = [parameter_bytes(config, torch.bfloat16).codec for config in (tiny, INT8_TINY, STREAM_DIFFUSION)]
+    assert codecs[0] == codecs[1] + codecs[2]
+    plan = {line.what: line.nbytes for line in plan_memory(tiny, torch.bfloat16).fixed}
+    assert plan["decoder and encoder"] == codecs[0]
+    assert plan["encoding a block"] / 1e9 == pytest.approx(0.92, abs=0.01)
 
 
 def test_the_14b_model_has_the_tensors_of_wans_and_a_window_of_40_layers_for_every_step() -> None:

@@ -23,6 +23,7 @@ from engines.streaming.stream import Stream
 from engines.streaming.warmup import WarmupProgress
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.taehv import TAEHV
+from engines.video.input import InputEncoder
 from engines.wan.transformer import CausalTransformer
 from serving.config import ServerConfig
 from serving.deployments.replicas.model_runtime import (
@@ -119,6 +120,23 @@ def test_a_process_with_one_stage_has_one_network(threads: dict[str, list[tuple[
     assert set(generator.identity) == {"transformer"}
     with pytest.raises(ConfigError, match="text encoder has not been loaded"):
         _ = load(CONFIG, ["codec"]).prompts
+
+
+def test_pictures_are_encoded_beside_the_passes_before_room_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[tuple[int, int]] = []
+
+    def build(_: object, engine: EngineConfig, beside: Sequence[Callable[[], object]], exercise: object) -> Mock:
+        assert not engine.decoder_beside
+        (encodes,) = beside
+        encodes()
+        raise InterruptedError
+
+    monkeypatch.setattr(InputEncoder, "warm_up", lambda _, video: encoded.append((video.height, video.width)))
+    monkeypatch.setattr("serving.deployments.replicas.model_runtime.build_generator", build)
+    config = ServerConfig(model="pocket", slots=1, sizes=((32, 48),))
+    with pytest.raises(InterruptedError):
+        build_denoising(load(config, ["transformer", "codec"]), config)
+    assert encoded == [(96, 160)]
 
 
 def test_what_runs_beside_the_passes_runs_before_room_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
