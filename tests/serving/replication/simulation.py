@@ -33,7 +33,10 @@ from tests.serving.replication.simulated_processes import Copy, Manager, OtherSe
 
 STEP_S = 0.05
 FAULTS_END_S = 40.0
-SERVED_AGAIN_S = FAULTS_END_S + 20.0
+SERVED_AGAIN_S = FAULTS_END_S + 15.0
+HELD_UNTIL_S = FAULTS_END_S + 20.0
+"""A session that finds no room on the other server tries that again, and stands still meanwhile."""
+
 ON_ITS_WAY_S = 1.5
 END_S = 67.0
 REGISTER_TIMEOUT_S = 2.0
@@ -391,7 +394,8 @@ class World:
             for session, fate in self.fates.items():
                 if leased[session] or session in self.other.begun or not self._ought_to_be_served(fate):
                     fate.served_at = self.now
-                # One that finds no room on the other server tries that again, and stands still meanwhile.
+                elif self.now <= HELD_UNTIL_S and isinstance(fate.epochs[-1], Owner) and fate.epochs[-1].held:
+                    fate.served_at = self.now
                 self.check(self.now - fate.served_at <= ON_ITS_WAY_S, f"{session} is not served")
 
     def _ought_to_be_served(self, fate: Fate) -> bool:
