@@ -392,9 +392,12 @@ class World:
         if self.now > SERVED_AGAIN_S and not self.calm:
             leased = self._leased()
             for session, fate in self.fates.items():
-                if leased[session] or session in self.other.begun or not self._ought_to_be_served(fate):
-                    fate.served_at = self.now
-                elif self.now <= HELD_UNTIL_S and isinstance(fate.epochs[-1], Owner) and fate.epochs[-1].held:
+                if (
+                    leased[session]
+                    or session in self.other.begun
+                    or not self._ought_to_be_served(fate)
+                    or (self.now <= HELD_UNTIL_S and isinstance(fate.epochs[-1], Owner) and fate.epochs[-1].held)
+                ):
                     fate.served_at = self.now
                 self.check(self.now - fate.served_at <= ON_ITS_WAY_S, f"{session} is not served")
 
