@@ -392,12 +392,8 @@ class World:
         if self.now > SERVED_AGAIN_S and not self.calm:
             leased = self._leased()
             for session, fate in self.fates.items():
-                if (
-                    leased[session]
-                    or session in self.other.begun
-                    or not self._ought_to_be_served(fate)
-                    or (self.now <= HELD_UNTIL_S and isinstance(fate.epochs[-1], Owner) and fate.epochs[-1].held)
-                ):
+                is_served = leased[session] or session in self.other.begun or not self._ought_to_be_served(fate)
+                if is_served or (self.now <= HELD_UNTIL_S and _is_held(fate)):
                     fate.served_at = self.now
                 self.check(self.now - fate.served_at <= ON_ITS_WAY_S, f"{session} is not served")
 
@@ -416,3 +412,8 @@ class World:
             self.counts["doomed"] += fate.is_doomed
             self.counts["ended"] += fate.ended_at is not None
             self.counts["served"] += self._ought_to_be_served(fate)
+
+
+def _is_held(fate: Fate) -> bool:
+    top = fate.epochs[-1]
+    return isinstance(top, Owner) and top.held is not None
