@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 _PAGE = re.compile(r"https?://[0-9A-Za-z._\[\]:-]{1,255}(/[0-9A-Za-z._~/-]{0,255})?")
 
-LOOK_EVERY_S = 10.0
-"""How often a manager looks where the address leads that clients know."""
+LOOK_EVERY_S, LOOK_AGAIN_S = 10.0, 2.0
+"""How often a manager looks where the address leads that clients know, and how soon after another answer."""
 
 
 class OtherServersByGrpc:
@@ -164,7 +164,7 @@ class Evacuation:
             except ServingError as error:
                 if said != (said := str(error)):
                     logger.warning("public address not followed", extra={"address": address, "why": said})
-            await asyncio.sleep(LOOK_EVERY_S)
+            await asyncio.sleep(LOOK_EVERY_S if seen is not None and seen.is_sure else LOOK_AGAIN_S)
 
     async def _lead(self, address: str, successor: str | None) -> None:
         """Where an operator has said that sessions go elsewhere, they do."""

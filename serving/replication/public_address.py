@@ -20,11 +20,16 @@ class PublicAddress:
         self.successor: str | None = None
         """The cluster that it leads to now, where it has led here before."""
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether enough of the last answers are the same."""
+        return self._times >= SAME_ANSWERS
+
     def answered(self, cluster: str) -> None:
         """That is the cluster which has answered there."""
         self._times = self._times + 1 if cluster == self._heard else 1
         self._heard = cluster
-        if self._times < SAME_ANSWERS:
+        if not self.is_sure:
             return
         if cluster == self._own:
             self._has_led_here, self.successor = True, None

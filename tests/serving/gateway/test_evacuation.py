@@ -348,6 +348,7 @@ async def followed(
 ) -> AsyncIterator[Two]:
     """Two servers that look often where the address leads that clients know: to the old one, and seen by both."""
     monkeypatch.setattr(evacuation, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(evacuation, "LOOK_AGAIN_S", 0.02)
     (folder / "operator").write_text("secret\n")
     settings = {"public_address": PUBLIC, "operator_token": folder / "operator"}
     async with two(pocket, folder, managers, slots, **settings) as there:
