@@ -1,6 +1,6 @@
-"""One pass of the denoiser over a full window as a graph: an experiment, beside the kernels that serve.
+"""Passes of the denoiser as graphs: one for each number of frames, and of others that they attend.
 
-The pass's own keys and values come out, and whoever runs the graph writes them into their slots: a write inside
+A pass's own keys and values come out, and whoever runs the graph writes them into their slots: a write inside
 would be lost. Those of the other slots go in, for each layer and slot by itself, so that each may lie where it is.
 Keys go in and come out turned to their positions.
 """
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from engines.cache.window import NOT_WRITTEN, Placement, window_policy
 from engines.config.geometry import PATCH, SPATIAL_FACTOR
 from engines.config.stream import StreamConfig
 from engines.config.validation import require, require_positive
@@ -42,9 +43,9 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class DenoiserCall:
-    """One kind of pass: over `frames` latent frames of `height` x `width` pixels, in a window that is full.
+    """One kind of pass: over `frames` latent frames of `height` x `width` pixels, and others that it attends.
 
-    `slots` are the latent frames in each of the other slots, or runs of them, that the pass attends.
+    `slots` are the latent frames in each of the others' slots, or runs of them.
     """
 
     frames: int
@@ -58,22 +59,52 @@ class DenoiserCall:
 
     @classmethod
     def of(cls, stream: StreamConfig) -> Self:
-        """That of a stream's later blocks. Slots are blocks where sink and window are whole ones, else frames."""
-        frames, others = stream.block_frames, stream.window_frames - stream.block_frames
-        whole = stream.sink_frames % frames == 0 and others % frames == 0
-        slots = (frames,) * (others // frames) if whole else (1,) * others
-        return cls(frames, slots, stream.height, stream.width)
+        """That of a stream's later blocks, over a full window."""
+        return cls.over(stream, stream.block_frames, stream.window_frames - stream.block_frames)
+
+    @classmethod
+    def over(cls, stream: StreamConfig, frames: int, others: int) -> Self:
+        """Slots are blocks where sink, window and blocks are whole ones of one length, else frames."""
+        block = stream.blocks.later
+        whole = stream.blocks.first == block and not (stream.sink_frames % block or stream.window_frames % block)
+        run = block if whole else 1
+        return cls(frames, (run,) * (others // run), stream.height, stream.width)
+
+    @property
+    def attended(self) -> int:
+        """Latent frames that the pass attends, its own among them."""
+        return self.frames + sum(self.slots)
 
     @property
     def name(self) -> str:
-        """Such as `denoiser-steady-3`."""
-        return f"denoiser-steady-{self.frames}"
+        """Such as `denoiser-3-of-12`."""
+        return f"denoiser-{self.frames}-of-{self.attended}"
 
     @property
     def frame_tokens(self) -> int:
         """Tokens of a latent frame."""
         side = SPATIAL_FACTOR * PATCH
         return (self.height // side) * (self.width // side)
+
+
+def denoiser_calls(stream: StreamConfig) -> list[DenoiserCall]:
+    """Every kind of pass that such streams make: over their blocks, and to recompute windows.
+
+    Raises ConfigError where each step has a window of its own, and where the sink ends within a block: later steps
+    would not write what they attend.
+    """
+    require(stream.lanes == 1, "there are no graphs with a window for each step; leave the denoiser to PyTorch")
+    policy, begin, placements = window_policy(stream), 0, list[Placement]()
+    while begin <= stream.window_frames:
+        frames = stream.blocks.later if begin else stream.blocks.first
+        placements += [policy.place(begin, frames, repeat=repeat) for repeat in (False, True)]
+        begin += frames
+        placements.append(policy.place_recache(begin))
+    written = all(NOT_WRITTEN not in slots for placement in placements for slots in placement.slots)
+    problem = f"a frame sink of {stream.sink_frames} ends within a block; leave the denoiser to PyTorch"
+    require(written, problem)
+    kinds = dict.fromkeys((each.frames, each.used - each.first - each.frames) for each in placements)
+    return [DenoiserCall.over(stream, *kind) for kind in sorted(kinds)]
 
 
 class LayerKV(NamedTuple):

@@ -11,7 +11,7 @@ import torch
 
 from engines.config.stream import StreamConfig
 from engines.export.decoders import DecoderCall, export_decoder
-from engines.export.denoiser import DenoiserCall, export_denoiser
+from engines.export.denoiser import DenoiserCall, denoiser_calls, export_denoiser
 from engines.export.graph import Stage, StageGraph
 from engines.export.quantized_convs import Ranges, int8_name, quantize_convs
 from engines.export.text import LENGTHS, export_text_encoder, text_name
@@ -42,8 +42,12 @@ class StageExport(NamedTuple):
     write: Callable[[Path], StageGraph]
 
 
-def stage_exports(model: Model, stage: Stage, stream: StreamConfig, dtype: torch.dtype) -> list[StageExport]:
+def stage_exports(
+    model: Model, stage: Stage, stream: StreamConfig, dtype: torch.dtype, *, every_pass: bool = False
+) -> list[StageExport]:
     """All graphs of a stage, which compute in `dtype`; what they are named after is their network as it is loaded.
+
+    Of a denoiser, each of whose graphs has all the weights, that of a pass over a full window, or of `every_pass`.
 
     Writing one raises as `export_graph`, and ConfigError for a dtype that will not do for the stage.
     """
@@ -59,9 +63,11 @@ def stage_exports(model: Model, stage: Stage, stream: StreamConfig, dtype: torch
                 for length in text_lengths(encoder.config.text_len)
             ]
         case "denoiser":
-            transformer, call, weights = model.transformer, DenoiserCall.of(stream), fingerprint(model.transformer)
-            write = partial(export_denoiser, transformer, call, weights=weights, dtype=dtype)
-            return [StageExport(call.name, write)]
+            transformer, weights = model.transformer, fingerprint(model.transformer)
+            return [
+                StageExport(call.name, partial(export_denoiser, transformer, call, weights=weights, dtype=dtype))
+                for call in (denoiser_calls(stream) if every_pass else [DenoiserCall.of(stream)])
+            ]
 
 
 def decoder_exports(codec: Autoencoder, stream: StreamConfig, dtype: torch.dtype) -> list[StageExport]:

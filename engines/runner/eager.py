@@ -5,7 +5,7 @@ Each row is computed by the same calls as alone, so a stream is bit-equal whatev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,11 +38,16 @@ class EagerAttention:
         self._cache = cache
         self._windows = cache.windows
         self._raw = cache.raw
-        self._prompt = cache.prompts.pool.state(row.prompt.run, row.prompt.run.tokens)
+        self.prompt = cache.prompts.pool.state(row.prompt.run, row.prompt.run.tokens)
         self.row = row
-        self._raw_dim = cache.layout.raw_dim
+        self.raw_dim = cache.layout.raw_dim
         frame = frame_freqs(row.placement.positions, cache.layout.head_dim).to(spatial.device)
-        self._freqs_cis = join_freqs(frame, spatial)
+        self.freqs_cis = join_freqs(frame, spatial)
+
+    @property
+    def window(self) -> Mapping[str, Tensor]:
+        """Keys and values [layers, tokens, heads, channels] of the row's window."""
+        return self._windows.state(self.row.kv.window, self.row.kv.window.tokens)
 
     def self_attention(self, layer: int, attention: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write, then attend what the row addresses."""
@@ -50,19 +55,22 @@ class EagerAttention:
         begin, end = self.row.bounds
         planes = self._windows.planes
         keys, values = (planes[name].tensor[layer, begin:end] for name in ("keys", "values"))
-        return attend(apply_rope(attention.queries(q)[0], self._freqs_cis), keys, values).unsqueeze(0)
+        return attend(apply_rope(attention.queries(q)[0], self.freqs_cis), keys, values).unsqueeze(0)
 
     def write_kv(self, layer: int, attention: Attention, k: Tensor, v: Tensor) -> None:
         """Put rotated keys and values into the row's slots, and raw keys where those move."""
-        normed, row = attention.keys(k)[0], self.row
-        window = self._windows.state(row.kv.window, row.kv.window.tokens)
-        keys, values = apply_rope(normed, self._freqs_cis), attention.heads_of(v)[0]
+        normed = attention.keys(k)[0]
+        self.keep(layer, apply_rope(normed, self.freqs_cis), attention.heads_of(v)[0], normed[..., : self.raw_dim])
+
+    def keep(self, layer: int, keys: Tensor, values: Tensor, raw_keys: Tensor) -> None:
+        """The same of what is rotated already."""
+        row, window = self.row, self.window
         slots = row.slots(layer) if row.write is None else self._chosen(layer, keys, values)
         self._write(window["keys"][layer], keys, slots)
         self._write(window["values"][layer], values, slots)
         if row.kv.raw is not None:
             raw = self._raw.state(row.kv.raw, row.kv.raw.tokens)["raw_keys"]
-            self._write(raw[layer], normed[..., : self._raw_dim], row.raw_slots(layer))
+            self._write(raw[layer], raw_keys, row.raw_slots(layer))
 
     def _chosen(self, layer: int, keys: Tensor, values: Tensor) -> Sequence[int]:
         """Slots for a layer's keys and values [T, heads, D]."""
@@ -83,7 +91,7 @@ class EagerAttention:
 
     def cross_attention(self, layer: int, attention: Attention, q: Tensor) -> Tensor:
         """Attend the row's prompt."""
-        keys, values = self._prompt["keys"][layer], self._prompt["values"][layer]
+        keys, values = self.prompt["keys"][layer], self.prompt["values"][layer]
         return attend(attention.queries(q)[0], keys, values, self.row.prompt.last_log).unsqueeze(0)
 
 
@@ -106,11 +114,14 @@ class EagerPass:
         ])  # fmt: skip
 
     def _step(self, row: Row, latents: Tensor, noise: Tensor | None) -> Tensor:
+        clean = predict_clean(latents, self.flow(row, latents), row.level.sigma)
+        return clean if noise is None else add_noise(clean, noise, row.level.next_sigma)
+
+    def flow(self, row: Row, latents: Tensor) -> Tensor:
+        """Of a row's latents [frames, channels, h/8, w/8]; its keys and values are written."""
         runner = self._runner
         modulation = runner.modulations.at(row.level.timestep)
-        flow = runner.transformer.denoise(latents.unsqueeze(0), modulation, runner.attention(row))[0]
-        clean = predict_clean(latents, flow, row.level.sigma)
-        return clean if noise is None else add_noise(clean, noise, row.level.next_sigma)
+        return runner.transformer.denoise(latents.unsqueeze(0), modulation, runner.attention(row))[0]
 
     def write_kv(self, latents: Tensor) -> None:
         """As the transformer."""

@@ -1,4 +1,5 @@
-"""How passes are run: in PyTorch's own operators (`engines.runner.eager`), in kernels (`engines.runner.fused`).
+"""How passes are run: in PyTorch's own operators (`engines.runner.eager`), in kernels (`engines.runner.fused`), or
+by graphs (`engines.runner.by_graph`).
 
 The way of a block, and how many there are of each:
 

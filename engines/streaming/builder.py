@@ -86,13 +86,15 @@ def build_generator(
     beside: Sequence[Callable[[], object]] = (),
     exercise: Callable[[Generator, EngineConfig], None] = generate_full_window,
     decoder: StreamingDecoder | None = None,
+    runner: ModelRunner | None = None,
 ) -> Generator:
     """A generator of `model` with room for the sessions of `config`.
 
     Without `cache_bytes`, on CUDA, all that sessions do is done once in an `exercise` before the cache is
     allocated, to see what it leaves; so is all that may run `beside` it on the device. A `decoder` decodes in the
-    place of the model's own. Raises ConfigError if the sessions do not fit, DeviceOutOfMemory if not even that
-    does. Make it in the thread that is to use it: CUDA's libraries plan for each thread by itself.
+    place of the model's own, a `runner` runs passes in the place of what `backends` say. Raises ConfigError if the
+    sessions do not fit, DeviceOutOfMemory if not even that does. Make it in the thread that is to use it: CUDA's
+    libraries plan for each thread by itself.
     """
     size = _cache_size(model, config, config.sessions)
     lasting = config.cache_bytes
@@ -100,7 +102,7 @@ def build_generator(
         lasting = memory_budget(model, config, beside, exercise, decoder).lasting
     if lasting is not None:
         _require_room(model, config, lasting)
-    runner = select_runner(model.transformer, config.backends, graphs=config.graphs)
+    runner = runner or select_runner(model.transformer, config.backends, graphs=config.graphs)
     return _generator(model, config, runner, size, decoder)
 
 

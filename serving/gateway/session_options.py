@@ -35,7 +35,7 @@ class OptionsChecker:
         return pb.DescribeServerResponse(
             model=config.model,
             sizes=[pb.PictureSize(height=height, width=width) for height, width in served],
-            other_sizes=not config.sizes,
+            other_sizes=config.other_sizes,
             max_pixels=config.limits.pixels,
             max_fps=MAX_FPS,
             default_fps=Pace.fps,
@@ -91,7 +91,7 @@ class OptionsChecker:
         except ConfigError as error:
             raise InvalidRequest(str(error)) from None
         served = self._served(usual)
-        if self._config.sizes and (height, width) not in served:
+        if not self._config.other_sizes and (height, width) not in served:
             listed = ", ".join(f"{height}x{width}" for height, width in served)
             raise InvalidRequest(
                 f"pictures of {height}x{width}, height by width, are not served here; {listed} are"

@@ -18,7 +18,7 @@ from engines.loading.lora import LoRAFile
 from engines.runner.selection import can_use_cuda_graphs
 from engines.video.builder import require_video
 from kernels.dispatch import KernelBackends, backends_for
-from serving.config import DecoderConvs, StageEngine
+from serving.config import DecoderConvs, DenoiserEngine, StageEngine
 from serving.errors import FilmError, TimelineError
 from serving.media.clips.picture_scaler import Fit
 from serving.media.film_file import require_own_facts
@@ -80,6 +80,7 @@ class Request:
     decoder_engine: StageEngine = "auto"
     decoder_convs: DecoderConvs = "plain"
     text_engine: StageEngine = "auto"
+    denoiser_engine: DenoiserEngine = "torch"
     clip: ClipRequest | None = None
 
     @property
@@ -90,7 +91,9 @@ class Request:
     @property
     def computed_by(self) -> str:
         """The kernels, and what runs stages where that is not theirs."""
-        return described(self.kernels, self.decoder_engine, self.text_engine, self.decoder_convs)
+        return described(
+            self.kernels, self.decoder_engine, self.text_engine, self.denoiser_engine, self.decoder_convs
+        )
 
     @property
     def dtype_name(self) -> str:
@@ -160,6 +163,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         decoder_engine=options.decoder_engine,
         decoder_convs=options.decoder_convs,
         text_engine=options.text_engine,
+        denoiser_engine=options.denoiser_engine,
         clip=clip,
     )
 
@@ -188,6 +192,8 @@ def _clip(options: argparse.Namespace, base: VideoStreamConfig, used: UsedClip |
         raise FilmError(f"the film's clip was fitted by {fit!r}; known: {', '.join(FITS)}")
     if options.decoder_engine not in ("auto", "torch") or options.decoder_convs != "plain":
         raise FilmError("a clip is restyled with PyTorch's decoder; leave --decoder-engine and -convs out")
+    if options.denoiser_engine != "torch":
+        raise FilmError("a clip is restyled by PyTorch's passes; leave --denoiser-engine out")
     if options.snapshot is not None or options.snapshot_every is not None:
         raise FilmError("a film that restyles a clip goes on from no snapshot, and leaves none")
     return ClipRequest(path, fit, options.keep_audio, base, options.noise_scale, used.sha256 if used else None)
@@ -223,6 +229,7 @@ def _film_request(options: argparse.Namespace) -> Request:
         decoder_engine=options.decoder_engine,
         decoder_convs=options.decoder_convs,
         text_engine=options.text_engine,
+        denoiser_engine=options.denoiser_engine,
         clip=clip,
     )
 

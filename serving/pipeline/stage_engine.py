@@ -18,6 +18,7 @@ from engines.bindings.text import GraphTextEncoder
 from engines.config.model import ModelConfig
 from engines.config.validation import require
 from engines.errors import PlanError
+from engines.export.denoiser import denoiser_calls
 from engines.export.quantized_convs import int8_name
 from engines.export.text import text_name
 from engines.loading.fingerprint import fingerprint
@@ -34,11 +35,14 @@ from engines.plans.manifest import PictureSize
 from engines.plans.onnx_builder import ONNX_VERSION
 from engines.plans.store import Plan, PlanStore, PlanWanted
 from engines.plans.tensorrt_builder import Card
+from engines.runner.by_graph import GraphRunner
+from engines.runner.protocol import ModelRunner
 from engines.text.prompt_encoder import PromptEncoder
 from engines.text.umt5 import UMT5Encoder
 from engines.vae.protocol import StreamingDecoder, use_fused_ops
+from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import KernelBackends
-from serving.config import DecoderConvs, ServerConfig, StageEngine
+from serving.config import DecoderConvs, DenoiserEngine, ServerConfig, StageEngine
 from serving.weights.catalog import models_folder
 from serving.weights.downloader import LOCK
 from serving.weights.loader import CodecName, open_model
@@ -49,7 +53,9 @@ logger = logging.getLogger(__name__)
 STAGE_ENGINES: tuple[StageEngine, ...] = get_args(StageEngine)
 DECODER_CONVS: tuple[DecoderConvs, ...] = get_args(DecoderConvs)
 
-RunStage = Literal["decoder", "text"]
+DENOISER_ENGINES: tuple[DenoiserEngine, ...] = get_args(DenoiserEngine)
+
+RunStage = Literal["decoder", "text", "denoiser"]
 """Stages that plans can run."""
 
 
@@ -57,8 +63,8 @@ RunStage = Literal["decoder", "text"]
 class StageChoice:
     """Which stage of which model is to run on which engine.
 
-    Raises ConfigError for an engine that is not for the device, not for a text encoder in INT8, or not for INT8
-    convolutions.
+    Raises ConfigError for an engine that is not for the device, not for a text encoder in INT8, not for INT8
+    convolutions, or not for LoRAs.
 
     Args:
         stage: of the model.
@@ -67,9 +73,11 @@ class StageChoice:
         codec: of the model.
         models_dir: where the models are, if that is said.
         device: that it runs on.
-        sizes: heights and widths of the pictures that are decoded.
+        sizes: heights and widths of the pictures.
         int8_text: whether the text encoder's weights are rounded to 8 bits.
         int8_convs: whether the decoder is to have its convolutions in INT8, as only plans have them.
+        loras: whether LoRAs are merged into the transformer.
+        other_sizes: whether pictures may come of sizes that are not among `sizes`.
 
     """
 
@@ -82,6 +90,8 @@ class StageChoice:
     sizes: Sequence[PictureSize] = ()
     int8_text: bool = False
     int8_convs: bool = False
+    loras: bool = False
+    other_sizes: bool = False
 
     def __post_init__(self) -> None:
         flag = f"--{self.stage}-engine"
@@ -101,6 +111,10 @@ class StageChoice:
             "convolutions in INT8 are run by plans alone; say --decoder-engine onnx or tensorrt, or "
             "--decoder-convs plain",
         )
+        require(
+            not (self.stage == "denoiser" and self.loras and self.engine == "onnx"),
+            f"plans of a denoiser know no LoRAs; say {flag} torch, or leave --lora out",
+        )
 
     @property
     def looks_for_plans(self) -> bool:
@@ -110,29 +124,46 @@ class StageChoice:
         return self.engine != "torch"
 
 
-def served_stages(config: ServerConfig) -> tuple[StageChoice, StageChoice]:
-    """The decoder and the text encoder of a server."""
+class ServedStages(NamedTuple):
+    """Of a server."""
+
+    decoder: StageChoice
+    text: StageChoice
+    denoiser: StageChoice
+
+
+def served_stages(config: ServerConfig) -> ServedStages:
+    """What is to run each. Raises as `StageChoice`."""
     model = served_model(config)
     sizes = dict.fromkeys(size for own in model.streams for size in config.served_sizes((own.height, own.width)))
     decoder = StageChoice(
         "decoder", config.decoder_engine, config.model, config.codec, config.models_dir,
         torch.device(config.device), tuple(sizes), int8_convs=config.decoder_convs == "int8",
+        other_sizes=config.other_sizes,
     )  # fmt: skip
     text = replace(
         decoder, stage="text", engine=config.text_engine, int8_text=config.text_weights == "int8",
         device=torch.device(config.text_device or config.device), sizes=(), int8_convs=False,
+        other_sizes=False,
     )  # fmt: skip
-    return decoder, text
+    denoiser = replace(
+        decoder, stage="denoiser", engine=config.denoiser_engine, int8_convs=False, loras=bool(config.lora)
+    )
+    return ServedStages(decoder, text, denoiser)
 
 
 def described(
-    backends: KernelBackends, decoder: StageEngine, text: StageEngine, convs: DecoderConvs = "plain"
+    backends: KernelBackends,
+    decoder: StageEngine,
+    text: StageEngine,
+    denoiser: DenoiserEngine = "torch",
+    convs: DecoderConvs = "plain",
 ) -> str:
     """The kernels of a process, and what runs stages in it where that is not theirs."""
     in_int8 = ", convolutions in INT8" if convs == "int8" else ""
     others = [
         f"{stage} engine: {engine}{how}"
-        for stage, engine, how in (("decoder", decoder, in_int8), ("text", text, ""))
+        for stage, engine, how in (("decoder", decoder, in_int8), ("text", text, ""), ("denoiser", denoiser, ""))
         if engine in ("onnx", "tensorrt")
     ]
     return "; ".join([str(backends), *others])
@@ -180,6 +211,19 @@ def open_text(prompts: PromptEncoder, encoder: UMT5Encoder, choice: StageChoice)
     return ChosenText(prompts.on(graphs), opened.engine)
 
 
+def open_runner(transformer: CausalTransformer, choice: StageChoice) -> ModelRunner | None:
+    """What runs passes by graphs; None where PyTorch does.
+
+    Raises as `open_decoder`, and ConfigError for a transformer that is not in fp32.
+    """
+    opened = _open_plans(choice)
+    if opened is None:
+        return None
+    problem = f"plans of a denoiser compute in fp32, and the model is in {transformer.dtype}; say --dtype float32"
+    require(transformer.dtype == torch.float32, problem)
+    return GraphRunner(transformer, opened.sessions)
+
+
 class _Opened(NamedTuple):
     """A stage's graphs, ready to run, and the engine that runs them."""
 
@@ -193,6 +237,8 @@ def _open_plans(choice: StageChoice) -> _Opened | None:
         return None
     told = f"{choice.stage} engine"
     try:
+        if choice.other_sizes:
+            raise PlanError("pictures may be of any size, and plans are of one each; say --sizes")
         plans = require_plans(choice)
         sessions = [StageSession(load_plan(plan, choice.device), choice.device) for plan in plans]
     except PlanError as error:
@@ -209,6 +255,11 @@ def require_plans(choice: StageChoice) -> list[Plan]:
     """The plans of all calls that are needed. Raises PlanError with the command that makes what is missing."""
     models = models_folder(choice.models_dir)
     config = model_config(choice.model, models)
+    in_8_bits = choice.stage == "denoiser" and config.transformer.quantization is not None
+    require(
+        not in_8_bits,
+        f"{choice.model} is in 8 bits, which plans of a denoiser are not; say --denoiser-engine torch",
+    )
     store = PlanStore(models / config.name, models / config.name / LOCK)
     # Weights may be many gigabytes: they are not read for plans that are not there.
     weights = _weights(choice, models) if store.has_any(choice.stage) else ""
@@ -226,7 +277,13 @@ def _weights(choice: StageChoice, models: Path) -> str:
     dtype = source_dtype(choice.stage, on_cpu=choice.engine == "onnx")
     cpu, network = torch.device("cpu"), STAGE_NETWORKS[choice.stage]
     model = open_model(choice.model, models, cpu, dtype, choice.codec, networks=[network]).model
-    return fingerprint(model.vae if choice.stage == "decoder" else model.text_encoder)
+    match choice.stage:
+        case "decoder":
+            return fingerprint(model.vae)
+        case "text":
+            return fingerprint(model.text_encoder)
+        case "denoiser":
+            return fingerprint(model.transformer)
 
 
 def _libraries(choice: StageChoice) -> tuple[LibraryName, ...]:
@@ -248,8 +305,11 @@ def _graphs(choice: StageChoice, model: ModelConfig) -> list[tuple[str, PictureS
     """Names of the stage's graphs, and the pictures that each is for."""
     if choice.stage == "text":
         return [(text_name(length), None) for length in text_lengths(model.text_encoder.text_len)]
+    streams = [(size, replace(model.stream, height=size[0], width=size[1])) for size in choice.sizes]
+    if choice.stage == "denoiser":
+        return [(call.name, size) for size, stream in streams for call in denoiser_calls(stream)]
     return [
         (int8_name(call.name) if choice.int8_convs else call.name, size)
-        for size in choice.sizes
-        for call in decoder_calls(replace(model.stream, height=size[0], width=size[1]))
+        for size, stream in streams
+        for call in decoder_calls(stream)
     ]

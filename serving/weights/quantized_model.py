@@ -59,8 +59,14 @@ def quantized_models(models: Path) -> list[Path]:
 
 
 def served_model(config: ServerConfig) -> ModelConfig:
-    """What a server serves. Raises like `model_config`, and for steps where it restyles no videos."""
+    """What a server serves: by graphs of its denoiser, no restyled videos.
+
+    Raises like `model_config`, and for steps where it restyles no videos.
+    """
     model = model_config(config.model, models_folder(config.models_dir))
+    if config.denoiser_engine == "onnx":
+        model.require_prompts_alone()
+        model = replace(model, video=None)
     if not config.video_steps:
         return model
     return replace(model, video=replace(require_video(model), steps=config.video_steps))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import decoders, text_encoder
+from benchmarks import decoders, denoiser, text_encoder
 
 
 def test_onnxruntime_decodes_what_pytorch_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,3 +22,11 @@ def test_onnxruntime_decodes_what_pytorch_does(tmp_path: Path, capsys: pytest.Ca
 def test_onnxruntime_encodes_what_pytorch_does(capsys: pytest.CaptureFixture[str]) -> None:
     assert text_encoder.main(["--layers", "1", "--lengths", "16", "--runs", "1"]) == 0
     assert "| pocket, 1 of 2 layers | 16 tokens | onnxruntime |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_onnxruntime_denoises_what_pytorch_does(tmp_path: Path) -> None:
+    file = tmp_path / "denoiser.json"
+    assert denoiser.main(["--runs", "1", "--json", str(file)]) == 0
+    by_torch, by_onnx = json.loads(file.read_text())["rows"]
+    assert by_torch["difference"] <= by_onnx["difference"] < 2e-5

@@ -15,6 +15,7 @@ import torch
 from engines.config.geometry import FRAMES_PER_SECOND
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
+from engines.runner.protocol import ModelRunner
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import read_config, restore
@@ -42,7 +43,14 @@ from serving.offline.provenance import Start, applied_cues
 from serving.offline.renderer import FilmMaker, Outputs
 from serving.offline.request import DTYPES, FITS, MAX_THREADS, Request, read_outputs, read_request
 from serving.pipeline.prompts import encode_all
-from serving.pipeline.stage_engine import DECODER_CONVS, STAGE_ENGINES, StageChoice, open_decoder
+from serving.pipeline.stage_engine import (
+    DECODER_CONVS,
+    DENOISER_ENGINES,
+    STAGE_ENGINES,
+    StageChoice,
+    open_decoder,
+    open_runner,
+)
 from serving.timeline.schedule import Schedule, schedule
 from serving.timeline.timeline import Settings
 from serving.weights.loader import DEFAULT_MODEL, Origin
@@ -106,8 +114,12 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
         int8_convs=request.decoder_convs == "int8",
     )
     chosen = open_decoder(opened.model.vae, choice, request.kernels)
+    denoiser = replace(
+        choice, stage="denoiser", engine=request.denoiser_engine, int8_convs=False, loras=bool(request.loras)
+    )
+    runner = open_runner(opened.model.transformer, denoiser)
     request = replace(request, decoder_engine=chosen.engine)
-    generator = _generator(opened.model, request, chosen.decoder)
+    generator = _generator(opened.model, request, chosen.decoder, runner)
     warn([*planned.warnings, *differences(request, opened, generator)])
     encoded = encode_all(planned, prompts)
     warn(cut_prompts(encoded))
@@ -117,10 +129,10 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
     return Ready(generator, stream, start, encoded, origins, request.computed_by)
 
 
-def _generator(model: Model, request: Request, decoder: StreamingDecoder) -> Generator:
-    """A generator on the kernels that are asked for."""
+def _generator(model: Model, request: Request, decoder: StreamingDecoder, runner: ModelRunner | None) -> Generator:
+    """A generator on the kernels that are asked for, but for what a runner runs."""
     config = EngineConfig(request.stream, backends=request.kernels, graphs=request.graphs)
-    return build_generator(model, config, decoder=decoder)
+    return build_generator(model, config, decoder=decoder, runner=runner)
 
 
 def _begin(generator: Generator, request: Request, film: Path) -> tuple[Stream, Start | None]:
@@ -207,6 +219,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--text-engine", choices=STAGE_ENGINES, default="auto", help="the engine of what encodes prompts"
+    )
+    parser.add_argument(
+        "--denoiser-engine", choices=DENOISER_ENGINES, default="torch", help="of passes; onnx: on a CPU"
     )
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     add_lora_argument(parser)

@@ -77,7 +77,8 @@ def run(options: argparse.Namespace) -> int:
     dtypes = CPU_DTYPES if on_cpu else PLAN_DTYPES
     store = PlanStore(models / config.name, models / config.name / LOCK)
     plans = list[Plan]()
-    exports, loss = stage_exports(opened.model, stage, stream, dtypes[stage]), None
+    # Of a card nobody runs them yet.
+    exports, loss = stage_exports(opened.model, stage, stream, dtypes[stage], every_pass=on_cpu), None
     with interruptible() as interrupted:
         try:
             if options.int8_convs:

@@ -32,8 +32,7 @@ def measured_capacity(
     """
     one_at_a_time = config.device == "cuda" or usable_cores() == 1
     text, videos = streams(config), video_streams(config)
-    # Where sizes are declared there are no others.
-    sizes = [(stream.height, stream.width) for stream in (text or videos)] if config.sizes else []
+    sizes = [] if config.other_sizes else [(stream.height, stream.width) for stream in (text or videos)]
     looped = [replace(stream, loop=loop) for stream in videos for loop in LOOPS]
     warm: list[AnyStreamConfig] = [*text, *looped]
     capacity = Capacity(

@@ -34,7 +34,7 @@ from engines.video.stream_engine import StreamEngine
 from serving.config import DTYPES, ServerConfig
 from serving.media.encoder import ChunkEncoder, chosen
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.pipeline.stage_engine import described, open_decoder, open_text, served_stages
+from serving.pipeline.stage_engine import described, open_decoder, open_runner, open_text, served_stages
 from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.tracing.tracer import UNTRACED, Tracer
@@ -88,7 +88,13 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
         device=config.device,
         threads=torch.get_num_threads(),
         dtype=config.dtype,
-        kernels=described(config.backends, config.decoder_engine, config.text_engine, config.decoder_convs),
+        kernels=described(
+            config.backends,
+            config.decoder_engine,
+            config.text_engine,
+            config.denoiser_engine,
+            config.decoder_convs,
+        ),
     )
 
 
@@ -113,7 +119,7 @@ def build_text_encoder(
     model: OpenedModel, config: ServerConfig, observe: Callable[[str, float], None]
 ) -> LocalTextEncoder:
     """The text encoder."""
-    _, choice = served_stages(config)
+    choice = served_stages(config).text
     prompts = open_text(model.prompts, model.model.text_encoder, choice).prompts
     prompts.observe = partial(observe, "text")
     text = LocalTextEncoder(prompts, ThreadPoolExecutor(1, "text"))
@@ -128,7 +134,7 @@ def build_decoder(
     tracer: Tracer = UNTRACED,
 ) -> LocalDecoder:
     """The video decoder."""
-    choice, _ = served_stages(config)
+    choice = served_stages(config).decoder
     opened = open_decoder(model.model.vae, choice, config.backends)
     encoder = chosen(config.encoder, graphics=config.device == "cuda")
     logger.info("video encoder", extra={"encoder": encoder, "asked": config.encoder})
@@ -158,7 +164,7 @@ def build_denoising(
     """
     executor = ThreadPoolExecutor(1, "denoise")
     encoder = None
-    if model.model.config.video is not None:
+    if served_model(config).video is not None:
         encoder = build_input_encoder(model.model)
     engine = executor.submit(_warm_engine, model, config, encoder, beside).result()
     pictures = None if encoder is None else InputStage(encoder, ThreadPoolExecutor(1, "pictures"))
@@ -220,11 +226,12 @@ def _generator(
             batched = replace(video, loop="batch")
             video_warmup.restyle_full_window(VideoGenerator(generator), encoder, batched, config.batch)
 
+    runner = open_runner(model.model.transformer, served_stages(config).denoiser)
     if encoder is None or video is None:
-        return build_generator(model.model, engine, beside, exercise)
+        return build_generator(model.model, engine, beside, exercise, runner=runner)
     # Pictures are encoded in a thread of their own, beside the passes.
     encodes = partial(encoder.warm_up, video)
-    return build_generator(model.model, engine, (*beside, encodes), exercise)
+    return build_generator(model.model, engine, (*beside, encodes), exercise, runner=runner)
 
 
 def _tokens(stream: AnyStreamConfig) -> int:

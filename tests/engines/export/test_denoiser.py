@@ -57,8 +57,8 @@ class ComparedDenoiser:
             "latents": latents,
             "layer_modulations": modulations.layers,
             "head_modulations": modulations.head,
-            "cosines": context._freqs_cis.real.contiguous(),
-            "sines": context._freqs_cis.imag.contiguous(),
+            "cosines": context.freqs_cis.real.contiguous(),
+            "sines": context.freqs_cis.imag.contiguous(),
         }
         for layer in range(self._layers):
             for slot, kv in enumerate(self._others(layer, context)):
@@ -81,7 +81,7 @@ class ComparedDenoiser:
 
     def _prompt(self, layer: int, context: EagerAttention) -> list[Tensor]:
         """With the key that stands for all padding as often as it stands for."""
-        found = (context._prompt[name][layer] for name in ("keys", "values"))
+        found = (context.prompt[name][layer] for name in ("keys", "values"))
         return [torch.cat([x, x[-1:].expand(self._text_len - len(x), -1, -1)]) for x in found]
 
     def _compare_own(self, made: dict[str, Tensor], context: EagerAttention) -> None:

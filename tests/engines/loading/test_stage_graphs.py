@@ -41,7 +41,7 @@ def test_a_text_encoder_has_graphs_up_to_what_it_takes(longest: int, lengths: tu
     [
         ("decoder", ["decoder-first-1", "decoder-first-3", "decoder-steady-1", "decoder-steady-3"]),
         ("text", ["text-64", "text-128", "text-256"]),
-        ("denoiser", ["denoiser-steady-3"]),
+        ("denoiser", ["denoiser-3-of-12"]),
     ],
 )
 def test_graphs_are_written_one_by_one_under_their_names(stage: Stage, names: list[str], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def manifests(models: Path, model: str) -> dict[str, PlanManifest]:
             "fp16, norms in fp32",
         ),
         ("text", ["text-64"], "bf16"),
-        ("denoiser", ["denoiser-steady-3"], "bf16, norms and rotations in fp32"),
+        ("denoiser", ["denoiser-3-of-12"], "bf16, norms and rotations in fp32"),
     ],
 )
 def test_every_stage_of_the_pocket_model_becomes_plans(

@@ -45,6 +45,14 @@ def test_where_sizes_are_declared_there_are_no_others(tmp_path: Path) -> None:
         asked(options, height=128, width=208)
 
 
+@pytest.mark.parametrize("stage", ["decoder", "denoiser"])
+def test_by_plans_there_are_none_but_those_that_are_declared(tmp_path: Path, stage: str) -> None:
+    options = checker(tmp_path, device="cpu", **{f"{stage}_engine": "onnx"})
+    assert not options.describe().other_sizes
+    with pytest.raises(InvalidRequest, match="64x96, height by width, are not served here; 96x160 are"):
+        asked(options, height=64, width=96)
+
+
 def test_where_none_are_declared_every_size_within_the_limit_is_served(tmp_path: Path) -> None:
     options = checker(tmp_path)
     assert options.describe().other_sizes

@@ -21,7 +21,9 @@ from tests.serving.live.test_offline import END, film
 pytestmark = pytest.mark.slow
 
 PLAN = "plan pocket --for cpu --library onnxruntime --stage"
-SETTINGS = "--decoder-engine onnx --text-engine onnx --stages separate --decoders 2 --slots 1"
+SETTINGS = (
+    "--decoder-engine onnx --text-engine onnx --denoiser-engine onnx --stages separate --decoders 2 --slots 1"
+)
 
 
 class Streamed(NamedTuple):
@@ -34,7 +36,7 @@ class Streamed(NamedTuple):
 @pytest.fixture(scope="module")
 def streamed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Streamed]:
     folder: Path = tmp_path_factory.mktemp("engine")
-    for stage in ("decoder", "text"):
+    for stage in ("decoder", "text", "denoiser"):
         assert main([*shlex.split(PLAN), stage, "--models-dir", str(folder)]) == 0
     with serving(folder / "recordings", *shlex.split(SETTINGS), "--models-dir", str(folder)) as server:
         yield stream(server)
@@ -65,4 +67,6 @@ def test_every_picture_is_within_one_step_of_a_film_by_pytorch(streamed: Streame
 
 
 def test_a_session_says_what_runs_its_stages(streamed: Streamed) -> None:
-    assert streamed.session.provenance.kernels.endswith("decoder engine: onnx; text engine: onnx")
+    assert streamed.session.provenance.kernels.endswith(
+        "decoder engine: onnx; text engine: onnx; denoiser engine: onnx"
+    )

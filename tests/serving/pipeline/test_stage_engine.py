@@ -6,6 +6,7 @@ import logging
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,21 +15,27 @@ from torch import Tensor
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.errors import ConfigError, PlanError
+from engines.loading.model import Model
+from engines.streaming.builder import EngineConfig, build_generator
+from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
 from engines.vae.frame_decoder import FrameDecoder
 from engines.vae.protocol import StreamingDecoder
 from kernels.dispatch import EAGER
 from serving.cli.main import main
-from serving.config import StageEngine
+from serving.config import ServerConfig, StageEngine
 from serving.pipeline.stage_engine import (
     RunStage,
     StageChoice,
     described,
     open_decoder,
+    open_runner,
     open_text,
     require_plans,
+    served_stages,
 )
 from serving.weights.loader import OpenedModel, open_model
+from serving.weights.quantized_model import served_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 COMMANDS: dict[RunStage, str] = {
@@ -177,7 +184,80 @@ def test_on_a_card_without_plans_auto_is_pytorch_and_says_so(
     assert record.__dict__["why"]
 
 
+DENOISER = "longtake plan tiny --stage denoiser --for cpu --size 32x48 --library onnxruntime"
+
+
+def denoiser(models: Path) -> StageChoice:
+    return StageChoice("denoiser", "onnx", "tiny", "own", models, CPU, [(32, 48)])
+
+
+def transformer(dtype: torch.dtype = torch.float32) -> Model:
+    return open_model("tiny", Path("none"), CPU, dtype, networks=["transformer"]).model
+
+
+def test_blocks_by_plans_of_a_denoiser_are_pytorchs(tmp_path: Path) -> None:
+    make(DENOISER, tmp_path)
+    model, made = transformer(), list[Tensor]()
+    stream = replace(model.config.stream, height=32, width=48)
+    for runner in (open_runner(model.transformer, denoiser(tmp_path)), None):
+        generator = build_generator(model, EngineConfig(stream, decodes=False), runner=runner)
+        opened = generator.open(stream)
+        generator.set_prompt(opened, Prompt("ones", torch.ones(3, generator.config.text_dim)))
+        made.append(torch.stack([generator.generate([opened])[0].latents for _ in range(6)]))
+    torch.testing.assert_close(made[0], made[1], rtol=0, atol=2e-5)
+    with pytest.raises(ConfigError, match=r"compute in fp32, and the model is in .*; say --dtype float32"):
+        open_runner(transformer(torch.bfloat16).transformer, denoiser(tmp_path))
+
+
+def test_a_denoiser_without_plans_is_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=f"there is no plan of denoiser-3-of-3 at 32x48 .*; make it: {DENOISER}$"):
+        open_runner(transformer().transformer, denoiser(tmp_path))
+
+
+def test_pytorch_runs_passes_where_nothing_else_is_asked_for(tmp_path: Path) -> None:
+    assert open_runner(transformer().transformer, replace(denoiser(tmp_path), engine="torch")) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (
+            {"device": CUDA},
+            "the denoiser engine onnx runs on cpu, and the device is cuda; say --device cpu",
+        ),
+        ({"loras": True}, "plans of a denoiser know no LoRAs; say --denoiser-engine torch, or leave --lora out"),
+    ],
+)
+def test_a_denoiser_that_plans_cannot_run_is_refused(
+    tmp_path: Path, change: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        replace(denoiser(tmp_path), **change)
+
+
+def test_on_a_card_auto_leaves_plans_where_pictures_may_be_of_any_size(
+    models: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    chosen = replace(choice("decoder", models), engine="auto", device=CUDA, other_sizes=True)
+    assert open_decoder(pocket().model.vae, chosen, EAGER).engine == "torch"
+    assert "say --sizes" in caplog.records[0].__dict__["why"]
+
+
+def test_a_server_by_graphs_of_its_denoiser_restyles_no_videos_and_has_its_own_size_alone(tmp_path: Path) -> None:
+    config = ServerConfig(model="pocket", device="cpu", models_dir=tmp_path, denoiser_engine="onnx")
+    assert served_model(config).video is None
+    assert not config.other_sizes
+    stages = served_stages(config)
+    assert (stages.denoiser.engine, stages.denoiser.sizes) == ("onnx", ((96, 160),))
+    with pytest.raises(ConfigError, match="only restyles videos"):
+        served_model(config.model_copy(update={"model": "streamdiffusionv2-1.3b"}))
+
+
 def test_engines_are_named_beside_kernels_where_they_are_not_pytorch() -> None:
     assert described(EAGER, "torch", "auto") == str(EAGER)
-    assert described(EAGER, "onnx", "torch", "int8") == f"{EAGER}; decoder engine: onnx, convolutions in INT8"
+    assert (
+        described(EAGER, "onnx", "torch", convs="int8") == f"{EAGER}; decoder engine: onnx, convolutions in INT8"
+    )
+    assert described(EAGER, "torch", "auto", "onnx") == f"{EAGER}; denoiser engine: onnx"
     assert described(EAGER, "onnx", "tensorrt") == f"{EAGER}; decoder engine: onnx; text engine: tensorrt"

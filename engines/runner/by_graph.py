@@ -1,0 +1,130 @@
+"""Passes by graphs of them, row by row.
+
+What is around a pass is PyTorch's: prompts, modulations, the turning of slots at fixed places, and the writing of
+a pass's own keys and values into their slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from engines.bindings.stage_session import StageSession
+from engines.config.geometry import PATCH, SPATIAL_FACTOR
+from engines.errors import StreamError
+from engines.export.denoiser import (
+    COSINES,
+    FLOW,
+    HEAD_MODULATIONS,
+    LATENTS,
+    LAYER_MODULATIONS,
+    SINES,
+    DenoiserCall,
+    LayerKV,
+    own_names,
+    prompt_names,
+    slot_names,
+)
+from engines.export.graph import StageGraph
+from engines.runner.eager import EagerAttention, EagerPass, EagerRunner
+from engines.runner.rows import Row
+from engines.wan.transformer import CausalTransformer
+from kernels.attention.rope import apply_rope
+
+
+def call_of(graph: StageGraph) -> DenoiserCall:
+    """The kind of pass that a denoiser's graph is."""
+    _, frames, _, rows, columns = graph.input(LATENTS).shape
+    call = DenoiserCall(frames, (), rows * SPATIAL_FACTOR, columns * SPATIAL_FACTOR)
+    tokens = {spec.name: spec.shape[0] for spec in graph.inputs if spec.name.startswith("keys_0_")}
+    return DenoiserCall(frames, tuple(n // call.frame_tokens for n in tokens.values()), call.height, call.width)
+
+
+class GraphRunner(EagerRunner):
+    """Runs passes of `transformer`, in fp32, by `sessions`: one for each kind of pass that its streams make."""
+
+    def __init__(self, transformer: CausalTransformer, sessions: Sequence[StageSession]) -> None:
+        super().__init__(transformer)
+        calls = {call_of(session.graph): session for session in sessions}
+        self._sessions = {_kind(call): (call, session) for call, session in calls.items()}
+
+    @override
+    def prepare(self, rows: Sequence[Row]) -> GraphPass:
+        return GraphPass(self, rows)
+
+    @torch.inference_mode()
+    def run(self, row: Row, latents: Tensor) -> Tensor:
+        """The flow of a row's latents [frames, channels, h/8, w/8]; its keys and values are in their slots then.
+
+        Raises StreamError where no graph is for such a pass.
+        """
+        call, session = self._found(row)
+        context, modulation = self.attention(row), self.modulations.at(row.level.timestep)
+        given = {
+            LATENTS: latents.unsqueeze(0),
+            LAYER_MODULATIONS: modulation.layers,
+            HEAD_MODULATIONS: modulation.head,
+            COSINES: context.freqs_cis.real,
+            SINES: context.freqs_cis.imag,
+        }
+        for layer in range(self.config.layers):
+            for slot, kept in enumerate(_others(call, context, layer)):
+                given |= zip(slot_names(layer, slot), kept, strict=True)
+            given |= zip(prompt_names(layer), self._prompt(context, layer), strict=True)
+        made = session.run(given)
+        for layer in range(self.config.layers):
+            keys, values = (made[name] for name in own_names(layer))
+            back = context.freqs_cis[:, : context.raw_dim // 2].conj()
+            context.keep(layer, keys, values, apply_rope(keys[..., : context.raw_dim], back))
+        return made[FLOW][0]
+
+    def _found(self, row: Row) -> tuple[DenoiserCall, StageSession]:
+        placement, side = row.placement, SPATIAL_FACTOR * PATCH
+        attended, size = placement.used - placement.first, (row.grid.rows * side, row.grid.columns * side)
+        found = self._sessions.get((placement.frames, attended, *size))
+        if found is None or row.write is not None:
+            known = ", ".join(f"{call.name} of {call.height}x{call.width}" for call, _ in self._sessions.values())
+            wanted = f"{placement.frames} of {attended} latent frames of {size[0]}x{size[1]}"
+            raise StreamError(f"no graph is for a pass over {wanted}; there is one of {known}")
+        return found
+
+    def _prompt(self, context: EagerAttention, layer: int) -> Iterator[Tensor]:
+        """With the key that stands for all padding as often as it stands for."""
+        for kept in (context.prompt["keys"][layer], context.prompt["values"][layer]):
+            yield torch.cat([kept, kept[-1:].expand(self.config.text_len - len(kept), -1, -1)])
+
+
+class GraphPass(EagerPass):
+    """A pass over rows, one after the other."""
+
+    def __init__(self, runner: GraphRunner, rows: Sequence[Row]) -> None:
+        super().__init__(runner, rows)
+        self._graphs = runner
+
+    @override
+    def flow(self, row: Row, latents: Tensor) -> Tensor:
+        return self._graphs.run(row, latents)
+
+    @override
+    def write_kv(self, latents: Tensor) -> None:
+        """By the whole pass: its flow is of no use."""
+        for row, frames in zip(self._rows, latents, strict=True):
+            self._graphs.run(row, frames)
+
+
+def _kind(call: DenoiserCall) -> tuple[int, int, int, int]:
+    return call.frames, call.attended, call.height, call.width
+
+
+def _others(call: DenoiserCall, context: EagerAttention, layer: int) -> Iterator[LayerKV]:
+    """Keys and values of the slots that a pass attends and does not write, in runs as the graph takes them."""
+    row, tokens, window = context.row, context.row.kv.frame_tokens, context.window
+    own = set(row.slots(layer))
+    others = [slot for slot in range(row.placement.first, row.placement.used) if slot not in own]
+    for run, frames in enumerate(call.slots):
+        begin = others[run * frames] * tokens
+        here = slice(begin, begin + frames * tokens)
+        yield LayerKV(window["keys"][layer, here], window["values"][layer, here])
