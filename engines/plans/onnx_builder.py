@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 
 from engines.errors import PlanError, PlanStopped
+from engines.export import denoiser
 from engines.export.exporter import OPSET, require_exporter
 from engines.export.graph import StageGraph
 from engines.plans.builder import CPU, BuildStep, BuiltPlan, Library, PlanTarget, Watch
 
-ONNX_VERSION = f"opset {OPSET}"
+ONNX_VERSION = f"opsets {OPSET} and {denoiser.OPSET}"
 
 MOST_BYTES = (1 << 31) - 1
 """Of a file in ONNX's format."""

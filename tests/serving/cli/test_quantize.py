@@ -60,6 +60,14 @@ def test_a_card_that_is_not_made_for_its_format_is_refused_before_it_is_loaded(
     assert "sm_100 multiplies INT8 at a small part of its rate of FP8" in capsys.readouterr().err
 
 
+def test_its_denoiser_has_no_plans(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timeline = tmp_path / "timeline.yaml"
+    timeline.write_text('cues:\n  - at: "0:00"\n    prompt: a red balloon over hills\n')
+    asked = ["generate", str(timeline), "-o", str(tmp_path / "film.mp4"), "--models-dir", str(models)]
+    assert main([*asked, "--model", "pocket-int8", "--denoiser-engine", "onnx"]) == 2
+    assert "pocket-int8 is in 8 bits, which plans of a denoiser are not" in capsys.readouterr().err
+
+
 def test_the_file_says_how_it_was_made(models: Path) -> None:
     header = QuantizedHeader.read(models / "pocket-int8" / QUANTIZED_FILE)
     assert header.model == "pocket"

@@ -170,6 +170,8 @@ def test_a_model_that_only_restyles_wants_a_clip(
     ("options", "said"),
     [
         (("--model", "longlive-1.3b"), "longlive-1.3b makes videos from prompts alone"),
+        (("--decoder-engine", "onnx"), "a clip is restyled with PyTorch's decoder; leave --decoder-engine"),
+        (("--denoiser-engine", "onnx"), "a clip is restyled by PyTorch's passes; leave --denoiser-engine out"),
         (("--snapshot-every", "5"), "goes on from no snapshot, and leaves none"),
         (("--keep-audio",), "has no audio to keep; leave --keep-audio out"),
         (("--noise-scale", "2"), "noise_scale 2.0 is outside 0..1"),
