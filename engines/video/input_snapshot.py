@@ -11,7 +11,7 @@ from engines.config.video_stream import VideoStreamConfig
 from engines.errors import SnapshotError
 from engines.sampling.motion_noise import MotionNoise, NoiseSetting
 from engines.streaming.snapshot import add_cache, consistent, require_shape, restored_cache
-from engines.streaming.snapshot_format import unpack
+from engines.streaming.snapshot_format import Parts, unpack
 from engines.video.input import InputEncoder, InputState
 
 INPUT = "input"
@@ -29,13 +29,13 @@ def add_input(state: InputState, tensors: dict[str, Tensor], facts: dict[str, An
     facts[INPUT] = {"noise": asdict(state.noise), "blocks": state.blocks, "scale": scale}
 
 
-def restore_input(encoder: InputEncoder, config: VideoStreamConfig, data: bytes) -> InputState:
-    """Where the pictures of the stream of `config` go on that `data` holds.
+def restore_input(encoder: InputEncoder, config: VideoStreamConfig, data: bytes | Parts) -> InputState:
+    """Where the pictures of the stream of `config` go on that `data` holds, which may have been read already.
 
     Raises SnapshotError if the bytes are damaged, or were taken without an encoder's state or with another kind of
     encoder. Whether it is the same network on the same kind of device is for `snapshot.restore` to say.
     """
-    _, tensors, facts = unpack(data)
+    tensors, facts = data if isinstance(data, Parts) else unpack(data)[1:]
     if INPUT not in facts:
         raise SnapshotError("the snapshot holds no encoder's state; take it with one, or start from new pictures")
     with consistent():

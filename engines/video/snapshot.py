@@ -66,6 +66,11 @@ def take_exact(video: VideoGenerator, stream: VideoStream, input_state: InputSta
     return pack("exact", tensors, facts | machine_of(video.beside))
 
 
+def exact_bytes(video: VideoGenerator, stream: VideoStream, input_state: InputState) -> int:
+    """About how much `take_exact` makes: windows and the encoder's cache, beside which the rest is small."""
+    return input_state.cache.nbytes + sum(part.nbytes for part in _windows(video, stream).values())
+
+
 def take_light(video: VideoGenerator, stream: VideoStream) -> bytes:
     """What the stream can be rebuilt from. Raises StreamError unless all its blocks are made and decoded."""
     return pack("light", *light_parts(video, stream))

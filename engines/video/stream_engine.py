@@ -18,6 +18,7 @@ from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from engines.video import snapshot as video_snapshot
 from engines.video.generator import VideoGenerator
+from engines.video.input import InputState
 from engines.video.snapshot import VideoSnapshot
 from engines.video.stream import VideoStream
 
@@ -93,6 +94,21 @@ class StreamEngine:
     def take_light(self, stream: AnyStream) -> bytes:
         """A light snapshot."""
         return text_snapshot.pack_light(*self._light_parts(stream))
+
+    def exact_bytes(self, stream: AnyStream, input_state: InputState | None = None) -> int | None:
+        """About how much `take_exact` makes; None where there can be no exact one.
+
+        That is of a suspended stream, and of one that restyles a video where nothing is known of its encoder.
+        """
+        if isinstance(stream, VideoStream):
+            return None if input_state is None else video_snapshot.exact_bytes(self.video, stream, input_state)
+        return None if stream.is_suspended else text_snapshot.exact_bytes(self.text, stream)
+
+    def take_exact(self, stream: AnyStream, input_state: InputState | None = None) -> bytes:
+        """An exact snapshot, with what is known of the encoder of a stream that restyles a video."""
+        if isinstance(stream, VideoStream):
+            return video_snapshot.take_exact(self.video, stream, input_state)
+        return text_snapshot.take_exact(self.text, stream)
 
     def restore(self, snapshot: AnySnapshot, *, suspended: bool = False) -> AnyStream:
         """Open the stream of a snapshot; one from prompts alone can be `suspended`, and needs no room then."""

@@ -127,7 +127,8 @@ class Denoiser:
             decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity,
             restart_s, tracer,
         )  # fmt: skip
-        self._factory = SessionFactory(engine, text, decoder, executor, replica, provenance)
+        encoder = None if pictures is None else pictures.encoder
+        self._factory = SessionFactory(engine, text, decoder, executor, replica, provenance, encoder)
         self._saver = SessionSaver(self._copies, engine, executor, self._loop.wake, leases.prepare_timeout_s)
         self._suspension = Suspension(
             self._copies, engine.text, decoder, executor, self._loop.wake, slots, suspend_after_s

@@ -13,8 +13,11 @@ from engines.config.stream import StreamConfig
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from engines.video.input import InputEncoder
+from engines.video.input_snapshot import restore_input
+from engines.video.snapshot import VideoSnapshot
 from engines.video.stream import VideoStream
-from engines.video.stream_engine import AnyStream, StreamEngine, read_snapshot
+from engines.video.stream_engine import AnySnapshot, AnyStream, StreamEngine, read_snapshot
 from serving.errors import FrameOutOfRange, InvalidRequest, ReplicaLost
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.engine_errors import refused
@@ -39,6 +42,8 @@ T = TypeVar("T")
 class SessionFactory:
     """Opens sessions on one generator; `executor` has the one thread that may use it.
 
+    `encoder` is that of the pictures of sessions that restyle a video; None where there are none.
+
     A session whose opening fails leaves nothing behind. Every method raises SlotsFull where there is no room.
     """
 
@@ -50,8 +55,10 @@ class SessionFactory:
         executor: Executor,
         replica: str,
         provenance: pb.Provenance | None = None,
+        encoder: InputEncoder | None = None,
     ) -> None:
         self._engine = engine
+        self._encoder = encoder
         self._text = text
         self._decoder = pictures
         self._executor = executor
@@ -64,7 +71,8 @@ class SessionFactory:
         """A session with `cues` pending, new or from `resume` on. Raises InvalidRequest for what cannot be."""
         if resume is not None:
             self._require_same_loras(resume)
-        async with self._taken(await self._stream(spec, resume)) as stream:
+        snapshot = await self._read(spec, resume)
+        async with self._taken(await self._stream(spec, resume, snapshot)) as stream:
             now = _now()
             logic = _logic(spec, resume, stream, now)
             require_restylable(spec, (*cues, *(pending.cue for pending in logic.pending)))
@@ -76,6 +84,7 @@ class SessionFactory:
                 session.recording = resume.recording
                 applied = logic.applied.entries(0)
                 session.input = new_input(spec, begun_blocks(stream), resume.pictures, applied)
+                await self._restore_input(session, snapshot)
                 session.on_way.extend(_on_way(stream, resume, now))
                 session.resumed = _resumed(resume, logic)
             if not logic.suspended:
@@ -145,15 +154,30 @@ class SessionFactory:
             await self._run(partial(self._engine.close, stream))
             raise
 
-    async def _stream(self, spec: SessionSpec, resume: ResumeState | None) -> AnyStream:
-        """New, or out of a snapshot; suspended as the session is."""
-        suspended = resume is not None and resume.record.suspended
+    async def _read(self, spec: SessionSpec, resume: ResumeState | None) -> AnySnapshot | None:
         if resume is None or resume.snapshot is None:
-            return await (self._new_suspended(spec) if suspended else self._new(spec))
+            return None
         with refused():
             snapshot = await asyncio.to_thread(read_snapshot, resume.snapshot)
         if snapshot.kind != ("exact" if resume.exact else "light") or snapshot.config != spec.stream:
             raise InvalidRequest("the snapshot's stream does not go with its session: it is set up otherwise")
+        return snapshot
+
+    async def _restore_input(self, session: ActiveSession, snapshot: AnySnapshot | None) -> None:
+        """Give its encoder's state back to a session that comes exactly as it was."""
+        if isinstance(snapshot, VideoSnapshot) and snapshot.kind == "exact":
+            assert self._encoder is not None
+            assert session.input is not None
+            restored = partial(restore_input, self._encoder, snapshot.config, snapshot.parts)
+            session.input.state = await self._run(restored)
+
+    async def _stream(
+        self, spec: SessionSpec, resume: ResumeState | None, snapshot: AnySnapshot | None
+    ) -> AnyStream:
+        """New, or out of a snapshot; suspended as the session is."""
+        suspended = resume is not None and resume.record.suspended
+        if snapshot is None:
+            return await (self._new_suspended(spec) if suspended else self._new(spec))
         return await self._opened(partial(self._engine.restore, snapshot, suspended=suspended))
 
     async def _new_suspended(self, spec: SessionSpec) -> AnyStream:

@@ -7,9 +7,9 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
-from engines.streaming.snapshot import exact_bytes, machine_of, take_exact
-from engines.streaming.stream import Stream
-from engines.video.stream_engine import AnyStream, StreamEngine
+from engines.streaming.snapshot import machine_of
+from engines.video.input import InputState
+from engines.video.stream_engine import StreamEngine
 from serving.errors import ReplicaLost
 from serving.pipeline.engine_errors import refused
 from serving.pipeline.stages import in_thread
@@ -58,8 +58,9 @@ class SessionSaver:
         session = self._copies.leased(attempt)
         async with session.commands, at_rest(session, self._wake):
             await self._require_replicated(session)
-            exact = self._goes_exactly(session, machine)
-            stream = await self._stream(session, exact=exact)
+            input_state = None if session.input is None else session.input.state
+            exact = self._goes_exactly(session, input_state, machine)
+            stream = await self._stream(session, input_state, exact=exact)
             self._copies.yield_lease(attempt, epoch, move)
             resume = ResumeState(
                 session.standing().record, stream, tuple(session.audience.kept), session.recording,
@@ -91,21 +92,19 @@ class SessionSaver:
         if session.feed is None or not await session.feed.replicated(self._standby_s):
             raise ReplicaLost("the session's standby has not got all of it yet")
 
-    def _goes_exactly(self, session: ActiveSession, machine: dict[str, Any]) -> bool:
-        text, stream = self._engine.text, session.stream
-        if not isinstance(stream, Stream) or stream.is_suspended:
-            return False
-        return machine == machine_of(text) and exact_bytes(text, stream) <= MOST_EXACT_BYTES
+    def _goes_exactly(
+        self, session: ActiveSession, input_state: InputState | None, machine: dict[str, Any]
+    ) -> bool:
+        nbytes = self._engine.exact_bytes(session.stream, input_state)
+        return nbytes is not None and nbytes <= MOST_EXACT_BYTES and machine == machine_of(self._engine.text)
 
-    async def _stream(self, session: ActiveSession, *, exact: bool) -> bytes | None:
+    async def _stream(
+        self, session: ActiveSession, input_state: InputState | None = None, *, exact: bool
+    ) -> bytes | None:
         """A snapshot of its stream; None before the first block."""
         if not session.stream.blocks:
             return None
-        take = partial(self._taken, session.stream, exact=exact)
+        engine, stream = self._engine, session.stream
+        exactly, lightly = partial(engine.take_exact, stream, input_state), partial(engine.take_light, stream)
         with refused():
-            return await in_thread(self._executor, take)
-
-    def _taken(self, stream: AnyStream, *, exact: bool) -> bytes:
-        if exact and isinstance(stream, Stream):
-            return take_exact(self._engine.text, stream)
-        return self._engine.take_light(stream)
+            return await in_thread(self._executor, exactly if exact else lightly)

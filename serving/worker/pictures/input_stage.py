@@ -50,13 +50,13 @@ class InputStage:
     """Encodes the pictures of sessions; `executor` has one thread, beside the one that generates."""
 
     def __init__(self, encoder: InputEncoder, executor: Executor) -> None:
-        self._encoder = encoder
+        self.encoder = encoder
         self._executor = executor
 
     def warm_up(self, streams: Sequence[VideoStreamConfig]) -> None:
         """Encode pictures like those of `streams` in the thread that will; returns when that is done."""
         for stream in streams:
-            self._executor.submit(self._encoder.warm_up, stream).result()
+            self._executor.submit(self.encoder.warm_up, stream).result()
 
     def stop(self) -> None:
         """Encode nothing more."""
@@ -120,9 +120,7 @@ class InputStage:
             is_same = number > 0 and picture is group[number - 1]
             scaled.append(scaled[-1] if is_same else pictures.scaler.picture(picture.frame))
             kept.append(kept[-1] if is_same else write_jpeg(scaled[-1]))
-        made = self._encoder.encode(
-            pictures.config, _tensor(scaled), self._state(pictures, scaled[0], opens=opens)
-        )
+        made = self.encoder.encode(pictures.config, _tensor(scaled), self._state(pictures, scaled[0], opens=opens))
         source = pictures.source.after(group[-1].size, pictures.next_block, opens=opens)
         return EncodedInput(
             block=made.inputs[0],
@@ -137,14 +135,14 @@ class InputStage:
         """Before the next block's pictures; where it is not known, behind kept ones, or else one like `first`."""
         config, block = pictures.config, pictures.next_block
         if opens or block == 0:
-            return self._encoder.start(config, block, pictures.noise)
+            return self.encoder.start(config, block, pictures.noise)
         if pictures.state is not None:
             return pictures.state
         blocks = since_opening(pictures.kept)
         kept = _tensor([read_jpeg(data) for one in blocks for data in one.data] or [first])
         if blocks and blocks[0].opens:
             kept = with_lead_in(config, kept)
-        resumed = self._encoder.resume(config, kept[-(1 + (len(kept) - 1) // 4 * 4) :], block)
+        resumed = self.encoder.resume(config, kept[-(1 + (len(kept) - 1) // 4 * 4) :], block)
         return replace(resumed, noise=pictures.noise)
 
 

@@ -23,7 +23,7 @@ from serving.media.chunk import Chunk
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import LocalDecoder
-from serving.replication.messages import ResumeState, Role, SessionSpec
+from serving.replication.messages import HandedOver, ResumeState, Role, SessionSpec
 from serving.replication.standby import StandbyCopy
 from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue, Restyling
@@ -311,6 +311,7 @@ async def follow(bench: Bench, name: str, copy: StandbyCopy) -> None:
         async for item in items:
             if item.delta is not None:
                 copy.apply(item.delta)
+                bench.denoiser.acknowledge(name, item.delta.number)
 
 
 @LOOPS
@@ -703,6 +704,47 @@ def test_another_size_behind_a_lost_replica_opens_the_video_anew(pocket: OpenedM
 
     run(lose())
     run(go_on())
+
+
+@LOOPS
+def test_a_session_that_moves_to_a_like_machine_goes_on_bit_for_bit(pocket: OpenedModel, loop: Loop) -> None:
+    made: list[list[bytes]] = []
+    handed: list[HandedOver] = []
+
+    async def restyle(moves: bool) -> None:
+        async with at_work(pocket, video_loop=loop) as bench:
+            name = await begun(bench, video_spec(pocket))
+            following = asyncio.create_task(follow(bench, name, StandbyCopy()))
+            async with controlled(bench, name) as controller:
+                await controller.push(range(21))
+                await controller.command(restyled_cue(noise_scale=0.7))
+                await controller.push(range(21, 29))
+                await settled(lambda: controller.session.logic.next_block == 7)
+                if moves:
+                    handed.append(await bench.denoiser.hand_over(name, 1, 1, bench.denoiser.machine()))
+                else:
+                    await finished(controller)
+            following.cancel()
+
+    async def go_on() -> None:
+        async with at_work(pocket, video_loop=loop) as bench:
+            state = await bench.open(video_spec(pocket), resume=handed[0].resume)
+            assert state.resumed.kind == pb.RESUME_KIND_EXACT
+            async with controlled(bench, "one") as controller:
+                await finished(controller)
+
+    async def finished(controller: Controller) -> None:
+        await controller.push(range(29, 45))
+        controller.send(pb.Command(end_input=pb.EndInput()))
+        await settled(lambda: controller.frames == 45)
+        assert controller.pictures == list(range(1000, 1045))
+        made.append([unit.data for chunk in controller.chunks for unit in chunk.units])
+
+    run(restyle(moves=False))
+    run(restyle(moves=True))
+    assert handed[0].resume.exact
+    run(go_on())
+    assert made[0] == made[1]
 
 
 def test_pictures_of_another_size_open_the_video_anew_though_their_cue_is_taken_away(pocket: OpenedModel) -> None:
