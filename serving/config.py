@@ -190,7 +190,8 @@ class ServerConfig(BaseModel):
         "auto", description="auto, a choice, or op=choice,... (kernels/dispatch.py)"
     )
     decoder_engine: StageEngine = Field(
-        "auto", description="what decodes; onnx and tensorrt run what `longtake plan` made; auto: tensorrt if so"
+        "auto",
+        description="what decodes; onnx, tensorrt: what `longtake plan` made; auto: tensorrt's, with --sizes",
     )
     decoder_convs: DecoderConvs = Field("plain", description="int8: of what `longtake plan --int8-convs` made")
     text_engine: StageEngine = Field("auto", description="the engine of what encodes prompts")
