@@ -12,7 +12,7 @@ from serving.config import ServerConfig
 from serving.deployments.replicas.denoiser import DenoiserReplica
 from serving.deployments.replicas.text_encoder import TextEncoderReplica
 from serving.deployments.replicas.video_decoder import VideoDecoderReplica
-from serving.deployments.routing.session_router import ManagerRouter, SessionRouter
+from serving.deployments.routing.session_router import SessionRouter
 from serving.deployments.session_manager import SessionManagerReplica
 from serving.deployments.telemetry.logging_config import LOGGING
 from serving.protocol.requests import APPLICATION
@@ -30,10 +30,7 @@ MOST_REQUESTS = 10_000
 
 def build(config: ServerConfig) -> serve.Application:
     """The application behind gRPC and HTTP. It stays one, since gRPC clients need not name the only one."""
-    router: Any = {"request_router_class": ManagerRouter}
-    manager = _deployment(
-        SessionManagerReplica, "SessionManager", config.managers, router=RequestRouterConfig(**router)
-    )
+    manager = _deployment(SessionManagerReplica, "SessionManager", config.managers)
     return manager.bind(config, served_model(config), _denoisers(config))
 
 

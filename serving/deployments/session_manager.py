@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from google.protobuf.empty_pb2 import Empty
 from grpc_health.v1 import health_pb2
 from ray import serve
+from ray.serve._private.long_poll import LongPollClient
 from ray.serve.grpc_util import RayServegRPCContext, gRPCInputStream
 from ray.serve.handle import DeploymentHandle
 
@@ -121,6 +122,7 @@ class SessionManagerReplica:
         )
         self._counted_at = float("-inf")
         self._departure: asyncio.Task[None] | None = None
+        self._managers_there: LongPollClient | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return web_app(self._sessions, self._origins)
@@ -128,17 +130,14 @@ class SessionManagerReplica:
     async def check_health(self) -> None:
         """Begin, if that has not been done, to look for sessions whose manager is gone; count the managers."""
         self._sessions.start()
+        self._managers_there = self._managers_there or departures.follow(this_deployment_id())
         if self._departure is None or self._departure.done():
             self._departure = asyncio.create_task(self._depart())
         await self._count_managers()
 
-    async def ping(self) -> None:
-        """A handle hears of its deployment's replicas once it has been used."""
-
     async def _depart(self) -> None:
         """Once Serve takes this manager away, have its sessions and clients go to the others."""
         this, deployment = this_replica(), this_deployment_id()
-        await this_deployment().ping.remote()
         while not departures.has_left(this):
             await asyncio.sleep(DEPARTURE_S)
         self._sessions.leave()

@@ -37,6 +37,7 @@ CHANGES: dict[str, str] = {
     "server.device": "cuda,pods.denoiser.gpus=1",
     "server.slots": "3",
     "server.lease_s": "20",
+    "proxy": "haproxy",
     "replicas.managers": "6",
     "replicas.denoisers": "4",
     "replicas.decoders": "2",

@@ -106,6 +106,7 @@ def values_schema() -> dict[str, Any]:
         ),
         ray=closed(authSecret=TEXT, faultTolerance=closed(redisAddress=TEXT, passwordSecret=TEXT)),
         server=_server(settings),
+        proxy=one_of("python", "haproxy"),
         replicas=closed(managers=COUNT, denoisers=COUNT, decoders=COUNT, textEncoders=COUNT),
         autoscaling=closed(
             enabled=SWITCH,

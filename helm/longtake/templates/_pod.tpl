@@ -140,6 +140,12 @@ securityContext:
 - {name: RAY_ROTATION_BACKUP_COUNT, value: "4"}
 - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ .Values.shutdown.drainSeconds | quote }}}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+{{- if eq .Values.proxy "haproxy" }}
+- {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
+# It would end streams that are quiet for an hour, and all of them 2 minutes after managers have come or gone.
+- {name: RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S, value: "86400"}
+- {name: RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S, value: "86400"}
+{{- end }}
 {{- end -}}
 
 {{/* The resources of a container: the root, and the pod's values. */}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
 from typing_extensions import override
 
@@ -37,7 +36,7 @@ class SessionRouter(RequestRouter):
             for identity, (replica, until) in self._left.items()
             if until > now and identity not in staying
         }
-        _note(self, replicas)
+        departures.note(list(self.curr_replicas), [replica.replica_id for replica in replicas])
         super().update_replicas([*replicas, *(replica for replica, _ in self._left.values())])
 
     @override
@@ -59,17 +58,3 @@ class SessionRouter(RequestRouter):
         if found := [r for r in candidate_replicas if r.replica_id.unique_id == named]:
             return [found]
         return [[replica for replica in candidate_replicas if replica.replica_id not in self._left]]
-
-
-class ManagerRouter(PowerOfTwoChoicesRequestRouter):
-    """As Serve does by default; its process is told which replicas are being taken away."""
-
-    @override
-    def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        """Note who has left."""
-        _note(self, replicas)
-        super().update_replicas(replicas)
-
-
-def _note(router: RequestRouter, replicas: list[RunningReplica]) -> None:
-    departures.note(list(router.curr_replicas), [replica.replica_id for replica in replicas])
