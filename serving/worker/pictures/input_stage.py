@@ -21,10 +21,10 @@ from serving.errors import ServingError, SessionFailed
 from serving.media.clips.picture_scaler import Picture
 from serving.media.jpeg import read_jpeg, write_jpeg
 from serving.pipeline.engine_errors import refusal
-from serving.pipeline.stages import in_thread
 from serving.replication.messages import BlockPictures
 from serving.worker.pictures.picture_decoder import DecodedPicture, SentPicture
 from serving.worker.pictures.session_input import EncodedInput, SessionInput
+from serving.worker.pictures.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,15 @@ class Cuts(Protocol):
 
 
 class InputStage:
-    """Encodes the pictures of sessions; `executor` has one thread, beside the one that generates."""
+    """Encodes the pictures of sessions; `executor` has one thread, beside the one that generates.
+
+    They have equal shares of it: one whose pictures take long to be decoded waits for itself.
+    """
 
     def __init__(self, encoder: InputEncoder, executor: Executor) -> None:
         self.encoder = encoder
         self._executor = executor
+        self._turns = Turns(executor)
 
     def warm_up(self, streams: Sequence[VideoStreamConfig]) -> None:
         """Encode pictures like those of `streams` in the thread that will; returns when that is done."""
@@ -101,9 +105,9 @@ class InputStage:
             again()
 
     async def _made(self, pictures: SessionInput, what: str, work: Callable[[], T], failed: Failed) -> T | None:
-        """What `work` makes in the executor; None where that fails."""
+        """What `work` makes in the thread; None where that fails."""
         try:
-            return await in_thread(self._executor, work)
+            return await self._turns.run(pictures, work)
         except EngineError as error:
             failed(refusal(error))
         except Exception as error:

@@ -24,12 +24,22 @@ class PictureSampler:
 
     def frames_of(self, time_us: int) -> int:
         """For how many frames the next picture is shown, which was taken at `time_us`."""
-        if self._last_us is None or not 0 <= time_us - self._last_us <= GAP_US:
+        if self._begins(time_us):
             self._start_us, self._frames = time_us, 0
         self._last_us = time_us
-        # Frames up to half a frame behind this time, in halves of a frame.
-        halves = 2 * FRAMES_PER_SECOND * (time_us - self._start_us) // SECOND_US
-        due = (halves + 1) // 2 + 1
+        due = self._due(time_us)
         frames = max(0, due - self._frames)
         self._frames = max(due, self._frames)
         return frames
+
+    def shows(self, time_us: int) -> bool:
+        """Whether the next picture would be shown if it was taken at `time_us`."""
+        return self._begins(time_us) or self._due(time_us) > self._frames
+
+    def _begins(self, time_us: int) -> bool:
+        return self._last_us is None or not 0 <= time_us - self._last_us <= GAP_US
+
+    def _due(self, time_us: int) -> int:
+        """Frames up to half a frame behind this time."""
+        halves = 2 * FRAMES_PER_SECOND * (time_us - self._start_us) // SECOND_US
+        return (halves + 1) // 2 + 1

@@ -120,10 +120,15 @@ class SessionInput:
     # What is to be done
 
     def take_sent(self) -> list[SentPicture | None]:
-        """All that waits to be decoded; None is the end of the pictures that came before."""
-        taken = list(self._sent)
-        self._sent.clear()
-        return taken
+        """The next that is to be decoded, if one waits; None is the end of the pictures that came before.
+
+        A picture by itself that no frame would show is not decoded.
+        """
+        while self._sent:
+            sent = self._sent.popleft()
+            if sent is None or sent.format == "h264" or self._sampler.shows(sent.time_us):
+                return [sent]
+        return []
 
     def decoded(self, sent: SentPicture | None, pictures: Sequence[DecodedPicture]) -> None:
         """What became of a picture, or of an end."""

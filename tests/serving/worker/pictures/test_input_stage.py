@@ -6,14 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from av.video.frame import VideoFrame
 
 from engines.config.networks import VAEConfig
 from engines.config.video_stream import VideoStreamConfig
 from engines.vae.wan_vae import WanVAE
 from engines.video.input import InputEncoder
+from serving.media.clips.picture_scaler import PictureSize
 from serving.media.jpeg import write_jpeg
+from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import BlockPictures
 from serving.worker.pictures.input_stage import InputStage
+from serving.worker.pictures.picture_decoder import DecodedPicture, PictureFormat, SentPicture
 from serving.worker.pictures.session_input import SessionInput
 from tests.serving.worker.pictures.clips import picture
 
@@ -42,3 +46,21 @@ def test_it_goes_on_from_the_pictures_since_the_last_opening(kept: list[BlockPic
     state = stage._state(waiting, picture(17, 16, 32), opens=False)
     assert (state.blocks, state.cache.frames_seen) == (4, pictures)
     assert stage._state(waiting, picture(17, 16, 32), opens=True).cache.frames_seen == 0
+
+
+@pytest.mark.parametrize(("kind", "decoded"), [("jpeg", [0, 7, None]), ("h264", [0, 1, 7, None])])
+def test_a_picture_by_itself_that_no_frame_would_show_is_not_decoded(
+    kind: PictureFormat, decoded: list[int | None]
+) -> None:
+    waiting = SessionInput(VideoStreamConfig(seed=1, height=16, width=32), "fill", 0)
+    for number in (0, 1, 7):
+        waiting.put(SentPicture(number, 10_000 * number, kind, b"picture", 0.0))
+    waiting.end()
+    taken = list[int | None]()
+    while sent := waiting.take_sent():
+        (unit,) = sent
+        taken.append(None if unit is None else unit.id)
+        shown = [] if unit is None else [DecodedPicture(unit, VideoFrame(32, 16), PictureSize(16, 32))]
+        waiting.decoded(unit, shown)
+    assert taken == decoded
+    assert waiting.progress() == pb.InputProgress(received=3)

@@ -58,3 +58,11 @@ def test_a_frame_is_never_made_of_a_picture_that_is_to_come(steps_us: list[int])
     for time, count in zip(times, frames, strict=True):
         made += count
         assert (made - 1) * 62_500 <= time + 31_250 < made * 62_500
+
+
+@given(st.lists(st.integers(0, 3 * GAP_US), max_size=60))
+def test_it_is_known_before_whether_a_picture_would_be_shown(times_us: list[int]) -> None:
+    sampler = PictureSampler()
+    for time_us in times_us:
+        would_be = sampler.shows(time_us)
+        assert would_be == (sampler.frames_of(time_us) > 0)
