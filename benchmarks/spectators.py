@@ -31,13 +31,13 @@ from engines.config.geometry import BlockLengths
 from engines.config.presets import preset
 from serving.auth import Caller
 from serving.config import ServerConfig
+from serving.deployments.serialized_chunks import SerializedChunks
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.media.encoder import ChunkEncoder
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.chunks import write_chunk
-from serving.protocol.serialized_chunks import SerializedChunks
 from serving.replication.leases import RenewAnswer
 from serving.replication.messages import Item, Joined, Role
 from serving.replication.register import MemoryRegister, Owner

@@ -27,13 +27,13 @@ from serving.deployments.routing import departures
 from serving.deployments.routing.kv_register import KvRegister
 from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.deployments.routing.replica_client import ReplicaClient
+from serving.deployments.serialized_chunks import SerializedChunks, SerializedEvent
 from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.deployments.telemetry.metrics import ManagerMetrics
 from serving.errors import ReplicaLost, ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import page_of
-from serving.protocol.serialized_chunks import SerializedChunks, SerializedEvent
 from serving.protocol.status import code_of, message_of, reason_of, said_beside, write_error
 from serving.web.app import web_app
 

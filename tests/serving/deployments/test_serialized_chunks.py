@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from serving.deployments.serialized_chunks import SerializedChunks, SerializedEvent
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.serialized_chunks import SerializedChunks, SerializedEvent
 
 
 def chunk(block: int) -> pb.Event:
