@@ -64,7 +64,8 @@ class ResumeState:
     `past` is what its log of applied cues has before the record's end of it, `chunks` are what viewers may still
     ask for, and `reason` says why it does not go on where it was. `loras`, if not None, must be merged where it
     goes on. Only a replica's own snapshot is `exact`, and goes on bit for bit. `pictures` are those that the last
-    blocks began with. Raises InvalidRequest for blocks without a snapshot: the session would begin again.
+    blocks began with, and `lost_pictures` had come for later ones. Raises InvalidRequest for blocks without a
+    snapshot: the session would begin again.
     """
 
     record: SessionRecord
@@ -76,6 +77,7 @@ class ResumeState:
     loras: tuple[str, ...] | None = None
     exact: bool = False
     pictures: tuple[BlockPictures, ...] = ()
+    lost_pictures: int = 0
 
     def __post_init__(self) -> None:
         if self.snapshot is None and self.record.delivered_frames > 0:

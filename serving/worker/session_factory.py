@@ -84,6 +84,8 @@ class SessionFactory:
                 session.recording = resume.recording
                 applied = logic.applied.entries(0)
                 session.input = new_input(spec, begun_blocks(stream), resume.pictures, applied)
+                if session.input is not None:
+                    session.input.lost(resume.lost_pictures)
                 await self._restore_input(session, snapshot)
                 session.on_way.extend(_on_way(stream, resume, now))
                 session.resumed = _resumed(resume, logic)

@@ -66,6 +66,7 @@ class SessionSaver:
                 session.standing().record, stream, tuple(session.audience.kept), session.recording,
                 LEAVES, session.logic.applied.past(), exact=exact,
                 pictures=() if session.input is None else tuple(session.input.kept),
+                lost_pictures=0 if session.input is None else session.input.waiting,
             )  # fmt: skip
             return HandedOver(session.spec, resume)
 

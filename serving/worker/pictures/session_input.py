@@ -111,11 +111,23 @@ class SessionInput:
 
     def clear(self) -> None:
         """What waits is not wanted any more."""
-        waiting = sum(sent is not None for sent in self._sent)
-        self.lost(waiting + len(self._shown))
+        encoded = () if self._encoded is None else self._encoded.pictures.ids
+        self.lost(self.waiting - len({*encoded} - {*self._begun_ids}))
         self._sent.clear()
         self._shown.clear()
         self._sampler = PictureSampler()
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that have come, and that no block has begun with."""
+        encoded = () if self._encoded is None else self._encoded.pictures.ids
+        decoded = {*encoded, *(picture.sent.id for picture in self._shown)}
+        return sum(sent is not None for sent in self._sent) + len(decoded - {*self._begun_ids})
+
+    @property
+    def _begun_ids(self) -> tuple[int, ...]:
+        """Of the pictures of the last block: one may wait to be shown for more frames."""
+        return self.kept[-1].ids if self.kept else ()
 
     # What is to be done
 

@@ -721,6 +721,7 @@ def test_a_session_that_moves_to_a_like_machine_goes_on_bit_for_bit(pocket: Open
                 await controller.push(range(21, 29))
                 await settled(lambda: controller.session.logic.next_block == 7)
                 if moves:
+                    controller.send(png(29), png(30))
                     handed.append(await bench.denoiser.hand_over(name, 1, 1, bench.denoiser.machine()))
                 else:
                     await finished(controller)
@@ -731,12 +732,13 @@ def test_a_session_that_moves_to_a_like_machine_goes_on_bit_for_bit(pocket: Open
             state = await bench.open(video_spec(pocket), resume=handed[0].resume)
             assert state.resumed.kind == pb.RESUME_KIND_EXACT
             async with controlled(bench, "one") as controller:
-                await finished(controller)
+                await finished(controller, dropped=2)
 
-    async def finished(controller: Controller) -> None:
+    async def finished(controller: Controller, dropped: int = 0) -> None:
         await controller.push(range(29, 45))
         controller.send(pb.Command(end_input=pb.EndInput()))
         await settled(lambda: controller.frames == 45)
+        assert controller.input.dropped == dropped
         assert controller.pictures == list(range(1000, 1045))
         made.append([unit.data for chunk in controller.chunks for unit in chunk.units])
 

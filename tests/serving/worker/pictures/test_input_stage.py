@@ -64,3 +64,17 @@ def test_a_picture_by_itself_that_no_frame_would_show_is_not_decoded(
         waiting.decoded(unit, shown)
     assert taken == decoded
     assert waiting.progress() == pb.InputProgress(received=3)
+
+
+def test_a_picture_that_waits_for_several_frames_is_lost_once() -> None:
+    waiting = SessionInput(VideoStreamConfig(seed=1, height=16, width=32), "fill", 1, [block(3)])
+    for number, time_us in ((6, 0), (7, 250_000), (8, 312_500)):
+        unit = SentPicture(number, time_us, "jpeg", b"picture", 0.0)
+        waiting.put(unit)
+        waiting.take_sent()
+        waiting.decoded(unit, [DecodedPicture(unit, VideoFrame(32, 16), PictureSize(16, 32))])
+    waiting.put(SentPicture(9, 375_000, "jpeg", b"picture", 0.0))
+    assert len(waiting._shown) == 6
+    assert waiting.waiting == 3
+    waiting.clear()
+    assert (waiting.waiting, waiting.dropped) == (0, 3)
