@@ -15,7 +15,7 @@ STREAM = StreamConfig(height=32, width=48, first_block_frames=2, block_frames=1)
 LATENTS = torch.randn(2, 1, 4, 3, 4, 6, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("kind", ["taehv", "pocket"])
+@pytest.mark.parametrize("kind", [pytest.param("taehv", marks=pytest.mark.slow), "pocket"])
 def test_every_block_of_every_stream_is_compared(kind: str) -> None:
     codec, told = random_codec(kind), list[int]()
     ranges = conv_ranges(codec, list(LATENTS))

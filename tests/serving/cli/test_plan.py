@@ -68,6 +68,7 @@ def int8_plan(models: Path, prompts: int, *options: str) -> int:
     return plan(models, "pocket", "decoder", *ON_CPU, "--int8-convs", *made, *options)
 
 
+@pytest.mark.slow
 def test_a_decoder_has_int8_convolutions_and_its_manifest_says_what_they_cost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,6 +108,7 @@ def test_prompts_are_pytorchs(models: Path, text: str) -> None:
     assert (by_onnx.text, by_onnx.cut_tokens) == (by_torch.text, by_torch.cut_tokens)
 
 
+@pytest.mark.slow
 def test_pictures_by_int8_convolutions_are_near_pytorchs(models: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red balloon\na blue boat\n")
@@ -195,6 +196,7 @@ def transformer(dtype: torch.dtype = torch.float32) -> Model:
     return open_model("tiny", Path("none"), CPU, dtype, networks=["transformer"]).model
 
 
+@pytest.mark.slow
 def test_blocks_by_plans_of_a_denoiser_are_pytorchs(tmp_path: Path) -> None:
     make(DENOISER, tmp_path)
     model, made = transformer(), list[Tensor]()

@@ -125,7 +125,9 @@ def test_a_process_with_one_stage_has_one_network(threads: dict[str, list[tuple[
 def test_pictures_are_encoded_beside_the_passes_before_room_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[tuple[int, int]] = []
 
-    def build(_: object, engine: EngineConfig, beside: Sequence[Callable[[], object]], exercise: object) -> Mock:
+    def build(
+        _: object, engine: EngineConfig, beside: Sequence[Callable[[], object]], exercise: object, runner: object
+    ) -> Mock:
         assert not engine.decoder_beside
         (encodes,) = beside
         encodes()
@@ -142,7 +144,9 @@ def test_pictures_are_encoded_beside_the_passes_before_room_is_measured(monkeypa
 def test_what_runs_beside_the_passes_runs_before_room_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
 
-    def build(_: object, engine: EngineConfig, beside: Sequence[Callable[[], object]], exercise: object) -> Mock:
+    def build(
+        _: object, engine: EngineConfig, beside: Sequence[Callable[[], object]], exercise: object, runner: object
+    ) -> Mock:
         ran.extend([str(work()) for work in beside] + [str(engine.decoder_beside)])
         return Mock()
 
