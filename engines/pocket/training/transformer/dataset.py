@@ -191,10 +191,17 @@ def worded(clip: Clip, generator: np.random.Generator) -> str:
 
 def changed(scene: Scene, generator: np.random.Generator) -> Scene:
     """`scene` with some of its attributes, mostly one or two, drawn again."""
-    names = [*ATTRIBUTES, "facing"]
+    return drawn_again(scene, [*ATTRIBUTES, "facing"], 0.45, generator)
+
+
+def drawn_again(scene: Scene, names: Sequence[str], stop: float, generator: np.random.Generator) -> Scene:
+    """Another scene, with one or more of the attributes `names` drawn again; never one that is held out.
+
+    After each of them there is a chance of `stop` that it was the last.
+    """
     while True:
         other = Scene.random(generator)
-        count = min(int(generator.geometric(0.45)), len(names))
+        count = min(int(generator.geometric(stop)), len(names))
         chosen = generator.choice(names, size=count, replace=False)
         after = replace(scene, **{name: getattr(other, name) for name in chosen})
         if after != scene and not after.held_out:

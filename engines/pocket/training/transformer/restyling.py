@@ -8,7 +8,7 @@ a stream batch does. Later steps begin from what earlier ones made: some samples
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ from engines.config.video_stream import VideoStreamConfig
 from engines.errors import ConfigError
 from engines.pocket.training.reservoir import Reservoir
 from engines.pocket.training.trainer import Losses
-from engines.pocket.training.transformer.dataset import MADE_TOGETHER, Reuse, Teachers, random_clip
+from engines.pocket.training.transformer.dataset import MADE_TOGETHER, Reuse, Teachers, drawn_again, random_clip
 from engines.pocket.training.transformer.flow_loss import FlowLoss
 from engines.pocket.training.transformer.teacher_forcing import KeyValue, TextMemory, attention
 from engines.pocket.world.captions import caption
@@ -107,13 +107,7 @@ class PairSource:
 
 def restyled(scene: Scene, generator: np.random.Generator) -> Scene:
     """`scene` with one or more of `RESTYLED` drawn again; never one that is held out."""
-    while True:
-        other = Scene.random(generator)
-        count = min(int(generator.geometric(0.6)), len(RESTYLED))
-        chosen = generator.choice(RESTYLED, size=count, replace=False)
-        after = replace(scene, **{name: getattr(other, name) for name in chosen})
-        if after != scene and not after.held_out:
-            return after
+    return drawn_again(scene, RESTYLED, 0.6, generator)
 
 
 class LaneWindow:
