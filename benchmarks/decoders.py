@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -26,12 +25,12 @@ from benchmarks.measure.stage_engines import (
     LIBRARIES,
     Call,
     Engine,
-    EngineRow,
     Subject,
+    add_arguments,
     by_onnxruntime,
     by_plans,
-    exactly,
-    measure,
+    chosen_device,
+    measure_stage,
     report,
 )
 from engines.bindings.decoder import GraphDecoder
@@ -161,33 +160,19 @@ def _compiled(codec: Autoencoder) -> Autoencoder:
     return codec
 
 
-def measure_codec(codec: Codec, device: torch.device, runs: int) -> Iterator[EngineRow]:
-    """By all engines."""
-    with tempfile.TemporaryDirectory() as name, exactly():
-        folder = Path(name)
-        engines = codec.on_cpu(folder) if device.type == "cpu" else codec.on_card(device, folder)
-        yield from measure(codec.subject(device), engines, device, runs)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write; 1 if an engine that is here failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoders")
     parser.add_argument("--codecs", nargs="+", choices=CODECS, default=["pocket", "TAEHV"])
     parser.add_argument("--sizes", nargs="+", type=frame_size, default=[(96, 160)], metavar="HxW")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1, as in a server)")
-    parser.add_argument("--runs", type=int, default=20, help="blocks that are timed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write them there too")
+    add_arguments(parser, "blocks")
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device here")
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = chosen_device(parser, options)
     rows = (
         row
         for size in options.sizes
         for name in options.codecs
-        for row in measure_codec(Codec.of(name, size), device, options.runs)
+        for row in measure_stage(Codec.of(name, size), device, options.runs)
     )
     return report(rows, device, options.json)
 

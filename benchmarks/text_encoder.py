@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -26,12 +25,12 @@ from benchmarks.measure.stage_engines import (
     LIBRARIES,
     Call,
     Engine,
-    EngineRow,
     Subject,
+    add_arguments,
     by_onnxruntime,
     by_plans,
-    exactly,
-    measure,
+    chosen_device,
+    measure_stage,
     report,
 )
 from engines.bindings.stage_session import StageSession
@@ -115,33 +114,19 @@ class Encoding:
         return torch.inference_mode()(lambda: encode(ids, torch.ones_like(ids)))
 
 
-def measure_encoding(encoding: Encoding, device: torch.device, runs: int) -> Iterator[EngineRow]:
-    """By all engines."""
-    with tempfile.TemporaryDirectory() as name, exactly():
-        folder = Path(name)
-        engines = encoding.on_cpu(folder) if device.type == "cpu" else encoding.on_card(device, folder)
-        yield from measure(encoding.subject(device), engines, device, runs)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write; 1 if an engine that is here failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_encoder")
     parser.add_argument("--encoder", choices=ENCODERS, default="pocket")
     parser.add_argument("--layers", type=int, help="of it (default: all)")
     parser.add_argument("--lengths", nargs="+", type=int, default=[64], metavar="TOKENS")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1, as in a server)")
-    parser.add_argument("--runs", type=int, default=20, help="prompts that are timed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write them there too")
+    add_arguments(parser, "prompts")
     options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device here")
-    torch.set_num_threads(options.threads)
-    device = torch.device(options.device)
+    device = chosen_device(parser, options)
     rows = (
         row
         for length in options.lengths
-        for row in measure_encoding(Encoding.of(options.encoder, options.layers, length), device, options.runs)
+        for row in measure_stage(Encoding.of(options.encoder, options.layers, length), device, options.runs)
     )
     return report(rows, device, options.json)
 

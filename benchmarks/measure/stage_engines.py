@@ -5,12 +5,14 @@ What an engine takes that is not there, a package or a plan for this card, is a 
 
 from __future__ import annotations
 
+import argparse
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -95,6 +97,43 @@ def measure(subject: Subject, engines: Iterable[Engine], device: torch.device, r
             yield EngineRow(subject.stage, subject.call, engine.name, refused=_line(error))
         except RuntimeError as error:
             yield EngineRow(subject.stage, subject.call, engine.name, failed=_line(error))
+
+
+class Stage(Protocol):
+    """What several engines compute."""
+
+    def subject(self, device: torch.device) -> Subject:
+        """What is measured, on the CPU or on a card."""
+
+    def on_cpu(self, folder: Path) -> Iterator[Engine]:
+        """The engines of a CPU; graphs go into `folder`."""
+
+    def on_card(self, device: torch.device, folder: Path) -> Iterator[Engine]:
+        """Those of a card."""
+
+
+def measure_stage(stage: Stage, device: torch.device, runs: int) -> Iterator[EngineRow]:
+    """By all engines of the device."""
+    with tempfile.TemporaryDirectory() as name, exactly():
+        folder = Path(name)
+        engines = stage.on_cpu(folder) if device.type == "cpu" else stage.on_card(device, folder)
+        yield from measure(stage.subject(device), engines, device, runs)
+
+
+def add_arguments(parser: argparse.ArgumentParser, timed: str) -> None:
+    """Where engines run, how many `timed` calls there are, and where rows are written."""
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1, as in a server)")
+    parser.add_argument("--runs", type=int, default=20, help=f"{timed} that are timed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write them there too")
+
+
+def chosen_device(parser: argparse.ArgumentParser, options: argparse.Namespace) -> torch.device:
+    """The device that is asked for, with torch's threads as they are; ends the program where it is not here."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("there is no CUDA device here")
+    torch.set_num_threads(options.threads)
+    return torch.device(options.device)
 
 
 @torch.inference_mode()
