@@ -15,6 +15,9 @@ from serving.protocol.requests import APPLICATION, APPLICATION_KEY
 CALL_S = 60.0
 """The longest that an answer is waited for: a session is rebuilt in less."""
 
+INFO_S = 10.0
+"""The longest that it is waited for where nothing is done for it."""
+
 MOST_MESSAGE_BYTES = 256 << 20
 
 OPTIONS = (
@@ -36,7 +39,7 @@ class OperatorCalls:
 
     async def server_info(self) -> pb.GetServerInfoResponse:
         """Which server it is."""
-        return await self._call("GetServerInfo", pb.GetServerInfoRequest())
+        return await self._call("GetServerInfo", pb.GetServerInfoRequest(), INFO_S)
 
     async def evacuate(self, request: pb.EvacuateServerRequest) -> pb.EvacuateServerResponse:
         """Have all of its sessions go to another server."""
@@ -54,11 +57,11 @@ class OperatorCalls:
         """Whether a session goes on there by a transfer."""
         return bool((await self._call("SettleTransfer", request)).begun)
 
-    async def _call(self, method: str, request: object) -> Any:
+    async def _call(self, method: str, request: object, timeout_s: float = CALL_S) -> Any:
         metadata = ((APPLICATION_KEY, APPLICATION), ("authorization", f"Bearer {self._token}"))
         async with open_channel(self._address, OPTIONS, tls=self._tls) as channel:
             stub = Connection(self._address, channel).stub
             try:
-                return await getattr(stub, method)(request, metadata=metadata, timeout=CALL_S)
+                return await getattr(stub, method)(request, metadata=metadata, timeout=timeout_s)
             except grpc.aio.AioRpcError as error:
                 raise refusal_of(error) from error

@@ -152,11 +152,14 @@ class Evacuation:
         it is, and it looks again.
         """
         seen: PublicAddress | None = None
-        followed, said = None, ""
+        followed, said, led_here = None, "", False
         while True:
             try:
                 seen = seen or PublicAddress(await self._register.cluster())
                 seen.answered((await self._others.describe(address)).cluster)
+                if seen.leads_here and not led_here:
+                    logger.info("public address leads here", extra={"address": address})
+                led_here = seen.leads_here
                 if seen.successor != followed:
                     await self._lead(address, seen.successor)
                     followed = seen.successor

@@ -25,6 +25,11 @@ class PublicAddress:
         """Whether enough of the last answers are the same."""
         return self._times >= SAME_ANSWERS
 
+    @property
+    def leads_here(self) -> bool:
+        """Whether it leads to the process's own cluster, as far as is known."""
+        return self._has_led_here and self.successor is None
+
     def answered(self, cluster: str) -> None:
         """That is the cluster which has answered there."""
         self._times = self._times + 1 if cluster == self._heard else 1

@@ -23,7 +23,7 @@ class TcpSwitch:
             await ended.wait()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
+        with closing(writer), suppress(OSError):
             there = await asyncio.open_connection("127.0.0.1", self.target)
             async with asyncio.TaskGroup() as both:
                 both.create_task(_pass_on(reader, there[1]))

@@ -13,7 +13,6 @@ import grpc
 import pytest
 
 from serving.client.aio import AsyncClient
-from serving.gateway.evacuation import LOOK_EVERY_S
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
 from serving.protocol.status import reason_in, server_in
@@ -80,6 +79,23 @@ async def watched(client: AsyncClient, session: pb.Session, end: int) -> list[pb
     raise AssertionError("the stream ended")
 
 
+async def watched_until(client: AsyncClient, session: pb.Session, over: asyncio.Event) -> list[pb.Event]:
+    """What is seen until the first chunk after that."""
+    events: list[pb.Event] = []
+    async with aclosing(client.watch(session.id, 0)) as stream:
+        async for event in stream:
+            events.append(event)
+            if over.is_set() and event.HasField("chunk"):
+                return events
+    raise AssertionError("the stream ended")
+
+
+async def leads_here(server: Server) -> None:
+    """Until the server has seen itself at the address that clients know."""
+    while not any("public address leads here" in log.read_text() for log in server.logs.glob("*SessionManager*")):
+        await asyncio.sleep(0.5)
+
+
 def missed_none(events: list[pb.Event]) -> bool:
     """Whether every frame came once, and the session went on elsewhere at most once."""
     seen = frames(events)
@@ -139,20 +155,24 @@ def test_many_sessions_go_on_on_another_server(tmp_path: Path) -> None:
 
 def test_sessions_go_by_themselves_where_the_address_is_led_that_clients_know(tmp_path: Path) -> None:
     async def go(switch: TcpSwitch, old: Server, new: Server) -> None:
-        address = f"127.0.0.1:{switch.port}"
-        async with asyncio.timeout(240), AsyncClient(address, token="secret-a") as client:
+        address, over = f"127.0.0.1:{switch.port}", asyncio.Event()
+        async with (
+            asyncio.timeout(240),
+            AsyncClient(address, token="secret-a") as client,
+            AsyncClient(new.address, token="secret-a") as there,
+        ):
             cues = [Cue(0, Blend.of(NOON))]
             opened = [await client.create(seed=number, fps=4, cues=cues) for number in range(SLOTS)]
-            seeing = [asyncio.create_task(watched(client, one, 200)) for one in opened]
             for one in opened:
                 await client.start(one.id)
-            # Until the old server has seen itself there.
-            await asyncio.sleep(2 * LOOK_EVERY_S)
+            await leads_here(old)
+            seeing = [asyncio.create_task(watched_until(client, one, over)) for one in opened]
             switch.target = port_of(new)
+            while {one.id for one in opened} != {one.id for one in await there.list()}:
+                await asyncio.sleep(0.5)
+            over.set()
             assert all(missed_none(events) for events in await asyncio.gather(*seeing))
-            assert (await client.create(cues=cues)).id
-        async with AsyncClient(new.address, token="secret-a") as there:
-            assert {one.id for one in opened} < {one.id for one in await there.list()}
+            assert (await client.create(cues=cues)).id in {one.id for one in await there.list()}
 
     with switched(0) as switch:
         followed = ("--public-address", f"127.0.0.1:{switch.port}")

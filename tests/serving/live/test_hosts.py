@@ -20,8 +20,11 @@ from tests.support.namespaces import Hosts, why_not
 
 pytestmark = pytest.mark.slow
 
-DENOISERS = 3
+DENOISERS, SLOTS = 3, 2
 GIVEN_UP_S = 60.0
+ASKED = 8
+"""Calls in a row: any of two managers answers each."""
+
 END = 201
 
 
@@ -52,7 +55,17 @@ def copies(stub: sessions_pb2_grpc.SessionsStub, session: pb.Session) -> int:
     return Counter(found.id for found in listed)[session.id]
 
 
+def wait_for_free_slots(cluster: HostCluster, stub: sessions_pb2_grpc.SessionsStub, slots: int) -> None:
+    """Until all managers have heard of so many: they know a replica later than Serve does."""
+
+    def heard() -> int:
+        return int(stub.GetServerInfo(pb.GetServerInfoRequest()).free_slots)
+
+    cluster.wait_for(lambda: all(heard() == slots for _ in range(ASKED)), GIVEN_UP_S)
+
+
 def test_each_session_is_on_a_host_of_its_own(cluster: HostCluster, stub: sessions_pb2_grpc.SessionsStub) -> None:
+    wait_for_free_slots(cluster, stub, DENOISERS * SLOTS)
     sessions = [create(stub, seed=number) for number in range(DENOISERS)]
     assert len({cluster.host_of(session).name for session in sessions}) == DENOISERS
 
@@ -100,6 +113,7 @@ def test_sessions_of_a_host_that_is_given_up_go_on_elsewhere_and_a_new_host_take
     cluster.wait_for(lambda: cluster.hosts == 1 + DENOISERS, GIVEN_UP_S)
     cluster.wait_for(lambda: cluster.is_whole, START_S)
     lost.reconnect()
+    wait_for_free_slots(cluster, stub, DENOISERS * SLOTS - 1)
     sessions = [session, *(create(stub, seed=number) for number in range(DENOISERS))]
     assert new.name in {cluster.host_of(described(stub, found)).name for found in sessions}
     assert copies(stub, session) == 1

@@ -34,3 +34,12 @@ def test_a_cluster_is_replaced_by_the_one_that_its_address_has_been_led_to(
     for answer in answers:
         address.answered(answer)
     assert address.successor == successor
+
+
+def test_it_is_known_that_an_address_leads_here_once_enough_answers_say_so() -> None:
+    address = PublicAddress("own")
+    told = []
+    for answer in (*LONG, *["next"] * SAME_ANSWERS):
+        address.answered(answer)
+        told.append(address.leads_here)
+    assert told == [False] * (SAME_ANSWERS - 1) + [True] * SAME_ANSWERS + [False]
