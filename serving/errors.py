@@ -27,7 +27,8 @@ ServingError
 |       |-- ReplicaDied     its process is known to be dead
 |       |-- NoLease         the copy may not answer at the moment, or not any more
 |       |-- RegisterUnavailable  nobody can say who owns a session
-|       `-- SessionMoved    it goes on on another server
+|       |-- SessionMoved    it goes on on another server
+|       `-- SessionOnItsWay  it may come from another server, and is not here yet
 `-- TimelineError       a timeline that cannot be used; also a ValueError
 """
 
@@ -170,6 +171,10 @@ class SessionMoved(ReplicaLost):
     @override
     def __str__(self) -> str:
         return self.message
+
+
+class SessionOnItsWay(ReplicaLost):
+    """A session that may be about to come from the server that clients reached here before. Ask again."""
 
 
 class SessionLost(SessionError):

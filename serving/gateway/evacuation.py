@@ -77,7 +77,10 @@ class OtherServersByGrpc:
 
 
 class Evacuation:
-    """What one manager answers of it. `callers` are those that may have sessions here, `rooms` free slots."""
+    """What one manager answers of it.
+
+    `callers` are those that may have sessions here, `rooms` free slots, `public` the address that clients know.
+    """
 
     def __init__(
         self,
@@ -87,9 +90,10 @@ class Evacuation:
         rooms: SharedAnswer[dict[str, int]],
         callers: Callable[[], tuple[str, ...]],
         others: OtherServersByGrpc,
+        public: PublicAddress,
     ) -> None:
         self._register, self._config, self._options = register, config, options
-        self._rooms, self._callers, self._others = rooms, callers, others
+        self._rooms, self._callers, self._others, self._public = rooms, callers, others, public
 
     async def server_info(self) -> pb.GetServerInfoResponse:
         """As `SessionAPI.server_info`."""
@@ -151,23 +155,22 @@ class Evacuation:
         For as long as this process is there. Where nobody answers, or the other one cannot take them, all stays as
         it is, and it looks again.
         """
-        seen: PublicAddress | None = None
-        followed, said, led_here = None, "", False
+        public, followed, said, led_here = self._public, None, "", False
         while True:
             try:
-                seen = seen or PublicAddress(await self._register.cluster())
-                seen.answered((await self._others.describe(address)).cluster)
-                if seen.leads_here and not led_here:
+                there, own = await self._others.describe(address), await self._register.cluster()
+                public.answered(there.cluster, own)
+                if public.leads_here and not led_here:
                     logger.info("public address leads here", extra={"address": address})
-                led_here = seen.leads_here
-                if seen.successor != followed:
-                    await self._lead(address, seen.successor)
-                    followed = seen.successor
+                led_here = public.leads_here
+                if public.successor != followed:
+                    await self._lead(address, public.successor)
+                    followed = public.successor
                 said = ""
             except ServingError as error:
                 if said != (said := str(error)):
                     logger.warning("public address not followed", extra={"address": address, "why": said})
-            await asyncio.sleep(LOOK_EVERY_S if seen is not None and seen.is_sure else LOOK_AGAIN_S)
+            await asyncio.sleep(LOOK_EVERY_S if public.is_sure else LOOK_AGAIN_S)
 
     async def _lead(self, address: str, successor: str | None) -> None:
         """Where an operator has said that sessions go elsewhere, they do."""

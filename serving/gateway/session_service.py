@@ -42,6 +42,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues
 from serving.protocol.picture_queue import Batch
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
+from serving.replication.public_address import PublicAddress
 from serving.replication.register import Register
 from serving.session.receipt_log import check_ids
 from serving.timeline.cue import Cue
@@ -77,8 +78,9 @@ class SessionService(SessionAPI):
         self._pool = pool
         self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config
+        public = PublicAddress()
         self._failover = Failover(
-            pool, register, config.leases, manager, metrics, others, snapshot_bytes, managers
+            pool, register, config.leases, manager, metrics, others, snapshot_bytes, managers, public
         )
         self._relay = EventRelay(
             pool, self._failover, managers, config.leases.lease_s,
@@ -93,7 +95,7 @@ class SessionService(SessionAPI):
         self._options = OptionsChecker(config, model)
         self._rooms: SharedAnswer[dict[str, int]] = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
         self._evacuation = Evacuation(
-            register, config, self._options, self._rooms, lambda: self._callers.names, others
+            register, config, self._options, self._rooms, lambda: self._callers.names, others, public
         )
         self._follows = False
         self._arriving: set[asyncio.Task[pb.Session]] = set()

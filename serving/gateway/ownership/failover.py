@@ -23,6 +23,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.adoption import Adopt, Drop, decide_kept, decide_orphan
 from serving.replication.leases import LeaseConfig, Orphan, RenewAnswer
 from serving.replication.ownership import Phase
+from serving.replication.public_address import PublicAddress
 from serving.replication.register import Destination, Ended, EpochRecord, Owner, Register
 from serving.replication.standby import StandbyCopy
 
@@ -59,13 +60,13 @@ class Failover:
 
     def __init__(
         self, pool: ReplicaPool, register: Register, config: LeaseConfig, manager: str, metrics: GatewayMetrics,
-        others: OtherServers, snapshot_bytes: int, managers: Managers,
+        others: OtherServers, snapshot_bytes: int, managers: Managers, public: PublicAddress,
     ) -> None:  # fmt: skip
         self._pool = pool
         self._register = register
         self._config = config
         self._managers = managers
-        self.directory = SessionDirectory(register)
+        self.directory = SessionDirectory(register, public)
         self._host = StandbyHost(
             pool, register, config, manager, self.directory, self.beside, metrics, others, snapshot_bytes
         )

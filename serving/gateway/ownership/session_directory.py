@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from cachetools import LRUCache
 
-from serving.errors import SessionLost, SessionMoved, SessionNotFound
+from serving.errors import SessionError, SessionLost, SessionMoved, SessionNotFound, SessionOnItsWay
+from serving.replication.public_address import PublicAddress
 from serving.replication.register import Destination, Ended, Owner, Register
 from serving.timeline.formats.document import shown
 
@@ -24,14 +25,20 @@ class Located(NamedTuple):
 
 
 class SessionDirectory:
-    """Remembers what the register said, which may be old: whoever is refused by an owner looks again."""
+    """Remembers what the register said, which may be old: whoever is refused by an owner looks again.
 
-    def __init__(self, register: Register) -> None:
-        self._register = register
+    Through the `public` address clients may come before their sessions do, in an upgrade.
+    """
+
+    def __init__(self, register: Register, public: PublicAddress) -> None:
+        self._register, self._public = register, public
         self._known: LRUCache[str, Located] = LRUCache(REMEMBERED)
 
     async def owner(self, session_id: str) -> Located:
-        """The owner, as far as is known. Raises SessionNotFound, SessionLost and RegisterUnavailable."""
+        """The owner, as far as is known.
+
+        Raises SessionNotFound, SessionLost, SessionMoved, SessionOnItsWay and RegisterUnavailable.
+        """
         known = self._known.get(session_id)
         return await self.look(session_id) if known is None else known
 
@@ -39,20 +46,29 @@ class SessionDirectory:
         """The same, asked of the register."""
         top = await self._register.latest(session_id)
         self._known.pop(session_id, None)
-        if top is None and (destination := await self._register.destination()) is not None:
-            raise moved(destination)
         if top is None:
-            raise SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
+            raise await self._missing(session_id)
         if isinstance(top.record, Ended):
             raise _ended(session_id, top.record)
         return self.note(session_id, top.epoch, top.record)
+
+    async def _missing(self, session_id: str) -> SessionError:
+        """What is said of a session that the register has never had, or has forgotten."""
+        if (destination := await self._register.destination()) is not None:
+            return moved(destination)
+        if self._public.sessions_may_arrive:
+            return SessionOnItsWay(
+                f"no session {shown(session_id)} is here yet; it may be on its way from the server that was at "
+                "this address before, or have ended: ask again"
+            )
+        return SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
 
     async def replicas(self, session_ids: Iterable[str]) -> set[str]:
         """Those that own one of the sessions, asked of the register; those that are over have none."""
         found = await asyncio.gather(*map(self.look, session_ids), return_exceptions=True)
         for error in found:
             if isinstance(error, BaseException) and not isinstance(
-                error, SessionNotFound | SessionLost | SessionMoved
+                error, SessionNotFound | SessionLost | SessionMoved | SessionOnItsWay
             ):
                 raise error
         return {located.owner.replica for located in found if isinstance(located, Located)}

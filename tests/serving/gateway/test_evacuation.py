@@ -24,6 +24,7 @@ from serving.errors import (
     ServingError,
     SessionMoved,
     SessionNotFound,
+    SessionOnItsWay,
     SlotsFull,
     WrongState,
 )
@@ -31,6 +32,7 @@ from serving.gateway import evacuation
 from serving.gateway.evacuation import OtherServersByGrpc
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.replication import public_address
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, created, cue, run, started
@@ -376,6 +378,27 @@ def test_all_sessions_go_where_the_address_is_led_that_clients_know(
             assert await there.new.register.destination() is None
 
     run(go())
+
+
+def test_a_client_that_comes_before_its_session_is_told_to_ask_again(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def come_early() -> None:
+        async with followed(pocket, tmp_path, monkeypatch) as there:
+            (old,), (new,) = there.old.managers, there.new.managers
+            session = await started(old)
+            there.others.servers[PUBLIC] = new
+            with pytest.raises(SessionOnItsWay, match="may be on its way from the server that was"):
+                await new.get(session.id, ANNA)
+            async with asyncio.timeout(30):
+                while not (await new.list(ANNA)):
+                    await asyncio.sleep(0.05)
+            assert (await new.get(session.id, ANNA)).id == session.id
+            monkeypatch.setattr(public_address, "ARRIVE_S", 0.0)
+            with pytest.raises(SessionNotFound):
+                await new.get("nobody's", ANNA)
+
+    run(come_early())
 
 
 def test_while_nobody_answers_or_both_do_in_turn_sessions_stay(

@@ -159,6 +159,7 @@ def test_sessions_go_by_themselves_where_the_address_is_led_that_clients_know(tm
         async with (
             asyncio.timeout(240),
             AsyncClient(address, token="secret-a") as client,
+            AsyncClient(address, token="secret-a") as early,
             AsyncClient(new.address, token="secret-a") as there,
         ):
             cues = [Cue(0, Blend.of(NOON))]
@@ -168,6 +169,7 @@ def test_sessions_go_by_themselves_where_the_address_is_led_that_clients_know(tm
             await leads_here(old)
             seeing = [asyncio.create_task(watched_until(client, one, over)) for one in opened]
             switch.target = port_of(new)
+            seeing += [asyncio.create_task(watched_until(early, one, over)) for one in opened]
             while {one.id for one in opened} != {one.id for one in await there.list()}:
                 await asyncio.sleep(0.5)
             over.set()
