@@ -18,17 +18,22 @@ MOST_CREDIT_S = 1.0
 
 
 class Turns:
-    """Has the one thread of `executor` work for all who ask: next for who has had least of its time."""
+    """Has the one thread of `executor` work for all who ask: next for who has had least of its time.
+
+    A newcomer counts as having had as much as who is served.
+    """
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._had: WeakKeyDictionary[object, float] = WeakKeyDictionary()
+        self._served = 0.0
         self._waiting: dict[asyncio.Future[None], object] = {}
         self._is_busy = False
 
     async def run(self, who: object, work: Callable[[], T]) -> T:
         """What `work` makes in the thread, once it is the turn of `who`."""
         await self._turn(who)
+        self._served = max(self._served, self._had[who])
         began = time.monotonic()
         try:
             return await in_thread(self._executor, work)
@@ -37,8 +42,7 @@ class Turns:
             self._next()
 
     async def _turn(self, who: object) -> None:
-        least = min((self._had[other] for other in self._waiting.values()), default=0.0)
-        self._had[who] = max(self._had.get(who, least), least - MOST_CREDIT_S)
+        self._had[who] = max(self._had.get(who, self._served), self._served - MOST_CREDIT_S)
         if not self._is_busy:
             self._is_busy = True
             return

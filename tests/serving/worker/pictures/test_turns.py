@@ -46,17 +46,40 @@ def test_who_has_had_least_of_the_thread_is_next() -> None:
     run(ask)
 
 
-def test_who_comes_late_has_no_more_than_some_credit() -> None:
+def test_who_needed_less_for_long_has_no_more_than_some_credit() -> None:
     async def ask() -> None:
-        asked, early, late = turns(), Sender(), Sender()
-        await asked.run(late, lambda: None)
-        asked._had[early] = 100.0
-        blocker = asyncio.create_task(asked.run(early, lambda: time.sleep(0.05)))
+        asked, greedy, modest = turns(), Sender(), Sender()
+        await asked.run(modest, lambda: None)
+        await asked.run(greedy, lambda: None)
+        asked._had[greedy] = 100.0
+        running = asyncio.create_task(asked.run(greedy, lambda: time.sleep(0.05)))
         await asyncio.sleep(0)
-        waiting = asyncio.create_task(asked.run(early, lambda: None))
+        await asyncio.gather(running, asked.run(modest, lambda: None))
+        assert 100.0 - MOST_CREDIT_S <= asked._had[modest] < 100.0
+
+    run(ask)
+
+
+def test_newcomers_do_not_make_up_for_the_time_before_they_came() -> None:
+    async def ask() -> None:
+        asked, served = turns(), list[str]()
+        old, new = Sender(), [Sender() for _ in range(3)]
+
+        def work(name: str) -> None:
+            served.append(name)
+            time.sleep(0.01)
+
+        async def go_on(who: Sender, name: str) -> None:
+            while len(served) < 20:
+                await asked.run(who, lambda: work(name))
+
+        await asked.run(old, lambda: None)
+        asked._had[old] = 100.0
+        going_on = [asyncio.create_task(go_on(old, "old"))]
         await asyncio.sleep(0)
-        await asyncio.gather(blocker, waiting, asked.run(late, lambda: None))
-        assert 100.0 - MOST_CREDIT_S <= asked._had[late] < 100.0
+        going_on += [asyncio.create_task(go_on(who, "new")) for who in new]
+        await asyncio.gather(*going_on)
+        assert served.count("old") >= 4
 
     run(ask)
 
