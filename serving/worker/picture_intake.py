@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from serving.errors import ControllerReplaced
@@ -12,25 +11,9 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.state_machine import State
 from serving.worker.pictures.input_stage import InputStage
 from serving.worker.pictures.picture_decoder import read_picture
-from serving.worker.pictures.session_input import SessionInput, require_pictures
+from serving.worker.pictures.session_input import require_pictures
 from serving.worker.session_copies import SessionCopies
 from serving.worker.state.active_session import ActiveSession
-
-
-@dataclass(frozen=True)
-class _Cuts:
-    """Says when the video of `session` opens anew, for what comes to it; a reset has begun another one."""
-
-    session: ActiveSession
-    pictures: SessionInput
-
-    @property
-    def cuts_next(self) -> bool:
-        return self.session.logic.cuts_next
-
-    def reopen(self) -> None:
-        if self.session.input is self.pictures and not self.session.closed:
-            self.session.logic.reopen()
 
 
 class PictureIntake:
@@ -64,10 +47,10 @@ class PictureIntake:
         self.encode_more(session)
 
     def encode_more(self, session: ActiveSession) -> None:
-        """Do what there is to do with the pictures of a session."""
+        """Do what there is to do with the pictures of a session, one thing after the other, until it ends."""
         if session.input is not None and self._stage is not None and not session.closed:
-            cuts, failed = _Cuts(session, session.input), partial(self._copies.end, session)
-            self._stage.begin(session.input, cuts, self._wake, failed)
+            again, failed = partial(self.encode_more, session), partial(self._copies.end, session)
+            self._stage.begin(session.input, session.logic, self._wake, again, failed)
 
     def stop(self) -> None:
         """Encode nothing more."""

@@ -66,15 +66,18 @@ class InputStage:
         """Encode nothing more."""
         self._executor.shutdown()
 
-    def begin(self, pictures: SessionInput, cuts: Cuts, wake: Callable[[], None], failed: Failed) -> None:
-        """Do what there is to do for a session, if nothing is being done for it.
+    def begin(
+        self, pictures: SessionInput, cuts: Cuts, wake: Callable[[], None], again: Callable[[], None],
+        failed: Failed,
+    ) -> None:  # fmt: skip
+        """Do what there is to do next for a session, if nothing is being done for it.
 
-        `wake` is called once a block's input is here, and `failed` where none can be made.
+        `again` is called once that is done, before it `wake` if a block's input is here, and `failed` where none
+        can be made.
         """
         if pictures.working is not None:
             return
         pictures.expect(opens=cuts.cuts_next)
-        again = partial(self.begin, pictures, cuts, wake, failed)
         if sent := pictures.take_sent():
             pictures.working = asyncio.create_task(self._decode(pictures, sent, again, failed))
         elif group := pictures.take_pictures():
@@ -130,7 +133,6 @@ class InputStage:
             block=made.inputs[0],
             after=made.after,
             pictures=BlockPictures(tuple(picture.sent.id for picture in group), tuple(kept), opens, source.size),
-            group=group,
             due=group[-1].sent.arrived + pictures.period_s,
             source=source,
         )

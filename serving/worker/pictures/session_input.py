@@ -40,7 +40,6 @@ class EncodedInput(NamedTuple):
         block: the input.
         after: the encoder's state behind it.
         pictures: those that it is made from.
-        group: the same, decoded.
         due: when the block is to be sent.
         source: the pictures with which the video has opened then.
 
@@ -49,7 +48,6 @@ class EncodedInput(NamedTuple):
     block: BlockInput
     after: InputState
     pictures: BlockPictures
-    group: Sequence[DecodedPicture]
     due: float
     source: SourceSize
 
@@ -77,8 +75,11 @@ class SessionInput:
         self.working: asyncio.Task[None] | None = None
         self.received = self.dropped = self.broken = 0
         self._sent: deque[SentPicture | None] = deque()
+        self._decoding: Sequence[SentPicture | None] = ()
         self._sampler = PictureSampler()
         self._shown: deque[DecodedPicture] = deque()
+        self._group: Sequence[DecodedPicture] = ()
+        self._begun: Sequence[DecodedPicture] = ()
         self._is_behind_loss = True
         self._is_ended = False
         self._encoded: EncodedInput | None = None
@@ -110,9 +111,8 @@ class SessionInput:
         self._sent.append(None)
 
     def clear(self) -> None:
-        """What waits is not wanted any more."""
-        encoded = () if self._encoded is None else self._encoded.pictures.ids
-        self.lost(self.waiting - len({*encoded} - {*self._begun_ids}))
+        """What waits is not wanted any more; what has been taken to be decoded or encoded is."""
+        self.lost(_count(self._sent) + _distinct(self._shown, but=(*self._group, *self._begun)))
         self._sent.clear()
         self._shown.clear()
         self._sampler = PictureSampler()
@@ -120,18 +120,12 @@ class SessionInput:
     @property
     def waiting(self) -> int:
         """Pictures that have come, and that no block has begun with."""
-        encoded = () if self._encoded is None else self._encoded.pictures.ids
-        decoded = {*encoded, *(picture.sent.id for picture in self._shown)}
-        return sum(sent is not None for sent in self._sent) + len(decoded - {*self._begun_ids})
-
-    @property
-    def _begun_ids(self) -> tuple[int, ...]:
-        """Of the pictures of the last block: one may wait to be shown for more frames."""
-        return self.kept[-1].ids if self.kept else ()
+        sent, decoded = (*self._decoding, *self._sent), (*self._group, *self._shown)
+        return _count(sent) + _distinct(decoded, but=self._begun)
 
     # What is to be done
 
-    def take_sent(self) -> list[SentPicture | None]:
+    def take_sent(self) -> Sequence[SentPicture | None]:
         """The next that is to be decoded, if one waits; None is the end of the pictures that came before.
 
         A picture by itself that no frame would show is not decoded.
@@ -139,29 +133,30 @@ class SessionInput:
         while self._sent:
             sent = self._sent.popleft()
             if sent is None or sent.format == "h264" or self._sampler.shows(sent.time_us):
-                return [sent]
+                self._decoding = [sent]
+                return self._decoding
         return []
 
     def decoded(self, sent: SentPicture | None, pictures: Sequence[DecodedPicture]) -> None:
         """What became of a picture, or of an end."""
-        self._is_ended = sent is None
+        self._decoding, self._is_ended = (), sent is None
         self.broken += sent is not None and not pictures
         for picture in pictures:
             self._shown.extend([picture] * self._sampler.frames_of(picture.sent.time_us))
         most = BLOCKS_WAITING * self.config.blocks.pixel_frames_of(self._next_block)
         while len(self._shown) > most:
             dropped = self._shown.popleft()
-            # A picture that is shown for several frames counts once.
-            self.dropped += not self._shown or self._shown[0] is not dropped
+            self.dropped += _distinct([dropped], but=(*self._begun, *self._group, *self._shown))
 
-    def take_pictures(self) -> list[DecodedPicture]:
+    def take_pictures(self) -> Sequence[DecodedPicture]:
         """The pictures of the next block, where they are here and the one before has been taken; else none."""
         wanted = self.config.blocks.pixel_frames_of(self._next_block)
         enough = len(self._shown) >= wanted or (self._is_ended and self._shown)
         if self._encoded is not None or not enough:
-            return []
+            return ()
         taken = [self._shown.popleft() for _ in range(min(wanted, len(self._shown)))]
-        return taken + [taken[-1]] * (wanted - len(taken))
+        self._group = taken + [taken[-1]] * (wanted - len(taken))
+        return self._group
 
     def changes_size(self, group: Sequence[DecodedPicture]) -> bool:
         """Whether the next block is to open the video anew since its pictures are of another size."""
@@ -185,8 +180,8 @@ class SessionInput:
         """The next block opens the video anew, or does not: what was encoded otherwise is to be encoded again."""
         self.opens = opens
         if self._encoded is not None and self._encoded.pictures.opens != opens:
-            self._shown.extendleft(reversed(self._encoded.group))
-            self._encoded = None
+            self._shown.extendleft(reversed(self._group))
+            self._encoded, self._group = None, ()
 
     @property
     def ready(self) -> EncodedInput | None:
@@ -202,6 +197,7 @@ class SessionInput:
             after = made.after.under(self.noise)
             made = made._replace(block=under_noise(made.block, self.config, after), after=after)
         self._encoded, self.state, self.source = None, made.after, made.source
+        self._begun, self._group = self._group[-1:], ()
         self._next_block += 1
         self.kept.append(made.pictures)
         return made
@@ -224,6 +220,7 @@ class SessionInput:
         """The same state, for a second session whose pictures are yet to come. The next block has not begun."""
         copied = SessionInput(self.config, self.scaler.fit, self._next_block, self.kept, self.noise)
         copied.state, copied._encoded, copied.source = self.state, self._encoded, self.source
+        copied._group = () if self._encoded is None else self._group
         return copied
 
     def _sent_bytes(self) -> int:
@@ -252,6 +249,16 @@ def new_input(
             noise = noise_after(noise, entry.cue.restyling)
             opening = entry.block if entry.cue.cuts else opening
     return SessionInput(stream, spec.fit, entered, kept, noise, opening)
+
+
+def _count(sent: Iterable[SentPicture | None]) -> int:
+    """Of pictures, without ends."""
+    return sum(picture is not None for picture in sent)
+
+
+def _distinct(pictures: Iterable[DecodedPicture], but: Iterable[DecodedPicture]) -> int:
+    """How many there are, without others: one may be shown for several frames, in two blocks too."""
+    return len({id(picture) for picture in pictures} - {id(picture) for picture in but})
 
 
 def require_restylable(spec: SessionSpec, cues: Iterable[Cue]) -> None:

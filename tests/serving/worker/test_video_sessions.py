@@ -273,6 +273,19 @@ def test_pictures_that_come_while_the_session_is_paused_are_dropped(pocket: Open
     run(pause())
 
 
+def test_pictures_of_a_session_that_has_ended_are_left_where_they_are(pocket: OpenedModel) -> None:
+    async def end() -> None:
+        async with restyling(pocket) as controller:
+            session_input = controller.session.input
+            assert session_input is not None
+            controller.send(*(png(number) for number in range(12)))
+            await controller.bench.close(controller.name)
+            await settled(lambda: session_input.working is None)
+            assert session_input.waiting >= 11
+
+    run(end())
+
+
 def test_a_stream_of_a_camera_is_sampled(pocket: OpenedModel) -> None:
     async def restyle() -> None:
         async with restyling(pocket) as controller:

@@ -66,15 +66,41 @@ def test_a_picture_by_itself_that_no_frame_would_show_is_not_decoded(
     assert waiting.progress() == pb.InputProgress(received=3)
 
 
-def test_a_picture_that_waits_for_several_frames_is_lost_once() -> None:
-    waiting = SessionInput(VideoStreamConfig(seed=1, height=16, width=32), "fill", 1, [block(3)])
-    for number, time_us in ((6, 0), (7, 250_000), (8, 312_500)):
-        unit = SentPicture(number, time_us, "jpeg", b"picture", 0.0)
+def sent_and_decoded(waiting: SessionInput, *times_us: int) -> None:
+    """Pictures by a client that gives all of them the same id."""
+    for time_us in times_us:
+        unit = SentPicture(0, time_us, "jpeg", b"picture", 0.0)
         waiting.put(unit)
         waiting.take_sent()
         waiting.decoded(unit, [DecodedPicture(unit, VideoFrame(32, 16), PictureSize(16, 32))])
-    waiting.put(SentPicture(9, 375_000, "jpeg", b"picture", 0.0))
-    assert len(waiting._shown) == 6
-    assert waiting.waiting == 3
+
+
+def begin_block(waiting: SessionInput) -> None:
+    """The next block begins with the pictures that are here."""
+    encoder = InputEncoder(WanVAE(VAEConfig(dim=4)), torch.device("cpu"), torch.float32)
+    group = waiting.take_pictures()
+    waiting.encoded(InputStage(encoder, ThreadPoolExecutor(1))._encoded(waiting, group, opens=False))
+    waiting.take()
+
+
+def test_a_picture_that_waits_for_several_frames_is_lost_once_and_not_where_a_block_has_begun_with_it() -> None:
+    waiting = SessionInput(VideoStreamConfig(seed=1, height=16, width=32), "fill", 1)
+    sent_and_decoded(waiting, 0, 62_500, 125_000, 312_500)
+    begin_block(waiting)
+    assert (len(waiting._shown), waiting.waiting) == (2, 0)
+    sent_and_decoded(waiting, 437_500)
+    waiting.put(SentPicture(0, 500_000, "jpeg", b"picture", 0.0))
+    assert waiting.waiting == 2
     waiting.clear()
-    assert (waiting.waiting, waiting.dropped) == (0, 3)
+    assert (waiting.waiting, waiting.dropped) == (0, 2)
+
+
+def test_pictures_that_are_being_decoded_or_encoded_wait_too_and_are_not_cleared_away() -> None:
+    waiting = SessionInput(VideoStreamConfig(seed=1, height=16, width=32), "fill", 1)
+    sent_and_decoded(waiting, *range(0, 312_500, 62_500))
+    assert len(waiting.take_pictures()) == 4
+    waiting.put(SentPicture(0, 312_500, "jpeg", b"picture", 0.0))
+    waiting.take_sent()
+    assert waiting.waiting == 6
+    waiting.clear()
+    assert (waiting.waiting, waiting.dropped) == (5, 1)
