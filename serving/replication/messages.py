@@ -10,7 +10,8 @@ from engines.config.video_stream import AnyStreamConfig
 from engines.streaming.replica_log import SnapshotDelta
 from serving.errors import InvalidRequest
 from serving.media.chunk import Chunk
-from serving.media.clips.picture_scaler import Fit, PictureSize
+from serving.media.clips.picture_scaler import Fit
+from serving.media.clips.shown_frame import PictureSize
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.pacing import Pace
 from serving.session.record_delta import RecordDelta

@@ -19,7 +19,8 @@ from av.video.stream import VideoStream
 
 from serving.errors import ClipError
 from serving.media.chunk import FRAMES_PER_SECOND
-from serving.media.clips.picture_scaler import Fit, Orientation, Picture, PictureScaler
+from serving.media.clips.picture_scaler import Fit, PictureScaler
+from serving.media.clips.shown_frame import Orientation, Picture, ShownFrame, ShownFrames
 
 LONGEST_STILL_S = 600
 """A frame that seems to stay for longer has a broken time, and is taken to stay for one frame."""
@@ -40,7 +41,6 @@ class ClipLimits:
 
     max_pixels: int = 8192 * 4320
     """Of one frame."""
-    max_aspect_ratio: int = 16
     max_bytes: int = 64 << 30
     """Of the file."""
 
@@ -69,7 +69,7 @@ class ClipFacts:
 class Shown(NamedTuple):
     """A frame, and from when to when it is shown, in seconds after the first."""
 
-    frame: VideoFrame
+    frame: ShownFrame
     start: Fraction
     end: Fraction
 
@@ -84,9 +84,9 @@ def open_clip(
 class ClipReader:
     """The pictures of a clip, [height, width, 3] uint8 in RGB, once through.
 
-    Picture k is the frame shown k/16 s after the first; one that stays is the same array again. Broken frames
-    are left out. `warnings` says, once the pictures are read, what could not be. Iterating raises ClipError
-    if a later frame is beyond the limits.
+    Picture k is the frame shown k/16 s after the first; one that stays is the same array again. Each is fitted
+    from its own size, of which a clip may have several. Broken frames are left out. `warnings` says, once the
+    pictures are read, what could not be. Iterating raises ClipError if a later frame is beyond the limits.
     """
 
     def __init__(self, path: Path, height: int, width: int, fit: Fit, limits: ClipLimits) -> None:
@@ -96,11 +96,12 @@ class ClipReader:
         self._container = _opened(path, limits)
         try:
             self._stream = _video(path, self._container)
-            self._pixel_aspect = self._stream.sample_aspect_ratio or Fraction(1)
-            self._require_size(self._stream.codec_context.width, self._stream.codec_context.height)
-            self._stream.codec_context.options = {"max_pixels": str(limits.max_pixels)}
+            decoder = self._stream.codec_context
+            self._require_pixels(decoder.width, decoder.height)
+            # Else what is cropped on the left, at other than every 32nd pixel, is shown.
+            decoder.options = {"max_pixels": str(limits.max_pixels), "flags": "+unaligned"}
             self._stream.thread_type = "AUTO"
-            self._scaler = PictureScaler(height, width, fit, self._pixel_aspect)
+            self._scaler = PictureScaler(height, width, fit)
             frames = self._frames()
             first = next(frames, None)
             if first is None:
@@ -147,10 +148,10 @@ class ClipReader:
         if before is None:
             return
         for frame in self._decoded:
-            end = start + self._step(before, frame)
+            end = start + self._step(before.frame, frame.frame)
             yield Shown(before, start, end)
             before, start = frame, end
-        yield Shown(before, start, start + self._duration(before))
+        yield Shown(before, start, start + self._duration(before.frame))
 
     def _step(self, before: VideoFrame, frame: VideoFrame) -> Fraction:
         """Seconds between two frames; of one whose time is missing or out of order, those of one frame."""
@@ -172,9 +173,10 @@ class ClipReader:
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(FRAMES_PER_SECOND)
         return 1 / rate
 
-    def _frames(self) -> Iterator[VideoFrame]:
+    def _frames(self) -> Iterator[ShownFrame]:
         """Every frame that can be decoded, in the order in which they are shown."""
-        packets = self._container.demux(self._stream)
+        packets, decoder = self._container.demux(self._stream), self._stream.codec_context
+        ways = ShownFrames(self._stream.sample_aspect_ratio, decoder.sample_aspect_ratio)
         while True:
             try:
                 packet = next(packets, None)
@@ -188,38 +190,32 @@ class ClipReader:
                 continue
             except (av.FFmpegError, OSError) as error:
                 raise ClipError(f"{self._path} cannot be read any further: {error.strerror}") from error
-            for frame in decoded:
-                if isinstance(frame, VideoFrame) and not frame.is_corrupt:
-                    self._require_size(frame.width, frame.height)
-                    yield frame
+            for shown in ways.of([frame for frame in decoded if isinstance(frame, VideoFrame)], decoder):
+                if not shown.frame.is_corrupt:
+                    self._require_size(shown)
+                    yield shown
 
-    def _require_size(self, width: int, height: int) -> None:
-        limits = self._limits
-        if width * height > limits.max_pixels:
+    def _require_size(self, shown: ShownFrame) -> None:
+        self._require_pixels(shown.frame.width, shown.frame.height)
+        if shown.problem is not None:
+            raise ClipError(f"{self._path} has a frame that is {shown.problem}")
+
+    def _require_pixels(self, width: int, height: int) -> None:
+        most = self._limits.max_pixels
+        if width * height > most:
             raise ClipError(
                 f"{self._path} has frames of {width}x{height}, {width * height} pixels; "
-                f"at most {limits.max_pixels} are read: make them smaller"
-            )
-        shown = width * self._pixel_aspect
-        if height > limits.max_aspect_ratio * shown or shown > limits.max_aspect_ratio * height:
-            raise ClipError(
-                f"{self._path} has frames that are shown as {round(shown)}x{height}; "
-                f"one side may be at most {limits.max_aspect_ratio} times the other: crop them"
+                f"at most {most} are read: make them smaller"
             )
 
-    def _facts(self, first: VideoFrame) -> ClipFacts:
-        orientation = Orientation.of(first)
-        height, width = first.height, round(first.width * self._pixel_aspect)
-        if orientation.transposed:
-            height, width = width, height
+    def _facts(self, first: ShownFrame) -> ClipFacts:
         return ClipFacts(
-            height,
-            width,
+            *first.size,
             self._stream.average_rate,
             _stated_duration_s(self._container, self._stream),
-            orientation,
+            first.orientation,
             bool(self._container.streams.audio),
-            self._time(first) or Fraction(0),
+            self._time(first.frame) or Fraction(0),
         )
 
     def _warn(self, end_s: float) -> None:

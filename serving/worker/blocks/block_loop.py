@@ -17,7 +17,7 @@ import torch
 
 from engines.errors import EngineError
 from serving.errors import ServingError, SessionFailed
-from serving.media.clips.picture_scaler import PictureSize
+from serving.media.clips.shown_frame import PictureSize
 from serving.pipeline.engine_errors import refusal
 from serving.session.state_machine import BlockPlan, State
 from serving.tracing.tracer import Tracer

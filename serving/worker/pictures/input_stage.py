@@ -18,7 +18,7 @@ from engines.config.video_stream import VideoStreamConfig
 from engines.errors import EngineError
 from engines.video.input import InputEncoder, InputState, with_lead_in
 from serving.errors import ServingError, SessionFailed
-from serving.media.clips.picture_scaler import Picture
+from serving.media.clips.shown_frame import Picture
 from serving.media.jpeg import read_jpeg, write_jpeg
 from serving.pipeline.engine_errors import refusal
 from serving.replication.messages import BlockPictures
@@ -125,10 +125,10 @@ class InputStage:
         scaled, kept = list[Picture](), list[bytes]()
         for number, picture in enumerate(group):
             is_same = number > 0 and picture is group[number - 1]
-            scaled.append(scaled[-1] if is_same else pictures.scaler.picture(picture.frame))
+            scaled.append(scaled[-1] if is_same else pictures.scaler.picture(picture.shown))
             kept.append(kept[-1] if is_same else write_jpeg(scaled[-1]))
         made = self.encoder.encode(pictures.config, _tensor(scaled), self._state(pictures, scaled[0], opens=opens))
-        source = pictures.source.after(group[-1].size, pictures.next_block, opens=opens)
+        source = pictures.source.after(group[-1].shown.size, pictures.next_block, opens=opens)
         return EncodedInput(
             block=made.inputs[0],
             after=made.after,

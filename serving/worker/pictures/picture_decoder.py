@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import av
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
 
 from serving.errors import InvalidRequest
-from serving.media.clips.picture_scaler import PictureSize
+from serving.media.clips.shown_frame import ShownFrame, ShownFrames
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
 PictureFormat = Literal["jpeg", "png", "h264"]
@@ -55,13 +54,7 @@ class DecodedPicture(NamedTuple):
     """A picture that can be shown."""
 
     sent: SentPicture
-    frame: VideoFrame
-    size: PictureSize
-
-    @classmethod
-    def of(cls, sent: SentPicture, frame: VideoFrame) -> Self:
-        """With its size as it is shown."""
-        return cls(sent, frame, PictureSize.of(frame))
+    shown: ShownFrame
 
 
 def read_picture(command: pb.Command, now: float) -> SentPicture | None:
@@ -87,6 +80,7 @@ class PictureDecoder:
 
     def __init__(self) -> None:
         self._h264: VideoCodecContext | None = None
+        self._ways = ShownFrames()
         self._waiting: dict[int, SentPicture] = {}
         self._number = 0
 
@@ -95,18 +89,18 @@ class PictureDecoder:
         if sent.format == "h264":
             return self._streamed(sent)
         self._forget_stream()
+        decoder = _opened(sent.format)
         try:
-            context = _opened(sent.format)
-            frames = [*context.decode(Packet(sent.data)), *context.decode(None)]
+            frames = [*decoder.decode(Packet(sent.data)), *decoder.decode(None)]
         except (av.FFmpegError, ValueError):
             return []
-        return [DecodedPicture.of(sent, frame) for frame in frames[:1] if _is_whole(frame)]
+        return [DecodedPicture(sent, shown) for shown in ShownFrames().of(frames[:1], decoder) if _is_whole(shown)]
 
     def _streamed(self, sent: SentPicture) -> list[DecodedPicture]:
         if sent.is_behind_loss:
             self._forget_stream()
         if self._h264 is None:
-            self._h264 = _opened("h264")
+            self._h264, self._ways = _opened("h264"), ShownFrames()
         packet = Packet(sent.data)
         packet.pts = packet.dts = self._number
         self._waiting[self._number] = sent
@@ -116,10 +110,11 @@ class PictureDecoder:
         except (av.FFmpegError, ValueError):
             self._forget_stream()
             return []
-        shown = [(self._waiting.get(frame.pts), frame) for frame in frames if frame.pts is not None]
+        made = self._ways.of(frames, self._h264)
+        shown = [(self._waiting.get(one.frame.pts), one) for one in made if one.frame.pts is not None]
         newest = max((frame.pts for frame in frames if frame.pts is not None), default=-1)
         self._waiting = {number: unit for number, unit in self._waiting.items() if number > newest}
-        return [DecodedPicture.of(unit, frame) for unit, frame in shown if unit is not None and _is_whole(frame)]
+        return [DecodedPicture(unit, one) for unit, one in shown if unit is not None and _is_whole(one)]
 
     def _forget_stream(self) -> None:
         self._h264 = None
@@ -130,9 +125,11 @@ def _opened(picture_format: PictureFormat) -> VideoCodecContext:
     context = av.CodecContext.create(CODECS[picture_format], "r")
     assert isinstance(context, VideoCodecContext)
     context.thread_count = 1
-    context.options = {"max_pixels": str(MOST_PIXELS), "flags": "+low_delay"}
+    # Unaligned: else what is cropped on the left, at other than every 32nd pixel, is shown.
+    context.options = {"max_pixels": str(MOST_PIXELS), "flags": "+low_delay+unaligned"}
     return context
 
 
-def _is_whole(frame: VideoFrame) -> bool:
-    return not frame.is_corrupt and frame.width * frame.height <= MOST_PIXELS
+def _is_whole(shown: ShownFrame) -> bool:
+    frame = shown.frame
+    return not (frame.is_corrupt or frame.width * frame.height > MOST_PIXELS or shown.problem)

@@ -160,7 +160,7 @@ class SessionInput:
 
     def changes_size(self, group: Sequence[DecodedPicture]) -> bool:
         """Whether the next block is to open the video anew since its pictures are of another size."""
-        return self.source.changes((picture.size for picture in group), self._next_block)
+        return self.source.changes((picture.shown.size for picture in group), self._next_block)
 
     @property
     def next_block(self) -> int:

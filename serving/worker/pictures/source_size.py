@@ -1,11 +1,11 @@
-"""The size of the pictures that a sender sends, and when another one opens its video anew."""
+"""The size of the pictures that a sender sends, as they are shown, and when another one opens its video anew."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from serving.media.clips.picture_scaler import PictureSize
+from serving.media.clips.shown_frame import PictureSize
 
 REOPENED_AFTER = 8
 """Blocks from one opening to the next, at least: whose size changes all the time costs little more than others."""

@@ -22,7 +22,7 @@ from engines.text.prompt import Prompt
 from engines.video.stream import VideoStream
 from engines.video.stream_engine import AnyStream
 from serving.errors import ServingError, SessionNotFound
-from serving.media.clips.picture_scaler import PictureSize
+from serving.media.clips.shown_frame import PictureSize
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
 from serving.protocol.convert import write_applied, write_receipt

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
@@ -649,6 +650,19 @@ def test_the_video_opens_anew_with_the_first_block_of_pictures_of_another_size_a
             assert opening(controller.bench, controller.name) == 9
 
     run(turn())
+
+
+def test_the_video_opens_anew_where_only_the_aspect_ratio_of_pixels_is_another(pocket: OpenedModel) -> None:
+    async def widen() -> None:
+        async with restyling(pocket) as controller:
+            for number, unit in enumerate([*h264(34), *h264(12, pixel_aspect=Fraction(64, 45))]):
+                sent = pb.Picture(id=number, time_us=number * 62_500, format=pb.PICTURE_FORMAT_H264, data=unit)
+                controller.send(pb.Command(picture=sent))
+                await at_rest(controller.bench, controller.name)
+            await settled(lambda: controller.frames == 45)
+            assert sizes(controller) == [(37, 96, 228)]
+
+    run(widen())
 
 
 def test_what_follows_another_size_shows_nothing_of_what_was_before(pocket: OpenedModel) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -84,6 +86,45 @@ def write_clip(
                 for part in av.AudioResampler(sound.format, sound.layout, 48000).resample(block):
                     container.mux(sound.encode(part))
             container.mux(sound.encode(None))
+    return path
+
+
+class Part(NamedTuple):
+    """A second of a clip, 24 bright frames of one size and aspect ratio of their pixels."""
+
+    height: int
+    width: int
+    pixel_aspect: Fraction | None = None
+
+    def packets(self) -> Iterator[av.Packet[VideoStream]]:
+        """Encoded as a stream of its own, some frames after those that are shown after them."""
+        context = av.CodecContext.create("libx264", "w")
+        assert isinstance(context, av.VideoCodecContext)
+        context.height, context.width, context.pix_fmt = self.height, self.width, "yuv420p"
+        context.framerate, context.options = Fraction(24), {"bf": "3", "b-adapt": "0"}
+        if self.pixel_aspect is not None:
+            context.sample_aspect_ratio = self.pixel_aspect
+        for picture in gray(1, self.height, self.width) * 24:
+            frame = av.VideoFrame.from_ndarray(picture + 180, "rgb24").reformat(format="yuv420p")
+            yield from context.encode(frame)
+        yield from context.encode(None)
+
+
+def write_joined(path: Path, *parts: Part) -> Path:
+    """A clip whose one stream is these, one after the other."""
+    numbers = count()
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width, stream.pix_fmt = parts[0].height, parts[0].width, "yuv420p"
+        for start, part in enumerate(parts):
+            for packet in part.packets():
+                number = next(numbers)
+                joined = av.Packet(bytes(packet))
+                joined.is_keyframe, joined.stream, joined.time_base = packet.is_keyframe, stream, Fraction(1, 24)
+                assert packet.pts is not None
+                joined.dts, joined.pts = number, 24 * start + packet.pts + 3
+                container.mux(joined)
     return path
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from av.video.reformatter import Colorspace
+from PIL import Image
 
 from serving.media.clips.clip_reader import open_clip
-from serving.media.clips.picture_scaler import Fit, Picture
+from serving.media.clips.picture_scaler import Fit
+from serving.media.clips.shown_frame import Picture
 from tests.serving.media.clips.clips import HEIGHT, WIDTH, quadrants, write_clip
 
 COLORS = [(180, 60, 40), (40, 160, 90), (30, 70, 200), (120, 120, 120)]
@@ -116,6 +118,35 @@ def test_odd_sizes_are_read(tmp_path: Path) -> None:
     shown = first(write_clip(tmp_path / "clip.mkv", [drawn], pixels="yuv444p"), 480, 832)
     assert shown.shape == (480, 832, 3)
     assert np.abs(shown.astype(int) - 77).max() <= 3
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (16, 1), (1, 16)])
+def test_a_picture_may_be_one_pixel_wide(tmp_path: Path, ending: str, height: int, width: int) -> None:
+    Image.new("RGB", (width, height), (77, 77, 77)).save(tmp_path / f"still.{ending}")
+    assert np.abs(first(tmp_path / f"still.{ending}").astype(int) - 77).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "I;16"])
+def test_behind_a_transparent_picture_it_is_black(tmp_path: Path, mode: str) -> None:
+    drawn = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
+    drawn[:, : WIDTH // 2, 3] = 0
+    drawn[:, : WIDTH // 2, :3] = 255 if "A" in mode else 0
+    image = Image.fromarray(drawn)
+    if mode == "I;16":
+        image = Image.fromarray(drawn[..., 0].astype(np.uint16) * 257)
+    image.convert(mode).save(tmp_path / "still.png", transparency=0 if mode == "P" else None)
+    shown = first(tmp_path / "still.png")
+    assert shown[:, :46].max() == 0
+    assert shown[:, 50:].min() == 255
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L"])
+def test_a_jpeg_of_other_colors_is_read(tmp_path: Path, mode: str) -> None:
+    drawn = Image.fromarray(bars()).convert(mode)
+    drawn.save(tmp_path / "still.jpg", quality=98)
+    meant = np.asarray(drawn.convert("RGB")).astype(int)
+    assert np.abs(first(tmp_path / "still.jpg") - meant)[:, 12::24].max() <= 3
 
 
 def test_fine_detail_is_averaged_when_it_is_made_small(tmp_path: Path) -> None:

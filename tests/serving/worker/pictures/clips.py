@@ -37,15 +37,18 @@ def png(number: int, height: int = 96, width: int = 160, time_us: int | None = N
     return pb.Command(picture=pb.Picture(id=1000 + number, time_us=at, format=pb.PICTURE_FORMAT_PNG, data=data))
 
 
-def h264(pictures: int, key_every: int = 30, height: int = 96, width: int = 160, rate: int = 30) -> list[bytes]:
+def h264(
+    pictures: int, key_every: int = 30, height: int = 96, width: int = 160, rate: int = 30,
+    pixel_aspect: Fraction = Fraction(1), crop: str = "0,0,0,0",
+) -> list[bytes]:  # fmt: skip
     """Access units as a camera sends them, without B frames."""
     context = av.CodecContext.create("libx264", "w")
     assert isinstance(context, av.VideoCodecContext)
     context.width, context.height, context.pix_fmt = width, height, "yuv420p"
-    context.framerate, context.options = (
-        Fraction(rate),
-        {"tune": "zerolatency", "g": "100000", "preset": "veryfast"},
-    )
+    context.framerate, context.sample_aspect_ratio = Fraction(rate), pixel_aspect
+    context.options = {
+        "tune": "zerolatency", "g": "100000", "preset": "veryfast", "x264-params": f"crop-rect={crop}",
+    }  # fmt: skip
     units = []
     for number in range(pictures):
         frame = VideoFrame.from_ndarray(picture(number, height, width), format="rgb24").reformat(format="yuv420p")

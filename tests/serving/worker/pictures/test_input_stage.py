@@ -12,7 +12,7 @@ from engines.config.networks import VAEConfig
 from engines.config.video_stream import VideoStreamConfig
 from engines.vae.wan_vae import WanVAE
 from engines.video.input import InputEncoder
-from serving.media.clips.picture_scaler import PictureSize
+from serving.media.clips.shown_frame import ShownFrame
 from serving.media.jpeg import write_jpeg
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import BlockPictures
@@ -60,7 +60,7 @@ def test_a_picture_by_itself_that_no_frame_would_show_is_not_decoded(
     while sent := waiting.take_sent():
         (unit,) = sent
         taken.append(None if unit is None else unit.id)
-        shown = [] if unit is None else [DecodedPicture(unit, VideoFrame(32, 16), PictureSize(16, 32))]
+        shown = [] if unit is None else [DecodedPicture(unit, ShownFrame(VideoFrame(32, 16)))]
         waiting.decoded(unit, shown)
     assert taken == decoded
     assert waiting.progress() == pb.InputProgress(received=3)
@@ -72,7 +72,7 @@ def sent_and_decoded(waiting: SessionInput, *times_us: int) -> None:
         unit = SentPicture(0, time_us, "jpeg", b"picture", 0.0)
         waiting.put(unit)
         waiting.take_sent()
-        waiting.decoded(unit, [DecodedPicture(unit, VideoFrame(32, 16), PictureSize(16, 32))])
+        waiting.decoded(unit, [DecodedPicture(unit, ShownFrame(VideoFrame(32, 16)))])
 
 
 def begin_block(waiting: SessionInput) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import io
+from fractions import Fraction
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -19,7 +23,7 @@ def test_a_picture_becomes_a_frame(kind: str, error: float) -> None:
     data = encoded(picture(5), kind)
     unit = SentPicture(7, 0, "png" if kind == "PNG" else "jpeg", data, 0.0)
     (made,) = PictureDecoder().decode(unit)
-    shown = made.frame.to_ndarray(format="rgb24").astype(float)
+    shown = made.shown.frame.to_ndarray(format="rgb24").astype(float)
     assert made.sent.id == 7
     assert abs(shown - picture(5)).mean() <= error
 
@@ -28,8 +32,41 @@ def test_every_unit_of_a_stream_becomes_a_frame_of_its_own() -> None:
     decoder, units = PictureDecoder(), h264(20)
     made = [decoder.decode(sent(number, unit)) for number, unit in enumerate(units)]
     assert [[one.sent.id for one in frames] for frames in made] == [[number] for number in range(20)]
-    last = made[-1][0].frame.to_ndarray(format="rgb24").astype(float)
+    last = made[-1][0].shown.frame.to_ndarray(format="rgb24").astype(float)
     assert np.abs(last - picture(19)).mean() < 6
+
+
+def test_a_stream_is_shown_as_wide_as_its_pixels_are() -> None:
+    decoder, sizes = PictureDecoder(), list[tuple[int, int]]()
+    streams = [h264(3, pixel_aspect=aspect) for aspect in (Fraction(1), Fraction(64, 45), Fraction(1, 2))]
+    for number, unit in enumerate(unit for stream in [*streams, h264(3, height=96, width=48)] for unit in stream):
+        sizes += [made.shown.size for made in decoder.decode(sent(number, unit))]
+    assert sizes == [(96, 160)] * 3 + [(96, 228)] * 3 + [(96, 80)] * 3 + [(96, 48)] * 3
+
+
+def test_a_stream_is_turned_from_where_it_says_so() -> None:
+    display_orientation = b"\x00\x00\x00\x01\x06\x2f\x03" + bytes([0b00001000, 0, 0b00010100]) + b"\x80"
+    decoder, units = PictureDecoder(), h264(4, key_every=2)
+    units[2] = display_orientation + units[2]
+    made = [one for number, unit in enumerate(units) for one in decoder.decode(sent(number, unit))]
+    assert [one.shown.size for one in made][:3] == [(96, 160), (96, 160), (160, 96)]
+
+
+@pytest.mark.parametrize(("left", "top", "right", "bottom"), [(8, 0, 0, 0), (2, 4, 6, 8), (40, 10, 0, 0)])
+def test_what_a_stream_crops_is_not_shown(left: int, top: int, right: int, bottom: int) -> None:
+    (unit,) = h264(1, crop=f"{left},{top},{right},{bottom}")
+    (made,) = PictureDecoder().decode(sent(0, unit))
+    kept = picture(0)[top : 96 - bottom, left : 160 - right].astype(float)
+    assert np.abs(made.shown.frame.to_ndarray(format="rgb24") - kept).mean() < 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_photograph_is_turned_as_its_exif_says(kind: str) -> None:
+    data, exif = io.BytesIO(), Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(picture(0)).save(data, kind, exif=exif)
+    (made,) = PictureDecoder().decode(SentPicture(1, 0, "png" if kind == "PNG" else "jpeg", data.getvalue(), 0.0))
+    assert made.shown.size == (160, 96)
 
 
 def test_behind_a_loss_nothing_is_shown_before_the_next_key() -> None:
@@ -54,6 +91,14 @@ def test_rubbish_gives_no_frame(kind: str, data: bytes) -> None:
 def test_a_picture_of_too_many_pixels_gives_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picture_decoder, "MOST_PIXELS", 96 * 160 - 1)
     assert PictureDecoder().decode(SentPicture(1, 0, "png", encoded(picture(1)), 0.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "frames"), [(96, 6, 1), (96, 5, 0), (1, 17, 0), (17, 1, 0), (1, 1, 1)]
+)
+def test_a_picture_that_is_a_ribbon_gives_no_frame(height: int, width: int, frames: int) -> None:
+    data = encoded(np.zeros((height, width, 3), np.uint8))
+    assert len(PictureDecoder().decode(SentPicture(1, 0, "png", data, 0.0))) == frames
 
 
 def test_what_cannot_be_a_picture_is_refused() -> None:
