@@ -6,7 +6,10 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from serving.replication.leases import LeaseConfig, Orphan
-from serving.replication.register import EpochRecord, Owner
+from serving.replication.register import EpochRecord, Owner, StandbyEpoch
+
+MOST_STANDBYS = 8
+"""Of those before, that a record names."""
 
 
 class Adopt(NamedTuple):
@@ -37,23 +40,20 @@ def decide_orphan(
     # One attempt may have been sent to a second replica, where the first had not answered in time.
     if top is None or not isinstance(top.record, Owner) or not _is(top.record, replica, orphan.attempt):
         return Drop(orphan.attempt, top.epoch if top is not None else orphan.epoch or 0)
-    owner = replace(top.record, standby=manager, is_gone=False)
-    if top.record == owner:
+    if top.record.standby == manager and not top.record.is_gone:
         # A commit of its own that it has not heard back from.
-        return Adopt(top.epoch, owner)
+        return Adopt(top.epoch, top.record)
     if top.epoch != orphan.epoch and orphan.without_lease_s < config.orphan_after_s:
         return None
-    return Adopt(top.epoch + 1, owner)
+    standbys = top.record.standbys
+    if not top.record.is_gone and _may_have_copy(top, orphan):
+        standbys = (*standbys, StandbyEpoch(top.record.standby, top.epoch))[-MOST_STANDBYS:]
+    return Adopt(top.epoch + 1, replace(top.record, standby=manager, is_gone=False, standbys=standbys))
 
 
-def decide_kept(top: EpochRecord, manager: str, *, is_forsaken: bool) -> Adopt | None:
-    """What a manager does about a session of which it has kept a copy since another one adopted it.
-
-    It is `is_forsaken` if the owner's process is known to be dead, and the standby is not there any more.
-    """
-    if not isinstance(top.record, Owner) or not (top.record.is_gone or is_forsaken):
-        return None
-    return Adopt(top.epoch + 1, replace(top.record, standby=manager, is_gone=False), is_gone=True)
+def _may_have_copy(top: EpochRecord, orphan: Orphan) -> bool:
+    """Whether the standby of the latest epoch has a full copy, or nobody has heard yet whether it has."""
+    return orphan.epoch != top.epoch or orphan.copied_at is None or orphan.copied_at >= top.epoch
 
 
 def _is(owner: Owner, replica: str, attempt: str) -> bool:

@@ -97,6 +97,11 @@ class LeaseConfig:
         return 2.5 * self.lease_s
 
     @property
+    def newer_copy_wait_s(self) -> float:
+        """How long a session whose last owner is gone is left to a manager that may have kept a newer copy."""
+        return 5 * self.lease_s
+
+    @property
     def copy_wanted_s(self) -> float:
         """How long a session whose last owner is gone waits for another manager that has kept a copy of it."""
         return 15 * self.lease_s
@@ -110,7 +115,8 @@ class LeaseConfig:
 class CopyLease(NamedTuple):
     """A copy whose lease a manager renews. `given_up` is the last of its moves that came to nothing.
 
-    One that is `held` for another server is told so, and its lease ends.
+    One that is `held` for another server is told so, and its lease ends. `is_copied` where the manager has a full
+    standby copy of it.
     """
 
     session_id: str
@@ -118,6 +124,7 @@ class CopyLease(NamedTuple):
     epoch: int
     given_up: int = 0
     held: bool = False
+    is_copied: bool = False
 
 
 class RenewRequest(NamedTuple):
@@ -149,12 +156,16 @@ class CopyReport(NamedTuple):
 
 
 class Orphan(NamedTuple):
-    """A copy that nobody renews, or soon nobody will. `epoch` is None if none is known to be committed."""
+    """A copy that nobody renews, or soon nobody will. `epoch` is None if none is known to be committed.
+
+    `copied_at` is the last epoch whose standby had a full copy; None as long as no standby was heard of.
+    """
 
     session_id: str
     attempt: str
     epoch: int | None
     without_lease_s: float
+    copied_at: int | None = None
 
 
 class RenewAnswer(NamedTuple):
@@ -175,6 +186,7 @@ class _Copy:
     heard_at: float
     lease_end: float
     epoch: int | None = None
+    copied_at: int | None = None
     standby: str | None = None
     is_offered: bool = False
     move: int = 0
@@ -293,7 +305,7 @@ class ReplicaLeases:
     def orphans(self, now: float) -> list[Orphan]:
         """Copies that ask a manager to look for them in the register."""
         return [
-            Orphan(copy.session_id, attempt, copy.epoch, max(0.0, now - copy.lease_end))
+            Orphan(copy.session_id, attempt, copy.epoch, max(0.0, now - copy.lease_end), copy.copied_at)
             for attempt, copy in self._copies.items()
             if self._is_orphan(copy, now)
         ]
@@ -311,6 +323,8 @@ class ReplicaLeases:
             self._note_moves(copy, lease)
             copy.epoch, copy.standby, copy.heard_at = lease.epoch, request.manager, now
             copy.is_offered = request.leaving
+            if lease.is_copied:
+                copy.copied_at = lease.epoch
             if lease.held:
                 copy.lease_end = now
             elif request.reading is not None and request.reading <= now and not copy.has_yielded:

@@ -13,7 +13,9 @@ manager says that it has given this move up, and from then on the manager does n
 An owner that has departed for another server is held by an epoch of its own, as `evacuation.py` says.
 
 A manager that adopts a copy has none of its own until it was fed, and the standby before keeps what it has. If the
-owner is lost first, its lease having run out, the next epoch says so, and a manager with a copy adopts it.
+owner is lost first, its lease having run out, the next epoch says so, and a manager with a copy adopts it: the one
+with the newest, if that is there. Every epoch names the standbys since the last that opened the session from its
+copy, so that an old copy is known for one; it is used once the newer ones are gone, or do not come for too long.
 
 No I/O: events and the manager's monotonic clock in, actions out. `leases.py` is the replica's side, `adoption.py`
 what a manager does for copies that are not its own.
@@ -40,6 +42,7 @@ from serving.replication.actions import (
 )
 from serving.replication.adoption import Adopt
 from serving.replication.contacts import Contacts
+from serving.replication.kept_copies import KeptCopy
 from serving.replication.leases import CopyLease, CopyReport, LeaseConfig
 from serving.replication.register import Destination, Ended, EpochRecord, Hold, Owner, Record
 
@@ -73,12 +76,12 @@ class StandbyOwnership:
         session_id: str,
         now: float,
         adopt: Adopt | None = None,
-        has_copy: bool = False,
+        kept: KeptCopy | None = None,
         new_attempt: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
         """Open a new session, whose standby copy is the request to open it; or else adopt a copy.
 
-        This manager may have kept a standby copy of that from before.
+        This manager may have `kept` a standby copy of that from before.
         """
         self._config = config
         self._contacts = contacts
@@ -92,7 +95,10 @@ class StandbyOwnership:
         # No copy yet is the same as a copy that is known to be gone.
         self._owner_gone = True
         self._owner_confirmed = False
-        self._is_full, self._is_behind = adopt is None or has_copy, has_copy
+        self._is_full = adopt is None or (kept is not None and (kept.is_newest or adopt.is_gone))
+        self._is_behind, self._is_old = kept is not None, kept is not None and not self._is_full
+        self.copy_epoch = 0 if kept is None else kept.epoch
+        """The last epoch at which the standby copy was full."""
         self._alive_at = now
         self._attempt: str | None = None
         self._prepare_at = now
@@ -117,7 +123,7 @@ class StandbyOwnership:
         if self.owner is None or self._owner_gone or not self._is_open:
             return None
         held = self.phase is Phase.HELD
-        return CopyLease(self.session_id, self.owner.attempt, self.epoch, self._given_up, held)
+        return CopyLease(self.session_id, self.owner.attempt, self.epoch, self._given_up, held, self._is_full)
 
     def claims(self, attempt: str, replica: str) -> bool:
         """Whether the copy is the owner, or is to become it: not to be adopted or dropped by this manager.
@@ -147,7 +153,7 @@ class StandbyOwnership:
             case Phase.HELD:
                 return [*self._settle(now), *self._look(now)]
             case Phase.WANTED:
-                return self._lose() if self._is_lost(now) else self._look(now)
+                return self._wait_for_copy(now)
             case Phase.COMMITTING:
                 return self._commit_again(now)
             case Phase.RELEASED:
@@ -194,7 +200,8 @@ class StandbyOwnership:
         if not self.is_fed(epoch):
             return []
         if full:
-            self._is_full, self._is_behind = True, False
+            self._is_full, self._is_behind, self._is_old = True, False, False
+            self.copy_epoch = self.epoch
         self._alive_at = now
         self._confirm(now)
         # What is being prepared lacks it, and must not become the owner.
@@ -283,13 +290,19 @@ class StandbyOwnership:
             self._retry_at = now + self._config.renew_every_s
         return []
 
-    def looked(self, top: EpochRecord | None, now: float) -> list[Action]:
-        """The register was read; a session that it does not know has ended long ago."""
+    def looked(self, top: EpochRecord | None, now: float, managers: Collection[str] | None = None) -> list[Action]:
+        """The register was read, and which `managers` there are; None where nobody can say.
+
+        A session that the register does not know has ended long ago.
+        """
         # A pending commit is answered by the register itself; an opening session is not there yet.
         if not (self._is_open or self.phase is Phase.WANTED) or self.epoch == 0:
             return []
         if top is None or top.epoch > self.epoch:
             return self._release()
+        if self.phase is Phase.WANTED and self._is_old and self.owner is not None and managers is not None:
+            kept = KeptCopy.of(self.owner, self._manager, self.copy_epoch, managers)
+            return self._go_on_from_old(now) if kept.is_newest else []
         return self.tick(now)
 
     # Decisions
@@ -356,6 +369,16 @@ class StandbyOwnership:
             return [Depart(self._attempt, self._move, self._destination)]
         return self._look(now)
 
+    def _wait_for_copy(self, now: float) -> list[Action]:
+        """Another manager may have a newer copy than the one that is here, if one is."""
+        if self._is_old and now - self._alive_at >= self._config.newer_copy_wait_s:
+            return self._go_on_from_old(now)
+        return self._lose() if self._is_lost(now) else self._look(now)
+
+    def _go_on_from_old(self, now: float) -> list[Action]:
+        self.phase, self._is_full, self._is_old, self._owner_gone = Phase.SERVING, True, False, True
+        return self._serve(now)
+
     def _settle(self, now: float) -> list[Action]:
         if now < self._retry_at or self.owner is None or self.owner.held is None:
             return []
@@ -419,13 +442,17 @@ class StandbyOwnership:
         self._owner_confirmed = owner.attempt == self._attempt
         # What it opened from the standby copy, or from what goes with that, has nothing that the copy lacks.
         self._is_behind = self._is_behind and not self._owner_confirmed
+        if self._is_full:
+            self.copy_epoch = self.epoch
         # The register has just said that the session goes on.
         self._alive_at = now
         self._attempt = self._candidate = self._pending = None
         self._move = self._given_up = 0
         self.prepare_timeout_s = self._config.prepare_timeout_s
         self._move_at = now + (self._config.depart_again_s if was_held else 0)
-        self._retry_at, self._look_at = now, now + self._config.look_every_s
+        # Whether those are there that may have a newer copy shows at the next look.
+        look_in_s = 0.0 if self.phase is Phase.WANTED and self._is_old else self._config.look_every_s
+        self._retry_at, self._look_at = now, now + look_in_s
         return self.tick(now)
 
     def _lose(self) -> list[Action]:

@@ -40,13 +40,21 @@ class Hold:
     transfer: str
 
 
+class StandbyEpoch(NamedTuple):
+    """A manager that was the standby of a session, and had a full copy of it, at an epoch."""
+
+    manager: str
+    epoch: int
+
+
 @dataclass(frozen=True)
 class Owner:
     """The copy of a session that may be granted a lease, and the manager that grants it.
 
     `replica` and `standby` name processes and are never used again; `attempt` names one try to open the session.
-    While it is `held` it is granted none. Of one that `is_gone` no lease is left, and its standby had no copy:
-    another manager that has one goes on from that.
+    While it is `held` it is granted none. Of one that `is_gone` no lease is left, and its standby had no copy, or
+    an old one: another manager that has one goes on from that. `standbys` are those before that may have kept
+    theirs, since the session was opened from a copy last.
     """
 
     replica: str
@@ -54,6 +62,7 @@ class Owner:
     standby: str
     held: Hold | None = None
     is_gone: bool = False
+    standbys: tuple[StandbyEpoch, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,7 +221,8 @@ def decode_record(data: bytes) -> Record:
     """What `encode_record` encoded."""
     fields = json.loads(data)
     if "reason" not in fields:
-        return Owner(**fields | {"held": _hold(fields["held"])})
+        standbys = tuple(StandbyEpoch(*standby) for standby in fields["standbys"])
+        return Owner(**fields | {"held": _hold(fields["held"]), "standbys": standbys})
     return Ended(**fields | {"moved_to": _destination(fields["moved_to"])})
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from serving.errors import RegisterUnavailable, ReplicaDied, ReplicaLost, ServingError, SessionNotFound
 from serving.gateway.ownership.metrics import GatewayMetrics
@@ -20,12 +20,12 @@ from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.ownership.standby_host import OtherServers, StandbyHost
 from serving.gateway.ownership.standby_session import FirstCopy, StandbySession
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.adoption import Adopt, Drop, decide_kept, decide_orphan
+from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.kept_copies import KeptCopies, KeptCopy
 from serving.replication.leases import LeaseConfig, Orphan, RenewAnswer
 from serving.replication.ownership import Phase
 from serving.replication.public_address import PublicAddress
-from serving.replication.register import Destination, Ended, EpochRecord, Owner, Register
-from serving.replication.standby import StandbyCopy
+from serving.replication.register import Destination, Ended, EpochRecord, Register
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +34,6 @@ TOLD_S = 5.0
 
 DESTINATION_KEPT_S = 1.0
 """How old the answer may be whether all sessions are to go to another server."""
-
-
-class KeptCopy(NamedTuple):
-    """What a manager has of a session that another one has adopted."""
-
-    copy: StandbyCopy
-    until: float
 
 
 class Failover:
@@ -65,15 +58,15 @@ class Failover:
         self._pool = pool
         self._register = register
         self._config = config
-        self._managers = managers
         self.directory = SessionDirectory(register, public)
         self._host = StandbyHost(
-            pool, register, config, manager, self.directory, self.beside, metrics, others, snapshot_bytes
-        )
+            pool, register, config, manager, self.directory, self.beside, metrics, others, managers,
+            snapshot_bytes,
+        )  # fmt: skip
         self.contacts = self._host.contacts
         self.manager = manager
         self._sessions: dict[str, StandbySession] = {}
-        self._kept: dict[str, KeptCopy] = {}
+        self._kept = KeptCopies(config, manager)
         self._streams: dict[str, str] = {}
         self._renewals: dict[str, asyncio.Task[None]] = {}
         self._soon: dict[str, asyncio.Event] = {}
@@ -104,8 +97,7 @@ class Failover:
         """Renew nothing any more: other managers adopt the sessions."""
         for session in list(self._sessions.values()):
             session.release()
-        for kept in self._kept.values():
-            kept.copy.close()
+        self._kept.close()
         tasks = [*self._tasks, *self._renewals.values()]
         for task in tasks:
             task.cancel()
@@ -155,14 +147,13 @@ class Failover:
 
     def _standby(
         self, session_id: str, *, first: FirstCopy | None = None, attempt: str | None = None,
-        adopt: Adopt | None = None,
+        adopt: Adopt | None = None, kept: KeptCopy | None = None,
     ) -> StandbySession:  # fmt: skip
         if (before := self._sessions.get(session_id)) is not None:
             before.release()
-        kept = None if adopt is None else self._kept.pop(session_id, None)
         session = StandbySession(
             self._host, session_id, self._renew_now, self._released, first=first, attempt=attempt, adopt=adopt,
-            copy=None if kept is None else kept.copy,
+            copy=None if kept is None else self._kept.take(session_id), kept=kept,
         )  # fmt: skip
         self._sessions[session_id] = session
         session.begin()
@@ -172,8 +163,7 @@ class Failover:
         if self._sessions.get(session.session_id) is session:
             del self._sessions[session.session_id]
             if session.kept is not None:
-                until = _now() + self._config.standby_expires_s
-                self._kept[session.session_id] = KeptCopy(session.kept, until)
+                self._kept.keep(session.session_id, session.kept, session.ownership.copy_epoch, _now())
 
     # Streams
 
@@ -284,12 +274,13 @@ class Failover:
 
     async def _adopt(self, replica: str, orphan: Orphan) -> None:
         try:
-            top = await self._register.latest(orphan.session_id)
+            top, managers = await self._register.latest(orphan.session_id), await self._host.managers_there()
             if (session := self._sessions.get(orphan.session_id)) is not None:
-                session.looked(top)
+                session.looked(top, managers)
             match decide_orphan(self._config, top, orphan, replica, self.manager):
                 case Adopt() as adopt if self._may_adopt(orphan.session_id):
-                    self._standby(orphan.session_id, adopt=adopt)
+                    kept = self._kept.of(orphan.session_id, adopt.owner, managers)
+                    self._standby(orphan.session_id, adopt=adopt, kept=kept)
                     # One whose lease runs was offered by a manager that leaves.
                     self._host.metrics.failed_over("manager", planned=orphan.without_lease_s == 0)
                 case Drop(attempt, epoch) if _is_over(top):
@@ -310,30 +301,12 @@ class Failover:
         """Take sessions up again that nobody else can go on with; let copies go that nobody needs any more."""
         while True:
             await asyncio.sleep(self._config.look_every_s)
-            for session_id, kept in list(self._kept.items()):
+            for session_id in self._kept.sessions:
                 with suppress(RegisterUnavailable):
-                    await self._look_after_copy(session_id, kept)
-
-    async def _look_after_copy(self, session_id: str, kept: KeptCopy) -> None:
-        top = await self._register.latest(session_id)
-        if top is None or not isinstance(top.record, Owner) or _now() > kept.until:
-            adopt, is_needed = None, False
-        else:
-            is_forsaken = await self._is_forsaken(top.record)
-            adopt, is_needed = decide_kept(top, self.manager, is_forsaken=is_forsaken), True
-        if self._kept.get(session_id) is not kept:
-            return
-        if adopt is not None:
-            self._standby(session_id, adopt=adopt)
-        elif not is_needed:
-            self._kept.pop(session_id).copy.close()
-
-    async def _is_forsaken(self, owner: Owner) -> bool:
-        """Whether the owner's process is known to be dead, and its standby is not among the managers."""
-        try:
-            return owner.replica in self._host.dead and owner.standby not in await self._managers()
-        except ReplicaLost:
-            return False
+                    top, managers = await self._register.latest(session_id), await self._host.managers_there()
+                    if (adopt := self._kept.look(session_id, top, managers, self._host.dead, _now())) is not None:
+                        kept = self._kept.of(session_id, adopt.owner, managers)
+                        self._standby(session_id, adopt=adopt, kept=kept)
 
     # Tasks
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serving.errors import ReplicaLost, SessionNotFound
 from serving.gateway.ownership.metrics import GatewayMetrics
-from serving.gateway.ownership.replica_pool import TOLD_S, ReplicaPool
+from serving.gateway.ownership.replica_pool import TOLD_S, Managers, ReplicaPool
 from serving.gateway.ownership.session_directory import SessionDirectory
 from serving.replication.contacts import Contacts
 from serving.replication.leases import LeaseConfig
@@ -48,12 +48,20 @@ class StandbyHost:
     beside: Callable[[Coroutine[Any, Any, None]], None]
     metrics: GatewayMetrics
     others: OtherServers
+    managers: Managers
     snapshot_bytes: int
     """The most that a session may have that goes to another server."""
     contacts: Contacts = field(default_factory=Contacts)
     dead: set[str] = field(default_factory=set)
     """Replicas whose process is known to be dead; ids are never used again."""
     departing: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(DEPARTING_AT_ONCE))
+
+    async def managers_there(self) -> Collection[str] | None:
+        """The managers that there are; None where nobody can say."""
+        try:
+            return await self.managers()
+        except ReplicaLost:
+            return None
 
     def tell(self, replica: str, method: str, *arguments: Any) -> None:
         """Call a method of a replica that may be silent, for when it speaks again."""

@@ -34,6 +34,7 @@ from serving.replication.actions import (
     Settle,
 )
 from serving.replication.adoption import Adopt
+from serving.replication.kept_copies import KeptCopy
 from serving.replication.leases import CopyReport
 from serving.replication.messages import Departure, FullState, Prepared, ReplicationDelta
 from serving.replication.ownership import StandbyOwnership
@@ -57,7 +58,8 @@ class StandbySession:
     """Carries out what the ownership protocol decides for one session.
 
     `attempt` names the first copy, where somebody is to know it by that. `renew_now` has the leases on a replica
-    renewed at once, and `released` is told when the role is over. `copy` was kept by this manager from before.
+    renewed at once, and `released` is told when the role is over. `copy` was kept by this manager from before, as
+    `kept` says.
     """
 
     def __init__(
@@ -71,18 +73,20 @@ class StandbySession:
         attempt: str | None = None,
         adopt: Adopt | None = None,
         copy: StandbyCopy | None = None,
+        kept: KeptCopy | None = None,
     ) -> None:
         self.session_id = session_id
         self._host = host
         self._renew_now = renew_now
         self._released = released
         self._first = first
+        self._adopts = adopt is not None
         self._copy = StandbyCopy() if copy is None else copy
         now = _now()
         names = chain(() if attempt is None else (attempt,), iter(lambda: uuid.uuid4().hex, None))
         self.ownership = StandbyOwnership(
             host.config, host.contacts, host.manager, session_id, now, adopt,
-            has_copy=copy is not None, new_attempt=partial(next, names),
+            kept=kept, new_attempt=partial(next, names),
         )  # fmt: skip
         self._tried: dict[str, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -135,9 +139,9 @@ class StandbySession:
             self._wants_room = report.wants_room
             self._feed_from(owner)
 
-    def looked(self, top: EpochRecord | None) -> None:
-        """The register was read."""
-        self._carry_out(self.ownership.looked(top, _now()))
+    def looked(self, top: EpochRecord | None, managers: Collection[str] | None) -> None:
+        """The register was read; None where nobody can say which managers there are."""
+        self._carry_out(self.ownership.looked(top, _now(), managers))
 
     def replica_died(self, replica: str) -> None:
         """A live node reports that a replica's process is dead."""
@@ -311,7 +315,9 @@ class StandbySession:
 
     def _took_over(self, epoch: int, owner: Owner, before: Owner | None) -> None:
         self._tried.clear()
-        self._feed_lost_at, self._wants_room = None, False
+        # What it has kept of a session that it adopts lacks what the owner has done since.
+        self._feed_lost_at = _now() if self._adopts and before is None else None
+        self._wants_room = False
         self._host.directory.note(self.session_id, epoch, owner)
         extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
         logger.info("standby of a session", extra=extra)
@@ -328,7 +334,7 @@ class StandbySession:
             top = await self._host.register.latest(self.session_id)
         except RegisterUnavailable:
             return
-        self.looked(top)
+        self.looked(top, await self._host.managers_there())
 
     # The copy
 

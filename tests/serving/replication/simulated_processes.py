@@ -22,8 +22,9 @@ from serving.replication.actions import (
     SessionLost,
     Settle,
 )
-from serving.replication.adoption import Adopt, Drop, decide_kept, decide_orphan
+from serving.replication.adoption import Adopt, Drop, decide_orphan
 from serving.replication.contacts import Contacts
+from serving.replication.kept_copies import KeptCopy, decide_kept
 from serving.replication.leases import Orphan, RenewAnswer, RenewRequest
 from serving.replication.ownership import Phase, StandbyOwnership
 from serving.replication.register import Ended, EpochRecord, Hold, Owner, Record, Register
@@ -143,8 +144,12 @@ class Replica(Process):
         self.leases.fence(session, epoch, None, self.clock)
         self._free()
 
-    def on_renew(self, request: RenewRequest) -> None:
+    def on_renew(self, request: RenewRequest, stores: dict[str, int | None]) -> None:
         answer = self.leases.renew(request, self.clock)
+        for lease in request.copies:
+            is_heard = self.leases.standby(lease.attempt) == request.manager
+            if is_heard and lease.is_copied and (items := stores[lease.session_id]) is not None:
+                self.world.fates[lease.session_id].copied[request.manager] = items
         self._free()
         self._send(request.manager, "on_answer", self.name, answer)
 
@@ -197,6 +202,15 @@ class OtherServer(Process):
         self.world.send(self.name, to, method, *arguments)
 
 
+@dataclass
+class Kept:
+    """A standby copy that was full as of an epoch."""
+
+    items: int
+    epoch: int
+    wanted_since: float | None = None
+
+
 class Manager(Process):
     """A session manager process."""
 
@@ -206,7 +220,7 @@ class Manager(Process):
         self.roles: dict[str, StandbyOwnership] = {}
         self.stores: dict[str, int | None] = {}
         """Standby copies; None where there is none yet."""
-        self.kept: dict[str, int] = {}
+        self.kept: dict[str, Kept] = {}
         """Those of sessions that other managers have adopted."""
         self._look_at = 0.0
         self._sent_to: dict[str, str] = {}
@@ -256,6 +270,15 @@ class Manager(Process):
         commits = role.phase is Phase.COMMITTING
         return role.epoch + commits >= epoch and (commits or not role._is_lost(self.clock))
 
+    def items_of(self, session: str) -> int:
+        """How much its copy has, if there is one."""
+        kept = self.kept.get(session)
+        return max(self.stores.get(session) or 0, 0 if kept is None else kept.items)
+
+    def opened_with(self, attempt: str) -> int | None:
+        """How much the copy had that it opened as an attempt of its own."""
+        return self._prepared_with.get(attempt)
+
     def keeps(self, session: str) -> bool:
         """Whether it has, or will have once it has looked in the register, a copy that another one may need."""
         return session in self.kept or self.stores.get(session) is not None
@@ -282,7 +305,7 @@ class Manager(Process):
         for replica in self._replicas():
             here = [lease for owner, lease in leases if owner is not None and owner.replica == replica]
             request = self.contacts.request(self.name, replica, here, leaving=self.is_leaving)
-            self._send(replica, "on_renew", request)
+            self._send(replica, "on_renew", request, dict(self.stores))
         for role in self.roles.values():
             if role.owner is not None and (role._is_behind or not role._is_full):
                 self._send(role.owner.replica, "on_ask_state", self.name, role.owner.attempt)
@@ -400,10 +423,9 @@ class Manager(Process):
                     self._read(session, lambda top: self._looked(session, top), lambda: None)
                 case FollowRegister() | SessionLost():
                     self.world.counts[type(action).__name__] += 1
-                    self.roles.pop(session, None)
-                    items = self.stores.pop(session, None)
+                    role, items = self.roles.pop(session), self.stores.pop(session, None)
                     if items is not None and isinstance(action, FollowRegister):
-                        self.kept[session] = items
+                        self.kept[session] = Kept(items, role.copy_epoch)
 
     def _prepare(self, session: str, action: Prepare) -> None:
         items = self.stores[session]
@@ -485,7 +507,7 @@ class Manager(Process):
 
     def _looked(self, session: str, top: EpochRecord | None) -> None:
         if (role := self.roles.get(session)) is not None:
-            self._do(session, role.looked(top, self.clock))
+            self._do(session, role.looked(top, self.clock, self.world.processes))
 
     # Orphans
 
@@ -516,19 +538,30 @@ class Manager(Process):
     def _look_after_kept(self, session: str, top: EpochRecord | None) -> None:
         if top is None or not isinstance(top.record, Owner) or session not in self.kept or session in self.roles:
             return
-        owner = top.record
+        owner, kept = top.record, self.kept[session]
         is_forsaken = owner.replica in self._known_dead and owner.standby not in self.world.processes
-        if (adopt := decide_kept(top, self.name, is_forsaken=is_forsaken)) is not None:
+        if not (owner.is_gone or is_forsaken):
+            kept.wanted_since = None
+            return
+        kept.wanted_since = since = self.clock if kept.wanted_since is None else kept.wanted_since
+        copy = KeptCopy.of(owner, self.name, kept.epoch, self.world.processes)
+        adopt = decide_kept(
+            self.world.rules.config, top, self.name, copy, is_forsaken=is_forsaken, wanted_for_s=self.clock - since
+        )
+        if adopt is not None:
             self.world.counts["taken up again"] += 1
             self._begin(session, adopt)
 
     def _begin(self, session: str, adopt: Adopt | None) -> None:
+        copy = None
         if adopt is not None:
-            self.stores[session] = self.kept.pop(session, None)
-        has_copy = adopt is not None and self.stores[session] is not None
+            kept = self.kept.pop(session, None)
+            self.stores[session] = None if kept is None else kept.items
+            if kept is not None:
+                copy = KeptCopy.of(adopt.owner, self.name, kept.epoch, self.world.processes)
         config, now = self.world.rules.config, self.clock
         self.roles[session] = self.world.rules.ownership(
-            config, self.contacts, self.name, session, now, adopt, has_copy, self.world.new_attempt
+            config, self.contacts, self.name, session, now, adopt, copy, self.world.new_attempt
         )
 
     def _remember_deaths(self, session: str) -> None:

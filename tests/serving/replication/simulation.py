@@ -85,6 +85,10 @@ class Fate:
     is_doomed: bool = False
     """Its replica and its standby copy were gone in the same moment."""
     served_at: float = SERVED_AGAIN_S
+    copied: dict[str, int] = field(default_factory=dict)
+    """How much a replica knows that its standbys have, by manager."""
+    opened_with: int | None = None
+    """What the last copy had that was opened elsewhere."""
     held_with: int | None = None
     """What the copy had when it was held last, if it was there."""
 
@@ -328,6 +332,7 @@ class World:
             self.check(fate.is_doomed or record == Ended() or begun, f"{session} was given up with a copy alive")
         elif isinstance(previous, Owner) and previous.attempt != record.attempt:
             self.counts["takeovers"] += 1
+            self._check_newest(session, fate, record)
         if previous is None:
             fate.served_at = max(fate.served_at, self.now)
         fate.epochs.append(record)
@@ -341,6 +346,17 @@ class World:
         if isinstance(record, Owner) and record.held is not None and not was_held:
             copy = replica.copies.get(record.attempt) if isinstance(replica, Replica) else None
             fate.held_with = None if copy is None else copy.items
+
+    def _check_newest(self, session: str, fate: Fate, owner: Owner) -> None:
+        """A session goes on from what it was known to have elsewhere, as long as that is there."""
+        opener = self.processes.get(owner.standby)
+        items = opener.opened_with(owner.attempt) if isinstance(opener, Manager) else None
+        fate.opened_with = items
+        for manager in self.managers():
+            known = min(fate.copied.get(manager.name, 0), manager.items_of(session))
+            self.check(
+                items is None or items >= known, f"{session} goes on from {items}, {manager.name} has {known}"
+            )
 
     def _is_cut(self, source: str, target: str) -> bool:
         return self.cuts.get((source, target), 0.0) > self.now

@@ -7,6 +7,7 @@ import itertools
 import pytest
 
 from serving.replication.actions import (
+    Action,
     CancelAttempt,
     Commit,
     FollowRegister,
@@ -15,11 +16,12 @@ from serving.replication.actions import (
     Prepare,
     SessionLost,
 )
-from serving.replication.adoption import Adopt, Drop, decide_kept, decide_orphan
+from serving.replication.adoption import Adopt, Drop, decide_orphan
 from serving.replication.contacts import Contacts
+from serving.replication.kept_copies import KeptCopy, decide_kept
 from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, Orphan
 from serving.replication.ownership import Phase, StandbyOwnership
-from serving.replication.register import Ended, EpochRecord, Owner
+from serving.replication.register import Ended, EpochRecord, Owner, StandbyEpoch
 
 CONFIG = LeaseConfig()
 
@@ -27,11 +29,11 @@ CONFIG = LeaseConfig()
 class Standby:
     """An ownership whose attempts are a1, a2 and so on, and whose replicas answer when told."""
 
-    def __init__(self, adopt: Adopt | None = None, *, has_copy: bool = False) -> None:
+    def __init__(self, adopt: Adopt | None = None, *, kept: KeptCopy | None = None) -> None:
         self.contacts = Contacts()
         numbers = itertools.count(1)
         self.role = StandbyOwnership(
-            CONFIG, self.contacts, "m", "s", 0.0, adopt, has_copy, lambda: f"a{next(numbers)}"
+            CONFIG, self.contacts, "m", "s", 0.0, adopt, kept, lambda: f"a{next(numbers)}"
         )
 
     def prepared(self, attempt: str, replica: str, now: float) -> object:
@@ -71,7 +73,7 @@ def test_nothing_is_renewed_before_the_first_epoch_is_committed() -> None:
 def test_the_answer_to_prepare_lets_the_first_renewal_grant_a_lease() -> None:
     standby = serving()
     lease = standby.role.renewal()
-    assert lease == CopyLease("s", "a1", 1)
+    assert lease == CopyLease("s", "a1", 1, is_copied=True)
     assert standby.contacts.request("m", "r1", [lease]).reading == 0.0
 
 
@@ -130,7 +132,7 @@ def test_the_owner_is_not_renewed_from_the_first_try_to_commit_another() -> None
 def test_a_won_commit_renews_the_new_copy() -> None:
     standby = committing()
     assert standby.role.committed(2, True, 2.3) == []
-    assert standby.role.renewal() == CopyLease("s", "a2", 2)
+    assert standby.role.renewal() == CopyLease("s", "a2", 2, is_copied=True)
 
 
 def test_a_lost_commit_cancels_the_copy_and_follows_the_register() -> None:
@@ -298,6 +300,13 @@ def test_nothing_is_kept_of_an_owner_while_another_copy_is_committed() -> None:
 
 
 GONE = Owner("r1", "a", "m", is_gone=True)
+NEWEST, OLD = KeptCopy(1, is_newest=True), KeptCopy(1, is_newest=False)
+
+
+def take_up(
+    top: EpochRecord, kept: KeptCopy = NEWEST, *, is_forsaken: bool = False, wanted_for_s: float = 0.0
+) -> Adopt | None:
+    return decide_kept(CONFIG, top, "m", kept, is_forsaken=is_forsaken, wanted_for_s=wanted_for_s)
 
 
 def wanted() -> Standby:
@@ -337,15 +346,15 @@ def test_an_adopted_copy_is_given_up_once_its_lease_is_over_for_long() -> None:
 
 
 def test_a_copy_that_was_kept_is_opened_at_once_where_the_owner_has_no_lease() -> None:
-    adopt = decide_kept(EpochRecord(3, GONE), "m", is_forsaken=False)
+    adopt = take_up(EpochRecord(3, GONE))
     assert adopt == Adopt(4, Owner("r1", "a", "m"), is_gone=True)
-    standby = Standby(adopt, has_copy=True)
+    standby = Standby(adopt, kept=NEWEST)
     assert standby.role.tick(0.0) == [Commit(4, Owner("r1", "a", "m"))]
     assert standby.role.committed(4, True, 0.1) == [Prepare("a1", "r1")]
 
 
 def test_a_copy_that_was_kept_is_behind_an_owner_that_is_adopted_again() -> None:
-    standby = Standby(ADOPT, has_copy=True)
+    standby = Standby(ADOPT, kept=NEWEST)
     standby.role.tick(0.0)
     standby.role.committed(2, True, 0.0)
     standby.answers(0.1, epoch=2, attempt="a")
@@ -354,12 +363,82 @@ def test_a_copy_that_was_kept_is_behind_an_owner_that_is_adopted_again() -> None
 
 
 def test_a_copy_that_was_kept_is_left_alone_while_there_is_a_standby() -> None:
-    assert decide_kept(EpochRecord(2, Owner("r1", "a", "m2")), "m", is_forsaken=False) is None
+    assert take_up(EpochRecord(2, Owner("r1", "a", "m2"))) is None
 
 
 def test_a_copy_that_was_kept_is_used_where_owner_and_standby_are_known_to_be_dead() -> None:
-    adopt = decide_kept(EpochRecord(2, Owner("r1", "a", "m2")), "m", is_forsaken=True)
+    adopt = take_up(EpochRecord(2, Owner("r1", "a", "m2")), is_forsaken=True)
     assert adopt == Adopt(3, Owner("r1", "a", "m"), is_gone=True)
+
+
+def test_a_session_is_left_for_a_while_to_a_manager_that_may_have_kept_a_newer_copy() -> None:
+    top = EpochRecord(3, GONE)
+    assert take_up(top, OLD, wanted_for_s=9.9) is None
+    assert take_up(top, OLD, wanted_for_s=10.0) == Adopt(4, Owner("r1", "a", "m"), is_gone=True)
+
+
+def old() -> Standby:
+    """A manager has adopted the session again; in between another one was fed."""
+    standby = Standby(ADOPT, kept=OLD)
+    standby.role.tick(0.0)
+    standby.role.committed(2, True, 0.0)
+    return standby
+
+
+def test_an_old_copy_is_not_opened_before_those_who_may_have_a_newer_one_were_waited_for() -> None:
+    standby = old()
+    assert standby.role.renewal() == CopyLease("s", "a", 2, is_copied=False)
+    assert standby.role.died("r1", 0.2) == [Commit(3, GONE)]
+    assert standby.role.committed(3, True, 0.3) == [LookInRegister()]
+    assert standby.role.tick(10.2) == [LookInRegister()]
+    assert standby.role.tick(10.3) == [Prepare("a1", "r1")]
+    standby.prepared("a1", "r2", 10.4)
+    assert standby.role.phase is Phase.COMMITTING
+
+
+@pytest.mark.parametrize(
+    ("managers", "actions"), [(["m"], [Prepare("a1", "r1")]), (["m", "m2"], []), (None, [LookInRegister()])]
+)
+def test_an_old_copy_is_opened_once_nobody_is_there_who_may_have_a_newer_one(
+    managers: list[str] | None, actions: list[Action]
+) -> None:
+    standby = Standby(ADOPT._replace(owner=Owner("r1", "a", "m", standbys=(StandbyEpoch("m2", 2),))), kept=OLD)
+    standby.role.tick(0.0)
+    standby.role.committed(2, True, 0.0)
+    [commit] = standby.role.died("r1", 0.2)
+    assert isinstance(commit, Commit)
+    standby.role.committed(3, True, 0.3)
+    assert isinstance(commit.record, Owner)
+    assert standby.role.looked(EpochRecord(3, commit.record), 5.4, managers) == actions
+
+
+def test_an_old_copy_is_as_good_as_any_once_it_was_fed() -> None:
+    standby = old()
+    standby.answers(0.1, epoch=2, attempt="a")
+    standby.role.fed(2, True, 0.1)
+    assert standby.role.renewal() == CopyLease("s", "a", 2, is_copied=True)
+    assert standby.role.died("r1", 0.2) == [Prepare("a1", "r1")]
+
+
+OWNER = Owner("r1", "a", "m", standbys=(StandbyEpoch("m", 2), StandbyEpoch("m2", 3), StandbyEpoch("m3", 5)))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "managers", "is_newest"),
+    [
+        (5, ["m", "m2", "m3"], True),
+        (4, ["m", "m2", "m3"], False),
+        (4, ["m", "m2"], True),
+        (2, ["m", "m2"], False),
+        (2, ["m"], True),
+        (4, None, False),
+    ],
+    ids=["as new", "a newer one", "which is gone", "an older one", "all gone", "unknown"],
+)
+def test_a_copy_is_the_newest_unless_a_manager_that_is_there_had_one_at_a_later_epoch(
+    epoch: int, managers: list[str] | None, is_newest: bool
+) -> None:
+    assert KeptCopy.of(OWNER, "m", epoch, managers) == KeptCopy(epoch, is_newest)
 
 
 def test_a_session_is_not_lost_if_another_manager_has_adopted_it() -> None:
@@ -406,12 +485,12 @@ def test_a_session_is_not_moved_from_a_replica_that_stays() -> None:
 
 def test_an_owner_that_moves_is_renewed_until_what_it_handed_over_is_committed() -> None:
     standby = moving()
-    assert standby.role.renewal() == CopyLease("s", "a1", 1)
+    assert standby.role.renewal() == CopyLease("s", "a1", 1, is_copied=True)
     standby.role.yielded("a2", 3.0)
     assert standby.role.moved("a2", "r2", 4.0) == [Commit(2, Owner("r2", "a2", "m"))]
     assert standby.role.renewal() is None
     standby.role.committed(2, True, 4.1)
-    assert standby.role.renewal() == CopyLease("s", "a2", 2)
+    assert standby.role.renewal() == CopyLease("s", "a2", 2, is_copied=True)
 
 
 def test_what_the_owner_sends_before_it_yields_is_kept_and_does_not_end_the_move() -> None:
@@ -424,7 +503,7 @@ def test_what_the_owner_sends_before_it_yields_is_kept_and_does_not_end_the_move
 def test_a_move_that_failed_is_said_to_be_given_up_and_tried_again() -> None:
     standby = moving()
     assert standby.role.prepare_failed("a2", 0.3) == [CancelAttempt("a2")]
-    assert standby.role.renewal() == CopyLease("s", "a1", 1, given_up=1)
+    assert standby.role.renewal() == CopyLease("s", "a1", 1, given_up=1, is_copied=True)
     assert standby.role.tick(0.7) == []
     assert standby.role.tick(0.8) == [Move("a3", 2)]
 
@@ -494,8 +573,20 @@ def test_leases_of_an_earlier_manager_are_waited_for() -> None:
     assert standby.role.tick(3.2) == [Commit(3, Owner("r2", "a1", "m"))]
 
 
-def decide(top: EpochRecord | None, epoch: int | None, without_lease_s: float = 2.0) -> Adopt | Drop | None:
-    return decide_orphan(CONFIG, top, Orphan("s", "a", epoch, without_lease_s), "r1", "m")
+def decide(
+    top: EpochRecord | None, epoch: int | None, without_lease_s: float = 2.0, copied_at: int | None = 0
+) -> Adopt | Drop | None:
+    return decide_orphan(CONFIG, top, Orphan("s", "a", epoch, without_lease_s, copied_at), "r1", "m")
+
+
+@pytest.mark.parametrize(
+    ("copied_at", "standbys"), [(0, ()), (1, ()), (2, (StandbyEpoch("m2", 2),)), (None, (StandbyEpoch("m2", 2),))]
+)
+def test_who_adopts_a_session_names_the_standby_before_if_that_may_have_a_copy(
+    copied_at: int | None, standbys: tuple[StandbyEpoch, ...]
+) -> None:
+    adopt = decide(EpochRecord(2, Owner("r1", "a", "m2")), epoch=2, copied_at=copied_at)
+    assert adopt == Adopt(3, Owner("r1", "a", "m", standbys=standbys))
 
 
 def test_the_owner_of_the_latest_epoch_is_adopted() -> None:
@@ -504,7 +595,8 @@ def test_the_owner_of_the_latest_epoch_is_adopted() -> None:
 
 def test_a_copy_that_its_manager_committed_but_never_renewed_is_adopted() -> None:
     top = EpochRecord(4, Owner("r1", "a", "dead"))
-    assert decide(top, epoch=None, without_lease_s=10.1) == Adopt(5, Owner("r1", "a", "m"))
+    owner = Owner("r1", "a", "m", standbys=(StandbyEpoch("dead", 4),))
+    assert decide(top, epoch=None, without_lease_s=10.1) == Adopt(5, owner)
 
 
 def test_a_copy_that_has_just_been_adopted_is_left_to_its_manager() -> None:

@@ -21,6 +21,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import TextEncoderStage
 from serving.replication.adoption import Adopt
 from serving.replication.ownership import Phase
+from serving.replication.register import StandbyEpoch
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
@@ -207,7 +208,7 @@ def test_a_session_goes_on_from_what_its_standby_had_where_its_adopter_never_got
             owned = (await there.register.open_sessions())[session.id]
             there.links[owned.replica].lost_methods.add("feed")
             adopter._failover._standby(session.id, adopt=Adopt(2, replace(owned, standby="manager 1")))
-            await until(lambda: session.id in keeper._failover._kept)
+            await until(lambda: session.id in keeper._failover._kept.sessions)
             await there.kill(owned.replica)
             if adopter_dies:
                 await there.kill_manager(adopter)
@@ -215,6 +216,35 @@ def test_a_session_goes_on_from_what_its_standby_had_where_its_adopter_never_got
             assert viewer.resumed == 1
 
     run(keep())
+
+
+def test_a_session_adopted_again_goes_on_from_what_the_manager_in_between_was_told(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def adopt_again() -> None:
+        async with cluster(pocket, tmp_path, managers=2) as there:
+            first, between = there.managers
+            session = await started(first)
+            viewer = Viewer(first, session)
+            await viewer.sees(33)
+            owned = (await there.register.open_sessions())[session.id]
+            between._failover._standby(session.id, adopt=Adopt(2, replace(owned, standby="manager 1")))
+            await until(lambda: session.id in first._failover._kept.sessions)
+            await until(lambda: between._failover._sessions[session.id].ownership.copy_epoch == 2)
+            late = pb.Command(id="late", client_id="anna", schedule_prompt=cue(NIGHT, 81))
+            assert (await between.command(session.id, late, ANNA)).replicated
+            # It is adopted again, and its owner dies before that manager is fed.
+            there.links[owned.replica].lost_methods.add("feed")
+            standbys = (StandbyEpoch("manager 0", 1), StandbyEpoch("manager 1", 2))
+            again = Adopt(3, replace(owned, standby="manager 0", standbys=standbys))
+            kept = first._failover._kept.of(session.id, again.owner, None)
+            first._failover._standby(session.id, adopt=again, kept=kept)
+            await until(lambda: session.id in between._failover._kept.sessions)
+            await there.kill(owned.replica)
+            await viewer.sees(END)
+            assert (await first.get(session.id, ANNA)).prompt == NIGHT
+
+    run(adopt_again())
 
 
 def test_viewers_are_told_that_both_copies_are_lost(pocket: OpenedModel, tmp_path: Path) -> None:
