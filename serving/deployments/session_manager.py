@@ -128,8 +128,12 @@ class SessionManagerReplica:
         return web_app(self._sessions, self._origins)
 
     async def check_health(self) -> None:
-        """Begin, if that has not been done, to look for sessions whose manager is gone; count the managers."""
+        """Begin, if that has not been done, to look for sessions whose manager is gone; count the managers.
+
+        Raises where its own sessions are not looked after any more.
+        """
         self._sessions.start()
+        self._sessions.check()
         self._managers_there = self._managers_there or departures.follow(this_deployment_id())
         if self._departure is None or self._departure.done():
             self._departure = asyncio.create_task(self._depart())

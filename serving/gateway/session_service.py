@@ -113,6 +113,10 @@ class SessionService(SessionAPI):
             self._follows = True
             self._failover.beside(self._evacuation.follow(address))
 
+    def check(self) -> None:
+        """Raise RuntimeError if sessions are not looked after any more."""
+        self._failover.check()
+
     def share_limits(self, managers: int) -> None:
         """Let in a share of what callers may ask: there are so many managers now."""
         self._callers.managers = managers

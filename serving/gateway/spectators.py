@@ -27,7 +27,7 @@ class Spectators:
     """Watches sessions for any number of viewers. `beside` runs what outlives a request, `metrics` count gaps."""
 
     def __init__(
-        self, relay: EventRelay, beside: Callable[[Coroutine[Any, Any, None]], None], metrics: GatewayMetrics
+        self, relay: EventRelay, beside: Callable[[Coroutine[Any, Any, None]], object], metrics: GatewayMetrics
     ) -> None:
         self._relay = relay
         self._beside = beside
@@ -79,7 +79,7 @@ class SharedStream:
         self,
         relay: EventRelay,
         session_id: str,
-        beside: Callable[[Coroutine[Any, Any, None]], None],
+        beside: Callable[[Coroutine[Any, Any, None]], object],
         metrics: GatewayMetrics,
     ) -> None:
         self._relay = relay

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from serving.errors import RegisterUnavailable, ReplicaDied, ReplicaLost, ServingError, SessionNotFound
@@ -74,13 +75,18 @@ class Failover:
         self._is_leaving = False
         self._destination = SharedAnswer(register.destination, DESTINATION_KEPT_S)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._vital: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin to renew leases, on the event loop. To begin again does nothing."""
-        if not self._tasks:
-            self.beside(self._watch())
-            self.beside(self._forget_ended())
-            self.beside(self._look_after_kept())
+        if not self._vital:
+            vital = (self._watch(), self._forget_ended(), self._look_after_kept())
+            self._vital = [self.beside(work) for work in vital]
+
+    def check(self) -> None:
+        """Raise RuntimeError if sessions are not looked after any more."""
+        if any(task.done() for task in self._vital):
+            raise RuntimeError("a task that looks after all sessions has ended; the log says why")
 
     def leave(self) -> None:
         """This manager is being taken away: others are asked to adopt its sessions, which it keeps until then."""
@@ -191,7 +197,7 @@ class Failover:
             has_room = any(room > 0 for room in self.contacts.rooms(replicas.speaking).values())
             for session in list(self._sessions.values()):
                 session.ownership.evacuate(destination)
-                session.tick(replicas.leaving, has_room=has_room)
+                _told(session, partial(session.tick, replicas.leaving, has_room=has_room))
             await asyncio.sleep(self._config.renew_every_s / 2)
 
     async def _replicas(self) -> Replicas:
@@ -241,7 +247,7 @@ class Failover:
             self.contacts.forget(replica)
             self._host.dead.add(replica)
             for session in list(self._sessions.values()):
-                session.replica_died(replica)
+                _told(session, partial(session.replica_died, replica))
             return False
         except ReplicaLost as lost:
             logger.debug("lease not renewed", extra={"replica": replica, "why": str(lost)})
@@ -250,7 +256,7 @@ class Failover:
             self.contacts.heard_room(replica, answer.room)
             for report in answer.copies:
                 if (found := self._sessions.get(report.session_id)) is not None:
-                    found.reported(report, asked_at)
+                    _told(found, partial(found.reported, report, asked_at))
             for orphan in answer.orphans:
                 self._look_after(replica, orphan)
         return True
@@ -316,16 +322,26 @@ class Failover:
             with suppress(RegisterUnavailable):
                 await self._register.forget_ended()
 
-    def beside(self, work: Coroutine[Any, Any, None]) -> None:
+    def beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something beside the requests, for as long as it takes; that it failed is logged."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a task of the gateway failed", exc_info=error)
+
+
+def _told(session: StandbySession, news: Callable[[], None]) -> None:
+    """Tell a session. One that fails at that is left to whoever adopts it, and the others go on."""
+    try:
+        news()
+    except Exception:
+        logger.exception("the standby of a session failed", extra={"session": session.session_id})
+        session.release()
 
 
 def _is_over(top: EpochRecord | None) -> bool:

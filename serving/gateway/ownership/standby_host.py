@@ -45,7 +45,7 @@ class StandbyHost:
     config: LeaseConfig
     manager: str
     directory: SessionDirectory
-    beside: Callable[[Coroutine[Any, Any, None]], None]
+    beside: Callable[[Coroutine[Any, Any, None]], object]
     metrics: GatewayMetrics
     others: OtherServers
     managers: Managers

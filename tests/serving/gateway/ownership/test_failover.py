@@ -429,3 +429,47 @@ def hang_at(there: Cluster, name: str, block: int, killed: threading.Event) -> N
         return whole(streams, cancelled)
 
     generator.generate = generate  # type: ignore[method-assign]
+
+
+class Broken(Exception):
+    """Nobody has foreseen it."""
+
+
+def test_a_standby_that_fails_is_left_to_another_manager_and_its_neighbour_goes_on(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object, **__: object) -> None:
+        raise Broken
+
+    async def fail() -> None:
+        async with cluster(pocket, tmp_path, managers=2) as there:
+            first, other = there.managers
+            session, neighbour = await started(first), await started(first)
+            viewers = [Viewer(other, one) for one in (session, neighbour)]
+            monkeypatch.setattr(first._failover._sessions[session.id], "tick", breaks)
+            await until(lambda: other._failover.is_standby_of(session.id))
+            assert first._failover.is_standby_of(neighbour.id)
+            for viewer in viewers:
+                await viewer.sees(END)
+            first.check()
+
+    run(fail())
+
+
+def test_a_manager_is_not_healthy_once_nothing_looks_after_its_sessions(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks() -> None:
+        raise Broken
+
+    async def fail() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            (manager,) = there.managers
+            await started(manager)
+            manager.check()
+            monkeypatch.setattr(manager._failover, "_replicas", breaks)
+            await until(lambda: any(task.done() for task in manager._failover._vital))
+            with pytest.raises(RuntimeError, match="looks after all sessions has ended"):
+                manager.check()
+
+    run(fail())
