@@ -37,21 +37,26 @@ INT8_CHANNELS = 8
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """INT8 of x [..., D] by its largest channel, halves rounded up, and fp32 scales [...]."""
-    levels, scales = _scaled_rows(x, INT8_MAX)
-    return levels.add_(0.5).floor_().to(torch.int8), scales
+    rows = x.float()
+    scales = int8_scales(rows.abs().amax(dim=-1))
+    return int8_levels(rows, scales), scales
+
+
+def int8_scales(amax: Tensor) -> Tensor:
+    """The fp32 scales [...] of rows whose largest channels are `amax` [...], fp32."""
+    return amax.clamp(min=MIN_AMAX).div_(INT8_MAX)
+
+
+def int8_levels(rows: Tensor, scales: Tensor) -> Tensor:
+    """fp32 rows [..., D] as INT8 of their scales [...], halves rounded up."""
+    return (rows / scales.unsqueeze(-1)).add_(0.5).floor_().to(torch.int8)
 
 
 def quantize_rows_fp8(x: Tensor) -> tuple[Tensor, Tensor]:
     """float8_e4m3fn of x [..., D] by its largest channel, and fp32 scales [...]."""
-    levels, scales = _scaled_rows(x, FP8_MAX)
-    return levels.to(torch.float8_e4m3fn), scales
-
-
-def _scaled_rows(x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """x in fp32 with each row's largest channel at `largest`, and what that is multiplied by."""
     rows = x.float()
-    scales = rows.abs().amax(dim=-1).clamp_(min=MIN_AMAX).div_(largest)
-    return rows / scales.unsqueeze(-1), scales
+    scales = rows.abs().amax(dim=-1).clamp_(min=MIN_AMAX).div_(FP8_MAX)
+    return (rows / scales.unsqueeze(-1)).to(torch.float8_e4m3fn), scales
 
 
 def scaled_linear_reference(

@@ -35,12 +35,24 @@ TILES_WIDE: Tiles = {sm: Tile(m=1, n=16384, warps=8) for sm in ARCHITECTURES} | 
 
 
 @triton.jit
+def scales_of(b_amax: tl.tensor) -> tl.tensor:
+    """The scales [M] of rows whose largest channels are `b_amax` [M], fp32: as `int8_scales`, to the bit."""
+    # In fp64 the product with 1 / 127 rounds to the same fp32 as the quotient, which lies 2^-32 from any middle.
+    return (tl.maximum(b_amax, MIN_AMAX).to(tl.float64) * (1.0 / INT8_MAX)).to(tl.float32)
+
+
+@triton.jit
+def levels_of(b_x: tl.tensor, b_scale: tl.tensor) -> tl.tensor:
+    """INT8 of fp32 rows [M, D] by their scales [M]: as `int8_levels`, to the bit."""
+    return tl.floor(tl.div_rn(b_x, b_scale[:, None]) + 0.5).to(tl.int8)
+
+
+@triton.jit
 def quantize_tile(b_x: tl.tensor) -> tuple[tl.tensor, tl.tensor]:
     """INT8 of rows [M, D], and their scales [M]; see `quantize_rows`, whose quotients are rounded as these."""
     b_x = b_x.to(tl.float32)
-    # In fp64 the product with 1 / 127 rounds to the same fp32 as the quotient, which lies 2^-32 from any middle.
-    b_scale = (tl.maximum(tl.max(tl.abs(b_x), 1), MIN_AMAX).to(tl.float64) * (1.0 / INT8_MAX)).to(tl.float32)
-    return tl.floor(tl.div_rn(b_x, b_scale[:, None]) + 0.5).to(tl.int8), b_scale
+    b_scale = scales_of(tl.max(tl.abs(b_x), 1))
+    return levels_of(b_x, b_scale), b_scale
 
 
 @triton.jit

@@ -68,7 +68,7 @@ class LayerOps(Protocol):
     """What a layer computes besides attention, over B rows of T tokens.
 
     `name` is that of the module whose weights an op takes, as in a state dict ("blocks.7.self_attn"). An
-    implementation may take others in their place: 8-bit ones, with a session's own LoRA, or a plan.
+    implementation may take others in their place, such as 8-bit ones.
     """
 
     def modulated_qkv(

@@ -46,7 +46,8 @@ from kernels.attention.slots import (
     check_planes,
     check_raw_plane,
 )
-from kernels.quantize import INT8_MAX, MIN_AMAX, quantize_rows, quantize_tile
+from kernels.eight_bits import int8_levels, int8_scales
+from kernels.quantize import levels_of, quantize_rows, quantize_tile, scales_of
 from kernels.rms_norm import check_projections
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS, rms_norm_reference
@@ -103,8 +104,8 @@ def _quantized(keys: Tensor, moving: Tensor | None, freqs: RopeFreqs | None) -> 
     modulus = keys[..., :channels].float().unflatten(-1, (-1, 2)).norm(dim=-1)
     reach = torch.where(moving == 1, modulus.amax(-1, keepdim=True), 0)
     amax = torch.maximum(keys.float().abs().amax(-1, keepdim=True), reach)
-    scales = amax.clamp(min=MIN_AMAX.value) / INT8_MAX.value
-    return torch.floor(keys.float() / scales + 0.5).to(torch.int8), scales[..., 0]
+    scales = int8_scales(amax[..., 0])
+    return int8_levels(keys.float(), scales), scales
 
 
 def _scatter(rows: Tensor, plane: Tensor, start: Tensor, mapping: Tensor) -> None:
@@ -173,8 +174,8 @@ def quantize_key(
     b_modulus = tl.where(b_turns[None, :], tl.sqrt(b_even * b_even + b_odd * b_odd), 0.0)
     b_amax = tl.max(tl.abs(b_k), 1)
     b_amax = tl.where(moves, tl.maximum(b_amax, tl.max(b_modulus, 1)), b_amax)
-    b_scale = tl.maximum(b_amax, MIN_AMAX) / INT8_MAX
-    return tl.floor(b_k / b_scale[:, None] + 0.5).to(tl.int8), b_scale
+    b_scale = scales_of(b_amax)
+    return levels_of(b_k, b_scale), b_scale
 
 
 @triton.jit(do_not_specialize=["layer"])

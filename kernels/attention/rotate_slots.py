@@ -26,6 +26,8 @@ from torch import Tensor
 from kernels.attention.kv_view import KVPlanes, require_integers
 from kernels.attention.rope import apply_rope
 from kernels.attention.slots import check_raw_plane
+from kernels.eight_bits import int8_levels
+from kernels.quantize import levels_of
 from kernels.tiles import ARCHITECTURES, INTERPRETER, AotCase, Tile, Tiles, architecture, tile_for
 from kernels.token_rows import FLOATS
 
@@ -42,8 +44,8 @@ def rotate_slots_reference(
         frame, kept = slice(slot, slot + frame_tokens), raw[:, raw_slot : raw_slot + frame_tokens]
         turned = apply_rope(kept, freq.expand(frame_tokens, -1))
         if planes.key_scales is not None:
-            scales = planes.key_scales[:, :, frame].mT.unsqueeze(-1)
-            turned = torch.floor(apply_rope(kept.float(), freq.expand(frame_tokens, -1)) / scales + 0.5)
+            scales = planes.key_scales[:, :, frame].mT
+            turned = int8_levels(apply_rope(kept.float(), freq.expand(frame_tokens, -1)), scales)
         planes.keys[:, frame, :, :channels] = turned.to(planes.keys.dtype)
 
 
@@ -70,7 +72,7 @@ def _rotate_slots_kernel(
     if INT8:
         o_scale = (i_layer * H + o_m % H) * pool_tokens + tl.load(p_slots + i_slot) + o_m // H
         b_scale = tl.load(p_key_scales + o_scale, mask=m_m, other=1.0)
-        b_k = tl.floor(b_k / b_scale[:, None] + 0.5)
+        b_k = levels_of(b_k, b_scale)
     p_k = p_keys + (token * H + o_m)[:, None] * D + o_d[None, :]
     tl.store(p_k, b_k.to(p_keys.dtype.element_ty), mask=m_x)
 
