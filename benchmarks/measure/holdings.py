@@ -39,7 +39,7 @@ async def rooms(config: ServerConfig, logs: Path) -> list[Room]:
     found = []
     for replica in [one for one in replicas(logs) if one.deployment in sizes]:
         handle = serve.get_deployment_handle(replica.deployment, APPLICATION)
-        free = await ReplicaClient(handle, ANSWER_S).call(replica.id, "room", timeout_s=ANSWER_S)
+        free = await ReplicaClient(handle, "replica", ANSWER_S).call(replica.id, "room", timeout_s=ANSWER_S)
         found.append(Room(replica.deployment, replica.id, free, sizes[replica.deployment]))
     return found
 

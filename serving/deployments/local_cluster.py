@@ -104,7 +104,7 @@ def _vital() -> dict[str, int]:
 
 async def end_sessions() -> None:
     """End every session, so that viewers are told and recordings finished."""
-    pool = ReplicaClient(denoisers(), END_S)
+    pool = ReplicaClient(denoisers(), "denoiser", END_S)
     replicas = (await pool.replicas()).all
     ending = (pool.call(replica, "end_sessions", timeout_s=END_S) for replica in replicas)
     await asyncio.gather(*ending, return_exceptions=True)

@@ -115,7 +115,7 @@ class SessionManagerReplica:
         join_serve_logs(tells_refusals=True)
         self._origins = config.origins
         self._chunks = SerializedChunks()
-        pool = ReplicaClient(denoisers, config.leases.lease_s)
+        pool = ReplicaClient(denoisers, "denoiser", config.leases.lease_s)
         self._managers = ReplicaActors(this_deployment())
         self._sessions = SessionService(
             pool, KvRegister(), config, model, this_replica(), self._managers.ids, ManagerMetrics()

@@ -62,7 +62,7 @@ class RemoteTextEncoder(TextEncoderStage):
     """Text encoders; any of them will do, and where one is lost another one is asked."""
 
     def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
-        self._replicas = ReplicaClient(handle, silence_s)
+        self._replicas = ReplicaClient(handle, "text encoder", silence_s)
 
     @override
     async def encode(self, text: str) -> Prompt:
@@ -89,7 +89,7 @@ class RemoteDecoder(DecoderStage):
     """
 
     def __init__(self, handle: DeploymentHandle[Any], silence_s: float, copier: HostCopier) -> None:
-        self._replicas = ReplicaClient(handle, silence_s)
+        self._replicas = ReplicaClient(handle, "video decoder", silence_s)
         self._silence_s = silence_s
         self._copier = copier
         self._opened: dict[str, _Opened] = {}

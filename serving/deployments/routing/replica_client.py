@@ -21,7 +21,7 @@ from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
 from serving.gateway.ownership.placement import ask_some
 from serving.gateway.ownership.ranking import by_room
-from serving.gateway.ownership.replica_pool import CALL_S, Replicas
+from serving.gateway.ownership.replica_pool import CALL_S, Replicas, none_answers
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class Placed(NamedTuple):
 class ReplicaClient:
     """Calls methods of one deployment's replicas. Lost ones raise ReplicaLost, dead ones ReplicaDied.
 
+    `stage` is what one of them is called in messages to clients: they see no replicas.
+
     A replica that did not answer for `silence_s` counts as silent, and is asked last for a while, or until it
     answers.
 
@@ -46,10 +48,11 @@ class ReplicaClient:
     each answer until the caller took it, which one that is stopped or cut off never does.
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], stage: str, silence_s: float) -> None:
         self._handle = handle.options(_by_reference=False)
         self._actors = ReplicaActors(handle)
         self._deployment = DeploymentID(handle.deployment_name, handle.app_name)
+        self._stage = stage
         self._silence_s = silence_s
         self._silent: dict[str, float] = {}
 
@@ -125,7 +128,7 @@ class ReplicaClient:
         Those that were silent just now, and those that are being taken away, are the last to be asked, and not at
         all where something `moves`. Raises SlotsFull if all are full, and ReplicaLost if none answers.
         """
-        refused: ServingError = ReplicaLost("no replica answers")
+        refused: ServingError = none_answers(self._stage)
         replicas = await self.replicas()
         for among in (replicas.speaking,) if moves else replicas:
             for replica in by_room(await ask_some(self, among, "room")):
@@ -141,7 +144,7 @@ class ReplicaClient:
 
     def _fell_silent(self, replica: str, seconds: float) -> ReplicaLost:
         self._silent[replica] = asyncio.get_running_loop().time()
-        return ReplicaLost(f"its replica was silent for {seconds:g} s")
+        return ReplicaLost(f"its {self._stage} was silent for {seconds:g} s")
 
     def _avoided(self) -> set[str]:
         now = asyncio.get_running_loop().time()
@@ -154,10 +157,10 @@ class ReplicaClient:
             return error.cause
         if isinstance(error, RayActorError | grpc.RpcError):
             if await self._actors.died(replica):
-                return ReplicaDied("its replica died")
-            return ReplicaLost(f"its replica is gone or cannot be reached ({type(error).__name__})")
+                return ReplicaDied(f"its {self._stage} died")
+            return ReplicaLost(f"its {self._stage} is gone or cannot be reached ({type(error).__name__})")
         if isinstance(error, BackPressureError | DeploymentUnavailableError):
-            return ReplicaLost(f"no replica takes requests: {error}")
+            return ReplicaLost(f"no {self._stage} takes requests: {error}")
         return error
 
     def _begin(self, replica: str, method: str, arguments: tuple[Any, ...], *, stream: bool) -> Any:

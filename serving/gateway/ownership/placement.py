@@ -9,7 +9,7 @@ from typing import Any
 
 from serving.errors import ReplicaLost, ServingError, SlotsFull, WrongState
 from serving.gateway.ownership.ranking import by_room
-from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool
+from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool, none_answers
 from serving.replication.contacts import Contacts
 from serving.replication.messages import Prepared, ResumeState, SessionSpec
 from serving.replication.register import EpochRecord, Owner
@@ -85,7 +85,7 @@ async def prepare(
     """
     epoch = 0 if owner is None else owner.epoch
     attempt_of_owner = owner.record.attempt if owner is not None and isinstance(owner.record, Owner) else None
-    refused: ServingError = ReplicaLost("no replica answers")
+    refused: ServingError = none_answers("denoiser")
     for among in await pool.replicas():
         for replica in await _by_room(pool, contacts, among, avoid):
             tried(replica)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from serving.errors import ReplicaLost
+
 CALL_S = 30.0
 """The longest a call may take: a fork that generates minutes again takes so long, nothing else does."""
 
@@ -17,6 +19,11 @@ TOLD_S = 60.0
 
 Managers = Callable[[], Awaitable[Collection[str]]]
 """Names the managers that there are. Raises ReplicaLost where nobody says."""
+
+
+def none_answers(stage: str) -> ReplicaLost:
+    """What is said where no replica of a stage takes something."""
+    return ReplicaLost(f"no {stage} answers: it is starting, or stopped; try again in a few seconds")
 
 
 class Replicas(NamedTuple):

@@ -18,7 +18,7 @@ from serving.errors import ReplicaLost
 def client(deployment: str, *there: str) -> ReplicaClient:
     """Of a deployment whose actors Ray says are `there`."""
     handle: Any = SimpleNamespace(deployment_name=deployment, app_name="longtake", options=lambda **_: None)
-    made = ReplicaClient(handle, 1.0)
+    made = ReplicaClient(handle, "video decoder", 1.0)
 
     async def ids() -> list[str]:
         return list(there)
@@ -80,3 +80,11 @@ def test_a_replica_that_answers_nothing_while_it_works_is_lost() -> None:
 
     with pytest.raises(ReplicaLost, match="silent"):
         asyncio.run(decode())
+
+
+@pytest.mark.parametrize("there", [(), ("j",)], ids=["stopped or starting", "silent"])
+def test_where_nothing_is_placed_the_stage_is_named_and_what_to_do(there: tuple[str, ...]) -> None:
+    nowhere = client("Nowhere", *there)
+    nowhere._begin = lambda *_, **__: asyncio.get_running_loop().create_future()  # type: ignore[method-assign]
+    with pytest.raises(ReplicaLost, match="no video decoder answers: it is starting, or stopped; try again"):
+        asyncio.run(nowhere.place("open"))

@@ -16,6 +16,7 @@ from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from serving.errors import ReplicaLost, SessionLost, SessionNotFound, SlotsFull
+from serving.gateway.ownership.replica_pool import none_answers
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import TextEncoderStage
@@ -50,7 +51,7 @@ class NoTextEncoder(TextEncoderStage):
     """Died with the replica."""
 
     async def encode(self, text: str) -> Prompt:
-        raise ReplicaLost("no replica answers")
+        raise none_answers("text encoder")
 
 
 def test_a_session_goes_on_where_the_text_encoder_is_lost_with_its_replica(
@@ -68,6 +69,21 @@ def test_a_session_goes_on_where_the_text_encoder_is_lost_with_its_replica(
             assert viewer.resumed == 1
 
     run(die())
+
+
+def test_a_session_is_deleted_at_once_while_its_decoder_is_stopped(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def delete() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            session = await started(there.managers[0])
+            stopped = asyncio.get_running_loop().create_future()
+            for method in ("decode", "close"):
+                setattr(there.benches["a"].denoiser._decoder, method, lambda *_: asyncio.shield(stopped))
+            async with asyncio.timeout(1):
+                await there.managers[0].delete(session.id, ANNA)
+            assert there.benches["a"].ids == ()
+            stopped.set_result(None)
+
+    run(delete())
 
 
 def test_a_silent_replica_is_replaced_and_its_copy_ends_when_it_speaks_again(

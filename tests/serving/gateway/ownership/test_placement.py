@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serving.errors import SlotsFull
+from serving.errors import ReplicaLost, SlotsFull
 from serving.gateway.ownership.placement import prepare, roomiest
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.replication.contacts import Contacts
@@ -90,3 +90,8 @@ def test_a_session_moves_to_the_roomiest_replica_if_any_has_room() -> None:
     full: Any = Denoisers({"a": 0})
     assert asyncio.run(roomiest(full, told({"a": 1}), 1)) is None
     assert asyncio.run(roomiest(full, told({"a": 1}), 0)) == "a"
+
+
+def test_where_no_denoiser_answers_that_is_said() -> None:
+    with pytest.raises(ReplicaLost, match="no denoiser answers: it is starting, or stopped; try again"):
+        asyncio.run(opened(Denoisers({}), told({})))
