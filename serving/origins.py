@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from engines.config.validation import require
-from serving.errors import OriginNotAllowed
+from serving.errors import InvalidRequest, OriginNotAllowed
 from serving.hosts import is_address, is_localhost
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -38,8 +38,8 @@ class Origins:
             )
 
     def require_host(self, host: str) -> None:
-        """Raise OriginNotAllowed for a name that this server does not answer to."""
-        name = urlsplit(f"//{host}").hostname or ""
+        """Raise OriginNotAllowed for a name that is not this server's, and InvalidRequest for what is none."""
+        name = _name(host)
         names = {urlsplit(origin).hostname for origin in self.allowed}
         if self.local_names_only and not (is_localhost(name) or is_address(name) or name in names):
             raise OriginNotAllowed(
@@ -52,6 +52,18 @@ class Origins:
 
 SAME_ORIGIN = Origins()
 """The server's own page alone."""
+
+
+def _name(host: str) -> str:
+    """Of a Host header; empty where it is."""
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # Raises ValueError for one that is none.
+        return parts.hostname or ""
+    except ValueError:
+        raise InvalidRequest(
+            f"the Host header is {host[:200]!r}; it must be NAME or NAME:PORT, as localhost:8000 or [::1]:8000 is"
+        ) from None
 
 
 def _is_same(origin: str, host: str) -> bool:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.middleware.cors import CORSMiddleware
@@ -24,7 +24,7 @@ from serving.timeline.formats.reader import most_bytes, parse_timeline
 from serving.web.json_format import error_json, server_json, timeline_json
 from serving.web.origin_guard import OriginGuard
 from serving.web.outbound import text
-from serving.web.query import PROTOCOL, Address, read_token
+from serving.web.query import INPUTS, PROTOCOL, Address, one_of, read_query, read_token
 from serving.web.recordings import recording_routes
 from serving.web.segments import SegmentCache
 from serving.web.timeline_file import pending_file, timeline_file
@@ -124,13 +124,13 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
     reading = asyncio.Semaphore(FILES_AT_ONCE)
 
     @app.post("/timelines")
-    async def timeline(
-        request: Request, name: str = "timeline.yaml", input: Literal["none", "video"] = "none"
-    ) -> Response:
+    async def timeline(request: Request) -> Response:
         sessions.authenticate(read_token(request.headers))
+        asked = read_query(request.query_params, ("name", "input"))
+        name, restyles = asked.get("name", "timeline.yaml"), bool(one_of(asked, "input", INPUTS))
         body = await _body(request, most_bytes(name))
         async with reading:
-            read = await asyncio.to_thread(_read, body, name, restyles=input == "video")
+            read = await asyncio.to_thread(_read, body, name, restyles=restyles)
             return Response(read, media_type="application/json")
 
     return app

@@ -1,4 +1,4 @@
-"""What a page from elsewhere asks for is refused before anything is done."""
+"""What a page from elsewhere asks for is refused before anything is done, and what names no host as well."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serving.errors import OriginNotAllowed
+from serving.errors import InvalidRequest, OriginNotAllowed
 from serving.origins import Origins
 from serving.web.json_format import error_json
 
@@ -24,12 +24,13 @@ class OriginGuard:
         self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer 403, or pass on."""
+        """Answer 400 or 403, or pass on."""
         if scope["type"] in ("http", "websocket"):
             try:
                 self._check(HTTPConnection(scope).headers, scope.get("method", ""))
-            except OriginNotAllowed as error:
-                await JSONResponse({"error": error_json(error)}, 403)(scope, receive, send)
+            except (InvalidRequest, OriginNotAllowed) as error:
+                status = 400 if isinstance(error, InvalidRequest) else 403
+                await JSONResponse({"error": error_json(error)}, status)(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from starlette.datastructures import QueryParams
+
 from serving.errors import InvalidRequest, NotAllowed
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import FITS, session_options
@@ -22,6 +24,8 @@ TOKEN_PREFIX = "longtake.token."
 
 OPTIONS = ("model", "seed", "height", "width", "fps", "ahead", "lease_s", "input", "fit", "noise_scale")
 PLACES = ("session", "watch", "from", "take", "client_id", "command_id", "reattach")
+
+FLAGS = {"0": False, "false": False, "1": True, "true": True}
 
 INPUTS = {"none": False, "video": True}
 """Whether a session takes pictures."""
@@ -48,19 +52,15 @@ class Address:
     reattach: bool = False
 
     @classmethod
-    def of(cls, query: Mapping[str, str]) -> Address:
+    def of(cls, params: QueryParams) -> Address:
         """Read a query. Raises InvalidRequest, which names the parameter."""
-        for name in query:
-            if name not in OPTIONS + PLACES:
-                raise InvalidRequest(
-                    f"the parameter {name[:60]!r} is unknown; known: {', '.join(PLACES + OPTIONS)}"
-                )
+        query = read_query(params, PLACES + OPTIONS)
         watch, session = _flag(query, "watch"), query.get("session") or None
         if watch and session is None:
             raise InvalidRequest("watch needs a session; name it as `session`")
         options = read_options({name: query[name] for name in OPTIONS if query.get(name)})
         ids = query.get("client_id", ""), query.get("command_id", "")
-        from_frame, take = _whole(query, "from", MAX_FRAME), _whole(query, "take")
+        from_frame, take = whole(query, "from", MAX_FRAME), whole(query, "take")
         return cls(session, watch, from_frame, take, options, *ids, _flag(query, "reattach"))
 
     def first_frame(self, session: pb.Session) -> int:
@@ -70,27 +70,40 @@ class Address:
         return max(wanted, session.oldest_frame)
 
 
+def read_query(params: QueryParams, known: Sequence[str]) -> dict[str, str]:
+    """The parameters of an address by name. Raises InvalidRequest for one that is not known, or comes twice."""
+    texts: dict[str, str] = {}
+    for name, text in params.multi_items():
+        if name not in known:
+            raise InvalidRequest(f"the parameter {name[:60]!r} is unknown; known: {', '.join(known)}")
+        if name in texts:
+            raise InvalidRequest(f"the parameter {name!r} comes twice; it must come once")
+        texts[name] = text
+    return texts
+
+
 def read_options(texts: Mapping[str, str]) -> pb.SessionOptions:
     """Options of a session, each as a text. Raises InvalidRequest, which names the one that is none."""
     return session_options(
         model=texts.get("model", ""),
-        seed=_whole(texts, "seed"),
-        height=_whole(texts, "height") or 0,
-        width=_whole(texts, "width") or 0,
-        fps=_whole(texts, "fps"),
-        ahead=_whole(texts, "ahead"),
+        seed=whole(texts, "seed"),
+        height=whole(texts, "height") or 0,
+        width=whole(texts, "width") or 0,
+        fps=whole(texts, "fps"),
+        ahead=whole(texts, "ahead"),
         lease_s=_number(texts, "lease_s"),
-        restyles=bool(_one_of(texts, "input", INPUTS)),
-        fit=_one_of(texts, "fit", {name: name for name in FITS}),
+        restyles=bool(one_of(texts, "input", INPUTS)),
+        fit=one_of(texts, "fit", {name: name for name in FITS}),
         noise_scale=_number(texts, "noise_scale"),
     )
 
 
 def _flag(texts: Mapping[str, str], name: str) -> bool:
-    return texts.get(name, "0") not in ("", "0", "false")
+    return bool(one_of(texts, name, FLAGS))
 
 
-def _whole(texts: Mapping[str, str], name: str, most: int = 10**MAX_DIGITS) -> int | None:
+def whole(texts: Mapping[str, str], name: str, most: int = 10**MAX_DIGITS) -> int | None:
+    """A number from 0 to `most`, None where nothing is said. Raises InvalidRequest for anything else."""
     text = texts.get(name)
     if text is None or text == "":
         return None
@@ -111,7 +124,8 @@ def _number(texts: Mapping[str, str], name: str) -> float | None:
         raise InvalidRequest(f"{name} is {text[:60]!r}; it must be a number") from None
 
 
-def _one_of(texts: Mapping[str, str], name: str, known: Mapping[str, T]) -> T | None:
+def one_of(texts: Mapping[str, str], name: str, known: Mapping[str, T]) -> T | None:
+    """What a parameter says, None where it says nothing. Raises InvalidRequest for what is not `known`."""
     text = texts.get(name)
     if text is None or text == "":
         return None

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from serving.gateway.api import SessionAPI
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import MAX_PAGE_SIZE
 from serving.web.json_format import recording_json
-from serving.web.query import read_token
+from serving.web.query import read_query, read_token, whole
 
 
 def recording_routes(sessions: SessionAPI) -> APIRouter:
@@ -19,14 +17,12 @@ def recording_routes(sessions: SessionAPI) -> APIRouter:
     router = APIRouter()
 
     @router.get("/recordings")
-    async def listed(
-        request: Request,
-        page_token: str = "",
-        page_size: Annotated[int, Query(ge=0, le=MAX_PAGE_SIZE)] = 0,
-    ) -> JSONResponse:
+    async def listed(request: Request) -> JSONResponse:
         caller = sessions.authenticate(read_token(request.headers))
-        asked = pb.ListRecordingsRequest(page_size=page_size, page_token=page_token)
-        page = await sessions.list_recordings(asked, caller)
+        asked = read_query(request.query_params, ("page_token", "page_size"))
+        size = whole(asked, "page_size", MAX_PAGE_SIZE) or 0
+        wanted = pb.ListRecordingsRequest(page_size=size, page_token=asked.get("page_token", ""))
+        page = await sessions.list_recordings(wanted, caller)
         recordings = [recording_json(recording) for recording in page.recordings]
         return JSONResponse({"recordings": recordings, "next_page_token": page.next_page_token})
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from engines.errors import ConfigError
-from serving.errors import OriginNotAllowed
+from serving.errors import InvalidRequest, OriginNotAllowed
 from serving.origins import Origins
 
 FRIEND = Origins(("https://friend.example",))
@@ -68,3 +68,9 @@ def test_a_server_of_this_machine_answers_to_its_own_names(host: str) -> None:
 def test_a_name_that_somebody_else_has_pointed_here_is_refused(host: str) -> None:
     with pytest.raises(OriginNotAllowed, match="is no name of this server"):
         Origins(local_names_only=True).require_host(host)
+
+
+@pytest.mark.parametrize("host", ["[", "[::1:80", "name:port", "name:99999"])
+def test_what_is_no_host_is_refused_in_words(host: str) -> None:
+    with pytest.raises(InvalidRequest, match="must be NAME or NAME:PORT"):
+        FRIEND.require_host(host)

@@ -114,6 +114,22 @@ def test_a_file_that_is_no_timeline_is_refused_in_words(
     assert reason in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("/timelines?input=bad", "input is 'bad'; known: none, video"),
+        ("/timelines?input=none&input=video", "the parameter 'input' comes twice"),
+        ("/timelines?file=a.json", "the parameter 'file' is unknown; known: name, input"),
+        ("/recordings?page_size=many", "page_size is 'many'; it must be a whole number"),
+        ("/recordings?page_size=9999999", "page_size is 9999999; it must be at most"),
+    ],
+)
+def test_an_address_that_cannot_be_is_refused_in_words(open_client: TestClient, address: str, reason: str) -> None:
+    answer = open_client.request("POST" if "timelines" in address else "GET", address, content=b"cues: []")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(reason)
+
+
 def test_others_go_on_while_a_long_file_is_read(tmp_path: Path) -> None:
     cues = [{"frame": 12 * number, "prompt": f"a red balloon number {number}"} for number in range(60_000)]
 

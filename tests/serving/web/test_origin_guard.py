@@ -68,3 +68,15 @@ def test_a_name_that_was_pointed_here_leads_to_nothing(tmp_path: Path) -> None:
     assert rebound.get("/").status_code == 403
     with pytest.raises(WebSocketDenialResponse), rebound.websocket_connect("/ws", headers={"origin": ELSEWHERE}):
         pass
+
+
+@pytest.mark.parametrize("host", ["[", "[::1:80"])
+def test_a_request_for_what_is_no_host_is_refused_at_every_door(client: TestClient, host: str) -> None:
+    answer = client.get("/", headers={"host": host})
+    assert (answer.status_code, answer.json()["error"]["reason"]) == (400, "INVALID_REQUEST")
+    with (
+        pytest.raises(WebSocketDenialResponse) as refused,
+        client.websocket_connect("/ws", headers={"host": host}),
+    ):
+        pass
+    assert refused.value.status_code == 400

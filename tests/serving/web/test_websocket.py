@@ -143,6 +143,8 @@ def test_a_message_that_cannot_be_is_refused_under_its_id_and_the_socket_lives(
         ("/ws?seed=18446744073709551616", "seed"),
         ("/ws?fps=2147483648", "fps"),
         (f"/ws?{'x' * 5000}=1", "the parameter 'xxx"),
+        ("/ws?seed=1&seed=2", "the parameter 'seed' comes twice"),
+        ("/ws?session=s&watch=no", "watch is 'no'; known: 0, false, 1, true"),
     ],
 )
 def test_an_address_that_cannot_be_is_refused_by_name(address: str, name: str) -> None:
