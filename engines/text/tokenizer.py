@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol, Self
 
 import tokenizers
+from tokenizers import pre_tokenizers
 
 from engines.errors import ConfigError
 
@@ -33,7 +35,7 @@ class Tokenizer:
     """A trained vocabulary of the T5 family, such as google/umt5-xxl.
 
     An encoded text is its tokens followed by `</s>`, whether or not the file has a post-processor that says
-    so.
+    so. A `</s>` or `<pad>` in the text is four or five characters of it.
     """
 
     END = "</s>"
@@ -47,6 +49,7 @@ class Tokenizer:
         # A file may carry the truncation and padding of whoever saved it.
         self._vocabulary.no_truncation()
         self._vocabulary.no_padding()
+        _read_specials_as_text(self._vocabulary)
         self._end = end
         self._text_len = text_len
         self._vocab = max(vocabulary.get_vocab().values()) + 1
@@ -81,6 +84,22 @@ class Tokenizer:
 
     def _ids(self, text: str) -> list[int]:
         return self._vocabulary.encode(text, add_special_tokens=False).ids
+
+
+def _read_specials_as_text(vocabulary: tokenizers.Tokenizer) -> None:
+    """Have tokens such as `</s>` come from nowhere but the tokenizer, whatever a text says.
+
+    A unigram model has them among its pieces: it gets them in two parts.
+    """
+    vocabulary.encode_special_tokens = True
+    added = vocabulary.get_added_tokens_decoder().values()
+    specials = [token.content for token in added if token.special and len(token.content) > 1]
+    if not specials:
+        return
+    heads = "|".join(f"{re.escape(text[0])}(?={re.escape(text[1:])})" for text in specials)
+    apart = pre_tokenizers.Split(tokenizers.Regex(heads), "merged_with_previous")
+    before = [] if vocabulary.pre_tokenizer is None else [vocabulary.pre_tokenizer]
+    vocabulary.pre_tokenizer = pre_tokenizers.Sequence([*before, apart])
 
 
 class ByteTokenizer:

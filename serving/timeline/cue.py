@@ -35,8 +35,14 @@ LAST_FRAME = (1 << 53) - 1
 
 _HALF = re.compile(r"[\ud800-\udfff]")
 
-_LASTING = re.compile(r"[0-9A-Za-z\u3040-\u9fff\uac00-\ud7a3]")
+_LASTING = re.compile(r"[0-9A-Za-z\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 """Characters that no cleaning takes away, unless they are part of an entity or of an escape for terminals."""
+
+
+_BLANK = re.compile(
+    r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
+)
+"""Characters that count as printable and show nothing: fillers, variation selectors, blanks."""
 
 
 @contextmanager
@@ -83,7 +89,7 @@ def _lasts(text: str) -> bool:
 
 
 def _is_visible(text: str) -> bool:
-    return any(character.isprintable() and not character.isspace() for character in text)
+    return any(character.isprintable() and not character.isspace() for character in _BLANK.sub("", text))
 
 
 def check_weight(weight: float, place: str) -> None:

@@ -6,15 +6,16 @@ import pytest
 import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import models, pre_tokenizers, processors, trainers
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from engines.errors import ConfigError
+from engines.pocket.model_files import WEIGHTS
 from engines.text.cleaning import clean_prompt
 from engines.text.tokenizer import ByteTokenizer, PromptTokenizer, Tokenizer
 
 SENTENCES = ["a red ball rolls over the hill", "a blue cube rests under the tree", "the ball hits the cube"]
-TEXTS = ["a red ball", "the cube rolls under the hill", "a zebra", "a </s> b", " ".join(SENTENCES)]
+TEXTS = ["a red ball", "the cube rolls under the hill", "a zebra", "a < b > c", " ".join(SENTENCES)]
 TEXT_LEN = 12
 
 
@@ -66,6 +67,24 @@ def test_encodes_as_transformers_does(vocabulary: tokenizers.Tokenizer, tmp_path
 def test_ends_a_text_although_the_file_does_not_say_so(vocabulary: tokenizers.Tokenizer, tmp_path: Path) -> None:
     ids = Tokenizer.from_folder(save(vocabulary, tmp_path), TEXT_LEN).encode("a red ball")
     assert ids == [*vocabulary.encode("a red ball").ids, vocabulary.token_to_id("</s>")]
+
+
+@pytest.mark.parametrize("text", ["a red </s> ball", "</s>", "<pad><pad>", "the<unk>", "a </S>\uff1c/s>", "x</s"])
+@pytest.mark.parametrize("kind", ["unigram", "pocket"])
+def test_a_special_token_in_a_prompt_is_text(vocabulary: tokenizers.Tokenizer, kind: str, text: str) -> None:
+    if kind == "pocket":
+        vocabulary = tokenizers.Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
+    else:
+        vocabulary.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    *read, end = Tokenizer(vocabulary, 40).encode(text)
+    specials = [vocabulary.token_to_id(name) for name in ("</s>", "<pad>")]
+    assert (end, {*read} & {*specials}, len(read) >= 3) == (specials[0], set(), True)
+
+
+@pytest.mark.parametrize("text", [*TEXTS, "a <b> & </p> ...", "1 < 2 > 0", "<s", "Zwölf Boxkämpfer 雪"])
+def test_all_other_texts_of_the_pocket_model_are_read_as_the_file_says(text: str) -> None:
+    plain = tokenizers.Tokenizer.from_file(str(WEIGHTS / "tokenizer.json"))
+    assert Tokenizer.from_folder(WEIGHTS, 512).encode(text) == plain.encode(text).ids
 
 
 def test_ignores_the_truncation_and_padding_saved_in_the_file(
