@@ -16,6 +16,7 @@ from engines.config.geometry import FRAMES_PER_SECOND
 from serving.cli.demonstration.restyling import pairs, restyle
 from serving.cli.demonstration.steering import both, stills
 from serving.cli.interrupts import INTERRUPTED
+from serving.cli.terminal import say, tell
 from serving.deployments.server_process import local_server
 from serving.errors import ServingError
 from serving.media.contact_sheet import write_sheet
@@ -32,22 +33,22 @@ def run(options: argparse.Namespace) -> None:
     folder: Path = options.output
     folder.mkdir(parents=True, exist_ok=True)
     span = round(options.seconds * FRAMES_PER_SECOND)
-    print("starting a server ...", file=sys.stderr, flush=True)
+    tell("starting a server ...")
     with local_server(["--slots", "2", "--recordings", str(folder / "recordings")]) as server:
-        print(f"two sessions at once on {server.address} ...", file=sys.stderr, flush=True)
+        tell(f"two sessions at once on {server.address} ...")
         films = asyncio.run(both(server.address, folder, span))
-        print("a film of these, as from a camera, and restyled live ...", file=sys.stderr, flush=True)
+        tell("a film of these, as from a camera, and restyled live ...")
         clip, restyled = films[1].film, folder / "demo-restyled.mp4"
         second_act = asyncio.run(restyle(server.address, clip, restyled, span))
-        print("stopping ...", file=sys.stderr, flush=True)
+        tell("stopping ...")
     sheet = folder / "demo.png"
     write_sheet(sheet, [still for watched in films for still in stills(watched)])
     restyled_sheet = folder / "demo-restyled.png"
     write_sheet(restyled_sheet, list(pairs(second_act, ROWS)))
-    print("\n".join(map(str, (*films, second_act))))
-    print(f"pictures of both: {sheet}")
-    print(f"pictures of the camera's, and what came of them below: {restyled_sheet}")
-    print(f"to steer one yourself: {SERVE}, then open {PAGE} in a browser")
+    say(*map(str, (*films, second_act)))
+    say(f"pictures of both: {sheet}")
+    say(f"pictures of the camera's, and what came of them below: {restyled_sheet}")
+    say(f"to steer one yourself: {SERVE}, then open {PAGE} in a browser")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(options)
     except ServingError as error:
-        print(f"the demonstration failed: {error}", file=sys.stderr)
+        tell(f"the demonstration failed: {error}")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from serving.cli.terminal import escaped
+from serving.cli.terminal import say
 from serving.launch.doctor import examine
 from serving.launch.settings import SettingsFlags
 
@@ -18,9 +18,9 @@ def run(options: argparse.Namespace) -> int:
     """Print a line for each check; 1 if one has failed. Raises ConfigError for settings that cannot be."""
     config, notes = options.flags.read(options)
     for note in notes:
-        print(escaped(f"{'ok':<8} {'preset':<13} {note}"))
+        say(f"{'ok':<8} {'preset':<13} {note}")
     has_failed = False
     for finding in examine(config):
-        print(escaped(str(finding)), flush=True)
+        say(str(finding))
         has_failed |= finding.status == "failed"
     return int(has_failed)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engines.config.validation import require
 from serving.auth import OperatorToken
+from serving.cli.terminal import say
 from serving.client.connections import require_private
 from serving.client.operator import OperatorCalls
 from serving.errors import ReplicaLost
@@ -82,7 +83,7 @@ async def _evacuate(server: OperatorCalls, request: pb.EvacuateServerRequest) ->
         heard_at = now()
         if (line := _line(left, request)) != said:
             said = line
-            print(line, flush=True)
+            say(line)
         if not (left.sessions and request.to):
             return
         await asyncio.sleep(ASK_EVERY_S)

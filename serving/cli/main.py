@@ -14,7 +14,7 @@ from engines.errors import EngineError
 from serving.cli import doctor, evacuate, play, recordings, serve, sessions
 from serving.cli.films import generate
 from serving.cli.interrupts import INTERRUPTED
-from serving.cli.terminal import escaped
+from serving.cli.terminal import say, tell
 from serving.cli.timeline import explain
 from serving.cli.weights import download, plan, quantize
 from serving.cli.weights.models import memory_of, model_rows, models_table
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         return code
     except (ServingError, EngineError) as error:
-        print(f"longtake: {escaped(str(error))}", file=sys.stderr)
+        tell(f"longtake: {error}")
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -83,8 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _check_timeline(options: argparse.Namespace) -> int:
-    for line in explain(read_timeline(options.file)).split("\n"):
-        print(escaped(line))
+    say(*explain(read_timeline(options.file)).split("\n"))
     return 0
 
 
@@ -93,7 +92,7 @@ def _list_models(options: argparse.Namespace) -> int:
     if options.require:
         require(options.model is not None, "--require is about one model; name it")
         require_model(options.model, folder, options.codec)
-    print(memory_of(options.model, folder) if options.model else models_table(model_rows(folder)))
+    say(*(memory_of(options.model, folder) if options.model else models_table(model_rows(folder))))
     return 0
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from serving.cli.interrupts import ENDING, INTERRUPTED
 from serving.cli.options import add_server_arguments, client_of, seconds, size
 from serving.cli.sessions import applied_line
-from serving.cli.terminal import escaped, show_line
+from serving.cli.terminal import show_line, tell
 from serving.client.capture import Playback, opened
 from serving.client.interactive import InteractiveSession
 from serving.errors import FilmError
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         frames = asyncio.run(_play(options, playing))
     except asyncio.CancelledError:
         return INTERRUPTED
-    print(f"\n{playing.output}: {frames} frames, none missing and none twice", file=sys.stderr)
+    tell("", f"{playing.output}: {frames} frames, none missing and none twice")
     return 0
 
 
@@ -76,10 +76,9 @@ def _read(options: argparse.Namespace) -> Playing:
     read = read_timeline(options.timeline)
     timeline = with_length(read.timeline, options.seconds)
     planned = schedule(timeline)
-    for note in read.notes:
-        print(escaped(note), file=sys.stderr)
+    tell(*read.notes)
     for warning in (*read.warnings, *planned.warnings, *unserved(timeline.settings)):
-        print(f"warning: {escaped(warning)}", file=sys.stderr)
+        tell(f"warning: {warning}")
     _require_film(options.output, options.timeline)
     asked = timeline.settings
     height, width = options.size or (asked.height, asked.width)
@@ -114,7 +113,7 @@ async def _play(options: argparse.Namespace, playing: Playing) -> int:
             ) as session,
             client.control(session, from_frame=0) as controller,
         ):
-            print(f"session {session.id}, seed {session.options.seed}", file=sys.stderr)
+            tell(f"session {session.id}, seed {session.options.seed}")
             return await _record(controller, playing)
 
 
@@ -128,7 +127,7 @@ async def _record(controller: InteractiveSession, playing: Playing) -> int:
         except asyncio.CancelledError:
             made = playback.close()
             kept = f"{playing.output} has {made.frames} frames" if made.frames else "nothing is written"
-            print(f"\ninterrupted: {kept}", file=sys.stderr)
+            tell("", f"interrupted: {kept}")
             raise
         return playback.close(complete=True).frames
 
@@ -137,7 +136,7 @@ def _facts(session: pb.Session, playing: Playing) -> Facts | None:
     """What the film is made of, if the server says it."""
     if session.HasField("provenance"):
         return session_facts(session, playing.timeline, playing.planned)
-    print("warning: the server does not say what it makes videos with: the film has no facts", file=sys.stderr)
+    tell("warning: the server does not say what it makes videos with: the film has no facts")
     return None
 
 
@@ -164,7 +163,7 @@ def _show(event: pb.Event, playback: Playback, frames: int) -> None:
     elif event.HasField("applied"):
         show_line(applied_line(event.applied))
         if sys.stderr.isatty():
-            print(file=sys.stderr)
+            tell("")
     elif event.HasField("slowed"):
         show_line(f"{event.slowed.held_fps:.1f} frames/s: {event.slowed.reason}")
     elif event.HasField("resumed"):

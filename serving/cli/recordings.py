@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import sys
 from contextlib import aclosing
 from pathlib import Path
 
 from serving.cli.options import add_server_arguments, client_of
-from serving.cli.terminal import print_table
+from serving.cli.terminal import print_table, say, tell
 from serving.client.aio import AsyncClient
 from serving.errors import FilmError
 from serving.media.whole_file import whole_file
@@ -56,7 +55,7 @@ def _download(options: argparse.Namespace) -> int:
         async with client_of(options) as client:
             return await _copy(client, options.name, path)
 
-    print(f"{path}: {asyncio.run(downloaded())} bytes", file=sys.stderr)
+    tell(f"{path}: {asyncio.run(downloaded())} bytes")
     return 0
 
 
@@ -77,7 +76,7 @@ def _delete(options: argparse.Namespace) -> int:
         async with client_of(options) as client:
             for name in options.name:
                 await client.delete_recording(name)
-                print(name)
+                say(name)
 
     asyncio.run(deleted())
     return 0

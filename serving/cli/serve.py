@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
+from serving.cli.terminal import tell
 from serving.config import ServerConfig
 from serving.hosts import is_loopback
 from serving.launch import supervisor
@@ -28,13 +28,13 @@ def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM. Raises EngineError or ServingError if that cannot be, or if a part dies."""
     config, notes = options.flags.read(options)
     check_startup(config)
-    _say(*notes)
+    tell(*notes)
     if config.device == "cuda" and config.address is None:
         plan = memory_plan(config)
-        _say(*plan.lines(config.slots))
+        tell(*plan.lines(config.slots))
         check_memory(config, plan)
-    _say(f"starting {config.model} on {config.device}{_where(config)}")
-    supervisor.serve(config, lambda running: _say(*_doors(config, running)), lambda: _say("stopping ..."))
+    tell(f"starting {config.model} on {config.device}{_where(config)}")
+    supervisor.serve(config, lambda running: tell(*_doors(config, running)), lambda: tell("stopping ..."))
     return 0
 
 
@@ -57,8 +57,3 @@ def _doors(config: ServerConfig, running: Running) -> list[str]:
     elif not is_loopback(config.host) and not config.tokens.digests:
         lines.append(f"INSECURE: everybody who reaches {config.host} may open, steer and end sessions")
     return [*lines, f"logs     {running.logs}"]
-
-
-def _say(*lines: str) -> None:
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)

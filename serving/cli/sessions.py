@@ -7,7 +7,7 @@ import asyncio
 from contextlib import aclosing
 
 from serving.cli.options import add_server_arguments, client_of
-from serving.cli.terminal import escaped, print_table
+from serving.cli.terminal import print_table, say
 from serving.client.aio import AsyncClient
 from serving.errors import SessionNotFound
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -78,7 +78,7 @@ def _watch(options: argparse.Namespace) -> int:
             async with aclosing(client.watch(session_id)) as events:
                 async for event in events:
                     if line := describe(event):
-                        print(escaped(line), flush=True)
+                        say(line)
 
     asyncio.run(watched())
     return 0
@@ -90,7 +90,7 @@ def _stop(options: argparse.Namespace) -> int:
             for name in options.session:
                 session_id = await _found(client, name)
                 await client.delete(session_id)
-                print(session_id)
+                say(session_id)
 
     asyncio.run(stopped())
     return 0

@@ -1,4 +1,7 @@
-"""What goes to a terminal: a line that says how far something is, tables, and nothing that steers it."""
+"""What goes to a terminal: lines, how far something is, tables, and nothing that steers it.
+
+All that commands print goes through here: much of it others have said, a hub, a server, a file.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,23 @@ def escaped(text: str) -> str:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
+
+
+def say(*lines: str) -> None:
+    """On standard output."""
+    for line in lines:
+        print(escaped(line), flush=True)
+
+
+def tell(*lines: str) -> None:
+    """On standard error."""
+    for line in lines:
+        print(escaped(line), file=sys.stderr, flush=True)
+
+
+def show_progress(line: str, *, is_last: bool) -> None:
+    """On standard error, in place of the last one; the one that is last stays."""
+    print(f"\r{escaped(line)}\x1b[K", end="\n" if is_last else "", file=sys.stderr, flush=True)
 
 
 def show_line(line: str) -> None:

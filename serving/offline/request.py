@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,7 +60,10 @@ class ClipRequest:
 
 @dataclass(frozen=True)
 class Request:
-    """What is to be made. `asked` is what the timeline and the options say of the stream in so many words."""
+    """What is to be made. `asked` is what the timeline and the options say of the stream in so many words.
+
+    `remarks` are what is to be known of how the timeline was read.
+    """
 
     model: str
     codec: CodecName
@@ -82,6 +84,7 @@ class Request:
     text_engine: StageEngine = "auto"
     denoiser_engine: DenoiserEngine = "torch"
     clip: ClipRequest | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def graphs(self) -> bool:
@@ -133,8 +136,6 @@ def read_request(options: argparse.Namespace) -> Request:
 def _timeline_request(options: argparse.Namespace) -> Request:
     """What a timeline's file and the options ask for."""
     read = read_timeline(options.source, restyles=options.input is not None)
-    for line in (*read.notes, *(f"warning: {text}" for text in read.warnings)):
-        print(line, file=sys.stderr)
     settings = read.timeline.settings
     model = options.model or settings.model or DEFAULT_MODEL
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -165,6 +166,7 @@ def _timeline_request(options: argparse.Namespace) -> Request:
         text_engine=options.text_engine,
         denoiser_engine=options.denoiser_engine,
         clip=clip,
+        remarks=(*read.notes, *(f"warning: {text}" for text in read.warnings)),
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,7 +16,7 @@ from engines.runner.selection import require_runnable
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
-from serving.cli.terminal import escaped, show_line
+from serving.cli.terminal import show_line, tell
 from serving.errors import FilmError
 from serving.offline.provenance import Facts, UsedLoRA, applied_cues
 from serving.offline.renderer import Progress
@@ -58,7 +57,7 @@ def open_requested(request: Request, options: argparse.Namespace) -> Requested:
 def warn(warnings: Iterable[str]) -> None:
     """Print each, once it is known."""
     for warning in warnings:
-        print(f"warning: {escaped(warning)}", file=sys.stderr)
+        tell(f"warning: {warning}")
 
 
 def facts_of(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import re
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from serving.cli.films.filming import (
 from serving.cli.films.restyle import restyle
 from serving.cli.interrupts import INTERRUPTED, interruptible
 from serving.cli.options import add_lora_argument, seconds, size
-from serving.cli.terminal import show_line
+from serving.cli.terminal import show_line, tell
 from serving.errors import FilmError
 from serving.media.film_file import Made
 from serving.offline.provenance import Start, applied_cues
@@ -59,13 +58,14 @@ from serving.weights.loader import DEFAULT_MODEL, Origin
 def run(options: argparse.Namespace) -> int:
     """Make the film; 130 if it was interrupted."""
     request = read_request(options)
+    tell(*request.remarks)
     outputs = read_outputs(options, request)
     torch.set_num_threads(request.threads)
     if request.clip is not None:
         return _finish(restyle(request, request.clip, outputs, options), outputs)
     planned = schedule(request.timeline, request.stream.blocks)
     ready = _prepare(request, planned, options)
-    print(f"kernels: {ready.kernels}{'; replayed from graphs' if request.graphs else ''}", file=sys.stderr)
+    tell(f"kernels: {ready.kernels}{'; replayed from graphs' if request.graphs else ''}")
     facts = facts_of(request, planned, ready.generator, ready.origins, options.output)
     facts = replace(
         facts,
@@ -82,10 +82,10 @@ def run(options: argparse.Namespace) -> int:
 def _finish(made: Made, outputs: Outputs) -> int:
     """Say what has been made; the exit status."""
     if made.frames == 0:
-        print("\ninterrupted before the first block: nothing is written", file=sys.stderr)
+        tell("", "interrupted before the first block: nothing is written")
     else:
         seconds = made.frames / FRAMES_PER_SECOND
-        print(f"\n{outputs.film}: {made.frames} frames, {seconds:.2f} s", file=sys.stderr)
+        tell("", f"{outputs.film}: {made.frames} frames, {seconds:.2f} s")
     return 0 if made.complete else INTERRUPTED
 
 
@@ -163,7 +163,7 @@ def _warm_up(generator: Generator, request: Request, config: StreamConfig) -> No
         return
     for progress in warm_up(generator, config):
         show_line(f"warming up: block {progress.done} of {progress.of}")
-    print(file=sys.stderr)
+    tell("")
 
 
 def _require_asked(asked: Settings, config: StreamConfig) -> None:

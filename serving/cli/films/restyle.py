@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from dataclasses import replace
 from itertools import islice
 
@@ -25,7 +24,7 @@ from serving.cli.films.filming import (
     warn,
 )
 from serving.cli.interrupts import interruptible
-from serving.cli.terminal import show_line
+from serving.cli.terminal import show_line, tell
 from serving.errors import ClipError, FilmError
 from serving.media.clips.audio_track import add_audio
 from serving.media.clips.clip_reader import ClipReader, open_clip
@@ -48,7 +47,7 @@ def build_engine(model: Model, request: Request, stream: VideoStreamConfig) -> V
     if request.graphs:
         show_line("warming up")
         restyle_full_window(engine.generator, engine.encoder, stream)
-        print(file=sys.stderr)
+        tell("")
     return engine
 
 

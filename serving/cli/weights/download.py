@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
+from serving.cli.terminal import say, show_progress
 from serving.weights.catalog import CATALOG, Role, catalog_entry, models_folder
 from serving.weights.downloader import Progress, download, read_revisions
 
@@ -35,14 +35,13 @@ def run(options: argparse.Namespace) -> int:
         progress=_show,
     )
     for repo in manifest.repos:
-        print(f"{repo.id}@{repo.revision}  licence: {repo.licence}")
-    print(f"{folder}: complete; the manifest has the hashes and the terms")
+        say(f"{repo.id}@{repo.revision}  licence: {repo.licence}")
+    say(f"{folder}: complete; the manifest has the hashes and the terms")
     return 0
 
 
 def _show(progress: Progress) -> None:
     share = progress.done / max(progress.size, 1)
     step = f"{progress.number}/{progress.files} {progress.path}"
-    print(f"\r{step}  {progress.stage} {share:.0%} of {progress.size:,} bytes\x1b[K", end="", file=sys.stderr)
-    if progress.stage == "check" and progress.done == progress.size:
-        print(file=sys.stderr)
+    is_last = progress.stage == "check" and progress.done == progress.size
+    show_progress(f"{step}  {progress.stage} {share:.0%} of {progress.size:,} bytes", is_last=is_last)

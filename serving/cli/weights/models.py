@@ -92,7 +92,7 @@ def _is_whole(entry: CatalogEntry, folder: Path, manifest: Manifest) -> bool:
     return not verify(folder) and recorded.issuperset(file.local for file in entry.files())
 
 
-def memory_of(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> str:
+def memory_of(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> list[str]:
     """What a server of a model takes of a graphics card with one session: as it is, and on a small card.
 
     There is no second plan for a model that is too wide for the kernels that such a card needs.
@@ -104,11 +104,11 @@ def memory_of(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16) -> s
         quantized = replace(config, transformer=replace(config.transformer, quantization=recipe))
         small = configured(quantized, "tiny", int8_text=True)
         plans["--preset 24gb or 16gb"] = plan_memory(small, dtype, KVFormat(True, True), text_here=False)
-    return "\n".join(line for what, plan in plans.items() for line in (f"{what}:", *plan.lines(1)))
+    return [line for what, plan in plans.items() for line in (f"{what}:", *plan.lines(1))]
 
 
-def models_table(rows: list[ModelRow]) -> str:
-    """The rows as plain text in aligned columns; below each model where it comes from, under which licence."""
+def models_table(rows: list[ModelRow]) -> list[str]:
+    """Lines with the rows in aligned columns; below each model where it comes from, under which licence."""
     heads = [(row.model, row.here, _size(row.memory_bytes)) for row in rows]
     widths = [max(map(len, column)) for column in zip(HEADINGS[:-1], *heads, strict=True)]
     lines = [_line(HEADINGS[:-1], widths, HEADINGS[-1])]
@@ -116,7 +116,7 @@ def models_table(rows: list[ModelRow]) -> str:
         lines.append(_line(head, widths, row.summary))
         below = [*filter(None, [row.work]), *(_origin(source) for source in row.sources)]
         lines += [_line(("", "", ""), widths, text) for text in below]
-    return "\n".join(lines)
+    return lines
 
 
 def _line(head: tuple[str, ...], widths: list[int], text: str) -> str:

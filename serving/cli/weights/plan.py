@@ -30,7 +30,7 @@ from engines.plans.libraries import LIBRARIES, plan_builder
 from engines.plans.store import Plan, PlanStore
 from serving.cli.interrupts import INTERRUPTED, interruptible
 from serving.cli.options import size
-from serving.cli.terminal import print_table, show_line
+from serving.cli.terminal import print_table, say, show_line, tell
 from serving.cli.weights.int8_convs import add_int8_arguments, watch_convs
 from serving.weights.catalog import models_folder
 from serving.weights.downloader import LOCK
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
                 watch, terms = _watch(export, interrupted), _license(opened)
                 plans.append(store.obtain(export.write, picture_size, builder, target, terms, watch, loss))
         except PlanStopped as stopped:
-            print(f"\n{stopped}", file=sys.stderr)
+            tell("", str(stopped))
             return INTERRUPTED
     _show(plans)
     return 0
@@ -126,7 +126,7 @@ def _watch(export: StageExport, interrupted: Event) -> Watch:
 
 def _show(plans: list[Plan]) -> None:
     if sys.stderr.isatty():
-        print(file=sys.stderr)
+        tell("")
     made = [plan.manifest for plan in plans]
     print_table(
         ("GRAPH", "FOR", "SIZE", "ACTIVATIONS", "LAYERS", "BUILT IN"),
@@ -140,12 +140,12 @@ def _show(plans: list[Plan]) -> None:
         ],
     )  # fmt: skip
     first, folder = made[0], plans[0].folder.parent
-    print(
+    say(
         f"{folder}: by {first.key.library} {first.key.library_version}; licence of the weights: "
         f"{first.weights_licence}; of the library: {first.library_licence}"
     )
     if first.loss is not None:
-        print(f"PSNR of pictures by INT8 convolutions, against those in fp32: {first.loss}")
+        say(f"PSNR of pictures by INT8 convolutions, against those in fp32: {first.loss}")
 
 
 def _megabytes(count: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -28,6 +27,7 @@ from engines.quantization.prompts import PROMPTS
 from engines.quantization.quantizer import quantize
 from engines.text.prompt import Prompt
 from serving.cli.options import add_lora_argument, size
+from serving.cli.terminal import say, show_progress
 from serving.errors import ModelError
 from serving.media.whole_file import whole_file
 from serving.weights.catalog import CATALOG, models_folder
@@ -113,7 +113,7 @@ def _write(state: Mapping[str, Tensor], header: QuantizedHeader, output: Path) -
     with whole_file(file) as place:
         write_quantized(place, state, header, dtype)
     size = file.stat().st_size / 1e6
-    print(f"{output}: {header.model} in {header.recipe}; {size:,.1f} MB; licence: {header.licence}")
+    say(f"{output}: {header.model} in {header.recipe}; {size:,.1f} MB; licence: {header.licence}")
 
 
 def require_weights(config: ModelConfig) -> None:
@@ -176,12 +176,11 @@ def _watch(
 
     def show(made: int) -> None:
         of = len(prompts) * options.blocks
-        end = "\n" if made == of else ""
-        print(f"\rwatching the model: block {made} of {of}\x1b[K", end=end, file=sys.stderr)
+        show_progress(f"watching the model: block {made} of {of}", is_last=made == of)
 
     moments = recipe.rounding == "compensated"
     if options.ranges == "own":
         return calibrate(opened.model, prompts, stream, options.blocks, show, moments=moments)
     opinion = calibrate_by_modelopt(opened.model, prompts, stream, options.blocks, show, moments=moments)
-    print(opinion)
+    say(str(opinion))
     return opinion.statistics
