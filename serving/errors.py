@@ -29,7 +29,8 @@ ServingError
 |       |-- RegisterUnavailable  nobody can say who owns a session
 |       |-- SessionMoved    it goes on on another server
 |       `-- SessionOnItsWay  it may come from another server, and is not here yet
-`-- TimelineError       a timeline that cannot be used; also a ValueError
+|-- TimelineError       a timeline that cannot be used; also a ValueError
+`-- Unforeseen          an error of the server by which one request came to nothing
 """
 
 from __future__ import annotations
@@ -188,6 +189,10 @@ class SessionFailed(SessionError):
     def of(cls, doing: str, error: Exception) -> SessionFailed:
         """An error that nobody foresaw."""
         return cls(f"the session was ended by an error of the server in {doing}: {type(error).__name__}: {error}")
+
+
+class Unforeseen(ServingError):
+    """An error of the server that nobody foresaw, by which one request came to nothing. Its logs say more."""
 
 
 class TimelineError(ServingError, ValueError):

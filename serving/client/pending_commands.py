@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import grpc
+
 from serving.client.backoff import Backoff
-from serving.errors import ReplicaLost, SessionError, TooManyRequests
+from serving.errors import SessionError, TooManyRequests
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.status import read_error, retry_after_of
 
@@ -56,7 +58,8 @@ class PendingCommands:
             pending.answer.set_result(receipt)
         elif receipt.stage == pb.RECEIPT_STAGE_REFUSED:
             error = read_error(receipt.error)
-            may_work_later = isinstance(error, ReplicaLost | TooManyRequests)
+            is_lost = receipt.error.code == grpc.StatusCode.UNAVAILABLE.value[0]
+            may_work_later = is_lost or isinstance(error, TooManyRequests)
             wait_s = pending.backoff.wait_s(now) if may_work_later else None
             if wait_s is not None:
                 return max(wait_s, retry_after_of(error) or 0.0)

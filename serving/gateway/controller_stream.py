@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from serving.errors import LimitReached, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.picture_queue import Batch, PictureQueue
-from serving.protocol.status import write_error
+from serving.protocol.status import foreseen, write_error
 
 HEARTBEAT_S = 1.0
 
@@ -41,9 +41,10 @@ class ControllerStream:
     """Sends `events` and carries out commands by `apply`, neither of which waits for the other.
 
     A command waits until the session is `followed`: receipts come with its events, and would be missed. One that
-    is refused is answered and ends nothing. Commands go on while nobody reads. Where `events` go on from another
-    stream or replica, receipts that were published in between are missing: those are answered here. The end of the
-    commands ends nothing either: `commands_ended` is called, since no report of what was shown comes any more.
+    is refused, or fails, is answered and ends nothing. Commands go on while nobody reads. Where `events` go on
+    from another stream or replica, receipts that were published in between are missing: those are answered here.
+    The end of the commands ends nothing either: `commands_ended` is called, since no report of what was shown
+    comes any more.
 
     Pictures wait for no command, nor do commands for them: they go by `pass_on`, as many at a time as have come.
     """
@@ -132,8 +133,8 @@ class ControllerStream:
                 command.client_id = command.client_id or self._client_id
                 try:
                     receipt = await self._apply(command)
-                except ServingError as error:
-                    self._answer(refusal(command, error))
+                except Exception as error:
+                    self._answer(refusal(command, foreseen(error, "a command")))
                 else:
                     if receipt.repeated:
                         self._answer(receipt)
@@ -145,23 +146,24 @@ class ControllerStream:
             raise
 
     async def _pass_pictures(self) -> None:
-        while True:
-            await self._followed.wait()
-            batch = await self._pictures.take()
-            try:
-                await self._pass_on(batch)
-            except ServingError as error:
-                self._pictures.lost(batch)
-                self._refuse_picture(batch.commands[0], error)
-            except BaseException:
-                self._waiting.put_nowait(None)
-                raise
+        try:
+            while True:
+                await self._followed.wait()
+                batch = await self._pictures.take()
+                try:
+                    await self._pass_on(batch)
+                except Exception as error:
+                    self._pictures.lost(batch)
+                    self._refuse_picture(batch.commands[0], error)
+        except BaseException:
+            self._waiting.put_nowait(None)
+            raise
 
-    def _refuse_picture(self, command: pb.Command, error: ServingError) -> None:
+    def _refuse_picture(self, command: pb.Command, error: Exception) -> None:
         told_at, told = self._refused_picture
         if str(error) != told or _now() - told_at > REFUSED_AGAIN_S:
             self._refused_picture = _now(), str(error)
-            self._answer(refusal(command, error))
+            self._answer(refusal(command, foreseen(error, "a picture")))
 
     def _missed(self) -> pb.Receipt | None:
         """A receipt that did not come."""

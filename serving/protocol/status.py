@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -29,9 +30,12 @@ from serving.errors import (
     SlotsFull,
     TimelineError,
     TooManyRequests,
+    Unforeseen,
     WrongState,
 )
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+logger = logging.getLogger(__name__)
 
 REASON_KEY = "longtake-reason"
 """The trailing metadata that carries the reason of a refusal."""
@@ -114,6 +118,19 @@ def code_of(error: ServingError) -> StatusCode:
 def reason_of(error: ServingError) -> str:
     """The reason that a caller is answered; UNSPECIFIED for what no caller can mend."""
     return next((REASONS[kind] for kind in type(error).__mro__ if kind in REASONS), "UNSPECIFIED")
+
+
+def foreseen(error: Exception, doing: str) -> ServingError:
+    """What a caller is told of an error: itself, or that it happened, where nobody foresaw it; that is logged."""
+    if isinstance(error, ServingError):
+        return error
+    logger.error("an error that nobody foresaw", extra={"doing": doing}, exc_info=error)
+    return unforeseen(doing)
+
+
+def unforeseen(doing: str) -> Unforeseen:
+    """What is told in place of an error that nobody foresaw."""
+    return Unforeseen(f"an error of the server in {doing}, which nobody foresaw; its logs say more")
 
 
 def message_of(error: ServingError) -> str:

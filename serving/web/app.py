@@ -19,16 +19,15 @@ from typing_extensions import override
 from serving.errors import ServingError
 from serving.gateway.api import SessionAPI
 from serving.origins import SAME_ORIGIN, Origins
-from serving.protocol.status import code_of, retry_after_of
+from serving.protocol.status import code_of, retry_after_of, unforeseen
 from serving.timeline.formats.reader import most_bytes, parse_timeline
 from serving.web.json_format import error_json, server_json, timeline_json
 from serving.web.origin_guard import OriginGuard
-from serving.web.outbound import text
 from serving.web.query import INPUTS, PROTOCOL, Address, one_of, read_query, read_token
 from serving.web.recordings import recording_routes
 from serving.web.segments import SegmentCache
 from serving.web.timeline_file import pending_file, timeline_file
-from serving.web.websocket import Conversation, close_code
+from serving.web.websocket import Conversation, turn_away
 
 STATIC = Path(__file__).parent / "static"
 
@@ -84,6 +83,11 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
         seconds = retry_after_of(error)
         headers = {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
         return JSONResponse({"error": error_json(error)}, _STATUS.get(code_of(error), 500), headers)
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> JSONResponse:
+        # What nobody foresaw is logged by who runs the application.
+        return JSONResponse({"error": error_json(unforeseen(request.url.path))}, 500)
 
     @app.get("/")
     async def page() -> FileResponse:
@@ -147,9 +151,8 @@ async def _converse(socket: WebSocket, sessions: SessionAPI, segments: SegmentCa
     try:
         caller = sessions.authenticate(read_token(socket.headers, offered))
         await Conversation(socket, sessions, caller, segments).run(Address.of(socket.query_params))
-    except ServingError as error:
-        await socket.send_text(text("error", error_json(error)))
-        await socket.close(close_code(error))
+    except Exception as error:
+        await turn_away(socket, error)
 
 
 async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from fastapi import WebSocket, status
-from fastapi.websockets import WebSocketState
+from fastapi.websockets import WebSocketDisconnect, WebSocketState
 
 from serving.auth import Caller
 from serving.errors import (
     ReplicaLost,
     ServingError,
-    SessionNotFound,
     TooManyRequests,
+    Unforeseen,
     WrongState,
 )
 from serving.gateway.api import SessionAPI
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.status import message_of
+from serving.protocol.status import foreseen, message_of
 from serving.timeline.formats.document import Json
 from serving.web.inbound import NOTHING, Request, open_envelope, read_message
 from serving.web.json_format import error_json, recording_json, refusal_json, session_json
@@ -64,7 +64,7 @@ class Conversation:
         self._watches = False
 
     async def run(self, address: Address) -> None:
-        """Talk until either side ends it. Raises ServingError where the session cannot be had."""
+        """Talk until either side ends it. Raises what says why the session cannot be had."""
         session = await self._open(address)
         self._id, self._watches, self._client_id = session.id, address.watch, address.client_id
         attach = pb.Attach(
@@ -88,17 +88,16 @@ class Conversation:
 
     async def _send_events(self, attach: pb.Attach, tasks: asyncio.TaskGroup) -> None:
         """Send until the stream ends, and say why it did; a spectator may come again."""
-        code = status.WS_1001_GOING_AWAY
         try:
             async with _closing(self._events(attach)) as events:
                 async for event in events:
                     await self._send(*self._writer.write(event))
                     self._refresh_after(event, tasks)
-        except ServingError as error:
-            code = close_code(error)
-            await self._send(text("error", error_json(error)))
-        if self._is_open():
-            await self._socket.close(code)
+        except Exception as error:
+            await turn_away(self._socket, error)
+        else:
+            if is_open(self._socket):
+                await self._socket.close(status.WS_1001_GOING_AWAY)
 
     def _events(self, attach: pb.Attach) -> AsyncIterator[pb.Event]:
         if self._watches:
@@ -126,24 +125,22 @@ class Conversation:
             told, states = self._news, self._states
             try:
                 session = await self._sessions.get(self._id, self._caller)
-            except SessionNotFound:
-                return  # The stream of events says so.
+            except Exception as error:
+                foreseen(error, "asking how a session stands")
+                return  # The stream of events says what has become of it.
             if states == self._states:
                 await self._send(self._writer.state(session))
 
     async def _send(self, *messages: str | bytes) -> None:
         """Send, unless either side has closed by now."""
         for message in messages:
-            if not self._is_open():
+            if not is_open(self._socket):
                 return
-            if isinstance(message, str):
-                await self._socket.send_text(message)
-            else:
-                await self._socket.send_bytes(message)
-
-    def _is_open(self) -> bool:
-        sides = (self._socket.application_state, self._socket.client_state)
-        return all(side is WebSocketState.CONNECTED for side in sides)
+            with suppress(WebSocketDisconnect):
+                if isinstance(message, str):
+                    await self._socket.send_text(message)
+                else:
+                    await self._socket.send_bytes(message)
 
     # In
 
@@ -158,7 +155,7 @@ class Conversation:
     async def _take_picture(self, data: bytes) -> None:
         try:
             await self._command(read_picture(data))
-        except ServingError as error:
+        except Exception as error:
             await self._refuse("", "picture", error)
 
     async def _take(self, message: str, tasks: asyncio.TaskGroup) -> None:
@@ -174,7 +171,7 @@ class Conversation:
                 answering.add_done_callback(self._answering.discard)
             else:
                 await self._command(asked)
-        except ServingError as error:
+        except Exception as error:
             await self._refuse(envelope.id, envelope.type, error)
 
     async def _command(self, command: pb.Command) -> None:
@@ -186,7 +183,7 @@ class Conversation:
     async def _answer(self, request: Request) -> None:
         try:
             await self._send(await self._granted(request))
-        except ServingError as error:
+        except Exception as error:
             await self._refuse(request.id, request.kind, error)
         finally:
             self._requests.release()
@@ -207,15 +204,32 @@ class Conversation:
                 return text("ended", answer)
         return text("recording", answer | recording_json(recording))
 
-    async def _refuse(self, id: str, type: str, error: ServingError) -> None:
-        happened: dict[str, Json] = {"event": "error", "message": message_of(error)}
-        await self._send(text("receipt", refusal_json(id, type, error)), text("event", happened))
+    async def _refuse(self, id: str, type: str, error: Exception) -> None:
+        told = foreseen(error, type or "a message")
+        happened: dict[str, Json] = {"event": "error", "message": message_of(told)}
+        await self._send(text("receipt", refusal_json(id, type, told)), text("event", happened))
 
 
 def close_code(error: ServingError) -> int:
-    """How a WebSocket ends with `error`: the same may work later, or it will not."""
+    """How a WebSocket ends with `error`: the same may work later, or it will not, or nobody knows."""
+    if isinstance(error, Unforeseen):
+        return status.WS_1011_INTERNAL_ERROR
     may_work_later = isinstance(error, ReplicaLost | TooManyRequests)
     return status.WS_1013_TRY_AGAIN_LATER if may_work_later else status.WS_1008_POLICY_VIOLATION
+
+
+def is_open(socket: WebSocket) -> bool:
+    """Whether neither side has closed it."""
+    return all(side is WebSocketState.CONNECTED for side in (socket.application_state, socket.client_state))
+
+
+async def turn_away(socket: WebSocket, error: Exception) -> None:
+    """Say why it cannot stay, and close it."""
+    told = foreseen(error, "a WebSocket")
+    with suppress(WebSocketDisconnect):
+        if is_open(socket):
+            await socket.send_text(text("error", error_json(told)))
+            await socket.close(close_code(told))
 
 
 @asynccontextmanager

@@ -7,10 +7,11 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+from grpc import StatusCode
 
 from serving.errors import InvalidRequest
 from serving.gateway import controller_stream
-from serving.gateway.controller_stream import ControllerStream, PassOn
+from serving.gateway.controller_stream import Apply, ControllerStream, PassOn
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.picture_queue import Batch
 
@@ -136,7 +137,12 @@ def test_a_heartbeat_says_what_the_session_waits_for(lost: bool, waiting: int) -
     assert set(asyncio.run(steer())) == {waiting}
 
 
-def steered(commands: list[pb.Command], pass_on: PassOn) -> list[pb.Event]:
+async def slow(command: pb.Command) -> pb.Receipt:
+    await asyncio.sleep(0.3)
+    return pb.Receipt()
+
+
+def steered(commands: list[pb.Command], pass_on: PassOn, apply: Apply = slow) -> list[pb.Event]:
     """What a controller is sent that sends these, over a session of half a second."""
 
     async def session() -> AsyncGenerator[pb.Event]:
@@ -149,20 +155,37 @@ def steered(commands: list[pb.Command], pass_on: PassOn) -> list[pb.Event]:
             yield command
         await asyncio.Future()
 
-    async def slow(command: pb.Command) -> pb.Receipt:
-        await asyncio.sleep(0.3)
-        return pb.Receipt()
-
     async def never() -> None:
         raise AssertionError("the client sends on")
 
     async def steer() -> list[pb.Event]:
         followed = asyncio.Event()
         followed.set()
-        stream = ControllerStream("a client", session(), followed, slow, never, pass_on)
+        stream = ControllerStream("a client", session(), followed, apply, never, pass_on)
         return [event async for event in stream.run(sent())]
 
     return asyncio.run(steer())
+
+
+@pytest.mark.parametrize("picture", [False, True], ids=["command", "picture"])
+def test_a_command_that_fails_as_nobody_foresaw_is_answered_logged_once_and_ends_nothing(
+    picture: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def pass_on(batch: Batch) -> None:
+        raise RuntimeError("a bug")
+
+    async def apply(command: pb.Command) -> pb.Receipt:
+        if command.id == "bad":
+            raise RuntimeError("a bug")
+        return accepted(command.id)
+
+    bad = shown(1) if picture else pb.Command(id="bad", pause=pb.Pause())
+    events = steered([bad, pb.Command(id="good", pause=pb.Pause())], pass_on, apply)
+    refused, done = [event.receipt for event in events if event.HasField("receipt")]
+    assert (refused.stage, refused.error.code) == (pb.RECEIPT_STAGE_REFUSED, StatusCode.INTERNAL.value[0])
+    assert "which nobody foresaw" in refused.error.message
+    assert (done.command_id, events[-1].WhichOneof("event")) == ("good", "end")
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def shown(number: int, nbytes: int = 10) -> pb.Command:

@@ -15,6 +15,7 @@ from serving.errors import (
     ReplicaLost,
     ServingError,
     SessionError,
+    SessionOnItsWay,
     SlotsFull,
     TimelineError,
     TooManyRequests,
@@ -37,7 +38,7 @@ from serving.protocol.status import (
     write_error,
 )
 
-WITHIN = (ReplicaDied, NoLease, RegisterUnavailable)
+WITHIN = (ReplicaDied, NoLease, RegisterUnavailable, SessionOnItsWay)
 """Known within the server only."""
 
 

@@ -260,3 +260,14 @@ def test_the_page_can_ask_what_is_generated_here(open_client: TestClient, closed
     }  # fmt: skip
     assert closed_client.get("/server.json").status_code == 401
     assert closed_client.get("/server.json", headers=TOKEN).json()["model"] == "pocket"
+
+
+def test_a_request_that_fails_as_nobody_foresaw_is_answered_in_the_form_of_all_errors(
+    open_client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(SessionService, "describe_server", fail)
+    answer = TestClient(open_client.app, raise_server_exceptions=False).get("/server.json")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "INTERNAL")

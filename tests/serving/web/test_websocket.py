@@ -224,6 +224,53 @@ def test_one_who_only_watches_sends_no_pictures() -> None:
         assert "only watches" in socket.receive_json()["data"]["error"]["message"]
 
 
+class Failing(Noting):
+    """Fails at one of its methods as nobody foresaw."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        setattr(self, method, self.fail)
+
+    async def fail(self, *_: Any) -> Any:
+        raise RuntimeError("a bug")
+
+    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+        async for event in super().interact(commands, caller):
+            yield event
+            if self.asked[-1].HasField("pause"):
+                raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("when", ["create", "interact"])
+def test_a_socket_that_fails_as_nobody_foresaw_says_so_and_closes_with_1011(
+    when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sessions: Any = Failing(when if when == "create" else "none")
+    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
+        if when == "interact":
+            socket.receive_json()
+            socket.send_json({"type": "pause"})
+            socket.receive_json()
+        error = socket.receive_json()
+        assert (error["type"], error["data"]["code"]) == ("error", "INTERNAL")
+        assert socket.receive()["code"] == 1011
+    assert [record.exc_info is not None for record in caplog.records if record.levelname == "ERROR"] == [True]
+
+
+@pytest.mark.parametrize("what", ["fork", "start_recording"])
+def test_a_request_that_fails_as_nobody_foresaw_is_refused_and_the_socket_lives(what: str) -> None:
+    sessions: Any = Failing(what)
+    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
+        socket.receive_json()
+        socket.send_json({"type": what, "id": "a"})
+        refused = socket.receive_json()["data"]
+        assert (refused["command_id"], refused["stage"], refused["error"]["code"]) == ("a", "refused", "INTERNAL")
+        socket.receive_json()
+        socket.send_json({"type": "start", "id": "after"})
+        socket.receive_json()
+    assert sessions.asked[-1].id == "after"
+
+
 class Forking(Noting):
     """Forks for as long as somebody waits for that."""
 
