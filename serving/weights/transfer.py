@@ -33,6 +33,9 @@ PASSING_STATUSES = (408, 429, 500, 502, 503, 504)
 DECODED = ("", "identity", "gzip", "deflate")
 """Encodings of a body that are undone here."""
 
+BINARY = (".safetensors", ".pth", ".pt", ".model")
+"""Endings of files that no server takes for text, unless it takes all for that: then it knows their lengths."""
+
 COMPARED_BYTES = 1 << 20
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -117,7 +120,9 @@ class Transfer:
     def _begin(self) -> None:
         self._beside.unlink(missing_ok=True)
         self.partial.touch()
-        if self._length >= self.file.size and not self.file.matches(self.partial):
+        if self._length > self.file.size:
+            os.truncate(self.partial, self.file.size)
+        if self._length == self.file.size and not self.file.matches(self.partial):
             os.truncate(self.partial, 0)
         self.trusted = self._length
 
@@ -131,12 +136,19 @@ class Transfer:
             if start and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 raise RangeRefused(f"{response.url} answers 416 to bytes {start}- of {self._name}")
             hf_raise_for_status(response)
-            kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-            if kind in ("text/html", "application/xhtml+xml") and not self.file.path.endswith(".html"):
+            if self._is_page(response):
                 raise Untrusted(f"{response.url} answers with a web page instead of {self._name}")
             if response.headers.get("Content-Encoding", "").strip().lower() not in DECODED:
                 raise Untrusted(f"{response.url} sends {self._name} in an encoding that was not asked for")
             yield response
+
+    def _is_page(self, response: httpx2.Response) -> bool:
+        """Whether an answer is by its own words a text for readers, and this is another file."""
+        kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind in ("text/html", "application/xhtml+xml"):
+            return not self.file.path.endswith(".html")
+        measured = "Content-Length" in response.headers or "Content-Range" in response.headers
+        return kind.startswith("text/") and not measured and self.file.path.endswith(BINARY)
 
     def _continue(self) -> None:
         start = self._length

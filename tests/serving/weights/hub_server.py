@@ -28,7 +28,10 @@ class Request:
 
 @dataclass(frozen=True)
 class OddAnswer:
-    """What somebody else than the hub may answer, whatever is asked. `length` is claimed for the body."""
+    """What somebody else than the hub may answer, whatever is asked. `length` is claimed for the body.
+
+    With a header `Connection`, which is then `close`, no length is claimed.
+    """
 
     status: int
     body: bytes = b""
@@ -179,7 +182,8 @@ def _handler(hub: FakeHub, storage: bool) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             for name, value in (headers or {}).items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body) if length is None else length))
+            if "Connection" not in (headers or {}):
+                self.send_header("Content-Length", str(len(body) if length is None else length))
             self.end_headers()
             self.wfile.write(body[:cut])
             self.close_connection = self.close_connection or (cut, length) != (None, None)

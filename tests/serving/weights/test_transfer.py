@@ -150,13 +150,28 @@ def test_a_part_that_was_wrong_is_replaced_by_the_whole_file(hub: FakeHub, parti
     assert asked(hub) == [f"bytes={HERE}-", None]
 
 
-@pytest.mark.parametrize("content", [OTHER, DATA + b"more"], ids=["of the right length", "too long"])
+@pytest.mark.parametrize("content", [OTHER, OTHER + b"more"], ids=["of the right length", "too long"])
 def test_a_part_that_is_as_long_as_the_file_and_wrong_is_no_part(
     hub: FakeHub, partial: Path, content: bytes
 ) -> None:
     partial.write_bytes(content)
     assert fetch(hub, partial) == DATA
     assert asked(hub) == [None]
+
+
+def test_a_part_with_bytes_behind_its_end_is_the_file_and_nothing_is_asked_for(
+    hub: FakeHub, partial: Path
+) -> None:
+    partial.write_bytes(DATA + b"more")
+    assert fetch(hub, partial) == DATA
+    assert asked(hub) == []
+
+
+def test_a_text_without_a_length_is_not_taken_for_the_beginning_of_weights(hub: FakeHub, partial: Path) -> None:
+    partial.unlink()
+    hub.odd["w.pt"] = [OddAnswer(200, b"sign in", {"Content-Type": "text/plain", "Connection": "close"})]
+    assert fetch(hub, partial) == DATA
+    assert asked(hub) == [None, None]
 
 
 def test_a_whole_file_that_breaks_off_behind_what_is_here_takes_its_place(hub: FakeHub, partial: Path) -> None:
