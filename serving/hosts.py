@@ -14,6 +14,11 @@ def is_host_and_port(address: str) -> bool:
     return _HOST_AND_PORT.fullmatch(address) is not None
 
 
+def in_address(host: str) -> str:
+    """As `host`, a name or an address, is written in front of `:PORT`."""
+    return f"[{host}]" if ":" in host else host
+
+
 def is_loopback(host: str) -> bool:
     """Whether what is sent to `host`, a name or an address, does not leave this machine."""
     return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)

@@ -19,6 +19,7 @@ from serving.cli.interrupts import INTERRUPTED
 from serving.cli.terminal import say, tell
 from serving.deployments.server_process import local_server
 from serving.errors import ServingError
+from serving.launch.ending_signals import ending_signals
 from serving.media.contact_sheet import write_sheet
 
 SERVE, PAGE = "make serve", "http://127.0.0.1:8000/"
@@ -57,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("out"), help="folder for what is made (default: out)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each prompt (default: 5)")
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in ending_signals():
+        signal.signal(number, signal.default_int_handler)
     try:
         run(options)
     except ServingError as error:

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from threading import Event
 from types import FrameType
 
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""Signals by which a command is asked to end; what it has made till then is kept."""
+from serving.launch.ending_signals import ending_signals
 
 INTERRUPTED = 130
 """The exit status of a command that ended so."""
@@ -17,14 +16,14 @@ INTERRUPTED = 130
 
 @contextmanager
 def interruptible() -> Iterator[Event]:
-    """An event that Ctrl-C, SIGTERM and a terminal that closes set; a second Ctrl-C is the ordinary one."""
+    """An event that `ending_signals` set; a second Ctrl-C is the ordinary one."""
     interrupted = Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         interrupted.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = {number: signal.signal(number, interrupt) for number in ENDING}
+    before = {number: signal.signal(number, interrupt) for number in ending_signals()}
     try:
         yield interrupted
     finally:

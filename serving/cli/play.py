@@ -11,13 +11,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.cli.interrupts import ENDING, INTERRUPTED
+from serving.cli.interrupts import INTERRUPTED
 from serving.cli.options import add_server_arguments, client_of, seconds, size
 from serving.cli.sessions import applied_line
 from serving.cli.terminal import show_line, tell
 from serving.client.capture import Playback, opened
 from serving.client.interactive import InteractiveSession
 from serving.errors import FilmError
+from serving.launch.ending_signals import ending_signals
 from serving.media.film_file import facts_path, require_own_facts
 from serving.offline.provenance import Facts
 from serving.offline.request import with_length
@@ -145,7 +146,7 @@ def _ended_by_signals() -> Iterator[None]:
     """What ends a process cancels the task that runs the block, as Ctrl-C does."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    others = [number for number in ENDING if number != signal.SIGINT]
+    others = [number for number in ending_signals() if number != signal.SIGINT]
     for number in others:
         loop.add_signal_handler(number, task.cancel)
     try:

@@ -6,7 +6,7 @@ import argparse
 
 from serving.cli.terminal import tell
 from serving.config import ServerConfig
-from serving.hosts import is_loopback
+from serving.hosts import in_address, is_loopback
 from serving.launch import supervisor
 from serving.launch.memory_preset import memory_plan
 from serving.launch.running import Running
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until SIGINT or SIGTERM. Raises EngineError or ServingError if that cannot be, or if a part dies."""
+    """Serve until a signal ends it. Raises EngineError or ServingError if that cannot be, or if a part dies."""
     config, notes = options.flags.read(options)
     check_startup(config)
     tell(*notes)
@@ -47,9 +47,10 @@ def _where(config: ServerConfig) -> str:
 
 def _doors(config: ServerConfig, running: Running) -> list[str]:
     """Where the server is, and what of it others can reach."""
+    host = in_address(config.host)
     lines = [
-        f"gRPC     {config.host}:{config.grpc_port}",
-        f"page     http://{config.host}:{config.http_port}/",
+        f"gRPC     {host}:{config.grpc_port}",
+        f"page     http://{host}:{config.http_port}/",
         f"metrics  {running.metrics}",
     ]
     if config.address is None and is_loopback(config.host):

@@ -72,7 +72,7 @@ def existing_cluster(config: ServerConfig, ending: threading.Event) -> Iterator[
                 start_serve(config)
             _deploy(config, ending)
             logs = Path(found["session_dir"]) / "logs" / "serve"
-            yield Running(logs, _metrics(), found["gcs_address"], {})
+            yield Running(logs, _metrics(), found["gcs_address"])
         finally:
             _take_away(with_serve=there is None)
     finally:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
@@ -20,6 +19,7 @@ from serving.deployments.app import build, denoisers, replicas
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.deployments.telemetry.logging_config import LOGGING
 from serving.deployments.worker_setup import worker_setup
+from serving.hosts import in_address
 from serving.launch.running import Running
 from serving.protocol.requests import APPLICATION
 
@@ -56,10 +56,6 @@ END_S = 3.0
 """The longest that a replica may take, when the server ends, to tell its viewers and finish recordings."""
 
 
-VITAL = ("gcs_server", "raylet")
-"""Processes of Ray without which nothing goes on. Serve starts its own again, and Ray's agents end the raylet."""
-
-
 @contextmanager
 def local_cluster(config: ServerConfig) -> Iterator[Running]:
     """A Ray cluster on this machine, Serve in it, and the server in Serve, for as long as the block lasts."""
@@ -85,8 +81,8 @@ def _start(config: ServerConfig) -> Running:
     start_serve(config)
     serve.run(build(config), name=APPLICATION, route_prefix="/")
     found = cluster.address_info
-    metrics = f"http://{found['node_ip_address']}:{found['metrics_export_port']}/metrics"
-    return Running(Path(found["session_dir"]) / "logs" / "serve", metrics, found["gcs_address"], _vital())
+    metrics = f"http://{in_address(found['node_ip_address'])}:{found['metrics_export_port']}/metrics"
+    return Running(Path(found["session_dir"]) / "logs" / "serve", metrics, found["gcs_address"])
 
 
 def start_serve(config: ServerConfig) -> None:
@@ -96,10 +92,6 @@ def start_serve(config: ServerConfig) -> None:
         grpc_options=gRPCOptions(port=config.grpc_port, grpc_servicer_functions=SERVICES),
         logging_config=LOGGING,
     )
-
-
-def _vital() -> dict[str, int]:
-    return {child.name(): child.pid for child in psutil.Process().children() if child.name() in VITAL}
 
 
 async def end_sessions() -> None:

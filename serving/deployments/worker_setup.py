@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from serving.hosts import in_address
+
 
 def worker_setup(host: str) -> Callable[[], None]:
     """What Ray's workers call when they start: the proxy among them then listens for gRPC on `host` only.
@@ -13,13 +15,15 @@ def worker_setup(host: str) -> Callable[[], None]:
     start.
     """
 
+    where = in_address(host)
+
     def set_up() -> None:
         # Here, not above: Ray sends this function to its workers by value.
         from ray.serve._private import default_impl
 
         def add_address(grpc_server: Any, server_address: str) -> None:
             port = server_address.rpartition(":")[2]
-            grpc_server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            grpc_server.add_insecure_port(f"{where}:{port}")
 
         default_impl.add_grpc_address = add_address
 

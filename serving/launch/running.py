@@ -10,17 +10,16 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class Running:
-    """Its replicas' logs, its metrics, its Ray cluster's `host:port`, and pids of what it cannot do without."""
+    """Its replicas' logs, its metrics, and its Ray cluster's `host:port`."""
 
     logs: Path
     metrics: str
     cluster: str
-    vital: Mapping[str, int]
 
     @classmethod
     def of(cls, message: Mapping[str, Any]) -> Self:
         """Out of a message of the process that holds the cluster."""
-        return cls(Path(message["logs"]), message["metrics"], message["cluster"], message["vital"])
+        return cls(Path(message["logs"]), message["metrics"], message["cluster"])
 
     @property
     def message(self) -> dict[str, Any]:

@@ -18,16 +18,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import IO, Any
 
 import psutil
 
 from serving.config import ServerConfig
 from serving.errors import ServerError
+from serving.launch.ending_signals import ending_signals
 from serving.launch.process_tree import adopt_orphans, end_descendants, is_alive
 from serving.launch.running import Running
 
 CLUSTER = (sys.executable, "-m", "serving.deployments.cluster_process")
+
+VITAL = ("gcs_server", "raylet")
+"""Children of the cluster's process without which nothing goes on. Serve starts its own again, and Ray's agents
+end the raylet. A cluster that was there has none of them here."""
 
 POLL_S = 0.5
 """Between two looks at whether the processes are alive."""
@@ -47,19 +53,21 @@ class Interrupted(Exception):
 
 
 def serve(config: ServerConfig, started: Callable[[Running], None], stopping: Callable[[], None]) -> None:
-    """Run a server until SIGINT or SIGTERM. Raises ServerError if it does not start, or if a part of it dies."""
+    """Run a server until a signal ends it. Raises ServerError if it does not start, or if a part of it dies."""
     events: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in ending_signals():
         signal.signal(number, lambda *_: events.put(Interrupted()))
     adopt_orphans()
     with tempfile.NamedTemporaryFile("w+", prefix="longtake-serve-", suffix=".log") as output:
         cluster = _start(config, output, events)
         try:
-            running = _wait_until_started(cluster, events, output)
+            vital: dict[str, psutil.Process] = {}
+            running = _wait_until_started(cluster, vital, events, output)
             started(running)
-            _watch(cluster, running, events)
+            _watch(cluster, vital, running, events)
         except Interrupted:
-            stopping()
+            with suppress(OSError):  # The terminal has gone, perhaps: that is no reason not to stop in good order.
+                stopping()
             _stop(cluster, events, longest_stop(config))
         finally:
             end_descendants(GRACE_S)
@@ -119,28 +127,50 @@ def _next(events: queue.SimpleQueue[Any]) -> Any:
 
 
 def _wait_until_started(
-    cluster: subprocess.Popen[str], events: queue.SimpleQueue[Any], output: IO[str]
+    cluster: subprocess.Popen[str],
+    vital: dict[str, psutil.Process],
+    events: queue.SimpleQueue[Any],
+    output: IO[str],
 ) -> Running:
+    """What the cluster's process says of the server that is there; in `vital` is then what it needs."""
     while (message := _next(events)) is None:
         if cluster.poll() is not None and events.empty():
             output.seek(0)
             said = output.read().strip().splitlines()[-1:]
-            raise ServerError(f"the server did not start: {_ended(cluster)}: {''.join(said)}")
+            raise ServerError(": ".join(["the server did not start", _ended(cluster), *said]))
+        _find(vital, cluster)
+        if dead := _dead(vital):
+            raise ServerError(f"the server did not start: {dead} died")
     if problem := message.get("problem"):
         raise ServerError(f"the server did not start: {problem}")
     return Running.of(message)
 
 
-def _watch(cluster: subprocess.Popen[str], running: Running, events: queue.SimpleQueue[Any]) -> None:
-    vital = {name: psutil.Process(pid) for name, pid in running.vital.items()}
+def _find(vital: dict[str, psutil.Process], cluster: subprocess.Popen[str]) -> None:
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(cluster.pid).children():
+            if (name := child.name()) in VITAL:
+                vital.setdefault(name, child)
+
+
+def _dead(vital: Mapping[str, psutil.Process]) -> str | None:
+    """Which one has died, if any has."""
+    return next((f"{name} (pid {one.pid})" for name, one in vital.items() if not is_alive(one)), None)
+
+
+def _watch(
+    cluster: subprocess.Popen[str],
+    vital: Mapping[str, psutil.Process],
+    running: Running,
+    events: queue.SimpleQueue[Any],
+) -> None:
     while True:
         if problem := (_next(events) or {}).get("problem"):
             raise ServerError(f"the server has ended: {problem}; logs: {running.logs}")
         if cluster.poll() is not None:
             raise ServerError(f"{_ended(cluster)}, and the server with it; logs: {running.logs}")
-        for name, process in vital.items():
-            if not is_alive(process):
-                raise ServerError(f"{name} (pid {process.pid}) died, and the server with it; logs: {running.logs}")
+        if dead := _dead(vital):
+            raise ServerError(f"{dead} died, and the server with it; logs: {running.logs}")
 
 
 def _ended(cluster: subprocess.Popen[str]) -> str:

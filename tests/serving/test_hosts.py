@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from serving.hosts import host_of_target, is_loopback
+from serving.hosts import host_of_target, in_address, is_loopback
 
 HERE = (
     "localhost:9000", "localhost", "127.0.0.1:9000", "127.3.2.1", "[::1]:9000", "::1", "dns:///localhost:9000",
@@ -14,6 +14,10 @@ ELSEWHERE = (
     "video.example#.localhost", "localhost@video.example:9000", "any.localhost:9000",
     "ipv4:127.0.0.1:1,10.0.0.7:1", "[::1", "",
 )  # fmt: skip
+
+
+def test_only_addresses_with_colons_are_put_in_brackets() -> None:
+    assert [in_address(host) for host in ("::1", "127.0.0.1", "localhost")] == ["[::1]", "127.0.0.1", "localhost"]
 
 
 @pytest.mark.parametrize("target", HERE)
