@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from engines.config.video_stream import LoopSetting
@@ -51,6 +52,7 @@ from serving.worker.session_saver import SessionSaver
 from serving.worker.session_streams import SessionStreams
 from serving.worker.state.active_session import ActiveSession, at_rest
 from serving.worker.state.metrics import Metrics
+from serving.worker.state.session_guard import SessionGuard
 from serving.worker.suspension import Suspension
 
 logger = logging.getLogger(__name__)
@@ -116,10 +118,11 @@ class Denoiser:
         self._replay_s = replay_s
         leases = leases or LeaseConfig()
         self._copies = SessionCopies(slots, ReplicaLeases(leases), register, self._free, metrics, capacity)
+        self._guard = SessionGuard(self._copies.end)
         self._pictures = PictureIntake(self._copies, pictures, self._wake)
         self._passes = Passes(engine, executor, capacity)
         self._loop = BlockLoop(
-            self._passes, lambda: self._copies.all, self._copies.has_lease, self._copies.end,
+            self._passes, lambda: self._copies.all, self._copies.has_lease, self._guard,
             self._pictures.encode_more, capacity, VideoLoops(LoopChoice(video_loop), capacity), tracer,
         )  # fmt: skip
         self._prompts = PromptPrefetch(text, self._copies.end, self._loop.wake)
@@ -131,11 +134,13 @@ class Denoiser:
         self._factory = SessionFactory(engine, text, decoder, executor, replica, provenance, encoder)
         self._saver = SessionSaver(self._copies, engine, executor, self._loop.wake, leases.prepare_timeout_s)
         self._suspension = Suspension(
-            self._copies, engine.text, decoder, executor, self._loop.wake, slots, suspend_after_s
+            self._copies, engine.text, decoder, executor, self._loop.wake, self._guard, slots, suspend_after_s
         )
         self._commands = CommandHandler(self._copies, engine, decoder, executor, self._loop.wake, self._suspension)
         beat_s = leases.beat_every_s
-        self._streams = SessionStreams(self._copies, engine, executor, self._loop.wake, viewers, beat_s)
+        self._streams = SessionStreams(
+            self._copies, engine, executor, self._loop.wake, viewers, beat_s, self._guard
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -271,24 +276,27 @@ class Denoiser:
         if session.encoding is not None:
             session.encoding.cancel()
         # A reset on its way may still change the stream: its last one is closed.
-        await in_thread(self._executor, lambda: self._engine.close(session.stream))
-        await self._decoder.close(session.decoder_key)
+        try:
+            await in_thread(self._executor, lambda: self._engine.close(session.stream))
+        finally:
+            await self._decoder.close(session.decoder_key)
 
     async def _reap(self) -> None:
         """End the sessions that nobody comes to, and the streams that nobody reads."""
         while True:
             await asyncio.sleep(REAP_EVERY_S)
             now = _now()
-            for session in self._copies.all:
-                if session.logic.lease_ends() <= now and self._copies.has_lease(session):
-                    lease = session.spec.pace.lease_s
-                    failure = SessionNotFound(f"the session ended: nobody came for {lease:g} s")
-                    self._copies.end(session, failure)
-                elif self._copies.has_lease(session):
-                    session.look_at_waiting(now)
-            self._suspension.look(now)
+            self._guard.each(self._copies.all, "looking after it", partial(self._look_after, now=now))
             self._streams.close_expired(now)
             self._metrics.following(self._copies.following(now))
+
+    def _look_after(self, session: ActiveSession, now: float) -> None:
+        """Raises SessionNotFound for one that nobody comes to."""
+        if self._copies.has_lease(session):
+            if session.logic.lease_ends() <= now:
+                raise SessionNotFound(f"the session ended: nobody came for {session.spec.pace.lease_s:g} s")
+            session.look_at_waiting(now)
+        self._suspension.look(session, now)
 
     # Questions
 

@@ -154,7 +154,7 @@ class SessionCopies:
         """Keep a copy that has been made. Raises ReplicaLost, and frees it, if it was cancelled meanwhile."""
         if not self.leases.prepared(session.id, session.attempt, _now()):
             session.finish()
-            await self._free(session)
+            await self._let_go(session)
             raise ReplicaLost("the copy was cancelled while it was being made")
         self._copies[session.attempt] = session
         logger.info("session opened", extra={"session": session.id, "attempt": session.attempt})
@@ -248,9 +248,10 @@ class SessionCopies:
         while not session.closed:
             try:
                 is_over = await self._is_over(session, str(failure or "ended"))
-            except RegisterUnavailable as error:
+            except Exception as error:
                 extra = {"session": session.id, "why": str(error)}
-                logger.warning("the end of a session is not in the register yet", extra=extra)
+                bug = None if isinstance(error, RegisterUnavailable) else error
+                logger.warning("the end of a session is not in the register yet", extra=extra, exc_info=bug)
                 await asyncio.sleep(RETRY_S)
                 continue
             self._finish(session, failure if is_over else ReplicaLost("the session goes on elsewhere"))
@@ -272,15 +273,25 @@ class SessionCopies:
             return
         del self._copies[session.attempt]
         self.leases.closed(session.attempt, _now())
-        if not isinstance(failure, ReplicaLost):
-            session.logic.end()
-            session.audience.publish_state()
+        extra = {"session": session.id, "why": str(failure or "closed")}
+        try:
+            if not isinstance(failure, ReplicaLost):
+                session.logic.end()
+                session.audience.publish_state()
+        except Exception:
+            logger.exception("how a session stands at its end cannot be told", extra=extra)
         session.finish(failure)
         self.count()
-        logger.info("session ended", extra={"session": session.id, "why": str(failure or "closed")})
-        freeing = asyncio.create_task(self._free(session))
+        logger.info("session ended", extra=extra)
+        freeing = asyncio.create_task(self._let_go(session))
         self._freeing.add(freeing)
         freeing.add_done_callback(self._freeing.discard)
+
+    async def _let_go(self, session: ActiveSession) -> None:
+        try:
+            await self._free(session)
+        except Exception:
+            logger.exception("what a session held is not all free", extra={"session": session.id})
 
 
 def _now() -> float:

@@ -13,6 +13,7 @@ from serving.pipeline.stages import in_thread
 from serving.replication.messages import FeedItem, FullState, Item, Role
 from serving.worker.session_copies import SessionCopies
 from serving.worker.state.active_session import ActiveSession, at_rest
+from serving.worker.state.session_guard import SessionGuard
 from serving.worker.streams.standby_feed import StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 
@@ -34,7 +35,7 @@ class SessionStreams:
 
     def __init__(
         self, copies: SessionCopies, engine: StreamEngine, executor: Executor, wake: Callable[[], None],
-        most_viewers: int, beat_s: float,
+        most_viewers: int, beat_s: float, guard: SessionGuard,
     ) -> None:  # fmt: skip
         self._copies = copies
         self._engine = engine
@@ -42,6 +43,7 @@ class SessionStreams:
         self._wake = wake
         self._most_viewers = most_viewers
         self._beat_s = beat_s
+        self._guard = guard
         self._open: dict[str, _OpenStream] = {}
         self._full_states = asyncio.Semaphore(FULL_STATES_AT_ONCE)
 
@@ -112,9 +114,12 @@ class SessionStreams:
     def close_expired(self, now: float) -> None:
         """End the streams that no manager reads any more; they count no viewer."""
         for stream in self._copies.leases.streams.expired(now):
-            if (found := self._open.get(stream)) is not None:
+            if (found := self._open.get(stream)) is None:
+                self._close(stream)
+                continue
+            with self._guard.working(found.session, "closing a stream"):
                 found.subscriber.finish(ReplicaLost("no manager reads this stream any more"))
-            self._close(stream)
+                self._close(stream)
 
     def _make_room(self, session: ActiveSession) -> None:
         """A controller always finds a place: one who was replaced, and only looks on, leaves it first."""

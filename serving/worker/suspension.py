@@ -18,6 +18,7 @@ from serving.session.types import State
 from serving.worker.blocks.delivery import decoder_start
 from serving.worker.session_copies import SessionCopies
 from serving.worker.state.active_session import ActiveSession, at_rest
+from serving.worker.state.session_guard import SessionGuard
 
 logger = logging.getLogger(__name__)
 
@@ -38,26 +39,26 @@ class Suspension:
 
     def __init__(
         self, copies: SessionCopies, generator: Generator, decoder: DecoderStage, executor: Executor,
-        wake: Callable[[], None], slots: int, after_s: float,
+        wake: Callable[[], None], guard: SessionGuard, slots: int, after_s: float,
     ) -> None:  # fmt: skip
         self._copies = copies
         self._generator = generator
         self._decoder = decoder
         self._executor = executor
         self._wake = wake
+        self._guard = guard
         self._most = MOST_PER_SLOT * slots
         self._after_s = after_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def look(self, now: float) -> None:
-        """Suspend those whose time has come; to be called again and again."""
-        for session in self._copies.all:
-            if session.logic.state is not State.PAUSED:
-                session.paused_since = None
-            elif session.paused_since is None:
-                session.paused_since = now
-            elif self._after_s and now - session.paused_since >= self._after_s:
-                self._begin(session)
+    def look(self, session: ActiveSession, now: float) -> None:
+        """Suspend a session whose time has come; to be called again and again."""
+        if session.logic.state is not State.PAUSED:
+            session.paused_since = None
+        elif session.paused_since is None:
+            session.paused_since = now
+        elif self._after_s and now - session.paused_since >= self._after_s:
+            self._begin(session)
 
     def _may_suspend(self, session: ActiveSession) -> bool:
         logic, there = session.logic, sum(copy.logic.suspended for copy in self._copies.all)
@@ -71,6 +72,10 @@ class Suspension:
         task.add_done_callback(lambda _: self._tasks.pop(session.attempt, None))
 
     async def _suspend(self, session: ActiveSession) -> None:
+        with self._guard.working(session, "suspending it"):
+            await self._suspend_at_rest(session)
+
+    async def _suspend_at_rest(self, session: ActiveSession) -> None:
         async with session.commands, at_rest(session, self._wake):
             if not self._may_suspend(session):
                 return

@@ -7,18 +7,13 @@ of a session are on their way at a time.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 import torch
 
-from engines.errors import EngineError
-from serving.errors import ServingError, SessionFailed
 from serving.media.clips.shown_frame import PictureSize
-from serving.pipeline.engine_errors import refusal
 from serving.session.state_machine import BlockPlan, State
 from serving.tracing.tracer import Tracer
 from serving.worker.blocks.delivery import Delivery, MadeBlock
@@ -28,10 +23,7 @@ from serving.worker.blocks.scheduler import Candidate, Scheduler, Urgency
 from serving.worker.blocks.video_loops import VideoLoops
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.state.active_session import ActiveSession, BegunBlock
-
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
+from serving.worker.state.session_guard import SessionGuard
 
 MOST_UNDELIVERED = 2
 LONGEST_WAIT_S = 0.5
@@ -40,7 +32,7 @@ LONGEST_WAIT_S = 0.5
 class BlockLoop:
     """Makes the blocks of those of `sessions` that have a lease, for as long as `run` runs.
 
-    `end` is told of a session whose block cannot be made, and why, and `encode_more` of one whose pictures can be
+    `guard` ends a session whose block cannot be made, and `encode_more` is told of one whose pictures can be
     encoded for another block.
     """
 
@@ -49,7 +41,7 @@ class BlockLoop:
         passes: Passes,
         sessions: Callable[[], Sequence[ActiveSession]],
         has_lease: Callable[[ActiveSession], bool],
-        end: Callable[[ActiveSession, ServingError | None], None],
+        guard: SessionGuard,
         encode_more: Callable[[ActiveSession], None],
         capacity: Capacity,
         loops: VideoLoops,
@@ -58,7 +50,7 @@ class BlockLoop:
         self._passes = passes
         self._sessions = sessions
         self._has_lease = has_lease
-        self._end = end
+        self._guard = guard
         self._encode_more = encode_more
         self._capacity = capacity
         self._loops = loops
@@ -74,15 +66,19 @@ class BlockLoop:
     async def run(self, prompts: PromptPrefetch, delivery: Delivery) -> None:
         """Make blocks until cancelled."""
         loop = asyncio.get_running_loop()
+
+        def prepare(session: ActiveSession) -> None:
+            prompts.begin(session)
+            self._encode_more(session)
+
         while True:
             now = loop.time()
-            for session in self._sessions():
-                prompts.begin(session)
-                self._encode_more(session)
+            self._guard.each(self._sessions(), "preparing its next block", prepare)
             leased = [session for session in self._sessions() if self._has_lease(session)]
-            self._loops.choose(leased, now)
+            self._loops.look(leased, now)
+            self._guard.each(leased, "telling it its loop", self._loops.tell)
             candidates = self._candidates(now)
-            flushed = next((session for session in leased if session.is_to_be_flushed), None)
+            flushed = self._first(leased, "looking for what is to come out", lambda one: one.is_to_be_flushed)
             if flushed is not None:
                 await self._flush(flushed, delivery)
             elif picked := self._scheduler.pick(candidates, now, self._free_at):
@@ -97,15 +93,16 @@ class BlockLoop:
     # Whose block is next
 
     def _candidates(self, now: float) -> list[Candidate]:
-        expect = self._capacity.delivering.expect
-        backlog = sum(session.undelivered * expect(session.cost_config, now) for session in self._sessions())
-        return [
-            self._candidate(session, backlog, now)
+        def delivers_s(session: ActiveSession) -> float:
+            return session.undelivered * self._capacity.delivering.expect(session.cost_config, now)
+
+        backlog = sum(self._guard.each(self._sessions(), "estimating its delivery", delivers_s))
+        running = [
+            session
             for session in self._sessions()
-            if session.logic.state is State.RUNNING
-            and not (session.held or session.ending)
-            and self._has_lease(session)
+            if session.logic.state is State.RUNNING and not session.held and self._has_lease(session)
         ]
+        return self._guard.each(running, "planning its next block", lambda one: self._candidate(one, backlog, now))
 
     def _candidate(self, session: ActiveSession, backlog_s: float, now: float) -> Candidate:
         """A session that runs. Where no block of it can be made now, that is due once something has happened.
@@ -155,24 +152,19 @@ class BlockLoop:
     async def _make(self, sessions: Sequence[ActiveSession], delivery: Delivery) -> None:
         """Begin one block for each of `sessions`, and send on its way what comes out."""
         now = asyncio.get_running_loop().time()
-        begun = [one for session in sessions if (one := self._begin(session, now))]
-        if not begun:
-            return
         try:
-            made = await self._made(begun)
+            begun = self._guard.each(sessions, "beginning a block", lambda session: self._begin(session, now))
+            made = await self._made(begun) if begun else []
         finally:
-            for session, _, _ in begun:
+            for session in sessions:
                 session.making = None
         for session, out in made:
-            self._deliver(session, out, delivery)
+            with self._guard.working(session, "sending a block on its way"):
+                self._deliver(session, out, delivery)
 
-    def _begin(self, session: ActiveSession, now: float) -> Begun | None:
-        """A session's next block; None where its log cannot be written, which ends it."""
-        try:
-            plan = session.logic.begin_block(now)
-        except ServingError as error:
-            self._end(session, error)
-            return None
+    def _begin(self, session: ActiveSession, now: float) -> Begun:
+        """A session's next block. Raises LimitReached where its log cannot be written."""
+        plan = session.logic.begin_block(now)
         session.making = plan.block
         self._trace(session, plan, now)
         begun, made_from, resized = BegunBlock(plan, session.span, now), None, None
@@ -216,25 +208,21 @@ class BlockLoop:
 
     def _give_up(self, begun: Begun, error: Exception) -> None:
         session, (plan, *_), _ = begun
-        session.logic.give_up_block(plan)
-        session.on_way.pop()
-        for block in (*session.on_way, begun.block):
-            block.span.end(str(error))
-        if isinstance(error, EngineError):
-            self._end(session, refusal(error))
-            return
-        extra = {"session": session.id, "block": plan.block}
-        logger.error("a block could not be made", extra=extra, exc_info=error)
-        self._end(session, SessionFailed.of(f"making block {plan.block}", error))
+        with self._guard.working(session, f"making block {plan.block}"):
+            session.logic.give_up_block(plan)
+            session.on_way.pop()
+            for block in (*session.on_way, begun.block):
+                block.span.end(str(error))
+            raise error
 
     async def _flush(self, session: ActiveSession, delivery: Delivery) -> None:
         """Have what is on its way come out, at the session's cost."""
         now = asyncio.get_running_loop().time()
-        seconds = len(session.on_way) * self._capacity.block_s(session.cost_config, now)
-        self._scheduler.charge(session.attempt, seconds)
-        self._give(seconds, now)
-        if (out := await self._beside(session, "a flush", self._passes.flush(session))) is not None:
-            self._deliver(session, out, delivery)
+        async with self._beside(session, "a flush"):
+            seconds = len(session.on_way) * self._capacity.block_s(session.cost_config, now)
+            self._scheduler.charge(session.attempt, seconds)
+            self._give(seconds, now)
+            self._deliver(session, await self._passes.flush(session), delivery)
 
     def _trace(self, session: ActiveSession, plan: BlockPlan, began: float) -> None:
         """Begin the span of a block; of prompts that come into force with it, that of their encoding is there."""
@@ -264,29 +252,32 @@ class BlockLoop:
     def _unsettled(self, candidates: Sequence[Candidate], now: float) -> ActiveSession | None:
         """A session whose clean pass can be run now; one that is to be recached will not need it."""
         at = max(now, self._free_at)
-        for session in self._sessions():
+
+        def can_settle(session: ActiveSession) -> bool:
             if not session.is_idle or not session.context_due or not self._has_lease(session):
-                continue
+                return False
             one_pass = self._capacity.denoising.expect(session.cost_config, now) / session.config.passes
-            if not session.upcoming_texts(1) and self._scheduler.leaves_time(one_pass, candidates, at):
-                return session
-        return None
+            return not session.upcoming_texts(1) and self._scheduler.leaves_time(one_pass, candidates, at)
+
+        return self._first(self._sessions(), "looking for a clean pass", can_settle)
 
     async def _settle(self, session: ActiveSession) -> None:
-        session.settled = await self._beside(session, "a clean pass", self._passes.write_context(session))
+        async with self._beside(session, "a clean pass"):
+            session.settled = await self._passes.write_context(session)
 
-    async def _beside(self, session: ActiveSession, what: str, work: Awaitable[T]) -> T | None:
-        """What is made for a session beside its blocks; None where that fails, which ends it."""
+    @asynccontextmanager
+    async def _beside(self, session: ActiveSession, doing: str) -> AsyncIterator[None]:
+        """The device works for a session beside its blocks; where that fails the session ends."""
         session.settling = True
         try:
-            return await work
-        except torch.AcceleratorError:
-            raise
-        except EngineError as error:
-            self._end(session, refusal(error))
-        except Exception as error:
-            logger.exception("%s could not be made", what, extra={"session": session.id})
-            self._end(session, SessionFailed.of(what, error))
+            with self._guard.working(session, doing):
+                yield
         finally:
             session.settling = False
-        return None
+
+    def _first(
+        self, sessions: Sequence[ActiveSession], doing: str, holds: Callable[[ActiveSession], bool]
+    ) -> ActiveSession | None:
+        """The first for which something holds."""
+        found = self._guard.each(sessions, doing, lambda session: session if holds(session) else None)
+        return next(filter(None, found), None)

@@ -23,17 +23,18 @@ class VideoLoops:
         self._capacity = capacity
         self._look_at = -math.inf
 
-    def choose(self, sessions: Sequence[ActiveSession], now: float) -> None:
-        """Tell the `sessions` of a device, and all who follow them."""
-        videos = [session for session in sessions if session.input is not None]
-        if videos and now >= self._look_at:
+    def look(self, sessions: Sequence[ActiveSession], now: float) -> None:
+        """Choose the loop by what the `sessions` of a device take of its time."""
+        if now >= self._look_at and any(session.input is not None for session in sessions):
             self._look_at = now + LOOK_S
             running = [session for session in sessions if session.logic.state is State.RUNNING]
             self._choice.look(self._busy(running, "plain", now), self._busy(running, "batch", now), now)
-        for session in videos:
-            if session.loop != self._choice.loop:
-                session.loop = self._choice.loop
-                session.audience.publish_state()
+
+    def tell(self, session: ActiveSession) -> None:
+        """Have a session's video made in it, and tell all who follow."""
+        if session.input is not None and session.loop != self._choice.loop:
+            session.loop = self._choice.loop
+            session.audience.publish_state()
 
     def _busy(self, sessions: Sequence[ActiveSession], loop: Loop, now: float) -> float:
         """What part of the device's time they take whose videos are made in a loop."""

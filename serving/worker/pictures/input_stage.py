@@ -92,33 +92,40 @@ class InputStage:
         def decoded() -> list[list[DecodedPicture]]:
             return [[] if unit is None else pictures.decoder.decode(unit) for unit in sent]
 
-        if (made := await self._made(pictures, "decoding its pictures", decoded, failed)) is not None:
+        def take(made: list[list[DecodedPicture]]) -> None:
             for unit, shown in zip(sent, made, strict=True):
                 pictures.decoded(unit, shown)
             again()
+
+        await self._work(pictures, "decoding its pictures", decoded, take, failed)
 
     async def _encode(
         self, pictures: SessionInput, group: Sequence[DecodedPicture], wake: Callable[[], None],
         again: Callable[[], None], failed: Failed,
     ) -> None:  # fmt: skip
-        work = partial(self._encoded, pictures, group, opens=pictures.opens)
-        if (made := await self._made(pictures, "encoding its pictures", work, failed)) is not None:
+        def take(made: EncodedInput) -> None:
             pictures.encoded(made)
             wake()
             again()
 
-    async def _made(self, pictures: SessionInput, what: str, work: Callable[[], T], failed: Failed) -> T | None:
-        """What `work` makes in the thread; None where that fails."""
+        work = partial(self._encoded, pictures, group, opens=pictures.opens)
+        await self._work(pictures, "encoding its pictures", work, take, failed)
+
+    async def _work(
+        self, pictures: SessionInput, what: str, work: Callable[[], T], take: Callable[[T], None], failed: Failed
+    ) -> None:
+        """Have `work` done in the thread, and `take` what it makes."""
         try:
-            return await self._turns.run(pictures, work)
+            try:
+                made = await self._turns.run(pictures, work)
+            finally:
+                pictures.working = None
+            take(made)
         except EngineError as error:
             failed(refusal(error))
         except Exception as error:
             logger.exception("pictures: %s failed", what)
             failed(SessionFailed.of(what, error))
-        finally:
-            pictures.working = None
-        return None
 
     def _encoded(self, pictures: SessionInput, group: Sequence[DecodedPicture], *, opens: bool) -> EncodedInput:
         """In the executor: pictures to the input of the next block, which `opens` the video anew or does not."""

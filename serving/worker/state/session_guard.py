@@ -1,0 +1,53 @@
+"""What goes wrong in the work for one session ends that session, and none of its neighbours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from engines.errors import EngineError
+from serving.errors import ServingError, SessionFailed
+from serving.pipeline.engine_errors import refusal
+from serving.worker.state.active_session import ActiveSession
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class SessionGuard:
+    """Stands wherever the work for one of a replica's sessions is entered; `end` is told which fails, and why.
+
+    A device in an unknown state is nobody's alone: torch.AcceleratorError is raised.
+    """
+
+    def __init__(self, end: Callable[[ActiveSession, ServingError | None], None]) -> None:
+        self._end = end
+
+    @contextmanager
+    def working(self, session: ActiveSession, doing: str) -> Iterator[None]:
+        """What is raised inside ends `session`."""
+        try:
+            yield
+        except torch.AcceleratorError:
+            raise
+        except ServingError as error:
+            self._end(session, error)
+        except EngineError as error:
+            self._end(session, refusal(error))
+        except Exception as error:
+            logger.exception("a session failed", extra={"session": session.id, "doing": doing})
+            self._end(session, SessionFailed.of(doing, error))
+
+    def each(self, sessions: Sequence[ActiveSession], doing: str, work: Callable[[ActiveSession], T]) -> list[T]:
+        """What `work` gives of each; of those that end, or for which it fails, nothing."""
+        found: list[T] = []
+        for session in sessions:
+            if not session.ending:
+                with self.working(session, doing):
+                    found.append(work(session))
+        return found
