@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from engines.errors import PlanError
@@ -85,11 +86,19 @@ class TensorRTRuntime:
         compiled, self._compiled = bytes(self._compiled.serialize()), None
         place = self._cache.with_name(f".{self._cache.name}.{os.getpid()}")
         try:
+            self._remove_left_behind()
             place.write_bytes(compiled)
             place.replace(self._cache)
         except OSError as error:
             place.unlink(missing_ok=True)
             logger.warning("compiled code is not kept", extra={"file": str(self._cache), "why": str(error)})
+
+    def _remove_left_behind(self) -> None:
+        """Remove what processes left that were killed as they wrote it."""
+        assert self._cache is not None
+        for place in self._cache.parent.glob(f".{self._cache.name}.*"):
+            if (pid := place.suffix[1:]).isdecimal() and not psutil.pid_exists(int(pid)):
+                place.unlink(missing_ok=True)
 
     def _require_same_tensors(self) -> None:
         found = {self._spec(self._engine.get_tensor_name(n)) for n in range(self._engine.num_io_tensors)}

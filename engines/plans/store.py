@@ -266,8 +266,8 @@ def _acquire(lock: FileLock, watch: Watch) -> None:
 
 
 def _write(path: Path, data: memoryview) -> None:
-    """Whole or not at all."""
-    place = path.with_name(f".{path.name}.{os.getpid()}")
+    """Whole or not at all. What a killed process leaves is written over: one at a time changes the folder."""
+    place = path.with_name(f".{path.name}.new")
     try:
         with place.open("wb") as file:
             file.write(data)

@@ -19,7 +19,7 @@ from serving.client.capture import Playback, opened
 from serving.client.interactive import InteractiveSession
 from serving.errors import FilmError
 from serving.launch.ending_signals import ending_signals
-from serving.media.film_file import facts_path, require_own_facts
+from serving.media.film_file import facts_path, left_behind, require_own_facts
 from serving.offline.provenance import Facts
 from serving.offline.request import with_length
 from serving.offline.session_facts import session_facts
@@ -81,6 +81,7 @@ def _read(options: argparse.Namespace) -> Playing:
     for warning in (*read.warnings, *planned.warnings, *unserved(timeline.settings)):
         tell(f"warning: {warning}")
     _require_film(options.output, options.timeline)
+    tell(*(f"warning: {note}" for note in left_behind(options.output)))
     asked = timeline.settings
     height, width = options.size or (asked.height, asked.width)
     seed = asked.seed if options.seed is None else options.seed

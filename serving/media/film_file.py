@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
@@ -13,13 +13,13 @@ from serving.errors import FilmError
 from serving.media.chunk import Chunk
 from serving.media.fragment_file import FragmentFile, Tag
 from serving.media.ordinary_mp4 import finish, writing
-from serving.media.whole_file import put_in_place
+from serving.media.whole_file import folder_beside, put_in_place, real_path
 
 FACTS_TAG = "longtake"
 """The metadata tag that holds the facts of a film."""
 
 PART = ".part"
-"""What is added to a name while its file is written. What a killed process leaves there can be played."""
+"""What is added to a film's name while it is written. What a killed process leaves there can be played."""
 
 ROOM_FOR_THE_END = 128
 """Bytes by which the facts of a finished film may be longer than those of the one that is begun."""
@@ -43,8 +43,9 @@ class FilmFacts(Protocol):
 class FilmFile:
     """The film `path`: an earlier one of that name stays until this one is closed with a frame or more in it.
 
-    `facts` go into its metadata, where `read_facts` finds them, and into a JSON file beside it. Every method
-    raises FilmError where a file cannot be written, or is not this film's to write.
+    What a process left of one that was killed stays until this one has its first chunk. `facts` go into the film's
+    metadata, where `read_facts` finds them, and into a JSON file beside it. Every method raises FilmError
+    where a file cannot be written, or is not this film's to write.
     """
 
     def __init__(self, path: Path, height: int, width: int, facts: FilmFacts | None = None) -> None:
@@ -52,7 +53,9 @@ class FilmFile:
             require_own_facts(path)
         self._path, self._facts = path, facts
         self._height, self._width = height, width
-        self._part, self._facts_part = _part(path), _part(facts_path(path))
+        self._target, self._part = real_path(path), part_path(path)
+        self._facts_folder = contextlib.ExitStack()
+        self._facts_place: Path | None = None
         self._made: Made | None = None
         if path.is_dir():
             raise FilmError(f"{path} cannot be written: Is a directory; choose another -o")
@@ -110,7 +113,7 @@ class FilmFile:
             return made
         with contextlib.closing(self._file):
             tag = self._tag(made)
-            finish(self._part, self._path, made.frames, {} if tag is None else {tag.name: tag.text})
+            finish(self._part, self._target, made.frames, {} if tag is None else {tag.name: tag.text})
             self._write_facts()
         return made
 
@@ -121,18 +124,20 @@ class FilmFile:
         """Take the room for the facts on the disk, which may be full in the end."""
         if self._facts is not None:
             with writing(facts_path(self._path)):
-                self._facts_part.write_bytes(self._facts_text(None) + b" " * ROOM_FOR_THE_END)
+                target = real_path(facts_path(self._path))
+                self._facts_place = self._facts_folder.enter_context(folder_beside(target)) / target.name
+                self._facts_place.write_bytes(self._facts_text(None) + b" " * ROOM_FOR_THE_END)
 
     def _write_facts(self) -> None:
-        if self._facts is None:
+        if self._facts_place is None:
             return
         path = facts_path(self._path)
-        with writing(path):
-            with self._facts_part.open("r+b") as file:
+        with writing(path), self._facts_folder:
+            with self._facts_place.open("r+b") as file:
                 file.write(self._facts_text(self._made))
                 file.truncate()
             require_own_facts(self._path)
-            put_in_place(self._facts_part, path)
+            put_in_place(self._facts_place, real_path(path))
 
     def _facts_text(self, made: Made | None) -> bytes:
         assert self._facts is not None
@@ -140,10 +145,8 @@ class FilmFile:
         return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
     def _discard(self) -> None:
-        with contextlib.closing(self._file), writing(self._path):
-            self._part.unlink(missing_ok=True)
-            if self._facts is not None:
-                self._facts_part.unlink(missing_ok=True)
+        with writing(self._path), self._facts_folder:
+            self._file.discard()
 
 
 def facts_path(film: Path) -> Path:
@@ -168,5 +171,14 @@ def require_own_facts(film: Path) -> None:
         )
 
 
-def _part(path: Path) -> Path:
-    return path.with_name(path.name + PART)
+def part_path(film: Path) -> Path:
+    """Where a film is while it is written: beside what its name leads to."""
+    target = real_path(film)
+    return target.with_name(target.name + PART)
+
+
+def left_behind(film: Path) -> Iterator[str]:
+    """A sentence on what a killed process left of a film of this name, if it did."""
+    part = part_path(film)
+    if part.is_file() and part.stat().st_size:
+        yield f"{part} is what another run left, and can be played; it goes once this one has its first frames"

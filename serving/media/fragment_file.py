@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import BinaryIO, NamedTuple, Self
 from serving.errors import FilmError
 from serving.media.chunk import Chunk
 from serving.media.fmp4 import FILE_TYPE, Box, Fragments, boxes, frames_of, tag_box
-from serving.media.whole_file import is_at
+from serving.media.whole_file import folder_beside, is_at, locked, put_in_place
 
 MAX_TAG_BYTES = 1 << 16
 """Of a tag that a writer reads; players read longer ones."""
@@ -32,53 +31,54 @@ class FragmentFile:
     """
 
     def __init__(self, path: Path, file: BinaryIO, tag: Tag | None) -> None:
-        """Go on with a locked file, behind its last whole fragment."""
+        """A file that is locked and has nothing in it."""
         self.path, self.tag = path, tag
         self._file = file
         self._movie: bytes | None = None
         self.frames = self._end = 0
-        self._look_through()
+        self._head = FILE_TYPE + (b"" if tag is None else tag_box(*tag))
 
     @classmethod
     def create(cls, path: Path, tag: Tag | None = None) -> Self | None:
         """A new file; None where there is one of that name."""
         try:
-            file = _locked(path, os.O_CREAT | os.O_EXCL)
+            file = locked(path, os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             return None
-        return None if file is None else cls._begun(path, file, tag)
+        return None if file is None else cls(path, file, tag)._begun()
 
     @classmethod
     def overwrite(cls, path: Path, tag: Tag | None = None) -> Self | None:
-        """A new file, in place of one that nobody writes; None where somebody does."""
-        file = _locked(path, os.O_CREAT)
-        return None if file is None else cls._begun(path, file, tag)
+        """A new file, in place of one that nobody writes; None where somebody does.
+
+        One that has something in it stays until the first chunk is written.
+        """
+        if (file := locked(path, os.O_CREAT)) is None:
+            return None
+        made = cls(path, file, tag)
+        return made if made.replaces else made._begun()
 
     @classmethod
     def reopen(cls, path: Path, name: str) -> Self | None:
         """Go on with a file; None where another has it, or it is gone. Raises FilmError without a tag `name`."""
         try:
-            file = _locked(path)
+            file = locked(path)
         except FileNotFoundError:
             return None
         if file is None:
             return None
         try:
-            return cls(path, file, Tag(name, read_tag(file, path, name)))
+            made = cls(path, file, Tag(name, read_tag(file, path, name)))
+            made._look_through()
+            return made
         except BaseException:
             file.close()
             raise
 
-    @classmethod
-    def _begun(cls, path: Path, file: BinaryIO, tag: Tag | None) -> Self:
-        try:
-            file.truncate(0)
-            _write(file, FILE_TYPE + (b"" if tag is None else tag_box(*tag)))
-        except OSError:
-            path.unlink(missing_ok=True)
-            file.close()
-            raise
-        return cls(path, file, tag)
+    @property
+    def replaces(self) -> bool:
+        """Whether an earlier file is still there, for no chunk of this one is."""
+        return self._end == 0 and os.fstat(self._file.fileno()).st_size > 0
 
     def append(self, chunk: Chunk, height: int, width: int) -> None:
         """Write a chunk, whichever frames it has. Raises FilmError if it is another encoder's."""
@@ -95,12 +95,31 @@ class FragmentFile:
         if not is_at(self._file, self.path):
             raise FileNotFoundError(2, "it has gone")
 
+    def discard(self) -> None:
+        """Remove the file; an earlier one, where it is still there, stays."""
+        if not self.replaces:
+            self.path.unlink(missing_ok=True)
+        self.close()
+
     def close(self) -> None:
         """Let the lock go: another writer may go on."""
         self._file.close()
 
+    def _begun(self) -> Self:
+        try:
+            _write(self._file, self._head)
+        except OSError:
+            self.path.unlink(missing_ok=True)
+            self.close()
+            raise
+        self._end = len(self._head)
+        return self
+
     def _put(self, data: bytes) -> None:
         self.require_there()
+        if self.replaces:
+            self._take_place(self._head + data)
+            return
         self._file.seek(self._end)
         try:
             _write(self._file, data)
@@ -108,6 +127,21 @@ class FragmentFile:
             self._file.truncate(self._end)
             raise
         self._end += len(data)
+
+    def _take_place(self, data: bytes) -> None:
+        """Begin beside the earlier file, and go on in the place of that."""
+        with folder_beside(self.path) as folder:
+            place = folder / self.path.name
+            file = locked(place, os.O_CREAT)
+            assert file is not None
+            try:
+                _write(file, data)
+                put_in_place(place, self.path)
+            except BaseException:
+                file.close()
+                raise
+        self._file.close()
+        self._file, self._end = file, len(data)
 
     def _look_through(self) -> None:
         """Find out what is whole, and cut the rest off."""
@@ -140,23 +174,6 @@ def cut_to_whole(path: Path) -> None:
     """Cut a file that nobody goes on writing behind its last whole fragment, where players want it to end."""
     with path.open("r+b") as file:
         file.truncate(max((found.end for found in boxes(file) if found.kind == b"mdat"), default=0))
-
-
-def _locked(path: Path, flags: int = 0) -> BinaryIO | None:
-    """A file that is nobody else's; None where it is, or is not at its path any more and not to be made anew."""
-    while True:
-        file = os.fdopen(os.open(path, os.O_RDWR | flags, 0o644), "r+b", buffering=0)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        # Whoever had it before may have given it another name meanwhile.
-        if is_at(file, path):
-            return file
-        file.close()
-        if not flags & os.O_CREAT:
-            return None
 
 
 def _read(file: BinaryIO, found: Box) -> bytes:

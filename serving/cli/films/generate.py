@@ -37,7 +37,7 @@ from serving.cli.interrupts import INTERRUPTED, interruptible
 from serving.cli.options import add_lora_argument, seconds, size
 from serving.cli.terminal import show_line, tell
 from serving.errors import FilmError
-from serving.media.film_file import Made
+from serving.media.film_file import Made, left_behind
 from serving.offline.provenance import Start, applied_cues
 from serving.offline.renderer import FilmMaker, Outputs
 from serving.offline.request import DTYPES, FITS, MAX_THREADS, Request, read_outputs, read_request
@@ -60,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     request = read_request(options)
     tell(*request.remarks)
     outputs = read_outputs(options, request)
+    warn(left_behind(outputs.film))
     torch.set_num_threads(request.threads)
     if request.clip is not None:
         return _finish(restyle(request, request.clip, outputs, options), outputs)

@@ -17,6 +17,7 @@ from serving.errors import FilmError, LimitReached, WrongState
 from serving.media.chunk import Chunk
 from serving.media.fragment_file import FragmentFile
 from serving.media.ordinary_mp4 import make_ordinary
+from serving.media.whole_file import put_in_place
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +147,7 @@ class RecordingWriter:
                 whole.unlink(missing_ok=True)
                 self._file.path.rename(self._finished)
             else:
-                whole.rename(self._finished)
+                put_in_place(whole, self._finished)
         self._file.path.unlink(missing_ok=True)
         found = self._finished.stat()
         return replace(self.recording, nbytes=found.st_size, finished_at=found.st_mtime)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -38,9 +39,16 @@ def test_an_address_that_is_refused_is_an_error(graph: StageGraph) -> None:
         load(graph, graph).set_address("latents", 0)
 
 
+def no_process() -> int:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    return ended.pid
+
+
 def test_what_was_compiled_here_is_found_by_the_next_process(exported: Exported, tmp_path: Path) -> None:
     first, cache = exported.graphs["decoder-first-1"], tmp_path / "runtime.cache"
     latents = {"latents": torch.zeros(first.input("latents").shape)}
+    (tmp_path / f".runtime.cache.{no_process()}").write_bytes(b"what a killed process left")
     StageSession(load(first, first, cache), CPU).run(latents)
     assert cache.read_bytes() == b"compiled here"
     cache.write_bytes(b"compiled before")

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 
 from serving.errors import FilmError
-from serving.media.film_file import FilmFile, Made, facts_path
+from serving.media import ordinary_mp4
+from serving.media.film_file import FilmFile, Made, facts_path, left_behind
 from serving.offline.film_writer import read_facts
 from tests.serving.footage import HEIGHT, WIDTH, MadeOf, chunks, decoded, played
 
 NOON, NIGHT = MadeOf("noon"), MadeOf("night")
+
+
+LIMITED = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes}, {bytes}))
+"""
+"""A program that begins so has no room for longer files."""
 
 
 @pytest.fixture
@@ -30,6 +41,17 @@ def begun(film: Path, facts: MadeOf = NOON, count: int = 3) -> FilmFile:
     for chunk in chunks()[:count]:
         file.append(chunk)
     return file
+
+
+def other_file_system(folder: Path) -> Path:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == folder.stat().st_dev:
+        pytest.skip("there is no other file system at /dev/shm")
+    return memory
+
+
+def refused(*args: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def facts_of(film: Path) -> dict[str, Any]:
@@ -85,9 +107,7 @@ def test_a_film_that_breaks_off_is_kept_and_says_so(film: Path, error: type[Base
 
 def test_a_full_disk_is_one_sentence_and_costs_only_what_did_not_fit(film: Path) -> None:
     said = in_a_process(
-        "import resource, signal\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2300, 2300))\n"
+        f"{LIMITED.format(bytes=2300)}"
         "try:\n"
         "    with FilmFile(Path(sys.argv[1]), HEIGHT, WIDTH, NOON) as file: list(map(file.append, chunks()))\n"
         "except FilmError as error: sys.exit(str(error))",
@@ -105,9 +125,7 @@ def test_a_disk_without_room_for_a_frame_leaves_the_earlier_film(film: Path) -> 
     begun(film).close()
     before = film.read_bytes()
     assert "File too large; nothing of it could be kept" in in_a_process(
-        "import resource, signal\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))\n"
+        f"{LIMITED.format(bytes=1200)}"
         "with FilmFile(Path(sys.argv[1]), HEIGHT, WIDTH, NIGHT) as file: list(map(file.append, chunks()))",
         film,
     )
@@ -124,6 +142,41 @@ def test_a_process_that_is_killed_leaves_the_earlier_film_and_is_in_nobodys_way(
     begun(film, NIGHT).close()
     assert facts_of(film)["cues"] == ["night"]
     assert len(list(film.parent.iterdir())) == 2
+
+
+KILLED = "file = begun(Path(sys.argv[1]), NIGHT); os._exit(1)"
+
+
+@pytest.mark.parametrize("end", ["made nothing", "full disk"])
+def test_what_a_killed_process_made_stays_until_there_is_more(film: Path, end: str) -> None:
+    in_a_process(KILLED, film)
+    assert list(left_behind(film)) == [
+        f"{film}.part is what another run left, and can be played; it goes once this one has its first frames"
+    ]
+    if end == "made nothing":
+        begun(film, count=0).close()
+    else:
+        in_a_process(f"{LIMITED.format(bytes=1200)}begun(Path(sys.argv[1]))", film)
+    assert len(played(f"{film}.part").times) == 33
+    assert [path.name for path in film.parent.iterdir()] == ["film.mp4.part"]
+    with begun(film, count=1):
+        assert len(played(f"{film}.part").times) == 9
+    assert sorted(path.name for path in film.parent.iterdir()) == ["film.json", "film.mp4"]
+    assert not list(left_behind(film))
+
+
+def test_what_a_process_left_that_was_killed_as_it_finished_goes_with_the_next_film(film: Path) -> None:
+    said = in_a_process(
+        "import serving.media.ordinary_mp4 as made\n"
+        "made._copy = lambda source, target, tags: (target.write_bytes(source.read_bytes()), os._exit(1))\n"
+        "begun(Path(sys.argv[1])).close()",
+        film,
+    )
+    assert said == ""
+    assert len(list(film.parent.iterdir())) == 3
+    other = film.with_name("other.mp4")
+    begun(other).close()
+    assert sorted(path.name for path in film.parent.iterdir()) == ["film.mp4.part", "other.json", "other.mp4"]
 
 
 def test_a_chunk_that_does_not_follow_is_refused_and_ends_nothing(film: Path) -> None:
@@ -177,3 +230,16 @@ def test_a_link_goes_on_leading_to_the_film(film: Path) -> None:
     begun(film).close()
     assert film.is_symlink()
     assert len(played(str(film)).times) == 33
+
+
+@pytest.mark.parametrize("copies", [True, False], ids=["as an ordinary film", "in fragments"])
+def test_a_link_may_lead_to_another_file_system(film: Path, copies: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not copies:
+        monkeypatch.setattr(ordinary_mp4, "_copy", refused)
+    with TemporaryDirectory(dir=other_file_system(film.parent)) as folder:
+        film.symlink_to(Path(folder) / "target.mp4")
+        facts_path(film).symlink_to(Path(folder) / "facts.json")
+        begun(film).close()
+        assert len(played(str(film)).times) == 33
+        assert json.loads(facts_path(film).read_text())["cues"] == ["noon"]
+        assert sorted(path.name for path in Path(folder).iterdir()) == ["facts.json", "target.mp4"]
