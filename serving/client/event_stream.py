@@ -35,8 +35,8 @@ class EventStream:
     """The events that calls made by `open_call` bring, each of which is told from which frame on.
 
     A call that breaks is made again, for up to `patience_s` without a frame; so is one that ends though the
-    session does not. `describe` asks how the session stands, and `moved` is told where the next call is to go.
-    Raises what the server answers.
+    session does not, and one in which an event is missing, since each begins with how the session stands.
+    `describe` asks for that too, and `moved` is told where the next call is to go. Raises what the server answers.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class EventStream:
                 empty = False
                 match self._viewing.judge(event):
                     case Verdict.HOLE:
-                        raise ReplicaLost(f"frames are missing from {self._viewing.next_frame} on")
+                        raise ReplicaLost(f"events are missing before one of frame {self._viewing.next_frame}")
                     case Verdict.NEWS:
                         yield self._noted(event)
         finally:

@@ -121,7 +121,10 @@ class EventQueue(Generic[T]):
         return waiting.event
 
     def _drop_chunk(self) -> None:
-        """Put a gap in place of the oldest chunk, or widen the one before it in the same take."""
+        """Put a gap in place of the oldest chunk, or widen the one before it in the same take.
+
+        It stays where it began: whoever reads it knows then why the numbers of events behind it skip some.
+        """
         place = next(n for n, waiting in enumerate(self._waiting) if waiting.is_chunk)
         dropped, self._chunks = self._waiting[place], self._chunks - 1
         del self._waiting[place]
@@ -132,6 +135,6 @@ class EventQueue(Generic[T]):
             first = self._waiting[before].first_frame
             frames += self._waiting[before].frames
             del self._waiting[before]
-            place -= 1
+            place = before
         gap = self._write(pb.Event(take=take, gap=pb.Gap(first_frame=first, frames=frames)))
         self._waiting.insert(place, Queued(gap, 0, take, first, frames, is_gap=True))

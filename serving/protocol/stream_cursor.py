@@ -19,16 +19,19 @@ class StreamCursor:
     """Judges the events of a session's streams, one after the other. Frames are those of the present take.
 
     `next_frame` is the one that is needed next, and None until the first event of a viewer who takes what comes.
+    Between two events of a stream none may be missing, as their numbers tell.
     """
 
     def __init__(self, from_frame: int | None) -> None:
         self.take: int | None = None
         self.next_frame = from_frame
         self._reopened = False
+        self._seq: int | None = None
 
     def reopen(self) -> int | None:
         """A stream begins: the frame to ask for."""
         self._reopened = self.next_frame not in (None, 0)
+        self._seq = None
         return self.next_frame
 
     def judge(self, event: pb.Event) -> Verdict:
@@ -36,6 +39,8 @@ class StreamCursor:
 
         What concerns a client rather than the video is news whatever take it was said in.
         """
+        if self._misses(event):
+            return Verdict.HOLE
         if event.WhichOneof("event") in ("receipt", "replaced", "error"):
             return Verdict.NEWS
         if event.HasField("heartbeat"):
@@ -67,6 +72,19 @@ class StreamCursor:
         self.next_frame = session.oldest_frame
         gap = pb.Gap(first_frame=first, frames=session.oldest_frame - first)
         return pb.Event(take=session.take, gap=gap)
+
+    def _misses(self, event: pb.Event) -> bool:
+        """Whether an event before this one is missing, of which a state would have told.
+
+        Numbers are followed from a chunk on, since a stream leaves out those before the frame that was asked for;
+        and again from the first one behind a gap, which stands for others.
+        """
+        kind, before = event.WhichOneof("event"), self._seq
+        if kind == "gap":
+            self._seq = None
+        elif event.seq and (kind == "chunk" or before is not None):
+            self._seq = event.seq if kind == "state" else max(event.seq, before or 0)
+        return before is not None and kind != "state" and event.seq > before + 1
 
     def _begins_take(self, take: int) -> bool:
         """Whether the session has been reset since the last event."""

@@ -83,6 +83,8 @@ class Faults:
     """Commands whose stream ends before they are done."""
     receipts_lost: int = 0
     """Commands that are done and whose stream ends without a receipt."""
+    receipts_left_out: int = 0
+    """Receipts that are missing in a stream which goes on."""
     commands_unavailable: int = 0
     """Commands that are refused because a replica was lost."""
     too_often: int = 0
@@ -113,7 +115,7 @@ class FakeSession:
         self.options = pb.SessionOptions(fps=16, ahead=1, seed=7, model="painted", height=HEIGHT, width=WIDTH)
         self.options.MergeFrom(request.options)
         self.subscribers: list[asyncio.Queue[pb.Event | None]] = []
-        self.take = 0
+        self.take = self.seq = 0
         self.made = asyncio.Event()
         self.reports: list[int] = []
         self.done: list[str] = []
@@ -156,8 +158,9 @@ class FakeSession:
 
     def send(self, **event: Any) -> None:
         """To everybody."""
+        self.seq += "progress" not in event
         for subscriber in self.subscribers:
-            subscriber.put_nowait(pb.Event(take=self.take, **event))
+            subscriber.put_nowait(pb.Event(take=self.take, seq=self.seq, **event))
 
     def follow(self, from_frame: int | None) -> asyncio.Queue[pb.Event | None]:
         """Events from here on, after the chunks that reach beyond `from_frame`."""
@@ -166,7 +169,7 @@ class FakeSession:
         oldest = self.chunks[0].first_frame if self.chunks else 0
         if not oldest <= wanted <= self.next_frame:
             raise FrameOutOfRange(f"frame {wanted} is outside {oldest}..{self.next_frame}")
-        subscriber.put_nowait(pb.Event(take=self.take, state=self.message()))
+        subscriber.put_nowait(pb.Event(take=self.take, seq=self.seq, state=self.message()))
         for chunk in self.chunks:
             if chunk.first_frame + len(chunk.units) > wanted:
                 subscriber.put_nowait(pb.Event(take=self.take, chunk=chunk))
@@ -480,6 +483,9 @@ class FakeServer(SessionsServicer):
                     if self.faults.falls_silent:
                         await asyncio.sleep(3600)
                     raise _StreamLost
+                if event.HasField("receipt") and self.faults.receipts_left_out:
+                    self.faults.receipts_left_out -= 1
+                    continue
                 yield event
                 sent += event.HasField("chunk")
                 if sent == most:

@@ -6,11 +6,12 @@ const PIECE_HEAD_BYTES = 24;
 const FORMATS = { jpeg: 1, png: 2, h264: 3 };
 const PICTURE_HEAD_BYTES = 20;
 
-/** A piece of video: `{kind: "init" | "frames", take, first, frames, data}`. */
+/** A piece of video: `{kind: "init" | "frames", take, first, frames, seq, data}`. */
 export function readPiece(buffer) {
   const head = new DataView(buffer);
   const [kind, take, first, frames] = [0, 4, 8, 12].map((at) => head.getUint32(at));
-  return { kind: KINDS[kind], take, first, frames, data: new Uint8Array(buffer, PIECE_HEAD_BYTES) };
+  const seq = Number(head.getBigUint64(16));
+  return { kind: KINDS[kind], take, first, frames, seq, data: new Uint8Array(buffer, PIECE_HEAD_BYTES) };
 }
 
 /** A picture, which is a Blob or an ArrayBuffer, as it goes over the socket. Throws a TypeError for an unknown format. */

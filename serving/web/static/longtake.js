@@ -11,6 +11,7 @@
 
 import { pictureMessage, readPiece } from "./binary_messages.js";
 import { requireSafe } from "./clear_text.js";
+import { EventNumbers } from "./event_numbers.js";
 import { clientId, randomId } from "./identity.js";
 import { CLOSED, mayWorkLater, Outbox } from "./outbox.js";
 import { Refusal } from "./refusal.js";
@@ -34,8 +35,8 @@ export function connect(address, options = {}) {
 }
 
 /**
- * A connection that is made again when it is lost, from the first frame that is missing. What has no answer is then sent
- * again with its id, and the server does it once.
+ * A connection that is made again when it is lost, or an event of it, from the first frame that is missing. What has no
+ * answer is then sent again with its id, and the server does it once.
  *
  * A page that attaches to the same session takes it over: this one hears `replaced`, and only looks on until `takeOver`.
  */
@@ -60,6 +61,7 @@ export class Reactor {
   #over = false;
   #gaveUp = false;
   #silence = new SilenceWatch(() => this.#lose());
+  #numbers = new EventNumbers();
 
   constructor(address, { token, insecure = false, ...query } = {}) {
     requireSafe(address, token, insecure);
@@ -191,13 +193,14 @@ export class Reactor {
 
   #open() {
     this.#silence.begin();
+    this.#numbers.begin();
     const socket = new WebSocket(socketUrl(this.#address, { ...this.#query, ...this.#place() }), subprotocols(this.#token));
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#opened();
     socket.onmessage = ({ data }) => {
       this.#silence.heard();
-      if (typeof data === "string") this.#hear(data);
-      else this.#see(data);
+      if (typeof data === "string") this.#hear(JSON.parse(data));
+      else this.#see(readPiece(data));
     };
     socket.onclose = ({ code }) => this.#closed(code);
     this.#socket = socket;
@@ -248,8 +251,8 @@ export class Reactor {
     return open;
   }
 
-  #hear(text) {
-    const message = JSON.parse(text);
+  #hear(message) {
+    if (this.#numbers.lacksOne(message.type, message.seq)) return this.#lose();
     if (message.type === "state") this.#settle(message.data);
     if (message.type === "media") this.#media = message.data;
     if (message.type === "error") this.#failed(message.data);
@@ -273,8 +276,8 @@ export class Reactor {
     } else this.#become("ready");
   }
 
-  #see(buffer) {
-    const piece = readPiece(buffer);
+  #see(piece) {
+    if (this.#numbers.lacksOne(piece.kind, piece.seq)) return this.#lose();
     if (piece.kind === "frames") this.nextFrame = piece.first + piece.frames;
     this.#tell("frames", { ...piece, media: this.#media });
   }

@@ -120,7 +120,7 @@ class ActiveSession:
 
     def __post_init__(self) -> None:
         self.watch = PaceWatch(self.spec.pace.fps)
-        self.audience = Audience(self.logic, self.describe)
+        self.audience = Audience(self.logic, self.describe, self.replicate)
 
     @property
     def id(self) -> str:
@@ -313,8 +313,8 @@ class ActiveSession:
         return Logic(self.logic.record(asyncio.get_running_loop().time()), self.making, self.recording)
 
     def replicate(self) -> None:
-        """Have the standby told what has changed in the logic; before anybody else is."""
-        if self.feed is not None:
+        """Tell the standby, before anybody else, what has changed in the logic; its end is in the register."""
+        if self.feed is not None and self.logic.state is not State.ENDED:
             self.feed.put_change()
 
     def changes(self, block: Block | None) -> PendingDelta | None:

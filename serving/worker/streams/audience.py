@@ -18,14 +18,15 @@ from serving.worker.streams.subscriber import Subscriber
 class Audience:
     """Sends a session's events to all who have subscribed, each with the number that `logic` counts.
 
-    `describe` says how the session stands.
+    `describe` says how the session stands. `changed` is called with each new number, before anybody is sent it.
     """
 
-    def __init__(self, logic: Session, describe: Callable[[], pb.Session]) -> None:
+    def __init__(self, logic: Session, describe: Callable[[], pb.Session], changed: Callable[[], None]) -> None:
         self.kept: deque[Chunk] = deque(maxlen=KEPT_CHUNKS)
         self.subscribers: list[Subscriber] = []
         self._logic = logic
         self._describe = describe
+        self._changed = changed
         self._held: list[pb.Event] | None = None
 
     @property
@@ -154,4 +155,5 @@ class Audience:
         """Counts what changes the session, of which progress is only told."""
         if not event.HasField("progress"):
             self._logic.seq += 1
+            self._changed()
         return self._logic.seq

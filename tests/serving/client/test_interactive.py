@@ -114,6 +114,22 @@ def test_a_stream_without_even_a_heartbeat_is_lost_and_had_again(monkeypatch: py
     with_client(work)
 
 
+def test_where_the_numbers_of_events_skip_one_the_stream_is_had_again_from_how_the_session_stands() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0, cues=[BALLOON])
+        async with client.control(session) as controller:
+            await controller.start()
+            await chunks(controller, 21)
+            server.faults.receipts_left_out = 1
+            scheduling = asyncio.create_task(controller.schedule("a blue fish", 1000))
+            await until(controller, lambda event: len(event.state.pending) == 1)
+            assert (await scheduling).cue_frame == 1000
+            assert await chunks(controller, 45)
+        assert server.session(session.id).done == ["start", "schedule_prompt"]
+
+    with_client(work)
+
+
 @pytest.mark.parametrize("fault", ["commands_lost", "receipts_lost", "commands_unavailable", "too_often"])
 def test_a_command_is_done_once_whether_it_or_its_receipt_was_lost(fault: str) -> None:
     async def work(client: AsyncClient, server: FakeServer) -> None:

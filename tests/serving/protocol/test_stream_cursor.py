@@ -11,8 +11,8 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.stream_cursor import StreamCursor, Verdict
 
 
-def chunk(first: int, frames: int, take: int = 0) -> pb.Event:
-    return pb.Event(take=take, chunk=pb.Chunk(first_frame=first, units=[pb.AccessUnit()] * frames))
+def chunk(first: int, frames: int, take: int = 0, seq: int = 0) -> pb.Event:
+    return pb.Event(take=take, seq=seq, chunk=pb.Chunk(first_frame=first, units=[pb.AccessUnit()] * frames))
 
 
 def state(take: int = 0, **fields: int) -> pb.Event:
@@ -43,6 +43,37 @@ def test_a_gap_is_passed_on_and_left_behind() -> None:
     viewing = StreamCursor(9)
     assert viewing.judge(pb.Event(gap=pb.Gap(first_frame=9, frames=24))) is Verdict.NEWS
     assert viewing.judge(chunk(33, 12)) is Verdict.NEWS
+
+
+def receipt(seq: int) -> pb.Event:
+    return pb.Event(seq=seq, receipt=pb.Receipt())
+
+
+def test_where_a_number_is_missing_an_event_is() -> None:
+    viewing = StreamCursor(0)
+    assert [viewing.judge(event) for event in (chunk(0, 9, seq=5), receipt(6), receipt(0))] == [Verdict.NEWS] * 3
+    assert viewing.judge(receipt(8)) is Verdict.HOLE
+    viewing.reopen()
+    assert [viewing.judge(event) for event in (receipt(11), chunk(9, 12, seq=20))] == [Verdict.NEWS] * 2
+    assert viewing.judge(chunk(21, 12, seq=22)) is Verdict.HOLE
+
+
+def test_a_state_tells_of_all_before_it_and_a_gap_of_the_chunks_that_are_missing_behind_it() -> None:
+    viewing = StreamCursor(0)
+    viewing.judge(chunk(0, 9, seq=5))
+    state_elsewhere = pb.Event(seq=8, state=pb.Session())
+    gap = pb.Event(gap=pb.Gap(first_frame=9, frames=24))
+    told = [state_elsewhere, receipt(9), gap, receipt(12), chunk(33, 12, seq=14)]
+    assert [viewing.judge(event) for event in told] == [Verdict.NEWS] * 5
+    assert viewing.judge(receipt(16)) is Verdict.HOLE
+
+
+def test_a_copy_that_knew_less_counts_on_from_what_it_says() -> None:
+    viewing = StreamCursor(0)
+    viewing.judge(chunk(0, 9, seq=5))
+    viewing.judge(pb.Event(seq=3, state=pb.Session()))
+    assert viewing.judge(chunk(9, 12, seq=4)) is Verdict.NEWS
+    assert viewing.judge(receipt(6)) is Verdict.HOLE
 
 
 def test_a_new_take_begins_at_frame_0_and_the_one_before_is_over() -> None:

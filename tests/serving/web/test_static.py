@@ -209,3 +209,41 @@ def test_a_message_is_sent_until_it_is_answered_and_an_end_needs_no_answer_once_
     )
     assert sent == ["a", "a", "b", "c"]
     assert told == ["a", "INVALID_ARGUMENT", "a", "accepted", "b", "UNAVAILABLE", "c", "ended"]
+
+
+HEARD = """
+const sockets = [], wait = setTimeout;
+globalThis.setTimeout = (again) => again();
+globalThis.WebSocket = class {
+  static OPEN = 1;
+  constructor(url) { this.query = new URL(url).searchParams; this.readyState = 1; sockets.push(this); }
+  close() { this.readyState = 3; }
+};
+const heard = [], reactor = connect("http://127.0.0.1:8000", { session: "one" });
+reactor.onMessage(({ type }) => heard.push(type)); reactor.onFrames(({ first }) => heard.push(first));
+const hear = (type, seq, data = {}) => sockets.at(-1).onmessage({ data: JSON.stringify({ type, seq, data }) });
+const see = (first, frames, seq) => {
+  const head = new DataView(new ArrayBuffer(24));
+  [2, 0, first, frames].forEach((value, at) => head.setUint32(4 * at, value));
+  head.setBigUint64(16, BigInt(seq));
+  sockets.at(-1).onmessage({ data: head.buffer });
+};
+const state = (seq) => hear("state", seq, { session: "one", take: 0, state: "running" });
+"""
+
+
+def heard(program: str) -> Any:
+    """What a connection to a session has told, and from where on each connection after the first was made."""
+    asked = "sockets.slice(1).map(({ query }) => query.get('from'))"
+    return run(f"{CLOCK} {HEARD} {program} say([heard, {asked}]); process.exit();")
+
+
+def test_where_the_numbers_of_events_skip_one_the_connection_is_made_again() -> None:
+    program = "state(4); see(0, 9, 5); hear('progress', 5); hear('receipt', 7); state(7); see(9, 12, 8);"
+    assert heard(program) == [["state", 0, "progress", "state", 9], ["9"]]
+
+
+def test_numbers_are_skipped_up_to_the_first_frames_behind_a_gap_and_at_a_state() -> None:
+    program = "state(4); hear('receipt', 9); see(0, 9, 10); hear('gap'); hear('receipt', 14); see(33, 12, 15);"
+    program += "hear('resumed'); state(20); see(45, 12, 21);"
+    assert heard(program) == [["state", "receipt", 0, "gap", "receipt", 33, "resumed", "state", 45], []]

@@ -14,7 +14,7 @@ from tests.serving.footage import chunks
 
 def audience() -> Audience:
     logic = Session(Pace(), BlockLengths(), 0.0)
-    return Audience(logic, lambda: pb.Session(id="one"))
+    return Audience(logic, lambda: pb.Session(id="one"), lambda: None)
 
 
 def heard(audience: Audience, subscriber: Subscriber) -> list[tuple[str | None, int]]:

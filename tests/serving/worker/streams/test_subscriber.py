@@ -101,6 +101,15 @@ def test_frames_and_gaps_cover_everything_once_however_a_follower_stalls() -> No
     assert next_frame == 150 * 12 - 3
 
 
+def test_a_gap_comes_before_all_that_is_numbered_behind_the_first_of_its_chunks() -> None:
+    subscriber = Subscriber(Role.VIEWER, 0, None)
+    for block in range(MOST_CHUNKS + 2):
+        put_chunk(subscriber, block)
+        subscriber.put_event(pb.Event(applied=pb.AppliedCue(frame=block)).SerializeToString())
+    found = [event.WhichOneof("event") for event in run(events(subscriber))]
+    assert found[:4] == ["gap", "applied", "applied", "chunk"]
+
+
 def test_a_gap_is_of_the_take_whose_frames_are_missing() -> None:
     subscriber = Subscriber(Role.VIEWER, 0, None)
     for block in range(40, 40 + MOST_CHUNKS):
