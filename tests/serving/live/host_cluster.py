@@ -8,10 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks.measure.replicas import Replica, replicas
+from benchmarks.measure.replicas import Replica, log_lines, replicas
 from serving.deployments import local_cluster
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from tests.serving.live.hosts_app import FIRST_HOST, OTHER_HOSTS
@@ -77,6 +78,10 @@ class HostCluster:
         return ray
 
     @property
+    def _logs(self) -> Path:
+        return self._folder / "session_latest" / "logs" / "serve"
+
+    @property
     def is_whole(self) -> bool:
         """Whether all replicas are there, as far as Serve knows."""
         statuses = [line for line in self.said if "whole" in line]
@@ -90,8 +95,15 @@ class HostCluster:
 
     def denoisers(self) -> dict[str, Replica]:
         """By their ids in Serve."""
-        logs = self._folder / "session_latest" / "logs" / "serve"
-        return {found.id: found for found in replicas(logs) if found.deployment == "Denoiser"}
+        return {found.id: found for found in replicas(self._logs) if found.deployment == "Denoiser"}
+
+    def copies(self, session: pb.Session) -> list[str]:
+        """The denoisers that have a copy of a session, as they log it: one whose link is down can tell nobody."""
+        made = Counter[int]()
+        for line in log_lines(self._logs, "Denoiser"):
+            if line.get("session") == session.id:
+                made[line["process"]] += {"session opened": 1, "session ended": -1}.get(line["message"], 0)
+        return [name for name, found in self.denoisers().items() for _ in range(made[found.pid])]
 
     def host_of(self, session: pb.Session) -> Host:
         """Where a session's denoiser is."""

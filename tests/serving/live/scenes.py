@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing
 
@@ -18,9 +19,18 @@ NOON = "a red balloon drifting steadily to the right over rolling hills at noon 
 NIGHT = "a red balloon drifting steadily to the right over rolling hills at night under a clear sky"
 SNOW = "a blue sailboat swaying over the sea at dusk in falling snow"
 
-
 METHODS = list(pb.DESCRIPTOR.services_by_name["Sessions"].methods)
 """Of the service, as the protocol describes them."""
+
+
+def settles(is_so: Callable[[], bool], seconds: float = 20.0) -> bool:
+    """Whether something is so, if not at once."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if is_so():
+            return True
+        time.sleep(0.2)
+    return False
 
 
 def code_of(call: Callable[[], object]) -> grpc.StatusCode | None:

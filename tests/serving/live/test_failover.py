@@ -22,6 +22,7 @@ import torch
 from google.protobuf.duration_pb2 import Duration
 from ray import serve
 
+from benchmarks.measure.holdings import rooms
 from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
 from engines.device.host_copy import HostCopier
 from engines.streaming.state import Block
@@ -29,6 +30,7 @@ from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened
 from serving.config import ServerConfig
 from serving.deployments.replicas.remote_stages import RemoteDecoder
+from serving.deployments.replicas.video_decoder import ABANDONED_S
 from serving.deployments.server_process import free_ports
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -47,6 +49,7 @@ from tests.serving.live.scenes import (
     frames,
     playing,
     seen_by_client,
+    settles,
     start,
     watch,
 )
@@ -71,11 +74,25 @@ LEASE_S, ADOPTED_S = 5, 10
 class Pair(NamedTuple):
     """A server with two replicas of every stage, each in a process of its own."""
 
-    address: str
+    config: ServerConfig
     logs: Path
-    recordings: Path
     stub: Stub
     stop: Callable[[], None]
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.config.grpc_port}"
+
+    @property
+    def recordings(self) -> Path:
+        return self.config.recordings
+
+    def places(self) -> dict[str, int]:
+        """How many are taken, of denoisers by sessions, and of video decoders by copies of sessions."""
+        taken = Counter[str]()
+        for room in asyncio.run(rooms(self.config, self.logs)):
+            taken[room.deployment] += room.of - room.free
+        return dict(taken)
 
 
 @pytest.fixture(scope="module")
@@ -86,10 +103,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         stages="separate", slots=2, denoisers=2, decoders=2, text_encoders=2, managers=2,
         grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics, recordings=recordings,
     )  # fmt: skip
-    address = f"127.0.0.1:{config.grpc_port}"
-    with joined_server(config) as running, grpc.insecure_channel(address) as channel:
+    with joined_server(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
         stub = sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
-        yield Pair(address, running.logs, recordings, stub, running.stop)
+        yield Pair(config, running.logs, stub, running.stop)
 
 
 def streamed(pair: Pair, hurt: Callable[[pb.Session], None]) -> list[pb.Event]:
@@ -290,17 +306,21 @@ def test_a_session_whose_client_and_manager_are_killed_ends_with_its_lease(pair:
 
 @pytest.mark.parametrize("seconds", [1, *(pytest.param(long, marks=pytest.mark.slow) for long in (3, 10))])
 def test_a_session_with_no_other_place_waits_for_its_stopped_replica_or_the_next(pair: Pair, seconds: int) -> None:
+    """Once it goes on it has one place in all: neither is there a second copy, nor is a place lost."""
     wait_until_whole()
-    others = [create(pair.stub, seed=number) for number in range(3)]
+    sessions = [playing(pair.stub), *(create(pair.stub, seed=number) for number in range(3))]
     with Replicas(pair.logs) as replicas:
 
-        def hurt(session: pb.Session) -> None:
-            replicas.send(signal.SIGSTOP, "Denoiser", "session opened", session.id)
+        def hurt() -> None:
+            replicas.send(signal.SIGSTOP, "Denoiser", "session opened", sessions[0].id)
             threading.Timer(seconds, replicas.resume_all).start()
 
-        events = streamed(pair, hurt)
+        events = asyncio.run(seen_by_client(pair.address, sessions[0], END, hurt))
     assert frames(events) == list(range(END))
-    for session in others:
+    wait_until_whole()
+    one_copy_each = {"Denoiser": 4, "VideoDecoder": 4}
+    assert settles(lambda: pair.places() == one_copy_each, ABANDONED_S + 30), pair.places()
+    for session in sessions:
         pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -20,12 +19,21 @@ from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.serving.live.scenes import chunks, code_of, create, described, frames_of, playing, start, watch
+from tests.serving.live.scenes import (
+    chunks,
+    code_of,
+    create,
+    described,
+    frames_of,
+    playing,
+    settles,
+    start,
+    watch,
+)
 
 pytestmark = pytest.mark.slow
 
 SLOTS = 2
-SETTLED_S = 20.0
 MORE_MIB, MORE_OF_A_KIND = 40.0, 10
 """What a process may have more than before: pools of threads fill late. One of a session's would be 200."""
 
@@ -83,16 +91,6 @@ def killed_in_mid_stream(server: Separate, session: pb.Session, processes: int, 
             assert client.stdout is not None
             assert client.stdout.readline() == b"watching\n"
         assert described(server.stub, session).viewers > 0
-
-
-def settles(is_so: Callable[[], bool]) -> bool:
-    """Whether something is so, if not at once."""
-    until = time.monotonic() + SETTLED_S
-    while time.monotonic() < until:
-        if is_so():
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def is_empty(server: Separate) -> bool:
