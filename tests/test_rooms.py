@@ -20,7 +20,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 """Of the engines: a room imports rooms of lines before its own, and none of its own line."""
 
 SERVING: tuple[tuple[str, ...], ...] = (
-    ("errors", "auth", "config", "hosts", "origins", "rate_limit", "tracing"), ("media", "timeline"),
+    ("errors", "auth", "background_tasks", "config", "hosts", "origins", "rate_limit", "tracing"),
+    ("media", "timeline"),
     ("media.clips", "timeline.formats", "weights", "session"),
     ("protocol", "replication", "pipeline"),
     ("client", "offline", "worker.streams", "worker.capacity", "worker.pictures", "gateway.ownership"),

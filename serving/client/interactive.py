@@ -7,6 +7,7 @@ import itertools
 import logging
 import uuid
 from collections.abc import AsyncIterator, Coroutine
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -69,7 +70,7 @@ class InteractiveSession:
         self._outgoing: asyncio.Queue[tuple[Any, pb.Command]] = asyncio.Queue(MOST_COMMANDS)
         self._picture_ids = itertools.count()
         self._attached = self._was_attached = False
-        self._ending: SessionError | None = None
+        self._ending: BaseException | None = None
         self._reports: Reports = reports or ("played" if session.options.fps else "received")
         self._clock = PlayerClock(session.options.fps or 1)
         self._reported: int | None = None
@@ -82,6 +83,8 @@ class InteractiveSession:
         attached = asyncio.get_running_loop().create_future()
         work = (self._follow(attached), self._write(), self._tick())
         self._tasks = [asyncio.create_task(task) for task in work]
+        for task in self._tasks:
+            task.add_done_callback(partial(self._look_at_end, attached))
         try:
             await attached
         except BaseException:
@@ -179,7 +182,7 @@ class InteractiveSession:
         await self._report(frame)
 
     def _require_steering(self) -> None:
-        if self._tasks[0].done():
+        if any(task.done() for task in self._tasks):
             raise self._ending or SessionNotFound(f"the session {self.session.id} has ended")
         if self.replaced:
             raise ControllerReplaced(f"another controller steers the session {self.session.id} now")
@@ -238,6 +241,15 @@ class InteractiveSession:
                     attached.set_result(None)
         except SessionError as error:
             self._ending = error
+        self._end(attached)
+
+    def _look_at_end(self, attached: asyncio.Future[None], task: asyncio.Task[None]) -> None:
+        """An error that nobody foresaw is told to whoever waits for anything."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._ending = self._ending or error
+            self._end(attached)
+
+    def _end(self, attached: asyncio.Future[None]) -> None:
         ended = self._ending or SessionNotFound(f"the session {self.session.id} has ended")
         if not attached.done():
             attached.set_exception(ended)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import grpc
 
 from serving.client.backoff import Backoff
-from serving.errors import SessionError, TooManyRequests
+from serving.errors import TooManyRequests
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.status import read_error, retry_after_of
 
@@ -66,7 +66,7 @@ class PendingCommands:
             pending.answer.set_exception(error)
         return None
 
-    def fail(self, error: SessionError) -> None:
+    def fail(self, error: BaseException) -> None:
         """No answers come any more."""
         for pending in self._pending.values():
             if not pending.answer.done():

@@ -130,13 +130,15 @@ class SessionManagerReplica:
     async def check_health(self) -> None:
         """Begin, if that has not been done, to look for sessions whose manager is gone; count the managers.
 
-        Raises where its own sessions are not looked after any more.
+        Raises where its own sessions are not looked after any more, nor whether it is being taken away.
         """
         self._sessions.start()
         self._sessions.check()
         self._managers_there = self._managers_there or departures.follow(this_deployment_id())
-        if self._departure is None or self._departure.done():
-            self._departure = asyncio.create_task(self._depart())
+        if self._departure is not None and self._departure.done():
+            self._departure.result()
+            self._departure = None
+        self._departure = self._departure or asyncio.create_task(self._depart())
         await self._count_managers()
 
     async def _depart(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from typing import Any
 
+from serving.background_tasks import BackgroundTasks
 from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionFailed
 from serving.gateway.arrivals import ROUND_S, Arrivals
 from serving.gateway.controller_stream import session_ended
@@ -94,12 +95,13 @@ class SharedStream:
         self._is_quiet = True
         self._waiting_for = pb.WAIT_REASON_UNSPECIFIED
         self._pump = asyncio.create_task(self._run())
-        self._beat = asyncio.create_task(self._beats())
+        self._background = BackgroundTasks()
+        self._beat = self._background.start("heartbeats to viewers", self._beats(), session=session_id)
 
     @property
     def is_over(self) -> bool:
         """Whether nobody can join any more."""
-        return self._pump.done() or self._pump.cancelling() > 0
+        return self._pump.done() or self._pump.cancelling() > 0 or self._beat.done()
 
     def join(self) -> Reader:
         """One more viewer, who gets what comes from now on."""

@@ -15,6 +15,7 @@ from typing import Any
 from engines.config.video_stream import LoopSetting
 from engines.streaming.snapshot import machine_of
 from engines.video.stream_engine import StreamEngine
+from serving.background_tasks import BackgroundTasks
 from serving.errors import LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
@@ -141,19 +142,18 @@ class Denoiser:
         self._streams = SessionStreams(
             self._copies, engine, executor, self._loop.wake, viewers, beat_s, self._guard
         )
-        self._tasks: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
 
     def start(self) -> None:
         """Begin to make blocks; to be called on the event loop."""
         blocks = self._loop.run(self._prompts, self._delivery)
-        self._tasks = [asyncio.create_task(blocks), asyncio.create_task(self._reap())]
+        self._background.start("making blocks", blocks, vital=True)
+        self._background.start("looking after sessions", self._reap(), vital=True)
 
     async def stop(self) -> None:
         """Let all sessions go, to be taken over elsewhere, and stop."""
-        for task in self._tasks:
-            task.cancel()
         self._copies.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._background.stop()
         await self._copies.settled()
         self._executor.shutdown()
         self._pictures.stop()
@@ -168,9 +168,7 @@ class Denoiser:
 
     def check(self) -> None:
         """Raise RuntimeError if nothing makes blocks any more."""
-        for task in self._tasks:
-            if task.done():
-                raise RuntimeError(f"the denoiser has stopped: {task.exception()!r}")
+        self._background.check()
         if (seconds := self._passes.watch.overdue(_now())) is not None:
             raise RuntimeError(f"a pass has not come back for {seconds:.0f} s")
 

@@ -11,6 +11,7 @@ from functools import partial
 
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
+from serving.background_tasks import BackgroundTasks
 from serving.errors import ServingError, SlotsFull
 from serving.pipeline.engine_errors import refused
 from serving.pipeline.stages import DecoderStage, in_thread
@@ -49,6 +50,7 @@ class Suspension:
         self._guard = guard
         self._most = MOST_PER_SLOT * slots
         self._after_s = after_s
+        self._background = BackgroundTasks()
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     def look(self, session: ActiveSession, now: float) -> None:
@@ -68,7 +70,8 @@ class Suspension:
     def _begin(self, session: ActiveSession) -> None:
         if session.attempt in self._tasks or not self._may_suspend(session):
             return
-        task = self._tasks[session.attempt] = asyncio.create_task(self._suspend(session))
+        task = self._background.start("suspending a session", self._suspend(session), session=session.id)
+        self._tasks[session.attempt] = task
         task.add_done_callback(lambda _: self._tasks.pop(session.attempt, None))
 
     async def _suspend(self, session: ActiveSession) -> None:

@@ -15,6 +15,7 @@ from typing_extensions import override
 from engines.device.host_copy import HostCopier, HostTensor, PendingCopy
 from engines.streaming.state import Block
 from engines.text.prompt import Prompt
+from serving.background_tasks import BackgroundTasks
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.errors import ReplicaLost, SessionNotFound
 from serving.gateway.ownership.replica_pool import TOLD_S
@@ -93,14 +94,14 @@ class RemoteDecoder(DecoderStage):
         self._silence_s = silence_s
         self._copier = copier
         self._opened: dict[str, _Opened] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
         self._keeping: asyncio.Task[None] | None = None
 
     @override
     async def open(self, key: str, start: DecoderStart, *, moves: bool = False) -> None:
         warm = await asyncio.to_thread(_fetched, self._copier.begin(start.warm, start.ready))
         if self._keeping is None:
-            self._keeping = asyncio.create_task(self._keep())
+            self._keeping = self._background.start("saying which decoders are wanted", self._keep())
         before, name, tried = self._opened.get(key), f"{key}.{uuid.uuid4().hex[:8]}", list[str]()
         arguments = (name, start.next_block, start.first_frame, warm)
         try:
@@ -152,9 +153,7 @@ class RemoteDecoder(DecoderStage):
             with suppress(ReplicaLost):
                 await self._replicas.call(opened.replica, "close", opened.name, timeout_s=TOLD_S)
 
-        task = asyncio.create_task(close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
+        self._background.start("closing a decoder", close())
 
     async def _keep(self) -> None:
         """Say again and again which sessions are wanted."""
@@ -163,12 +162,13 @@ class RemoteDecoder(DecoderStage):
             wanted: defaultdict[str, list[str]] = defaultdict(list)
             for opened in self._opened.values():
                 wanted[opened.replica].append(opened.name)
-            calls = (
-                self._replicas.call(replica, "keep", names, timeout_s=self._silence_s)
-                for replica, names in wanted.items()
-            )
-            # One that is lost is noticed by the next block.
-            await asyncio.gather(*calls, return_exceptions=True)
+            for replica, names in wanted.items():
+                self._background.start("keeping decoders", self._keep_at(replica, names))
+
+    async def _keep_at(self, replica: str, names: list[str]) -> None:
+        # One that is lost is noticed by the next block.
+        with suppress(ReplicaLost):
+            await self._replicas.call(replica, "keep", names, timeout_s=self._silence_s)
 
     async def _call(self, key: str, method: str, *arguments: Any) -> Any:
         if (opened := self._opened.get(key)) is None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta, SnapshotDelta
 from engines.streaming.state import Block
+from serving.background_tasks import BackgroundTasks
 from serving.errors import ReplicaLost, ServingError, SessionFailed, SlotsFull
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -93,7 +94,7 @@ class Delivery:
         self._metrics = metrics
         self._capacity = capacity
         self._tracer = tracer
-        self._watching = set[asyncio.Task[None]]()
+        self._background = BackgroundTasks()
 
     def begin(self, made: MadeBlock) -> None:
         """Send a block on its way, behind the one before it."""
@@ -204,9 +205,8 @@ class Delivery:
         if session.feed is not None and (update is not None or not made.is_last):
             session.feed.put_block(chunk, update, made.made_by.pictures)
             if span.traceparent is not None:
-                watching = asyncio.create_task(self._trace_standby(session.feed, span.traceparent))
-                self._watching.add(watching)
-                watching.add_done_callback(self._watching.discard)
+                watching = self._trace_standby(session.feed, span.traceparent)
+                self._background.start("watching a standby", watching, session=session.id)
 
     async def _trace_standby(self, feed: StandbyFeed, traceparent: str) -> None:
         """Tell when the standby has acknowledged the block that it was sent last."""

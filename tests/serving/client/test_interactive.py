@@ -11,6 +11,7 @@ import pytest
 
 from serving.client.aio import AsyncClient
 from serving.client.event_queue import MOST_EVENTS
+from serving.client.interactive import InteractiveSession
 from serving.errors import (
     ControllerReplaced,
     FrameOutOfRange,
@@ -393,3 +394,18 @@ def test_a_server_that_stays_away_is_given_up() -> None:
         await client.close()
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("work", ["_take", "_tick"])
+def test_an_error_that_nobody_foresaw_is_told_to_whoever_waits(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("not foreseen")
+
+    async def use(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(cues=[BALLOON])
+        with pytest.raises(RuntimeError, match="not foreseen"):
+            async with client.control(session) as controller:
+                await controller.start()
+
+    monkeypatch.setattr(InteractiveSession, work, broken)
+    with_client(use)

@@ -17,7 +17,7 @@ from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel, open_model
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
-from tests.serving.gateway.ownership.scenes import ANNA, Viewer, cue, run, started
+from tests.serving.gateway.ownership.scenes import ANNA, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NOON
 
 
@@ -149,6 +149,28 @@ def test_a_viewer_of_a_session_where_nothing_happens_hears_heartbeats(pocket: Op
             viewer.task.cancel()
 
     run(wait())
+
+
+def test_who_comes_after_the_heartbeats_of_a_stream_have_failed_has_another_one(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(event: pb.Event) -> None:
+        raise RuntimeError("not foreseen")
+
+    async def listen() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            manager = there.managers[0]
+            session = await created(manager)
+            first = Viewer(manager, session)
+            await until(lambda: len(first.events) > 0)
+            shared = manager._spectators._streams[session.id]
+            monkeypatch.setattr(shared._broadcast, "put", broken)
+            await until(shared._beat.done)
+            later = Viewer(manager, session)
+            await until(lambda: any(event.HasField("heartbeat") for event in later.events))
+            first.task.cancel()
+
+    run(listen())
 
 
 def test_a_stream_that_has_lasted_long_enough_says_so(pocket: OpenedModel, tmp_path: Path) -> None:

@@ -160,8 +160,7 @@ async def at_work(
     renewing = asyncio.create_task(bench.keep_renewing()) if renews else None
     try:
         yield bench
-        if denoiser._tasks and not denoiser._tasks[0].cancelled():
-            denoiser.check()
+        denoiser.check()
     finally:
         if renewing is not None:
             renewing.cancel()

@@ -915,6 +915,24 @@ def prompts_in_every_block(blocks: int) -> tuple[Cue, ...]:
     return tuple(Cue(frame, Blend.of(NOON if n % 2 else NIGHT)) for n, frame in enumerate(frames))
 
 
+def test_a_denoiser_that_makes_no_blocks_any_more_is_not_well(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("not foreseen")
+
+    async def fail() -> None:
+        async with at_work(pocket) as bench:
+            monkeypatch.setattr(bench.denoiser._loop._scheduler, "pick", broken)
+            bench.denoiser._wake()
+            await asyncio.sleep(0.1)
+            with pytest.raises(RuntimeError, match=r"making blocks has ended: RuntimeError\('not foreseen'\)"):
+                bench.denoiser.check()
+            monkeypatch.setattr(bench.denoiser, "check", lambda: None)
+
+    run(fail())
+
+
 def test_the_cues_that_have_applied_are_paged_through_until_a_reset(pocket: OpenedModel) -> None:
     async def page_through() -> None:
         async with at_work(pocket) as bench:
