@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,15 +16,17 @@ import grpc
 import pytest
 
 from benchmarks.measure.holdings import Holdings, holdings, rooms
-from benchmarks.measure.replicas import joined_server
+from benchmarks.measure.replicas import Replicas, joined_server
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.scenes import (
+    NOON,
     chunks,
     code_of,
     create,
+    cue,
     described,
     frames_of,
     playing,
@@ -34,6 +38,8 @@ from tests.serving.live.scenes import (
 pytestmark = pytest.mark.slow
 
 SLOTS = 2
+GIVEN_UP_S = 3.0
+"""After so long a replica has done what it was asked for while it was stopped."""
 MORE_MIB, MORE_OF_A_KIND = 40.0, 10
 """What a process may have more than before: pools of threads fill late. One of a session's would be 200."""
 
@@ -143,3 +149,17 @@ def test_fifty_clients_killed_in_mid_stream_leave_nothing(server: Separate) -> N
     assert settles(lambda: not leaks(before, holdings(server.logs))), leaks(before, holdings(server.logs))
     server.delete(session)
     assert settles(lambda: is_empty(server))
+
+
+@pytest.mark.parametrize("ids", [{}, {"client_id": "ann", "command_id": "one"}], ids=["without ids", "with ids"])
+def test_a_session_whose_client_has_given_up_is_not_opened(server: Separate, ids: dict[str, str]) -> None:
+    session = server.create()
+    server.delete(session)
+    request = pb.CreateSessionRequest(options=pb.SessionOptions(seed=7), cues=[cue(NOON, 0)], **ids)
+    with Replicas(server.logs) as replicas:
+        replicas.send(signal.SIGSTOP, "Denoiser", "session opened", session.id)
+        code = code_of(lambda: server.stub.CreateSession(request, timeout=1))
+    assert code is grpc.StatusCode.DEADLINE_EXCEEDED
+    time.sleep(GIVEN_UP_S)
+    assert settles(lambda: is_empty(server))
+    assert not server.stub.ListSessions(pb.ListSessionsRequest()).sessions
