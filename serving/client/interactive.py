@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from serving.client.event_queue import EventQueue
 from serving.client.event_stream import Describe, EventStream, Moved
 from serving.client.pending_commands import PendingCommands
-from serving.errors import ControllerReplaced, SessionError, SessionNotFound
+from serving.errors import ControllerReplaced, SessionError, SessionNotFound, WrongState
 from serving.media.playout_clock import PlayerClock
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
@@ -182,6 +182,8 @@ class InteractiveSession:
         await self._report(frame)
 
     def _require_steering(self) -> None:
+        if not self._tasks:
+            raise WrongState("there is no stream yet; enter this first, with `async with`")
         if any(task.done() for task in self._tasks):
             raise self._ending or SessionNotFound(f"the session {self.session.id} has ended")
         if self.replaced:

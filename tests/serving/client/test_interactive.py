@@ -409,3 +409,12 @@ def test_an_error_that_nobody_foresaw_is_told_to_whoever_waits(work: str, monkey
 
     monkeypatch.setattr(InteractiveSession, work, broken)
     with_client(use)
+
+
+def test_a_controller_that_was_not_entered_says_so() -> None:
+    async def use(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(cues=[BALLOON])
+        with pytest.raises(WrongState, match="async with"):
+            await client.control(session).start()
+
+    with_client(use)
