@@ -40,9 +40,7 @@ class NoReplicas:
 
 def test_latents_leave_for_a_decoder_before_the_next_block_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, fleet = install(monkeypatch), NoReplicas()
-    monkeypatch.setattr(
-        "serving.deployments.replicas.remote_stages.ReplicaClient", lambda handle, silence_s: fleet
-    )
+    monkeypatch.setattr("serving.deployments.replicas.remote_stages.ReplicaClient", lambda *_: fleet)
     pictures = RemoteDecoder(None, 1.0, HostCopier(CUDA))  # type: ignore[arg-type]
     made = cuda.main.launch()
     ready = record_event(CUDA)
