@@ -126,9 +126,9 @@ class Denoiser:
             self._passes, lambda: self._copies.all, self._copies.has_lease, self._guard,
             self._pictures.encode_more, capacity, VideoLoops(LoopChoice(video_loop), capacity), tracer,
         )  # fmt: skip
-        self._prompts = PromptPrefetch(text, self._copies.end, self._loop.wake)
+        self._prompts = PromptPrefetch(text, self._guard, self._loop.wake)
         self._delivery = Delivery(
-            decoder, executor, self._copies.wait_for_lease, self._copies.end, self._loop.wake, metrics, capacity,
+            decoder, executor, self._copies.wait_for_lease, self._guard, self._loop.wake, metrics, capacity,
             restart_s, tracer,
         )  # fmt: skip
         encoder = None if pictures is None else pictures.encoder

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta, SnapshotDelta
 from engines.streaming.state import Block
 from serving.background_tasks import BackgroundTasks
-from serving.errors import ReplicaLost, ServingError, SessionFailed, SlotsFull
+from serving.errors import ReplicaLost, SlotsFull
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, in_thread
@@ -26,6 +27,7 @@ from serving.tracing.tracer import UNTRACED_BLOCK, BlockSpan, Tracer
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.state.active_session import ActiveSession, BegunBlock
 from serving.worker.state.metrics import Metrics
+from serving.worker.state.session_guard import SessionGuard
 from serving.worker.streams.standby_feed import StandbyFeed
 
 logger = logging.getLogger(__name__)
@@ -78,7 +80,7 @@ class Delivery:
         decoder: DecoderStage,
         executor: Executor,
         leased: Callable[[ActiveSession], Awaitable[bool]],
-        end: Callable[[ActiveSession, ServingError | None], None],
+        guard: SessionGuard,
         wake: Callable[[], None],
         metrics: Metrics,
         capacity: Capacity,
@@ -89,7 +91,7 @@ class Delivery:
         self._decoder = decoder
         self._executor = executor
         self._leased = leased
-        self._end = end
+        self._guard = guard
         self._wake = wake
         self._metrics = metrics
         self._capacity = capacity
@@ -114,17 +116,10 @@ class Delivery:
         self, session: ActiveSession, what: str, span: BlockSpan, send: Send, before: asyncio.Task[None] | None
     ) -> None:
         try:
-            if before is not None:
-                await before
-            await send()
-            span.end()
-        except ServingError as error:
-            span.end(str(error))
-            self._end(session, error)
-        except Exception as error:
-            logger.exception("a block could not be delivered", extra={"session": session.id, "what": what})
-            span.end(str(error))
-            self._end(session, SessionFailed.of(what, error))
+            with self._guard.working(session, what), ended(span):
+                if before is not None:
+                    await before
+                await send()
         finally:
             session.undelivered -= 1
             self._wake()
@@ -266,6 +261,17 @@ class Delivery:
         session.audience.publish(resumed=resumed)
         self._metrics.decoder_changed(planned=moves)
         return True
+
+
+@contextmanager
+def ended(span: BlockSpan) -> Iterator[None]:
+    """The span ends with the work, and says what that failed with."""
+    try:
+        yield
+    except Exception as error:
+        span.end(str(error))
+        raise
+    span.end()
 
 
 async def _update(made_by: Pass) -> SnapshotDelta | None:

@@ -7,9 +7,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from serving.errors import ReplicaLost, ServingError, SessionFailed
+from serving.errors import ReplicaLost
 from serving.pipeline.stages import TextEncoderStage
 from serving.worker.state.active_session import ActiveSession
+from serving.worker.state.session_guard import SessionGuard
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +24,11 @@ class PromptPrefetch:
     def __init__(
         self,
         text: TextEncoderStage,
-        end: Callable[[ActiveSession, ServingError | None], None],
+        guard: SessionGuard,
         wake: Callable[[], None],
     ) -> None:
         self._text = text
-        self._end = end
+        self._guard = guard
         self._wake = wake
 
     def begin(self, session: ActiveSession) -> None:
@@ -41,6 +42,14 @@ class PromptPrefetch:
     async def _encode(self, session: ActiveSession, texts: Sequence[str]) -> None:
         """A text that cannot be encoded now is tried again; the session's clock waits for it."""
         try:
+            with self._guard.working(session, "encoding its prompt"):
+                await self._encode_each(session, texts)
+        finally:
+            session.encoding = None
+            self._wake()
+
+    async def _encode_each(self, session: ActiveSession, texts: Sequence[str]) -> None:
+        try:
             for text in texts:
                 began = time.monotonic()
                 session.prompts[text] = await self._text.encode(text)
@@ -48,11 +57,3 @@ class PromptPrefetch:
         except ReplicaLost as error:
             logger.warning("prompts wait for a text encoder", extra={"session": session.id, "why": str(error)})
             await asyncio.sleep(RETRY_S)
-        except ServingError as error:
-            self._end(session, error)
-        except Exception as error:
-            logger.exception("a prompt could not be encoded", extra={"session": session.id})
-            self._end(session, SessionFailed.of("encoding its prompt", error))
-        finally:
-            session.encoding = None
-            self._wake()
