@@ -104,11 +104,10 @@ class Codec:
         cpu = torch.device("cpu")
         yield Engine("PyTorch", lambda: self._second_block(self.model.vae, cpu))
         graphs = cache(partial(self.graphs, CPU_DTYPES["decoder"], folder))
-        yield Engine("onnxruntime", lambda: self._second_block(self._by(by_onnxruntime(graphs())), cpu))
-        int8 = partial(self.int8_graphs, folder=folder)
+        yield Engine("onnxruntime", partial(self._planned, lambda: by_onnxruntime(graphs()), cpu))
         yield Engine(
             "onnxruntime, INT8 convolutions",
-            lambda: self._second_block(self._by(by_onnxruntime(int8(graphs()))), cpu),
+            partial(self._planned, lambda: by_onnxruntime(self.int8_graphs(graphs(), folder)), cpu),
         )
 
     def on_card(self, device: torch.device, folder: Path) -> Iterator[Engine]:
@@ -129,11 +128,7 @@ class Codec:
         return self._second_block(change(make()), device)
 
     def _planned(self, sessions: Callable[[], list[StageSession]], device: torch.device) -> Call:
-        return self._second_block(self._by(sessions()), device)
-
-    def _by(self, sessions: list[StageSession]) -> GraphDecoder:
-        vae = self.model.vae
-        return GraphDecoder(sessions, vae.decoder_receptive_field, vae.decoder.slots)
+        return self._second_block(GraphDecoder(sessions(), self.model.vae), device)
 
     @torch.inference_mode()
     def _second_block(self, decoder: StreamingDecoder, device: torch.device) -> Call:

@@ -10,7 +10,7 @@ from torch import Tensor
 from engines.bindings.stage_session import StageSession
 from engines.config.geometry import SPATIAL_FACTOR
 from engines.errors import StreamError
-from engines.export.decoders import LATENTS, PICTURES, DecoderCall, kept_name, past_name
+from engines.export.decoders import LATENTS, PICTURES, Codec, DecoderCall, kept_name, past_name
 from engines.export.graph import StageGraph
 from engines.vae.conv_cache import ConvCache
 from engines.vae.protocol import Decoded, check_latents
@@ -23,17 +23,16 @@ def call_of(graph: StageGraph) -> DecoderCall:
 
 
 class GraphDecoder:
-    """Decodes streams as the codec does of which `sessions` run the graphs, one for each kind of call.
+    """Decodes streams as `codec` does, whose graphs `sessions` run, one for each kind of call; it is not kept.
 
-    Latents are taken in any dtype and rounded to the graphs'. `receptive_field` is the codec's, `slots` those of
-    its decoder.
+    Latents are taken in any dtype and rounded to the graphs'.
     """
 
-    def __init__(self, sessions: Sequence[StageSession], receptive_field: int, slots: int) -> None:
+    def __init__(self, sessions: Sequence[StageSession], codec: Codec) -> None:
         self._sessions = {call_of(session.graph): session for session in sessions}
         self._channels = sessions[0].graph.input(LATENTS).shape[2]
-        self._receptive_field = receptive_field
-        self._slots = slots
+        self._receptive_field = codec.decoder_receptive_field
+        self._slots = codec.decoder.slots
 
     @property
     def decoder_receptive_field(self) -> int:

@@ -46,9 +46,11 @@ def rollouts(model: Model, prompts: Sequence[Prompt], stream: StreamConfig, bloc
     require(blocks >= LEAST_BLOCKS, f"blocks is {blocks}; it must be at least {LEAST_BLOCKS}")
     generator = build_generator(model, EngineConfig(stream, decodes=False))
     following = [*prompts[1:], prompts[0]]
-    for number, (prompt, other) in enumerate(zip(prompts, following, strict=True)):
-        yield _roll_out(generator, replace(stream, seed=number), (prompt, other), blocks)
-    generator.release()
+    try:
+        for number, (prompt, other) in enumerate(zip(prompts, following, strict=True)):
+            yield _roll_out(generator, replace(stream, seed=number), (prompt, other), blocks)
+    finally:
+        generator.release()
 
 
 def _roll_out(generator: Generator, config: StreamConfig, prompts: tuple[Prompt, Prompt], blocks: int) -> Tensor:

@@ -39,7 +39,7 @@ def conv_ranges(codec: Codec, streams: Sequence[Tensor], made: Callable[[int], N
     calls = [DecoderCall(first, 1, height, width) for first in (True, False)]
     with TemporaryDirectory() as folder:
         sessions = [_RangeWatch(_watched(codec, call, folder)) for call in calls]
-        decoder = GraphDecoder(sessions, codec.decoder_receptive_field, len(codec.start_decoding().frames))
+        decoder = GraphDecoder(sessions, codec)
         for number, latents in enumerate(streams):
             decoder.decode(latents.float(), decoder.start_decoding())
             made(number + 1)

@@ -43,6 +43,9 @@ def int8_conv_loss(
         streams: latents [1, frames, channels, height/8, width/8] of whole blocks from the streams' beginnings.
         made: told how many streams are done, after each.
 
+    Raises:
+        ConfigError: a range is not known, or the packages for it are not installed.
+
     """
     found = list[float]()
     with TemporaryDirectory() as folder:
@@ -60,7 +63,7 @@ def _int8_decoder(codec: Codec, stream: StreamConfig, ranges: Ranges, folder: Pa
     exports = [with_int8_convs(export, ranges) for export in decoder_exports(codec, stream, torch.float32)]
     graphs = [export.write(folder / export.name) for export in exports]
     sessions = [StageSession(OnnxRuntime(graph, graph.path, torch.get_num_threads()), CPU) for graph in graphs]
-    return GraphDecoder(sessions, codec.decoder_receptive_field, codec.decoder.slots)
+    return GraphDecoder(sessions, codec)
 
 
 @torch.inference_mode()

@@ -193,8 +193,7 @@ def open_decoder(vae: Autoencoder, choice: StageChoice, backends: KernelBackends
     if opened is None:
         use_fused_ops(vae, backends)
         return ChosenDecoder(vae, "torch")
-    decoder = GraphDecoder(opened.sessions, vae.decoder_receptive_field, vae.decoder.slots)
-    return ChosenDecoder(decoder, opened.engine)
+    return ChosenDecoder(GraphDecoder(opened.sessions, vae), opened.engine)
 
 
 def open_text(prompts: PromptEncoder, encoder: UMT5Encoder, choice: StageChoice) -> ChosenText:

@@ -8,6 +8,7 @@ from typing import Self
 
 from engines.config.model import ModelConfig
 from engines.config.presets import PRESETS, preset
+from engines.config.validation import require
 from engines.errors import ConfigError
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
 from engines.video.builder import require_video
@@ -59,13 +60,15 @@ def quantized_models(models: Path) -> list[Path]:
 
 
 def served_model(config: ServerConfig) -> ModelConfig:
-    """What a server serves: by graphs of its denoiser, no restyled videos.
+    """The model that a server serves; where graphs run its denoiser it restyles no videos.
 
-    Raises like `model_config`, and for steps where it restyles no videos.
+    Raises as `model_config`, and ConfigError for a model that only restyles videos by graphs, and for steps of
+    restyling where there is none.
     """
     model = model_config(config.model, models_folder(config.models_dir))
     if config.denoiser_engine == "onnx":
-        model.require_prompts_alone()
+        remedy = "which graphs of a denoiser do not; say --denoiser-engine torch"
+        require(not model.needs_video, f"{model.name} only restyles videos, {remedy}")
         model = replace(model, video=None)
     if not config.video_steps:
         return model

@@ -59,7 +59,7 @@ class Decoding:
         self.watched = {name: Watched(RUNTIMES[runtime](graph)) for name, graph in exported.graphs.items()}
         sessions = [StageSession(watched, CPU) for watched in self.watched.values()]
         codec = exported.codec
-        self.decoder = GraphDecoder(sessions, codec.decoder_receptive_field, codec.decoder.slots)
+        self.decoder = GraphDecoder(sessions, codec)
 
 
 def after_first(decoder: StreamingDecoder, latents: Tensor = LATENTS[:, :3]) -> ConvCache:

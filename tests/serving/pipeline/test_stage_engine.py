@@ -252,7 +252,7 @@ def test_a_server_by_graphs_of_its_denoiser_restyles_no_videos_and_has_its_own_s
     assert not config.other_sizes
     stages = served_stages(config)
     assert (stages.denoiser.engine, stages.denoiser.sizes) == ("onnx", ((96, 160),))
-    with pytest.raises(ConfigError, match="only restyles videos"):
+    with pytest.raises(ConfigError, match=r"only restyles videos, .*; say --denoiser-engine torch"):
         served_model(config.model_copy(update={"model": "streamdiffusionv2-1.3b"}))
 
 
