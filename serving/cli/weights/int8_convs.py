@@ -17,6 +17,7 @@ from engines.config.stream import StreamConfig
 from engines.config.validation import require
 from engines.errors import PlanStopped
 from engines.export.decoders import Codec
+from engines.export.graph import Stage
 from engines.export.quantized_convs import PictureLoss, Ranges
 from engines.quantization.calibration import rollouts
 from engines.quantization.conv_ranges import conv_ranges
@@ -41,6 +42,18 @@ def add_int8_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="that makes the streams")
 
 
+def require_watchable(config: ModelConfig, stage: Stage) -> None:
+    """Raise ConfigError unless it is the decoder of a model that makes streams of prompts.
+
+    Raises ModelError for one of random weights.
+    """
+    wrong = f"--int8-convs is of the decoder, not of the {stage}; say --stage decoder, or leave it out"
+    require(stage == "decoder", wrong)
+    silent = f"{config.name} only restyles videos: it makes no streams of prompts; leave --int8-convs out"
+    require(not config.needs_video, silent)
+    require_weights(config)
+
+
 class WatchedConvs(NamedTuple):
     """Ranges of what a decoder's convolutions read, and what INT8 by them costs pictures of other streams."""
 
@@ -51,13 +64,11 @@ class WatchedConvs(NamedTuple):
 def watch_convs(
     codec: Codec, config: ModelConfig, stream: StreamConfig, options: argparse.Namespace, interrupted: Event
 ) -> WatchedConvs:
-    """Let the model make streams, one for each prompt, and decode them.
+    """Let a model that is watchable make streams, one for each prompt, and decode them.
 
-    Raises ConfigError or ModelError for a model or prompts of which no streams can be made, PlanStopped once
-    `interrupted` is set.
+    Raises ConfigError or ModelError for prompts of which no streams can be made, PlanStopped once `interrupted` is
+    set.
     """
-    config.require_prompts_alone()
-    require_weights(config)
     texts = read_prompts(options.prompts, config)
     require(len(texts) > 1, f"one prompt is not enough: one of {SHOWN} is kept back, to see what pictures lose")
     streams = _streams(texts, stream, options, partial(_show, interrupted, "making stream", len(texts)))

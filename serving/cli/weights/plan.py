@@ -13,7 +13,6 @@ import torch
 
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
-from engines.config.validation import require
 from engines.errors import PlanStopped
 from engines.export.graph import STAGES
 from engines.loading.stage_graphs import (
@@ -31,7 +30,7 @@ from engines.plans.store import Plan, PlanStore
 from serving.cli.interrupts import INTERRUPTED, interruptible
 from serving.cli.options import size
 from serving.cli.terminal import print_table, say, show_line, tell
-from serving.cli.weights.int8_convs import add_int8_arguments, watch_convs
+from serving.cli.weights.int8_convs import add_int8_arguments, require_watchable, watch_convs
 from serving.weights.catalog import models_folder
 from serving.weights.downloader import LOCK
 from serving.weights.loader import OpenedModel, open_model
@@ -62,11 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Build what is not there yet; 130 if that is interrupted."""
-    _require_decoder(options)
     builder = plan_builder(options.library)
     target = builder.target(options.cards)
     models, stage = models_folder(options.models_dir), options.stage
     config = model_config(options.model, models)
+    if options.int8_convs:
+        require_watchable(config, stage)
     stream = _stream(config, options)
     picture_size = None if stage == "text" else (stream.height, stream.width)
     on_cpu = target.capabilities == (CPU,)
@@ -92,12 +92,6 @@ def run(options: argparse.Namespace) -> int:
             return INTERRUPTED
     _show(plans)
     return 0
-
-
-def _require_decoder(options: argparse.Namespace) -> None:
-    """Raise ConfigError for INT8 convolutions of another stage."""
-    problem = f"--int8-convs is of the decoder, not of the {options.stage}; say --stage decoder, or leave it out"
-    require(options.stage == "decoder" or not options.int8_convs, problem)
 
 
 def _stream(config: ModelConfig, options: argparse.Namespace) -> StreamConfig:

@@ -98,6 +98,7 @@ def test_of_one_prompt_nothing_is_left_to_see_the_loss_on(
     [
         ("pocket", "text", "--int8-convs is of the decoder, not of the text; say --stage decoder"),
         ("tiny", "decoder", "tiny has random weights, of which nothing can be made"),
+        ("streamdiffusionv2-1.3b", "decoder", "only restyles videos: it makes no streams of prompts"),
     ],
 )
 def test_int8_convolutions_that_cannot_be_are_refused(
