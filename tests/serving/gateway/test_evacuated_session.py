@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from serving.auth import Caller
 from serving.errors import InvalidRequest, NoLease
@@ -15,7 +14,7 @@ from serving.gateway.evacuated_session import CAME, arrived, evacuated
 from serving.gateway.session_snapshot import restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import Departure, SessionSpec
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, cue, run, started
 from tests.serving.worker.bench import NIGHT, SNOW, at_work, chunks, settled, spec
@@ -24,11 +23,6 @@ from tests.serving.worker.test_video_sessions import controlled, video_spec
 STORED = Path(__file__).parents[2] / "assets" / "snapshots"
 RELEASES, RESTYLED = sorted(STORED.glob("*.evacuated")), sorted(STORED.glob("*.restyled"))
 MOST = 1 << 26
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 async def departed(there: Cluster) -> tuple[pb.EvacuatedSession, Viewer]:

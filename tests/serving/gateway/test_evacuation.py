@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from typing_extensions import override
 
 from serving.auth import Caller
@@ -33,18 +32,13 @@ from serving.gateway.evacuation import OtherServersByGrpc
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication import public_address
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NIGHT
 
 OPERATOR = Caller("", is_operator=True)
 OLD, NEW, PUBLIC = "old:9000", "new:9000", "films:9000"
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 class Calls(OperatorCalls):

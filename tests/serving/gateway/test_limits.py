@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from serving.auth import Caller, Tokens
 from serving.config import Limits
@@ -18,18 +17,13 @@ from serving.errors import LimitReached, ServingError, SlotsFull, TooManyRequest
 from serving.gateway.request_log import RequestLog
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.worker.bench import NOON
 
 ANNA, BERTA = Caller("anna"), Caller("berta")
 TOKENS = Tokens({"anna": "digest of a", "berta": "digest of b"})
 SMALL = pb.SessionOptions(height=32, width=48, seed=7)
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def run(work: Awaitable[None]) -> None:

@@ -8,22 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from serving.config import Limits
 from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionNotFound
 from serving.gateway.arrivals import ROUND_S
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NOON
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def streams(there: Cluster) -> int:

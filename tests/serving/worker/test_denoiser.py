@@ -47,7 +47,7 @@ from serving.session.cue_queue import MAX_PENDING
 from serving.session.record_delta import RecordDelta
 from serving.session.types import Applied, State, Waiting
 from serving.timeline.cue import Blend, Cue, Transition
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from serving.worker.state.metrics import Following
 from tests.serving.worker.bench import (
     MANAGER,
@@ -68,11 +68,6 @@ from tests.serving.worker.bench import (
 )
 
 MAX_BYTES = 64 << 20
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def test_frames_come_once_each_and_in_order(pocket: OpenedModel) -> None:

@@ -8,21 +8,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-import torch
 
 from engines.streaming.generator import Generator
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from serving.errors import SlotsFull
 from serving.replication.messages import SessionSpec
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from serving.worker.capacity.capacity import Capacity
 from tests.serving.worker.bench import NOON, at_work, chunks, cues, events, run, settled, spec, started
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def capacity(pocket: OpenedModel, seconds: float) -> Capacity:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -13,15 +12,10 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from serving.errors import ServingError
 from serving.tracing.opentelemetry_tracer import OpenTelemetryTracer
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.worker.bench import NIGHT, NOON, SPOILT, at_work, chunks, run, spec, started
 
 END = 57
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 class Spans:

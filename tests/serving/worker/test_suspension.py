@@ -6,22 +6,16 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-import torch
 
 from serving.errors import SlotsFull
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.standby import StandbyCopy
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.worker.bench import MANAGER, NIGHT, NOON, Bench, at_work, chunks, run, settled, spec, started
 
 PAUSE, RESUME = pb.Command(id="pause", pause=pb.Pause()), pb.Command(id="resume", resume=pb.Resume())
 MAX_BYTES = 64 << 20
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 async def suspended(bench: Bench, pocket: OpenedModel, name: str = "one") -> str:

@@ -28,7 +28,7 @@ from serving.replication.messages import HandedOver, ResumeState, Role, SessionS
 from serving.replication.standby import StandbyCopy
 from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue, Restyling
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from serving.worker.blocks import video_loops
 from serving.worker.capacity import loop_choice
 from serving.worker.capacity.capacity import Capacity, Load
@@ -38,11 +38,6 @@ from tests.serving.worker.pictures.clips import encoded, h264, picture, png
 from tests.support.generators import generator_for
 
 ANNA = "anna's page"
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 LOOPS = pytest.mark.parametrize("loop", ["plain", "batch"])

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
@@ -23,15 +22,10 @@ from serving.pipeline.stages import TextEncoderStage
 from serving.replication.adoption import Adopt
 from serving.replication.ownership import Phase
 from serving.replication.register import StandbyEpoch
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NIGHT, NOON
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def test_a_viewer_misses_no_frame_when_a_replica_dies(pocket: OpenedModel, tmp_path: Path) -> None:

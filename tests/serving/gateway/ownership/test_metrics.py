@@ -5,18 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-import torch
-
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, created, run, started
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def test_a_session_whose_replica_dies_and_one_whose_replica_leaves_are_told_apart(

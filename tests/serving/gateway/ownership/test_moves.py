@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from engines.errors import SnapshotError
 from engines.streaming import snapshot as stream_snapshot
@@ -18,16 +17,11 @@ from serving.gateway.ownership.standby_session import StandbySession
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.ownership import Phase
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from serving.worker import session_saver
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NIGHT
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def leave(there: Cluster, session: pb.Session) -> str:

@@ -6,21 +6,15 @@ import asyncio
 from pathlib import Path
 
 import pytest
-import torch
 
 from serving.errors import SlotsFull
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, run, started
 
 RESUME = pb.Command(id="resume", resume=pb.Resume())
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 async def suspended(manager: SessionService) -> tuple[pb.Session, Viewer]:

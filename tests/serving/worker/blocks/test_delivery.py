@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from engines.streaming.state import Block
 from serving.errors import ReplicaLost
@@ -14,17 +13,12 @@ from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import LocalDecoder
 from serving.pipeline.video_decoder import DecoderStart
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from serving.worker.blocks import delivery
 from tests.serving.worker.bench import at_work, chunks, events, run, spec, started
 
 LOST_BLOCK = 2
 END = 57
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture(scope="module")
