@@ -18,7 +18,7 @@ from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, cue, run, started
 from tests.serving.worker.bench import NIGHT, SNOW, at_work, chunks, settled, spec
-from tests.serving.worker.test_video_sessions import controlled, video_spec
+from tests.serving.worker.video_bench import controlled, video_spec
 
 STORED = Path(__file__).parents[2] / "assets" / "snapshots"
 RELEASES, RESTYLED = sorted(STORED.glob("*.evacuated")), sorted(STORED.glob("*.restyled"))
