@@ -20,7 +20,7 @@ from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.protocol.status import reason_in
 from tests.helm.conftest import Chart
 from tests.helm.operator import Operated, operated
-from tests.helm.test_serve import GROUPS, TWO, watched
+from tests.helm.viewer import GROUPS, TWO, watched, watched_while_all_are_replaced
 from tests.serving.live.scenes import NOON, chunks, cue, playing, start, watch
 
 pytestmark = pytest.mark.slow
@@ -103,16 +103,8 @@ def test_no_frame_is_lost_with_a_replica_that_is_killed(
 def test_a_changed_setting_replaces_every_replica_and_loses_no_frame(
     chart: Chart, server: Operated, stub: Stub
 ) -> None:
-    def there() -> set[str]:
-        return server.all_replicas("Denoiser", "SessionManager")
-
-    session, before = playing(stub), there()
-
-    def change() -> None:
-        server.put(chart.render(*VALUES, "server.slots=3"))
-        server.wait_for(lambda: len(there() - before) == len(there()) == 4)
-
-    seen = asyncio.run(watched(server, session, change))
+    session = playing(stub)
+    seen = asyncio.run(watched_while_all_are_replaced(chart, server, session, *VALUES))
     assert seen.whole()
     assert {moved.kind for moved in seen.resumed} == {pb.RESUME_KIND_EXACT}
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
