@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from serving.errors import ControllerReplaced
+from serving.errors import ControllerReplaced, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.state_machine import State
 from serving.worker.pictures.input_stage import InputStage
 from serving.worker.pictures.picture_decoder import read_picture
-from serving.worker.pictures.session_input import require_pictures
+from serving.worker.pictures.session_input import SessionInput, require_pictures
 from serving.worker.session_copies import SessionCopies
 from serving.worker.state.active_session import ActiveSession
 
@@ -49,8 +49,13 @@ class PictureIntake:
     def encode_more(self, session: ActiveSession) -> None:
         """Do what there is to do with the pictures of a session, one thing after the other, until it ends."""
         if session.input is not None and self._stage is not None and not session.closed:
-            again, failed = partial(self.encode_more, session), partial(self._copies.end, session)
+            again, failed = partial(self.encode_more, session), partial(self._failed, session, session.input)
             self._stage.begin(session.input, session.logic, self._wake, again, failed)
+
+    def _failed(self, session: ActiveSession, pictures: SessionInput, error: ServingError) -> None:
+        """End a session whose pictures cannot be encoded, unless a reset has begun anew without them."""
+        if session.input is pictures:
+            self._copies.end(session, error)
 
     def stop(self) -> None:
         """Encode nothing more."""

@@ -22,9 +22,9 @@ from serving.media.clips.shown_frame import Picture
 from serving.media.jpeg import read_jpeg, write_jpeg
 from serving.pipeline.engine_errors import refusal
 from serving.replication.messages import BlockPictures
+from serving.worker.pictures.fair_queue import FairQueue
 from serving.worker.pictures.picture_decoder import DecodedPicture, SentPicture
 from serving.worker.pictures.session_input import EncodedInput, SessionInput
-from serving.worker.pictures.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class InputStage:
     def __init__(self, encoder: InputEncoder, executor: Executor) -> None:
         self.encoder = encoder
         self._executor = executor
-        self._turns = Turns(executor)
+        self._queue = FairQueue(executor)
 
     def warm_up(self, streams: Sequence[VideoStreamConfig]) -> None:
         """Encode pictures like those of `streams` in the thread that will; returns when that is done."""
@@ -117,7 +117,7 @@ class InputStage:
         """Have `work` done in the thread, and `take` what it makes."""
         try:
             try:
-                made = await self._turns.run(pictures, work)
+                made = await self._queue.run(pictures, work)
             finally:
                 pictures.working = None
             take(made)

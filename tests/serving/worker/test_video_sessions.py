@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -13,6 +14,7 @@ from engines.config.video_stream import Loop, VideoStreamConfig
 from engines.streaming.state import Block
 from engines.video.builder import build_input_encoder
 from engines.video.generator import VideoGenerator
+from engines.video.input import InputEncoder
 from engines.video.stream import VideoStream
 from serving.errors import ControllerReplaced, InvalidRequest, WrongState
 from serving.gateway.session_snapshot import pack, restored, unpack
@@ -183,6 +185,30 @@ def test_pictures_of_a_session_that_has_ended_are_left_where_they_are(pocket: Op
             assert session_input.waiting >= 11
 
     run(end())
+
+
+def test_pictures_of_the_take_before_a_reset_that_cannot_be_encoded_end_nothing(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_reset = threading.Event()
+
+    def fail(*_: object) -> None:
+        is_reset.wait(20)
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(InputEncoder, "encode", fail)
+
+    async def reset() -> None:
+        async with restyling(pocket) as controller:
+            before = controller.session_input
+            controller.send(*(png(number) for number in range(5)))
+            await settled(lambda: len(before._group) == 5)
+            await controller.command(pb.Command(id="reset", reset=pb.Reset()))
+            is_reset.set()
+            await settled(lambda: before.working is None)
+            assert not controller.session.ending
+
+    run(reset())
 
 
 def test_a_stream_of_a_camera_is_sampled(pocket: OpenedModel) -> None:

@@ -9,15 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serving.worker.pictures.turns import MOST_CREDIT_S, Turns
+from serving.worker.pictures.fair_queue import MOST_CREDIT_S, FairQueue
 
 
 class Sender:
     """Somebody who has work."""
 
 
-def turns() -> Turns:
-    return Turns(ThreadPoolExecutor(1))
+def queue() -> FairQueue:
+    return FairQueue(ThreadPoolExecutor(1))
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
@@ -30,7 +30,7 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 
 def test_who_has_had_least_of_the_thread_is_next() -> None:
     async def ask() -> None:
-        asked, served = turns(), list[str]()
+        asked, served = queue(), list[str]()
         greedy, modest = Sender(), Sender()
 
         def work(name: str, seconds: float) -> None:
@@ -48,7 +48,7 @@ def test_who_has_had_least_of_the_thread_is_next() -> None:
 
 def test_who_needed_less_for_long_has_no_more_than_some_credit() -> None:
     async def ask() -> None:
-        asked, greedy, modest = turns(), Sender(), Sender()
+        asked, greedy, modest = queue(), Sender(), Sender()
         await asked.run(modest, lambda: None)
         await asked.run(greedy, lambda: None)
         asked._had[greedy] = 100.0
@@ -62,7 +62,7 @@ def test_who_needed_less_for_long_has_no_more_than_some_credit() -> None:
 
 def test_newcomers_do_not_make_up_for_the_time_before_they_came() -> None:
     async def ask() -> None:
-        asked, served = turns(), list[str]()
+        asked, served = queue(), list[str]()
         old, new = Sender(), [Sender() for _ in range(3)]
 
         def work(name: str) -> None:
@@ -86,7 +86,7 @@ def test_newcomers_do_not_make_up_for_the_time_before_they_came() -> None:
 
 def test_what_fails_or_is_given_up_holds_nobody_up() -> None:
     async def ask() -> None:
-        asked, one, two = turns(), Sender(), Sender()
+        asked, one, two = queue(), Sender(), Sender()
         running = asyncio.create_task(asked.run(one, lambda: time.sleep(0.05)))
         await asyncio.sleep(0)
         given_up = asyncio.create_task(asked.run(two, lambda: None))

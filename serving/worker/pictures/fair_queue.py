@@ -17,7 +17,7 @@ MOST_CREDIT_S = 1.0
 """How far who needed less of the thread falls behind the others, and is served before them."""
 
 
-class Turns:
+class FairQueue:
     """Has the one thread of `executor` work for all who ask: next for who has had least of its time.
 
     A newcomer counts as having had as much as who is served.
