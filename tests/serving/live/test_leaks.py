@@ -151,11 +151,10 @@ def test_fifty_clients_killed_in_mid_stream_leave_nothing(server: Separate) -> N
     assert settles(lambda: is_empty(server))
 
 
-@pytest.mark.parametrize("ids", [{}, {"client_id": "ann", "command_id": "one"}], ids=["without ids", "with ids"])
-def test_a_session_whose_client_has_given_up_is_not_opened(server: Separate, ids: dict[str, str]) -> None:
+def test_a_session_whose_client_has_given_up_is_not_opened(server: Separate) -> None:
     session = server.create()
     server.delete(session)
-    request = pb.CreateSessionRequest(options=pb.SessionOptions(seed=7), cues=[cue(NOON, 0)], **ids)
+    request = pb.CreateSessionRequest(options=pb.SessionOptions(seed=7), cues=[cue(NOON, 0)])
     with Replicas(server.logs) as replicas:
         replicas.send(signal.SIGSTOP, "Denoiser", "session opened", session.id)
         code = code_of(lambda: server.stub.CreateSession(request, timeout=1))
