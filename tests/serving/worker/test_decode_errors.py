@@ -7,13 +7,12 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-import torch
 
 from serving.errors import SessionFailed
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.register import Ended
 from serving.replication.standby import StandbyCopy
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.worker.bench import (
     MANAGER,
     NOON,
@@ -29,11 +28,6 @@ from tests.serving.worker.bench import (
 )
 
 PAUSE, RESUME = pb.Command(id="pause", pause=pb.Pause()), pb.Command(id="resume", resume=pb.Resume())
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def break_at(bench: Bench, block: int) -> None:

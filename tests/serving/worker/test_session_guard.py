@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
 from serving.errors import SessionFailed
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import Role
 from serving.replication.register import MemoryRegister
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from serving.worker.state.active_session import ActiveSession
 from tests.serving.worker.bench import Bench, at_work, chunks, events, run, settled, spec, started
 
@@ -31,11 +30,6 @@ PLACES: dict[str, Callable[[Bench], tuple[Any, str]]] = {
     "suspension": lambda bench: (bench.denoiser._suspension, "look"),
 }
 """Where the work for one session is entered, and what is called there."""
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def spoil(owner: Any, method: str, session: ActiveSession) -> None:

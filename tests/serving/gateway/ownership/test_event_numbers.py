@@ -5,20 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-import pytest
-import torch
-
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.stream_cursor import StreamCursor, Verdict
-from serving.weights.loader import OpenedModel, open_model
+from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, cue, run, started
 from tests.serving.worker.bench import NIGHT
-
-
-@pytest.fixture(scope="module")
-def pocket(tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
-    return open_model("pocket", tmp_path_factory.mktemp("none"), torch.device("cpu"), torch.float32)
 
 
 def follow_each_other(events: list[pb.Event]) -> bool:
