@@ -64,11 +64,7 @@ RECIPES = {
             "first-blocks": FlowTraining(Budget(8_000, 3, 2e-2, hold=0.2), FIRST, batch=256, reuse=Reuse(4096, 8)),
             "stretches": FlowTraining(Budget(30_000, 8.5, 1e-2, average=0.9995), MIXED, batch=448),
         },
-        {
-            "self-forcing": SelfForcingTraining(
-                Budget(4_000, 7, 2e-3), 32, blocks=20, restyling=Restyling(batch=96)
-            )
-        },
+        {"self-forcing": SelfForcingTraining(Budget(4_000, 7, 3e-3), 32, blocks=8, restyling=Restyling(batch=96))},
     ),
     "cpu": Recipe(
         {
@@ -86,15 +82,14 @@ RECIPES = {
                 Budget(1_600, IDLE, 2e-2, 60, average=0.998, hold=0.2), _little(FIRST), 16, Reuse(2048, 6)
             ),
             "stretches": FlowTraining(Budget(3_000, IDLE, 8e-3, 60, average=0.998, hold=0.2), _little(MIXED), 28),
-            "stretches-varied": FlowTraining(Budget(12_000, IDLE, 1e-2, 60, hold=0.2), MIXED, 28, Reuse(512, 4)),
-            "restyling": FlowTraining(
-                Budget(6_000, IDLE, 8e-3, 60, hold=0.2), MIXED, 28, Reuse(512, 4), restyling=Restyling()
-            ),
         },
         {
             "self-forcing": SelfForcingTraining(
-                Budget(2_400, IDLE, 2e-3, average=0.998), batch=4, blocks=8, restyling=Restyling()
-            )
+                Budget(480, IDLE, 3e-3, 30, average=0.99, hold=0.3), batch=2, blocks=5, variety=LITTLE
+            ),
+            "self-forcing-varied": SelfForcingTraining(
+                Budget(4_000, IDLE, 3e-3, average=0.998, hold=0.2), batch=2, blocks=8, restyling=Restyling()
+            ),
         },
     ),
     "test": Recipe(

@@ -7,7 +7,7 @@ Channels of the latents count by what an error in them costs in pictures. Sums a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -22,7 +22,6 @@ from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.pocket.training.transformer.channel_energy import channel_energy
 from engines.pocket.training.transformer.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
 from engines.pocket.training.transformer.flow_loss import FlowLoss
-from engines.pocket.training.transformer.restyling import Restyling, RestylingTeacher
 from engines.pocket.training.transformer.teacher_forcing import SequenceMemory, Window
 from engines.sampling.flow_schedule import TRAINING_STEPS, FlowSchedule
 from engines.wan.transformer import CausalTransformer
@@ -47,7 +46,6 @@ class FlowTraining:
     standout: float = 2.0
     channel_power: float = 0.5
     past_noise: float = 0.15
-    restyling: Restyling | None = None
     seed: int = 3
 
 
@@ -73,13 +71,7 @@ def train_flow(
         with torch.autocast(device.type, torch.bfloat16):
             return flow_losses(transformer, sample, window, stream, loss, settings.past_noise)
 
-    steps: Callable[[int], Losses] = losses
-    if settings.restyling is not None:
-        teacher = RestylingTeacher(
-            teachers, model, settings.restyling, settings.curriculum.variety, seed, device, loss
-        )
-        steps = teacher.beside(losses, transformer)
-    average = run.train(steps)
+    average = run.train(losses)
     assert isinstance(average, CausalTransformer)
     return average
 

@@ -1,20 +1,20 @@
-"""Stage four: the transformer on its own rollouts, far past the window.
+"""Stage four: the transformer on its own samples, far past the window.
 
-A stream is rolled out as it is served: few steps, fresh noise between them, keys and values from its own clean
-passes, or in noisy context from its last steps. Each block begins at one of the sampler's steps, from the true
-block brought to that step's noise level, so that a rollout follows its clip however long it grows, and what it has
-made itself can be held against the truth: the loss of one random step of every block is the flow towards the true
-block. What a block hands on to the next carries no gradient. (Self-Forcing, Huang et al. 2025, in its rollouts;
-Resampling Forcing, Guo et al. 2025, in taking the target from the clip rather than from a teacher.)
+A stream is rolled out as it is served: few steps, fresh noise between them, keys and values from clean passes,
+or in noisy context from last steps. Each block is drawn twice, and the samples of one random step are held against
+the true block by the energy score, so that they become as varied as the world is. Most begin with noise alone;
+these know nothing of the truth, and the block that later ones see is the true one, a little disturbed. The others
+begin at a later step, from the true block brought to its noise level, and hand on what was made of it: a rollout
+follows its clip however long it grows. What a block hands on carries no gradient. (Self-Forcing, Huang et al.,
+2025, in its rollouts; Resampling Forcing, Guo et al., 2025, in taking the target from the clip.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from engines.config.model import ModelConfig
@@ -24,10 +24,11 @@ from engines.pocket.training.optimizers import for_transformer
 from engines.pocket.training.trainer import Budget, Losses, Run, Workshop
 from engines.pocket.training.transformer.channel_energy import channel_energy
 from engines.pocket.training.transformer.dataset import Curriculum, Reuse, Sample, Stretches, Teachers
+from engines.pocket.training.transformer.energy_score import EnergyScore
 from engines.pocket.training.transformer.flow_loss import FlowLoss
 from engines.pocket.training.transformer.restyling import Restyling, RestylingTeacher
 from engines.pocket.training.transformer.teacher_forcing import RolloutMemory, Window
-from engines.sampling.flow_schedule import CLEAN, FlowSchedule, add_noise, predict_clean
+from engines.sampling.flow_schedule import CLEAN, FlowSchedule, Level, add_noise
 from engines.wan.transformer import CausalTransformer
 
 
@@ -38,12 +39,17 @@ class SelfForcingTraining:
     budget: Budget
     batch: int
     blocks: int = 12
-    from_noise: float = 0.5
+    first_blocks: float = 0.3
+    """Share of the steps that draw as many first blocks alone, with which variety begins."""
+    from_noise: float = 0.6
     """Share of the blocks that begin with noise alone, as all do when serving."""
+    past_noise: float = 0.1
+    """The most that true blocks are disturbed which later ones see."""
     variety: float = 1.0
     reuse: Reuse = field(default_factory=lambda: Reuse(kept=256))
-    standout: float = 2.0
     channel_power: float = 0.5
+    standout: float = 2.0
+    """As in `FlowTraining`, where pairs are restyled."""
     restyling: Restyling | None = None
     seed: int = 4
 
@@ -57,12 +63,13 @@ def train_on_rollouts(
     run = Run(stage, transformer, settings.budget, asdict(settings), workshop, for_transformer(transformer, team))
     seed = (settings.seed, run.progress.step, team.rank)
     torch.manual_seed(hash(seed))
-    whole = Curriculum(first=0, start=1, rolled=0, switched=0, length=settings.blocks, variety=settings.variety)
+    curriculum = Curriculum(
+        settings.first_blocks, 1 - settings.first_blocks, 0, 0, settings.blocks, settings.variety
+    )  # fmt: skip
     blocks = settings.batch * (2 * settings.blocks - 1)  # All clean but the last, all noisy.
-    samples = iter(Stretches(teachers, stream, whole, blocks, seed, device, settings.reuse))
+    samples = iter(Stretches(teachers, stream, curriculum, blocks, seed, device, settings.reuse))
     energy = channel_energy(teachers.codec, stream, device)
-    loss = FlowLoss(energy, settings.channel_power, settings.standout)
-    rollouts = Rollouts(transformer, stream, settings.from_noise, loss)
+    rollouts = Rollouts(transformer, stream, settings, EnergyScore(energy, settings.channel_power))
 
     def losses(_: int) -> Losses:
         sample = next(samples)
@@ -71,6 +78,7 @@ def train_on_rollouts(
 
     steps: Callable[[int], Losses] = losses
     if settings.restyling is not None:
+        loss = FlowLoss(energy, settings.channel_power, settings.standout)
         teacher = RestylingTeacher(teachers, model, settings.restyling, settings.variety, seed, device, loss)
         steps = teacher.beside(losses, transformer)
     average = run.train(steps)
@@ -79,51 +87,68 @@ def train_on_rollouts(
 
 
 class Rollouts:
-    """Rolls a transformer out beside clips, and says how far from them it leads."""
+    """Rolls a transformer out beside clips, and says how good its samples are."""
 
     def __init__(
-        self, transformer: CausalTransformer, stream: StreamConfig, from_noise: float, loss: FlowLoss
+        self,
+        transformer: CausalTransformer,
+        stream: StreamConfig,
+        settings: SelfForcingTraining,
+        score: EnergyScore,
     ) -> None:
-        self._transformer, self._stream, self._from_noise, self._loss = transformer, stream, from_noise, loss
+        self._transformer, self._stream, self._settings, self._score = transformer, stream, settings, score
         if stream.context == "steps":
             raise ConfigError("a rollout has one window; a context of 'steps' has one for each")
         self._window = Window(stream, transformer.config.head_dim, transformer.device)
 
     def losses(self, sample: Sample) -> Losses:
-        """Over all blocks of a rollout: the flow's error, and how far the blocks made are from the true ones."""
+        """Over all blocks of a rollout: the score of two samples of each, and what it is made of."""
         memory = RolloutMemory(self._transformer, sample.rows, self._window)
-        errors, distances = [], []
+        scores = []
         for truth in sample.latents.split(self._stream.block_frames, dim=1):
-            made, error = self._block(truth, memory)
-            if self._stream.context == "clean" or memory.number == 0:
-                self._clean(made, memory)
+            levels = FlowSchedule.of(self._stream, memory.number).levels
+            first = self._first(len(levels))
+            graded = int(torch.randint(first, len(levels), ()))
+            (one, made), (other, _) = (self._draw(truth, memory, levels, first, graded) for _ in range(2))
+            scores.append(self._score(one, other, truth))
+            self._hand_on(made if first else self._disturbed(truth), levels[-1], memory)
             memory.advance()
-            errors.append(error)
-            distances.append(F.mse_loss(made, truth))
-        return {"total": torch.stack(errors).mean(), "distance": torch.stack(distances).mean()}
+        total, error, spread = (torch.stack(part).mean() for part in zip(*scores, strict=True))
+        return {"total": total, "error": error, "spread": spread}
 
-    def _block(self, truth: Tensor, memory: RolloutMemory) -> tuple[Tensor, Tensor]:
-        """The rollout's own block, without gradient, and the loss of one of its steps."""
-        levels = FlowSchedule.of(self._stream, memory.number).levels
-        steps = len(levels)
-        first = 0 if torch.rand(()) < self._from_noise else int(torch.randint(steps, ()))
-        graded = int(torch.randint(first, steps, ()))
-        noisy = add_noise(truth, torch.randn_like(truth), levels[first].sigma)
+    def _first(self, steps: int) -> int:
+        """The step that a block begins with."""
+        if steps == 1 or torch.rand(()) < self._settings.from_noise:
+            return 0
+        return int(torch.randint(1, steps, ()))
+
+    def _draw(
+        self, truth: Tensor, memory: RolloutMemory, levels: Sequence[Level], first: int, graded: int
+    ) -> tuple[Tensor, Tensor]:
+        """A block as the step `graded` leaves it, with gradient, and as the last one does."""
+        noisy, graded_block = add_noise(truth, torch.randn_like(truth), levels[first].sigma), truth
         for step, level in enumerate(levels[first:], first):
             with torch.set_grad_enabled(step == graded):
-                flow = self._transformer(noisy, self._timesteps(truth, level.timestep), memory)
+                flow = self._transformer(noisy, self._timesteps(truth, level), memory).float()
+                made = noisy - level.sigma * flow
             if step == graded:
-                error = self._loss(flow.float(), (noisy - truth) / level.sigma, truth).mean()
-            made = predict_clean(noisy, flow.detach(), level.sigma)
-            if step + 1 < steps:
+                graded_block, made = made, made.detach()
+            if step + 1 < len(levels):
                 noisy = add_noise(made, torch.randn_like(made), level.next_sigma)
-        return made, error
+        return graded_block, made
+
+    def _disturbed(self, truth: Tensor) -> Tensor:
+        return add_noise(truth, torch.randn_like(truth), self._settings.past_noise * float(torch.rand(())))
 
     @torch.no_grad()
-    def _clean(self, made: Tensor, memory: RolloutMemory) -> None:
-        """The clean pass: later blocks see what was made, not what was meant."""
-        modulations = self._transformer.modulations(self._timesteps(made, CLEAN.timestep))
-        self._transformer.write_kv(made, modulations, memory)
+    def _hand_on(self, block: Tensor, last: Level, memory: RolloutMemory) -> None:
+        """Have later blocks see this one, as its clean pass leaves it, or its last step in noisy context."""
+        if self._stream.context == "clean" or memory.number == 0:
+            modulations = self._transformer.modulations(self._timesteps(block, CLEAN))
+            self._transformer.write_kv(block, modulations, memory)
+        else:
+            noisy = add_noise(block, torch.randn_like(block), last.sigma)
+            self._transformer(noisy, self._timesteps(block, last), memory)
 
-    def _timesteps(self, latents: Tensor, timestep: float) -> Tensor:
-        return torch.full(latents.shape[:2], timestep, device=latents.device)
+    def _timesteps(self, latents: Tensor, level: Level) -> Tensor:
+        return torch.full(latents.shape[:2], level.timestep, device=latents.device)

@@ -23,9 +23,10 @@ from engines.pocket.training.train import main
 from engines.pocket.training.trainer import Budget, Losses, OutOfTime, Run, Workshop
 from engines.pocket.training.transformer.channel_energy import channel_energy
 from engines.pocket.training.transformer.dataset import WARM_UP, Curriculum, Reuse, Sample, Stretches, Teachers
+from engines.pocket.training.transformer.energy_score import EnergyScore
 from engines.pocket.training.transformer.flow_loss import FlowLoss
 from engines.pocket.training.transformer.flow_matching import _levels, flow_losses, new_transformer
-from engines.pocket.training.transformer.self_forcing import Rollouts
+from engines.pocket.training.transformer.self_forcing import Rollouts, SelfForcingTraining
 from engines.pocket.training.transformer.teacher_forcing import SequenceMemory, Stretch, Window
 from engines.pocket.training.vae import Crops, Moments, autoencoder_losses, new_autoencoder
 from engines.pocket.training.vae import random_clip as random_picture_clip
@@ -233,10 +234,11 @@ def test_noise_levels_are_those_of_the_sampler_and_all_alike() -> None:
 def test_a_rollout_teaches_each_block_and_hands_on_no_gradient(teachers: Teachers) -> None:
     transformer = new_transformer(SMALL, 0, CPU)
     drawn = sample(teachers, Curriculum(0, 1, 0, 0, length=5), blocks=18)
-    rollouts = Rollouts(transformer, STREAM, 0.5, FlowLoss(torch.ones(16), 0.0, 0.0))
+    settings = SelfForcingTraining(Budget(40, 1, 3e-3), batch=2, from_noise=0.5)
+    rollouts = Rollouts(transformer, STREAM, settings, EnergyScore(torch.ones(16), 0.0))
     before, after = overfit(transformer, lambda: rollouts.losses(drawn), steps=40, rate=3e-3)
     assert after < 0.85 * before
-    assert not rollouts.losses(drawn)["distance"].requires_grad
+    assert not rollouts.losses(drawn)["error"].requires_grad
 
 
 def overfit(network: nn.Module, losses, steps: int, rate: float) -> tuple[float, float]:  # type: ignore[no-untyped-def]

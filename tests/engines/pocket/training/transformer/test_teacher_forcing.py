@@ -12,8 +12,9 @@ from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
-from engines.pocket.training.transformer.flow_loss import FlowLoss
-from engines.pocket.training.transformer.self_forcing import Rollouts
+from engines.pocket.training.trainer import Budget
+from engines.pocket.training.transformer.energy_score import EnergyScore
+from engines.pocket.training.transformer.self_forcing import Rollouts, SelfForcingTraining
 from engines.pocket.training.transformer.teacher_forcing import RolloutMemory, SequenceMemory, Stretch, Window
 from engines.sampling.flow_schedule import TRAINING_STEPS, FlowSchedule, add_noise, predict_clean
 from engines.sampling.noise import SeededNoise
@@ -127,7 +128,7 @@ def test_a_rollout_in_noisy_context_makes_the_stream(transformer) -> None:  # ty
 def test_a_window_for_each_step_is_refused(transformer) -> None:  # type: ignore[no-untyped-def]
     config = replace(ONE_STEP, context="steps")
     with pytest.raises(ConfigError, match="has one for each"):
-        Rollouts(transformer, config, 0.5, FlowLoss(torch.ones(16), 0.0, 0.0))
+        Rollouts(transformer, config, SelfForcingTraining(Budget(1, 1, 1e-3), 1), EnergyScore(torch.ones(16), 0.0))
 
 
 @pytest.mark.parametrize(
