@@ -123,8 +123,8 @@ class Page:
         pixels: NDArray[np.uint8] = np.array(self.driver.execute_script(_LOOK), np.uint8)
         return pixels.reshape(*size, 4)
 
-    def until(self, reached: Callable[[], Any]) -> None:
-        end = time.monotonic() + PATIENCE_S
+    def until(self, reached: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+        end = time.monotonic() + patience_s
         while not reached():
             if time.monotonic() > end:
                 raise AssertionError(f"it never came to that: {self.condition()}")

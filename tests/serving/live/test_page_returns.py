@@ -15,7 +15,10 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed: `make .venv/browser`"
 )
 
-ASLEEP_S = 12
+ASLEEP_S = 40
+
+BACK_S = 5 * 2.5
+"""The page is live again in 5 s; on a machine that has other things to do in two or three times that."""
 
 
 @pytest.mark.slow
@@ -27,9 +30,9 @@ def test_a_page_that_slept_goes_on_at_a_frame_that_exists_and_says_what_was_skip
     before = page.frame
     with page.asleep():
         time.sleep(ASLEEP_S)
-    page.until(lambda: "was asleep for" in page.part("notices").text)
+    page.until(lambda: "was asleep for" in page.part("notices").text and page.frame > before, BACK_S)
     assert "skipped" in page.part("notices").text
-    assert before <= page.frame < session_of(stub, page).current_start_frame
+    assert page.frame < session_of(stub, page).current_start_frame
     page.until_frame(page.frame + 24)
     session = session_of(stub, page)
     assert page.frame < session.current_start_frame
@@ -43,11 +46,9 @@ def test_a_spectator_that_slept_is_live_again(page: Page, stub: Stub) -> None:
     page.open(f"#watch={session.id}")
     page.until_frame(session.current_start_frame)
     with page.asleep():
-        until = time.monotonic() + ASLEEP_S
-        while time.monotonic() < until:
-            time.sleep(0.2)
-    page.until(lambda: "was asleep for" in page.part("notices").text)
-    page.until(lambda: page.frame > described(stub, session).current_start_frame - 60)
+        time.sleep(ASLEEP_S)
+        end = described(stub, session).current_start_frame
+    page.until(lambda: "was asleep for" in page.part("notices").text and page.frame > end - 60, BACK_S)
     before = page.frame
     page.until_frame(before + 16)
 
@@ -62,7 +63,7 @@ def test_a_page_that_was_hidden_by_another_tab_goes_on(page: Page, stub: Stub) -
     page.until_frame(page.frame + 150)
     second = page.driver.current_window_handle
     page.driver.switch_to.window(first)
-    page.until(lambda: page.frame > described(stub, session).current_start_frame - 60)
+    page.until(lambda: page.frame > described(stub, session).current_start_frame - 60, BACK_S)
     page.press("take-over")
     page.until(lambda: page.part("go").is_enabled())
     page.until_frame(page.frame + 16)
@@ -81,7 +82,7 @@ def test_a_page_that_is_come_back_to_is_where_it_was(page: Page, stub: Stub, kep
     page.driver.get("data:text/html,elsewhere")
     time.sleep(2)
     page.driver.back()
-    page.until(lambda: page.state == "running" and page.session == session and page.frame > 0)
+    page.until(lambda: page.state == "running" and page.session == session and page.frame > 0, BACK_S)
     page.until_frame(page.frame + 24)
     assert page.frame < session_of(stub, page).current_start_frame
     assert bool(page.driver.execute_script("return window.kept")) is kept
