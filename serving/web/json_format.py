@@ -138,6 +138,7 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "viewers": session.viewers,
         "recording": session.recording or None,
         "waiting": waiting_json(session.waiting),
+        "broken_picture": session.broken_picture or None,
         "held_fps": round(session.held_fps, 2) or None,
     }
     settings: dict[str, Json] = {

@@ -21,7 +21,7 @@ const WAITS = {
   prompt: "the prompt, which is being encoded",
   shown: "its viewer, who has not been shown yet what was made last",
   viewer: "somebody who watches",
-  input: "pictures, of which none has come for a second",
+  input: "pictures, of which none that can be shown has come for a second",
   server: "the server: other sessions come first, or it is slow",
   replica: "another replica, since the one that had the session does not answer",
 };
@@ -38,7 +38,8 @@ export function showSession(state, { standing, watches = false, replaced = false
   byId("state").dataset.state = standing;
   byId("viewers").textContent = state && state.viewers > 1 ? `${state.viewers} viewers` : "";
   byId("waiting").hidden = !waiting;
-  byId("waiting").textContent = waiting ? `Waiting for ${WAITS[waiting] ?? waiting}.` : "";
+  const broken = waiting === "input" && state?.broken_picture ? `: ${state.broken_picture}` : "";
+  byId("waiting").textContent = waiting ? `Waiting for ${WAITS[waiting] ?? waiting}${broken}.` : "";
   byId("go").textContent = { running: "Pause", paused: "Resume" }[standing] ?? "Start";
   byId("takeover").hidden = !replaced || standing === "lost";
   byId("cut").hidden = state?.input !== "video";

@@ -28,6 +28,16 @@ MOST_BYTES = 8 << 20
 MOST_PIXELS = 3840 * 2160
 """Of one picture."""
 
+UNDECODED = {
+    "jpeg": f"cannot be decoded as JPEG: send whole ones, of at most {MOST_PIXELS} pixels",
+    "png": f"cannot be decoded as PNG: send whole ones, of at most {MOST_PIXELS} pixels",
+    "h264": (
+        f"cannot be decoded as H.264: send whole access units, of at most {MOST_PIXELS} pixels, "
+        "from a key frame with its parameter sets on"
+    ),
+}
+"""What is wrong with a picture, and what to do."""
+
 
 class SentPicture(NamedTuple):
     """A picture as it came.
@@ -75,10 +85,12 @@ def read_picture(command: pb.Command, now: float) -> SentPicture | None:
 class PictureDecoder:
     """Decodes the pictures of one session, in their order. What cannot be decoded gives none.
 
-    Units of H.264 that need one that is missing give none either, up to the next key frame.
+    Units of H.264 that need one that is missing give none either, up to the next key frame. `problem` says of the
+    last picture why it gives none, and what to do; it is empty where it gives one.
     """
 
     def __init__(self) -> None:
+        self.problem = ""
         self._h264: VideoCodecContext | None = None
         self._ways = ShownFrames()
         self._waiting: dict[int, SentPicture] = {}
@@ -86,15 +98,21 @@ class PictureDecoder:
 
     def decode(self, sent: SentPicture) -> list[DecodedPicture]:
         """The pictures that can be shown now that `sent` is here."""
-        if sent.format == "h264":
-            return self._streamed(sent)
+        try:
+            made = self._streamed(sent) if sent.format == "h264" else self._by_itself(sent)
+        except (av.FFmpegError, ValueError):
+            self._forget_stream()
+            made = []
+        problems = [_problem(picture) for picture in made]
+        shown = [picture for picture, problem in zip(made, problems, strict=True) if problem is None]
+        self.problem = "" if shown else f"a picture {next(iter(problems), None) or UNDECODED[sent.format]}"
+        return shown
+
+    def _by_itself(self, sent: SentPicture) -> list[DecodedPicture]:
         self._forget_stream()
         decoder = _opened(sent.format)
-        try:
-            frames = [*decoder.decode(Packet(sent.data)), *decoder.decode(None)]
-        except (av.FFmpegError, ValueError):
-            return []
-        return [DecodedPicture(sent, shown) for shown in ShownFrames().of(frames[:1], decoder) if _is_whole(shown)]
+        frames = [*decoder.decode(Packet(sent.data)), *decoder.decode(None)]
+        return [DecodedPicture(sent, shown) for shown in ShownFrames().of(frames[:1], decoder)]
 
     def _streamed(self, sent: SentPicture) -> list[DecodedPicture]:
         if sent.is_behind_loss:
@@ -105,16 +123,12 @@ class PictureDecoder:
         packet.pts = packet.dts = self._number
         self._waiting[self._number] = sent
         self._number += 1
-        try:
-            frames = self._h264.decode(packet)
-        except (av.FFmpegError, ValueError):
-            self._forget_stream()
-            return []
-        made = self._ways.of(frames, self._h264)
-        shown = [(self._waiting.get(one.frame.pts), one) for one in made if one.frame.pts is not None]
-        newest = max((frame.pts for frame in frames if frame.pts is not None), default=-1)
+        made = self._ways.of(self._h264.decode(packet), self._h264)
+        shown = [(number, one) for one in made if (number := one.frame.pts) in self._waiting]
+        pictures = [DecodedPicture(self._waiting[number], one) for number, one in shown]
+        newest = max((number for number, _ in shown), default=-1)
         self._waiting = {number: unit for number, unit in self._waiting.items() if number > newest}
-        return [DecodedPicture(unit, one) for unit, one in shown if unit is not None and _is_whole(one)]
+        return pictures
 
     def _forget_stream(self) -> None:
         self._h264 = None
@@ -130,6 +144,9 @@ def _opened(picture_format: PictureFormat) -> VideoCodecContext:
     return context
 
 
-def _is_whole(shown: ShownFrame) -> bool:
-    frame = shown.frame
-    return not (frame.is_corrupt or frame.width * frame.height > MOST_PIXELS or shown.problem)
+def _problem(picture: DecodedPicture) -> str | None:
+    """Why it cannot be shown, where it cannot."""
+    frame, problem = picture.shown.frame, picture.shown.problem
+    if frame.is_corrupt or frame.width * frame.height > MOST_PIXELS:
+        return UNDECODED[picture.sent.format]
+    return problem and f"is {problem}"

@@ -111,6 +111,7 @@ class ActiveSession:
     paused_since: float | None = None
     wants_room: float = -math.inf
     waiting: Waiting = Waiting.UNSPECIFIED
+    broken_picture: str = ""
     stands_since: tuple[float, object] = (0.0, None)
     ending: bool = False
     closed: bool = False
@@ -237,8 +238,9 @@ class ActiveSession:
         patience_s = NO_PICTURE_S if self.input is not None else self.spec.pace.patience_s(self.config.blocks)
         if now - self.stands_since[0] < patience_s:
             found = Waiting.UNSPECIFIED
-        if found is not self.waiting:
-            self.waiting = found
+        broken = self.input.decoder.problem if self.input is not None and found is Waiting.INPUT else ""
+        if (found, broken) != (self.waiting, self.broken_picture):
+            self.waiting, self.broken_picture = found, broken
             self.audience.publish_state()
 
     def _waits_for(self, now: float) -> Waiting:
@@ -344,6 +346,7 @@ class ActiveSession:
             viewers=self.audience.viewers,
             recording=self.recording.written,
             waiting=pb.WaitReason.Name(self.waiting.value),
+            broken_picture=self.broken_picture,
             oldest_frame=self.audience.oldest_frame,
             create_time=Timestamp(seconds=int(spec.created), nanos=int(spec.created % 1 * 1e9)),
             replica=self.replica,

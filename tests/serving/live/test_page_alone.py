@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed: `make .venv/browser`"
 )
 
-SESSION = pb.Session(id="s", state=pb.SESSION_STATE_RUNNING, shown_frame=-1)
+SESSION = pb.Session(id="s", state=pb.SESSION_STATE_RUNNING, shown_frame=-1, broken_picture="it is a ribbon")
 
 ELSEWHERE = "longtake.test"
 """A name of another machine, as far as the browser knows."""
@@ -90,6 +90,7 @@ def page(sessions: Standing, tmp_path: Path) -> Iterator[Page]:
         (pb.WAIT_REASON_PROMPT, "the prompt, which is being encoded"),
         (pb.WAIT_REASON_SHOWN, "its viewer"),
         (pb.WAIT_REASON_VIEWER, "somebody who watches"),
+        (pb.WAIT_REASON_INPUT, "pictures, of which none that can be shown has come for a second: it is a ribbon."),
         (pb.WAIT_REASON_SERVER, "the server"),
         (pb.WAIT_REASON_REPLICA, "another replica"),
     ],

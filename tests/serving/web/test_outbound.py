@@ -116,9 +116,11 @@ def test_a_state_fits_a_client_of_1_mib_and_counts_the_cues_that_do_not_fit() ->
 def test_a_state_says_what_the_video_is_made_from_and_how_long_its_blocks_are() -> None:
     options = pb.SessionOptions(input=pb.INPUT_KIND_VIDEO, fit=pb.PICTURE_FIT_WHOLE, noise_scale=0.5)
     session = pb.Session(options=options, first_block_frames=5, block_frames=4, waiting=pb.WAIT_REASON_INPUT)
+    session.broken_picture = "a picture is a ribbon"
     ((_, data),) = written(opened(), pb.Event(state=session))
     assert (data["input"], data["fit"], data["noise_scale"]) == ("video", "fit", 0.5)
     assert (data["first_block_frames"], data["block_frames"], data["waiting"]) == (5, 4, "input")
+    assert data["broken_picture"] == "a picture is a ribbon"
     ((_, text),) = written(opened(), pb.Event(state=pb.Session()))
     assert (text["input"], text["noise_scale"]) == ("none", None)
 

@@ -159,6 +159,25 @@ def test_who_sends_nothing_for_a_second_is_waited_for(pocket: OpenedModel) -> No
     run(wait())
 
 
+def test_who_sends_nothing_that_can_be_shown_is_told_why(pocket: OpenedModel) -> None:
+    async def wait() -> None:
+        async with restyling(pocket) as controller:
+
+            def told() -> list[str]:
+                return [event.state.broken_picture for event in controller.events if event.HasField("state")]
+
+            await controller.push([0], 340, 20)
+            await settled(lambda: told()[-1] == "a picture is shown as 20x340; one side may be at most 16 times "
+                          "the other: crop it")  # fmt: skip
+            rubbish = pb.Picture(id=1, format=pb.PICTURE_FORMAT_JPEG, data=b"no picture")
+            controller.send(pb.Command(picture=rubbish))
+            await settled(lambda: told()[-1].startswith("a picture cannot be decoded as JPEG: send whole ones"))
+            await controller.push(range(5))
+            await settled(lambda: told()[-1] == "")
+
+    run(wait())
+
+
 def test_pictures_that_come_while_the_session_is_paused_are_dropped(pocket: OpenedModel) -> None:
     async def pause() -> None:
         async with restyling(pocket) as controller:

@@ -85,7 +85,9 @@ def test_behind_a_loss_nothing_is_shown_before_the_next_key() -> None:
 def test_rubbish_gives_no_frame(kind: str, data: bytes) -> None:
     decoder = PictureDecoder()
     assert decoder.decode(SentPicture(1, 0, kind, data, 0.0)) == []  # type: ignore[arg-type]
+    assert decoder.problem.startswith("a picture cannot be decoded as ")
     assert decoder.decode(SentPicture(2, 0, "png", encoded(picture(2)), 0.0))
+    assert decoder.problem == ""
 
 
 def test_a_picture_of_too_many_pixels_gives_no_frame(monkeypatch: pytest.MonkeyPatch) -> None:
