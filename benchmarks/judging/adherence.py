@@ -12,7 +12,7 @@ from torch import Tensor
 from benchmarks.judging.casting import Role, prompt_role
 from benchmarks.judging.footage import Source, as_floats, rendered_pictures
 from benchmarks.judging.frame_statistics import Look, looks
-from benchmarks.judging.judge import CLIP_FRAMES, TrainedJudge, Verdict
+from benchmarks.judging.judge import TrainedJudge, Verdict, first_read
 from benchmarks.judging.smoothness import Beside, beside, joined, smoothness
 from benchmarks.measure.intervals import Ratio, Share
 from engines.config.geometry import TEMPORAL_FACTOR
@@ -67,9 +67,7 @@ def _run(source: Source, judge: TrainedJudge, world: Renderer, roles: Sequence[R
     take = source.start([role.cue for role in roles])
     pictures = torch.cat([take.next_block() for _ in range(blocks)], dim=1)
     take.close()
-    begin = take.next_frame - CLIP_FRAMES
-    if begin < 0:
-        raise ValueError(f"{blocks} blocks are {take.next_frame} frames; the judge reads {CLIP_FRAMES}")
+    begin = first_read(blocks, take.next_frame)
     verdicts = judge.judge(as_floats(pictures[:, begin:]))
     clips = [Clip(role.cue.scene, role.cue.seed) for role in roles]
     rendered = looks(rendered_pictures(world, clips, [begin] * len(clips)))

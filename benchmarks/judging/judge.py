@@ -160,6 +160,13 @@ class Judge(nn.Module):
         ]
 
 
+def first_read(blocks: int, frames: int) -> int:
+    """The first of the last frames of a stream that are read. Raises ValueError if `blocks` have too few."""
+    if frames < CLIP_FRAMES:
+        raise ValueError(f"{blocks} blocks are {frames} frames; the judge reads {CLIP_FRAMES}")
+    return frames - CLIP_FRAMES
+
+
 def sampled(frames: Tensor) -> Tensor:
     """The pictures of [B, frames, ...] that the judge looks at."""
     return frames[:, ::STRIDE]

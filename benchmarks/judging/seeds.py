@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.judging.casting import prompt_role
 from benchmarks.judging.footage import Cue, RenderedSource, Source, as_floats
-from benchmarks.judging.judge import CLIP_FRAMES, sampled
+from benchmarks.judging.judge import CLIP_FRAMES, first_read, sampled
 from benchmarks.judging.placement import Outline, outline, shift
 from benchmarks.measure.intervals import Share
 from engines.config.stream import StreamConfig
@@ -42,14 +42,17 @@ class Pair:
 def measure(
     source: Source, world: Renderer, *, prompts: int, blocks: int, report: Callable[[int], None]
 ) -> list[Pair]:
-    """Run two streams of `blocks` for each prompt. `report` hears how many prompts are done."""
+    """Run two streams of `blocks` for each prompt. `report` hears how many prompts are done.
+
+    Raises ValueError if `blocks` are too few to be read.
+    """
     pairs: list[Pair] = []
     rendered = RenderedSource(world, StreamConfig())
     for number in range(prompts):
         cue = prompt_role(number).cue
         cues = cue, replace(cue, seed=cue.seed + OTHER_SEED)
         made, true = ([_footage(each, one, blocks) for one in cues] for each in (source, rendered))
-        first_frame = len(made[0]) - CLIP_FRAMES
+        first_frame = first_read(blocks, len(made[0]))
         place = outline(world, [Clip(cue.scene, cue.seed)], first_frame, CLIP_FRAMES)
         apart, wanted = (_apart(pictures, place) for pictures in (made, true))
         pairs.append(Pair(cue, len(made[0]) - 1, apart, wanted, (made[0][-1].cpu(), made[1][-1].cpu())))

@@ -8,6 +8,7 @@ import torch
 
 from benchmarks import fidelity
 from benchmarks.fidelity import Fidelity, Plan, earlier_parts, open_source, run
+from benchmarks.judging import seeds
 from benchmarks.judging.adherence import measure
 from benchmarks.judging.casting import drift_cue, prompt_role, turn
 from benchmarks.judging.footage import Cue, ModelSource, RenderedSource, Source, as_bytes, as_floats
@@ -85,6 +86,8 @@ def test_too_few_blocks_to_read_are_refused(world: Renderer, judge: TrainedJudge
     source: Source = RenderedSource(world, StreamConfig())
     with pytest.raises(ValueError, match="2 blocks are 21 frames"):
         measure(source, judge, world, prompts=1, blocks=2, together=1, report=lambda done: None)
+    with pytest.raises(ValueError, match="2 blocks are 21 frames"):
+        seeds.measure(source, world, prompts=1, blocks=2, report=lambda done: None)
 
 
 def test_a_plan_measures_something() -> None:
