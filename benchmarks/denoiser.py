@@ -17,7 +17,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.measure.stage_engines import Call, Engine, EngineRow, Subject, by_onnxruntime, measure, report
+from benchmarks.measure.stage_engines import (
+    Call,
+    Engine,
+    EngineRow,
+    Subject,
+    add_arguments,
+    by_onnxruntime,
+    chosen_device,
+    measure,
+    report,
+)
 from benchmarks.measure.timing import WARM_UP
 from engines.loading.model import Model
 from engines.loading.stage_graphs import stage_exports
@@ -67,14 +77,12 @@ def measure_blocks(opened: OpenedModel, folder: Path, runs: int) -> Iterator[Eng
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.denoiser")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1, as in a server)")
-    parser.add_argument("--runs", type=int, default=20, help="blocks that are timed")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write them there too")
+    add_arguments(parser, "blocks", devices=("cpu",))
     options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    opened = open_model("pocket", Path(), CPU, torch.float32)
+    device = chosen_device(parser, options)
+    opened = open_model("pocket", Path(), device, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
-        return report(measure_blocks(opened, Path(folder), options.runs), CPU, options.json)
+        return report(measure_blocks(opened, Path(folder), options.runs), device, options.json)
 
 
 if __name__ == "__main__":

@@ -120,9 +120,9 @@ def measure_stage(stage: Stage, device: torch.device, runs: int) -> Iterator[Eng
         yield from measure(stage.subject(device), engines, device, runs)
 
 
-def add_arguments(parser: argparse.ArgumentParser, timed: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser, timed: str, devices: Sequence[str] = ("cpu", "cuda")) -> None:
     """Where engines run, how many `timed` calls there are, and where rows are written."""
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--device", choices=devices, default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (default: 1, as in a server)")
     parser.add_argument("--runs", type=int, default=20, help=f"{timed} that are timed")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write them there too")
