@@ -20,11 +20,12 @@ MOST_CREDIT_S = 1.0
 class FairQueue:
     """Has the one thread of `executor` work for all who ask: next for who has had least of its time.
 
-    A newcomer counts as having had as much as who is served.
+    A newcomer counts as having had as much as who is served. `clock` tells seconds.
     """
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, clock: Callable[[], float] = time.monotonic) -> None:
         self._executor = executor
+        self._clock = clock
         self._had: WeakKeyDictionary[object, float] = WeakKeyDictionary()
         self._served = 0.0
         self._waiting: dict[asyncio.Future[None], object] = {}
@@ -34,11 +35,11 @@ class FairQueue:
         """What `work` makes in the thread, once it is the turn of `who`."""
         await self._turn(who)
         self._served = max(self._served, self._had[who])
-        began = time.monotonic()
+        began = self._clock()
         try:
             return await in_thread(self._executor, work)
         finally:
-            self._had[who] += time.monotonic() - began
+            self._had[who] += self._clock() - began
             self._next()
 
     async def _turn(self, who: object) -> None:

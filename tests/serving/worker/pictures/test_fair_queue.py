@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 
@@ -16,8 +16,20 @@ class Sender:
     """Somebody who has work."""
 
 
-def queue() -> FairQueue:
-    return FairQueue(ThreadPoolExecutor(1))
+class Thread:
+    """A queue for a thread whose work takes as long as it says."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.served = list[str]()
+        self.queue = FairQueue(ThreadPoolExecutor(1), lambda: self.now)
+
+    async def work(self, who: Sender, name: str, seconds: float) -> None:
+        await self.queue.run(who, lambda: self._done(name, seconds))
+
+    def _done(self, name: str, seconds: float) -> None:
+        self.served.append(name)
+        self.now += seconds
 
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
@@ -30,71 +42,60 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 
 def test_who_has_had_least_of_the_thread_is_next() -> None:
     async def ask() -> None:
-        asked, served = queue(), list[str]()
-        greedy, modest = Sender(), Sender()
-
-        def work(name: str, seconds: float) -> None:
-            served.append(name)
-            time.sleep(seconds)
-
-        await asked.run(greedy, lambda: work("greedy", 0.05))
-        waiting = [asked.run(greedy, lambda: work("greedy", 0.05)) for _ in range(3)]
-        waiting += [asked.run(modest, lambda: work("modest", 0.001)) for _ in range(3)]
+        thread, greedy, modest = Thread(), Sender(), Sender()
+        await thread.work(greedy, "greedy", 0.5)
+        waiting = [thread.work(greedy, "greedy", 0.5) for _ in range(3)]
+        waiting += [thread.work(modest, "modest", 0.01) for _ in range(3)]
         await asyncio.gather(*waiting)
-        assert served == ["greedy", "greedy", "modest", "modest", "modest", "greedy", "greedy"]
+        assert thread.served == ["greedy", "greedy", "modest", "modest", "modest", "greedy", "greedy"]
 
     run(ask)
 
 
 def test_who_needed_less_for_long_has_no_more_than_some_credit() -> None:
     async def ask() -> None:
-        asked, greedy, modest = queue(), Sender(), Sender()
-        await asked.run(modest, lambda: None)
-        await asked.run(greedy, lambda: None)
-        asked._had[greedy] = 100.0
-        running = asyncio.create_task(asked.run(greedy, lambda: time.sleep(0.05)))
-        await asyncio.sleep(0)
-        await asyncio.gather(running, asked.run(modest, lambda: None))
-        assert 100.0 - MOST_CREDIT_S <= asked._had[modest] < 100.0
+        thread, greedy, modest = Thread(), Sender(), Sender()
+        await thread.work(modest, "modest", 0.0)
+        await thread.work(greedy, "greedy", 100.0)
+        waiting = [thread.work(greedy, "greedy", 0.3) for _ in range(8)]
+        waiting += [thread.work(modest, "modest", 0.3) for _ in range(8)]
+        await asyncio.gather(*waiting)
+        ahead_s = 0.3 * thread.served[3:].index("greedy")
+        assert MOST_CREDIT_S <= ahead_s < MOST_CREDIT_S + 2 * 0.3
 
     run(ask)
 
 
 def test_newcomers_do_not_make_up_for_the_time_before_they_came() -> None:
     async def ask() -> None:
-        asked, served = queue(), list[str]()
-        old, new = Sender(), [Sender() for _ in range(3)]
-
-        def work(name: str) -> None:
-            served.append(name)
-            time.sleep(0.01)
+        thread, old = Thread(), Sender()
 
         async def go_on(who: Sender, name: str) -> None:
-            while len(served) < 20:
-                await asked.run(who, lambda: work(name))
+            while len(thread.served) < 21:
+                await thread.work(who, name, 0.01)
 
-        await asked.run(old, lambda: None)
-        asked._had[old] = 100.0
+        await thread.work(old, "old", 100.0)
         going_on = [asyncio.create_task(go_on(old, "old"))]
         await asyncio.sleep(0)
-        going_on += [asyncio.create_task(go_on(who, "new")) for who in new]
+        going_on += [asyncio.create_task(go_on(Sender(), "new")) for _ in range(3)]
         await asyncio.gather(*going_on)
-        assert served.count("old") >= 4
+        assert thread.served[1:21].count("old") == 5
 
     run(ask)
 
 
 def test_what_fails_or_is_given_up_holds_nobody_up() -> None:
     async def ask() -> None:
-        asked, one, two = queue(), Sender(), Sender()
-        running = asyncio.create_task(asked.run(one, lambda: time.sleep(0.05)))
+        queue, one, two, is_over = FairQueue(ThreadPoolExecutor(1)), Sender(), Sender(), Event()
+        running = asyncio.create_task(queue.run(one, lambda: is_over.wait(20)))
         await asyncio.sleep(0)
-        given_up = asyncio.create_task(asked.run(two, lambda: None))
+        given_up = asyncio.create_task(queue.run(two, lambda: None))
         await asyncio.sleep(0)
         given_up.cancel()
+        is_over.set()
         await asyncio.wait([running, given_up])
         with pytest.raises(ZeroDivisionError):
-            await asked.run(two, lambda: 1 / 0)
-        assert await asked.run(one, lambda: 5) == 5
+            await queue.run(two, lambda: 1 / 0)
+        assert await queue.run(one, lambda: 5) == 5
 
     run(ask)
