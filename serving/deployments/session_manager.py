@@ -156,6 +156,7 @@ class SessionManagerReplica:
         self._sessions.leave()
         while self._sessions.is_standby and departures.staying(this_deployment_id()):
             await asyncio.sleep(DEPARTURE_S)
+        await self._sessions.stop()
 
     async def _count_managers(self) -> None:
         if (now := time.monotonic()) - self._counted_at < COUNT_EVERY_S:

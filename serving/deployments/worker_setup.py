@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ from serving.hosts import in_address
 
 
 def worker_setup(host: str) -> Callable[[], None]:
-    """What Ray's workers call when they start: the proxy among them then listens for gRPC on `host` only.
+    """What Ray's workers call when they start: the proxy among them then listens for gRPC on `host` only, and logs
+    no tracebacks of clients that have gone.
 
     Serve 2.60 listens on every interface, and has no setting for it. Where the port is taken, the proxy does not
     start.
@@ -21,10 +23,13 @@ def worker_setup(host: str) -> Callable[[], None]:
         # Here, not above: Ray sends this function to its workers by value.
         from ray.serve._private import default_impl
 
+        from serving.deployments.telemetry.logging_config import Departures
+
         def add_address(grpc_server: Any, server_address: str) -> None:
             port = server_address.rpartition(":")[2]
             grpc_server.add_insecure_port(f"{where}:{port}")
 
         default_impl.add_grpc_address = add_address
+        logging.getLogger("asyncio").addFilter(Departures())
 
     return set_up

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from ray.serve.exceptions import gRPCStatusError
+from ray.serve.exceptions import RequestCancelledError, gRPCStatusError
 from ray.serve.schema import EncodingType, LoggingConfig
 from typing_extensions import override
 
@@ -28,6 +28,14 @@ def join_serve_logs(*, tells_refusals: bool = False) -> None:
         ours = logging.getLogger(name)
         ours.handlers, ours.propagate = serve.handlers, False
         ours.setLevel(logging.INFO)
+
+
+class Departures(logging.Filter):
+    """Drops what asyncio says of a stream whose client has gone: Serve's proxy leaves a traceback of each."""
+
+    @override
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], RequestCancelledError))
 
 
 class Refusals(logging.Filter):

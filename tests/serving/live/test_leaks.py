@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
 from benchmarks.measure.holdings import Holdings, holdings, rooms
 from benchmarks.measure.replicas import Replicas, joined_server
@@ -38,6 +39,9 @@ from tests.serving.live.scenes import (
 pytestmark = pytest.mark.slow
 
 SLOTS = 2
+LEASE_S = 5
+DOORS = 5 * ("websocket",) + 3 * ("watch",) + 2 * ("interact",)
+"""The connections of a client: half of them over the WebSocket."""
 GIVEN_UP_S = 3.0
 """After so long a replica has done what it was asked for while it was stopped."""
 MORE_MIB, MORE_OF_A_KIND = 40.0, 10
@@ -71,6 +75,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Separate]:
     )  # fmt: skip
     with joined_server(config) as running, grpc.insecure_channel(f"127.0.0.1:{config.grpc_port}") as channel:
         yield Separate(config, running.logs, sessions_pb2_grpc.SessionsStub(channel))  # type: ignore[no-untyped-call]
+    assert not tracebacks(running.logs)
 
 
 def come_and_go(server: Separate, sessions: int) -> None:
@@ -83,13 +88,12 @@ def come_and_go(server: Separate, sessions: int) -> None:
         server.delete(session)
 
 
-def killed_in_mid_stream(server: Separate, session: pb.Session, processes: int, connections: int) -> None:
-    """Clients that watch the session, and are killed as they do."""
-    command = [sys.executable, "-m", "tests.serving.live.watching_client", server.address, session.id]
+def killed_in_mid_stream(server: Separate, session: pb.Session, processes: int, doors: Sequence[str]) -> None:
+    """Clients that watch the session, each through all those doors, and are killed as they do."""
+    where = [server.address, f"127.0.0.1:{server.config.http_port}", session.id]
+    command = [sys.executable, "-m", "tests.serving.live.watching_client", *where, *doors]
     with ExitStack() as stack:
-        started = [
-            subprocess.Popen([*command, str(connections)], stdout=subprocess.PIPE) for _ in range(processes)
-        ]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
         for client in started:
             stack.enter_context(client)
             stack.callback(client.kill)
@@ -139,16 +143,34 @@ def test_two_hundred_sessions_leave_nothing(server: Separate) -> None:
     assert settles(lambda: not leaks(before, holdings(server.logs))), leaks(before, holdings(server.logs))
 
 
+def tracebacks(logs: Path) -> list[str]:
+    """What follows each traceback in the logs of a server, or in what its processes print."""
+    files = [*logs.glob("*.log"), *logs.parent.glob("worker-*.err")]
+    return [text for file in files for text in file.read_text().split("Traceback")[1:]]
+
+
 def test_fifty_clients_killed_in_mid_stream_leave_nothing(server: Separate) -> None:
     session = playing(server.stub)
-    killed_in_mid_stream(server, session, 1, 5)
+    killed_in_mid_stream(server, session, 1, DOORS)
     assert settles(lambda: described(server.stub, session).viewers == 0)
     before = holdings(server.logs)
-    killed_in_mid_stream(server, session, 10, 5)
+    killed_in_mid_stream(server, session, 5, DOORS)
     assert settles(lambda: described(server.stub, session).viewers == 0)
     assert settles(lambda: not leaks(before, holdings(server.logs))), leaks(before, holdings(server.logs))
     server.delete(session)
     assert settles(lambda: is_empty(server))
+    assert not tracebacks(server.logs)
+
+
+def test_a_session_whose_clients_were_killed_ends_with_its_lease(server: Separate) -> None:
+    options = pb.SessionOptions(seed=7, lease=Duration(seconds=LEASE_S))
+    session = server.stub.CreateSession(pb.CreateSessionRequest(options=options, cues=[cue(NOON, 0)]))
+    start(server.stub, session)
+    killed_in_mid_stream(server, session, 1, ("interact", "websocket", "watch"))
+    # To ask for the session would renew its lease.
+    assert settles(lambda: is_empty(server))
+    assert code_of(lambda: described(server.stub, session)) is grpc.StatusCode.NOT_FOUND
+    assert not tracebacks(server.logs)
 
 
 def test_a_session_whose_client_has_given_up_is_not_opened(server: Separate) -> None:

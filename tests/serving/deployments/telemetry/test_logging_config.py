@@ -5,9 +5,9 @@ import sys
 
 import grpc
 import pytest
-from ray.serve.exceptions import gRPCStatusError
+from ray.serve.exceptions import RequestCancelledError, gRPCStatusError
 
-from serving.deployments.telemetry.logging_config import Refusals
+from serving.deployments.telemetry.logging_config import Departures, Refusals
 from serving.errors import SessionNotFound, SlotsFull
 
 FULL = SlotsFull("no replica has room")
@@ -38,3 +38,8 @@ def test_what_nobody_foresaw_keeps_its_traceback() -> None:
     assert Refusals(told=False).filter(record)
     assert record.levelname == "ERROR"
     assert record.exc_info is not None
+
+
+def test_a_client_that_has_gone_is_no_news_and_other_failures_are() -> None:
+    assert not Departures().filter(logged(RequestCancelledError("a request")))
+    assert Departures().filter(logged(KeyError("latents")))
