@@ -280,8 +280,8 @@ class SessionsServicer:
     def CreateSession(self, request, context):
         """Opens a session, or answers RESOURCE_EXHAUSTED at once: where no replica has a place or memory left, and where none
         has time for it beside its other sessions. The message says what would fit. Nothing is generated before Start. A
-        session whose client gives up before it is open, as at a deadline, is not opened; with ids it may be, for whoever asks
-        again within a few seconds.
+        session whose client gives up before it is open, as at a deadline, is not opened; one that was as good as open ends
+        with its lease, and one with ids may be opened for whoever asks again within a few seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
