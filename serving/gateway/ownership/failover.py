@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 FORGET_EVERY_S = 30.0
 TOLD_S = 5.0
 
+COMMITTED_EVERY_S = 0.05
+"""How often it is looked whether the register has answered for a session that nobody waits for."""
+
 DESTINATION_KEPT_S = 1.0
 """How old the answer may be whether all sessions are to go to another server."""
 
@@ -146,10 +149,17 @@ class Failover:
 
     async def _end_quietly(self, session: StandbySession) -> None:
         """Nobody waits for it to open; whoever asks again meanwhile opens another one of the same id."""
+        # What is on its way to the register may be there yet, and would be adopted if it was left alone.
+        while self._is_committing(session):
+            await asyncio.sleep(COMMITTED_EVERY_S)
         if self._sessions.get(session.session_id) is session:
             with suppress(ServingError):
                 await self.end(session.session_id, "nobody waited for it to open")
         session.release()
+
+    def _is_committing(self, session: StandbySession) -> bool:
+        is_its = self._sessions.get(session.session_id) is session
+        return is_its and session.ownership.phase is Phase.COMMITTING
 
     def _standby(
         self, session_id: str, *, first: FirstCopy | None = None, attempt: str | None = None,

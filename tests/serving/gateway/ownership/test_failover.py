@@ -21,7 +21,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import TextEncoderStage
 from serving.replication.adoption import Adopt
 from serving.replication.ownership import Phase
-from serving.replication.register import StandbyEpoch
+from serving.replication.register import Record, StandbyEpoch
 from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
@@ -439,6 +439,37 @@ def hang_at(there: Cluster, name: str, block: int, killed: threading.Event) -> N
         return whole(streams, cancelled)
 
     generator.generate = generate  # type: ignore[method-assign]
+
+
+def test_a_session_that_nobody_waits_for_ends_though_its_record_was_on_its_way(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def give_up() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            create, asked, answers = there.register.create, asyncio.Event(), asyncio.Event()
+            writes: list[asyncio.Task[bool]] = []
+
+            async def write(session_id: str, epoch: int, record: Record) -> bool:
+                await answers.wait()
+                return await create(session_id, epoch, record)
+
+            async def slow(session_id: str, epoch: int, record: Record) -> bool:
+                writes.append(asyncio.create_task(write(session_id, epoch, record)))
+                asked.set()
+                return await asyncio.shield(writes[-1])
+
+            monkeypatch.setattr(there.register, "create", slow)
+            opening = asyncio.create_task(created(there.managers[0]))
+            await asked.wait()
+            opening.cancel()
+            await asyncio.sleep(0.2)
+            answers.set()
+            await writes[0]
+            await until(lambda: not there.managers[0].is_standby)
+            assert await there.register.open_sessions() == {}
+            assert set(there.copies().values()) == {0}
+
+    run(give_up())
 
 
 class Broken(Exception):
