@@ -29,7 +29,7 @@ class Callers:
         config: ServerConfig,
         register: Register,
         owner_of: Callable[[str], Awaitable[str]],
-        beside: Callable[[Coroutine[Any, Any, None]], object],
+        beside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._config, self._register = config, register
         self._tokens_file = TokensFile(config.tokens)

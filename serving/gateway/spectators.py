@@ -28,7 +28,7 @@ class Spectators:
     """Watches sessions for any number of viewers. `beside` runs what outlives a request, `metrics` count gaps."""
 
     def __init__(
-        self, relay: EventRelay, beside: Callable[[Coroutine[Any, Any, None]], object], metrics: GatewayMetrics
+        self, relay: EventRelay, beside: Callable[[Coroutine[Any, Any, None]], None], metrics: GatewayMetrics
     ) -> None:
         self._relay = relay
         self._beside = beside
@@ -80,7 +80,7 @@ class SharedStream:
         self,
         relay: EventRelay,
         session_id: str,
-        beside: Callable[[Coroutine[Any, Any, None]], object],
+        beside: Callable[[Coroutine[Any, Any, None]], None],
         metrics: GatewayMetrics,
     ) -> None:
         self._relay = relay

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from serving.background_tasks import BackgroundTasks
 from serving.errors import RegisterUnavailable, ReplicaDied, ReplicaLost, ServingError, SessionNotFound
 from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.gateway.ownership.replica_pool import Managers, ReplicaPool, Replicas
@@ -77,19 +78,20 @@ class Failover:
         self._adopting: set[str] = set()
         self._is_leaving = False
         self._destination = SharedAnswer(register.destination, DESTINATION_KEPT_S)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._vital: list[asyncio.Task[None]] = []
+        self._background = BackgroundTasks()
+        self._is_begun = False
 
     def start(self) -> None:
         """Begin to renew leases, on the event loop. To begin again does nothing."""
-        if not self._vital:
-            vital = (self._watch(), self._forget_ended(), self._look_after_kept())
-            self._vital = [self.beside(work) for work in vital]
+        if not self._is_begun:
+            self._is_begun = True
+            self._background.start("the watch over sessions", self._watch(), vital=True)
+            self._background.start("the watch over copies that are kept", self._look_after_kept(), vital=True)
+            self._background.start("forgetting sessions that have ended", self._forget_ended(), vital=True)
 
     def check(self) -> None:
         """Raise RuntimeError if sessions are not looked after any more."""
-        if any(task.done() for task in self._vital):
-            raise RuntimeError("a task that looks after all sessions has ended; the log says why")
+        self._background.check()
 
     def leave(self) -> None:
         """This manager is being taken away: others are asked to adopt its sessions, which it keeps until then."""
@@ -107,10 +109,10 @@ class Failover:
         for session in list(self._sessions.values()):
             session.release()
         self._kept.close()
-        tasks = [*self._tasks, *self._renewals.values()]
-        for task in tasks:
+        renewals = list(self._renewals.values())
+        for task in renewals:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(self._background.stop(), *renewals, return_exceptions=True)
 
     # Sessions
 
@@ -332,17 +334,9 @@ class Failover:
             with suppress(RegisterUnavailable):
                 await self._register.forget_ended()
 
-    def beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the requests, for as long as it takes; that it failed is logged."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("a task of the gateway failed", exc_info=error)
+        self._background.start("work beside the requests", work)
 
 
 def _told(session: StandbySession, news: Callable[[], None]) -> None:

@@ -45,7 +45,7 @@ class StandbyHost:
     config: LeaseConfig
     manager: str
     directory: SessionDirectory
-    beside: Callable[[Coroutine[Any, Any, None]], object]
+    beside: Callable[[Coroutine[Any, Any, None]], None]
     metrics: GatewayMetrics
     others: OtherServers
     managers: Managers

@@ -415,6 +415,8 @@ class StandbySession:
             logger.error(
                 "a step of the ownership protocol failed", extra={"session": self.session_id}, exc_info=error
             )
+            # It is left to whoever adopts it.
+            self.release()
 
 
 def _now() -> float:

@@ -35,7 +35,7 @@ class Recordings:
         folder: Path,
         callers: Callable[[], Iterable[str]],
         max_frames: int,
-        beside: Callable[[Coroutine[Any, Any, None]], object],
+        beside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._relay = relay
         self._folder, self._callers = folder, callers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -476,19 +476,30 @@ class Broken(Exception):
     """Nobody has foreseen it."""
 
 
-def test_a_standby_that_fails_is_left_to_another_manager_and_its_neighbour_goes_on(
-    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def breaks(*_: object, **__: object) -> None:
-        raise Broken
+def breaks(*_: object, **__: object) -> None:
+    raise Broken
 
+
+async def breaks_later() -> None:
+    raise Broken
+
+
+@pytest.mark.parametrize(("step", "failure"), [("tick", breaks), ("_look", breaks_later)])
+def test_a_standby_that_fails_is_left_to_who_adopts_it_and_its_neighbour_goes_on(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, failure: Callable[..., object]
+) -> None:
     async def fail() -> None:
         async with cluster(pocket, tmp_path, managers=2) as there:
             first, other = there.managers
             session, neighbour = await started(first), await started(first)
             viewers = [Viewer(other, one) for one in (session, neighbour)]
-            monkeypatch.setattr(first._failover._sessions[session.id], "tick", breaks)
-            await until(lambda: other._failover.is_standby_of(session.id))
+            failed = first._failover._sessions[session.id]
+            monkeypatch.setattr(failed, step, failure)
+            await until(
+                lambda: any(
+                    one._failover._sessions.get(session.id) not in (None, failed) for one in there.managers
+                )
+            )
             assert first._failover.is_standby_of(neighbour.id)
             for viewer in viewers:
                 await viewer.sees(END)
@@ -500,17 +511,14 @@ def test_a_standby_that_fails_is_left_to_another_manager_and_its_neighbour_goes_
 def test_a_manager_is_not_healthy_once_nothing_looks_after_its_sessions(
     pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def breaks() -> None:
-        raise Broken
-
     async def fail() -> None:
         async with cluster(pocket, tmp_path) as there:
             (manager,) = there.managers
             await started(manager)
             manager.check()
-            monkeypatch.setattr(manager._failover, "_replicas", breaks)
-            await until(lambda: any(task.done() for task in manager._failover._vital))
-            with pytest.raises(RuntimeError, match="looks after all sessions has ended"):
+            monkeypatch.setattr(manager._failover, "_replicas", breaks_later)
+            await asyncio.sleep(1)
+            with pytest.raises(RuntimeError, match="the watch over sessions has ended: Broken"):
                 manager.check()
 
     run(fail())

@@ -152,13 +152,13 @@ def test_a_refused_start_leaves_no_file_task_or_stream(pocket: OpenedModel, tmp_
             await manager.start_recording(start_of(session), ANNA)
             (copy,) = there.benches["a"].denoiser._copies.all
             await until(lambda: len(copy.audience.subscribers) == 1)
-            tasks = len(manager._failover._tasks)
+            tasks = len(manager._failover._background._tasks)
             for _ in range(10):
                 with pytest.raises(WrongState):
                     # As two that ask at once: both have seen a session that is not recorded.
                     await manager._recordings.start(before, "", "")
             assert len(list(tmp_path.iterdir())) == 1
-            assert len(manager._failover._tasks) == tasks
+            assert len(manager._failover._background._tasks) == tasks
             assert len(copy.audience.subscribers) == 1
 
     run(refuse())
