@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,13 @@ settings.register_profile("longtake", deadline=None)
 settings.load_profile("longtake")
 
 RECORDINGS = Path(__file__).parent / "assets" / "recordings"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals_as_in_a_terminal() -> None:
+    """Processes that tests start inherit what is ignored here, as by `nohup` or in the background of a script."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

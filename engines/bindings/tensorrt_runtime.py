@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from engines.errors import PlanError
@@ -97,7 +96,7 @@ class TensorRTRuntime:
         """Remove what processes left that were killed as they wrote it."""
         assert self._cache is not None
         for place in self._cache.parent.glob(f".{self._cache.name}.*"):
-            if (pid := place.suffix[1:]).isdecimal() and not psutil.pid_exists(int(pid)):
+            if (pid := place.suffix[1:]).isdecimal() and not _is_there(int(pid)):
                 place.unlink(missing_ok=True)
 
     def _require_same_tensors(self) -> None:
@@ -112,3 +111,14 @@ class TensorRTRuntime:
         engine = self._engine
         shape, dtype = tuple(engine.get_tensor_shape(name)), DTYPES[engine.get_tensor_dtype(name).name]
         return engine.get_tensor_mode(name).name, TensorSpec(name, dtype, shape)
+
+
+def _is_there(pid: int) -> bool:
+    """Whether a process has this number, somebody else's too."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
