@@ -96,7 +96,7 @@ class StandbyOwnership:
         self._owner_gone = True
         self._owner_confirmed = False
         self._is_full = adopt is None or (kept is not None and (kept.is_newest or adopt.is_gone))
-        self._is_behind, self._is_old = kept is not None, kept is not None and not self._is_full
+        self._is_behind = kept is not None
         self.copy_epoch = 0 if kept is None else kept.epoch
         """The last epoch at which the standby copy was full."""
         self._alive_at = now
@@ -200,7 +200,7 @@ class StandbyOwnership:
         if not self.is_fed(epoch):
             return []
         if full:
-            self._is_full, self._is_behind, self._is_old = True, False, False
+            self._is_full, self._is_behind = True, False
             self.copy_epoch = self.epoch
         self._alive_at = now
         self._confirm(now)
@@ -311,6 +311,11 @@ class StandbyOwnership:
     def _is_open(self) -> bool:
         return self.phase in (Phase.SERVING, Phase.PREPARING, Phase.MOVING, Phase.HELD)
 
+    @property
+    def _is_old(self) -> bool:
+        """Whether there is a copy, and another manager may have a newer one."""
+        return self.copy_epoch > 0 and not self._is_full
+
     def _is_usable(self, now: float) -> bool:
         """Whether the standby copy may be opened: if it is behind, only once its owner is waited for no more."""
         is_waited_for = not self._owner_gone and self._silence(now) < self._config.behind_wait_s
@@ -376,7 +381,7 @@ class StandbyOwnership:
         return self._lose() if self._is_lost(now) else self._look(now)
 
     def _go_on_from_old(self, now: float) -> list[Action]:
-        self.phase, self._is_full, self._is_old, self._owner_gone = Phase.SERVING, True, False, True
+        self.phase, self._is_full, self._owner_gone = Phase.SERVING, True, True
         return self._serve(now)
 
     def _settle(self, now: float) -> list[Action]:

@@ -185,7 +185,8 @@ def test_a_session_waits_for_a_replica_that_takes_long_to_start(world: World, no
 def test_a_session_whose_node_was_lost_with_what_its_standby_lacked_is_said_to_be_lost(world: World) -> None:
     manager, config = world.manager("M0"), world.rules.config
     until = world.now + config.behind_wait_s + config.standby_expires_s + 3
-    manager.stores["s0"], manager.roles["s0"]._is_full = None, False
+    role, manager.stores["s0"] = manager.roles["s0"], None
+    role._is_full, role.copy_epoch = False, 0
     world.crash(world.owner().replica)
     world.run(until)
     assert isinstance(world.fates["s0"].epochs[-1], Ended)

@@ -8,7 +8,7 @@ from pathlib import Path
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.stream_cursor import StreamCursor, Verdict
 from serving.weights.loader import OpenedModel
-from tests.serving.gateway.ownership.local_cluster import cluster, until
+from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, cue, run, started
 from tests.serving.worker.bench import NIGHT
 
@@ -27,17 +27,22 @@ def behind_the_move(events: list[pb.Event]) -> tuple[int, int]:
     return events[moved - 1].seq, events[moved + 1].seq
 
 
+async def die_and_count_on(there: Cluster, session: pb.Session, viewer: Viewer) -> None:
+    """The session's replica dies, and its events are numbered on elsewhere."""
+    await there.kill(there.owner_of(session.id))
+    await viewer.sees(END)
+    before, after = behind_the_move(viewer.events)
+    assert before == after
+    assert follow_each_other(viewer.events)
+
+
 def test_numbers_go_on_counting_where_a_replica_dies(pocket: OpenedModel, tmp_path: Path) -> None:
     async def die() -> None:
         async with cluster(pocket, tmp_path) as there:
             session = await started(there.managers[0])
             viewer = Viewer(there.managers[0], session)
             await viewer.sees(45)
-            await there.kill(there.owner_of(session.id))
-            await viewer.sees(END)
-            before, after = behind_the_move(viewer.events)
-            assert before == after
-            assert follow_each_other(viewer.events)
+            await die_and_count_on(there, session, viewer)
 
     run(die())
 
@@ -53,10 +58,6 @@ def test_a_receipt_has_its_number_though_a_replica_dies_that_has_only_just_sent_
             await viewer.sees(33)
             await manager.command(session.id, pb.Command(id="night", schedule_prompt=cue(NIGHT, 1000)), ANNA)
             await until(lambda: any(event.receipt.command_id == "night" for event in viewer.events))
-            await there.kill(there.owner_of(session.id))
-            await viewer.sees(END)
-            before, after = behind_the_move(viewer.events)
-            assert before == after
-            assert follow_each_other(viewer.events)
+            await die_and_count_on(there, session, viewer)
 
     run(die())
