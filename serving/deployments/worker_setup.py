@@ -23,13 +23,14 @@ def worker_setup(host: str) -> Callable[[], None]:
         # Here, not above: Ray sends this function to its workers by value.
         from ray.serve._private import default_impl
 
-        from serving.deployments.telemetry.logging_config import Departures
+        from serving.deployments.telemetry.logging_config import SERVE, Departures
 
         def add_address(grpc_server: Any, server_address: str) -> None:
             port = server_address.rpartition(":")[2]
             grpc_server.add_insecure_port(f"{where}:{port}")
 
         default_impl.add_grpc_address = add_address
-        logging.getLogger("asyncio").addFilter(Departures())
+        for name in ("asyncio", SERVE):
+            logging.getLogger(name).addFilter(Departures())
 
     return set_up

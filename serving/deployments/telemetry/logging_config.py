@@ -31,7 +31,7 @@ def join_serve_logs(*, tells_refusals: bool = False) -> None:
 
 
 class Departures(logging.Filter):
-    """Drops what asyncio says of a stream whose client has gone: Serve's proxy leaves a traceback of each."""
+    """Drops what asyncio and Serve's proxy say of a stream whose client has gone: a traceback of each."""
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:

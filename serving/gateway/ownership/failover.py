@@ -152,16 +152,13 @@ class Failover:
     async def _end_quietly(self, session: StandbySession) -> None:
         """Nobody waits for it to open; whoever asks again meanwhile opens another one of the same id."""
         # What is on its way to the register may be there yet, and would be adopted if it was left alone.
-        while self._is_committing(session):
+        while session.ownership.phase is Phase.COMMITTING and not session.is_released:
             await asyncio.sleep(COMMITTED_EVERY_S)
-        if self._sessions.get(session.session_id) is session:
+        # One that is not in the register is released before it can be on its way there.
+        if session.ownership.epoch > 0 and self._sessions.get(session.session_id) is session:
             with suppress(ServingError):
                 await self.end(session.session_id, "nobody waited for it to open")
         session.release()
-
-    def _is_committing(self, session: StandbySession) -> bool:
-        is_its = self._sessions.get(session.session_id) is session
-        return is_its and session.ownership.phase is Phase.COMMITTING
 
     def _standby(
         self, session_id: str, *, first: FirstCopy | None = None, attempt: str | None = None,

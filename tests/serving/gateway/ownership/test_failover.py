@@ -21,7 +21,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import TextEncoderStage
 from serving.replication.adoption import Adopt
 from serving.replication.ownership import Phase
-from serving.replication.register import Record, StandbyEpoch
+from serving.replication.register import EpochRecord, Record, StandbyEpoch
 from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
@@ -468,6 +468,31 @@ def test_a_session_that_nobody_waits_for_ends_though_its_record_was_on_its_way(
             await until(lambda: not there.managers[0].is_standby)
             assert await there.register.open_sessions() == {}
             assert set(there.copies().values()) == {0}
+
+    run(give_up())
+
+
+def test_a_session_that_nobody_waits_for_is_not_put_into_the_register(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def give_up() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            failover, latest = there.managers[0]._failover, there.register.latest
+            for link in there.links.values():
+                link.delay_s = 0.1
+
+            async def slow(session_id: str) -> EpochRecord | None:
+                top = await latest(session_id)
+                await asyncio.sleep(1)
+                return top
+
+            monkeypatch.setattr(there.register, "latest", slow)
+            opening = asyncio.create_task(created(there.managers[0]))
+            await until(lambda: any(one.ownership.phase is Phase.PREPARING for one in failover._sessions.values()))
+            opening.cancel()
+            await until(lambda: not there.managers[0].is_standby)
+            await until(lambda: set(there.copies().values()) == {0})
+            assert await there.register.open_sessions() == {}
 
     run(give_up())
 
