@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> None:
     write_sheet(sheet, [still for watched in films for still in stills(watched)])
     restyled_sheet = folder / "demo-restyled.png"
     write_sheet(restyled_sheet, list(pairs(second_act, ROWS)))
-    say(*map(str, (*films, second_act)))
+    say(*(line for made in (*films, second_act) for line in made.report()))
     say(f"pictures of both: {sheet}")
     say(f"pictures of the camera's, and what came of them below: {restyled_sheet}")
     say(f"to steer one yourself: {SERVE}, then open {PAGE} in a browser")
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(options)
     except ServingError as error:
-        tell(f"the demonstration failed: {error}")
+        tell(*f"the demonstration failed: {error}".splitlines())
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -149,7 +149,7 @@ class StandbyOwnership:
             case Phase.PREPARING:
                 return self._prepare(now)
             case Phase.MOVING:
-                return self._give_up_attempt(now) if now > self._move_by else []
+                return self._give_up_attempt(now) if self._moves_in_vain(now) else []
             case Phase.HELD:
                 return [*self._settle(now), *self._look(now)]
             case Phase.WANTED:
@@ -347,6 +347,10 @@ class StandbyOwnership:
         """Whether the owner has to go, and knows this epoch: no earlier manager can renew its lease."""
         has_to = self._destination is not None or self._leaves
         return has_to and self._owner_confirmed and now >= self._move_at
+
+    def _moves_in_vain(self, now: float) -> bool:
+        """Whether the move takes too long, or its owner is gone and has not handed over how it stands."""
+        return now > self._move_by or (not self._has_yielded and self._may_take_over(now))
 
     @property
     def _leaves(self) -> bool:

@@ -11,7 +11,6 @@ from pathlib import Path
 import av
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
@@ -39,8 +38,8 @@ class Restyled:
     pictures: Sequence[int]
     input: pb.InputProgress
 
-    @override
-    def __str__(self) -> str:
+    def report(self) -> list[str]:
+        """In lines for a terminal."""
         playback = self.playback
         seconds = playback.arrivals[-1].at - playback.arrivals[0].at
         rate = (playback.frames - len_of(playback)) / seconds
@@ -51,7 +50,7 @@ class Restyled:
         ]
         for switch in self.switches:
             lines.append(f"  frame {switch.frame}: {switch.prompt}")
-        return "\n".join(lines)
+        return lines
 
 
 def len_of(playback: Playback) -> int:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import av
 import torch
-from typing_extensions import override
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
@@ -42,8 +41,8 @@ class Watched:
     playback: Playback
     switches: Sequence[Switch] = ()
 
-    @override
-    def __str__(self) -> str:
+    def report(self) -> list[str]:
+        """In lines for a terminal."""
         arrivals = self.playback.arrivals
         times = shown(arrivals, FRAMES_PER_SECOND)
         seconds = times[-1].at - times[0].at
@@ -61,7 +60,7 @@ class Watched:
             lines.append(
                 f"  frame {switch.frame}: {there:.2f} s to be there, {seen:.2f} s to be seen: {switch.prompt}"
             )
-        return "\n".join(lines)
+        return lines
 
 
 @asynccontextmanager

@@ -534,11 +534,24 @@ def test_a_copy_that_was_moved_too_late_is_cancelled() -> None:
     assert standby.role.moved("a2", "r2", 5.4) == [CancelAttempt("a2")]
 
 
-def test_a_session_whose_replica_dies_in_the_middle_of_a_move_is_taken_over() -> None:
+def test_a_session_whose_replica_dies_before_it_has_yielded_is_taken_over() -> None:
     standby = moving()
-    assert standby.role.died("r1", 0.3) == []
-    assert standby.role.prepare_failed("a2", 0.4) == [CancelAttempt("a2")]
-    assert standby.role.tick(0.9) == [Prepare("a3", "r1")]
+    assert standby.role.died("r1", 0.3) == [CancelAttempt("a2")]
+    assert standby.role.tick(0.8) == [Prepare("a3", "r1")]
+
+
+def test_a_session_whose_replica_is_silent_before_it_has_yielded_is_taken_over() -> None:
+    standby = moving()
+    assert standby.role.tick(2.2) == []
+    assert standby.role.tick(2.4) == [CancelAttempt("a2")]
+    assert standby.role.tick(2.9) == [Prepare("a3", "r1")]
+
+
+def test_a_session_whose_replica_dies_after_it_has_yielded_goes_on_with_what_that_handed_over() -> None:
+    standby = moving()
+    standby.role.yielded("a2", 0.3)
+    assert standby.role.died("r1", 0.4) == []
+    assert standby.role.moved("a2", "r2", 0.5) == [Commit(2, Owner("r2", "a2", "m"))]
 
 
 # Adoption
