@@ -14,9 +14,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from grpc import StatusCode
+from starlette.exceptions import HTTPException
 from typing_extensions import override
 
-from serving.errors import ServingError
+from serving.errors import InvalidRequest, ServingError
 from serving.gateway.api import SessionAPI
 from serving.origins import SAME_ORIGIN, Origins
 from serving.protocol.status import code_of, retry_after_of, unforeseen
@@ -83,6 +84,11 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
         seconds = retry_after_of(error)
         headers = {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
         return JSONResponse({"error": error_json(error)}, _STATUS.get(code_of(error), 500), headers)
+
+    @app.exception_handler(HTTPException)
+    async def turn_down(request: Request, error: HTTPException) -> JSONResponse:
+        refusal = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
+        return JSONResponse({"error": error_json(refusal)}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> JSONResponse:

@@ -218,6 +218,20 @@ def test_a_recording_that_is_not_there_is_not_found(open_client: TestClient, nam
     assert open_client.get(f"/recordings/{name}.mp4").status_code in (400, 404)
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/static/nothing.js", 404), ("DELETE", "/server.json", 405)],
+)
+def test_what_the_server_has_not_is_refused_as_anything_else_is(
+    open_client: TestClient, method: str, path: str, status: int
+) -> None:
+    answer = open_client.request(method, path)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+    assert error["message"].startswith(f"{method} {path}: ")
+
+
 def test_without_a_token_nothing_is_told(closed_client: TestClient) -> None:
     assert closed_client.get("/").status_code == 200
     assert closed_client.post("/timelines", content="").status_code == 401
