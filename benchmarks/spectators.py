@@ -31,13 +31,13 @@ from engines.config.geometry import BlockLengths
 from engines.config.presets import preset
 from serving.auth import Caller
 from serving.config import ServerConfig
-from serving.deployments.serialized_chunks import SerializedChunks
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
+from serving.media.chunk import ChunkSpan
 from serving.media.encoder import ChunkEncoder
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.chunks import write_chunk
+from serving.protocol.events import SerializedEvent, write_chunk
 from serving.replication.leases import RenewAnswer
 from serving.replication.messages import Item, Joined, Role
 from serving.replication.register import MemoryRegister, Owner
@@ -54,9 +54,9 @@ WARM_UP = 24
 QUIET = 100
 """Nobody speaks between two blocks, and nobody is to be missed."""
 
-Events = AsyncIterator[pb.Event]
+Events = AsyncIterator[SerializedEvent]
 Watch = Callable[[SessionService, str], Events]
-Write = Callable[[pb.Event], object]
+Write = Callable[[SerializedEvent], object]
 
 
 class BlockEvents(NamedTuple):
@@ -107,18 +107,11 @@ class FakeReplicas:
             self._streams.remove(sent)
 
 
-class Shared(NamedTuple):
-    """What the viewers of a manager share in which their events are written."""
-
-    segments: SegmentCache
-    chunks: SerializedChunks
-
-
 class Way(NamedTuple):
     """How spectators are served: where their events come from, and how one's are written."""
 
     watch: Watch
-    writer: Callable[[Shared], Write]
+    writer: Callable[[SegmentCache], Write]
 
 
 def _own_stream(service: SessionService, session_id: str) -> Events:
@@ -129,20 +122,21 @@ def _shared_stream(service: SessionService, session_id: str) -> Events:
     return service.watch(pb.WatchRequest(session_id=session_id), Caller(""))
 
 
-def _own_bytes(shared: Shared) -> Write:
-    return lambda event: event.SerializeToString()
+def _own_bytes(_: SegmentCache) -> Write:
+    return lambda sent: sent.event.SerializeToString()
 
 
-def _shared_bytes(shared: Shared) -> Write:
-    return lambda event: shared.chunks.of(event).SerializeToString()
+def _shared_bytes(_: SegmentCache) -> Write:
+    return lambda sent: sent.SerializeToString()
 
 
-def _own_messages(shared: Shared) -> Write:
-    return EventWriter(SegmentCache(kept_bytes=0)).write
+def _own_messages(_: SegmentCache) -> Write:
+    return _shared_messages(SegmentCache(kept_bytes=0))
 
 
-def _shared_messages(shared: Shared) -> Write:
-    return EventWriter(shared.segments).write
+def _shared_messages(shared: SegmentCache) -> Write:
+    writer = EventWriter(shared)
+    return lambda sent: writer.write(sent.event)
 
 
 FACES = {
@@ -179,7 +173,7 @@ def encoded(blocks: int) -> list[BlockEvents]:
         progress = pb.Progress(current_start_frame=end, generated_fps=16.0, queued_blocks=1)
         found.append(
             BlockEvents(
-                _pickled(pb.Event(seq=block + 1, chunk=chunk)),
+                _pickled(pb.Event(seq=block + 1, chunk=chunk), ChunkSpan(0, first, len(chunk.units))),
                 _pickled(pb.Event(seq=block + 1, progress=progress)),
             )
         )
@@ -188,7 +182,7 @@ def encoded(blocks: int) -> list[BlockEvents]:
 
 async def measure(crowd: Crowd, way: Way, sent: Sequence[BlockEvents]) -> Samples:
     """Milliseconds of CPU time per viewer and chunk, of each block."""
-    pool, register, shared = FakeReplicas(), MemoryRegister(), Shared(SegmentCache(), SerializedChunks())
+    pool, register, shared = FakeReplicas(), MemoryRegister(), SegmentCache()
     replicas: Any = pool
     names = [f"session {number}" for number in range(crowd.sessions)]
     for name in names:
@@ -234,11 +228,13 @@ class Count:
 
 async def _watch(events: Events, write: Write, begun: Count, seen: Count) -> None:
     async with aclosing(events) as watched:  # type: ignore[type-var]
-        async for event in watched:
-            write(event)
-            if event.HasField("progress"):
+        async for sent in watched:
+            write(sent)
+            if sent.span is not None:
+                continue
+            if sent.event.HasField("progress"):
                 seen.add()
-            elif event.HasField("state"):
+            elif sent.event.HasField("state"):
                 begun.add()
 
 
@@ -249,8 +245,8 @@ async def _round(pool: FakeReplicas, block: BlockEvents, seen: Count, wanted: in
     return (time.process_time() - began) * 1e3
 
 
-def _pickled(event: pb.Event) -> bytes:
-    return pickle.dumps(Item(event.SerializeToString()))
+def _pickled(event: pb.Event, span: ChunkSpan | None = None) -> bytes:
+    return pickle.dumps(Item(event.SerializeToString(), span))
 
 
 def _state(name: str) -> bytes:

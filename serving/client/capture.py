@@ -14,7 +14,7 @@ from serving.client.interactive import InteractiveSession
 from serving.errors import FilmError, SessionError, SessionNotFound
 from serving.media.film_file import FilmFacts, FilmFile, Made
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.chunks import read_chunk
+from serving.protocol.events import read_chunk
 from serving.timeline.cue import Cue
 
 Report = Callable[[pb.Event], None]

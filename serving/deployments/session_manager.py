@@ -27,12 +27,12 @@ from serving.deployments.routing import departures
 from serving.deployments.routing.kv_register import KvRegister
 from serving.deployments.routing.replica_actors import ReplicaActors
 from serving.deployments.routing.replica_client import ReplicaClient
-from serving.deployments.serialized_chunks import SerializedChunks, SerializedEvent
 from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.deployments.telemetry.metrics import ManagerMetrics
 from serving.errors import ReplicaLost, ServingError
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 from serving.protocol.paging import page_of
 from serving.protocol.status import code_of, message_of, reason_of, said_beside, write_error
 from serving.web.app import web_app
@@ -76,16 +76,16 @@ def streamed(rpc: Callable[[Any, Any, Caller], AsyncIterator[Any]]) -> StreamRpc
     return _named(call, rpc)
 
 
-async def said(events: AsyncIterator[pb.Event]) -> AsyncIterator[pb.Event]:
+async def said(events: AsyncIterator[SerializedEvent]) -> AsyncIterator[SerializedEvent]:
     """The same, and last the error that they end with; one that comes before all events is the status alone."""
     begun = False
     try:
-        async for event in events:
+        async for sent in events:
             begun = True
-            yield event
+            yield sent
     except ServingError as error:
         if begun:
-            yield pb.Event(error=write_error(error))
+            yield SerializedEvent.of(pb.Event(error=write_error(error)))
         raise
     finally:
         if isinstance(events, AsyncGenerator):
@@ -114,7 +114,6 @@ class SessionManagerReplica:
     def __init__(self, config: ServerConfig, model: ModelConfig, denoisers: DeploymentHandle[Any]) -> None:
         join_serve_logs(tells_refusals=True)
         self._origins = config.origins
-        self._chunks = SerializedChunks()
         pool = ReplicaClient(denoisers, "denoiser", config.leases.lease_s)
         self._managers = ReplicaActors(this_deployment())
         self._sessions = SessionService(
@@ -298,14 +297,12 @@ class SessionManagerReplica:
             yield pb.ReadRecordingResponse(data=data)
 
     @streamed
-    async def Watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event | SerializedEvent]:
-        async for event in said(self._sessions.watch(request, caller)):
-            yield self._chunks.of(event)
+    def Watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[SerializedEvent]:
+        return said(self._sessions.watch(request, caller))
 
     @streamed
-    async def Interact(self, request: gRPCInputStream[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
-        async for event in said(self._sessions.interact(request, caller)):
-            yield event
+    def Interact(self, request: gRPCInputStream[pb.Command], caller: Caller) -> AsyncIterator[SerializedEvent]:
+        return said(self._sessions.interact(request, caller))
 
     async def Check(
         self, request: health_pb2.HealthCheckRequest, grpc_context: RayServegRPCContext

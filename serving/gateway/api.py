@@ -8,6 +8,7 @@ from typing import Protocol
 
 from serving.auth import Caller
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 
 
 class SessionAPI(Protocol):
@@ -120,11 +121,11 @@ class SessionAPI(Protocol):
         """Where the file of a finished recording lies on this machine."""
         ...
 
-    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
+    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[SerializedEvent]:
         """A session's events for a spectator, its state first."""
         ...
 
-    def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+    def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[SerializedEvent]:
         """A session's events for its controller, whose first command is `attach`.
 
         A refused command is answered by a receipt and ends nothing, and nor does the end of the commands.

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from serving.errors import LimitReached, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 from serving.protocol.picture_queue import Batch, PictureQueue
 from serving.protocol.status import foreseen, write_error
 
@@ -50,7 +51,7 @@ class ControllerStream:
     """
 
     def __init__(
-        self, client_id: str, events: AsyncGenerator[pb.Event], followed: asyncio.Event, apply: Apply,
+        self, client_id: str, events: AsyncGenerator[SerializedEvent], followed: asyncio.Event, apply: Apply,
         commands_ended: Callable[[], Awaitable[None]], pass_on: PassOn,
     ) -> None:  # fmt: skip
         self._client_id = client_id
@@ -62,20 +63,20 @@ class ControllerStream:
         self._pictures = PictureQueue()
         self._asked: asyncio.Queue[pb.Command | None] = asyncio.Queue(MOST_COMMANDS)
         self._refused_picture: tuple[float, str] = 0.0, ""
-        self._waiting: asyncio.Queue[pb.Event | None] = asyncio.Queue()
+        self._waiting: asyncio.Queue[SerializedEvent | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_EVENTS)
         self._refusals = 0
         self._waiting_for = pb.WAIT_REASON_UNSPECIFIED
         self._passed: deque[str] = deque(maxlen=KEPT_IDS)
         self._expected: deque[tuple[float, pb.Receipt]] = deque(maxlen=KEPT_IDS)
 
-    async def run(self, commands: AsyncIterator[pb.Command]) -> AsyncGenerator[pb.Event]:
+    async def run(self, commands: AsyncIterator[pb.Command]) -> AsyncGenerator[SerializedEvent]:
         """What the controller is sent, until the session's events end. Raises what ends them, or its commands."""
         work = (self._watch(), self._read(commands), self._carry_out(), self._pass_pictures())
         tasks = [asyncio.create_task(task) for task in work]
         try:
-            while (event := await self._next()) is not None:
-                yield event
+            while (sent := await self._next()) is not None:
+                yield sent
             for task in tasks:
                 if task.done() and (failure := task.exception()):
                     raise failure
@@ -86,33 +87,37 @@ class ControllerStream:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._events.aclose()
 
-    async def _next(self) -> pb.Event | None:
+    async def _next(self) -> SerializedEvent | None:
         """What comes next; a heartbeat where nothing does for a second."""
         if (missed := self._missed()) is not None:
-            return pb.Event(receipt=missed)
+            return SerializedEvent.of(pb.Event(receipt=missed))
         try:
             async with asyncio.timeout(HEARTBEAT_S):
-                event = await self._waiting.get()
+                sent = await self._waiting.get()
         except TimeoutError:
-            lost = pb.WAIT_REASON_REPLICA
-            return pb.Event(heartbeat=pb.Heartbeat(waiting=self._waiting_for if self._followed.is_set() else lost))
-        if event is not None and event.seq == 0 and event.HasField("receipt"):
+            waiting = self._waiting_for if self._followed.is_set() else pb.WAIT_REASON_REPLICA
+            return SerializedEvent.of(pb.Event(heartbeat=pb.Heartbeat(waiting=waiting)))
+        if sent is not None and sent.span is None and sent.event.seq == 0 and sent.event.HasField("receipt"):
             self._refusals -= 1
         else:
             self._room.release()
-        return event
+        return sent
 
     async def _watch(self) -> None:
         try:
-            async for event in self._events:
-                if event.HasField("state"):
-                    self._waiting_for = event.state.waiting
-                if event.receipt.stage == pb.RECEIPT_STAGE_ACCEPTED:
-                    self._passed.append(event.receipt.command_id)
+            async for sent in self._events:
+                if sent.span is None:
+                    self._note(sent.event)
                 await self._room.acquire()
-                self._waiting.put_nowait(event)
+                self._waiting.put_nowait(sent)
         finally:
             self._waiting.put_nowait(None)
+
+    def _note(self, event: pb.Event) -> None:
+        if event.HasField("state"):
+            self._waiting_for = event.state.waiting
+        if event.receipt.stage == pb.RECEIPT_STAGE_ACCEPTED:
+            self._passed.append(event.receipt.command_id)
 
     async def _read(self, commands: AsyncIterator[pb.Command]) -> None:
         try:
@@ -179,12 +184,13 @@ class ControllerStream:
         self._refusals += 1
         if self._refusals > MOST_REFUSALS:
             raise LimitReached(f"{MOST_REFUSALS} refused commands wait for this stream; read it faster")
-        self._waiting.put_nowait(pb.Event(receipt=receipt))
+        self._waiting.put_nowait(SerializedEvent.of(pb.Event(receipt=receipt)))
 
 
-def session_ended() -> pb.Event:
+def session_ended() -> SerializedEvent:
     """The last event of a stream whose session is over."""
-    return pb.Event(end=pb.StreamEnd(reason=pb.STREAM_END_REASON_SESSION_ENDED, message="the session has ended"))
+    end = pb.StreamEnd(reason=pb.STREAM_END_REASON_SESSION_ENDED, message="the session has ended")
+    return SerializedEvent.of(pb.Event(end=end))
 
 
 def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:

@@ -40,6 +40,7 @@ from serving.gateway.spectators import Spectators
 from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_cues
+from serving.protocol.events import SerializedEvent
 from serving.protocol.picture_queue import Batch
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.public_address import PublicAddress
@@ -340,14 +341,16 @@ class SessionService(SessionAPI):
     # Streams
 
     @override
-    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
+    def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[SerializedEvent]:
         from_frame = request.from_frame if request.HasField("from_frame") else None
         admit = partial(self._callers.require_own, request.session_id, caller)
         seconds = self._config.limits.stream_seconds
         return self._handoff.while_here(self._spectators.watch(request.session_id, from_frame, seconds, admit))
 
     @override
-    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+    async def interact(
+        self, commands: AsyncIterator[pb.Command], caller: Caller
+    ) -> AsyncIterator[SerializedEvent]:
         first = await anext(aiter(commands), None)
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
@@ -374,8 +377,8 @@ class SessionService(SessionAPI):
 
         stream = ControllerStream(client_id, events, followed, apply, commands_ended, pass_on)
         async with aclosing(self._handoff.while_here(stream.run(commands))) as answers:
-            async for event in answers:
-                yield event
+            async for sent in answers:
+                yield sent
 
     # Recordings
 

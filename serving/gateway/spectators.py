@@ -16,6 +16,7 @@ from serving.gateway.ownership.event_relay import Audience, EventRelay
 from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_broadcast import EventBroadcast, Reader
+from serving.protocol.events import SerializedEvent
 from serving.protocol.stream_cursor import RelayCursor
 from serving.replication.messages import Joined, Role
 
@@ -37,7 +38,7 @@ class Spectators:
 
     async def watch(
         self, session_id: str, from_frame: int | None, seconds: float, admit: Callable[[], Awaitable[None]]
-    ) -> AsyncGenerator[pb.Event]:
+    ) -> AsyncGenerator[SerializedEvent]:
         """A session's events, its state first, for at least `seconds`; a heartbeat where nothing happens for one.
 
         `admit` raises for who may not. What was kept from `from_frame` on is asked for once the shared stream
@@ -53,16 +54,17 @@ class Spectators:
         ends = asyncio.get_running_loop().time() + seconds
         try:
             await shared.stands()
-            for event in await shared.admitted(reader, from_frame):
-                cursor.accept(event)
-                yield event
+            for sent in await shared.admitted(reader, from_frame):
+                cursor.accept(sent)
+                yield sent
             while events := await reader.batch():
-                for event in events:
-                    # Frames come in order: behind the first that is new all are.
-                    if overlaps and not cursor.accept(event):
-                        continue
-                    overlaps = overlaps and not event.HasField("chunk")
-                    yield event
+                for sent in events:
+                    if overlaps:
+                        if not cursor.accept(sent):
+                            continue
+                        # Frames come in order: behind the first that is new all are.
+                        overlaps = sent.span is None
+                    yield sent
                 if asyncio.get_running_loop().time() > ends:
                     yield _lasted(seconds)
                     return
@@ -121,7 +123,7 @@ class SharedStream:
             self._is_telling = True
             self._beside(self._tell())
 
-    async def admitted(self, reader: Reader, from_frame: int | None) -> list[pb.Event]:
+    async def admitted(self, reader: Reader, from_frame: int | None) -> list[SerializedEvent]:
         """What a reader who has joined begins with, from the chunk with `from_frame` on.
 
         Raises LimitReached, and FrameOutOfRange for a frame that is not kept any more.
@@ -132,14 +134,14 @@ class SharedStream:
         self._admitted.add(reader)
         if from_frame is None:
             return events[:1]
-        if from_frame < (oldest := events[0].state.oldest_frame):
+        if from_frame < (oldest := events[0].event.state.oldest_frame):
             raise FrameOutOfRange(f"frame {from_frame} is not kept any more; the oldest frame is {oldest}")
-        return [event for event in events if not event.HasField("chunk") or _ends(event) > from_frame]
+        return [sent for sent in events if sent.span is None or sent.span.end_frame > from_frame]
 
-    async def _ask(self, from_frame: int | None) -> tuple[int, list[pb.Event]]:
+    async def _ask(self, from_frame: int | None) -> tuple[int, list[SerializedEvent]]:
         arguments = (self._audience.stream, self._audience.viewers, from_frame)
         joined: Joined = await self._relay.ask(self._session_id, "join_viewers", *arguments)
-        return joined.viewers, [pb.Event.FromString(event) for event in joined.events]
+        return joined.viewers, list(map(SerializedEvent.read, joined.events))
 
     async def _tell(self) -> None:
         """Tell the replica that some have left; those who leave within a round are told of together."""
@@ -159,11 +161,11 @@ class SharedStream:
         try:
             events = self._relay.events(self._session_id, Role.VIEWER, None, self._stands, audience=self._audience)
             async with aclosing(events):
-                async for event in events:
+                async for sent in events:
                     self._is_quiet = False
-                    if event.HasField("state"):
-                        self._waiting_for = event.state.waiting
-                    self._broadcast.put(event)
+                    if sent.span is None and sent.event.HasField("state"):
+                        self._waiting_for = sent.event.state.waiting
+                    self._broadcast.put(sent)
         except ServingError as error:
             failure = error
         except Exception as error:
@@ -178,15 +180,10 @@ class SharedStream:
             await asyncio.sleep(HEARTBEAT_S)
             if self._is_quiet:
                 waiting = self._waiting_for if self._stands.is_set() else pb.WAIT_REASON_REPLICA
-                self._broadcast.put(pb.Event(heartbeat=pb.Heartbeat(waiting=waiting)))
+                self._broadcast.put(SerializedEvent.of(pb.Event(heartbeat=pb.Heartbeat(waiting=waiting))))
             self._is_quiet = True
 
 
-def _ends(event: pb.Event) -> int:
-    """The frame behind a chunk."""
-    return event.chunk.first_frame + len(event.chunk.units)
-
-
-def _lasted(seconds: float) -> pb.Event:
+def _lasted(seconds: float) -> SerializedEvent:
     message = f"a stream lasts {seconds:g} s; watch again from the next frame"
-    return pb.Event(end=pb.StreamEnd(reason=pb.STREAM_END_REASON_TIME_LIMIT, message=message))
+    return SerializedEvent.of(pb.Event(end=pb.StreamEnd(reason=pb.STREAM_END_REASON_TIME_LIMIT, message=message)))

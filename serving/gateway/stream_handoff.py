@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 
 SPREAD_S = 2.0
 """Over which streams end: all their clients at once would be slow to be served by the others."""
@@ -23,7 +24,7 @@ class StreamHandoff:
         """This process does not stay, and others are there. To begin again does nothing."""
         self._began_at = self._began_at or _now()
 
-    async def while_here(self, events: AsyncGenerator[pb.Event]) -> AsyncGenerator[pb.Event]:
+    async def while_here(self, events: AsyncGenerator[SerializedEvent]) -> AsyncGenerator[SerializedEvent]:
         """The same events, of which at least one comes each second; the last may say to come again."""
         spread_s = random.uniform(0, SPREAD_S)
         async with aclosing(events):
@@ -34,9 +35,9 @@ class StreamHandoff:
                     return
 
 
-def _moved() -> pb.Event:
+def _moved() -> SerializedEvent:
     message = "the process that sends this stream is being taken away; watch again from the next frame"
-    return pb.Event(end=pb.StreamEnd(reason=pb.STREAM_END_REASON_MOVED, message=message))
+    return SerializedEvent.of(pb.Event(end=pb.StreamEnd(reason=pb.STREAM_END_REASON_MOVED, message=message)))
 
 
 def _now() -> float:

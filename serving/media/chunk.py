@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 FRAMES_PER_SECOND = 16
 """Of every chunk: the rate of the models, whatever pace a session is made at."""
@@ -14,6 +15,19 @@ class AccessUnit:
 
     data: bytes
     key: bool
+
+
+class ChunkSpan(NamedTuple):
+    """Where a chunk is in its session: in which take, from which frame on, and how many it has."""
+
+    take: int
+    first_frame: int
+    frames: int
+
+    @property
+    def end_frame(self) -> int:
+        """The frame behind the last."""
+        return self.first_frame + self.frames
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from serving.errors import InvalidRequest
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.chunks import read_chunk, write_chunk
 from serving.protocol.convert import write_receipt
+from serving.protocol.events import read_chunk, write_chunk
 from serving.protocol.status import read_error, write_error
 from serving.session.receipt_log import MOST_RECEIPTS
 from serving.session.types import CommandKind, LoggedReceipt, Receipt, Refusal, SessionRecord, Stage

@@ -10,9 +10,10 @@ from itertools import islice
 from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_queue import MOST_CHUNKS, overflow
+from serving.protocol.events import SerializedEvent
 
 TRIM_EVERY = 16
-"""Events between two looks at what every reader has read."""
+"""Events between two looks at what every reader has read, where no chunk is among them: those are big."""
 
 
 class EventBroadcast:
@@ -27,7 +28,7 @@ class EventBroadcast:
         self.readers: set[Reader] = set()
         self.failure: ServingError | None = None
         self.is_finished = False
-        self._events: deque[pb.Event] = deque()
+        self._events: deque[SerializedEvent] = deque()
         self._begin = 0
         self._nbytes = 0
         self._chunks: deque[int] = deque()
@@ -43,15 +44,15 @@ class EventBroadcast:
         self.readers.add(reader := Reader(self, self.end))
         return reader
 
-    def put(self, event: pb.Event) -> None:
+    def put(self, sent: SerializedEvent) -> None:
         """Send an event to all."""
-        if event.HasField("chunk"):
+        if sent.span is not None:
             self._chunks.append(self.end)
-        self._events.append(event)
-        self._nbytes += _size(event)
+        self._events.append(sent)
+        self._nbytes += len(sent.data)
         if len(self._chunks) > MOST_CHUNKS:
             self._forget_chunk()
-        if self.end % TRIM_EVERY == 0:
+        if sent.span is not None or self.end % TRIM_EVERY == 0:
             self._trim()
         self._wake()
 
@@ -60,7 +61,7 @@ class EventBroadcast:
         self.is_finished, self.failure = True, failure
         self._wake()
 
-    def since(self, place: int) -> list[pb.Event]:
+    def since(self, place: int) -> list[SerializedEvent]:
         """The events from a place on."""
         unread = self.end - place
         if unread > TRIM_EVERY:
@@ -82,12 +83,13 @@ class EventBroadcast:
     def _forget_chunk(self) -> None:
         place = self._chunks.popleft()
         at = place - self._begin
-        event = self._events[at]
+        span, nbytes = self._events[at].span, len(self._events[at].data)
+        assert span is not None
         if behind := sum(reader.place <= place for reader in self.readers):
-            self._skipped(behind * len(event.chunk.units))
-        gap = pb.Gap(first_frame=event.chunk.first_frame, frames=len(event.chunk.units))
-        self._events[at] = pb.Event(take=event.take, gap=gap)
-        self._nbytes += _size(self._events[at])
+            self._skipped(behind * span.frames)
+        gap = pb.Gap(first_frame=span.first_frame, frames=span.frames)
+        self._events[at] = SerializedEvent.of(pb.Event(take=span.take, gap=gap))
+        self._nbytes += len(self._events[at].data) - nbytes
 
     def _trim(self) -> None:
         """Forget what all have read, and who reads too slowly."""
@@ -99,7 +101,7 @@ class EventBroadcast:
 
     def _forget_until(self, place: int) -> None:
         while self._begin < place:
-            self._nbytes -= _size(self._events.popleft())
+            self._nbytes -= len(self._events.popleft().data)
             self._begin += 1
         while self._chunks and self._chunks[0] < place:
             self._chunks.popleft()
@@ -113,7 +115,7 @@ class Reader:
         self._broadcast = broadcast
         self._failure: ServingError | None = None
 
-    async def batch(self) -> list[pb.Event]:
+    async def batch(self) -> list[SerializedEvent]:
         """All that has come, once something has; nothing at the end. Raises what the broadcast ended with."""
         broadcast = self._broadcast
         while self._failure is None and self.place == broadcast.end:
@@ -135,8 +137,3 @@ class Reader:
         """It has read too slowly."""
         self._failure = failure
         self.leave()
-
-
-def _size(event: pb.Event) -> int:
-    """In bytes; 0 for chunks, of which few are kept: to measure one takes as long as to write it."""
-    return 0 if event.HasField("chunk") else event.ByteSize()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from itertools import islice
 from typing import Generic, NamedTuple, TypeVar
 
 from serving.errors import LimitReached, ServingError
+from serving.media.chunk import ChunkSpan
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
 T = TypeVar("T")
@@ -28,19 +30,17 @@ def overflow(events: int, nbytes: int) -> LimitReached | None:
 
 
 class Queued(NamedTuple, Generic[T]):
-    """An event with what a queue must know of it; of a chunk its take and frames."""
+    """An event with what a queue must know of it: the `span` of a chunk, or of a gap."""
 
     event: T
     nbytes: int
-    take: int = 0
-    first_frame: int = 0
-    frames: int = 0
+    span: ChunkSpan | None = None
     is_gap: bool = False
 
     @property
     def is_chunk(self) -> bool:
         """Whether it may give way to a gap."""
-        return self.frames > 0 and not self.is_gap
+        return self.span is not None and not self.is_gap
 
 
 class EventQueue(Generic[T]):
@@ -64,12 +64,10 @@ class EventQueue(Generic[T]):
 
     def put(self, queued: Queued[T]) -> None:
         """Send an event; of chunks, the oldest leaves a gap if too many wait."""
-        if not queued.frames:
+        if (span := queued.span) is None:
             self._put(queued)
             return
-        if self._finished or (
-            queued.take == self._take and queued.first_frame + queued.frames <= self._from_frame
-        ):
+        if self._finished or (span.take == self._take and span.end_frame <= self._from_frame):
             return
         self._put(queued)
         self._chunks += 1
@@ -125,16 +123,17 @@ class EventQueue(Generic[T]):
 
         It stays where it began: whoever reads it knows then why the numbers of events behind it skip some.
         """
-        place = next(n for n, waiting in enumerate(self._waiting) if waiting.is_chunk)
-        dropped, self._chunks = self._waiting[place], self._chunks - 1
+        place, dropped = next((n, waiting) for n, waiting in enumerate(self._waiting) if waiting.is_chunk)
         del self._waiting[place]
+        self._chunks -= 1
         self._nbytes -= dropped.nbytes
-        take, first, frames = dropped.take, dropped.first_frame, dropped.frames
-        gaps = (n for n in range(place) if self._waiting[n].is_gap and self._waiting[n].take == take)
-        if (before := next(gaps, None)) is not None:
-            first = self._waiting[before].first_frame
-            frames += self._waiting[before].frames
-            del self._waiting[before]
-            place = before
-        gap = self._write(pb.Event(take=take, gap=pb.Gap(first_frame=first, frames=frames)))
-        self._waiting.insert(place, Queued(gap, 0, take, first, frames, is_gap=True))
+        span = dropped.span
+        assert span is not None
+        for before, waiting in enumerate(islice(self._waiting, place)):
+            if waiting.is_gap and waiting.span is not None and waiting.span.take == span.take:
+                span = ChunkSpan(span.take, waiting.span.first_frame, waiting.span.frames + span.frames)
+                del self._waiting[before]
+                place = before
+                break
+        gap = pb.Gap(first_frame=span.first_frame, frames=span.frames)
+        self._waiting.insert(place, Queued(self._write(pb.Event(take=span.take, gap=gap)), 0, span, is_gap=True))

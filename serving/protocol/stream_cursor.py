@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 
 
 class Verdict(Enum):
@@ -111,17 +112,20 @@ class RelayCursor:
         self.next_frame = from_frame
         self._take: int | None = None
 
-    def accept(self, event: pb.Event) -> bool:
+    def accept(self, sent: SerializedEvent) -> bool:
         """Whether an event is news; chunks that were sent before are not."""
-        if self._take is not None and event.take > self._take:
-            self.next_frame = 0
-        self._take = max(event.take, self._take or 0)
-        if event.HasField("gap"):
-            self.next_frame = event.gap.first_frame + event.gap.frames
-        if not event.HasField("chunk"):
+        span = sent.span
+        self._begin(sent.event.take if span is None else span.take)
+        if span is None:
+            if sent.event.HasField("gap"):
+                self.next_frame = sent.event.gap.first_frame + sent.event.gap.frames
             return True
-        first, end = event.chunk.first_frame, event.chunk.first_frame + len(event.chunk.units)
-        if self.next_frame is not None and end <= self.next_frame:
+        if self.next_frame is not None and span.end_frame <= self.next_frame:
             return False
-        self.next_frame = max(first, end)
+        self.next_frame = span.end_frame
         return True
+
+    def _begin(self, take: int) -> None:
+        if self._take is not None and take > self._take:
+            self.next_frame = 0
+        self._take = max(take, self._take or 0)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from engines.config.video_stream import AnyStreamConfig
 from engines.streaming.replica_log import SnapshotDelta
 from serving.errors import InvalidRequest
-from serving.media.chunk import Chunk
+from serving.media.chunk import Chunk, ChunkSpan
 from serving.media.clips.picture_scaler import Fit
 from serving.media.clips.shown_frame import PictureSize
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -156,9 +156,10 @@ class Joined(NamedTuple):
 
 
 class Item(NamedTuple):
-    """What a subscriber is sent: an event as bytes. Without one it is a heartbeat."""
+    """What a subscriber is sent: an event as bytes, of a chunk its `span` too. Without one it is a heartbeat."""
 
     event: bytes | None = None
+    span: ChunkSpan | None = None
 
 
 class FeedItem(NamedTuple):

@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 from serving.media.fmp4 import Fragments
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.chunks import read_chunk
+from serving.protocol.events import read_chunk
 
 KEPT_BYTES = 8 << 20
 """Of a session's segments and the events they were made of: its viewers want the same few at a time."""

@@ -20,6 +20,7 @@ from serving.errors import (
 )
 from serving.gateway.api import SessionAPI
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 from serving.protocol.status import foreseen, message_of
 from serving.timeline.formats.document import Json
 from serving.web.inbound import NOTHING, Request, open_envelope, read_message
@@ -90,16 +91,16 @@ class Conversation:
         """Send until the stream ends, and say why it did; a spectator may come again."""
         try:
             async with _closing(self._events(attach)) as events:
-                async for event in events:
-                    await self._send(*self._writer.write(event))
-                    self._refresh_after(event, tasks)
+                async for sent in events:
+                    await self._send(*self._writer.write(sent.event))
+                    self._refresh_after(sent.event, tasks)
         except Exception as error:
             await turn_away(self._socket, error)
         else:
             if is_open(self._socket):
                 await self._socket.close(status.WS_1001_GOING_AWAY)
 
-    def _events(self, attach: pb.Attach) -> AsyncIterator[pb.Event]:
+    def _events(self, attach: pb.Attach) -> AsyncIterator[SerializedEvent]:
         if self._watches:
             request = pb.WatchRequest(session_id=self._id, from_frame=attach.from_frame)
             return self._sessions.watch(request, self._caller)

@@ -18,6 +18,7 @@ from serving.gateway.ownership.replica_pool import Managers, ReplicaPool
 from serving.gateway.ownership.session_directory import Located
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 from serving.protocol.stream_cursor import RelayCursor
 from serving.replication.messages import Role
 from serving.replication.register import Owner
@@ -100,23 +101,23 @@ class EventRelay:
         followed: asyncio.Event | None = None,
         controller: Controller | None = None,
         audience: Audience | None = None,
-    ) -> AsyncGenerator[pb.Event]:
+    ) -> AsyncGenerator[SerializedEvent]:
         """The events of a session. `followed` is set for as long as a replica sends them."""
         cursor, followed = RelayCursor(from_frame), followed or asyncio.Event()
         lost_at: float | None = None
         located, before = await self._failover.directory.owner(session_id), None
         while True:
             try:
-                async for event, nbytes in self._of_owner(located, role, cursor, controller, audience):
+                async for sent in self._of_owner(located, role, cursor, controller, audience):
                     followed.set()
                     self._absences.end(located.owner)
                     if lost_at is not None and _is_elsewhere(before, located):
-                        yield _resumed(event, _now() - lost_at)
+                        yield _resumed(sent.event, _now() - lost_at)
                     lost_at, before = None, located
                     controller = None if controller is None else controller._replace(reattach=True)
-                    if cursor.accept(event):
-                        self._count(event, nbytes, 1 if audience is None else audience.viewers)
-                        yield event
+                    if cursor.accept(sent):
+                        self._count(sent, 1 if audience is None else audience.viewers)
+                        yield sent
                 return
             except (SessionNotFound, ReplicaLost) as lost:
                 followed.clear()
@@ -125,11 +126,11 @@ class EventRelay:
                 logger.info("stream lost", extra={"session": session_id, "why": str(lost)})
                 located = await self._next(session_id, located.owner, lost, follows=True)
 
-    def _count(self, event: pb.Event, nbytes: int, viewers: int) -> None:
-        if event.HasField("chunk"):
-            self._metrics.sent(viewers * nbytes)
-        elif event.HasField("gap"):
-            self._metrics.skipped(viewers * event.gap.frames)
+    def _count(self, sent: SerializedEvent, viewers: int) -> None:
+        if sent.span is not None:
+            self._metrics.sent(viewers * len(sent.data))
+        elif sent.event.HasField("gap"):
+            self._metrics.skipped(viewers * sent.event.gap.frames)
 
     async def tell_viewers(self, audience: Audience) -> None:
         """Tell the replica how many viewers a stream has; one that moves is told with its next stream."""
@@ -145,8 +146,7 @@ class EventRelay:
         cursor: RelayCursor,
         controller: Controller | None,
         audience: Audience | None,
-    ) -> AsyncGenerator[tuple[pb.Event, int]]:
-        """The events, and how many bytes each was as it came."""
+    ) -> AsyncGenerator[SerializedEvent]:
         owner, stream = located.owner, uuid.uuid4().hex
         self._failover.stream_opened(stream, owner.replica)
         viewers = 1 if audience is None else audience.viewers
@@ -156,7 +156,7 @@ class EventRelay:
         try:
             async for item in self._pool.stream(owner.replica, "subscribe", *arguments, silence_s=self._silence_s):
                 if item.event is not None:
-                    yield pb.Event.FromString(item.event), len(item.event)
+                    yield SerializedEvent(item.event, item.span)
         finally:
             self._failover.stream_closed(stream)
 
@@ -191,11 +191,11 @@ def _is_elsewhere(before: Located | None, located: Located) -> bool:
     return before is not None and before.owner.attempt != located.owner.attempt
 
 
-def _resumed(event: pb.Event, silence_s: float) -> pb.Event:
+def _resumed(event: pb.Event, silence_s: float) -> SerializedEvent:
     came = event.state.resumed
     resumed = pb.Resumed(frame=event.state.next_frame, reason=came.reason, kind=came.kind)
     resumed.silence.FromMilliseconds(round(1000 * silence_s))
-    return pb.Event(take=event.take, resumed=resumed)
+    return SerializedEvent.of(pb.Event(take=event.take, resumed=resumed))
 
 
 def _now() -> float:

@@ -21,7 +21,7 @@ from serving.errors import (
 from serving.gateway.ownership.event_relay import EventRelay
 from serving.gateway.recording.recording_writer import Recording, RecordingWriter
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.chunks import read_chunk
+from serving.protocol.events import read_chunk
 from serving.protocol.status import write_error
 from serving.replication.messages import Role
 
@@ -90,7 +90,8 @@ class Recorder:
         facts, writer = self._writer.facts, self._writer
         events = self._relay.events(facts.session_id, Role.RECORDER, writer.next_frame)
         async with aclosing(events):
-            async for event in events:
+            async for sent in events:
+                event = sent.event
                 heard = self._heard(event)
                 if heard is not _Heard.GO_ON:
                     return heard is _Heard.HOLE

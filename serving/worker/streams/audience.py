@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from serving.errors import FrameOutOfRange, ServingError
-from serving.media.chunk import Chunk
+from serving.media.chunk import Chunk, ChunkSpan
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.chunks import write_chunk
+from serving.protocol.events import write_chunk
 from serving.replication.messages import Role
 from serving.replication.standby import KEPT_CHUNKS, oldest_frame
 from serving.session.state_machine import Session
@@ -101,7 +101,7 @@ class Audience:
         event.seq = self._next_seq(event)
         data = event.SerializeToString()
         for subscriber in self.subscribers:
-            subscriber.put_chunk(data, self._logic.take, chunk.first_frame, len(chunk.units))
+            subscriber.put_chunk(data, self._span(chunk))
 
     def publish_behind(self, events: Iterable[pb.Event]) -> None:
         """Send events; behind the receipts of a command that is being answered."""
@@ -139,7 +139,10 @@ class Audience:
             return
         for chunk in self.kept:
             event = pb.Event(take=self._logic.take, chunk=write_chunk(chunk)).SerializeToString()
-            subscriber.put_backlog(event, self._logic.take, chunk.first_frame, len(chunk.units))
+            subscriber.put_backlog(event, self._span(chunk))
+
+    def _span(self, chunk: Chunk) -> ChunkSpan:
+        return ChunkSpan(self._logic.take, chunk.first_frame, len(chunk.units))
 
     def _state_event(self) -> bytes:
         event = pb.Event(take=self._logic.take, seq=self._logic.seq, state=self._describe())

@@ -13,6 +13,7 @@ from serving.errors import InvalidRequest
 from serving.gateway import controller_stream
 from serving.gateway.controller_stream import Apply, ControllerStream, PassOn
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 from serving.protocol.picture_queue import Batch
 
 
@@ -33,10 +34,10 @@ async def no_pictures(batch: Batch) -> None:
 def receipts(*, published: bool) -> list[pb.Receipt]:
     """Of a command whose receipt comes with the session's events, or was published where nobody read them."""
 
-    async def session(done: asyncio.Event) -> AsyncGenerator[pb.Event]:
+    async def session(done: asyncio.Event) -> AsyncGenerator[SerializedEvent]:
         await done.wait()
         if published:
-            yield pb.Event(seq=1, receipt=accepted("one"))
+            yield SerializedEvent.of(pb.Event(seq=1, receipt=accepted("one")))
         await asyncio.sleep(0.3)
 
     async def commands() -> AsyncGenerator[pb.Command]:
@@ -55,7 +56,7 @@ def receipts(*, published: bool) -> list[pb.Receipt]:
             raise AssertionError("the client sends on")
 
         stream = ControllerStream("a client", session(done), followed, apply, never, no_pictures)
-        return [event.receipt async for event in stream.run(commands()) if event.HasField("receipt")]
+        return [sent.event.receipt async for sent in stream.run(commands()) if sent.event.HasField("receipt")]
 
     return asyncio.run(steer())
 
@@ -71,10 +72,10 @@ def test_a_receipt_that_came_is_not_sent_again() -> None:
 
 
 def test_a_client_that_sends_no_more_is_sent_all_events_until_the_session_ends() -> None:
-    async def session() -> AsyncGenerator[pb.Event]:
+    async def session() -> AsyncGenerator[SerializedEvent]:
         for number in range(3):
             await asyncio.sleep(0.05)
-            yield pb.Event(seq=number, progress=pb.Progress())
+            yield SerializedEvent.of(pb.Event(seq=number, progress=pb.Progress()))
 
     async def commands() -> AsyncGenerator[pb.Command]:
         yield pb.Command(id="one", pause=pb.Pause())
@@ -91,7 +92,7 @@ def test_a_client_that_sends_no_more_is_sent_all_events_until_the_session_ends()
             said.append("no more commands")
 
         stream = ControllerStream("a client", session(), followed, apply, ended, no_pictures)
-        return [event.WhichOneof("event") async for event in stream.run(commands())], said
+        return [sent.event.WhichOneof("event") async for sent in stream.run(commands())], said
 
     events, said = asyncio.run(steer())
     assert [event for event in events if event != "heartbeat"] == ["progress"] * 3 + ["end"]
@@ -99,8 +100,8 @@ def test_a_client_that_sends_no_more_is_sent_all_events_until_the_session_ends()
 
 
 def test_commands_that_end_with_an_error_end_the_stream_with_it() -> None:
-    async def session() -> AsyncGenerator[pb.Event]:
-        yield pb.Event(state=pb.Session())
+    async def session() -> AsyncGenerator[SerializedEvent]:
+        yield SerializedEvent.of(pb.Event(state=pb.Session()))
         await asyncio.Future()
 
     async def commands() -> AsyncGenerator[pb.Command]:
@@ -119,8 +120,8 @@ def test_commands_that_end_with_an_error_end_the_stream_with_it() -> None:
 
 @pytest.mark.parametrize(("lost", "waiting"), [(False, pb.WAIT_REASON_SHOWN), (True, pb.WAIT_REASON_REPLICA)])
 def test_a_heartbeat_says_what_the_session_waits_for(lost: bool, waiting: int) -> None:
-    async def session() -> AsyncGenerator[pb.Event]:
-        yield pb.Event(state=pb.Session(waiting=pb.WAIT_REASON_SHOWN))
+    async def session() -> AsyncGenerator[SerializedEvent]:
+        yield SerializedEvent.of(pb.Event(state=pb.Session(waiting=pb.WAIT_REASON_SHOWN)))
         await asyncio.sleep(0.2)
 
     async def commands() -> AsyncGenerator[pb.Command]:
@@ -132,7 +133,8 @@ def test_a_heartbeat_says_what_the_session_waits_for(lost: bool, waiting: int) -
         if not lost:
             followed.set()
         stream: Any = ControllerStream("a client", session(), followed, Any, Any, no_pictures)  # type: ignore[arg-type]
-        return [event.heartbeat.waiting async for event in stream.run(commands()) if event.HasField("heartbeat")]
+        events = [sent.event async for sent in stream.run(commands())]
+        return [event.heartbeat.waiting for event in events if event.HasField("heartbeat")]
 
     assert set(asyncio.run(steer())) == {waiting}
 
@@ -145,7 +147,7 @@ async def slow(command: pb.Command) -> pb.Receipt:
 def steered(commands: list[pb.Command], pass_on: PassOn, apply: Apply = slow) -> list[pb.Event]:
     """What a controller is sent that sends these, over a session of half a second."""
 
-    async def session() -> AsyncGenerator[pb.Event]:
+    async def session() -> AsyncGenerator[SerializedEvent]:
         await asyncio.sleep(0.5)
         return
         yield
@@ -162,7 +164,7 @@ def steered(commands: list[pb.Command], pass_on: PassOn, apply: Apply = slow) ->
         followed = asyncio.Event()
         followed.set()
         stream = ControllerStream("a client", session(), followed, apply, never, pass_on)
-        return [event async for event in stream.run(sent())]
+        return [sent.event async for sent in stream.run(sent())]
 
     return asyncio.run(steer())
 
@@ -240,13 +242,13 @@ def test_pictures_that_are_refused_are_refused_once_and_counted_as_dropped() -> 
         followed = asyncio.Event()
         followed.set()
 
-        async def session() -> AsyncGenerator[pb.Event]:
+        async def session() -> AsyncGenerator[SerializedEvent]:
             await asyncio.sleep(0.5)
             return
             yield
 
         stream: Any = ControllerStream("a client", session(), followed, Any, Any, pass_on)  # type: ignore[arg-type]
-        return [event async for event in stream.run(feed())]
+        return [sent.event async for sent in stream.run(feed())]
 
     refusals = [event.receipt for event in asyncio.run(steer()) if event.HasField("receipt")]
     assert [receipt.command for receipt in refusals] == [pb.COMMAND_KIND_PICTURE]

@@ -128,8 +128,8 @@ async def follow(there: Two, viewer: Viewer, session: pb.Session, frames: int, t
     assert moved.value.server == told
     seen = viewer.frames
     request = pb.WatchRequest(session_id=session.id, from_frame=len(seen))
-    async for event in there.new.managers[0].watch(request, ANNA):
-        seen += [unit.frame for unit in event.chunk.units]
+    async for sent in there.new.managers[0].watch(request, ANNA):
+        seen += [unit.frame for unit in sent.event.chunk.units]
         if len(seen) >= frames:
             return seen
     raise AssertionError("the stream ended")

@@ -159,7 +159,8 @@ def test_commands_that_come_too_often_are_refused_on_their_stream_and_reports_ar
             answers: dict[str, pb.Receipt] = {}
             stream: Any = manager.interact(commands(), ANNA)
             async with aclosing(stream) as events:
-                async for event in events:
+                async for sent in events:
+                    event = sent.event
                     if event.receipt.command_id in "0123" and event.HasField("receipt"):
                         answers[event.receipt.command_id] = event.receipt
                     if len(answers) == 4:

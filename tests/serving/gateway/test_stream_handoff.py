@@ -11,6 +11,7 @@ import pytest
 from serving.gateway import stream_handoff
 from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 
 
 class Source:
@@ -19,10 +20,10 @@ class Source:
     def __init__(self) -> None:
         self.is_closed = False
 
-    async def events(self) -> AsyncGenerator[pb.Event]:
+    async def events(self) -> AsyncGenerator[SerializedEvent]:
         try:
             while True:
-                yield pb.Event(heartbeat=pb.Heartbeat())
+                yield SerializedEvent.of(pb.Event(heartbeat=pb.Heartbeat()))
                 await asyncio.sleep(0)
         finally:
             self.is_closed = True
@@ -32,8 +33,8 @@ async def taken(handoff: StreamHandoff, source: Source, begin_after: int) -> lis
     """What comes until the stream ends; the handoff begins after so many events."""
     found: list[pb.Event] = []
     async with asyncio.timeout(20):
-        async for event in handoff.while_here(source.events()):
-            found.append(event)
+        async for sent in handoff.while_here(source.events()):
+            found.append(sent.event)
             if len(found) == begin_after:
                 handoff.begin()
     return found
@@ -65,7 +66,7 @@ def test_a_stream_goes_on_for_as_long_as_its_process_stays() -> None:
     async def watch() -> None:
         stream = StreamHandoff().while_here(Source().events())
         for _ in range(200):
-            assert (await anext(stream)).HasField("heartbeat")
+            assert (await anext(stream)).event.HasField("heartbeat")
         await stream.aclose()
 
     asyncio.run(watch())

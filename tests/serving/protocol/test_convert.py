@@ -11,7 +11,6 @@ from engines.config.geometry import BlockLengths
 from serving.errors import InvalidRequest, ServingError, SessionError, TimelineError
 from serving.media.chunk import AccessUnit, Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.chunks import read_chunk, write_chunk
 from serving.protocol.commands import handle
 from serving.protocol.convert import (
     read_blend,
@@ -23,6 +22,7 @@ from serving.protocol.convert import (
     write_cue,
     write_receipt,
 )
+from serving.protocol.events import read_chunk, write_chunk
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, CommandKind, Receipt, Session, Stage, State
 from serving.session.types import Waiting

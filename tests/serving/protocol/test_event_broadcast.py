@@ -10,14 +10,16 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol import event_queue
 from serving.protocol.event_broadcast import TRIM_EVERY, EventBroadcast
 from serving.protocol.event_queue import MOST_CHUNKS
+from serving.protocol.events import SerializedEvent
 
 
-def chunk(block: int) -> pb.Event:
-    return pb.Event(seq=block + 1, chunk=pb.Chunk(first_frame=12 * block, units=[pb.AccessUnit()] * 12))
+def chunk(block: int) -> SerializedEvent:
+    made = pb.Chunk(first_frame=12 * block, units=[pb.AccessUnit()] * 12)
+    return SerializedEvent.of(pb.Event(seq=block + 1, chunk=made))
 
 
-def progress(number: int) -> pb.Event:
-    return pb.Event(seq=number, progress=pb.Progress(current_start_frame=number))
+def progress(number: int) -> SerializedEvent:
+    return SerializedEvent.of(pb.Event(seq=number, progress=pb.Progress(current_start_frame=number)))
 
 
 def run(work: Awaitable[None]) -> None:
@@ -35,8 +37,8 @@ def test_every_reader_gets_all_that_comes_after_it_joined() -> None:
         broadcast.put(progress(1))
         late = broadcast.join()
         broadcast.put(progress(2))
-        assert [event.seq for event in await early.batch()] == [1, 2]
-        assert [event.seq for event in await late.batch()] == [2]
+        assert [sent.event.seq for sent in await early.batch()] == [1, 2]
+        assert [sent.event.seq for sent in await late.batch()] == [2]
 
     run(read())
 
@@ -49,7 +51,7 @@ def test_a_reader_that_waits_is_woken_by_the_next_event() -> None:
         waiting[0].cancel()
         await asyncio.sleep(0)
         broadcast.put(progress(1))
-        assert [event.seq for task in waiting[1:] for event in await task] == [1, 1]
+        assert [sent.event.seq for task in waiting[1:] for sent in await task] == [1, 1]
 
     run(read())
 
@@ -61,8 +63,8 @@ def test_a_slow_reader_finds_a_gap_where_chunks_were_and_everything_else() -> No
         for block in range(MOST_CHUNKS + 5):
             broadcast.put(chunk(block))
             broadcast.put(progress(block))
-            assert [event.WhichOneof("event") for event in await fast.batch()] == ["chunk", "progress"]
-        found = await slow.batch()
+            assert [sent.event.WhichOneof("event") for sent in await fast.batch()] == ["chunk", "progress"]
+        found = [sent.event for sent in await slow.batch()]
         gaps = [event.gap for event in found if event.HasField("gap")]
         assert [(gap.first_frame, gap.frames) for gap in gaps] == [(12 * block, 12) for block in range(5)]
         chunks = [event.chunk.first_frame for event in found if event.HasField("chunk")]

@@ -10,8 +10,11 @@ from fastapi.testclient import TestClient
 
 from serving.auth import Caller
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 from serving.web.app import web_app
 from serving.web.pictures import HEAD
+
+Events = AsyncIterator[SerializedEvent]
 
 
 def standing(state: pb.SessionState, *cues: pb.Cue) -> pb.Session:
@@ -30,15 +33,17 @@ class Overtaken:
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         return standing(pb.SESSION_STATE_READY)
 
-    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> Events:
         async for command in commands:
             if command.HasField("attach"):
-                yield pb.Event(state=standing(pb.SESSION_STATE_READY))
+                yield SerializedEvent.of(pb.Event(state=standing(pb.SESSION_STATE_READY)))
                 continue
             kind, stage = pb.COMMAND_KIND_SCHEDULE_PROMPT, pb.RECEIPT_STAGE_ACCEPTED
-            yield pb.Event(receipt=pb.Receipt(command_id=command.id, command=kind, stage=stage))
+            yield SerializedEvent.of(
+                pb.Event(receipt=pb.Receipt(command_id=command.id, command=kind, stage=stage))
+            )
             await self.asked.wait()
-            yield pb.Event(state=standing(pb.SESSION_STATE_RUNNING))
+            yield SerializedEvent.of(pb.Event(state=standing(pb.SESSION_STATE_RUNNING)))
             self.started.set()
 
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
@@ -68,10 +73,10 @@ class Noting:
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
         return standing(pb.SESSION_STATE_READY)
 
-    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
+    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> Events:
         async for command in commands:
             self.asked.append(command)
-            yield pb.Event(state=standing(pb.SESSION_STATE_READY))
+            yield SerializedEvent.of(pb.Event(state=standing(pb.SESSION_STATE_READY)))
 
     async def start_recording(self, request: pb.StartRecordingRequest, caller: Caller) -> pb.Recording:
         self.asked.append(request)
@@ -213,8 +218,8 @@ def test_what_is_no_picture_is_refused_in_words_and_the_socket_lives(message: by
 
 def test_one_who_only_watches_sends_no_pictures() -> None:
     class Watched(Noting):
-        async def watch(self, request: pb.WatchRequest, caller: Caller) -> AsyncIterator[pb.Event]:
-            yield pb.Event(state=standing(pb.SESSION_STATE_READY))
+        async def watch(self, request: pb.WatchRequest, caller: Caller) -> Events:
+            yield SerializedEvent.of(pb.Event(state=standing(pb.SESSION_STATE_READY)))
             await asyncio.Future()
 
     sessions: Any = Watched()
@@ -234,9 +239,9 @@ class Failing(Noting):
     async def fail(self, *_: Any) -> Any:
         raise RuntimeError("a bug")
 
-    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
-        async for event in super().interact(commands, caller):
-            yield event
+    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> Events:
+        async for sent in super().interact(commands, caller):
+            yield sent
             if self.asked[-1].HasField("pause"):
                 raise RuntimeError("a bug")
 

@@ -46,8 +46,8 @@ class Viewer:
         self.task = asyncio.create_task(self._watch(manager, session.id))
 
     async def _watch(self, manager: SessionService, session_id: str) -> None:
-        async for event in manager.watch(pb.WatchRequest(session_id=session_id, from_frame=0), ANNA):
-            self.events.append(event)
+        async for sent in manager.watch(pb.WatchRequest(session_id=session_id, from_frame=0), ANNA):
+            self.events.append(sent.event)
 
     @property
     def frames(self) -> list[int]:
