@@ -38,15 +38,20 @@ def add_int8_arguments(parser: argparse.ArgumentParser) -> None:
         help="the decoder's convolutions in INT8, for --decoder-convs int8; by streams that are made here",
     )  # fmt: skip
     parser.add_argument("--prompts", type=Path, help="a file with a prompt a line, to make those streams of")
-    parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"made of each prompt (default: {BLOCKS})")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="that makes the streams")
+    parser.add_argument("--blocks", type=int, help=f"made of each prompt (default: {BLOCKS})")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="that makes the streams (default: cpu)")
 
 
-def require_watchable(config: ModelConfig, stage: Stage) -> None:
-    """Raise ConfigError unless it is the decoder of a model that makes streams of prompts.
+def require_watchable(options: argparse.Namespace, config: ModelConfig, stage: Stage) -> None:
+    """With `--int8-convs`, raise ConfigError unless it is the decoder of a model that makes streams of prompts.
 
-    Raises ModelError for one of random weights.
+    Raises ModelError for one of random weights. Without, raises ConfigError for options that go with it.
     """
+    if not options.int8_convs:
+        for name in ("prompts", "blocks", "device"):
+            unused = f"--{name} is of the streams that --int8-convs makes; say that too, or leave it out"
+            require(vars(options)[name] is None, unused)
+        return
     wrong = f"--int8-convs is of the decoder, not of the {stage}; say --stage decoder, or leave it out"
     require(stage == "decoder", wrong)
     silent = f"{config.name} only restyles videos: it makes no streams of prompts; leave --int8-convs out"
@@ -81,13 +86,15 @@ def watch_convs(
 def _streams(
     texts: Sequence[str], stream: StreamConfig, options: argparse.Namespace, made: Callable[[int], None]
 ) -> list[Tensor]:
-    open_one = partial(open_model, options.model, models_folder(options.models_dir), torch.device(options.device))
+    open_one = partial(
+        open_model, options.model, models_folder(options.models_dir), torch.device(options.device or "cpu")
+    )
     # One network after the other: the text encoder is four times as large as the transformer.
     encode = open_one(torch.bfloat16, networks=["text_encoder"]).prompts.encode
     prompts = [encode(text) for text in texts]
     del encode
     model, streams = open_one(torch.float32, networks=["transformer"]).model, list[Tensor]()
-    for latents in rollouts(model, prompts, stream, options.blocks):
+    for latents in rollouts(model, prompts, stream, BLOCKS if options.blocks is None else options.blocks):
         streams.append(latents)
         made(len(streams))
     return streams

@@ -65,8 +65,7 @@ def run(options: argparse.Namespace) -> int:
     target = builder.target(options.cards)
     models, stage = models_folder(options.models_dir), options.stage
     config = model_config(options.model, models)
-    if options.int8_convs:
-        require_watchable(config, stage)
+    require_watchable(options, config, stage)
     stream = _stream(config, options)
     picture_size = None if stage == "text" else (stream.height, stream.width)
     on_cpu = target.capabilities == (CPU,)

@@ -108,6 +108,15 @@ def test_int8_convolutions_that_cannot_be_are_refused(
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("asked", [["--prompts", "prompts.txt"], ["--blocks", "3"], ["--device", "cpu"]])
+def test_options_of_streams_that_are_not_made_are_refused(
+    tmp_path: Path, asked: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert plan(tmp_path, "pocket", "decoder", *ON_CPU, *asked) == 2
+    assert f"{asked[0]} is of the streams that --int8-convs makes" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @needs_rtx
 def test_what_is_there_is_not_built_again(tmp_path: Path) -> None:
     made = []
