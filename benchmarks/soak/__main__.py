@@ -55,7 +55,7 @@ def main() -> int:
     with TemporaryDirectory() as folder:
         if options.doors:
             doors = soak_doors(options.minutes, options.seed, Path(folder))
-            name, result, wrong = "soak_doors_pocket_cpu.json", doors_summary(doors), doors_violations(doors)
+            name, result, wrong = "soak-doors_pocket_cpu.json", doors_summary(doors), doors_violations(doors)
         else:
             found = soak(options.kills, options.sessions, options.seed, Path(folder))
             name, result, wrong = "soak_pocket_cpu.json", summary(found), violations(found)

@@ -15,6 +15,7 @@ import uvicorn
 
 from serving.auth import Caller
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import SerializedEvent
 from serving.web.app import web_app
 from tests.serving.live.browser import CHROMIUM, DRIVER, PATIENCE_S, Page, browsing
 
@@ -48,11 +49,13 @@ class Standing:
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
         return SESSION
 
-    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> AsyncIterator[pb.Event]:
-        yield pb.Event(state=SESSION)
+    async def interact(
+        self, commands: AsyncIterator[pb.Command], caller: Caller
+    ) -> AsyncIterator[SerializedEvent]:
+        yield SerializedEvent.of(pb.Event(state=SESSION))
         while True:
             await asyncio.sleep(0.1)
-            yield pb.Event(heartbeat=pb.Heartbeat(waiting=self.waiting))
+            yield SerializedEvent.of(pb.Event(heartbeat=pb.Heartbeat(waiting=self.waiting)))
 
 
 @contextmanager
