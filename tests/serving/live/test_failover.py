@@ -304,7 +304,8 @@ def test_a_session_whose_client_and_manager_are_killed_ends_with_its_lease(pair:
     wait_until_whole()
 
 
-@pytest.mark.parametrize("seconds", [1, *(pytest.param(long, marks=pytest.mark.slow) for long in (3, 10))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [1, 3, 10])
 def test_a_session_with_no_other_place_waits_for_its_stopped_replica_or_the_next(pair: Pair, seconds: int) -> None:
     """Once it goes on it has one place in all: neither is there a second copy, nor is a place lost."""
     wait_until_whole()
