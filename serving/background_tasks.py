@@ -6,9 +6,20 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+
+async def outlived_by(task: asyncio.Future[T]) -> T:
+    """The result of a task that goes on if who waits for it here is cancelled.
+
+    What it fails with then asyncio logs; `asyncio.shield` would forget it.
+    """
+    await asyncio.wait([task])
+    return task.result()
 
 
 class BackgroundTasks:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from serving.background_tasks import outlived_by
+
 T = TypeVar("T")
 
 ROUND_S = 0.1
@@ -31,7 +33,7 @@ class Arrivals(Generic[T]):
             self._wanted.append(from_frame)
         if self._coming is None:
             self._coming = asyncio.create_task(self._round())
-        return await asyncio.shield(self._coming)
+        return await outlived_by(self._coming)
 
     async def _round(self) -> T:
         loop = asyncio.get_running_loop()

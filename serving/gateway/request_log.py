@@ -7,6 +7,7 @@ of them has the same id (`session_id_of`), by which the register of owners lets 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 import uuid
 from collections import OrderedDict
@@ -17,10 +18,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
+from serving.background_tasks import outlived_by
 from serving.errors import CommandIdReused, ReplicaLost, ServingError
 from serving.session.receipt_log import check_ids
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 KEPT_S = 600.0
 MOST_ANSWERS = 4096
@@ -92,7 +96,7 @@ class RequestLog:
             )
         asked.waiting += 1
         try:
-            return await asyncio.shield(asked.answer)
+            return await outlived_by(asked.answer)
         finally:
             asked.waiting -= 1
             if not asked.waiting and not asked.answer.done():
@@ -109,6 +113,8 @@ class RequestLog:
         """Forget what was no answer."""
         failure = None if asked.answer.cancelled() else asked.answer.exception()
         answered = failure is None or (isinstance(failure, ServingError) and not isinstance(failure, ReplicaLost))
+        if not asked.waiting and failure is not None and not isinstance(failure, ServingError):
+            logger.error("a request failed that nobody waits for any more", exc_info=failure)
         if (asked.answer.cancelled() or not answered) and self._asked.get(key) is asked:
             del self._asked[key]
 

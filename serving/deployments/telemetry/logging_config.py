@@ -14,17 +14,21 @@ from serving.protocol.status import reason_of
 SERVE = "ray.serve"
 """The logger whose handlers write a replica's or a proxy's file."""
 
+JOINED = ("serving", "engines", "asyncio")
+"""Whose lines go to Serve's file too; asyncio tells of tasks that failed after those who waited had gone."""
+
 LOGGING = LoggingConfig(encoding=EncodingType.JSON, enable_access_log=False)
 
 
 def join_serve_logs(*, tells_refusals: bool = False) -> None:
-    """Send what `serving` and `engines` log to where Serve logs; to be called in a replica.
+    """Send what `JOINED` log to where Serve logs; to be called in a replica.
 
     With `tells_refusals` each refused request is a line: that is for the replica that clients call.
     """
     serve = logging.getLogger(SERVE)
     serve.addFilter(Refusals(told=tells_refusals))
-    for name in ("serving", "engines"):
+    logging.getLogger("asyncio").addFilter(Refusals(told=False))
+    for name in JOINED:
         ours = logging.getLogger(name)
         ours.handlers, ours.propagate = serve.handlers, False
         ours.setLevel(logging.INFO)

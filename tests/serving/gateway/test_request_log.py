@@ -64,6 +64,24 @@ def test_who_asks_while_it_is_being_done_waits_for_the_same() -> None:
     run(work)
 
 
+@pytest.mark.parametrize(("failure", "lines"), [(KeyError("latents"), 1), (SlotsFull("all 3 are taken"), 0)])
+def test_what_fails_as_nobody_foresaw_once_who_asked_has_gone_is_logged(
+    caplog: pytest.LogCaptureFixture, failure: Exception, lines: int
+) -> None:
+    async def work() -> None:
+        log, opened = RequestLog(), Opened(failure)
+        opened.may_end.clear()
+        asked = asyncio.create_task(log.once("", creation(), opened))
+        await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.wait([asked])
+        opened.may_end.set()
+        await asyncio.sleep(0.05)
+
+    run(work)
+    assert len(caplog.records) == lines
+
+
 def test_a_refusal_is_an_answer_and_a_lost_replica_is_none() -> None:
     async def work() -> None:
         log, opened = RequestLog(), Opened(ReplicaLost("it died"), SlotsFull("all 3 are taken"))

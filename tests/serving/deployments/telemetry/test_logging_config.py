@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
+import gc
 import logging
 import sys
+from itertools import product
 
 import grpc
 import pytest
 from ray.serve.exceptions import RequestCancelledError, gRPCStatusError
 
-from serving.deployments.telemetry.logging_config import Departures, Refusals
+from serving.background_tasks import outlived_by
+from serving.deployments.telemetry.logging_config import JOINED, SERVE, Departures, Refusals, join_serve_logs
 from serving.errors import SessionNotFound, SlotsFull
 
 FULL = SlotsFull("no replica has room")
@@ -43,3 +47,34 @@ def test_what_nobody_foresaw_keeps_its_traceback() -> None:
 def test_a_client_that_has_gone_is_no_news_and_other_failures_are() -> None:
     assert not Departures().filter(logged(RequestCancelledError("a request")))
     assert Departures().filter(logged(KeyError("latents")))
+
+
+@pytest.mark.parametrize(("error", "lines"), [(KeyError("latents"), [KeyError]), (FULL, [])])
+def test_a_task_that_fails_once_nobody_waits_for_it_is_in_the_log_unless_it_was_refused(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, lines: list[type[Exception]]
+) -> None:
+    written: list[logging.LogRecord] = []
+    file = logging.Handler()
+    monkeypatch.setattr(file, "emit", written.append)
+    for name, attribute in product((SERVE, *JOINED), ("handlers", "filters")):
+        monkeypatch.setattr(logging.getLogger(name), attribute, [])
+    for name in JOINED:
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.NOTSET)
+    logging.getLogger(SERVE).handlers = [file]
+    join_serve_logs()
+
+    async def ask() -> None:
+        async def answer() -> None:
+            await asyncio.sleep(0)
+            raise error
+
+        asker = asyncio.create_task(outlived_by(asyncio.create_task(answer())))
+        await asyncio.sleep(0)
+        asker.cancel()
+        await asyncio.gather(asker, return_exceptions=True)
+        await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    gc.collect()
+    assert [line.exc_info[0] for line in written if line.exc_info] == lines
