@@ -27,8 +27,9 @@ from serving.pipeline.stages import LocalDecoder, LocalTextEncoder
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.replication.contacts import Contacts
 from serving.replication.leases import CopyLease, LeaseConfig
-from serving.replication.messages import Prepared, ResumeState, Role, SessionSpec
+from serving.replication.messages import FeedItem, Prepared, ReplicationDelta, ResumeState, Role, SessionSpec
 from serving.replication.register import Ended, MemoryRegister, Owner, Register
+from serving.replication.standby import StandbyCopy
 from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue
 from serving.tracing.tracer import UNTRACED, Tracer
@@ -43,6 +44,9 @@ NOON, NIGHT, SNOW = "a red balloon at noon", "a red balloon at night", "a blue s
 SPOILT = "a prompt whose embedding does not fit"
 
 MANAGER = "manager"
+
+MAX_BYTES = 64 << 20
+"""Of a snapshot."""
 
 
 class SpoilingText(LocalTextEncoder):
@@ -218,3 +222,28 @@ async def chunks(bench: Bench, name: str, end_frame: int, from_frame: int = 0) -
 async def settled(holds: Callable[[], bool]) -> None:
     while not holds():
         await asyncio.sleep(0.01)
+
+
+async def next_delta(items: AsyncIterator[FeedItem]) -> ReplicationDelta:
+    """Heartbeats before it are left out."""
+    async for item in items:
+        if item.delta is not None:
+            return item.delta
+    raise AssertionError("the standby was let go")
+
+
+async def fed(bench: Bench, name: str, end_frame: int) -> StandbyCopy:
+    """What a standby knows once it has the chunk that ends with `end_frame`."""
+    copy = StandbyCopy()
+    async with aclosing(bench.denoiser.feed(name, MANAGER)) as items:
+        async for item in items:
+            if item.delta is not None:
+                copy.apply(item.delta)
+                if any(chunk.end_frame >= end_frame for chunk in item.delta.chunks):
+                    return copy
+    raise AssertionError("the standby was let go")
+
+
+def prompts_in_every_block(blocks: int) -> tuple[Cue, ...]:
+    frames = [0, *range(9, 12 * blocks - 3, 12)]
+    return tuple(Cue(frame, Blend.of(NOON if n % 2 else NIGHT)) for n, frame in enumerate(frames))
