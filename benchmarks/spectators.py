@@ -123,6 +123,7 @@ def _shared_stream(service: SessionService, session_id: str) -> Events:
 
 
 def _own_bytes(_: SegmentCache) -> Write:
+    """As it was when every viewer had a stream: parsed, and serialised again."""
     return lambda sent: sent.event.SerializeToString()
 
 

@@ -13,10 +13,11 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-async def outlived_by(task: asyncio.Future[T]) -> T:
-    """The result of a task that goes on if who waits for it here is cancelled.
+async def wait_without_cancelling(task: asyncio.Future[T]) -> T:
+    """The result of a task that goes on where who waits for it here is cancelled.
 
-    What it fails with then asyncio logs; `asyncio.shield` would forget it.
+    If everybody who waited was cancelled and it fails, asyncio logs that once the task is freed; `asyncio.shield`
+    would not.
     """
     await asyncio.wait([task])
     return task.result()

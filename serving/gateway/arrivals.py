@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from serving.background_tasks import outlived_by
+from serving.background_tasks import wait_without_cancelling
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Arrivals(Generic[T]):
             self._wanted.append(from_frame)
         if self._coming is None:
             self._coming = asyncio.create_task(self._round())
-        return await outlived_by(self._coming)
+        return await wait_without_cancelling(self._coming)
 
     async def _round(self) -> T:
         loop = asyncio.get_running_loop()

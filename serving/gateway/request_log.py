@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import Message
 
-from serving.background_tasks import outlived_by
+from serving.background_tasks import wait_without_cancelling
 from serving.errors import CommandIdReused, ReplicaLost, ServingError
 from serving.session.receipt_log import check_ids
 
@@ -96,7 +96,7 @@ class RequestLog:
             )
         asked.waiting += 1
         try:
-            return await outlived_by(asked.answer)
+            return await wait_without_cancelling(asked.answer)
         finally:
             asked.waiting -= 1
             if not asked.waiting and not asked.answer.done():

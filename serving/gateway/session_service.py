@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from engines.config.model import ModelConfig
 from serving.auth import Caller
-from serving.background_tasks import outlived_by
+from serving.background_tasks import wait_without_cancelling
 from serving.config import ServerConfig
 from serving.errors import (
     InvalidRequest,
@@ -183,7 +183,7 @@ class SessionService(SessionAPI):
         self._arriving.add(arriving)
         arriving.add_done_callback(self._arriving.discard)
         # Who sends it may be gone before it is here; what became of it is then for `settle` to say.
-        return await outlived_by(arriving)
+        return await wait_without_cancelling(arriving)
 
     async def _arrive(self, spec: SessionSpec, resume: ResumeState, transfer: str) -> pb.Session:
         copy = self._new_copy(spec, (), resume)

@@ -15,7 +15,7 @@ from engines.config.video_stream import AnyStreamConfig
 from engines.streaming.state import Block
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
-from serving.background_tasks import outlived_by
+from serving.background_tasks import wait_without_cancelling
 from serving.media.chunk import Chunk
 from serving.pipeline.engine_errors import refused
 from serving.pipeline.video_decoder import DecoderStart, VideoDecoder
@@ -58,7 +58,7 @@ class DecoderStage(Protocol):
 async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
     """Run `work` in `executor`, to its end even if the caller is cancelled: what it works on is left whole."""
     running = asyncio.get_running_loop().run_in_executor(executor, work)
-    return await outlived_by(running)
+    return await wait_without_cancelling(running)
 
 
 def encode_text(encoder: PromptEncoder, text: str) -> Prompt:

@@ -22,14 +22,15 @@ class SerializedEvent:
 
     @classmethod
     def of(cls, event: pb.Event) -> SerializedEvent:
-        """That of an event."""
+        """Serialize a message."""
         return cls(event.SerializeToString(), _span(event), event)
 
     @classmethod
     def read(cls, data: bytes) -> SerializedEvent:
-        """That of bytes. Raises google.protobuf.message.DecodeError where they are no event."""
+        """Parse bytes. Raises google.protobuf.message.DecodeError where they are no event."""
         event = pb.Event.FromString(data)
-        return cls(data, _span(event), event)
+        span = _span(event)
+        return cls(data, span, event if span is None else None)
 
     @property
     def event(self) -> pb.Event:

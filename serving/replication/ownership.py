@@ -232,10 +232,15 @@ class StandbyOwnership:
             self._candidate, self._candidate_at = Owner(replica, attempt, self._manager), now
         return self.tick(now)
 
-    def yielded(self, attempt: str, now: float) -> None:
-        """The owner has yielded and handed over how it stands, which is to be prepared elsewhere."""
-        if self.phase is Phase.MOVING and attempt == self._attempt:
-            self._move_by, self._has_yielded = now + self._config.prepare_timeout_s, True
+    def yielded(self, attempt: str, now: float) -> bool:
+        """The owner has yielded and handed over how it stands, which is to be prepared elsewhere.
+
+        False where the move was given up meanwhile.
+        """
+        if self.phase is not Phase.MOVING or attempt != self._attempt:
+            return False
+        self._move_by, self._has_yielded = now + self._config.prepare_timeout_s, True
+        return True
 
     def moved(self, attempt: str, replica: str, now: float) -> list[Action]:
         """What the owner handed over is ready on `replica`, as `prepared` says."""
@@ -349,8 +354,8 @@ class StandbyOwnership:
         return has_to and self._owner_confirmed and now >= self._move_at
 
     def _moves_in_vain(self, now: float) -> bool:
-        """Whether the move takes too long, or its owner is gone and has not handed over how it stands."""
-        return now > self._move_by or (not self._has_yielded and self._may_take_over(now))
+        """Whether the move takes too long, or its owner is gone and what it would hand over has not come."""
+        return now > self._move_by or (self._owner_gone and not self._has_yielded)
 
     @property
     def _leaves(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi import FastAPI, Request, Response, WebSocket, status
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -87,8 +87,10 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def turn_down(request: Request, error: HTTPException) -> JSONResponse:
-        refusal = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
-        return JSONResponse({"error": error_json(refusal)}, error.status_code, error.headers)
+        told = error_json(InvalidRequest(f"{request.method} {request.url.path}: {error.detail}"))
+        if error.status_code == status.HTTP_404_NOT_FOUND:
+            told["code"] = StatusCode.NOT_FOUND.name
+        return JSONResponse({"error": told}, error.status_code, error.headers)
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> JSONResponse:

@@ -15,7 +15,7 @@ from serving.timeline.formats.reader import ReadTimeline
 from serving.timeline.timeline import unserved
 
 
-def error_json(error: ServingError) -> Json:
+def error_json(error: ServingError) -> dict[str, Json]:
     """An error as messages carry it."""
     data: dict[str, Json] = {"code": code_of(error).name, "reason": reason_of(error), "message": message_of(error)}
     if (seconds := retry_after_of(error)) is not None:

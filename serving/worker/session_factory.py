@@ -18,7 +18,7 @@ from engines.video.input_snapshot import restore_input
 from engines.video.snapshot import VideoSnapshot
 from engines.video.stream import VideoStream
 from engines.video.stream_engine import AnySnapshot, AnyStream, StreamEngine, read_snapshot
-from serving.background_tasks import outlived_by
+from serving.background_tasks import wait_without_cancelling
 from serving.errors import FrameOutOfRange, InvalidRequest, ReplicaLost
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.engine_errors import refused
@@ -201,7 +201,7 @@ class SessionFactory:
         opening = self._executor.submit(work)
         try:
             with refused():
-                return await outlived_by(asyncio.wrap_future(opening))
+                return await wait_without_cancelling(asyncio.wrap_future(opening))
         except asyncio.CancelledError:
             opening.add_done_callback(self._close_unwanted)
             raise

@@ -8,14 +8,16 @@ from ray.serve.exceptions import RequestCancelledError, gRPCStatusError
 from ray.serve.schema import EncodingType, LoggingConfig
 from typing_extensions import override
 
-from serving.errors import ServingError
+from engines.errors import EngineError
+from serving.errors import ReplicaLost, ServingError
+from serving.pipeline.engine_errors import refusal
 from serving.protocol.status import reason_of
 
 SERVE = "ray.serve"
 """The logger whose handlers write a replica's or a proxy's file."""
 
 JOINED = ("serving", "engines", "asyncio")
-"""Whose lines go to Serve's file too; asyncio tells of tasks that failed after those who waited had gone."""
+"""Loggers whose lines also go to Serve's file; asyncio's tell of tasks that failed once nobody waited for them."""
 
 LOGGING = LoggingConfig(encoding=EncodingType.JSON, enable_access_log=False)
 
@@ -27,7 +29,7 @@ def join_serve_logs(*, tells_refusals: bool = False) -> None:
     """
     serve = logging.getLogger(SERVE)
     serve.addFilter(Refusals(told=tells_refusals))
-    logging.getLogger("asyncio").addFilter(Refusals(told=False))
+    logging.getLogger("asyncio").addFilter(Refusals(told=True))
     for name in JOINED:
         ours = logging.getLogger(name)
         ours.handlers, ours.propagate = serve.handlers, False
@@ -54,11 +56,20 @@ class Refusals(logging.Filter):
 
     @override
     def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        refusal = error.original_exception if isinstance(error, gRPCStatusError) else error
-        if not isinstance(refusal, ServingError):
+        refused = _refusal(record.exc_info[1] if record.exc_info else None)
+        if refused is None:
             return True
         record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
         record.msg, record.args, record.exc_info, record.exc_text = "request refused", (), None, None
-        vars(record).update(reason=reason_of(refusal), why=str(refusal))
+        vars(record).update(reason=reason_of(refused), why=str(refused))
         return self._told
+
+
+def _refusal(error: BaseException | None) -> ServingError | None:
+    """What was foreseen of an error; None where nothing was."""
+    if isinstance(error, gRPCStatusError):
+        error = error.original_exception
+    if isinstance(error, EngineError):
+        meant = refusal(error)
+        return None if isinstance(meant, ReplicaLost) else meant
+    return error if isinstance(error, ServingError) else None

@@ -109,10 +109,7 @@ class Failover:
         for session in list(self._sessions.values()):
             session.release()
         self._kept.close()
-        renewals = list(self._renewals.values())
-        for task in renewals:
-            task.cancel()
-        await asyncio.gather(self._background.stop(), *renewals, return_exceptions=True)
+        await self._background.stop()
 
     # Sessions
 
@@ -201,7 +198,7 @@ class Failover:
             for replica in replicas.all:
                 if replica not in self._renewals:
                     self._soon[replica] = asyncio.Event()
-                    self._renewals[replica] = asyncio.create_task(self._renew_loop(replica))
+                    self._renewals[replica] = self._background.start("renewing leases", self._renew_loop(replica))
             destination = await self._where_to(destination)
             has_room = any(room > 0 for room in self.contacts.rooms(replicas.speaking).values())
             for session in list(self._sessions.values()):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from serving.errors import ServingError, SlotsFull
+from serving.errors import ReplicaLost, ServingError, SlotsFull
 from serving.gateway.ownership.placement import roomiest
 from serving.gateway.ownership.replica_pool import ANSWER_S
 from serving.gateway.ownership.standby_host import StandbyHost
@@ -24,10 +24,11 @@ async def moved_copy(
     move: int,
     slots: int,
     exact: bool,
-    yielded: Callable[[float], None],
+    yielded: Callable[[float], bool],
     tried: Callable[[str], None],
 ) -> Prepared:
-    """A copy of a session as `attempt`, from where its owner at `epoch` leaves it; `yielded` is told when it did.
+    """A copy of a session as `attempt`, from where its owner at `epoch` leaves it; `yielded` is told when it did,
+    and says whether the move goes on.
 
     Bit for bit where that is possible and `exact` says so. There have to be `slots` free, none for a session that
     is suspended, before the owner is asked to yield. `tried` is told the replica before it is called. Raises
@@ -39,7 +40,8 @@ async def moved_copy(
     machine = await pool.call(target, "machine", timeout_s=ANSWER_S) if exact else {}
     arguments = (owner.attempt, epoch, move, machine)
     handed: HandedOver = await pool.call(owner.replica, "hand_over", *arguments, timeout_s=config.yield_timeout_s)
-    yielded(asyncio.get_running_loop().time())
+    if not yielded(asyncio.get_running_loop().time()):
+        raise ReplicaLost("the move was given up before the session was handed over")
     tried(target)
     host.contacts.opening(target)
     prepared: Prepared = await pool.call(

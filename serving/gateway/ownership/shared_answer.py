@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-from serving.background_tasks import outlived_by
+from serving.background_tasks import wait_without_cancelling
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ class SharedAnswer(Generic[T]):
         now = asyncio.get_running_loop().time()
         if self._asked is None or (self._asked.done() and now >= self._answered_at + self._kept_s):
             self._asked = asyncio.create_task(self._answer())
-        return await outlived_by(self._asked)
+        return await wait_without_cancelling(self._asked)
 
     async def _answer(self) -> T:
         loop, self._answered_at = asyncio.get_running_loop(), float("-inf")

@@ -37,7 +37,7 @@ from serving.replication.adoption import Adopt
 from serving.replication.kept_copies import KeptCopy
 from serving.replication.leases import CopyReport
 from serving.replication.messages import Departure, FullState, Prepared, ReplicationDelta
-from serving.replication.ownership import StandbyOwnership
+from serving.replication.ownership import Phase, StandbyOwnership
 from serving.replication.register import Destination, Ended, EpochRecord, Hold, Owner
 from serving.replication.standby import MissedDelta, StandbyCopy
 
@@ -263,6 +263,9 @@ class StandbySession:
             return
         self._departure = attempt, left
         self._carry_out(self.ownership.departed(attempt, _now()))
+        if self.ownership.phase is not Phase.COMMITTING:
+            # The departure was given up before it came.
+            self._departure = "", None
 
     async def _settle(self, hold: Hold) -> None:
         """Have the other server open the session, once, and find out whether it has."""

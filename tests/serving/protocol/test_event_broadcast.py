@@ -101,6 +101,41 @@ def test_what_all_have_read_is_forgotten() -> None:
     run(read())
 
 
+def test_of_chunks_that_all_have_read_none_is_kept_behind_the_next() -> None:
+    async def read() -> None:
+        broadcast = EventBroadcast()
+        reader = broadcast.join()
+        for block in range(3):
+            broadcast.put(chunk(block))
+            await reader.batch()
+        broadcast.put(chunk(3))
+        assert [sent.event.chunk.first_frame for sent in broadcast._events] == [36]
+
+    run(read())
+
+
+@pytest.mark.parametrize(("most_chunks", "is_let_go"), [(MOST_CHUNKS + 2, False), (MOST_CHUNKS // 2, True)])
+def test_a_reader_is_let_go_by_the_bytes_of_the_chunks_that_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, most_chunks: int, is_let_go: bool
+) -> None:
+    async def read() -> None:
+        made = chunk(0).event
+        made.chunk.units[0].data = bytes(1000)
+        big = SerializedEvent.of(made)
+        monkeypatch.setattr(event_queue, "MAX_WAITING_BYTES", most_chunks * len(big.data))
+        broadcast = EventBroadcast()
+        reader = broadcast.join()
+        for _ in range(2 * MOST_CHUNKS):
+            broadcast.put(big)
+        if is_let_go:
+            with pytest.raises(LimitReached, match="waited for this stream"):
+                await reader.batch()
+        else:
+            assert sum(sent.span is not None for sent in await reader.batch()) == MOST_CHUNKS
+
+    run(read())
+
+
 def test_a_reader_that_lets_too_much_pile_up_is_let_go_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
     async def read() -> None:
         monkeypatch.setattr(event_queue, "MOST_EVENTS", 4 * TRIM_EVERY)

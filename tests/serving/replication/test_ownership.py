@@ -10,6 +10,7 @@ from serving.replication.actions import (
     Action,
     CancelAttempt,
     Commit,
+    Depart,
     FollowRegister,
     LookInRegister,
     Move,
@@ -21,7 +22,7 @@ from serving.replication.contacts import Contacts
 from serving.replication.kept_copies import KeptCopy, decide_kept
 from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, Orphan
 from serving.replication.ownership import Phase, StandbyOwnership
-from serving.replication.register import Ended, EpochRecord, Owner, StandbyEpoch
+from serving.replication.register import Destination, Ended, EpochRecord, Owner, StandbyEpoch
 
 CONFIG = LeaseConfig()
 
@@ -540,11 +541,21 @@ def test_a_session_whose_replica_dies_before_it_has_yielded_is_taken_over() -> N
     assert standby.role.tick(0.8) == [Prepare("a3", "r1")]
 
 
-def test_a_session_whose_replica_is_silent_before_it_has_yielded_is_taken_over() -> None:
+def test_what_is_handed_over_after_the_move_was_given_up_is_not_opened() -> None:
     standby = moving()
-    assert standby.role.tick(2.2) == []
-    assert standby.role.tick(2.4) == [CancelAttempt("a2")]
-    assert standby.role.tick(2.9) == [Prepare("a3", "r1")]
+    standby.role.died("r1", 0.3)
+    assert not standby.role.yielded("a2", 0.4)
+    assert standby.role.moved("a2", "r2", 0.5) == [CancelAttempt("a2")]
+
+
+def test_who_departs_after_that_was_given_up_stays() -> None:
+    standby = serving()
+    standby.answers(0.1)
+    standby.role.evacuate(Destination("elsewhere", "other", ""))
+    assert standby.role.tick(0.2) == [Depart("a2", 1, Destination("elsewhere", "other", ""))]
+    assert standby.role.tick(10.3)[0] == CancelAttempt("a2")
+    assert standby.role.departed("a2", 10.4) == []
+    assert standby.role.phase is Phase.SERVING
 
 
 def test_a_session_whose_replica_dies_after_it_has_yielded_goes_on_with_what_that_handed_over() -> None:

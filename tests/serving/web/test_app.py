@@ -228,7 +228,8 @@ def test_what_the_server_has_not_is_refused_as_anything_else_is(
     answer = open_client.request(method, path)
     assert answer.status_code == status
     error = answer.json()["error"]
-    assert (error["code"], error["reason"]) == ("INVALID_ARGUMENT", "INVALID_REQUEST")
+    code = "NOT_FOUND" if status == 404 else "INVALID_ARGUMENT"
+    assert (error["code"], error["reason"]) == (code, "INVALID_REQUEST")
     assert error["message"].startswith(f"{method} {path}: ")
 
 

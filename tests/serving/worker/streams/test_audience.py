@@ -4,7 +4,8 @@ import asyncio
 
 from engines.config.geometry import BlockLengths
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.messages import Role
+from serving.protocol.events import SerializedEvent
+from serving.replication.messages import Item, Role
 from serving.session.pacing import Pace
 from serving.session.state_machine import Session
 from serving.worker.streams.audience import Audience
@@ -42,6 +43,23 @@ def test_who_comes_late_begins_with_what_is_kept() -> None:
         there.publish_chunk(chunk)
     late = there.subscribe(Role.VIEWER, 9, 0.0)
     assert [kind for kind, _ in heard(there, late)] == ["state", "chunk", "chunk"]
+
+
+def test_an_item_says_of_a_chunk_where_it_is_as_its_bytes_do() -> None:
+    there = audience()
+    early = there.subscribe(Role.VIEWER, None, 0.0)
+    for chunk in chunks():
+        there.publish_chunk(chunk)
+    late = there.subscribe(Role.VIEWER, 0, 0.0)
+    early.put_event(pb.Event(gap=pb.Gap()).SerializeToString())
+    there.finish(None)
+
+    async def items(subscriber: Subscriber) -> list[Item]:
+        return [item async for item in subscriber.items(1.0)]
+
+    sent = [item for subscriber in (early, late) for item in asyncio.run(items(subscriber))]
+    assert [item.span for item in sent] == [SerializedEvent.read(item.event or b"").span for item in sent]
+    assert sum(item.span is not None for item in sent) == 2 * len(chunks())
 
 
 def test_what_happens_while_a_command_is_answered_comes_behind_its_receipt() -> None:
