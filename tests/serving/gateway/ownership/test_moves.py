@@ -202,10 +202,10 @@ def test_a_command_that_comes_in_the_middle_of_a_move_is_applied_once(
             standby = manager._failover._sessions[session.id]
             yielded = standby.ownership.yielded
 
-            def ask(attempt: str, now: float) -> None:
+            def ask(attempt: str, now: float) -> bool:
                 schedule = pb.Command(id="7", client_id="anna", schedule_prompt=cue(NIGHT, 141))
                 asked.append(asyncio.create_task(manager.command(session.id, schedule, ANNA)))
-                yielded(attempt, now)
+                return yielded(attempt, now)
 
             monkeypatch.setattr(standby.ownership, "yielded", ask)
             before = leave(there, session)
@@ -250,7 +250,7 @@ def test_a_manager_dies_in_the_middle_of_a_move_and_another_one_moves_the_sessio
             viewer = Viewer(other, session)
             await viewer.sees(45)
             standby: StandbySession = dying._failover._sessions[session.id]
-            monkeypatch.setattr(standby.ownership, "yielded", lambda *_: None)
+            monkeypatch.setattr(standby.ownership, "yielded", lambda *_: True)
             monkeypatch.setattr(standby.ownership, "moved", lambda *_: [])
             before = leave(there, session)
             await until(lambda: standby.ownership.phase is Phase.MOVING and not there.leased(session.id))
