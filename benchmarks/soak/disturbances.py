@@ -82,13 +82,16 @@ class Disturbances:
             )
             for kind, address in where.items()
         ]  # fmt: skip
+        try:
+            for client in clients:
+                assert client.stdout is not None
+                await client.stdout.readline()
+            await asyncio.sleep(UNREAD_S)
+        finally:
+            for client in clients:
+                with suppress(ProcessLookupError):
+                    client.kill()
         for client in clients:
-            assert client.stdout is not None
-            await client.stdout.readline()
-        await asyncio.sleep(UNREAD_S)
-        for client in clients:
-            with suppress(ProcessLookupError):
-                client.kill()
             await client.wait()
 
     async def full_disk(self) -> None:

@@ -85,7 +85,7 @@ RECIPES = {
         },
         {
             "self-forcing": SelfForcingTraining(
-                Budget(2_000, IDLE, 3e-3, 30, average=0.995, hold=0.3), batch=2, blocks=5, variety=LITTLE
+                Budget(1_300, IDLE, 1.5e-3, 30, average=0.995, hold=0.3), batch=2, blocks=5, variety=LITTLE
             ),
             "self-forcing-varied": SelfForcingTraining(
                 Budget(4_000, IDLE, 3e-3, average=0.998, hold=0.2), batch=2, blocks=8, restyling=Restyling()
