@@ -16,9 +16,9 @@ serve: .venv/run
 proto: .venv/dev
 	$(BIN)/python -m serving.pb.generate
 
-# Servers are tested one by one: each has a Ray cluster that takes both cores.
+# Three at a time keep two cores busy, since many wait. Servers are tested one by one: each has a Ray cluster.
 test: .venv/dev | .venv/browser .venv/helm
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist worksteal --ignore tests/serving/live
+	$(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist worksteal --ignore tests/serving/live
 	$(BIN)/python -m pytest -m "not slow" tests/serving/live
 
 # Servers by twos and replicas killed by the dozen; several hosts in network namespaces and the image, which need root.
