@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -53,7 +54,7 @@ def folder_beside(path: Path) -> Iterator[Path]:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder)
+            _remove(folder)
 
 
 def put_in_place(place: Path, path: Path) -> None:
@@ -110,4 +111,9 @@ def _remove_if_left(folder: Path) -> None:
     with suppress(OSError):  # It is somebody else's, or another process was faster.
         if (lock := locked(folder / LOCK)) is not None:
             with closing(lock):
-                shutil.rmtree(folder)
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Under another name: who waits for the folder would make a lock in it again while it is emptied."""
+    shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}-{uuid.uuid4().hex}")))

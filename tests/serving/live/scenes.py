@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import av
 import grpc
 import numpy as np
+import psutil
 
 from serving.client.aio import AsyncClient
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -31,6 +32,16 @@ def settles(is_so: Callable[[], bool], seconds: float = 20.0) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+def children(holds: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    """The processes below this one of which something holds; any may end meanwhile."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if holds(process):
+                found.append(process)
+    return found
 
 
 def code_of(call: Callable[[], object]) -> grpc.StatusCode | None:

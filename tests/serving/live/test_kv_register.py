@@ -18,6 +18,7 @@ from benchmarks.measure.replicas import joined
 from serving.deployments.routing.kv_register import KvRegister, forget_all
 from serving.errors import RegisterUnavailable
 from serving.replication.register import Ended, EpochRecord, Owner, encode_record, end_session
+from tests.serving.live.scenes import children
 
 RACERS = 4
 NAMESPACE = "longtake"
@@ -173,7 +174,7 @@ def test_a_session_that_is_half_forgotten_is_over(session: str) -> None:
 
 def test_a_register_that_does_not_answer_is_said_to_be_out_of_reach(session: str) -> None:
     # A cluster of an earlier test may not be quite gone.
-    stores = [one for one in psutil.Process().children(recursive=True) if "gcs_server" in one.name()]
+    stores = children(lambda process: "gcs_server" in process.name())
     store = max(stores, key=psutil.Process.create_time)
     register = KvRegister(timeout_s=0.3)
     store.suspend()

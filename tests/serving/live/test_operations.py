@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import SLOTS, Server
-from tests.serving.live.scenes import NIGHT, NOON, chunks, create, cue, playing, start, watch
+from tests.serving.live.scenes import NIGHT, NOON, children, chunks, create, cue, playing, start, watch
 
 Stub = sessions_pb2_grpc.SessionsStub
 
@@ -38,8 +38,7 @@ def test_the_server_says_that_it_is_healthy(server: Server) -> None:
 
 def test_replicas_give_way_to_nothing_else_on_the_machine(server: Server) -> None:
     assert server
-    processes = psutil.Process().children(recursive=True)
-    niceness = [one.nice() for one in processes if "ServeReplica:longtake" in "".join(one.cmdline())]
+    niceness = [one.nice() for one in children(lambda one: "ServeReplica:longtake" in "".join(one.cmdline()))]
     assert niceness == [psutil.Process().nice()] * 2
 
 
