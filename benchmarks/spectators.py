@@ -33,7 +33,6 @@ from serving.auth import Caller
 from serving.config import ServerConfig
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
-from serving.media.chunk import ChunkSpan
 from serving.media.encoder import ChunkEncoder
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -174,7 +173,7 @@ def encoded(blocks: int) -> list[BlockEvents]:
         progress = pb.Progress(current_start_frame=end, generated_fps=16.0, queued_blocks=1)
         found.append(
             BlockEvents(
-                _pickled(pb.Event(seq=block + 1, chunk=chunk), ChunkSpan(0, first, len(chunk.units))),
+                _pickled(pb.Event(seq=block + 1, chunk=chunk)),
                 _pickled(pb.Event(seq=block + 1, progress=progress)),
             )
         )
@@ -246,8 +245,9 @@ async def _round(pool: FakeReplicas, block: BlockEvents, seen: Count, wanted: in
     return (time.process_time() - began) * 1e3
 
 
-def _pickled(event: pb.Event, span: ChunkSpan | None = None) -> bytes:
-    return pickle.dumps(Item(event.SerializeToString(), span))
+def _pickled(event: pb.Event) -> bytes:
+    sent = SerializedEvent.of(event)
+    return pickle.dumps(Item(sent.data, sent.span))
 
 
 def _state(name: str) -> bytes:

@@ -47,6 +47,10 @@ class Chunk:
         """The frame behind the last."""
         return self.first_frame + len(self.units)
 
+    def span(self, take: int) -> ChunkSpan:
+        """Where it is in a session, as a chunk of that take."""
+        return ChunkSpan(take, self.first_frame, len(self.units))
+
     @property
     def nbytes(self) -> int:
         """Bytes of all units."""

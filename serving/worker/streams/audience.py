@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from serving.errors import FrameOutOfRange, ServingError
-from serving.media.chunk import Chunk, ChunkSpan
+from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.events import write_chunk
 from serving.replication.messages import Role
@@ -99,9 +99,9 @@ class Audience:
         self.kept.append(chunk)
         event = pb.Event(take=self._logic.take, chunk=write_chunk(chunk))
         event.seq = self._next_seq(event)
-        data = event.SerializeToString()
+        data, span = event.SerializeToString(), chunk.span(event.take)
         for subscriber in self.subscribers:
-            subscriber.put_chunk(data, self._span(chunk))
+            subscriber.put_chunk(data, span)
 
     def publish_behind(self, events: Iterable[pb.Event]) -> None:
         """Send events; behind the receipts of a command that is being answered."""
@@ -138,11 +138,8 @@ class Audience:
         if from_frame is None:
             return
         for chunk in self.kept:
-            event = pb.Event(take=self._logic.take, chunk=write_chunk(chunk)).SerializeToString()
-            subscriber.put_backlog(event, self._span(chunk))
-
-    def _span(self, chunk: Chunk) -> ChunkSpan:
-        return ChunkSpan(self._logic.take, chunk.first_frame, len(chunk.units))
+            event = pb.Event(take=self._logic.take, chunk=write_chunk(chunk))
+            subscriber.put_backlog(event.SerializeToString(), chunk.span(event.take))
 
     def _state_event(self) -> bytes:
         event = pb.Event(take=self._logic.take, seq=self._logic.seq, state=self._describe())

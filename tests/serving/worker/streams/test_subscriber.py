@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from serving.errors import LimitReached, SessionNotFound
-from serving.media.chunk import AccessUnit, Chunk, ChunkSpan
+from serving.media.chunk import AccessUnit, Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_queue import MOST_CHUNKS, MOST_EVENTS
 from serving.protocol.events import write_chunk
@@ -31,7 +31,7 @@ def chunk(block: int) -> Chunk:
 def put_chunk(subscriber: Subscriber, block: int, take: int = 0) -> None:
     made = chunk(block)
     event = pb.Event(take=take, chunk=write_chunk(made)).SerializeToString()
-    subscriber.put_chunk(event, ChunkSpan(take, made.first_frame, len(made.units)))
+    subscriber.put_chunk(event, made.span(take))
 
 
 async def taken(subscriber: Subscriber) -> list[Item]:
@@ -131,7 +131,7 @@ def test_chunks_kept_for_late_comers_do_not_count_as_slowness() -> None:
     for block in range(60):
         made = chunk(block)
         event = pb.Event(chunk=write_chunk(made)).SerializeToString()
-        subscriber.put_backlog(event, ChunkSpan(0, made.first_frame, len(made.units)))
+        subscriber.put_backlog(event, made.span(0))
     assert len(run(events(subscriber))) == 60
 
 
