@@ -8,9 +8,8 @@ from collections.abc import Callable
 from itertools import islice
 
 from serving.errors import ServingError
-from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_queue import MOST_CHUNKS, overflow
-from serving.protocol.events import SerializedEvent
+from serving.protocol.events import SerializedEvent, gap_event
 
 TRIM_EVERY = 16
 """Events between two looks at what every reader has read, where no chunk is among them: those are big."""
@@ -87,8 +86,7 @@ class EventBroadcast:
         assert span is not None
         if behind := sum(reader.place <= place for reader in self.readers):
             self._skipped(behind * span.frames)
-        gap = pb.Gap(first_frame=span.first_frame, frames=span.frames)
-        self._events[at] = SerializedEvent.of(pb.Event(take=span.take, gap=gap))
+        self._events[at] = SerializedEvent.of(gap_event(span))
         self._nbytes += len(self._events[at].data) - nbytes
 
     def _trim(self) -> None:

@@ -11,6 +11,7 @@ from typing import Generic, NamedTuple, TypeVar
 from serving.errors import LimitReached, ServingError
 from serving.media.chunk import ChunkSpan
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.events import gap_event
 
 T = TypeVar("T")
 
@@ -135,5 +136,4 @@ class EventQueue(Generic[T]):
                 del self._waiting[before]
                 place = before
                 break
-        gap = pb.Gap(first_frame=span.first_frame, frames=span.frames)
-        self._waiting.insert(place, Queued(self._write(pb.Event(take=span.take, gap=gap)), 0, span, is_gap=True))
+        self._waiting.insert(place, Queued(self._write(gap_event(span)), 0, span, is_gap=True))

@@ -50,6 +50,11 @@ def _span(event: pb.Event) -> ChunkSpan | None:
     return ChunkSpan(event.take, event.chunk.first_frame, len(event.chunk.units))
 
 
+def gap_event(span: ChunkSpan) -> pb.Event:
+    """What is sent in place of frames that are not."""
+    return pb.Event(take=span.take, gap=pb.Gap(first_frame=span.first_frame, frames=span.frames))
+
+
 def write_chunk(chunk: Chunk) -> pb.Chunk:
     """The `Chunk` message: an access unit for each frame, with the picture that it was made from, if any."""
     units = [

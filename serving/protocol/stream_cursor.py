@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+from serving.media.chunk import ChunkSpan
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.events import SerializedEvent
+from serving.protocol.events import SerializedEvent, gap_event
 
 
 class Verdict(Enum):
@@ -71,8 +72,7 @@ class StreamCursor:
         if session.oldest_frame <= first:
             return None
         self.next_frame = session.oldest_frame
-        gap = pb.Gap(first_frame=first, frames=session.oldest_frame - first)
-        return pb.Event(take=session.take, gap=gap)
+        return gap_event(ChunkSpan(session.take, first, session.oldest_frame - first))
 
     def _misses(self, event: pb.Event) -> bool:
         """Whether an event before this one is missing, of which a state would have told.
