@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import av
+from av.container import OutputContainer
 
 from serving.errors import FilmError
 from serving.media.whole_file import put_in_place, whole_file
 
-OPTIONS = {"movflags": "faststart+use_metadata_tags"}
+_OPTIONS = {"movflags": "faststart+use_metadata_tags"}
 
 
 @contextlib.contextmanager
@@ -21,6 +23,31 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (av.FFmpegError, OSError) as error:
         raise FilmError(f"{path} cannot be written: {error.strerror}") from error
+
+
+class _UnbufferedFile:
+    """A file that holds all that PyAV has written: to put the index first, it opens it again, by its name."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.name, self.seek, self.tell = file.name, file.seek, file.tell
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        written = self._file.write(data)
+        self._file.flush()
+        return written
+
+
+@contextlib.contextmanager
+def new_mp4(path: Path) -> Iterator[OutputContainer]:
+    """An ordinary MP4 to be written. Raises FFmpegError, or OSError."""
+    # A file that PyAV opens itself stays open, with a buffer of 256 KiB, where the disk refuses its first or last
+    # bytes.
+    with (
+        path.open("wb") as file,
+        av.open(_UnbufferedFile(file), "w", format="mp4", options=_OPTIONS) as container,
+    ):
+        yield container
 
 
 def finish(part: Path, path: Path, frames: int, tags: Mapping[str, str]) -> None:
@@ -48,10 +75,7 @@ def make_ordinary(source: Path, target: Path, frames: int, tags: Mapping[str, st
 
 
 def _copy(source: Path, target: Path, tags: Mapping[str, str]) -> None:
-    with (
-        av.open(str(source), "r") as fragments,
-        av.open(str(target), "w", format="mp4", options=OPTIONS) as container,
-    ):
+    with av.open(str(source), "r") as fragments, new_mp4(target) as container:
         container.metadata.update(tags)
         video = fragments.streams.video[0]
         stream = container.add_stream_from_template(video, opaque=True)

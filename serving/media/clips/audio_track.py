@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from serving.errors import ClipError
 from serving.media.film_file import FACTS_TAG
-from serving.media.ordinary_mp4 import OPTIONS, writing
+from serving.media.ordinary_mp4 import new_mp4, writing
 from serving.media.whole_file import whole_file
 
 COPIED = frozenset({"aac", "mp3", "ac3", "eac3", "opus"})
@@ -40,7 +40,7 @@ def add_audio(film: Path, clip: Path, start_s: Fraction) -> None:
         writing(film),
         av.open(str(film), "r") as made,
         whole_file(film) as copy,
-        av.open(str(copy), "w", format="mp4", options=OPTIONS) as container,
+        new_mp4(copy) as container,
     ):
         facts = made.metadata.get(FACTS_TAG)
         container.metadata.update({} if facts is None else {FACTS_TAG: facts})

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
+from weakref import WeakSet
 
 import pytest
 
@@ -45,6 +47,28 @@ def test_a_request_that_comes_again_has_its_first_answer() -> None:
         log, opened = RequestLog(), Opened()
         assert [await log.once("", creation(), opened) for _ in range(3)] == [1, 1, 1]
         assert await log.once("", creation("2"), opened) == 2
+
+    run(work)
+
+
+def test_what_was_done_for_an_answer_is_not_kept_with_it() -> None:
+    class Pictures:
+        """What somebody read in order to answer."""
+
+    read = WeakSet[Pictures]()
+
+    async def refuse() -> None:
+        pictures = Pictures()
+        read.add(pictures)
+        raise SlotsFull("all 3 are taken")
+
+    async def work() -> None:
+        log = RequestLog()
+        for _ in range(2):
+            with pytest.raises(SlotsFull, match="all 3 are taken"):
+                await log.once("", creation(), refuse)
+        gc.collect()
+        assert (len(log), len(read)) == (1, 0)
 
     run(work)
 
