@@ -67,8 +67,8 @@ def test_what_was_done_for_an_answer_is_not_kept_with_it() -> None:
         for _ in range(2):
             with pytest.raises(SlotsFull, match="all 3 are taken"):
                 await log.once("", creation(), refuse)
-        gc.collect()
-        assert (len(log), len(read)) == (1, 0)
+            gc.collect()
+            assert (len(log), len(read)) == (1, 0)
 
     run(work)
 
