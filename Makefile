@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 
-.PHONY: demo serve proto test test-slow check bench bench-gpu plans clean
+.PHONY: demo serve proto test test-units test-servers test-slow check bench bench-gpu plans clean
 
 # A server, and two sessions at once, one of them steered live: films, a picture sheet and times in out/.
 demo: .venv/run
@@ -16,9 +16,15 @@ serve: .venv/run
 proto: .venv/dev
 	$(BIN)/python -m serving.pb.generate
 
-# Three at a time keep two cores busy, since many wait. Servers are tested one by one: each has a Ray cluster.
+# Servers are tested one by one, since each has a Ray cluster. They wait more than they work: the unit tests run
+# beside them, three at a time, and give way to them.
 test: .venv/dev | .venv/browser .venv/helm
-	$(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist worksteal --ignore tests/serving/live
+	$(MAKE) --jobs 2 test-units test-servers
+
+test-units:
+	nice -n 19 $(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist worksteal --ignore tests/serving/live
+
+test-servers:
 	$(BIN)/python -m pytest -m "not slow" tests/serving/live
 
 # Servers by twos and replicas killed by the dozen; several hosts in network namespaces and the image, which need root.
