@@ -42,6 +42,8 @@ class Disturbances:
         self._server, self._sessions, self._disk = server, sessions, disk
         self._rng = random.Random(f"doors {seed}")
         self.done: Counter[str] = Counter()
+        self.proxies_killed: list[float] = []
+        """When, in seconds of the event loop."""
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -111,6 +113,7 @@ class Disturbances:
                 if "ProxyActor" in " ".join(process.cmdline()):
                     logger.info("proxy %d killed", process.pid)
                     process.kill()
+                    self.proxies_killed.append(asyncio.get_running_loop().time())
 
     def _session(self) -> str | None:
         there = self._sessions()

@@ -54,6 +54,7 @@ class DoorsSoak:
     has_disk: bool
     tally: Tally
     disturbed: Counter[str]
+    proxies_killed: Sequence[float]
     memory: Sequence[Memory]
     sessions_left: int
 
@@ -107,8 +108,15 @@ async def _run(server: LocalServer, minutes: float, seed: int, disk: Path | None
             await asyncio.gather(*playing)
         left = len(await client.list())
     return DoorsSoak(
-        seed, time.monotonic() - began, disk is not None, tally, disturbances.done, memory, left
+        seed, time.monotonic() - began, disk is not None, tally, disturbances.done, disturbances.proxies_killed,
+        memory, left,
     )  # fmt: skip
+
+
+def waits_for_a_proxy(gaps: Sequence[tuple[float, float]], killed: Sequence[float]) -> list[float]:
+    """The longest wait for a chunk that each killed proxy fell into; `gaps` are ends and lengths."""
+    during = [[seconds for end, seconds in gaps if end - seconds <= at <= end] for at in killed]
+    return [max(waits) for waits in during if waits]
 
 
 def growth(memory: Sequence[Memory]) -> dict[str, dict[str, float]]:
@@ -148,6 +156,9 @@ def doors_summary(soak: DoorsSoak) -> dict[str, Any]:
             "median": round(float(np.median(waits)), 2), "p99": round(float(np.quantile(waits, 0.99)), 2),
             "longest": round(max(waits), 2),
         },
+        "wait_for_a_chunk_when_a_proxy_was_killed_s": [
+            round(seconds, 2) for seconds in waits_for_a_proxy(tally.gaps, soak.proxies_killed)
+        ],
         "done": dict(sorted(tally.done.items())),
         "refused": dict(sorted(tally.refused.items())),
         "memory": growth(soak.memory),
