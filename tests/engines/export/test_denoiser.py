@@ -26,6 +26,7 @@ from engines.wan.transformer import AdaLNModulation, CausalTransformer
 from tests.support.generators import generator_for
 
 EXACT = 2e-5
+"""Of the largest value that is compared."""
 BLOCKS = 6
 """Of LongLive's window of 12 frames four blocks fill it."""
 
@@ -48,7 +49,7 @@ class ComparedDenoiser:
         flow = self._denoise(latents, modulations, context, ops)
         if context.row.placement.used == self._call.frames + sum(self._call.slots):
             made = self._made(latents, modulations, context)
-            self.errors.append(float((made["flow"] - flow).abs().max()))
+            self.errors.append(largest_error(made["flow"], flow))
             self._compare_own(made, context)
         return flow
 
@@ -90,7 +91,11 @@ class ComparedDenoiser:
         for layer in range(self._layers):
             for name, own in zip(("keys", "values"), own_names(layer), strict=True):
                 kept = torch.cat([window[name][layer, s * tokens : (s + 1) * tokens] for s in row.slots(layer)])
-                self.errors.append(float((made[own] - kept).abs().max()))
+                self.errors.append(largest_error(made[own], kept))
+
+
+def largest_error(made: Tensor, wanted: Tensor) -> float:
+    return float((made - wanted).abs().max() / wanted.abs().max())
 
 
 def errors_of(model: Model, stream: StreamConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:

@@ -135,10 +135,7 @@ def test_int8_windows_cost_the_pocket_model_less_than_bf16() -> None:
             denoiser_for(rounded),
         )
     )
-    error = (near - exact).norm() / exact.norm()
-    # Seen: 0.0029, where bf16 is at 0.013.
-    assert error < 0.004
-    assert error < (bf16 - exact).norm() / exact.norm() / 3
+    assert (near - exact).norm() < (bf16 - exact).norm() / 3
 
 
 def test_streams_in_int8_at_different_places_share_a_pass(model: Model, prompts: list[Prompt]) -> None:
