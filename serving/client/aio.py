@@ -34,6 +34,9 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", 64 << 20),
     # A channel is a connection of its own: a second one to the same address may lead to another server.
     ("grpc.use_local_subchannel_pool", 1),
+    # By default a server that is there again is seen up to two minutes later.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),
 )
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 
-FIRST_WAIT_S = 0.05
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.05, 0.5
 
-
-LONGEST_WAIT_S = 2.0
+STOOD_S = 4.0
+"""A stream that stood for so long before it was lost had something, even if it was no more than silence."""
 
 
 class Backoff:
-    """Tries again after ever longer waits, until `seconds` have brought nothing.
-
-    A stream that stood for a while before it was lost had something, even if it was no more than silence.
-    """
+    """Tries again after ever longer waits, until `seconds` have brought nothing."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -28,7 +25,7 @@ class Backoff:
 
     def wait_s(self, now: float) -> float | None:
         """Something was lost at `now`: how long to wait before the next try, None to give up."""
-        if now - self._tried_at > 2 * LONGEST_WAIT_S:
+        if now - self._tried_at > STOOD_S:
             self.satisfied()
         self._lost_at = min(self._lost_at, now)
         if now - self._lost_at >= self.seconds:

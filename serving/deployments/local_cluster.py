@@ -34,8 +34,8 @@ ENVIRONMENT = {
     "RAY_worker_niceness": "0",
     # The controller would kill a proxy that is not there after 5 s: on a busy machine none ever is.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-    # Clients have no server for as long as nobody knows that the only proxy is gone: it is asked every second.
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # Clients have no server for as long as nobody knows that the only proxy is gone, which takes three questions.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.25",
     # A proxy that is stopped or cut off would hold up the managers that answer it: see `ReplicaClient`.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     # A message between replicas may have 4 MiB otherwise; what a decoder begins with has more.

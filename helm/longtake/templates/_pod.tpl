@@ -130,7 +130,7 @@ securityContext:
 {{- define "longtake.environment" -}}
 - {name: RAY_worker_niceness, value: "0"}
 - {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "60"}
-- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "0.25"}
 - {name: RAY_SERVE_PROXY_USE_GRPC, value: "1"}
 - {name: RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, value: "2147483647"}
 - {name: SERVE_SOCKET_REUSE_PORT_ENABLED, value: "0"}

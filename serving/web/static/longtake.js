@@ -21,7 +21,7 @@ import { socketUrl, subprotocols } from "./socket_address.js";
 export { Refusal };
 
 const FIRST_WAIT_MS = 250;
-const LONGEST_WAIT_MS = 4000;
+const LONGEST_WAIT_MS = 1000;
 const PATIENCE_MS = 60_000;
 const REFUSED = 1008; // The close code that says that trying again will not help.
 
