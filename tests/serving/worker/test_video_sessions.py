@@ -398,6 +398,7 @@ def test_a_session_that_moves_to_a_like_machine_goes_on_bit_for_bit(pocket: Open
             name = await begun(bench, video_spec(pocket))
             async with standing_by(bench, name), controlled(bench, name) as controller:
                 await controller.push(range(21))
+                await settled(lambda: controller.session.logic.next_block == 5)
                 await controller.command(restyled_cue(noise_scale=0.7))
                 await controller.push(range(21, 29))
                 await settled(lambda: controller.session.logic.next_block == 7)
