@@ -86,7 +86,7 @@ async def follow(client: AsyncClient, film: Path, span: int) -> Watched:
     """Leave all to the timeline, which is there from the beginning."""
     cues = [
         Cue(0, Blend.of(f"{SAILBOAT} at night under a clear sky")),
-        Cue(2 * span, Blend.of(f"{SAILBOAT} at noon under a clear sky"), Transition(4, "slerp")),
+        Cue(2 * span, Blend.of(f"{SAILBOAT} at dawn under a clear sky"), Transition(4, "slerp")),
     ]
     async with started(client, cues, seed=7) as controller:
         with closing(Playback(controller, film)) as playback:
