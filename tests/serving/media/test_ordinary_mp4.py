@@ -11,6 +11,7 @@ import pytest
 from serving.media.fragment_file import FragmentFile
 from serving.media.ordinary_mp4 import make_ordinary
 from tests.serving.footage import HEIGHT, WIDTH, chunks, decoded, played
+from tests.support.open_files import open_files
 
 FULL = Path("/dev/full")
 
@@ -23,10 +24,6 @@ def fragments(tmp_path: Path) -> Iterator[FragmentFile]:
         file.append(chunk, HEIGHT, WIDTH)
     yield file
     file.close()
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_the_index_comes_first_and_every_frame_is_there(fragments: FragmentFile, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from serving.session.applied_log import AppliedLog
 from serving.session.applied_page import pack_page, unpack_page
 from serving.session.types import PAGE, Applied
 from serving.timeline.cue import Blend, Cue, Restyling, Transition
+from tests.support.open_files import open_files
 from tests.support.prompts import prompts
 
 COUNTS = [0, 1, PAGE, 2 * PAGE, 2 * PAGE + 1, 3 * PAGE, 5 * PAGE + 7]
@@ -140,10 +140,6 @@ def test_a_short_log_needs_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(log_of(2 * PAGE)) == 2 * PAGE
     with pytest.raises(LimitReached, match="cannot be opened"):
         log_of(2 * PAGE + 1)
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_a_closed_log_gives_its_file_back_and_has_only_its_end() -> None:
