@@ -51,22 +51,20 @@ class _Key(NamedTuple):
 
 @dataclass(frozen=True)
 class _Answer:
-    """Without the task and the traceback that it came from, which hold a request and all that was done for it."""
+    """A refusal is a copy, without the traceback that holds a request and all that was done for it."""
 
     result: Any
     refusal: ServingError | None = None
 
     @classmethod
-    def of(cls, task: asyncio.Task[Any]) -> _Answer | None:
-        """None if the task has ended without one."""
-        if task.cancelled():
-            return None
-        failure = task.exception()
-        if failure is None:
-            return cls(task.result())
-        if isinstance(failure, ServingError) and not isinstance(failure, ReplicaLost):
-            return cls(None, copy(failure))
-        return None
+    async def of(cls, do: Callable[[], Awaitable[Any]]) -> _Answer:
+        """What `do` returns or how it refuses. Raises what is no answer."""
+        try:
+            return cls(await do())
+        except ReplicaLost:
+            raise
+        except ServingError as refusal:
+            return cls(None, copy(refusal))
 
     def given(self) -> Any:
         """The result; raises the refusal."""
@@ -78,10 +76,8 @@ class _Answer:
 @dataclass
 class _Asked:
     content: bytes
+    answer: asyncio.Task[_Answer]
     until: float
-    task: asyncio.Task[Any] | None = None
-    """While it is being done."""
-    answer: _Answer | None = None
     waiting: int = 0
 
 
@@ -116,44 +112,45 @@ class RequestLog:
         self._forget()
         asked = self._asked.get(key)
         if asked is None:
-            asked = self._asked[key] = _Asked(_content(request), self._clock() + self._kept_s)
-            asked.task = asyncio.ensure_future(_done(do))
-            asked.task.add_done_callback(lambda task: self._judge(key, asked, task))
+            answer = asyncio.create_task(_Answer.of(do))
+            asked = self._asked[key] = _Asked(_content(request), answer, self._clock() + self._kept_s)
+            answer.add_done_callback(lambda _: self._judge(key, asked))
         elif asked.content != _content(request):
             raise CommandIdReused(
                 f"the command id {key.command_id!r} was used before, for another request; give each its own"
             )
-        if asked.answer is not None:
-            return asked.answer.given()
-        assert asked.task is not None
         asked.waiting += 1
         try:
-            return await wait_without_cancelling(asked.task)
+            answered = await wait_without_cancelling(asked.answer)
         finally:
             asked.waiting -= 1
-            if not asked.waiting and asked.task is not None:
+            if not asked.waiting and not asked.answer.done():
                 asyncio.get_running_loop().call_later(self._abandoned_s, self._give_up, key, asked)
+        result: T = answered.given()
+        return result
 
     def _give_up(self, key: _Key, asked: _Asked) -> None:
         """Nobody has come for an answer that was left alone."""
-        if not asked.waiting and asked.task is not None:
-            asked.task.cancel()
-            if self._asked.get(key) is asked:
-                del self._asked[key]
+        if not asked.waiting and not asked.answer.done():
+            asked.answer.cancel()
+            self._drop(key, asked)
 
-    def _judge(self, key: _Key, asked: _Asked, task: asyncio.Task[Any]) -> None:
-        """Keep an answer, and forget what was none."""
-        asked.task, asked.answer = None, _Answer.of(task)
-        failure = None if task.cancelled() else task.exception()
+    def _judge(self, key: _Key, asked: _Asked) -> None:
+        """Forget what was no answer."""
+        failure = None if asked.answer.cancelled() else asked.answer.exception()
         if not asked.waiting and failure is not None and not isinstance(failure, ServingError):
             logger.error("a request failed that nobody waits for any more", exc_info=failure)
-        if asked.answer is None and self._asked.get(key) is asked:
+        if asked.answer.cancelled() or failure is not None:
+            self._drop(key, asked)
+
+    def _drop(self, key: _Key, asked: _Asked) -> None:
+        if self._asked.get(key) is asked:
             del self._asked[key]
 
     def _forget(self) -> None:
         """The oldest go; what is being done stays."""
         now, most = self._clock(), self._most - 1
-        done = [key for key, asked in self._asked.items() if asked.answer is not None]
+        done = [key for key, asked in self._asked.items() if asked.answer.done()]
         for key in done:
             if self._asked[key].until > now and len(self._asked) <= most:
                 return
@@ -171,10 +168,6 @@ def request_name(caller: str, request: Identified) -> str:
         return ""
     names = f"{len(caller)} {len(request.client_id)} {caller}{request.client_id}{request.command_id}"
     return str(uuid.uuid5(_SESSIONS, names))
-
-
-async def _done(do: Callable[[], Awaitable[T]]) -> T:
-    return await do()
 
 
 def _content(request: Any) -> bytes:
