@@ -128,9 +128,9 @@ def test_where_all_slots_are_taken_a_session_waits_for_its_replica(pocket: Opene
     async def fill() -> None:
         async with cluster(pocket, tmp_path, slots=1) as there:
             sessions = [await started(there.managers[0]) for _ in range(2)]
+            viewers = [Viewer(there.managers[0], session) for session in sessions]
             with pytest.raises(SlotsFull):
                 await created(there.managers[0])
-            viewers = [Viewer(there.managers[0], session) for session in sessions]
             await asyncio.gather(*(viewer.sees(33) for viewer in viewers))
             silent = there.owner_of(sessions[0].id)
             there.links[silent].is_cut = True
