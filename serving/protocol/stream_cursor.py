@@ -81,11 +81,13 @@ class StreamCursor:
         and again from the first one behind a gap, which stands for others.
         """
         kind, before = event.WhichOneof("event"), self._seq
+        # Progress counts nothing: it has the number of the last event before it.
+        expected = None if before is None else before + (kind != "progress")
         if kind == "gap":
             self._seq = None
         elif event.seq and (kind == "chunk" or before is not None):
             self._seq = event.seq if kind == "state" else max(event.seq, before or 0)
-        return before is not None and kind != "state" and event.seq > before + 1
+        return expected is not None and kind != "state" and event.seq > expected
 
     def _begins_take(self, take: int) -> bool:
         """Whether the session has been reset since the last event."""
@@ -110,7 +112,8 @@ class RelayCursor:
 
     def __init__(self, from_frame: int | None) -> None:
         self.next_frame = from_frame
-        self._take: int | None = None
+        self.take: int | None = None
+        """The one that `next_frame` is of; None as long as no event has said it."""
 
     def accept(self, sent: SerializedEvent) -> bool:
         """Whether an event is news; chunks that were sent before are not."""
@@ -126,6 +129,6 @@ class RelayCursor:
         return True
 
     def _begin(self, take: int) -> None:
-        if self._take is not None and take > self._take:
+        if self.take is not None and take > self.take:
             self.next_frame = 0
-        self._take = max(take, self._take or 0)
+        self.take = max(take, self.take or 0)

@@ -14,8 +14,10 @@ export class EventNumbers {
    */
   lacksOne(type, seq) {
     const before = this.#last;
+    // Progress counts nothing: it has the number of the last event before it.
+    const expected = type === "progress" ? before : before + 1;
     if (type === "gap") this.#last = null;
     else if (seq && (type === "frames" || before !== null)) this.#last = type === "state" ? seq : Math.max(seq, before);
-    return before !== null && type !== "state" && seq > before + 1;
+    return before !== null && type !== "state" && seq > expected;
   }
 }

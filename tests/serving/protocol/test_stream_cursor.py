@@ -58,6 +58,17 @@ def test_where_a_number_is_missing_an_event_is() -> None:
     assert viewing.judge(chunk(21, 12, seq=22)) is Verdict.HOLE
 
 
+def test_progress_has_the_number_of_the_event_before_it() -> None:
+    viewing = StreamCursor(0)
+    told = [chunk(0, 9, seq=5), progress(5), receipt(6), progress(6)]
+    assert [viewing.judge(event) for event in told] == [Verdict.NEWS] * 4
+    assert viewing.judge(progress(7)) is Verdict.HOLE
+
+
+def progress(seq: int) -> pb.Event:
+    return pb.Event(seq=seq, progress=pb.Progress())
+
+
 def test_a_state_tells_of_all_before_it_and_a_gap_of_the_chunks_that_are_missing_behind_it() -> None:
     viewing = StreamCursor(0)
     viewing.judge(chunk(0, 9, seq=5))

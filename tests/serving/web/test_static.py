@@ -243,6 +243,11 @@ def test_where_the_numbers_of_events_skip_one_the_connection_is_made_again() -> 
     assert heard(program) == [["state", 0, "progress", "state", 9], ["9"]]
 
 
+def test_progress_that_counts_more_than_was_heard_tells_that_something_is_missing() -> None:
+    program = "state(4); see(0, 9, 5); hear('progress', 5); hear('progress', 6); state(6); see(9, 12, 7);"
+    assert heard(program) == [["state", 0, "progress", "state", 9], ["9"]]
+
+
 def test_numbers_are_skipped_up_to_the_first_frames_behind_a_gap_and_at_a_state() -> None:
     program = "state(4); hear('receipt', 9); see(0, 9, 10); hear('gap'); hear('receipt', 14); see(33, 12, 15);"
     program += "hear('resumed'); state(20); see(45, 12, 21);"
