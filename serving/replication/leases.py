@@ -205,6 +205,10 @@ class StreamLeases:
         """A stream has begun."""
         self._alive_at[stream] = now
 
+    def is_open(self, stream: str) -> bool:
+        """Whether it has begun and not ended."""
+        return stream in self._alive_at
+
     def closed(self, stream: str) -> None:
         """A stream has ended."""
         self._alive_at.pop(stream, None)

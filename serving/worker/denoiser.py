@@ -204,17 +204,18 @@ class Denoiser:
         time for a new session, and LimitReached for a session out of a client's bytes that is not rebuilt within
         `replay_s`.
         """
-        await self._copies.make_way(spec.session_id, epoch, owner)
-        is_suspended = resume is not None and resume.record.suspended
-        with nullcontext() if is_suspended else self._copies.slot(spec, moves=epoch > 0):
-            if any(copy.attempt == owner for copy in self._copies.all):
-                raise WrongState("the session's owner is here: its lease can be renewed")
-            is_clients = resume is not None and epoch == 0
-            opening = self._factory.open(attempt, spec, cues, resume)
-            session = await self._copies.made(
-                attempt, self._within(opening, self._replay_s if is_clients else None)
-            )
-            return await self._admit(session)
+
+        async def make() -> ActiveSession:
+            await self._copies.make_way(spec.session_id, epoch, owner)
+            is_suspended = resume is not None and resume.record.suspended
+            with nullcontext() if is_suspended else self._copies.slot(spec, moves=epoch > 0):
+                if any(copy.attempt == owner for copy in self._copies.all):
+                    raise WrongState("the session's owner is here: its lease can be renewed")
+                is_clients = resume is not None and epoch == 0
+                opening = self._factory.open(attempt, spec, cues, resume)
+                return self._copies.admit(await self._within(opening, self._replay_s if is_clients else None))
+
+        return self._prepared(await self._copies.made(attempt, make))
 
     async def fork(
         self, attempt: str, new_attempt: str, session_id: str, caller: str, frame: int | None
@@ -225,12 +226,16 @@ class Denoiser:
         """
         session = self._copies.leased(attempt)
         spec = replace(session.spec, session_id=session_id, caller=caller, created=time.time())
-        with self._copies.slot(spec):
-            if frame is None:
-                making = self._fork_here(session, new_attempt, spec)
-            else:
-                making = self._factory.fork_back(session, new_attempt, spec, frame, self._replay_s)
-            return await self._admit(await self._copies.made(new_attempt, making))
+
+        async def make() -> ActiveSession:
+            with self._copies.slot(spec):
+                if frame is None:
+                    making = self._fork_here(session, new_attempt, spec)
+                else:
+                    making = self._factory.fork_back(session, new_attempt, spec, frame, self._replay_s)
+                return self._copies.admit(await making)
+
+        return self._prepared(await self._copies.made(new_attempt, make))
 
     async def _fork_here(self, session: ActiveSession, attempt: str, spec: SessionSpec) -> ActiveSession:
         async with session.commands, at_rest(session, self._loop.wake):
@@ -265,8 +270,7 @@ class Denoiser:
         """The register says at `epoch` that the session is over."""
         self._copies.session_ended(session_id, epoch)
 
-    async def _admit(self, session: ActiveSession) -> Prepared:
-        await self._copies.admit(session)
+    def _prepared(self, session: ActiveSession) -> Prepared:
         description = session.describe().SerializeToString()
         return Prepared(self._replica, session.attempt, _now(), description, self.free)
 
@@ -345,9 +349,10 @@ class Denoiser:
         client_id: str = "",
         reattach: bool = False,
         viewers: int = 1,
+        take: int | None = None,
     ) -> AsyncGenerator[Item]:
         """As `SessionStreams.subscribe`."""
-        return self._streams.subscribe(attempt, role, from_frame, stream, client_id, reattach, viewers)
+        return self._streams.subscribe(attempt, role, from_frame, stream, client_id, reattach, viewers, take)
 
     def join_viewers(self, attempt: str, stream: str, viewers: int, from_frame: int | None) -> Joined:
         """A stream of the copy is to be shared by so many: by how many it may, and what new ones begin with."""

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from serving.errors import NoLease, RegisterUnavailable, ReplicaLost, ServingError, SessionNotFound, SlotsFull
 from serving.replication.leases import CopyReport, RenewAnswer, RenewRequest, ReplicaLeases
@@ -18,8 +18,6 @@ from serving.worker.state.active_session import ActiveSession
 from serving.worker.state.metrics import Following, Metrics
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 RETRY_S = 0.5
 
@@ -49,7 +47,7 @@ class SessionCopies:
         self._capacity = capacity
         self._copies: dict[str, ActiveSession] = {}
         self._opening: list[SessionSpec] = []
-        self._making: dict[str, asyncio.Task[Any]] = {}
+        self._making: dict[str, asyncio.Task[ActiveSession]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._freeing: set[asyncio.Task[None]] = set()
         self._admitted = self._refused = 0
@@ -115,9 +113,16 @@ class SessionCopies:
             self._opening.remove(spec)
             self.count()
 
-    async def made(self, attempt: str, work: Coroutine[Any, Any, T]) -> T:
-        """What `work` makes for an attempt. Raises ReplicaLost if the attempt is given up before it is done."""
-        making = self._making[attempt] = asyncio.create_task(work)
+    async def made(self, attempt: str, make: Callable[[], Coroutine[Any, Any, ActiveSession]]) -> ActiveSession:
+        """The copy of an attempt, which `make` makes once: who got no answer asks for the same again.
+
+        Raises ReplicaLost if the attempt is given up before it is done.
+        """
+        if (copy := self._copies.get(attempt)) is not None:
+            return copy
+        if (making := self._making.get(attempt)) is None:
+            making = self._making[attempt] = asyncio.create_task(make())
+            making.add_done_callback(lambda _: self._making.pop(attempt))
         try:
             return await making
         except asyncio.CancelledError:
@@ -125,8 +130,6 @@ class SessionCopies:
             if current is not None and current.cancelling():
                 raise
             raise ReplicaLost("the copy was cancelled while it was being made") from None
-        finally:
-            del self._making[attempt]
 
     def _require_room(self, spec: SessionSpec, *, in_time: bool) -> None:
         if self.free <= 0:
@@ -150,14 +153,15 @@ class SessionCopies:
         specs = (*here, *self._opening)
         return {spec.session_id: Load(spec.stream, spec.pace) for spec in specs}
 
-    async def admit(self, session: ActiveSession) -> None:
+    def admit(self, session: ActiveSession) -> ActiveSession:
         """Keep a copy that has been made. Raises ReplicaLost, and frees it, if it was cancelled meanwhile."""
         if not self.leases.prepared(session.id, session.attempt, _now()):
             session.finish()
-            await self._let_go(session)
+            self._begin_freeing(session)
             raise ReplicaLost("the copy was cancelled while it was being made")
         self._copies[session.attempt] = session
         logger.info("session opened", extra={"session": session.id, "attempt": session.attempt})
+        return session
 
     async def make_way(self, session_id: str, epoch: int, attempt: str | None) -> None:
         """End what is here of a session whose owner, at `epoch`, is `attempt`; wait until its memory is free."""
@@ -283,6 +287,9 @@ class SessionCopies:
         session.finish(failure)
         self.count()
         logger.info("session ended", extra=extra)
+        self._begin_freeing(session)
+
+    def _begin_freeing(self, session: ActiveSession) -> None:
         freeing = asyncio.create_task(self._let_go(session))
         self._freeing.add(freeing)
         freeing.add_done_callback(self._freeing.discard)

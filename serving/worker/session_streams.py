@@ -18,7 +18,12 @@ from serving.worker.streams.standby_feed import StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
 
 FULL_STATES_AT_ONCE = 2
-"""Standbys for which the full state is put together at a time: at 480x832 each has 10 MB."""
+"""Standbys to which the full state is sent at a time: at 480x832 each has 10 MB."""
+
+FULL_STATE_S = 5.0
+"""How long the others wait for a standby that does not take it."""
+
+UNREAD = "no manager reads this stream any more"
 
 
 class _OpenStream(NamedTuple):
@@ -45,7 +50,7 @@ class SessionStreams:
         self._beat_s = beat_s
         self._guard = guard
         self._open: dict[str, _OpenStream] = {}
-        self._full_states = asyncio.Semaphore(FULL_STATES_AT_ONCE)
+        self._sending_full: dict[str, float] = {}
 
     async def subscribe(
         self,
@@ -56,33 +61,39 @@ class SessionStreams:
         client_id: str = "",
         reattach: bool = False,
         viewers: int = 1,
+        take: int | None = None,
     ) -> AsyncGenerator[Item]:
         """A session's events, beginning with its state, once the copy has a lease; `stream` names them.
 
+        `from_frame` is one of `take`, if that is known: of another take all is sent that there is.
         A controller says which client it is, and whether it steered the session before. Raises SessionNotFound,
-        FrameOutOfRange for a frame that is not kept any more, and LimitReached where all viewers are there.
+        FrameOutOfRange for a frame that is not kept any more, LimitReached where all viewers are there, and
+        ReplicaLost once no manager reads the stream, or the session goes on elsewhere.
         """
         session = self._copies.get(attempt)
         self._copies.leases.streams.opened(stream, _now())
         try:
-            async for beat in self._beats(session):
+            async for beat in self._beats(session, stream):
                 yield beat
             session.require_open()
             if role is Role.VIEWER:
                 viewers = min(viewers, self._most_viewers - session.audience.viewers)
                 if viewers < 1:
                     raise self._too_many()
+            if from_frame is not None and take not in (None, session.logic.take):
+                from_frame = 0
             subscriber = session.audience.subscribe(role, from_frame, _now(), viewers)
             self._open[stream] = _OpenStream(session, subscriber)
             if role is Role.CONTROLLER:
                 session.attach(subscriber, client_id, reattach=reattach, now=_now())
                 self._make_room(session)
             self._wake()
-            async for item in subscriber.items(self._beat_s):
-                if item.event is not None:
-                    async for beat in self._beats(session):
-                        yield beat
-                yield item
+            with self._guard.streaming(session, "streaming"):
+                async for item in subscriber.items(self._beat_s):
+                    if item.event is not None:
+                        async for beat in self._beats(session, stream):
+                            yield beat
+                    yield item
         finally:
             self._close(stream)
 
@@ -105,9 +116,17 @@ class SessionStreams:
             # A session that waits for its decoder is not at rest for as long as that takes.
             while not (await asyncio.wait([appointing], timeout=self._beat_s))[0]:
                 yield FeedItem()
-            async for item in appointing.result().items(self._beat_s):
-                yield item
+            items = appointing.result().items(self._beat_s)
+            while sum(until > _now() for until in self._sending_full.values()) >= FULL_STATES_AT_ONCE:
+                yield FeedItem()
+                await asyncio.sleep(self._beat_s / 4)
+            self._sending_full[attempt] = _now() + FULL_STATE_S
+            with self._guard.streaming(session, "replication"):
+                async for item in items:
+                    yield item
+                    self._sending_full.pop(attempt, None)
         finally:
+            self._sending_full.pop(attempt, None)
             if not appointing.cancel() and not appointing.exception() and session.feed is appointing.result():
                 session.feed = None
 
@@ -118,7 +137,7 @@ class SessionStreams:
                 self._close(stream)
                 continue
             with self._guard.working(found.session, "closing a stream"):
-                found.subscriber.finish(ReplicaLost("no manager reads this stream any more"))
+                found.subscriber.finish(ReplicaLost(UNREAD))
                 self._close(stream)
 
     def _make_room(self, session: ActiveSession) -> None:
@@ -140,8 +159,8 @@ class SessionStreams:
             found.session.audience.unsubscribe(found.subscriber, _now())
             self._wake()
 
-    async def _beats(self, session: ActiveSession) -> AsyncIterator[Item]:
-        """Heartbeats for as long as the copy waits for a lease."""
+    async def _beats(self, session: ActiveSession, stream: str) -> AsyncIterator[Item]:
+        """Heartbeats for as long as the copy waits for a lease. Raises ReplicaLost where it waits in vain."""
         while not session.closed and not self._copies.has_lease(session):
             yield Item()
             try:
@@ -149,22 +168,32 @@ class SessionStreams:
                     await session.renewed.wait()
             except TimeoutError:
                 continue
+        if not self._copies.leases.streams.is_open(stream):
+            raise ReplicaLost(UNREAD)
+        if isinstance(session.failure, ReplicaLost):
+            # What waits here is of a past that the session may not have had where it goes on.
+            raise session.failure
 
     async def _appoint(self, session: ActiveSession) -> StandbyFeed:
         """Begin to feed a standby, in place of any before it."""
-        async with at_rest(session, self._wake), self._full_states:
-            session.require_open()
-            source, update = self._engine.replica_log(session.stream), None
-            if session.stream.blocks:
-                pending = await in_thread(self._executor, source.changes)
-                update = await asyncio.to_thread(pending.update)
-            if session.feed is not None:
-                session.feed.finish(ReplicaLost("another stream feeds the standby"))
-            full = FullState(session.spec, session.standing().record, session.logic.applied.past())
-            session.feed = StandbyFeed(source, full, session.standing)
-            pictures = () if session.input is None else tuple(session.input.kept)
-            session.feed.put_stream(tuple(session.audience.kept), update, pictures)
-            return session.feed
+        async with at_rest(session, self._wake):
+            with self._guard.streaming(session, "replication"):
+                return await self._full_feed(session)
+
+    async def _full_feed(self, session: ActiveSession) -> StandbyFeed:
+        """A feed that begins with all that there is of a session, which rests meanwhile."""
+        session.require_open()
+        source, update = self._engine.replica_log(session.stream), None
+        if session.stream.blocks:
+            pending = await in_thread(self._executor, source.changes)
+            update = await asyncio.to_thread(pending.update)
+        if session.feed is not None:
+            session.feed.finish(ReplicaLost("another stream feeds the standby"))
+        full = FullState(session.spec, session.standing().record, session.logic.applied.past())
+        session.feed = StandbyFeed(source, full, session.standing)
+        pictures = () if session.input is None else tuple(session.input.kept)
+        session.feed.put_stream(tuple(session.audience.kept), update, pictures)
+        return session.feed
 
 
 def _now() -> float:

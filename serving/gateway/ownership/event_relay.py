@@ -150,7 +150,8 @@ class EventRelay:
         owner, stream = located.owner, uuid.uuid4().hex
         self._failover.stream_opened(stream, owner.replica)
         viewers = 1 if audience is None else audience.viewers
-        arguments = (owner.attempt, role.value, cursor.next_frame, stream, *(controller or Controller()), viewers)
+        reader = *(controller or Controller()), viewers
+        arguments = (owner.attempt, role.value, cursor.next_frame, stream, *reader, cursor.take)
         if audience is not None:
             audience.owner, audience.stream = owner, stream
         try:

@@ -43,6 +43,19 @@ class SessionGuard:
             logger.exception("a session failed", extra={"session": session.id, "doing": doing})
             self._end(session, SessionFailed.of(doing, error))
 
+    @contextmanager
+    def streaming(self, session: ActiveSession, doing: str) -> Iterator[None]:
+        """An error that nobody foresaw ends `session`; whoever reads the stream is told, as of all others."""
+        try:
+            yield
+        except (ServingError, torch.AcceleratorError):
+            raise
+        except Exception as error:
+            logger.exception("a session failed", extra={"session": session.id, "doing": doing})
+            failure = SessionFailed.of(doing, error)
+            self._end(session, failure)
+            raise failure from error
+
     def each(self, sessions: Sequence[ActiveSession], doing: str, work: Callable[[ActiveSession], T]) -> list[T]:
         """What `work` gives of each; of those that end, or for which it fails, nothing."""
         found: list[T] = []

@@ -10,6 +10,7 @@ import pytest
 from serving.errors import (
     NoLease,
     ReplicaLost,
+    SessionFailed,
 )
 from serving.gateway.session_snapshot import restored
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -20,6 +21,7 @@ from serving.session.record_delta import RecordDelta
 from serving.session.types import State
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.weights.loader import OpenedModel
+from serving.worker import session_streams
 from serving.worker.state.metrics import Following
 from tests.serving.worker.bench import (
     MANAGER,
@@ -297,3 +299,101 @@ def test_a_stream_that_no_manager_renews_ends_and_counts_no_viewer(pocket: Opene
                 [item async for item in items]
 
     run(forget())
+
+
+def test_a_stream_that_is_read_no_more_when_its_copy_gets_a_lease_counts_no_viewer(pocket: OpenedModel) -> None:
+    async def come_back() -> None:
+        async with at_work(pocket, leases=LeaseConfig(0.4), renews=False) as bench:
+            made = await bench.denoiser.prepare("one", spec(pocket), cues(NOON))
+            items = bench.denoiser.subscribe("one", Role.VIEWER, None, "lost")
+            waiting = asyncio.create_task(anext(items))
+            await settled(lambda: not bench.denoiser._copies.leases.streams.is_open("lost") and waiting.done())
+            await bench._grant(made)
+            bench.renew()
+            with pytest.raises(ReplicaLost, match="no manager reads"):
+                [item async for item in items]
+            assert bench.session("one").logic.viewers == 0
+
+    run(come_back())
+
+
+def test_a_copy_that_another_one_has_replaced_sends_nothing_of_what_it_has_left(pocket: OpenedModel) -> None:
+    async def replace_it() -> None:
+        async with at_work(pocket, renews=False) as bench:
+            name = await started(bench, spec(pocket, fps=60))
+            renewing = asyncio.create_task(bench.keep_renewing())
+            items = bench.denoiser.subscribe(name, Role.VIEWER, 0, "slow")
+            await anext(items)
+            session = bench.session(name)
+            await settled(lambda: session.logic.delivered_frames > 33)
+            renewing.cancel()
+            await settled(lambda: not bench.denoiser._copies.has_lease(session))
+            bench.denoiser.drop(name, 5)
+            with pytest.raises(ReplicaLost, match="goes on elsewhere"):
+                await anext(items)
+
+    run(replace_it())
+
+
+def test_an_attempt_that_is_asked_for_twice_is_made_once(pocket: OpenedModel) -> None:
+    async def ask_again() -> None:
+        async with at_work(pocket) as bench:
+            asked = (bench.denoiser.prepare("one", spec(pocket), cues(NOON)) for _ in range(2))
+            assert [made.attempt for made in await asyncio.gather(*asked)] == ["one"] * 2
+            await bench.denoiser.prepare("one", spec(pocket), cues(NOON))
+            assert (bench.ids, bench.denoiser.free, bench.open_runs()) == (("one",), 1, 1)
+            bench.denoiser.cancel("one")
+            await bench.denoiser._copies.settled()
+            assert (bench.denoiser.free, bench.open_runs(), bench.decoder.keys) == (2, 0, ())
+
+    run(ask_again())
+
+
+def test_two_standbys_are_sent_the_full_state_at_a_time(pocket: OpenedModel) -> None:
+    async def fill() -> None:
+        async with at_work(pocket, slots=3, leases=LeaseConfig(0.4)) as bench:
+            names = [await started(bench, spec(pocket, name)) for name in ("one", "two", "three")]
+            first, second, third = (bench.denoiser.feed(name, MANAGER) for name in names)
+            await next_delta(first)
+            await next_delta(second)
+            assert [(await anext(third)).delta for _ in range(3)] == [None] * 3
+            await anext(first)
+            assert isinstance((await next_delta(third)).change, FullState)
+
+    run(fill())
+
+
+def test_a_standby_that_does_not_take_the_full_state_keeps_the_others_waiting_for_a_while(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stand_still() -> None:
+        monkeypatch.setattr(session_streams, "FULL_STATE_S", 0.3)
+        async with at_work(pocket, slots=3) as bench:
+            names = [await started(bench, spec(pocket, name)) for name in ("one", "two", "three")]
+            feeds = [bench.denoiser.feed(name, MANAGER) for name in names]
+            for feed in feeds:
+                assert isinstance((await next_delta(feed)).change, FullState)
+
+    run(stand_still())
+
+
+def test_an_error_in_feeding_a_standby_ends_the_session_and_is_told(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def fail() -> None:
+        async with at_work(pocket) as bench:
+            await bench.open(spec(pocket), cues(NOON))
+            watching = asyncio.create_task(events(bench, "one", lambda _: False))
+            feed = bench.denoiser.feed("one", MANAGER)
+            await next_delta(feed)
+            monkeypatch.setattr(RecordDelta, "between", breaks)
+            await bench.denoiser.command("one", start())
+            for reading in (next_delta(feed), watching):
+                with pytest.raises(SessionFailed, match="replication: ZeroDivisionError"):
+                    await reading
+            assert bench.ids == ()
+
+    run(fail())

@@ -61,3 +61,32 @@ def test_a_receipt_has_its_number_though_a_replica_dies_that_has_only_just_sent_
             await die_and_count_on(there, session, viewer)
 
     run(die())
+
+
+def first_frames(viewer: Viewer, take: int) -> list[int]:
+    """Of the chunks of a take, as a viewer was sent them."""
+    return [event.chunk.first_frame for event in viewer.events if event.HasField("chunk") and event.take == take]
+
+
+def test_a_viewer_sees_a_new_take_from_its_beginning_though_its_stream_was_lost_as_that_began(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def die() -> None:
+        async with cluster(pocket, tmp_path) as there:
+            manager = there.managers[0]
+            session = await started(manager)
+            viewer = Viewer(manager, session)
+            await viewer.sees(45)
+            owner = there.owner_of(session.id)
+            there.links[owner].lost_methods = {"subscribe"}
+            # What it waits for already is still heard.
+            heard = len(viewer.events)
+            await until(lambda: len(viewer.events) > heard)
+            for command in (pb.Command(reset=pb.Reset()), pb.Command(schedule_prompt=cue(NIGHT, 0))):
+                await manager.command(session.id, command, ANNA)
+            await there.kill(owner)
+            await manager.command(session.id, pb.Command(start=pb.Start()), ANNA)
+            await until(lambda: len(first_frames(viewer, take=1)) > 1)
+            assert first_frames(viewer, take=1)[:2] == [0, 9]
+
+    run(die())
