@@ -51,6 +51,16 @@ def decide_orphan(
     return Adopt(top.epoch + 1, replace(top.record, standby=manager, is_gone=False, standbys=standbys))
 
 
+def decide_forsaken(top: EpochRecord | None, owner: Owner, manager: str) -> Adopt | None:
+    """What a manager does about a session whose `owner` and whose standby were found to be gone, some time ago.
+
+    It goes on from a copy that somebody has kept, or it is told that it is lost.
+    """
+    if top is None or top.record != owner:
+        return None
+    return Adopt(top.epoch + 1, replace(owner, standby=manager, is_gone=False), is_gone=True)
+
+
 def _may_have_copy(top: EpochRecord, orphan: Orphan) -> bool:
     """Whether the standby of the latest epoch has a full copy, or nobody has heard yet whether it has."""
     return orphan.epoch != top.epoch or orphan.copied_at is None or orphan.copied_at >= top.epoch

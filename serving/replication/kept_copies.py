@@ -99,7 +99,9 @@ class KeptCopies:
             self.take(session_id).close()
             return None
         owner = top.record
-        is_forsaken = managers is not None and owner.replica in dead and owner.standby not in managers
+        # A copy is kept here only where this manager is its session's standby no more, whatever the register says.
+        has_standby = managers is None or owner.standby in set(managers) - {self._manager}
+        is_forsaken = owner.replica in dead and not has_standby
         if not (owner.is_gone or is_forsaken):
             kept.wanted_since = None
             return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engines.streaming.replica_log import StandbySnapshot
 from serving.errors import ReplicaLost
@@ -23,6 +24,13 @@ KEPT_CHUNKS = 80
 
 class MissedDelta(Exception):
     """A delta before this one did not come. The full state has to be asked for."""
+
+
+class BlockInWork(NamedTuple):
+    """A block that a replica was making when it was heard last."""
+
+    take: int
+    block: int
 
 
 @dataclass
@@ -88,6 +96,13 @@ class StandbyCopy:
         )
 
     @property
+    def block_in_work(self) -> BlockInWork | None:
+        """What its replica is making, as far as is known."""
+        if self._logic is None or self.making is None:
+            return None
+        return BlockInWork(self._logic.record.take, self.making)
+
+    @property
     def is_suspended(self) -> bool:
         """Whether it has no slot, as far as is known here."""
         return self._logic is not None and self._logic.record.suspended
@@ -113,6 +128,34 @@ class StandbyCopy:
         self._snapshot = None
         self._chunks.clear()
         self._pictures.clear()
+
+
+class BlockDeaths:
+    """Which replicas died while they made which blocks of a session: two of one block are that block's fault.
+
+    One that was left, since it fell silent, may be dying of the block that it was making then.
+    """
+
+    def __init__(self) -> None:
+        self._left: dict[str, BlockInWork | None] = {}
+        self._dead: set[str] = set()
+        self._deadly: set[BlockInWork] = set()
+
+    def moved(self, replica: str, making: BlockInWork | None, to: str) -> None:
+        """The session was left by a replica that was `making` a block of it or not, and goes on on another one."""
+        self._left.pop(to, None)
+        self._left[replica] = making
+
+    def second(self, replica: str, making: BlockInWork | None) -> int | None:
+        """A replica has died, `making` a block of the session or not: the block's number if it is the second."""
+        block = self._left.get(replica, making)
+        if block is None or replica in self._dead:
+            return None
+        self._dead.add(replica)
+        if block in self._deadly:
+            return block.block
+        self._deadly.add(block)
+        return None
 
 
 def oldest_frame(chunks: Sequence[Chunk], next_frame: int) -> int:

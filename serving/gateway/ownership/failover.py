@@ -22,16 +22,20 @@ from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.ownership.standby_host import OtherServers, StandbyHost
 from serving.gateway.ownership.standby_session import FirstCopy, StandbySession
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.adoption import Adopt, Drop, decide_orphan
+from serving.replication.adoption import Adopt, Drop, decide_forsaken, decide_orphan
 from serving.replication.kept_copies import KeptCopies, KeptCopy
 from serving.replication.leases import LeaseConfig, Orphan, RenewAnswer
 from serving.replication.ownership import Phase
 from serving.replication.public_address import PublicAddress
-from serving.replication.register import Destination, Ended, EpochRecord, Register
+from serving.replication.register import Destination, Ended, EpochRecord, Owner, Register
 
 logger = logging.getLogger(__name__)
 
 FORGET_EVERY_S = 30.0
+
+RENEWALS_ON_THEIR_WAY = 4
+"""To one replica: on a slow link the next one leaves before the last is answered, until one is overdue."""
+
 TOLD_S = 5.0
 
 COMMITTED_EVERY_S = 0.05
@@ -87,6 +91,7 @@ class Failover:
             self._is_begun = True
             self._background.start("the watch over sessions", self._watch(), vital=True)
             self._background.start("the watch over copies that are kept", self._look_after_kept(), vital=True)
+            self._background.start("the search for forsaken sessions", self._look_for_forsaken(), vital=True)
             self._background.start("forgetting sessions that have ended", self._forget_ended(), vital=True)
 
     def check(self) -> None:
@@ -224,17 +229,20 @@ class Failover:
             soon.set()
 
     async def _renew_loop(self, replica: str) -> None:
-        """Until the replica is dead, or nobody speaks of it any more."""
-        soon = self._soon[replica]
+        """Each L/4, until the replica is dead, or nobody speaks of it any more."""
+        soon, on_their_way = self._soon[replica], set[asyncio.Task[bool]]()
         try:
-            while True:
+            while all(call.result() for call in on_their_way if call.done()):
+                on_their_way = {call for call in on_their_way if not call.done()}
                 soon.clear()
-                if not await self._renew(replica):
-                    return
+                if len(on_their_way) < RENEWALS_ON_THEIR_WAY:
+                    on_their_way.add(asyncio.create_task(self._renew(replica)))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._config.renew_every_s):
                         await soon.wait()
         finally:
+            for call in on_their_way:
+                call.cancel()
             self._renewals.pop(replica, None)
             self._soon.pop(replica, None)
 
@@ -246,9 +254,7 @@ class Failover:
         request = self.contacts.request(self.manager, replica, leases, streams, leaving=self._is_leaving)
         asked_at = _now()
         try:
-            answer: RenewAnswer = await self._pool.call(
-                replica, "renew", request, timeout_s=self._config.lease_s / 2
-            )
+            answer: RenewAnswer = await self._pool.call(replica, "renew", request, timeout_s=self._config.lease_s)
         except ReplicaDied:
             self.contacts.forget(replica)
             self._host.dead.add(replica)
@@ -320,6 +326,31 @@ class Failover:
                         kept = self._kept.of(session_id, adopt.owner, managers)
                         self._standby(session_id, adopt=adopt, kept=kept)
 
+    async def _look_for_forsaken(self) -> None:
+        """Adopt the sessions whose replica and whose standby are gone both times of two: nobody else does."""
+        before: dict[str, Owner] = {}
+        while True:
+            await asyncio.sleep(self._config.copy_wanted_s)
+            with suppress(RegisterUnavailable, ReplicaLost):
+                found = await self._forsaken()
+                for session_id in [one for one, owner in found.items() if before.get(one) == owner]:
+                    top = await self._register.latest(session_id)
+                    if (adopt := decide_forsaken(top, found[session_id], self.manager)) is not None:
+                        logger.warning("session without replica and standby", extra={"session": session_id})
+                        self._standby(session_id, adopt=adopt)
+                before = found
+
+    async def _forsaken(self) -> dict[str, Owner]:
+        """Raises RegisterUnavailable and ReplicaLost where nobody can say."""
+        owners = await self._register.open_sessions()
+        there = {*(await self._pool.replicas()).all, *await self._host.managers()}
+        here = {*self._sessions, *self._kept.sessions}
+        return {
+            session: owner for session, owner in owners.items()
+            if session not in here and owner.replica not in there
+            and (owner.standby not in there or owner.standby == self.manager)
+        }  # fmt: skip
+
     # Tasks
 
     async def _forget_ended(self) -> None:
@@ -339,7 +370,7 @@ def _told(session: StandbySession, news: Callable[[], None]) -> None:
         news()
     except Exception:
         logger.exception("the standby of a session failed", extra={"session": session.session_id})
-        session.release()
+        session.fail()
 
 
 def _is_over(top: EpochRecord | None) -> bool:

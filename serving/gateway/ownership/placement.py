@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from engines.errors import EngineError
 from serving.errors import ReplicaLost, ServingError, SlotsFull, WrongState
 from serving.gateway.ownership.ranking import by_room
 from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool, none_answers
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 ASKED_FIRST = 4
 """Replicas that are asked for their room before a session is opened: those that seemed to have most of it."""
+
+OF_ONE_REPLICA = (SlotsFull, ReplicaLost, WrongState)
+"""Refusals that say nothing of what another replica would answer."""
 
 ASKED_AT_ONCE = 2
 """Replicas that are asked whether the server is there: a second one, in case that the first is about to die."""
@@ -81,11 +85,12 @@ async def prepare(
     refuses.
     Those that were silent just now come behind the others, then those that leave, and of all others `avoid`.
     `tried` is told each replica before it is called, so that it can be told of a cancellation. Raises SlotsFull if
-    all are full, and ReplicaLost if none answers.
+    all are full, ReplicaLost if none answers, and at once what a request for a new session is refused with. One
+    that has an `owner` was open before: whatever one replica refuses it for, another may open it.
     """
     epoch = 0 if owner is None else owner.epoch
     attempt_of_owner = owner.record.attempt if owner is not None and isinstance(owner.record, Owner) else None
-    refused: ServingError = none_answers("denoiser")
+    refused: Exception = none_answers("denoiser")
     for among in await pool.replicas():
         for replica in await _by_room(pool, contacts, among, avoid):
             tried(replica)
@@ -93,7 +98,14 @@ async def prepare(
             arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner)
             try:
                 prepared: Prepared = await pool.call(replica, "prepare", *arguments, timeout_s=timeout_s)
-            except (SlotsFull, ReplicaLost, WrongState) as error:
+            except OF_ONE_REPLICA as error:
+                refused = error
+            except (ServingError, EngineError) as error:
+                if owner is None:
+                    raise
+                refused = error
+            except Exception as error:
+                logger.exception("a replica failed to open a session", extra={"replica": replica})
                 refused = error
             else:
                 return prepared

@@ -11,11 +11,12 @@ from itertools import chain
 from typing import Any
 
 from serving.errors import (
-    InvalidRequest,
     RegisterUnavailable,
     ReplicaDied,
+    ReplicaLost,
     ServingError,
     SessionNotFound,
+    SlotsFull,
 )
 from serving.gateway.ownership.moves import departed, has_begun, moved_copy
 from serving.gateway.ownership.placement import prepare
@@ -39,7 +40,7 @@ from serving.replication.leases import CopyReport
 from serving.replication.messages import Departure, FullState, Prepared, ReplicationDelta
 from serving.replication.ownership import Phase, StandbyOwnership
 from serving.replication.register import Destination, Ended, EpochRecord, Hold, Owner
-from serving.replication.standby import MissedDelta, StandbyCopy
+from serving.replication.standby import BlockDeaths, MissedDelta, StandbyCopy
 
 logger = logging.getLogger(__name__)
 
@@ -97,13 +98,12 @@ class StandbySession:
         self._prepared: Prepared | None = None
         self._moved_as: str | None = None
         self._departure: tuple[str, Departure | None] = "", None
-        self._died: set[str] = set()
-        self._died_making: int | None = None
+        self._deaths = BlockDeaths()
         self._rebuilds_at: int | None = None
         self._wants_room = False
         self.is_released = False
         self.kept: StandbyCopy | None = None
-        """What it had of the session when another manager adopted it, which has nothing yet."""
+        """What it had of the session when it left it to others, which have nothing yet."""
 
     def begin(self) -> None:
         """Open the session, or adopt it."""
@@ -145,9 +145,9 @@ class StandbySession:
 
     def replica_died(self, replica: str) -> None:
         """A live node reports that a replica's process is dead."""
-        owner = self.ownership.owner
-        if owner is not None and owner.replica == replica and self._has_killed_two(owner):
-            reason = f"two replicas died while they made block {self._died_making} of it"
+        making = self._copy.block_in_work if self.is_on(replica) else None
+        if (block := self._deaths.second(replica, making)) is not None:
+            reason = f"two replicas died while they made block {block} of it"
             self._carry_out(self.ownership.end(reason, _now()))
             return
         self._carry_out(self.ownership.died(replica, _now()))
@@ -155,6 +155,11 @@ class StandbySession:
     def is_on(self, replica: str) -> bool:
         """Whether the owner is there."""
         return self.ownership.owner is not None and self.ownership.owner.replica == replica
+
+    def fail(self) -> None:
+        """An error that nobody foresaw: the session is left to who adopts it, and what is here of it is kept."""
+        self.kept = self._copy if self._copy.is_full else None
+        self.release()
 
     def release(self) -> None:
         """The role is over."""
@@ -204,12 +209,11 @@ class StandbySession:
         try:
             making = self._first_copy(attempt) if is_first else self._next_copy(attempt, doubted)
             made = await self._made(attempt, making)
-        except ServingError as error:
+        except Exception as error:
             if is_first:
                 self._refuse(error)
                 return
-            extra = {"session": self.session_id, "why": str(error)}
-            logger.warning("not taken over yet", extra=extra)
+            self._note("not taken over yet", error)
             self._carry_out(self.ownership.prepare_failed(attempt, _now()))
             return
         if number != self._copy.number:
@@ -240,11 +244,11 @@ class StandbySession:
         try:
             making = moved_copy(self._host, owner, epoch, attempt, move, slots, exact, yielded, tried)
             made = await self._made(attempt, making)
-        except ServingError as error:
-            if isinstance(error, InvalidRequest):
+        except Exception as error:
+            if not isinstance(error, SlotsFull | ReplicaLost):
                 # Its stream could not be opened as it is.
                 self._rebuilds_at = epoch
-            logger.info("not moved yet", extra={"session": self.session_id, "why": str(error)})
+            self._note("not moved yet", error)
             self._carry_out(self.ownership.prepare_failed(attempt, _now()))
             return
         self._moved_as = attempt
@@ -257,8 +261,8 @@ class StandbySession:
         try:
             caller = self._copy.spec.caller
             left = await departed(self._host, owner, epoch, move, to, self.session_id, caller)
-        except ServingError as error:
-            logger.info("has not departed yet", extra={"session": self.session_id, "why": str(error)})
+        except Exception as error:
+            self._note("has not departed yet", error)
             self._carry_out(self.ownership.prepare_failed(attempt, _now()))
             return
         self._departure = attempt, left
@@ -273,9 +277,8 @@ class StandbySession:
         departure, self._departure = left if name == hold.transfer else None, ("", None)
         try:
             begun = await has_begun(self._host, hold, self.session_id, departure)
-        except ServingError as error:
-            extra = {"session": self.session_id, "why": str(error)}
-            logger.warning("the session is held until the other server answers", extra=extra)
+        except Exception as error:
+            self._note("the session is held until the other server answers", error)
             self._carry_out(self.ownership.unsettled(_now()))
             return
         self._carry_out(self.ownership.settled(begun, _now()))
@@ -284,7 +287,7 @@ class StandbySession:
         """A copy that is ready; one that is not to be is cancelled wherever it was tried."""
         try:
             made = await making
-        except (asyncio.CancelledError, ServingError):
+        except BaseException:
             self._cancel(attempt)
             raise
         self._host.contacts.heard(made.replica, made.reading, _now())
@@ -317,7 +320,9 @@ class StandbySession:
             self._took_over(commit.epoch, commit.record, before)
 
     def _took_over(self, epoch: int, owner: Owner, before: Owner | None) -> None:
-        self._tried.clear()
+        for replica in self._tried.pop(owner.attempt, set()) - {owner.replica}:
+            # It was too slow, and may have made a copy all the same.
+            self._host.tell(replica, "cancel", owner.attempt)
         # What it has kept of a session that it adopts lacks what the owner has done since.
         self._feed_lost_at = _now() if self._adopts and before is None else None
         self._wants_room = False
@@ -325,6 +330,7 @@ class StandbySession:
         extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
         logger.info("standby of a session", extra=extra)
         if before is not None and owner.attempt != before.attempt:
+            self._deaths.moved(before.replica, self._copy.block_in_work, owner.replica)
             self._host.tell(before.replica, "drop", before.attempt, epoch)
             logger.info("session taken over", extra=extra)
             self._host.metrics.failed_over("denoiser", planned=owner.attempt == self._moved_as)
@@ -375,9 +381,9 @@ class StandbySession:
                 self._feed_lost_at = _now()
                 logger.info("feed lost", extra={"session": self.session_id, "why": str(error)})
                 await self._look()
-            except Exception:
+            except Exception as error:
                 self._feed_lost_at = _now()
-                logger.exception("the standby copy cannot be kept", extra={"session": self.session_id})
+                self._note("the standby copy cannot be kept", error)
             await asyncio.sleep(self._host.config.renew_every_s / 2)
 
     def _take(self, owner: Owner, delta: ReplicationDelta) -> None:
@@ -392,19 +398,16 @@ class StandbySession:
 
     # Endings
 
-    def _refuse(self, error: ServingError) -> None:
+    def _note(self, what: str, error: Exception) -> None:
+        """Say why a step is to be tried again, and where nobody foresaw that, from where it comes."""
+        bug = None if isinstance(error, ServingError) else error
+        logger.warning(what, extra={"session": self.session_id, "why": str(error)}, exc_info=bug)
+
+    def _refuse(self, error: Exception) -> None:
         if not self._description.done():
             self._description.set_exception(error)
             self._description.exception()
         self.release()
-
-    def _has_killed_two(self, owner: Owner) -> bool:
-        """Whether this is the second replica that died while it made the same block of the session."""
-        if owner.attempt in self._died:
-            return False
-        self._died.add(owner.attempt)
-        before, self._died_making = self._died_making, self._copy.making
-        return before is not None and before == self._died_making
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something that ends with the role."""
@@ -418,8 +421,7 @@ class StandbySession:
             logger.error(
                 "a step of the ownership protocol failed", extra={"session": self.session_id}, exc_info=error
             )
-            # It is left to whoever adopts it.
-            self.release()
+            self.fail()
 
 
 def _now() -> float:

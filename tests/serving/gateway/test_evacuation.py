@@ -202,6 +202,8 @@ def test_a_session_goes_as_it_stands(
             for command in commands:
                 await there.old.managers[0].command(session.id, command, ANNA)
                 await asyncio.sleep(0.2)
+            copy = there.old.benches[there.old.owner_of(session.id)].denoiser._copies.all[0]
+            await until(lambda: not (copy.is_busy or copy.undelivered))
             before = await there.old.managers[0].get(session.id, ANNA)
             await there.is_done()
             after = await there.new.managers[0].get(session.id, ANNA)

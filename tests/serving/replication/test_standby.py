@@ -16,7 +16,14 @@ from engines.video.stream_engine import StreamEngine
 from serving.errors import InvalidRequest, ReplicaLost
 from serving.media.chunk import AccessUnit, Chunk
 from serving.replication.messages import FullState, ReplicationDelta, SessionSpec
-from serving.replication.standby import KEPT_CHUNKS, MissedDelta, StandbyCopy, oldest_frame
+from serving.replication.standby import (
+    KEPT_CHUNKS,
+    BlockDeaths,
+    BlockInWork,
+    MissedDelta,
+    StandbyCopy,
+    oldest_frame,
+)
 from serving.session.applied_log import AppliedLog
 from serving.session.pacing import Pace
 from serving.session.record_delta import RecordDelta
@@ -159,3 +166,31 @@ def test_a_session_of_any_length_is_opened_again_with_all_that_has_applied(spec:
 
 def test_where_nothing_is_kept_the_oldest_frame_is_the_next() -> None:
     assert oldest_frame((), 33) == 33
+
+
+FIVE, SIX = BlockInWork(0, 5), BlockInWork(0, 6)
+
+
+def test_the_second_replica_that_dies_of_a_block_is_one_too_many() -> None:
+    deaths = BlockDeaths()
+    assert [deaths.second("a", FIVE), deaths.second("a", FIVE), deaths.second("b", FIVE)] == [None, None, 5]
+
+
+@pytest.mark.parametrize("making", [SIX, BlockInWork(1, 5), None])
+def test_replicas_that_die_of_different_blocks_or_of_none_are_nobodys_fault(making: BlockInWork | None) -> None:
+    deaths = BlockDeaths()
+    assert [deaths.second("a", FIVE), deaths.second("b", making), deaths.second("c", None)] == [None] * 3
+
+
+def test_a_replica_that_fell_silent_and_dies_later_died_of_what_it_was_making() -> None:
+    deaths = BlockDeaths()
+    deaths.moved("a", FIVE, to="b")
+    deaths.moved("b", FIVE, to="c")
+    assert [deaths.second("a", None), deaths.second("b", None)] == [None, 5]
+
+
+def test_a_replica_that_has_the_session_again_dies_of_what_it_makes_now() -> None:
+    deaths = BlockDeaths()
+    deaths.moved("a", FIVE, to="b")
+    deaths.moved("b", FIVE, to="a")
+    assert [deaths.second("a", SIX), deaths.second("b", None)] == [None, None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ class Link:
     is_cut: bool = False
     is_dead: bool = False
     lost_methods: set[str] = field(default_factory=set)
+    lost_answers: set[str] = field(default_factory=set)
+    """Methods of which the next call is heard, and its answer is not."""
+    calls: Counter[str] = field(default_factory=Counter)
     random: random.Random = field(default_factory=lambda: random.Random(0))
 
     async def carry(self, method: str) -> None:
@@ -70,9 +74,13 @@ class LocalPool:
 
     async def _call(self, replica: str, method: str, *arguments: Any) -> Any:
         link = self.links[replica]
+        link.calls[method] += 1
         await link.carry(method)
         answer = await answered(self.denoisers[replica], method, *arguments)
         await link.carry(method)
+        if method in link.lost_answers:
+            link.lost_answers.remove(method)
+            raise ReplicaLost("its replica was lost as it answered")
         return answer
 
     async def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Any]:
