@@ -132,7 +132,9 @@ class Denoiser:
             restart_s, tracer,
         )  # fmt: skip
         encoder = None if pictures is None else pictures.encoder
-        self._factory = SessionFactory(engine, text, decoder, executor, replica, provenance, encoder)
+        self._factory = SessionFactory(
+            engine, text, decoder, executor, replica, self._loop.spare_time, provenance, encoder
+        )
         self._saver = SessionSaver(self._copies, engine, executor, self._loop.wake, leases.prepare_timeout_s)
         self._suspension = Suspension(
             self._copies, engine.text, decoder, executor, self._loop.wake, self._guard, slots, suspend_after_s

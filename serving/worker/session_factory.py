@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
@@ -43,6 +44,7 @@ T = TypeVar("T")
 class SessionFactory:
     """Opens sessions on one generator; `executor` has the one thread that may use it.
 
+    `spare_time` waits until a block can be made beside those of the sessions that are there.
     `encoder` is that of the pictures of sessions that restyle a video; None where there are none.
 
     A session whose opening fails leaves nothing behind. Every method raises SlotsFull where there is no room.
@@ -55,6 +57,7 @@ class SessionFactory:
         pictures: DecoderStage,
         executor: Executor,
         replica: str,
+        spare_time: Callable[[AnyStreamConfig], Awaitable[None]],
         provenance: pb.Provenance | None = None,
         encoder: InputEncoder | None = None,
     ) -> None:
@@ -64,6 +67,7 @@ class SessionFactory:
         self._decoder = pictures
         self._executor = executor
         self._replica = replica
+        self._spare_time = spare_time
         self._provenance = provenance or pb.Provenance()
 
     async def open(
@@ -218,7 +222,7 @@ class SessionFactory:
             raise
 
     async def _replay(self, stream: Stream, logic: Session, restored: set[int], budget: ReplayBudget) -> None:
-        """Generate the blocks of `logic` again, one at a time, so that others take their turns.
+        """Generate the blocks of `logic` again, one at a time, in the time that the paced sessions leave.
 
         At the blocks in `restored` the stream had been rebuilt, which is repeated.
         """
@@ -227,6 +231,10 @@ class SessionFactory:
         steps = steps_of(logic.applied, logic.next_block, logic.blocks)
         step = next(steps, None)
         for block in range(logic.next_block):
+            # Where there is none, the budget says what would fit.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(budget.left_s(_now())):
+                    await self._spare_time(stream.config)
             budget.check(block, _now())
             prompt = None
             if step is not None and step.block == block:

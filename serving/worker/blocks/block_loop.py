@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 import torch
 
+from engines.config.video_stream import AnyStreamConfig
 from serving.media.clips.shown_frame import PictureSize
 from serving.session.state_machine import BlockPlan, State
 from serving.tracing.tracer import Tracer
@@ -27,6 +28,9 @@ from serving.worker.state.session_guard import SessionGuard
 
 MOST_UNDELIVERED = 2
 LONGEST_WAIT_S = 0.5
+
+SPARE_EVERY_S = 0.02
+"""How often it is looked whether there is time for what is made beside the sessions."""
 
 
 class BlockLoop:
@@ -89,6 +93,16 @@ class BlockLoop:
                 await self._settle(idle)
             else:
                 await self._sleep(candidates, now)
+
+    async def spare_time(self, stream: AnyStreamConfig) -> None:
+        """Wait until a block like those of `stream` can be made, and makes no paced session late."""
+        clock = asyncio.get_running_loop().time
+        while self._passes.are_running or not self._is_spare(self._capacity.block_s(stream, clock()), clock()):
+            await asyncio.sleep(SPARE_EVERY_S)
+        self._give(self._capacity.block_s(stream, clock()), clock())
+
+    def _is_spare(self, seconds: float, now: float) -> bool:
+        return self._scheduler.leaves_time(seconds, self._candidates(now), max(now, self._free_at))
 
     # Whose block is next
 

@@ -59,6 +59,11 @@ class Passes:
         """Whether they are only begun when a call returns; on a CPU they are done."""
         return self._engine.device.type == "cuda"
 
+    @property
+    def are_running(self) -> bool:
+        """Whether the engine is at work for a session."""
+        return self.watch.is_running
+
     async def generate(self, begun: Sequence[Begun]) -> list[Out]:
         """A block of each session, all of one kind, or what else comes out."""
         usual = sum(self._usual(one.session) for one in begun)

@@ -19,6 +19,11 @@ class PassWatch:
         self._began: float | None = None
         self._most = FIRST_S
 
+    @property
+    def is_running(self) -> bool:
+        """Whether a pass has not come back yet."""
+        return self._began is not None
+
     @contextmanager
     def running(self, clock: Callable[[], float], usual_s: float) -> Iterator[None]:
         """A pass runs that should take `usual_s`; before one has come back that is not known for sure."""

@@ -22,6 +22,10 @@ class ReplayBudget:
         self._lengths = lengths
         self._began = now
 
+    def left_s(self, now: float) -> float:
+        """What is left of it, in seconds."""
+        return max(0.0, self._began + self._seconds - now)
+
     def check(self, done: int, now: float) -> None:
         """Raise LimitReached, with what would fit, where the rest cannot be done in time; `done` blocks are."""
         if done == 0 or done >= self._blocks:

@@ -20,6 +20,7 @@ from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import SavedSession
 from serving.weights.loader import OpenedModel
+from serving.worker.blocks.scheduler import Scheduler
 from tests.serving.worker.bench import (
     MAX_BYTES,
     NIGHT,
@@ -87,6 +88,28 @@ def test_a_fork_that_would_take_too_long_is_refused_with_what_would_fit(pocket: 
                 await bench.fork(name, 50)
             assert (bench.denoiser.free, bench.open_runs()) == (1, 1)
             assert (await bench.fork(name, None)).next_frame >= 60
+
+    run(fork())
+
+
+def test_a_fork_gets_the_time_that_paced_sessions_leave(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there_is_time: list[bool] = []
+
+    def leaves_time(*_: Any, **__: Any) -> bool:
+        return bool(there_is_time)
+
+    async def fork() -> None:
+        async with at_work(pocket, replay_s=1.0) as bench:
+            name = await started(bench, spec(pocket))
+            await chunks(bench, name, 45)
+            await bench.denoiser.command(name, pb.Command(id="pause", pause=pb.Pause()))
+            monkeypatch.setattr(Scheduler, "leaves_time", leaves_time)
+            with pytest.raises(LimitReached, match="at most 1 s are spent"):
+                await bench.fork(name, 40)
+            there_is_time.append(True)
+            assert (await bench.fork(name, 40)).next_frame == 33
 
     run(fork())
 
