@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from serving.media.chunk import Chunk
 from serving.replication.messages import BlockPictures, FullState, ReplicationDelta, ResumeState, SessionSpec
 from serving.session.record_delta import RecordCopy, RecordDelta, RecordGap
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
-from serving.session.types import SessionRecord
+from serving.session.types import SessionRecord, State
 
 KEPT_INPUTS = 4
 """Blocks of a session that restyles a video, from whose pictures an encoder elsewhere goes on."""
@@ -27,10 +27,13 @@ class MissedDelta(Exception):
 
 
 class BlockInWork(NamedTuple):
-    """A block that a replica was making when it was heard last."""
+    """The block that a replica was making when it was heard last; or, where it was at none, the next one of a
+    session that runs, which `is_next`.
+    """
 
     take: int
     block: int
+    is_next: bool = False
 
 
 @dataclass
@@ -97,10 +100,13 @@ class StandbyCopy:
 
     @property
     def block_in_work(self) -> BlockInWork | None:
-        """What its replica is making, as far as is known."""
-        if self._logic is None or self.making is None:
+        """What its replica is at, as far as is known."""
+        if self._logic is None:
             return None
-        return BlockInWork(self._logic.record.take, self.making)
+        record = self._logic.record
+        if self.making is not None:
+            return BlockInWork(record.take, self.making)
+        return BlockInWork(record.take, record.next_block, is_next=True) if record.state is State.RUNNING else None
 
     @property
     def is_suspended(self) -> bool:
@@ -131,31 +137,30 @@ class StandbyCopy:
 
 
 class BlockDeaths:
-    """Which replicas died while they made which blocks of a session: two of one block are that block's fault.
+    """Which replicas died at which blocks of a session: two that made the same one have died of that.
 
-    One that was left, since it fell silent, may be dying of the block that it was making then.
+    One that dies at once has not said that it makes it; so have three that died before it, one after the other.
+    A replica that was left, since it fell silent, may be dying of the block that it was at then.
     """
 
     def __init__(self) -> None:
         self._left: dict[str, BlockInWork | None] = {}
         self._dead: set[str] = set()
-        self._deadly: set[BlockInWork] = set()
+        self._deaths: Counter[BlockInWork] = Counter()
 
-    def moved(self, replica: str, making: BlockInWork | None, to: str) -> None:
-        """The session was left by a replica that was `making` a block of it or not, and goes on on another one."""
+    def moved(self, replica: str, at: BlockInWork | None, to: str) -> None:
+        """The session was left by a replica that was `at` a block of it, and goes on on another one."""
         self._left.pop(to, None)
-        self._left[replica] = making
+        self._left[replica] = at
 
-    def second(self, replica: str, making: BlockInWork | None) -> int | None:
-        """A replica has died, `making` a block of the session or not: the block's number if it is the second."""
-        block = self._left.get(replica, making)
+    def one_too_many(self, replica: str, at: BlockInWork | None) -> int | None:
+        """A replica has died, `at` a block of the session if that is there: its number, if it is to blame."""
+        block = self._left.get(replica, at)
         if block is None or replica in self._dead:
             return None
         self._dead.add(replica)
-        if block in self._deadly:
-            return block.block
-        self._deadly.add(block)
-        return None
+        self._deaths[block] += 1
+        return block.block if self._deaths[block] >= (3 if block.is_next else 2) else None
 
 
 def oldest_frame(chunks: Sequence[Chunk], next_frame: int) -> int:

@@ -145,9 +145,9 @@ class StandbySession:
 
     def replica_died(self, replica: str) -> None:
         """A live node reports that a replica's process is dead."""
-        making = self._copy.block_in_work if self.is_on(replica) else None
-        if (block := self._deaths.second(replica, making)) is not None:
-            reason = f"two replicas died while they made block {block} of it"
+        at = self._copy.block_in_work if self.is_on(replica) else None
+        if (block := self._deaths.one_too_many(replica, at)) is not None:
+            reason = f"replicas died while they made block {block} of it, one after the other"
             self._carry_out(self.ownership.end(reason, _now()))
             return
         self._carry_out(self.ownership.died(replica, _now()))

@@ -173,24 +173,36 @@ FIVE, SIX = BlockInWork(0, 5), BlockInWork(0, 6)
 
 def test_the_second_replica_that_dies_of_a_block_is_one_too_many() -> None:
     deaths = BlockDeaths()
-    assert [deaths.second("a", FIVE), deaths.second("a", FIVE), deaths.second("b", FIVE)] == [None, None, 5]
+    assert [deaths.one_too_many("a", FIVE), deaths.one_too_many("a", FIVE), deaths.one_too_many("b", FIVE)] == [
+        None,
+        None,
+        5,
+    ]
 
 
 @pytest.mark.parametrize("making", [SIX, BlockInWork(1, 5), None])
 def test_replicas_that_die_of_different_blocks_or_of_none_are_nobodys_fault(making: BlockInWork | None) -> None:
     deaths = BlockDeaths()
-    assert [deaths.second("a", FIVE), deaths.second("b", making), deaths.second("c", None)] == [None] * 3
+    assert [deaths.one_too_many("a", FIVE), deaths.one_too_many("b", making), deaths.one_too_many("c", None)] == [
+        None
+    ] * 3
+
+
+def test_three_replicas_that_die_before_the_same_block_have_died_of_it() -> None:
+    deaths, due = BlockDeaths(), BlockInWork(0, 5, is_next=True)
+    assert [deaths.one_too_many(name, due) for name in "abc"] == [None, None, 5]
+    assert deaths.one_too_many("d", BlockInWork(0, 6, is_next=True)) is None
 
 
 def test_a_replica_that_fell_silent_and_dies_later_died_of_what_it_was_making() -> None:
     deaths = BlockDeaths()
     deaths.moved("a", FIVE, to="b")
     deaths.moved("b", FIVE, to="c")
-    assert [deaths.second("a", None), deaths.second("b", None)] == [None, 5]
+    assert [deaths.one_too_many("a", None), deaths.one_too_many("b", None)] == [None, 5]
 
 
 def test_a_replica_that_has_the_session_again_dies_of_what_it_makes_now() -> None:
     deaths = BlockDeaths()
     deaths.moved("a", FIVE, to="b")
     deaths.moved("b", FIVE, to="a")
-    assert [deaths.second("a", SIX), deaths.second("b", None)] == [None, None]
+    assert [deaths.one_too_many("a", SIX), deaths.one_too_many("b", None)] == [None, None]

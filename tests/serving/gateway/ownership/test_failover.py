@@ -416,7 +416,7 @@ def test_two_replicas_that_die_of_one_block_end_its_session(pocket: OpenedModel,
                 there.links[name].is_dead = True
                 killed.set()
                 await there.kill(name)
-            with pytest.raises((SessionLost, SessionNotFound), match="two replicas died while they made block 5"):
+            with pytest.raises((SessionLost, SessionNotFound), match="replicas died while they made block 5"):
                 await viewer.task
             assert there.leased(session.id) == []
 
