@@ -10,11 +10,11 @@ from serving.hosts import in_address
 
 
 def worker_setup(host: str) -> Callable[[], None]:
-    """What Ray's workers call when they start: the proxy among them then listens for gRPC on `host` only, and logs
-    no tracebacks of clients that have gone.
+    """What Ray's workers call when they start: the proxy among them then listens for gRPC on `host` only, has
+    the HTTP port to itself, and logs no tracebacks of clients that have gone.
 
-    Serve 2.60 listens on every interface, and has no setting for it. Where the port is taken, the proxy does not
-    start.
+    Serve 2.60 listens for gRPC on every interface, and has no setting for it. Where a port is taken, the proxy
+    does not start.
     """
 
     where = in_address(host)
@@ -23,6 +23,7 @@ def worker_setup(host: str) -> Callable[[], None]:
         # Here, not above: Ray sends this function to its workers by value.
         from ray.serve._private import default_impl
 
+        from serving.deployments import http_port
         from serving.deployments.telemetry.logging_config import SERVE, Departures
 
         def add_address(grpc_server: Any, server_address: str) -> None:
@@ -30,6 +31,7 @@ def worker_setup(host: str) -> Callable[[], None]:
             grpc_server.add_insecure_port(f"{where}:{port}")
 
         default_impl.add_grpc_address = add_address
+        http_port.hold_alone()
         for name in ("asyncio", SERVE):
             logging.getLogger(name).addFilter(Departures())
 

@@ -126,14 +126,14 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* What Ray's and Serve's own processes read, as on one machine: serving/deployments/local_cluster.py. */}}
+{{/* What Ray's and Serve's own processes read, as on one machine: serving/deployments/local_cluster.py. A pod's ports
+are its own: Serve may share them, with which a proxy that is there again has them at once. */}}
 {{- define "longtake.environment" -}}
 - {name: RAY_worker_niceness, value: "0"}
 - {name: RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S, value: "60"}
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "0.25"}
 - {name: RAY_SERVE_PROXY_USE_GRPC, value: "1"}
 - {name: RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, value: "2147483647"}
-- {name: SERVE_SOCKET_REUSE_PORT_ENABLED, value: "0"}
 - {name: WEBSOCKETS_MAX_LINE_LENGTH, value: "1048576"}
 - {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "serving.web.inflow:middlewares"}
 - {name: RAY_ROTATION_MAX_BYTES, value: "67108864"}

@@ -10,14 +10,17 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 import psutil
 import pytest
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
 
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.deployments.server_process import ServerPorts, free_ports, port_options
@@ -25,7 +28,7 @@ from serving.launch.process_tree import is_alive
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import Server
-from tests.serving.live.scenes import frames, playing, seen_by_client
+from tests.serving.live.scenes import frames, playing, seen_by_client, settles
 
 START_S = 120
 
@@ -61,22 +64,22 @@ class Started:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[Started]:
-    """`longtake serve` in a process group of its own."""
-    with starting(folder) as (process, ports):
+def served(folder: Path, ports: ServerPorts | None = None) -> Iterator[Started]:
+    """`longtake serve` in a process group of its own, on ports of its own or on these."""
+    ports = ports or free_ports()
+    with starting(folder, ports) as process:
         said = _said(process)
         yield Started(process, ports, said, tree(process))
 
 
 @contextmanager
-def starting(folder: Path) -> Iterator[tuple[subprocess.Popen[str], ServerPorts]]:
+def starting(folder: Path, ports: ServerPorts) -> Iterator[subprocess.Popen[str]]:
     """One that is not there yet."""
-    ports = free_ports()
     longtake = str(Path(sys.executable).with_name("longtake"))
     command = [longtake, "serve", *port_options(ports), "--recordings", str(folder)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
         try:
-            yield process, ports
+            yield process
         finally:
             process.terminate()
 
@@ -141,7 +144,8 @@ def test_a_server_of_which_a_part_dies_says_so_and_ends(tmp_path: Path, part: st
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["gcs_server", "raylet"])
 def test_a_server_of_which_a_part_dies_as_it_starts_says_so_and_ends(tmp_path: Path, part: str) -> None:
-    with starting(tmp_path) as (process, ports):
+    ports = free_ports()
+    with starting(tmp_path, ports) as process:
         until = time.monotonic() + START_S
         while not (found := [one for one in tree(process) if one.name() == part]):
             assert time.monotonic() < until
@@ -184,6 +188,40 @@ def test_a_part_that_serve_can_start_again_is_started_again_under_a_session(tmp_
         events = asyncio.run(seen_by_client(server.said["gRPC"], session, 105, kill))
         assert frames(events) == list(range(105))
         assert time.monotonic() - killed_at[0] < (105 - 45) / FRAMES_PER_SECOND + SILENT_S
+
+
+@contextmanager
+def page(server: Started, query: str = "fps=16") -> Iterator[ClientConnection]:
+    """The WebSocket of the server's page."""
+    with connect(f"ws://127.0.0.1:{server.ports.http}/ws?{query}", max_size=None) as socket:
+        yield socket
+
+
+def answers(server: Started) -> bool:
+    """Whether the page is there, and its WebSocket says the first thing that it has to say."""
+    with suppress(ConnectionError, InvalidMessage, InvalidStatus, ConnectionClosed), page(server) as socket:
+        return '"state"' in socket.recv(timeout=SILENT_S, decode=True)
+    return False
+
+
+@pytest.mark.slow
+def test_a_proxy_that_is_killed_under_a_page_is_there_for_it_again(tmp_path: Path) -> None:
+    with served(tmp_path) as server, page(server) as socket:
+        socket.recv()
+        server.one("ProxyActor").kill()
+        with pytest.raises(ConnectionClosed):
+            deque(socket, maxlen=0)
+        assert settles(lambda: answers(server))
+
+
+@pytest.mark.slow
+def test_a_server_starts_on_the_ports_of_one_that_has_just_ended_under_a_page(tmp_path: Path) -> None:
+    with served(tmp_path) as before, page(before) as socket:
+        socket.recv()
+        before.command.terminate()
+        before.ended(STOPPED_S)
+    with served(tmp_path, before.ports) as after:
+        assert answers(after)
 
 
 def test_a_refused_request_is_one_line_of_the_logs(server: Server) -> None:
