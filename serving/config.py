@@ -47,6 +47,9 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 Count = Annotated[int, Field(ge=1, le=1024)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+MOST_SNAPSHOT_BYTES = 128 << 20
+"""A session goes to another server in one message of twice as many, with what viewers may still ask for."""
+
 
 class Listener(NamedTuple):
     """One of the server's own ports: what it is for, the setting that says it, and where it listens."""
@@ -84,6 +87,11 @@ class Limits:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             require(value > 0, f"limits.{name} is {value:g}; it must be positive")
+        problem = (
+            f"limits.snapshot_bytes is {self.snapshot_bytes}; a message of gRPC carries snapshots of "
+            f"{MOST_SNAPSHOT_BYTES} bytes"
+        )
+        require(self.snapshot_bytes <= MOST_SNAPSHOT_BYTES, problem)
         problem = f"limits.replay_seconds is {self.replay_seconds:g}; a request is not waited for longer than 45 s"
         require(self.replay_seconds <= 45, problem)
 

@@ -14,6 +14,7 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
+from serving.client.operator import MOST_MESSAGE_BYTES
 from serving.config import ServerConfig
 from serving.deployments.app import build, denoisers, replicas
 from serving.deployments.routing.replica_client import ReplicaClient
@@ -40,6 +41,8 @@ ENVIRONMENT = {
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     # A message between replicas may have 4 MiB otherwise; what a decoder begins with has more.
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
+    # What clients and other servers may send at once: 2 GiB otherwise, held before anybody looks at it.
+    "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MOST_MESSAGE_BYTES),
     # A second server on the same port would get half of the first one's clients.
     "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
     # A WebSocket whose address has more than 8,192 characters would hang, and not be refused in words.

@@ -170,6 +170,11 @@ def test_the_past_is_not_made_again_for_longer_than_a_request_is_waited_for() ->
         Limits(replay_seconds=46)
 
 
+def test_a_snapshot_is_no_larger_than_a_message_that_carries_it() -> None:
+    with pytest.raises(ValidationError, match=r"limits.snapshot_bytes is 134217729; .* of 134217728 bytes"):
+        Limits(snapshot_bytes=(128 << 20) + 1)
+
+
 def test_the_operators_token_is_read_from_its_file_each_time(tmp_path: Path) -> None:
     path = tmp_path / "operator"
     path.write_text("secret\n")

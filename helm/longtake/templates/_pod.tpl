@@ -134,6 +134,7 @@ are its own: Serve may share them, with which a proxy that is there again has th
 - {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "0.25"}
 - {name: RAY_SERVE_PROXY_USE_GRPC, value: "1"}
 - {name: RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, value: "2147483647"}
+- {name: RAY_SERVE_GRPC_MAX_MESSAGE_SIZE, value: "268435456"}
 - {name: WEBSOCKETS_MAX_LINE_LENGTH, value: "1048576"}
 - {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "serving.web.inflow:middlewares"}
 - {name: RAY_ROTATION_MAX_BYTES, value: "67108864"}
