@@ -8,9 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from serving.errors import LimitReached, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.commands import check_size
 from serving.protocol.events import SerializedEvent
 from serving.protocol.picture_queue import Batch, PictureQueue
 from serving.protocol.status import foreseen, write_error
+from serving.session.receipt_log import MAX_ID_CHARACTERS
 
 HEARTBEAT_S = 1.0
 
@@ -122,14 +124,25 @@ class ControllerStream:
     async def _read(self, commands: AsyncIterator[pb.Command]) -> None:
         try:
             async for command in commands:
-                if command.WhichOneof("action") in PICTURES:
-                    self._pictures.put(command)
-                else:
-                    await self._asked.put(command)
+                await self._take(command)
             await self._asked.put(None)
         except BaseException:
             self._waiting.put_nowait(None)
             raise
+
+    async def _take(self, command: pb.Command) -> None:
+        """Have it wait for its turn; one that is too large is refused at once, before many of them wait."""
+        is_picture = command.WhichOneof("action") in PICTURES
+        try:
+            check_size(command)
+        except LimitReached as error:
+            command.id = command.id[:MAX_ID_CHARACTERS]
+            self._refuse_picture(command, error) if is_picture else self._answer(refusal(command, error))
+            return
+        if is_picture:
+            self._pictures.put(command)
+        else:
+            await self._asked.put(command)
 
     async def _carry_out(self) -> None:
         try:

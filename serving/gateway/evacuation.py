@@ -18,7 +18,7 @@ from engines.errors import ConfigError
 from serving.auth import Caller, OperatorToken
 from serving.client.operator import OperatorCalls
 from serving.config import ServerConfig
-from serving.errors import InvalidRequest, LimitReached, NotOperator, ServingError, SlotsFull, WrongState
+from serving.errors import InvalidRequest, NotOperator, ServingError, SlotsFull, WrongState
 from serving.gateway.evacuated_session import arrived, evacuated
 from serving.gateway.ownership.session_directory import moved
 from serving.gateway.ownership.shared_answer import SharedAnswer
@@ -26,6 +26,7 @@ from serving.gateway.session_options import OptionsChecker
 from serving.gateway.session_snapshot import FORMATS, unpack
 from serving.hosts import is_host_and_port
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.convert import require_bytes
 from serving.replication.evacuation import settle
 from serving.replication.messages import Departure, ResumeState, SessionSpec
 from serving.replication.public_address import PublicAddress
@@ -197,10 +198,9 @@ class Evacuation:
         """A session that is to go on here. Raises InvalidRequest or LimitReached for what cannot be."""
         await self._require_meant(request.cluster, caller)
         await self.require_stays()
-        left, most = request.session, self._config.limits.snapshot_bytes
+        left = request.session
         self._require_known(left.caller)
-        if len(left.snapshot) > most:
-            raise LimitReached(f"the snapshot has {len(left.snapshot)} bytes; at most {most} are taken")
+        require_bytes("the snapshot", len(left.snapshot), self._config.limits.snapshot_bytes)
         saved = await asyncio.to_thread(unpack, left.snapshot)
         for name, value in (("transfer", request.transfer), ("session id", saved.session.id)):
             _require_uuid(name, value)

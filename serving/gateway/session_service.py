@@ -17,7 +17,6 @@ from serving.background_tasks import wait_without_cancelling
 from serving.config import ServerConfig
 from serving.errors import (
     InvalidRequest,
-    LimitReached,
     ReplicaLost,
     SessionNotFound,
     SlotsFull,
@@ -40,7 +39,8 @@ from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.gateway.spectators import Spectators
 from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_cues
+from serving.protocol.commands import check_size
+from serving.protocol.convert import read_cues, require_bytes
 from serving.protocol.events import SerializedEvent
 from serving.protocol.picture_queue import Batch
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
@@ -48,6 +48,7 @@ from serving.replication.public_address import PublicAddress
 from serving.replication.register import Register
 from serving.session.receipt_log import check_ids
 from serving.timeline.cue import Cue
+from serving.timeline.formats.reader import MAX_BYTES as MOST_CREATE_BYTES
 
 MOVED_S, FREED_S, ASK_AGAIN_S = 10.0, 2.0, 0.3
 """How long a session that is to be resumed may take to be moved to a slot that is free, how long one is waited for
@@ -199,11 +200,12 @@ class SessionService(SessionAPI):
 
     @override
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        require_bytes("the request", request.ByteSize(), MOST_CREATE_BYTES)
         return await self._requests.once(caller.name, request, lambda: self._create(request, caller))
 
     async def _create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
         await self._evacuation.require_stays()
-        cues = read_cues(request.cues)
+        cues = await asyncio.to_thread(read_cues, request.cues)
         spec = self._options.read(session_id_of(caller.name, request), request.options, caller)
         return await self._open(spec.session_id, caller, self._new_copy(spec, cues))
 
@@ -263,15 +265,11 @@ class SessionService(SessionAPI):
 
     @override
     async def restore(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
+        require_bytes("the snapshot", len(request.snapshot), self._config.limits.snapshot_bytes)
         return await self._requests.once(caller.name, request, lambda: self._restore(request, caller))
 
     async def _restore(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
         await self._evacuation.require_stays()
-        if len(request.snapshot) > self._config.limits.snapshot_bytes:
-            raise LimitReached(
-                f"the snapshot has {len(request.snapshot)} bytes; "
-                f"at most {self._config.limits.snapshot_bytes} are taken"
-            )
         saved = await asyncio.to_thread(unpack, request.snapshot)
         spec = self._options.read(session_id_of(caller.name, request), saved.session.options, caller)
         resume = await asyncio.to_thread(restored, saved, spec)
@@ -321,6 +319,7 @@ class SessionService(SessionAPI):
 
     @override
     async def command(self, session_id: str, command: pb.Command, caller: Caller) -> pb.Receipt:
+        check_size(command)
         await self._callers.require_own(session_id, caller)
         return await self._command(session_id, command, steers=False)
 

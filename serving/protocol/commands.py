@@ -7,9 +7,13 @@ from typing import NamedTuple
 
 from serving.errors import ControllerReplaced, InvalidRequest, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_blend, read_restyling, read_transition
+from serving.protocol.convert import read_blend, read_restyling, read_transition, require_bytes
+from serving.protocol.picture_queue import MOST_BYTES as MOST_PICTURE_BYTES
 from serving.session.state_machine import Session
 from serving.session.types import Receipt, Refusal
+
+MOST_BYTES = 1 << 20
+"""Of a command that is no picture; the largest blend of prompts has six tenths of it."""
 
 
 class Answer(NamedTuple):
@@ -17,6 +21,12 @@ class Answer(NamedTuple):
 
     receipts: tuple[Receipt, ...]
     repeated: bool = False
+
+
+def check_size(command: pb.Command) -> None:
+    """Raise LimitReached for a command that takes too long to be looked at."""
+    most = MOST_PICTURE_BYTES if command.HasField("picture") else MOST_BYTES
+    require_bytes("the command", command.ByteSize(), most)
 
 
 def handle(logic: Session, command: pb.Command, now: float, *, steers: bool = True) -> Answer:

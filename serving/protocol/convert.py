@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
-from serving.errors import InvalidRequest, TimelineError
+from serving.errors import InvalidRequest, LimitReached, TimelineError
 from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import FITS, new_cue
+from serving.session.cue_queue import MAX_PENDING
 from serving.session.pacing import Pace
 from serving.session.state_machine import Applied, Receipt
-from serving.timeline.cue import Blend, Cue, Method, Restyling, Transition
+from serving.timeline.cue import Blend, Cue, Method, Restyling, Transition, check_count
 
 METHODS: dict[int, Method] = {
     pb.TRANSITION_METHOD_UNSPECIFIED: "linear",
@@ -31,6 +32,7 @@ def read_fit(fit: int) -> Fit:
 
 def read_blend(cue: pb.Cue) -> Blend:
     """What a cue shows. Raises TimelineError for prompts or weights that cannot be used."""
+    check_count(len(cue.prompts), "prompts")
     return Blend(tuple((part.text, weight_of(part)) for part in cue.prompts))
 
 
@@ -106,8 +108,19 @@ def read_pace(options: pb.SessionOptions, lease_s: float) -> Pace:
     )
 
 
-def read_cues(cues: Iterable[pb.Cue]) -> tuple[Cue, ...]:
-    """Cues that come with a request, each with a frame. Raises TimelineError that names the cue."""
+def require_bytes(what: str, nbytes: int, most: int) -> None:
+    """Raise LimitReached if there are more than `most` of them."""
+    if nbytes > most:
+        raise LimitReached(f"{what} has {nbytes} bytes; at most {most} are taken")
+
+
+def read_cues(cues: Sequence[pb.Cue]) -> tuple[Cue, ...]:
+    """Cues that come with a request, each with a frame.
+
+    Raises TimelineError that names the cue, and LimitReached for more of them than may be pending.
+    """
+    if len(cues) > MAX_PENDING:
+        raise LimitReached(f"{len(cues)} cues come with the request; at most {MAX_PENDING} can be pending")
     read = []
     for number, cue in enumerate(cues):
         if not cue.HasField("frame"):

@@ -190,6 +190,29 @@ def test_a_command_that_fails_as_nobody_foresaw_is_answered_logged_once_and_ends
     assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
+@pytest.mark.parametrize(
+    ("large", "most"),
+    [
+        (pb.Command(id="x" * (1 << 20), pause=pb.Pause()), 1 << 20),
+        (pb.Command(picture=pb.Picture(data=bytes(16 << 20))), 16 << 20),
+    ],
+    ids=["command", "picture"],
+)
+def test_a_command_that_is_too_large_is_refused_at_once_and_ends_nothing(large: pb.Command, most: int) -> None:
+    asked: list[int] = []
+
+    async def apply(command: pb.Command) -> pb.Receipt:
+        asked.append(command.ByteSize())
+        return accepted(command.id)
+
+    events = steered([large, pb.Command(id="good", pause=pb.Pause())], no_pictures, apply)
+    refused, done = [event.receipt for event in events if event.HasField("receipt")]
+    assert refused.error.reason == pb.ERROR_REASON_LIMIT_REACHED
+    assert f"at most {most} are taken" in refused.error.message
+    assert (len(asked), done.command_id) == (1, "good")
+    assert refused.ByteSize() < 1000
+
+
 def shown(number: int, nbytes: int = 10) -> pb.Command:
     return pb.Command(picture=pb.Picture(id=number, data=bytes(nbytes)))
 

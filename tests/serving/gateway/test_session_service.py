@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pytest
 
 from engines.config.presets import preset
 from serving.auth import Caller, Tokens
-from serving.config import ServerConfig
-from serving.errors import ReplicaLost
+from serving.config import Limits, ServerConfig
+from serving.errors import LimitReached, ReplicaLost
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -56,14 +56,19 @@ async def commands(said: list[str], before: str | None) -> AsyncIterator[pb.Comm
     await asyncio.sleep(10)
 
 
+async def manager(folder: Path, replica: Any, **limits: int) -> SessionService:
+    """That is asked about the session of a replica."""
+    register, config = MemoryRegister(), ServerConfig(recordings=folder, limits=Limits(**limits))
+    await register.create("one", 1, Owner("here", "attempt", "another"))
+    return SessionService(replica, register, config, preset("pocket"), "manager")
+
+
 def interact(folder: Path, streams: int, before: str | None) -> list[str]:
     """What happened to the session of a controller, in its order."""
     replica: Any = SlowReplica(streams)
 
     async def run() -> None:
-        register, config = MemoryRegister(), ServerConfig(recordings=folder)
-        await register.create("one", 1, Owner("here", "attempt", "another"))
-        sessions = SessionService(replica, register, config, preset("pocket"), "manager")
+        sessions = await manager(folder, replica)
         async for _ in sessions.interact(commands(replica.said, before), Caller("")):
             pass
 
@@ -155,3 +160,32 @@ def test_sessions_are_asked_of_those_replicas_alone_that_have_them(tmp_path: Pat
     replicas = ["3", "40"] if has_tokens else ["3", "40", "41"]
     assert sorted(asyncio.run(run())) == [f"session {replica}" for replica in replicas]
     assert sorted(asked) == replicas
+
+
+LARGE = "x" * (1 << 20)
+
+TOO_LARGE: dict[str, Callable[[SessionService], Awaitable[object]]] = {
+    "command": lambda sessions: sessions.command(
+        "one", pb.Command(schedule_prompt=pb.Cue(prompts=[pb.WeightedPrompt(text=LARGE)])), Caller("")
+    ),
+    "cues": lambda sessions: sessions.create(
+        pb.CreateSessionRequest(cues=[pb.Cue(prompts=[pb.WeightedPrompt(text=LARGE)])] * 16), Caller("")
+    ),
+    "snapshot": lambda sessions: sessions.restore(
+        pb.RestoreSessionRequest(snapshot=LARGE.encode() + b"x", client_id="ann", command_id="1"), Caller("")
+    ),
+}
+
+
+@pytest.mark.parametrize("asked", TOO_LARGE)
+def test_a_request_that_is_too_large_is_refused_before_anything_is_made_of_it(tmp_path: Path, asked: str) -> None:
+    replica = SlowReplica(1)
+
+    async def refused() -> None:
+        sessions = await manager(tmp_path, replica, snapshot_bytes=1 << 20)
+        with pytest.raises(LimitReached, match=r"has \d+ bytes; at most (1048576|16777216) are taken"):
+            await TOO_LARGE[asked](sessions)
+        assert len(sessions._requests) == 0
+
+    asyncio.run(refused())
+    assert replica.said == []

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.config.geometry import BlockLengths
-from serving.errors import InvalidRequest, ServingError, SessionError, TimelineError
+from serving.errors import InvalidRequest, LimitReached, ServingError, SessionError, TimelineError
 from serving.media.chunk import AccessUnit, Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.commands import handle
@@ -137,6 +137,11 @@ def test_cues_of_a_request_are_named_by_their_number() -> None:
         read_cues([whole, pb.Cue(frame=-4, prompts=[prompt()])])
     with pytest.raises((TimelineError, InvalidRequest), match=r"cues\[1\]"):
         read_cues([whole, pb.Cue(frame=4, prompts=[prompt(" ")])])
+
+
+def test_more_cues_than_may_be_pending_are_refused_before_one_of_them_is_read() -> None:
+    with pytest.raises(LimitReached, match="10001 cues come with the request; at most 10000 can be pending"):
+        read_cues([pb.Cue(frame=0)] * 10_001)
 
 
 def test_what_is_not_said_of_the_pace_is_the_servers() -> None:
