@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import yaml
 
@@ -13,6 +13,9 @@ from serving.timeline.formats.document import MAX_DEPTH, Json, phrase, shown, to
 
 Event: TypeAlias = Any
 """Of yaml; its types do not say which event has what."""
+
+MAX_REPEATED = 4 << 20
+"""Characters that aliases repeat, all together: sixteen times as many as a file has."""
 
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
@@ -28,12 +31,20 @@ _TAGS = {
 }
 
 
+class _Anchored(NamedTuple):
+    """What an alias may repeat: read once, however often it is repeated."""
+
+    event: Event
+    value: Json
+
+
 class YamlReader:
     """The one document of a text. Aliases repeat texts and numbers, and nothing larger."""
 
     def __init__(self, text: str) -> None:
         self._events: Iterator[Event] = yaml.parse(text, yaml.CSafeLoader)
-        self._anchored: dict[str, Event] = {}
+        self._anchored: dict[str, _Anchored] = {}
+        self._repeated = 0
 
     def read(self) -> Json:
         """Its value, None for a text without a document. Raises TimelineError, which says where."""
@@ -63,24 +74,30 @@ class YamlReader:
 
     def _value(self, event: Event, depth: int) -> Json:
         if isinstance(event, yaml.AliasEvent):
-            return _scalar(self._aliased(event))
+            return self._aliased(event).value
         if event.tag not in (None, "!", _TAGS[type(event)]):
             raise _error(event, f"the tag {shown(event.tag)} has no meaning in a timeline")
+        is_scalar = isinstance(event, yaml.ScalarEvent)
+        value = _scalar(event) if is_scalar else None
         if event.anchor is not None:
-            self._anchored[event.anchor] = event
-        if isinstance(event, yaml.ScalarEvent):
-            return _scalar(event)
+            self._anchored[event.anchor] = _Anchored(event, value)
+        if is_scalar:
+            return value
         if depth > MAX_DEPTH:
             raise too_deep("the file")
         return self._list(depth) if isinstance(event, yaml.SequenceStartEvent) else self._mapping(depth)
 
-    def _aliased(self, alias: Event) -> Event:
+    def _aliased(self, alias: Event) -> _Anchored:
         repeated = self._anchored.get(alias.anchor)
         if repeated is None:
             raise _error(alias, f"no YAML: found undefined alias {shown(alias.anchor)}")
-        if not isinstance(repeated, yaml.ScalarEvent):
+        if not isinstance(repeated.event, yaml.ScalarEvent):
             problem = "an alias repeats this list or mapping; only texts can be"
-            raise _error(repeated, problem)
+            raise _error(repeated.event, problem)
+        self._repeated += len(repeated.event.value)
+        if self._repeated > MAX_REPEATED:
+            problem = f"aliases repeat more than {MAX_REPEATED} characters; write shorter texts, or JSON"
+            raise _error(alias, problem)
         return repeated
 
     def _list(self, depth: int) -> list[Json]:
@@ -100,7 +117,7 @@ class YamlReader:
 
     def _name(self, event: Event) -> str:
         if isinstance(event, yaml.AliasEvent):
-            return str(self._aliased(event).value)
+            return str(self._aliased(event).event.value)
         if not isinstance(event, yaml.ScalarEvent):
             raise _error(event, "the name of a field must be a text")
         self._value(event, 1)

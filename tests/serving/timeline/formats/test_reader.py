@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import serving.timeline
 from serving.errors import TimelineError
 from serving.timeline.cue import Blend, Cue, Restyling, Transition
+from serving.timeline.formats import yaml_events
 from serving.timeline.formats.native import own_document
 from serving.timeline.formats.reader import (
     MAX_BYTES,
@@ -23,6 +24,7 @@ from serving.timeline.formats.reader import (
     parse_timeline,
     read_timeline,
 )
+from serving.timeline.formats.yaml_events import YamlReader
 from serving.timeline.schedule import schedule
 from serving.timeline.timecode import timecode
 from serving.timeline.timeline import Settings, Timeline
@@ -308,6 +310,24 @@ def test_a_timecode_without_quotes_is_not_a_number_to_base_sixty() -> None:
 def test_a_prompt_may_be_repeated_by_an_alias() -> None:
     text = "cues:\n- {frame: 0, prompt: &noon noon}\n- {frame: 99, prompt: dusk}\n- {frame: 200, prompt: *noon}\n"
     assert read(text, "clip.yaml").timeline.cues[2].blend == Blend.of("noon")
+
+
+def test_what_aliases_repeat_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    scalars: list[str] = []
+
+    def scalar(event: Any) -> str:
+        scalars.append(event.value)
+        return scalars[-1]
+
+    monkeypatch.setattr(yaml_events, "_scalar", scalar)
+    YamlReader("[&a one, " + "*a, " * 100 + "two]").read()
+    assert scalars == ["one", "two"]
+
+
+def test_aliases_repeat_no_more_characters_than_can_be_held() -> None:
+    text = f"- &a {'x' * 9000}\n" + "- *a\n" * 467
+    with pytest.raises(TimelineError, match="line 468, column 3: aliases repeat more than 4194304 characters"):
+        YamlReader(text).read()
 
 
 @pytest.mark.parametrize(
