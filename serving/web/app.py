@@ -35,6 +35,12 @@ STATIC = Path(__file__).parent / "static"
 FILES_AT_ONCE = 2
 """Timelines that are read at a time; others wait."""
 
+BODIES_AT_ONCE = 16
+"""Timelines that are on their way or wait to be read; of more nothing is taken yet."""
+
+BODY_S = 30.0
+"""The longest that a timeline may be on its way."""
+
 _STATUS = {
     StatusCode.INVALID_ARGUMENT: 400,
     StatusCode.UNAUTHENTICATED: 401,
@@ -133,17 +139,18 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
         pieces = pending_file(sessions, session_id, sessions.authenticate(read_token(request.headers)))
         return StreamingResponse(await _begun(pieces), media_type="application/json")
 
-    reading = asyncio.Semaphore(FILES_AT_ONCE)
+    taking, reading = asyncio.Semaphore(BODIES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
 
     @app.post("/timelines")
     async def timeline(request: Request) -> Response:
         sessions.authenticate(read_token(request.headers))
         asked = read_query(request.query_params, ("name", "input"))
         name, restyles = asked.get("name", "timeline.yaml"), bool(one_of(asked, "input", INPUTS))
-        body = await _body(request, most_bytes(name))
-        async with reading:
-            read = await asyncio.to_thread(_read, body, name, restyles=restyles)
-            return Response(read, media_type="application/json")
+        async with taking:
+            body = await _body(request, most_bytes(name))
+            async with reading:
+                read = await asyncio.to_thread(_read, body, name, restyles=restyles)
+        return Response(read, media_type="application/json")
 
     return app
 
@@ -176,12 +183,18 @@ async def _begun(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """What was sent, or one byte more than is read of it."""
+    """What was sent, or one byte more than is read of it. Raises InvalidRequest for what does not come in time."""
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > most:
-            break
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most:
+                    break
+    except TimeoutError:
+        raise InvalidRequest(
+            f"{len(body)} bytes of the file came in {BODY_S:g} s; send it over a faster connection"
+        ) from None
     return bytes(body[: most + 1])
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from engines.config.presets import preset
+from serving import web
 from serving.auth import Tokens
 from serving.config import Limits, ServerConfig
 from serving.gateway.recording.recording_store import RecordingStore
@@ -145,6 +147,49 @@ def test_others_go_on_while_a_long_file_is_read(tmp_path: Path) -> None:
         return turns
 
     assert asyncio.run(read()) > 20
+
+
+def posting(folder: Path, *files: AsyncIterator[bytes]) -> list[httpx2.Response]:
+    """The answers to timelines that are sent at the same time, each in its pieces."""
+
+    async def post() -> list[httpx2.Response]:
+        transport = httpx2.ASGITransport(client(folder).app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://here") as caller:
+            sent = (caller.post("/timelines?name=a.yaml", content=file) for file in files)
+            return await asyncio.gather(*sent)
+
+    return asyncio.run(post())
+
+
+def test_a_timeline_that_does_not_come_in_time_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"cues:"
+        await asyncio.Future()
+
+    monkeypatch.setattr(web.app, "BODY_S", 0.05)
+    (answer,) = posting(tmp_path, slow())
+    assert answer.status_code == 400
+    assert "5 bytes of the file came in 0.05 s" in answer.json()["error"]["message"]
+
+
+def test_of_more_timelines_than_are_taken_at_once_the_others_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way: list[int] = []
+
+    async def file() -> AsyncIterator[bytes]:
+        under_way.append(1)
+        yield b"cues: [{frame: 0, "
+        await asyncio.sleep(0.05)
+        yield b"prompt: noon}]"
+        most.append(len(under_way))
+        under_way.pop()
+
+    most: list[int] = []
+    monkeypatch.setattr(web.app, "BODIES_AT_ONCE", 2)
+    answers = posting(tmp_path, *(file() for _ in range(6)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert max(most) == 2
 
 
 def recorded(folder: Path) -> tuple[str, bytes]:
