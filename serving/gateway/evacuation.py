@@ -10,6 +10,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -80,7 +81,8 @@ class OtherServersByGrpc:
 class Evacuation:
     """What one manager answers of it.
 
-    `callers` are those that may have sessions here, `rooms` free slots, `public` the address that clients know.
+    `callers` are those that may have sessions here, `rooms` free slots, `public` the address that clients know;
+    `reading` has the threads that read snapshots.
     """
 
     def __init__(
@@ -92,7 +94,9 @@ class Evacuation:
         callers: Callable[[], tuple[str, ...]],
         others: OtherServersByGrpc,
         public: PublicAddress,
+        reading: Executor,
     ) -> None:
+        self._reading = reading
         self._register, self._config, self._options = register, config, options
         self._rooms, self._callers, self._others, self._public = rooms, callers, others, public
 
@@ -201,13 +205,14 @@ class Evacuation:
         left = request.session
         self._require_known(left.caller)
         require_bytes("the snapshot", len(left.snapshot), self._config.limits.snapshot_bytes)
-        saved = await asyncio.to_thread(unpack, left.snapshot)
+        loop = asyncio.get_running_loop()
+        saved = await loop.run_in_executor(self._reading, unpack, left.snapshot)
         for name, value in (("transfer", request.transfer), ("session id", saved.session.id)):
             _require_uuid(name, value)
         spec = self._options.read(saved.session.id, saved.session.options, Caller(left.caller))
         created = saved.session.create_time
         spec = replace(spec, created=created.seconds + created.nanos / 1e9)
-        return spec, await asyncio.to_thread(arrived, left, saved, spec)
+        return spec, await loop.run_in_executor(self._reading, arrived, left, saved, spec)
 
     async def require_arrived(self, session_id: str, transfer: str) -> None:
         """Raise WrongState unless the session that is here came by this transfer."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,9 @@ where none is, and how often the session is asked meanwhile."""
 READY_KEPT_S = 1.0
 """How old the answer may be whether the server is there: who asks often costs the replicas nothing."""
 
+SNAPSHOTS_AT_ONCE = 2
+"""That are read at a time, each for some seconds at the longest; others wait, and take nobody else's thread."""
+
 
 class SessionService(SessionAPI):
     """The sessions of the denoisers in `pool`.
@@ -97,9 +101,11 @@ class SessionService(SessionAPI):
         )
         self._options = OptionsChecker(config, model)
         self._rooms: SharedAnswer[dict[str, int]] = SharedAnswer(partial(ask_all, pool, "room"), READY_KEPT_S)
+        self._reading = ThreadPoolExecutor(SNAPSHOTS_AT_ONCE, "snapshots")
         self._evacuation = Evacuation(
-            register, config, self._options, self._rooms, lambda: self._callers.names, others, public
-        )
+            register, config, self._options, self._rooms, lambda: self._callers.names, others, public,
+            self._reading,
+        )  # fmt: skip
         self._follows = False
         self._arriving: set[asyncio.Task[pb.Session]] = set()
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
@@ -139,6 +145,7 @@ class SessionService(SessionAPI):
 
     async def stop(self) -> None:
         """Leave the sessions to other managers."""
+        self._reading.shutdown(wait=False, cancel_futures=True)
         await self._failover.stop()
 
     @override
@@ -270,9 +277,10 @@ class SessionService(SessionAPI):
 
     async def _restore(self, request: pb.RestoreSessionRequest, caller: Caller) -> pb.Session:
         await self._evacuation.require_stays()
-        saved = await asyncio.to_thread(unpack, request.snapshot)
+        loop = asyncio.get_running_loop()
+        saved = await loop.run_in_executor(self._reading, unpack, request.snapshot)
         spec = self._options.read(session_id_of(caller.name, request), saved.session.options, caller)
-        resume = await asyncio.to_thread(restored, saved, spec)
+        resume = await loop.run_in_executor(self._reading, restored, saved, spec)
         return await self._open(spec.session_id, caller, self._new_copy(spec, (), resume))
 
     async def _open(

@@ -7,8 +7,9 @@ the light snapshot of its stream, empty before the first block
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, TypeAlias
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +19,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import lora_marks, read_cue
 from serving.replication.messages import ResumeState, SavedSession, SessionSpec
 from serving.session.applied_log import AppliedLog
+from serving.session.applied_page import read_number
 from serving.session.cue_queue import MAX_PENDING
 from serving.session.transitions import applied_as
 from serving.session.types import SessionRecord
@@ -31,6 +33,22 @@ HEADER = len(MAGIC) + 32 + 8
 
 MOST_APPLIED = 1 << 20
 """Cues that have applied in a session that is saved or restored: nine days of a prompt in every block."""
+
+MOST_MESSAGES = 4 * MOST_APPLIED
+"""Within a session: an applied cue has three, and up to twenty where it blends prompts."""
+
+_Kind: TypeAlias = "Mapping[int, _Kind]"
+"""The kinds of messages that one of this kind may hold, by the numbers of its fields."""
+
+_VARINT, _DELIMITED, _FIXED = 0, 2, {1: 8, 5: 4}
+"""How fields are written: the wire types, and of those of a fixed size how many bytes they have."""
+
+
+def _kind(descriptor: Any) -> _Kind:
+    return {field.number: _kind(field.message_type) for field in descriptor.fields if field.message_type}
+
+
+_SESSION = _kind(pb.Session.DESCRIPTOR)
 
 
 def pack(saved: SavedSession, most_bytes: int) -> bytes:
@@ -55,9 +73,11 @@ def unpack(data: bytes) -> SavedSession:
     length = int.from_bytes(body[:8], "little")
     if length > len(body) - 8:
         raise InvalidRequest(f"the snapshot ends within its session, which is said to have {length} bytes")
+    written = body[8 : 8 + length]
     try:
-        session = pb.Session.FromString(body[8 : 8 + length])
-    except DecodeError as error:
+        _require_small(written)
+        session = pb.Session.FromString(written)
+    except (DecodeError, IndexError, ValueError) as error:
         raise InvalidRequest(f"the snapshot's session cannot be read: {error}") from None
     _require_few(session)
     return SavedSession(session, body[8 + length :] or None)
@@ -66,6 +86,37 @@ def unpack(data: bytes) -> SavedSession:
 def _require_few(session: pb.Session) -> None:
     if (count := len(session.applied)) > MOST_APPLIED:
         raise LimitReached(f"{count} cues have applied in the session; at most {MOST_APPLIED} are saved")
+    if (count := len(session.pending)) > MAX_PENDING:
+        raise LimitReached(f"{count} cues are pending in the session; at most {MAX_PENDING} are saved")
+
+
+def _require_small(session: bytes) -> None:
+    """Raise LimitReached for more messages than are parsed: an empty one takes thirty times as many bytes then.
+
+    Raises IndexError or ValueError for what is no message.
+    """
+    # One loop for all depths: millions are counted in a second or two.
+    at, end, inner, count = 0, len(session), _SESSION, 0
+    outer: list[tuple[int, _Kind]] = []
+    while at < end or outer:
+        if at >= end:
+            end, inner = outer.pop()
+            continue
+        tag, at = read_number(session, at)
+        if (wire := tag & 7) in _FIXED:
+            at += _FIXED[wire]
+            continue
+        value, at = read_number(session, at)
+        if wire == _DELIMITED and (kind := inner.get(tag >> 3)) is not None:
+            count += 1
+            if count > MOST_MESSAGES:
+                raise LimitReached(f"the snapshot's session has too many parts; at most {MOST_MESSAGES} are read")
+            outer.append((end, inner))
+            end, inner = at + value, kind
+        elif wire == _DELIMITED:
+            at += value
+        elif wire != _VARINT:
+            raise ValueError(f"a field of the wire type {wire}")
 
 
 def restored(saved: SavedSession, spec: SessionSpec) -> ResumeState:
@@ -89,7 +140,6 @@ def restored(saved: SavedSession, spec: SessionSpec) -> ResumeState:
 
 def _check_cues(applied: Sequence[Cue], pending: Sequence[Cue], blocks: int, lengths: BlockLengths) -> None:
     frames = [cue.frame for cue in (*applied, *pending)]
-    _require(len(pending) <= MAX_PENDING, f"{len(pending)} cues are pending; at most {MAX_PENDING} can be")
     _require(all(before < after for before, after in pairwise(frames)), "its cues are not in order")
     _require(not frames or frames[-1] <= LAST_FRAME, f"a cue lies behind frame {LAST_FRAME}")
     landed = [lengths.block_at(cue.frame) for cue in applied]

@@ -77,20 +77,29 @@ def _put_signed(body: bytearray, number: int) -> None:
     _put(body, 2 * number if number >= 0 else -2 * number - 1)
 
 
+def read_number(data: bytes, at: int) -> tuple[int, int]:
+    """The whole number at a place, seven bits a byte, and where it ends.
+
+    Raises IndexError where the bytes end before it does, and ValueError for one of more than ten bytes.
+    """
+    number = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+    raise ValueError("a number has more than ten bytes")
+
+
 class _Reader:
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
 
     def number(self) -> int:
-        number = shift = 0
-        while True:
-            byte = self._data[self._at]
-            self._at += 1
-            number |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return number
-            shift += 7
+        number, self._at = read_number(self._data, self._at)
+        return number
 
     def signed(self) -> int:
         number = self.number()

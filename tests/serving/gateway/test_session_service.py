@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from engines.config.presets import preset
 from serving.auth import Caller, Tokens
 from serving.config import Limits, ServerConfig
-from serving.errors import LimitReached, ReplicaLost
+from serving.errors import InvalidRequest, LimitReached, ReplicaLost
+from serving.gateway import session_service
 from serving.gateway.ownership.replica_pool import Replicas
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -189,3 +191,26 @@ def test_a_request_that_is_too_large_is_refused_before_anything_is_made_of_it(tm
 
     asyncio.run(refused())
     assert replica.said == []
+
+
+def test_snapshots_take_no_more_threads_than_they_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    under_way, most = list[bytes](), list[int]()
+
+    def slow(snapshot: bytes) -> None:
+        under_way.append(snapshot)
+        time.sleep(0.02)
+        most.append(len(under_way))
+        under_way.remove(snapshot)
+        raise InvalidRequest("no snapshot")
+
+    async def restored() -> None:
+        sessions = await manager(tmp_path, SlowReplica(1))
+        asked = (sessions.restore(pb.RestoreSessionRequest(snapshot=b"x"), Caller("")) for _ in range(8))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(answer) for answer in answers} == {InvalidRequest}
+
+    monkeypatch.setattr(session_service, "unpack", slow)
+    asyncio.run(restored())
+    assert max(most) == session_service.SNAPSHOTS_AT_ONCE

@@ -125,7 +125,6 @@ def test_a_session_saved_before_its_start_can_be_started_if_it_could(cues: list[
         (pb.Session(next_frame=33, applied=[applied(0)], pending=[cue(50), cue(40)]), "not in order"),
         (pb.Session(next_frame=33, applied=[applied(0)], pending=[cue(1 << 60)]), "a cue lies behind frame"),
         (pb.Session(next_frame=33, applied=[applied(0)], pending=[cue(40, " ")]), "empty"),
-        (pb.Session(next_frame=9, applied=[applied(0)], pending=map(cue, range(9, 10_010))), "10001 cues"),
     ],
 )
 def test_a_snapshot_of_what_cannot_have_been_is_refused(session: pb.Session, words: str) -> None:
@@ -144,3 +143,42 @@ def test_a_session_with_more_cues_than_are_ever_restored_is_neither_saved_nor_re
     monkeypatch.setattr(session_snapshot, "MOST_APPLIED", 1)
     with pytest.raises(LimitReached, match="2 cues have applied"):
         unpack(packed)
+
+
+def test_a_session_with_more_cues_than_may_be_pending_is_neither_saved_nor_restored() -> None:
+    session = pb.Session(next_frame=9, applied=[applied(0)], pending=map(cue, range(9, 10_010)))
+    with pytest.raises(LimitReached, match="10001 cues are pending in the session; at most 10000 are saved"):
+        pack(SavedSession(session, b"stream"), MOST)
+    with pytest.raises(LimitReached, match="10001 cues are pending"):
+        unpack(written(session.SerializeToString()))
+
+
+def written(session: bytes) -> bytes:
+    """A snapshot with these bytes for its session."""
+    body = len(session).to_bytes(8, "little") + session
+    return MAGIC + hashlib.sha256(body).digest() + body
+
+
+EMPTY = {
+    "applied": pb.Session(applied=[pb.AppliedCue()] * 1001),
+    "prompts": pb.Session(applied=[pb.AppliedCue(cue=pb.Cue(prompts=[pb.WeightedPrompt()] * 999))]),
+    "loras": pb.Session(provenance=pb.Provenance(loras=[pb.Lora()] * 1000)),
+}
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+def test_a_session_of_more_messages_than_are_held_is_refused(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = written(EMPTY[empty].SerializeToString())
+    monkeypatch.setattr(session_snapshot, "MOST_MESSAGES", 1001)
+    unpack(packed)
+    monkeypatch.setattr(session_snapshot, "MOST_MESSAGES", 1000)
+    with pytest.raises(LimitReached, match="has too many parts; at most 1000 are read"):
+        unpack(packed)
+
+
+@pytest.mark.parametrize(
+    "session", [b"\x52", b"\x52" + b"\x80" * 1000, b"\x08" + b"\xff" * 20, b"\x0b\x0c", b"\x52\xff\x01"]
+)
+def test_a_session_that_is_no_message_is_refused(session: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="the snapshot's session cannot be read"):
+        unpack(written(session))
