@@ -13,6 +13,7 @@ from serving.client.connections import require_private
 from serving.client.operator import OperatorCalls
 from serving.errors import ReplicaLost
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.requests import message
 
 ASK_EVERY_S = 1.0
 UNREACHED_S = 30.0
@@ -65,7 +66,9 @@ def run(options: argparse.Namespace) -> int:
     require(bool(options.to) or not options.page, "--page goes with --to")
     require(options.stop or not options.gone, "--gone goes with --stop")
     public = "" if options.same_address else options.public or options.to or ""
-    request = pb.EvacuateServerRequest(to=options.to or "", public=public, gone=options.gone, page=options.page)
+    request = message(
+        pb.EvacuateServerRequest, to=options.to or "", public=public, gone=options.gone, page=options.page
+    )
     asyncio.run(_evacuate(OperatorCalls(options.old, token, tls=options.tls), request))
     return 0
 

@@ -12,13 +12,13 @@ from typing import Any, Self
 import grpc
 import grpc.aio
 
-from serving.client.connections import Connections, open_channel, require_private
+from serving.client.connections import Connections, authorization, open_channel, require_private
 from serving.client.event_stream import EventStream
 from serving.client.interactive import InteractiveSession, Reports
 from serving.client.unary_calls import UnaryCalls
 from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.requests import APPLICATION, APPLICATION_KEY, new_cue, new_cues, session_options
+from serving.protocol.requests import APPLICATION, APPLICATION_KEY, message, new_cue, new_cues, session_options
 from serving.timeline.cue import Blend, Cue, Restyling, Transition
 
 SERVER = "localhost:9000"
@@ -59,7 +59,7 @@ class AsyncClient:
         self._has_token, self._tls, self._insecure = token is not None, tls, insecure
         self.client_id = uuid.uuid4().hex
         self._patience_s = patience_s
-        self.metadata = ((APPLICATION_KEY, APPLICATION), *_authorization(token))
+        self.metadata = ((APPLICATION_KEY, APPLICATION), *([] if token is None else [authorization(token)]))
         self._connections = Connections(server, self._open_channel)
         self._calls = UnaryCalls(self._connections, self.metadata, self.client_id, patience_s)
 
@@ -124,12 +124,12 @@ class AsyncClient:
             fit=fit,
             noise_scale=noise_scale,
         )
-        request = pb.CreateSessionRequest(options=options, cues=new_cues(cues))
+        request = message(pb.CreateSessionRequest, options=options, cues=new_cues(cues))
         return await self._calls.ask("CreateSession", request)
 
     async def get(self, session_id: str) -> pb.Session:
         """How a session stands."""
-        return await self._calls.call("GetSession", pb.GetSessionRequest(session_id=session_id))
+        return await self._calls.call("GetSession", message(pb.GetSessionRequest, session_id=session_id))
 
     async def list(self) -> list[pb.Session]:
         """The caller's sessions, the oldest first, without their cues."""
@@ -140,7 +140,7 @@ class AsyncClient:
 
     async def delete(self, session_id: str) -> None:
         """End a session."""
-        await self._calls.delete("DeleteSession", pb.DeleteSessionRequest(session_id=session_id))
+        await self._calls.delete("DeleteSession", message(pb.DeleteSessionRequest, session_id=session_id))
 
     async def schedule(
         self,
@@ -152,71 +152,74 @@ class AsyncClient:
     ) -> pb.Receipt:
         """Schedule a cue at `frame`, over one that is there already; None is now."""
         cue = new_cue(prompt, frame, transition, restyling)
-        return await self._calls.ask("SchedulePrompt", pb.SchedulePromptRequest(session_id=session_id, cue=cue))
+        request = message(pb.SchedulePromptRequest, session_id=session_id, cue=cue)
+        return await self._calls.ask("SchedulePrompt", request)
 
     async def remove(self, session_id: str, frame: int) -> pb.Receipt:
         """Take the pending cue at `frame` away."""
-        return await self._calls.ask("RemovePrompt", pb.RemovePromptRequest(session_id=session_id, frame=frame))
+        request = message(pb.RemovePromptRequest, session_id=session_id, frame=frame)
+        return await self._calls.ask("RemovePrompt", request)
 
     async def move(self, session_id: str, frame: int, to_frame: int) -> pb.Receipt:
         """Move the pending cue at `frame`."""
-        request = pb.MovePromptRequest(session_id=session_id, frame=frame, to_frame=to_frame)
+        request = message(pb.MovePromptRequest, session_id=session_id, frame=frame, to_frame=to_frame)
         return await self._calls.ask("MovePrompt", request)
 
     async def applied_cues(self, session_id: str) -> AsyncGenerator[pb.AppliedCue]:
         """The cues that have applied in this take, in order, asked for a page at a time."""
-        request = pb.ListAppliedCuesRequest(session_id=session_id, page_size=1000)
+        request = message(pb.ListAppliedCuesRequest, session_id=session_id, page_size=1000)
         async for page in self._calls.pages("ListAppliedCues", request):
             for applied in page.applied:
                 yield applied
 
     async def pending_cues(self, session_id: str) -> AsyncGenerator[pb.Cue]:
         """The cues that have not applied yet, by frame, asked for a page at a time."""
-        request = pb.ListPendingCuesRequest(session_id=session_id, page_size=1000)
+        request = message(pb.ListPendingCuesRequest, session_id=session_id, page_size=1000)
         async for page in self._calls.pages("ListPendingCues", request):
             for cue in page.pending:
                 yield cue
 
     async def start(self, session_id: str) -> pb.Receipt:
         """Start generation; a cue must be at frame 0."""
-        return await self._calls.ask("Start", pb.StartRequest(session_id=session_id))
+        return await self._calls.ask("Start", message(pb.StartRequest, session_id=session_id))
 
     async def pause(self, session_id: str, frame: int | None = None) -> pb.Receipt:
         """Stop at `frame`, the last that was seen; None is the last one reported, or what the clock says."""
-        return await self._calls.ask("Pause", pb.PauseRequest(session_id=session_id, frame=frame))
+        return await self._calls.ask("Pause", message(pb.PauseRequest, session_id=session_id, frame=frame))
 
     async def resume(self, session_id: str) -> pb.Receipt:
         """Go on where `pause` stopped."""
-        return await self._calls.ask("Resume", pb.ResumeRequest(session_id=session_id))
+        return await self._calls.ask("Resume", message(pb.ResumeRequest, session_id=session_id))
 
     async def reset(self, session_id: str) -> pb.Receipt:
         """Go back to an empty timeline and frame 0."""
-        return await self._calls.ask("Reset", pb.ResetRequest(session_id=session_id))
+        return await self._calls.ask("Reset", message(pb.ResetRequest, session_id=session_id))
 
     async def cut(self, session_id: str) -> pb.Receipt:
         """Open a restyled video anew with the next pictures."""
-        return await self._calls.ask("Cut", pb.CutRequest(session_id=session_id))
+        return await self._calls.ask("Cut", message(pb.CutRequest, session_id=session_id))
 
     async def fork(self, session_id: str, frame: int | None = None) -> pb.Session:
         """Open a session with the same past, up to the block that contains `frame`; None is the present block."""
-        return await self._calls.ask("ForkSession", pb.ForkSessionRequest(session_id=session_id, frame=frame))
+        request = message(pb.ForkSessionRequest, session_id=session_id, frame=frame)
+        return await self._calls.ask("ForkSession", request)
 
     async def snapshot(self, session_id: str) -> bytes:
         """The bytes from which `restore` goes on."""
-        request = pb.SnapshotSessionRequest(session_id=session_id, kind=pb.SNAPSHOT_KIND_LIGHT)
+        request = message(pb.SnapshotSessionRequest, session_id=session_id, kind=pb.SNAPSHOT_KIND_LIGHT)
         return (await self._calls.call("SnapshotSession", request)).snapshot
 
     async def restore(self, snapshot: bytes) -> pb.Session:
         """Open a session that goes on where a snapshot was taken."""
-        return await self._calls.ask("RestoreSession", pb.RestoreSessionRequest(snapshot=snapshot))
+        return await self._calls.ask("RestoreSession", message(pb.RestoreSessionRequest, snapshot=snapshot))
 
     async def start_recording(self, session_id: str) -> pb.Recording:
         """Begin to write an MP4 file on the server, with the next chunk."""
-        return await self._calls.ask("StartRecording", pb.StartRecordingRequest(session_id=session_id))
+        return await self._calls.ask("StartRecording", message(pb.StartRecordingRequest, session_id=session_id))
 
     async def stop_recording(self, session_id: str) -> pb.Recording:
         """Finish the file."""
-        return await self._calls.ask("StopRecording", pb.StopRecordingRequest(session_id=session_id))
+        return await self._calls.ask("StopRecording", message(pb.StopRecordingRequest, session_id=session_id))
 
     async def watch(self, session_id: str, from_frame: int | None = None) -> AsyncGenerator[pb.Event]:
         """A session's events, from the chunk that contains `from_frame` on; None is from now on.
@@ -252,11 +255,11 @@ class AsyncClient:
 
     async def delete_recording(self, name: str) -> None:
         """Remove a finished recording."""
-        await self._calls.delete("DeleteRecording", pb.DeleteRecordingRequest(name=name))
+        await self._calls.delete("DeleteRecording", message(pb.DeleteRecordingRequest, name=name))
 
     async def read_recording(self, name: str) -> AsyncGenerator[bytes]:
         """The bytes of a finished recording, piece by piece."""
-        call = self._at("").ReadRecording(pb.ReadRecordingRequest(name=name), metadata=self.metadata)
+        call = self._at("").ReadRecording(message(pb.ReadRecordingRequest, name=name), metadata=self.metadata)
         try:
             async for piece in call:
                 yield piece.data
@@ -266,7 +269,7 @@ class AsyncClient:
             call.cancel()
 
     async def _watch(self, session_id: str, from_frame: int | None) -> Any:
-        request = pb.WatchRequest(session_id=session_id, from_frame=from_frame)
+        request = message(pb.WatchRequest, session_id=session_id, from_frame=from_frame)
         return self._at(session_id).Watch(request, metadata=self.metadata)
 
     def _interact(self, session_id: str) -> Any:
@@ -277,9 +280,5 @@ class AsyncClient:
 
     async def _describe(self, session_id: str) -> pb.Session:
         """How a session stands, asked by a stream that cannot wait for long."""
-        request = pb.GetSessionRequest(session_id=session_id)
+        request = message(pb.GetSessionRequest, session_id=session_id)
         return await self._calls.call("GetSession", request, LOOK_S)
-
-
-def _authorization(token: str | None) -> tuple[tuple[str, str], ...]:
-    return () if token is None else (("authorization", f"Bearer {token}"),)

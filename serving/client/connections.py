@@ -7,9 +7,10 @@ from typing import Any
 
 import grpc.aio
 
-from serving.errors import InsecureToken, SessionMoved
+from serving.errors import InsecureToken, InvalidRequest, SessionMoved
 from serving.hosts import host_of_target, is_loopback
 from serving.pb.longtake.v1.sessions_pb2_grpc import SessionsStub
+from serving.protocol.requests import require_text
 
 
 def require_private(server: str, *, tls: bool, insecure: bool) -> None:
@@ -21,11 +22,20 @@ def require_private(server: str, *, tls: bool, insecure: bool) -> None:
         )
 
 
+def authorization(token: str) -> tuple[str, str]:
+    """The metadata by which a caller is known. Raises InvalidRequest for a token that no metadata carries."""
+    if not (token.isascii() and token.isprintable()):
+        raise InvalidRequest("the token has characters that are not printable ASCII, which no metadata can carry")
+    return "authorization", f"Bearer {token}"
+
+
 def open_channel(server: str, options: Sequence[tuple[str, int | str]], *, tls: bool) -> grpc.aio.Channel:
     """A channel to a server, or with `tls` to a gateway in front of it.
 
-    What is for this machine does not go round by way of a proxy that the environment names.
+    What is for this machine does not go round by way of a proxy that the environment names. Raises InvalidRequest
+    for an address with half characters.
     """
+    require_text("server", server)
     options = (*options, ("grpc.enable_http_proxy", 0 if is_loopback(host_of_target(server)) else 1))
     if tls:
         return grpc.aio.secure_channel(server, grpc.ssl_channel_credentials(), options)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from serving.client.event_queue import EventQueue
 from serving.client.event_stream import Describe, EventStream, Moved
@@ -17,7 +17,7 @@ from serving.client.pending_commands import PendingCommands
 from serving.errors import ControllerReplaced, SessionError, SessionNotFound, WrongState
 from serving.media.playout_clock import PlayerClock
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.requests import new_cue
+from serving.protocol.requests import message, new_cue, require_one_of
 from serving.timeline.cue import Blend, Restyling, Transition
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ class InteractiveSession:
         self, call: Any, describe: Describe, moved: Moved, session: pb.Session, from_frame: int | None,
         patience_s: float, reports: Reports | None,
     ) -> None:  # fmt: skip
+        if reports is not None:
+            require_one_of("reports", reports, get_args(Reports))
         self.session = session
         self.client_id = uuid.uuid4().hex
         self.replaced = False
@@ -131,11 +133,11 @@ class InteractiveSession:
 
     async def remove(self, frame: int) -> pb.Receipt:
         """Take the pending cue at `frame` away."""
-        return await self._do(remove_prompt=pb.RemovePrompt(frame=frame))
+        return await self._do(remove_prompt=message(pb.RemovePrompt, frame=frame))
 
     async def move(self, frame: int, to_frame: int) -> pb.Receipt:
         """Move the pending cue at `frame`."""
-        return await self._do(move_prompt=pb.MovePrompt(frame=frame, to_frame=to_frame))
+        return await self._do(move_prompt=message(pb.MovePrompt, frame=frame, to_frame=to_frame))
 
     async def start(self) -> pb.Receipt:
         """Start generation; a cue must be at frame 0."""
@@ -145,7 +147,7 @@ class InteractiveSession:
         """Stop at `frame`, the last that was seen; None is the one that was reported or is played now."""
         if frame is None and self._reports == "played":
             frame = self._clock.shown(asyncio.get_running_loop().time())
-        return await self._do(pause=pb.Pause(frame=frame))
+        return await self._do(pause=message(pb.Pause, frame=frame))
 
     async def resume(self) -> pb.Receipt:
         """Go on where `pause` stopped."""
@@ -166,10 +168,12 @@ class InteractiveSession:
         takes no more: a camera goes on without. While there is no stream it is lost. An "h264" picture is one
         access unit, without B frames.
         """
+        require_one_of("format", format, FORMATS)
         self._require_steering()
         number = next(self._picture_ids)
         at = round(1e6 * asyncio.get_running_loop().time()) if time_us is None else time_us
-        await self._send(pb.Command(picture=pb.Picture(id=number, time_us=at, format=FORMATS[format], data=data)))
+        picture = message(pb.Picture, id=number, time_us=at, format=FORMATS[format], data=data)
+        await self._send(pb.Command(picture=picture))
         return number
 
     async def end_input(self) -> None:
@@ -211,9 +215,10 @@ class InteractiveSession:
                 await self._send(command)
 
     async def _report(self, frame: int) -> None:
+        shown = message(pb.Shown, frame=frame)
         self._reported, self._report_at = frame, asyncio.get_running_loop().time() + REPORT_S
         if not self.replaced:
-            await self._send(pb.Command(shown=pb.Shown(frame=frame)))
+            await self._send(pb.Command(shown=shown))
 
     async def _write(self) -> None:
         """Send commands, one after the other. That a stream is lost is found out where it is read."""
@@ -229,7 +234,7 @@ class InteractiveSession:
     async def _attach(self, from_frame: int | None) -> Any:
         self._attached = False
         self._call = self._interact()
-        attach = pb.Attach(session_id=self.session.id, from_frame=from_frame, reattach=self._was_attached)
+        attach = message(pb.Attach, session_id=self.session.id, from_frame=from_frame, reattach=self._was_attached)
         command = pb.Command(id=next(self._names), client_id=self.client_id, attach=attach)
         await self._outgoing.put((self._call, command))
         return self._call

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from serving.client.connections import Connection, open_channel
+from serving.client.connections import Connection, authorization, open_channel
 from serving.client.event_stream import refusal_of
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import APPLICATION, APPLICATION_KEY
@@ -58,7 +58,7 @@ class OperatorCalls:
         return bool((await self._call("SettleTransfer", request)).begun)
 
     async def _call(self, method: str, request: object, timeout_s: float = CALL_S) -> Any:
-        metadata = ((APPLICATION_KEY, APPLICATION), ("authorization", f"Bearer {self._token}"))
+        metadata = ((APPLICATION_KEY, APPLICATION), authorization(self._token))
         async with open_channel(self._address, OPTIONS, tls=self._tls) as channel:
             stub = Connection(self._address, channel).stub
             try:

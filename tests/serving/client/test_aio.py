@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -246,5 +246,57 @@ def test_a_token_goes_to_another_host_in_the_clear_only_where_that_is_said(
             closed = kind("video.example:9000", token="geheim", **said).close()
             if closed is not None:
                 await closed
+
+    asyncio.run(run())
+
+
+HALF = "a\ud83d"
+LARGE = 1 << 63
+
+UNCARRIED: dict[str, Callable[[AsyncClient], Awaitable[Any]]] = {
+    "session_id contains": lambda client: client.get(HALF),
+    "session_id contains '": lambda client: client.delete(HALF),
+    "session_id contains '\\": lambda client: client.applied_cues(HALF).asend(None),
+    "name contains": lambda client: client.delete_recording(HALF),
+    "name contains '": lambda client: client.read_recording(HALF).asend(None),
+    "model contains": lambda client: client.create(model=HALF),
+    "fit is 'zoom'; known: fill, fit, stretch": lambda client: client.create(fit=cast(Any, "zoom")),
+    "height is 2147483648, which": lambda client: client.create(height=1 << 31),
+    "seed is -1, which no message can carry; it has 0": lambda client: client.create(seed=-1),
+    f"frame is {LARGE}, which": lambda client: client.remove("one", LARGE),
+    f"to_frame is {LARGE}, which": lambda client: client.move("one", 0, LARGE),
+    "frame is a number of more than 24 digits, which": lambda client: client.pause("one", 1 << 200),
+    f"frame is {LARGE}, which no": lambda client: client.fork("one", LARGE),
+    f"from_frame is {LARGE}, which": lambda client: client.watch("one", LARGE).asend(None),
+}
+
+
+@pytest.mark.parametrize("words", UNCARRIED)
+def test_what_no_message_can_carry_is_refused_by_its_name(words: str) -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        with pytest.raises(InvalidRequest) as caught:
+            await UNCARRIED[words](client)
+        assert str(caught.value).startswith(words)
+
+    with_client(work)
+
+
+@pytest.mark.parametrize("token", ["geheim\n", "gehëim", HALF])
+@pytest.mark.parametrize("kind", [AsyncClient, Client])
+def test_a_token_that_no_metadata_can_carry_is_refused_and_not_shown(
+    kind: type[AsyncClient | Client], token: str
+) -> None:
+    async def run() -> None:
+        with pytest.raises(InvalidRequest, match="not printable ASCII") as caught:
+            kind("localhost:1", token=token)
+        assert token not in str(caught.value)
+
+    asyncio.run(run())
+
+
+def test_an_address_with_half_a_character_is_refused() -> None:
+    async def run() -> None:
+        with pytest.raises(InvalidRequest, match="server contains"):
+            AsyncClient(HALF)
 
     asyncio.run(run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -418,3 +419,39 @@ def test_a_controller_that_was_not_entered_says_so() -> None:
             await client.control(session).start()
 
     with_client(use)
+
+
+UNCARRIED: dict[str, Callable[[InteractiveSession], Awaitable[object]]] = {
+    "frame is 9223372036854775808, which": lambda controller: controller.schedule("noon", 1 << 63),
+    "frame is 9223372036854775808, which ": lambda controller: controller.remove(1 << 63),
+    "to_frame is -9223372036854775809, which": lambda controller: controller.move(0, -(1 << 63) - 1),
+    "frame is 9223372036854775808, which no": lambda controller: controller.pause(1 << 63),
+    "frame is 9223372036854775808, which no ": lambda controller: controller.shown(1 << 63),
+    "time_us is 18446744073709551616, which": lambda controller: controller.send_picture(b"x", "jpeg", 1 << 64),
+    "format is 'gif'; known: jpeg, png, h264": lambda controller: controller.send_picture(b"x", cast(Any, "gif")),
+}
+
+
+def test_what_no_message_can_carry_is_refused_by_its_name_and_ends_nothing() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0, cues=[BALLOON])
+        async with client.control(session, reports="none") as controller:
+            for words, asked in UNCARRIED.items():
+                with pytest.raises(InvalidRequest) as caught:
+                    await asked(controller)
+                assert str(caught.value).startswith(words)
+            assert (await controller.start()).stage == pb.RECEIPT_STAGE_ACCEPTED
+
+    with_client(work)
+
+
+def test_a_controller_that_cannot_begin_says_why() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(cues=[BALLOON])
+        with pytest.raises(InvalidRequest, match="reports is 'all'; known: received, played, none"):
+            client.control(session, reports=cast(Any, "all"))
+        with pytest.raises(InvalidRequest, match="from_frame is 9223372036854775808, which"):
+            async with client.control(session, 1 << 63):
+                pass
+
+    with_client(work)
