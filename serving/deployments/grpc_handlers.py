@@ -39,6 +39,8 @@ from serving.protocol.status import (
 Unary = Callable[[Any, Any], Awaitable[bytes]]
 Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
 
+LOST_WORDS = "the process of the server that was to answer is lost, or not there yet; ask again"
+
 IN_A_TASK = "ray::"
 """What the text of an error has in it that was raised in a replica: where. That of a lost replica has no place."""
 
@@ -170,7 +172,7 @@ def _say_in_own_words(context: Any) -> None:
         context.set_details("an error of the server, which nobody foresaw; its logs say more")
         return
     context.set_code(StatusCode.UNAVAILABLE)
-    context.set_details("the process of the server that was to answer is lost, or not there yet; ask again")
+    context.set_details(LOST_WORDS)
     context.set_trailing_metadata([*context.trailing_metadata(), (REASON_KEY, REASONS[ReplicaLost])])
 
 

@@ -47,8 +47,8 @@ ENVIRONMENT = {
     "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
     # A WebSocket whose address has more than 8,192 characters would hang, and not be refused in words.
     "WEBSOCKETS_MAX_LINE_LENGTH": str(1 << 20),
-    # A client that floods would fill the proxy's memory: see there.
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.web.inflow:middlewares",
+    # A client that floods would fill the proxy's memory, and one whose manager dies be told nothing: see there.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serving.deployments.http_handlers:middlewares",
     "RAY_ROTATION_MAX_BYTES": str(64 << 20),
     "RAY_ROTATION_BACKUP_COUNT": "4",
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 BYTES_A_SECOND = 16 << 20
@@ -18,11 +17,6 @@ BURST_S = 1.0
 
 MESSAGE_BYTES = 4 << 10
 """What the smallest message counts: to take it from process to process costs that."""
-
-
-def middlewares() -> list[Middleware]:
-    """What Serve's proxies are to put around every application."""
-    return [Middleware(Inflow)]
 
 
 class Inflow:

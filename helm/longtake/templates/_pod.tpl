@@ -136,7 +136,7 @@ are its own: Serve may share them, with which a proxy that is there again has th
 - {name: RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, value: "2147483647"}
 - {name: RAY_SERVE_GRPC_MAX_MESSAGE_SIZE, value: "268435456"}
 - {name: WEBSOCKETS_MAX_LINE_LENGTH, value: "1048576"}
-- {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "serving.web.inflow:middlewares"}
+- {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "serving.deployments.http_handlers:middlewares"}
 - {name: RAY_ROTATION_MAX_BYTES, value: "67108864"}
 - {name: RAY_ROTATION_BACKUP_COUNT, value: "4"}
 - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ .Values.shutdown.drainSeconds | quote }}}

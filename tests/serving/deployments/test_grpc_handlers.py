@@ -10,11 +10,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from serving.deployments.grpc_handlers import answered, sent, tolerant
+from serving.deployments.grpc_handlers import LOST_WORDS, answered, sent, tolerant
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.status import reason_in, retry_after_in, server_in
-
-LOST_WORDS = "the process of the server that was to answer is lost, or not there yet; ask again"
 
 
 def refused(details: str, method: str) -> tuple[str, str | None]:
