@@ -28,6 +28,11 @@ class Box(NamedTuple):
     begin: int
     end: int
 
+    @property
+    def data_bytes(self) -> int:
+        """How long it is behind its length and kind."""
+        return self.end - self.begin - 8
+
 
 class Fragments:
     """Segments for a video of `height` by `width` that begins at, or passes through, the chunk `first`.
@@ -58,11 +63,17 @@ class Fragments:
         return _movie_fragment(chunk, sizes, offset) + box("mdat", *samples)
 
 
-def frames_of(fragment: bytes) -> int:
-    """How many frames the `moof` of a segment says that there are."""
-    run = fragment.index(b"trun")
-    frames: int = struct.unpack_from(">I", fragment, run + 8)[0]
-    return frames
+def frames_of(moof: bytes, data_bytes: int) -> int:
+    """How many frames the `moof` of a segment describes. Raises FilmError unless they fill its `data_bytes`."""
+    try:
+        run = moof.index(b"trun")
+        (frames,) = struct.unpack_from(">I", moof, run + 8)
+        sizes = struct.unpack_from(f">{frames}I", moof, run + 20)
+    except (ValueError, struct.error) as error:
+        raise FilmError(f"a fragment does not say which frames it has: {error}") from error
+    if sum(sizes) != data_bytes:
+        raise FilmError(f"a fragment of {data_bytes} bytes describes frames of {sum(sizes)}")
+    return len(sizes)
 
 
 def box(kind: str, *parts: bytes) -> bytes:

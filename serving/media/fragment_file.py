@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -145,16 +146,18 @@ class FragmentFile:
 
     def _look_through(self) -> None:
         """Find out what is whole, and cut the rest off."""
-        moof = 0
-        for found in boxes(self._file):
-            if found.kind == b"moov":
-                self._movie = _read(self._file, found)
-            elif found.kind == b"moof":
-                moof = frames_of(_read(self._file, found))
-            elif found.kind == b"mdat":
-                self.frames, moof, self._end = self.frames + moof, 0, found.end
-            elif found.kind in (b"ftyp", b"meta"):
-                self._end = found.end
+        moof = b""
+        with contextlib.suppress(FilmError):  # What was written last may be zeros after a power cut.
+            for found in boxes(self._file):
+                if found.kind == b"moov":
+                    self._movie = _read(self._file, found)
+                elif found.kind == b"moof":
+                    moof = _read(self._file, found)
+                elif found.kind == b"mdat":
+                    self.frames += frames_of(moof, found.data_bytes)
+                    self._end = found.end
+                elif found.kind in (b"ftyp", b"meta"):
+                    self._end = found.end
         if not self.frames:
             self._movie = None
         self._file.truncate(self._end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -71,13 +72,15 @@ def make_ordinary(source: Path, target: Path, frames: int, tags: Mapping[str, st
     _copy(source, target, tags)
     with av.open(str(target)) as made:
         if made.streams.video[0].frames != frames:
-            raise OSError(5, f"{made.streams.video[0].frames} of {frames} frames were written")
+            raise OSError(errno.EIO, f"{made.streams.video[0].frames} of {frames} frames were written")
 
 
 def _copy(source: Path, target: Path, tags: Mapping[str, str]) -> None:
     with av.open(str(source), "r") as fragments, new_mp4(target) as container:
         container.metadata.update(tags)
-        video = fragments.streams.video[0]
+        video = next((stream for stream in fragments.streams.video if stream.codec_context is not None), None)
+        if video is None:
+            raise OSError(errno.EIO, "it has no video")
         stream = container.add_stream_from_template(video, opaque=True)
         stream.time_base = video.time_base
         for packet in fragments.demux(video):

@@ -46,6 +46,7 @@ class RecordingStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._told: set[Path] = set()
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -113,17 +114,23 @@ class RecordingStore:
             raise SessionNotFound(f"there is no recording {name}") from error
 
     def left_behind(self) -> list[RecordingWriter]:
-        """The recordings whose writer is gone, to be gone on with. What does not say what it is, is salvaged."""
-        writers = []
-        for part in self._folder.glob(f"*{_PART}"):
-            finished = part.with_suffix("")
-            try:
-                if (file := FragmentFile.reopen(part, RECORDING_TAG)) is not None:
-                    writers.append(RecordingWriter(file, finished))
-            except FilmError as error:
-                logger.warning("recording salvaged", extra={"recording": finished.stem, "why": str(error)})
-                _salvage(part, finished)
-        return writers
+        """The recordings whose writer is gone, to be gone on with. What does not say what it is, is salvaged.
+
+        A file with which nothing can be done is told once, and is in no other's way.
+        """
+        parts = set(self._folder.glob(f"*{_PART}"))
+        self._told &= parts
+        return [writer for part in sorted(parts) if (writer := self._tried(part)) is not None]
+
+    def _tried(self, part: Path) -> RecordingWriter | None:
+        try:
+            return _taken_over(part)
+        except Exception as error:
+            if part not in self._told:
+                self._told.add(part)
+                extra = {"recording": part.name, "why": str(error)}
+                logger.warning("recording not looked after", extra=extra, exc_info=error)
+        return None
 
     def _finished(self, name: str) -> Path:
         if not _NAME.fullmatch(name):
@@ -142,6 +149,18 @@ def _recording(path: Path) -> Recording:
         return Recording(path.stem, facts.session_id, facts.first_frame, frames, found.st_size, found.st_mtime)
     except (av.FFmpegError, LookupError, FilmError) as error:
         raise FilmError(f"{path} is not a recording that Longtake made: {error}") from error
+
+
+def _taken_over(part: Path) -> RecordingWriter | None:
+    """Its writer; None where another process has it, or it is finished as it is."""
+    finished = part.with_suffix("")
+    try:
+        file = FragmentFile.reopen(part, RECORDING_TAG)
+        return None if file is None else RecordingWriter(file, finished)
+    except FilmError as error:
+        logger.warning("recording salvaged", extra={"recording": finished.stem, "why": str(error)})
+        _salvage(part, finished)
+    return None
 
 
 def _salvage(part: Path, finished: Path) -> None:

@@ -127,9 +127,12 @@ class Recordings:
 
     async def _look(self) -> None:
         while True:
-            for writer in await asyncio.to_thread(self._left_behind):
-                logger.info("recording taken over", extra={"recording": writer.name})
-                self._record(writer)
+            try:
+                for writer in await asyncio.to_thread(self._left_behind):
+                    logger.info("recording taken over", extra={"recording": writer.name})
+                    self._record(writer)
+            except Exception:
+                logger.exception("recordings not looked after")
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _left_behind(self) -> list[RecordingWriter]:

@@ -190,6 +190,47 @@ def test_what_does_not_say_what_it_is_is_finished_as_it_is_or_removed(
     assert not list(folder.glob("*.part"))
 
 
+def zeroed(part: Path, kind: bytes, which: int) -> None:
+    """As a power cut leaves a file: its length is there, and what was written last is not."""
+    with part.open("r+b") as file:
+        box = [box for box in boxes(file) if box.kind == kind][which]
+        file.seek(box.begin + 8)
+        file.write(bytes(box.data_bytes))
+
+
+@pytest.mark.parametrize(("which", "frames"), [(0, 0), (1, 9), (2, 21)])
+def test_a_fragment_that_is_zeros_costs_what_is_behind_it_and_no_other_recording(
+    recordings: RecordingStore, folder: Path, which: int, frames: int
+) -> None:
+    for session in ("bad", "good"):
+        begun(recordings, session).release()
+    zeroed(folder / "bad-1.mp4.part", b"moof", which)
+    made = {writer.name: writer.finish().frames for writer in recordings.left_behind()}
+    assert made == {"bad-1": frames, "good-1": 33}
+    assert not frames or recordings.find("bad-1").frames == frames
+
+
+def test_a_recording_of_which_no_video_can_be_read_is_left_as_it_is(
+    recordings: RecordingStore, folder: Path
+) -> None:
+    begun(recordings).release()
+    zeroed(folder / "abc-1.mp4.part", b"moov", 0)
+    (writer,) = recordings.left_behind()
+    assert writer.finish().frames == 33
+    assert recordings.left_behind() == []
+
+
+def test_what_cannot_be_opened_is_told_once_and_is_in_no_other_recordings_way(
+    recordings: RecordingStore, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "a.mp4.part").mkdir()
+    begun(recordings).release()
+    (writer,) = recordings.left_behind()
+    writer.finish()
+    assert recordings.left_behind() == []
+    assert [record.getMessage() for record in caplog.records] == ["recording not looked after"]
+
+
 def test_a_full_disk_ends_a_recording_and_spares_what_is_written(recordings: RecordingStore, folder: Path) -> None:
     program = (
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

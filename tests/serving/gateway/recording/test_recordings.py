@@ -7,13 +7,14 @@ import os
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
 from serving.errors import LimitReached, SessionNotFound, WrongState
+from serving.gateway.recording.recording_store import RecordingStore
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel
@@ -92,6 +93,30 @@ def test_what_a_server_left_is_finished_by_the_next_one(pocket: OpenedModel, tmp
             assert made.frames >= 33
 
     run(die())
+
+
+def test_an_error_that_nobody_foresaw_is_logged_and_recordings_are_looked_after_all_the_same(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("serving.gateway.recording.recordings.LOOK_EVERY_S", 0.01)
+    failures = iter([ZeroDivisionError()])
+
+    async def fail_once() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            looked_after = there.managers[0]._recordings
+            callers = looked_after._callers
+
+            def fails_once() -> Iterable[str]:
+                if (failure := next(failures, None)) is not None:
+                    raise failure
+                return callers()
+
+            monkeypatch.setattr(looked_after, "_callers", fails_once)
+            await until(lambda: "recordings not looked after" in caplog.messages)
+            RecordingStore(tmp_path).begin("abc", 48, 64, 0).release()
+            await until(lambda: not list(tmp_path.iterdir()))
+
+    run(fail_once())
 
 
 def test_a_recording_that_misses_frames_is_finished_before_them_and_says_so(
