@@ -138,6 +138,20 @@ class RecordingStore:
         return self._folder / f"{name}{_FINISHED}"
 
 
+def callers_with_parts(folder: Path) -> set[str]:
+    """Who has recordings in `folder` that are not finished, whether they are still let in or not."""
+    parts = itertools.chain(folder.glob(f"*{_PART}"), folder.glob(f"*/*{_PART}"))
+    return {part.parent.relative_to(folder).name for part in parts if _is_ours(part)}
+
+
+def _is_ours(part: Path) -> bool:
+    try:
+        with part.open("rb") as file:
+            return bool(read_tag(file, part, RECORDING_TAG))
+    except (FilmError, OSError):
+        return False
+
+
 def _recording(path: Path) -> Recording:
     found = path.stat()
     try:

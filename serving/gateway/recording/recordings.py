@@ -12,7 +12,7 @@ from typing import Any
 from serving.errors import FilmError, LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.gateway.ownership.event_relay import EventRelay
 from serving.gateway.recording.recorder import Recorder, write_recording
-from serving.gateway.recording.recording_store import Finished, RecordingStore
+from serving.gateway.recording.recording_store import Finished, RecordingStore, callers_with_parts
 from serving.gateway.recording.recording_writer import RecordingWriter
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import Place, cut
@@ -138,7 +138,7 @@ class Recordings:
     def _left_behind(self) -> list[RecordingWriter]:
         """What nobody writes any more; a folder that cannot be read is looked into again later."""
         found: list[RecordingWriter] = []
-        for caller in {*self._stores, *self._callers()}:
+        for caller in {*self._stores, *self._callers(), *callers_with_parts(self._folder)}:
             try:
                 found += self._store(caller).left_behind()
             except (FilmError, LimitReached, OSError) as error:

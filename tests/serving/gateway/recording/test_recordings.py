@@ -18,7 +18,7 @@ from serving.gateway.recording.recording_store import RecordingStore
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel
-from tests.serving.footage import played
+from tests.serving.footage import HEIGHT, WIDTH, chunks, played
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, Viewer, run, started
 
@@ -95,6 +95,23 @@ def test_what_a_server_left_is_finished_by_the_next_one(pocket: OpenedModel, tmp
     run(die())
 
 
+def test_what_callers_left_who_are_let_in_no_more_is_finished(pocket: OpenedModel, tmp_path: Path) -> None:
+    folders = [tmp_path / "berta", tmp_path / "carl"]
+
+    async def look() -> None:
+        async with cluster(pocket, tmp_path, replicas="a"):
+            for folder in folders:
+                writer = RecordingStore(folder).begin("abc", HEIGHT, WIDTH, 0)
+                writer.append(chunks()[0])
+                writer.release()
+            (tmp_path / "others").mkdir()
+            (tmp_path / "others" / "film.mp4.part").write_text("somebody else's")
+            await until(lambda: all((folder / "abc-1.mp4").exists() for folder in folders))
+            assert (tmp_path / "others" / "film.mp4.part").exists()
+
+    run(look())
+
+
 def test_an_error_that_nobody_foresaw_is_logged_and_recordings_are_looked_after_all_the_same(
     pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -113,7 +130,7 @@ def test_an_error_that_nobody_foresaw_is_logged_and_recordings_are_looked_after_
 
             monkeypatch.setattr(looked_after, "_callers", fails_once)
             await until(lambda: "recordings not looked after" in caplog.messages)
-            RecordingStore(tmp_path).begin("abc", 48, 64, 0).release()
+            RecordingStore(tmp_path).begin("abc", HEIGHT, WIDTH, 0).release()
             await until(lambda: not list(tmp_path.iterdir()))
 
     run(fail_once())
