@@ -110,7 +110,7 @@ class SessionService(SessionAPI):
         self._arriving: set[asyncio.Task[pb.Session]] = set()
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         self._recordings = Recordings(
-            self._relay, config.recordings, lambda: self._callers.names, config.limits.recording_frames,
+            self._relay, config.recordings, self._callers.names, config.limits.recording_frames,
             self._failover.beside,
         )  # fmt: skip
 

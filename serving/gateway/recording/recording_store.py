@@ -39,9 +39,10 @@ class Finished(NamedTuple):
 
 
 class RecordingStore:
-    """The recordings in `folder`, which is made. Every process that can see the folder sees the same ones.
+    """The recordings in `folder`, which is made, and made again by `begin` where it has gone meanwhile.
 
-    Raises FilmError if there can be no such folder. All that writes raises LimitReached where the disk refuses.
+    Every process that can see the folder sees the same ones. Raises FilmError if there can be no such folder. All
+    that writes raises LimitReached where the disk refuses.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,6 +57,8 @@ class RecordingStore:
         """A new recording, whose first chunk begins at `first_frame`; `asked_by` names the request for it."""
         facts = RecordingFacts(session_id, take, first_frame, height, width, asked_by)
         tag = Tag(RECORDING_TAG, facts.text)
+        with refusing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
             finished = self._finished(f"{session_id}-{number}")
             part = finished.with_suffix(_PART)

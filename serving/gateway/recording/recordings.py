@@ -13,7 +13,7 @@ from serving.errors import FilmError, LimitReached, ReplicaLost, SessionNotFound
 from serving.gateway.ownership.event_relay import EventRelay
 from serving.gateway.recording.recorder import Recorder, write_recording
 from serving.gateway.recording.recording_store import Finished, RecordingStore, callers_with_parts
-from serving.gateway.recording.recording_writer import RecordingWriter
+from serving.gateway.recording.recording_writer import RecordingWriter, refusing
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.paging import Place, cut
 
@@ -27,21 +27,19 @@ LOOK_EVERY_S = 2.0
 
 
 class Recordings:
-    """A folder of recordings for each of the `callers` that there are; `beside` runs what writes them."""
+    """A folder of recordings for each caller, at first of `callers`; `beside` runs what writes them."""
 
     def __init__(
         self,
         relay: EventRelay,
         folder: Path,
-        callers: Callable[[], Iterable[str]],
+        callers: Iterable[str],
         max_frames: int,
         beside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._relay = relay
-        self._folder, self._callers = folder, callers
-        self._stores: dict[str, RecordingStore] = {}
-        for caller in callers():
-            self._store(caller)
+        self._folder = folder
+        self._stores = {caller: RecordingStore(folder / caller) for caller in callers}
         self._max_frames = max_frames
         self._beside = beside
         self._looks = False
@@ -119,7 +117,9 @@ class Recordings:
 
     def _store(self, caller: str) -> RecordingStore:
         if (store := self._stores.get(caller)) is None:
-            store = self._stores[caller] = RecordingStore(self._folder / caller)
+            folder = self._folder / caller
+            with refusing(folder):
+                store = self._stores[caller] = RecordingStore(folder)
         return store
 
     def _record(self, writer: RecordingWriter) -> None:
@@ -136,14 +136,9 @@ class Recordings:
             await asyncio.sleep(LOOK_EVERY_S)
 
     def _left_behind(self) -> list[RecordingWriter]:
-        """What nobody writes any more; a folder that cannot be read is looked into again later."""
-        found: list[RecordingWriter] = []
-        for caller in {*self._stores, *self._callers(), *callers_with_parts(self._folder)}:
-            try:
-                found += self._store(caller).left_behind()
-            except (FilmError, LimitReached, OSError) as error:
-                logger.warning("recordings not looked after", extra={"caller": caller, "why": str(error)})
-        return found
+        """What nobody writes any more."""
+        callers = {*self._stores, *callers_with_parts(self._folder)}
+        return [writer for caller in callers for writer in self._store(caller).left_behind()]
 
 
 def _is_empty(store: RecordingStore, session: pb.Session) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -302,11 +303,19 @@ def test_a_deleted_recording_is_not_there_any_more(recordings: RecordingStore) -
         recordings.delete("abc-1")
 
 
-def test_a_folder_that_has_gone_is_named(recordings: RecordingStore) -> None:
-    folder = recordings.path(begun(recordings).finish().name).parent
-    recordings.path("abc-1").unlink()
+def test_a_folder_that_has_gone_is_made_again_for_the_next_recording(
+    recordings: RecordingStore, folder: Path
+) -> None:
+    shutil.rmtree(folder.parent)
+    assert not recordings.finished()
+    assert not recordings.left_behind()
+    assert begun(recordings).finish().frames == 33
+
+
+def test_a_folder_that_cannot_be_made_again_is_named(recordings: RecordingStore, folder: Path) -> None:
     folder.rmdir()
-    with pytest.raises(LimitReached, match=r"cannot write abc-1\.mp4\.part: No such file or directory"):
+    folder.touch()
+    with pytest.raises(LimitReached, match="the server cannot write of sessions: File exists"):
         begun(recordings)
 
 

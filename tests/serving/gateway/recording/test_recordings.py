@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import pytest
 
 from serving.errors import LimitReached, SessionNotFound, WrongState
 from serving.gateway.recording.recording_store import RecordingStore
+from serving.gateway.recording.recording_writer import RecordingWriter
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel
@@ -121,14 +122,14 @@ def test_an_error_that_nobody_foresaw_is_logged_and_recordings_are_looked_after_
     async def fail_once() -> None:
         async with cluster(pocket, tmp_path, replicas="a") as there:
             looked_after = there.managers[0]._recordings
-            callers = looked_after._callers
+            left_behind = looked_after._left_behind
 
-            def fails_once() -> Iterable[str]:
+            def fails_once() -> list[RecordingWriter]:
                 if (failure := next(failures, None)) is not None:
                     raise failure
-                return callers()
+                return left_behind()
 
-            monkeypatch.setattr(looked_after, "_callers", fails_once)
+            monkeypatch.setattr(looked_after, "_left_behind", fails_once)
             await until(lambda: "recordings not looked after" in caplog.messages)
             RecordingStore(tmp_path).begin("abc", HEIGHT, WIDTH, 0).release()
             await until(lambda: not list(tmp_path.iterdir()))
@@ -206,7 +207,7 @@ def test_a_refused_start_leaves_no_file_task_or_stream(pocket: OpenedModel, tmp_
     run(refuse())
 
 
-def test_a_folder_that_has_gone_is_an_event_and_an_error(pocket: OpenedModel, tmp_path: Path) -> None:
+def test_a_folder_that_has_gone_is_an_error_and_made_again(pocket: OpenedModel, tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
 
     async def go() -> None:
@@ -224,9 +225,9 @@ def test_a_folder_that_has_gone_is_an_event_and_an_error(pocket: OpenedModel, tm
                                                 f"{ended.name}.mp4.part: it has gone")  # fmt: skip
             with pytest.raises(LimitReached, match="nothing is left of it"):
                 await manager.stop_recording(stop_of(session), ANNA)
-            with pytest.raises(LimitReached, match="cannot write"):
-                await manager.start_recording(start_of(session), ANNA)
             assert not (await manager.get(session.id, ANNA)).recording
+            again = await manager.start_recording(start_of(session), ANNA)
+            assert (folder / f"{again.name}.mp4.part").exists()
 
     run(go())
 
