@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from serving.errors import FilmError
 from serving.media.chunk import Chunk
-from serving.media.fragment_file import FragmentFile, Tag
+from serving.media.fragment_file import FragmentFile, Tag, can_be_played
 from serving.media.ordinary_mp4 import finish, writing
 from serving.media.whole_file import folder_beside, put_in_place, real_path
 
@@ -180,5 +180,5 @@ def part_path(film: Path) -> Path:
 def left_behind(film: Path) -> Iterator[str]:
     """A sentence on what a killed process left of a film of this name, if it did."""
     part = part_path(film)
-    if part.is_file() and part.stat().st_size:
+    if part.is_file() and can_be_played(part):
         yield f"{part} is what another run left, and can be played; it goes once this one has its first frames"

@@ -52,7 +52,7 @@ class FragmentFile:
     def overwrite(cls, path: Path, tag: Tag | None = None) -> Self | None:
         """A new file, in place of one that nobody writes; None where somebody does.
 
-        One that has something in it stays until the first chunk is written.
+        One that has a chunk in it stays until the first of this one is written.
         """
         if (file := locked(path, os.O_CREAT)) is None:
             return None
@@ -78,8 +78,8 @@ class FragmentFile:
 
     @property
     def replaces(self) -> bool:
-        """Whether an earlier file is still there, for no chunk of this one is."""
-        return self._end == 0 and os.fstat(self._file.fileno()).st_size > 0
+        """Whether an earlier file that can be played is still there, for no chunk of this one is."""
+        return self._end == 0 and _has_fragments(self._file)
 
     def append(self, chunk: Chunk, height: int, width: int) -> None:
         """Write a chunk, whichever frames it has. Raises FilmError if it is another encoder's."""
@@ -108,6 +108,8 @@ class FragmentFile:
 
     def _begun(self) -> Self:
         try:
+            self._file.seek(0)
+            self._file.truncate()
             _write(self._file, self._head)
         except OSError:
             self.path.unlink(missing_ok=True)
@@ -173,10 +175,20 @@ def read_tag(file: BinaryIO, path: Path, name: str) -> str:
     raise FilmError(f"{path} does not say what it is: it has no tag {name!r}")
 
 
+def can_be_played(path: Path) -> bool:
+    """Whether a file has something to show: one that was only begun has not. Raises OSError."""
+    with path.open("rb") as file:
+        return _has_fragments(file)
+
+
 def cut_to_whole(path: Path) -> None:
     """Cut a file that nobody goes on writing behind its last whole fragment, where players want it to end."""
     with path.open("r+b") as file:
         file.truncate(max((found.end for found in boxes(file) if found.kind == b"mdat"), default=0))
+
+
+def _has_fragments(file: BinaryIO) -> bool:
+    return any(found.kind == b"mdat" for found in boxes(file))
 
 
 def _read(file: BinaryIO, found: Box) -> bytes:

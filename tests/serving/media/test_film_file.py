@@ -165,6 +165,14 @@ def test_what_a_killed_process_made_stays_until_there_is_more(film: Path, end: s
     assert not list(left_behind(film))
 
 
+def test_a_process_that_was_killed_before_its_first_chunk_left_nothing(film: Path) -> None:
+    in_a_process("begun(Path(sys.argv[1]), NIGHT, count=0); os._exit(1)", film)
+    assert film.with_name("film.mp4.part").stat().st_size > 0
+    assert not list(left_behind(film))
+    begun(film, MadeOf(""), count=0).close()
+    assert not film.with_name("film.mp4.part").exists()
+
+
 def test_what_a_process_left_that_was_killed_as_it_finished_goes_with_the_next_film(film: Path) -> None:
     said = in_a_process(
         "import serving.media.ordinary_mp4 as made\n"
