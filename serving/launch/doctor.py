@@ -20,7 +20,6 @@ import torch
 from packaging.requirements import Requirement
 from typing_extensions import override
 
-from engines.config.validation import require
 from engines.device.memory_budget import RESERVE_BYTES
 from engines.errors import EngineError
 from engines.loading.memory_plan import CONTEXT_BYTES, gigabytes
@@ -154,14 +153,12 @@ def _driver(config: ServerConfig) -> Finding:
 
 
 def _device(config: ServerConfig) -> str:
-    there, needed = torch.cuda.device_count(), config.gpus
+    there = torch.cuda.device_count()
     if config.address is not None:
         return f"{config.device} of the cluster's nodes; {there} GPUs here"
     require_devices(config)
     if config.device == "cpu":
         return f"cpu, {os.cpu_count()} cores; {there} GPUs"
-    problem = f"{needed} replicas need a GPU each, and {there} are here; take fewer --denoisers or --decoders"
-    require(needed <= there, problem)
     return f"cuda, {there} GPUs, the first a {torch.cuda.get_device_name()}"
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import socket
 from pathlib import Path
 
@@ -21,6 +22,11 @@ def config(folder: Path, **settings: object) -> ServerConfig:
     return ServerConfig.model_validate(
         {"recordings": folder / "recordings", "models_dir": folder, **ports, **settings}
     )
+
+
+def one_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
 
 def test_a_server_that_can_start_is_let_start(tmp_path: Path) -> None:
@@ -74,7 +80,7 @@ def test_a_format_that_the_card_does_not_run_is_refused(
     dtype: str, complaint: str,
 ) -> None:  # fmt: skip
     write_pocket(tmp_path / "small", QuantizationConfig(weights))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    one_card(monkeypatch)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     asked = config(tmp_path, model="small", device="cuda", dtype=dtype, preset="none")
     with pytest.raises(ConfigError, match=complaint):
@@ -106,3 +112,17 @@ def test_ports_and_devices_of_a_cluster_that_is_there_are_not_looked_for_on_this
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="torch finds no CUDA device here"):
         check_startup(config(tmp_path, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [({"denoisers": 4}, 4), ({"stages": "separate", "decoders": 2}, 4), ({"device": "cpu", "denoisers": 4}, 0)],
+)
+def test_replicas_that_need_more_gpus_than_there_are_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], needed: int
+) -> None:
+    one_card(monkeypatch)
+    asked = config(tmp_path, **{"device": "cuda", "preset": "none", **settings})
+    problem = f"{needed} replicas need a GPU each, and 1 are here; take fewer --denoisers or --decoders"
+    with pytest.raises(ConfigError, match=problem) if needed else contextlib.nullcontext():
+        check_startup(asked)
