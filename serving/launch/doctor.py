@@ -30,10 +30,10 @@ from serving.launch.startup_checks import (
     check_memory,
     require_cluster,
     require_devices,
+    require_encoder,
     require_kernels,
     require_port,
 )
-from serving.media.encoder import chosen, opens
 from serving.tracing.exporter import check_exporter, endpoint
 from serving.weights.catalog import models_folder
 from serving.weights.loader import require_model
@@ -184,10 +184,7 @@ def _gpu_memory(config: ServerConfig) -> str:
 
 
 def _encoder(config: ServerConfig) -> str:
-    codec = chosen(config.encoder, graphics=config.device == "cuda")
-    if not opens(codec):
-        raise ServingError(f"{codec} does not open here; choose another one by --encoder, or install av with it")
-    return codec
+    return require_encoder(config) if config.address is None else f"{config.encoder} of the cluster's nodes"
 
 
 def _spans(where: str) -> str:

@@ -13,6 +13,7 @@ from engines.loading.memory_plan import MemoryPlan, gigabytes
 from engines.runner.selection import require_runnable
 from serving.config import DTYPES, Listener, ServerConfig
 from serving.errors import ServerError
+from serving.media.encoder import chosen, opens
 from serving.pipeline.stage_engine import require_plans, served_stages
 from serving.tracing.exporter import check_exporter
 from serving.weights.catalog import models_folder
@@ -40,6 +41,7 @@ def check_startup(config: ServerConfig) -> None:
     else:
         require_devices(config)
         require_kernels(config)
+        require_encoder(config)
         for listener in config.listeners:
             require_port(listener)
 
@@ -53,6 +55,13 @@ def require_devices(config: ServerConfig) -> None:
     there, needed = torch.cuda.device_count(), config.gpus
     problem = f"{needed} replicas need a GPU each, and {there} are here; take fewer --denoisers or --decoders"
     require(needed <= there, problem)
+
+
+def require_encoder(config: ServerConfig) -> str:
+    """The encoder of a replica on a machine like this one. Raises ConfigError where it does not open."""
+    codec = chosen(config.encoder, graphics=config.device == "cuda")
+    require(opens(codec), f"{codec} does not open here; choose another one by --encoder, or install av with it")
+    return codec
 
 
 def require_kernels(config: ServerConfig) -> None:

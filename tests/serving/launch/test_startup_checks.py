@@ -126,3 +126,9 @@ def test_replicas_that_need_more_gpus_than_there_are_are_refused(
     problem = f"{needed} replicas need a GPU each, and 1 are here; take fewer --denoisers or --decoders"
     with pytest.raises(ConfigError, match=problem) if needed else contextlib.nullcontext():
         check_startup(asked)
+
+
+def test_an_encoder_that_does_not_open_is_refused_unless_a_cluster_is_to_open_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="h264_nvenc does not open here; choose another one by --encoder"):
+        check_startup(config(tmp_path, encoder="h264_nvenc"))
+    check_startup(config(tmp_path, encoder="h264_nvenc", address="auto"))
