@@ -7,7 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from typing_extensions import override
 
 from engines.config.validation import require
 from engines.errors import EngineError
@@ -36,8 +38,20 @@ COMMANDS: tuple[tuple[str, Any, str], ...] = (
 """Each a module with `add_arguments` and `run`."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one sentence what it refuses, and so do the parsers of its commands."""
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        tell(f"longtake: {message}; see `{self.prog} --help`")
+        self.exit(2)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; 2, with one sentence on standard error, where it is refused."""
+    """Run a command line; 2, with one sentence on standard error, where it is refused.
+
+    Raises SystemExit where it has words that no command takes, or asks for help.
+    """
     options = parser().parse_args(arguments)
     try:
         code: int = options.run(options)
@@ -55,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Of all commands."""
-    longtake = argparse.ArgumentParser(prog="longtake", description="Interactive, endless video generation.")
+    longtake = _Parser(prog="longtake", description="Interactive, endless video generation.")
     commands = longtake.add_subparsers(required=True, metavar="COMMAND")
     for name, command, summary in COMMANDS:
         parser_of = commands.add_parser(name, help=summary)
@@ -67,7 +81,9 @@ def parser() -> argparse.ArgumentParser:
     recordings.add_commands(
         commands.add_parser("recordings", help="list, download and delete the recordings of a running server")
     )
-    timeline = commands.add_parser("timeline", help="work with timelines").add_subparsers(required=True)
+    timeline = commands.add_parser("timeline", help="work with timelines").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     check = timeline.add_parser("check", help="explain a timeline: what applies when, and what to improve")
     check.add_argument("file", type=Path)
     check.set_defaults(run=_check_timeline)

@@ -231,6 +231,24 @@ def test_an_option_that_says_nothing_useful_is_refused(
     assert list(tmp_path.iterdir()) == [timeline]
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", "the following arguments are required: COMMAND; see `longtake --help`"),
+        ("generate", "the following arguments are required: source, -o/--output; see `longtake generate --help`"),
+        ("timeline", "the following arguments are required: COMMAND; see `longtake timeline --help`"),
+        ("sessions stop", "the following arguments are required: session; see `longtake sessions stop --help`"),
+        ("play film.yaml --speed 2", "unrecognized arguments: --speed 2; see `longtake --help`"),
+    ],
+)
+def test_words_that_no_command_takes_are_refused_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], words: str, said: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words.split())
+    assert capsys.readouterr().err == f"longtake: {said}\n"
+
+
 def test_a_film_is_not_written_over_the_one_it_is_made_from(
     timeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,11 +27,14 @@ REFUSED_S = 5 * 3
         (["--tokens", "nowhere"], "the tokens file 'nowhere' cannot be read"),
         (["--slots", "0"], "slots is '0': input should be greater than or equal to 1"),
         (["--lora", "/nowhere"], "/nowhere cannot be read: No such file or directory"),
+        (["--bogus"], "unrecognized arguments: --bogus; see `longtake --help`"),
+        (["--slots"], "argument --slots: expected one argument; see `longtake serve --help`"),
+        (["--insecure=maybe"], "argument --insecure/--no-insecure: ignored explicit argument 'maybe'; see"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_what_keeps_a_server_from_starting_is_one_sentence_at_once(options: list[str], said: str) -> None:
-    command = [sys.executable, "-m", "serving.cli.main", "serve", *options, *port_options(free_ports())]
+    command = [sys.executable, "-m", "serving.cli.main", "serve", *port_options(free_ports()), *options]
     refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=REFUSED_S)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert refused.stderr.startswith(f"longtake: {said}")
