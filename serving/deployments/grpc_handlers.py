@@ -12,7 +12,6 @@ characters, gRPC would answer with UNKNOWN: they are refused here as any other r
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +20,7 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
-from serving.deployments.telemetry.logging_config import SERVE, Refusals
+from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.errors import InvalidRequest, ReplicaLost, SessionMoved
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
 from serving.protocol.requests import APPLICATION, APPLICATION_KEY
@@ -32,6 +31,7 @@ from serving.protocol.status import (
     SERVER_KEY,
     code_numbered,
     code_of,
+    log_refusal,
     message_of,
     reason_of,
 )
@@ -47,8 +47,8 @@ IN_A_TASK = "ray::"
 
 def add_sessions(servicer: Any, server: Any) -> None:
     """Add the service to the gRPC server of a proxy: one of Serve's `grpc_servicer_functions`."""
-    # The manager logs refusals.
-    logging.getLogger(SERVE).addFilter(Refusals(told=False))
+    # The manager logs what it refuses.
+    join_serve_logs()
     _add(add_SessionsServicer_to_server, servicer, server)
 
 
@@ -135,6 +135,7 @@ def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
 
 async def _require_message(request: object, context: Any) -> None:
     if isinstance(request, InvalidRequest):
+        log_refusal(request)
         await context.abort(code_of(request), message_of(request), ((REASON_KEY, reason_of(request)),))
 
 

@@ -49,6 +49,9 @@ SERVER_KEY = "longtake-server"
 FULL_RETRY_S = 10.0
 """When to come back to a server that is full, where nothing else is known: sessions end at any time."""
 
+REFUSED = "request refused"
+"""The log's line on a refused request."""
+
 MOST_BYTES = 2000
 """Of an error's message."""
 
@@ -126,6 +129,17 @@ def foreseen(error: Exception, doing: str) -> ServingError:
         return error
     logger.error("an error that nobody foresaw", extra={"doing": doing}, exc_info=error)
     return unforeseen(doing)
+
+
+def log_refusal(error: ServingError) -> None:
+    """One line that a request was refused; of what nobody foresaw there is one already."""
+    if not isinstance(error, Unforeseen):
+        logger.info(REFUSED, extra=refusal_fields(error))
+
+
+def refusal_fields(error: ServingError) -> dict[str, str]:
+    """What the log's line on a refused request says beside `REFUSED`."""
+    return {"reason": reason_of(error), "why": message_of(error)}
 
 
 def unforeseen(doing: str) -> Unforeseen:

@@ -20,7 +20,7 @@ from typing_extensions import override
 from serving.errors import InvalidRequest, ServingError
 from serving.gateway.api import SessionAPI
 from serving.origins import SAME_ORIGIN, Origins
-from serving.protocol.status import code_of, retry_after_of, unforeseen
+from serving.protocol.status import code_of, log_refusal, retry_after_of, unforeseen
 from serving.timeline.formats.reader import most_bytes, parse_timeline
 from serving.web.json_format import error_json, server_json, timeline_json
 from serving.web.origin_guard import OriginGuard
@@ -87,13 +87,16 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
 
     @app.exception_handler(ServingError)
     async def refuse(request: Request, error: ServingError) -> JSONResponse:
+        log_refusal(error)
         seconds = retry_after_of(error)
         headers = {} if seconds is None else {"Retry-After": str(math.ceil(seconds))}
         return JSONResponse({"error": error_json(error)}, _STATUS.get(code_of(error), 500), headers)
 
     @app.exception_handler(HTTPException)
     async def turn_down(request: Request, error: HTTPException) -> JSONResponse:
-        told = error_json(InvalidRequest(f"{request.method} {request.url.path}: {error.detail}"))
+        refused = InvalidRequest(f"{request.method} {request.url.path}: {error.detail}")
+        log_refusal(refused)
+        told = error_json(refused)
         if error.status_code == status.HTTP_404_NOT_FOUND:
             told["code"] = StatusCode.NOT_FOUND.name
         return JSONResponse({"error": told}, error.status_code, error.headers)

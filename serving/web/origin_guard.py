@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serving.errors import InvalidRequest, OriginNotAllowed
 from serving.origins import Origins
+from serving.protocol.status import log_refusal
 from serving.web.json_format import error_json
 
 READING = ("GET", "HEAD", "OPTIONS")
@@ -29,6 +30,7 @@ class OriginGuard:
             try:
                 self._check(HTTPConnection(scope).headers, scope.get("method", ""))
             except (InvalidRequest, OriginNotAllowed) as error:
+                log_refusal(error)
                 status = 400 if isinstance(error, InvalidRequest) else 403
                 await JSONResponse({"error": error_json(error)}, status)(scope, receive, send)
                 return

@@ -21,7 +21,8 @@ from serving.errors import (
 from serving.gateway.api import SessionAPI
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.events import SerializedEvent
-from serving.protocol.status import foreseen, message_of
+from serving.protocol.status import foreseen, log_refusal, message_of
+from serving.rate_limit import RateLimit
 from serving.timeline.formats.document import Json
 from serving.web.inbound import NOTHING, Request, open_envelope, read_message
 from serving.web.json_format import error_json, recording_json, refusal_json, session_json
@@ -36,6 +37,9 @@ WAITING_COMMANDS = 64
 """More are not read until these are done."""
 
 REQUESTS_AT_ONCE = 4
+
+LOGGED_PER_SECOND, LOGGED_AT_ONCE = 1.0, 10.0
+"""Refused messages of one client: it may send nonsense without end, and is answered each time."""
 
 REFRESH_S = 0.05
 """Receipts that come within this are answered by one `state`."""
@@ -59,6 +63,7 @@ class Conversation:
         self._writer = EventWriter(segments)
         self._commands: asyncio.Queue[pb.Command] = asyncio.Queue(WAITING_COMMANDS)
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
+        self._logged = RateLimit(LOGGED_PER_SECOND, LOGGED_AT_ONCE)
         self._answering: set[asyncio.Task[None]] = set()
         self._refreshing: asyncio.Task[None] | None = None
         self._news = self._states = 0
@@ -207,6 +212,9 @@ class Conversation:
 
     async def _refuse(self, id: str, type: str, error: Exception) -> None:
         told = foreseen(error, type or "a message")
+        with suppress(TooManyRequests):
+            self._logged.take("", "refusals are logged")
+            log_refusal(told)
         happened: dict[str, Json] = {"event": "error", "message": message_of(told)}
         await self._send(text("receipt", refusal_json(id, type, told)), text("event", happened))
 
@@ -227,6 +235,7 @@ def is_open(socket: WebSocket) -> bool:
 async def turn_away(socket: WebSocket, error: Exception) -> None:
     """Say why it cannot stay, and close it."""
     told = foreseen(error, "a WebSocket")
+    log_refusal(told)
     with suppress(WebSocketDisconnect):
         if is_open(socket):
             await socket.send_text(text("error", error_json(told)))

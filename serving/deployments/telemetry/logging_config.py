@@ -11,7 +11,7 @@ from typing_extensions import override
 from engines.errors import EngineError
 from serving.errors import ReplicaLost, ServingError
 from serving.pipeline.engine_errors import refusal
-from serving.protocol.status import reason_of
+from serving.protocol.status import REFUSED, refusal_fields
 
 SERVE = "ray.serve"
 """The logger whose handlers write a replica's or a proxy's file."""
@@ -23,9 +23,10 @@ LOGGING = LoggingConfig(encoding=EncodingType.JSON, enable_access_log=False)
 
 
 def join_serve_logs(*, tells_refusals: bool = False) -> None:
-    """Send what `JOINED` log to where Serve logs; to be called in a replica.
+    """Send what `JOINED` log to where Serve logs; to be called in a replica or a proxy.
 
-    With `tells_refusals` each refused request is a line: that is for the replica that clients call.
+    With `tells_refusals` each request that Serve says has failed is a line where it was refused: that is for the
+    replica that clients call.
     """
     serve = logging.getLogger(SERVE)
     serve.addFilter(Refusals(told=tells_refusals))
@@ -60,8 +61,8 @@ class Refusals(logging.Filter):
         if refused is None:
             return True
         record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
-        record.msg, record.args, record.exc_info, record.exc_text = "request refused", (), None, None
-        vars(record).update(reason=reason_of(refused), why=str(refused))
+        record.msg, record.args, record.exc_info, record.exc_text = REFUSED, (), None, None
+        vars(record).update(refusal_fields(refused))
         return self._told
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from typing import Any, cast
 
@@ -72,7 +73,11 @@ def test_the_reason_becomes_metadata_and_the_words_stay(method: str) -> None:
 
 @pytest.mark.parametrize("data", [b"\x0a\x05a\xed\xa0\x80b", b"\xff\xff\xff"], ids=["half a character", "noise"])
 @pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_stream"])
-def test_bytes_that_are_no_message_are_refused_in_words(kind: str, data: bytes) -> None:
+def test_bytes_that_are_no_message_are_refused_in_words_and_in_one_line_of_the_log(
+    kind: str, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "serving")
+
     async def echo(request: Any, context: Any) -> bytes:
         return b"read"
 
@@ -102,6 +107,7 @@ def test_bytes_that_are_no_message_are_refused_in_words(kind: str, data: bytes) 
         asyncio.run(ask())
     metadata: Any = refused.value.trailing_metadata()
     assert (refused.value.code(), reason_in(metadata)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert caplog.messages.count("request refused") == 1
 
 
 @pytest.mark.parametrize("method", ["unary", "stream"])

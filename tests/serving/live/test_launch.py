@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import httpx2
 import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
@@ -224,14 +225,43 @@ def test_a_server_starts_on_the_ports_of_one_that_has_just_ended_under_a_page(tm
         assert answers(after)
 
 
-def test_a_refused_request_is_one_line_of_the_logs(server: Server) -> None:
-    before = lines(server.logs)
+def by_grpc(server: Server) -> None:
     with pytest.raises(grpc.RpcError):
         server.stub.GetSession(pb.GetSessionRequest(session_id="nobody's"))
+
+
+def in_noise(server: Server) -> None:
+    with grpc.insecure_channel(server.address) as channel, pytest.raises(grpc.RpcError):
+        channel.unary_unary("/longtake.v1.Sessions/GetSession")(b"\xff\xff\xff")  # type: ignore[call-arg]
+
+
+def by_http(server: Server) -> None:
+    assert httpx2.get(f"http://127.0.0.1:{server.http_port}/nobody's").status_code == 404
+
+
+def by_websocket(server: Server) -> None:
+    with connect(f"ws://127.0.0.1:{server.http_port}/ws?session=nobody's") as talk:
+        assert json.loads(talk.recv())["type"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("ask", "reason", "word"),
+    [
+        (by_grpc, "SESSION_NOT_FOUND", "nobody's"),
+        (in_noise, "INVALID_REQUEST", "no message"),
+        (by_http, "INVALID_REQUEST", "nobody's"),
+        (by_websocket, "SESSION_NOT_FOUND", "nobody's"),
+    ],
+)
+def test_a_refused_request_is_one_line_of_the_logs(
+    server: Server, ask: Callable[[Server], None], reason: str, word: str
+) -> None:
+    before = lines(server.logs)
+    ask(server)
     time.sleep(1)
-    refused = [line for line in lines(server.logs) - before if "nobody's" in line]
+    refused = [line for line in lines(server.logs) - before if word in line]
     assert len(refused) == 1
-    assert {"message": "request refused", "reason": "SESSION_NOT_FOUND"}.items() <= json.loads(refused[0]).items()
+    assert {"message": "request refused", "reason": reason}.items() <= json.loads(refused[0]).items()
 
 
 def lines(logs: Path) -> set[str]:

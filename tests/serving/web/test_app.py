@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,32 @@ def test_a_token_comes_with_the_socket(closed_client: TestClient) -> None:
     with closed_client.websocket_connect("/ws?watch=1", subprotocols=["longtake.v1", token]) as socket:
         assert socket.accepted_subprotocol == "longtake.v1"
         assert socket.receive_json()["data"]["message"].startswith("watch needs a session")
+
+
+def hear(client: TestClient) -> None:
+    """What a socket says that cannot stay."""
+    with client.websocket_connect("/ws") as socket:
+        socket.receive_json()
+
+
+@pytest.mark.parametrize(
+    ("ask", "why"),
+    [
+        (lambda door: door.get("/server.json"), "a token is missing; send `authorization: Bearer TOKEN`"),
+        (lambda door: door.get("/nothing"), "GET /nothing: Not Found"),
+        (lambda door: door.post("/timelines", headers={"origin": "http://else.where"}), "http://else.where"),
+        (hear, "a token is missing"),
+    ],
+    ids=["token", "address", "origin", "socket"],
+)
+def test_a_refused_request_is_one_line_of_the_log(
+    closed_client: TestClient, caplog: pytest.LogCaptureFixture, ask: Callable[[TestClient], Any], why: str
+) -> None:
+    with caplog.at_level(logging.INFO, "serving"):
+        ask(closed_client)
+    (line,) = [record for record in caplog.records if record.name.startswith("serving")]
+    assert (line.levelname, line.getMessage()) == ("INFO", "request refused")
+    assert why in vars(line)["why"]
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:

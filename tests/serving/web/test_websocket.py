@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -138,6 +139,22 @@ def test_a_message_that_cannot_be_is_refused_under_its_id_and_the_socket_lives(
         socket.send_json({"type": "start", "id": "after"})
         socket.receive_json()
         assert sessions.asked[-1].id == "after"
+
+
+def test_a_client_that_sends_nonsense_without_end_is_answered_each_time_and_fills_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sessions: Any = Noting()
+    with (
+        caplog.at_level(logging.INFO, "serving"),
+        TestClient(web_app(sessions)).websocket_connect("/ws") as socket,
+    ):
+        socket.receive_json()
+        for number in range(200):
+            socket.send_text(f"nonsense {number}")
+            assert socket.receive_json()["data"]["stage"] == "refused"
+            socket.receive_json()
+    assert 0 < caplog.messages.count("request refused") < 100
 
 
 @pytest.mark.parametrize(
