@@ -90,12 +90,17 @@ class LoRA:
 
     @classmethod
     def open(cls, file: LoRAFile, transformer: nn.Module) -> Self:
-        """Map the file; WeightsError unless it has both factors, of one rank, for some of the linear layers."""
+        """Map the file, and read it once.
+
+        Raises WeightsError unless it has both factors, of one rank, for some of the linear layers, and numbers in
+        them.
+        """
         path = file.weights
         stored = Checkpoint.open(path, LORA_ENTRIES)
         layers = {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
         tensors = stored.renamed(LoRANames(layers).canonical)
         ranks = _require_fit(path, tensors, layers, type(transformer).__name__)
+        _require_finite(stored)
         beside = _config_of(path, stored)
         config = None if beside is None else PeftConfig.read(beside)
         scales = {layer: _scale(path, layer, rank, tensors, config) for layer, rank in ranks.items()}
@@ -169,6 +174,13 @@ def _require_fit(
     if not ranks or 0 in ranks.values():
         raise WeightsError(f"{path} is no LoRA: it has no factors of a layer, or of rank 0")
     return ranks
+
+
+def _require_finite(stored: Checkpoint) -> None:
+    """Refuse what a training that diverged has left: merged, it would be a picture of nothing."""
+    for key, tensor in stored.items():
+        if not tensor.float().isfinite().all():
+            raise WeightsError(f"{stored.path}: {key} has values that are no numbers; take another one")
 
 
 def _scale(path: Path, layer: str, rank: int, tensors: Mapping[str, Tensor], config: PeftConfig | None) -> float:

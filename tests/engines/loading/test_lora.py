@@ -251,6 +251,19 @@ def test_a_config_that_cannot_be_meant_is_refused(
         loaded(base, LoRAFile(peft(tmp_path / "p", factors, **config)))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("factor", ["lora_A.weight", "lora_B.weight"])
+def test_a_factor_that_is_not_finite_is_refused_by_its_name_in_the_file(
+    factors: Factors, tmp_path: Path, value: float, factor: str
+) -> None:
+    state = factors.named("diffusion_model.", "lora_A.weight", "lora_B.weight")
+    key = f"diffusion_model.blocks.0.self_attn.q.{factor}"
+    state[key][1, 2] = value
+    save_file(state, tmp_path / "style.safetensors")
+    with pytest.raises(WeightsError, match=rf"style\.safetensors: {key} has values that are no numbers"):
+        require_loras_fit([LoRAFile(tmp_path / "style.safetensors")], TINY.transformer)
+
+
 def test_what_is_no_lora_is_refused(base: Path, tmp_path: Path) -> None:
     save_file({}, tmp_path / "empty.safetensors")
     with pytest.raises(WeightsError, match=r"empty\.safetensors is no LoRA"):
