@@ -277,17 +277,18 @@ def _workflow_settings(pipelines: list[Node], remarks: Remarks, restyles: bool) 
 def _main_pipeline(pipelines: list[Node]) -> Node | None:
     """The one that generates. A workflow need not give roles, and may list what stands before it first."""
 
-    def role(node: Node) -> Json:
+    def is_main(node: Node) -> bool:
         fields = _present(node)
-        return fields["role"].value if "role" in fields else "main"
+        return "role" not in fields or fields["role"].value == "main"
 
     def rank(node: Node) -> int:
         name = _pipeline_id(node)
-        return 0 if name in GENERATORS else 2 if name in PROCESSORS else 1
+        if name in GENERATORS:
+            return 0 if is_main(node) else 2
+        return 3 if name in PROCESSORS else 1
 
-    candidates = [node for node in pipelines if role(node) == "main"]
-    # Without any it is a generator all the same, whatever it is called.
-    candidates = candidates or [node for node in pipelines if _pipeline_id(node) in GENERATORS]
+    # A generator is one whatever its role is called.
+    candidates = [node for node in pipelines if is_main(node) or _pipeline_id(node) in GENERATORS]
     return min(candidates, key=rank, default=None)
 
 

@@ -456,6 +456,25 @@ def test_the_pipeline_that_generates_is_the_main_one_wherever_it_stands(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("roles", "generates"),
+    [
+        ({"video-depth-anything": "main", "longlive": "generator"}, "longlive"),
+        ({"longlive": "preprocessor", "rife": "main"}, "longlive"),
+        ({"longlive": "preprocessor", "my-plugin": "main"}, "my-plugin"),
+    ],
+)
+def test_a_generator_whatever_its_role_is_preferred_to_a_main_pipeline_that_generates_nothing(
+    roles: dict[str, str], generates: str
+) -> None:
+    pipelines = [
+        {"pipeline_id": name, "role": role, "params": {"height": 320 if name == generates else 64}}
+        for name, role in roles.items()
+    ]
+    found = read({"format": "scope-workflow", "pipelines": pipelines, "prompts": [{"text": "noon"}]})
+    assert found.timeline.settings.height == 320
+
+
 def test_a_scope_workflow_without_a_timeline_gives_its_prompt() -> None:
     found = read({"format": "scope-workflow", "prompts": [{"text": "noon", "weight": 100}], "timeline": None})
     assert found.timeline == Timeline((Cue(0, Blend((("noon", 100.0),))),))
