@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
 MIB = 1 << 20
+
+ACTOR = "ray::"
+"""Begins the title of Ray's workers, which ends with the method that is running."""
 
 
 class Usage(NamedTuple):
@@ -55,7 +59,8 @@ class Tree:
         yield self._root, "longtake serve"
         for process in self._root.children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                yield process, _name(process)
+                if command := process.cmdline():  # One that has died, and is not waited for, has none.
+                    yield process, name_of(command)
 
 
 class Meter:
@@ -74,10 +79,16 @@ class Meter:
         return Usage(round(seconds, 1), cores, round(others / seconds, 3))
 
 
-def _name(process: psutil.Process) -> str:
-    """Replicas by their deployment, and Ray's own processes together."""
-    title = " ".join(process.cmdline()[:1])
-    return title.split(":")[-1].split(".")[0] if "ServeReplica" in title else "Ray"
+def name_of(command: Sequence[str]) -> str:
+    """An actor of Ray by its class, a replica by its deployment, a program by its file."""
+    if command[0].startswith(ACTOR):
+        return command[0].rpartition(":")[2].partition(".")[0]
+    for before, word in itertools.pairwise(command):
+        if before == "-m":
+            return word.rpartition(".")[2]
+        if word.endswith(".py"):
+            return Path(word).stem
+    return Path(command[0]).name
 
 
 def anonymous_bytes(pid: int) -> int:

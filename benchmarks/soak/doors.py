@@ -30,10 +30,16 @@ SETTLED_S = 600.0
 """From then on memory must be flat."""
 
 WINDOW_S = 120.0
-"""Whose mean is compared, at `SETTLED_S` and at the end."""
+"""Whose median is compared, at `SETTLED_S` and at the end."""
+
+NOT_COMPARED = {"client", "IDLE"}
+"""This program, and the workers that Ray has in store, of which there are as many as it likes."""
 
 GROWTH, GROWTH_MIB = 0.05, 8.0
 """More than both is growth: an allocator's arenas come and go."""
+
+PROXY_S = 5.0
+"""What a killed proxy may cost a viewer."""
 
 LET_GO_S = 60.0
 
@@ -43,6 +49,19 @@ class Memory(NamedTuple):
 
     seconds: float
     mib: dict[str, float]
+
+
+class Growth(NamedTuple):
+    """Of a kind of process: MiB once settled and at the end, 0 where there was none, and looks that missed it."""
+
+    settled_mib: float
+    last_mib: float
+    missed: int
+
+    @property
+    def is_growth(self) -> bool:
+        """Whether it is more than an allocator's arenas make up."""
+        return self.last_mib - self.settled_mib > max(GROWTH * self.settled_mib, GROWTH_MIB)
 
 
 @dataclass(frozen=True)
@@ -119,21 +138,25 @@ def waits_for_a_proxy(gaps: Sequence[tuple[float, float]], killed: Sequence[floa
     return [max(waits) for waits in during if waits]
 
 
-def growth(memory: Sequence[Memory]) -> dict[str, dict[str, float]]:
-    """Of each kind of process: MiB once settled, and at the end. Empty in a short run."""
+def growth(memory: Sequence[Memory]) -> dict[str, Growth]:
+    """Of each kind of process. Empty in a short run."""
     end = memory[-1].seconds
     if end < SETTLED_S + 2 * WINDOW_S:
         return {}
     settled = [look.mib for look in memory if SETTLED_S <= look.seconds < SETTLED_S + WINDOW_S]
     last = [look.mib for look in memory if look.seconds >= end - WINDOW_S]
-    names = set.intersection(*(set(mib) for mib in (*settled, *last)))
+    names = set[str]().union(*settled, *last) - NOT_COMPARED
     return {
-        name: {
-            "settled_mib": round(float(np.mean([mib[name] for mib in settled])), 1),
-            "last_mib": round(float(np.mean([mib[name] for mib in last])), 1),
-        }
-        for name in sorted(names - {"client"})
+        name: Growth(
+            _median(settled, name), _median(last, name), sum(name not in mib for mib in (*settled, *last))
+        )
+        for name in sorted(names)
     }
+
+
+def _median(looks: Sequence[dict[str, float]], name: str) -> float:
+    there = [mib[name] for mib in looks if name in mib]
+    return round(float(np.median(there)), 1) if there else 0.0
 
 
 def doors_summary(soak: DoorsSoak) -> dict[str, Any]:
@@ -161,7 +184,7 @@ def doors_summary(soak: DoorsSoak) -> dict[str, Any]:
         ],
         "done": dict(sorted(tally.done.items())),
         "refused": dict(sorted(tally.refused.items())),
-        "memory": growth(soak.memory),
+        "memory": {name: found._asdict() for name, found in growth(soak.memory).items()},
         "memory_samples_mib": [look._asdict() for look in soak.memory[:: max(1, round(60 / LOOK_EVERY_S))]],
         "sessions_left": soak.sessions_left,
     }  # fmt: skip
@@ -169,15 +192,14 @@ def doors_summary(soak: DoorsSoak) -> dict[str, Any]:
 
 def doors_violations(soak: DoorsSoak) -> list[str]:
     """What must not be, in words."""
-    tally = soak.tally
+    tally, grown = soak.tally, growth(soak.memory)
+    waits = waits_for_a_proxy(tally.gaps, soak.proxies_killed)
     wrong = {
         **tally.wrong(),
+        f"waits of more than {PROXY_S:g} s for a killed proxy": [round(s, 1) for s in waits if s > PROXY_S],
         "sessions lost though nothing of them was hit": tally.told_lost + tally.silently_lost,
         "sessions left": soak.sessions_left,
-        "processes that grew": {name: mib for name, mib in growth(soak.memory).items() if _grew(**mib)},
+        "processes that grew": {name: found for name, found in grown.items() if found.is_growth},
+        "processes that are gone": [name for name, found in grown.items() if not found.last_mib],
     }
     return [f"{name}: {value}" for name, value in wrong.items() if value]
-
-
-def _grew(settled_mib: float, last_mib: float) -> bool:
-    return last_mib - settled_mib > max(GROWTH * settled_mib, GROWTH_MIB)

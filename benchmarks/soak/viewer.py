@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
 import random
 from collections import Counter
@@ -11,6 +12,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import av
 import grpc.aio
 
 from benchmarks.soak.ledger import Ledger, Reread
@@ -258,9 +260,11 @@ class Viewer:
         self._recording = None
         film = await self._client.stop_recording(controller.session.id)
         if film.finished:
-            size = sum([len(piece) async for piece in self._client.read_recording(film.name)])
-            if size != film.bytes:
-                self._tally.films_wrong.append(f"{film.name}: {size} bytes of {film.bytes}")
+            data = b"".join([piece async for piece in self._client.read_recording(film.name)])
+            frames = await asyncio.to_thread(decodable_frames, data)
+            if (frames, len(data)) != (film.frames, film.bytes):
+                found = f"{frames} frames of {film.frames}, {len(data)} bytes of {film.bytes}"
+                self._tally.films_wrong.append(f"{film.name}: {found}")
             await self._client.delete_recording(film.name)
 
     async def _read_again(self, controller: InteractiveSession) -> None:
@@ -298,6 +302,15 @@ class Viewer:
     def _refused(self, name: str, error: Exception) -> None:
         self._tally.refused[f"{name}: {type(error).__name__}"] += 1
         logger.info("%s %s: %s: %r", self._name, self.session_id, name, error)
+
+
+def decodable_frames(film: bytes) -> int:
+    """How many pictures a player can show of a film."""
+    try:
+        with av.open(io.BytesIO(film), "r") as container:
+            return sum(1 for _ in container.decode(video=0))
+    except (av.FFmpegError, IndexError):
+        return 0
 
 
 @asynccontextmanager
