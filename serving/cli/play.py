@@ -17,7 +17,7 @@ from serving.cli.sessions import applied_line
 from serving.cli.terminal import show_line, tell
 from serving.client.capture import Playback, opened
 from serving.client.interactive import InteractiveSession
-from serving.errors import FilmError
+from serving.errors import FilmError, SessionError
 from serving.launch.ending_signals import ending_signals
 from serving.media.film_file import facts_path, left_behind, require_own_facts
 from serving.offline.provenance import Facts
@@ -120,18 +120,24 @@ async def _play(options: argparse.Namespace, playing: Playing) -> int:
 
 
 async def _record(controller: InteractiveSession, playing: Playing) -> int:
-    """Write the film; how many frames it has."""
+    """Write the film; how many frames it has. Raises FilmError, which says what is kept, if not all comes."""
     facts = _facts(controller.session, playing)
     with closing(Playback(controller, playing.output, facts)) as playback:
         try:
             await controller.start()
             await playback.until(playing.frames, lambda event: _show(event, playback, playing.frames))
         except asyncio.CancelledError:
-            made = playback.close()
-            kept = f"{playing.output} has {made.frames} frames" if made.frames else "nothing is written"
-            tell("", f"interrupted: {kept}")
+            tell("", f"interrupted: {_kept(playback, playing.output)}")
             raise
+        except SessionError as error:
+            raise FilmError(f"{error}; {_kept(playback, playing.output)}") from error
         return playback.close(complete=True).frames
+
+
+def _kept(playback: Playback, output: Path) -> str:
+    """Finish the film with what has come; what that is."""
+    frames = playback.close().frames
+    return f"{output} has the first {frames} frames" if frames else "nothing is written"
 
 
 def _facts(session: pb.Session, playing: Playing) -> Facts | None:

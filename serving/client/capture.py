@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from serving.client.aio import AsyncClient
 from serving.client.interactive import InteractiveSession
-from serving.errors import FilmError, SessionError, SessionNotFound
+from serving.errors import FrameOutOfRange, SessionError, SessionNotFound
 from serving.media.film_file import FilmFacts, FilmFile, Made
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.events import read_chunk
@@ -82,7 +82,8 @@ class Playback:
     async def until(self, end_frame: int, report: Report | None = None) -> None:
         """Take events, until the frames before `end_frame` are there.
 
-        Raises FilmError for a frame that is missing or comes twice, and SessionError where the session is lost.
+        Raises FilmError for a frame that comes twice or cannot be written, and SessionError where the session is
+        lost, or frames of it are missing.
         """
         while self.frames < end_frame:
             try:
@@ -109,8 +110,8 @@ class Playback:
             case "progress":
                 self.generated_fps.append(event.progress.generated_fps)
             case "gap":
-                last = event.gap.first_frame + event.gap.frames - 1
-                raise FilmError(f"the frames {event.gap.first_frame} to {last} were not kept for this viewer")
+                first, last = event.gap.first_frame, event.gap.first_frame + event.gap.frames - 1
+                raise FrameOutOfRange(f"the frames {first} to {last} were not kept for this viewer")
 
 
 async def steer(

@@ -12,7 +12,7 @@ import pytest
 
 from serving.client.aio import AsyncClient
 from serving.client.capture import Arrival, Playback, opened, shown, time_of
-from serving.errors import FilmError, SessionNotFound
+from serving.errors import FrameOutOfRange, SessionNotFound
 from serving.timeline.cue import Blend, Cue
 from tests.serving.fake_sessions import FakeServer, painted_frame, serving
 
@@ -62,7 +62,7 @@ def test_a_film_has_every_frame_once_though_its_streams_break(tmp_path: Path) ->
 def test_a_film_with_a_gap_is_refused(tmp_path: Path) -> None:
     server = FakeServer()
     server.faults.chunks_before_loss, server.faults.kept_chunks, server.faults.blocks_while_lost = [2], 1, 2
-    with pytest.raises(FilmError, match="not kept"):
+    with pytest.raises(FrameOutOfRange, match="not kept"):
         play(server, tmp_path / "film.mp4", 1000)
 
 
