@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from serving.cli.demonstration.restyling import LOOKS, pairs, restyle
 from serving.cli.demonstration.steering import STEERED, STILLS, both, follow, stills
 from serving.client.aio import AsyncClient
+from serving.config import ServerConfig
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.conftest import Server
 
 README = Path(__file__).parents[3] / "README.md"
+
+SHOWN_S = 300
+"""In which a machine that has other things to do has shown all of it."""
 
 
 def test_two_sessions_are_shown_at_once_and_one_is_steered_through_every_prompt(
@@ -41,6 +49,19 @@ def test_a_film_is_restyled_under_two_prompts_and_shown_below_what_the_camera_sa
     assert seen[4:] == [*[LOOKS[0]] * seen.count(LOOKS[0]), *[LOOKS[1]] * seen.count(LOOKS[1])]
     assert set(seen[4:]) == set(LOOKS)
     assert not stub.ListSessions(pb.ListSessionsRequest()).sessions
+
+
+@pytest.mark.slow
+def test_the_whole_demonstration_ends_with_how_to_open_the_page(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "serving.cli.demo", "--output", str(tmp_path), "--seconds", "1"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SHOWN_S)
+    assert (shown.returncode, "failed" in shown.stderr) == (0, False)
+    *_, sheet, restyled_sheet, last = shown.stdout.splitlines()
+    assert [line.rpartition(" ")[2] for line in (sheet, restyled_sheet)] == [
+        str(tmp_path / "demo.png"), str(tmp_path / "demo-restyled.png")
+    ]  # fmt: skip
+    page = f"http://127.0.0.1:{ServerConfig.model_fields['http_port'].default}/"
+    assert last == f"to steer one yourself: make serve, then open {page} in a browser"
 
 
 async def follow_alone(server: str, film: Path) -> Path:

@@ -130,6 +130,7 @@ def test_a_killed_command_takes_its_server_along(tmp_path: Path) -> None:
         ("gcs_server", "gcs_server"),
         ("raylet/raylet", "raylet"),
         ("DashboardAgent", "raylet"),  # Ray's agents take it along.
+        ("RuntimeEnvAgent", "raylet"),
         ("cluster_process", "the process of its cluster"),
     ],
 )
@@ -147,16 +148,36 @@ def test_a_server_of_which_a_part_dies_says_so_and_ends(tmp_path: Path, part: st
 def test_a_server_of_which_a_part_dies_as_it_starts_says_so_and_ends(tmp_path: Path, part: str) -> None:
     ports = free_ports()
     with starting(tmp_path, ports) as process:
-        until = time.monotonic() + START_S
-        while not (found := [one for one in tree(process) if one.name() == part]):
-            assert time.monotonic() < until
-            time.sleep(0.2)
+        found = started_part(process, part)
         time.sleep(1)
         server = Started(process, ports, {}, tree(process))
-        found[0].kill()
+        found.kill()
         code, said = server.ended(NOTICED_S)
     assert code != 0
-    assert said.splitlines()[1:] == [f"longtake: the server did not start: {part} (pid {found[0].pid}) died"]
+    assert said.splitlines()[1:] == [f"longtake: the server did not start: {part} (pid {found.pid}) died"]
+
+
+def started_part(process: subprocess.Popen[str], part: str) -> psutil.Process:
+    """The process of this name, once the server has started it."""
+    until = time.monotonic() + START_S
+    while not (found := [one for one in tree(process) if one.name() == part]):
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    return found[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["gcs_server", "raylet"])
+@pytest.mark.parametrize("ending", ["Ctrl-C", "SIGTERM"])
+def test_a_server_that_is_told_to_end_as_it_starts_leaves_no_process_and_no_port(
+    tmp_path: Path, ending: str, part: str
+) -> None:
+    ports = free_ports()
+    with starting(tmp_path, ports) as process:
+        started_part(process, part)
+        ENDINGS[ending](process.pid)
+        code, said = Started(process, ports, {}, tree(process)).ended(STOPPED_S)
+    assert (code, said.splitlines()[1:]) == (0, ["stopping ..."])
 
 
 @pytest.mark.slow
