@@ -8,11 +8,10 @@ from concurrent.futures import Executor
 from contextlib import nullcontext
 from functools import partial
 
-from engines.errors import EngineError
 from engines.video.stream_engine import StreamEngine
+from serving.background_tasks import wait_without_cancelling
 from serving.errors import ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.pipeline.engine_errors import refusal
 from serving.pipeline.prompts import PromptTrack
 from serving.pipeline.stages import DecoderStage, in_thread
 from serving.pipeline.video_decoder import DecoderStart
@@ -23,6 +22,7 @@ from serving.session.state_machine import Receipt
 from serving.worker.pictures.session_input import new_input, require_pictures, require_restylable
 from serving.worker.session_copies import SessionCopies
 from serving.worker.state.active_session import ActiveSession, at_rest
+from serving.worker.state.session_guard import SessionGuard
 from serving.worker.suspension import Suspension
 
 REPLICATED_WITHIN_S = 0.5
@@ -40,19 +40,29 @@ class CommandHandler:
         executor: Executor,
         wake: Callable[[], None],
         suspension: Suspension,
+        guard: SessionGuard,
     ) -> None:
         self._suspension = suspension
+        self._guard = guard
         self._copies = copies
         self._engine = engine
         self._decoder = decoder
         self._executor = executor
         self._wake = wake
+        self._handling: set[asyncio.Task[pb.Receipt]] = set()
+
+    async def stop(self) -> None:
+        """Give up what is being done."""
+        for task in self._handling:
+            task.cancel()
+        await asyncio.gather(*self._handling, return_exceptions=True)
 
     async def handle(self, attempt: str, command: pb.Command, *, steers: bool = False) -> pb.Receipt:
         """Apply a command, answer it, and tell all subscribers. Raises a SessionError if it is refused.
 
         The answer waits until the standby has the command, so that it outlives this replica. With `steers` it
-        comes on a controller's stream, and is refused if another controller has taken over.
+        comes on a controller's stream, and is refused if another controller has taken over. Where who asks is
+        cancelled it is carried out all the same: half of a reset would be no session.
         """
         session = self._copies.leased(attempt)
         replaced = steers and session.logic.controller != command.client_id
@@ -61,6 +71,12 @@ class CommandHandler:
                 session.logic.shown(command.shown.frame, _now())
                 self._wake()
             return pb.Receipt()
+        handling = asyncio.create_task(self._handle(session, command, replaced))
+        self._handling.add(handling)
+        handling.add_done_callback(self._handling.discard)
+        return await wait_without_cancelling(handling)
+
+    async def _handle(self, session: ActiveSession, command: pb.Command, replaced: bool) -> pb.Receipt:
         async with session.commands:
             if (before := first_answer(session.logic, command)) is not None:
                 return write_receipt(before.receipts[0], repeated=True)
@@ -117,23 +133,22 @@ class CommandHandler:
             except BaseException:
                 await self._decoder.close(after)
                 raise
-            await self._renew_stream(session)
-            session.audience.publish_state()
-            await self._decoder.close(before)
+            try:
+                with self._guard.answering(session, "beginning a new take"):
+                    await self._renew_stream(session)
+            finally:
+                await self._decoder.close(before)
         return receipts
 
     async def _renew_stream(self, session: ActiveSession) -> None:
-        try:
-            await in_thread(self._executor, partial(self._restart, session))
-        except EngineError as error:
-            self._copies.end(session, refusal(error))
-            raise refusal(error) from error
+        await in_thread(self._executor, partial(self._restart, session))
         session.audience.kept.clear()
         session.prompts = {}
         session.track = PromptTrack(session.prompts)
         session.input = new_input(session.spec)
         if session.feed is not None:
             session.feed.restart(self._engine.replica_log(session.stream))
+        session.audience.publish_state()
 
     def _restart(self, session: ActiveSession) -> None:
         """In the executor: the room changes hands from the old stream to the new one."""

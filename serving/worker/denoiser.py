@@ -139,7 +139,9 @@ class Denoiser:
         self._suspension = Suspension(
             self._copies, engine.text, decoder, executor, self._loop.wake, self._guard, slots, suspend_after_s
         )
-        self._commands = CommandHandler(self._copies, engine, decoder, executor, self._loop.wake, self._suspension)
+        self._commands = CommandHandler(
+            self._copies, engine, decoder, executor, self._loop.wake, self._suspension, self._guard
+        )
         beat_s = leases.beat_every_s
         self._streams = SessionStreams(
             self._copies, engine, executor, self._loop.wake, viewers, beat_s, self._guard
@@ -156,6 +158,7 @@ class Denoiser:
         """Let all sessions go, to be taken over elsewhere, and stop."""
         self._copies.close()
         await self._background.stop()
+        await self._commands.stop()
         await self._copies.settled()
         self._executor.shutdown()
         self._pictures.stop()

@@ -12,7 +12,7 @@ from functools import partial
 from engines.streaming.generator import Generator
 from engines.streaming.stream import Stream
 from serving.background_tasks import BackgroundTasks
-from serving.errors import ServingError, SlotsFull
+from serving.errors import SlotsFull
 from serving.pipeline.engine_errors import refused
 from serving.pipeline.stages import DecoderStage, in_thread
 from serving.session.types import State
@@ -121,7 +121,7 @@ class Suspension:
             with refused():
                 await in_thread(self._executor, partial(self._generator.resume, stream))
             await self._decoder.open(session.decoder_key, decoder_start(session, stream.blocks))
-        except (asyncio.CancelledError, ServingError):
+        except BaseException:
             await self._put_aside(session)
             raise
 

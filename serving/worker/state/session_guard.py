@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
@@ -31,17 +31,20 @@ class SessionGuard:
     @contextmanager
     def working(self, session: ActiveSession, doing: str) -> Iterator[None]:
         """What is raised inside ends `session`."""
+        with suppress(ServingError), self.answering(session, doing):
+            yield
+
+    @contextmanager
+    def answering(self, session: ActiveSession, doing: str) -> Iterator[None]:
+        """The same where somebody waits for an answer. Raises the ServingError with which the session ends."""
         try:
             yield
         except torch.AcceleratorError:
             raise
-        except ServingError as error:
-            self._end(session, error)
-        except EngineError as error:
-            self._end(session, refusal(error))
         except Exception as error:
-            logger.exception("a session failed", extra={"session": session.id, "doing": doing})
-            self._end(session, SessionFailed.of(doing, error))
+            failure = _failure(session, doing, error)
+            self._end(session, failure)
+            raise failure from error
 
     @contextmanager
     def streaming(self, session: ActiveSession, doing: str) -> Iterator[None]:
@@ -64,3 +67,13 @@ class SessionGuard:
                 with self.working(session, doing):
                     found.append(work(session))
         return found
+
+
+def _failure(session: ActiveSession, doing: str, error: Exception) -> ServingError:
+    """What an error means to the session in whose work it came."""
+    if isinstance(error, ServingError):
+        return error
+    if isinstance(error, EngineError):
+        return refusal(error)
+    logger.error("a session failed", extra={"session": session.id, "doing": doing}, exc_info=error)
+    return SessionFailed.of(doing, error)
