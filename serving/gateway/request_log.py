@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from google.protobuf.message import Message
 
 from serving.background_tasks import wait_without_cancelling
-from serving.errors import CommandIdReused, ReplicaLost, ServingError
+from serving.errors import CommandIdReused, ReplicaLost, ServingError, Unforeseen
 from serving.session.receipt_log import check_ids
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ class _Answer:
         """What `do` returns or how it refuses. Raises what is no answer."""
         try:
             return cls(await do())
-        except ReplicaLost:
+        except (ReplicaLost, Unforeseen):
             raise
         except ServingError as refusal:
             return cls(None, copy(refusal))

@@ -1,4 +1,4 @@
-"""Errors of the engine as what they mean to the session for which it worked."""
+"""Errors of the engine as what they mean to whoever it worked for."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from engines.errors import (
     PromptError,
     SnapshotError,
 )
-from serving.errors import FrameOutOfRange, InvalidRequest, MemoryFull, ReplicaLost, ServingError, SlotsFull
+from serving.errors import FrameOutOfRange, InvalidRequest, MemoryFull, ServingError, SlotsFull, Unforeseen
 
 
 def refusal(error: EngineError) -> ServingError:
-    """What ends, or refuses, the one session. A replica that failed for no known reason counts as lost."""
+    """What ends, or refuses, the one session; Unforeseen where that is the fault of the server."""
     if isinstance(error, PoolFull):
         return SlotsFull(str(error))
     if isinstance(error, DeviceOutOfMemory):
@@ -27,7 +27,7 @@ def refusal(error: EngineError) -> ServingError:
         return InvalidRequest(str(error))
     if isinstance(error, PositionLimit):
         return FrameOutOfRange(str(error))
-    return ReplicaLost(f"the block could not be made: {error}")
+    return Unforeseen(f"an error of the engine, which nobody foresaw: {type(error).__name__}: {error}")
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 from engines.errors import EngineError
 from serving.deployments.routing import departures
 from serving.deployments.routing.replica_actors import ReplicaActors
-from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull
+from serving.errors import ReplicaDied, ReplicaLost, ServingError, SlotsFull, Unforeseen
 from serving.gateway.ownership.placement import ask_some
 from serving.gateway.ownership.ranking import by_room
 from serving.gateway.ownership.replica_pool import CALL_S, Replicas, none_answers
@@ -126,7 +126,8 @@ class ReplicaClient:
 
         `tried` is told of each before it is called: one that was silent may do it all the same, later.
         Those that were silent just now, and those that are being taken away, are the last to be asked, and not at
-        all where something `moves`. Raises SlotsFull if all are full, and ReplicaLost if none answers.
+        all where something `moves`. Raises SlotsFull if all are full, ReplicaLost if none answers, and Unforeseen
+        if none can.
         """
         refused: ServingError = none_answers(self._stage)
         replicas = await self.replicas()
@@ -136,7 +137,7 @@ class ReplicaClient:
                     tried(replica)
                 try:
                     answer = await self.work(replica, method, *arguments)
-                except (SlotsFull, ReplicaLost) as error:
+                except (SlotsFull, ReplicaLost, Unforeseen) as error:
                     refused = error
                 else:
                     return Placed(replica, answer)

@@ -9,7 +9,7 @@ from ray.serve.schema import EncodingType, LoggingConfig
 from typing_extensions import override
 
 from engines.errors import EngineError
-from serving.errors import ReplicaLost, ServingError
+from serving.errors import ServingError, Unforeseen
 from serving.pipeline.engine_errors import refusal
 from serving.protocol.status import REFUSED, refusal_fields
 
@@ -70,7 +70,9 @@ def _refusal(error: BaseException | None) -> ServingError | None:
     """What was foreseen of an error; None where nothing was."""
     if isinstance(error, gRPCStatusError):
         error = error.original_exception
+    if isinstance(error, Unforeseen) and isinstance(error.__cause__, EngineError):
+        return None
     if isinstance(error, EngineError):
-        meant = refusal(error)
-        return None if isinstance(meant, ReplicaLost) else meant
+        error = refusal(error)
+        return None if isinstance(error, Unforeseen) else error
     return error if isinstance(error, ServingError) else None

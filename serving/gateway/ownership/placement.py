@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engines.errors import EngineError
-from serving.errors import ReplicaLost, ServingError, SlotsFull, WrongState
+from serving.errors import ReplicaLost, ServingError, SlotsFull, Unforeseen, WrongState
 from serving.gateway.ownership.ranking import by_room
 from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool, none_answers
 from serving.replication.contacts import Contacts
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 ASKED_FIRST = 4
 """Replicas that are asked for their room before a session is opened: those that seemed to have most of it."""
 
-OF_ONE_REPLICA = (SlotsFull, ReplicaLost, WrongState)
+OF_ONE_REPLICA = (SlotsFull, ReplicaLost, WrongState, Unforeseen)
 """Refusals that say nothing of what another replica would answer."""
 
 ASKED_AT_ONCE = 2

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from engines.errors import EngineError
-from serving.errors import ServingError, SessionFailed
+from serving.errors import ServingError, SessionError, SessionFailed
 from serving.pipeline.engine_errors import refusal
 from serving.worker.state.active_session import ActiveSession
 
@@ -70,10 +70,9 @@ class SessionGuard:
 
 
 def _failure(session: ActiveSession, doing: str, error: Exception) -> ServingError:
-    """What an error means to the session in whose work it came."""
-    if isinstance(error, ServingError):
-        return error
-    if isinstance(error, EngineError):
-        return refusal(error)
+    """What an error means to the session in whose work it came. What no client can mend is logged."""
+    meant = refusal(error) if isinstance(error, EngineError) else error
+    if isinstance(meant, SessionError):
+        return meant
     logger.error("a session failed", extra={"session": session.id, "doing": doing}, exc_info=error)
     return SessionFailed.of(doing, error)

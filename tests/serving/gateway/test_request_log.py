@@ -7,7 +7,7 @@ from weakref import WeakSet
 
 import pytest
 
-from serving.errors import CommandIdReused, ReplicaLost, SlotsFull
+from serving.errors import CommandIdReused, ReplicaLost, ServingError, SlotsFull, Unforeseen
 from serving.gateway.request_log import RequestLog, session_id_of
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 
@@ -106,10 +106,11 @@ def test_what_fails_as_nobody_foresaw_once_who_asked_has_gone_is_logged(
     assert len(caplog.records) == lines
 
 
-def test_a_refusal_is_an_answer_and_a_lost_replica_is_none() -> None:
+@pytest.mark.parametrize("failure", [ReplicaLost("it died"), Unforeseen("a plan that fails")])
+def test_a_refusal_is_an_answer_and_what_the_server_failed_at_is_none(failure: ServingError) -> None:
     async def work() -> None:
-        log, opened = RequestLog(), Opened(ReplicaLost("it died"), SlotsFull("all 3 are taken"))
-        with pytest.raises(ReplicaLost):
+        log, opened = RequestLog(), Opened(failure, SlotsFull("all 3 are taken"))
+        with pytest.raises(type(failure)):
             await log.once("", creation(), opened)
         for _ in range(2):
             with pytest.raises(SlotsFull, match="all 3 are taken"):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -12,13 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from engines.errors import PlanError, StreamError
 from engines.streaming.replica_log import PendingDelta
 from serving.errors import (
+    FilmError,
     InvalidRequest,
     LimitReached,
     MemoryFull,
     SessionFailed,
 )
+from serving.media.encoder import ChunkEncoder
+from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.video_decoder import VideoDecoder
 from serving.replication.register import Ended
 from serving.session.cue_queue import MAX_PENDING
@@ -30,6 +35,7 @@ from tests.serving.worker.bench import (
     NOON,
     SNOW,
     SPOILT,
+    Bench,
     at_work,
     chunks,
     run,
@@ -37,6 +43,8 @@ from tests.serving.worker.bench import (
     spec,
     started,
 )
+
+SOON = pb.WeightedPrompt(text=SNOW)
 
 
 def test_a_block_that_cannot_be_made_ends_its_own_session_only(pocket: OpenedModel) -> None:
@@ -159,6 +167,45 @@ def test_an_error_that_nobody_foresaw_in_a_pass_ends_one_session_and_no_other(
             bench.denoiser.check()
 
     run(fail())
+
+
+FAILURES: dict[str, tuple[Callable[[Bench], tuple[Any, str]], Exception]] = {
+    "a plan of the decoder": (lambda bench: (bench.decoder._decoding, "decode"), PlanError("no graph is for it")),
+    "a pass": (lambda bench: (bench.generator, "generate"), StreamError("no graph is for it")),
+    "a plan of the text encoder": (
+        lambda bench: (bench.denoiser._prompts._text._encoder, "encode"),  # type: ignore[attr-defined]
+        PlanError("no graph is for it"),
+    ),
+    "a film": (lambda _: (ChunkEncoder, "encode"), FilmError("no graph is for it")),
+}
+"""What serving and the engine raise on purpose that no client can mend: where, and what."""
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_what_no_client_can_mend_ends_its_session_at_once_and_is_logged_once(
+    pocket: OpenedModel, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    place, error = FAILURES[what]
+    raised = list[Exception]()
+
+    def broken(*_: Any) -> Any:
+        raised.append(error)
+        raise error
+
+    async def fail() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            await chunks(bench, name, 33)
+            monkeypatch.setattr(*place(bench), broken)
+            if what == "a plan of the text encoder":
+                await bench.denoiser.command(name, pb.Command(schedule_prompt=pb.Cue(prompts=[SOON])))
+            with pytest.raises(SessionFailed, match="no graph is for it"):
+                await chunks(bench, name, 2000)
+
+    run(fail())
+    assert raised == [error]
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [(record.message, bool(record.exc_info)) for record in told] == [("a session failed", True)]
 
 
 def test_a_denoiser_that_makes_no_blocks_any_more_is_not_well(

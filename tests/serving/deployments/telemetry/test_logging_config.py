@@ -10,10 +10,11 @@ import grpc
 import pytest
 from ray.serve.exceptions import RequestCancelledError, gRPCStatusError
 
-from engines.errors import EngineError, PoolFull
+from engines.errors import EngineError, PlanError, PoolFull
 from serving.background_tasks import wait_without_cancelling
 from serving.deployments.telemetry.logging_config import JOINED, SERVE, Departures, Refusals, join_serve_logs
-from serving.errors import SessionNotFound, SlotsFull
+from serving.errors import SessionNotFound, SlotsFull, Unforeseen
+from serving.pipeline.engine_errors import refused
 
 FULL = SlotsFull("no replica has room")
 
@@ -38,8 +39,16 @@ def test_a_refusal_that_is_told_elsewhere_is_no_line() -> None:
     assert not Refusals(told=False).filter(logged(SessionNotFound("no such session")))
 
 
-def test_what_nobody_foresaw_keeps_its_traceback() -> None:
-    record = logged(KeyError("latents"))
+def meant(error: EngineError) -> Exception:
+    """What an error of the engine is to whoever it worked for."""
+    with pytest.raises(Unforeseen) as told, refused():
+        raise error
+    return told.value
+
+
+@pytest.mark.parametrize("error", [KeyError("latents"), meant(PlanError("a graph is missing"))])
+def test_what_nobody_foresaw_keeps_its_traceback(error: Exception) -> None:
+    record = logged(error)
     assert Refusals(told=False).filter(record)
     assert record.levelname == "ERROR"
     assert record.exc_info is not None
