@@ -120,7 +120,7 @@ class Denoiser:
         leases = leases or LeaseConfig()
         self._copies = SessionCopies(slots, ReplicaLeases(leases), register, self._free, metrics, capacity)
         self._guard = SessionGuard(self._copies.end)
-        self._pictures = PictureIntake(self._copies, pictures, self._wake)
+        self._pictures = PictureIntake(self._copies, pictures, self._wake, self._guard)
         self._passes = Passes(engine, executor, capacity)
         self._loop = BlockLoop(
             self._passes, lambda: self._copies.all, self._copies.has_lease, self._guard,

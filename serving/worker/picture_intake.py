@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from serving.errors import ControllerReplaced, ServingError
+from serving.errors import ControllerReplaced
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.session.state_machine import State
 from serving.worker.pictures.input_stage import InputStage
@@ -14,15 +14,19 @@ from serving.worker.pictures.picture_decoder import read_picture
 from serving.worker.pictures.session_input import SessionInput, require_pictures
 from serving.worker.session_copies import SessionCopies
 from serving.worker.state.active_session import ActiveSession
+from serving.worker.state.session_guard import SessionGuard
 
 
 class PictureIntake:
     """Hands them to the sessions; `stage` encodes them, and is None where there are no sessions that take any."""
 
-    def __init__(self, copies: SessionCopies, stage: InputStage | None, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, copies: SessionCopies, stage: InputStage | None, wake: Callable[[], None], guard: SessionGuard
+    ) -> None:
         self._copies = copies
         self._stage = stage
         self._wake = wake
+        self._guard = guard
 
     def take(self, attempt: str, client_id: str, sent: Sequence[pb.Command], dropped: int) -> None:
         """Pictures that the session's controller has sent, and how many more got lost on their way.
@@ -52,10 +56,12 @@ class PictureIntake:
             again, failed = partial(self.encode_more, session), partial(self._failed, session, session.input)
             self._stage.begin(session.input, session.logic, self._wake, again, failed)
 
-    def _failed(self, session: ActiveSession, pictures: SessionInput, error: ServingError) -> None:
-        """End a session whose pictures cannot be encoded, unless a reset has begun anew without them."""
-        if session.input is pictures:
-            self._copies.end(session, error)
+    def _failed(self, session: ActiveSession, pictures: SessionInput, doing: str, error: Exception) -> None:
+        """End a session whose pictures cannot be encoded; a reset may have begun anew without them."""
+        if session.input is not pictures:
+            raise error
+        with self._guard.working(session, doing):
+            raise error
 
     def stop(self) -> None:
         """Encode nothing more."""

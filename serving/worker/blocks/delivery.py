@@ -110,7 +110,8 @@ class Delivery:
 
     def _begin(self, session: ActiveSession, what: str, span: BlockSpan, send: Send) -> None:
         session.undelivered += 1
-        session.delivering = asyncio.create_task(self._deliver(session, what, span, send, session.delivering))
+        delivering = self._deliver(session, what, span, send, session.delivering)
+        session.delivering = self._background.start(what, delivering, session=session.id)
 
     async def _deliver(
         self, session: ActiveSession, what: str, span: BlockSpan, send: Send, before: asyncio.Task[None] | None

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from serving.background_tasks import BackgroundTasks
 from serving.errors import ReplicaLost
 from serving.pipeline.stages import TextEncoderStage
 from serving.worker.state.active_session import ActiveSession
@@ -30,6 +31,7 @@ class PromptPrefetch:
         self._text = text
         self._guard = guard
         self._wake = wake
+        self._background = BackgroundTasks()
 
     def begin(self, session: ActiveSession) -> None:
         """Begin to encode what is not encoded yet; one text of a session at a time."""
@@ -37,7 +39,8 @@ class PromptPrefetch:
             return
         texts = [text for text in session.upcoming_texts(PROMPTS_AHEAD_BLOCKS) if text not in session.prompts]
         if texts:
-            session.encoding = asyncio.create_task(self._encode(session, texts))
+            encoding = self._encode(session, texts)
+            session.encoding = self._background.start("encoding prompts", encoding, session=session.id)
 
     async def _encode(self, session: ActiveSession, texts: Sequence[str]) -> None:
         """A text that cannot be encoded now is tried again; the session's clock waits for it."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
@@ -15,22 +13,21 @@ import torch
 from torch import Tensor
 
 from engines.config.video_stream import VideoStreamConfig
-from engines.errors import EngineError
 from engines.video.input import InputEncoder, InputState, with_lead_in
-from serving.errors import ServingError, SessionFailed
+from serving.background_tasks import BackgroundTasks
 from serving.media.clips.shown_frame import Picture
 from serving.media.jpeg import read_jpeg, write_jpeg
-from serving.pipeline.engine_errors import refusal
 from serving.replication.messages import BlockPictures
 from serving.worker.pictures.fair_queue import FairQueue
 from serving.worker.pictures.picture_decoder import DecodedPicture, SentPicture
 from serving.worker.pictures.session_input import EncodedInput, SessionInput
 
-logger = logging.getLogger(__name__)
+DECODING, ENCODING = "decoding its pictures", "encoding its pictures"
 
 T = TypeVar("T")
 
-Failed = Callable[[ServingError], None]
+Failed = Callable[[str, Exception], None]
+"""Is told what failed in doing what."""
 
 
 class Cuts(Protocol):
@@ -56,6 +53,7 @@ class InputStage:
         self.encoder = encoder
         self._executor = executor
         self._queue = FairQueue(executor)
+        self._background = BackgroundTasks()
 
     def warm_up(self, streams: Sequence[VideoStreamConfig]) -> None:
         """Encode pictures like those of `streams` in the thread that will; returns when that is done."""
@@ -79,12 +77,13 @@ class InputStage:
             return
         pictures.expect(opens=cuts.cuts_next)
         if sent := pictures.take_sent():
-            pictures.working = asyncio.create_task(self._decode(pictures, sent, again, failed))
+            pictures.working = self._background.start(DECODING, self._decode(pictures, sent, again, failed))
         elif group := pictures.take_pictures():
             if pictures.changes_size(group):
                 cuts.reopen()
                 pictures.expect(opens=cuts.cuts_next)
-            pictures.working = asyncio.create_task(self._encode(pictures, group, wake, again, failed))
+            encoding = self._encode(pictures, group, wake, again, failed)
+            pictures.working = self._background.start(ENCODING, encoding)
 
     async def _decode(
         self, pictures: SessionInput, sent: Sequence[SentPicture | None], again: Callable[[], None], failed: Failed
@@ -97,7 +96,7 @@ class InputStage:
                 pictures.decoded(unit, shown)
             again()
 
-        await self._work(pictures, "decoding its pictures", decoded, take, failed)
+        await self._work(pictures, DECODING, decoded, take, failed)
 
     async def _encode(
         self, pictures: SessionInput, group: Sequence[DecodedPicture], wake: Callable[[], None],
@@ -109,7 +108,7 @@ class InputStage:
             again()
 
         work = partial(self._encoded, pictures, group, opens=pictures.opens)
-        await self._work(pictures, "encoding its pictures", work, take, failed)
+        await self._work(pictures, ENCODING, work, take, failed)
 
     async def _work(
         self, pictures: SessionInput, what: str, work: Callable[[], T], take: Callable[[T], None], failed: Failed
@@ -121,11 +120,8 @@ class InputStage:
             finally:
                 pictures.working = None
             take(made)
-        except EngineError as error:
-            failed(refusal(error))
         except Exception as error:
-            logger.exception("pictures: %s failed", what)
-            failed(SessionFailed.of(what, error))
+            failed(what, error)
 
     def _encoded(self, pictures: SessionInput, group: Sequence[DecodedPicture], *, opens: bool) -> EncodedInput:
         """In the executor: pictures to the input of the next block, which `opens` the video anew or does not."""

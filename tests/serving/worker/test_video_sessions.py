@@ -16,7 +16,7 @@ from engines.video.builder import build_input_encoder
 from engines.video.generator import VideoGenerator
 from engines.video.input import InputEncoder
 from engines.video.stream import VideoStream
-from serving.errors import ControllerReplaced, InvalidRequest, WrongState
+from serving.errors import ControllerReplaced, InvalidRequest, SessionFailed, WrongState
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -204,6 +204,26 @@ def test_pictures_of_a_session_that_has_ended_are_left_where_they_are(pocket: Op
             assert session_input.waiting >= 11
 
     run(end())
+
+
+def test_pictures_that_cannot_be_encoded_end_their_session_and_the_log_names_it(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(InputEncoder, "encode", fail)
+
+    async def encode() -> None:
+        async with restyling(pocket) as controller:
+            session = controller.session
+            controller.send(*(png(number) for number in range(5)))
+            await settled(lambda: session.closed)
+            assert isinstance(session.failure, SessionFailed)
+
+    run(encode())
+    told = [vars(record) for record in caplog.records if record.levelname == "ERROR"]
+    assert [(one["session"], one["doing"]) for one in told] == [("one", "encoding its pictures")]
 
 
 def test_pictures_of_the_take_before_a_reset_that_cannot_be_encoded_end_nothing(
