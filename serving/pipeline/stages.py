@@ -19,6 +19,7 @@ from serving.background_tasks import wait_without_cancelling
 from serving.media.chunk import Chunk
 from serving.pipeline.engine_errors import refused
 from serving.pipeline.video_decoder import DecoderStart, VideoDecoder
+from serving.pipeline.work_watch import WorkWatch
 
 T = TypeVar("T")
 
@@ -28,6 +29,9 @@ class TextEncoderStage(Protocol):
 
     async def encode(self, text: str) -> Prompt:
         """The prompt of `text`, rows on the CPU. Raises InvalidRequest, or ReplicaLost if nobody answers."""
+
+    def check(self) -> None:
+        """Raise RuntimeError if what encodes here does not do so any more."""
 
 
 class DecoderStage(Protocol):
@@ -54,6 +58,9 @@ class DecoderStage(Protocol):
     async def is_leaving(self, key: str) -> bool:
         """Whether what decodes the session is being taken away, and is there still."""
 
+    def check(self) -> None:
+        """Raise RuntimeError if what decodes here does not do so any more."""
+
 
 async def in_thread(executor: Executor, work: Callable[[], T]) -> T:
     """Run `work` in `executor`, to its end even if the caller is cancelled: what it works on is left whole."""
@@ -76,6 +83,7 @@ class LocalTextEncoder(TextEncoderStage):
     def __init__(self, encoder: PromptEncoder, executor: Executor) -> None:
         self._encoder = encoder
         self._executor = executor
+        self._watch = WorkWatch("encoding a text")
 
     def warm_up(self) -> None:
         """Encode something in the thread that will; returns when that is done."""
@@ -83,7 +91,12 @@ class LocalTextEncoder(TextEncoderStage):
 
     @override
     async def encode(self, text: str) -> Prompt:
-        return await in_thread(self._executor, lambda: encode_text(self._encoder, text))
+        work = partial(encode_text, self._encoder, text)
+        return await in_thread(self._executor, partial(self._watch.run, work))
+
+    @override
+    def check(self) -> None:
+        self._watch.check()
 
 
 class LocalDecoder(DecoderStage):
@@ -92,6 +105,7 @@ class LocalDecoder(DecoderStage):
     def __init__(self, decoder: VideoDecoder, executor: Executor) -> None:
         self.decoder = decoder
         self._executor = executor
+        self._watch = WorkWatch("decoding")
 
     def warm_up(self, streams: Sequence[AnyStreamConfig], channels: int, dtype: torch.dtype) -> None:
         """Decode blocks like those of `streams` in the thread that will; returns when that is done."""
@@ -103,16 +117,16 @@ class LocalDecoder(DecoderStage):
 
     @override
     async def open(self, key: str, start: DecoderStart, *, moves: bool = False) -> None:
-        await in_thread(self._executor, lambda: self.decoder.open(key, start))
+        await self._run(partial(self.decoder.open, key, start))
 
     @override
     async def decode(self, key: str, block: Block, traceparent: str | None = None) -> Chunk:
         arguments = (key, block.number, block.latents, block.ready, traceparent, block.lead_in)
-        return await in_thread(self._executor, partial(self.decoder.decode, *arguments))
+        return await self._run(partial(self.decoder.decode, *arguments))
 
     @override
     async def close(self, key: str) -> None:
-        await in_thread(self._executor, lambda: self.decoder.close(key))
+        await self._run(partial(self.decoder.close, key))
 
     @override
     def block_seconds(self, key: str) -> float | None:
@@ -121,3 +135,10 @@ class LocalDecoder(DecoderStage):
     @override
     async def is_leaving(self, key: str) -> bool:
         return False
+
+    @override
+    def check(self) -> None:
+        self._watch.check()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await in_thread(self._executor, partial(self._watch.run, work))

@@ -112,6 +112,7 @@ class Denoiser:
         suspend_after_s: float = 0.0,
     ) -> None:
         self._engine = engine
+        self._text = text
         self._decoder = decoder
         self._executor = executor
         self._replica = replica
@@ -172,10 +173,9 @@ class Denoiser:
         return len(sessions)
 
     def check(self) -> None:
-        """Raise RuntimeError if nothing makes blocks any more."""
-        self._background.check()
-        if (seconds := self._passes.watch.overdue(_now())) is not None:
-            raise RuntimeError(f"a pass has not come back for {seconds:.0f} s")
+        """Raise RuntimeError if nothing makes blocks any more, or what they need."""
+        for part in (self._background, self._passes.watch, self._text, self._decoder, self._pictures):
+            part.check()
 
     def _wake(self) -> None:
         self._loop.wake()

@@ -63,6 +63,11 @@ class PictureIntake:
         with self._guard.working(session, doing):
             raise error
 
+    def check(self) -> None:
+        """Raise RuntimeError if no pictures are encoded any more."""
+        if self._stage is not None:
+            self._stage.check()
+
     def stop(self) -> None:
         """Encode nothing more."""
         if self._stage is not None:

@@ -70,6 +70,10 @@ class RemoteTextEncoder(TextEncoderStage):
         sent: SentPrompt = (await self._replicas.place("encode", text)).answer
         return sent.prompt()
 
+    @override
+    def check(self) -> None:
+        """The replicas look after themselves."""
+
 
 class _Opened(NamedTuple):
     """Where a session's decoder is, and what it is called there: a name that nothing had before."""
@@ -145,6 +149,10 @@ class RemoteDecoder(DecoderStage):
     async def is_leaving(self, key: str) -> bool:
         opened = self._opened.get(key)
         return opened is not None and await self._replicas.is_leaving(opened.replica)
+
+    @override
+    def check(self) -> None:
+        """The replicas look after themselves."""
 
     def _close_later(self, opened: _Opened) -> None:
         """Have a replica that is silent let go of a session once it speaks again."""

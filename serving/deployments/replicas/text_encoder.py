@@ -42,6 +42,10 @@ class TextEncoderReplica:
         logger.info("prompt encoded", extra={"rows": len(prompt.rows)})
         return SentPrompt.of(prompt)
 
+    async def check_health(self) -> None:
+        """Raise if it encodes nothing any more."""
+        self._text.check()
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """For `by_slots`: tenths of its time. It holds nothing, and what one prompt takes, the next one may."""
         return self._stats.report(used=TENTHS * self._busy.share(), slots=MOST_TENTHS)

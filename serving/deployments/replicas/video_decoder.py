@@ -60,7 +60,8 @@ class VideoDecoderReplica:
         self._wanted_at |= {key: time.monotonic() for key in keys if key in self._wanted_at}
 
     async def check_health(self) -> None:
-        """Let go, as time passes, of the sessions that nobody wants any more."""
+        """Let go of the sessions that nobody wants any more. Raise if it decodes none any more."""
+        self._decoder.check()
         now = time.monotonic()
         for key in [key for key, at in self._wanted_at.items() if now - at > ABANDONED_S]:
             logger.warning("decoder abandoned", extra={"session": key.partition(".")[0]})

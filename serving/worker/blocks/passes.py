@@ -16,9 +16,9 @@ from engines.video.stream import VideoStream
 from engines.video.stream_engine import StreamEngine
 from serving.pipeline.restyling import restyle
 from serving.pipeline.stages import in_thread
+from serving.pipeline.work_watch import WorkWatch
 from serving.worker.blocks.delivery import Pass
 from serving.worker.capacity.capacity import Capacity
-from serving.worker.capacity.pass_watch import PassWatch
 from serving.worker.pictures.session_input import EncodedInput
 from serving.worker.state.active_session import ActiveSession, BegunBlock
 
@@ -47,7 +47,7 @@ class Passes:
         self._engine = engine
         self._executor = executor
         self._capacity = capacity
-        self.watch = PassWatch()
+        self.watch = WorkWatch("a pass")
 
     @property
     def batch(self) -> int:
@@ -78,7 +78,7 @@ class Passes:
         return await self._run(self._usual(session), partial(self._context_written, session))
 
     async def _run(self, usual_s: float, work: Callable[[], T]) -> T:
-        with self.watch.running(asyncio.get_running_loop().time, usual_s):
+        with self.watch.running(usual_s):
             return await in_thread(self._executor, work)
 
     def _usual(self, session: ActiveSession) -> float:

@@ -17,6 +17,7 @@ from engines.video.input import InputEncoder, InputState, with_lead_in
 from serving.background_tasks import BackgroundTasks
 from serving.media.clips.shown_frame import Picture
 from serving.media.jpeg import read_jpeg, write_jpeg
+from serving.pipeline.work_watch import WorkWatch
 from serving.replication.messages import BlockPictures
 from serving.worker.pictures.fair_queue import FairQueue
 from serving.worker.pictures.picture_decoder import DecodedPicture, SentPicture
@@ -53,12 +54,17 @@ class InputStage:
         self.encoder = encoder
         self._executor = executor
         self._queue = FairQueue(executor)
+        self._watch = WorkWatch("encoding pictures")
         self._background = BackgroundTasks()
 
     def warm_up(self, streams: Sequence[VideoStreamConfig]) -> None:
         """Encode pictures like those of `streams` in the thread that will; returns when that is done."""
         for stream in streams:
             self._executor.submit(self.encoder.warm_up, stream).result()
+
+    def check(self) -> None:
+        """Raise RuntimeError if it encodes nothing any more."""
+        self._watch.check()
 
     def stop(self) -> None:
         """Encode nothing more."""
@@ -116,7 +122,7 @@ class InputStage:
         """Have `work` done in the thread, and `take` what it makes."""
         try:
             try:
-                made = await self._queue.run(pictures, work)
+                made = await self._queue.run(pictures, partial(self._watch.run, work))
             finally:
                 pictures.working = None
             take(made)

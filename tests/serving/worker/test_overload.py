@@ -163,16 +163,22 @@ def test_a_session_that_gets_slow_is_told_the_pace_that_is_held_and_when_its_own
     run(slow_down())
 
 
-def test_a_pass_that_takes_as_long_as_its_size_does_is_no_dead_one(pocket: OpenedModel) -> None:
+def test_a_pass_that_takes_as_long_as_its_size_does_is_no_dead_one(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def wait() -> None:
         async with at_work(pocket, capacity=capacity(pocket, 46.0)) as bench:
             await chunks(bench, await started(bench, spec(pocket)), 21)
             bench.generator.__class__ = Held
             Held.held_s = 1.0
             await settled(lambda: bench.session("one").making is not None)
-            watch, now = bench.denoiser._passes.watch, asyncio.get_running_loop().time()
-            assert watch.overdue(now + 200) is None
-            assert watch.overdue(now + 1000) is not None
+            watch, now = bench.denoiser._passes.watch, time.monotonic()
+            monkeypatch.setattr(watch, "_clock", lambda: now + 200)
+            bench.denoiser.check()
+            monkeypatch.setattr(watch, "_clock", lambda: now + 1000)
+            with pytest.raises(RuntimeError, match="a pass has not come back for"):
+                bench.denoiser.check()
+            monkeypatch.undo()
             Held.held_s = 0.0
 
     run(wait())

@@ -37,6 +37,9 @@ class Decoding:
     async def close(self, key: str) -> None:
         self.there.discard(key)
 
+    def check(self) -> None:
+        pass
+
 
 class Clock:
     """Stands still unless told."""

@@ -47,6 +47,9 @@ class NoTextEncoder(TextEncoderStage):
     async def encode(self, text: str) -> Prompt:
         raise none_answers("text encoder")
 
+    def check(self) -> None:
+        pass
+
 
 def test_a_session_goes_on_where_the_text_encoder_is_lost_with_its_replica(
     pocket: OpenedModel, tmp_path: Path
