@@ -174,7 +174,7 @@ class Denoiser:
 
     def check(self) -> None:
         """Raise RuntimeError if nothing makes blocks any more, or what they need."""
-        for part in (self._background, self._passes.watch, self._text, self._decoder, self._pictures):
+        for part in (self._background, self._guard, self._passes.watch, self._text, self._decoder, self._pictures):
             part.check()
 
     def _wake(self) -> None:

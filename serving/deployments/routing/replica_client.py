@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 import grpc
+import torch
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -37,12 +38,13 @@ class Placed(NamedTuple):
 
 
 class ReplicaClient:
-    """Calls methods of one deployment's replicas. Lost ones raise ReplicaLost, dead ones ReplicaDied.
+    """Calls methods of one deployment's replicas. Lost ones, and those whose device has failed, raise ReplicaLost,
+    dead ones ReplicaDied.
 
     `stage` is what one of them is called in messages to clients: they see no replicas.
 
-    A replica that did not answer for `silence_s` counts as silent, and is asked last for a while, or until it
-    answers.
+    A replica that did not answer for `silence_s` counts as silent, as does one whose device has failed. It is
+    asked last for a while, or until it answers.
 
     Requests go over gRPC. Over Ray's own calls a replica would stand still, with all its sessions, at the end of
     each answer until the caller took it, which one that is stopped or cut off never does.
@@ -144,8 +146,11 @@ class ReplicaClient:
         raise refused
 
     def _fell_silent(self, replica: str, seconds: float) -> ReplicaLost:
-        self._silent[replica] = asyncio.get_running_loop().time()
+        self._avoid(replica)
         return ReplicaLost(f"its {self._stage} was silent for {seconds:g} s")
+
+    def _avoid(self, replica: str) -> None:
+        self._silent[replica] = asyncio.get_running_loop().time()
 
     def _avoided(self) -> set[str]:
         now = asyncio.get_running_loop().time()
@@ -156,6 +161,10 @@ class ReplicaClient:
         """What a call through Serve raised, as one of ours where it is."""
         if isinstance(error, RayTaskError) and isinstance(error.cause, ServingError | EngineError):
             return error.cause
+        if isinstance(error, RayTaskError) and isinstance(error.cause, torch.AcceleratorError):
+            # Here it would count as a failure of this process's own device.
+            self._avoid(replica)
+            return ReplicaLost(f"the device of its {self._stage} failed: {error.cause}")
         if isinstance(error, RayActorError | grpc.RpcError):
             if await self._actors.died(replica):
                 return ReplicaDied(f"its {self._stage} died")

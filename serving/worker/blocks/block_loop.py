@@ -68,7 +68,7 @@ class BlockLoop:
         self._wake.set()
 
     async def run(self, prompts: PromptPrefetch, delivery: Delivery) -> None:
-        """Make blocks until cancelled."""
+        """Make blocks until cancelled. Raises RuntimeError once the device has failed in anything."""
         loop = asyncio.get_running_loop()
 
         def prepare(session: ActiveSession) -> None:
@@ -77,6 +77,7 @@ class BlockLoop:
 
         while True:
             now = loop.time()
+            self._guard.check()
             self._guard.each(self._sessions(), "preparing its next block", prepare)
             leased = [session for session in self._sessions() if self._has_lease(session)]
             self._loops.look(leased, now)

@@ -22,11 +22,17 @@ T = TypeVar("T")
 class SessionGuard:
     """Stands wherever the work for one of a replica's sessions is entered; `end` is told which fails, and why.
 
-    A device in an unknown state is nobody's alone: torch.AcceleratorError is raised.
+    A device in an unknown state is nobody's alone: torch.AcceleratorError is raised, and not forgotten.
     """
 
     def __init__(self, end: Callable[[ActiveSession, ServingError | None], None]) -> None:
         self._end = end
+        self._device_failure: torch.AcceleratorError | None = None
+
+    def check(self) -> None:
+        """Raise RuntimeError if the device has failed."""
+        if self._device_failure is not None:
+            raise RuntimeError(f"the device failed: {self._device_failure}")
 
     @contextmanager
     def working(self, session: ActiveSession, doing: str) -> Iterator[None]:
@@ -39,7 +45,8 @@ class SessionGuard:
         """The same where somebody waits for an answer. Raises the ServingError with which the session ends."""
         try:
             yield
-        except torch.AcceleratorError:
+        except torch.AcceleratorError as error:
+            self._device_failure = error
             raise
         except Exception as error:
             failure = _failure(session, doing, error)

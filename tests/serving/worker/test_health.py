@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import aclosing
 from threading import Event
 from typing import Any
 
 import pytest
+import torch
 
+from engines.streaming.replica_log import PendingDelta
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.work_watch import FIRST_S, SHORTEST_S, TIMES_USUAL, WorkWatch
 from serving.weights.loader import OpenedModel
-from tests.serving.worker.bench import SNOW, Bench, at_work, chunks, run, settled, spec, started
+from tests.serving.worker.bench import MANAGER, SNOW, Bench, at_work, chunks, run, settled, spec, started
 from tests.serving.worker.pictures.clips import png
 from tests.serving.worker.video_bench import restyling
 
@@ -112,3 +115,43 @@ def test_so_is_one_whose_pictures_are_not_encoded(pocket: OpenedModel) -> None:
             await settled(lambda: controller.frames >= 9)
 
     run(hang())
+
+
+def fault(*_: Any) -> Any:
+    raise torch.AcceleratorError("a device-side assert")
+
+
+LOST: dict[str, Callable[[Any, Bench], tuple[Any, str]]] = {
+    stage: lambda denoiser, bench, of=of: of(denoiser, bench)[1:] for stage, of in STAGES.items()
+} | {"what is new for the standby": lambda *_: (PendingDelta, "update")}
+
+
+@pytest.mark.parametrize("work", LOST)
+def test_a_device_that_fails_in_the_work_for_one_session_is_told_at_once_and_nothing_is_tried_again(
+    pocket: OpenedModel, work: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = list[Any]()
+
+    def failing(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return fault()
+
+    async def fail() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            async with aclosing(bench.denoiser.feed(name, MANAGER)) as feed:
+                await anext(feed)
+                await chunks(bench, name, 33)
+                monkeypatch.setattr(*LOST[work](bench.denoiser, bench), failing)
+                await bench.denoiser.command(name, NEXT)
+                await settled(lambda: bool(calls))
+                await settled(bench.denoiser._background._vital[0].done)
+                with pytest.raises(RuntimeError, match="a device-side assert"):
+                    bench.denoiser.check()
+            # Its sessions go on elsewhere: they do not end.
+            assert not bench.session(name).ending
+            monkeypatch.setattr(bench.denoiser, "check", lambda: None)
+
+    run(fail())
+    assert len(calls) == 1
+    assert any(record.exc_info for record in caplog.records if record.levelname == "ERROR")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+import torch
 
 from serving.config import ServerConfig
 from serving.deployments.replicas import text_encoder
 from serving.deployments.replicas.text_encoder import MOST_TENTHS, TextEncoderReplica
 from serving.deployments.scaling.replica_stats import BusyTime
+from serving.pipeline.stages import LocalTextEncoder
 
 
 class Times:
@@ -25,6 +29,27 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+def test_one_whose_device_has_failed_is_not_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("a device-side assert")
+
+    broken: Any = type("Broken", (), {"encode": fail})()
+    text = LocalTextEncoder(broken, ThreadPoolExecutor(1))
+    monkeypatch.setattr(text_encoder, "load", lambda *_: None)
+    monkeypatch.setattr(text_encoder, "StageTimes", Times)
+    monkeypatch.setattr(text_encoder, "build_text_encoder", lambda *_: text)
+
+    async def encode() -> None:
+        replica = TextEncoderReplica(ServerConfig())
+        await replica.check_health()
+        with pytest.raises(torch.AcceleratorError):
+            await replica.encode("a red balloon")
+        with pytest.raises(RuntimeError, match="the device failed in encoding a text: a device-side assert"):
+            await replica.check_health()
+
+    asyncio.run(encode())
 
 
 def test_it_says_what_part_of_its_time_prompts_take(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
 
 from serving.config import ServerConfig
 from serving.deployments.replicas import video_decoder
+from serving.deployments.replicas.remote_stages import Latents
 from serving.deployments.replicas.video_decoder import ABANDONED_S, VideoDecoderReplica
 from serving.errors import SlotsFull
+from serving.pipeline.stages import LocalDecoder
 from serving.pipeline.video_decoder import DecoderStart
 
 
@@ -81,6 +85,24 @@ def test_what_nobody_wants_any_more_is_closed_and_the_rest_is_kept(decoding: Dec
 
     asyncio.run(live())
     assert decoding.there == {"wanted"}
+
+
+def test_one_whose_device_has_failed_is_not_well(monkeypatch: pytest.MonkeyPatch, decoding: Decoding) -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("a device-side assert")
+
+    broken: Any = type("Broken", (), {"decode": fail})()
+    monkeypatch.setattr(video_decoder, "build_decoder", lambda *_: LocalDecoder(broken, ThreadPoolExecutor(1)))
+
+    async def decode() -> None:
+        replica = VideoDecoderReplica(ServerConfig())
+        await replica.check_health()
+        with pytest.raises(torch.AcceleratorError):
+            await replica.decode("one", 0, Latents.of(torch.zeros(1)), None, 0)
+        with pytest.raises(RuntimeError, match="the device failed in decoding: a device-side assert"):
+            await replica.check_health()
+
+    asyncio.run(decode())
 
 
 def test_it_says_what_it_holds_and_could_hold_and_sends_nobody_away_for_good(decoding: Decoding) -> None:

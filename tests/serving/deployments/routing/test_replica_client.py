@@ -8,11 +8,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from ray.exceptions import RayTaskError
 from ray.serve._private.common import DeploymentID, ReplicaID
 
 from serving.deployments.routing import departures
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.errors import ReplicaLost
+from serving.gateway.ownership.replica_pool import Replicas
 
 
 def client(deployment: str, *there: str) -> ReplicaClient:
@@ -52,6 +55,23 @@ def test_a_replica_that_died_is_not_one_that_is_being_taken_away() -> None:
     routed("Dying", ("f", "g", "h"), ("h",))
     there = client("Dying", "g", "h")
     assert [asyncio.run(there.is_leaving(name)) for name in "fgh"] == [False, True, False]
+
+
+def test_a_replica_whose_device_has_failed_is_lost_and_asked_last() -> None:
+    made = client("Broken", "i", "j")
+    ray_error: Any = RayTaskError
+    error = ray_error("decode", "", torch.AcceleratorError("a device-side assert")).as_instanceof_cause()
+    assert isinstance(error, torch.AcceleratorError)
+
+    async def fail() -> None:
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_exception(error)
+        made._begin = lambda *_, **named: answer  # type: ignore[method-assign]
+        with pytest.raises(ReplicaLost, match="the device of its video decoder failed: a device-side assert"):
+            await made.call("i", "decode", timeout_s=1.0)
+        assert await made.replicas() == Replicas(["j"], ["i"], [])
+
+    asyncio.run(fail())
 
 
 def busy(answers: Awaitable[Any]) -> ReplicaClient:
