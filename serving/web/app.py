@@ -28,7 +28,7 @@ from serving.web.query import INPUTS, PROTOCOL, Address, one_of, read_query, rea
 from serving.web.recordings import recording_routes
 from serving.web.segments import SegmentCache
 from serving.web.timeline_file import pending_file, timeline_file
-from serving.web.websocket import Conversation, turn_away
+from serving.web.websocket import Conversation, SharedStates, turn_away
 
 STATIC = Path(__file__).parent / "static"
 
@@ -79,7 +79,7 @@ class Fresh(StaticFiles):
 
 def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
     """The application, for its own page and those of `origins`."""
-    segments = SegmentCache()
+    segments, states = SegmentCache(), SharedStates()
     app = FastAPI(title="Longtake", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(OriginGuard, origins=origins)
     app.add_middleware(CORSMiddleware, allow_origins=origins.allowed, allow_methods=["*"], allow_headers=["*"])
@@ -116,7 +116,7 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
 
     @app.websocket("/ws")
     async def converse(socket: WebSocket) -> None:
-        await _converse(socket, sessions, segments)
+        await _converse(socket, sessions, segments, states)
 
     @app.get("/server.json")
     async def server(request: Request) -> JSONResponse:
@@ -162,13 +162,13 @@ def _page(name: str) -> FileResponse:
     return FileResponse(STATIC / name, headers={"Cache-Control": "no-cache", **_SECURITY})
 
 
-async def _converse(socket: WebSocket, sessions: SessionAPI, segments: SegmentCache) -> None:
+async def _converse(socket: WebSocket, sessions: SessionAPI, segments: SegmentCache, states: SharedStates) -> None:
     """Take a WebSocket in, and say why if it cannot stay: a browser hears of nothing that comes before that."""
     offered = socket.scope.get("subprotocols", [])
     await socket.accept(PROTOCOL if PROTOCOL in offered else None)
     try:
         caller = sessions.authenticate(read_token(socket.headers, offered))
-        await Conversation(socket, sessions, caller, segments).run(Address.of(socket.query_params))
+        await Conversation(socket, sessions, caller, segments, states).run(Address.of(socket.query_params))
     except Exception as error:
         await turn_away(socket, error)
 

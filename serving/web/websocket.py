@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
+from cachetools import TTLCache
 from fastapi import WebSocket, status
 from fastapi.websockets import WebSocketDisconnect, WebSocketState
 
 from serving.auth import Caller
+from serving.background_tasks import wait_without_cancelling
 from serving.errors import (
     ReplicaLost,
     ServingError,
@@ -44,6 +47,9 @@ LOGGED_PER_SECOND, LOGGED_AT_ONCE = 1.0, 10.0
 REFRESH_S = 0.05
 """Receipts that come within this are answered by one `state`."""
 
+SHARED_S, SHARED_STATES = 1.0, 4096
+"""How long, and how many at a time, states are kept for others who hear of the same news."""
+
 _CUE_COMMANDS = (
     pb.COMMAND_KIND_SCHEDULE_PROMPT,
     pb.COMMAND_KIND_REMOVE_PROMPT,
@@ -52,15 +58,36 @@ _CUE_COMMANDS = (
 )
 
 
+class SharedStates:
+    """How sessions stand, each asked once for all who have heard the same of it."""
+
+    def __init__(self) -> None:
+        self._asked: TTLCache[tuple[str, int], asyncio.Task[pb.Session]] = TTLCache(SHARED_STATES, SHARED_S)
+
+    async def after(
+        self, session_id: str, seq: int, ask: Callable[[], Coroutine[Any, Any, pb.Session]]
+    ) -> pb.Session:
+        """How a session stands behind its event `seq`, as somebody who had heard of that asked by `ask`.
+
+        Raises what `ask` does.
+        """
+        key = session_id, seq
+        if (asked := self._asked.get(key)) is None:
+            asked = self._asked[key] = asyncio.create_task(ask())
+        return await wait_without_cancelling(asked)
+
+
 class Conversation:
     """A client steers a session, or only watches it; several tasks send to one socket.
 
     After what changes the cues of a session its `state` is sent anew, so that nobody need keep count of them.
     """
 
-    def __init__(self, socket: WebSocket, sessions: SessionAPI, caller: Caller, segments: SegmentCache) -> None:
+    def __init__(
+        self, socket: WebSocket, sessions: SessionAPI, caller: Caller, segments: SegmentCache, states: SharedStates
+    ) -> None:
         self._socket, self._sessions, self._caller = socket, sessions, caller
-        self._writer = EventWriter(segments)
+        self._writer, self._shared = EventWriter(segments), states
         self._commands: asyncio.Queue[pb.Command] = asyncio.Queue(WAITING_COMMANDS)
         self._requests = asyncio.Semaphore(REQUESTS_AT_ONCE)
         self._logged = RateLimit(LOGGED_PER_SECOND, LOGGED_AT_ONCE)
@@ -119,18 +146,19 @@ class Conversation:
     def _refresh_after(self, event: pb.Event, tasks: asyncio.TaskGroup) -> None:
         changed = event.HasField("applied") or event.receipt.command in _CUE_COMMANDS
         self._states += event.HasField("state")
-        self._news += changed or event.HasField("state")
+        if changed or event.HasField("state"):
+            self._news = event.seq
         if changed and (self._refreshing is None or self._refreshing.done()):
             self._refreshing = tasks.create_task(self._refresh())
 
     async def _refresh(self) -> None:
         """Send the session's state until there is no news of it; one that others overtook is left out."""
-        told = -1
+        told, ask = -1, partial(self._sessions.get, self._id, self._caller)
         while told != self._news:
             await asyncio.sleep(REFRESH_S)
             told, states = self._news, self._states
             try:
-                session = await self._sessions.get(self._id, self._caller)
+                session = await self._shared.after(self._id, told, ask)
             except Exception as error:
                 foreseen(error, "asking how a session stands")
                 return  # The stream of events says what has become of it.

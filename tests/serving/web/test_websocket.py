@@ -4,6 +4,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -41,10 +42,10 @@ class Overtaken:
                 continue
             kind, stage = pb.COMMAND_KIND_SCHEDULE_PROMPT, pb.RECEIPT_STAGE_ACCEPTED
             yield SerializedEvent.of(
-                pb.Event(receipt=pb.Receipt(command_id=command.id, command=kind, stage=stage))
+                pb.Event(seq=1, receipt=pb.Receipt(command_id=command.id, command=kind, stage=stage))
             )
             await self.asked.wait()
-            yield SerializedEvent.of(pb.Event(state=standing(pb.SESSION_STATE_RUNNING)))
+            yield SerializedEvent.of(pb.Event(seq=2, state=standing(pb.SESSION_STATE_RUNNING)))
             self.started.set()
 
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
@@ -244,6 +245,41 @@ def test_one_who_only_watches_sends_no_pictures() -> None:
         socket.receive_json()
         socket.send_bytes(HEAD.pack(1, 7, 0) + b"x")
         assert "only watches" in socket.receive_json()["data"]["error"]["message"]
+
+
+class Prompted(Noting):
+    """A session that many watch, of which a cue applies once it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.applies = threading.Event()
+        self.times_asked = 0
+
+    async def get(self, session_id: str, caller: Caller) -> pb.Session:
+        self.times_asked += 1
+        return standing(pb.SESSION_STATE_RUNNING)
+
+    async def watch(self, request: pb.WatchRequest, caller: Caller) -> Events:
+        yield SerializedEvent.of(pb.Event(seq=1, state=standing(pb.SESSION_STATE_READY)))
+        await asyncio.to_thread(self.applies.wait, 20)
+        yield SerializedEvent.of(pb.Event(seq=2, applied=pb.AppliedCue(frame=9)))
+        await asyncio.Future()
+
+
+def test_a_session_is_asked_once_how_it_stands_for_all_who_watch_it() -> None:
+    sessions: Any = Prompted()
+    with TestClient(web_app(sessions)) as client, ExitStack() as watching:
+        address = "/ws?session=s&watch=1"
+        sockets = [watching.enter_context(client.websocket_connect(address)) for _ in range(3)]
+        for socket in sockets:
+            assert socket.receive_json()["data"]["state"] == "ready"
+        asked = sessions.times_asked
+        sessions.applies.set()
+        for socket in sockets:
+            while (message := socket.receive_json())["type"] != "state":
+                continue
+            assert message["data"]["state"] == "running"
+    assert sessions.times_asked == asked + 1
 
 
 class Failing(Noting):
