@@ -117,8 +117,9 @@ class Page {
     if (action === "remove") await this.#tell("remove_prompt", { timestamp: cue.timestamp });
     if (action !== "save") return;
     if (frame !== cue.timestamp && !(await this.#tell("move_prompt", { timestamp: cue.timestamp, to: frame }))) return;
-    const { transition } = cue;
-    if (text.trim() !== cue.text) await this.#tell("schedule_prompt", { new_prompt: text, timestamp: frame, transition });
+    const { transition, restyling } = cue;
+    const edited = { new_prompt: text, timestamp: frame, transition, restyling };
+    if (text.trim() !== cue.text) await this.#tell("schedule_prompt", edited);
   }
 
   async #fork() {

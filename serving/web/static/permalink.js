@@ -41,9 +41,9 @@ export function replayPlace(state, cues) {
 }
 
 /** A cue in as few fields as say it. */
-export function short({ timestamp, prompts, transition }) {
-  const single = prompts.length === 1;
-  return { timestamp, ...(single ? { new_prompt: prompts[0].text } : { prompts }), ...(transition && { transition }) };
+export function short({ timestamp, prompts, transition, restyling }) {
+  const prompt = prompts.length === 1 ? { new_prompt: prompts[0].text } : { prompts };
+  return { timestamp, ...prompt, ...(transition && { transition }), ...(restyling && { restyling }) };
 }
 
 function readCues(text) {

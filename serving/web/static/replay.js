@@ -19,11 +19,11 @@ export async function linkPlace(state, load) {
   const cues =
     state.applied_count > state.applied.length
       ? (await load(timelinePlace(state.session))).cues.map(fromFile)
-      : state.applied.map(({ frame, prompts, transition }) => ({ timestamp: frame, prompts, transition }));
+      : state.applied.map(({ frame, ...cue }) => ({ ...cue, timestamp: frame }));
   const place = replayPlace(state, cues);
   return place.length > LINK_CHARACTERS ? null : place;
 }
 
-function fromFile({ frame, prompt, prompts, transition }) {
-  return { timestamp: frame, prompts: prompts ?? [{ text: prompt, weight: 1 }], transition };
+function fromFile({ frame, prompt, prompts, ...changes }) {
+  return { timestamp: frame, prompts: prompts ?? [{ text: prompt, weight: 1 }], ...changes };
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -24,7 +26,8 @@ STATE = {"session": "one", "model": "pocket", "seed": "7", "height": 32, "width"
 
 
 USED = (
-    ("linkPlace", "replay.js"), ("readPlace", "permalink.js"), ("CueFeed", "cue_feed.js"), ("Skips", "skips.js"),
+    ("linkPlace", "replay.js"), ("moved", "exchange.js"), ("readPlace", "permalink.js"),
+    ("CueFeed", "cue_feed.js"), ("Skips", "skips.js"),
     ("SilenceWatch", "silence.js"), ("Blocks", "blocks.js"), ("isInTheClear", "clear_text.js"),
     ("connect", "longtake.js"), ("Outbox", "outbox.js"), ("pageAfter", "moved.js"),
     ("readPiece, pictureMessage", "binary_messages.js"),
@@ -48,11 +51,11 @@ def run(program: str) -> Any:
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def link(count: int, held: int, text: str = "noon") -> Any:
+def link(count: int, held: int, text: str = "noon", more: Mapping[str, object] = MappingProxyType({})) -> Any:
     """Where the link of a session with `count` cues, of which the page has `held`, leads to; None without one."""
-    cues = [{"frame": 12 * n, "prompts": [{"text": text, "weight": 1}]} for n in range(count)]
+    cues = [{"frame": 12 * n, "prompts": [{"text": text, "weight": 1}], **more} for n in range(count)]
     state = STATE | {"applied": cues[count - held :], "applied_count": count}
-    file = {"cues": [{"frame": cue["frame"], "prompt": text} for cue in cues]}
+    file = {"cues": [{"frame": cue["frame"], "prompt": text, **more} for cue in cues]}
     return run(
         f"const place = await linkPlace({json.dumps(state)}, async () => ({json.dumps(file)}));"
         "say(place && readPlace(place));"
@@ -64,6 +67,22 @@ def test_a_link_has_all_cues_though_the_page_does_not(count: int, held: int) -> 
     place = link(count, held)
     assert place["options"] == {"model": "pocket", "seed": "7", "height": "32", "width": "48"}
     assert place["cues"] == [{"timestamp": 12 * n, "new_prompt": "noon"} for n in range(count)]
+
+
+CHANGES = {"transition": {"blocks": 4, "method": "slerp"}, "restyling": {"noise_scale": 0.8, "cuts": True}}
+"""What a cue may bring beside its prompts."""
+
+
+@pytest.mark.parametrize("held", [3, 2], ids=["the page's", "the server's"])
+def test_a_link_has_all_that_cues_bring_beside_their_prompts(held: int) -> None:
+    cues = link(3, held, more=CHANGES)["cues"]
+    assert cues == [{"timestamp": 12 * n, "new_prompt": "noon", **CHANGES} for n in range(3)]
+
+
+def test_so_has_a_timeline_that_comes_in_as_a_file() -> None:
+    cue = {"timestamp": 12, "text": "noon", "prompts": [{"text": "noon", "weight": 1}], **CHANGES}
+    (later,) = run(f"say(moved([{json.dumps(cue)}], 24));")
+    assert later == {"timestamp": 36, "new_prompt": "noon", **CHANGES}
 
 
 @pytest.mark.parametrize(("count", "text"), [(501, "noon"), (90, "a long prompt " * 60)])
