@@ -1,7 +1,8 @@
 """The first answers to requests that open something, or begin or end a recording, by the ids of who asked.
 
 A manager keeps one. What another manager has answered it does not know: a session that is opened twice through two
-of them has the same id (`session_id_of`), by which the register of owners lets one of the two be.
+of them has the same id (`session_id_of`), by which the register of owners lets one of the two be. It knows by what
+name that one was opened, which says what was asked for (`attempt_of`).
 """
 
 from __future__ import annotations
@@ -160,6 +161,25 @@ class RequestLog:
 def session_id_of(caller: str, request: Identified) -> str:
     """The id of the session that a request opens: drawn at random, or the same again where the request is."""
     return request_name(caller, request) or str(uuid.uuid4())
+
+
+def attempt_of(request: Identified) -> str:
+    """A name, never given before, for a try to open what a request asks for; with ids it says what that is."""
+    name = uuid.uuid4().hex
+    return f"{name}.{_content(request).hex()}" if request.client_id and request.command_id else name
+
+
+def require_same(session_id: str, attempt: str, opened: str) -> None:
+    """Raise CommandIdReused if a session was `opened` for another request than `attempt` is made for.
+
+    Names that do not say what was asked for are another release's, or of sessions that came from elsewhere.
+    """
+    asked, before = attempt.partition(".")[2], opened.partition(".")[2]
+    if asked and before and asked != before:
+        raise CommandIdReused(
+            f"the ids of the request were used before, for another one, which opened the session {session_id}; "
+            "give each its own"
+        )
 
 
 def request_name(caller: str, request: Identified) -> str:

@@ -34,7 +34,7 @@ from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, Managers, R
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.ownership.standby_session import AlreadyOpen, FirstCopy
 from serving.gateway.recording.recordings import Recordings
-from serving.gateway.request_log import RequestLog, request_name, session_id_of
+from serving.gateway.request_log import RequestLog, attempt_of, request_name, require_same, session_id_of
 from serving.gateway.session_options import OptionsChecker
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.gateway.spectators import Spectators
@@ -46,7 +46,7 @@ from serving.protocol.events import SerializedEvent
 from serving.protocol.picture_queue import Batch
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.public_address import PublicAddress
-from serving.replication.register import Register
+from serving.replication.register import Owner, Register
 from serving.session.receipt_log import check_ids
 from serving.timeline.cue import Cue
 from serving.timeline.formats.reader import MAX_BYTES as MOST_CREATE_BYTES
@@ -82,7 +82,7 @@ class SessionService(SessionAPI):
         metrics = metrics or Uncounted()
         snapshot_bytes = config.limits.snapshot_bytes
         others = others or OtherServersByGrpc(config.operator_token, snapshot_bytes)
-        self._pool = pool
+        self._pool, self._register = pool, register
         self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config
         public = PublicAddress()
@@ -214,7 +214,7 @@ class SessionService(SessionAPI):
         await self._evacuation.require_stays()
         cues = await asyncio.to_thread(read_cues, request.cues)
         spec = self._options.read(session_id_of(caller.name, request), request.options, caller)
-        return await self._open(spec.session_id, caller, self._new_copy(spec, cues))
+        return await self._open(spec.session_id, caller, self._new_copy(spec, cues), attempt_of(request))
 
     @override
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
@@ -255,7 +255,8 @@ class SessionService(SessionAPI):
         await self._evacuation.require_stays()
         await self._callers.require_own(request.session_id, caller)
         session_id = session_id_of(caller.name, request)
-        return await self._open(session_id, caller, self._forked_copy(request, session_id, caller))
+        forked = self._forked_copy(request, session_id, caller)
+        return await self._open(session_id, caller, forked, attempt_of(request))
 
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
@@ -281,19 +282,21 @@ class SessionService(SessionAPI):
         saved = await loop.run_in_executor(self._reading, unpack, request.snapshot)
         spec = self._options.read(session_id_of(caller.name, request), saved.session.options, caller)
         resume = await loop.run_in_executor(self._reading, restored, saved, spec)
-        return await self._open(spec.session_id, caller, self._new_copy(spec, (), resume))
+        return await self._open(spec.session_id, caller, self._new_copy(spec, (), resume), attempt_of(request))
 
-    async def _open(
-        self, session_id: str, caller: Caller, first: FirstCopy, attempt: str | None = None
-    ) -> pb.Session:
+    async def _open(self, session_id: str, caller: Caller, first: FirstCopy, attempt: str) -> pb.Session:
         """A new session; or the one that another manager has opened for the same request.
 
-        Raises LimitReached for one more than the caller may have.
+        Raises LimitReached for one more than the caller may have, and CommandIdReused where the other manager was
+        asked for something else.
         """
         await self._callers.reserve(session_id, caller)
         try:
             return await self._failover.open(session_id, first, attempt)
         except AlreadyOpen:
+            opened = await self._register.first(session_id)
+            if isinstance(opened, Owner):
+                require_same(session_id, attempt, opened.attempt)
             return pb.Session.FromString(await self._relay.ask(session_id, "describe"))
         except BaseException:
             self._callers.release(session_id, caller)
