@@ -18,7 +18,7 @@ from engines.runner.selection import format_problem, kv_format_of
 from kernels.dispatch import chip_of
 from kernels.tiles import FP16_SUMS
 from serving.config import DTYPES, ServerConfig
-from serving.launch.startup_checks import require_devices
+from serving.launch.startup_checks import require_cuda
 from serving.weights.catalog import CATALOG, Role, models_folder
 from serving.weights.loader import configured
 from serving.weights.quantized_model import find_quantized, served_model
@@ -60,7 +60,7 @@ def fill_in(config: ServerConfig, given: Collection[str]) -> Chosen:
         return Chosen(config.model_copy(update={"preset": "none"}))
     if config.device != "cuda":
         raise ConfigError(f"preset {config.preset} is for a graphics card; the device is {config.device}")
-    require_devices(config)
+    require_cuda()
     free, total = torch.cuda.mem_get_info()
     name = config.preset if config.preset != "auto" else _preset_for(total)
     if name is None:

@@ -50,11 +50,16 @@ def require_devices(config: ServerConfig) -> None:
     """Raise ConfigError where a GPU is asked for and there is none, or where replicas need more than there are."""
     if "cuda" not in (config.device, config.text_device):
         return
-    problem = "the device is cuda, and torch finds no CUDA device here; say --device cpu, or look at `nvidia-smi`"
-    require(torch.cuda.is_available(), problem)
+    require_cuda()
     there, needed = torch.cuda.device_count(), config.gpus
     problem = f"{needed} replicas need a GPU each, and {there} are here; take fewer --denoisers or --decoders"
     require(needed <= there, problem)
+
+
+def require_cuda() -> None:
+    """Raise ConfigError where there is no GPU."""
+    problem = "the device is cuda, and torch finds no CUDA device here; say --device cpu, or look at `nvidia-smi`"
+    require(torch.cuda.is_available(), problem)
 
 
 def require_encoder(config: ServerConfig) -> str:
