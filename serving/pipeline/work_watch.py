@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from typing import TypeVar
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 import torch
+from typing_extensions import override
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 TIMES_USUAL = 20.0
 SHORTEST_S = 10.0
@@ -51,18 +55,45 @@ class WorkWatch:
         self._most = most if self._recent else max(FIRST_S, most)
         self._began = began = self._clock()
         try:
-            yield
+            with self.using_device():
+                yield
             self._recent.append(self._clock() - began)
+        finally:
+            self._began = None
+
+    @contextmanager
+    def using_device(self) -> Iterator[None]:
+        """The device is used, for however long."""
+        try:
+            yield
         except torch.AcceleratorError as error:
             self._failure = error
             raise
-        finally:
-            self._began = None
 
     def check(self) -> None:
         """Raise RuntimeError if something should have come back by now, or if the device has failed."""
         if self._failure is not None:
-            raise RuntimeError(f"the device failed in {self._what}: {self._failure}")
+            raise RuntimeError(f"the device failed: {self._failure}")
         began = self._began
         if began is not None and (ran := self._clock() - began) > self._most:
             raise RuntimeError(f"{self._what} has not come back for {ran:.0f} s")
+
+
+class WatchedExecutor(Executor):
+    """Has `executor` do its work, and `watch` know of a device that fails in any of it."""
+
+    def __init__(self, executor: Executor, watch: WorkWatch) -> None:
+        self._executor = executor
+        self._watch = watch
+
+    @override
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return self._executor.submit(self._run, partial(fn, *args, **kwargs))
+
+    @override
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._executor.shutdown(wait, cancel_futures=cancel_futures)
+
+    def _run(self, work: Callable[[], T]) -> T:
+        with self._watch.using_device():
+            return work()

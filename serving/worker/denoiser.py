@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from serving.background_tasks import BackgroundTasks
 from serving.errors import LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
+from serving.pipeline.work_watch import WatchedExecutor, WorkWatch
 from serving.protocol.cue_pages import applied_page, pending_page
 from serving.replication.leases import LeaseConfig, RenewAnswer, RenewRequest, ReplicaLeases
 from serving.replication.messages import (
@@ -94,7 +95,7 @@ class Denoiser:
         engine: StreamEngine,
         text: TextEncoderStage,
         decoder: DecoderStage,
-        executor: ThreadPoolExecutor,
+        executor: Executor,
         *,
         slots: int,
         replica: str,
@@ -114,7 +115,8 @@ class Denoiser:
         self._engine = engine
         self._text = text
         self._decoder = decoder
-        self._executor = executor
+        self._watch = WorkWatch("a pass")
+        self._executor = executor = WatchedExecutor(executor, self._watch)
         self._replica = replica
         self._metrics = metrics
         self._replay_s = replay_s
@@ -122,7 +124,7 @@ class Denoiser:
         self._copies = SessionCopies(slots, ReplicaLeases(leases), register, self._free, metrics, capacity)
         self._guard = SessionGuard(self._copies.end)
         self._pictures = PictureIntake(self._copies, pictures, self._wake, self._guard)
-        self._passes = Passes(engine, executor, capacity)
+        self._passes = Passes(engine, executor, capacity, self._watch)
         self._loop = BlockLoop(
             self._passes, lambda: self._copies.all, self._copies.has_lease, self._guard,
             self._pictures.encode_more, capacity, VideoLoops(LoopChoice(video_loop), capacity), tracer,
@@ -174,7 +176,7 @@ class Denoiser:
 
     def check(self) -> None:
         """Raise RuntimeError if nothing makes blocks any more, or what they need."""
-        for part in (self._background, self._guard, self._passes.watch, self._text, self._decoder, self._pictures):
+        for part in (self._background, self._guard, self._watch, self._text, self._decoder, self._pictures):
             part.check()
 
     def _wake(self) -> None:

@@ -41,13 +41,13 @@ class Out(NamedTuple):
 
 
 class Passes:
-    """Runs them, and watches how long they take. What goes wrong is raised as it is."""
+    """Runs them, and has `watch` see how long they take. What goes wrong is raised as it is."""
 
-    def __init__(self, engine: StreamEngine, executor: Executor, capacity: Capacity) -> None:
+    def __init__(self, engine: StreamEngine, executor: Executor, capacity: Capacity, watch: WorkWatch) -> None:
         self._engine = engine
         self._executor = executor
         self._capacity = capacity
-        self.watch = WorkWatch("a pass")
+        self._watch = watch
 
     @property
     def batch(self) -> int:
@@ -78,7 +78,7 @@ class Passes:
         return await self._run(self._usual(session), partial(self._context_written, session))
 
     async def _run(self, usual_s: float, work: Callable[[], T]) -> T:
-        with self.watch.running(usual_s):
+        with self._watch.running(usual_s):
             return await in_thread(self._executor, work)
 
     def _usual(self, session: ActiveSession) -> float:

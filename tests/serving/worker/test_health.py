@@ -76,7 +76,7 @@ class Hanging:
 
 
 STAGES: dict[str, Callable[[Any, Bench], tuple[WorkWatch, Any, str]]] = {
-    "a pass": lambda denoiser, bench: (denoiser._passes.watch, bench.generator, "generate"),
+    "a pass": lambda denoiser, bench: (denoiser._watch, bench.generator, "generate"),
     "decoding": lambda denoiser, bench: (denoiser._decoder._watch, bench.decoder, "decode"),
     "encoding a text": lambda denoiser, _: (denoiser._text._watch, denoiser._text._encoder, "encode"),
 }
@@ -155,3 +155,18 @@ def test_a_device_that_fails_in_the_work_for_one_session_is_told_at_once_and_not
     run(fail())
     assert len(calls) == 1
     assert any(record.exc_info for record in caplog.records if record.levelname == "ERROR")
+
+
+def test_a_device_that_fails_as_a_session_is_opened_is_told(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail() -> None:
+        async with at_work(pocket) as bench:
+            monkeypatch.setattr(bench.denoiser._engine, "open", fault)
+            with pytest.raises(torch.AcceleratorError):
+                await bench.open(spec(pocket))
+            with pytest.raises(RuntimeError, match="a device-side assert"):
+                bench.denoiser.check()
+            monkeypatch.setattr(bench.denoiser, "check", lambda: None)
+
+    run(fail())

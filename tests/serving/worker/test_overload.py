@@ -172,7 +172,7 @@ def test_a_pass_that_takes_as_long_as_its_size_does_is_no_dead_one(
             bench.generator.__class__ = Held
             Held.held_s = 1.0
             await settled(lambda: bench.session("one").making is not None)
-            watch, now = bench.denoiser._passes.watch, time.monotonic()
+            watch, now = bench.denoiser._watch, time.monotonic()
             monkeypatch.setattr(watch, "_clock", lambda: now + 200)
             bench.denoiser.check()
             monkeypatch.setattr(watch, "_clock", lambda: now + 1000)

@@ -99,7 +99,7 @@ def test_one_whose_device_has_failed_is_not_well(monkeypatch: pytest.MonkeyPatch
         await replica.check_health()
         with pytest.raises(torch.AcceleratorError):
             await replica.decode("one", 0, Latents.of(torch.zeros(1)), None, 0)
-        with pytest.raises(RuntimeError, match="the device failed in decoding: a device-side assert"):
+        with pytest.raises(RuntimeError, match="the device failed: a device-side assert"):
             await replica.check_health()
 
     asyncio.run(decode())
