@@ -45,6 +45,11 @@ def text(type: str, data: Json, seq: int = 0) -> str:
     return json.dumps(message, ensure_ascii=False, separators=(",", ":"))
 
 
+def state_text(session: pb.Session, seq: int = 0) -> str:
+    """The message that says how a session stands."""
+    return text("state", session_json(session), seq)
+
+
 class EventWriter:
     """Writes the events of one stream, of which the first is the session's state."""
 
@@ -96,10 +101,14 @@ class EventWriter:
 
     def state(self, session: pb.Session, seq: int = 0) -> str:
         """How the session stands; without `seq` it was asked for, and no event told of it."""
+        self.stands(session)
+        return state_text(session, seq)
+
+    def stands(self, session: pb.Session) -> None:
+        """The client has been told how the session stands."""
         self._session = pb.Session(id=session.id, options=session.options)
         self._segments = self._cache.session(session.id)
         self._prompt = session.prompt
-        return text("state", session_json(session), seq)
 
     def _chunk(self, event: pb.Event) -> list[str | bytes]:
         messages: list[str | bytes] = []

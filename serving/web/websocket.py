@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import NamedTuple, TypeVar
 
 from cachetools import TTLCache
 from fastapi import WebSocket, status
@@ -29,7 +29,7 @@ from serving.rate_limit import RateLimit
 from serving.timeline.formats.document import Json
 from serving.web.inbound import NOTHING, Request, open_envelope, read_message
 from serving.web.json_format import error_json, recording_json, refusal_json, session_json
-from serving.web.outbound import EventWriter, text
+from serving.web.outbound import EventWriter, state_text, text
 from serving.web.pictures import read_picture
 from serving.web.query import Address
 from serving.web.segments import SegmentCache
@@ -58,22 +58,33 @@ _CUE_COMMANDS = (
 )
 
 
+class State(NamedTuple):
+    """How a session stands, and the message that says so."""
+
+    session: pb.Session
+    text: str
+
+    @classmethod
+    async def of(cls, ask: Callable[[], Awaitable[pb.Session]]) -> State:
+        """What `ask` answers."""
+        session = await ask()
+        return cls(session, state_text(session))
+
+
 class SharedStates:
     """How sessions stand, each asked once for all who have heard the same of it."""
 
     def __init__(self) -> None:
-        self._asked: TTLCache[tuple[str, int], asyncio.Task[pb.Session]] = TTLCache(SHARED_STATES, SHARED_S)
+        self._asked: TTLCache[tuple[str, int], asyncio.Task[State]] = TTLCache(SHARED_STATES, SHARED_S)
 
-    async def after(
-        self, session_id: str, seq: int, ask: Callable[[], Coroutine[Any, Any, pb.Session]]
-    ) -> pb.Session:
+    async def after(self, session_id: str, seq: int, ask: Callable[[], Awaitable[pb.Session]]) -> State:
         """How a session stands behind its event `seq`, as somebody who had heard of that asked by `ask`.
 
         Raises what `ask` does.
         """
         key = session_id, seq
         if (asked := self._asked.get(key)) is None:
-            asked = self._asked[key] = asyncio.create_task(ask())
+            asked = self._asked[key] = asyncio.create_task(State.of(ask))
         return await wait_without_cancelling(asked)
 
 
@@ -158,12 +169,13 @@ class Conversation:
             await asyncio.sleep(REFRESH_S)
             told, states = self._news, self._states
             try:
-                session = await self._shared.after(self._id, told, ask)
+                state = await self._shared.after(self._id, told, ask)
             except Exception as error:
                 foreseen(error, "asking how a session stands")
                 return  # The stream of events says what has become of it.
             if states == self._states:
-                await self._send(self._writer.state(session))
+                self._writer.stands(state.session)
+                await self._send(state.text)
 
     async def _send(self, *messages: str | bytes) -> None:
         """Send, unless either side has closed by now."""
