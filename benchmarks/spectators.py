@@ -16,7 +16,7 @@ import json
 import pickle
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from fastapi.websockets import WebSocketState
+from starlette.datastructures import QueryParams
 
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.timing import Samples
@@ -41,9 +43,12 @@ from serving.replication.leases import RenewAnswer
 from serving.replication.messages import Item, Joined, Role
 from serving.replication.register import MemoryRegister, Owner
 from serving.web.outbound import EventWriter
+from serving.web.query import Address
 from serving.web.segments import SegmentCache
+from serving.web.websocket import Conversation, SharedStates
 
 HEIGHT, WIDTH = 480, 832
+CUE = pb.Cue(prompts=[pb.WeightedPrompt(text="a red balloon at noon")])
 MARK = 0.2
 """The most that a viewer may cost, of what one cost with a stream of its own."""
 
@@ -63,12 +68,17 @@ class BlockEvents(NamedTuple):
 
     chunk: bytes
     progress: bytes
+    applied: bytes
 
 
 class FakeReplicas:
-    """A ReplicaPool of one replica with every session, whose streams bring what `send` is given."""
+    """A ReplicaPool of one replica with every session, whose streams bring what `send` is given.
 
-    def __init__(self) -> None:
+    A cue applies with each block of sessions that are `prompted`.
+    """
+
+    def __init__(self, *, prompted: bool) -> None:
+        self._prompted = prompted
         self._streams: list[asyncio.Queue[bytes]] = []
 
     @property
@@ -79,17 +89,19 @@ class FakeReplicas:
     def send(self, block: BlockEvents) -> None:
         """A block of every session."""
         for stream in self._streams:
-            stream.put_nowait(block.chunk)
-            stream.put_nowait(block.progress)
+            for event in (block.chunk, block.progress, *([block.applied] if self._prompted else [])):
+                stream.put_nowait(event)
 
     async def replicas(self) -> Replicas:
         """The one."""
         return Replicas(["all"])
 
     async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
-        """Renewals, and what a viewer is sent first."""
+        """Renewals, what a viewer is sent first, and how a session stands."""
         if method == "renew":
             return RenewAnswer(asyncio.get_running_loop().time(), (), ())
+        if method == "describe":
+            return pb.Event.FromString(_state(arguments[0])).state.SerializeToString()
         return Joined(1000, [_state(arguments[0])]) if method == "join_viewers" else None
 
     async def stream(self, replica: str, method: str, *arguments: Any, silence_s: float) -> AsyncGenerator[Item]:
@@ -106,11 +118,34 @@ class FakeReplicas:
             self._streams.remove(sent)
 
 
-class Way(NamedTuple):
-    """How spectators are served: where their events come from, and how one's are written."""
+class Shared(NamedTuple):
+    """What the viewers at a WebSocket share."""
 
-    watch: Watch
-    writer: Callable[[SegmentCache], Write]
+    segments: SegmentCache
+    states: SharedStates
+
+
+class Audience(NamedTuple):
+    """How many have come, and how many blocks they have been told of, each for itself."""
+
+    begun: Count
+    seen: Count
+
+
+class Way(NamedTuple):
+    """How a spectator is served, to the end; a cue applies with each block of sessions that are `prompted`."""
+
+    serve: Callable[[SessionService, str, Shared, Audience], Coroutine[Any, Any, None]]
+    prompted: bool = False
+
+
+def _by_events(watch: Watch, writer: Callable[[Shared], Write]) -> Way:
+    """A spectator whose events are written one after the other."""
+
+    async def serve(service: SessionService, session_id: str, shared: Shared, audience: Audience) -> None:
+        await _watch(watch(service, session_id), writer(shared), audience)
+
+    return Way(serve)
 
 
 def _own_stream(service: SessionService, session_id: str) -> Events:
@@ -121,27 +156,78 @@ def _shared_stream(service: SessionService, session_id: str) -> Events:
     return service.watch(pb.WatchRequest(session_id=session_id), Caller(""))
 
 
-def _own_bytes(_: SegmentCache) -> Write:
+def _own_bytes(_: Shared) -> Write:
     """As it was when every viewer had a stream: parsed, and serialised again."""
     return lambda sent: sent.event.SerializeToString()
 
 
-def _shared_bytes(_: SegmentCache) -> Write:
+def _shared_bytes(_: Shared) -> Write:
     return lambda sent: sent.SerializeToString()
 
 
-def _own_messages(_: SegmentCache) -> Write:
-    return _shared_messages(SegmentCache(kept_bytes=0))
+def _nothing_shared() -> Shared:
+    return Shared(SegmentCache(kept_bytes=0), SharedStates())
 
 
-def _shared_messages(shared: SegmentCache) -> Write:
-    writer = EventWriter(shared)
+def _own_messages(_: Shared) -> Write:
+    return _shared_messages(_nothing_shared())
+
+
+def _shared_messages(shared: Shared) -> Write:
+    writer = EventWriter(shared.segments)
     return lambda sent: writer.write(sent.event)
 
 
+class _Socket:
+    """Takes messages, and counts how often it is told how its session stands: first as it comes."""
+
+    application_state = client_state = WebSocketState.CONNECTED
+
+    def __init__(self, audience: Audience) -> None:
+        self._audience = audience
+        self._has_begun = False
+
+    async def send_text(self, message: str) -> None:
+        if message.startswith('{"type":"state"'):
+            (self._audience.seen if self._has_begun else self._audience.begun).add()
+            self._has_begun = True
+
+    async def send_bytes(self, _: bytes) -> None:
+        pass
+
+    async def receive(self) -> dict[str, Any]:
+        return await asyncio.Future()
+
+
+class _OwnStreams:
+    """Sessions as they were when every viewer had a stream."""
+
+    def __init__(self, service: SessionService) -> None:
+        self._service = service
+        self.get = service.get
+
+    def watch(self, request: pb.WatchRequest, _: Caller) -> Events:
+        return _own_stream(self._service, request.session_id)
+
+
+async def _converse(service: SessionService, session_id: str, shared: Shared, audience: Audience) -> None:
+    await _conversation(service, session_id, shared, audience)
+
+
+async def _converse_alone(service: SessionService, session_id: str, _: Shared, audience: Audience) -> None:
+    await _conversation(_OwnStreams(service), session_id, _nothing_shared(), audience)
+
+
+async def _conversation(sessions: Any, session_id: str, shared: Shared, audience: Audience) -> None:
+    socket: Any = _Socket(audience)
+    address = Address.of(QueryParams({"session": session_id, "watch": "1"}))
+    await Conversation(socket, sessions, Caller(""), *shared).run(address)
+
+
 FACES = {
-    "gRPC": (Way(_own_stream, _own_bytes), Way(_shared_stream, _shared_bytes)),
-    "WebSocket": (Way(_own_stream, _own_messages), Way(_shared_stream, _shared_messages)),
+    "gRPC": (_by_events(_own_stream, _own_bytes), _by_events(_shared_stream, _shared_bytes)),
+    "WebSocket": (_by_events(_own_stream, _own_messages), _by_events(_shared_stream, _shared_messages)),
+    "WebSocket, a prompt in each block": (Way(_converse_alone, prompted=True), Way(_converse, prompted=True)),
 }
 """Of each face the way with a stream for every viewer, and the one with a stream for all of a session."""
 
@@ -175,6 +261,7 @@ def encoded(blocks: int) -> list[BlockEvents]:
             BlockEvents(
                 _pickled(pb.Event(seq=block + 1, chunk=chunk)),
                 _pickled(pb.Event(seq=block + 1, progress=progress)),
+                _pickled(pb.Event(seq=block + 1, applied=pb.AppliedCue(cue=CUE, frame=first))),
             )
         )
     return found
@@ -182,7 +269,8 @@ def encoded(blocks: int) -> list[BlockEvents]:
 
 async def measure(crowd: Crowd, way: Way, sent: Sequence[BlockEvents]) -> Samples:
     """Milliseconds of CPU time per viewer and chunk, of each block."""
-    pool, register, shared = FakeReplicas(), MemoryRegister(), SegmentCache()
+    pool, register = FakeReplicas(prompted=way.prompted), MemoryRegister()
+    shared, audience = Shared(SegmentCache(), SharedStates()), Audience(Count(), Count())
     replicas: Any = pool
     names = [f"session {number}" for number in range(crowd.sessions)]
     for name in names:
@@ -190,13 +278,13 @@ async def measure(crowd: Crowd, way: Way, sent: Sequence[BlockEvents]) -> Sample
     with tempfile.TemporaryDirectory() as folder:
         config = ServerConfig(recordings=folder)
         service = SessionService(replicas, register, config, preset("pocket"), "manager")
-        begun, seen = Count(), Count()
         watching = [
-            asyncio.create_task(_watch(way.watch(service, name), way.writer(shared), begun, seen))
+            asyncio.create_task(way.serve(service, name, shared, audience))
             for name in names for _ in range(crowd.viewers)
         ]  # fmt: skip
-        await begun.reaches(crowd.watchers)
-        times = [await _round(pool, block, seen, crowd.watchers * number) for number, block in enumerate(sent, 1)]
+        await audience.begun.reaches(crowd.watchers)
+        wanted = [crowd.watchers * number for number in range(1, len(sent) + 1)]
+        times = [await _round(pool, block, audience.seen, n) for block, n in zip(sent, wanted, strict=True)]
         for task in watching:
             task.cancel()
         await asyncio.gather(*watching, return_exceptions=True)
@@ -226,16 +314,16 @@ class Count:
             await self._reached.wait()
 
 
-async def _watch(events: Events, write: Write, begun: Count, seen: Count) -> None:
+async def _watch(events: Events, write: Write, audience: Audience) -> None:
     async with aclosing(events) as watched:  # type: ignore[type-var]
         async for sent in watched:
             write(sent)
             if sent.span is not None:
                 continue
             if sent.event.HasField("progress"):
-                seen.add()
+                audience.seen.add()
             elif sent.event.HasField("state"):
-                begun.add()
+                audience.begun.add()
 
 
 async def _round(pool: FakeReplicas, block: BlockEvents, seen: Count, wanted: int) -> float:

@@ -22,7 +22,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sequence[BlockEvents]:
 
 def test_both_faces_are_measured_before_and_now_per_block(sent: Sequence[BlockEvents]) -> None:
     costs = compare(CROWD, sent)
-    assert costs.keys() == {"gRPC", "WebSocket"}
+    assert costs.keys() == FACES.keys()
     assert all(len(cost.before.ms) == len(cost.now.ms) == CROWD.blocks for cost in costs.values())
     assert all(min(cost.before.ms + cost.now.ms) > 0 for cost in costs.values())
 
