@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-from serving.errors import LimitReached, ServingError
+from serving.errors import InvalidRequest, LimitReached, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.commands import check_size
 from serving.protocol.events import SerializedEvent
@@ -135,7 +135,7 @@ class ControllerStream:
         is_picture = command.WhichOneof("action") in PICTURES
         try:
             check_size(command)
-        except LimitReached as error:
+        except InvalidRequest as error:
             command.id = command.id[:MAX_ID_CHARACTERS]
             self._refuse_picture(command, error) if is_picture else self._answer(refusal(command, error))
             return

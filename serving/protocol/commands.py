@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from serving.errors import ControllerReplaced, InvalidRequest, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_blend, read_restyling, read_transition, require_bytes
+from serving.protocol.convert import read_blend, read_restyling, read_transition
 from serving.protocol.picture_queue import MOST_BYTES as MOST_PICTURE_BYTES
 from serving.session.state_machine import Session
 from serving.session.types import Receipt, Refusal
@@ -24,9 +24,10 @@ class Answer(NamedTuple):
 
 
 def check_size(command: pb.Command) -> None:
-    """Raise LimitReached for a command that takes too long to be looked at."""
+    """Raise InvalidRequest for a command that takes too long to be looked at."""
     most = MOST_PICTURE_BYTES if command.HasField("picture") else MOST_BYTES
-    require_bytes("the command", command.ByteSize(), most)
+    if (nbytes := command.ByteSize()) > most:
+        raise InvalidRequest(f"the command has {nbytes} bytes; at most {most} are read")
 
 
 def handle(logic: Session, command: pb.Command, now: float, *, steers: bool = True) -> Answer:

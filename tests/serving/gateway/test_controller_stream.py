@@ -207,8 +207,8 @@ def test_a_command_that_is_too_large_is_refused_at_once_and_ends_nothing(large: 
 
     events = steered([large, pb.Command(id="good", pause=pb.Pause())], no_pictures, apply)
     refused, done = [event.receipt for event in events if event.HasField("receipt")]
-    assert refused.error.reason == pb.ERROR_REASON_LIMIT_REACHED
-    assert f"at most {most} are taken" in refused.error.message
+    assert refused.error.reason == pb.ERROR_REASON_INVALID_REQUEST
+    assert f"at most {most} are read" in refused.error.message
     assert (len(asked), done.command_id) == (1, "good")
     assert refused.ByteSize() < 1000
 
