@@ -28,7 +28,7 @@ from engines.errors import ConfigError
 from engines.loading.lora import LoRAFile
 from kernels.dispatch import KernelBackends, backends_for, parse_backends
 from serving.auth import OperatorToken, Tokens
-from serving.hosts import is_host_and_port, is_loopback
+from serving.hosts import host_of_target, is_host_and_port, is_loopback
 from serving.media.encoder import EncoderChoice
 from serving.origins import Origins
 from serving.replication.leases import LeaseConfig
@@ -253,7 +253,9 @@ class ServerConfig(BaseModel):
     public_address: Annotated[str, AfterValidator(_public_address)] | None = Field(
         None, description="HOST:PORT that clients know: once another server answers there all sessions go to it"
     )
-    insecure: bool = Field(False, description="let other machines in without tokens")
+    insecure: bool = Field(
+        False, description="let other machines in without tokens, and the operators' token out in the clear"
+    )
     allowed_origins: Listed = Field(
         (), description="ORIGIN,... of pages that may call the server beside its own, such as https://example.org"
     )
@@ -279,6 +281,12 @@ class ServerConfig(BaseModel):
             "answers there next would ask"
         )
         require(self.public_address is None or self.operator_token is not None, problem)
+        stays = self.public_address is None or is_loopback(host_of_target(self.public_address))
+        problem = (
+            f"public_address is {self.public_address}, where the operators' token would go in the clear; say "
+            "insecure where nobody else can read it on its way"
+        )
+        require(self.insecure or stays, problem)
         _ = self.origins
         return self
 

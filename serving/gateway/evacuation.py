@@ -25,7 +25,7 @@ from serving.gateway.ownership.session_directory import moved
 from serving.gateway.ownership.shared_answer import SharedAnswer
 from serving.gateway.session_options import OptionsChecker
 from serving.gateway.session_snapshot import FORMATS, unpack
-from serving.hosts import is_host_and_port
+from serving.hosts import host_of_target, is_host_and_port, is_loopback
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import require_bytes
 from serving.replication.evacuation import settle
@@ -42,10 +42,14 @@ LOOK_EVERY_S, LOOK_AGAIN_S = 10.0, 2.0
 
 
 class OtherServersByGrpc:
-    """Calls other servers with the token of their operators, which is that of this one's: see OtherServers."""
+    """Calls other servers with the token of their operators, which is that of this one's: see OtherServers.
 
-    def __init__(self, token: Path | None, snapshot_bytes: int) -> None:
+    It goes to other machines in the clear, and so only where this server is `insecure`.
+    """
+
+    def __init__(self, token: Path | None, snapshot_bytes: int, *, insecure: bool = False) -> None:
         self._token = OperatorToken(token)
+        self._insecure = insecure
         self._snapshot_bytes = snapshot_bytes
 
     async def describe(self, address: str) -> pb.GetServerInfoResponse:
@@ -69,6 +73,11 @@ class OtherServersByGrpc:
         return await self._at(to.address).settle(request)
 
     def _at(self, address: str) -> OperatorCalls:
+        if not (self._insecure or is_loopback(host_of_target(address))):
+            raise WrongState(
+                f"the operators' token would go to {address} in the clear; start this server with --insecure "
+                "where nobody else can read it on its way"
+            )
         try:
             token = self._token.read()
         except ConfigError as error:

@@ -81,7 +81,7 @@ class SessionService(SessionAPI):
     ) -> None:
         metrics = metrics or Uncounted()
         snapshot_bytes = config.limits.snapshot_bytes
-        others = others or OtherServersByGrpc(config.operator_token, snapshot_bytes)
+        others = others or OtherServersByGrpc(config.operator_token, snapshot_bytes, insecure=config.insecure)
         self._pool, self._register = pool, register
         self._opening_s = max(CALL_S, config.limits.replay_seconds + ANSWER_S)
         self._config = config

@@ -208,6 +208,7 @@ def test_where_there_are_operators_a_cluster_follows_the_service(chart: Chart) -
     args = serve_config_of(rendered.ray_service)["applications"][0]["args"]
     service = rendered.ray_service["spec"]["serveService"]
     (port,) = (found["port"] for found in service["spec"]["ports"] if found["name"] == "serve-grpc")
+    assert (args["insecure"], args["tokens"]) == (True, "/etc/longtake/tokens/tokens")
     assert args["public_address"] == f"{service['metadata']['name']}:{port}" == "films-longtake:9000"
 
 

@@ -191,7 +191,10 @@ def test_only_a_server_with_operators_follows_an_address(tmp_path: Path) -> None
     with pytest.raises(ValidationError, match="public_address is films:9000, and there is no operator_token"):
         ServerConfig(public_address="films:9000")
     (tmp_path / "operator").write_text("secret\n")
-    assert ServerConfig(public_address="films:9000", operator_token=tmp_path / "operator").public_address
+    with pytest.raises(ValidationError, match=r"films:9000, where .* in the clear; say insecure"):
+        ServerConfig(public_address="films:9000", operator_token=tmp_path / "operator")
+    for followed in ({"public_address": "127.0.0.1:9000"}, {"public_address": "films:9000", "insecure": True}):
+        assert ServerConfig.model_validate({"operator_token": tmp_path / "operator", **followed}).public_address
     with pytest.raises(ValidationError, match="public_address is 'films', which is not of the form HOST:PORT"):
         ServerConfig(public_address="films", operator_token=tmp_path / "operator")
 

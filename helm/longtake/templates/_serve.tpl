@@ -2,10 +2,12 @@
 {{- define "longtake.serve" -}}
 {{- $values := .Values -}}
 {{- $args := deepCopy $values.server -}}
-{{- if $values.insecure -}}
-{{- $_ := set $args "insecure" true -}}
-{{- else -}}
+{{- if not $values.insecure -}}
 {{- $_ := set $args "tokens" (printf "/etc/longtake/tokens/%s" $values.tokens.key) -}}
+{{- end -}}
+{{- /* The operators' token goes from cluster to cluster in the clear, and not out of Kubernetes. */ -}}
+{{- if or $values.insecure $values.tokens.operatorKey -}}
+{{- $_ := set $args "insecure" true -}}
 {{- end -}}
 {{- with $values.tokens.operatorKey -}}
 {{- $_ := set $args "operator_token" (printf "/etc/longtake/tokens/%s" .) -}}

@@ -348,7 +348,7 @@ async def followed(
     monkeypatch.setattr(evacuation, "LOOK_EVERY_S", 0.02)
     monkeypatch.setattr(evacuation, "LOOK_AGAIN_S", 0.02)
     (folder / "operator").write_text("secret\n")
-    settings = {"public_address": PUBLIC, "operator_token": folder / "operator"}
+    settings = {"public_address": PUBLIC, "operator_token": folder / "operator", "insecure": True}
     async with two(pocket, folder, managers, slots, **settings) as there:
         there.others.servers[PUBLIC] = there.old.managers[0]
         await asyncio.sleep(0.5)
@@ -519,3 +519,12 @@ def test_a_session_that_is_deleted_after_it_has_gone_does_not_come_back(
                 await there.new.managers[0].get(session.id, ANNA)
 
     run(delete())
+
+
+def test_the_operators_token_goes_to_another_machine_in_the_clear_only_where_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "operator"
+    path.write_text("secret\n")
+    with pytest.raises(WrongState, match="to films:9000 in the clear; start this server with --insecure"):
+        asyncio.run(OtherServersByGrpc(path, 1).describe(PUBLIC))
+    assert OtherServersByGrpc(path, 1)._at("127.0.0.1:9000")
+    assert OtherServersByGrpc(path, 1, insecure=True)._at(PUBLIC)
