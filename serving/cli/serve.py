@@ -13,10 +13,9 @@ from serving.launch.running import Running
 from serving.launch.settings import SettingsFlags
 from serving.launch.startup_checks import check_memory, check_startup
 
-OPEN = (
-    "open to other machines: metrics (that port, and Ray's 44217 and 44227), nothing else; "
-    "Ray's other ports ask for a token, which is new each time"
-)
+METRICS = "metrics (that port, and Ray's 44217 and 44227)"
+RAYS = "Ray's other ports ask for a token, which is new each time"
+"""What of a new server other machines reach, whatever its host."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +52,10 @@ def _doors(config: ServerConfig, running: Running) -> list[str]:
         f"page     http://{host}:{config.http_port}/",
         f"metrics  {running.metrics}",
     ]
-    if config.address is None and is_loopback(config.host):
-        lines.append(OPEN)
-    elif not is_loopback(config.host) and not config.tokens.digests:
+    is_for_all = not is_loopback(config.host) and not config.tokens.digests
+    if config.address is None:
+        more = ", gRPC and the page" if is_for_all else ", nothing else"
+        lines.append(f"open to other machines, without a token: {METRICS}{more}; {RAYS}")
+    if is_for_all:
         lines.append(f"INSECURE: everybody who reaches {config.host} may open, steer and end sessions")
     return [*lines, f"logs     {running.logs}"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import pytest
@@ -41,14 +43,39 @@ def test_what_keeps_a_server_from_starting_is_one_sentence_at_once(options: list
     assert refused.stderr.count("\n") == 1
 
 
-def test_addresses_of_ipv6_are_printed_as_browsers_and_clients_take_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def serve(config: ServerConfig, started: Callable[[Running], None], stopping: Callable[[], None]) -> None:
-        started(Running(tmp_path, "http://127.0.0.1:9090/metrics", "127.0.0.1:6379"))
+def said_by(folder: Path, *options: str) -> str:
+    """What is printed of a server that starts at once."""
 
-    monkeypatch.setattr(supervisor, "serve", serve)
+    def serve(config: ServerConfig, started: Callable[[Running], None], stopping: Callable[[], None]) -> None:
+        started(Running(folder, "http://127.0.0.1:9090/metrics", "127.0.0.1:6379"))
+
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(said):
+        patch.setattr(supervisor, "serve", serve)
+        assert main(["serve", *options, "--recordings", str(folder)]) == 0
+    return said.getvalue()
+
+
+def test_addresses_of_ipv6_are_printed_as_browsers_and_clients_take_them(tmp_path: Path) -> None:
     ports = free_ports()
-    assert main(["serve", "--host", "::1", *port_options(ports), "--recordings", str(tmp_path)]) == 0
-    said = capsys.readouterr().err
+    said = said_by(tmp_path, "--host", "::1", *port_options(ports))
     assert f"gRPC     [::1]:{ports.grpc}\npage     http://[::1]:{ports.http}/\n" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "reached"),
+    [
+        ([], ", nothing else; Ray's"),
+        (["--host", "0.0.0.0", "--tokens", "{}/tokens"], ", nothing else; Ray's"),
+        (["--host", "0.0.0.0", "--insecure"], ", gRPC and the page; Ray's"),
+    ],
+    ids=["this machine", "tokens", "everybody"],
+)
+def test_what_other_machines_reach_without_a_token_is_said_of_every_host(
+    tmp_path: Path, options: list[str], reached: str
+) -> None:
+    (tmp_path / "tokens").write_text("anna secret\n")
+    said = said_by(tmp_path, *(option.format(tmp_path) for option in options), *port_options(free_ports()))
+    (line,) = [line for line in said.splitlines() if line.startswith("open to other machines, without a token: ")]
+    assert f"metrics (that port, and Ray's 44217 and 44227){reached}" in line
+    assert ("INSECURE" in said) == ("page" in reached)
