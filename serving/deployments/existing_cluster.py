@@ -10,9 +10,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import ray
 from ray import serve
 from ray.exceptions import RayError
@@ -174,11 +176,12 @@ def require_fit(config: ServerConfig, there: ServeThere) -> None:
 
 
 def _is_open(port: int) -> bool:
-    """Whether the cluster's node listens on `port` for other machines."""
-    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    with suppress(OSError):
-        socket.create_connection((address, port), CONNECT_S).close()
-        return not is_loopback(address)
+    """Whether this machine, a node of the cluster, listens on `port` for others, at any of its addresses."""
+    for entry in chain.from_iterable(psutil.net_if_addrs().values()):
+        if entry.family in (socket.AF_INET, socket.AF_INET6) and not is_loopback(entry.address):
+            with suppress(OSError):
+                socket.create_connection((entry.address, port), CONNECT_S).close()
+                return True
     return False
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
+import psutil
 import pytest
+import ray
 
 from engines.errors import ConfigError
 from serving.config import ServerConfig
 from serving.deployments.app import resources
-from serving.deployments.existing_cluster import ServeThere, require_fit
+from serving.deployments.existing_cluster import ServeThere, _is_open, require_fit
 from serving.deployments.local_cluster import SERVICES
+from serving.hosts import is_loopback
 
 ADDRESS = "10.0.0.1:6379"
 THERE = ServeThere(8000, 9000, False, frozenset(SERVICES), {"other": "/other"})
@@ -41,6 +45,28 @@ def test_a_server_fits_beside_other_applications() -> None:
 def test_what_has_no_place_is_named_with_the_remedy(changed: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         fits(THERE._replace(**changed))
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "reached"),
+    [
+        ("0.0.0.0", socket.AF_INET, True),
+        ("::", socket.AF_INET6, True),
+        ("127.0.0.1", socket.AF_INET, False),
+        ("::1", socket.AF_INET6, False),
+    ],
+)
+def test_a_port_is_open_where_this_machine_listens_at_any_address_that_others_have(
+    host: str, family: socket.AddressFamily, reached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [entry for entries in psutil.net_if_addrs().values() for entry in entries
+              if entry.family == socket.AF_INET and not is_loopback(entry.address)]  # fmt: skip
+    if not others:
+        pytest.skip("this machine has no other address than its loopback's")
+    # As of `ray start --node-ip-address=127.0.0.1`.
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    with socket.create_server((host, 0), family=family, dualstack_ipv6=host == "::") as there:
+        assert _is_open(there.getsockname()[1]) is reached
 
 
 @pytest.mark.parametrize(
