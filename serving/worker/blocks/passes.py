@@ -62,7 +62,7 @@ class Passes:
     @property
     def are_running(self) -> bool:
         """Whether the engine is at work for a session."""
-        return self.watch.is_running
+        return self._watch.is_running
 
     async def generate(self, begun: Sequence[Begun]) -> list[Out]:
         """A block of each session, all of one kind, or what else comes out."""

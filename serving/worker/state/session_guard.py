@@ -55,16 +55,15 @@ class SessionGuard:
 
     @contextmanager
     def streaming(self, session: ActiveSession, doing: str) -> Iterator[None]:
-        """An error that nobody foresaw ends `session`; whoever reads the stream is told, as of all others."""
-        try:
-            yield
-        except (ServingError, torch.AcceleratorError):
-            raise
-        except Exception as error:
-            logger.exception("a session failed", extra={"session": session.id, "doing": doing})
-            failure = SessionFailed.of(doing, error)
-            self._end(session, failure)
-            raise failure from error
+        """The same where somebody reads a stream, which a ServingError ends without the session."""
+        told: ServingError | None = None
+        with self.answering(session, doing):
+            try:
+                yield
+            except ServingError as error:
+                told = error
+        if told is not None:
+            raise told
 
     def each(self, sessions: Sequence[ActiveSession], doing: str, work: Callable[[ActiveSession], T]) -> list[T]:
         """What `work` gives of each; of those that end, or for which it fails, nothing."""
