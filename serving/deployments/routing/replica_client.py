@@ -129,7 +129,7 @@ class ReplicaClient:
         `tried` is told of each before it is called: one that was silent may do it all the same, later.
         Those that were silent just now, and those that are being taken away, are the last to be asked, and not at
         all where something `moves`. Raises SlotsFull if all are full, ReplicaLost if none answers, and Unforeseen
-        if none can.
+        if none can, or once two have died of it.
         """
         refused: ServingError = none_answers(self._stage)
         replicas = await self.replicas()
@@ -140,6 +140,8 @@ class ReplicaClient:
                 try:
                     answer = await self.work(replica, method, *arguments)
                 except (SlotsFull, ReplicaLost, Unforeseen) as error:
+                    if isinstance(error, ReplicaDied) and isinstance(refused, ReplicaDied):
+                        raise Unforeseen(f"two processes of the {self._stage} died in {method}") from error
                     refused = error
                 else:
                     return Placed(replica, answer)

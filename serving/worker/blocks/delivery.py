@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from engines.device.event_timer import Lap
 from engines.streaming.replica_log import PendingDelta, SnapshotDelta
 from engines.streaming.state import Block
 from serving.background_tasks import BackgroundTasks
-from serving.errors import ReplicaLost, SlotsFull
+from serving.errors import ReplicaDied, ReplicaLost, SessionFailed, SlotsFull
 from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, in_thread
@@ -72,7 +72,8 @@ class MadeBlock(NamedTuple):
 class Delivery:
     """Has blocks decoded and sends their chunks, one after the other, once their session has a lease.
 
-    A session whose decoder is lost waits up to `restart_s` for another one.
+    A session whose decoder is lost waits up to `restart_s` for another one. Those whose decoder has died go on one
+    at a time, so that it is known whose block the next one dies of: that session ends.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Delivery:
         self._capacity = capacity
         self._tracer = tracer
         self._background = BackgroundTasks()
+        self._bereft = asyncio.Lock()
 
     def begin(self, made: MadeBlock) -> None:
         """Send a block on its way, behind the one before it."""
@@ -227,18 +229,25 @@ class Delivery:
         began = now()
         if await self._decoder.is_leaving(session.decoder_key):
             await self._reopen(session, block, "the one before is being taken away", began, moves=True)
-        while True:
-            try:
-                return await self._decoder.decode(session.decoder_key, block, span.traceparent)
-            except ReplicaLost as lost:
-                extra = {"session": session.id, "block": block.number, "why": str(lost)}
-                logger.warning("decoder lost", extra=extra)
-                if session.closed:
-                    raise
-                if now() - began > self._restart_s:
-                    raise ReplicaLost(f"no video decoder could be had within {self._restart_s:g} s") from lost
-                if not await self._reopen(session, block, str(lost), began):
-                    await asyncio.sleep(RETRY_S)
+        async with AsyncExitStack() as alone:
+            has_died = False
+            while True:
+                try:
+                    return await self._decoder.decode(session.decoder_key, block, span.traceparent)
+                except ReplicaLost as lost:
+                    extra = {"session": session.id, "block": block.number, "why": str(lost)}
+                    logger.warning("decoder lost", extra=extra)
+                    if session.closed:
+                        raise
+                    if isinstance(lost, ReplicaDied):
+                        if has_died:
+                            raise SessionFailed(f"two video decoders died of block {block.number}") from lost
+                        has_died = True
+                        await alone.enter_async_context(self._bereft)
+                    if now() - began > self._restart_s:
+                        raise ReplicaLost(f"no video decoder could be had within {self._restart_s:g} s") from lost
+                    if not await self._reopen(session, block, str(lost), began):
+                        await asyncio.sleep(RETRY_S)
 
     async def _reopen(
         self, session: ActiveSession, block: Block, why: str, began: float, *, moves: bool = False

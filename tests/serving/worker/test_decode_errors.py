@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import Executor
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 
-from serving.errors import SessionFailed
+from engines.streaming.state import Block
+from serving.errors import ReplicaDied, SessionFailed
+from serving.media.chunk import Chunk
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.pipeline.stages import LocalDecoder
+from serving.pipeline.video_decoder import DecoderStart, VideoDecoder
 from serving.replication.register import Ended
 from serving.replication.standby import StandbyCopy
 from serving.weights.loader import OpenedModel
@@ -20,6 +25,7 @@ from tests.serving.worker.bench import (
     at_work,
     chunks,
     cues,
+    one_thread,
     run,
     settled,
     spec,
@@ -108,3 +114,47 @@ def test_so_does_the_first_one_after_a_takeover(pocket: OpenedModel) -> None:
             await ends(second, "one", block)
 
     run(fail())
+
+
+class Dying(LocalDecoder):
+    """Decoders, each of which dies of a block of the session that is `deadly`, with all that are on it."""
+
+    deadly = ""
+    deaths = 0
+
+    def __init__(self, decoder: VideoDecoder, executor: Executor) -> None:
+        super().__init__(decoder, executor)
+        self._opened_on: dict[str, int] = {}
+
+    async def open(self, key: str, start: DecoderStart, *, moves: bool = False) -> None:
+        self._opened_on[key] = self.deaths
+        await super().open(key, start, moves=moves)
+
+    async def decode(self, key: str, block: Block, traceparent: str | None = None) -> Chunk:
+        await asyncio.sleep(0.05)
+        if self._opened_on[key] == self.deaths and self.deadly and key.startswith(self.deadly):
+            self.deaths += 1
+        if self._opened_on[key] != self.deaths:
+            raise ReplicaDied("its video decoder died")
+        return await super().decode(key, block, traceparent)
+
+
+def test_a_block_of_which_two_decoders_die_ends_its_session_and_no_other(
+    pocket: OpenedModel,
+) -> None:
+    async def poison() -> None:
+        async with at_work(pocket, slots=3) as bench:
+            dying = Dying(bench.decoder, one_thread())
+            for part in (bench.denoiser, bench.denoiser._delivery, bench.denoiser._factory):
+                part._decoder = dying
+            names = [await started(bench, spec(pocket, name)) for name in ("one", "two", "three")]
+            watching = [asyncio.create_task(chunks(bench, name, 201)) for name in names[1:]]
+            await chunks(bench, "one", 33)
+            dying.deadly = "one."
+            with pytest.raises(SessionFailed, match="two video decoders died of block"):
+                await chunks(bench, "one", 10_000)
+            for found in await asyncio.gather(*watching):
+                assert [unit.frame for chunk in found for unit in chunk.units] == list(range(201))
+            assert dying.deaths == 2
+
+    run(poison())

@@ -14,7 +14,7 @@ from ray.serve._private.common import DeploymentID, ReplicaID
 
 from serving.deployments.routing import departures
 from serving.deployments.routing.replica_client import ReplicaClient
-from serving.errors import ReplicaLost
+from serving.errors import ReplicaDied, ReplicaLost, Unforeseen
 from serving.gateway.ownership.replica_pool import Replicas
 
 
@@ -108,3 +108,17 @@ def test_where_nothing_is_placed_the_stage_is_named_and_what_to_do(there: tuple[
     nowhere._begin = lambda *_, **__: asyncio.get_running_loop().create_future()  # type: ignore[method-assign]
     with pytest.raises(ReplicaLost, match="no video decoder answers: it is starting, or stopped; try again"):
         asyncio.run(nowhere.place("open"))
+
+
+def test_what_two_replicas_have_died_of_is_not_asked_of_a_third_one() -> None:
+    made, asked = client("Deadly", "k", "l", "m"), list[str]()
+
+    async def call(replica: str, method: str, *_: Any, timeout_s: float) -> int:
+        if method == "room":
+            return 1
+        raise ReplicaDied("its video decoder died")
+
+    made.call = call  # type: ignore[method-assign]
+    with pytest.raises(Unforeseen, match="two processes of the video decoder died in open"):
+        asyncio.run(made.place("open", tried=asked.append))
+    assert len(asked) == 2
