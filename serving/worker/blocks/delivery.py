@@ -191,9 +191,11 @@ class Delivery:
             self._metrics.stage("denoise", own)
             if made.settled is not None:
                 own += made.settled.seconds or 0.0
-            # Before the window is full a block takes less.
-            if made.begun.plan.block - session.opening >= stream.blocks.blocks_of(stream.window_frames):
-                self._capacity.denoising.observe(stream, own, now)
+            # Before the window is full a block takes less; more than was estimated is more all the same.
+            is_full = made.begun.plan.block - session.opening >= stream.blocks.blocks_of(stream.window_frames)
+            denoising = self._capacity.denoising
+            if is_full or (denoising.is_estimate(stream) and own > denoising.expect(stream, now)):
+                denoising.observe(stream, own, now)
         if (delivering := self._decoder.block_seconds(session.decoder_key)) is not None:
             self._capacity.delivering.observe(stream, delivering, now)
 

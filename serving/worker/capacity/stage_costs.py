@@ -65,6 +65,10 @@ class StageCosts:
         if kind in self._first and len(recent) >= TRUSTED:
             self._first[kind] = min(self._first[kind], usual)
 
+    def is_estimate(self, stream: AnyStreamConfig) -> bool:
+        """Whether blocks of this size were never timed by themselves."""
+        return _kind(stream) not in self._first
+
     def expect(self, stream: AnyStreamConfig, now: float) -> float:
         """How long a block of this size takes."""
         kind = _kind(stream)

@@ -132,6 +132,17 @@ def test_blocks_that_are_made_correct_what_was_measured(pocket: OpenedModel) -> 
     run(learn())
 
 
+def test_blocks_that_take_longer_than_was_estimated_count_from_the_first_on(pocket: OpenedModel) -> None:
+    async def learn() -> None:
+        found = capacity(pocket, 1e-6)
+        async with at_work(pocket, slots=4, capacity=found) as bench:
+            await started(bench, large(spec(pocket, "one")))
+            await chunks(bench, "one", 21)
+            assert found.denoising.expect(bench.session("one").config, asyncio.get_running_loop().time()) > 1e-3
+
+    run(learn())
+
+
 class Held(Generator):
     """A generator whose blocks take so long more."""
 
