@@ -168,8 +168,9 @@ class DenoiserReplica:
         client_id: str,
         reattach: bool,
         viewers: int,
+        take: int | None,
     ) -> AsyncGenerator[Item]:
-        arguments = (attempt, Role(role), from_frame, stream, client_id, reattach, viewers)
+        arguments = (attempt, Role(role), from_frame, stream, client_id, reattach, viewers, take)
         async with aclosing(self._here().subscribe(*arguments)) as items:
             async for item in items:
                 yield item
