@@ -91,7 +91,7 @@ def test_sessions_of_a_host_that_is_given_up_go_on_elsewhere_and_a_new_host_take
 ) -> None:
     cluster.wait_for(lambda: cluster.is_whole, GIVEN_UP_S)
     session = playing(stub)
-    lost = cluster.host_of(session)
+    lost = cluster.host_of(described(stub, session))
     events = asyncio.run(seen_by_client(cluster.address, session, END, lost.cut_off))
     assert frames(events) == list(range(END))
     assert moved(events)
