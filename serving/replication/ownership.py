@@ -449,9 +449,10 @@ class StandbyOwnership:
         was_held = self.owner is not None and self.owner.held is not None
         self.phase = Phase.SERVING if owner.held is None else Phase.HELD
         if owner.is_gone:
-            self.phase, self._candidate_died = Phase.WANTED, self._owner_gone
+            self.phase = Phase.WANTED
+        is_same = self.owner is not None and owner.attempt == self.owner.attempt
+        self._owner_gone, self._candidate_died = self._candidate_died or (is_same and self._owner_gone), False
         self.epoch, self.owner, self._since = self.epoch + 1, owner, now
-        self._owner_gone, self._candidate_died = self._candidate_died, False
         # Its own copy nobody else has renewed, or can without a higher epoch; one that it adopts somebody has.
         self._owner_confirmed = owner.attempt == self._attempt
         # What it opened from the standby copy, or from what goes with that, has nothing that the copy lacks.

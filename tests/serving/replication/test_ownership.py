@@ -16,13 +16,14 @@ from serving.replication.actions import (
     Move,
     Prepare,
     SessionLost,
+    Settle,
 )
 from serving.replication.adoption import Adopt, Drop, decide_orphan
 from serving.replication.contacts import Contacts
 from serving.replication.kept_copies import KeptCopy, decide_kept
 from serving.replication.leases import CopyLease, CopyReport, LeaseConfig, Orphan
 from serving.replication.ownership import Phase, StandbyOwnership
-from serving.replication.register import Destination, Ended, EpochRecord, Owner, StandbyEpoch
+from serving.replication.register import Destination, Ended, EpochRecord, Hold, Owner, StandbyEpoch
 
 CONFIG = LeaseConfig()
 
@@ -332,6 +333,15 @@ def test_a_session_that_another_manager_goes_on_with_is_its_own() -> None:
     assert standby.role.renewal() is None
     assert standby.role.tick(6.0) == [LookInRegister()]
     assert standby.role.looked(EpochRecord(4, Owner("r1", "a", "m2")), 6.1) == [FollowRegister()]
+
+
+def test_a_session_that_was_held_is_wanted_at_once_where_its_owner_is_gone() -> None:
+    hold = Hold(Destination("other", "cluster", ""), "t")
+    standby = Standby(Adopt(3, Owner("r1", "a", "m", held=hold), is_gone=True))
+    standby.role.tick(0.0)
+    assert standby.role.committed(3, True, 0.1) == [Settle(hold)]
+    assert standby.role.settled(False, 0.2) == [Commit(4, Owner("r1", "a", "m"))]
+    assert standby.role.committed(4, True, 0.3) == [Commit(5, GONE)]
 
 
 def test_an_owner_that_was_given_up_may_be_adopted_by_whoever_hears_it() -> None:
