@@ -51,14 +51,15 @@ def decide_orphan(
     return Adopt(top.epoch + 1, replace(top.record, standby=manager, is_gone=False, standbys=standbys))
 
 
-def decide_forsaken(top: EpochRecord | None, owner: Owner, manager: str) -> Adopt | None:
-    """What a manager does about a session whose `owner` and whose standby were found to be gone, some time ago.
+def decide_forsaken(top: EpochRecord | None, owner: Owner, manager: str, *, is_gone: bool) -> Adopt | None:
+    """What a manager does about a session whose standby is gone, and was so some time ago, under the same `owner`.
 
-    It goes on from a copy that somebody has kept, or it is told that it is lost.
+    A replica that is there may yet say whether it has the owner. Where that `is_gone` too the session goes on from
+    a copy that somebody has kept, or it is told that it is lost.
     """
     if top is None or top.record != owner:
         return None
-    return Adopt(top.epoch + 1, replace(owner, standby=manager, is_gone=False), is_gone=True)
+    return Adopt(top.epoch + 1, replace(owner, standby=manager, is_gone=False), is_gone)
 
 
 def _may_have_copy(top: EpochRecord, orphan: Orphan) -> bool:

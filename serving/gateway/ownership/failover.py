@@ -327,28 +327,27 @@ class Failover:
                         self._standby(session_id, adopt=adopt, kept=kept)
 
     async def _look_for_forsaken(self) -> None:
-        """Adopt the sessions whose replica and whose standby are gone both times of two: nobody else does."""
+        """Adopt the sessions that have no standby both times of two: their owners have asked nobody for one."""
         before: dict[str, Owner] = {}
         while True:
             await asyncio.sleep(self._config.copy_wanted_s)
             with suppress(RegisterUnavailable, ReplicaLost):
-                found = await self._forsaken()
-                for session_id in [one for one, owner in found.items() if before.get(one) == owner]:
-                    top = await self._register.latest(session_id)
-                    if (adopt := decide_forsaken(top, found[session_id], self.manager)) is not None:
-                        logger.warning("session without replica and standby", extra={"session": session_id})
+                found, replicas = await self._without_standby(), (await self._pool.replicas()).all
+                for session_id, owner in found.items() & before.items():
+                    top, is_gone = await self._register.latest(session_id), owner.replica not in replicas
+                    adopt = decide_forsaken(top, owner, self.manager, is_gone=is_gone)
+                    if adopt is not None and session_id not in self._sessions:
+                        logger.warning("session without standby", extra={"session": session_id})
+                        # Of what this manager may have kept others may have a newer copy: those are asked first.
                         self._standby(session_id, adopt=adopt)
                 before = found
 
-    async def _forsaken(self) -> dict[str, Owner]:
-        """Raises RegisterUnavailable and ReplicaLost where nobody can say."""
-        owners = await self._register.open_sessions()
-        there = {*(await self._pool.replicas()).all, *await self._host.managers()}
-        here = {*self._sessions, *self._kept.sessions}
+    async def _without_standby(self) -> dict[str, Owner]:
+        """The owners of such sessions. Raises RegisterUnavailable and ReplicaLost where nobody can say."""
+        owners, managers = await self._register.open_sessions(), {*await self._host.managers()} - {self.manager}
         return {
             session: owner for session, owner in owners.items()
-            if session not in here and owner.replica not in there
-            and (owner.standby not in there or owner.standby == self.manager)
+            if session not in self._sessions and owner.standby not in managers
         }  # fmt: skip
 
     # Tasks

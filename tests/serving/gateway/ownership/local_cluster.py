@@ -38,6 +38,7 @@ class Link:
     loss: float = 0.0
     is_cut: bool = False
     is_dead: bool = False
+    is_listed: bool = True
     lost_methods: set[str] = field(default_factory=set)
     lost_answers: set[str] = field(default_factory=set)
     """Methods of which the next call is heard, and its answer is not."""
@@ -61,7 +62,7 @@ class LocalPool:
         self.leaving: set[str] = set()
 
     async def replicas(self) -> Replicas:
-        alive = [name for name in self.denoisers if not self.links[name].is_dead]
+        alive = [name for name, link in self.links.items() if link.is_listed and not link.is_dead]
         staying = [name for name in alive if name not in self.leaving]
         return Replicas(staying, (), [name for name in alive if name in self.leaving])
 
@@ -189,6 +190,11 @@ class Cluster:
     async def kill(self, name: str) -> None:
         """The replica's process dies, and a live node says so."""
         self.links[name].is_dead = True
+        await self.benches[name].denoiser.stop()
+
+    async def lose(self, name: str) -> None:
+        """The replica's node is lost, and nobody says so of its process."""
+        self.links[name].is_cut, self.links[name].is_listed = True, False
         await self.benches[name].denoiser.stop()
 
 

@@ -20,6 +20,7 @@ from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import TextEncoderStage
 from serving.replication.adoption import Adopt
+from serving.replication.leases import LeaseConfig
 from serving.replication.ownership import Phase
 from serving.replication.register import EpochRecord, Record, StandbyEpoch
 from serving.weights.loader import OpenedModel
@@ -227,6 +228,27 @@ def test_a_session_goes_on_from_what_its_standby_had_where_its_adopter_never_got
                 await there.kill_manager(adopter)
             await viewer.sees(END)
             assert viewer.resumed == 1
+
+    run(keep())
+
+
+def test_a_session_goes_on_from_what_its_standby_had_where_owner_and_adopter_are_lost_with_their_node(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LeaseConfig, "copy_wanted_s", 4.0)
+
+    async def keep() -> None:
+        async with cluster(pocket, tmp_path, managers=2) as there:
+            keeper, adopter = there.managers
+            session = await started(keeper)
+            owned = (await there.register.open_sessions())[session.id]
+            there.links[owned.replica].lost_methods.add("feed")
+            adopter._failover._standby(session.id, adopt=Adopt(2, replace(owned, standby="manager 1")))
+            await until(lambda: session.id in keeper._failover._kept.sessions)
+            await there.lose(owned.replica)
+            await there.kill_manager(adopter)
+            await until(lambda: bool(there.leased(session.id)))
+            assert (await keeper.get(session.id, ANNA)).prompt == NOON
 
     run(keep())
 

@@ -109,8 +109,9 @@ def test_a_fork_whose_answer_is_lost_is_one_session(pocket: OpenedModel, tmp_pat
     run(fork())
 
 
+@pytest.mark.parametrize("replica_dies", [True, False], ids=["with its replica", "alone"])
 def test_a_session_of_which_both_copies_are_lost_is_no_more_one_of_its_callers(
-    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replica_dies: bool
 ) -> None:
     anna, options = Caller("anna"), pb.SessionOptions(height=32, width=48)
     monkeypatch.setattr(LeaseConfig, "copy_wanted_s", 1.0)
@@ -122,8 +123,12 @@ def test_a_session_of_which_both_copies_are_lost_is_no_more_one_of_its_callers(
             session = await first.create(pb.CreateSessionRequest(options=options), anna)
             with pytest.raises(LimitReached):
                 await other.create(pb.CreateSessionRequest(options=options), anna)
+            owner = there.owner_of(session.id)
             await there.kill_manager(first)
-            await there.kill(there.owner_of(session.id))
+            if replica_dies:
+                await there.kill(owner)
+            for copy in there.benches[owner].denoiser._copies.all:
+                there.benches[owner].denoiser.drop(copy.attempt, 1)
             while await there.register.open_sessions():
                 await asyncio.sleep(0.1)
             with pytest.raises(SessionLost, match="no complete copy of the session was elsewhere"):
