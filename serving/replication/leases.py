@@ -158,7 +158,7 @@ class CopyReport(NamedTuple):
 class Orphan(NamedTuple):
     """A copy that nobody renews, or soon nobody will. `epoch` is None if none is known to be committed.
 
-    `copied_at` is the last epoch whose standby had a full copy; None as long as no standby was heard of.
+    `copied_at` is the last epoch whose standby had a full copy, or was sent one; None as long as neither is known.
     """
 
     session_id: str
@@ -285,6 +285,12 @@ class ReplicaLeases:
         """The copy was closed by the replica itself."""
         self._copies.pop(attempt, None)
         self._gone_at[attempt] = now
+
+    def feeds(self, attempt: str, manager: str) -> None:
+        """All that there is of the copy leaves for a manager: it may have it before it renews the lease again."""
+        copy = self._copies.get(attempt)
+        if copy is not None and copy.standby == manager:
+            copy.copied_at = copy.epoch
 
     def pop_fenced(self) -> list[str]:
         """Copies that have ended here since the last call; their slots are to be freed."""

@@ -121,6 +121,7 @@ class SessionStreams:
                 yield FeedItem()
                 await asyncio.sleep(self._beat_s / 4)
             self._sending_full[attempt] = _now() + FULL_STATE_S
+            self._copies.leases.feeds(attempt, manager)
             with self._guard.streaming(session, "replication"):
                 async for item in items:
                     yield item

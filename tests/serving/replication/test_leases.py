@@ -236,6 +236,18 @@ def test_what_the_manager_does_not_know_rightly_does_not_yield(attempt: str, epo
     assert replica.has_lease("a", 101.0)
 
 
+@pytest.mark.parametrize(("manager", "copied_at"), [("other", 2), ("m", 1)])
+def test_a_standby_may_have_a_copy_from_when_it_is_sent_one_before_it_says_so(
+    manager: str, copied_at: int
+) -> None:
+    replica = renewed()
+    replica.renew(RenewRequest("m", "r", 100.5, (CopyLease("s", "a", 1, is_copied=True),)), 100.6)
+    renew(replica, 100.8, 100.7, epoch=2, manager="other")
+    replica.feeds("a", manager)
+    [orphan] = replica.orphans(110.0)
+    assert orphan.copied_at == copied_at
+
+
 def test_a_manager_that_leaves_has_other_ones_asked_for_its_copies() -> None:
     replica = renewed()
     request = RenewRequest("m", "r", 100.5, (CopyLease("s", "a", 1),), leaving=True)

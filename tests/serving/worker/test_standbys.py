@@ -235,6 +235,18 @@ def test_there_is_one_standby_and_it_is_the_manager_that_renews(pocket: OpenedMo
     run(keep())
 
 
+def test_a_standby_that_was_fed_may_have_a_copy_before_it_says_so(pocket: OpenedModel) -> None:
+    async def feed() -> None:
+        async with at_work(pocket) as bench:
+            await bench.open(spec(pocket))
+            async with aclosing(bench.denoiser.feed("one", MANAGER)) as items:
+                await next_delta(items)
+            [orphan] = bench.denoiser._copies.leases.orphans(asyncio.get_running_loop().time() + 60)
+            assert orphan.copied_at == 1
+
+    run(feed())
+
+
 def test_a_feed_says_that_its_replica_lives_while_the_session_waits_for_its_decoder(pocket: OpenedModel) -> None:
     async def wait() -> None:
         async with at_work(pocket, leases=LeaseConfig(0.4)) as bench:
