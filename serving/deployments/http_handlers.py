@@ -58,8 +58,9 @@ class Answered:
 
 
 def _is_of_serve(start: Message) -> bool:
-    """Whether an answer that begins so is Serve's: with these, the application answers JSON."""
-    is_text = Headers(raw=start["headers"]).get("content-type", "").startswith("text/plain")
+    """Whether an answer that begins so is Serve's, which says no length, as applications of any kind do."""
+    headers = Headers(raw=start["headers"])
+    is_text = headers.get("content-type", "").startswith("text/plain") and "content-length" not in headers
     return is_text and start["status"] in NOBODY_THERE
 
 

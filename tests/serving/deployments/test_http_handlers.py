@@ -58,8 +58,13 @@ def test_a_request_that_no_manager_answers_may_be_made_again(what: str) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [JSONResponse({"error": "no such page"}, 404), PlainTextResponse("a page"), PlainTextResponse("no", 400)],
-    ids=["refused in JSON", "a text", "refused in a text"],
+    [
+        JSONResponse({"error": "no such page"}, 404),
+        PlainTextResponse("a page"),
+        PlainTextResponse("no", 400),
+        PlainTextResponse("Not Found", 404),
+    ],
+    ids=["refused in JSON", "a text", "refused in a text", "a page that another application has not"],
 )
 def test_what_the_application_answers_is_passed_on(given: Any) -> None:
     answer = proxied(given).get("/")
