@@ -1,7 +1,16 @@
 """A small cluster in simulated time: the real protocol on managers and replicas that stop, die and lose messages.
 
-Everything follows from the seed. Sessions are logs of numbers: a copy with a lease appends to its log and feeds
-its standby, and a standby copy is full while it has every number.
+Everything follows from the seed. Sessions are logs: a copy with a lease appends frames to its log, and the
+commands that it is given, and feeds its standby, whose copy is full while it has every entry. Each session has a
+viewer and a client that come over the same network. Whatever happens:
+
+- At most one copy has a lease.
+- A viewer is sent each frame once and none out of turn, and in the end it has what the session has. Where the last
+  frames before a takeover were lost on their way to the standby they are made again; a viewer that has seen them
+  goes on behind them.
+- A command is in what the session is at most once. One that was answered as replicated is in it for as long as
+  one of the two copies lives that had it then; any other one for as long as the copy that applied it goes on.
+- A session goes on, once its faults are over, from the newest copy there is. One of which none is left is ended.
 """
 
 from __future__ import annotations
@@ -11,11 +20,12 @@ import itertools
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from serving.protocol.stream_cursor import StreamCursor
 from serving.replication.actions import Commit
 from serving.replication.evacuation import settle
 from serving.replication.leases import LeaseConfig, ReplicaLeases
@@ -29,6 +39,8 @@ from serving.replication.register import (
     Record,
     Register,
 )
+from tests.serving.replication.simulated_clients import Client, Viewer
+from tests.serving.replication.simulated_log import EMPTY, Frame, Log
 from tests.serving.replication.simulated_processes import Copy, Manager, OtherServer, Process, Replica
 
 STEP_S = 0.05
@@ -39,6 +51,12 @@ HELD_UNTIL_S = FAULTS_END_S + 20.0
 
 ON_ITS_WAY_S = 1.5
 END_S = 67.0
+SEEN_WITHIN_S = 5.0
+"""Viewers and clients look for a session that is silent, and then what they ask for is on its way."""
+
+FORSAKEN_UNTIL_S = 150.0
+"""A session of which nothing is left is seen twice before it is adopted, and is wanted from others then."""
+
 REGISTER_TIMEOUT_S = 2.0
 KEEP_ENDED_S = 15.0
 """Less than in earnest, but longer than a call to the register is on its way."""
@@ -60,6 +78,9 @@ class Rules:
 
     config: LeaseConfig = field(default_factory=Hasty)
     register: Callable[[float, Callable[[], float]], Register] = MemoryRegister
+    replica: type[Replica] = Replica
+    manager: type[Manager] = Manager
+    cursor: Callable[[int], StreamCursor] = StreamCursor
     leases: type[ReplicaLeases] = ReplicaLeases
     ownership: type[StandbyOwnership] = StandbyOwnership
     settle: Callable[[Register, str, str], Coroutine[Any, Any, bool]] = settle
@@ -85,11 +106,17 @@ class Fate:
     is_doomed: bool = False
     """Its replica and its standby copy were gone in the same moment."""
     served_at: float = SERVED_AGAIN_S
-    copied: dict[str, int] = field(default_factory=dict)
-    """How much a replica knows that its standbys have, by manager."""
-    opened_with: int | None = None
+    leased_at: float = 0.0
+    """When one of its copies had a lease last."""
+    seen_at: float = SERVED_AGAIN_S
+    """When its viewer had last seen all of it."""
+    copied: dict[str, Log] = field(default_factory=dict)
+    """What a replica knows that its standbys have, by manager."""
+    replicated: dict[str, str] = field(default_factory=dict)
+    """The commands of which a receipt says that a standby has them, and which; those that went with it are out."""
+    opened_with: Log | None = None
     """What the last copy had that was opened elsewhere."""
-    held_with: int | None = None
+    held_with: Log | None = None
     """What the copy had when it was held last, if it was there."""
 
 
@@ -125,6 +152,10 @@ class World:
         for kind in "MMRRR":
             self.spawn(kind)
         self.processes[self.other.name] = self.other
+        self.viewers = {session: Viewer(self, f"V{session}", session) for session in self.fates}
+        self.clients = {session: Client(self, f"C{session}", session) for session in self.fates}
+        for onlooker in (*self.viewers.values(), *self.clients.values()):
+            self.processes[onlooker.name] = onlooker
         for session in self.fates:
             self._open(session)
         if not calm and self.rnd.random() < 0.5:
@@ -134,23 +165,28 @@ class World:
 
     def run(self, until: float = END_S) -> World:
         while self.now < until:
-            self.now += STEP_S
-            if not self.calm and self.now < FAULTS_END_S:
-                self._break_something()
-            while self._queue and self._queue[0][0] <= self.now:
-                heapq.heappop(self._queue)[2]()
-            for process in list(self.processes.values()):
-                if process.runs:
-                    process.step()
-                    if isinstance(process, Replica):
-                        self._check_leases()
-            run(self.register.forget_ended())
-            for session, fate in self.fates.items():
-                self._judge(session, fate)
-            self._check_served()
+            self._step()
         if not self.calm:
+            while self.now < FORSAKEN_UNTIL_S and any(map(self._is_forsaken, self.fates.values())):
+                self._step()
             self._check_end()
         return self
+
+    def _step(self) -> None:
+        self.now += STEP_S
+        if self.is_faulty:
+            self._break_something()
+        while self._queue and self._queue[0][0] <= self.now:
+            heapq.heappop(self._queue)[2]()
+        for process in list(self.processes.values()):
+            if process.runs:
+                process.step()
+                if isinstance(process, Replica):
+                    self._check_leases()
+        run(self.register.forget_ended())
+        for session, fate in self.fates.items():
+            self._judge(session, fate)
+        self._check_served()
 
     @property
     def is_faulty(self) -> bool:
@@ -179,6 +215,16 @@ class World:
         assert isinstance(process, Manager)
         return process
 
+    def replica(self, name: str) -> Replica:
+        process = self.processes[name]
+        assert isinstance(process, Replica)
+        return process
+
+    def copy(self, session: str = "s0") -> Copy:
+        """That which has a lease."""
+        [(_, copy)] = self._leased()[session]
+        return copy
+
     def owner(self, session: str = "s0") -> Owner:
         record = self.fates[session].epochs[-1]
         assert isinstance(record, Owner)
@@ -191,7 +237,8 @@ class World:
 
     def spawn(self, kind: str) -> None:
         name = f"{kind}{next(self._names[kind])}"
-        self.processes[name] = Manager(self, name) if kind == "M" else Replica(self, name)
+        make = self.rules.manager if kind == "M" else self.rules.replica
+        self.processes[name] = make(self, name)
 
     def crash(self, name: str, notice_s: float | None = None, replace_s: float | None = None) -> None:
         """Kill a process. Managers hear of it after `notice_s`, and another one begins after `replace_s`."""
@@ -236,13 +283,14 @@ class World:
 
     def _break_something(self) -> None:
         rnd, left = self.rnd, FAULTS_END_S - self.now
-        names = [name for name in self.processes if name != self.other.name]
+        names = [name for name in self.processes if name[0] in self._names]
+        ends = [name for name in self.processes if name != self.other.name]
         if rnd.random() < 0.01:
             self.pause(rnd.choice(names), min(left, rnd.choice([0.5, 1, 3, 6, 10])))
         if rnd.random() < 0.01:
-            self.cut(rnd.choice(names), rnd.choice([*names, "K"]), min(left, rnd.choice([1, 3, 10])))
+            self.cut(rnd.choice(ends), rnd.choice([*ends, "K"]), min(left, rnd.choice([1, 3, 10])))
         if rnd.random() < 0.004:
-            one, other = rnd.sample(names, 2)
+            one, other = rnd.sample(ends, 2)
             seconds = min(left, rnd.choice([3, 10]))
             self.cut(one, other, seconds)
             self.cut(other, one, seconds)
@@ -322,6 +370,9 @@ class World:
     def latest(self, session: str) -> EpochRecord | None:
         return run(self.register.latest(session))
 
+    def open_sessions(self) -> dict[str, Owner]:
+        return run(self.register.open_sessions())
+
     def _note(self, session: str, fate: Fate, record: Record) -> None:
         self.check(fate.ended_at is None, f"{session} got an epoch after its end")
         previous = fate.epochs[-1] if fate.epochs else None
@@ -332,31 +383,80 @@ class World:
             self.check(fate.is_doomed or record == Ended() or begun, f"{session} was given up with a copy alive")
         elif isinstance(previous, Owner) and previous.attempt != record.attempt:
             self.counts["takeovers"] += 1
-            self._check_newest(session, fate, record)
+            self._check_newest(session, fate, previous, record)
         if previous is None:
             fate.served_at = max(fate.served_at, self.now)
         fate.epochs.append(record)
         # Dropped while the register was out of its manager's reach for all of `look_after_s`.
-        replica = self.processes.get(record.replica) if isinstance(record, Owner) else None
-        fate.is_stillborn = (
-            isinstance(record, Owner) and isinstance(replica, Replica) and record.attempt not in replica.copies
-        )
+        copy = self._copy_of(record) if isinstance(record, Owner) else None
+        is_there = isinstance(record, Owner) and isinstance(self.processes.get(record.replica), Replica)
+        fate.is_stillborn = is_there and copy is None
         self.counts["stillborn"] += fate.is_stillborn
         was_held = isinstance(previous, Owner) and previous.held is not None
         if isinstance(record, Owner) and record.held is not None and not was_held:
-            copy = replica.copies.get(record.attempt) if isinstance(replica, Replica) else None
-            fate.held_with = None if copy is None else copy.items
+            fate.held_with = None if copy is None else copy.log
 
-    def _check_newest(self, session: str, fate: Fate, owner: Owner) -> None:
+    def _check_newest(self, session: str, fate: Fate, previous: Owner, owner: Owner) -> None:
         """A session goes on from what it was known to have elsewhere, as long as that is there."""
-        opener = self.processes.get(owner.standby)
-        items = opener.opened_with(owner.attempt) if isinstance(opener, Manager) else None
-        fate.opened_with = items
-        for manager in self.managers():
-            known = min(fate.copied.get(manager.name, 0), manager.items_of(session))
-            self.check(
-                items is None or items >= known, f"{session} goes on from {items}, {manager.name} has {known}"
-            )
+        if (opened := self._copy_of(owner)) is None:
+            return
+        # What seemed to be the end was none: this commit was on its way.
+        fate.is_doomed = False
+        fate.opened_with = log = opened.log
+        before, opener = self._copy_of(previous), self.processes.get(owner.standby)
+        if before is not None and isinstance(opener, Manager) and opener.has_moved(owner.attempt):
+            self.check(log == before.log, f"{session} has moved without what its copy has made")
+        in_time = [manager for manager in self.managers() if not self._is_too_late(fate, manager)]
+        for manager in in_time:
+            has, copied = manager.log_of(session), fate.copied.get(manager.name, EMPTY)
+            known = min(copied, has, key=len)
+            self.check(log.begins_with(known), f"{session} goes on from {log}, {manager.name} has {known}")
+        for command in fate.replicated.keys() - set(log.commands):
+            standby = fate.replicated.pop(command)
+            have = [m.name for m in in_time if m.name == standby or command in m.log_of(session).commands]
+            self.check(not have, f"{session} goes on without {command}, which {have} have")
+        self._check_commands(session, fate, log)
+
+    def _is_too_late(self, fate: Fate, manager: Manager) -> bool:
+        """Whether a session has waited in vain for a manager that was stopped, or cut off from the register."""
+        since = self.now - self.rules.config.newer_copy_wait_s
+        cut_until = max(self.cuts.get(pair, 0.0) for pair in ((manager.name, "K"), ("K", manager.name)))
+        return fate.leased_at < since < max(manager.paused_until, cut_until)
+
+    def _copy_of(self, owner: Owner) -> Copy | None:
+        replica = self.processes.get(owner.replica)
+        return replica.copies.get(owner.attempt) if isinstance(replica, Replica) else None
+
+    def _check_commands(self, session: str, fate: Fate, log: Log) -> None:
+        twice = [command for command, times in Counter(log.commands).items() if times > 1]
+        self.check(not twice, f"{session} has commands twice: {twice}")
+        undone = fate.replicated.keys() - set(log.commands)
+        self.check(not undone, f"{session} has not got {undone}")
+
+    def check_sends(self, session: str, replica: Replica, attempt: str) -> None:
+        """A copy sends something to a viewer."""
+        has_lease = replica.leases.has_lease(attempt, replica.clock)
+        self.check(has_lease, f"{session} has a copy that sends without a lease")
+
+    def note_receipt(self, session: str, command: str, standby: str | None) -> None:
+        """A copy answers a command, which a standby has or not."""
+        self.counts[f"receipts, replicated {standby is not None}"] += 1
+        if standby is not None:
+            self.fates[session].replicated[command] = standby
+
+    def check_seen(self, session: str, seen: Sequence[Frame], frame: Frame) -> None:
+        """A viewer is sent a frame."""
+        in_turn = frame.number == len(seen)
+        self.check(in_turn, f"{session} shows frame {frame.number} behind {len(seen)} others")
+
+    def _epoch(self, session: str, frame: Frame) -> int:
+        """The first one of the copy that has made it."""
+        epochs = self.fates[session].epochs
+        return next(
+            number
+            for number, record in enumerate(epochs)
+            if isinstance(record, Owner) and record.attempt == frame.made_by
+        )
 
     def _is_cut(self, source: str, target: str) -> bool:
         return self.cuts.get((source, target), 0.0) > self.now
@@ -390,6 +490,7 @@ class World:
 
     def _check_leases(self) -> None:
         for session, copies in self._leased().items():
+            self.fates[session].leased_at = self.now
             self.check(session not in self.other.begun, f"{session} goes on here and on the other server")
             self.check(len(copies) <= 1, f"{session} has two leased copies")
             ended_at = self.fates[session].ended_at
@@ -412,6 +513,8 @@ class World:
                 if is_served or (self.now <= HELD_UNTIL_S and _is_held(fate)):
                     fate.served_at = self.now
                 self.check(self.now - fate.served_at <= ON_ITS_WAY_S, f"{session} is not served")
+                if all(len(self.viewers[session].frames) >= len(copy.log.frames) for _, copy in leased[session]):
+                    fate.seen_at = self.now
 
     def _ought_to_be_served(self, fate: Fate) -> bool:
         return bool(fate.epochs) and fate.ended_at is None and not fate.is_doomed
@@ -421,13 +524,31 @@ class World:
             begun, left = self.other.begun.get(session), fate.held_with
             self.check(begun is None or left in (None, begun), f"{session} began there with {begun} of {left}")
             self.counts["moved"] += begun is not None
+            if begun is not None:
+                self._check_commands(session, fate, begun)
             copies = [copy for replica in self.replicas() for copy in replica.copies.values()]
             # A younger one may be what its manager prepares in this moment.
             here = sum(copy.session == session and copy.made_at < self.now - 5 for copy in copies)
             self.check(here <= (fate.ended_at is None), f"{session} has {here} copies at the end")
+            self.check(not self._is_forsaken(fate), f"{session} is gone, and was not ended")
             self.counts["doomed"] += fate.is_doomed
             self.counts["ended"] += fate.ended_at is not None
             self.counts["served"] += self._ought_to_be_served(fate)
+            for _, copy in self._leased()[session]:
+                self._check_users(session, fate, copy.log)
+
+    def _check_users(self, session: str, fate: Fate, log: Log) -> None:
+        """Its viewer and its client have what they want of a session that goes on."""
+        self._check_commands(session, fate, log)
+        self.check(self.now - fate.seen_at <= SEEN_WITHIN_S, f"{session} has frames that its viewer was not sent")
+        waits_s = self.now - self.clients[session].waits_since
+        self.check(waits_s <= SEEN_WITHIN_S, f"the client of {session} has waited for {waits_s:.1f} s")
+        for seen, frame in zip(self.viewers[session].frames, log.frames, strict=False):
+            was_replaced = self._epoch(session, seen) < self._epoch(session, frame)
+            self.check(seen == frame or was_replaced, f"{session} shows {seen} in place of {frame}")
+
+    def _is_forsaken(self, fate: Fate) -> bool:
+        return fate.is_doomed and fate.ended_at is None
 
 
 def _is_held(fate: Fate) -> bool:

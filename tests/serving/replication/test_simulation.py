@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.stream_cursor import StreamCursor, Verdict
 from serving.replication.actions import Action, Commit
 from serving.replication.leases import CopyLease, CopyReport, RenewRequest, ReplicaLeases
 from serving.replication.ownership import Phase, StandbyOwnership
 from serving.replication.register import Ended, MemoryRegister, Owner, Record, Register
-from tests.serving.replication.simulated_processes import Manager
+from tests.serving.replication.simulated_log import Log
+from tests.serving.replication.simulated_processes import Manager, Replica
 from tests.serving.replication.simulation import STEP_S, Hasty, Rules, World, run
 
-VARIANT_SEEDS = range(1600, 2050)
+VARIANT_SEEDS = range(1455, 1905)
 """Among the first of which each variant is found out."""
 
 
@@ -77,11 +80,35 @@ def test_a_manager_dies_after_it_committed_a_takeover_and_before_it_granted_a_le
     assert (world.leased(), world.violations) == ([committed.replica], [])
 
 
-def test_both_die_and_nobody_makes_up_a_session(world: World) -> None:
-    world.crash(world.owner().replica, notice_s=0.5)
+@pytest.mark.parametrize("replica_dies", [True, False], ids=["with its replica", "alone"])
+def test_both_copies_are_gone_and_nobody_makes_up_a_session(world: World, replica_dies: bool) -> None:
+    owner = world.owner()
+    if replica_dies:
+        world.crash(owner.replica)
+    else:
+        world.replica(owner.replica).on_drop(owner.attempt, 1)
     world.crash("M0", replace_s=1.0)
-    world.run(until=30.0)
-    assert (len(world.fates["s0"].epochs), copies(world), world.violations) == (1, [], [])
+    world.run(until=100.0)
+    *_, wanted, ended = world.fates["s0"].epochs
+    assert wanted == replace(owner, standby="M1", is_gone=True)
+    assert isinstance(ended, Ended)
+    assert (ended.lost, copies(world), world.violations) == (True, [], [])
+
+
+def test_a_copy_that_was_kept_goes_on_where_owner_and_standby_were_lost_with_their_node(world: World) -> None:
+    def die(manager: Manager, commit: Commit, won: bool) -> None:
+        if manager.name == "M1" and won:
+            world.crash(world.owner().replica)
+            world.crash("M1")
+
+    world.on_created = die
+    world.pause("M0", 6.0)
+    world.run(until=12.0)
+    kept = world.manager("M0").log_of("s0")
+    world.run(until=80.0)
+    assert world.fates["s0"].opened_with == kept
+    assert world.leased() == copies(world) == [world.owner().replica]
+    assert world.violations == []
 
 
 @pytest.mark.parametrize("seconds", [1.0, 3.0, 10.0])
@@ -117,18 +144,42 @@ def test_a_session_adopted_again_goes_on_from_the_copy_of_the_manager_in_between
 
     def die(manager: Manager, commit: Commit, won: bool) -> None:
         if manager.name == "M0" and won and not had:
-            had.update({name: world.manager(name).items_of("s0") for name in ("M0", "M1")})
+            had.update({name: world.manager(name).log_of("s0") for name in ("M0", "M1")})
             world.crash(world.owner().replica, notice_s=0.1)
             if newer_dies:
                 world.crash("M1")
 
-    had: dict[str, int] = {}
+    had: dict[str, Log] = {}
     world.on_created = die
     world.run(until=34.0)
-    assert had["M0"] < had["M1"]
-    opened_with = world.fates["s0"].opened_with or 0
-    assert opened_with == had["M0"] if newer_dies else opened_with >= had["M1"]
+    assert len(had["M0"]) < len(had["M1"])
+    opened_with = world.fates["s0"].opened_with
+    assert opened_with is not None
+    assert opened_with == had["M0"] if newer_dies else opened_with.begins_with(had["M1"])
     assert world.leased() == copies(world) == [world.owner().replica]
+    assert world.violations == []
+
+
+def test_a_manager_that_was_fed_just_now_has_the_newest_copy(world: World) -> None:
+    """M1 is stopped before it says that it was fed; M0 adopts again, and the owner dies."""
+    owner, m1 = world.owner(), world.manager("M1")
+    world.pause("M0", 6.0)
+    world.cut(owner.replica, "M0", 6.0)
+    while "s0" not in m1.roles or not m1.roles["s0"]._is_full:
+        world.run(until=world.now + STEP_S)
+    world.pause("M1", 6.0)
+
+    def die(manager: Manager, commit: Commit, won: bool) -> None:
+        if manager.name == "M0" and won and not had:
+            had.append(m1.log_of("s0"))
+            world.crash(owner.replica, notice_s=0.1)
+
+    had: list[Log] = []
+    world.on_created = die
+    world.run(until=40.0)
+    opened_with = world.fates["s0"].opened_with
+    assert opened_with is not None
+    assert opened_with.begins_with(had[0])
     assert world.violations == []
 
 
@@ -191,6 +242,67 @@ def test_a_session_whose_node_was_lost_with_what_its_standby_lacked_is_said_to_b
     world.run(until)
     assert isinstance(world.fates["s0"].epochs[-1], Ended)
     assert (manager.roles, world.violations) == ({}, [])
+
+
+# What its viewer and its client see of it.
+
+
+def test_a_viewer_is_shown_what_the_session_goes_on_from(world: World) -> None:
+    before = world.owner()
+    world.crash(before.replica, notice_s=0.5)
+    world.run(until=12.0)
+    seen = world.viewers["s0"].frames
+    assert {frame.made_by for frame in seen} == {before.attempt, world.owner().attempt}
+    assert tuple(seen) == world.copy().log.frames[: len(seen)]
+    assert world.violations == []
+
+
+def test_a_frame_that_the_standby_has_not_got_is_made_again_and_shown_once(world: World) -> None:
+    before = world.owner()
+    world.cut(before.replica, "M0", 10.0)
+    world.run(until=12.0)
+    shown = zip(world.viewers["s0"].frames, world.copy().log.frames, strict=False)
+    made = {(seen.made_by, frame.made_by) for seen, frame in shown}
+    first, second = before.attempt, world.owner().attempt
+    assert made == {(first, first), (first, second), (second, second)}
+    assert world.violations == []
+
+
+def test_a_command_that_was_replicated_outlives_its_replica(world: World) -> None:
+    before = world.owner()
+    world.replica(before.replica).on_command("Cs0", before.attempt, "by hand")
+    world.at(3.3, lambda: world.crash(before.replica, notice_s=0.5))
+    world.run(until=12.0)
+    assert "by hand" in world.fates["s0"].replicated
+    assert world.copy().log.commands.count("by hand") == 1
+    assert world.violations == []
+
+
+def test_a_command_that_the_standby_has_not_got_may_go_with_its_replica_and_its_receipt_says_so(
+    world: World,
+) -> None:
+    before = world.owner()
+    world.cut(before.replica, "M0", 10.0)
+    world.replica(before.replica).on_command("Cs0", before.attempt, "by hand")
+    world.run(until=4.0)
+    assert "by hand" in world.copy().log.commands
+    assert "by hand" not in [waiting.id for waiting in world.copy().unanswered]
+    world.run(until=12.0)
+    assert "by hand" not in world.fates["s0"].replicated
+    assert "by hand" not in world.copy().log.commands
+    assert world.violations == []
+
+
+def test_a_command_that_comes_again_elsewhere_is_not_applied_again(world: World) -> None:
+    before = world.owner()
+    world.replica(before.replica).on_command("Cs0", before.attempt, "by hand")
+    world.at(3.5, lambda: world.leave(before.replica))
+    world.run(until=8.0)
+    now = world.owner()
+    world.replica(now.replica).on_command("Cs0", now.attempt, "by hand")
+    assert now.replica != before.replica
+    assert world.copy().log.commands.count("by hand") == 1
+    assert world.violations == []
 
 
 # A process is taken away. What it holds goes on elsewhere while it is still there.
@@ -409,6 +521,36 @@ class RenewsWhatIsHeld(ReplicaLeases):
         return super()._renew_copy(lease._replace(held=False), request, now)
 
 
+class SendsWithoutALease(Replica):
+    def _may_send(self, attempt: str) -> bool:
+        return True
+
+
+class ForgetsReceipts(Replica):
+    def _receipts(self, log: Log) -> set[str]:
+        return set()
+
+
+class AnswersAtOnce(Replica):
+    """Takes what is on its way to the standby for what that has."""
+
+    def on_command(self, client: str, attempt: str, command: str) -> None:
+        super().on_command(client, attempt, command)
+        if (copy := self.copies.get(attempt)) is not None:
+            self.on_acknowledged(self.leases.standby(attempt) or "", attempt, len(copy.log))
+
+
+class LooksForNobody(Manager):
+    def _look_for_forsaken(self, owners: dict[str, Owner]) -> None:
+        """Leaves sessions without a standby alone."""
+
+
+class SeesNoHole(StreamCursor):
+    def judge(self, event: pb.Event) -> Verdict:
+        verdict = super().judge(event)
+        return Verdict.NEWS if verdict is Verdict.HOLE else verdict
+
+
 class GoesOnWithoutAsking(StandbyOwnership):
     """Takes no answer for a no."""
 
@@ -438,6 +580,11 @@ async def looks_only(register: Register, session_id: str, transfer: str) -> bool
         (Rules(register=ForgetsEnds), "after its end"),
         (Rules(ownership=IsAlwaysFull), "without full state"),
         (Rules(ownership=KeepsWhatItPrepared), "not the newest"),
+        (Rules(replica=SendsWithoutALease), "sends without a lease"),
+        (Rules(cursor=SeesNoHole), "shows frame"),
+        (Rules(replica=ForgetsReceipts), "commands twice"),
+        (Rules(replica=AnswersAtOnce), "goes on without"),
+        (Rules(manager=LooksForNobody), "was not ended"),
     ],
     ids=[
         "held",
@@ -453,6 +600,11 @@ async def looks_only(register: Register, session_id: str, transfer: str) -> bool
         "end",
         "full state",
         "newest state",
+        "no lease, no frame",
+        "no hole",
+        "receipts",
+        "acknowledged",
+        "standby",
     ],
 )
 def test_a_rule_that_is_left_out_is_missed(rules: Rules, found: str) -> None:
