@@ -203,13 +203,14 @@ class Denoiser:
         *,
         epoch: int = 0,
         owner: str | None = None,
+        within_s: float | None = None,
     ) -> Prepared:
         """Make a copy of a session, new or from where it was elsewhere, which waits for its lease.
 
         `owner` is the attempt that owns the session at `epoch`: copies from before it end, and leave their slot to
         this one, which needs none where the session is suspended. Raises SlotsFull at once if there is none, or no
-        time for a new session, and LimitReached for a session out of a client's bytes that is not rebuilt within
-        `replay_s`.
+        time for a new session, LimitReached for a session out of a client's bytes that is not rebuilt within
+        `replay_s`, and ReplicaLost for any that is not made `within_s`.
         """
 
         async def make() -> ActiveSession:
@@ -222,7 +223,7 @@ class Denoiser:
                 opening = self._factory.open(attempt, spec, cues, resume)
                 return self._copies.admit(await self._within(opening, self._replay_s if is_clients else None))
 
-        return self._prepared(await self._copies.made(attempt, make))
+        return self._prepared(await self._copies.made(attempt, make, within_s))
 
     async def fork(
         self, attempt: str, new_attempt: str, session_id: str, caller: str, frame: int | None

@@ -113,15 +113,18 @@ class SessionCopies:
             self._opening.remove(spec)
             self.count()
 
-    async def made(self, attempt: str, make: Callable[[], Coroutine[Any, Any, ActiveSession]]) -> ActiveSession:
+    async def made(
+        self, attempt: str, make: Callable[[], Coroutine[Any, Any, ActiveSession]], within_s: float | None = None
+    ) -> ActiveSession:
         """The copy of an attempt, which `make` makes once: who got no answer asks for the same again.
 
-        Raises ReplicaLost if the attempt is given up before it is done.
+        Raises ReplicaLost if the attempt is given up before it is done, or is not done `within_s`, for which the
+        caller waits.
         """
         if (copy := self._copies.get(attempt)) is not None:
             return copy
         if (making := self._making.get(attempt)) is None:
-            making = self._making[attempt] = asyncio.create_task(make())
+            making = self._making[attempt] = asyncio.create_task(_within(within_s, make()))
             making.add_done_callback(lambda _: self._making.pop(attempt))
         try:
             return await making
@@ -299,6 +302,17 @@ class SessionCopies:
             await self._free(session)
         except Exception:
             logger.exception("what a session held is not all free", extra={"session": session.id})
+
+
+async def _within(seconds: float | None, making: Coroutine[Any, Any, ActiveSession]) -> ActiveSession:
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await making
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise ReplicaLost(f"the copy was not made within {seconds:g} s") from None
 
 
 def _now() -> float:

@@ -109,9 +109,12 @@ class DenoiserReplica:
         resume: ResumeState | None,
         epoch: int,
         owner: str | None,
+        within_s: float,
     ) -> Prepared:
         with self._stats.refusing():
-            return await self._here().prepare(attempt, spec, cues, resume, epoch=epoch, owner=owner)
+            return await self._here().prepare(
+                attempt, spec, cues, resume, epoch=epoch, owner=owner, within_s=within_s
+            )
 
     async def renew(self, request: RenewRequest) -> RenewAnswer:
         return self._here().renew(request)

@@ -46,7 +46,7 @@ async def moved_copy(
     host.contacts.opening(target)
     prepared: Prepared = await pool.call(
         target, "prepare", attempt, handed.spec, (), handed.resume, epoch, owner.attempt,
-        timeout_s=config.prepare_timeout_s,
+        config.prepare_timeout_s, timeout_s=config.prepare_timeout_s,
     )  # fmt: skip
     return prepared
 

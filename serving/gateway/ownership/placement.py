@@ -95,7 +95,7 @@ async def prepare(
         for replica in await _by_room(pool, contacts, among, avoid):
             tried(replica)
             contacts.opening(replica)
-            arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner)
+            arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner, timeout_s)
             try:
                 prepared: Prepared = await pool.call(replica, "prepare", *arguments, timeout_s=timeout_s)
             except OF_ONE_REPLICA as error:

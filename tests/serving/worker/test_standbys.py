@@ -361,6 +361,21 @@ def test_an_attempt_that_is_asked_for_twice_is_made_once(pocket: OpenedModel) ->
     run(ask_again())
 
 
+def test_a_copy_that_is_not_made_in_the_time_that_its_caller_has_leaves_nothing(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang() -> None:
+        async with at_work(pocket) as bench:
+            never = asyncio.get_running_loop().create_future()
+            with monkeypatch.context() as hanging:
+                hanging.setattr(bench.denoiser._decoder, "open", lambda *_, **__: asyncio.shield(never))
+                with pytest.raises(ReplicaLost, match=r"not made within 0\.2 s"):
+                    await bench.denoiser.prepare("late", spec(pocket), cues(NOON), epoch=1, within_s=0.2)
+            assert (bench.denoiser.free, bench.open_runs(), bench.decoder.keys) == (2, 0, ())
+
+    run(hang())
+
+
 def test_two_standbys_are_sent_the_full_state_at_a_time(pocket: OpenedModel) -> None:
     async def fill() -> None:
         async with at_work(pocket, slots=3, leases=LeaseConfig(0.4)) as bench:

@@ -111,8 +111,8 @@ async def answered(denoiser: Denoiser, method: str, *arguments: Any) -> Any:
     if method == "room":
         return denoiser.free
     if method == "prepare":
-        attempt, spec, cues, resume, epoch, owner = arguments
-        return await denoiser.prepare(attempt, spec, cues, resume, epoch=epoch, owner=owner)
+        attempt, spec, cues, resume, epoch, owner, within_s = arguments
+        return await denoiser.prepare(attempt, spec, cues, resume, epoch=epoch, owner=owner, within_s=within_s)
     if method == "command":
         attempt, data, steers = arguments
         return (await denoiser.command(attempt, pb.Command.FromString(data), steers=steers)).SerializeToString()
