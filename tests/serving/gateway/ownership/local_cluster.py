@@ -43,6 +43,8 @@ class Link:
     lost_answers: set[str] = field(default_factory=set)
     """Methods of which the next call is heard, and its answer is not."""
     calls: Counter[str] = field(default_factory=Counter)
+    on_their_way: Counter[str] = field(default_factory=Counter)
+    """Calls that are not answered yet."""
     random: random.Random = field(default_factory=lambda: random.Random(0))
 
     async def carry(self, method: str) -> None:
@@ -67,11 +69,14 @@ class LocalPool:
         return Replicas(staying, (), [name for name in alive if name in self.leaving])
 
     async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
+        self.links[replica].on_their_way[method] += 1
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._call(replica, method, *arguments)
         except TimeoutError:
             raise ReplicaLost(f"its replica was silent for {timeout_s:g} s") from None
+        finally:
+            self.links[replica].on_their_way[method] -= 1
 
     async def _call(self, replica: str, method: str, *arguments: Any) -> Any:
         link = self.links[replica]

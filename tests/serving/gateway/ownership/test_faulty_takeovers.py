@@ -11,6 +11,7 @@ import pytest
 from serving.auth import Caller, Tokens
 from serving.config import Limits
 from serving.errors import LimitReached, SessionLost
+from serving.gateway.ownership.failover import RENEWALS_ON_THEIR_WAY
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.leases import LeaseConfig
 from serving.weights.loader import OpenedModel
@@ -159,19 +160,11 @@ def test_a_replica_whose_answer_was_lost_keeps_no_copy_beside_the_one_that_was_t
     run(lose())
 
 
-@pytest.mark.parametrize("delay_s", [0.2, 0.3])
-def test_a_link_of_many_renewals_at_once_moves_nothing(
-    pocket: OpenedModel, tmp_path: Path, delay_s: float
-) -> None:
+def test_a_renewal_leaves_though_those_before_it_are_not_answered_yet(pocket: OpenedModel, tmp_path: Path) -> None:
     async def wait() -> None:
-        async with cluster(pocket, tmp_path, lease_s=2.0) as there:
-            for link in there.links.values():
-                link.delay_s = delay_s
-            session = await started(there.managers[0], fps=16)
-            owner = there.owner_of(session.id)
-            viewer = Viewer(there.managers[0], session)
-            await viewer.sees(69)
-            opened = sum(link.calls["prepare"] for link in there.links.values())
-            assert (there.leased(session.id), opened, viewer.resumed) == ([owner], 1, 0)
+        async with cluster(pocket, tmp_path, replicas="a", lease_s=2.0) as there:
+            await created(there.managers[0])
+            there.links["a"].lost_methods = {"renew"}
+            await until(lambda: there.links["a"].on_their_way["renew"] == RENEWALS_ON_THEIR_WAY)
 
     run(wait())
