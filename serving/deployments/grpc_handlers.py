@@ -41,6 +41,9 @@ Stream = Callable[[Any, Any], AsyncGenerator[bytes]]
 
 LOST_WORDS = "the process of the server that was to answer is lost, or not there yet; ask again"
 
+NO_APPLICATION = f"Application '{APPLICATION}' not found."
+"""What a proxy says that has only just been started: it has not heard of any application yet."""
+
 IN_A_TASK = "ray::"
 """What the text of an error has in it that was raised in a replica: where. That of a lost replica has no place."""
 
@@ -163,8 +166,12 @@ def _name_reason(context: Any) -> None:
         said = [(REASON_KEY, reason), *([(key, beside)] if beside else [])]
         context.set_trailing_metadata([*context.trailing_metadata(), *said])
         context.set_details(words)
-    elif _code(context) in (StatusCode.INTERNAL, StatusCode.UNAVAILABLE):
+    elif _code(context) in (StatusCode.INTERNAL, StatusCode.UNAVAILABLE) or _knows_no_application(context):
         _say_in_own_words(context)
+
+
+def _knows_no_application(context: Any) -> bool:
+    return str(context.details()).startswith(NO_APPLICATION)
 
 
 def _say_in_own_words(context: Any) -> None:

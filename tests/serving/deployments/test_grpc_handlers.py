@@ -13,6 +13,7 @@ import pytest
 
 from serving.deployments.grpc_handlers import LOST_WORDS, answered, sent, tolerant
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.requests import APPLICATION
 from serving.protocol.status import reason_in, retry_after_in, server_in
 
 
@@ -132,6 +133,24 @@ def test_a_process_that_was_lost_is_unavailable_and_an_error_is_not_and_neither_
     assert (fault.code(), fault.details()) == (
         code,
         "an error of the server, which nobody foresaw; its logs say more",
+    )
+
+
+@pytest.mark.parametrize("method", ["unary", "stream"])
+def test_a_proxy_that_has_only_just_been_started_is_asked_again_and_has_ended_no_session(method: str) -> None:
+    error = answer(not_found(APPLICATION), method, grpc.StatusCode.NOT_FOUND)
+    metadata: Any = error.trailing_metadata()
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, LOST_WORDS)
+    assert reason_in(metadata) == "REPLICA_LOST"
+    other = answer(not_found("another"), method, grpc.StatusCode.NOT_FOUND)
+    assert (other.code(), other.details()) == (grpc.StatusCode.NOT_FOUND, not_found("another"))
+
+
+def not_found(application: str) -> str:
+    """What Serve says of an application that a proxy does not know."""
+    return (
+        f"Application '{application}' not found. Ping "
+        "/ray.serve.RayServeAPIService/ListApplications for available applications."
     )
 
 
