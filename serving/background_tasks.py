@@ -1,10 +1,10 @@
-"""Tasks that nobody waits for: how each ends is looked at all the same."""
+"""Tasks that nobody waits for, or for no longer than so: how each ends is looked at all the same."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,6 +21,18 @@ async def wait_without_cancelling(task: asyncio.Future[T]) -> T:
     """
     await asyncio.wait([task])
     return task.result()
+
+
+async def within(seconds: float | None, work: Awaitable[T], late: Callable[[], Exception]) -> T:
+    """What `work` gives. Raises `late` where so many seconds are not enough for it."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            return await work
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise late() from None
 
 
 class BackgroundTasks:

@@ -22,6 +22,11 @@ class Adopt(NamedTuple):
     owner: Owner
     is_gone: bool = False
 
+    @classmethod
+    def next(cls, epoch: int, owner: Owner, manager: str, *, is_gone: bool = False) -> Adopt:
+        """The one after `epoch`, with the manager as the standby of its `owner`."""
+        return cls(epoch + 1, replace(owner, standby=manager, is_gone=False), is_gone)
+
 
 class Drop(NamedTuple):
     """Tell the replica to drop the attempt, as `ReplicaLeases.drop` does."""
@@ -48,7 +53,7 @@ def decide_orphan(
     standbys = top.record.standbys
     if not top.record.is_gone and _may_have_copy(top, orphan):
         standbys = (*standbys, StandbyEpoch(top.record.standby, top.epoch))[-MOST_STANDBYS:]
-    return Adopt(top.epoch + 1, replace(top.record, standby=manager, is_gone=False, standbys=standbys))
+    return Adopt.next(top.epoch, replace(top.record, standbys=standbys), manager)
 
 
 def decide_forsaken(top: EpochRecord | None, owner: Owner, manager: str, *, is_gone: bool) -> Adopt | None:
@@ -59,7 +64,7 @@ def decide_forsaken(top: EpochRecord | None, owner: Owner, manager: str, *, is_g
     """
     if top is None or top.record != owner:
         return None
-    return Adopt(top.epoch + 1, replace(owner, standby=manager, is_gone=False), is_gone)
+    return Adopt.next(top.epoch, owner, manager, is_gone=is_gone)
 
 
 def _may_have_copy(top: EpochRecord, orphan: Orphan) -> bool:

@@ -7,7 +7,7 @@ kept a copy takes the session up again: the one with the newest, if that is ther
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from serving.replication.adoption import Adopt
@@ -44,7 +44,7 @@ def decide_kept(
         return None
     if not kept.is_newest and wanted_for_s < config.newer_copy_wait_s:
         return None
-    return Adopt(top.epoch + 1, replace(top.record, standby=manager, is_gone=False), is_gone=True)
+    return Adopt.next(top.epoch, top.record, manager, is_gone=True)
 
 
 @dataclass

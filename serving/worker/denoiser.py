@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,7 +15,7 @@ from typing import Any
 from engines.config.video_stream import LoopSetting
 from engines.streaming.snapshot import machine_of
 from engines.video.stream_engine import StreamEngine
-from serving.background_tasks import BackgroundTasks
+from serving.background_tasks import BackgroundTasks, within
 from serving.errors import LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stages import DecoderStage, TextEncoderStage, in_thread
@@ -221,7 +221,8 @@ class Denoiser:
                     raise WrongState("the session's owner is here: its lease can be renewed")
                 is_clients = resume is not None and epoch == 0
                 opening = self._factory.open(attempt, spec, cues, resume)
-                return self._copies.admit(await self._within(opening, self._replay_s if is_clients else None))
+                seconds, late = self._replay_s if is_clients else None, self._rebuilt_too_late
+                return self._copies.admit(await within(seconds, opening, late))
 
         return self._prepared(await self._copies.made(attempt, make, within_s))
 
@@ -249,14 +250,8 @@ class Denoiser:
         async with session.commands, at_rest(session, self._loop.wake):
             return await self._factory.fork_here(session, attempt, spec)
 
-    async def _within(self, opening: Coroutine[Any, Any, ActiveSession], seconds: float | None) -> ActiveSession:
-        try:
-            async with asyncio.timeout(seconds):
-                return await opening
-        except TimeoutError:
-            raise LimitReached(
-                f"the session was not rebuilt within {seconds:g} s: its cues are too many"
-            ) from None
+    def _rebuilt_too_late(self) -> LimitReached:
+        return LimitReached(f"the session was not rebuilt within {self._replay_s:g} s: its cues are too many")
 
     def renew(self, request: RenewRequest) -> RenewAnswer:
         """Renew the leases of a manager's copies and streams. Raises ReplicaLost if another replica was meant."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from serving.background_tasks import within
 from serving.errors import NoLease, RegisterUnavailable, ReplicaLost, ServingError, SessionNotFound, SlotsFull
 from serving.replication.leases import CopyReport, RenewAnswer, RenewRequest, ReplicaLeases
 from serving.replication.messages import SessionSpec
@@ -124,7 +125,8 @@ class SessionCopies:
         if (copy := self._copies.get(attempt)) is not None:
             return copy
         if (making := self._making.get(attempt)) is None:
-            making = self._making[attempt] = asyncio.create_task(_within(within_s, make()))
+            made = within(within_s, make(), lambda: ReplicaLost(f"the copy was not made within {within_s:g} s"))
+            making = self._making[attempt] = asyncio.create_task(made)
             making.add_done_callback(lambda _: self._making.pop(attempt))
         try:
             return await making
@@ -302,17 +304,6 @@ class SessionCopies:
             await self._free(session)
         except Exception:
             logger.exception("what a session held is not all free", extra={"session": session.id})
-
-
-async def _within(seconds: float | None, making: Coroutine[Any, Any, ActiveSession]) -> ActiveSession:
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            return await making
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise ReplicaLost(f"the copy was not made within {seconds:g} s") from None
 
 
 def _now() -> float:

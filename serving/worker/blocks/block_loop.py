@@ -97,13 +97,14 @@ class BlockLoop:
 
     async def spare_time(self, stream: AnyStreamConfig) -> None:
         """Wait until a block like those of `stream` can be made, and makes no paced session late."""
-        clock = asyncio.get_running_loop().time
-        while self._passes.are_running or not self._is_spare(self._capacity.block_s(stream, clock()), clock()):
+        while True:
+            now = asyncio.get_running_loop().time()
+            seconds, at = self._capacity.block_s(stream, now), max(now, self._free_at)
+            is_free = not self._passes.are_running
+            if is_free and self._scheduler.leaves_time(seconds, self._candidates(now), at):
+                break
             await asyncio.sleep(SPARE_EVERY_S)
-        self._give(self._capacity.block_s(stream, clock()), clock())
-
-    def _is_spare(self, seconds: float, now: float) -> bool:
-        return self._scheduler.leaves_time(seconds, self._candidates(now), max(now, self._free_at))
+        self._give(seconds, now)
 
     # Whose block is next
 
