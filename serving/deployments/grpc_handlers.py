@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from grpc import StatusCode
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
+from serving.background_tasks import wait_without_cancelling
 from serving.deployments.telemetry.logging_config import join_serve_logs
 from serving.errors import InvalidRequest, ReplicaLost, SessionMoved
 from serving.pb.longtake.v1.sessions_pb2_grpc import add_SessionsServicer_to_server
@@ -130,7 +131,8 @@ def sent(stream: Stream) -> Callable[[Any, Any], Awaitable[None]]:
             async for message in messages:
                 await context.write(message)
         finally:
-            await _cancel(messages)
+            # A message that cannot be sent any more is followed by the cancellation of this.
+            await wait_without_cancelling(asyncio.create_task(_cancel(messages)))
             _name_reason(context)
 
     return send
@@ -143,10 +145,19 @@ async def _require_message(request: object, context: Any) -> None:
 
 
 class _Addressed:
-    """The context of a request, to this server's application unless it says another one."""
+    """The context of a request, to this server's application unless it says another one.
+
+    Who asks is still known when the request has ended. gRPC's context would read what has been freed by then, and
+    end the process: Serve asks once more for its access log.
+    """
 
     def __init__(self, context: Any) -> None:
         self._context = context
+        self._peer: str = context.peer()
+
+    def peer(self) -> str:
+        """As of the context."""
+        return self._peer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)

@@ -193,3 +193,58 @@ def test_where_a_session_has_gone_becomes_metadata(method: str, server: str) -> 
     metadata: Any = error.trailing_metadata()
     assert (reason_in(metadata), server_in(metadata)) == ("SESSION_MOVED", server)
     assert (error.details(), retry_after_in(metadata)) == ("ask there: now", None)
+
+
+def test_a_request_is_let_go_of_whose_client_goes_while_that_is_being_done() -> None:
+    ended = []
+
+    async def stream(request: Any, context: Any) -> AsyncGenerator[bytes]:
+        yield b"one"
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+
+    class Gone:
+        """The context of a client that is gone: nothing can be sent, and the request is cancelled right after."""
+
+        def peer(self) -> str:
+            return "ipv4:127.0.0.1:50000"
+
+        async def write(self, message: bytes) -> None:
+            asyncio.get_running_loop().call_soon(request.cancel)
+            raise BrokenPipeError
+
+    async def run() -> None:
+        nonlocal request
+        request = asyncio.create_task(cast(Any, sent(stream))(b"", Gone()))
+        await asyncio.wait([request])
+        await asyncio.sleep(0.1)
+        assert ended == ["cancelled"]
+
+    request: asyncio.Task[None]
+    asyncio.run(run())
+
+
+def test_who_asked_is_known_after_the_request_has_ended() -> None:
+    """Serve asks for its access log; gRPC's own context would end the process: it reads what has been freed."""
+    requests: list[Any] = []
+
+    async def stream(request: Any, context: Any) -> AsyncGenerator[bytes]:
+        requests.append(context)
+        for _ in range(3):
+            yield bytes(1000)
+
+    async def run() -> None:
+        server = grpc.aio.server()
+        handler = grpc.unary_stream_rpc_method_handler(cast(Any, sent(stream)))
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"stream": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            async for _ in channel.unary_stream("/test/stream", bytes, bytes)(b""):
+                pass
+        await server.stop(None)
+
+    asyncio.run(run())
+    assert [request.peer().split(":")[0] for request in requests] == ["ipv4"]
