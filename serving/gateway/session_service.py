@@ -93,7 +93,7 @@ class SessionService(SessionAPI):
             pool, self._failover, managers, config.leases.lease_s,
             config.limits.recovery_seconds, config.limits.restart_seconds, metrics,
         )  # fmt: skip
-        self._spectators = Spectators(self._relay, self._failover.beside, metrics)
+        self._spectators = Spectators(self._relay, metrics)
         self._handoff = StreamHandoff()
         self._requests = RequestLog()
         self._callers = Callers(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any
 
 from serving.background_tasks import BackgroundTasks
 from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionFailed
-from serving.gateway.arrivals import ROUND_S, Arrivals
+from serving.gateway.arrivals import Arrivals
 from serving.gateway.controller_stream import session_ended
 from serving.gateway.ownership.event_relay import Audience, EventRelay
 from serving.gateway.ownership.metrics import GatewayMetrics
@@ -24,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 1.0
 
+TELL_EVERY_S = 0.25
+"""How often a replica is told how many viewers a stream has, where that has changed or it may not have heard."""
+
 
 class Spectators:
-    """Watches sessions for any number of viewers. `beside` runs what outlives a request, `metrics` count gaps."""
+    """Watches sessions for any number of viewers. `metrics` count gaps."""
 
-    def __init__(
-        self, relay: EventRelay, beside: Callable[[Coroutine[Any, Any, None]], None], metrics: GatewayMetrics
-    ) -> None:
+    def __init__(self, relay: EventRelay, metrics: GatewayMetrics) -> None:
         self._relay = relay
-        self._beside = beside
         self._metrics = metrics
         self._streams: dict[str, SharedStream] = {}
 
@@ -48,7 +47,7 @@ class Spectators:
         await admit()
         shared = self._streams.get(session_id)
         if shared is None or shared.is_over:
-            shared = SharedStream(self._relay, session_id, self._beside, self._metrics)
+            shared = SharedStream(self._relay, session_id, self._metrics)
             self._streams[session_id] = shared
         reader, cursor, overlaps = shared.join(), RelayCursor(from_frame), True
         ends = asyncio.get_running_loop().time() + seconds
@@ -78,20 +77,13 @@ class Spectators:
 class SharedStream:
     """One stream of a session's replica, whose events go to every viewer as they are."""
 
-    def __init__(
-        self,
-        relay: EventRelay,
-        session_id: str,
-        beside: Callable[[Coroutine[Any, Any, None]], None],
-        metrics: GatewayMetrics,
-    ) -> None:
+    def __init__(self, relay: EventRelay, session_id: str, metrics: GatewayMetrics) -> None:
         self._relay = relay
         self._session_id = session_id
-        self._beside = beside
         self._audience = Audience(0)
         self._admitted: set[Reader] = set()
         self._arrivals = Arrivals(self._ask)
-        self._is_telling = False
+        self._is_told = True
         self._broadcast = EventBroadcast(metrics.skipped)
         self._stands = asyncio.Event()
         self._is_quiet = True
@@ -99,6 +91,7 @@ class SharedStream:
         self._pump = asyncio.create_task(self._run())
         self._background = BackgroundTasks()
         self._beat = self._background.start("heartbeats to viewers", self._beats(), session=session_id)
+        self._count = self._background.start("number of viewers", self._tell(), session=session_id)
 
     @property
     def is_over(self) -> bool:
@@ -119,9 +112,8 @@ class SharedStream:
         if not self._audience.viewers:
             self._pump.cancel()
             self._beat.cancel()
-        elif self._stands.is_set() and not self._is_telling:
-            self._is_telling = True
-            self._beside(self._tell())
+            self._count.cancel()
+        self._is_told = False
 
     async def admitted(self, reader: Reader, from_frame: int | None) -> list[SerializedEvent]:
         """What a reader who has joined begins with, from the chunk with `from_frame` on.
@@ -141,14 +133,18 @@ class SharedStream:
     async def _ask(self, from_frame: int | None) -> tuple[int, list[SerializedEvent]]:
         arguments = (self._audience.stream, self._audience.viewers, from_frame)
         joined: Joined = await self._relay.ask(self._session_id, "join_viewers", *arguments)
+        # Some may have left meanwhile, of which the replica may have heard before.
+        self._is_told = False
         return joined.viewers, list(map(SerializedEvent.read, joined.events))
 
     async def _tell(self) -> None:
-        """Tell the replica that some have left; those who leave within a round are told of together."""
-        await asyncio.sleep(ROUND_S)
-        self._is_telling = False
-        if self._audience.viewers:
-            await self._relay.tell_viewers(self._audience)
+        """Tell the replica of viewers who have come or left; those of a moment together."""
+        while not self._pump.done():
+            await asyncio.sleep(TELL_EVERY_S)
+            if self._stands.is_set() and not self._is_told:
+                self._is_told = True
+                if not await self._relay.tell_viewers(self._audience):
+                    self._is_told = False
 
     async def stands(self) -> None:
         """Wait until the replica sends its events. Raises what keeps it from that."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Collection
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -132,12 +131,17 @@ class EventRelay:
         elif sent.event.HasField("gap"):
             self._metrics.skipped(viewers * sent.event.gap.frames)
 
-    async def tell_viewers(self, audience: Audience) -> None:
-        """Tell the replica how many viewers a stream has; one that moves is told with its next stream."""
-        if (owner := audience.owner) is not None:
-            arguments = (owner.attempt, audience.stream, audience.viewers)
-            with suppress(SessionNotFound, ReplicaLost):
-                await self._pool.call(owner.replica, "set_viewers", *arguments, timeout_s=self._silence_s)
+    async def tell_viewers(self, audience: Audience) -> bool:
+        """Tell the replica how many viewers a stream has. Whether it has heard, and the stream is still there."""
+        owner, stream = audience.owner, audience.stream
+        if owner is None:
+            return False
+        arguments = (owner.attempt, stream, audience.viewers)
+        try:
+            await self._pool.call(owner.replica, "set_viewers", *arguments, timeout_s=self._silence_s)
+        except (SessionNotFound, ReplicaLost):
+            return False
+        return audience.stream == stream
 
     async def _of_owner(
         self,

@@ -196,7 +196,8 @@ def test_where_a_session_has_gone_becomes_metadata(method: str, server: str) -> 
 
 
 def test_a_request_is_let_go_of_whose_client_goes_while_that_is_being_done() -> None:
-    ended = []
+    ended: list[str] = []
+    requests: list[asyncio.Task[None]] = []
 
     async def stream(request: Any, context: Any) -> AsyncGenerator[bytes]:
         yield b"one"
@@ -212,17 +213,15 @@ def test_a_request_is_let_go_of_whose_client_goes_while_that_is_being_done() -> 
             return "ipv4:127.0.0.1:50000"
 
         async def write(self, message: bytes) -> None:
-            asyncio.get_running_loop().call_soon(request.cancel)
+            asyncio.get_running_loop().call_soon(requests[0].cancel)
             raise BrokenPipeError
 
     async def run() -> None:
-        nonlocal request
-        request = asyncio.create_task(cast(Any, sent(stream))(b"", Gone()))
-        await asyncio.wait([request])
+        requests.append(asyncio.create_task(cast(Any, sent(stream))(b"", Gone())))
+        await asyncio.wait(requests)
         await asyncio.sleep(0.1)
         assert ended == ["cancelled"]
 
-    request: asyncio.Task[None]
     asyncio.run(run())
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serving.config import Limits
-from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionNotFound
+from serving.errors import FrameOutOfRange, LimitReached, ReplicaLost, ServingError, SessionNotFound
 from serving.gateway.arrivals import ROUND_S
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -213,6 +213,31 @@ def test_a_viewer_who_leaves_makes_room_for_another(pocket: OpenedModel, tmp_pat
             both[0].task.cancel()
             await asyncio.sleep(0.5)
             await Viewer(there.managers[0], session).sees(33)
+
+    run(come())
+
+
+def test_a_viewer_of_whose_leaving_the_replica_did_not_hear_is_not_counted_for_ever(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def come() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            session = await started(there.managers[0])
+            both = [Viewer(there.managers[0], session) for _ in range(2)]
+            await asyncio.gather(*(viewer.sees(9) for viewer in both))
+            pool: Any = there.managers[0]._pool
+            call, unheard = pool.call, ["set_viewers"] * 2
+
+            async def heard_later(replica: str, method: str, *arguments: Any, **options: Any) -> Any:
+                if method in unheard:
+                    unheard.remove(method)
+                    raise ReplicaLost("it did not answer in time")
+                return await call(replica, method, *arguments, **options)
+
+            monkeypatch.setattr(pool, "call", heard_later)
+            both[0].task.cancel()
+            while (await there.managers[0].get(session.id, ANNA)).viewers == 2 or unheard:
+                await asyncio.sleep(0.1)
 
     run(come())
 
