@@ -3,9 +3,14 @@
 Where the manager that was to answer is lost, Serve answers nothing, for which its HTTP server says "Internal
 Server Error"; where there is none, or no application yet, it says so in a text of its own. Clients are told both
 in the words, and with the status and the reason, that the application has for it.
+
+An application hears from its WebSocket that the client has gone, and ends. What it sends until then Serve could
+not send: it would end in the midst of that, and log an error.
 """
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
@@ -40,6 +45,9 @@ class Answered:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on but what Serve says of its own accord."""
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, _to_who_is_there(send))
+            return
         if scope["type"] != "http" or scope["path"].startswith(SERVES_OWN):
             await self._app(scope, receive, send)
             return
@@ -55,6 +63,14 @@ class Answered:
         await self._app(scope, receive, send_applications)
         if not is_answered:
             await _lost()(scope, receive, send)
+
+
+def _to_who_is_there(send: Send) -> Send:
+    async def send_if_there(message: Message) -> None:
+        with suppress(OSError):
+            await send(message)
+
+    return send_if_there
 
 
 def _is_of_serve(start: Message) -> bool:

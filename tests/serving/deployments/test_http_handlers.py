@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -16,16 +17,21 @@ from ray.serve._private.http_util import (
 from ray.serve.exceptions import DeploymentUnavailableError
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
 
 from serving.deployments.grpc_handlers import LOST_WORDS
 from serving.deployments.http_handlers import middlewares
 
 
-def proxied(app: ASGIApp) -> TestClient:
-    """A client of an application behind a proxy with what of ours is put around it."""
+def behind_middlewares(app: ASGIApp) -> ASGIApp:
+    """The application with what of ours is put around it in a proxy."""
     for middleware in middlewares():
         app = middleware.cls(app, *middleware.args, **middleware.kwargs)
-    return TestClient(app)
+    return app
+
+
+def proxied(app: ASGIApp) -> TestClient:
+    return TestClient(behind_middlewares(app))
 
 
 def sending(messages: list[Message]) -> ASGIApp:
@@ -80,3 +86,23 @@ def test_a_websocket_is_passed_on() -> None:
     messages: list[Message] = [{"type": "websocket.accept"}, {"type": "websocket.send", "text": "a state"}]
     with proxied(sending(messages)).websocket_connect("/ws") as socket:
         assert socket.receive_text() == "a state"
+
+
+def test_a_websocket_whose_client_has_gone_is_let_go_of_by_its_application() -> None:
+    came: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.send", "text": "{}"})
+        came.append((await receive())["type"])
+
+    async def receive() -> Message:
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(message: Message) -> None:
+        raise ClientDisconnected
+
+    async def serve() -> None:
+        await behind_middlewares(app)({"type": "websocket", "path": "/ws"}, receive, send)
+
+    asyncio.run(serve())
+    assert came == ["websocket.disconnect"]
