@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,16 @@ def test_an_interrupted_film_is_the_beginning_of_the_whole_one(
     assert torch.equal(part[:length], whole[:length])
     facts = facts_of(tmp_path / "part.mp4")
     assert (facts["frames_made"], facts["complete"]) == (len(part), False)
+
+
+def test_a_command_that_is_interrupted_while_it_is_imported_ends_without_a_word() -> None:
+    command = [sys.executable, "-m", "serving", "models"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate()[0] == ""
+    assert process.returncode == -signal.SIGINT
 
 
 def test_a_film_that_is_killed_leaves_the_earlier_one(timeline: Path, tmp_path: Path) -> None:
