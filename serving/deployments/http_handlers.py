@@ -46,7 +46,7 @@ class Answered:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on but what Serve says of its own accord."""
         if scope["type"] == "websocket":
-            await self._app(scope, receive, _to_who_is_there(send))
+            await self._app(scope, receive, _while_client_is_there(send))
             return
         if scope["type"] != "http" or scope["path"].startswith(SERVES_OWN):
             await self._app(scope, receive, send)
@@ -65,7 +65,7 @@ class Answered:
             await _lost()(scope, receive, send)
 
 
-def _to_who_is_there(send: Send) -> Send:
+def _while_client_is_there(send: Send) -> Send:
     async def send_if_there(message: Message) -> None:
         with suppress(OSError):
             await send(message)
