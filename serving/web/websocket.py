@@ -44,6 +44,9 @@ REQUESTS_AT_ONCE = 4
 LOGGED_PER_SECOND, LOGGED_AT_ONCE = 1.0, 10.0
 """Refused messages of one client: it may send nonsense without end, and is answered each time."""
 
+ANSWERS_S = 5.0
+"""How long a stream that has ended waits for what its client has asked for."""
+
 REFRESH_S = 0.05
 """Receipts that come within this are answered by one `state`."""
 
@@ -131,17 +134,24 @@ class Conversation:
     # Out
 
     async def _send_events(self, attach: pb.Attach, tasks: asyncio.TaskGroup) -> None:
-        """Send until the stream ends, and say why it did; a spectator may come again."""
+        """Send until the stream ends, and say why it did; a spectator may come again.
+
+        The answer to whoever ended the session may come later than the end of its stream.
+        """
+        failure: Exception | None = None
         try:
             async with _closing(self._events(attach)) as events:
                 async for sent in events:
                     await self._send(*self._writer.write(sent.event))
                     self._refresh_after(sent.event, tasks)
         except Exception as error:
-            await turn_away(self._socket, error)
-        else:
-            if is_open(self._socket):
-                await self._socket.close(status.WS_1001_GOING_AWAY)
+            failure = error
+        if self._answering:
+            await asyncio.wait(self._answering, timeout=ANSWERS_S)
+        if failure is not None:
+            await turn_away(self._socket, failure)
+        elif is_open(self._socket):
+            await self._socket.close(status.WS_1001_GOING_AWAY)
 
     def _events(self, attach: pb.Attach) -> AsyncIterator[SerializedEvent]:
         if self._watches:

@@ -61,7 +61,8 @@ class PaceWatch:
             self.held_fps = None
             return float(self._fps)
         pace = self._pace()
-        if self._unsaid < LOOKED_AT or abs(pace - told) <= CHANGED * told:
+        catches_up = pace >= SLOWER * self._fps
+        if catches_up or self._unsaid < LOOKED_AT or abs(pace - told) <= CHANGED * told:
             return None
         return self._told(pace)
 

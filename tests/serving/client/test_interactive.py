@@ -180,7 +180,9 @@ def test_commands_are_answered_though_nobody_takes_the_events() -> None:
             for frame in range(1, MOST_EVENTS):
                 await controller.schedule("a bird", 3 * frame)
             await controller.start()
-            server.session(session.id).make(200)
+            for _ in range(200):
+                server.session(session.id).make(1)
+                await asyncio.sleep(0)
             assert (await controller.pause()).stage == pb.RECEIPT_STAGE_ACCEPTED
             told = await until(controller, lambda event: event.HasField("gap"))
             first = await until(controller, lambda event: event.HasField("chunk"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from fastapi.websockets import WebSocketDisconnect
 
 from serving.auth import Caller
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -352,3 +353,30 @@ def test_what_a_client_asked_for_is_given_up_when_it_goes() -> None:
         socket.send_json({"type": "start"})
         socket.receive_json()
     assert sessions.stopped.wait(20)
+
+
+class Ending(Noting):
+    """A session whose stream ends before whoever ended it has the answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends = asyncio.Event()
+
+    async def interact(self, commands: AsyncIterator[pb.Command], caller: Caller) -> Events:
+        yield SerializedEvent.of(pb.Event(state=standing(pb.SESSION_STATE_READY)))
+        await self.ends.wait()
+
+    async def delete(self, session_id: str, caller: Caller) -> None:
+        self.ends.set()
+        await asyncio.sleep(0.1)
+
+
+def test_whoever_ends_a_session_is_answered_before_its_stream_closes() -> None:
+    sessions: Any = Ending()
+    with TestClient(web_app(sessions)).websocket_connect("/ws") as socket:
+        assert socket.receive_json()["type"] == "state"
+        socket.send_json({"type": "end", "id": "1"})
+        assert socket.receive_json()["type"] == "ended"
+        with pytest.raises(WebSocketDisconnect) as closed:
+            socket.receive_json()
+    assert closed.value.code == 1001

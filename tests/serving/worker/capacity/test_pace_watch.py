@@ -41,6 +41,18 @@ def test_it_is_told_when_the_pace_is_held_again() -> None:
     assert watch.held_fps is None
 
 
+def test_a_session_that_catches_up_is_told_once_it_is_late_no_more() -> None:
+    watch = PaceWatch(16)
+    assert told(watch, [1.0] * 8) == [pytest.approx(12.0)]
+    assert [watch.delivered(12, 108.5 + 0.5 * block, late=True) for block in range(8)] == [None] * 8
+    assert [watch.delivered(12, 113.0 + 0.75 * block, late=False) for block in range(4)] == [
+        None,
+        None,
+        None,
+        16.0,
+    ]
+
+
 def test_a_pause_is_not_slowness() -> None:
     watch = PaceWatch(16)
     assert told(watch, [0.75] * 5) == []
