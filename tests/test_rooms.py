@@ -25,7 +25,7 @@ SERVING: tuple[tuple[str, ...], ...] = (
     ("media.clips", "timeline.formats", "session"),
     ("protocol", "replication"), ("config",), ("weights",), ("pipeline",),
     ("client", "offline", "worker.streams", "worker.capacity", "worker.pictures", "gateway.ownership"),
-    ("gateway.recording", "worker.state"), ("worker.blocks",),
+    ("gateway.failover", "worker.state"), ("gateway.recording", "worker.blocks"),
     ("worker", "gateway"), ("web",),
     ("launch",), ("deployments.telemetry", "deployments.routing", "deployments.scaling"),
     ("deployments.replicas",), ("deployments",),

@@ -26,8 +26,8 @@ from serving.gateway.api import SessionAPI
 from serving.gateway.callers import Callers
 from serving.gateway.controller_stream import ControllerStream
 from serving.gateway.evacuation import Evacuation, OtherServersByGrpc
-from serving.gateway.ownership.event_relay import Controller, EventRelay, no_others
-from serving.gateway.ownership.failover import Failover
+from serving.gateway.failover.event_relay import Controller, EventRelay, no_others
+from serving.gateway.failover.failover import Failover
 from serving.gateway.ownership.metrics import GatewayMetrics, Uncounted
 from serving.gateway.ownership.placement import any_answers, ask_all, ask_some, prepare
 from serving.gateway.ownership.replica_pool import ANSWER_S, CALL_S, Managers, ReplicaPool

@@ -11,7 +11,7 @@ from serving.background_tasks import BackgroundTasks
 from serving.errors import FrameOutOfRange, LimitReached, ServingError, SessionFailed
 from serving.gateway.arrivals import Arrivals
 from serving.gateway.controller_stream import session_ended
-from serving.gateway.ownership.event_relay import Audience, EventRelay
+from serving.gateway.failover.event_relay import Audience, EventRelay
 from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.event_broadcast import EventBroadcast, Reader

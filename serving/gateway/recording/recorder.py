@@ -18,7 +18,7 @@ from serving.errors import (
     SessionMoved,
     SessionNotFound,
 )
-from serving.gateway.ownership.event_relay import EventRelay
+from serving.gateway.failover.event_relay import EventRelay
 from serving.gateway.recording.recording_writer import Recording, RecordingWriter
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.events import read_chunk

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import FilmError, LimitReached, ReplicaLost, SessionNotFound, WrongState
-from serving.gateway.ownership.event_relay import EventRelay
+from serving.gateway.failover.event_relay import EventRelay
 from serving.gateway.recording.recorder import Recorder, write_recording
 from serving.gateway.recording.recording_store import Finished, RecordingStore, callers_with_parts
 from serving.gateway.recording.recording_writer import RecordingWriter, refusing

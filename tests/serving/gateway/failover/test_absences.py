@@ -1,6 +1,6 @@
 """Since when an owner does not answer."""
 
-from serving.gateway.ownership.absences import FORGOTTEN_S, Absences
+from serving.gateway.failover.absences import FORGOTTEN_S, Absences
 from serving.replication.register import Owner
 
 OWNER, NEXT = Owner("a", "attempt 1", "m"), Owner("b", "attempt 2", "m")

@@ -11,7 +11,7 @@ import pytest
 from serving.auth import Caller, Tokens
 from serving.config import Limits
 from serving.errors import LimitReached, SessionLost
-from serving.gateway.ownership.failover import RENEWALS_ON_THEIR_WAY
+from serving.gateway.failover.renewals import RENEWALS_ON_THEIR_WAY
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.leases import LeaseConfig
 from serving.weights.loader import OpenedModel

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from serving.errors import NoLease, ReplicaLost, SessionLost, SessionNotFound
-from serving.gateway.ownership.absences import Absences
-from serving.gateway.ownership.failover import Failover
+from serving.gateway.failover.absences import Absences
+from serving.gateway.failover.failover import Failover
 from serving.gateway.ownership.metrics import GatewayMetrics
 from serving.gateway.ownership.replica_pool import Managers, ReplicaPool
 from serving.gateway.ownership.session_directory import Located

@@ -1,0 +1,1 @@
+"""Sessions and their streams across the loss of replicas and of managers."""
