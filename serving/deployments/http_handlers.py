@@ -44,33 +44,28 @@ class Answered:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on but what Serve says of its own accord."""
-        if scope["type"] == "websocket":
-            await self._app(scope, receive, _while_client_is_there(send))
-            return
-        if scope["type"] != "http" or scope["path"].startswith(SERVES_OWN):
+        """Pass everything on but what Serve says of its own accord, which a WebSocket could not send."""
+        kind = scope["type"]
+        if kind not in ("http", "websocket") or scope["path"].startswith(SERVES_OWN):
             await self._app(scope, receive, send)
             return
         is_answered = False
 
         async def send_applications(message: Message) -> None:
             nonlocal is_answered
-            if message["type"] == "http.response.start":
+            if not message["type"].startswith(kind):
+                return
+            if kind == "websocket":
+                is_answered = True
+            elif message["type"] == "http.response.start":
                 is_answered = not _is_of_serve(message)
             if is_answered:
-                await send(message)
+                with suppress(OSError):
+                    await send(message)
 
         await self._app(scope, receive, send_applications)
         if not is_answered:
             await _lost()(scope, receive, send)
-
-
-def _while_client_is_there(send: Send) -> Send:
-    async def send_if_there(message: Message) -> None:
-        with suppress(OSError):
-            await send(message)
-
-    return send_if_there
 
 
 def _is_of_serve(start: Message) -> bool:

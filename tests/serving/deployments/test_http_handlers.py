@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -47,6 +48,25 @@ def failing(error: Exception) -> ASGIApp:
     return sending(send_http_response_on_exception(get_http_response_status(error, None, "a request"), False))
 
 
+def talked(app: ASGIApp, send_error: type[Exception] | None = None) -> list[Message]:
+    """What an application sends over a WebSocket whose client goes; nothing where each attempt raises."""
+    found: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.disconnect", "code": 1006}
+
+    async def send(message: Message) -> None:
+        if send_error is not None:
+            raise send_error
+        found.append(message)
+
+    async def talk() -> None:
+        await behind_middlewares(app)({"type": "websocket", "path": "/ws"}, receive, send)
+
+    asyncio.run(talk())
+    return found
+
+
 SERVES: dict[str, ASGIApp] = {
     "its manager died": failing(ActorDiedError()),
     "no manager is there": failing(DeploymentUnavailableError(DeploymentID("SessionManager"))),
@@ -60,6 +80,20 @@ def test_a_request_that_no_manager_answers_may_be_made_again(what: str) -> None:
     answer = proxied(SERVES[what]).get("/server.json")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     assert answer.json() == {"error": {"code": "UNAVAILABLE", "reason": "REPLICA_LOST", "message": LOST_WORDS}}
+
+
+@pytest.mark.parametrize("what", SERVES)
+def test_a_websocket_that_no_manager_answers_may_be_opened_again(what: str) -> None:
+    start, body = talked(SERVES[what])
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 503)
+    assert (b"retry-after", b"1") in start["headers"]
+    assert json.loads(body["body"])["error"]["reason"] == "REPLICA_LOST"
+
+
+def test_a_websocket_whose_manager_dies_is_not_answered_a_second_time() -> None:
+    died: list[Message] = [*convert_object_to_asgi_messages("it died", 503)]
+    accept: Message = {"type": "websocket.accept"}
+    assert talked(sending([accept, *died])) == [accept]
 
 
 @pytest.mark.parametrize(
@@ -95,14 +129,5 @@ def test_a_websocket_whose_client_has_gone_is_let_go_of_by_its_application() -> 
         await send({"type": "websocket.send", "text": "{}"})
         came.append((await receive())["type"])
 
-    async def receive() -> Message:
-        return {"type": "websocket.disconnect", "code": 1006}
-
-    async def send(message: Message) -> None:
-        raise ClientDisconnected
-
-    async def serve() -> None:
-        await behind_middlewares(app)({"type": "websocket", "path": "/ws"}, receive, send)
-
-    asyncio.run(serve())
+    assert talked(app, ClientDisconnected) == []
     assert came == ["websocket.disconnect"]
