@@ -3,9 +3,9 @@
 The way of a command: `deployments.session_manager` or `web`, `gateway.session_service` (asks replicas;
 `gateway.callers` says who may, `gateway.failover` keeps sessions across losses), `deployments.routing` (finds the
 replica), `worker.denoiser` (the authority; `worker.capacity` says whom it has time for),
-`session.state_machine` (the rules, pure). The way of a block: `worker.blocks.block_loop` asks its `scheduler` whose
-is next, then prompts, generator and video decoder (`pipeline` here, `deployments.replicas.remote_stages`
-elsewhere), and `worker.streams.audience` sends the chunk to each viewer.
+`session.state_machine` (the rules, pure). The way of a block: `worker.blocks.block_loop` asks `scheduler` whose is
+next, then prompts, generator and video decoder (`pipeline` here, `deployments.replicas.remote_stages` elsewhere),
+and `worker.streams.audience` sends the chunk to each viewer.
 """
 
 import os
