@@ -32,8 +32,8 @@ SETTLED_S = 600.0
 WINDOW_S = 120.0
 """Whose median is compared, at `SETTLED_S` and at the end."""
 
-NOT_COMPARED = {"client", "IDLE"}
-"""This program, and the workers that Ray has in store, of which there are as many as it likes."""
+NOT_COMPARED = {"client", "IDLE", "default_worker"}
+"""This program, and the workers that Ray has in store or starts for it, of which there are as many as it likes."""
 
 GROWTH, GROWTH_MIB = 0.05, 8.0
 """More than both is growth: an allocator's arenas come and go."""

@@ -566,7 +566,7 @@ def test_a_manager_is_not_healthy_once_nothing_looks_after_its_sessions(
             (manager,) = there.managers
             await started(manager)
             manager.check()
-            monkeypatch.setattr(manager._failover, "_replicas", breaks_later)
+            monkeypatch.setattr(manager._failover._renewals, "replicas", breaks_later)
             await asyncio.sleep(1)
             with pytest.raises(RuntimeError, match="the watch over sessions has ended: Broken"):
                 manager.check()
