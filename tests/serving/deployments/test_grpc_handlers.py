@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import grpc
@@ -15,6 +16,20 @@ from serving.deployments.grpc_handlers import LOST_WORDS, answered, sent, tolera
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import APPLICATION
 from serving.protocol.status import reason_in, retry_after_in, server_in
+
+
+@asynccontextmanager
+async def serving(**methods: Any) -> AsyncIterator[grpc.aio.Channel]:
+    """A channel to a server that has these methods of a service `test`."""
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", methods),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            yield channel
+        finally:
+            await server.stop(None)
 
 
 def refused(details: str, method: str) -> tuple[str, str | None]:
@@ -43,15 +58,10 @@ def answer(details: str, method: str, code: grpc.StatusCode) -> grpc.aio.AioRpcE
         context.set_details(details)
 
     async def run() -> grpc.aio.AioRpcError:
-        server = grpc.aio.server()
-        handlers = {
-            "unary": grpc.unary_unary_rpc_method_handler(answered(unary)),
-            "stream": grpc.unary_stream_rpc_method_handler(sent(stream)),
-        }
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", handlers),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with serving(
+            unary=grpc.unary_unary_rpc_method_handler(answered(unary)),
+            stream=grpc.unary_stream_rpc_method_handler(sent(stream)),
+        ) as channel:
             try:
                 if method == "unary":
                     await channel.unary_unary("/test/unary", bytes, bytes)(b"")
@@ -61,8 +71,6 @@ def answer(details: str, method: str, code: grpc.StatusCode) -> grpc.aio.AioRpcE
                 raise AssertionError("it was not refused")
             except grpc.aio.AioRpcError as error:
                 return error
-            finally:
-                await server.stop(None)
 
     return asyncio.run(run())
 
@@ -87,19 +95,11 @@ def test_bytes_that_are_no_message_are_refused_in_words_and_in_one_line_of_the_l
         yield f"read {messages}".encode()
 
     async def ask() -> list[bytes]:
-        server = grpc.aio.server()
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         handler = make(answered(echo) if kind == "unary_unary" else sent(stream), pb.WatchRequest.FromString)
-        generic = grpc.method_handlers_generic_handler("test", {"ask": tolerant(handler)})
-        server.add_generic_rpc_handlers((generic,))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with serving(ask=tolerant(handler)) as channel:
             call = getattr(channel, kind)("/test/ask")([data] if kind == "stream_stream" else data)
-            try:
-                return [await call] if kind == "unary_unary" else [answer async for answer in call]
-            finally:
-                await server.stop(None)
+            return [await call] if kind == "unary_unary" else [answer async for answer in call]
 
     if kind == "stream_stream":
         assert asyncio.run(ask()) == [f"read {[pb.WatchRequest()]}".encode()]
@@ -166,16 +166,8 @@ def addressed(*metadata: tuple[str, str]) -> list[str]:
         return ",".join(value for key, value in context.invocation_metadata() if key == "application").encode()
 
     async def ask() -> bytes:
-        server = grpc.aio.server()
-        handler = grpc.unary_unary_rpc_method_handler(answered(echo))
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"ask": handler}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            try:
-                return cast(bytes, await channel.unary_unary("/test/ask", bytes, bytes)(b"", metadata=metadata))
-            finally:
-                await server.stop(None)
+        async with serving(ask=grpc.unary_unary_rpc_method_handler(answered(echo))) as channel:
+            return cast(bytes, await channel.unary_unary("/test/ask", bytes, bytes)(b"", metadata=metadata))
 
     return asyncio.run(ask()).decode().split(",")
 
@@ -235,15 +227,9 @@ def test_who_asked_is_known_after_the_request_has_ended() -> None:
             yield bytes(1000)
 
     async def run() -> None:
-        server = grpc.aio.server()
-        handler = grpc.unary_stream_rpc_method_handler(cast(Any, sent(stream)))
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test", {"stream": handler}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with serving(stream=grpc.unary_stream_rpc_method_handler(cast(Any, sent(stream)))) as channel:
             async for _ in channel.unary_stream("/test/stream", bytes, bytes)(b""):
                 pass
-        await server.stop(None)
 
     asyncio.run(run())
     assert [request.peer().split(":")[0] for request in requests] == ["ipv4"]
