@@ -21,7 +21,8 @@ import psutil
 import torch
 
 from benchmarks.measure.machine import RESULTS, Machine
-from serving.deployments.server_process import LocalServer, local_server
+from benchmarks.measure.processes import part_of, tree_of
+from serving.deployments.server_process import local_server
 from serving.launch.process_tree import is_alive
 from serving.media.whole_file import write_whole
 
@@ -52,8 +53,7 @@ def _signal_group(number: int, processes: Sequence[psutil.Process]) -> None:
 
 
 def _kill_part(part: str, processes: Sequence[psutil.Process]) -> None:
-    """Kill the process whose name, or whose command line, has `part` in it."""
-    next(found for found in processes if part in f"{found.name()} {' '.join(found.cmdline())}").kill()
+    part_of(processes, part).kill()
 
 
 ENDINGS = (
@@ -72,7 +72,7 @@ ENDINGS = (
 def measure(ending: Ending) -> float:
     """Seconds until none of a server's processes is left. Raises TimeoutError after `LONGEST_S`."""
     with local_server() as server:
-        processes = _processes(server)
+        processes = tree_of(server.pid)
         time.sleep(SETTLED_S)
         began = time.monotonic()
         ending.end(processes)
@@ -81,11 +81,6 @@ def measure(ending: Ending) -> float:
                 raise TimeoutError(f"{ending.name}: after {LONGEST_S:.0f} s these are left: {left}")
             time.sleep(LOOK_S)
         return time.monotonic() - began
-
-
-def _processes(server: LocalServer) -> list[psutil.Process]:
-    command = psutil.Process(server.pid)
-    return [command, *command.children(recursive=True)]
 
 
 def main() -> None:

@@ -19,6 +19,17 @@ ACTOR = "ray::"
 """Begins the title of Ray's workers, which ends with the method that is running."""
 
 
+def tree_of(pid: int) -> list[psutil.Process]:
+    """A process, and all below it."""
+    root = psutil.Process(pid)
+    return [root, *root.children(recursive=True)]
+
+
+def part_of(processes: Sequence[psutil.Process], part: str) -> psutil.Process:
+    """The first whose name, or whose command line, has `part` in it. Raises StopIteration where none has."""
+    return next(found for found in processes if part in f"{found.name()} {' '.join(found.cmdline())}")
+
+
 class Usage(NamedTuple):
     """Cores in use on average, by what the processes are called; `others` are all that are not of the tree."""
 

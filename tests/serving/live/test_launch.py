@@ -23,6 +23,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from benchmarks.measure.processes import part_of, tree_of
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.deployments.server_process import ServerPorts, free_ports, port_options
 from serving.launch.process_tree import is_alive
@@ -49,7 +50,7 @@ class Started:
 
     def one(self, part: str) -> psutil.Process:
         """The process whose command line, or whose name, has `part` in it."""
-        return next(found for found in self.processes if part in f"{found.name()} {' '.join(found.cmdline())}")
+        return part_of(self.processes, part)
 
     def ended(self, within_s: float) -> tuple[int, str]:
         """The exit code and what was said at last, once no process is left. Raises AssertionError if one is."""
@@ -70,7 +71,7 @@ def served(folder: Path, ports: ServerPorts | None = None) -> Iterator[Started]:
     ports = ports or free_ports()
     with starting(folder, ports) as process:
         said = _said(process)
-        yield Started(process, ports, said, tree(process))
+        yield Started(process, ports, said, tree_of(process.pid))
 
 
 @contextmanager
@@ -83,10 +84,6 @@ def starting(folder: Path, ports: ServerPorts) -> Iterator[subprocess.Popen[str]
             yield process
         finally:
             process.terminate()
-
-
-def tree(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
 
 
 def _said(process: subprocess.Popen[str]) -> dict[str, str]:
@@ -150,7 +147,7 @@ def test_a_server_of_which_a_part_dies_as_it_starts_says_so_and_ends(tmp_path: P
     with starting(tmp_path, ports) as process:
         found = started_part(process, part)
         time.sleep(1)
-        server = Started(process, ports, {}, tree(process))
+        server = Started(process, ports, {}, tree_of(process.pid))
         found.kill()
         code, said = server.ended(NOTICED_S)
     assert code != 0
@@ -160,7 +157,7 @@ def test_a_server_of_which_a_part_dies_as_it_starts_says_so_and_ends(tmp_path: P
 def started_part(process: subprocess.Popen[str], part: str) -> psutil.Process:
     """The process of this name, once the server has started it."""
     until = time.monotonic() + START_S
-    while not (found := [one for one in tree(process) if one.name() == part]):
+    while not (found := [one for one in tree_of(process.pid) if one.name() == part]):
         assert time.monotonic() < until
         time.sleep(0.2)
     return found[0]
@@ -176,7 +173,7 @@ def test_a_server_that_is_told_to_end_as_it_starts_leaves_no_process_and_no_port
     with starting(tmp_path, ports) as process:
         started_part(process, part)
         ENDINGS[ending](process.pid)
-        code, said = Started(process, ports, {}, tree(process)).ended(STOPPED_S)
+        code, said = Started(process, ports, {}, tree_of(process.pid)).ended(STOPPED_S)
     assert (code, said.splitlines()[1:]) == (0, ["stopping ..."])
 
 
