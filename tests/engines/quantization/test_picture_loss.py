@@ -22,7 +22,14 @@ def test_every_block_of_every_stream_is_compared(kind: str) -> None:
     loss = int8_conv_loss(codec, STREAM, ranges, list(LATENTS), told.append)
     assert (loss.blocks, told) == (6, [1, 2])
     assert 30 < loss.worst_psnr_db <= loss.median_psnr_db < MOST_DB
-    clipped = int8_conv_loss(codec, STREAM, {name: reach / 8 for name, reach in ranges.items()}, list(LATENTS))
+
+
+@pytest.mark.slow
+def test_ranges_that_are_too_narrow_cost_more() -> None:
+    codec = random_codec("pocket")
+    ranges = conv_ranges(codec, list(LATENTS))
+    narrow = {name: reach / 8 for name, reach in ranges.items()}
+    loss, clipped = (int8_conv_loss(codec, STREAM, reaches, list(LATENTS)) for reaches in (ranges, narrow))
     assert clipped.median_psnr_db < loss.median_psnr_db - 3
 
 

@@ -150,6 +150,7 @@ def widen_modulated(state: dict[str, Tensor], channels: Tensor, factor: float) -
                 state[f"blocks.{block}.{layer}.weight"][:, channels] /= factor
 
 
+@pytest.mark.slow
 def test_smoothing_takes_the_harm_out_of_wide_channels(watched: Watched) -> None:
     wide = with_outliers(30)
     statistics = calibrate(wide, watched.prompts, POCKET.stream, blocks=5)

@@ -79,6 +79,7 @@ def test_every_block_is_that_of_pytorch(both: Both) -> None:
     assert_same(both.made(both.by_graph, range(9)), both.made(both.by_torch, range(9)))
 
 
+@pytest.mark.slow
 def test_so_are_those_of_single_frames_with_noisy_keys_and_a_local_sink(tmp_path: Path) -> None:
     both = Both(FRAMEWISE, tmp_path)
     assert_same(both.made(both.by_graph, range(9)), both.made(both.by_torch, range(9)))
