@@ -17,12 +17,12 @@ proto: .venv/dev
 	$(BIN)/python -m serving.pb.generate
 
 # Servers are tested one by one, since each has a Ray cluster. They wait more than they work: the unit tests run
-# beside them, four at a time, and give way to them.
+# beside them, three at a time, and give way to them.
 test: .venv/dev | .venv/browser .venv/helm
 	$(MAKE) --jobs 2 test-units test-servers
 
 test-units:
-	nice -n 19 $(BIN)/python -m pytest -m "not slow" --numprocesses 4 --dist worksteal --ignore tests/serving/live
+	nice -n 19 $(BIN)/python -m pytest -m "not slow" --numprocesses 3 --dist worksteal --ignore tests/serving/live
 
 test-servers:
 	$(BIN)/python -m pytest -m "not slow" tests/serving/live

@@ -176,9 +176,9 @@ async def play(blocks: int) -> Played:
             await anext(events)
             copying = work.create_task(manager.keep_copy())
             frames = await _steer(denoiser, events, spec.stream.blocks, samples)
+            applied = await _applied(denoiser)
             renewing.cancel()
             copying.cancel()
-        applied = _applied(denoiser)
         resume = manager.copy.resume_state("the end")
         log = AppliedLog.of(resume.record.applied, resume.past)
         return Played(samples, frames, applied, [write_applied(cue) for cue in log])
@@ -243,8 +243,8 @@ async def _say(denoiser: Denoiser, name: str, **action: Any) -> None:
         raise RuntimeError(f"{name} was refused: {receipt.error}")
 
 
-def _applied(denoiser: Denoiser) -> list[pb.AppliedCue]:
-    """All cues that have applied, page by page."""
+async def _applied(denoiser: Denoiser) -> list[pb.AppliedCue]:
+    """All cues that have applied, page by page; the lease is renewed in between."""
     found, token = list[pb.AppliedCue](), ""
     while True:
         page = denoiser.applied_cues(ATTEMPT, token, PAGE)
@@ -252,6 +252,7 @@ def _applied(denoiser: Denoiser) -> list[pb.AppliedCue]:
         token = page.next_page_token
         if not token:
             return found
+        await asyncio.sleep(0)
 
 
 def result(played: Played, machine: Machine) -> dict[str, object]:
