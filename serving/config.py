@@ -38,7 +38,7 @@ DType = Literal["float32", "bfloat16"]
 Stages = Literal["shared", "separate"]
 TextWeights = Literal["plain", "int8"]
 DecoderConvs = Literal["plain", "int8"]
-DenoiserEngine = Literal["torch", "onnx"]
+DenoiserEngine = Literal["torch", "onnx", "tensorrt"]
 StageEngine = Literal["auto", "torch", "onnx", "tensorrt"]
 Preset = Literal["auto", "none", "24gb", "16gb"]
 
@@ -203,7 +203,9 @@ class ServerConfig(BaseModel):
     )
     decoder_convs: DecoderConvs = Field("plain", description="int8: of what `longtake plan --int8-convs` made")
     text_engine: StageEngine = Field("auto", description="the engine of what encodes prompts")
-    denoiser_engine: DenoiserEngine = Field("torch", description="of passes; onnx: on a CPU, from prompts alone")
+    denoiser_engine: DenoiserEngine = Field(
+        "torch", description="of passes, from prompts alone; onnx: on a CPU; tensorrt: of full windows, on a GPU"
+    )
     threads: Count = Field(1, description="of torch in each replica on the CPU")
     encoder: EncoderChoice = Field("auto", description="auto: the graphics card's, where it encodes, else libx264")
 
@@ -293,7 +295,7 @@ class ServerConfig(BaseModel):
     @property
     def other_sizes(self) -> bool:
         """Whether sessions may be of sizes that are not warmed up: none are declared, and no plans asked for."""
-        by_plans = self.decoder_engine in ("onnx", "tensorrt") or self.denoiser_engine == "onnx"
+        by_plans = self.decoder_engine in ("onnx", "tensorrt") or self.denoiser_engine != "torch"
         return not self.sizes and not by_plans
 
     def served_sizes(self, own: tuple[int, int]) -> tuple[tuple[int, int], ...]:

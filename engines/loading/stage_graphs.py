@@ -47,9 +47,8 @@ def stage_exports(
 ) -> list[StageExport]:
     """All graphs of a stage, which compute in `dtype`; what they are named after is their network as it is loaded.
 
-    Of a denoiser, each of whose graphs has all the weights, that of a pass over a full window, or of `every_pass`.
-
-    Writing one raises as `export_graph`, and ConfigError for a dtype that will not do for the stage.
+    Of a denoiser those of `planned_passes`. Raises as that; writing one as `export_graph`, and ConfigError for a
+    dtype that will not do for the stage.
     """
     match stage:
         case "decoder":
@@ -66,8 +65,17 @@ def stage_exports(
             transformer, weights = model.transformer, fingerprint(model.transformer)
             return [
                 StageExport(call.name, partial(export_denoiser, transformer, call, weights=weights, dtype=dtype))
-                for call in (denoiser_calls(stream) if every_pass else [DenoiserCall.of(stream)])
+                for call in planned_passes(stream, every=every_pass)
             ]
+
+
+def planned_passes(stream: StreamConfig, *, every: bool) -> list[DenoiserCall]:
+    """Those that plans run: each has all the weights, so of a card's there is one, over a full window.
+
+    Raises ConfigError as `denoiser_calls`.
+    """
+    calls = denoiser_calls(stream)
+    return calls if every else [DenoiserCall.of(stream)]
 
 
 def decoder_exports(codec: Autoencoder, stream: StreamConfig, dtype: torch.dtype) -> list[StageExport]:

@@ -7,6 +7,7 @@ a pass's own keys and values into their slots.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,25 +44,35 @@ def call_of(graph: StageGraph) -> DenoiserCall:
     return DenoiserCall(frames, tuple(n // call.frame_tokens for n in tokens.values()), call.height, call.width)
 
 
-class GraphRunner(EagerRunner):
-    """Runs passes of `transformer`, in fp32, by `sessions`: one for each kind of pass that its streams make."""
+class PassSession(NamedTuple):
+    """What runs one kind of pass."""
 
-    def __init__(self, transformer: CausalTransformer, sessions: Sequence[StageSession]) -> None:
+    call: DenoiserCall
+    session: StageSession
+
+
+class GraphRunner(EagerRunner):
+    """Runs passes of `transformer` by `sessions`, whose graphs are in its dtype: one for each kind of pass.
+
+    With `others` PyTorch runs the passes that no graph is for.
+    """
+
+    def __init__(
+        self, transformer: CausalTransformer, sessions: Sequence[StageSession], *, others: bool = False
+    ) -> None:
         super().__init__(transformer)
         calls = {call_of(session.graph): session for session in sessions}
-        self._sessions = {_kind(call): (call, session) for call, session in calls.items()}
+        self._sessions = {_kind(call): PassSession(call, session) for call, session in calls.items()}
+        self._others = others
 
     @override
     def prepare(self, rows: Sequence[Row]) -> GraphPass:
         return GraphPass(self, rows)
 
     @torch.inference_mode()
-    def run(self, row: Row, latents: Tensor) -> Tensor:
-        """The flow of a row's latents [frames, channels, h/8, w/8]; its keys and values are in their slots then.
-
-        Raises StreamError where no graph is for such a pass.
-        """
-        call, session = self._found(row)
+    def run(self, by: PassSession, row: Row, latents: Tensor) -> Tensor:
+        """The flow of a row's latents [frames, channels, h/8, w/8]; keys and values are in their slots then."""
+        call, session = by
         context, modulation = self.attention(row), self.modulations.at(row.level.timestep)
         given = {
             LATENTS: latents.unsqueeze(0),
@@ -81,15 +92,18 @@ class GraphRunner(EagerRunner):
             context.keep(layer, keys, values, apply_rope(keys[..., : context.raw_dim], back))
         return made[FLOW][0]
 
-    def _found(self, row: Row) -> tuple[DenoiserCall, StageSession]:
+    def session_for(self, row: Row) -> PassSession | None:
+        """What runs the row's pass; None for PyTorch. Raises StreamError where that is not to."""
         placement, side = row.placement, SPATIAL_FACTOR * PATCH
         attended, size = placement.used - placement.first, (row.grid.rows * side, row.grid.columns * side)
         found = self._sessions.get((placement.frames, attended, *size))
-        if found is None or row.write is not None:
+        if row.write is None and found is not None:
+            return found
+        if not self._others:
             known = ", ".join(f"{call.name} of {call.height}x{call.width}" for call, _ in self._sessions.values())
             wanted = f"{placement.frames} of {attended} latent frames of {size[0]}x{size[1]}"
             raise StreamError(f"no graph is for a pass over {wanted}; there is one of {known}")
-        return found
+        return None
 
     def _prompt(self, context: EagerAttention, layer: int) -> Iterator[Tensor]:
         """With the key that stands for all padding as often as it stands for."""
@@ -106,13 +120,17 @@ class GraphPass(EagerPass):
 
     @override
     def flow(self, row: Row, latents: Tensor) -> Tensor:
-        return self._graphs.run(row, latents)
+        by = self._graphs.session_for(row)
+        return super().flow(row, latents) if by is None else self._graphs.run(by, row, latents)
 
     @override
-    def write_kv(self, latents: Tensor) -> None:
+    def write_row(self, row: Row, latents: Tensor) -> None:
         """By the whole pass: its flow is of no use."""
-        for row, frames in zip(self._rows, latents, strict=True):
-            self._graphs.run(row, frames)
+        by = self._graphs.session_for(row)
+        if by is None:
+            super().write_row(row, latents)
+        else:
+            self._graphs.run(by, row, latents)
 
 
 def _kind(call: DenoiserCall) -> tuple[int, int, int, int]:

@@ -125,10 +125,14 @@ class EagerPass:
 
     def write_kv(self, latents: Tensor) -> None:
         """As the transformer."""
-        runner = self._runner
         for row, frames in zip(self._rows, latents, strict=True):
-            modulation = runner.modulations.at(row.level.timestep)
-            runner.transformer.write_kv(frames.unsqueeze(0), modulation, runner.attention(row))
+            self.write_row(row, frames)
+
+    def write_row(self, row: Row, latents: Tensor) -> None:
+        """Keys and values of a row's latents [frames, channels, h/8, w/8]."""
+        runner = self._runner
+        modulation = runner.modulations.at(row.level.timestep)
+        runner.transformer.write_kv(latents.unsqueeze(0), modulation, runner.attention(row))
 
 
 class EagerRunner:

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, cache_size
+from engines.cache.kv_cache import CacheLayout, CacheSize, KVCache, KVFormat, cache_size
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
 from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
@@ -99,9 +99,10 @@ def build_generator(
     size = _cache_size(model, config, config.sessions)
     lasting = config.cache_bytes
     if lasting is None and model.transformer.device.type == "cuda":
-        lasting = memory_budget(model, config, beside, exercise, decoder).lasting
+        lasting = memory_budget(model, config, beside, exercise, decoder, runner).lasting
     if lasting is not None:
-        _require_room(model, config, lasting)
+        kv_format = kv_format_of(config.backends) if runner is None else runner.kv_format
+        _require_room(model, config, lasting, kv_format)
     runner = runner or select_runner(model.transformer, config.backends, graphs=config.graphs)
     return _generator(model, config, runner, size, decoder)
 
@@ -112,13 +113,14 @@ def memory_budget(
     beside: Sequence[Callable[[], object]] = (),
     exercise: Callable[[Generator, EngineConfig], None] = generate_full_window,
     decoder: StreamingDecoder | None = None,
+    runner: ModelRunner | None = None,
 ) -> MemoryBudget:
     """What a CUDA device has for sessions, measured as `build_generator` says.
 
     Raises DeviceOutOfMemory if not even one exercise fits.
     """
     with typed_out_of_memory("one block"):
-        run = partial(_exercise, model, config, exercise, decoder)
+        run = partial(_exercise, model, config, exercise, decoder, runner)
         return MemoryBudget.measured(model.transformer.device, run, *beside)
 
 
@@ -149,20 +151,20 @@ def _exercise(
     config: EngineConfig,
     exercise: Callable[[Generator, EngineConfig], None],
     decoder: StreamingDecoder | None,
+    runner: ModelRunner | None,
 ) -> None:
     """For as many streams as may go together, in the fastest ways. Graphs keep memory: none here."""
-    runner = select_runner(model.transformer, config.backends, graphs=False)
+    runner = runner or select_runner(model.transformer, config.backends, graphs=False)
     generator = _generator(model, config, runner, _cache_size(model, config, config.batch), decoder)
     with searching_convolutions(model.transformer.device):
         exercise(generator, config)
     generator.release()
 
 
-def _require_room(model: Model, config: EngineConfig, lasting: int) -> None:
+def _require_room(model: Model, config: EngineConfig, lasting: int, kv_format: KVFormat) -> None:
     """Raise ConfigError unless what sessions keep fits into `lasting` bytes: runs, prompts, decoders' caches."""
-    dtype, kv_format = model.transformer.dtype, kv_format_of(config.backends)
     kinds = [config.stream] if config.video is None else [config.stream, config.video]
-    kept = largest_session_bytes(model.config, kinds, dtype, kv_format)
+    kept = largest_session_bytes(model.config, kinds, model.transformer.dtype, kv_format)
     # A prompt can be read beside those that are followed.
     decoder = kept.decoder if config.decodes or config.decoder_beside else 0
     each, spare = sum(kept) - kept.decoder + decoder, kept.prompt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -18,7 +19,7 @@ from engines.bindings.text import GraphTextEncoder
 from engines.config.model import ModelConfig
 from engines.config.validation import require
 from engines.errors import PlanError
-from engines.export.denoiser import denoiser_calls
+from engines.export.denoiser import LATENTS
 from engines.export.quantized_convs import int8_name
 from engines.export.text import text_name
 from engines.loading.fingerprint import fingerprint
@@ -26,6 +27,7 @@ from engines.loading.model import Autoencoder
 from engines.loading.stage_graphs import (
     STAGE_NETWORKS,
     decoder_calls,
+    planned_passes,
     source_dtype,
     text_lengths,
 )
@@ -112,7 +114,7 @@ class StageChoice:
             "--decoder-convs plain",
         )
         require(
-            not (self.stage == "denoiser" and self.loras and self.engine == "onnx"),
+            not (self.stage == "denoiser" and self.loras and self.engine != "torch"),
             f"plans of a denoiser know no LoRAs; say {flag} torch, or leave --lora out",
         )
 
@@ -211,16 +213,20 @@ def open_text(prompts: PromptEncoder, encoder: UMT5Encoder, choice: StageChoice)
 
 
 def open_runner(transformer: CausalTransformer, choice: StageChoice) -> ModelRunner | None:
-    """What runs passes by graphs; None where PyTorch does.
+    """What runs passes by graphs; None where PyTorch does. On a card it does so where windows are not full.
 
-    Raises as `open_decoder`, and ConfigError for a transformer that is not in fp32.
+    Raises as `open_decoder`, and ConfigError for a transformer that is not in the plans' dtype.
     """
     opened = _open_plans(choice)
     if opened is None:
         return None
-    problem = f"plans of a denoiser compute in fp32, and the model is in {transformer.dtype}; say --dtype float32"
-    require(transformer.dtype == torch.float32, problem)
-    return GraphRunner(transformer, opened.sessions)
+    dtype = opened.sessions[0].graph.input(LATENTS).torch_dtype
+    require(
+        transformer.dtype == dtype,
+        f"plans of a denoiser compute in {dtype} here, and the model is in {transformer.dtype}; "
+        f"say --dtype {str(dtype).removeprefix('torch.')}",
+    )
+    return GraphRunner(transformer, opened.sessions, others=not _on_cpu(choice))
 
 
 class _Opened(NamedTuple):
@@ -273,7 +279,7 @@ def require_plans(choice: StageChoice) -> list[Plan]:
 
 def _weights(choice: StageChoice, models: Path) -> str:
     """The fingerprint of the stage's network, as plans are named after it."""
-    dtype = source_dtype(choice.stage, on_cpu=choice.engine == "onnx")
+    dtype = source_dtype(choice.stage, on_cpu=_on_cpu(choice))
     cpu, network = torch.device("cpu"), STAGE_NETWORKS[choice.stage]
     model = open_model(choice.model, models, cpu, dtype, choice.codec, networks=[network]).model
     match choice.stage:
@@ -285,8 +291,13 @@ def _weights(choice: StageChoice, models: Path) -> str:
             return fingerprint(model.transformer)
 
 
+def _on_cpu(choice: StageChoice) -> bool:
+    """Whether plans are those of onnxruntime."""
+    return choice.engine == "onnx"
+
+
 def _libraries(choice: StageChoice) -> tuple[LibraryName, ...]:
-    return ("onnxruntime",) if choice.engine == "onnx" else ("tensorrt-rtx", "tensorrt")
+    return ("onnxruntime",) if _on_cpu(choice) else ("tensorrt-rtx", "tensorrt")
 
 
 def _wanted(choice: StageChoice, model: ModelConfig, weights: str, library: LibraryName) -> list[PlanWanted]:
@@ -306,7 +317,8 @@ def _graphs(choice: StageChoice, model: ModelConfig) -> list[tuple[str, PictureS
         return [(text_name(length), None) for length in text_lengths(model.text_encoder.text_len)]
     streams = [(size, replace(model.stream, height=size[0], width=size[1])) for size in choice.sizes]
     if choice.stage == "denoiser":
-        return [(call.name, size) for size, stream in streams for call in denoiser_calls(stream)]
+        passes = partial(planned_passes, every=_on_cpu(choice))
+        return [(call.name, size) for size, stream in streams for call in passes(stream)]
     return [
         (int8_name(call.name) if choice.int8_convs else call.name, size)
         for size, stream in streams

@@ -66,7 +66,7 @@ def served_model(config: ServerConfig) -> ModelConfig:
     restyling where there is none.
     """
     model = model_config(config.model, models_folder(config.models_dir))
-    if config.denoiser_engine == "onnx":
+    if config.denoiser_engine != "torch":
         remedy = "which graphs of a denoiser do not; say --denoiser-engine torch"
         require(not model.needs_video, f"{model.name} only restyles videos, {remedy}")
         model = replace(model, video=None)

@@ -222,7 +222,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text-engine", choices=STAGE_ENGINES, default="auto", help="the engine of what encodes prompts"
     )
     parser.add_argument(
-        "--denoiser-engine", choices=DENOISER_ENGINES, default="torch", help="of passes; onnx: on a CPU"
+        "--denoiser-engine",
+        choices=DENOISER_ENGINES,
+        default="torch",
+        help="of passes; onnx: on a CPU; tensorrt: of full windows, on a GPU",
     )
     parser.add_argument("--no-graphs", action="store_true", help="launch every kernel by itself on cuda")
     add_lora_argument(parser)

@@ -76,7 +76,6 @@ def run(options: argparse.Namespace) -> int:
     dtypes = CPU_DTYPES if on_cpu else PLAN_DTYPES
     store = PlanStore(models / config.name, models / config.name / LOCK)
     plans = list[Plan]()
-    # Of a card nobody runs them yet.
     exports, loss = stage_exports(opened.model, stage, stream, dtypes[stage], every_pass=on_cpu), None
     with interruptible() as interrupted:
         try:

@@ -40,6 +40,7 @@ class Watched:
         self._runtime = runtime
         self.graph = runtime.graph
         self.addresses: dict[str, int] = {}
+        self.runs = 0
         self.fails = False
 
     def set_address(self, name: str, address: int) -> None:
@@ -48,6 +49,7 @@ class Watched:
 
     def run(self, stream: int) -> None:
         self._runtime.run(stream)
+        self.runs += 1
         if self.fails:
             raise RuntimeError("the card has fallen off the bus")
 

@@ -16,6 +16,7 @@ from engines.config.presets import preset
 from engines.config.stream import StreamConfig
 from engines.errors import ConfigError, StreamError
 from engines.export.denoiser import DenoiserCall, denoiser_calls, export_denoiser
+from engines.export.graph import StageGraph
 from engines.loading.model import Model
 from engines.runner.by_graph import GraphRunner, call_of
 from engines.streaming.builder import EngineConfig, build_generator
@@ -23,6 +24,7 @@ from engines.streaming.generator import Generator
 from engines.streaming.snapshot import restore, take_light
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
+from tests.engines.bindings.runtimes import CPU, Watched, on_tensorrt
 
 EXACT = 2e-5
 SWITCHES = {0: 0, 2: 1, 6: 0}
@@ -33,25 +35,44 @@ FRAMEWISE = StreamConfig(
 )
 
 
+class Idle:
+    """A runtime that computes nothing, and counts."""
+
+    def __init__(self, graph: StageGraph) -> None:
+        self.graph = graph
+        self.runs = 0
+
+    def set_address(self, name: str, address: int) -> None:
+        assert address
+
+    def run(self, stream: int) -> None:
+        self.runs += 1
+
+
 class Both:
     """A generator by graphs and one by PyTorch, of one model."""
 
     def __init__(self, stream: StreamConfig, folder: Path) -> None:
         self.stream = replace(stream, height=32, width=48, steps=(1000, 500))
-        model = Model.random(preset("tiny"), 3)
+        self.model = model = Model.random(preset("tiny"), 3)
         calls = {call.name: call for call in denoiser_calls(self.stream)}
         self.graphs = [
             export_denoiser(model.transformer, call, folder / name, "", torch.float32)
             for name, call in calls.items()
         ]
         assert [call_of(graph) for graph in self.graphs] == list(calls.values())
-        sessions = [StageSession(OnnxRuntime(graph, graph.path, 1), torch.device("cpu")) for graph in self.graphs]
+        sessions = [StageSession(OnnxRuntime(graph, graph.path, 1), CPU) for graph in self.graphs]
         config = EngineConfig(self.stream, sessions=3, decodes=False, batch=2)
         self.by_graph = build_generator(model, config, runner=GraphRunner(model.transformer, sessions))
         self.by_torch = build_generator(model, config)
         random = torch.Generator().manual_seed(1)
         dim = model.config.transformer.text_dim
         self.prompts = [Prompt(f"prompt {n}", torch.randn(n, dim, generator=random)) for n in (5, 11)]
+
+    def with_plan(self, session: StageSession) -> Generator:
+        """A generator with one graph, all of whose other passes are PyTorch's."""
+        runner = GraphRunner(self.model.transformer, [session], others=True)
+        return build_generator(self.model, EngineConfig(self.stream, decodes=False), runner=runner)
 
     def made(self, generator: Generator, numbers: range, streams: Sequence[Stream] = ()) -> list[list[Tensor]]:
         """Latents of blocks of streams, of a new one if there are none; they are closed."""
@@ -104,6 +125,29 @@ def test_a_snapshot_of_pytorchs_goes_on_by_graphs(both: Both) -> None:
         for generator in (both.by_graph, both.by_torch)
     )
     assert_same(made, wanted)
+
+
+def full_window(both: Both) -> StageGraph:
+    return next(graph for graph in both.graphs if graph.name == DenoiserCall.of(both.stream).name)
+
+
+def test_pytorch_makes_the_passes_for_which_a_card_has_no_plan(both: Both) -> None:
+    watched = Watched(on_tensorrt(full_window(both)))
+    by_plan = both.with_plan(StageSession(watched, CPU))
+    assert_same(both.made(by_plan, range(3)), both.made(both.by_torch, range(3)))
+    # Blocks 0 and 1 fill the window, and block 2 has it full: its steps and, later, its clean pass.
+    assert watched.runs == len(both.stream.steps)
+    assert_same(both.made(by_plan, range(9)), both.made(both.by_torch, range(9)))
+
+
+def test_plans_in_16_bits_are_given_what_a_model_in_16_bits_has(both: Both, tmp_path: Path) -> None:
+    transformer = Model.random(preset("tiny"), 3).transformer.to(torch.bfloat16)
+    graph = export_denoiser(transformer, DenoiserCall.of(both.stream), tmp_path / "graph", "", torch.bfloat16)
+    model, idle = Model.of(preset("tiny"), transformer, None, None), Idle(graph)
+    runner = GraphRunner(transformer, [StageSession(idle, CPU)], others=True)
+    generator = build_generator(model, EngineConfig(both.stream, decodes=False), runner=runner)
+    both.made(generator, range(3))
+    assert idle.runs == len(both.stream.steps)
 
 
 def test_longlive_takes_eight_graphs() -> None:

@@ -17,6 +17,7 @@ from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.errors import ConfigError, PlanError
 from engines.loading.model import Model
+from engines.plans.tensorrt_builder import Card
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
@@ -25,6 +26,7 @@ from engines.vae.protocol import StreamingDecoder
 from kernels.dispatch import EAGER
 from serving.cli.main import main
 from serving.config import ServerConfig, StageEngine
+from serving.pipeline import stage_engine
 from serving.pipeline.stage_engine import (
     RunStage,
     StageChoice,
@@ -37,6 +39,7 @@ from serving.pipeline.stage_engine import (
 )
 from serving.weights.loader import OpenedModel, open_model
 from serving.weights.quantized_model import served_model
+from tests.support import fake_tensorrt_runtime
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 COMMANDS: dict[RunStage, str] = {
@@ -207,13 +210,23 @@ def test_blocks_by_plans_of_a_denoiser_are_pytorchs(tmp_path: Path) -> None:
         generator.set_prompt(opened, Prompt("ones", torch.ones(3, generator.config.text_dim)))
         made.append(torch.stack([generator.generate([opened])[0].latents for _ in range(6)]))
     torch.testing.assert_close(made[0], made[1], rtol=0, atol=2e-5)
-    with pytest.raises(ConfigError, match=r"compute in fp32, and the model is in .*; say --dtype float32"):
+    with pytest.raises(ConfigError, match=r"compute in torch.float32 here, and .*; say --dtype float32"):
         open_runner(transformer(torch.bfloat16).transformer, denoiser(tmp_path))
 
 
 def test_a_denoiser_without_plans_is_refused_with_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=f"there is no plan of denoiser-3-of-3 at 32x48 .*; make it: {DENOISER}$"):
         open_runner(transformer().transformer, denoiser(tmp_path))
+
+
+def test_of_a_denoiser_on_a_card_the_plan_of_a_full_window_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Card, "here", lambda: Card("sm_89", "RTX 4090"))
+    monkeypatch.setattr(stage_engine, "plan_module", lambda library: fake_tensorrt_runtime)
+    command = "longtake plan tiny --stage denoiser --for sm_89 --size 32x48"
+    with pytest.raises(PlanError, match=f"no plan of denoiser-3-of-12 at 32x48 .*; make it: {command}"):
+        require_plans(replace(denoiser(tmp_path), engine="tensorrt", device=CUDA))
 
 
 def test_pytorch_runs_passes_where_nothing_else_is_asked_for(tmp_path: Path) -> None:
@@ -226,6 +239,10 @@ def test_pytorch_runs_passes_where_nothing_else_is_asked_for(tmp_path: Path) -> 
         (
             {"device": CUDA},
             "the denoiser engine onnx runs on cpu, and the device is cuda; say --device cpu",
+        ),
+        (
+            {"engine": "tensorrt"},
+            "the denoiser engine tensorrt runs on cuda, and the device is cpu; say --device cuda",
         ),
         ({"loras": True}, "plans of a denoiser know no LoRAs; say --denoiser-engine torch, or leave --lora out"),
     ],
