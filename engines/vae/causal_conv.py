@@ -24,6 +24,9 @@ from engines.vae.doubling_conv import DoublingConv
 from kernels.vae.frame_layout import channels_last, empty_frames
 from kernels.vae.ops import VAEOps
 
+TENSOR_CORE_CHANNELS = 8
+"""In 16 bits, outputs of a convolution are made in groups of so many."""
+
 FRAMES = 2
 """The axis of the frames in what `VAEOps` take: [batch, channels, frames, height, width]."""
 
@@ -160,13 +163,32 @@ class StreamingSequential(StreamingLayer):
 def convolve(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """`conv` of channels-last pictures, without its bias: of each frame by itself where it knows no time."""
     if isinstance(conv, nn.Conv3d):
-        return channels_last(F.conv3d(x, conv.weight, None, conv.stride, conv.padding))
+        y = F.conv3d(x, _weight(conv, x), None, conv.stride, conv.padding)
+        return channels_last(y[:, : conv.out_channels])
     frames = x.transpose(1, FRAMES).flatten(0, 1)
     if isinstance(conv, DoublingConv):
         y = conv.enlarge(frames, None)
     else:
-        y = F.conv2d(frames, conv.weight, None, conv.stride, conv.padding)
+        y = F.conv2d(frames, _weight(conv, x), None, conv.stride, conv.padding)[:, : conv.out_channels]
     return channels_last(y.unflatten(0, (x.shape[0], -1)).transpose(1, FRAMES))
+
+
+def _weight(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
+    """With outputs that nobody takes where tensor cores want more than there are, as of a head's three colours."""
+    missing = -conv.out_channels % TENSOR_CORE_CHANNELS
+    if missing == 0 or not uses_tensor_cores(x):
+        return conv.weight
+    padded = F.pad(conv.weight, (*(0, 0) * (conv.weight.dim() - 1), 0, missing))
+    return (
+        channels_last(padded)
+        if isinstance(conv, nn.Conv3d)
+        else padded.contiguous(memory_format=torch.channels_last)
+    )
+
+
+def uses_tensor_cores(x: Tensor) -> bool:
+    """Whether `x` is multiplied by units that take whole groups of channels only."""
+    return x.is_cuda and x.element_size() == 2
 
 
 def convolve_biased(ops: VAEOps, conv: nn.Module, x: Tensor) -> Tensor:

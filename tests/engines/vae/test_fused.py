@@ -7,10 +7,12 @@ from typing import TypeVar
 
 import pytest
 import torch
+from torch import Tensor
 
 from engines.config.networks import PatchVAEConfig, TAEHVConfig, VAEConfig
 from engines.errors import StreamError
 from engines.loading.model import Autoencoder
+from engines.vae import causal_conv
 from engines.vae.patch_vae import PatchVAE
 from engines.vae.taehv import TAEHV
 from engines.vae.wan_vae import WanVAE
@@ -99,6 +101,22 @@ def test_any_split_of_the_latents_decodes_the_same(make: Make, split: tuple[int,
 @every
 def test_any_split_of_the_pictures_encodes_the_same(make: Make, split: tuple[int, ...]) -> None:
     assert_equal(encode(fused(make, REFERENCE), PICTURES.split(split, dim=1)), encode(make(), (PICTURES,)))
+
+
+@either
+@every
+def test_outputs_that_fill_up_groups_for_tensor_cores_change_nothing(
+    make: Make, ops: VAEOps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = list[int]()
+
+    def asked(x: Tensor) -> bool:
+        seen.append(x.shape[1])
+        return True
+
+    monkeypatch.setattr(causal_conv, "uses_tensor_cores", asked)
+    assert_equal(decode(fused(make, ops), LATENTS[:, :3].split((1, 2), dim=1)), decode(make(), (LATENTS[:, :3],)))
+    assert seen
 
 
 @every
