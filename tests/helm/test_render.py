@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray._private.services import determine_plasma_store_config
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.serve.config import AutoscalingConfig
 
@@ -133,6 +134,20 @@ def test_a_stage_on_the_cpu_takes_no_gpu(chart: Chart) -> None:
     assert asked == {"SessionManager": 0, "Denoiser": 1, "VideoDecoder": 1, "TextEncoder": 0}
     limits = {group: rendered.pod(group)["containers"][0]["resources"]["limits"] for group in rendered.groups}
     assert {group for group, found in limits.items() if "nvidia.com/gpu" in found} == {"denoiser", "decoder"}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=[path.stem for path in EXAMPLES])
+def test_ray_keeps_objects_in_a_pods_shared_memory(
+    chart: Chart, example: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered = chart.render(files=[example])
+    for name, group in rendered.groups.items():
+        volumes = {volume["name"]: volume for volume in rendered.pod(name)["volumes"]}
+        shared = int(volumes["shared-memory"]["emptyDir"]["sizeLimit"].removesuffix("Gi")) << 30
+        monkeypatch.setattr("ray._private.utils.get_shared_memory_bytes", lambda shared=shared: shared)
+        store = int(group["rayStartParams"]["object-store-memory"])
+        folder, _, size = determine_plasma_store_config(store, "/tmp/ray")
+        assert (folder, size) == ("/dev/shm", store)
 
 
 def node_types(rendered: Rendered) -> dict[str, Any]:
@@ -290,6 +305,9 @@ REFUSED = {
     "no gpus": ((*INSECURE, "server.device=cuda"), "the device is cuda and pods.denoiser.gpus is 0"),
     "idle gpus": ((*INSECURE, "pods.denoiser.gpus=1"), "pods.denoiser.gpus is 1 and the device is cpu"),
     "no gpus for text": ((*SEPARATE, *CUDA, "pods.decoder.gpus=1"), "pods.text.gpus is 0"),
+    "little shared memory": (
+        (*INSECURE, "pods.front.sharedMemory=64Mi"), "pods.front.sharedMemory is 64Mi, three quarters of which",
+    ),
     "no decoder slots": ((*INSECURE, "server.stages=separate"), "server.decoder_slots is missing"),
     "no weights": ((*INSECURE, "server.model=longlive-1.3b"), "the model longlive-1.3b needs weights"),
     "no model to download": (

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import yaml
@@ -16,11 +16,13 @@ from tests.helm.conftest import INSECURE, Chart, Rendered
 from tests.helm.schemas import serve_config_of
 from tests.helm.values_schema import CHART
 
-Effect = Literal["live", "replaced", "new cluster", "beside"]
+Effect = Literal["live", "replaced", "new cluster", "beside", "later", "new server"]
 
 BASE = (*INSECURE, "recordings.create=true")
 
 CHANGES: dict[str, str] = {
+    "nameOverride": "films",
+    "fullnameOverride": "films",
     "image.tag": "next",
     "image.repository": "films/longtake",
     "image.pullPolicy": "Always",
@@ -36,6 +38,7 @@ CHANGES: dict[str, str] = {
     "server.codec": "tiny",
     "server.device": "cuda,pods.denoiser.gpus=1",
     "server.slots": "3",
+    "server.stages": "separate,server.decoder_slots=8",
     "server.lease_s": "20",
     "proxy": "haproxy",
     "replicas.managers": "6",
@@ -166,16 +169,23 @@ def said() -> dict[str, str]:
             continue
         indent, name, rest = found.groups()
         path = [*path[: len(indent) // 2], name]
-        comment = re.search(r"# (live|replaced|new cluster|beside)\b", rest)
+        comment = re.search(rf"# ({'|'.join(get_args(Effect))})\b", rest)
         inherited = words.get(".".join(path[:-1]), "")
         words[".".join(path)] = comment[1] if comment else inherited
     return words
 
 
-def cluster_hash(rendered: Rendered) -> str:
-    """What KubeRay 1.7 compares: a cluster's spec without what may change in place."""
+def word_of(path: str) -> str:
+    """That of a value, or of what it is in."""
+    names, known = path.split("."), said()
+    return next(known[outer] for n in range(len(names), 0, -1) if (outer := ".".join(names[:n])) in known)
+
+
+def cluster_hash(rendered: Rendered, groups: int) -> str:
+    """What KubeRay 1.7 compares: a cluster's spec without what may change in place, with its first `groups`."""
     cluster: Any = deepcopy(rendered.ray_service["spec"]["rayClusterConfig"])
     cluster.pop("upgradeStrategy", None)
+    del cluster["workerGroupSpecs"][groups:]
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         for name in ("replicas", "minReplicas", "maxReplicas", "scaleStrategy"):
             group.pop(name, None)
@@ -200,19 +210,31 @@ def effect_of(chart: Chart, value: str, changed: str) -> Effect:
     base = (*BASE, *beside)
     before, after = chart.render(*base), chart.render(*base, f"{value}={changed}")
     assert before.objects != after.objects, f"{value} changes nothing"
-    if cluster_hash(before) != cluster_hash(after):
+    if before.ray_service["metadata"]["name"] != after.ray_service["metadata"]["name"]:
+        return "new server"
+    # Groups that come behind those that are there are added to a cluster that runs.
+    groups = len(before.groups) - len(["head"])
+    if cluster_hash(before, groups) != cluster_hash(after, groups):
         return "new cluster"
     if code_version(before) != code_version(after):
         return "replaced"
-    return "live" if before.ray_service != after.ray_service else "beside"
+    if before.ray_service == after.ray_service:
+        return "beside"
+    return "live" if in_place(before) != in_place(after) else "later"
+
+
+def in_place(rendered: Rendered) -> Any:
+    """What KubeRay changes of a server that runs: not its Service, nor what pods tolerate."""
+    spec: Any = deepcopy(rendered.ray_service["spec"])
+    spec.pop("serveService", None)
+    for group in (spec["rayClusterConfig"]["headGroupSpec"], *spec["rayClusterConfig"]["workerGroupSpecs"]):
+        group["template"]["spec"].pop("tolerations", None)
+    return spec
 
 
 @pytest.mark.parametrize(("value", "changed"), CHANGES.items(), ids=CHANGES)
 def test_a_changed_value_does_what_is_said_of_it(chart: Chart, value: str, changed: str) -> None:
-    names = re.sub(r"\[\d+\].*", "", value).split(".")
-    known = said()
-    word = next(known[path] for n in range(len(names), 0, -1) if (path := ".".join(names[:n])) in known)
-    assert effect_of(chart, value, changed) == word
+    assert effect_of(chart, value, changed) == word_of(re.sub(r"\[\d+\].*", "", value))
 
 
 def bounds(rendered: Rendered) -> dict[str, tuple[int, int, int]]:
@@ -243,12 +265,10 @@ def test_each_value_is_changed_here_once() -> None:
     changed = [re.sub(r"\[.*", "", path) for path in CHANGES]
     others = tuple(f"pods.{kind}." for kind in ("head", "front", "decoder", "text"))
     values = yaml.safe_load((CHART / "values.yaml").read_text())
-    there = [path for path in leaves(values) if not path.startswith((*others, "nameOverride", "fullnameOverride"))]
+    there = [path for path in leaves(values) if not path.startswith(others)]
     assert [path for path in there if not any(f"{one}.".startswith(f"{path}.") for one in changed)] == []
 
 
 def test_values_say_of_each_value_what_a_change_does() -> None:
-    names = {"nameOverride", "fullnameOverride"}
-    assert [
-        path for path, word in said().items() if not word and "." in path and path.split(".")[0] not in names
-    ] == []
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert [path for path in leaves(values) if not word_of(path)] == []

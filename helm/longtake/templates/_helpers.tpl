@@ -82,6 +82,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail (printf "pods.%s.gpus is %d and the device is cpu, which would leave them idle: set server.device to cuda, or gpus to 0" $kind $gpus) -}}
 {{- end -}}
 {{- end -}}
+{{- range $kind, $pod := $values.pods -}}
+{{- if lt (include "longtake.objectStore" $pod | float64) 1e8 -}}
+{{- fail (printf "pods.%s.sharedMemory is %s, three quarters of which are too little for Ray's objects: set 256Mi or more" $kind $pod.sharedMemory) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (ne $values.server.model "pocket") (not (include "longtake.weightsClaim" .)) -}}
 {{- fail (printf "the model %s needs weights: set weights.existingClaim, or weights.create and weights.download.enabled" $values.server.model) -}}
 {{- end -}}
