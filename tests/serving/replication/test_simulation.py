@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -371,6 +372,7 @@ def test_managers_that_are_all_taken_away_do_not_adopt_from_each_other(world: Wo
 
 # All sessions go to another server, which has a register of its own.
 
+COMMITS = ("commits", "has committed")
 STEPS = ("offers", "asked to depart", "departed", "asked the other server", "settled")
 
 
@@ -380,13 +382,13 @@ def goes_on_once(world: World) -> bool:
     return is_whole and (world.leased(), copies(world), world.violations) == ([], [], [])
 
 
-def at_step(world: World, step: str, do: Callable[[Manager], None], nth: int = 1) -> None:
-    """Do something when a manager is at a step for the nth time."""
+def at_step(world: World, step: str, do: Callable[[Manager], None], times: Sequence[int] = (1,)) -> None:
+    """Do something when a manager is at a step for the first time, or for the `times`-th."""
     steps: list[str] = []
 
     def at(manager: Manager, reached: str) -> None:
         steps.append(reached)
-        if reached == step and steps.count(step) == nth:
+        if reached == step and steps.count(step) in times:
             do(manager)
 
     world.on_step = at
@@ -403,13 +405,29 @@ def test_a_session_goes_to_another_server(world: World) -> None:
     assert ended.moved_to == world.destination
 
 
-@pytest.mark.parametrize("step", [*STEPS, "commits", "has committed"])
-@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize(("step", "nth"), [*((step, 1) for step in STEPS), *product(COMMITS, (1, 2))])
 def test_a_manager_dies_at_each_step_of_an_evacuation(world: World, step: str, nth: int) -> None:
-    at_step(world, step, lambda manager: world.crash(manager.name, replace_s=1.0), nth)
+    assert crashes_in_an_evacuation(world, step, (nth,)) == 1
+
+
+@pytest.mark.parametrize("step", [*STEPS, *COMMITS])
+def test_the_manager_that_goes_on_with_an_evacuation_dies_at_the_same_step(world: World, step: str) -> None:
+    assert crashes_in_an_evacuation(world, step, (1, 2)) == 2
+
+
+def crashes_in_an_evacuation(world: World, step: str, times: Sequence[int]) -> int:
+    """How many managers died, each time that one is at a step, while a session went elsewhere, whole."""
+    crashed = list[str]()
+
+    def crash(manager: Manager) -> None:
+        crashed.append(manager.name)
+        world.crash(manager.name, replace_s=1.0)
+
+    at_step(world, step, crash, times)
     world.evacuate()
-    world.run(until=45.0)
+    world.run(until=60.0)
     assert goes_on_once(world)
+    return len(crashed)
 
 
 @pytest.mark.parametrize("cut", [("M0", "X0"), ("X0", "M0")], ids=["not asked", "not answered"])
