@@ -8,16 +8,31 @@ from typing import Any
 import psutil
 import pytest
 import ray
+from ray.serve import Application
 
 from engines.errors import ConfigError
 from serving.config import ServerConfig
-from serving.deployments.app import resources
+from serving.deployments.app import build, resources
 from serving.deployments.existing_cluster import ServeThere, _is_open, require_fit
 from serving.deployments.local_cluster import SERVICES
 from serving.hosts import is_loopback
 
 ADDRESS = "10.0.0.1:6379"
 THERE = ServeThere(8000, 9000, False, frozenset(SERVICES), {"other": "/other"})
+
+
+def ends_s(application: Any) -> dict[str, float]:
+    """How long the replicas of deployments may go on, by their names."""
+    deployment = application._bound_deployment
+    others = {argument for argument in deployment.init_args if isinstance(argument, Application)}
+    mine = {deployment.name: deployment._deployment_config.graceful_shutdown_timeout_s}
+    return mine | {name: seconds for other in others for name, seconds in ends_s(other).items()}
+
+
+def test_where_nodes_may_be_drained_sessions_have_time_to_move_and_managers_stay_longer() -> None:
+    own, others = (ends_s(build(ServerConfig(address=address, stages="separate"))) for address in (None, ADDRESS))
+    assert set(own.values()) == {10.0}
+    assert others == {"SessionManager": 120.0, "Denoiser": 60.0, "TextEncoder": 60.0, "VideoDecoder": 60.0}
 
 
 def fits(there: ServeThere, **settings: Any) -> None:

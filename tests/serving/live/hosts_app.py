@@ -31,14 +31,13 @@ GRACE_S = 20.0
 _deployment = app._deployment
 
 
-def _placed(kind: type, name: str, replicas: int, **options: Any) -> Any:
+def _placed(kind: type, name: str, replicas: int, ends_s: float, **options: Any) -> Any:
     """With denoisers, and whatever else they need, spread over the other hosts."""
-    deployment = _deployment(kind, name, replicas, **options)
+    deployment = _deployment(kind, name, replicas, max(ends_s, GRACE_S), **options)
     is_first = name == "SessionManager"
     where = {"resources": {FIRST_HOST if is_first else OTHER_HOSTS: 0.01}}
     return deployment.options(
         max_replicas_per_node=1 if name == "Denoiser" and replicas > 2 else None,
-        graceful_shutdown_timeout_s=GRACE_S,
         ray_actor_options=deployment.ray_actor_options | where,
     )
 
