@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,10 @@ def test_what_cannot_have_left_a_server_is_refused(pocket: OpenedModel, change: 
             del left.chunks[1]
     with pytest.raises(InvalidRequest):
         arrived(left, saved, spec_of(pocket, saved.session))
+
+
+def test_this_release_has_stored_its_own() -> None:
+    assert all(version("longtake") in {path.stem for path in stored} for stored in (RELEASES, RESTYLED))
 
 
 @pytest.mark.parametrize("path", RELEASES, ids=[path.stem for path in RELEASES])
