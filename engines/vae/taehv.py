@@ -24,6 +24,7 @@ from engines.vae.causal_conv import (
     StreamingOutput,
     bias_of,
     convolve,
+    convolve_biased,
 )
 from engines.vae.conv_cache import ConvCache, ConvCacheUpdate
 from engines.vae.doubling_conv import DoublingConv
@@ -50,6 +51,8 @@ class FrameNetwork(StreamingNetwork):
     @override
     def apply_stateless(self, layer: nn.Module, x: Tensor) -> Tensor:
         """The frames become the batch."""
+        if self.ops is not None and isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            return convolve_biased(self.ops, layer, x.movedim(TIME, FRAMES)).movedim(FRAMES, TIME)
         return _per_frame(layer, x)
 
 
