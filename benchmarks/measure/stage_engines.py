@@ -26,7 +26,7 @@ from engines.bindings.tensorrt_runtime import TensorRTRuntime
 from engines.errors import ConfigError, PlanError
 from engines.export.graph import StageGraph
 from engines.plans.libraries import LibraryName, plan_builder, plan_module
-from engines.plans.rtx_builder import DATACENTER, no_rtx_for
+from engines.plans.rtx_builder import may_know, no_rtx_for
 from engines.plans.tensorrt_builder import Card
 from serving.media.whole_file import write_whole
 
@@ -199,7 +199,7 @@ def by_plans(
     Raises PlanError where it is not installed or builds none for the card, ConfigError as `graphs` does.
     """
     card = Card.here()
-    if library == "tensorrt-rtx" and card.capability in DATACENTER:
+    if library == "tensorrt-rtx" and not may_know(card.capability):
         # Whether it is installed or not.
         raise PlanError(no_rtx_for(card.capability))
     builder, module = plan_builder(library), plan_module(library)

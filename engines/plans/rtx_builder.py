@@ -14,9 +14,14 @@ DATACENTER = {"sm_90": "Hopper", "sm_100": "Blackwell for data centres", "sm_103
 """What TensorRT-RTX leaves to TensorRT."""
 
 
+def may_know(capability: str) -> bool:
+    """Whether TensorRT-RTX may be for such cards; what it knows for certain it says itself."""
+    return capability not in DATACENTER
+
+
 def no_rtx_for(capability: str) -> str:
     """The beginning of what is said of cards that TensorRT-RTX does not know."""
-    family = f", {DATACENTER[capability]}" if capability in DATACENTER else ""
+    family = f", {DATACENTER[capability]}" if not may_know(capability) else ""
     return f"there is no TensorRT-RTX for {capability}{family}"
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -152,9 +152,13 @@ class PlanStore:
                 _write(timing_cache, memoryview(built.timing_cache))
             return self._keep(key, built, graph, license, builder.library.license, loss)
 
-    def has_any(self, stage: Stage) -> bool:
-        """Whether there is any plan of a stage, whatever it is made of."""
-        return any(self._folder.glob(f"{stage}-*"))
+    def libraries(self, stage: Stage) -> set[str]:
+        """Those of which there is any plan of a stage, whatever it is made of; what is damaged counts for none."""
+        found = set[str]()
+        for folder in self._folder.glob(f"{stage}-*"):
+            with suppress(PlanError):
+                found.add(PlanManifest.read(folder).key.library)
+        return found
 
     def find(self, wanted: PlanWanted) -> Plan:
         """The plan that is wanted, read to its last byte.

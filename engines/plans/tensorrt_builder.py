@@ -11,6 +11,7 @@ from engines.errors import PlanError
 from engines.export.graph import StageGraph
 from engines.plans.builder import BuiltPlan, Library, PlanTarget, Watch
 from engines.plans.network import build_plan
+from engines.plans.rtx_builder import may_know
 
 
 class Card(NamedTuple):
@@ -48,9 +49,10 @@ class TensorRTBuilder:
         """This card's."""
         target = PlanTarget(tuple(capabilities), self._card.name)
         if others := [name for name in target.capabilities if name != self._card.capability]:
+            elsewhere = ", or with --library tensorrt-rtx" if may_know(others[0]) else ""
             raise PlanError(
                 f"TensorRT builds on the card that will run the plan, and {self._card.name} is "
-                f"{self._card.capability}, not {others[0]}; build there, or with --library tensorrt-rtx"
+                f"{self._card.capability}, not {others[0]}; build there{elsewhere}"
             )
         return target
 

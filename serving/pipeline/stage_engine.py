@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -35,6 +36,7 @@ from engines.plans.builder import CPU
 from engines.plans.libraries import LibraryName, plan_module
 from engines.plans.manifest import PictureSize
 from engines.plans.onnx_builder import ONNX_VERSION
+from engines.plans.rtx_builder import may_know
 from engines.plans.store import Plan, PlanStore, PlanWanted
 from engines.plans.tensorrt_builder import Card
 from engines.runner.by_graph import GraphRunner
@@ -267,14 +269,18 @@ def require_plans(choice: StageChoice) -> list[Plan]:
     )
     store = PlanStore(models / config.name, models / config.name / LOCK)
     # Weights may be many gigabytes: they are not read for plans that are not there.
-    weights = _weights(choice, models) if store.has_any(choice.stage) else ""
-    failed = list[PlanError]()
-    for library in _libraries(choice):
+    there = store.libraries(choice.stage)
+    weights = _weights(choice, models) if there else ""
+    card, failed = Card(CPU, "") if _on_cpu(choice) else Card.here(), list[tuple[bool, PlanError]]()
+    for library, version in _versions(card).items():
         try:
-            return [store.find(wanted) for wanted in _wanted(choice, config, weights, library)]
+            wanted = _wanted(choice, config, weights, library, version, card)
+            return [store.find(each) for each in wanted]
         except PlanError as error:
-            failed.append(error)
-    raise failed[0]
+            failed.append((library in there, error))
+    # What is wrong with plans that are there is of more use than that there are none.
+    _, told = max(failed, key=itemgetter(0))
+    raise told
 
 
 def _weights(choice: StageChoice, models: Path) -> str:
@@ -296,14 +302,30 @@ def _on_cpu(choice: StageChoice) -> bool:
     return choice.engine == "onnx"
 
 
-def _libraries(choice: StageChoice) -> tuple[LibraryName, ...]:
-    return ("onnxruntime",) if _on_cpu(choice) else ("tensorrt-rtx", "tensorrt")
+def _libraries(card: Card) -> tuple[LibraryName, ...]:
+    """Those that run plans on `card`, the one that is preferred first."""
+    if card.capability == CPU:
+        return ("onnxruntime",)
+    return ("tensorrt-rtx", "tensorrt") if may_know(card.capability) else ("tensorrt",)
 
 
-def _wanted(choice: StageChoice, model: ModelConfig, weights: str, library: LibraryName) -> list[PlanWanted]:
-    module = plan_module(library)
-    on_cpu = library == "onnxruntime"
-    version, card = (ONNX_VERSION, Card(CPU, "")) if on_cpu else (module.__version__, Card.here())
+def _versions(card: Card) -> dict[LibraryName, str]:
+    """Of the libraries for `card` that are installed. Raises PlanError if none is."""
+    found, missing = dict[LibraryName, str](), list[PlanError]()
+    for library in _libraries(card):
+        try:
+            module = plan_module(library)
+            found[library] = ONNX_VERSION if library == "onnxruntime" else module.__version__
+        except PlanError as error:
+            missing.append(error)
+    if not found:
+        raise missing[0]
+    return found
+
+
+def _wanted(
+    choice: StageChoice, model: ModelConfig, weights: str, library: LibraryName, version: str, card: Card
+) -> list[PlanWanted]:
     tiny = choice.stage == "decoder" and choice.codec == "tiny"
     return [
         PlanWanted(model.name, tiny, choice.int8_convs, choice.stage, name, size, weights, library, version, *card)

@@ -6,6 +6,8 @@ is given, so that a wrong one shows in the pictures.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from enum import Enum, auto
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,25 @@ from typing import Any
 from engines.bindings.onnx_runtime import OnnxRuntime
 from engines.bindings.tensorrt_runtime import DTYPES
 from engines.export.graph import StageGraph
+from engines.plans.builder import BuiltPlan, Library, PlanTarget, Watch
 
 __version__ = "11.0"
+
+
+class Builder:
+    """Makes plans of `library` that `Runtime` loads: graphs are kept in `folder`."""
+
+    def __init__(self, library: str, folder: Path) -> None:
+        self.library = Library(library, __version__, "none")
+        self._folder = folder
+
+    def target(self, capabilities: Sequence[str]) -> PlanTarget:
+        return PlanTarget(tuple(capabilities))
+
+    def build(self, graph: StageGraph, target: PlanTarget, timing_cache: bytes, watch: Watch) -> BuiltPlan:
+        kept = self._folder / self.library.name / graph.name
+        shutil.copytree(graph.folder, kept)
+        return BuiltPlan(memoryview(str(kept).encode()), 1, None, 0.0)
 
 
 class ExecutionContextAllocationStrategy(Enum):

@@ -120,8 +120,10 @@ def test_what_names_no_card_is_refused(builder: PlanBuilder, capabilities: list[
 def test_tensorrt_builds_for_its_own_card_alone(tmp_path: Path) -> None:
     builder = TensorRTBuilder(fake_tensorrt, "", ADA)
     assert builder.target(["sm_89"]).device == "NVIDIA L4"
-    with pytest.raises(PlanError, match="NVIDIA L4 is sm_89, not sm_90; build there"):
+    with pytest.raises(PlanError, match=r"NVIDIA L4 is sm_89, not sm_90; build there$"):
         builder.target(["sm_89", "sm_90"])
+    with pytest.raises(PlanError, match=r"not sm_120; build there, or with --library tensorrt-rtx$"):
+        builder.target(["sm_120"])
 
 
 def test_what_tensorrt_timed_is_handed_to_its_next_build(tmp_path: Path) -> None:
