@@ -124,7 +124,7 @@ class StageChoice:
     def looks_for_plans(self) -> bool:
         """Whether anything but PyTorch may run it."""
         if self.engine == "auto":
-            return self.device.type == "cuda" and not (self.stage == "text" and self.int8_text)
+            return self.device.type == "cuda"
         return self.engine != "torch"
 
 
@@ -174,17 +174,19 @@ def described(
 
 
 class ChosenDecoder(NamedTuple):
-    """A decoder, and the engine that runs it."""
+    """A decoder, the engine that runs it, and why that is PyTorch where "auto" looked for plans."""
 
     decoder: StreamingDecoder
     engine: StageEngine
+    why: str = ""
 
 
 class ChosenText(NamedTuple):
-    """What makes prompts, and the engine that runs its encoder."""
+    """What makes prompts, the engine that runs its encoder, and why as `ChosenDecoder` has it."""
 
     prompts: PromptEncoder
     engine: StageEngine
+    why: str = ""
 
 
 def open_decoder(vae: Autoencoder, choice: StageChoice, backends: KernelBackends) -> ChosenDecoder:
@@ -194,9 +196,9 @@ def open_decoder(vae: Autoencoder, choice: StageChoice, backends: KernelBackends
     damaged, or was made for something else.
     """
     opened = _open_plans(choice)
-    if opened is None:
+    if opened.engine == "torch":
         use_fused_ops(vae, backends)
-        return ChosenDecoder(vae, "torch")
+        return ChosenDecoder(vae, "torch", opened.why)
     return ChosenDecoder(GraphDecoder(opened.sessions, vae), opened.engine)
 
 
@@ -206,8 +208,8 @@ def open_text(prompts: PromptEncoder, encoder: UMT5Encoder, choice: StageChoice)
     `encoder` loses its layers where that is not PyTorch. Raises as `open_decoder`.
     """
     opened = _open_plans(choice)
-    if opened is None:
-        return ChosenText(prompts, "torch")
+    if opened.engine == "torch":
+        return ChosenText(prompts, "torch", opened.why)
     graphs = GraphTextEncoder(opened.sessions, encoder.token_embedding, encoder.config)
     # Plans have the layers too, and those may be many gigabytes.
     encoder.blocks = nn.ModuleList()
@@ -220,7 +222,7 @@ def open_runner(transformer: CausalTransformer, choice: StageChoice) -> ModelRun
     Raises as `open_decoder`, and ConfigError for a transformer that is not in the plans' dtype.
     """
     opened = _open_plans(choice)
-    if opened is None:
+    if opened.engine == "torch":
         return None
     dtype = opened.sessions[0].graph.input(LATENTS).torch_dtype
     require(
@@ -232,30 +234,32 @@ def open_runner(transformer: CausalTransformer, choice: StageChoice) -> ModelRun
 
 
 class _Opened(NamedTuple):
-    """A stage's graphs, ready to run, and the engine that runs them."""
+    """The engine that runs a stage, its graphs ready to run unless that is PyTorch, and why as `ChosenDecoder`."""
 
-    sessions: list[StageSession]
     engine: StageEngine
+    sessions: Sequence[StageSession] = ()
+    why: str = ""
 
 
-def _open_plans(choice: StageChoice) -> _Opened | None:
-    """None for PyTorch."""
+def _open_plans(choice: StageChoice) -> _Opened:
     if not choice.looks_for_plans:
-        return None
+        return _Opened("torch")
     told = f"{choice.stage} engine"
     try:
         if choice.other_sizes:
             raise PlanError("pictures may be of any size, and plans are of one each; say --sizes")
+        if choice.stage == "text" and choice.int8_text:
+            raise PlanError("its weights are in INT8, which plans of a text encoder are not")
         plans = require_plans(choice)
         sessions = [StageSession(load_plan(plan, choice.device), choice.device) for plan in plans]
     except PlanError as error:
         if choice.engine != "auto":
             raise
         logger.info(told, extra={"engine": "torch", "why": str(error)})
-        return None
+        return _Opened("torch", why=str(error))
     engine: StageEngine = "onnx" if choice.engine == "onnx" else "tensorrt"
     logger.info(told, extra={"engine": engine, "library": plans[0].manifest.key.library})
-    return _Opened(sessions, engine)
+    return _Opened(engine, sessions)
 
 
 def require_plans(choice: StageChoice) -> list[Plan]:

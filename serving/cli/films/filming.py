@@ -21,7 +21,7 @@ from serving.errors import FilmError
 from serving.offline.provenance import Facts, UsedLoRA, applied_cues
 from serving.offline.renderer import Progress
 from serving.offline.request import Request
-from serving.pipeline.stage_engine import StageChoice, open_text
+from serving.pipeline.stage_engine import ChosenDecoder, ChosenText, RunStage, StageChoice, open_text
 from serving.timeline.schedule import Schedule
 from serving.weights.catalog import models_folder
 from serving.weights.loader import INT8_TEXT, OpenedModel, Origin, open_model
@@ -51,7 +51,14 @@ def open_requested(request: Request, options: argparse.Namespace) -> Requested:
         text_device, loras=request.loras, int8_text=request.int8_text,
     )  # fmt: skip
     chosen = open_text(opened.prompts, opened.model.text_encoder, choice)
+    tell_engine("text", chosen)
     return Requested(opened, chosen.prompts, replace(request, text_engine=chosen.engine))
+
+
+def tell_engine(stage: RunStage, chosen: ChosenDecoder | ChosenText) -> None:
+    """Say why PyTorch runs a stage for which "auto" looked for plans."""
+    if chosen.why:
+        tell(f"{stage} engine: {chosen.engine}, since {chosen.why}")
 
 
 def warn(warnings: Iterable[str]) -> None:

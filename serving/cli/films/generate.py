@@ -30,6 +30,7 @@ from serving.cli.films.filming import (
     from_film,
     open_requested,
     show,
+    tell_engine,
     warn,
 )
 from serving.cli.films.restyle import restyle
@@ -115,6 +116,7 @@ def _prepare(request: Request, planned: Schedule, options: argparse.Namespace) -
         int8_convs=request.decoder_convs == "int8",
     )
     chosen = open_decoder(opened.model.vae, choice, request.kernels)
+    tell_engine("decoder", chosen)
     denoiser = replace(
         choice, stage="denoiser", engine=request.denoiser_engine, int8_convs=False, loras=bool(request.loras)
     )

@@ -28,6 +28,8 @@ from serving.cli.main import main
 from serving.config import ServerConfig, StageEngine
 from serving.pipeline import stage_engine
 from serving.pipeline.stage_engine import (
+    ChosenDecoder,
+    ChosenText,
     RunStage,
     StageChoice,
     described,
@@ -179,13 +181,15 @@ def test_on_a_card_without_plans_auto_is_pytorch_and_says_so(
 ) -> None:
     caplog.set_level(logging.INFO)
     opened, chosen = pocket(), replace(choice(stage, tmp_path), engine="auto", device=CUDA)
+    made: ChosenDecoder | ChosenText
     if stage == "decoder":
-        assert open_decoder(opened.model.vae, chosen, EAGER).engine == "torch"
+        made = open_decoder(opened.model.vae, chosen, EAGER)
     else:
-        assert open_text(opened.prompts, opened.model.text_encoder, chosen).engine == "torch"
+        made = open_text(opened.prompts, opened.model.text_encoder, chosen)
+    assert made.engine == "torch"
     (record,) = caplog.records
     assert (record.message, record.__dict__["engine"]) == (f"{stage} engine", "torch")
-    assert record.__dict__["why"]
+    assert record.__dict__["why"] == made.why != ""
 
 
 DENOISER = "longtake plan tiny --stage denoiser --for cpu --size 32x48 --library onnxruntime"
