@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.export.decoders import DecoderCall, export_decoder
 from engines.export.denoiser import DenoiserCall, denoiser_calls, export_denoiser
 from engines.export.graph import Stage, StageGraph
@@ -47,12 +50,13 @@ def stage_exports(
 ) -> list[StageExport]:
     """All graphs of a stage, which compute in `dtype`; what they are named after is their network as it is loaded.
 
-    Of a denoiser those of `planned_passes`. Raises as that; writing one as `export_graph`, and ConfigError for a
+    Of a decoder those of all kinds of stream that the model makes, in the size of `stream`; of a denoiser those of
+    `planned_passes`. Raises as that; writing one as `export_graph`, and ConfigError for a
     dtype that will not do for the stage.
     """
     match stage:
         case "decoder":
-            return decoder_exports(model.vae, stream, dtype)
+            return decoder_exports(model.vae, streams_of(model.config, stream.height, stream.width), dtype)
         case "text":
             encoder, weights = model.text_encoder, fingerprint(model.text_encoder)
             return [
@@ -78,12 +82,19 @@ def planned_passes(stream: StreamConfig, *, every: bool) -> list[DenoiserCall]:
     return calls if every else [DenoiserCall.of(stream)]
 
 
-def decoder_exports(codec: Autoencoder, stream: StreamConfig, dtype: torch.dtype) -> list[StageExport]:
-    """All graphs of a decoder; otherwise as `stage_exports`."""
+def streams_of(model: ModelConfig, height: int, width: int) -> list[AnyStreamConfig]:
+    """One of each kind that a model makes, of pictures of this size."""
+    return [replace(stream, height=height, width=width) for stream in model.streams]
+
+
+def decoder_exports(
+    codec: Autoencoder, streams: Sequence[AnyStreamConfig], dtype: torch.dtype
+) -> list[StageExport]:
+    """All graphs of a decoder of such streams; otherwise as `stage_exports`."""
     weights = fingerprint(codec)
     return [
         StageExport(call.name, partial(export_decoder, codec, call, weights=weights, dtype=dtype))
-        for call in decoder_calls(stream)
+        for call in decoder_calls(streams)
     ]
 
 
@@ -96,12 +107,12 @@ def with_int8_convs(export: StageExport, ranges: Ranges) -> StageExport:
     return StageExport(int8_name(export.name), write)
 
 
-def decoder_calls(stream: StreamConfig) -> list[DecoderCall]:
-    """Of whole blocks, and of single latent frames, of which any number can be made."""
-    blocks = stream.blocks
-    begun, steady = sorted({1, blocks.first}), sorted({1, blocks.later})
+def decoder_calls(streams: Sequence[AnyStreamConfig]) -> list[DecoderCall]:
+    """Of whole blocks of streams of one size, and of single latent frames, of which any number can be made."""
+    begun = sorted({1, *(stream.blocks.first for stream in streams)})
+    steady = sorted({1, *(stream.blocks.later for stream in streams)})
     kinds = [*((True, frames) for frames in begun), *((False, frames) for frames in steady)]
-    return [DecoderCall(first, frames, stream.height, stream.width) for first, frames in kinds]
+    return [DecoderCall(first, frames, streams[0].height, streams[0].width) for first, frames in kinds]
 
 
 def text_lengths(longest: int) -> tuple[int, ...]:

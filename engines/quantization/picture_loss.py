@@ -60,7 +60,7 @@ def int8_conv_loss(
 
 
 def _int8_decoder(codec: Codec, stream: StreamConfig, ranges: Ranges, folder: Path) -> GraphDecoder:
-    exports = [with_int8_convs(export, ranges) for export in decoder_exports(codec, stream, torch.float32)]
+    exports = [with_int8_convs(export, ranges) for export in decoder_exports(codec, [stream], torch.float32)]
     graphs = [export.write(folder / export.name) for export in exports]
     sessions = [StageSession(OnnxRuntime(graph, graph.path, torch.get_num_threads()), CPU) for graph in graphs]
     return GraphDecoder(sessions, codec)

@@ -30,6 +30,7 @@ from engines.loading.stage_graphs import (
     decoder_calls,
     planned_passes,
     source_dtype,
+    streams_of,
     text_lengths,
 )
 from engines.plans.builder import CPU
@@ -341,12 +342,12 @@ def _graphs(choice: StageChoice, model: ModelConfig) -> list[tuple[str, PictureS
     """Names of the stage's graphs, and the pictures that each is for."""
     if choice.stage == "text":
         return [(text_name(length), None) for length in text_lengths(model.text_encoder.text_len)]
-    streams = [(size, replace(model.stream, height=size[0], width=size[1])) for size in choice.sizes]
     if choice.stage == "denoiser":
+        streams = [(size, replace(model.stream, height=size[0], width=size[1])) for size in choice.sizes]
         passes = partial(planned_passes, every=_on_cpu(choice))
         return [(call.name, size) for size, stream in streams for call in passes(stream)]
     return [
         (int8_name(call.name) if choice.int8_convs else call.name, size)
-        for size, stream in streams
-        for call in decoder_calls(stream)
+        for size in choice.sizes
+        for call in decoder_calls(streams_of(model, *size))
     ]

@@ -9,24 +9,27 @@ import pytest
 import torch
 
 from engines.config.presets import preset
-from engines.config.stream import StreamConfig
 from engines.errors import ConfigError
 from engines.export.graph import Stage
 from engines.loading.model import Model
-from engines.loading.stage_graphs import decoder_calls, stage_exports, text_lengths
+from engines.loading.stage_graphs import decoder_calls, stage_exports, streams_of, text_lengths
 
 
 @pytest.mark.parametrize(
-    ("stream", "names"),
+    ("model", "names"),
     [
-        (StreamConfig(), ["first-1", "first-3", "steady-1", "steady-3"]),
-        (StreamConfig(first_block_frames=2, block_frames=1), ["first-1", "first-2", "steady-1"]),
-        (StreamConfig(block_frames=1), ["first-1", "steady-1"]),
+        ("longlive-1.3b", ["first-1", "first-3", "steady-1", "steady-3"]),
+        ("causal-forcing-framewise-1.3b", ["first-1", "steady-1"]),
+        ("streamdiffusionv2-1.3b", ["first-1", "first-2", "steady-1"]),
+        ("pocket", ["first-1", "first-2", "first-3", "steady-1", "steady-3"]),
     ],
-    ids=["longlive", "streamdiffusion", "framewise"],
 )
-def test_a_decoder_has_graphs_for_blocks_and_for_single_frames(stream: StreamConfig, names: list[str]) -> None:
-    assert [call.name for call in decoder_calls(stream)] == [f"decoder-{name}" for name in names]
+def test_a_decoder_has_graphs_for_blocks_of_every_kind_of_stream_and_for_single_frames(
+    model: str, names: list[str]
+) -> None:
+    calls = decoder_calls(streams_of(preset(model), 32, 48))
+    assert [call.name for call in calls] == [f"decoder-{name}" for name in names]
+    assert {(call.height, call.width) for call in calls} == {(32, 48)}
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,10 @@ def test_a_stage_whose_network_is_not_loaded_is_refused() -> None:
     config = preset("tiny-taehv")
     with pytest.raises(ConfigError, match="the text encoder has not been loaded"):
         stage_exports(Model.random(config, 1, networks=["codec"]), "text", config.stream, torch.float32)
+
+
+def test_a_decoder_is_exported_for_all_that_its_model_makes() -> None:
+    model = Model.random(preset("pocket"), 1, networks=["codec"])
+    names = [export.name for export in stage_exports(model, "decoder", model.config.stream, torch.float32)]
+    assert names == [call.name for call in decoder_calls(model.config.streams)]
+    assert "decoder-first-2" in names

@@ -37,7 +37,7 @@ def manifests(models: Path, model: str) -> dict[str, PlanManifest]:
     [
         (
             "decoder",
-            ["decoder-first-1", "decoder-first-3", "decoder-steady-1", "decoder-steady-3"],
+            ["decoder-first-1", "decoder-first-2", "decoder-first-3", "decoder-steady-1", "decoder-steady-3"],
             "fp16, norms in fp32",
         ),
         ("text", ["text-64"], "bf16"),

@@ -143,6 +143,16 @@ def test_a_plan_that_is_not_there_is_named_with_the_command_that_makes_it(tmp_pa
         require_plans(choice(stage, tmp_path))
 
 
+def test_a_model_that_restyles_videos_too_needs_plans_for_their_first_blocks(models: Path, tmp_path: Path) -> None:
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    (first,) = tmp_path.rglob("decoder-first-2-*")
+    shutil.rmtree(first)
+    with pytest.raises(
+        PlanError, match=f"no plan of decoder-first-2 at 96x160 .*; make it: {COMMANDS['decoder']}$"
+    ):
+        require_plans(choice("decoder", tmp_path))
+
+
 @each_stage
 def test_a_plan_with_one_byte_changed_is_refused(models: Path, tmp_path: Path, stage: RunStage) -> None:
     shutil.copytree(models, tmp_path, dirs_exist_ok=True)
