@@ -22,6 +22,10 @@ GRAPH_FILE = "graph.onnx"
 FACTS_FILE = "graph.json"
 VERSION = 1
 
+EXPORT_VERSION = 1
+"""Of how networks become graphs. Raise it where a graph of the same weights comes to compute something else: plans
+that were made before are refused then."""
+
 Stage = Literal["decoder", "text", "denoiser"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)

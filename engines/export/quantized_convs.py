@@ -61,6 +61,11 @@ def int8_name(name: str) -> str:
     return f"{name}-{INT8}"
 
 
+def int8_recipe(recipe: str) -> str:
+    """What a graph with convolutions in INT8 has for one with this recipe."""
+    return f"{recipe}, convolutions in INT8"
+
+
 def range_name(weight: str) -> str:
     """What the range of a convolution's input comes out as."""
     return f"range_of_{weight}"
@@ -109,7 +114,7 @@ def quantize_convs(graph: StageGraph, ranges: Ranges, folder: Path) -> StageGrap
         require(known, f"{graph.name}: the range of what {weight.name} reads is not known; watch it before")
         surgery.quantize(conv, weight, ranges[weight.name])
     surgery.finish()
-    made = replace(graph, name=int8_name(graph.name), recipe=f"{graph.recipe}, convolutions in INT8")
+    made = replace(graph, name=int8_name(graph.name), recipe=int8_recipe(graph.recipe))
     return _write(model, made, folder)
 
 

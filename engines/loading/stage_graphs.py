@@ -13,10 +13,11 @@ import torch
 from engines.config.model import ModelConfig
 from engines.config.stream import StreamConfig
 from engines.config.video_stream import AnyStreamConfig
+from engines.export import decoders, denoiser, text
 from engines.export.decoders import DecoderCall, export_decoder
 from engines.export.denoiser import DenoiserCall, denoiser_calls, export_denoiser
 from engines.export.graph import Stage, StageGraph
-from engines.export.quantized_convs import Ranges, int8_name, quantize_convs
+from engines.export.quantized_convs import Ranges, int8_name, int8_recipe, quantize_convs
 from engines.export.text import LENGTHS, export_text_encoder, text_name
 from engines.loading.fingerprint import fingerprint
 from engines.loading.model import Autoencoder, Model, Network
@@ -36,6 +37,17 @@ CPU_DTYPES: dict[Stage, torch.dtype] = dict.fromkeys(PLAN_DTYPES, torch.float32)
 def source_dtype(stage: Stage, *, on_cpu: bool) -> torch.dtype:
     """What a stage's weights are loaded in, and known by: what is rounded twice has another fingerprint."""
     return torch.float32 if on_cpu or stage == "decoder" else PLAN_DTYPES[stage]
+
+
+_RECIPES: dict[Stage, dict[torch.dtype, str]] = {
+    "decoder": decoders.RECIPES, "text": text.RECIPES, "denoiser": denoiser.RECIPES
+}  # fmt: skip
+
+
+def recipe_of(stage: Stage, *, on_cpu: bool, int8_convs: bool = False) -> str:
+    """What a stage's graphs say of the numbers that compute them."""
+    recipe = _RECIPES[stage][(CPU_DTYPES if on_cpu else PLAN_DTYPES)[stage]]
+    return int8_recipe(recipe) if int8_convs else recipe
 
 
 class StageExport(NamedTuple):

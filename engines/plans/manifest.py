@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from engines.errors import PlanError
-from engines.export.graph import FACTS_FILE, Stage, StageGraph
+from engines.export.graph import EXPORT_VERSION, FACTS_FILE, Stage, StageGraph
 from engines.export.quantized_convs import PictureLoss
 from engines.plans.builder import Library, PlanTarget
 
@@ -33,6 +33,7 @@ class PlanKey:
         graph: SHA-256 of the graph's file.
         data: SHA-256 of the files beside it, which hold its weights.
         recipe: which numbers compute what.
+        export: how the network became a graph, see `EXPORT_VERSION`; 0 of plans that do not say so.
         inputs: of the graph, with dtypes and shapes.
         library: name of what builds it.
         library_version: of that.
@@ -48,6 +49,7 @@ class PlanKey:
     graph: str
     data: str
     recipe: str
+    export: int
     inputs: tuple[str, ...]
     library: str
     library_version: str
@@ -66,6 +68,7 @@ class PlanKey:
             graph=sha256_of(graph.path),
             data=hashlib.sha256("".join(sha256_of(file) for file in beside).encode()).hexdigest(),
             recipe=graph.recipe,
+            export=EXPORT_VERSION,
             inputs=tuple(f"{spec.name} {spec}" for spec in graph.inputs),
             library=library.name,
             library_version=library.version,
@@ -120,7 +123,7 @@ class PlanManifest:
     def _parse(cls, document: dict[str, Any]) -> Self:
         if document.pop("version") != VERSION:
             raise ValueError("another version of Longtake wrote it")
-        key = document.pop("key")
+        key = {"export": 0} | document.pop("key")
         for name in ("inputs", "capabilities"):
             key[name] = tuple(key[name])
         key["size"] = None if key["size"] is None else (key["size"][0], key["size"][1])

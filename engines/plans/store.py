@@ -21,7 +21,7 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 from engines.errors import PlanError, PlanStopped
-from engines.export.graph import FACTS_FILE, Stage, StageGraph
+from engines.export.graph import EXPORT_VERSION, FACTS_FILE, Stage, StageGraph
 from engines.export.quantized_convs import PictureLoss
 from engines.plans.builder import BuildStep, BuiltPlan, PlanBuilder, PlanTarget, Watch
 from engines.plans.manifest import PictureSize, PlanKey, PlanManifest, sha256_of
@@ -71,6 +71,7 @@ class PlanWanted:
         name: of the stage's graph.
         size: of the pictures; None for a stage that knows none.
         weights: fingerprint of the network.
+        recipe: which numbers are to compute what, as the graph says it.
         library: that is to run it.
         library_version: of that.
         capability: of the card.
@@ -85,6 +86,7 @@ class PlanWanted:
     name: str
     size: PictureSize | None
     weights: str
+    recipe: str
     library: str
     library_version: str
     capability: str
@@ -163,8 +165,8 @@ class PlanStore:
     def find(self, wanted: PlanWanted) -> Plan:
         """The plan that is wanted, read to its last byte.
 
-        Raises PlanError if there is none, or only one of other weights, of another library or version or for other
-        cards, or if it is damaged; it ends with the command that makes it.
+        Raises PlanError if there is none, or only one of other weights or of another graph of them, of another
+        library or version or for other cards, or if it is damaged; it ends with the command that makes it.
         """
         plans, damage = self._plans(wanted)
         if not plans:
@@ -311,6 +313,14 @@ _CHECKS: tuple[Check, ...] = (
     (
         lambda key, wanted: key.weights == wanted.weights,
         lambda key, wanted: f"was made of other weights than {wanted.model} has now",
+    ),
+    (
+        lambda key, wanted: key.recipe == wanted.recipe,
+        lambda key, wanted: f"computes in {key.recipe}, and is to compute in {wanted.recipe}",
+    ),
+    (
+        lambda key, wanted: key.export == EXPORT_VERSION,
+        lambda key, wanted: f"was made by another version of Longtake, of a graph that {wanted.model} has no more",
     ),
     (
         lambda key, wanted: wanted.capability in key.capabilities,

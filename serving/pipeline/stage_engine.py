@@ -29,6 +29,7 @@ from engines.loading.stage_graphs import (
     STAGE_NETWORKS,
     decoder_calls,
     planned_passes,
+    recipe_of,
     source_dtype,
     streams_of,
     text_lengths,
@@ -332,8 +333,11 @@ def _wanted(
     choice: StageChoice, model: ModelConfig, weights: str, library: LibraryName, version: str, card: Card
 ) -> list[PlanWanted]:
     tiny = choice.stage == "decoder" and choice.codec == "tiny"
+    recipe = recipe_of(choice.stage, on_cpu=_on_cpu(choice), int8_convs=choice.int8_convs)
     return [
-        PlanWanted(model.name, tiny, choice.int8_convs, choice.stage, name, size, weights, library, version, *card)
+        PlanWanted(
+            model.name, tiny, choice.int8_convs, choice.stage, name, size, weights, recipe, library, version, *card
+        )
         for name, size in _graphs(choice, model)
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ import pytest
 from filelock import FileLock
 
 from engines.errors import PlanError, PlanStopped
-from engines.export.graph import StageGraph
+from engines.export.graph import EXPORT_VERSION, StageGraph
+from engines.plans import manifest
+from engines.plans import store as plan_store
 from engines.plans.builder import BuildStep, BuiltPlan, Library, PlanTarget, Watch
 from engines.plans.manifest import MANIFEST, PlanKey
 from engines.plans.store import PLANS, UNFINISHED, Plan, PlanStore, PlanWanted
@@ -31,6 +34,7 @@ WANTED = PlanWanted(
     "decoder-steady-1",
     SIZE,
     "weights 0",
+    "fp16",
     "tensorrt-rtx",
     "1.7.1",
     "sm_89",
@@ -212,6 +216,7 @@ def test_waiting_can_be_stopped(model: Path, graph: StageGraph) -> None:
         (replace(WANTED, size=(480, 832)), "there is no plan of decoder-steady-1 at 480x832 in"),
         (replace(WANTED, library="tensorrt"), "is one of tensorrt-rtx, not of tensorrt"),
         (replace(WANTED, weights="weights 1"), "was made of other weights than pocket has now"),
+        (replace(WANTED, recipe="fp32"), "computes in fp16, and is to compute in fp32"),
         (replace(WANTED, capability="sm_86"), "is for sm_89, sm_120; NVIDIA L4 is sm_86"),
         (replace(WANTED, library_version="1.8"), r"was made by tensorrt-rtx 1\.7\.1; here is 1\.8"),
     ],
@@ -223,6 +228,28 @@ def test_a_plan_that_does_not_fit_is_refused_with_what_makes_one(
     with pytest.raises(PlanError, match=complaint) as refused:
         store(model).find(wanted)
     assert str(refused.value).endswith(f"; make it: {wanted.command}")
+
+
+def forget_export(plan: Plan) -> None:
+    """As a manifest was written before it said how the graph was exported."""
+    path = plan.folder / MANIFEST
+    document = json.loads(path.read_text())
+    del document["key"]["export"]
+    path.write_text(json.dumps(document))
+
+
+def test_a_plan_of_a_graph_that_is_exported_in_another_way_by_now_is_refused_and_built_again(
+    model: Path, graph: StageGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builder = CountingBuilder()
+    forget_export(obtain(model, graph, builder))
+    for version in (EXPORT_VERSION, EXPORT_VERSION + 1):
+        for module in (manifest, plan_store):
+            monkeypatch.setattr(module, "EXPORT_VERSION", version)
+        with pytest.raises(PlanError, match=f"by another version of Longtake, .*; make it: {WANTED.command}$"):
+            store(model).find(WANTED)
+        assert obtain(model, graph, builder) == store(model).find(WANTED)
+    assert builder.built == 3
 
 
 def test_a_plan_that_was_timed_on_another_card_is_refused(model: Path, graph: StageGraph) -> None:
