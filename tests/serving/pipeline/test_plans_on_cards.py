@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from engines.bindings.decoder import GraphDecoder
+from engines.bindings.plan_runtime import load_plan
+from engines.bindings.stage_session import StageSession
 from engines.errors import PlanError
-from engines.plans.libraries import LibraryName
-from engines.plans.store import PlanStore
+from engines.export import decoders
+from engines.export.graph import StageGraph
+from engines.loading.model import Autoencoder
+from engines.plans.libraries import PACKAGES, LibraryName
+from engines.plans.store import Plan, PlanStore
 from engines.plans.tensorrt_builder import Card
+from kernels.dispatch import EAGER
 from serving.cli.main import main
+from serving.cli.weights import plan as plan_command
+from serving.config import StageEngine
 from serving.pipeline import stage_engine
-from serving.pipeline.stage_engine import StageChoice, require_plans
+from serving.pipeline.stage_engine import StageChoice, open_decoder, require_plans
+from serving.weights.loader import open_model
+from tests.engines.vae.pieces import assert_equal, decode
 from tests.support import fake_tensorrt_runtime
 from tests.support.fake_tensorrt_runtime import Builder
 from tests.support.onnx_graphs import tiny_graph
 
 SIZE = (32, 48)
+CPU = torch.device("cpu")
+BOTH: tuple[LibraryName, ...] = ("tensorrt-rtx", "tensorrt")
+LATENTS = torch.randn(1, 6, 16, 4, 6, generator=torch.Generator().manual_seed(1))
 
 
 def on_card(monkeypatch: pytest.MonkeyPatch, capability: str, *installed: LibraryName) -> None:
     """On a card of this kind, with these libraries."""
-
-    def module(library: LibraryName) -> Any:
-        if library not in installed:
-            raise PlanError(f"{library} is not installed")
-        return fake_tensorrt_runtime
-
     monkeypatch.setattr(Card, "here", lambda: Card(capability, "a card"))
-    monkeypatch.setattr(stage_engine, "plan_module", module)
+    for library in BOTH:
+        there = fake_tensorrt_runtime if library in installed else None
+        monkeypatch.setitem(sys.modules, PACKAGES[library].module, there)
 
 
 def choice(models: Path) -> StageChoice:
     return StageChoice("decoder", "tensorrt", "pocket", "own", models, torch.device("cuda"), [SIZE])
 
 
-def keep_other_plan(models: Path, library: LibraryName) -> None:
-    """One of other weights."""
-    store = PlanStore(models / "pocket", models / "lock")
-    builder = Builder(library, models / "graphs")
-    store.obtain(
-        lambda folder: tiny_graph(folder, name="decoder-first-1"), SIZE, builder, builder.target(["sm_89"]),
-        "none", lambda step: True,
-    )  # fmt: skip
+def keep_plan(models: Path, library: LibraryName, export: Callable[[Path], StageGraph]) -> None:
+    builder, store = Builder(library, models / "graphs"), PlanStore(models / "pocket", models / "lock")
+    store.obtain(export, SIZE, builder, builder.target(["sm_89"]), "none", lambda step: True)
 
 
 def command(capability: str, library: LibraryName) -> str:
@@ -58,11 +67,11 @@ def command(capability: str, library: LibraryName) -> str:
     [
         ("sm_90", ["tensorrt"], command("sm_90", "tensorrt")),
         ("sm_90", ["tensorrt-rtx", "tensorrt"], command("sm_90", "tensorrt")),
-        ("sm_90", ["tensorrt-rtx"], "tensorrt is not installed"),
-        ("sm_90", [], "tensorrt is not installed"),
+        ("sm_90", ["tensorrt-rtx"], "tensorrt is not installed, .*"),
+        ("sm_90", [], "tensorrt is not installed, .*"),
         ("sm_89", ["tensorrt-rtx", "tensorrt"], command("sm_89", "tensorrt-rtx")),
         ("sm_89", ["tensorrt"], command("sm_89", "tensorrt")),
-        ("sm_89", [], "tensorrt-rtx is not installed"),
+        ("sm_89", [], "tensorrt-rtx is not installed, .*"),
     ],
 )
 def test_without_plans_the_remedy_is_of_a_library_that_runs_on_the_card_and_is_installed(
@@ -79,9 +88,81 @@ def test_of_two_libraries_the_first_that_has_plans_says_what_is_wrong_with_them(
 ) -> None:
     on_card(monkeypatch, "sm_89", "tensorrt-rtx", "tensorrt")
     for library in there:
-        keep_other_plan(tmp_path, library)
+        keep_plan(tmp_path, library, partial(tiny_graph, name="decoder-first-1"))
     with pytest.raises(PlanError, match=f"was made of other weights .*; {command('sm_89', there[0])}$"):
         require_plans(choice(tmp_path))
+
+
+def copied(graph: Path, place: Path) -> StageGraph:
+    return StageGraph.load(shutil.copytree(graph, place))
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With plans of both libraries, for tests that leave them as they are; TensorRT-RTX's as errors say."""
+    folder = tmp_path_factory.mktemp("models")
+    asked = command("sm_89", "tensorrt-rtx").removeprefix("make it: longtake ")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plan_command, "plan_builder", lambda library: Builder(library, folder / "graphs"))
+        assert main([*asked.split(), "--models-dir", str(folder)]) == 0
+    for graph in (folder / "graphs" / "tensorrt-rtx").iterdir():
+        keep_plan(folder, "tensorrt", partial(copied, graph))
+    return folder
+
+
+def run_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans and tensors that are to be on the card."""
+    monkeypatch.setattr(stage_engine, "load_plan", lambda plan, device: load_plan(plan, CPU))
+    monkeypatch.setattr(stage_engine, "StageSession", lambda runtime, device: StageSession(runtime, CPU))
+
+
+def pocket_codec() -> Autoencoder:
+    return open_model("pocket", Path("none"), CPU, torch.float32, networks=["codec"]).model.vae
+
+
+def libraries_of(plans: Sequence[Plan]) -> set[str]:
+    return {plan.manifest.key.library for plan in plans}
+
+
+@pytest.mark.parametrize("library", BOTH)
+def test_a_plan_is_loaded_by_its_own_library_and_runs(
+    models: Path, monkeypatch: pytest.MonkeyPatch, library: LibraryName
+) -> None:
+    on_card(monkeypatch, "sm_89", library)
+    plan, *_ = require_plans(choice(models))
+    runtime = load_plan(plan, CPU)
+    latents = LATENTS[:, :1].half()
+    made = StageSession(runtime, CPU).run({decoders.LATENTS: latents})[decoders.PICTURES]
+    codec = pocket_codec()
+    torch.testing.assert_close(
+        made, codec.decode(latents.float(), codec.start_decoding()).frames, rtol=0, atol=0.01
+    )
+    assert libraries_of([plan]) == {library}
+    assert plan.runtime_cache.is_file() == (library == "tensorrt-rtx")
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "auto"])
+def test_a_decoder_is_run_by_plans_that_are_there(
+    models: Path, monkeypatch: pytest.MonkeyPatch, engine: StageEngine
+) -> None:
+    on_card(monkeypatch, "sm_89", *BOTH)
+    run_on_cpu(monkeypatch)
+    chosen = open_decoder(pocket_codec(), replace(choice(models), engine=engine), EAGER)
+    assert (chosen.engine, chosen.why) == ("tensorrt", "")
+    assert isinstance(chosen.decoder, GraphDecoder)
+    blocks = LATENTS.split([2, 1, 3], dim=1)
+    assert_equal(decode(chosen.decoder, blocks), decode(pocket_codec(), blocks), 0.01)
+
+
+def test_plans_of_tensorrt_rtx_are_preferred_and_tensorrts_taken_where_it_has_none(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_card(monkeypatch, "sm_89", *BOTH)
+    preferred = require_plans(choice(models))
+    assert libraries_of(preferred) == {"tensorrt-rtx"}
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / preferred[-1].folder.relative_to(models))
+    assert libraries_of(require_plans(choice(tmp_path))) == {"tensorrt"}
 
 
 TIMELINE = """
