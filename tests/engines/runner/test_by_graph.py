@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from engines.bindings.onnx_runtime import OnnxRuntime
+from engines.bindings.runtime import StageRuntime
 from engines.bindings.stage_session import StageSession
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig
@@ -22,6 +24,7 @@ from engines.runner.by_graph import GraphRunner, call_of
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import restore, take_light
+from engines.streaming.state import Block
 from engines.streaming.stream import Stream
 from engines.text.prompt import Prompt
 from tests.engines.bindings.runtimes import CPU, Watched, on_tensorrt
@@ -47,6 +50,19 @@ class Idle:
 
     def run(self, stream: int) -> None:
         self.runs += 1
+
+
+class FailsOnce(Watched):
+    """Fails in one of its runs, with outputs half written."""
+
+    def __init__(self, runtime: StageRuntime, number: int) -> None:
+        super().__init__(runtime)
+        self._number = number
+
+    @override
+    def run(self, stream: int) -> None:
+        self.fails = self.runs == self._number
+        super().run(stream)
 
 
 class Both:
@@ -138,6 +154,25 @@ def test_pytorch_makes_the_passes_for_which_a_card_has_no_plan(both: Both) -> No
     # Blocks 0 and 1 fill the window, and block 2 has it full: its steps and, later, its clean pass.
     assert watched.runs == len(both.stream.steps)
     assert_same(both.made(by_plan, range(9)), both.made(both.by_torch, range(9)))
+
+
+@pytest.mark.parametrize("number", range(4), ids=["first step", "second step", "clean pass", "step after it"])
+def test_a_pass_that_fails_leaves_the_stream_where_it_was(
+    both: Both, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_plan = both.with_plan(StageSession(FailsOnce(on_tensorrt(full_window(both)), number), CPU))
+    generate, failures = by_plan.generate, list[RuntimeError]()
+
+    def made_again(streams: Sequence[Stream]) -> list[Block]:
+        try:
+            return generate(streams)
+        except RuntimeError as error:
+            failures.append(error)
+            return generate(streams)
+
+    monkeypatch.setattr(by_plan, "generate", made_again)
+    assert_same(both.made(by_plan, range(5)), both.made(both.by_torch, range(5)))
+    assert len(failures) == 1
 
 
 def test_plans_in_16_bits_are_given_what_a_model_in_16_bits_has(both: Both, tmp_path: Path) -> None:
