@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -299,3 +300,10 @@ def test_a_damaged_plan_is_refused_and_built_again(
     obtain(model, graph, builder)
     assert builder.built == 1
     assert store(model).find(WANTED).path.read_text().startswith("plan 1")
+
+
+@pytest.mark.parametrize("file", ["models/pocket/plans/text-64-0123/manifest.json", "elsewhere/engine.plan"])
+def test_plans_that_are_made_in_a_checkout_are_not_committed(tmp_path: Path, file: str) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    shutil.copy(Path(__file__).parents[3] / ".gitignore", tmp_path)
+    assert subprocess.run(["git", "check-ignore", "-q", file], cwd=tmp_path).returncode == 0
