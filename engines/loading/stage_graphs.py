@@ -63,8 +63,8 @@ def stage_exports(
     """All graphs of a stage, which compute in `dtype`; what they are named after is their network as it is loaded.
 
     Of a decoder those of all kinds of stream that the model makes, in the size of `stream`; of a denoiser those of
-    `planned_passes`. Raises as that; writing one as `export_graph`, and ConfigError for a
-    dtype that will not do for the stage.
+    `planned_passes`. Raises as that; writing one as `export_graph`, and ConfigError for a dtype that will not do
+    for the stage.
     """
     match stage:
         case "decoder":
