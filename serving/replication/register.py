@@ -1,7 +1,8 @@
 """The register of owners: which copy of a session is the one, epoch by epoch.
 
 Every change of owner is the creation of the session's next epoch, which succeeds for one of all who try. Epochs
-begin with 1 and have no holes, and a session that has ended gets no further one, even once it was forgotten.
+begin with 1 and have no holes, and a session that has ended gets no further one. Once it is forgotten its id can
+begin with 1 again, as any new one can, and with no other: no copy that was kept goes on.
 """
 
 from __future__ import annotations

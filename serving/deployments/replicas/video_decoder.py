@@ -56,7 +56,7 @@ class VideoDecoderReplica:
         await self._decoder.close(key)
 
     async def keep(self, keys: list[str]) -> None:
-        """Somebody still wants these sessions."""
+        """Their denoisers still want these sessions; others are closed after a while."""
         self._wanted_at |= {key: time.monotonic() for key in keys if key in self._wanted_at}
 
     async def check_health(self) -> None:

@@ -18,6 +18,7 @@ from serving.errors import (
     SessionNotFound,
     SlotsFull,
 )
+from serving.gateway.ownership.feed_retries import FeedRetries
 from serving.gateway.ownership.moves import departed, has_begun, moved_copy
 from serving.gateway.ownership.placement import prepare
 from serving.gateway.ownership.standby_host import StandbyHost
@@ -166,7 +167,7 @@ class StandbySession:
         if self.is_released:
             return
         self.is_released = True
-        for task in (*self._tasks, *([] if self._feeding is None else [self._feeding])):
+        for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
         if self.kept is None:
@@ -352,12 +353,16 @@ class StandbySession:
             return
         if self._feeding is not None:
             self._feeding.cancel()
-        self._fed_by, self._feeding = owner, asyncio.create_task(self._feed(self.ownership.epoch, owner))
+        self._fed_by, self._feeding = owner, self._spawn(self._feed(self.ownership.epoch, owner))
 
     async def _feed(self, epoch: int, owner: Owner) -> None:
-        """Keep the copy up to date, for as long as the owner is the owner."""
+        """Keep the copy up to date, for as long as the owner is the owner.
+
+        Where that fails time and again it is asked for the full state ever more rarely.
+        """
         pool, arguments = self._host.pool, (owner.attempt, self._host.manager)
-        silence_s = self._host.config.feed_silence_s
+        config, silence_s = self._host.config, self._host.config.feed_silence_s
+        retries = FeedRetries(config.renew_every_s / 2)
         while not self.is_released:
             try:
                 async for item in pool.stream(owner.replica, "feed", *arguments, silence_s=silence_s):
@@ -366,9 +371,11 @@ class StandbySession:
                         return
                     if item.delta is not None:
                         self._take(owner, item.delta)
+                        retries.grown()
                     is_full = self._copy.is_full and self._feed_lost_at is None
                     is_news = item.delta is not None
                     self._carry_out(self.ownership.fed(epoch, is_full, _now(), is_news=is_news))
+                most_s = config.lease_s
                 await self._look()
             except MissedDelta as missed:
                 self._feed_lost_at = _now()
@@ -377,14 +384,17 @@ class StandbySession:
             except ReplicaDied:
                 self.replica_died(owner.replica)
                 return
-            except ServingError as error:
-                self._feed_lost_at = _now()
-                logger.info("feed lost", extra={"session": self.session_id, "why": str(error)})
+            except (ReplicaLost, SessionNotFound) as error:
+                self._feed_lost_at, most_s = _now(), config.lease_s
+                if retries.is_news(error):
+                    logger.info("feed lost", extra={"session": self.session_id, "why": str(error)})
                 await self._look()
             except Exception as error:
-                self._feed_lost_at = _now()
-                self._note("the standby copy cannot be kept", error)
-            await asyncio.sleep(self._host.config.renew_every_s / 2)
+                self._feed_lost_at, most_s = _now(), config.copy_wanted_s
+                if retries.is_news(error):
+                    self._note("the standby copy cannot be kept", error)
+                await self._look()
+            await asyncio.sleep(retries.wait_s(most_s))
 
     def _take(self, owner: Owner, delta: ReplicationDelta) -> None:
         self._copy.apply(delta)
@@ -409,11 +419,12 @@ class StandbySession:
             self._description.exception()
         self.release()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that ends with the role."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -57,7 +57,7 @@ export class Player {
     this.#endings = [
       reactor.onFrames((piece) => this.#takeIn(piece)),
       // Timers hardly run in a page that is not seen; messages come.
-      reactor.onMessage((message) => (this.#obey(message), this.#look(reactor))),
+      reactor.onMessage((message) => (this.#handle(message), this.#look(reactor))),
       () => clearInterval(look),
     ];
   }
@@ -82,7 +82,7 @@ export class Player {
     if (this.#running) this.#play();
   }
 
-  #obey({ type, data }) {
+  #handle({ type, data }) {
     if (type === "state") this.#stand(data);
     if (type === "media") this.#fps = data.fps;
     if (type === "progress" && this.#blocks) this.#live = this.#liveAt(data);
