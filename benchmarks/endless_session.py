@@ -14,8 +14,8 @@ import json
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, fields
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -44,19 +44,34 @@ Values = NDArray[np.int64]
 
 
 @dataclass
-class Samples:
+class BlockSamples:
     """One value a block. All of their memory is there from the beginning."""
 
     ns: Values
     delta_bytes: Values
-    held: Values
-    spool_bytes: Values
     memory_bytes: Values
 
     @classmethod
-    def of(cls, blocks: int) -> Samples:
+    def of(cls, blocks: int) -> Self:
         """Of so many blocks."""
-        return cls(*(np.ones(blocks, dtype=np.int64) for _ in range(5)))
+        return cls(*(np.ones(blocks, dtype=np.int64) for _ in fields(cls)))
+
+    def early_and_late(self) -> dict[str, dict[str, float]]:
+        """What a block takes, at either end."""
+        return {
+            "us_per_block_median": compared(self.ns // 1000, np.median),
+            "us_per_block_p99": compared(self.ns // 1000, lambda ns: float(np.quantile(ns, 0.99))),
+            "delta_bytes_max": compared(self.delta_bytes, np.max),
+            "memory_bytes_median": compared(self.memory_bytes, np.median),
+        }
+
+
+@dataclass
+class Samples(BlockSamples):
+    """Of the log as well: its entries in memory, and the bytes of its file."""
+
+    held: Values
+    spool_bytes: Values
 
 
 class Day(NamedTuple):
@@ -152,13 +167,10 @@ def result(day: Day, machine: Machine) -> dict[str, object]:
         "blocks": len(samples.ns),
         "window": WINDOW,
         "applied": len(day.session.applied),
-        "us_per_block_median": compared(samples.ns // 1000, np.median),
-        "us_per_block_p99": compared(samples.ns // 1000, lambda ns: float(np.quantile(ns, 0.99))),
-        "delta_bytes_max": compared(samples.delta_bytes, np.max),
+        **samples.early_and_late(),
         "entries_in_memory_max": compared(samples.held, np.max),
         "file_bytes_per_entry": growth(samples.spool_bytes),
         "file_bytes": int(samples.spool_bytes[-1]),
-        "memory_bytes_median": compared(samples.memory_bytes, np.median),
         "ms_once_at_the_end": once(day),
         "memory_bytes_every_1000": samples.memory_bytes[::1000].tolist(),
         "us_per_block_median_of_1000": [
@@ -167,19 +179,29 @@ def result(day: Day, machine: Machine) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.endless_session")
+def blocks_asked(program: str) -> int:
+    """How many blocks the command line asks for."""
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{program}")
     parser.add_argument("--blocks", type=int, default=DAY)
-    blocks = parser.parse_args().blocks
+    blocks: int = parser.parse_args().blocks
     if blocks < 3 * WINDOW:
         parser.error(f"--blocks is {blocks}; early and late blocks need {3 * WINDOW}")
-    found = result(play(blocks), Machine.here(torch.device("cpu")))
-    file = RESULTS / "endless_session_cpu.json"
+    return blocks
+
+
+def keep(found: dict[str, object], program: str) -> None:
+    """Write what a program found out among the results, and show it without its long lists."""
+    file = RESULTS / f"{program}_cpu.json"
     write_whole(file, json.dumps(found, indent=1) + "\n")
     shown = {name: value for name, value in found.items() if not name.endswith("000") and name != "machine"}
     print(json.dumps(shown, indent=1))
     print(file)
+
+
+def main() -> None:
+    """Measure what the command line asks for."""
+    day = play(blocks_asked("endless_session"))
+    keep(result(day, Machine.here(torch.device("cpu"))), "endless_session")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ lease and keeps a standby copy, and a controller says another prompt with every 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
-import json
 import pickle
 import time
 from collections.abc import AsyncIterator
@@ -23,20 +21,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from typing_extensions import override
 
 from benchmarks.endless import memory_gauge
-from benchmarks.endless_session import DAY, WINDOW, Values, compared, prompt
-from benchmarks.measure.empty_stages import CPU, EmptyDecoder, EmptyTextEncoder, empty_generator
-from benchmarks.measure.machine import RESULTS, Machine
+from benchmarks.endless_session import WINDOW, BlockSamples, Values, blocks_asked, compared, keep, prompt
+from benchmarks.measure.empty_stages import CPU, EmptyDecoder, EmptyTextEncoder, Uncounted, empty_generator
+from benchmarks.measure.machine import Machine
 from engines.config.geometry import BlockLengths
 from engines.config.presets import preset
 from engines.video.stream_engine import StreamEngine
-from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import write_applied, write_cue
 from serving.replication.contacts import Contacts
-from serving.replication.leases import CopyLease
+from serving.replication.leases import CopyLease, LeaseConfig
 from serving.replication.messages import Item, Prepared, Role, SessionSpec
 from serving.replication.register import MemoryRegister, Owner
 from serving.replication.standby import StandbyCopy
@@ -45,7 +41,6 @@ from serving.session.pacing import UNREPORTED_BLOCKS, Pace
 from serving.timeline.cue import Cue
 from serving.worker.capacity.capacity import Capacity
 from serving.worker.denoiser import Denoiser
-from serving.worker.state.metrics import Following, Metrics
 
 MANAGER, REPLICA, ATTEMPT, STREAM, CLIENT = "manager", "replica", "attempt", "stream", "client"
 HEIGHT, WIDTH = 32, 48
@@ -59,59 +54,14 @@ HANDLES = Path("/proc/self/fd")
 LEAD = UNREPORTED_BLOCKS + 2
 """Blocks by which prompts are early: a session runs so far before its controller has reported what was shown."""
 
-RENEW_EVERY_S = 0.5
 PAGE = 1000
 
 
 @dataclass
-class Samples:
-    """One value a block. All of their memory is there from the beginning."""
+class Samples(BlockSamples):
+    """And how many files are open."""
 
-    ns: Values
-    delta_bytes: Values
-    memory_bytes: Values
     files: Values
-
-    @classmethod
-    def of(cls, blocks: int) -> Samples:
-        """Of so many blocks."""
-        return cls(*(np.ones(blocks, dtype=np.int64) for _ in range(4)))
-
-
-class Uncounted(Metrics):
-    """Nobody asks."""
-
-    @override
-    def stage(self, name: str, seconds: float) -> None:
-        return
-
-    @override
-    def slots(self, used: int, free: int) -> None:
-        return
-
-    @override
-    def following(self, now: Following) -> None:
-        return
-
-    @override
-    def block(self, *, late: bool, slack_s: float | None) -> None:
-        return
-
-    @override
-    def interval(self, seconds: float) -> None:
-        return
-
-    @override
-    def command_to_frame(self, seconds: float) -> None:
-        return
-
-    @override
-    def decoder_changed(self, *, planned: bool) -> None:
-        return
-
-    @override
-    def refused(self, reason: str) -> None:
-        return
 
 
 class Played(NamedTuple):
@@ -142,7 +92,7 @@ class Manager:
     async def keep_renewing(self) -> None:
         """Until cancelled."""
         while True:
-            await asyncio.sleep(RENEW_EVERY_S)
+            await asyncio.sleep(LeaseConfig().renew_every_s)
             self.renew()
 
     def _heard(self, reading: float) -> None:
@@ -237,7 +187,7 @@ def _cue(lengths: BlockLengths, block: int) -> Cue:
 
 
 async def _say(denoiser: Denoiser, name: str, **action: Any) -> None:
-    """As the controller. Raises RuntimeError where it is refused, or where the standby does not get it."""
+    """As the controller. Raises RuntimeError where it is refused."""
     receipt = await denoiser.command(ATTEMPT, pb.Command(id=name, client_id=CLIENT, **action), steers=True)
     if receipt.HasField("error"):
         raise RuntimeError(f"{name} was refused: {receipt.error}")
@@ -268,29 +218,17 @@ def result(played: Played, machine: Machine) -> dict[str, object]:
         "frames": played.frames,
         "prompts_applied": len(played.applied),
         "window": WINDOW,
-        "us_per_block_median": compared(samples.ns // 1000, np.median),
-        "us_per_block_p99": compared(samples.ns // 1000, lambda ns: float(np.quantile(ns, 0.99))),
-        "delta_bytes_max": compared(samples.delta_bytes, np.max),
+        **samples.early_and_late(),
         "open_files_max": compared(samples.files, np.max),
-        "memory_bytes_median": compared(samples.memory_bytes, np.median),
         "memory_bytes_every_1000": samples.memory_bytes[::1000].tolist(),
     }
 
 
 def main() -> None:
     """Measure what the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.endless_worker")
-    parser.add_argument("--blocks", type=int, default=DAY)
-    blocks = parser.parse_args().blocks
-    if blocks < 3 * WINDOW:
-        parser.error(f"--blocks is {blocks}; early and late blocks need {3 * WINDOW}")
     torch.set_num_threads(1)
-    found = result(asyncio.run(play(blocks)), Machine.here(CPU))
-    file = RESULTS / "endless_worker_cpu.json"
-    write_whole(file, json.dumps(found, indent=1) + "\n")
-    shown = {name: value for name, value in found.items() if not name.endswith("000") and name != "machine"}
-    print(json.dumps(shown, indent=1))
-    print(file)
+    played = asyncio.run(play(blocks_asked("endless_worker")))
+    keep(result(played, Machine.here(CPU)), "endless_worker")
 
 
 if __name__ == "__main__":

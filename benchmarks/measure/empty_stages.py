@@ -21,6 +21,7 @@ from engines.text.prompt import Prompt
 from serving.media.chunk import AccessUnit, Chunk
 from serving.pipeline.stages import DecoderStage, TextEncoderStage
 from serving.pipeline.video_decoder import DecoderStart
+from serving.worker.state.metrics import Following, Metrics
 
 CPU = torch.device("cpu")
 
@@ -132,4 +133,40 @@ class EmptyDecoder(DecoderStage):
 
     @override
     def check(self) -> None:
+        pass
+
+
+class Uncounted(Metrics):
+    """Nobody asks."""
+
+    @override
+    def stage(self, name: str, seconds: float) -> None:
+        pass
+
+    @override
+    def slots(self, used: int, free: int) -> None:
+        pass
+
+    @override
+    def following(self, now: Following) -> None:
+        pass
+
+    @override
+    def block(self, *, late: bool, slack_s: float | None) -> None:
+        pass
+
+    @override
+    def interval(self, seconds: float) -> None:
+        pass
+
+    @override
+    def command_to_frame(self, seconds: float) -> None:
+        pass
+
+    @override
+    def decoder_changed(self, *, planned: bool) -> None:
+        pass
+
+    @override
+    def refused(self, reason: str) -> None:
         pass
