@@ -178,12 +178,12 @@ def _weight(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     missing = -conv.out_channels % TENSOR_CORE_CHANNELS
     if missing == 0 or not uses_tensor_cores(x):
         return conv.weight
-    padded = F.pad(conv.weight, (*(0, 0) * (conv.weight.dim() - 1), 0, missing))
-    return (
-        channels_last(padded)
-        if isinstance(conv, nn.Conv3d)
-        else padded.contiguous(memory_format=torch.channels_last)
-    )
+    return _laid_out(F.pad(conv.weight, (*(0, 0) * (conv.weight.dim() - 1), 0, missing)))
+
+
+def _laid_out(weight: Tensor) -> Tensor:
+    """The weight of a convolution over pictures, or over frames of them, channels-last."""
+    return channels_last(weight) if weight.dim() == 5 else weight.contiguous(memory_format=torch.channels_last)
 
 
 def uses_tensor_cores(x: Tensor) -> bool:
@@ -232,10 +232,8 @@ class StreamingNetwork(StreamingSequential):
         Call it when the weights are in place.
         """
         for layer in self.modules():
-            if isinstance(layer, nn.Conv3d):
-                layer.weight.data = channels_last(layer.weight.data)
-            elif isinstance(layer, nn.Conv2d):
-                layer.weight.data = layer.weight.data.contiguous(memory_format=torch.channels_last)
+            if isinstance(layer, nn.Conv2d | nn.Conv3d):
+                layer.weight.data = _laid_out(layer.weight.data)
             if isinstance(layer, DoublingConv):
                 layer.fold()
 
