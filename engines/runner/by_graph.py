@@ -96,14 +96,12 @@ class GraphRunner(EagerRunner):
         """What runs the row's pass; None for PyTorch. Raises StreamError where that is not to."""
         placement, side = row.placement, SPATIAL_FACTOR * PATCH
         attended, size = placement.used - placement.first, (row.grid.rows * side, row.grid.columns * side)
-        found = self._sessions.get((placement.frames, attended, *size))
-        if row.write is None and found is not None:
-            return found
-        if not self._others:
+        found = None if row.write is not None else self._sessions.get((placement.frames, attended, *size))
+        if found is None and not self._others:
             known = ", ".join(f"{call.name} of {call.height}x{call.width}" for call, _ in self._sessions.values())
             wanted = f"{placement.frames} of {attended} latent frames of {size[0]}x{size[1]}"
             raise StreamError(f"no graph is for a pass over {wanted}; there is one of {known}")
-        return None
+        return found
 
     def _prompt(self, context: EagerAttention, layer: int) -> Iterator[Tensor]:
         """With the key that stands for all padding as often as it stands for."""
