@@ -44,9 +44,14 @@ _RECIPES: dict[Stage, dict[torch.dtype, str]] = {
 }  # fmt: skip
 
 
+def plan_dtype(stage: Stage, *, on_cpu: bool) -> torch.dtype:
+    """What a stage's plans compute in."""
+    return (CPU_DTYPES if on_cpu else PLAN_DTYPES)[stage]
+
+
 def recipe_of(stage: Stage, *, on_cpu: bool, int8_convs: bool = False) -> str:
     """What a stage's graphs say of the numbers that compute them."""
-    recipe = _RECIPES[stage][(CPU_DTYPES if on_cpu else PLAN_DTYPES)[stage]]
+    recipe = _RECIPES[stage][plan_dtype(stage, on_cpu=on_cpu)]
     return int8_recipe(recipe) if int8_convs else recipe
 
 

@@ -16,10 +16,9 @@ from engines.config.stream import StreamConfig
 from engines.errors import PlanStopped
 from engines.export.graph import STAGES
 from engines.loading.stage_graphs import (
-    CPU_DTYPES,
-    PLAN_DTYPES,
     STAGE_NETWORKS,
     StageExport,
+    plan_dtype,
     source_dtype,
     stage_exports,
     with_int8_convs,
@@ -73,10 +72,10 @@ def run(options: argparse.Namespace) -> int:
         options.model, models, torch.device("cpu"), source_dtype(stage, on_cpu=on_cpu), options.codec,
         networks=[STAGE_NETWORKS[stage]],
     )  # fmt: skip
-    dtypes = CPU_DTYPES if on_cpu else PLAN_DTYPES
+    dtype = plan_dtype(stage, on_cpu=on_cpu)
     store = PlanStore(models / config.name, models / config.name / LOCK)
     plans = list[Plan]()
-    exports, loss = stage_exports(opened.model, stage, stream, dtypes[stage], every_pass=on_cpu), None
+    exports, loss = stage_exports(opened.model, stage, stream, dtype, every_pass=on_cpu), None
     with interruptible() as interrupted:
         try:
             if options.int8_convs:
