@@ -160,3 +160,13 @@ are its own: Serve may share them, with which a proxy that is there again has th
 {{- end -}}
 {{- toYaml $resources -}}
 {{- end -}}
+
+{{- /*
+Bytes of a pod's object store: three quarters of its shared memory. Left to itself Ray takes three tenths of the pod's memory,
+and where that is more than it finds in /dev/shm it keeps objects on the disk.
+*/}}
+{{- define "longtake.objectStore" -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 0x1p10 "Mi" 0x1p20 "Gi" 0x1p30 "Ti" 0x1p40 -}}
+{{- $amount := regexFind "^[0-9.]+" .sharedMemory | float64 -}}
+{{- mulf $amount (get $units (regexFind "[A-Za-z]*$" .sharedMemory)) 0.75 | printf "%.0f" -}}
+{{- end }}
