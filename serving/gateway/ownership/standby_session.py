@@ -360,12 +360,11 @@ class StandbySession:
 
         Where that fails time and again it is asked for the full state ever more rarely.
         """
-        pool, arguments = self._host.pool, (owner.attempt, self._host.manager)
-        config, silence_s = self._host.config, self._host.config.feed_silence_s
+        pool, config, arguments = self._host.pool, self._host.config, (owner.attempt, self._host.manager)
         retries = FeedRetries(config.renew_every_s / 2)
         while not self.is_released:
             try:
-                async for item in pool.stream(owner.replica, "feed", *arguments, silence_s=silence_s):
+                async for item in pool.stream(owner.replica, "feed", *arguments, silence_s=config.feed_silence_s):
                     if not self.ownership.is_fed(epoch):
                         # To acknowledge it would be to promise what the next owner has not got.
                         return
