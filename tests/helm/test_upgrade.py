@@ -272,3 +272,4 @@ def test_each_value_is_changed_here_once() -> None:
 def test_values_say_of_each_value_what_a_change_does() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     assert [path for path in leaves(values) if not word_of(path)] == []
+    assert [path for path, word in said().items() if not word and "." in path] == []

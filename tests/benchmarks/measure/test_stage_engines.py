@@ -14,28 +14,18 @@ from benchmarks.measure import stage_engines
 from benchmarks.measure.stage_engines import Engine, EngineRow, Subject, measure
 from benchmarks.text_encoder import Encoding
 from engines.export import exporter
-from engines.plans.builder import BuiltPlan, PlanTarget
 from engines.plans.tensorrt_builder import Card
 from tests.support import fake_tensorrt_runtime
+from tests.support.fake_tensorrt_runtime import Builder
 
 CPU = torch.device("cpu")
 
 
-class StandIn:
-    """A builder whose plans are what the stand-in for the runtime reads: names of graphs' folders."""
-
-    def target(self, capabilities: list[str]) -> PlanTarget:
-        return PlanTarget(tuple(capabilities))
-
-    def build(self, graph: object, *_: object) -> BuiltPlan:
-        return BuiltPlan(memoryview(str(graph.folder).encode()), 1, None, 0.0)  # type: ignore[attr-defined]
-
-
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> None:
+def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With both libraries."""
     monkeypatch.setattr(Card, "here", lambda: Card("sm_89", "RTX 4090"))
-    monkeypatch.setattr(stage_engines, "plan_builder", lambda library: StandIn())
+    monkeypatch.setattr(stage_engines, "plan_builder", lambda library: Builder(library, tmp_path / "kept"))
     monkeypatch.setattr(stage_engines, "plan_module", lambda library: fake_tensorrt_runtime)
 
 

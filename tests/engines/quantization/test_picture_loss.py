@@ -25,8 +25,9 @@ def test_every_block_of_every_stream_is_compared(kind: str) -> None:
 
 
 @pytest.mark.slow
-def test_ranges_that_are_too_narrow_cost_more() -> None:
-    codec = random_codec("pocket")
+@pytest.mark.parametrize("kind", ["taehv", "pocket"])
+def test_ranges_that_are_too_narrow_cost_more(kind: str) -> None:
+    codec = random_codec(kind)
     ranges = conv_ranges(codec, list(LATENTS))
     narrow = {name: reach / 8 for name, reach in ranges.items()}
     loss, clipped = (int8_conv_loss(codec, STREAM, reaches, list(LATENTS)) for reaches in (ranges, narrow))

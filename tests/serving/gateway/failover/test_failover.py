@@ -249,6 +249,7 @@ def test_a_session_goes_on_from_what_its_standby_had_where_owner_and_adopter_are
             await there.kill_manager(adopter)
             await until(lambda: bool(there.leased(session.id)))
             await Viewer(keeper, session).sees(33)
+            assert (await keeper.get(session.id, ANNA)).prompt == NOON
 
     run(keep())
 
