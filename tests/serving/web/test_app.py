@@ -329,15 +329,16 @@ def test_a_refused_request_is_one_line_of_the_log(
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(tmp_path: Path) -> None:
-    often = client(tmp_path, requests_per_second=0.4, requests_at_once=1)
+    often = client(tmp_path, requests_per_second=0.001, requests_at_once=1)
     assert often.get("/recordings/x.mp4").status_code == 404
     refused = often.get("/recordings/x.mp4")
-    assert (refused.status_code, refused.headers["retry-after"]) == (429, "3")
+    assert refused.status_code == 429
+    assert 800 < int(refused.headers["retry-after"]) <= 1000
     assert refused.json()["error"]["reason"] == "TOO_MANY_REQUESTS"
     with often.websocket_connect("/ws") as socket:
         error = socket.receive_json()["data"]
         assert (error["reason"], socket.receive()["code"]) == ("TOO_MANY_REQUESTS", 1013)
-        assert 2 < error["retry_after_s"] < 3
+        assert 800 < error["retry_after_s"] < 1000
 
 
 def test_the_page_can_ask_what_is_generated_here(open_client: TestClient, closed_client: TestClient) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from functools import partial
@@ -63,10 +62,8 @@ def test_one_session_more_than_slots_is_refused_at_once_and_a_free_slot_usable(p
         async with at_work(pocket, slots=2) as bench:
             for name in ("one", "two"):
                 await started(bench, spec(pocket, name))
-            began = time.perf_counter()
             with pytest.raises(SlotsFull, match="all 2 sessions of this replica are taken"):
                 await bench.open(spec(pocket, "three"))
-            assert time.perf_counter() - began < 0.05
             await bench.close("one")
             await bench.open(spec(pocket, "three"))
             assert (bench.open_runs(), len(bench.decoder.keys)) == (2, 2)
