@@ -243,9 +243,10 @@ def _check(generator: Generator, snapshot: Snapshot) -> None:
     for name in ("blocks", "decoded_blocks", "recent"):
         if not isinstance(facts[name], int) or not 0 <= facts[name] <= MOST_BLOCKS:
             raise ValueError(f"{str(facts[name])[:40]} {name}")
-    passes, most = len(facts["sink_passes"]), 2 * config.window_frames * config.lanes
-    if passes > most:
-        raise ValueError(f"{passes} passes into the sink; no stream has more than {most}")
+    passes = [max(1, tensors[f"sink.{i}"].shape[0]) for i in range(len(facts["sink_passes"]))]
+    frames, most = sum(passes), 2 * config.window_frames * config.lanes
+    if frames > most:
+        raise ValueError(f"passes over {frames} frames into the sink; no stream has more than {most}")
 
 
 def _open(generator: Generator, snapshot: Snapshot, *, suspended: bool) -> Stream:

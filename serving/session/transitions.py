@@ -44,6 +44,12 @@ def steps_of(entries: Iterable[Applied], end: int, blocks: BlockLengths) -> Iter
         entry = after
 
 
+def steps_since(log: AppliedLog, number: int, next_block: int) -> int:
+    """How many steps the entries from `number` on have had before `next_block`."""
+    first = next(log.entries(number), None)
+    return 0 if first is None else steps_before(log.last, next_block) - first.step
+
+
 def last_settled(log: AppliedLog, next_block: int) -> int:
     """The number of the last cue that came into force whole: what was before it does not show any more."""
     end, after = len(log), next_block

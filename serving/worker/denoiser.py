@@ -220,9 +220,9 @@ class Denoiser:
                 if any(copy.attempt == owner for copy in self._copies.all):
                     raise WrongState("the session's owner is here: its lease can be renewed")
                 is_clients = resume is not None and epoch == 0
-                opening = self._factory.open(attempt, spec, cues, resume)
-                seconds, late = self._replay_s if is_clients else None, self._rebuilt_too_late
-                return self._copies.admit(await within(seconds, opening, late))
+                seconds = self._replay_s if is_clients else None
+                opening = self._factory.open(attempt, spec, cues, resume, seconds)
+                return self._copies.admit(await within(seconds, opening, self._rebuilt_too_late))
 
         return self._prepared(await self._copies.made(attempt, make, within_s))
 
@@ -251,7 +251,10 @@ class Denoiser:
             return await self._factory.fork_here(session, attempt, spec)
 
     def _rebuilt_too_late(self) -> LimitReached:
-        return LimitReached(f"the session was not rebuilt within {self._replay_s:g} s: its cues are too many")
+        return LimitReached(
+            f"the session was not rebuilt within {self._replay_s:g} s: its text encoder or denoiser has too much "
+            "to do; try again later"
+        )
 
     def renew(self, request: RenewRequest) -> RenewAnswer:
         """Renew the leases of a manager's copies and streams. Raises ReplicaLost if another replica was meant."""

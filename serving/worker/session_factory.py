@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from math import inf
 from typing import TypeVar
 
 from engines.config.stream import StreamConfig
@@ -29,12 +30,12 @@ from serving.protocol.convert import lora_marks
 from serving.replication.messages import ResumeState, SessionSpec
 from serving.session.applied_log import AppliedLog
 from serving.session.state_machine import BlockPlan, Session
-from serving.session.transitions import last_settled, steps_of
+from serving.session.transitions import last_settled, steps_of, steps_since
 from serving.timeline.cue import Cue
 from serving.timeline.schedule import Step
 from serving.tracing.tracer import UNTRACED_BLOCK
 from serving.worker.blocks.delivery import decoder_start
-from serving.worker.capacity.replay_budget import ReplayBudget
+from serving.worker.capacity.replay_budget import ReplayBudget, RestoreBudget
 from serving.worker.pictures.session_input import new_input, require_restylable
 from serving.worker.state.active_session import ActiveSession, BegunBlock
 
@@ -71,9 +72,18 @@ class SessionFactory:
         self._provenance = provenance or pb.Provenance()
 
     async def open(
-        self, attempt: str, spec: SessionSpec, cues: Sequence[Cue], resume: ResumeState | None
+        self,
+        attempt: str,
+        spec: SessionSpec,
+        cues: Sequence[Cue],
+        resume: ResumeState | None,
+        seconds: float | None = None,
     ) -> ActiveSession:
-        """A session with `cues` pending, new or from `resume` on. Raises InvalidRequest for what cannot be."""
+        """A session with `cues` pending, new or from `resume` on.
+
+        Raises InvalidRequest for what cannot be, and LimitReached where its prompts alone would take longer than
+        `seconds`.
+        """
         if resume is not None:
             self._require_same_loras(resume)
         snapshot = await self._read(spec, resume)
@@ -83,7 +93,7 @@ class SessionFactory:
             require_restylable(spec, (*cues, *(pending.cue for pending in logic.pending)))
             for cue in cues:
                 logic.schedule(cue.blend, cue.frame, cue.transition, "", now, cue.restyling)
-            session = await self._session(attempt, spec, logic, stream)
+            session = await self._session(attempt, spec, logic, stream, seconds)
             if resume is not None:
                 session.audience.kept.extend(resume.chunks)
                 session.recording = resume.recording
@@ -253,12 +263,18 @@ class SessionFactory:
 
     # Prompts
 
-    async def _session(self, attempt: str, spec: SessionSpec, logic: Session, stream: AnyStream) -> ActiveSession:
+    async def _session(
+        self, attempt: str, spec: SessionSpec, logic: Session, stream: AnyStream, seconds: float | None = None
+    ) -> ActiveSession:
         """A session whose prompts are in force as its log has them, from the last cue that came in whole."""
         prompts: dict[str, Prompt] = {}
         track = PromptTrack(prompts)
-        entries = logic.applied.entries(last_settled(logic.applied, logic.next_block))
-        for step in steps_of(entries, logic.next_block, logic.blocks):
+        settled = last_settled(logic.applied, logic.next_block)
+        entries = logic.applied.entries(settled)
+        steps = steps_since(logic.applied, settled, logic.next_block)
+        budget = RestoreBudget(inf if seconds is None else seconds, steps, _now())
+        for done, step in enumerate(steps_of(entries, logic.next_block, logic.blocks)):
+            budget.check(done, _now())
             await self._take(track, prompts, step, stream.prompt)
         session = ActiveSession(spec, attempt, logic, stream, track, prompts, self._replica, self._provenance)
         session.input = new_input(spec)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
 
 from engines.streaming import snapshot_format
 from engines.streaming.state import Block
+from engines.text.prompt import Prompt
 from serving.errors import (
     FrameOutOfRange,
     InvalidRequest,
@@ -19,6 +22,7 @@ from serving.errors import (
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import SavedSession
+from serving.timeline.cue import Blend, Cue, Transition
 from serving.weights.loader import OpenedModel
 from serving.worker.blocks.scheduler import Scheduler
 from tests.serving.worker.bench import (
@@ -26,6 +30,7 @@ from tests.serving.worker.bench import (
     NIGHT,
     NOON,
     SNOW,
+    Bench,
     at_work,
     chunks,
     prompts_in_every_block,
@@ -189,6 +194,74 @@ def test_a_saved_session_goes_on_under_another_name(pocket: OpenedModel) -> None
             assert following[0].first_frame == state.next_frame
 
     run(save())
+
+
+@asynccontextmanager
+async def in_transitions(pocket: OpenedModel, replay_s: float) -> AsyncIterator[tuple[Bench, SavedSession]]:
+    """A bench whose replays have so much time, and a session that another saved in a chain of transitions."""
+    chain = [Cue(9 + 12 * number, Blend.of(text), Transition(4)) for number, text in enumerate("abcdefghijklmnop")]
+    async with at_work(pocket) as there:
+        await there.open(spec(pocket), (Cue(0, Blend.of(NOON)), *chain))
+        await there.denoiser.command("one", start())
+        await chunks(there, "one", 9 + 12 * len(chain))
+        saved = await there.denoiser.save("one", MAX_BYTES)
+    async with at_work(pocket, replay_s=replay_s) as here:
+        yield here, saved
+
+
+def slowly(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have each text take so long to be encoded."""
+    text = bench.denoiser._factory._text
+    whole = text.encode
+
+    async def encode(prompt: str) -> Prompt:
+        await asyncio.sleep(seconds)
+        return await whole(prompt)
+
+    monkeypatch.setattr(text, "encode", encode)
+
+
+def test_a_snapshot_whose_prompts_take_too_long_is_refused_with_what_would_fit(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def restore() -> None:
+        async with in_transitions(pocket, replay_s=2.0) as (bench, saved):
+            slowly(bench, monkeypatch, 0.2)
+            with pytest.raises(LimitReached, match=r"takes about \d+ s, .* at most 2 s .* about \d steps fit"):
+                await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
+            assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
+
+    run(restore())
+
+
+def test_a_restore_that_waits_for_one_text_too_long_is_refused_and_leaves_nothing(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def restore() -> None:
+        async with in_transitions(pocket, replay_s=0.5) as (bench, saved):
+            slowly(bench, monkeypatch, 1000)
+            with pytest.raises(LimitReached, match=r"was not rebuilt within 0.5 s: .* try again later"):
+                await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
+            assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
+
+    run(restore())
+
+
+def test_a_restore_that_nobody_waits_for_any_more_stops_and_leaves_nothing(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def restore() -> None:
+        async with in_transitions(pocket, replay_s=20.0) as (bench, saved):
+            slowly(bench, monkeypatch, 1000)
+            restoring = asyncio.create_task(bench.open(spec(pocket), resume=restored(saved, spec(pocket))))
+            await settled(lambda: bench.open_runs() == 1)
+            bench.denoiser.cancel("one")
+            with pytest.raises(ReplicaLost, match="cancelled while"):
+                await restoring
+            await settled(lambda: bench.open_runs() == 0)
+            assert bench.denoiser.free == 2
+
+    run(restore())
 
 
 def test_a_snapshot_whose_stream_is_of_another_session_is_refused(pocket: OpenedModel) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from engines.config.geometry import BlockLengths
 from serving.errors import LimitReached
-from serving.worker.capacity.replay_budget import ReplayBudget
+from serving.worker.capacity.replay_budget import ReplayBudget, RestoreBudget
 
 LENGTHS = BlockLengths()
 
@@ -43,3 +43,11 @@ def test_what_is_said_to_fit_fits() -> None:
     assert frame > 1000
     made(8, 0.8, frame=frame)
     made(150, 15.0, frame=frame)
+
+
+def test_of_the_steps_of_a_snapshot_as_many_fit_as_there_is_time_for() -> None:
+    budget = RestoreBudget(20.0, 1000, 100.0)
+    budget.check(7, 101.0)
+    budget.check(8, 100.1)
+    with pytest.raises(LimitReached, match=r"their 1000 steps .* 100 s, and at most 20 s .* about 160 steps"):
+        budget.check(8, 100.8)
