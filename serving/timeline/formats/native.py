@@ -7,7 +7,9 @@ without a time or out of order, all are errors.
 
 from __future__ import annotations
 
+from engines.config.geometry import FRAMES_PER_SECOND
 from serving.timeline.cue import (
+    LAST_FRAME,
     MAX_WEIGHT,
     METHODS,
     Blend,
@@ -23,7 +25,7 @@ from serving.timeline.cue import (
 from serving.timeline.formats.document import Json, Node, maybe, shown
 from serving.timeline.schedule import frame_at
 from serving.timeline.timecode import frame_of
-from serving.timeline.timeline import MAX_CUES, MAX_FRAMES, MAX_SECONDS, MAX_STEP, Settings, Timeline
+from serving.timeline.timeline import MAX_CUES, MAX_FRAMES, MAX_STEP, Settings, Timeline
 
 FIELDS = ("$schema", "version", "model", "seed", "height", "width", "steps", "frames", "seconds", "length", "cues")
 CUE_FIELDS = ("frame", "seconds", "at", "prompt", "prompts", "transition", "restyling")
@@ -47,7 +49,7 @@ def read_own(document: Node) -> Timeline:
     if "cues" not in fields:
         raise document.error("the field 'cues' is missing; it lists the prompts and their times")
     cues = tuple(_cue(node) for node in fields["cues"].items(MAX_CUES))
-    length = _time(document, fields, "frames", "seconds", "length")
+    length = _time(document, fields, ("frames", "seconds", "length"), MAX_FRAMES)
     timeline = Timeline(cues, length, settings)
     timeline.require_start()
     return timeline
@@ -55,7 +57,7 @@ def read_own(document: Node) -> Timeline:
 
 def _cue(node: Node) -> Cue:
     fields = node.fields(CUE_FIELDS)
-    frame = _time(node, fields, "frame", "seconds", "at")
+    frame = _time(node, fields, ("frame", "seconds", "at"), LAST_FRAME)
     if frame is None:
         raise node.error("a cue needs its time, as one of frame, seconds, at")
     blend, transition = read_blend(node, fields), read_transition(node, fields)
@@ -139,18 +141,19 @@ def read_method(node: Node) -> Method:
     raise node.error(f"{shown(node.value)} is unknown; known: {', '.join(METHODS)}")
 
 
-def _time(parent: Node, fields: dict[str, Node], frames: str, seconds: str, timecode: str) -> int | None:
-    given = [name for name in (frames, seconds, timecode) if name in fields]
+def _time(parent: Node, fields: dict[str, Node], names: tuple[str, str, str], last: int) -> int | None:
+    """As a frame, of at most `last`; `names` are those of a time in frames, in seconds, and as a timecode."""
+    given = [name for name in names if name in fields]
     if len(given) > 1:
         raise parent.error(f"{' and '.join(given)} say the same thing; give one of them")
     if not given:
         return None
-    node = fields[given[0]]
+    node, (frames, seconds, _) = fields[given[0]], names
     if given[0] == seconds:
-        return frame_at(node.number(0, MAX_SECONDS))
+        return frame_at(node.number(0, last // FRAMES_PER_SECOND))
     frame = node.whole() if given[0] == frames else _timecode(node)
-    if not 0 <= frame <= MAX_FRAMES:
-        raise node.error(f"{shown(node.value)} is outside 0..{MAX_FRAMES} frames, which are 24 hours")
+    if not 0 <= frame <= last:
+        raise node.error(f"{shown(node.value)} is outside 0..{last} frames")
     return frame
 
 

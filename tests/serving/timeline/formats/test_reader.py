@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import serving.timeline
 from serving.errors import TimelineError
-from serving.timeline.cue import Blend, Cue, Restyling, Transition
+from serving.timeline.cue import LAST_FRAME, Blend, Cue, Restyling, Transition
 from serving.timeline.formats import yaml_events
 from serving.timeline.formats.native import own_document
 from serving.timeline.formats.reader import (
@@ -137,7 +137,7 @@ own_settings = st.builds(Settings, st.none() | st.integers(0, 2**64 - 1), sizes,
 
 @st.composite
 def timelines(draw: st.DrawFn) -> Timeline:
-    frames = sorted(draw(st.sets(st.integers(1, 1_382_400), max_size=5)))
+    frames = sorted(draw(st.sets(st.integers(1, LAST_FRAME), max_size=5)))
     later = [Cue(frame, Blend(draw(parts)), draw(transitions), draw(restylings)) for frame in frames]
     length = draw(st.none() | st.integers(1, 1_382_400))
     return Timeline((Cue(0, Blend(draw(parts))), *later), length, draw(own_settings))
@@ -184,10 +184,12 @@ BAD = [
     (own(model=""), "model: the name of the model is empty"),
     (own(frames=0), "frames: 0 is outside 1..1382400, which are 24 hours"),
     (own(seconds=86401), "seconds: 86401 is outside 0..86400"),
-    (own(length="24:00:01"), "length: '24:00:01' is outside 0..1382400 frames, which are 24 hours"),
+    (own(length="24:00:01"), "length: '24:00:01' is outside 0..1382400 frames"),
     (own(frames=9, seconds=1), "the file: frames and seconds say the same thing; give one of them"),
     (cue(frame=0), "cues[1]: its frame 0 does not come after frame 0 of the cue before it"),
-    (cue(frame=-5), "cues[1].frame: -5 is outside 0..1382400 frames, which are 24 hours"),
+    (cue(frame=-5), "cues[1].frame: -5 is outside 0..9007199254740991 frames"),
+    (cue(frame=2**53), "cues[1].frame: 9007199254740992 is outside 0..9007199254740991 frames"),
+    (own(cues=[{"seconds": 6e14, "prompt": "noon"}]), "cues[0].seconds: 600000000000000.0 is outside 0..562949"),
     (cue(seconds=6), "cues[1]: frame and seconds say the same thing; give one of them"),
     (cue(until=7), "cues[1]: the field 'until' is unknown; known: frame, seconds, at, prompt, p"),
     (cue(prompt=""), "cues[1].prompt: the prompt is empty; say who or what is seen, and where"),
