@@ -75,13 +75,13 @@ class _TolerantServer:
         self._server = server
 
     def add_generic_rpc_handlers(self, generic: Sequence[Any]) -> None:
-        """As of the server."""
+        """Add services that gRPC finds by asking each of them."""
         for service in generic:
             service._method_handlers = _tolerant_handlers(service._method_handlers)
         self._server.add_generic_rpc_handlers(generic)
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """As of the server."""
+        """Add a service whose methods gRPC finds by their names."""
         self._server.add_registered_method_handlers(service, _tolerant_handlers(handlers))
 
 
@@ -156,14 +156,14 @@ class _Addressed:
         self._peer: str = context.peer()
 
     def peer(self) -> str:
-        """As of the context."""
+        """The client's address, as gRPC writes it."""
         return self._peer
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
 
     def invocation_metadata(self) -> tuple[tuple[str, Any], ...]:
-        """As of the context."""
+        """Keys and values of the request, the application's among them."""
         given = tuple(self._context.invocation_metadata() or ())
         is_addressed = any(key == APPLICATION_KEY for key, _ in given)
         return given if is_addressed else (*given, (APPLICATION_KEY, APPLICATION))

@@ -52,7 +52,7 @@ class Callers:
         return self._tokens_file.tokens
 
     def authenticate(self, token: str | None) -> Caller:
-        """As `SessionAPI.authenticate`."""
+        """Who has a token. Raises NotAllowed for one that is unknown, and where one is missing."""
         if token is not None and self._operator_token.is_of(token):
             return Caller("", is_operator=True)
         name = self._tokens.caller(token)
@@ -63,7 +63,7 @@ class Callers:
         return Caller(name)
 
     def admit(self, caller: Caller) -> None:
-        """As `SessionAPI.admit`."""
+        """Count one more request of a caller. Raises TooManyRequests, which says when to come back."""
         asking = f"{caller.name} asks" if caller.name else "all clients together ask"
         self._rate.take(caller.name, asking, self.managers)
 

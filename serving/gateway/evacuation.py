@@ -15,6 +15,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+from typing_extensions import override
+
 from engines.errors import ConfigError
 from serving.auth import Caller, OperatorToken
 from serving.client.operator import OperatorCalls
@@ -23,6 +25,7 @@ from serving.errors import InvalidRequest, NotOperator, ServingError, SlotsFull,
 from serving.gateway.evacuated_session import arrived, evacuated
 from serving.gateway.ownership.session_directory import moved
 from serving.gateway.ownership.shared_answer import SharedAnswer
+from serving.gateway.ownership.standby_host import OtherServers
 from serving.gateway.session_options import OptionsChecker
 from serving.gateway.session_snapshot import FORMATS, unpack
 from serving.hosts import host_of_target, is_host_and_port, is_loopback
@@ -41,8 +44,8 @@ LOOK_EVERY_S, LOOK_AGAIN_S = 10.0, 2.0
 """How often a manager looks where the address leads that clients know, and how soon after another answer."""
 
 
-class OtherServersByGrpc:
-    """Calls other servers with the token of their operators, which is that of this one's: see OtherServers.
+class OtherServersByGrpc(OtherServers):
+    """Calls other servers with the token of their operators, which is that of this one's.
 
     It goes to other machines in the clear, and so only where this server is `insecure`.
     """
@@ -56,19 +59,19 @@ class OtherServersByGrpc:
         """Which server is there."""
         return await self._at(address).server_info()
 
+    @override
     async def offer(self, to: Destination, session_id: str, caller: str) -> None:
-        """See OtherServers."""
         request = pb.OfferSessionRequest(cluster=to.cluster, session_id=session_id, caller=caller)
         await self._at(to.address).offer(request)
 
+    @override
     async def send(self, to: Destination, transfer: str, departure: Departure) -> None:
-        """See OtherServers."""
         session = await asyncio.to_thread(evacuated, departure, self._snapshot_bytes)
         request = pb.ImportSessionRequest(cluster=to.cluster, transfer=transfer, session=session)
         await self._at(to.address).send(request)
 
+    @override
     async def settle(self, to: Destination, session_id: str, transfer: str) -> bool:
-        """See OtherServers."""
         request = pb.SettleTransferRequest(cluster=to.cluster, session_id=session_id, transfer=transfer)
         return await self._at(to.address).settle(request)
 
@@ -110,7 +113,7 @@ class Evacuation:
         self._rooms, self._callers, self._others, self._public = rooms, callers, others, public
 
     async def server_info(self) -> pb.GetServerInfoResponse:
-        """As `SessionAPI.server_info`."""
+        """Which server this is, and what it has room for."""
         rooms = await self._rooms.get()
         return pb.GetServerInfoResponse(
             version=version("longtake"),
@@ -128,7 +131,7 @@ class Evacuation:
     # Of the server that is left
 
     async def evacuate(self, request: pb.EvacuateServerRequest, caller: Caller) -> pb.EvacuateServerResponse:
-        """As `SessionAPI.evacuate`."""
+        """Begin to send all sessions to another server, or stop. Raises NotOperator for any other caller."""
         self._require_operator(caller)
         if request.gone and request.to:
             raise InvalidRequest("`gone` is said of a server that nothing is sent to any more: leave `to` empty")
@@ -198,7 +201,7 @@ class Evacuation:
     # Of the server that they go to
 
     async def offer(self, request: pb.OfferSessionRequest, caller: Caller) -> None:
-        """As `SessionAPI.offer`."""
+        """Raise a ServingError unless a session of another server could go on here."""
         await self._require_meant(request.cluster, caller)
         await self.require_stays()
         self._require_known(request.caller)
@@ -230,7 +233,7 @@ class Evacuation:
             raise WrongState(f"another session {session_id} is here, or was a moment ago")
 
     async def settle(self, request: pb.SettleTransferRequest, caller: Caller) -> pb.SettleTransferResponse:
-        """As `SessionAPI.settle`."""
+        """Whether a session that was sent has begun here; if not, it never will by that transfer."""
         await self._require_meant(request.cluster, caller)
         for name, value in (("transfer", request.transfer), ("session id", request.session_id)):
             _require_uuid(name, value)

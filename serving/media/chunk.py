@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 FRAMES_PER_SECOND = 16
 """Of every chunk: the rate of the models, whatever pace a session is made at."""
+
+RECENT_CHUNKS = 80
+"""A minute of video."""
+
+RECENT_BYTES = 32 << 20
+"""A minute at 4 Mbit/s; more than that has fewer chunks."""
 
 
 @dataclass(frozen=True)
@@ -55,3 +63,40 @@ class Chunk:
     def nbytes(self) -> int:
         """Bytes of all units."""
         return sum(len(unit.data) for unit in self.units)
+
+
+class RecentChunks:
+    """The last chunks of a session, for viewers who come late: bounded in number and in bytes."""
+
+    def __init__(self, most: int = RECENT_CHUNKS, most_bytes: int = RECENT_BYTES) -> None:
+        self._most, self._most_bytes = most, most_bytes
+        self._chunks: deque[Chunk] = deque()
+        self._nbytes = 0
+
+    def __len__(self) -> int:
+        return len(self._chunks)
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """From old to new."""
+        return iter(self._chunks)
+
+    def append(self, chunk: Chunk) -> None:
+        """One more; the oldest ones go where they are too many. It stays itself, however large."""
+        self._chunks.append(chunk)
+        self._nbytes += chunk.nbytes
+        while len(self._chunks) > self._most or (self._nbytes > self._most_bytes and len(self._chunks) > 1):
+            self._nbytes -= self._chunks.popleft().nbytes
+
+    def extend(self, chunks: Iterable[Chunk]) -> None:
+        """Several, from old to new."""
+        for chunk in chunks:
+            self.append(chunk)
+
+    def clear(self) -> None:
+        """Keep none of them."""
+        self._chunks.clear()
+        self._nbytes = 0
+
+    def oldest_frame(self, next_frame: int) -> int:
+        """The oldest frame that is here; `next_frame` where none is."""
+        return self._chunks[0].first_frame if self._chunks else next_frame

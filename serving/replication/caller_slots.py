@@ -16,6 +16,8 @@ import uuid
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+from typing_extensions import override
+
 OPENING_S = 60.0
 """The longest that a session takes to open. It is no longer than the end of one is remembered."""
 
@@ -120,30 +122,30 @@ class CallerSlots:
         return True
 
 
-class MemoryKeys:
+class MemoryKeys(KeyValues):
     """The store of a server that is one process."""
 
     def __init__(self) -> None:
         self._values: dict[str, bytes] = {}
 
+    @override
     def create(self, key: str, value: bytes) -> bool:
-        """See KeyValues."""
         return self._values.setdefault(key, value) is value
 
+    @override
     def put(self, key: str, value: bytes) -> None:
-        """See KeyValues."""
         self._values[key] = value
 
+    @override
     def get(self, key: str) -> bytes | None:
-        """See KeyValues."""
         return self._values.get(key)
 
+    @override
     def delete(self, key: str) -> None:
-        """See KeyValues."""
         self._values.pop(key, None)
 
+    @override
     def keys(self, prefix: str) -> list[str]:
-        """See KeyValues."""
         return [key for key in list(self._values) if key.startswith(prefix)]
 
 

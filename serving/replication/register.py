@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
+from typing_extensions import override
+
 from serving.replication.caller_slots import CallerSlots, MemoryKeys
 
 KEEP_ENDED_S = 60.0
@@ -129,7 +131,7 @@ class Register(Protocol):
         """Forget sessions that this process has known to be over for KEEP_ENDED_S. Anybody may do so, any time."""
 
 
-class MemoryRegister:
+class MemoryRegister(Register):
     """The register of a server that is one process."""
 
     def __init__(self, keep_s: float = KEEP_ENDED_S, clock: Callable[[], float] = time.monotonic) -> None:
@@ -141,12 +143,12 @@ class MemoryRegister:
         self._cluster = str(uuid.uuid4())
         self._destination: Destination | None = None
 
+    @override
     async def cluster(self) -> str:
-        """See Register."""
         return self._cluster
 
+    @override
     async def create(self, session_id: str, epoch: int, record: Record) -> bool:
-        """See Register."""
         records = self._records.get(session_id, [])
         if epoch <= len(records):
             return records[epoch - 1] == record
@@ -157,45 +159,45 @@ class MemoryRegister:
             self._ended_at[session_id] = self._clock()
         return True
 
+    @override
     async def latest(self, session_id: str) -> EpochRecord | None:
-        """See Register."""
         return self._latest(session_id)
 
+    @override
     async def first(self, session_id: str) -> Record | None:
-        """See Register."""
         return self._records.get(session_id, [None])[0]
 
+    @override
     async def open_sessions(self) -> dict[str, Owner]:
-        """See Register."""
         last = {session: records[-1] for session, records in self._records.items()}
         return {session: record for session, record in last.items() if isinstance(record, Owner)}
 
+    @override
     async def evacuate_to(self, destination: Destination | None) -> None:
-        """See Register."""
         self._destination = destination
 
+    @override
     async def destination(self) -> Destination | None:
-        """See Register."""
         return self._destination
 
+    @override
     async def reserve(self, caller: str, session_id: str, most: int) -> bool:
-        """See Register."""
         return self._slots.reserve(caller, session_id, most)
 
+    @override
     async def sessions_of(self, caller: str) -> list[str]:
-        """See Register."""
         return self._slots.sessions(caller)
 
+    @override
     async def release(self, caller: str, session_id: str) -> None:
-        """See Register."""
         self._slots.release(caller, session_id)
 
     def _latest(self, session_id: str) -> EpochRecord | None:
         records = self._records.get(session_id)
         return EpochRecord(len(records), records[-1]) if records else None
 
+    @override
     async def forget_ended(self) -> None:
-        """See Register."""
         over = [session for session, at in self._ended_at.items() if self._clock() - at >= self._keep_s]
         for session in over:
             del self._records[session], self._ended_at[session]

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from engines.streaming.replica_log import StandbySnapshot
 from serving.errors import ReplicaLost
-from serving.media.chunk import Chunk
+from serving.media.chunk import RecentChunks
 from serving.replication.messages import BlockPictures, FullState, ReplicationDelta, ResumeState, SessionSpec
 from serving.session.record_delta import RecordCopy, RecordDelta, RecordGap
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
@@ -17,9 +16,6 @@ from serving.session.types import SessionRecord, State
 
 KEPT_INPUTS = 4
 """Blocks of a session that restyles a video, from whose pictures an encoder elsewhere goes on."""
-
-KEPT_CHUNKS = 80
-"""Chunks that a session keeps for viewers who come late: a minute of video."""
 
 
 class MissedDelta(Exception):
@@ -48,7 +44,7 @@ class StandbyCopy:
     _spec: SessionSpec | None = None
     _logic: RecordCopy | None = None
     _snapshot: StandbySnapshot | None = None
-    _chunks: deque[Chunk] = field(default_factory=lambda: deque(maxlen=KEPT_CHUNKS))
+    _chunks: RecentChunks = field(default_factory=RecentChunks)
     _pictures: deque[BlockPictures] = field(default_factory=lambda: deque(maxlen=KEPT_INPUTS))
 
     @property
@@ -161,8 +157,3 @@ class BlockDeaths:
         self._dead.add(replica)
         self._deaths[block] += 1
         return block.block if self._deaths[block] >= (3 if block.is_next else 2) else None
-
-
-def oldest_frame(chunks: Sequence[Chunk], next_frame: int) -> int:
-    """The oldest frame that is kept; `next_frame` where none is."""
-    return chunks[0].first_frame if chunks else next_frame

@@ -330,11 +330,11 @@ class Denoiser:
         return self._copies.get(attempt).spec.caller
 
     async def command(self, attempt: str, command: pb.Command, *, steers: bool = False) -> pb.Receipt:
-        """As `CommandHandler.handle`."""
+        """Apply a command, and answer once the standby has it. It `steers` if it comes from the controller."""
         return await self._commands.handle(attempt, command, steers=steers)
 
     def take_pictures(self, attempt: str, client_id: str, sent: Sequence[pb.Command], dropped: int) -> None:
-        """As `PictureIntake.take`."""
+        """Take pictures that a controller has sent; so many before them were `dropped` on the way."""
         self._pictures.take(attempt, client_id, sent, dropped)
 
     def reports_ended(self, attempt: str, client_id: str) -> None:
@@ -357,7 +357,7 @@ class Denoiser:
         viewers: int = 1,
         take: int | None = None,
     ) -> AsyncGenerator[Item]:
-        """As `SessionStreams.subscribe`."""
+        """The events of a session for a viewer or for a manager with several. Begins with the state."""
         return self._streams.subscribe(attempt, role, from_frame, stream, client_id, reattach, viewers, take)
 
     def join_viewers(self, attempt: str, stream: str, viewers: int, from_frame: int | None) -> Joined:
@@ -371,7 +371,7 @@ class Denoiser:
         self._streams.set_viewers(stream, viewers)
 
     def feed(self, attempt: str, manager: str) -> AsyncGenerator[FeedItem]:
-        """As `SessionStreams.feed`."""
+        """What a manager that is appointed as standby is sent: the full state, then what changes."""
         return self._streams.feed(attempt, manager)
 
     def acknowledge(self, attempt: str, number: int) -> None:
@@ -380,12 +380,12 @@ class Denoiser:
             feed.acknowledge(number)
 
     async def begin_recording(self, attempt: str, name: str, asked_by: str) -> str:
-        """As `RecordingMark.begun`; gives the name of the recording that is written."""
+        """A recording is to be written. Gives the name of the one that is, which may be an earlier one."""
         session = self._copies.leased(attempt)
         return await self._commands.mark_recording(session, session.recording.begun(name, asked_by))
 
     async def stop_recording(self, attempt: str, asked_by: str) -> str:
-        """As `RecordingMark.stopped`; gives the name of the recording that is not written any more."""
+        """Stop the recording that is written, and give its name."""
         session = self._copies.leased(attempt)
         return await self._commands.mark_recording(session, session.recording.stopped(asked_by))
 
@@ -400,19 +400,19 @@ class Denoiser:
     # What goes on elsewhere
 
     async def save(self, attempt: str, max_bytes: int) -> SavedSession:
-        """As `SessionSaver.save`."""
+        """The session as it stands, to be restored later. Raises LimitReached for more than `max_bytes`."""
         return await self._saver.save(attempt, max_bytes)
 
     async def hand_over(self, attempt: str, epoch: int, move: int, machine: dict[str, Any]) -> HandedOver:
-        """As `SessionSaver.hand_over`."""
+        """Stop the session between blocks, and give what another replica goes on with."""
         return await self._saver.hand_over(attempt, epoch, move, machine)
 
     async def depart(self, attempt: str, epoch: int, move: int, max_bytes: int) -> Departure:
-        """As `SessionSaver.depart`."""
+        """Stop the session between blocks, and give what another server goes on with."""
         return await self._saver.depart(attempt, epoch, move, max_bytes)
 
     def machine(self) -> dict[str, Any]:
-        """As `machine_of` its generator."""
+        """Device, torch and threads, which must be the same where a session goes on exactly as it was."""
         return machine_of(self._engine.text)
 
 

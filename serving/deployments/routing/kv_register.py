@@ -22,9 +22,10 @@ from ray.experimental.internal_kv import (
     _internal_kv_list,
     _internal_kv_put,
 )
+from typing_extensions import override
 
 from serving.errors import RegisterUnavailable
-from serving.replication.caller_slots import CallerSlots
+from serving.replication.caller_slots import CallerSlots, KeyValues
 from serving.replication.register import (
     KEEP_ENDED_S,
     Destination,
@@ -32,6 +33,7 @@ from serving.replication.register import (
     EpochRecord,
     Owner,
     Record,
+    Register,
     decode_destination,
     decode_record,
     encode_destination,
@@ -68,7 +70,7 @@ def forget_all(namespace: str = NAMESPACE) -> None:
             _internal_kv_del(key, namespace=room)
 
 
-class KvRegister:
+class KvRegister(Register):
     """A Register for any process that is connected to the cluster, actors included.
 
     The store's client blocks for as long as its server is away, and then it goes on: a call that was given up here
@@ -88,49 +90,49 @@ class KvRegister:
         slots = InternalKeys(callers_of(namespace))
         self._slots = CallerSlots(slots, lambda session: is_there(self._latest(session)))
 
+    @override
     async def cluster(self) -> str:
-        """See Register."""
         return await self._call(self._name_cluster)
 
+    @override
     async def create(self, session_id: str, epoch: int, record: Record) -> bool:
-        """See Register."""
         return await self._call(lambda: self._create(session_id, epoch, record))
 
+    @override
     async def latest(self, session_id: str) -> EpochRecord | None:
-        """See Register."""
         return await self._call(lambda: self._latest(session_id))
 
+    @override
     async def first(self, session_id: str) -> Record | None:
-        """See Register."""
         return await self._call(lambda: self._get(session_id, 1))
 
+    @override
     async def open_sessions(self) -> dict[str, Owner]:
-        """See Register."""
         return await self._call(self._open_sessions, SLOTS_TIMEOUT_S)
 
+    @override
     async def evacuate_to(self, destination: Destination | None) -> None:
-        """See Register."""
         await self._call(lambda: self._server.put(DESTINATION, encode_destination(destination)))
 
+    @override
     async def destination(self) -> Destination | None:
-        """See Register."""
         data = await self._call(lambda: self._server.get(DESTINATION))
         return None if data is None else decode_destination(data)
 
+    @override
     async def reserve(self, caller: str, session_id: str, most: int) -> bool:
-        """See Register."""
         return await self._call(lambda: self._slots.reserve(caller, session_id, most), SLOTS_TIMEOUT_S)
 
+    @override
     async def sessions_of(self, caller: str) -> list[str]:
-        """See Register."""
         return await self._call(lambda: self._slots.sessions(caller), SLOTS_TIMEOUT_S)
 
+    @override
     async def release(self, caller: str, session_id: str) -> None:
-        """See Register."""
         await self._call(lambda: self._slots.release(caller, session_id), SLOTS_TIMEOUT_S)
 
+    @override
     async def forget_ended(self) -> None:
-        """See Register."""
         await self._call(self._forget_ended)
 
     async def _call(self, call: Callable[[], _T], timeout_s: float | None = None) -> _T:
@@ -198,31 +200,31 @@ class KvRegister:
         return None if value is None else decode_record(value)
 
 
-class InternalKeys:
+class InternalKeys(KeyValues):
     """The store as `CallerSlots` needs it."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
 
+    @override
     def create(self, key: str, value: bytes) -> bool:
-        """See KeyValues."""
         return not _internal_kv_put(key, value, overwrite=False, namespace=self._namespace)
 
+    @override
     def put(self, key: str, value: bytes) -> None:
-        """See KeyValues."""
         _internal_kv_put(key, value, overwrite=True, namespace=self._namespace)
 
+    @override
     def get(self, key: str) -> bytes | None:
-        """See KeyValues."""
         value: bytes | None = _internal_kv_get(key, namespace=self._namespace)
         return value
 
+    @override
     def delete(self, key: str) -> None:
-        """See KeyValues."""
         _internal_kv_del(key, namespace=self._namespace)
 
+    @override
     def keys(self, prefix: str) -> list[str]:
-        """See KeyValues."""
         return [key.decode() for key in _internal_kv_list(prefix, namespace=self._namespace)]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
+from typing_extensions import override
+
 Stage = Literal["denoiser", "decoder", "manager", "server"]
 """What of a session went on elsewhere: it itself, its decoder, its standby's copy, or all of it."""
 
@@ -21,14 +23,17 @@ class GatewayMetrics(Protocol):
         """A part of a session goes on elsewhere; `planned` where its replica was being taken away."""
 
 
-class Uncounted:
+class Uncounted(GatewayMetrics):
     """Counts nowhere."""
 
+    @override
     def sent(self, nbytes: int) -> None:
-        """See GatewayMetrics."""
+        pass
 
+    @override
     def skipped(self, frames: int) -> None:
-        """See GatewayMetrics."""
+        pass
 
+    @override
     def failed_over(self, stage: Stage, *, planned: bool) -> None:
-        """See GatewayMetrics."""
+        pass

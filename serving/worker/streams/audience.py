@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from serving.errors import FrameOutOfRange, ServingError
-from serving.media.chunk import Chunk
+from serving.media.chunk import Chunk, RecentChunks
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.events import write_chunk
 from serving.replication.messages import Role
-from serving.replication.standby import KEPT_CHUNKS, oldest_frame
 from serving.session.state_machine import Session
 from serving.worker.streams.subscriber import Subscriber
 
@@ -22,7 +20,7 @@ class Audience:
     """
 
     def __init__(self, logic: Session, describe: Callable[[], pb.Session], changed: Callable[[], None]) -> None:
-        self.kept: deque[Chunk] = deque(maxlen=KEPT_CHUNKS)
+        self.kept = RecentChunks()
         self.subscribers: list[Subscriber] = []
         self._logic = logic
         self._describe = describe
@@ -37,7 +35,7 @@ class Audience:
     @property
     def oldest_frame(self) -> int:
         """The oldest frame that a viewer can begin with."""
-        return oldest_frame(tuple(self.kept), self._logic.delivered_frames)
+        return self.kept.oldest_frame(self._logic.delivered_frames)
 
     # Who is there
 

@@ -62,7 +62,7 @@ class StandbyFeed:
     def put_stream(
         self, chunks: tuple[Chunk, ...], update: SnapshotDelta | None, pictures: tuple[BlockPictures, ...] = ()
     ) -> None:
-        """Send, with the full state, all that there is of the stream."""
+        """Send, with the full state, all that there is of the stream, which is bounded by what a session keeps."""
         self._put(_Block(chunks, pictures, update))
 
     def put_block(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from serving.config import Limits
 from serving.errors import FrameOutOfRange, LimitReached, ReplicaLost, ServingError, SessionNotFound
 from serving.gateway.arrivals import ROUND_S
 from serving.gateway.session_service import SessionService
+from serving.media.chunk import RecentChunks
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
@@ -82,7 +82,7 @@ def test_a_viewer_that_asks_for_a_frame_that_is_gone_is_told_and_leaves_nothing(
             first = Viewer(manager, session)
             await first.sees(9)
             (copy,) = there.benches["a"].denoiser._copies.all
-            copy.audience.kept = deque(maxlen=2)
+            copy.audience.kept = RecentChunks(most=2)
             await first.sees(57)
             with pytest.raises(FrameOutOfRange, match="is not kept any more"):
                 await Viewer(manager, session).task

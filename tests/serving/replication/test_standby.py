@@ -14,15 +14,13 @@ from engines.streaming.snapshot import restore, take_light
 from engines.text.prompt import Prompt
 from engines.video.stream_engine import StreamEngine
 from serving.errors import InvalidRequest, ReplicaLost
-from serving.media.chunk import AccessUnit, Chunk
+from serving.media.chunk import RECENT_CHUNKS, AccessUnit, Chunk
 from serving.replication.messages import FullState, ReplicationDelta, SessionSpec
 from serving.replication.standby import (
-    KEPT_CHUNKS,
     BlockDeaths,
     BlockInWork,
     MissedDelta,
     StandbyCopy,
-    oldest_frame,
 )
 from serving.session.applied_log import AppliedLog
 from serving.session.pacing import Pace
@@ -124,10 +122,10 @@ def test_a_reset_forgets_the_take_before(session: Session, feed: Feed) -> None:
 def test_what_is_kept_for_late_viewers_is_bounded(feed: Feed) -> None:
     copy = StandbyCopy()
     copy.apply(feed.full())
-    for block in range(KEPT_CHUNKS + 5):
+    for block in range(RECENT_CHUNKS + 5):
         copy.apply(feed.delta(chunks=(chunk(block),)))
     kept = copy.resume_state("lost").chunks
-    assert (len(kept), oldest_frame(kept, 0)) == (KEPT_CHUNKS, 57)
+    assert (len(kept), kept[0].first_frame) == (RECENT_CHUNKS, 57)
 
 
 def test_a_delta_after_one_that_did_not_come_is_refused_and_changes_nothing(feed: Feed) -> None:
@@ -162,10 +160,6 @@ def test_a_session_of_any_length_is_opened_again_with_all_that_has_applied(spec:
             copy.apply(feed.delta())
     again = copy.resume_state("lost")
     assert [*AppliedLog.of(again.record.applied, again.past)] == [*session.applied]
-
-
-def test_where_nothing_is_kept_the_oldest_frame_is_the_next() -> None:
-    assert oldest_frame((), 33) == 33
 
 
 FIVE, SIX = BlockInWork(0, 5), BlockInWork(0, 6)

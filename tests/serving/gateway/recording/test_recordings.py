@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -17,6 +16,7 @@ from serving.errors import LimitReached, SessionNotFound, WrongState
 from serving.gateway.recording.recording_store import RecordingStore
 from serving.gateway.recording.recording_writer import RecordingWriter
 from serving.gateway.session_service import SessionService
+from serving.media.chunk import RecentChunks
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.weights.loader import OpenedModel
 from tests.serving.footage import HEIGHT, WIDTH, chunks, played
@@ -152,7 +152,7 @@ def test_a_recording_that_misses_frames_is_finished_before_them_and_says_so(
             await until(lambda: any(b"mdat" in part.read_bytes() for part in tmp_path.glob("*.part")))
             (copy,) = there.benches["a"].denoiser._copies.all
             await leave(first)
-            copy.audience.kept = deque(copy.audience.kept, maxlen=2)
+            copy.audience.kept = RecentChunks(most=2)
             await viewer.sees(105)
             (writer,) = second._recordings._left_behind()
             second._recordings._record(writer)
