@@ -47,6 +47,8 @@ class Host:
         self._inside("addr", "add", f"{self.address}/24", "dev", "eth0")
         self._inside("link", "set", "eth0", "up")
         self._inside("link", "set", "lo", "up")
+        # Programs find the address of their host by the way out of it.
+        self._inside("route", "add", "default", "via", f"{NETWORK}.1")
 
     def popen(self, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start a program on the host; it ends with the host."""

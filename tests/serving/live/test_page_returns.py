@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 
 import pytest
 
 from tests.serving.live.browser import CHROMIUM, DRIVER, Page
-from tests.serving.live.scenes import NOON, described
+from tests.serving.live.scenes import NOON, chunks, described, playing, watch
 from tests.serving.live.test_page import session_of
 from tests.serving.live.test_steering import Stub
 
@@ -36,7 +38,7 @@ def test_a_page_that_slept_goes_on_at_a_frame_that_exists_and_says_what_was_skip
     page.until_frame(page.frame + 24)
     session = session_of(stub, page)
     assert page.frame < session.current_start_frame
-    assert session.shown_frame <= page.frame
+    page.until(lambda: page.frame >= session.shown_frame)
 
 
 @pytest.mark.slow
@@ -86,3 +88,21 @@ def test_a_page_that_is_come_back_to_is_where_it_was(page: Page, stub: Stub, kep
     page.until_frame(page.frame + 24)
     assert page.frame < session_of(stub, page).current_start_frame
     assert bool(page.driver.execute_script("return window.kept")) is kept
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [True, False], ids=["as it was", "loaded again"])
+def test_a_spectator_that_comes_back_is_told_what_it_missed(page: Page, stub: Stub, kept: bool) -> None:
+    session = playing(stub)
+    # Without anybody who watches, the session would wait.
+    watching = threading.Thread(target=lambda: chunks(watch(stub, session), 400))
+    watching.start()
+    page.open(f"#watch={session.id}")
+    page.until_frame(20)
+    page.driver.execute_script("0" if kept else "addEventListener('unload', () => {})")
+    page.driver.get("data:text/html,elsewhere")
+    time.sleep(6)
+    page.driver.back()
+    page.until(lambda: re.search(r"\d+ frames (were )?skipped", page.part("notices").text), BACK_S)
+    page.until(lambda: page.frame > described(stub, session).current_start_frame - 60)
+    watching.join()
