@@ -11,13 +11,15 @@ from pathlib import Path
 
 import grpc
 import psutil
+import pytest
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
+from serving.deployments.local_cluster import ENVIRONMENT
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.serving.live.conftest import SLOTS, Server
+from tests.serving.live.conftest import SLOTS, Server, serving
 from tests.serving.live.scenes import NIGHT, NOON, children, chunks, create, cue, playing, start, watch
 
 Stub = sessions_pb2_grpc.SessionsStub
@@ -112,3 +114,16 @@ def test_an_abandoned_session_is_freed_when_its_lease_is_over(stub: Stub) -> Non
         time.sleep(0.2)
     again = [create(stub) for _ in range(SLOTS)]
     assert len({session.id for session in again}) == SLOTS
+
+
+@pytest.mark.slow
+def test_logs_are_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ROTATION_MAX_BYTES", "20000")
+    with serving(tmp_path) as server:
+        for _ in range(200):
+            session = create(server.stub)
+            server.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+        files = {file.name: file.stat().st_size for file in server.logs.glob("replica_longtake_Denoiser_*")}
+    assert {name.rpartition(".")[2] for name in files} >= {"log", "1", "2"}
+    assert len(files) <= 1 + int(ENVIRONMENT["RAY_ROTATION_BACKUP_COUNT"])
+    assert max(files.values()) <= 20_000

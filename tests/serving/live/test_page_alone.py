@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import uvicorn
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import Select
 
 from serving.auth import Caller
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -35,15 +37,18 @@ class Standing:
     def __init__(self) -> None:
         self.waiting: pb.WaitReason = pb.WAIT_REASON_UNSPECIFIED
         self.tokens: list[str | None] = []
+        self.server = pb.DescribeServerResponse(model="pocket")
+        self.created: list[pb.SessionOptions] = []
 
     def authenticate(self, token: str | None) -> Caller:
         self.tokens.append(token)
         return Caller("")
 
     async def describe_server(self, caller: Caller) -> pb.DescribeServerResponse:
-        return pb.DescribeServerResponse(model="pocket")
+        return self.server
 
     async def create(self, request: pb.CreateSessionRequest, caller: Caller) -> pb.Session:
+        self.created.append(request.options)
         return SESSION
 
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
@@ -133,3 +138,17 @@ def test_a_token_for_this_machine_is_sent_without_a_word(page: Page, sessions: S
     page.until(lambda: page.state == "running" and "geheim" in sessions.tokens)
     assert not page.part("insecure").is_displayed()
     assert not page.part("notices").text
+
+
+def test_a_server_that_declares_its_sizes_is_asked_for_one_of_those(page: Page, sessions: Standing) -> None:
+    sizes = [pb.PictureSize(height=height, width=width) for height, width in ((96, 160), (64, 96))]
+    sessions.server = pb.DescribeServerResponse(model="pocket", sizes=sizes, other_sizes=False)
+    page.open()
+    page.driver.find_element(By.CSS_SELECTOR, "#new-session summary").click()
+    offered = Select(page.part("sizes"))
+    page.until(lambda: [option.text for option in offered.options] == ["160 \u00d7 96 (the model's)", "96 \u00d7 64"])
+    offered.select_by_visible_text("96 \u00d7 64")
+    page.write("text", "a red balloon over hills")
+    page.press("go")
+    page.until(lambda: sessions.created)
+    assert (sessions.created[0].height, sessions.created[0].width) == (64, 96)
