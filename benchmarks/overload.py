@@ -2,8 +2,8 @@
 
     python -m benchmarks.overload --seconds 20
 
-One paced session beside up to three unpaced ones; as many paced ones as are let in, of eight that ask; and the
-time that `longtake generate` takes while other programs keep some of the cores busy.
+One paced session beside up to three unpaced ones; as many paced ones as are let in, of eight that ask; and, while
+other programs keep some or all of the cores busy, one paced session and the time that `longtake generate` takes.
 """
 
 from __future__ import annotations
@@ -135,15 +135,19 @@ def film(folder: Path, neighbours: int) -> Film:
 def measure(seconds: float, folder: Path) -> dict[str, Any]:
     """Everything, one after the other."""
     films = [film(folder, neighbours) for neighbours in range(os.cpu_count() or 1)]
-    beside = {}
+    beside, crowded = {}, {}
     with local_server(["--slots", str(ASKING), "--recordings", str(folder)]) as server:
         for unpaced in range(4):
             paces = [FRAMES_PER_SECOND, *[0] * unpaced]
             beside[unpaced] = asyncio.run(together(server.address, folder, paces, seconds))
+        for programs in range(1 + (os.cpu_count() or 1)):
+            with busy(programs):
+                crowded[programs] = asyncio.run(together(server.address, folder, [FRAMES_PER_SECOND], seconds))
         asked = asyncio.run(together(server.address, folder, [FRAMES_PER_SECOND] * ASKING, seconds))
     return {
         "film_s_beside_busy_programs": {film.neighbours: film.seconds for film in films},
         "paced_beside_unpaced": {unpaced: as_json(views) for unpaced, views in beside.items()},
+        "paced_beside_busy_programs": {programs: as_json(views) for programs, views in crowded.items()},
         "paced_asking_at_once": as_json(asked),
     }
 
