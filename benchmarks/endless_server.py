@@ -3,7 +3,8 @@
     python -m benchmarks.endless_server --blocks 12000
 
 A real client steers a session of the pocket model in pictures of 32x48, unpaced: with every block that it is sent
-it says another prompt. Every stage of the server is in a process of its own, and a standby keeps a copy.
+it schedules the prompt of one a few blocks later. Every stage of the server is in a process of its own, and a
+standby keeps a copy.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.endless_session import asked, prompt
+from benchmarks.endless_session import prompt
 from benchmarks.measure.holdings import COUNTED, Holdings, holdings
 from benchmarks.measure.machine import RESULTS, Machine
 from benchmarks.measure.replicas import joined_server
+from engines.config.geometry import BlockLengths
 from serving.client.aio import AsyncClient
+from serving.client.interactive import InteractiveSession
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.media.whole_file import write_whole
@@ -34,19 +37,27 @@ from serving.timeline.cue import Cue
 
 HEIGHT, WIDTH = 32, 48
 AHEAD = 2
+LENGTHS = BlockLengths()
+LEAD = 12
+"""Blocks between the last that has come and the one whose prompt is scheduled: more than are made ahead."""
+
 SAMPLES = 120
 """How often the processes are looked at."""
 
 
 @dataclass
 class Played:
-    """What the client saw: when each block came, the frames and the cues in order, and what processes held."""
+    """What the client saw: when each block came, the frames and the cues in order, and what processes held.
+
+    Of the prompts that were said, so many have applied and are pending at the end.
+    """
 
     at: list[float] = field(default_factory=list)
     frames: int = 0
     misplaced: list[int] = field(default_factory=list)
-    said: int = 0
+    said: int = 1
     applied: int = 0
+    pending: int = 0
     held: list[Sequence[Holdings]] = field(default_factory=list)
 
     def took(self, chunk: pb.Chunk) -> None:
@@ -62,23 +73,28 @@ async def play(address: str, logs: Path, blocks: int) -> Played:
     async with AsyncClient(address) as client:
         session = await client.create(fps=0, ahead=AHEAD, height=HEIGHT, width=WIDTH, cues=[first])
         async with client.control(session, 0) as controller:
+            for _ in range(LEAD):
+                await _say(controller, played)
             await controller.start()
             async for event in controller:
                 if event.HasField("chunk"):
-                    await _next(controller, played, event.chunk)
+                    played.took(event.chunk)
+                    await _say(controller, played)
                     if len(played.at) % max(1, blocks // SAMPLES) == 0:
                         played.held.append(await asyncio.to_thread(holdings, logs))
                 if len(played.at) >= blocks:
                     break
             await controller.pause()
         played.applied = len([cue async for cue in client.applied_cues(session.id)])
+        played.pending = len([cue async for cue in client.pending_cues(session.id)])
         await client.delete(session.id)
     return played
 
 
-async def _next(controller: Any, played: Played, chunk: pb.Chunk) -> None:
-    played.took(chunk)
-    await controller.schedule(*asked(len(played.at)))
+async def _say(controller: InteractiveSession, played: Played) -> None:
+    """Schedule the prompt of the next block that has none."""
+    blend, transition = prompt(played.said)
+    await controller.schedule(blend, LENGTHS.pixel_frames(played.said), transition)
     played.said += 1
 
 
@@ -91,7 +107,7 @@ def summary(played: Played) -> dict[str, Any]:
         "blocks": blocks,
         "frames": played.frames,
         "frames_misplaced": played.misplaced,
-        "prompts": {"said": played.said, "applied": played.applied},
+        "prompts": {"said": played.said, "applied": played.applied, "pending": played.pending},
         "seconds": round(played.at[-1] - played.at[0]),
         "ms_per_block_median": {"early": float(np.median(ms[early])), "late": float(np.median(ms[late]))},
         "ms_per_block_p99": {

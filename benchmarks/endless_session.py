@@ -101,7 +101,8 @@ def play(blocks: int) -> Day:
         now = 0.75 * block
         began = time.perf_counter_ns()
         if block:
-            session.schedule(*asked(block), f"command-{block}", now)
+            blend, transition = prompt(block)
+            session.schedule(blend, None, transition, f"command-{block}", now)
         plan = session.begin_block(now)
         session.delivered(plan, now)
         before, record = record, session.record(now)
@@ -113,12 +114,6 @@ def play(blocks: int) -> Day:
         samples.spool_bytes[block] = session.applied.spooled_bytes
         samples.memory_bytes[block] = used()
     return Day(session, copy, samples)
-
-
-def asked(block: int) -> tuple[Blend, int | None, Transition | None]:
-    """What is said of a block: its prompt, for now."""
-    blend, transition = prompt(block)
-    return blend, None, transition
 
 
 def compared(values: Values, reduce: Callable[[Values], float]) -> dict[str, float]:
