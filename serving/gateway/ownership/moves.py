@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from serving.errors import ReplicaLost, ServingError, SlotsFull
 from serving.gateway.ownership.placement import roomiest
-from serving.gateway.ownership.replica_pool import ANSWER_S
+from serving.gateway.ownership.replica_pool import ANSWER_S, inside
 from serving.gateway.ownership.standby_host import StandbyHost
 from serving.replication.messages import Departure, HandedOver, Prepared
 from serving.replication.register import Destination, Hold, Owner
@@ -46,7 +46,7 @@ async def moved_copy(
     host.contacts.opening(target)
     prepared: Prepared = await pool.call(
         target, "prepare", attempt, handed.spec, (), handed.resume, epoch, owner.attempt,
-        config.prepare_timeout_s, timeout_s=config.prepare_timeout_s,
+        inside(config.prepare_timeout_s), timeout_s=config.prepare_timeout_s,
     )  # fmt: skip
     return prepared
 

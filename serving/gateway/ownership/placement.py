@@ -10,7 +10,7 @@ from typing import Any
 from engines.errors import EngineError
 from serving.errors import ReplicaLost, ServingError, SlotsFull, Unforeseen, WrongState
 from serving.gateway.ownership.ranking import by_room
-from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool, none_answers
+from serving.gateway.ownership.replica_pool import ANSWER_S, ReplicaPool, inside, none_answers
 from serving.replication.contacts import Contacts
 from serving.replication.messages import Prepared, ResumeState, SessionSpec
 from serving.replication.register import EpochRecord, Owner
@@ -95,7 +95,7 @@ async def prepare(
         for replica in await _by_room(pool, contacts, among, avoid):
             tried(replica)
             contacts.opening(replica)
-            arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner, timeout_s)
+            arguments = (attempt, spec, tuple(cues), resume, epoch, attempt_of_owner, inside(timeout_s))
             try:
                 prepared: Prepared = await pool.call(replica, "prepare", *arguments, timeout_s=timeout_s)
             except OF_ONE_REPLICA as error:

@@ -21,6 +21,11 @@ Managers = Callable[[], Awaitable[Collection[str]]]
 """Names the managers that there are. Raises ReplicaLost where nobody says."""
 
 
+def inside(timeout_s: float) -> float:
+    """How long a replica may take for what is waited for so long: its own answer comes before that."""
+    return 0.9 * timeout_s
+
+
 def none_answers(stage: str) -> ReplicaLost:
     """What is said where no replica of a stage takes something."""
     return ReplicaLost(f"no {stage} answers: it is starting, or stopped; try again in a few seconds")

@@ -69,6 +69,19 @@ def test_where_those_that_seemed_roomiest_are_full_by_now_another_one_opens_it()
         asyncio.run(opened(Denoisers({"a": 0}), told({"a": 2})))
 
 
+def test_a_replica_says_that_it_is_too_late_before_nobody_waits_for_it_any_more() -> None:
+    class Noting(Denoisers):
+        async def call(self, replica: str, method: str, *arguments: Any, timeout_s: float) -> Any:
+            if method == "prepare":
+                times.append((arguments[-1], timeout_s))
+            return await super().call(replica, method)
+
+    times: list[tuple[float, float]] = []
+    asyncio.run(opened(Noting({"a": 1}), told({"a": 1})))
+    ((inside, outside),) = times
+    assert 0 < inside < outside
+
+
 def test_a_replica_that_has_said_nothing_yet_is_asked_as_well() -> None:
     assert asyncio.run(opened(Denoisers({"new": 1, "b": 0}), told({"b": 1}))) == "prepared on new"
 
