@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class FeedRetries:
     """Waits twice as long each time until the copy has grown again, and tells new errors from the last one."""
@@ -10,6 +12,7 @@ class FeedRetries:
         self._first_s = first_s
         self._next_s = first_s
         self._said = ""
+        self._missed_at = -math.inf
 
     def grown(self) -> None:
         """A delta has come and is in the copy."""
@@ -24,4 +27,10 @@ class FeedRetries:
         """How long to wait now: `most_s` at most."""
         waits_s = min(self._next_s, most_s)
         self._next_s *= 2
+        return waits_s
+
+    def missed_wait_s(self, now: float, every_s: float) -> float:
+        """How long to wait since a delta is missing: not at all, unless one was `every_s` ago or less."""
+        waits_s = max(0.0, self._missed_at + every_s - now)
+        self._missed_at = now + waits_s
         return waits_s

@@ -379,6 +379,7 @@ class StandbySession:
             except MissedDelta as missed:
                 self._feed_lost_at = _now()
                 logger.warning("asking for the full state", extra={"session": self.session_id, "why": str(missed)})
+                await asyncio.sleep(retries.missed_wait_s(self._feed_lost_at, config.lease_s))
                 continue
             except ReplicaDied:
                 self.replica_died(owner.replica)
