@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,6 +17,10 @@ from serving.session.types import SessionRecord, State
 
 KEPT_INPUTS = 4
 """Blocks of a session that restyles a video, from whose pictures an encoder elsewhere goes on."""
+
+
+SOON_S = 10.0
+"""A replica that dies so soon after it got a session may have died of the block that it began with."""
 
 
 class MissedDelta(Exception):
@@ -135,25 +140,30 @@ class StandbyCopy:
 class BlockDeaths:
     """Which replicas died at which blocks of a session: two that made the same one have died of that.
 
-    One that dies at once has not said that it makes it; so have three that died before it, one after the other.
-    A replica that was left, since it fell silent, may be dying of the block that it was at then.
+    One that dies at once has not said that it makes it; so have three that died before it, each soon after it got
+    the session. A replica that was left, since it fell silent, may be dying of the block that it was at then.
+    Times are those of a monotonic clock, in seconds.
     """
 
     def __init__(self) -> None:
+        self._got_at: dict[str, float] = {}
         self._left: dict[str, BlockInWork | None] = {}
         self._dead: set[str] = set()
         self._deaths: Counter[BlockInWork] = Counter()
 
-    def moved(self, replica: str, at: BlockInWork | None, to: str) -> None:
+    def moved(self, replica: str, at: BlockInWork | None, to: str, now: float) -> None:
         """The session was left by a replica that was `at` a block of it, and goes on on another one."""
+        self._got_at[to] = now
         self._left.pop(to, None)
         self._left[replica] = at
 
-    def one_too_many(self, replica: str, at: BlockInWork | None) -> int | None:
+    def one_too_many(self, replica: str, at: BlockInWork | None, now: float) -> int | None:
         """A replica has died, `at` a block of the session if that is there: its number, if it is to blame."""
         block = self._left.get(replica, at)
         if block is None or replica in self._dead:
             return None
         self._dead.add(replica)
+        if block.is_next and now - self._got_at.get(replica, -math.inf) > SOON_S:
+            return None
         self._deaths[block] += 1
         return block.block if self._deaths[block] >= (3 if block.is_next else 2) else None

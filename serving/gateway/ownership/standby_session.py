@@ -147,7 +147,7 @@ class StandbySession:
     def replica_died(self, replica: str) -> None:
         """A live node reports that a replica's process is dead."""
         at = self._copy.block_in_work if self.is_on(replica) else None
-        if (block := self._deaths.one_too_many(replica, at)) is not None:
+        if (block := self._deaths.one_too_many(replica, at, _now())) is not None:
             reason = f"replicas died while they made block {block} of it, one after the other"
             self._carry_out(self.ownership.end(reason, _now()))
             return
@@ -331,7 +331,7 @@ class StandbySession:
         extra = {"session": self.session_id, "replica": owner.replica, "epoch": epoch}
         logger.info("standby of a session", extra=extra)
         if before is not None and owner.attempt != before.attempt:
-            self._deaths.moved(before.replica, self._copy.block_in_work, owner.replica)
+            self._deaths.moved(before.replica, self._copy.block_in_work, owner.replica, _now())
             self._host.tell(before.replica, "drop", before.attempt, epoch)
             logger.info("session taken over", extra=extra)
             self._host.metrics.failed_over("denoiser", planned=owner.attempt == self._moved_as)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -167,36 +168,42 @@ FIVE, SIX = BlockInWork(0, 5), BlockInWork(0, 6)
 
 def test_the_second_replica_that_dies_of_a_block_is_one_too_many() -> None:
     deaths = BlockDeaths()
-    assert [deaths.one_too_many("a", FIVE), deaths.one_too_many("a", FIVE), deaths.one_too_many("b", FIVE)] == [
-        None,
-        None,
-        5,
-    ]
+    assert [deaths.one_too_many(replica, FIVE, 0.0) for replica in "aab"] == [None, None, 5]
 
 
 @pytest.mark.parametrize("making", [SIX, BlockInWork(1, 5), None])
 def test_replicas_that_die_of_different_blocks_or_of_none_are_nobodys_fault(making: BlockInWork | None) -> None:
     deaths = BlockDeaths()
-    assert [deaths.one_too_many("a", FIVE), deaths.one_too_many("b", making), deaths.one_too_many("c", None)] == [
-        None
-    ] * 3
+    assert [deaths.one_too_many(*death, 0.0) for death in (("a", FIVE), ("b", making), ("c", None))] == [None] * 3
 
 
-def test_three_replicas_that_die_before_the_same_block_have_died_of_it() -> None:
-    deaths, due = BlockDeaths(), BlockInWork(0, 5, is_next=True)
-    assert [deaths.one_too_many(name, due) for name in "abc"] == [None, None, 5]
-    assert deaths.one_too_many("d", BlockInWork(0, 6, is_next=True)) is None
+def deaths_before(due: BlockInWork, lived_s: float) -> list[int | None]:
+    """What becomes of five replicas that die before the same block, each so long after it got the session."""
+    deaths, found = BlockDeaths(), []
+    for number, (replica, following) in enumerate(pairwise("abcdef")):
+        now = number * lived_s
+        found.append(deaths.one_too_many(replica, due, now))
+        deaths.moved(replica, due, following, now)
+    return found
+
+
+def test_three_replicas_that_die_before_the_same_block_as_soon_as_they_have_it_have_died_of_it() -> None:
+    assert deaths_before(BlockInWork(0, 5, is_next=True), lived_s=2.0)[:4] == [None, None, None, 5]
+
+
+def test_replicas_that_die_of_something_else_before_a_block_that_waits_are_nobodys_fault() -> None:
+    assert deaths_before(BlockInWork(0, 5, is_next=True), lived_s=60.0) == [None] * 5
 
 
 def test_a_replica_that_fell_silent_and_dies_later_died_of_what_it_was_making() -> None:
     deaths = BlockDeaths()
-    deaths.moved("a", FIVE, to="b")
-    deaths.moved("b", FIVE, to="c")
-    assert [deaths.one_too_many("a", None), deaths.one_too_many("b", None)] == [None, 5]
+    deaths.moved("a", FIVE, "b", 0.0)
+    deaths.moved("b", FIVE, "c", 0.0)
+    assert [deaths.one_too_many("a", None, 60.0), deaths.one_too_many("b", None, 60.0)] == [None, 5]
 
 
 def test_a_replica_that_has_the_session_again_dies_of_what_it_makes_now() -> None:
     deaths = BlockDeaths()
-    deaths.moved("a", FIVE, to="b")
-    deaths.moved("b", FIVE, to="a")
-    assert [deaths.one_too_many("a", SIX), deaths.one_too_many("b", None)] == [None, None]
+    deaths.moved("a", FIVE, "b", 0.0)
+    deaths.moved("b", FIVE, "a", 0.0)
+    assert [deaths.one_too_many("a", SIX, 0.0), deaths.one_too_many("b", None, 0.0)] == [None, None]
