@@ -43,6 +43,8 @@ ENVIRONMENT = {
     "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
     # What clients and other servers may send at once: 2 GiB otherwise, held before anybody looks at it.
     "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": str(MOST_MESSAGE_BYTES),
+    # For 10 s after its last answer a stopped manager would be sent the clients that come back.
+    "RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S": "1",
     # A second server on the same port would get half of the first one's clients.
     "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
     # A WebSocket whose address has more than 8,192 characters would hang, and not be refused in words.

@@ -135,6 +135,7 @@ are its own: Serve may share them, with which a proxy that is there again has th
 - {name: RAY_SERVE_PROXY_USE_GRPC, value: "1"}
 - {name: RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH, value: "2147483647"}
 - {name: RAY_SERVE_GRPC_MAX_MESSAGE_SIZE, value: "268435456"}
+- {name: RAY_SERVE_QUEUE_LENGTH_CACHE_TIMEOUT_S, value: "1"}
 - {name: WEBSOCKETS_MAX_LINE_LENGTH, value: "1048576"}
 - {name: RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH, value: "serving.deployments.http_handlers:middlewares"}
 - {name: RAY_ROTATION_MAX_BYTES, value: "67108864"}
