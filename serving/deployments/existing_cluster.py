@@ -24,11 +24,12 @@ from ray.serve.schema import ApplicationStatus, HTTPOptionsSchema, ServeInstance
 from engines.config.validation import require
 from serving.config import ServerConfig
 from serving.deployments.app import build, resources
-from serving.deployments.local_cluster import ENVIRONMENT, SERVICES, end_sessions, start_serve
+from serving.deployments.local_cluster import SERVICES, end_sessions, start_serve
 from serving.deployments.routing.kv_register import forget_all
 from serving.deployments.worker_setup import worker_setup
 from serving.errors import ServerError
 from serving.hosts import is_loopback
+from serving.launch.ray_environment import ENVIRONMENT
 from serving.launch.running import Running
 from serving.launch.startup_checks import CONNECT_S, require_port
 from serving.protocol.requests import APPLICATION

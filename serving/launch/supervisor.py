@@ -27,6 +27,7 @@ from serving.config import ServerConfig
 from serving.errors import ServerError
 from serving.launch.ending_signals import ending_signals
 from serving.launch.process_tree import adopt_orphans, end_descendants, is_alive
+from serving.launch.ray_environment import ENVIRONMENT
 from serving.launch.running import Running
 
 CLUSTER = (sys.executable, "-m", "serving.deployments.cluster_process")
@@ -101,7 +102,7 @@ def start_cluster(
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,
-        env=environment,
+        env=ENVIRONMENT | dict(environment),
         start_new_session=True,
     )
     assert cluster.stdin is not None

@@ -14,9 +14,10 @@ from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscali
 from ray.serve.config import AutoscalingConfig
 
 from serving.deployments.cluster_app import application
-from serving.deployments.local_cluster import ENVIRONMENT, SERVICES
+from serving.deployments.local_cluster import SERVICES
 from serving.deployments.scaling.by_slots import by_slots
 from serving.deployments.telemetry.logging_config import LOGGING
+from serving.launch.ray_environment import ENVIRONMENT
 from serving.protocol.requests import APPLICATION
 from tests.helm import values_schema
 from tests.helm.conftest import INSECURE, Chart, Refused, Rendered

@@ -126,7 +126,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* What Ray's and Serve's own processes read, as on one machine: serving/deployments/local_cluster.py. A pod's ports
+{{/* What Ray's and Serve's own processes read, as on one machine: serving/launch/ray_environment.py. A pod's ports
 are its own: Serve may share them, with which a proxy that is there again has them at once. */}}
 {{- define "longtake.environment" -}}
 - {name: RAY_worker_niceness, value: "0"}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from benchmarks.measure.replicas import Replica, log_lines, replicas
-from serving.deployments import local_cluster
+from serving.launch.ray_environment import ENVIRONMENT
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from tests.serving.live.hosts_app import FIRST_HOST, OTHER_HOSTS
 from tests.support.namespaces import Host, Hosts
@@ -39,7 +39,7 @@ class HostCluster:
             # Every host of this cluster has it, and nobody else.
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
-            **local_cluster.ENVIRONMENT,
+            **ENVIRONMENT,
             **{f"RAY_health_check_{name}": value for name, value in GIVE_UP.items()},
             **(environment or {}),
         }

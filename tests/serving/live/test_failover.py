@@ -368,6 +368,19 @@ def test_a_manager_that_is_stopped_does_not_hold_up_its_denoiser(pair: Pair) -> 
     pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
+@pytest.mark.slow
+def test_a_stopped_manager_is_sent_nobody_once_it_has_not_answered_for_a_second(pair: Pair) -> None:
+    wait_until_whole()
+    session = playing(pair.stub)
+    with Replicas(pair.logs) as replicas:
+        replicas.send(signal.SIGSTOP, "SessionManager", "standby of a session", session.id)
+        time.sleep(1.5)
+        for _ in range(10):
+            assert pair.stub.DescribeServer(pb.DescribeServerRequest(), timeout=4).model == "pocket"
+    wait_until_whole()
+    pair.stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
+
+
 def test_a_server_that_stops_tells_its_viewers_and_finishes_recordings(pair: Pair) -> None:
     wait_until_whole()
     session = create(pair.stub, fps=16, ahead=1)
