@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "RAY_ROTATION_MAX_BYTES": str(64 << 20),
     "RAY_ROTATION_BACKUP_COUNT": "4",
 }
-"""Of Ray's and Serve's processes, and of the one that starts them. Each reads it as it imports Ray; the router of the
-proxies has read it in that one, from which it comes by value.
+"""Of Ray's and Serve's processes, and of the one that starts them.
+
+Each reads it as it imports Ray; the proxies' router has read it in that one, from which it comes by value.
 """
