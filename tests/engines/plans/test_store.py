@@ -198,7 +198,7 @@ def test_of_two_builders_at_once_the_second_waits_and_finds_the_plan(model: Path
     assert waits.wait(10)
     may_end.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert (first.built, second.built) == (1, 0)
     assert store(model).find(WANTED).path.read_text().startswith("plan 1")
 

@@ -39,7 +39,7 @@ def test_a_reader_that_waits_is_given_what_comes() -> None:
         reading = asyncio.create_task(queue.get())
         await asyncio.sleep(0)
         queue.put(chunk(0))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await reading == chunk(0)
 
     asyncio.run(run())

@@ -36,7 +36,7 @@ def creation(command_id: str = "1", client_id: str = "ann", seed: int = 7) -> pb
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await work()
 
     asyncio.run(bounded())

@@ -31,7 +31,7 @@ async def viewers(manager: SessionService, session: pb.Session) -> int:
 
 
 async def settle(manager: SessionService, session: pb.Session, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while await viewers(manager, session) != count:
             await asyncio.sleep(0.02)
 

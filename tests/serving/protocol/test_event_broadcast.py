@@ -24,7 +24,7 @@ def progress(number: int) -> SerializedEvent:
 
 def run(work: Awaitable[None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await work
 
     asyncio.run(bounded())
