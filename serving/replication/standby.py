@@ -18,7 +18,6 @@ from serving.session.types import SessionRecord, State
 KEPT_INPUTS = 4
 """Blocks of a session that restyles a video, from whose pictures an encoder elsewhere goes on."""
 
-
 SOON_S = 10.0
 """A replica that dies so soon after it got a session may have died of the block that it began with."""
 

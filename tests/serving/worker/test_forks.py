@@ -221,26 +221,21 @@ def slowly(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float) -> Non
     monkeypatch.setattr(text, "encode", encode)
 
 
-def test_a_snapshot_whose_prompts_take_too_long_is_refused_with_what_would_fit(
-    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("replay_s", "text_s", "why"),
+    [
+        (2.0, 0.2, r"takes about \d+ s, .* at most 2 s .* about \d steps fit"),
+        (0.5, 1000, r"was not rebuilt within 0.5 s: .* try again later"),
+    ],
+    ids=["many texts", "one text"],
+)
+def test_a_snapshot_whose_prompts_take_too_long_is_refused_and_leaves_nothing(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch, replay_s: float, text_s: float, why: str
 ) -> None:
     async def restore() -> None:
-        async with in_transitions(pocket, replay_s=2.0) as (bench, saved):
-            slowly(bench, monkeypatch, 0.2)
-            with pytest.raises(LimitReached, match=r"takes about \d+ s, .* at most 2 s .* about \d steps fit"):
-                await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
-            assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
-
-    run(restore())
-
-
-def test_a_restore_that_waits_for_one_text_too_long_is_refused_and_leaves_nothing(
-    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def restore() -> None:
-        async with in_transitions(pocket, replay_s=0.5) as (bench, saved):
-            slowly(bench, monkeypatch, 1000)
-            with pytest.raises(LimitReached, match=r"was not rebuilt within 0.5 s: .* try again later"):
+        async with in_transitions(pocket, replay_s) as (bench, saved):
+            slowly(bench, monkeypatch, text_s)
+            with pytest.raises(LimitReached, match=why):
                 await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
             assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
 
