@@ -23,7 +23,7 @@ from typing import Any
 
 import grpc.aio
 
-from benchmarks.measure.processes import Tree
+from benchmarks.harness.processes import Tree
 from benchmarks.overload import LEFT_OUT_S, as_json, measure_and_keep, together
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient

@@ -20,8 +20,8 @@ from typing import NamedTuple
 import psutil
 import torch
 
+from benchmarks.harness.processes import part_of, tree_of
 from benchmarks.measure.machine import RESULTS, Machine
-from benchmarks.measure.processes import part_of, tree_of
 from serving.deployments.server_process import local_server
 from serving.launch.process_tree import is_alive
 from serving.media.whole_file import write_whole

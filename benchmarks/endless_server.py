@@ -23,9 +23,9 @@ import numpy as np
 import torch
 
 from benchmarks.endless_session import prompt
-from benchmarks.measure.holdings import COUNTED, Holdings, holdings
+from benchmarks.harness.holdings import COUNTED, Holdings, holdings
+from benchmarks.harness.replicas import joined_server
 from benchmarks.measure.machine import RESULTS, Machine
-from benchmarks.measure.replicas import joined_server
 from engines.config.geometry import BlockLengths
 from serving.client.aio import AsyncClient
 from serving.client.interactive import InteractiveSession

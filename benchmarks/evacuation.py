@@ -21,8 +21,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
+from benchmarks.harness.session_gap import gap_s
 from benchmarks.measure.machine import RESULTS, Machine
-from benchmarks.measure.session_gap import gap_s
 from serving.client.interactive import InteractiveSession
 from serving.client.operator import OperatorCalls
 from serving.deployments.server_process import local_server

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from benchmarks.harness.replicas import Replicas, joined_server, wait_until_whole
+from benchmarks.harness.session_gap import gap_s
 from benchmarks.measure.machine import RESULTS, Machine
-from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
-from benchmarks.measure.session_gap import gap_s
 from serving.client.interactive import InteractiveSession
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measure.compiler import Compiled, compile_case
+from benchmarks.kernel_cases.compiler import Compiled, compile_case
 from benchmarks.measure.machine import ROOT, Machine
 from kernels import flow_step, layernorm_modulate, linear, linear_int8, quantize, rms_norm
 from kernels.attention import qk_norm_rope, rotate_slots, window

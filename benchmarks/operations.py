@@ -16,42 +16,37 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import grpc
 import torch
 
+from benchmarks.harness.chart import Chart
+from benchmarks.harness.host_cluster import HostCluster
+from benchmarks.harness.namespaces import Hosts
+from benchmarks.harness.ray_head import GROUPS, VALUES, operated
+from benchmarks.harness.replicas import Replicas, joined_server, log_lines
+from benchmarks.harness.viewer import AFTER, BEFORE, Viewer, watched
 from benchmarks.measure.machine import RESULTS, Machine
-from benchmarks.measure.replicas import Replicas, joined_server, log_lines
+from engines.config.geometry import FRAMES_PER_SECOND
+from serving.client.blocking import Client
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
+from serving.errors import SessionError
 from serving.media.whole_file import write_whole
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.helm.conftest import Chart
-from tests.helm.operator import Operated, operated
-from tests.helm.viewer import GROUPS, VALUES, Seen, watched
-from tests.serving.live.host_cluster import HostCluster
-from tests.serving.live.scenes import create, described, playing
-from tests.serving.live.test_drain import Viewer, gone, reach
-from tests.support.namespaces import Hosts
+from serving.timeline.cue import Blend, Cue
 
-Stub = sessions_pb2_grpc.SessionsStub
-
+PROMPT = "a red balloon drifting steadily to the right over rolling hills at noon under a clear sky"
 LEASE_S = 3.0
 SLOTS, MOST = 2, 3
 SCALED = (
     "insecure=true", "autoscaling.enabled=true", "autoscaling.downscaleSeconds=3", "shutdown.replicaSeconds=60",
     "shutdown.managerSeconds=90", f"server.slots={SLOTS}", f"autoscaling.denoisers.max={MOST}",
 )  # fmt: skip
-BEFORE, AFTER = 57, 96
-"""Frames that are watched before a host is drained, and once it is gone."""
-
 LOOK_S = 0.05
 
 
@@ -65,85 +60,69 @@ def until(is_so: Callable[[], bool], seconds: float = 120) -> float:
     return round(time.monotonic() - began, 2)
 
 
-@contextmanager
-def calling(address: str) -> Iterator[Stub]:
-    """The calls of a server."""
-    with grpc.insecure_channel(address) as channel:
-        yield Stub(channel)  # type: ignore[no-untyped-call]
+def playing(client: Client) -> pb.Session:
+    """A session at its pace, which has started."""
+    session = client.create(seed=7, fps=FRAMES_PER_SECOND, ahead=1, cues=(Cue(0, Blend.of(PROMPT)),))
+    with client.control(session) as steered:
+        steered.start()
+    return session
 
 
-def seen_as_json(seen: Seen | Viewer) -> dict[str, Any]:
+def seen_by(viewer: Viewer) -> dict[str, Any]:
     """What a viewer saw; raises AssertionError where a frame is missing or came twice."""
-    assert seen.frames == list(range(len(seen.frames))), "a frame is missing, or came twice"
-    kinds = [pb.ResumeKind.Name(moved.kind) for moved in seen.resumed]
-    return {"frames": len(seen.frames), "longest_wait_s": round(seen.longest_wait_s, 2), "moves": kinds}
+    assert viewer.is_whole(), "a frame is missing, or came twice"
+    kinds = [pb.ResumeKind.Name(moved.kind) for moved in viewer.resumed]
+    return {"frames": len(viewer.frames), "longest_wait_s": round(viewer.longest_wait_s, 2), "moves": kinds}
 
 
 # The chart's Serve config
 
 
-def changes(chart: Chart, folder: Path) -> dict[str, Any]:
-    """A session under config after config."""
-    found: dict[str, Any] = {}
+def config_changed(chart: Chart, folder: Path) -> dict[str, Any]:
+    """What a session sees of config after config, and how long it takes until each is what there is."""
     rendered = chart.render(*VALUES)
-    with operated(rendered, folder, GROUPS) as server:
+    with operated(rendered, folder, GROUPS) as server, Client(server.grpc) as client:
         server.put(rendered)
         server.wait_until_running()
-        for name, values, is_done in (
-            ("a second denoiser", ("replicas.denoisers=2",), lambda: len(server.replicas("Denoiser")) == 2),
-            ("a third", ("replicas.denoisers=3",), lambda: len(server.replicas("Denoiser")) == 3),
-            ("two fewer", (), lambda: len(server.all_replicas("Denoiser")) == 1),
-            ("another setting", ("server.slots=3",), replaced(server)),
-        ):
-            found[name] = changed(server, chart, values, is_done)
-            print(name, found[name], flush=True)
-    return found
+
+        def scale(denoisers: int) -> None:
+            server.scale(chart.render(*VALUES, f"replicas.denoisers={denoisers}"), denoisers)
+
+        changes: dict[str, Callable[[], None]] = {
+            "a second denoiser": lambda: scale(2),
+            "a third": lambda: scale(3),
+            "two fewer": lambda: scale(1),
+            "another setting": lambda: server.replace(chart.render(*VALUES, "server.slots=3")),
+        }
+        return {name: changed(client, server.grpc, change) for name, change in changes.items()}
 
 
-def replaced(server: Operated) -> Callable[[], bool]:
-    """Whether no replica is there any more of those that are there when this is asked first."""
-    before: set[str] = set()
-
-    def is_done() -> bool:
-        there = server.all_replicas("Denoiser", "SessionManager")
-        if not before:
-            before.update(there)
-        return not before & there and server.application["status"] == "RUNNING"
-
-    return is_done
-
-
-def changed(
-    server: Operated, chart: Chart, values: tuple[str, ...], is_done: Callable[[], bool]
-) -> dict[str, Any]:
-    """What a session sees of another config, and how long it takes until that is what there is."""
+def changed(client: Client, address: str, change: Callable[[], None]) -> dict[str, Any]:
+    """What a session sees of a change, and how long that takes."""
     took: list[float] = []
 
-    def change() -> None:
-        is_done()
-        server.put(chart.render(*VALUES, *values))
-        took.append(until(is_done))
+    def timed() -> None:
+        began = time.monotonic()
+        change()
+        took.append(round(time.monotonic() - began, 2))
 
-    with calling(server.grpc) as stub:
-        session = playing(stub)
-        seen = asyncio.run(watched(server, session, change))
-        stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
-    return {"done_s": took[0], **seen_as_json(seen)}
+    session = playing(client)
+    viewer = asyncio.run(watched(address, session, timed))
+    client.delete(session.id)
+    return {"done_s": took[0], **seen_by(viewer)}
 
 
-def scaling(chart: Chart, folder: Path) -> dict[str, Any]:
+def scaled_by_slots(chart: Chart, folder: Path) -> dict[str, Any]:
     """From when a session comes that leaves too few free slots until there is another denoiser."""
     took, refused = [], 0
     rendered = chart.render(*SCALED)
-    with operated(rendered, folder, {"front": 2, "denoiser": MOST}) as server, calling(server.grpc) as stub:
+    with operated(rendered, folder, {"front": 2, "denoiser": MOST}) as server, Client(server.grpc) as client:
         server.put(rendered)
         server.wait_until_running()
-        options = pb.SessionOptions(fps=1)
-        options.lease.FromSeconds(1800)
         for count in range(1, SLOTS * MOST):
             try:
-                stub.CreateSession(pb.CreateSessionRequest(options=options))
-            except grpc.RpcError:
+                client.create(fps=1, lease_s=1800)
+            except SessionError:
                 refused += 1
             wanted = min(MOST, count // SLOTS + 1)
             if len(server.replicas("Denoiser")) < wanted:
@@ -154,25 +133,25 @@ def scaling(chart: Chart, folder: Path) -> dict[str, Any]:
 # Hosts
 
 
-def drained(folder: Path) -> dict[str, Any]:
+def host_drained(folder: Path) -> dict[str, Any]:
     """What a session sees of its host being drained, and how long that takes."""
-    patience = {"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "240"}
     with Hosts() as hosts:
-        cluster = HostCluster(hosts, folder, 2, environment=patience)
-        with calling(cluster.address) as stub:
-            session = playing(stub)
-            host = cluster.host_of(described(stub, session))
+        cluster = HostCluster(hosts, folder, 2)
+        with Client(cluster.address) as client:
+            session = playing(client)
+            host = cluster.host_of(client.get(session.id))
         viewer = Viewer(session)
 
         async def drain() -> float:
-            watching = asyncio.create_task(viewer.watch(cluster.address))
-            await reach([viewer], BEFORE)
-            took = await gone(cluster, host)
-            await reach([viewer], len(viewer.frames) + AFTER)
-            watching.cancel()
+            async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(viewer.watch(cluster.address))
+                await viewer.reach(BEFORE)
+                took = await cluster.drain(host)
+                await viewer.reach(len(viewer.frames) + AFTER)
+                watching.cancel()
             return took
 
-        return {"gone_s": round(asyncio.run(drain()), 2), **seen_as_json(viewer)}
+        return {"gone_s": round(asyncio.run(drain()), 2), **seen_by(viewer)}
 
 
 # A manager
@@ -185,7 +164,7 @@ def manager_killed(folder: Path) -> dict[str, Any]:
         managers=2, slots=1, grpc_port=ports.grpc, http_port=ports.http, metrics_port=ports.metrics,
         recordings=folder,
     )  # fmt: skip
-    with joined_server(config) as running, calling(f"127.0.0.1:{config.grpc_port}") as stub:
+    with joined_server(config) as running, Client(f"127.0.0.1:{config.grpc_port}") as client:
 
         def copies() -> int:
             lines = log_lines(running.logs, "SessionManager")
@@ -197,22 +176,20 @@ def manager_killed(folder: Path) -> dict[str, Any]:
 
         def is_free() -> bool:
             try:
-                create(stub)
-            except grpc.RpcError:
+                client.create()
+            except SessionError:
                 return False
             return True
 
-        session = playing(stub)
+        session = playing(client)
         until(lambda: copies() > 0)
         before = copies()
         kill_manager(session)
         copied = until(lambda: copies() > before)
-        until(lambda: described(stub, session).state == pb.SESSION_STATE_RUNNING)
-        stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
-        options = pb.SessionOptions()
-        options.lease.FromNanoseconds(int(LEASE_S * 1e9))
-        until(lambda: stub.GetServerInfo(pb.GetServerInfoRequest()).free_slots == 1)
-        abandoned = stub.CreateSession(pb.CreateSessionRequest(options=options))
+        until(lambda: client.get(session.id).state == pb.SESSION_STATE_RUNNING)
+        client.delete(session.id)
+        until(lambda: client.server_info().free_slots == 1)
+        abandoned = client.create(lease_s=LEASE_S)
         kill_manager(abandoned)
         return {"another_copy_s": copied, "lease_s": LEASE_S, "slot_free_s": until(is_free)}
 
@@ -234,9 +211,9 @@ def main() -> None:
 
         found = {
             "manager_killed": manager_killed(folder()),
-            "config_changed": changes(chart, folder()),
-            "scaled_by_slots": scaling(chart, folder()),
-            "host_drained": drained(folder()),
+            "config_changed": config_changed(chart, folder()),
+            "scaled_by_slots": scaled_by_slots(chart, folder()),
+            "host_drained": host_drained(folder()),
         }
     print(json.dumps(found, indent=1))
     document = {"machine": asdict(Machine.here(torch.device("cpu"))), **found}

@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.browser import Page, browsing
 from benchmarks.overload import measure_and_keep
 from serving.client.blocking import Client
 from serving.deployments.server_process import local_server
-from tests.serving.live.browser import Page, browsing
 
 PROMPT = "a red balloon drifting steadily to the right over rolling hills at noon under a clear sky"
 BEHIND_FRAMES = 32

@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.harness.processes import Tree, Usage
 from benchmarks.measure.machine import RESULTS, Machine
-from benchmarks.measure.processes import Tree, Usage
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
 from serving.client.camera import push

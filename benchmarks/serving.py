@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
+from benchmarks.harness.processes import Tree, Usage
 from benchmarks.measure.machine import RESULTS, Machine
-from benchmarks.measure.processes import Tree, Usage
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.aio import AsyncClient
 from serving.client.capture import Playback, opened, shown, steer, time_of

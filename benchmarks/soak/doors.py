@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.measure.processes import Tree
+from benchmarks.harness.processes import Tree
 from benchmarks.soak.disturbances import Disturbances
 from benchmarks.soak.viewer import FPS, HEIGHT, WIDTH, Tally, Viewer
 from serving.client.aio import AsyncClient

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from benchmarks.measure.replicas import Replica, is_whole, replicas
+from benchmarks.harness.replicas import Replica, is_whole, replicas
 from benchmarks.soak.faults import DEPLOYMENTS, Fault
 from serving.config import ServerConfig
 from serving.deployments.routing.kv_register import KvRegister

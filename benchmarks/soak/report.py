@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure.holdings import Holdings, average
+from benchmarks.harness.holdings import Holdings, average
 from benchmarks.soak.run import Soak
 from benchmarks.soak.viewer import FPS, HEIGHT, WIDTH
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ray import serve
 
-from benchmarks.measure.holdings import Holdings, Room, holdings, rooms
-from benchmarks.measure.replicas import joined_server, log_lines
+from benchmarks.harness.holdings import Holdings, Room, holdings, rooms
+from benchmarks.harness.replicas import joined_server, log_lines
 from benchmarks.soak.faults import plan
 from benchmarks.soak.injector import Injected, Injector, wait_until_healthy
 from benchmarks.soak.viewer import Tally, Viewer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from benchmarks.measure.processes import Tree, Usage
+from benchmarks.harness.processes import Tree, Usage
 from benchmarks.serving import Report, StreamCursor, Unpaced, plot, summary
 
 VIEWING = StreamCursor(

@@ -7,7 +7,6 @@ from typing import Any
 
 import jsonschema
 import kubernetes_validate
-import yaml
 from pydantic import BaseModel
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import (
@@ -19,6 +18,7 @@ from ray.serve.schema import (
     gRPCOptionsSchema,
 )
 
+from benchmarks.harness.chart import serve_config
 from tests.helm.values_schema import OBJECT, OBJECTS, SWITCH, TEXT, TEXTS, WORDS, closed, one_of
 
 VERSIONS = ("1.29", "1.37")
@@ -114,7 +114,7 @@ def _parts(spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def serve_config_of(found: Mapping[str, Any]) -> dict[str, Any]:
     """Serve's config of a RayService, checked by Serve's schema and for keys that Serve would drop in silence."""
-    config: dict[str, Any] = yaml.safe_load(found["spec"]["serveConfigV2"])
+    config = serve_config(found)
     ServeDeploySchema.model_validate(config)
     _require_known(config, ServeDeploySchema)
     _require_known(config["http_options"], HTTPOptionsSchema)

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from ray.util import metrics
 
+from benchmarks.harness.chart import CHART
 from serving.deployments.telemetry.metrics import DenoiserMetrics, ManagerMetrics
-from tests.helm.values_schema import CHART
 
 DASHBOARD = CHART / "dashboards" / "longtake.json"
 

@@ -14,13 +14,13 @@ import psutil
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from benchmarks.measure.replicas import replicas
+from benchmarks.harness.chart import Chart
+from benchmarks.harness.ray_head import GROUPS, TWO, Operated, operated
+from benchmarks.harness.replicas import replicas
+from benchmarks.harness.viewer import watched
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.protocol.status import reason_in
-from tests.helm.conftest import Chart
-from tests.helm.operator import Operated, operated
-from tests.helm.viewer import GROUPS, TWO, watched, watched_while_all_are_replaced
 from tests.serving.live.scenes import NOON, chunks, cue, playing, start, watch
 
 pytestmark = pytest.mark.slow
@@ -95,16 +95,15 @@ def test_no_frame_is_lost_with_a_replica_that_is_killed(
         server.wait_for(lambda: len(server.replicas(deployment) - lost) >= 1)
         server.wait_for(lambda: len(server.replicas(deployment)) == 2)
 
-    seen = asyncio.run(watched(server, session, hurt))
-    assert seen.whole()
+    assert asyncio.run(watched(server.grpc, session, hurt)).is_whole()
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
 def test_a_changed_setting_replaces_every_replica_and_loses_no_frame(
     chart: Chart, server: Operated, stub: Stub
 ) -> None:
-    session = playing(stub)
-    seen = asyncio.run(watched_while_all_are_replaced(chart, server, session, *VALUES))
-    assert seen.whole()
-    assert {moved.kind for moved in seen.resumed} == {pb.RESUME_KIND_EXACT}
+    session, other = playing(stub), chart.render(*VALUES, "server.slots=3")
+    viewer = asyncio.run(watched(server.grpc, session, lambda: server.replace(other)))
+    assert viewer.is_whole()
+    assert {moved.kind for moved in viewer.resumed} == {pb.RESUME_KIND_EXACT}
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.harness.chart import CHART, NAME
 from tests.helm.cluster import Cluster, HelmFailed, cluster
-from tests.helm.conftest import NAME
 from tests.helm.schemas import problem_of
-from tests.helm.values_schema import CHART
 
 SMALL = ("insecure=true",)
 FULL = (

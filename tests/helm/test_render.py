@@ -13,6 +13,7 @@ from ray._private.services import determine_plasma_store_config
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.serve.config import AutoscalingConfig
 
+from benchmarks.harness.chart import CHART, INSECURE, Chart, Refused, Rendered
 from serving.deployments.cluster_app import application
 from serving.deployments.local_cluster import SERVICES
 from serving.deployments.scaling.by_slots import by_slots
@@ -20,9 +21,7 @@ from serving.deployments.telemetry.logging_config import LOGGING
 from serving.launch.ray_environment import ENVIRONMENT
 from serving.protocol.requests import APPLICATION
 from tests.helm import values_schema
-from tests.helm.conftest import INSECURE, Chart, Refused, Rendered
 from tests.helm.schemas import problem_of, serve_config_of
-from tests.helm.values_schema import CHART
 
 EXAMPLES = sorted((CHART / "ci").glob("*.yaml"))
 SEPARATE = (*INSECURE, "server.stages=separate", "server.decoder_slots=8")

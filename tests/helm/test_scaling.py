@@ -10,13 +10,13 @@ from typing import Any
 import grpc
 import pytest
 
-from serving.client.aio import AsyncClient
+from benchmarks.harness.chart import Chart
+from benchmarks.harness.ray_head import Operated, operated
+from benchmarks.harness.viewer import watched
 from serving.deployments.scaling.policy import NOTICED_S
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from serving.protocol.status import reason_in, retry_after_in
-from tests.helm.conftest import Chart
-from tests.helm.operator import Operated, operated
 from tests.serving.live.scenes import playing
 
 pytestmark = pytest.mark.slow
@@ -51,22 +51,6 @@ def wait_for(server: Operated, stage: str, least: int, most: int = MOST) -> None
     server.wait_for(lambda: least <= len(server.replicas(stage)) <= most)
 
 
-async def watched_until_fewer(server: Operated, session: pb.Session) -> list[int]:
-    """The frames that come to a client until there are fewer denoisers, and for two seconds after that."""
-    came: list[int] = []
-    end: int | None = None
-    async with asyncio.timeout(240), AsyncClient(server.grpc) as client:
-        async for event in client.watch(session.id, 0):
-            if not event.HasField("chunk"):
-                continue
-            came += [unit.frame for unit in event.chunk.units]
-            if end is None and len(await asyncio.to_thread(server.replicas, "Denoiser")) < MOST:
-                end = came[-1] + 32
-            if end is not None and came[-1] >= end:
-                return came
-    raise AssertionError("the stream ended")
-
-
 def test_denoisers_come_before_the_session_that_needs_them_and_go_from_under_one_that_stays(
     chart: Chart, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -87,8 +71,8 @@ def test_denoisers_come_before_the_session_that_needs_them_and_go_from_under_one
         for session in sessions:
             stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
         # It is on the newest, which is the one that goes.
-        came = asyncio.run(watched_until_fewer(server, staying))
-        assert came == list(range(len(came)))
+        viewer = asyncio.run(watched(server.grpc, staying, lambda: wait_for(server, "Denoiser", 1, MOST - 1)))
+        assert viewer.is_whole()
         stub.DeleteSession(pb.DeleteSessionRequest(session_id=staying.id))
         wait_for(server, "Denoiser", 1, 1)
         assert opened(stub).id

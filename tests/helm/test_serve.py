@@ -10,11 +10,11 @@ from typing import Any
 import grpc
 import pytest
 
+from benchmarks.harness.chart import Chart
+from benchmarks.harness.ray_head import GROUPS, TWO, VALUES, Operated, operated
+from benchmarks.harness.viewer import Viewer, watched
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.helm.conftest import Chart
-from tests.helm.operator import Operated, operated
-from tests.helm.viewer import GROUPS, TWO, VALUES, Seen, watched, watched_while_all_are_replaced
 from tests.serving.live.scenes import playing
 
 pytestmark = pytest.mark.slow
@@ -42,12 +42,8 @@ def test_another_denoiser_joins_and_no_session_notices(
 ) -> None:
     session, before = playing(stub), server.replicas("Denoiser")
 
-    def more() -> None:
-        server.put(chart.render(*TWO))
-        server.wait_for(lambda: len(server.replicas("Denoiser")) == 2)
-
-    seen = asyncio.run(watched(server, session, more))
-    assert (seen.whole(), seen.resumed) == (True, [])
+    viewer = asyncio.run(watched(server.grpc, session, lambda: server.scale(chart.render(*TWO), 2)))
+    assert (viewer.is_whole(), viewer.resumed) == (True, [])
     assert before < server.replicas("Denoiser")
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
@@ -64,8 +60,7 @@ def test_another_denoiser_joins_and_no_session_notices(
 def test_a_config_that_cannot_be_served_is_said_and_the_server_goes_on(
     chart: Chart, server: Operated, stub: sessions_pb2_grpc.SessionsStub, args: dict[str, Any], words: str
 ) -> None:
-    server.put(chart.render(*TWO))
-    server.wait_for(lambda: len(server.replicas("Denoiser")) == 2)
+    server.scale(chart.render(*TWO), 2)
     session = playing(stub)
     server.put(chart.render(*TWO), **args)
     server.wait_for(lambda: words in json.dumps(server.application))
@@ -78,14 +73,11 @@ def test_a_config_that_cannot_be_served_is_said_and_the_server_goes_on(
 def test_a_changed_setting_replaces_every_replica_and_loses_no_frame(
     chart: Chart, server: Operated, stub: sessions_pb2_grpc.SessionsStub
 ) -> None:
-    server.put(chart.render(*TWO))
-    server.wait_for(lambda: len(server.replicas("Denoiser")) == 2)
-
-    session = playing(stub)
-    seen = asyncio.run(watched_while_all_are_replaced(chart, server, session, *TWO))
-    assert seen.whole()
-    assert {moved.kind for moved in seen.resumed} == {pb.RESUME_KIND_EXACT}
-    server.wait_until_running()
+    server.scale(chart.render(*TWO), 2)
+    session, other = playing(stub), chart.render(*TWO, "server.slots=3")
+    viewer = asyncio.run(watched(server.grpc, session, lambda: server.replace(other)))
+    assert viewer.is_whole()
+    assert {moved.kind for moved in viewer.resumed} == {pb.RESUME_KIND_EXACT}
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
@@ -93,19 +85,15 @@ def test_replicas_that_are_not_needed_any_more_go_when_their_sessions_have_moved
     chart: Chart, server: Operated, stub: sessions_pb2_grpc.SessionsStub
 ) -> None:
     three, one = chart.render(*VALUES, "replicas.denoisers=3"), chart.render(*VALUES)
-    server.put(three)
-    server.wait_for(lambda: len(server.replicas("Denoiser")) == 3)
+    server.scale(three, 3)
     sessions = [playing(stub) for _ in range(2)]
 
-    def fewer() -> None:
-        server.put(one)
-        server.wait_for(lambda: len(server.all_replicas("Denoiser")) == 1)
+    async def watch_both() -> list[Viewer]:
+        watching = (watched(server.grpc, found, lambda: server.scale(one, 1)) for found in sessions)
+        return await asyncio.gather(*watching)
 
-    async def watch_both() -> list[Seen]:
-        return await asyncio.gather(*(watched(server, found, fewer) for found in sessions))
-
-    for seen in asyncio.run(watch_both()):
-        assert seen.whole()
-        assert {moved.kind for moved in seen.resumed} <= {pb.RESUME_KIND_EXACT}
+    for viewer in asyncio.run(watch_both()):
+        assert viewer.is_whole()
+        assert {moved.kind for moved in viewer.resumed} <= {pb.RESUME_KIND_EXACT}
     for found in sessions:
         stub.DeleteSession(pb.DeleteSessionRequest(session_id=found.id))

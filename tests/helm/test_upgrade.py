@@ -12,9 +12,8 @@ from typing import Any, Literal, get_args
 import pytest
 import yaml
 
-from tests.helm.conftest import INSECURE, Chart, Rendered
+from benchmarks.harness.chart import CHART, INSECURE, Chart, Rendered
 from tests.helm.schemas import serve_config_of
-from tests.helm.values_schema import CHART
 
 Effect = Literal["live", "replaced", "new cluster", "beside", "later", "new server"]
 

@@ -6,12 +6,11 @@ Of `server` it knows what the server itself knows, by its settings; a test holds
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.chart import CHART
 from serving.deployments.cluster_app import settings_schema
 
-CHART = Path(__file__).parents[2] / "helm" / "longtake"
 FILE = CHART / "values.schema.json"
 
 SAID_BY_THE_CHART = ("tokens", "operator_token", "public_address", "insecure", "models_dir", "recordings")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.measure.compiler import Compiled
+from benchmarks.kernel_cases.compiler import Compiled
 from benchmarks.measure.machine import ROOT
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.kernel_cases.compiler import Compiled, compile_case
 from benchmarks.kernel_table import all_cases, choose
-from benchmarks.measure.compiler import Compiled, compile_case
 from kernels.attention import window
 from kernels.tiles import (
     ARCHITECTURES,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.measure.launches import Launches
+from benchmarks.kernel_cases.launches import Launches
 from kernels import matmul
 from kernels.linear import (
     linear,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure.launches import Launches
+from benchmarks.kernel_cases.launches import Launches
 from kernels.eight_bits import quantize_rows_fp8, scaled_linear_gelu_reference, scaled_linear_reference
 from kernels.linear_fp8 import linear_fp8, linear_fp8_gelu
 from tests.tolerances import assert_within

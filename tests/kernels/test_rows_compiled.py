@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from benchmarks.kernel_cases.compiler import Compiled
 from benchmarks.kernel_table import all_cases
-from benchmarks.measure.compiler import Compiled
 from kernels import flow_step, layernorm_modulate, linear, linear_int8, quantize, rms_norm
 from kernels.attention import qk_norm_rope
 from kernels.tiles import ARCHITECTURES, AotCase

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from benchmarks.measure.holdings import Room
+from benchmarks.harness.holdings import Room
 from benchmarks.soak.faults import BOTH, SINGLE, Fault
 from benchmarks.soak.injector import Injected
 from benchmarks.soak.report import gaps, violations

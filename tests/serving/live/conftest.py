@@ -11,10 +11,10 @@ from typing import IO, NamedTuple
 import grpc
 import pytest
 
+from benchmarks.harness.browser import Page, browsing
 from serving.deployments.server_process import free_ports, port_options
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.serving.live.browser import Page, browsing
 
 SLOTS = 3
 STOP_S = 60

@@ -12,12 +12,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from benchmarks.harness.browser import CHROMIUM, DRIVER, browsing
 from serving.client.aio import AsyncClient
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.requests import new_cue
 from serving.protocol.status import reason_in, server_in
 from serving.timeline.cue import Blend, Cue
-from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
 from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import NIGHT, NOON, frames
 from tests.support.tcp_switch import TcpSwitch, switched

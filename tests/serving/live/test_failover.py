@@ -22,8 +22,8 @@ import torch
 from google.protobuf.duration_pb2 import Duration
 from ray import serve
 
-from benchmarks.measure.holdings import rooms
-from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
+from benchmarks.harness.holdings import rooms
+from benchmarks.harness.replicas import Replicas, joined_server, wait_until_whole
 from engines.device.host_copy import HostCopier
 from engines.streaming.state import Block
 from serving.client.aio import AsyncClient

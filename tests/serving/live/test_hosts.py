@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
+from benchmarks.harness.host_cluster import START_S, HostCluster
+from benchmarks.harness.namespaces import Hosts, why_not
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
-from tests.serving.live.host_cluster import START_S, HostCluster
 from tests.serving.live.scenes import create, described, frames, playing, seen_by_client
-from tests.support.namespaces import Hosts, why_not
 
 pytestmark = pytest.mark.slow
 

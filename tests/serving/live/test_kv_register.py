@@ -14,7 +14,7 @@ import pytest
 import ray
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
-from benchmarks.measure.replicas import joined
+from benchmarks.harness.replicas import joined
 from serving.deployments.routing.kv_register import KvRegister, forget_all
 from serving.errors import RegisterUnavailable
 from serving.replication.register import Ended, EpochRecord, Owner, encode_record, end_session

@@ -23,7 +23,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from benchmarks.measure.processes import part_of, tree_of
+from benchmarks.harness.processes import part_of, tree_of
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.deployments.server_process import ServerPorts, free_ports, port_options
 from serving.launch.process_tree import is_alive

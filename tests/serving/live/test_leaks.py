@@ -15,8 +15,8 @@ import grpc
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
-from benchmarks.measure.holdings import Holdings, holdings, rooms
-from benchmarks.measure.replicas import joined_server
+from benchmarks.harness.holdings import Holdings, holdings, rooms
+from benchmarks.harness.replicas import joined_server
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb

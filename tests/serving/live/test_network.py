@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.namespaces import Host, Hosts, why_not
+from benchmarks.harness.namespaces import Host, Hosts, why_not
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
+from benchmarks.harness.browser import CHROMIUM, DRIVER, Page
 from serving.cli.main import main
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.formats.reader import read_timeline
-from tests.serving.live.browser import CHROMIUM, DRIVER, Page
 from tests.serving.live.scenes import NIGHT, NOON, SNOW
 from tests.serving.live.test_steering import Stub
 

@@ -15,11 +15,11 @@ import uvicorn
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
+from benchmarks.harness.browser import CHROMIUM, DRIVER, PATIENCE_S, Page, browsing
 from serving.auth import Caller
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.events import SerializedEvent
 from serving.web.app import web_app
-from tests.serving.live.browser import CHROMIUM, DRIVER, PATIENCE_S, Page, browsing
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None or DRIVER is None, reason="chromium and chromedriver are not installed: `make .venv/browser`"

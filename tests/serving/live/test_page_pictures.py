@@ -13,8 +13,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.expected_conditions import text_to_be_present_in_element
 from selenium.webdriver.support.wait import WebDriverWait
 
+from benchmarks.harness.browser import CHROMIUM, DRIVER, PATIENCE_S, Page, browsing
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from tests.serving.live.browser import CHROMIUM, DRIVER, PATIENCE_S, Page, browsing
 from tests.serving.live.conftest import Server
 from tests.serving.live.scenes import NIGHT, NOON
 from tests.serving.live.test_page import session_of

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.serving.live.browser import CHROMIUM, DRIVER, Page
+from benchmarks.harness.browser import CHROMIUM, DRIVER, Page
 from tests.serving.live.scenes import NOON, chunks, described, playing, watch
 from tests.serving.live.test_page import session_of
 from tests.serving.live.test_steering import Stub

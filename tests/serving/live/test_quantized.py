@@ -10,7 +10,7 @@ from typing import NamedTuple
 import grpc
 import pytest
 
-from benchmarks.measure.replicas import Replicas, joined_server, wait_until_whole
+from benchmarks.harness.replicas import Replicas, joined_server, wait_until_whole
 from serving.config import ServerConfig
 from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb

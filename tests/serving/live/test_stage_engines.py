@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from benchmarks.measure.replicas import Replicas
+from benchmarks.harness.replicas import Replicas
 from serving.cli.main import main
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from tests.serving.live.conftest import Server, serving

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.harness.browser import CHROMIUM, DRIVER, browsing
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
 from tests.serving.live.conftest import serving
 from tests.serving.live.scenes import NOON, chunks, described, playing, watch
 

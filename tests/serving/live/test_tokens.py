@@ -15,8 +15,8 @@ import pytest
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from benchmarks.harness.browser import CHROMIUM, DRIVER, browsing
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from tests.serving.live.browser import CHROMIUM, DRIVER, browsing
 from tests.serving.live.conftest import Server, serving
 from tests.serving.live.scenes import METHODS, NOON, code_of
 

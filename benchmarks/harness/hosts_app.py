@@ -14,7 +14,7 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions, gRPCOptions
 
-from benchmarks.measure.replicas import is_whole
+from benchmarks.harness.replicas import is_whole
 from serving.config import ServerConfig
 from serving.deployments import app
 from serving.deployments.local_cluster import SERVICES

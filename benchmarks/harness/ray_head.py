@@ -17,10 +17,13 @@ from typing import Any
 
 import psutil
 
+from benchmarks.harness.chart import Rendered, serve_config
 from serving.deployments.server_process import free_ports
-from tests.helm.conftest import Rendered
-from tests.helm.schemas import serve_config_of
 
+VALUES = ("insecure=true", "shutdown.replicaSeconds=60", "shutdown.managerSeconds=90", "replicas.managers=2")
+"""Of a server for which a head with the resources GROUPS has room."""
+TWO = (*VALUES, "replicas.denoisers=2")
+GROUPS = {"front": 4, "denoiser": 3}
 START_S = 120
 APPLICATIONS = "/api/serve/applications/"
 
@@ -37,7 +40,7 @@ class Operated:
 
     def put(self, rendered: Rendered, **args: Any) -> None:
         """Put the Serve config of a RayService, `args` beside its own."""
-        config = serve_config_of(rendered.ray_service)
+        config = serve_config(rendered.ray_service)
         config["http_options"]["port"], config["grpc_options"]["port"] = self.ports["http"], self.ports["grpc"]
         config["applications"][0]["args"] |= {"recordings": str(self.recordings), **args}
         self._call("PUT", config)
@@ -60,13 +63,27 @@ class Operated:
             replica["replica_id"] for name in deployments for replica in found.get(name, {}).get("replicas", [])
         }
 
+    def replace(self, rendered: Rendered) -> None:
+        """Put another config, and wait until it has replaced every denoiser and every manager."""
+        before = self.all_replicas("Denoiser", "SessionManager")
+        self.put(rendered)
+        self.wait_for(lambda: not before & self.all_replicas("Denoiser", "SessionManager"))
+        self.wait_until_running()
+
+    def scale(self, rendered: Rendered, denoisers: int) -> None:
+        """Put a config of so many denoisers, and wait until there are as many and no more."""
+        self.put(rendered)
+        self.wait_for(lambda: len(self.replicas("Denoiser")) == len(self.all_replicas("Denoiser")) == denoisers)
+
     def wait_for(self, is_so: Callable[[], bool]) -> None:
+        """Wait until something is so. Raises AssertionError, with what Serve says, if it is not in two minutes."""
         until = time.monotonic() + START_S
         while not is_so():
             assert time.monotonic() < until, self.application
             time.sleep(0.2)
 
     def wait_until_running(self) -> None:
+        """Wait until Serve says that the server runs."""
         self.wait_for(lambda: self.application["status"] == "RUNNING")
 
     def _call(self, method: str, body: Any = None) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.measure.processes import name_of
+from benchmarks.harness.processes import name_of
 
 
 @pytest.mark.parametrize(

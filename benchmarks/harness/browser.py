@@ -60,20 +60,25 @@ class Page:
         self.downloads = downloads
 
     def open(self, place: str = "") -> None:
+        """Load the page anew, at `place` below its address."""
         self.driver.get("about:blank")
         self.driver.get(f"{self.address}/{place}")
 
     def part(self, name: str) -> WebElement:
+        """The element with this `data-testid`."""
         return self.driver.find_element(By.CSS_SELECTOR, f'[data-testid="{name}"]')
 
     def press(self, name: str) -> None:
+        """Click on an element."""
         self.part(name).click()
 
     def write(self, name: str, text: str) -> None:
+        """Put `text` into a field, in place of what is in it."""
         self.part(name).clear()
         self.part(name).send_keys(text)
 
     def add(self, prompt: str, frame: int | None = None) -> None:
+        """Schedule a prompt, now or at a frame, and wait until the server has it."""
         self.write("text", prompt)
         self.press("now" if frame is None else "at-frame")
         if frame is not None:
@@ -82,6 +87,7 @@ class Page:
         self.until(lambda: not self.part("text").get_property("value"))
 
     def start(self, prompt: str) -> None:
+        """Begin a session with a prompt, and wait for its second chunk."""
         self.write("text", prompt)
         self.press("go")
         self.until(lambda: self.frame >= 9)
@@ -100,10 +106,12 @@ class Page:
 
     @property
     def state(self) -> str | None:
+        """Of the session, as the page names it."""
         return self.part("state").get_attribute("data-state")
 
     @property
     def frame(self) -> int:
+        """The one on the screen; -1 where there is none."""
         return int(self.part("clock").get_attribute("data-frame") or -1)
 
     @property
@@ -113,6 +121,7 @@ class Page:
 
     @property
     def session(self) -> str:
+        """The id of the session that the address leads to."""
         return str(self.driver.execute_script("return new URLSearchParams(location.hash.slice(1)).get('session')"))
 
     def picture(self) -> NDArray[np.uint8]:
@@ -124,6 +133,7 @@ class Page:
         return pixels.reshape(*size, 4)
 
     def until(self, reached: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+        """Wait until something is so. Raises AssertionError, with how things stand, if it is not in time."""
         end = time.monotonic() + patience_s
         while not reached():
             if time.monotonic() > end:
@@ -131,6 +141,7 @@ class Page:
             time.sleep(0.05)
 
     def until_frame(self, frame: int) -> None:
+        """Wait until a frame is on the screen."""
         self.until(lambda: self.frame >= frame)
 
     def condition(self) -> str:

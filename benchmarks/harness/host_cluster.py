@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import subprocess
@@ -9,18 +10,20 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.measure.replicas import Replica, log_lines, replicas
+from benchmarks.harness.hosts_app import FIRST_HOST, OTHER_HOSTS
+from benchmarks.harness.namespaces import Host, Hosts
+from benchmarks.harness.replicas import Replica, log_lines, replicas
 from serving.launch.ray_environment import ENVIRONMENT
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from tests.serving.live.hosts_app import FIRST_HOST, OTHER_HOSTS
-from tests.support.namespaces import Host, Hosts
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 GRPC_PORT, RAY_PORT = 9000, 6379
 START_S = 300.0
+DRAIN_S = 240
+"""When Ray ends a host that is being drained, whatever is on it still: as the chart has it."""
 GIVE_UP = {"period_ms": "1000", "timeout_ms": "2000", "failure_threshold": "5", "initial_delay_ms": "2000"}
 """When Ray gives a host up: after 5 s at the least. By default it takes half a minute."""
 
@@ -28,9 +31,7 @@ GIVE_UP = {"period_ms": "1000", "timeout_ms": "2000", "failure_threshold": "5", 
 class HostCluster:
     """Managers and proxy on a first host, replicas on `others`, by `hosts_app` with `options`."""
 
-    def __init__(
-        self, hosts: Hosts, folder: Path, others: int, *options: str, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, hosts: Hosts, folder: Path, others: int, *options: str) -> None:
         self._hosts = hosts
         self._folder = folder
         self._environment = os.environ | {
@@ -40,8 +41,8 @@ class HostCluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(32),
             **ENVIRONMENT,
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": str(DRAIN_S),
             **{f"RAY_health_check_{name}": value for name, value in GIVE_UP.items()},
-            **(environment or {}),
         }
         self._started: list[subprocess.Popen[str]] = []
         self._may_end: set[int] = set()
@@ -55,7 +56,7 @@ class HostCluster:
         for number in range(others):
             self.join(f"other{number}")
         command = (
-            *(sys.executable, "-m", "tests.serving.live.hosts_app"),
+            *(sys.executable, "-m", "benchmarks.harness.hosts_app"),
             *(self._address, str(others), str(GRPC_PORT), *options),
         )
         server = first.popen(command, env=self._environment, stdout=subprocess.PIPE)
@@ -76,6 +77,15 @@ class HostCluster:
         ray = self._rays[host.name]
         self._may_end.add(ray.pid)
         return ray
+
+    async def drain(self, host: Host) -> float:
+        """End the Ray of a host as a pod is ended; the seconds until it has gone."""
+        ray, began = self.ray_of(host), time.monotonic()
+        ray.terminate()
+        async with asyncio.timeout(DRAIN_S + 30):
+            while ray.poll() is None:
+                await asyncio.sleep(0.1)
+        return time.monotonic() - began
 
     @property
     def _logs(self) -> Path:
@@ -110,6 +120,7 @@ class HostCluster:
         return self._hosts.of(self.denoisers()[session.replica].pid)
 
     def wait_for(self, is_so: Callable[[], bool], seconds: float) -> None:
+        """Wait until something is so. Raises AssertionError if it is not in time, or a process has ended."""
         until = time.monotonic() + seconds
         while not is_so():
             watched = [process for process in self._started if process.pid not in self._may_end]

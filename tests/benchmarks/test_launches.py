@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure.launches import launches_of
+from benchmarks.kernel_cases.launches import launches_of
 from engines.cache.kv_cache import CacheLayout, KVCache, cache_size
 from engines.config.presets import preset
 from engines.config.stream import StreamConfig

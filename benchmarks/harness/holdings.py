@@ -12,8 +12,8 @@ from typing import NamedTuple
 import psutil
 from ray import serve
 
-from benchmarks.measure.processes import MIB, anonymous_bytes
-from benchmarks.measure.replicas import replicas
+from benchmarks.harness.processes import MIB, anonymous_bytes
+from benchmarks.harness.replicas import replicas
 from serving.config import ServerConfig
 from serving.deployments.routing.replica_client import ReplicaClient
 from serving.protocol.requests import APPLICATION
