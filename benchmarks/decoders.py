@@ -4,7 +4,8 @@
 
 A block is three latent frames, twelve pictures, in the middle of a stream. The pocket model's weights are its own,
 others random. On CUDA PyTorch runs in bf16 as it is, on fused operations and by torch.compile, plans in fp16, and
-in fp16 with INT8 convolutions; all are held against PyTorch in fp32.
+in fp16 with INT8 convolutions; all are held against PyTorch in fp32. On a CPU it is also said how far pictures in
+bf16 are from those, and how far they would be if doublings repeated pixels and then convolved them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import argparse
 import copy
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from benchmarks.measure.sizes import SEED, frame_size, resized
 from benchmarks.measure.stage_engines import (
@@ -42,6 +45,8 @@ from engines.export.quantized_convs import quantize_convs
 from engines.loading.model import Autoencoder, Model
 from engines.loading.stage_graphs import CPU_DTYPES, PLAN_DTYPES, stage_exports
 from engines.quantization.conv_ranges import conv_ranges
+from engines.quantization.picture_loss import psnr
+from engines.vae.doubling_conv import DoublingConv
 from engines.vae.protocol import StreamingDecoder
 
 CODECS = ("pocket", "TAEHV", "Wan VAE")
@@ -155,6 +160,40 @@ def _compiled(codec: Autoencoder) -> Autoencoder:
     return codec
 
 
+@dataclass(frozen=True)
+class Rounding:
+    """PSNR, in dB, of a block in bf16 against fp32: by transposed convolutions, and by repeated pixels."""
+
+    codec: str
+    as_it_is: float
+    by_repeated_pixels: float
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, codec: Codec) -> Rounding:
+        """Of the second block of a stream."""
+        cpu = torch.device("cpu")
+        exact = 255 * codec._second_block(codec.model.vae, cpu)()
+        low = codec.moved(cpu, torch.bfloat16)
+        by_sums = codec._second_block(low, cpu)()
+        for layer in _doublings(low):
+            layer.enlarge = partial(_of_repeated_pixels, layer)  # type: ignore[method-assign]
+        by_pixels = codec._second_block(low, cpu)()
+        return cls(codec.name, round(psnr(255 * by_sums, exact), 2), round(psnr(255 * by_pixels, exact), 2))
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.codec} in bf16: {self.as_it_is} dB; by repeated pixels {self.by_repeated_pixels} dB"
+
+
+def _doublings(codec: Autoencoder) -> list[DoublingConv]:
+    return [layer for layer in codec.modules() if isinstance(layer, DoublingConv)]
+
+
+def _of_repeated_pixels(layer: DoublingConv, x: Tensor, bias: Tensor | None) -> Tensor:
+    return F.conv2d(F.interpolate(x, scale_factor=2.0), layer.weight, bias, padding=1)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write; 1 if an engine that is here failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoders")
@@ -163,13 +202,13 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "blocks")
     options = parser.parse_args(arguments)
     device = chosen_device(parser, options)
-    rows = (
-        row
-        for size in options.sizes
-        for name in options.codecs
-        for row in measure_stage(Codec.of(name, size), device, options.runs)
-    )
-    return report(rows, device, options.json)
+    codecs = [Codec.of(name, size) for size in options.sizes for name in options.codecs]
+    doubling = [codec for codec in codecs if _doublings(codec.model.vae)]
+    roundings = [Rounding.of(codec) for codec in doubling] if device.type == "cpu" else []
+    rows = (row for codec in codecs for row in measure_stage(codec, device, options.runs))
+    failed = report(rows, device, options.json, bf16=[asdict(rounding) for rounding in roundings])
+    print(*roundings, sep="\n")
+    return failed
 
 
 if __name__ == "__main__":

@@ -172,15 +172,15 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def report(rows: Iterable[EngineRow], device: torch.device, file: Path | None) -> int:
-    """Print rows as they come, and write them to `file`; 1 if an engine that is here failed."""
+def report(rows: Iterable[EngineRow], device: torch.device, file: Path | None, **more: Any) -> int:
+    """Print rows as they come, and write them and `more` to `file`; 1 if an engine that is here failed."""
     print(COLUMNS)
     seen = list[EngineRow]()
     for row in rows:
         seen.append(row)
         print(row, flush=True)
     if file is not None:
-        document = {"machine": asdict(Machine.here(device)), "rows": [asdict(row) for row in seen]}
+        document = {"machine": asdict(Machine.here(device)), "rows": [asdict(row) for row in seen], **more}
         write_whole(file, json.dumps(document, indent=1) + "\n")
     return 1 if any(row.failed for row in seen) else 0
 

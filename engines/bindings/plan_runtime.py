@@ -10,6 +10,7 @@ from engines.bindings.tensorrt_runtime import TensorRTRuntime
 from engines.errors import PlanError
 from engines.plans.libraries import plan_module
 from engines.plans.store import Plan
+from engines.plans.tensorrt_builder import Card
 
 
 def load_plan(plan: Plan, device: torch.device) -> StageRuntime:
@@ -23,8 +24,8 @@ def load_plan(plan: Plan, device: torch.device) -> StageRuntime:
             return OnnxRuntime(graph, plan.path, torch.get_num_threads())
         case "tensorrt-rtx":
             # What it completes on a card is kept; TensorRT's plans are complete.
-            trt = plan_module("tensorrt-rtx")
-            return TensorRTRuntime(trt, graph, plan.path.read_bytes(), device, plan.runtime_cache)
+            trt, cache = plan_module("tensorrt-rtx"), plan.runtime_cache(Card.here().capability)
+            return TensorRTRuntime(trt, graph, plan.path.read_bytes(), device, cache)
         case "tensorrt":
             return TensorRTRuntime(plan_module("tensorrt"), graph, plan.path.read_bytes(), device)
         case other:

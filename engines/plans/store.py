@@ -53,10 +53,13 @@ class Plan(NamedTuple):
         """What it takes and returns; the graph itself is gone. Raises PlanError if that file is damaged."""
         return StageGraph.read(self.folder)
 
-    @property
-    def runtime_cache(self) -> Path:
-        """Where TensorRT-RTX may keep what it completes on a card."""
-        return self.folder / "runtime.cache"
+    def runtime_cache(self, capability: str) -> Path:
+        """Where TensorRT-RTX may keep what it completes on cards of a compute capability, such as sm_89.
+
+        It takes what it finds there only on those, so cards of two kinds that share a folder would write over
+        each other's.
+        """
+        return self.folder / f"runtime-{capability}.cache"
 
 
 @dataclass(frozen=True)

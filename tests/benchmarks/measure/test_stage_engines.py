@@ -29,9 +29,13 @@ def card(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(stage_engines, "plan_module", lambda library: fake_tensorrt_runtime)
 
 
+COMPILED = ("fused", "torch.compile")
+"""Those that compile, which takes a minute."""
+
+
 def rows_of(subject: Subject, engines: Iterator[Engine]) -> dict[str, EngineRow]:
-    """Without those that compile, which would take a minute."""
-    chosen = [engine for engine in engines if engine.name not in ("fused", "torch.compile")]
+    """Without those that compile."""
+    chosen = [engine for engine in engines if engine.name not in COMPILED]
     return {row.engine: row for row in measure(subject, chosen, CPU, runs=1)}
 
 
@@ -49,6 +53,31 @@ def test_a_decoder_is_measured_by_pytorch_and_by_all_plans(codec: Codec, tmp_pat
     assert all(row.ms > 0 and not row.failed for row in rows.values())
     assert 0 < rows["tensorrt"].difference < rows["PyTorch"].difference < 0.1
     assert rows["tensorrt"].difference < rows["tensorrt, INT8 convolutions"].difference < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # PyTorch's compiler imports it.
+def test_pytorch_decodes_the_same_on_fused_operations_and_compiled(codec: Codec, tmp_path: Path) -> None:
+    chosen = [engine for engine in codec.on_card(CPU, tmp_path) if engine.name in ("PyTorch", *COMPILED)]
+    plain, *others = measure(codec.subject(CPU), chosen, CPU, runs=1)
+    assert [row.engine for row in others] == list(COMPILED)
+    assert all(row.ms > 0 and not row.failed and row.difference < 2 * plain.difference for row in others)
+
+
+def test_the_memory_of_a_card_is_what_torch_took_at_its_peak_and_what_libraries_took_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taken = {"memory_allocated": 100, "max_memory_allocated": 100, "memory_reserved": 200}
+    for name in taken:
+        monkeypatch.setattr(torch.cuda, name, lambda device, name=name: taken[name])
+    free = [1000 - 200 - 50]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[0], 1000))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    memory = stage_engines._Memory(torch.device("cuda"))
+    # The cache grows by 100, of which 70 are in use at once; a library takes 30.
+    taken |= {"max_memory_allocated": 170, "memory_reserved": 300}
+    free[0] -= 130
+    assert memory.peak() == 70 + 30
 
 
 @pytest.mark.usefixtures("card")
