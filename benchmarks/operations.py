@@ -29,7 +29,7 @@ from benchmarks.harness.host_cluster import HostCluster
 from benchmarks.harness.namespaces import Hosts
 from benchmarks.harness.ray_head import GROUPS, VALUES, operated
 from benchmarks.harness.replicas import Replicas, joined_server, log_lines
-from benchmarks.harness.viewer import AFTER, BEFORE, Viewer, watched
+from benchmarks.harness.viewer import Viewer, watched
 from benchmarks.measure.machine import RESULTS, Machine
 from engines.config.geometry import FRAMES_PER_SECOND
 from serving.client.blocking import Client
@@ -79,26 +79,30 @@ def seen_by(viewer: Viewer) -> dict[str, Any]:
 
 
 def config_changed(chart: Chart, folder: Path) -> dict[str, Any]:
-    """What a session sees of config after config, and how long it takes until each is what there is."""
-    rendered = chart.render(*VALUES)
+    """What sessions see of config after config, and how long it takes until each is what there is.
+
+    Of three denoisers, each of which has a session, two go; the third one has slots for all.
+    """
+    values = (*VALUES, "server.slots=3")
+    rendered = chart.render(*values)
     with operated(rendered, folder, GROUPS) as server, Client(server.grpc) as client:
         server.put(rendered)
         server.wait_until_running()
 
         def scale(denoisers: int) -> None:
-            server.scale(chart.render(*VALUES, f"replicas.denoisers={denoisers}"), denoisers)
+            server.scale(chart.render(*values, f"replicas.denoisers={denoisers}"), denoisers)
 
-        changes: dict[str, Callable[[], None]] = {
-            "a second denoiser": lambda: scale(2),
-            "a third": lambda: scale(3),
-            "two fewer": lambda: scale(1),
-            "another setting": lambda: server.replace(chart.render(*VALUES, "server.slots=3")),
+        other = chart.render(*VALUES, "server.slots=4")
+        return {
+            "a second denoiser": changed(client, server.grpc, lambda: scale(2)),
+            "a third": changed(client, server.grpc, lambda: scale(3)),
+            "two fewer": changed(client, server.grpc, lambda: scale(1), sessions=3),
+            "another setting": changed(client, server.grpc, lambda: server.replace(other)),
         }
-        return {name: changed(client, server.grpc, change) for name, change in changes.items()}
 
 
-def changed(client: Client, address: str, change: Callable[[], None]) -> dict[str, Any]:
-    """What a session sees of a change, and how long that takes."""
+def changed(client: Client, address: str, change: Callable[[], None], sessions: int = 1) -> dict[str, Any]:
+    """What sessions, each on a denoiser of its own, see of a change, and how long that takes."""
     took: list[float] = []
 
     def timed() -> None:
@@ -106,10 +110,12 @@ def changed(client: Client, address: str, change: Callable[[], None]) -> dict[st
         change()
         took.append(round(time.monotonic() - began, 2))
 
-    session = playing(client)
-    viewer = asyncio.run(watched(address, session, timed))
-    client.delete(session.id)
-    return {"done_s": took[0], **seen_by(viewer)}
+    opened = [playing(client) for _ in range(sessions)]
+    assert len({client.get(session.id).replica for session in opened}) == sessions, "two are on one denoiser"
+    viewers = asyncio.run(watched(address, timed, *opened))
+    for session in opened:
+        client.delete(session.id)
+    return {"done_s": took[0], "sessions": [seen_by(viewer) for viewer in viewers]}
 
 
 def scaled_by_slots(chart: Chart, folder: Path) -> dict[str, Any]:
@@ -140,18 +146,13 @@ def host_drained(folder: Path) -> dict[str, Any]:
         with Client(cluster.address) as client:
             session = playing(client)
             host = cluster.host_of(client.get(session.id))
-        viewer = Viewer(session)
+        took: list[float] = []
 
-        async def drain() -> float:
-            async with asyncio.TaskGroup() as tasks:
-                watching = tasks.create_task(viewer.watch(cluster.address))
-                await viewer.reach(BEFORE)
-                took = await cluster.drain(host)
-                await viewer.reach(len(viewer.frames) + AFTER)
-                watching.cancel()
-            return took
+        def drain() -> None:
+            took.append(cluster.drain(host))
 
-        return {"gone_s": round(asyncio.run(drain()), 2), **seen_by(viewer)}
+        (viewer,) = asyncio.run(watched(cluster.address, drain, session))
+        return {"gone_s": round(took[0], 2), **seen_by(viewer)}
 
 
 # A manager

@@ -27,6 +27,7 @@ NOT_HERE = {
     "kubectl get ": "needs KubeRay's operator",
     "kubectl port-forward ": "needs pods",
     "kubectl patch ": "needs KubeRay's operator",
+    "kubectl drain ": "needs nodes",
     "cluster=$(kubectl get ": "needs KubeRay's operator",
     "longtake serve": "runs until it is ended, as in all live tests, or needs weights and a GPU",
     "longtake doctor": "finds this machine lacking, or not: has tests of its own",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import subprocess
@@ -78,13 +77,11 @@ class HostCluster:
         self._may_end.add(ray.pid)
         return ray
 
-    async def drain(self, host: Host) -> float:
+    def drain(self, host: Host) -> float:
         """End the Ray of a host as a pod is ended; the seconds until it has gone."""
         ray, began = self.ray_of(host), time.monotonic()
         ray.terminate()
-        async with asyncio.timeout(DRAIN_S + 30):
-            while ray.poll() is None:
-                await asyncio.sleep(0.1)
+        ray.wait(DRAIN_S + 30)
         return time.monotonic() - began
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from serving.client.aio import AsyncClient
@@ -47,14 +47,21 @@ class Viewer:
         return self.frames == list(range(len(self.frames)))
 
 
-async def watched(address: str, session: pb.Session, change: Callable[[], None]) -> Viewer:
-    """What comes to a client while something changes, and for some time afterwards."""
-    viewer = Viewer(session)
+async def reach(viewers: Sequence[Viewer], frame: int) -> None:
+    """Wait until so many frames have come to each. Raises TimeoutError."""
+    await asyncio.gather(*(viewer.reach(frame) for viewer in viewers))
+
+
+async def watched(address: str, change: Callable[[], object], *sessions: pb.Session) -> list[Viewer]:
+    """What comes to a client of each session while something changes, and for some time afterwards."""
+    viewers = [Viewer(session) for session in sessions]
     async with asyncio.TaskGroup() as tasks:
-        watching = tasks.create_task(viewer.watch(address))
-        await viewer.reach(BEFORE)
+        watching = [tasks.create_task(viewer.watch(address)) for viewer in viewers]
+        await reach(viewers, BEFORE)
         await asyncio.to_thread(change)
-        await viewer.reach(len(viewer.frames) + AFTER)
-        watching.cancel()
-    print(f"longest wait for a chunk: {viewer.longest_wait_s:.2f} s, {viewer.resumed}")
-    return viewer
+        await reach(viewers, max(len(viewer.frames) for viewer in viewers) + AFTER)
+        for task in watching:
+            task.cancel()
+    for viewer in viewers:
+        print(f"longest wait for a chunk: {viewer.longest_wait_s:.2f} s, {viewer.resumed}")
+    return viewers

@@ -95,7 +95,8 @@ def test_no_frame_is_lost_with_a_replica_that_is_killed(
         server.wait_for(lambda: len(server.replicas(deployment) - lost) >= 1)
         server.wait_for(lambda: len(server.replicas(deployment)) == 2)
 
-    assert asyncio.run(watched(server.grpc, session, hurt)).is_whole()
+    (viewer,) = asyncio.run(watched(server.grpc, hurt, session))
+    assert viewer.is_whole()
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
 
 
@@ -103,7 +104,7 @@ def test_a_changed_setting_replaces_every_replica_and_loses_no_frame(
     chart: Chart, server: Operated, stub: Stub
 ) -> None:
     session, other = playing(stub), chart.render(*VALUES, "server.slots=3")
-    viewer = asyncio.run(watched(server.grpc, session, lambda: server.replace(other)))
+    (viewer,) = asyncio.run(watched(server.grpc, lambda: server.replace(other), session))
     assert viewer.is_whole()
     assert {moved.kind for moved in viewer.resumed} == {pb.RESUME_KIND_EXACT}
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))

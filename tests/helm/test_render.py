@@ -268,17 +268,30 @@ def test_the_network_is_closed_but_for_clients_metrics_and_the_operator(chart: C
         assert labels.items() >= policy["spec"]["podSelector"]["matchLabels"].items()
 
 
-def test_each_kind_of_pod_that_serves_has_a_disruption_budget(chart: Chart) -> None:
-    rendered = chart.render(*SEPARATE)
-    kinds = set()
+def test_groups_are_counted_as_the_readme_counts_them(chart: Chart) -> None:
+    groups = chart.render(*SEPARATE).ray_service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert [group["groupName"] for group in groups] == ["front", "denoiser", "decoder", "text"]
+
+
+def test_of_each_kind_of_pod_that_serves_one_at_a_time_may_be_evicted(chart: Chart) -> None:
+    rendered = chart.render(*SEPARATE, "replicas.denoisers=3", "replicas.textEncoders=2")
+    left = {}
     for budget in rendered.of("PodDisruptionBudget"):
-        wanted = budget["spec"]["selector"]["matchLabels"]
-        kinds |= {
-            name
-            for name, group in rendered.groups.items()
-            if group["template"]["metadata"]["labels"].items() >= wanted.items()
-        }
-    assert kinds == {"front", "denoiser", "decoder", "text"}
+        wanted = budget["spec"]["selector"]["matchLabels"].items()
+        groups = rendered.groups.items()
+        (kind,) = [name for name, found in groups if found["template"]["metadata"]["labels"].items() >= wanted]
+        left[kind] = {name: bound for name, bound in budget["spec"].items() if name != "selector"}
+    counts = {"front": 0, "denoiser": 2, "decoder": 0, "text": 1}
+    # Another bound is none for pods of a RayCluster: it would let none be evicted, ever.
+    assert left == {kind: {"minAvailable": count} for kind, count in counts.items()}
+
+
+def test_under_the_autoscaler_the_pods_that_there_are_at_least_count(chart: Chart) -> None:
+    rendered = chart.render(
+        *INSECURE, "autoscaling.enabled=true", "autoscaling.denoisers.min=3", "autoscaling.denoisers.max=8"
+    )
+    budgets = {found["metadata"]["name"]: found["spec"] for found in rendered.of("PodDisruptionBudget")}
+    assert budgets["longtake-denoiser"]["minAvailable"] == 2
 
 
 def test_routes_lead_to_the_service_that_kuberay_makes(chart: Chart) -> None:

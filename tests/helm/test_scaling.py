@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -71,7 +72,8 @@ def test_denoisers_come_before_the_session_that_needs_them_and_go_from_under_one
         for session in sessions:
             stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
         # It is on the newest, which is the one that goes.
-        viewer = asyncio.run(watched(server.grpc, staying, lambda: wait_for(server, "Denoiser", 1, MOST - 1)))
+        fewer = partial(wait_for, server, "Denoiser", 1, MOST - 1)
+        (viewer,) = asyncio.run(watched(server.grpc, fewer, staying))
         assert viewer.is_whole()
         stub.DeleteSession(pb.DeleteSessionRequest(session_id=staying.id))
         wait_for(server, "Denoiser", 1, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ import pytest
 
 from benchmarks.harness.chart import Chart
 from benchmarks.harness.ray_head import GROUPS, TWO, VALUES, Operated, operated
-from benchmarks.harness.viewer import Viewer, watched
+from benchmarks.harness.viewer import watched
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.scenes import playing
@@ -37,12 +38,18 @@ def stub(server: Operated) -> Iterator[sessions_pb2_grpc.SessionsStub]:
         yield sessions_pb2_grpc.SessionsStub(channel)  # type: ignore[no-untyped-call]
 
 
+def ending(stub: sessions_pb2_grpc.SessionsStub, session: pb.Session) -> pb.StreamEndReason:
+    """What a client that does not come again is told as its stream ends."""
+    events = stub.Watch(pb.WatchRequest(session_id=session.id, from_frame=0))
+    return next(event.end.reason for event in events if event.HasField("end"))
+
+
 def test_another_denoiser_joins_and_no_session_notices(
     chart: Chart, server: Operated, stub: sessions_pb2_grpc.SessionsStub
 ) -> None:
     session, before = playing(stub), server.replicas("Denoiser")
 
-    viewer = asyncio.run(watched(server.grpc, session, lambda: server.scale(chart.render(*TWO), 2)))
+    (viewer,) = asyncio.run(watched(server.grpc, lambda: server.scale(chart.render(*TWO), 2), session))
     assert (viewer.is_whole(), viewer.resumed) == (True, [])
     assert before < server.replicas("Denoiser")
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
@@ -75,7 +82,10 @@ def test_a_changed_setting_replaces_every_replica_and_loses_no_frame(
 ) -> None:
     server.scale(chart.render(*TWO), 2)
     session, other = playing(stub), chart.render(*TWO, "server.slots=3")
-    viewer = asyncio.run(watched(server.grpc, session, lambda: server.replace(other)))
+    with ThreadPoolExecutor(1) as threads:
+        told = threads.submit(ending, stub, session)
+        (viewer,) = asyncio.run(watched(server.grpc, lambda: server.replace(other), session))
+        assert told.result(timeout=60) == pb.STREAM_END_REASON_MOVED, "by its manager, which went as well"
     assert viewer.is_whole()
     assert {moved.kind for moved in viewer.resumed} == {pb.RESUME_KIND_EXACT}
     stub.DeleteSession(pb.DeleteSessionRequest(session_id=session.id))
@@ -88,11 +98,7 @@ def test_replicas_that_are_not_needed_any_more_go_when_their_sessions_have_moved
     server.scale(three, 3)
     sessions = [playing(stub) for _ in range(2)]
 
-    async def watch_both() -> list[Viewer]:
-        watching = (watched(server.grpc, found, lambda: server.scale(one, 1)) for found in sessions)
-        return await asyncio.gather(*watching)
-
-    for viewer in asyncio.run(watch_both()):
+    for viewer in asyncio.run(watched(server.grpc, lambda: server.scale(one, 1), *sessions)):
         assert viewer.is_whole()
         assert {moved.kind for moved in viewer.resumed} <= {pb.RESUME_KIND_EXACT}
     for found in sessions:

@@ -80,7 +80,7 @@ def test_serves_when_told_no_more_than_where(container: Container) -> None:
 def test_starts_ray_as_the_operator_does_and_answers_its_probe(container: Container) -> None:
     gcs, dashboard, agent = free_ports()
     ports = f"--port={gcs} --dashboard-port={dashboard} --dashboard-agent-listen-port={agent}"
-    with container.running("bash", "-c", f"ulimit -n 65536; exec ray start --head --block --num-cpus=0 {ports}"):
+    with container.running("bash", "-c", f"ulimit -n 65536; ray start --head --block --num-cpus=0 {ports}"):
         container.run("bash", "-c", f"{_wget(agent, 'api/local_raylet_healthz')} | grep success")
         assert (
             json.loads(container.run("bash", "-c", _wget(dashboard, "api/serve/applications/")))["applications"]

@@ -76,7 +76,7 @@ class DenoiserReplica:
             self._denoising = build_denoising(model, config, beside)
             self._capacity = measured_capacity(config, model.model.config, self._denoising, decoder)
         else:
-            self._text = RemoteTextEncoder(text, config.leases.lease_s)
+            self._text = RemoteTextEncoder(text, config.leases.lease_s, self._metrics.text_encoder_changed)
             self._decoder = RemoteDecoder(pictures, config.leases.lease_s, HostCopier(torch.device(config.device)))
             encoder: list[Network] = [] if served_model(config).video is None else ["codec"]
             model = load(config, ["transformer", *encoder])
@@ -199,7 +199,8 @@ class DenoiserReplica:
     async def fork(
         self, attempt: str, new_attempt: str, session_id: str, caller: str, frame: int | None
     ) -> Prepared:
-        return await self._here().fork(attempt, new_attempt, session_id, caller, frame)
+        with self._stats.refusing():
+            return await self._here().fork(attempt, new_attempt, session_id, caller, frame)
 
     async def begin_recording(self, attempt: str, name: str, asked_by: str) -> str:
         return await self._here().begin_recording(attempt, name, asked_by)

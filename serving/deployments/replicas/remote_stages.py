@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -60,14 +61,18 @@ class SentPrompt(NamedTuple):
 
 
 class RemoteTextEncoder(TextEncoderStage):
-    """Text encoders; any of them will do, and where one is lost another one is asked."""
+    """Text encoders; any of them will do. Where one is lost another one is asked, and `changed` is told."""
 
-    def __init__(self, handle: DeploymentHandle[Any], silence_s: float) -> None:
+    def __init__(self, handle: DeploymentHandle[Any], silence_s: float, changed: Callable[[], None]) -> None:
         self._replicas = ReplicaClient(handle, "text encoder", silence_s)
+        self._changed = changed
 
     @override
     async def encode(self, text: str) -> Prompt:
-        sent: SentPrompt = (await self._replicas.place("encode", text)).answer
+        asked = list[str]()
+        sent: SentPrompt = (await self._replicas.place("encode", text, tried=asked.append)).answer
+        if len(asked) > 1:
+            self._changed()
         return sent.prompt()
 
     @override

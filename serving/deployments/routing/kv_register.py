@@ -155,14 +155,17 @@ class KvRegister(Register):
         return True
 
     def _latest(self, session_id: str) -> EpochRecord | None:
-        epochs = self._epochs(f"{session_id}:").get(session_id, [])
+        return self._last_of(session_id, self._epochs(f"{session_id}:").get(session_id, []))
+
+    def _last_of(self, session_id: str, epochs: list[int]) -> EpochRecord | None:
+        """Of those that were there as they were listed; None for a session that is half forgotten."""
         if not epochs or epochs[0] != 1:
             return None
         record = self._get(session_id, epochs[-1])
         return None if record is None else EpochRecord(epochs[-1], record)
 
     def _open_sessions(self) -> dict[str, Owner]:
-        latest = {session: self._latest(session) for session in self._epochs("")}
+        latest = {session: self._last_of(session, epochs) for session, epochs in self._epochs("").items()}
         tops = {session: top.record for session, top in latest.items() if top is not None}
         return {session: record for session, record in tops.items() if isinstance(record, Owner)}
 

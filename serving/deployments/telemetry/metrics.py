@@ -83,6 +83,10 @@ class DenoiserMetrics(StageTimes, Metrics):
     def decoder_changed(self, *, planned: bool) -> None:
         self._failovers.inc(1, {"stage": "decoder", "planned": _flag(planned)})
 
+    def text_encoder_changed(self) -> None:
+        """A prompt's text encoder was lost, and another one has encoded it."""
+        self._failovers.inc(1, {"stage": "text", "planned": _flag(False)})
+
     @override
     def refused(self, reason: str) -> None:
         self._refused.inc(1, {"reason": reason})

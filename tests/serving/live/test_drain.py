@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.harness.host_cluster import DRAIN_S, HostCluster
 from benchmarks.harness.namespaces import Host, Hosts, why_not
-from benchmarks.harness.viewer import BEFORE, Viewer
+from benchmarks.harness.viewer import BEFORE, Viewer, reach
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.scenes import create, described, start
@@ -57,10 +57,6 @@ def busy_machine() -> Iterator[None]:
             other.wait()
 
 
-async def reach(viewers: list[Viewer], frame: int) -> None:
-    await asyncio.gather(*(viewer.reach(frame) for viewer in viewers))
-
-
 def kill(cluster: HostCluster, host: Host) -> None:
     cluster.ray_of(host)
     for pid in host.pids:
@@ -81,7 +77,7 @@ def test_a_host_is_drained_and_another_one_lost_meanwhile_and_no_frame_is_lost(c
         async with asyncio.TaskGroup() as tasks:
             watching = [tasks.create_task(viewer.watch(cluster.address)) for viewer in viewers]
             await reach(viewers, BEFORE)
-            draining = tasks.create_task(cluster.drain(drained))
+            draining = tasks.create_task(asyncio.to_thread(cluster.drain, drained))
             await asyncio.sleep(1.5)
             kill(cluster, lost)
             print(f"drained in {(drained_s := await draining):.1f} s")

@@ -12,9 +12,10 @@ from typing import Any
 import psutil
 import pytest
 import ray
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_list, _internal_kv_put
 
 from benchmarks.harness.replicas import joined
+from serving.deployments.routing import kv_register
 from serving.deployments.routing.kv_register import KvRegister, forget_all
 from serving.errors import RegisterUnavailable
 from serving.replication.register import Ended, EpochRecord, Owner, encode_record, end_session
@@ -105,6 +106,27 @@ def test_of_many_processes_one_wins_each_epoch(session: str) -> None:
     assert latest.epoch == epochs
     for one in racers:
         ray.kill(one)
+
+
+def test_all_open_sessions_are_found_by_one_listing(session: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = list[str]()
+
+    def counted(prefix: str, namespace: str) -> list[bytes]:
+        listed.append(prefix)
+        return _internal_kv_list(prefix, namespace=namespace)
+
+    async def found() -> dict[str, Owner]:
+        register = KvRegister()
+        for number in range(3):
+            await register.create(f"{session}{number}", 1, owner("a"))
+        await register.create(f"{session}0", 2, owner("b"))
+        await end_session(register, f"{session}1", "deleted")
+        monkeypatch.setattr(kv_register, "_internal_kv_list", counted)
+        return await register.open_sessions()
+
+    ours = {name: owner for name, owner in asyncio.run(found()).items() if name.startswith(session)}
+    assert ours == {f"{session}0": owner("b"), f"{session}2": owner("a")}
+    assert listed == [""]
 
 
 def test_a_repeated_call_finds_what_it_created(session: str) -> None:

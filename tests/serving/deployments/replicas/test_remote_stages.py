@@ -12,7 +12,8 @@ import torch
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import record_event
 from engines.streaming.state import Block
-from serving.deployments.replicas.remote_stages import Latents, RemoteDecoder
+from engines.text.prompt import Prompt
+from serving.deployments.replicas.remote_stages import Latents, RemoteDecoder, RemoteTextEncoder, SentPrompt
 from serving.deployments.routing.replica_client import Placed
 from serving.errors import FrameOutOfRange, ReplicaLost, SessionNotFound
 from serving.media.chunk import Chunk
@@ -58,6 +59,29 @@ def test_latents_leave_for_a_decoder_before_the_next_block_is_made(monkeypatch: 
     for sent in (alone, *warm):
         assert isinstance(sent, Latents)
         assert torch.equal(sent.tensor(), torch.ones(2, 3))
+
+
+class TextEncoders:
+    """Those that a prompt is sent to, one after the other; the last one encodes it."""
+
+    def __init__(self, names: str) -> None:
+        self._names = names
+
+    async def place(self, method: str, text: str, *, tried: Callable[[str], None]) -> Placed:
+        for name in self._names:
+            tried(name)
+        return Placed(name, SentPrompt.of(Prompt(text, torch.zeros(1, 2))))
+
+
+@pytest.mark.parametrize(("asked", "changes"), [("a", 0), ("ab", 1)], ids=["there", "lost"])
+def test_a_prompt_that_another_text_encoder_had_to_encode_is_counted(
+    monkeypatch: pytest.MonkeyPatch, asked: str, changes: int
+) -> None:
+    monkeypatch.setattr("serving.deployments.replicas.remote_stages.ReplicaClient", lambda *_: TextEncoders(asked))
+    counted = list[None]()
+    encoder = RemoteTextEncoder(None, 1.0, lambda: counted.append(None))  # type: ignore[arg-type]
+    assert asyncio.run(encoder.encode("a boat")).text == "a boat"
+    assert len(counted) == changes
 
 
 class Decoders:
