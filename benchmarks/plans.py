@@ -32,7 +32,7 @@ from engines.config.model import ModelConfig
 from engines.config.presets import TAEW2_1, preset
 from engines.errors import PlanError
 from engines.export.graph import Stage, StageGraph
-from engines.export.quantized_convs import quantize_convs
+from engines.export.quantized_convs import int8_name, quantize_convs
 from engines.loading.model import Model
 from engines.loading.stage_graphs import PLAN_DTYPES, STAGE_NETWORKS, stage_exports
 from engines.plans.builder import PlanBuilder
@@ -185,7 +185,7 @@ def as_text(document: dict[str, Any], rows: Sequence[Built]) -> str:
     loss = document["int8_convolutions"]
     height, width = document["size"]
     transformer, tokens = preset("longlive-1.3b").transformer, 3 * (height // 16) * (width // 16)
-    scores = _megabytes(transformer.heads * tokens * 4 * tokens * 2)
+    scores = transformer.heads * tokens * 4 * tokens * 2
     return f"""\
 # Plans, built without a card
 
@@ -195,7 +195,7 @@ random weights of true width.
 {document["not_known"]}
 
 Decoders compute in fp16 with norms in fp32, the others in bf16 with norms in fp32. All scores of one layer of the
-denoiser's attention at once would take {scores} MB; the builder's activations say that they are never there.
+denoiser's attention at once would take {_megabytes(scores)} MB; {_said_of_scores(rows, scores)}.
 For {HOPPER}: {document["hopper"]}.
 
 {COLUMNS}
@@ -204,8 +204,32 @@ For {HOPPER}: {document["hopper"]}.
 INT8 convolutions, {loss["convolutions"]} of the pocket model's decoder with the rest in fp32, by onnxruntime over
 {document["shown_streams"]} streams that they were not watched with: PSNR of a block's pictures against PyTorch's
 in fp32 {loss["median_psnr_db"]} dB in the median, {loss["worst_psnr_db"]} dB in the worst block. Of decoders with
-random weights nothing can be said. That their activations take no less memory in INT8 speaks against INT8 kernels.
+random weights nothing can be said. {_said_of_int8(rows)}
 """
+
+
+def _said_of_scores(rows: Sequence[Built], scores: int) -> str:
+    """What follows from the activations of the denoiser."""
+    taken = [row.activation_bytes for row in rows if row.subject.startswith("denoiser")]
+    known = [nbytes for nbytes in taken if nbytes is not None]
+    if len(known) < len(taken) or not known:
+        return "what its activations take is not known"
+    most = f"its activations take {_megabytes(max(known))} MB at most"
+    return f"{most}, so they are never there" if max(known) < scores else f"{most}, so they may be there"
+
+
+def _said_of_int8(rows: Sequence[Built]) -> str:
+    """What follows from the activations of the same graphs with convolutions in INT8, and without."""
+    taken = {(row.subject, row.graph, row.cards): row.activation_bytes for row in rows}
+    pairs = [
+        (taken[subject, IN_INT8, cards], nbytes)
+        for (subject, graph, cards), nbytes in taken.items() if graph == int8_name(IN_INT8)
+    ]  # fmt: skip
+    known = [(plain, rounded) for plain, rounded in pairs if plain is not None and rounded is not None]
+    if not known:
+        return "What their activations take in INT8 is not known."
+    ratios = sorted(rounded / plain for plain, rounded in known)
+    return f"Their activations take {ratios[0]:.2f} to {ratios[-1]:.2f} times as much in INT8; by INT8 kernels half."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -74,8 +74,12 @@ class TensorRTRuntime:
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         self._compiled = config.create_runtime_cache()
-        if self._cache.is_file():
+        try:
             self._compiled.deserialize(self._cache.read_bytes())
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            logger.warning("compiled code is not read", extra={"file": str(self._cache), "why": str(error)})
         config.set_runtime_cache(self._compiled)
         return self._engine.create_execution_context(config)
 

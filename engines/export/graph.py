@@ -78,7 +78,7 @@ class StageGraph:
             streams has no such inputs; its outputs are called as those of the graph that goes on with them.
         opset: of the ONNX operators.
         recipe: which numbers compute what, such as "fp16, norms in fp32".
-        weights: fingerprint of the network, see `engines.loading.fingerprint`.
+        weights: hash of the network's, see `engines.loading.fingerprint.weights_hash`.
 
     """
 

@@ -13,6 +13,7 @@ from engines.config.model import ModelConfig
 from engines.config.networks import VAEConfig
 from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.device.memory_budget import RESERVE_BYTES
+from engines.export.graph import Stage
 from engines.loading.footprint import largest_session_bytes, parameter_bytes
 
 CONTEXT_BYTES = 900_000_000
@@ -43,6 +44,15 @@ class MemoryLine:
     @override
     def __str__(self) -> str:
         return f"{gigabytes(self.nbytes):>9}  {self.what}{', an estimate' if self.estimated else ''}"
+
+
+@dataclass(frozen=True)
+class PlanBytes:
+    """Of the plans that run a `stage`: theirs, and what the largest of them takes for activations."""
+
+    stage: Stage
+    plans: int
+    activations: int
 
 
 @dataclass(frozen=True)
@@ -81,11 +91,13 @@ def plan_memory(
     text_here: bool = True,
     streams: Sequence[AnyStreamConfig] = (),
     batch: int = 1,
+    plans: Sequence[PlanBytes] = (),
 ) -> MemoryPlan:
     """What a process takes that has all networks of a model, with its text encoder on the device if it is here.
 
     It runs `streams`, or else the model's own, up to `batch` of them in a pass, and keeps free what
-    `engines.streaming.builder` keeps free.
+    `engines.streaming.builder` keeps free. A text encoder that `plans` run has its layers in them, each in every
+    one; other stages keep their networks beside.
     """
     kinds = streams or config.streams
     networks, kept = parameter_bytes(config, dtype), largest_session_bytes(config, kinds, dtype, kv_format)
@@ -95,7 +107,9 @@ def plan_memory(
     encoding = (
         WAN_ENCODING_PER_PIXEL if isinstance(config.encoder or config.vae, VAEConfig) else DECODING_PER_PIXEL
     )
-    text = MemoryLine("text encoder", networks.text_encoder)
+    by_plans = any(found.stage == "text" for found in plans)
+    embedding = config.text_encoder.vocab * config.text_encoder.dim * dtype.itemsize
+    text = MemoryLine("text encoder", embedding if by_plans else networks.text_encoder)
     quantization = config.transformer.quantization
     weights = str(dtype).removeprefix("torch.") if quantization is None else quantization.weights
     of_pictures = kept.encoder + kept.slot_choice
@@ -118,6 +132,7 @@ def plan_memory(
         ),
         MemoryLine("a decoder's cache and a prompt to spare", kept.decoder + kept.prompt),
         *((text,) if text_here else ()),
+        *(line for found in plans for line in _lines_of(found)),
     )
     session = (
         MemoryLine(f"a session's window, {_kept_as(kv_format)}", kept.window),
@@ -126,6 +141,13 @@ def plan_memory(
         *restyling,
     )
     return MemoryPlan(fixed, session, () if text_here else (text,))
+
+
+def _lines_of(found: PlanBytes) -> tuple[MemoryLine, MemoryLine]:
+    return (
+        MemoryLine(f"plans of the {found.stage}", found.plans),
+        MemoryLine(f"activations of the largest plan of the {found.stage}", found.activations, estimated=True),
+    )
 
 
 def _pass_frames(stream: AnyStreamConfig) -> int:

@@ -19,7 +19,7 @@ from engines.export.denoiser import DenoiserCall, denoiser_calls, export_denoise
 from engines.export.graph import Stage, StageGraph
 from engines.export.quantized_convs import Ranges, int8_name, int8_recipe, quantize_convs
 from engines.export.text import LENGTHS, export_text_encoder, text_name
-from engines.loading.fingerprint import fingerprint
+from engines.loading.fingerprint import weights_hash
 from engines.loading.model import Autoencoder, Model, Network
 
 STAGE_NETWORKS: dict[Stage, Network] = {"decoder": "codec", "text": "text_encoder", "denoiser": "transformer"}
@@ -75,7 +75,7 @@ def stage_exports(
         case "decoder":
             return decoder_exports(model.vae, streams_of(model.config, stream.height, stream.width), dtype)
         case "text":
-            encoder, weights = model.text_encoder, fingerprint(model.text_encoder)
+            encoder, weights = model.text_encoder, weights_hash(model.text_encoder)
             return [
                 StageExport(
                     text_name(length), partial(export_text_encoder, encoder, length, weights=weights, dtype=dtype)
@@ -83,7 +83,7 @@ def stage_exports(
                 for length in text_lengths(encoder.config.text_len)
             ]
         case "denoiser":
-            transformer, weights = model.transformer, fingerprint(model.transformer)
+            transformer, weights = model.transformer, weights_hash(model.transformer)
             return [
                 StageExport(call.name, partial(export_denoiser, transformer, call, weights=weights, dtype=dtype))
                 for call in planned_passes(stream, every=every_pass)
@@ -108,7 +108,7 @@ def decoder_exports(
     codec: Autoencoder, streams: Sequence[AnyStreamConfig], dtype: torch.dtype
 ) -> list[StageExport]:
     """All graphs of a decoder of such streams; otherwise as `stage_exports`."""
-    weights = fingerprint(codec)
+    weights = weights_hash(codec)
     return [
         StageExport(call.name, partial(export_decoder, codec, call, weights=weights, dtype=dtype))
         for call in decoder_calls(streams)

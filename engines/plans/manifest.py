@@ -15,7 +15,7 @@ from engines.plans.builder import Library, PlanTarget
 
 MANIFEST = "manifest.json"
 
-VERSION = 1
+VERSION = 2
 
 PictureSize = tuple[int, int]
 """Height and width in pixels."""
@@ -29,7 +29,7 @@ class PlanKey:
         name: of the graph, such as `decoder-steady-3`.
         stage: that the graph belongs to.
         size: of the pictures; None for a stage that knows none.
-        weights: fingerprint of the network.
+        weights: hash of the network's, see `engines.loading.fingerprint.weights_hash`.
         graph: SHA-256 of the graph's file.
         data: SHA-256 of the files beside it, which hold its weights.
         recipe: which numbers compute what.
@@ -86,13 +86,15 @@ class PlanKey:
 class PlanManifest:
     """What is known of a plan.
 
-    `sha256` and `bytes` are the plan's, `layers`, `activation_bytes` and `seconds` as `BuiltPlan` has them.
-    `weights_licence` are the terms of the weights in it, `library_licence` those of the library, whose code it
-    holds too. `loss` is what INT8 convolutions cost, where there are any.
+    `sha256` and `bytes` are the plan's, `facts_sha256` is of the file beside it that says what its graph takes and
+    returns; `layers`, `activation_bytes` and `seconds` are as `BuiltPlan` has them. `weights_licence` has the
+    terms of the weights in it, `library_licence` those of the library, whose code it holds too. `loss` is what
+    INT8 convolutions cost, where there are any.
     """
 
     key: PlanKey
     sha256: str
+    facts_sha256: str
     bytes: int
     layers: int
     activation_bytes: int | None

@@ -24,12 +24,13 @@ from engines.errors import PlanError, PlanStopped
 from engines.export.graph import EXPORT_VERSION, FACTS_FILE, Stage, StageGraph
 from engines.export.quantized_convs import PictureLoss
 from engines.plans.builder import BuildStep, BuiltPlan, PlanBuilder, PlanTarget, Watch
-from engines.plans.manifest import PictureSize, PlanKey, PlanManifest, sha256_of
+from engines.plans.manifest import MANIFEST, PictureSize, PlanKey, PlanManifest, sha256_of
 
 PLANS = "plans"
 """The folder of plans in that of a model."""
 
 PLAN_FILE = "engine.plan"
+IGNORED = ".gitignore"
 WAIT_S = 0.2
 """From one look at the lock to the next."""
 
@@ -73,7 +74,7 @@ class PlanWanted:
         stage: to be run.
         name: of the stage's graph.
         size: of the pictures; None for a stage that knows none.
-        weights: fingerprint of the network.
+        weights: hash of the network's; None where any will do.
         recipe: which numbers are to compute what, as the graph says it.
         library: that is to run it.
         library_version: of that.
@@ -88,7 +89,7 @@ class PlanWanted:
     stage: Stage
     name: str
     size: PictureSize | None
-    weights: str
+    weights: str | None
     recipe: str
     library: str
     library_version: str
@@ -168,8 +169,18 @@ class PlanStore:
     def find(self, wanted: PlanWanted) -> Plan:
         """The plan that is wanted, read to its last byte.
 
+        Raises as `look_up`, and PlanError if it is damaged.
+        """
+        plan = self.look_up(wanted)
+        if (fault := _fault(plan)) is not None:
+            raise _refused(wanted, fault)
+        return plan
+
+    def look_up(self, wanted: PlanWanted) -> Plan:
+        """The plan that is wanted by what is said of it.
+
         Raises PlanError if there is none, or only one of other weights or of another graph of them, of another
-        library or version or for other cards, or if it is damaged; it ends with the command that makes it.
+        library or version or for other cards; it ends with the command that makes it.
         """
         plans, damage = self._plans(wanted)
         if not plans:
@@ -182,10 +193,7 @@ class PlanStore:
                 raise _refused(wanted, f"the plan in {found.folder} {complaint(found.manifest.key, wanted)}")
             plans = fitting
         # The latest: the graph may have changed since an earlier one was made.
-        plan = max(plans, key=lambda each: each.manifest.made)
-        if (fault := _fault(plan)) is not None:
-            raise _refused(wanted, fault)
-        return plan
+        return max(plans, key=lambda each: each.manifest.made)
 
     def _plans(self, wanted: PlanWanted) -> tuple[list[Plan], str]:
         """Plans of the graph that is wanted, and what is wrong with those that cannot be told, if anything."""
@@ -205,6 +213,8 @@ class PlanStore:
             self._folder.mkdir(parents=True, exist_ok=True)
             _acquire(lock, watch)
             try:
+                # They have weights in them, and are for the cards of one place.
+                (self._folder / IGNORED).write_text("*\n")
                 # Left by a process that was killed.
                 shutil.rmtree(unfinished, ignore_errors=True)
                 unfinished.mkdir()
@@ -238,6 +248,7 @@ class PlanStore:
         manifest = PlanManifest(
             key=key,
             sha256=sha256_of(unfinished / PLAN_FILE),
+            facts_sha256=sha256_of(graph.folder / FACTS_FILE),
             bytes=built.data.nbytes,
             layers=built.layers,
             activation_bytes=built.activation_bytes,
@@ -256,7 +267,7 @@ class PlanStore:
         return Plan(folder, manifest)
 
     def _folder_of(self, key: PlanKey) -> Path:
-        return self._folder / f"{key.name}-{key.digest[:16]}"
+        return self._folder / _name_of(key)
 
     def _timing_cache(self, key: PlanKey) -> Path:
         """What a library has timed on a kind of card, for all plans."""
@@ -289,17 +300,25 @@ def _write(path: Path, data: memoryview) -> None:
 
 
 def _fault(plan: Plan) -> str | None:
-    """What is wrong with a plan's bytes, if anything."""
-    manifest = plan.manifest
+    """What is wrong with a plan's bytes, or with what is said of it, if anything."""
+    manifest, facts = plan.manifest, plan.folder / FACTS_FILE
+    if plan.folder.name != _name_of(manifest.key):
+        return f"{plan.folder / MANIFEST} is damaged: the plan that it tells of lies in another folder"
     try:
         size = plan.path.stat().st_size
         if size != manifest.bytes:
             return f"{plan.path} is cut short or grown: it has {size:,} bytes, not {manifest.bytes:,}"
-        if sha256_of(plan.path) != manifest.sha256:
-            return f"{plan.path} is damaged: its bytes are not those that were written"
+        for path, written in ((plan.path, manifest.sha256), (facts, manifest.facts_sha256)):
+            if sha256_of(path) != written:
+                return f"{path} is damaged: its bytes are not those that were written"
     except OSError as error:
-        return f"{plan.path} cannot be read: {error.strerror or error}"
+        return f"{error.filename} cannot be read: {error.strerror or error}"
     return None
+
+
+def _name_of(key: PlanKey) -> str:
+    """Of the folder of such a plan."""
+    return f"{key.name}-{key.digest[:16]}"
 
 
 def _is_of(key: PlanKey, wanted: PlanWanted) -> bool:
@@ -314,7 +333,7 @@ _CHECKS: tuple[Check, ...] = (
         lambda key, wanted: f"is one of {key.library}, not of {wanted.library}",
     ),
     (
-        lambda key, wanted: key.weights == wanted.weights,
+        lambda key, wanted: wanted.weights in (None, key.weights),
         lambda key, wanted: f"was made of other weights than {wanted.model} has now",
     ),
     (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -12,13 +13,14 @@ import torch
 
 from engines.config.quantization import WEIGHT_FORMATS, QuantizationConfig
 from engines.config.validation import require
-from engines.errors import ConfigError
-from engines.loading.memory_plan import MemoryPlan, gigabytes, plan_memory
+from engines.errors import ConfigError, PlanError
+from engines.loading.memory_plan import MemoryPlan, PlanBytes, gigabytes, plan_memory
 from engines.runner.selection import format_problem, kv_format_of
 from kernels.dispatch import chip_of
 from kernels.tiles import FP16_SUMS
 from serving.config import DTYPES, ServerConfig
 from serving.launch.startup_checks import require_cuda
+from serving.pipeline.stage_engine import likely_plans, served_stages
 from serving.weights.catalog import CATALOG, Role, models_folder
 from serving.weights.loader import configured
 from serving.weights.quantized_model import find_quantized, served_model
@@ -85,7 +87,20 @@ def memory_plan(config: ServerConfig) -> MemoryPlan:
     return plan_memory(
         networks, DTYPES[config.dtype], kv_format_of(config.backends), streams=streams,
         text_here=config.text_device in (None, config.device), batch=min(config.batch, config.slots),
+        plans=_plans(config),
     )  # fmt: skip
+
+
+def _plans(config: ServerConfig) -> list[PlanBytes]:
+    """Of the stages that plans will run on the card, if they are of the weights that are there."""
+    found = []
+    for choice in served_stages(config):
+        if choice.device.type == "cuda" and choice.looks_for_plans:
+            with suppress(PlanError):
+                manifests = [plan.manifest for plan in likely_plans(choice)]
+                activations = max(manifest.activation_bytes or 0 for manifest in manifests)
+                found.append(PlanBytes(choice.stage, sum(manifest.bytes for manifest in manifests), activations))
+    return found
 
 
 def _needs_one(config: ServerConfig) -> bool:

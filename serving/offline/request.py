@@ -93,10 +93,11 @@ class Request:
 
     @property
     def computed_by(self) -> str:
-        """The kernels, and what runs stages where that is not theirs."""
-        return described(
-            self.kernels, self.decoder_engine, self.text_engine, self.denoiser_engine, self.decoder_convs
+        """The kernels, and what runs stages where that is not theirs, once "auto" has been decided."""
+        decoder, text = (
+            "torch" if engine == "auto" else engine for engine in (self.decoder_engine, self.text_engine)
         )
+        return described(self.kernels, decoder, text, self.denoiser_engine, self.decoder_convs)
 
     @property
     def dtype_name(self) -> str:

@@ -15,15 +15,16 @@ from torch import nn
 
 from engines.bindings.decoder import GraphDecoder
 from engines.bindings.plan_runtime import load_plan
+from engines.bindings.runtime import StageRuntime
 from engines.bindings.stage_session import StageSession
 from engines.bindings.text import GraphTextEncoder
 from engines.config.model import ModelConfig
 from engines.config.validation import require
-from engines.errors import PlanError
+from engines.errors import ConfigError, PlanError
 from engines.export.denoiser import LATENTS
 from engines.export.quantized_convs import int8_name
 from engines.export.text import text_name
-from engines.loading.fingerprint import fingerprint
+from engines.loading.fingerprint import weights_hash
 from engines.loading.model import Autoencoder
 from engines.loading.stage_graphs import (
     STAGE_NETWORKS,
@@ -123,6 +124,11 @@ class StageChoice:
         )
 
     @property
+    def likely_engine(self) -> StageEngine:
+        """What runs it as far as that is known without looking for plans: "auto" where they decide."""
+        return self.engine if self.looks_for_plans else "torch"
+
+    @property
     def looks_for_plans(self) -> bool:
         """Whether anything but PyTorch may run it."""
         if self.engine == "auto":
@@ -165,12 +171,12 @@ def described(
     denoiser: DenoiserEngine = "torch",
     convs: DecoderConvs = "plain",
 ) -> str:
-    """The kernels of a process, and what runs stages in it where that is not theirs."""
+    """The kernels of a process, and what runs stages where that is not theirs: "auto" where nobody knows yet."""
     in_int8 = ", convolutions in INT8" if convs == "int8" else ""
     others = [
         f"{stage} engine: {engine}{how}"
         for stage, engine, how in (("decoder", decoder, in_int8), ("text", text, ""), ("denoiser", denoiser, ""))
-        if engine in ("onnx", "tensorrt")
+        if engine != "torch"
     ]
     return "; ".join([str(backends), *others])
 
@@ -252,20 +258,44 @@ def _open_plans(choice: StageChoice) -> _Opened:
             raise PlanError("pictures may be of any size, and plans are of one each; say --sizes")
         if choice.stage == "text" and choice.int8_text:
             raise PlanError("its weights are in INT8, which plans of a text encoder are not")
-        plans = require_plans(choice)
-        sessions = [StageSession(load_plan(plan, choice.device), choice.device) for plan in plans]
+        found = _find(choice)
+        sessions = [StageSession(_loaded(each, choice.device), choice.device) for each in found]
     except PlanError as error:
         if choice.engine != "auto":
             raise
         logger.info(told, extra={"engine": "torch", "why": str(error)})
         return _Opened("torch", why=str(error))
     engine: StageEngine = "onnx" if choice.engine == "onnx" else "tensorrt"
-    logger.info(told, extra={"engine": engine, "library": plans[0].manifest.key.library})
+    logger.info(told, extra={"engine": engine, "library": found[0].plan.manifest.key.library})
     return _Opened(engine, sessions)
+
+
+class _Found(NamedTuple):
+    """A plan, and what it was looked for by."""
+
+    plan: Plan
+    wanted: PlanWanted
+
+
+def _loaded(found: _Found, device: torch.device) -> StageRuntime:
+    """Ready to run. Raises PlanError, with what mends it."""
+    try:
+        return load_plan(found.plan, device)
+    except (PlanError, ConfigError) as error:
+        raise PlanError(f"{error}; remove {found.plan.folder}, then make it: {found.wanted.command}") from error
 
 
 def require_plans(choice: StageChoice) -> list[Plan]:
     """The plans of all calls that are needed. Raises PlanError with the command that makes what is missing."""
+    return [found.plan for found in _find(choice)]
+
+
+def likely_plans(choice: StageChoice) -> list[Plan]:
+    """The same by what is said of them: neither they nor the model's weights, which may be others, are read."""
+    return [found.plan for found in _find(choice, read=False)]
+
+
+def _find(choice: StageChoice, *, read: bool = True) -> list[_Found]:
     models = models_folder(choice.models_dir)
     config = model_config(choice.model, models)
     in_8_bits = choice.stage == "denoiser" and config.transformer.quantization is not None
@@ -274,14 +304,17 @@ def require_plans(choice: StageChoice) -> list[Plan]:
         f"{choice.model} is in 8 bits, which plans of a denoiser are not; say --denoiser-engine torch",
     )
     store = PlanStore(models / config.name, models / config.name / LOCK)
+    find = store.find if read else store.look_up
     # Weights may be many gigabytes: they are not read for plans that are not there.
     there = store.libraries(choice.stage)
-    weights = _weights(choice, models) if there else ""
+    if not read and not there:
+        raise PlanError(f"there is no plan of the {choice.stage}")
+    weights = _weights(choice, models) if read and there else None
     card, failed = Card(CPU, "") if _on_cpu(choice) else Card.here(), list[tuple[bool, PlanError]]()
     for library, version in _versions(card).items():
         try:
             wanted = _wanted(choice, config, weights, library, version, card)
-            return [store.find(each) for each in wanted]
+            return [_Found(find(each), each) for each in wanted]
         except PlanError as error:
             failed.append((library in there, error))
     # What is wrong with plans that are there is of more use than that there are none.
@@ -290,17 +323,17 @@ def require_plans(choice: StageChoice) -> list[Plan]:
 
 
 def _weights(choice: StageChoice, models: Path) -> str:
-    """The fingerprint of the stage's network, as plans are named after it."""
+    """The hash of the stage's network, as plans are named after it."""
     dtype = source_dtype(choice.stage, on_cpu=_on_cpu(choice))
     cpu, network = torch.device("cpu"), STAGE_NETWORKS[choice.stage]
     model = open_model(choice.model, models, cpu, dtype, choice.codec, networks=[network]).model
     match choice.stage:
         case "decoder":
-            return fingerprint(model.vae)
+            return weights_hash(model.vae)
         case "text":
-            return fingerprint(model.text_encoder)
+            return weights_hash(model.text_encoder)
         case "denoiser":
-            return fingerprint(model.transformer)
+            return weights_hash(model.transformer)
 
 
 def _on_cpu(choice: StageChoice) -> bool:
@@ -330,7 +363,7 @@ def _versions(card: Card) -> dict[LibraryName, str]:
 
 
 def _wanted(
-    choice: StageChoice, model: ModelConfig, weights: str, library: LibraryName, version: str, card: Card
+    choice: StageChoice, model: ModelConfig, weights: str | None, library: LibraryName, version: str, card: Card
 ) -> list[PlanWanted]:
     tiny = choice.stage == "decoder" and choice.codec == "tiny"
     recipe = recipe_of(choice.stage, on_cpu=_on_cpu(choice), int8_convs=choice.int8_convs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,21 +35,51 @@ def test_a_row_reads_like_this() -> None:
     assert str(BUILT) == wanted
 
 
+DOCUMENT = {
+    "library": "tensorrt-rtx 1.7",
+    "machine": {"processor": "a processor"},
+    "size": SIZE,
+    "not_known": NOT_KNOWN,
+    "hopper": "there is none",
+    "shown_streams": 8,
+    "int8_convolutions": {"convolutions": 23, "median_psnr_db": 45.7, "worst_psnr_db": 44.5},
+}
+
+
 def test_the_text_says_what_is_not_known() -> None:
-    document = {
-        "library": "tensorrt-rtx 1.7",
-        "machine": {"processor": "a processor"},
-        "size": SIZE,
-        "not_known": NOT_KNOWN,
-        "hopper": "there is none",
-        "shown_streams": 8,
-        "int8_convolutions": {"convolutions": 23, "median_psnr_db": 45.7, "worst_psnr_db": 44.5},
-    }
-    text = as_text(document, [BUILT])
+    text = as_text(DOCUMENT, [BUILT])
     assert "No plan was run" in text
     assert "2,102.6 MB" in text
     assert "45.7 dB in the median, 44.5 dB in the worst block" in text
     assert str(BUILT) in text
+
+
+def denoiser(activation_bytes: int | None) -> Built:
+    return replace(BUILT, subject="denoiser, 2 of 30 layers", activation_bytes=activation_bytes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([denoiser(280_000_000)], "take 280.0 MB at most, so they are never there"),
+        ([denoiser(280_000_000), denoiser(2_200_000_000)], "take 2,200.0 MB at most, so they may be there"),
+        ([denoiser(None)], "what its activations take is not known"),
+    ],
+    ids=["small", "large", "unknown"],
+)
+def test_whether_all_scores_are_ever_there_is_told_by_what_activations_take(rows: list[Built], said: str) -> None:
+    assert said in as_text(DOCUMENT, rows)
+
+
+@pytest.mark.parametrize(
+    ("in_int8", "said"),
+    [(900, "take 1.12 to 1.12 times as much in INT8"), (400, "take 0.50 to 0.50"), (None, "not known")],
+)
+def test_what_int8_does_to_activations_is_told(in_int8: int | None, said: str) -> None:
+    plain = replace(BUILT, activation_bytes=800)
+    assert said in as_text(
+        DOCUMENT, [plain, replace(plain, graph="decoder-steady-3-int8", activation_bytes=in_int8)]
+    )
 
 
 @needs_rtx

@@ -70,11 +70,13 @@ class DenoiserReplica:
         self._decoder: DecoderStage
         if text is None or pictures is None:
             model = load(config)
-            self._text = reader = build_text_encoder(model, config, self._metrics.stage)
-            self._decoder = decoder = build_decoder(model, config, self._metrics.stage, self._tracer)
+            reader, text_engine = build_text_encoder(model, config, self._metrics.stage)
+            decoder, decoder_engine = build_decoder(model, config, self._metrics.stage, self._tracer)
+            self._text, self._decoder = reader, decoder
             beside = reader.warm_up, partial(warm_up_decoder, decoder, model, config)
             self._denoising = build_denoising(model, config, beside)
             self._capacity = measured_capacity(config, model.model.config, self._denoising, decoder)
+            self._provenance = provenance(config, model, text_engine, decoder_engine)
         else:
             self._text = RemoteTextEncoder(text, config.leases.lease_s, self._metrics.text_encoder_changed)
             self._decoder = RemoteDecoder(pictures, config.leases.lease_s, HostCopier(torch.device(config.device)))
@@ -82,7 +84,7 @@ class DenoiserReplica:
             model = load(config, ["transformer", *encoder])
             self._denoising = build_denoising(model, config)
             self._capacity = measured_capacity(config, model.model.config, self._denoising, None)
-        self._provenance = provenance(config, model)
+            self._provenance = provenance(config, model)
         self._denoiser: Denoiser | None = None
         self._stats = ReplicaStats.since(began)
 

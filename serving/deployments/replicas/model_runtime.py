@@ -31,7 +31,7 @@ from engines.video.builder import build_input_encoder
 from engines.video.generator import VideoGenerator
 from engines.video.input import InputEncoder
 from engines.video.stream_engine import StreamEngine
-from serving.config import DTYPES, ServerConfig
+from serving.config import DTYPES, ServerConfig, StageEngine
 from serving.media.encoder import ChunkEncoder, chosen
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.stage_engine import described, open_decoder, open_runner, open_text, served_stages
@@ -46,6 +46,20 @@ from serving.worker.pictures.input_stage import InputStage
 logger = logging.getLogger(__name__)
 
 Config = TypeVar("Config", StreamConfig, VideoStreamConfig)
+
+
+class BuiltText(NamedTuple):
+    """A text encoder, and the engine that runs it."""
+
+    encoder: LocalTextEncoder
+    engine: StageEngine
+
+
+class BuiltDecoder(NamedTuple):
+    """A video decoder, and the engine that runs it."""
+
+    decoder: LocalDecoder
+    engine: StageEngine
 
 
 class Denoising(NamedTuple):
@@ -73,8 +87,14 @@ def load(config: ServerConfig, networks: Collection[Network] = NETWORKS) -> Open
     )  # fmt: skip
 
 
-def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
-    """What this process makes videos with, for whoever wants to make one again."""
+def provenance(
+    config: ServerConfig, opened: OpenedModel, text: StageEngine | None = None, decoder: StageEngine | None = None
+) -> pb.Provenance:
+    """What this process makes videos with, for whoever wants to make one again.
+
+    `text` and `decoder` are the engines that run these stages, where that is known here.
+    """
+    stages = served_stages(config)
     marks = opened.model.identity | (INT8_TEXT if config.text_weights == "int8" else {})
     return pb.Provenance(
         longtake=version("longtake"),
@@ -90,8 +110,8 @@ def provenance(config: ServerConfig, opened: OpenedModel) -> pb.Provenance:
         dtype=config.dtype,
         kernels=described(
             config.backends,
-            config.decoder_engine,
-            config.text_engine,
+            decoder or stages.decoder.likely_engine,
+            text or stages.text.likely_engine,
             config.denoiser_engine,
             config.decoder_convs,
         ),
@@ -117,14 +137,13 @@ def _sized(config: ServerConfig, own: Config) -> list[Config]:
 
 def build_text_encoder(
     model: OpenedModel, config: ServerConfig, observe: Callable[[str, float], None]
-) -> LocalTextEncoder:
+) -> BuiltText:
     """The text encoder."""
-    choice = served_stages(config).text
-    prompts = open_text(model.prompts, model.model.text_encoder, choice).prompts
-    prompts.observe = partial(observe, "text")
-    text = LocalTextEncoder(prompts, ThreadPoolExecutor(1, "text"))
+    opened = open_text(model.prompts, model.model.text_encoder, served_stages(config).text)
+    opened.prompts.observe = partial(observe, "text")
+    text = LocalTextEncoder(opened.prompts, ThreadPoolExecutor(1, "text"))
     text.warm_up()
-    return text
+    return BuiltText(text, opened.engine)
 
 
 def build_decoder(
@@ -132,7 +151,7 @@ def build_decoder(
     config: ServerConfig,
     observe: Callable[[str, float], None],
     tracer: Tracer = UNTRACED,
-) -> LocalDecoder:
+) -> BuiltDecoder:
     """The video decoder."""
     choice = served_stages(config).decoder
     opened = open_decoder(model.model.vae, choice, config.backends)
@@ -145,7 +164,7 @@ def build_decoder(
     decoder = VideoDecoder(decoding, partial(ChunkEncoder, codec=encoder), sessions, observe, tracer)
     pictures = LocalDecoder(decoder, ThreadPoolExecutor(1, "decode"))
     warm_up_decoder(pictures, model, config)
-    return pictures
+    return BuiltDecoder(pictures, opened.engine)
 
 
 def warm_up_decoder(pictures: LocalDecoder, model: OpenedModel, config: ServerConfig) -> None:

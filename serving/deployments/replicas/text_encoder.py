@@ -29,7 +29,7 @@ class TextEncoderReplica:
         join_serve_logs()
         began = time.monotonic()
         self._times, self._busy = StageTimes(), BusyTime()
-        self._text = build_text_encoder(load(config, ["text_encoder"]), config, self._worked)
+        self._text = build_text_encoder(load(config, ["text_encoder"]), config, self._worked).encoder
         self._stats = ReplicaStats.since(began)
 
     def _worked(self, stage: str, seconds: float) -> None:

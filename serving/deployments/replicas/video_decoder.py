@@ -31,7 +31,8 @@ class VideoDecoderReplica:
     def __init__(self, config: ServerConfig) -> None:
         join_serve_logs()
         began = time.monotonic()
-        self._decoder = build_decoder(load(config, ["codec"]), config, StageTimes().stage, exporting_tracer())
+        built = build_decoder(load(config, ["codec"]), config, StageTimes().stage, exporting_tracer())
+        self._decoder = built.decoder
         self._wanted_at: dict[str, float] = {}
         self._admitted = 0
         self._stats = ReplicaStats.since(began)

@@ -57,6 +57,16 @@ def test_what_was_compiled_here_is_found_by_the_next_process(exported: Exported,
     assert list(tmp_path.iterdir()) == [cache]
 
 
+def test_what_cannot_be_read_is_compiled_again(
+    exported: Exported, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = exported.graphs["decoder-first-1"]
+    (tmp_path / "runtime.cache").mkdir()
+    session = StageSession(load(first, first, tmp_path / "runtime.cache"), CPU)
+    session.run({"latents": torch.zeros(first.input("latents").shape)})
+    assert caplog.messages == ["compiled code is not read", "compiled code is not kept"]
+
+
 def test_where_nothing_can_be_kept_a_plan_runs_all_the_same(
     exported: Exported, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

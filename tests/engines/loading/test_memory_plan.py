@@ -18,7 +18,7 @@ from engines.config.video_stream import AnyStreamConfig
 from engines.device.memory_budget import MemoryBudget
 from engines.errors import ConfigError
 from engines.loading.footprint import parameter_bytes, session_bytes
-from engines.loading.memory_plan import CONTEXT_BYTES, WORKSPACE_PER_VALUE, plan_memory
+from engines.loading.memory_plan import CONTEXT_BYTES, WORKSPACE_PER_VALUE, PlanBytes, plan_memory
 from engines.loading.model import Model
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.wan.transformer import CausalTransformer
@@ -118,6 +118,15 @@ def test_an_encoder_beside_a_tiny_decoder_is_counted() -> None:
     plan = {line.what: line.nbytes for line in plan_memory(tiny, torch.bfloat16).fixed}
     assert plan["decoder and encoder"] == codecs[0]
     assert plan["encoding a block"] / 1e9 == pytest.approx(0.92, abs=0.01)
+
+
+def test_a_text_encoder_that_plans_run_has_its_layers_in_each_of_them() -> None:
+    config, plans = preset("longlive-1.3b"), PlanBytes("text", 37_000_000_000, 300_000_000)
+    lines = {line.what: line for line in plan_memory(config, torch.bfloat16, plans=[plans]).fixed}
+    text = config.text_encoder
+    assert lines["text encoder"].nbytes == pytest.approx(2 * text.vocab * text.dim, rel=0.001)
+    assert lines["plans of the text"].nbytes == 37_000_000_000
+    assert lines["activations of the largest plan of the text"].estimated
 
 
 def test_the_14b_model_has_the_tensors_of_wans_and_a_window_of_40_layers_for_every_step() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 from engines.config.presets import preset
-from engines.loading.fingerprint import fingerprint
+from engines.loading.fingerprint import fingerprint, weights_hash
 from engines.loading.model import Model
 
 
@@ -21,6 +21,15 @@ def test_making_a_random_model_leaves_the_process_generator_alone() -> None:
     before = torch.random.get_rng_state()
     Model.random(preset("tiny-taehv"), seed=3)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_hash_of_all_weights_tells_the_last_value_apart_which_a_fingerprint_does_not() -> None:
+    first, second = (Model.random(preset("tiny-taehv"), seed=3).vae for _ in range(2))
+    assert weights_hash(first) == weights_hash(second)
+    last = max(second.parameters(), key=lambda parameter: parameter.numel())
+    last.data[(-1,) * last.dim()] += 1
+    assert fingerprint(first) == fingerprint(second)
+    assert weights_hash(first) != weights_hash(second)
 
 
 def test_the_dtype_is_part_of_the_fingerprint() -> None:

@@ -25,9 +25,11 @@ from engines.plans.tensorrt_builder import Card
 from kernels.dispatch import EAGER
 from serving.cli.main import main
 from serving.cli.weights import plan as plan_command
-from serving.config import StageEngine
+from serving.config import ServerConfig, StageEngine
+from serving.launch import memory_preset
+from serving.launch.memory_preset import memory_plan
 from serving.pipeline import stage_engine
-from serving.pipeline.stage_engine import StageChoice, open_decoder, require_plans
+from serving.pipeline.stage_engine import StageChoice, likely_plans, open_decoder, require_plans
 from serving.weights.loader import open_model
 from tests.engines.vae.pieces import assert_equal, decode
 from tests.support import fake_tensorrt_runtime
@@ -140,6 +142,21 @@ def test_a_plan_is_loaded_by_its_own_library_and_runs(
     assert libraries_of([plan]) == {library}
     kept = [file.name for file in plan.folder.glob("*.cache")]
     assert kept == (["runtime-sm_89.cache"] if library == "tensorrt-rtx" else [])
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["plans", "none"])
+def test_a_servers_memory_counts_plans_and_their_activations_without_reading_weights(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    on_card(monkeypatch, "sm_89", *BOTH)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
+    monkeypatch.setattr(stage_engine, "open_model", None)
+    decoder = choice(models if there else tmp_path)
+    monkeypatch.setattr(memory_preset, "served_stages", lambda config: [decoder])
+    planned = [line for line in memory_plan(ServerConfig(device="cuda")).fixed if "plan" in line.what]
+    plans = sum(plan.manifest.bytes for plan in likely_plans(choice(models)))
+    assert [line.nbytes for line in planned] == ([plans, 0] if there else [])
 
 
 @pytest.mark.parametrize("engine", ["tensorrt", "auto"])

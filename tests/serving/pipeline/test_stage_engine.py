@@ -17,6 +17,7 @@ from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
 from engines.errors import ConfigError, PlanError
 from engines.loading.model import Model
+from engines.plans.store import Plan
 from engines.plans.tensorrt_builder import Card
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.text.prompt import Prompt
@@ -141,6 +142,47 @@ def test_a_plan_that_is_not_there_is_named_with_the_command_that_makes_it(tmp_pa
     said = f"there is no plan of {FIRST_GRAPHS[stage]} .*; make it: {COMMANDS[stage]}$"
     with pytest.raises(PlanError, match=said):
         require_plans(choice(stage, tmp_path))
+
+
+@each_stage
+def test_a_plan_of_weights_of_which_the_last_value_was_another_is_refused(
+    models: Path, monkeypatch: pytest.MonkeyPatch, stage: RunStage
+) -> None:
+    def changed(*arguments: Any, **options: Any) -> OpenedModel:
+        opened = open_model(*arguments, **options)
+        network = opened.model.vae if stage == "decoder" else opened.model.text_encoder
+        largest = max(network.parameters(), key=torch.Tensor.numel)
+        largest.data[(-1,) * largest.dim()] += 1
+        return opened
+
+    monkeypatch.setattr(stage_engine, "open_model", changed)
+    with pytest.raises(PlanError, match=f"was made of other weights than pocket has now; .*{COMMANDS[stage]}$"):
+        require_plans(choice(stage, models))
+
+
+def test_a_plan_that_cannot_be_loaded_is_named_with_what_mends_it(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(plan: Plan, device: torch.device) -> None:
+        raise PlanError(f"the library cannot load the plan of {plan.graph.name}")
+
+    monkeypatch.setattr(stage_engine, "load_plan", fail)
+    said = f"decoder-first-1; remove .*decoder-first-1-[0-9a-f]+, then make it: {COMMANDS['decoder']}$"
+    with pytest.raises(PlanError, match=said):
+        pocket_decoder(choice("decoder", models))
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "likely"),
+    [("auto", CPU, "torch"), ("auto", CUDA, "auto"), ("torch", CUDA, "torch"), ("tensorrt", CUDA, "tensorrt")],
+    ids=str,
+)
+def test_before_plans_were_looked_for_auto_is_known_where_there_are_none(
+    engine: StageEngine, device: torch.device, likely: StageEngine
+) -> None:
+    chosen = StageChoice("decoder", engine, "pocket", "own", None, device)
+    assert chosen.likely_engine == likely
+    assert (f"decoder engine: {likely}" in described(EAGER, likely, "torch")) == (likely != "torch")
 
 
 def test_a_model_that_restyles_videos_too_needs_plans_for_their_first_blocks(models: Path, tmp_path: Path) -> None:
@@ -288,9 +330,9 @@ def test_a_server_by_graphs_of_its_denoiser_restyles_no_videos_and_has_its_own_s
 
 
 def test_engines_are_named_beside_kernels_where_they_are_not_pytorch() -> None:
-    assert described(EAGER, "torch", "auto") == str(EAGER)
+    assert described(EAGER, "torch", "torch") == str(EAGER)
     assert (
         described(EAGER, "onnx", "torch", convs="int8") == f"{EAGER}; decoder engine: onnx, convolutions in INT8"
     )
-    assert described(EAGER, "torch", "auto", "onnx") == f"{EAGER}; denoiser engine: onnx"
+    assert described(EAGER, "torch", "torch", "onnx") == f"{EAGER}; denoiser engine: onnx"
     assert described(EAGER, "onnx", "tensorrt") == f"{EAGER}; decoder engine: onnx; text engine: tensorrt"

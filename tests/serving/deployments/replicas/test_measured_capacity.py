@@ -26,7 +26,7 @@ def untold(stage: str, seconds: float) -> None:
 def test_both_stages_are_measured_before_the_first_session(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
     monkeypatch.setattr("serving.deployments.replicas.measured_capacity.usable_cores", lambda: cores)
     model, (own,) = load(CONFIG), streams(CONFIG)
-    decoder = build_decoder(model, CONFIG, untold)
+    decoder = build_decoder(model, CONFIG, untold).decoder
     capacity = measured_capacity(CONFIG, model.model.config, build_denoising(model, CONFIG), decoder)
     denoise, deliver = capacity.denoising.expect(own, 0.0), capacity.delivering.expect(own, 0.0)
     assert 0 < denoise < 10

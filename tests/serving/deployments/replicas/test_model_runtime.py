@@ -31,6 +31,7 @@ from serving.deployments.replicas.model_runtime import (
     build_denoising,
     build_text_encoder,
     load,
+    provenance,
     streams,
 )
 from serving.pipeline.video_decoder import DecoderStart
@@ -79,7 +80,8 @@ def test_every_stage_is_warmed_up_in_the_thread_that_runs_it(
     threads: dict[str, list[tuple[str, tuple[int, ...]]]],
 ) -> None:
     model = load(CONFIG)
-    text, pictures = build_text_encoder(model, CONFIG, untold), build_decoder(model, CONFIG, untold)
+    text = build_text_encoder(model, CONFIG, untold).encoder
+    pictures = build_decoder(model, CONFIG, untold).decoder
     engine, executor, *_ = build_denoising(model, CONFIG)
     generator = engine.text
     warm = {network: set(calls) for network, calls in threads.items()}
@@ -101,6 +103,12 @@ def test_every_stage_is_warmed_up_in_the_thread_that_runs_it(
     for network in ("CausalTransformer.denoise", "CausalTransformer.write_kv", "TAEHV.decode"):
         assert set(threads[network]) <= warm[network]
     assert {name for name, _ in threads["UMT5Encoder.forward"]} == {"text_0"}
+
+
+def test_what_videos_are_made_with_are_the_engines_that_were_chosen() -> None:
+    model = load(CONFIG, ["codec"])
+    assert "engine" not in provenance(CONFIG, model).kernels
+    assert provenance(CONFIG, model, "torch", "tensorrt").kernels.endswith("; decoder engine: tensorrt")
 
 
 def test_declared_sizes_have_room_and_graphs(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from serving.config import ServerConfig
 from serving.deployments.replicas import text_encoder
+from serving.deployments.replicas.model_runtime import BuiltText
 from serving.deployments.replicas.text_encoder import MOST_TENTHS, TextEncoderReplica
 from serving.deployments.scaling.replica_stats import BusyTime
 from serving.pipeline.stages import LocalTextEncoder
@@ -39,7 +40,7 @@ def test_one_whose_device_has_failed_is_not_well(monkeypatch: pytest.MonkeyPatch
     text = LocalTextEncoder(broken, ThreadPoolExecutor(1))
     monkeypatch.setattr(text_encoder, "load", lambda *_: None)
     monkeypatch.setattr(text_encoder, "StageTimes", Times)
-    monkeypatch.setattr(text_encoder, "build_text_encoder", lambda *_: text)
+    monkeypatch.setattr(text_encoder, "build_text_encoder", lambda *_: BuiltText(text, "torch"))
 
     async def encode() -> None:
         replica = TextEncoderReplica(ServerConfig())
@@ -58,7 +59,13 @@ def test_it_says_what_part_of_its_time_prompts_take(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(text_encoder, "load", lambda *_: None)
     monkeypatch.setattr(text_encoder, "StageTimes", Times)
     monkeypatch.setattr(text_encoder, "BusyTime", lambda: BusyTime(clock))
-    monkeypatch.setattr(text_encoder, "build_text_encoder", lambda *given: told.append(given[-1]))
+    nothing: Any = None
+
+    def built(model: None, config: ServerConfig, observe: Callable[[str, float], None]) -> BuiltText:
+        told.append(observe)
+        return BuiltText(nothing, "torch")
+
+    monkeypatch.setattr(text_encoder, "build_text_encoder", built)
     replica = TextEncoderReplica(ServerConfig())
 
     async def share() -> float:

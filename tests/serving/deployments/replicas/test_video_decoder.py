@@ -11,6 +11,7 @@ import torch
 
 from serving.config import ServerConfig
 from serving.deployments.replicas import video_decoder
+from serving.deployments.replicas.model_runtime import BuiltDecoder
 from serving.deployments.replicas.remote_stages import Latents
 from serving.deployments.replicas.video_decoder import ABANDONED_S, VideoDecoderReplica
 from serving.errors import SlotsFull
@@ -57,9 +58,9 @@ class Clock:
 
 @pytest.fixture
 def decoding(monkeypatch: pytest.MonkeyPatch) -> Decoding:
-    found = Decoding()
+    found: Any = Decoding()
     monkeypatch.setattr(video_decoder, "load", lambda *_: None)
-    monkeypatch.setattr(video_decoder, "build_decoder", lambda *_: found)
+    monkeypatch.setattr(video_decoder, "build_decoder", lambda *_: BuiltDecoder(found, "torch"))
     monkeypatch.setattr(video_decoder, "StageTimes", lambda: type("Times", (), {"stage": None}))
     return found
 
@@ -92,7 +93,8 @@ def test_one_whose_device_has_failed_is_not_well(monkeypatch: pytest.MonkeyPatch
         raise torch.AcceleratorError("a device-side assert")
 
     broken: Any = type("Broken", (), {"decode": fail})()
-    monkeypatch.setattr(video_decoder, "build_decoder", lambda *_: LocalDecoder(broken, ThreadPoolExecutor(1)))
+    pictures = LocalDecoder(broken, ThreadPoolExecutor(1))
+    monkeypatch.setattr(video_decoder, "build_decoder", lambda *_: BuiltDecoder(pictures, "torch"))
 
     async def decode() -> None:
         replica = VideoDecoderReplica(ServerConfig())
