@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness.chart import Chart
+from benchmarks.harness.chart import Chart, Rendered
 from benchmarks.harness.host_cluster import HostCluster
 from benchmarks.harness.namespaces import Hosts
 from benchmarks.harness.ray_head import GROUPS, VALUES, operated
@@ -81,24 +81,29 @@ def seen_by(viewer: Viewer) -> dict[str, Any]:
 def config_changed(chart: Chart, folder: Path) -> dict[str, Any]:
     """What sessions see of config after config, and how long it takes until each is what there is.
 
-    Of three denoisers, each of which has a session, two go; the third one has slots for all.
+    Of three denoisers, each of which has a session, two go; the third one has slots for all. Another setting
+    replaces all managers and denoisers, of which there are two, and then one.
     """
-    values = (*VALUES, "server.slots=3")
-    rendered = chart.render(*values)
-    with operated(rendered, folder, GROUPS) as server, Client(server.grpc) as client:
-        server.put(rendered)
+
+    def config(slots: int, denoisers: int) -> Rendered:
+        return chart.render(*VALUES, f"server.slots={slots}", f"replicas.denoisers={denoisers}")
+
+    first = config(3, 1)
+    with operated(first, folder, GROUPS) as server, Client(server.grpc) as client:
+        server.put(first)
         server.wait_until_running()
-
-        def scale(denoisers: int) -> None:
-            server.scale(chart.render(*values, f"replicas.denoisers={denoisers}"), denoisers)
-
-        other = chart.render(*VALUES, "server.slots=4")
-        return {
-            "a second denoiser": changed(client, server.grpc, lambda: scale(2)),
-            "a third": changed(client, server.grpc, lambda: scale(3)),
-            "two fewer": changed(client, server.grpc, lambda: scale(1), sessions=3),
-            "another setting": changed(client, server.grpc, lambda: server.replace(other)),
+        found = {
+            "a second denoiser": changed(client, server.grpc, lambda: server.scale(config(3, 2), 2)),
+            "a third": changed(client, server.grpc, lambda: server.scale(config(3, 3), 3)),
+            "two fewer": changed(client, server.grpc, lambda: server.scale(config(3, 1), 1), sessions=3),
         }
+        server.scale(config(3, 2), 2)
+        found["another setting, two denoisers"] = changed(
+            client, server.grpc, lambda: server.replace(config(4, 2))
+        )
+        server.scale(config(4, 1), 1)
+        found["another setting, one denoiser"] = changed(client, server.grpc, lambda: server.replace(config(5, 1)))
+        return found
 
 
 def changed(client: Client, address: str, change: Callable[[], None], sessions: int = 1) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def _said_of_int8(rows: Sequence[Built]) -> str:
     if not known:
         return "What their activations take in INT8 is not known."
     ratios = sorted(rounded / plain for plain, rounded in known)
-    return f"Their activations take {ratios[0]:.2f} to {ratios[-1]:.2f} times as much in INT8; by INT8 kernels half."
+    return f"Activations take {ratios[0]:.2f} to {ratios[-1]:.2f} times as much in INT8; by INT8 kernels half."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,7 +1,7 @@
 """Frames a second of one session by the engines of a CPU: `python -m benchmarks.served_engines`.
 
-`longtake serve` makes an unpaced session's 96x160 pictures, its decoder and its denoiser by PyTorch or by plans of
-onnxruntime's, on one thread each. The pocket model has a decoder of its own; tiny-taehv is a tiny transformer of
+`longtake serve` runs the decoder and the denoiser of an unpaced session by PyTorch or by plans of onnxruntime's,
+on one thread each. The pocket model (96x160) has a decoder of its own; tiny-taehv (64x96) is a tiny transformer of
 random weights before TAEHV.
 """
 
@@ -22,7 +22,6 @@ from serving.deployments.server_process import local_server
 MODELS = ("pocket", "tiny-taehv")
 PLANNED = ("decoder", "denoiser")
 RUNS = 3
-SIZE = "96x160"
 
 ENGINES = {
     "PyTorch": "",
@@ -36,7 +35,7 @@ ENGINES = {
 def plan(model: str, models: Path) -> None:
     """Make all plans of a model. Raises RuntimeError where that fails."""
     for stage in PLANNED:
-        command = f"plan {model} --stage {stage} --for cpu --library onnxruntime --size {SIZE} --models-dir"
+        command = f"plan {model} --stage {stage} --for cpu --library onnxruntime --models-dir"
         if code := longtake([*shlex.split(command), str(models)]):
             raise RuntimeError(f"longtake {command} ended with {code}")
 
@@ -49,16 +48,7 @@ def measure(seconds: float, folder: Path) -> dict[str, Any]:
         plan(model, folder)
         found[model] = {}
         for name, engines in ENGINES.items():
-            common = (
-                "--model",
-                model,
-                "--sizes",
-                SIZE,
-                "--models-dir",
-                str(folder),
-                "--recordings",
-                str(folder / "films"),
-            )
+            common = ("--model", model, "--models-dir", str(folder), "--recordings", str(folder / "films"))
             with local_server([*common, *shlex.split(engines), "--threads", "1"]) as server:
                 film = folder / "film.mp4"
                 rates = [asyncio.run(unpaced(server.address, film, frames)) for _ in range(RUNS)]
