@@ -145,6 +145,7 @@ class SessionManagerReplica:
         this, deployment = this_replica(), this_deployment_id()
         while not departures.has_left(this):
             await asyncio.sleep(DEPARTURE_S)
+        await self._sessions.finish_moves()
         self._sessions.leave()
         while not departures.staying(deployment):
             await asyncio.sleep(DEPARTURE_S)

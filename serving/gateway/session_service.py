@@ -139,6 +139,10 @@ class SessionService(SessionAPI):
         """Whether there are sessions that no other manager has adopted."""
         return self._failover.is_standby
 
+    async def finish_moves(self) -> None:
+        """As `Failover.finish_moves`."""
+        await self._failover.finish_moves()
+
     def end_streams(self) -> None:
         """Have all who watch or steer come again: other managers are there to answer."""
         self._handoff.begin()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -32,6 +32,12 @@ COMMITTED_EVERY_S = 0.05
 """How often it is looked whether the register has answered for a session that nobody waits for."""
 
 DESTINATION_KEPT_S = 1.0
+
+SAME_TIME_S = 1.0
+"""What is taken away as one is heard of within it."""
+
+MOVES_S = 60.0
+"""The longest that a manager stays for sessions to move: a replica that starts for them may load a large model."""
 """How old the answer may be whether all sessions are to go to another server."""
 
 
@@ -71,6 +77,7 @@ class Failover:
         self._adoptions = Adoptions(self._host, self._sessions, self._kept, self._standby, self._background)
         self._renewals = Renewals(self._host, self._sessions, self._adoptions.look_after, self._background)
         self._is_begun = False
+        self._leaving: Sequence[str] = ()
 
     def start(self) -> None:
         """Begin to renew leases, on the event loop. To begin again does nothing."""
@@ -92,6 +99,18 @@ class Failover:
     def is_standby(self) -> bool:
         """Whether there are sessions that this manager keeps."""
         return bool(self._sessions)
+
+    async def finish_moves(self) -> None:
+        """Wait, for a minute at most, until sessions have moved whose replicas are being taken away too.
+
+        For a manager that is being taken away: one that is new has never heard of replicas that are on their way
+        out, and could reach none of them.
+        """
+        await asyncio.sleep(SAME_TIME_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(MOVES_S):
+                while any(session.is_on(each) for session in self._sessions.values() for each in self._leaving):
+                    await asyncio.sleep(self._config.renew_every_s / 2)
 
     async def stop(self) -> None:
         """Renew nothing any more: other managers adopt the sessions."""
@@ -185,6 +204,7 @@ class Failover:
         while True:
             replicas = await self._renewals.replicas()
             self._renewals.follow(replicas.all)
+            self._leaving = replicas.leaving
             destination = await self._where_to(destination)
             has_room = any(room > 0 for room in self.contacts.rooms(replicas.speaking).values())
             for session in list(self._sessions.values()):

@@ -27,7 +27,7 @@ def plan(models: Path, model: str, stage: str, *options: str) -> int:
 
 
 def manifests(models: Path, model: str) -> dict[str, PlanManifest]:
-    found = [PlanManifest.read(folder) for folder in sorted((models / model / PLANS).iterdir())]
+    found = [PlanManifest.read(folder) for folder in sorted((models / model / PLANS).glob("*-*"))]
     return {manifest.key.name: manifest for manifest in found}
 
 

@@ -13,6 +13,7 @@ from engines.errors import SnapshotError
 from engines.streaming import snapshot as stream_snapshot
 from engines.streaming.generator import Generator
 from engines.streaming.snapshot import Restored, Snapshot, restore
+from serving.gateway.failover.failover import SAME_TIME_S
 from serving.gateway.ownership.standby_session import StandbySession
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -238,6 +239,27 @@ def test_a_manager_that_leaves_hands_its_sessions_to_another_one_without_a_pause
             assert viewer.resumed == 1
 
     run(hand_over())
+
+
+def test_a_manager_that_leaves_with_a_replica_stays_until_its_sessions_have_moved(
+    pocket: OpenedModel, tmp_path: Path
+) -> None:
+    async def leave_both() -> None:
+        async with cluster(pocket, tmp_path, slots=1) as there:
+            leaving = there.managers[0]
+            session, other = await started(leaving), await created(leaving)
+            viewer = Viewer(leaving, session)
+            await viewer.sees(45)
+            before = leave(there, session)
+            going = asyncio.create_task(leaving.finish_moves())
+            await asyncio.sleep(SAME_TIME_S + 0.3)
+            await viewer.sees(END)
+            assert not going.done(), "there is no room for the session on the other replica"
+            await leaving.delete(other.id, ANNA)
+            await going
+            assert there.leased(session.id) not in ([], [before])
+
+    run(leave_both())
 
 
 def test_a_manager_dies_in_the_middle_of_a_move_and_another_one_moves_the_session(
