@@ -32,13 +32,13 @@ COMMITTED_EVERY_S = 0.05
 """How often it is looked whether the register has answered for a session that nobody waits for."""
 
 DESTINATION_KEPT_S = 1.0
+"""How old the answer may be whether all sessions are to go to another server."""
 
 SAME_TIME_S = 1.0
 """What is taken away as one is heard of within it."""
 
 MOVES_S = 60.0
 """The longest that a manager stays for sessions to move: a replica that starts for them may load a large model."""
-"""How old the answer may be whether all sessions are to go to another server."""
 
 
 class Failover:
