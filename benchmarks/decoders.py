@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from benchmarks.measure.stage_engines import (
     LIBRARIES,
     Call,
     Engine,
+    EngineRow,
     Subject,
     add_arguments,
     by_onnxruntime,
@@ -53,6 +55,19 @@ CODECS = ("pocket", "TAEHV", "Wan VAE")
 BLOCK, PICTURES = 3, 12
 WATCHED = 8
 """Rows and columns of latents with which convolutions are watched that are to be in INT8."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """PSNR, in dB, of a block in bf16 against fp32: by transposed convolutions, and by repeated pixels."""
+
+    codec: str
+    as_it_is: float
+    by_repeated_pixels: float
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.codec} in bf16: {self.as_it_is} dB; by repeated pixels {self.by_repeated_pixels} dB"
 
 
 @dataclass(frozen=True)
@@ -127,6 +142,19 @@ class Codec:
                 sessions = partial(by_plans, wanted, library, device)
                 yield Engine(name, partial(self._planned, sessions, device))
 
+    def rounding(self) -> Rounding | None:
+        """Of the second block of a stream; None where no pictures are doubled."""
+        cpu = torch.device("cpu")
+        low = self.moved(cpu, torch.bfloat16)
+        doublings = [layer for layer in low.modules() if isinstance(layer, DoublingConv)]
+        if not doublings:
+            return None
+        exact, by_sums = (255 * self._second_block(codec, cpu)() for codec in (self.model.vae, low))
+        for layer in doublings:
+            layer.enlarge = partial(_of_repeated_pixels, layer)  # type: ignore[method-assign]
+        by_pixels = 255 * self._second_block(low, cpu)()
+        return Rounding(self.name, round(psnr(by_sums, exact), 2), round(psnr(by_pixels, exact), 2))
+
     def _changed(
         self, make: Callable[[], Autoencoder], change: Callable[[Autoencoder], Autoencoder], device: torch.device
     ) -> Call:
@@ -160,36 +188,6 @@ def _compiled(codec: Autoencoder) -> Autoencoder:
     return codec
 
 
-@dataclass(frozen=True)
-class Rounding:
-    """PSNR, in dB, of a block in bf16 against fp32: by transposed convolutions, and by repeated pixels."""
-
-    codec: str
-    as_it_is: float
-    by_repeated_pixels: float
-
-    @classmethod
-    @torch.inference_mode()
-    def of(cls, codec: Codec) -> Rounding:
-        """Of the second block of a stream."""
-        cpu = torch.device("cpu")
-        exact = 255 * codec._second_block(codec.model.vae, cpu)()
-        low = codec.moved(cpu, torch.bfloat16)
-        by_sums = codec._second_block(low, cpu)()
-        for layer in _doublings(low):
-            layer.enlarge = partial(_of_repeated_pixels, layer)  # type: ignore[method-assign]
-        by_pixels = codec._second_block(low, cpu)()
-        return cls(codec.name, round(psnr(255 * by_sums, exact), 2), round(psnr(255 * by_pixels, exact), 2))
-
-    @override
-    def __str__(self) -> str:
-        return f"{self.codec} in bf16: {self.as_it_is} dB; by repeated pixels {self.by_repeated_pixels} dB"
-
-
-def _doublings(codec: Autoencoder) -> list[DoublingConv]:
-    return [layer for layer in codec.modules() if isinstance(layer, DoublingConv)]
-
-
 def _of_repeated_pixels(layer: DoublingConv, x: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(F.interpolate(x, scale_factor=2.0), layer.weight, bias, padding=1)
 
@@ -202,12 +200,18 @@ def main(arguments: list[str] | None = None) -> int:
     add_arguments(parser, "blocks")
     options = parser.parse_args(arguments)
     device = chosen_device(parser, options)
-    codecs = [Codec.of(name, size) for size in options.sizes for name in options.codecs]
-    doubling = [codec for codec in codecs if _doublings(codec.model.vae)]
-    roundings = [Rounding.of(codec) for codec in doubling] if device.type == "cpu" else []
-    rows = (row for codec in codecs for row in measure_stage(codec, device, options.runs))
-    failed = report(rows, device, options.json, bf16=[asdict(rounding) for rounding in roundings])
-    print(*roundings, sep="\n")
+    roundings = list[dict[str, Any]]()
+
+    def rows() -> Iterator[EngineRow]:
+        for size in options.sizes:
+            for name in options.codecs:
+                codec = Codec.of(name, size)
+                yield from measure_stage(codec, device, options.runs)
+                if device.type == "cpu" and (rounding := codec.rounding()) is not None:
+                    roundings.append(asdict(rounding))
+
+    failed = report(rows(), device, options.json, bf16=roundings)
+    print(*(Rounding(**each) for each in roundings), sep="\n")
     return failed
 
 

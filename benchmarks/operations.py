@@ -27,7 +27,7 @@ import torch
 from benchmarks.harness.chart import Chart, Rendered
 from benchmarks.harness.host_cluster import HostCluster
 from benchmarks.harness.namespaces import Hosts
-from benchmarks.harness.ray_head import GROUPS, VALUES, operated
+from benchmarks.harness.ray_head import GROUPS, SCALED, VALUES, operated
 from benchmarks.harness.replicas import Replicas, joined_server, log_lines
 from benchmarks.harness.viewer import Viewer, watched
 from benchmarks.measure.machine import RESULTS, Machine
@@ -43,10 +43,6 @@ from serving.timeline.cue import Blend, Cue
 PROMPT = "a red balloon drifting steadily to the right over rolling hills at noon under a clear sky"
 LEASE_S = 3.0
 SLOTS, MOST = 2, 3
-SCALED = (
-    "insecure=true", "autoscaling.enabled=true", "autoscaling.downscaleSeconds=3", "shutdown.replicaSeconds=60",
-    "shutdown.managerSeconds=90", f"server.slots={SLOTS}", f"autoscaling.denoisers.max={MOST}",
-)  # fmt: skip
 LOOK_S = 0.05
 
 
@@ -73,6 +69,19 @@ def seen_by(viewer: Viewer) -> dict[str, Any]:
     assert viewer.is_whole(), "a frame is missing, or came twice"
     kinds = [pb.ResumeKind.Name(moved.kind) for moved in viewer.resumed]
     return {"frames": len(viewer.frames), "longest_wait_s": round(viewer.longest_wait_s, 2), "moves": kinds}
+
+
+def timed(address: str, change: Callable[[], object], *sessions: pb.Session) -> tuple[float, list[Viewer]]:
+    """How long a change takes, in seconds, and what a viewer of each session sees of it."""
+    took: list[float] = []
+
+    def change_it() -> None:
+        began = time.monotonic()
+        change()
+        took.append(round(time.monotonic() - began, 2))
+
+    viewers = asyncio.run(watched(address, change_it, *sessions))
+    return took[0], viewers
 
 
 # The chart's Serve config
@@ -108,25 +117,18 @@ def config_changed(chart: Chart, folder: Path) -> dict[str, Any]:
 
 def changed(client: Client, address: str, change: Callable[[], None], sessions: int = 1) -> dict[str, Any]:
     """What sessions, each on a denoiser of its own, see of a change, and how long that takes."""
-    took: list[float] = []
-
-    def timed() -> None:
-        began = time.monotonic()
-        change()
-        took.append(round(time.monotonic() - began, 2))
-
     opened = [playing(client) for _ in range(sessions)]
     assert len({client.get(session.id).replica for session in opened}) == sessions, "two are on one denoiser"
-    viewers = asyncio.run(watched(address, timed, *opened))
+    done_s, viewers = timed(address, change, *opened)
     for session in opened:
         client.delete(session.id)
-    return {"done_s": took[0], "sessions": [seen_by(viewer) for viewer in viewers]}
+    return {"done_s": done_s, "sessions": [seen_by(viewer) for viewer in viewers]}
 
 
 def scaled_by_slots(chart: Chart, folder: Path) -> dict[str, Any]:
     """From when a session comes that leaves too few free slots until there is another denoiser."""
     took, refused = [], 0
-    rendered = chart.render(*SCALED)
+    rendered = chart.render(*SCALED, f"server.slots={SLOTS}", f"autoscaling.denoisers.max={MOST}")
     with operated(rendered, folder, {"front": 2, "denoiser": MOST}) as server, Client(server.grpc) as client:
         server.put(rendered)
         server.wait_until_running()
@@ -151,13 +153,8 @@ def host_drained(folder: Path) -> dict[str, Any]:
         with Client(cluster.address) as client:
             session = playing(client)
             host = cluster.host_of(client.get(session.id))
-        took: list[float] = []
-
-        def drain() -> None:
-            took.append(cluster.drain(host))
-
-        (viewer,) = asyncio.run(watched(cluster.address, drain, session))
-        return {"gone_s": round(took[0], 2), **seen_by(viewer)}
+        gone_s, (viewer,) = timed(cluster.address, lambda: cluster.drain(host), session)
+        return {"gone_s": gone_s, **seen_by(viewer)}
 
 
 # A manager

@@ -17,10 +17,12 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness.chart import Rendered, serve_config
+from benchmarks.harness.chart import INSECURE, Rendered, serve_config
 from serving.deployments.server_process import free_ports
 
-VALUES = ("insecure=true", "shutdown.replicaSeconds=60", "shutdown.managerSeconds=90", "replicas.managers=2")
+QUICK = (*INSECURE, "shutdown.replicaSeconds=60", "shutdown.managerSeconds=90")
+SCALED = (*QUICK, "autoscaling.enabled=true", "autoscaling.downscaleSeconds=3")
+VALUES = (*QUICK, "replicas.managers=2")
 """Of a server for which a head with the resources GROUPS has room."""
 TWO = (*VALUES, "replicas.denoisers=2")
 GROUPS = {"front": 4, "denoiser": 3}
@@ -66,8 +68,13 @@ class Operated:
     def replace(self, rendered: Rendered) -> None:
         """Put another config, and wait until it has replaced every denoiser and every manager."""
         before = self.all_replicas("Denoiser", "SessionManager")
+
+        def is_replaced() -> bool:
+            now = self.all_replicas("Denoiser", "SessionManager")
+            return len(now - before) == len(now) == len(before)
+
         self.put(rendered)
-        self.wait_for(lambda: not before & self.all_replicas("Denoiser", "SessionManager"))
+        self.wait_for(is_replaced)
         self.wait_until_running()
 
     def scale(self, rendered: Rendered, denoisers: int) -> None:

@@ -254,10 +254,6 @@ def _open_plans(choice: StageChoice) -> _Opened:
         return _Opened("torch")
     told = f"{choice.stage} engine"
     try:
-        if choice.other_sizes:
-            raise PlanError("pictures may be of any size, and plans are of one each; say --sizes")
-        if choice.stage == "text" and choice.int8_text:
-            raise PlanError("its weights are in INT8, which plans of a text encoder are not")
         found = _find(choice)
         sessions = [StageSession(_loaded(each, choice.device), choice.device) for each in found]
     except PlanError as error:
@@ -296,6 +292,10 @@ def likely_plans(choice: StageChoice) -> list[Plan]:
 
 
 def _find(choice: StageChoice, *, read: bool = True) -> list[_Found]:
+    if choice.other_sizes:
+        raise PlanError("pictures may be of any size, and plans are of one each; say --sizes")
+    if choice.stage == "text" and choice.int8_text:
+        raise PlanError("its weights are in INT8, which plans of a text encoder are not")
     models = models_folder(choice.models_dir)
     config = model_config(choice.model, models)
     in_8_bits = choice.stage == "denoiser" and config.transformer.quantization is not None

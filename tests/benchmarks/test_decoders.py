@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import decoders, denoiser, text_encoder
-from benchmarks.decoders import Codec, Rounding
+from benchmarks.decoders import Codec
 
 
 def test_onnxruntime_decodes_what_pytorch_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +23,8 @@ def test_onnxruntime_decodes_what_pytorch_does(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_in_bf16_doublings_lose_little_more_than_repeated_pixels() -> None:
-    lost = Rounding.of(Codec.of("TAEHV", (32, 48)))
+    lost = Codec.of("TAEHV", (32, 48)).rounding()
+    assert lost is not None
     assert lost.by_repeated_pixels - 2 < lost.as_it_is != lost.by_repeated_pixels > 40
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks.harness.chart import CHART, NAME
+from benchmarks.harness.chart import CHART, INSECURE, NAME
 from tests.helm.cluster import Cluster, HelmFailed, cluster
 from tests.helm.schemas import problem_of
 
-SMALL = ("insecure=true",)
+SMALL = INSECURE
 FULL = (
     *SMALL, "weights.create=true", "weights.download.enabled=true", "weights.download.model=longlive",
     "monitoring.podMonitor.enabled=true", "monitoring.dashboard.enabled=true", "routes.enabled=true",

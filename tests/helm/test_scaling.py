@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from benchmarks.harness.chart import Chart
-from benchmarks.harness.ray_head import Operated, operated
+from benchmarks.harness.ray_head import SCALED, Operated, operated
 from benchmarks.harness.viewer import watched
 from serving.deployments.scaling.policy import NOTICED_S
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -23,16 +23,12 @@ from tests.serving.live.scenes import playing
 pytestmark = pytest.mark.slow
 
 SLOTS, MOST = 2, 3
-VALUES = (
-    "insecure=true", "autoscaling.enabled=true", "autoscaling.downscaleSeconds=3", "shutdown.replicaSeconds=60",
-    "shutdown.managerSeconds=90",
-)  # fmt: skip
 GROUPS = {"front": 2, "denoiser": MOST, "decoder": MOST, "text": 1}
 
 
 @contextmanager
 def scaled(chart: Chart, folders: pytest.TempPathFactory, *values: str) -> Iterator[Operated]:
-    rendered = chart.render(*VALUES, *values)
+    rendered = chart.render(*SCALED, *values)
     # Ray puts sockets there, whose names may not be long.
     with operated(rendered, folders.mktemp("a"), GROUPS) as found:
         found.put(rendered)

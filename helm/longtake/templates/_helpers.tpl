@@ -53,6 +53,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- ceil (divf .Values.replicas.managers .Values.pods.front.managersPerPod) | int -}}
 {{- end -}}
 
+{{/* How many pods there are at first: the root, and what their replicas are called. */}}
+{{- define "longtake.pods" -}}
+{{- $values := (index . 0).Values -}}
+{{- if $values.autoscaling.enabled -}}
+{{- (get $values.autoscaling (index . 1)).min -}}
+{{- else -}}
+{{- get $values.replicas (index . 1) -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What contradicts what. A JSON schema cannot say it. */}}
 {{- define "longtake.check" -}}
 {{- $values := .Values -}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -77,7 +77,6 @@ class Failover:
         self._adoptions = Adoptions(self._host, self._sessions, self._kept, self._standby, self._background)
         self._renewals = Renewals(self._host, self._sessions, self._adoptions.look_after, self._background)
         self._is_begun = False
-        self._leaving: Sequence[str] = ()
 
     def start(self) -> None:
         """Begin to renew leases, on the event loop. To begin again does nothing."""
@@ -109,8 +108,12 @@ class Failover:
         await asyncio.sleep(SAME_TIME_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(MOVES_S):
-                while any(session.is_on(each) for session in self._sessions.values() for each in self._leaving):
+                while await self._has_moving():
                     await asyncio.sleep(self._config.renew_every_s / 2)
+
+    async def _has_moving(self) -> bool:
+        leaving = (await self._renewals.replicas()).leaving
+        return any(session.is_on(replica) for session in self._sessions.values() for replica in leaving)
 
     async def stop(self) -> None:
         """Renew nothing any more: other managers adopt the sessions."""
@@ -204,7 +207,6 @@ class Failover:
         while True:
             replicas = await self._renewals.replicas()
             self._renewals.follow(replicas.all)
-            self._leaving = replicas.leaving
             destination = await self._where_to(destination)
             has_room = any(room > 0 for room in self.contacts.rooms(replicas.speaking).values())
             for session in list(self._sessions.values()):

@@ -144,19 +144,19 @@ def test_a_plan_is_loaded_by_its_own_library_and_runs(
     assert kept == (["runtime-sm_89.cache"] if library == "tensorrt-rtx" else [])
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["plans", "none"])
+@pytest.mark.parametrize("why", ["plans", "none", "other sizes"])
 def test_a_servers_memory_counts_plans_and_their_activations_without_reading_weights(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     on_card(monkeypatch, "sm_89", *BOTH)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 9))
     monkeypatch.setattr(stage_engine, "open_model", None)
-    decoder = choice(models if there else tmp_path)
+    decoder = replace(choice(tmp_path if why == "none" else models), other_sizes=why == "other sizes")
     monkeypatch.setattr(memory_preset, "served_stages", lambda config: [decoder])
     planned = [line for line in memory_plan(ServerConfig(device="cuda")).fixed if "plan" in line.what]
     plans = sum(plan.manifest.bytes for plan in likely_plans(choice(models)))
-    assert [line.nbytes for line in planned] == ([plans, 0] if there else [])
+    assert [line.nbytes for line in planned] == ([plans, 0] if why == "plans" else [])
 
 
 @pytest.mark.parametrize("engine", ["tensorrt", "auto"])

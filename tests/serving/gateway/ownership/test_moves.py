@@ -91,14 +91,19 @@ def test_a_stream_that_cannot_move_as_it_is_is_rebuilt(
     run(move())
 
 
+async def left_without_room(there: Cluster, manager: SessionService) -> tuple[pb.Session, pb.Session, Viewer, str]:
+    """A session whose replica is being taken away, one that fills the other replica, a viewer, and the replica."""
+    session, other = await started(manager), await created(manager)
+    viewer = Viewer(manager, session)
+    await viewer.sees(21)
+    return session, other, viewer, leave(there, session)
+
+
 def test_a_session_stays_until_there_is_room_elsewhere(pocket: OpenedModel, tmp_path: Path) -> None:
     async def wait() -> None:
         async with cluster(pocket, tmp_path, slots=1) as there:
             manager = there.managers[0]
-            session, other = await started(manager), await created(manager)
-            viewer = Viewer(manager, session)
-            await viewer.sees(21)
-            before = leave(there, session)
+            session, other, viewer, before = await left_without_room(there, manager)
             await viewer.sees(END)
             assert there.owner_of(session.id) == before
             await manager.delete(other.id, ANNA)
@@ -247,10 +252,7 @@ def test_a_manager_that_leaves_with_a_replica_stays_until_its_sessions_have_move
     async def leave_both() -> None:
         async with cluster(pocket, tmp_path, slots=1) as there:
             leaving = there.managers[0]
-            session, other = await started(leaving), await created(leaving)
-            viewer = Viewer(leaving, session)
-            await viewer.sees(45)
-            before = leave(there, session)
+            session, other, viewer, before = await left_without_room(there, leaving)
             going = asyncio.create_task(leaving.finish_moves())
             await asyncio.sleep(SAME_TIME_S + 0.3)
             await viewer.sees(END)
