@@ -112,8 +112,10 @@ class Failover:
                     await asyncio.sleep(self._config.renew_every_s / 2)
 
     async def _has_moving(self) -> bool:
+        """Sessions whose standby is here, or that only have viewers here."""
         leaving = (await self._renewals.replicas()).leaving
-        return any(session.is_on(replica) for session in self._sessions.values() for replica in leaving)
+        kept = any(session.is_on(replica) for session in self._sessions.values() for replica in leaving)
+        return kept or any(map(self._renewals.reads_from, leaving))
 
     async def stop(self) -> None:
         """Renew nothing any more: other managers adopt the sessions."""

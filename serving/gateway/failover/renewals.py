@@ -82,6 +82,10 @@ class Renewals:
         """A stream of the replica is read here."""
         self._streams[stream] = replica
 
+    def reads_from(self, replica: str) -> bool:
+        """Whether any stream of the replica is read here."""
+        return replica in self._streams.values()
+
     def stream_closed(self, stream: str) -> None:
         """It is not read any more."""
         self._streams.pop(stream, None)

@@ -91,10 +91,12 @@ def test_a_stream_that_cannot_move_as_it_is_is_rebuilt(
     run(move())
 
 
-async def left_without_room(there: Cluster, manager: SessionService) -> tuple[pb.Session, pb.Session, Viewer, str]:
+async def left_without_room(
+    there: Cluster, manager: SessionService, watched_at: SessionService
+) -> tuple[pb.Session, pb.Session, Viewer, str]:
     """A session whose replica is being taken away, one that fills the other replica, a viewer, and the replica."""
     session, other = await started(manager), await created(manager)
-    viewer = Viewer(manager, session)
+    viewer = Viewer(watched_at, session)
     await viewer.sees(21)
     return session, other, viewer, leave(there, session)
 
@@ -103,7 +105,7 @@ def test_a_session_stays_until_there_is_room_elsewhere(pocket: OpenedModel, tmp_
     async def wait() -> None:
         async with cluster(pocket, tmp_path, slots=1) as there:
             manager = there.managers[0]
-            session, other, viewer, before = await left_without_room(there, manager)
+            session, other, viewer, before = await left_without_room(there, manager, manager)
             await viewer.sees(END)
             assert there.owner_of(session.id) == before
             await manager.delete(other.id, ANNA)
@@ -246,13 +248,14 @@ def test_a_manager_that_leaves_hands_its_sessions_to_another_one_without_a_pause
     run(hand_over())
 
 
-def test_a_manager_that_leaves_with_a_replica_stays_until_its_sessions_have_moved(
-    pocket: OpenedModel, tmp_path: Path
+@pytest.mark.parametrize("number", [0, 1], ids=["of its standby", "of a viewer alone"])
+def test_a_manager_that_leaves_with_a_replica_stays_until_the_sessions_have_moved(
+    pocket: OpenedModel, tmp_path: Path, number: int
 ) -> None:
     async def leave_both() -> None:
-        async with cluster(pocket, tmp_path, slots=1) as there:
-            leaving = there.managers[0]
-            session, other, viewer, before = await left_without_room(there, leaving)
+        async with cluster(pocket, tmp_path, slots=1, managers=2) as there:
+            leaving = there.managers[number]
+            session, other, viewer, before = await left_without_room(there, there.managers[0], leaving)
             going = asyncio.create_task(leaving.finish_moves())
             await asyncio.sleep(SAME_TIME_S + 0.3)
             await viewer.sees(END)
