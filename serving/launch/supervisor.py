@@ -19,9 +19,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import psutil
+from typing_extensions import override
 
 from serving.config import ServerConfig
 from serving.errors import ServerError
@@ -135,13 +136,11 @@ def _wait_until_started(
 ) -> Running:
     """What the cluster's process says of the server that is there; in `vital` is then what it needs."""
     while (message := _next(events)) is None:
-        if cluster.poll() is not None and events.empty():
-            output.seek(0)
-            said = output.read().strip().splitlines()[-1:]
-            raise ServerError(": ".join(["the server did not start", _ended(cluster), *said]))
         _find(vital, cluster)
-        if dead := _dead(vital):
-            raise ServerError(f"the server did not start: {dead} died")
+        if (ended := _ended(cluster, vital)) and events.empty():
+            output.seek(0)
+            said = output.read().strip().splitlines()[-1:] if ended.pid == cluster.pid else []
+            raise ServerError(": ".join(["the server did not start", str(ended), *said]))
     if problem := message.get("problem"):
         raise ServerError(f"the server did not start: {problem}")
     return Running.of(message)
@@ -154,11 +153,6 @@ def _find(vital: dict[str, psutil.Process], cluster: subprocess.Popen[str]) -> N
                 vital.setdefault(name, child)
 
 
-def _dead(vital: Mapping[str, psutil.Process]) -> str | None:
-    """Which one has died, if any has."""
-    return next((f"{name} (pid {one.pid})" for name, one in vital.items() if not is_alive(one)), None)
-
-
 def _watch(
     cluster: subprocess.Popen[str],
     vital: Mapping[str, psutil.Process],
@@ -168,16 +162,37 @@ def _watch(
     while True:
         if problem := (_next(events) or {}).get("problem"):
             raise ServerError(f"the server has ended: {problem}; logs: {running.logs}")
-        if cluster.poll() is not None:
-            raise ServerError(f"{_ended(cluster)}, and the server with it; logs: {running.logs}")
-        if dead := _dead(vital):
-            raise ServerError(f"{dead} died, and the server with it; logs: {running.logs}")
+        if (ended := _ended(cluster, vital)) and events.empty():
+            raise ServerError(f"{ended}, and the server with it; logs: {running.logs}")
 
 
-def _ended(cluster: subprocess.Popen[str]) -> str:
-    code = cluster.returncode
+class Ended(NamedTuple):
+    """The process whose end has ended the server."""
+
+    name: str
+    pid: int
+    how: str
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.name} (pid {self.pid}) {self.how}"
+
+
+def _ended(cluster: subprocess.Popen[str], vital: Mapping[str, psutil.Process]) -> Ended | None:
+    """The process that has ended, if any has; of several, the one that took the others along.
+
+    Ray ends its client, by a code or an abort, once the raylet or the GCS is gone; and whatever else kills the
+    cluster's process kills those two.
+    """
+    dead = next((Ended(name, one.pid, "died") for name, one in vital.items() if not is_alive(one)), None)
+    if dead:
+        with suppress(subprocess.TimeoutExpired):
+            cluster.wait(POLL_S)
+    code = cluster.poll()
+    if code is None or (dead and (code > 0 or code == -signal.SIGABRT)):
+        return dead
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-    return f"the process of its cluster (pid {cluster.pid}) ended {how}"
+    return Ended("the process of its cluster", cluster.pid, f"ended {how}")
 
 
 def _stop(cluster: subprocess.Popen[str], events: queue.SimpleQueue[Any], longest_s: float) -> None:

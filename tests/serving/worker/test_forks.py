@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.replication.messages import SavedSession
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.weights.loader import OpenedModel
+from serving.worker import session_factory
 from serving.worker.blocks.scheduler import Scheduler
 from tests.serving.worker.bench import (
     MAX_BYTES,
@@ -209,33 +210,49 @@ async def in_transitions(pocket: OpenedModel, replay_s: float) -> AsyncIterator[
         yield here, saved
 
 
-def slowly(bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Have each text take so long to be encoded."""
+def slowly(bench: Bench, monkeypatch: pytest.MonkeyPatch, wait: Callable[[], Awaitable[None]]) -> None:
+    """Have each text wait before it is encoded."""
     text = bench.denoiser._factory._text
     whole = text.encode
 
     async def encode(prompt: str) -> Prompt:
-        await asyncio.sleep(seconds)
+        await wait()
         return await whole(prompt)
 
     monkeypatch.setattr(text, "encode", encode)
 
 
-@pytest.mark.parametrize(
-    ("replay_s", "text_s", "why"),
-    [
-        (2.0, 0.2, r"takes about \d+ s, .* at most 2 s .* about \d steps fit"),
-        (0.5, 1000, r"was not rebuilt within 0.5 s: .* try again later"),
-    ],
-    ids=["many texts", "one text"],
-)
-def test_a_snapshot_whose_prompts_take_too_long_is_refused_and_leaves_nothing(
-    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch, replay_s: float, text_s: float, why: str
+async def for_ever() -> None:
+    await asyncio.Event().wait()
+
+
+def test_a_snapshot_whose_prompts_will_take_too_long_is_refused_and_leaves_nothing(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spent_s = 0
+
+    async def second() -> None:
+        nonlocal spent_s
+        spent_s += 1
+
+    async def restore() -> None:
+        async with in_transitions(pocket, 10.0) as (bench, saved):
+            slowly(bench, monkeypatch, second)
+            monkeypatch.setattr(session_factory, "_now", lambda: spent_s)
+            with pytest.raises(LimitReached, match=r"takes about \d+ s, .* at most 10 s .* about 8 steps fit"):
+                await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
+            assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
+
+    run(restore())
+
+
+def test_a_snapshot_one_of_whose_prompts_takes_too_long_is_refused_and_leaves_nothing(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def restore() -> None:
-        async with in_transitions(pocket, replay_s) as (bench, saved):
-            slowly(bench, monkeypatch, text_s)
-            with pytest.raises(LimitReached, match=why):
+        async with in_transitions(pocket, 0.5) as (bench, saved):
+            slowly(bench, monkeypatch, for_ever)
+            with pytest.raises(LimitReached, match=r"was not rebuilt within 0.5 s: .* try again later"):
                 await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
             assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
 
@@ -247,7 +264,7 @@ def test_a_restore_that_nobody_waits_for_any_more_stops_and_leaves_nothing(
 ) -> None:
     async def restore() -> None:
         async with in_transitions(pocket, replay_s=20.0) as (bench, saved):
-            slowly(bench, monkeypatch, 1000)
+            slowly(bench, monkeypatch, for_ever)
             restoring = asyncio.create_task(bench.open(spec(pocket), resume=restored(saved, spec(pocket))))
             await settled(lambda: bench.open_runs() == 1)
             bench.denoiser.cancel("one")
