@@ -37,7 +37,7 @@ from benchmarks.quantization.loss import Laboratory
 from benchmarks.quantization.plot import draw
 from benchmarks.quantization.prompts import shown_prompts
 from benchmarks.quantization.rollout import Take
-from benchmarks.quantization.variants import by_block, by_kind, rounded, whole
+from benchmarks.quantization.variants import by_block, by_kind, rounded, runnable, whole
 from engines.errors import EngineError
 from engines.loading.model import Model
 from engines.quantization.calibration import calibrate
@@ -63,11 +63,14 @@ class Benchmark:
     def measure(self, part: str) -> dict[str, Any]:
         """One of `PARTS`. Raises KeyError for another."""
         config, lab = self.laboratory.model.config, self.laboratory
+        device = lab.model.transformer.device
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        ways = partial(runnable, capability=capability)
         parts = {
-            "whole": lambda: {"variants": lab.whole(whole())},
-            "kinds": lambda: {"variants": lab.parts(by_kind(config))},
-            "layers": lambda: {"variants": lab.parts(by_block(config))},
-            "steps": lambda: {"variants": lab.steps([way for way in whole() if way.backends == EAGER])},
+            "whole": lambda: {"variants": lab.whole(ways(whole()))},
+            "kinds": lambda: {"variants": lab.parts(ways(by_kind(config)))},
+            "layers": lambda: {"variants": lab.parts(ways(by_block(config)))},
+            "steps": lambda: {"variants": lab.steps(ways([way for way in whole() if way.backends == EAGER]))},
             "speed": self._speed,
         }
         return parts[part]()

@@ -12,6 +12,7 @@ from engines.config.model import ModelConfig
 from engines.config.quantization import QUANTIZED_LAYERS, QuantizationConfig
 from engines.quantization.inputs import InputStatistics
 from engines.quantization.quantizer import quantized_copy
+from engines.runner.selection import format_problem
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import EAGER, KernelBackends
 from serving.cli.weights.quantize import SMOOTHING
@@ -43,10 +44,23 @@ def whole() -> list[Variant]:
         Variant("int8, the rest in bf16", int8, torch.bfloat16),
         Variant("int8, nearest", replace(int8, rounding="nearest")),
         Variant("fp8", fp8),
+        Variant("fp8, the rest in bf16", fp8, torch.bfloat16),
         Variant("fp8, nearest", replace(fp8, rounding="nearest")),
         Variant("int8, and windows", int8, backends=INT8_WINDOWS),
         Variant("int8, and windows, the rest in bf16", int8, torch.bfloat16, INT8_WINDOWS),
     ]
+
+
+def runnable(variants: Sequence[Variant], capability: tuple[int, int] | None) -> list[Variant]:
+    """Those that CUDA devices of this capability run; None is a CPU, which runs all. The others are said."""
+    kept = []
+    for variant in variants:
+        problem = variant.recipe and capability and format_problem(variant.recipe, capability, variant.dtype)
+        if problem:
+            print(f"  {variant.name}: left out, {problem}", flush=True)
+        else:
+            kept.append(variant)
+    return kept
 
 
 def by_kind(config: ModelConfig) -> list[Variant]:

@@ -18,9 +18,9 @@ from engines.config.model import ModelConfig
 from engines.config.networks import AutoencoderConfig, TAEHVConfig, TextEncoderConfig, TransformerConfig
 from engines.errors import WeightsError
 from engines.loading.checkpoint import Checkpoint, patch_as_convolution, without_wrappers
-from engines.loading.lora import LoRA, LoRAFile, merging
+from engines.loading.lora import LoRA, LoRAFile, marks, merging
 from engines.loading.model import NETWORKS, Autoencoder, Model, Network, build_vae
-from engines.loading.quantized_file import load_quantized, require_no_loras
+from engines.loading.quantized_file import QuantizedHeader, load_quantized, require_no_loras
 from engines.loading.state_dict import fill, fill_rounded
 from engines.text.tokenizer import Tokenizer
 from engines.text.umt5 import UMT5Encoder
@@ -86,14 +86,17 @@ def load_networks(
 ) -> Model:
     """Load the `networks` that a process needs, as `load_model` does; files of others need not be there."""
     vae = encoder = transformer = text_encoder = None
+    loras: Sequence[str] = ()
     if "codec" in networks:
         vae = load_vae(config.vae, files.codec, device, dtype)
         encoder = _load_encoder(config, files, device, dtype)
     if "transformer" in networks:
         transformer = _load_transformer(config, files, device, dtype)
+        is_quantized = config.transformer.quantization is not None
+        loras = QuantizedHeader.read(files.transformer).loras if is_quantized else marks(files.loras)
     if "text_encoder" in networks:
         text_encoder = load_text_encoder(config.text_encoder, files.text_encoder, text_device or device, dtype)
-    return Model.of(config, transformer, vae, text_encoder, encoder, files.loras)
+    return Model.of(config, transformer, vae, text_encoder, encoder, loras)
 
 
 def _load_transformer(

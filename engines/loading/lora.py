@@ -81,6 +81,17 @@ class LoRAFile:
         return f"{self.weight!r} of {self.sha256}"
 
 
+def read_mark(mark: str) -> tuple[float, str]:
+    """The weight and the SHA-256 of a LoRA from its mark. Raises ValueError for a text that is none."""
+    weight, _, sha256 = mark.partition(" of ")
+    return float(weight), sha256
+
+
+def marks(loras: Iterable[LoRAFile]) -> tuple[str, ...]:
+    """Of those that change anything: a LoRA of weight 0 is none."""
+    return tuple(lora.mark for lora in loras if lora.weight)
+
+
 @dataclass(frozen=True)
 class LoRA:
     """The factors of a file, and for each layer that it updates the scale of B A."""

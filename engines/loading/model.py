@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal, Self, get_args
@@ -54,11 +54,11 @@ class Model:
         vae: Autoencoder | None = None,
         text_encoder: UMT5Encoder | None = None,
         encoder: Autoencoder | None = None,
-        loras: Iterable[LoRAFile] = (),
+        loras: Sequence[str] = (),
     ) -> Self:
         """The networks as they have been loaded. `encoder` is None where `vae` encodes too.
 
-        `loras` have been merged into the transformer.
+        `loras` are marks of what has been merged into the transformer.
         """
         for codec in (vae, encoder):
             if codec is not None:
@@ -68,10 +68,8 @@ class Model:
         if transformer is not None and config.transformer.quantization is not None:
             identity["quantization"] = str(config.transformer.quantization)
         identity |= {name: fingerprint(network) for name, network in marked.items() if network is not None}
-        # A LoRA of weight 0 is none.
-        marks = [lora.mark for lora in loras if lora.weight]
-        if transformer is not None and marks:
-            identity["loras"] = ", ".join(marks)
+        if transformer is not None and loras:
+            identity["loras"] = ", ".join(loras)
         return cls(config, identity, transformer, vae, text_encoder, encoder or vae)
 
     @property
@@ -125,8 +123,7 @@ class Model:
             _init_visible(vae)
             # The largest of all, and the last to be drawn: the others are the same without it.
             text_encoder = UMT5Encoder(config.text_encoder) if "text_encoder" in networks else None
-        if "transformer" in networks and loras:
-            _merge(transformer, loras)
+        merged = _merge(transformer, loras) if "transformer" in networks and loras else ()
         for network in (transformer, vae, text_encoder):
             if network is not None:
                 network.to(device, dtype).eval()
@@ -135,18 +132,20 @@ class Model:
             transformer if "transformer" in networks else None,
             vae if "codec" in networks else None,
             text_encoder,
-            loras=loras,
+            loras=merged,
         )
 
 
 @torch.no_grad()
-def _merge(transformer: CausalTransformer, loras: Sequence[LoRAFile]) -> None:
+def _merge(transformer: CausalTransformer, loras: Sequence[LoRAFile]) -> tuple[str, ...]:
+    """Their marks."""
     # Reading files takes libraries that benchmarks of random weights do without.
-    from engines.loading.lora import LoRA, merging
+    from engines.loading.lora import LoRA, marks, merging
 
     adapt = merging([LoRA.open(file, transformer) for file in loras], transformer)
     for name, parameter in transformer.named_parameters():
         parameter.copy_(adapt(name, parameter))
+    return marks(loras)
 
 
 def _absent(network: str) -> ConfigError:

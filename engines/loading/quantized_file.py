@@ -18,7 +18,7 @@ from engines.config.networks import TransformerConfig
 from engines.config.quantization import QuantizationConfig
 from engines.errors import ConfigError, WeightsError
 from engines.loading.checkpoint import Checkpoint
-from engines.loading.lora import LoRAFile
+from engines.loading.lora import LoRAFile, read_mark
 from engines.loading.state_dict import fill
 from engines.wan.transformer import CausalTransformer
 
@@ -70,21 +70,27 @@ class QuantizedHeader:
         except OSError as error:
             raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
         except SafetensorError as error:
-            raise WeightsError(f"{path} is damaged or cut short: {error}") from error
+            raise WeightsError(f"{path} is damaged or cut short: {error}; quantize again") from error
         if written is None:
             raise WeightsError(f"{path} is no quantized transformer: `longtake quantize` makes one")
         try:
-            return cls._parse(json.loads(written))
-        except (ValueError, KeyError, TypeError, ConfigError) as error:
-            raise WeightsError(f"the header of {path} is damaged: {error!r}") from error
+            document = json.loads(written)
+            if (version := document.pop("version")) == VERSION:
+                return cls._parse(document)
+        except (ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
+            raise WeightsError(f"the header of {path} is damaged: {error!r}; quantize again") from error
+        raise WeightsError(f"{path} is of version {version}, and this Longtake reads {VERSION}; quantize again")
 
     @classmethod
     def _parse(cls, document: dict[str, Any]) -> Self:
-        if document.pop("version") != VERSION:
-            raise ValueError("another version of Longtake wrote it")
         recipe = document.pop("recipe")
         held_back = tuple(recipe.pop("held_back"))
         loras = tuple(document.pop("loras"))
+        for text in (*document.values(), *loras):
+            if not isinstance(text, str):
+                raise TypeError(f"{text!r} is no text")
+        for lora in loras:
+            read_mark(lora)
         return cls(recipe=QuantizationConfig(**recipe, held_back=held_back), loras=loras, **document)
 
 

@@ -23,7 +23,7 @@ from serving.launch.startup_checks import require_cuda
 from serving.pipeline.stage_engine import likely_plans, served_stages
 from serving.weights.catalog import CATALOG, Role, models_folder
 from serving.weights.loader import configured
-from serving.weights.quantized_model import find_quantized, served_model
+from serving.weights.quantized_model import QuantizedModel, find_quantized, served_model
 
 KEPT_IN_INT8 = "keys=int8,values=int8"
 
@@ -161,7 +161,7 @@ def _weights(config: ServerConfig, models: Path, *, asked: bool) -> _Update:
     runs = [weights for weights in WEIGHT_FORMATS if _runs(QuantizationConfig(weights), config)]
     for name in (f"{config.model}-{weights}" for weights in runs):
         made = find_quantized(name, models)
-        if made is not None and _runs(made.header.recipe, config):
+        if made is not None and _is_plain(made, config.model) and _runs(made.header.recipe, config):
             return _Update({"model": name})
     if not runs:
         return _Update(notes=(f"weights stay in {config.dtype}; beside it this card multiplies no 8 bits",))
@@ -169,9 +169,14 @@ def _weights(config: ServerConfig, models: Path, *, asked: bool) -> _Update:
     if asked:
         raise ConfigError(
             f"preset {config.preset} serves {config.model} in {runs[0].upper()}, which is not in {models}; "
-            f"make it by `{command}`"
+            f"make it by `{command}`, or set what saves memory one by one beside --preset none"
         )
     return _Update(notes=(f"weights stay in 16 bits; `{command}` rounds them",))
+
+
+def _is_plain(made: QuantizedModel, model: str) -> bool:
+    """Whether it is this model and nothing else: what is in a folder of its name may have been put there."""
+    return made.base == model and not made.header.loras
 
 
 def _runs(recipe: QuantizationConfig, config: ServerConfig) -> bool:

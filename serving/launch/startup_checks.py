@@ -79,7 +79,10 @@ def check_memory(config: ServerConfig, plan: MemoryPlan) -> None:
     """Raise ConfigError, with what would fit, unless a graphics card has room for the plan."""
     free, total = torch.cuda.mem_get_info()
     needed, fit = plan.nbytes(config.slots), plan.sessions_in(free)
-    remedy = f"--slots {fit}" if fit else "a quantized or smaller model (`longtake models`), --preset 24gb or 16gb"
+    presets = ", --preset 24gb or 16gb" if config.preset == "none" else ""
+    remedy = (
+        f"--slots {fit}" if fit else f"a quantized or smaller model (`longtake models`), smaller --sizes{presets}"
+    )
     problem = (
         f"{config.model} with {config.slots} sessions needs {gigabytes(needed)}, and of the GPU's "
         f"{gigabytes(total)} {gigabytes(free)} are free; take {remedy}"

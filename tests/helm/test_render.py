@@ -241,7 +241,20 @@ def test_pods_wait_for_the_weights_that_their_model_needs(chart: Chart) -> None:
     (job,) = rendered.of("Job")
     pod = job["spec"]["template"]["spec"]
     assert "--with-tiny-codec" in pod["initContainers"][0]["command"]
-    assert pod["containers"][0]["command"][:5] == ["longtake", "quantize", "longlive-1.3b", "--to", "int8"]
+    (quantizing,) = pod["containers"]
+    assert quantizing["command"][:5] == ["longtake", "quantize", "longlive-1.3b", "--to", "int8"]
+    # At 480x832 it takes 30 GB, which a card of 24 GB has not.
+    assert quantizing["command"][-2:] == ["--device", "cpu"]
+    assert quantizing["resources"]["requests"]["memory"] == "32Gi"
+    assert "nvidia.com/gpu" not in quantizing["resources"]["limits"]
+
+
+def test_weights_are_rounded_on_a_gpu_that_is_asked_for(chart: Chart) -> None:
+    rendered = chart.render("weights.download.gpus=1", files=[CHART / "ci" / "gpu-24gb-values.yaml"])
+    (job,) = rendered.of("Job")
+    (quantizing,) = job["spec"]["template"]["spec"]["containers"]
+    assert quantizing["command"][-2:] == ["--device", "cuda"]
+    assert quantizing["resources"]["limits"]["nvidia.com/gpu"] == 1
 
 
 def test_other_weights_are_another_job(chart: Chart) -> None:

@@ -44,14 +44,16 @@ def encoded(model: Model, texts: Sequence[str]) -> list[Prompt]:
     return [encoder.encode(text) for text in texts]
 
 
-def write_pocket(folder: Path, recipe: QuantizationConfig = INT8, base: str = "pocket") -> None:
+def write_pocket(
+    folder: Path, recipe: QuantizationConfig = INT8, base: str = "pocket", loras: tuple[str, ...] = ()
+) -> None:
     """The pocket model in 8 bits as `longtake quantize` makes it, after a short look; said to be `base`."""
     folder.mkdir(parents=True)
     model, statistics = pocket(), InputStatistics()
     if recipe.smoothing or recipe.rounding == "compensated":
         prompts = encoded(model, ["a red balloon over hills at noon", "a blue boat on the sea at night"])
         statistics = calibrate(model, prompts, replace(POCKET.stream, height=48, width=80), blocks=2)
-    header = QuantizedHeader(base, recipe, "source", (), "", "Apache-2.0", "0.1")
+    header = QuantizedHeader(base, recipe, "source", loras, "", "Apache-2.0", "0.1")
     state = quantized_state(model.transformer, recipe, statistics)
     write_quantized(folder / QUANTIZED_FILE, state, header, torch.float16)
 

@@ -65,7 +65,8 @@ def _quantized_row(made: Path, dtype: torch.dtype) -> ModelRow:
     except EngineError as error:
         return ModelRow(made.name, f"quantized; {error}", "", "damaged", None, ())
     source = Source(f"longtake quantize {model.base}", None, model.header.licence)
-    summary = f"{model.base} in {model.header.recipe}"
+    loras = f"; LoRAs merged: {', '.join(model.header.loras)}" if model.header.loras else ""
+    summary = f"{model.base} in {model.header.recipe}{loras}"
     return ModelRow(made.name, summary, _work(config), "yes", memory_needed(config, dtype), (source,))
 
 

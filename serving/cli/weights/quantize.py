@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from engines.config.model import ModelConfig
 from engines.config.quantization import QUANTIZED_LAYERS, ROUNDINGS, WEIGHT_FORMATS, QuantizationConfig
+from engines.loading.lora import marks
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
 from engines.pocket.world.captions import caption
 from engines.pocket.world.scene import Scene
@@ -29,6 +31,7 @@ from engines.text.prompt import Prompt
 from serving.cli.options import add_lora_argument, size
 from serving.cli.terminal import say, show_progress
 from serving.errors import ModelError
+from serving.launch.startup_checks import require_cuda
 from serving.media.whole_file import whole_file
 from serving.weights.catalog import CATALOG, models_folder
 from serving.weights.loader import POCKET, OpenedModel, open_model
@@ -84,8 +87,10 @@ def run(options: argparse.Namespace) -> int:
     if options.ranges == "modelopt":
         _require_ranges_used(recipe)
         require_modelopt()
-    output = options.output or models / f"{options.model}-{options.to}"
+    if options.device == "cuda":
+        require_cuda()
     loras, watches = tuple(options.lora or ()), recipe.smoothing > 0 or recipe.rounding == "compensated"
+    output = output_folder(options, models)
     open_one = partial(open_model, options.model, models, torch.device(options.device))
     # One network after the other: the text encoder is four times as large as the transformer.
     prompts = _encoded(open_one(torch.bfloat16, networks=["text_encoder"]), texts) if watches else []
@@ -95,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
         model=config.name,
         recipe=recipe,
         source=opened.model.identity["transformer"],
-        loras=tuple(lora.mark for lora in loras),
+        loras=marks(loras),
         prompts=hashlib.sha256("\n".join(texts).encode()).hexdigest() if watches else "",
         licence="; ".join(dict.fromkeys(origin.licence for origin in opened.origins)),
         longtake=version("longtake"),
@@ -105,6 +110,20 @@ def run(options: argparse.Namespace) -> int:
     quantize(state, config.transformer, recipe, statistics)
     _write(state, header, output)
     return 0
+
+
+def output_folder(options: argparse.Namespace, models: Path) -> Path:
+    """Where the model goes. Raises ModelError if nothing can be written there: it is watched for hours before."""
+    plain = f"{options.model}-{options.to}"
+    if options.output is None and options.lora:
+        raise ModelError(f"servers take {plain} for the model without LoRAs; name this one by --output")
+    output: Path = options.output or models / plain
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ModelError(
+            f"{output} cannot be made: {there} is no folder to write to; name another one by --output"
+        )
+    return output
 
 
 def _write(state: Mapping[str, Tensor], header: QuantizedHeader, output: Path) -> None:

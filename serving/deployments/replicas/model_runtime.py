@@ -20,6 +20,7 @@ from engines.config.stream import StreamConfig
 from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
+from engines.loading.lora import read_mark
 from engines.loading.model import NETWORKS, Network, decoder_receptive_field
 from engines.runner.selection import can_use_cuda_graphs, require_runnable
 from engines.streaming.builder import EngineConfig, build_generator, generate_full_window
@@ -40,7 +41,7 @@ from serving.pipeline.video_decoder import VideoDecoder
 from serving.tracing.tracer import UNTRACED, Tracer
 from serving.weights.catalog import models_folder
 from serving.weights.loader import INT8_TEXT, OpenedModel, open_model
-from serving.weights.quantized_model import served_model
+from serving.weights.quantized_model import find_quantized, served_model
 from serving.worker.pictures.input_stage import InputStage
 
 logger = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def provenance(
         codec=config.codec,
         origins=[pb.Origin(**asdict(origin)) for origin in opened.origins],
         weights=[pb.Fingerprint(name=name, value=mark) for name, mark in marks.items()],
-        loras=[pb.Lora(name=f.path.name, weight=f.weight, sha256=f.sha256) for f in config.lora_files],
+        loras=_loras(config),
         torch=torch.__version__,
         device=config.device,
         threads=torch.get_num_threads(),
@@ -116,6 +117,16 @@ def provenance(
             config.decoder_convs,
         ),
     )
+
+
+def _loras(config: ServerConfig) -> list[pb.Lora]:
+    """What is merged into the transformer now, or was before it was quantized."""
+    quantized = find_quantized(config.model, models_folder(config.models_dir))
+    merged = [read_mark(mark) for mark in quantized.header.loras] if quantized else []
+    return [
+        *(pb.Lora(name=file.path.name, weight=file.weight, sha256=file.sha256) for file in config.lora_files),
+        *(pb.Lora(name=config.model, weight=weight, sha256=sha256) for weight, sha256 in merged),
+    ]
 
 
 def streams(config: ServerConfig) -> list[StreamConfig]:

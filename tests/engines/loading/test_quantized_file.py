@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,14 +130,9 @@ def test_bits_that_have_flipped_are_found(written: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("spoil", "complaint"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "is damaged or cut short"),
+        (lambda path: path.write_bytes(path.read_bytes()[:1000]), "is damaged or cut short: .*; quantize again"),
         (lambda path: path.unlink(), "cannot be read"),
         (lambda path: save_file({"x": torch.ones(1)}, path), "is no quantized transformer"),
-        (lambda path: save_file({"x": torch.ones(1)}, path, {ENTRY: "{"}), "header of .* is damaged"),
-        (
-            lambda path: save_file({"x": torch.ones(1)}, path, {ENTRY: '{"version": 2}'}),
-            "another version",
-        ),
     ],
 )
 def test_what_is_no_whole_file_is_refused(
@@ -146,6 +142,42 @@ def test_what_is_no_whole_file_is_refused(
     path.write_bytes(written.read_bytes())
     spoil(path)
     with pytest.raises(WeightsError, match=complaint):
+        QuantizedHeader.read(path)
+
+
+@pytest.mark.parametrize("header", ["{", "null", "[]", '"text"', "7", "{}"])
+def test_a_header_that_is_none_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / QUANTIZED_FILE
+    save_file({"x": torch.ones(1)}, path, {ENTRY: header})
+    with pytest.raises(WeightsError, match=r"header of .* is damaged: .*; quantize again"):
+        QuantizedHeader.read(path)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"recipe": None}, {"recipe": "int8"}, {"recipe": {"weights": "int8"}}, {"model": 7}, {"licence": None},
+        {"loras": None}, {"loras": [0.5]}, {"more": "of it"},
+        {"recipe": {"weights": "int8", "smoothing": "much", "rounding": "nearest", "held_back": []}},
+        {"recipe": {"weights": "int8", "smoothing": 0.5, "rounding": "nearest", "held_back": [5]}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_header_with_an_entry_that_cannot_be_is_refused(
+    written: Path, tmp_path: Path, entry: dict[str, object]
+) -> None:
+    with safe_open(written, "pt") as file:
+        header = json.loads(file.metadata()[ENTRY])
+    path = tmp_path / QUANTIZED_FILE
+    save_file({"x": torch.ones(1)}, path, {ENTRY: json.dumps(header | entry)})
+    with pytest.raises(WeightsError, match=r"header of .* is damaged: .*; quantize again"):
+        QuantizedHeader.read(path)
+
+
+def test_a_file_of_another_version_says_so(tmp_path: Path) -> None:
+    path = tmp_path / QUANTIZED_FILE
+    save_file({"x": torch.ones(1)}, path, {ENTRY: '{"version": 2}'})
+    with pytest.raises(WeightsError, match="is of version 2, and this Longtake reads 1; quantize again"):
         QuantizedHeader.read(path)
 
 

@@ -95,6 +95,8 @@ def test_loras_are_merged_before_anything_is_watched_or_rounded(models: Path, tm
     file = tmp_path / "made" / QUANTIZED_FILE
     made = load_file(file)
     assert QuantizedHeader.read(file).loras == (lora.mark,)
+    opened = open_model(str(file.parent), models, CPU, torch.float32, networks=["transformer"])
+    assert opened.model.identity["loras"] == lora.mark
     assert all(torch.equal(made[name], tensor.to(made[name].dtype)) for name, tensor in wanted.items())
 
 
@@ -120,6 +122,15 @@ def test_without_smoothing_and_compensation_nothing_is_watched(
         (["pocket", "--to", "int8", "--prompts", "/nowhere"], "the prompts in /nowhere cannot be read"),
         (["pocket", "--to", "fp8", "--ranges", "modelopt"], "--ranges modelopt changes nothing in fp8"),
         (["pocket", "--to", "int8", "--blocks", "1"], "blocks is 1; it must be at least 2"),
+        (["pocket", "--to", "int8", "--device", "cuda"], "torch finds no CUDA device here; say --device cpu"),
+        (
+            ["pocket", "--to", "int8", "--output", "/dev/null/x"],
+            "/dev/null is no folder to write to; name another",
+        ),
+        (
+            ["pocket", "--to", "int8", "--lora", "x.safetensors"],
+            "the model without LoRAs; name this one by --output",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_in_words(

@@ -43,11 +43,13 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_header(models: Path, weights: WeightFormat) -> None:
-    """That of a quantized LongLive, without its tensors."""
+def write_header(
+    models: Path, weights: WeightFormat, model: str = "longlive-1.3b", loras: tuple[str, ...] = ()
+) -> None:
+    """That of a quantized LongLive, without its tensors, or of what lies in its place."""
     folder = models / f"longlive-1.3b-{weights}"
     folder.mkdir()
-    header = QuantizedHeader("longlive-1.3b", QuantizationConfig(weights), "", (), "", "see the card", "0.1")
+    header = QuantizedHeader(model, QuantizationConfig(weights), "", loras, "", "see the card", "0.1")
     write_quantized(folder / QUANTIZED_FILE, {"x": torch.ones(1)}, header, torch.bfloat16)
 
 
@@ -151,6 +153,18 @@ def test_beside_fp32_a_large_blackwell_keeps_its_weights(models: Path, monkeypat
 
 
 @pytest.mark.usefixtures("card")
+@pytest.mark.parametrize("made_of", [("longlive-1.3b", "0.5 of cafe"), ("pocket",)], ids=str)
+def test_what_was_made_of_something_else_is_not_taken_for_the_model(
+    tmp_path: Path, made_of: tuple[str, ...]
+) -> None:
+    model, *loras = made_of
+    write_header(tmp_path, "int8", model, tuple(loras))
+    assert fill_in(config(tmp_path), set()).config.model == "longlive-1.3b"
+    with pytest.raises(ConfigError, match=r"make it by `longtake quantize longlive-1\.3b --to int8`"):
+        fill_in(config(tmp_path, preset="24gb"), {"preset"})
+
+
+@pytest.mark.usefixtures("card")
 def test_with_loras_weights_stay_in_16_bits(models: Path) -> None:
     chosen, notes = fill_in(config(models, preset="24gb", lora="style.safetensors"), {"preset", "lora"})
     assert (chosen.model, len(chosen.lora)) == ("longlive-1.3b", 1)
@@ -196,8 +210,15 @@ def test_what_does_not_fit_is_refused_with_what_would(models: Path) -> None:
     with pytest.raises(ConfigError, match=r"3 sessions needs 27\.\d+ GB.* 23\.00 GB are free; take --slots 2"):
         check_memory(asked, memory_plan(asked))
     whole = config(models, preset="none", slots=1)
-    with pytest.raises(ConfigError, match="take a quantized or smaller model"):
+    with pytest.raises(ConfigError, match=r"take a quantized or smaller model .*, --preset 24gb or 16gb$"):
         check_memory(whole, memory_plan(whole))
+
+
+def test_a_preset_that_does_not_fit_is_not_its_own_remedy(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend_card(monkeypatch, 5 * GIGABYTE, 8 * GIGABYTE, (8, 6))
+    chosen = fill_in(config(models, preset="16gb"), {"preset"}).config
+    with pytest.raises(ConfigError, match=r"take a quantized or smaller model .*, smaller --sizes$"):
+        check_memory(chosen, memory_plan(chosen))
 
 
 def test_models_says_what_one_takes(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

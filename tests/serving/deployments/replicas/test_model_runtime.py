@@ -111,6 +111,14 @@ def test_what_videos_are_made_with_are_the_engines_that_were_chosen() -> None:
     assert provenance(CONFIG, model, "torch", "tensorrt").kernels.endswith("; decoder engine: tensorrt")
 
 
+def test_what_was_merged_before_a_model_was_quantized_is_said(tmp_path: Path) -> None:
+    write_pocket(tmp_path / "styled", loras=("0.5 of cafe",))
+    config = ServerConfig(model="styled", models_dir=tmp_path)
+    said = provenance(config, load(config, ["transformer"]))
+    assert [(lora.name, lora.weight, lora.sha256) for lora in said.loras] == [("styled", 0.5, "cafe")]
+    assert ("loras", "0.5 of cafe") in [(mark.name, mark.value) for mark in said.weights]
+
+
 def test_declared_sizes_have_room_and_graphs(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
     large = CONFIG.model_copy(update={"sizes": ((128, 160), (32, 48))})
     assert [(s.height, s.width) for s in streams(large)] == [(64, 96), (128, 160), (32, 48)]
