@@ -36,6 +36,12 @@ FORMATS: dict[PictureFormat, pb.PictureFormat] = {
 MOST_COMMANDS = 64
 """Commands that wait to be written; then those who send them wait."""
 
+MOST_PICTURES = 2
+"""The same of pictures, which are large: what waits behind them is seen late."""
+
+Outgoing = asyncio.Queue[tuple[Any, pb.Command]]
+"""Calls, and what is to be written to them."""
+
 TICK_S = 0.02
 
 REPORT_S = 0.5
@@ -69,8 +75,11 @@ class InteractiveSession:
         self._events = EventQueue()
         self._pending = PendingCommands(patience_s)
         self._names = (f"{uuid.uuid4().hex[:8]}-{number}" for number in itertools.count())
-        self._outgoing: asyncio.Queue[tuple[Any, pb.Command]] = asyncio.Queue(MOST_COMMANDS)
+        self._outgoing = Outgoing(MOST_COMMANDS)
+        self._pictures = Outgoing(MOST_PICTURES)
+        self._writing = asyncio.Lock()
         self._picture_ids = itertools.count()
+        self._end_of_input: pb.Command | None = None
         self._attached = self._was_attached = False
         self._ending: BaseException | None = None
         self._reports: Reports = reports or ("played" if session.options.fps else "received")
@@ -83,7 +92,7 @@ class InteractiveSession:
 
     async def __aenter__(self) -> Self:
         attached = asyncio.get_running_loop().create_future()
-        work = (self._follow(attached), self._write(), self._tick())
+        work = (self._follow(attached), self._write(self._outgoing), self._write(self._pictures), self._tick())
         self._tasks = [asyncio.create_task(task) for task in work]
         for task in self._tasks:
             task.add_done_callback(partial(self._look_at_end, attached))
@@ -173,13 +182,15 @@ class InteractiveSession:
         number = next(self._picture_ids)
         at = round(1e6 * asyncio.get_running_loop().time()) if time_us is None else time_us
         picture = message(pb.Picture, id=number, time_us=at, format=FORMATS[format], data=data)
-        await self._send(pb.Command(picture=picture))
+        self._end_of_input = None
+        await self._send(pb.Command(picture=picture), self._pictures)
         return number
 
     async def end_input(self) -> None:
         """Say that no more pictures come for now: the last one fills its block."""
         self._require_steering()
-        await self._send(pb.Command(end_input=pb.EndInput()))
+        self._end_of_input = pb.Command(end_input=pb.EndInput())
+        await self._send(self._end_of_input, self._pictures)
 
     async def shown(self, frame: int) -> None:
         """Report the last frame that was shown, where `reports` is "none"."""
@@ -203,10 +214,10 @@ class InteractiveSession:
         finally:
             self._pending.remove(command)
 
-    async def _send(self, command: pb.Command) -> None:
-        """Where there is no stream, it is sent over the next one."""
+    async def _send(self, command: pb.Command, waiting: Outgoing | None = None) -> None:
+        """Where there is no stream, it is sent over the next one; a picture is not."""
         if self._attached:
-            await self._outgoing.put((self._call, command))
+            await (waiting or self._outgoing).put((self._call, command))
 
     async def _send_after(self, seconds: float, command_id: str) -> None:
         await asyncio.sleep(seconds)
@@ -220,12 +231,13 @@ class InteractiveSession:
         if not self.replaced:
             await self._send(pb.Command(shown=shown))
 
-    async def _write(self) -> None:
+    async def _write(self, outgoing: Outgoing) -> None:
         """Send commands, one after the other. That a stream is lost is found out where it is read."""
         while True:
-            call, command = await self._outgoing.get()
-            writing = asyncio.ensure_future(call.write(command))
-            await asyncio.wait({writing})
+            call, command = await outgoing.get()
+            async with self._writing:
+                writing = asyncio.ensure_future(call.write(command))
+                await asyncio.wait({writing})
             if not writing.cancelled() and (error := writing.exception()) is not None:
                 logger.debug("a command was not sent: %s", error)
 
@@ -297,6 +309,8 @@ class InteractiveSession:
             await self._send(command)
         if self._reported is not None:
             await self._report(self._reported)
+        if self._end_of_input is not None:
+            self._spawn(self._send(self._end_of_input, self._pictures))
 
     def _answer(self, receipt: pb.Receipt, now: float) -> bool:
         """Whether a receipt is an event for who takes them; that one has to ask again is not."""

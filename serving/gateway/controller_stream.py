@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from serving.errors import InvalidRequest, LimitReached, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.commands import check_size
+from serving.protocol.commands import check_picture, check_size
 from serving.protocol.events import SerializedEvent
 from serving.protocol.picture_queue import Batch, PictureQueue
 from serving.protocol.status import foreseen, write_error
@@ -118,6 +118,8 @@ class ControllerStream:
     def _note(self, event: pb.Event) -> None:
         if event.HasField("state"):
             self._waiting_for = event.state.waiting
+        if event.HasField("resumed"):
+            self._pictures.repeat_end()
         if event.receipt.stage == pb.RECEIPT_STAGE_ACCEPTED:
             self._passed.append(event.receipt.command_id)
 
@@ -131,13 +133,19 @@ class ControllerStream:
             raise
 
     async def _take(self, command: pb.Command) -> None:
-        """Have it wait for its turn; one that is too large is refused at once, before many of them wait."""
+        """Have it wait for its turn; one that is too large, or none, is refused before others wait with it."""
         is_picture = command.WhichOneof("action") in PICTURES
         try:
             check_size(command)
+            if command.HasField("picture"):
+                check_picture(command.picture)
         except InvalidRequest as error:
             command.id = command.id[:MAX_ID_CHARACTERS]
-            self._refuse_picture(command, error) if is_picture else self._answer(refusal(command, error))
+            if is_picture:
+                self._pictures.leave_out()
+                self._refuse_picture(command, error)
+            else:
+                self._answer(refusal(command, error))
             return
         if is_picture:
             self._pictures.put(command)

@@ -8,12 +8,17 @@ from typing import NamedTuple
 from serving.errors import ControllerReplaced, InvalidRequest, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_blend, read_restyling, read_transition
-from serving.protocol.picture_queue import MOST_BYTES as MOST_PICTURE_BYTES
+from serving.protocol.picture_queue import MOST_BYTES as MOST_PICTURES_BYTES
 from serving.session.state_machine import Session
 from serving.session.types import Receipt, Refusal
 
 MOST_BYTES = 1 << 20
 """Of a command that is no picture; the largest blend of prompts has six tenths of it."""
+
+MOST_PICTURE_BYTES = 8 << 20
+"""Of one picture."""
+
+PICTURE_FORMATS = (pb.PICTURE_FORMAT_JPEG, pb.PICTURE_FORMAT_PNG, pb.PICTURE_FORMAT_H264)
 
 
 class Answer(NamedTuple):
@@ -25,9 +30,17 @@ class Answer(NamedTuple):
 
 def check_size(command: pb.Command) -> None:
     """Raise InvalidRequest for a command that takes too long to be looked at."""
-    most = MOST_PICTURE_BYTES if command.HasField("picture") else MOST_BYTES
+    most = MOST_PICTURES_BYTES if command.HasField("picture") else MOST_BYTES
     if (nbytes := command.ByteSize()) > most:
         raise InvalidRequest(f"the command has {nbytes} bytes; at most {most} are read")
+
+
+def check_picture(picture: pb.Picture) -> None:
+    """Raise InvalidRequest for an unknown format, and for too many bytes, or none."""
+    if picture.format not in PICTURE_FORMATS:
+        raise InvalidRequest(f"picture format {picture.format} is unknown; known: 1 (JPEG), 2 (PNG), 3 (H.264)")
+    if not 0 < len(picture.data) <= MOST_PICTURE_BYTES:
+        raise InvalidRequest(f"a picture has {len(picture.data)} bytes; 1 to {MOST_PICTURE_BYTES} are taken")
 
 
 def handle(logic: Session, command: pb.Command, now: float, *, steers: bool = True) -> Answer:

@@ -27,15 +27,27 @@ class PictureQueue:
         self._waiting: deque[pb.Command] = deque()
         self._bytes = 0
         self._dropped = 0
+        self._end: pb.Command | None = None
         self._more = asyncio.Event()
 
     def put(self, command: pb.Command) -> None:
         """A picture, or the end of those that came."""
+        if command.HasField("end_input"):
+            if self._end is not None and self._waiting and self._waiting[-1] is self._end:
+                return
+            self._end = command
+        else:
+            self._end = None
         self._waiting.append(command)
         self._bytes += len(command.picture.data)
         while len(self._waiting) > MOST_PICTURES or (self._bytes > MOST_BYTES and len(self._waiting) > 1):
             self._drop_oldest()
         self._more.set()
+
+    def repeat_end(self) -> None:
+        """Say once more that no more pictures come, if that is so: who was told may be gone."""
+        if self._end is not None and not self._waiting:
+            self.put(self._end)
 
     async def take(self) -> Batch:
         """All that waits, once there is something."""
@@ -46,6 +58,10 @@ class PictureQueue:
         self._waiting.clear()
         self._bytes = self._dropped = 0
         return taken
+
+    def leave_out(self) -> None:
+        """A picture is not put here, since it is none."""
+        self._dropped += 1
 
     def lost(self, batch: Batch) -> None:
         """What was taken has not arrived."""

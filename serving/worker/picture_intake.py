@@ -40,15 +40,18 @@ class PictureIntake:
             raise ControllerReplaced("another controller steers the session now; attach again to take it over")
         read = [read_picture(command, now) for command in sent]
         session.logic.renew(now)
+        pictures.come_from(client_id)
         pictures.lost(dropped)
         for picture in read:
-            if session.logic.state is not State.RUNNING:
-                pictures.refuse(picture)
-            elif picture is None:
+            if picture is None:
                 pictures.end()
-            else:
+            elif session.logic.state is State.RUNNING:
                 pictures.put(picture)
+            else:
+                pictures.refuse()
         self.encode_more(session)
+        if pictures.is_over:
+            self._wake()
 
     def encode_more(self, session: ActiveSession) -> None:
         """Do what there is to do with the pictures of a session, one thing after the other, until it ends."""

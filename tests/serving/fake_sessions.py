@@ -119,6 +119,7 @@ class FakeSession:
         self.made = asyncio.Event()
         self.reports: list[int] = []
         self.done: list[str] = []
+        self.input: list[str] = []
         self.controller = ""
         self._receipts = ReceiptLog()
         self._steering: asyncio.Queue[pb.Event | None] | None = None
@@ -529,6 +530,9 @@ class FakeServer(SessionsServicer):
                     self.faults.reports_lost -= 1
                 elif steers:
                     session.report(command.shown.frame)
+                continue
+            if command.WhichOneof("action") in ("picture", "end_input"):
+                session.input.append(command.WhichOneof("action") or "")
                 continue
             if self.faults.commands_lost:
                 self.faults.commands_lost -= 1

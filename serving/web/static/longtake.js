@@ -52,6 +52,7 @@ export class Reactor {
   #ended = false;
   #outbox = new Outbox((text) => this.#write(text));
   #shown = null;
+  #endOfInput = null;
   #listeners = { message: new Set(), status: new Set(), frames: new Set() };
   #media = null;
   #lastId = 0;
@@ -100,6 +101,7 @@ export class Reactor {
    */
   sendPicture(picture, format = "jpeg", timeUs = 1000 * (performance.timeOrigin + performance.now())) {
     if (this.watches) return null;
+    this.#endOfInput = null;
     const id = ++this.#lastPicture;
     return this.#write(pictureMessage(id, picture, format, timeUs)) ? id : null;
   }
@@ -224,6 +226,7 @@ export class Reactor {
     this.#wait = FIRST_WAIT_MS;
     this.#outbox.sendAll();
     if (this.#shown) this.#report(this.#shown);
+    if (this.#endOfInput && !this.watches) this.#write(this.#endOfInput);
   }
 
   /** Take a message in; from then on it is either sent until it is answered, or has `failed` and is never sent. */
@@ -234,7 +237,8 @@ export class Reactor {
       this.#report(message);
       promise.sent?.(id);
     } else if (message.type === "end_input") {
-      this.#write(JSON.stringify(message));
+      this.#endOfInput = JSON.stringify(message);
+      this.#write(this.#endOfInput);
       promise.sent?.(id);
     } else this.#outbox.add(id, message, promise);
   }

@@ -186,7 +186,7 @@ class BlockLoop:
         begun, made_from, resized = BegunBlock(plan, session.span, now), None, None
         if session.input is not None:
             opened_with = session.input.source.size
-            made_from = session.input.take(None if plan.step is None else plan.step.restyling)
+            made_from = session.input.take(now, None if plan.step is None else plan.step.restyling)
             later = session.config.passes - 1 if session.loop == "batch" else 0
             due = made_from.due + later * session.input.period_s
             begun = begun._replace(pictures=made_from.pictures.ids, due=due)

@@ -20,8 +20,8 @@ from serving.media.jpeg import read_jpeg, write_jpeg
 from serving.pipeline.work_watch import WorkWatch
 from serving.replication.messages import BlockPictures
 from serving.worker.pictures.fair_queue import FairQueue
-from serving.worker.pictures.picture_decoder import DecodedPicture, SentPicture
-from serving.worker.pictures.session_input import EncodedInput, SessionInput
+from serving.worker.pictures.picture_decoder import SentPicture
+from serving.worker.pictures.session_input import EncodedInput, InputPicture, SessionInput
 
 DECODING, ENCODING = "decoding its pictures", "encoding its pictures"
 
@@ -82,7 +82,7 @@ class InputStage:
         if pictures.working is not None:
             return
         pictures.expect(opens=cuts.cuts_next)
-        if sent := pictures.take_sent():
+        if (sent := pictures.take_sent()) is not None:
             pictures.working = self._background.start(DECODING, self._decode(pictures, sent, again, failed))
         elif group := pictures.take_pictures():
             if pictures.changes_size(group):
@@ -92,24 +92,20 @@ class InputStage:
             pictures.working = self._background.start(ENCODING, encoding)
 
     async def _decode(
-        self, pictures: SessionInput, sent: Sequence[SentPicture | None], again: Callable[[], None], failed: Failed
+        self, pictures: SessionInput, sent: SentPicture, again: Callable[[], None], failed: Failed
     ) -> None:
-        def decoded() -> list[list[DecodedPicture]]:
-            return [[] if unit is None else pictures.decoder.decode(unit) for unit in sent]
-
-        def take(made: list[list[DecodedPicture]]) -> None:
-            for unit, shown in zip(sent, made, strict=True):
-                pictures.decoded(unit, shown)
+        def take(made: list[InputPicture]) -> None:
+            pictures.decoded(sent, made)
             again()
 
-        await self._work(pictures, DECODING, decoded, take, failed)
+        await self._work(pictures, DECODING, partial(pictures.decode, sent), take, failed)
 
     async def _encode(
-        self, pictures: SessionInput, group: Sequence[DecodedPicture], wake: Callable[[], None],
+        self, pictures: SessionInput, group: Sequence[InputPicture], wake: Callable[[], None],
         again: Callable[[], None], failed: Failed,
     ) -> None:  # fmt: skip
         def take(made: EncodedInput) -> None:
-            pictures.encoded(made)
+            pictures.encoded(group, made)
             wake()
             again()
 
@@ -129,15 +125,14 @@ class InputStage:
         except Exception as error:
             failed(what, error)
 
-    def _encoded(self, pictures: SessionInput, group: Sequence[DecodedPicture], *, opens: bool) -> EncodedInput:
+    def _encoded(self, pictures: SessionInput, group: Sequence[InputPicture], *, opens: bool) -> EncodedInput:
         """In the executor: pictures to the input of the next block, which `opens` the video anew or does not."""
-        scaled, kept = list[Picture](), list[bytes]()
+        scaled, kept = [picture.pixels for picture in group], list[bytes]()
         for number, picture in enumerate(group):
             is_same = number > 0 and picture is group[number - 1]
-            scaled.append(scaled[-1] if is_same else pictures.scaler.picture(picture.shown))
-            kept.append(kept[-1] if is_same else write_jpeg(scaled[-1]))
+            kept.append(kept[-1] if is_same else write_jpeg(picture.pixels))
         made = self.encoder.encode(pictures.config, _tensor(scaled), self._state(pictures, scaled[0], opens=opens))
-        source = pictures.source.after(group[-1].shown.size, pictures.next_block, opens=opens)
+        source = pictures.source.after(group[-1].size, pictures.next_block, opens=opens)
         return EncodedInput(
             block=made.inputs[0],
             after=made.after,

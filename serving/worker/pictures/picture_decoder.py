@@ -8,9 +8,9 @@ import av
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 
-from serving.errors import InvalidRequest
 from serving.media.clips.shown_frame import ShownFrame, ShownFrames
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.commands import check_picture
 
 PictureFormat = Literal["jpeg", "png", "h264"]
 
@@ -22,11 +22,11 @@ FORMATS: dict[int, PictureFormat] = {
     pb.PICTURE_FORMAT_H264: "h264",
 }
 
-MOST_BYTES = 8 << 20
-"""Of one picture."""
-
 MOST_PIXELS = 3840 * 2160
 """Of one picture."""
+
+MOST_REORDERED = 16
+"""Units whose frames come later, at most, as H.264 has it (A.3.1): of those before, none comes any more."""
 
 UNDECODED = {
     "jpeg": f"cannot be decoded as JPEG: send whole ones, of at most {MOST_PIXELS} pixels",
@@ -75,10 +75,7 @@ def read_picture(command: pb.Command, now: float) -> SentPicture | None:
     if command.HasField("end_input"):
         return None
     picture = command.picture
-    if picture.format not in FORMATS:
-        raise InvalidRequest(f"picture format {picture.format} is unknown; known: 1 (JPEG), 2 (PNG), 3 (H.264)")
-    if not 0 < len(picture.data) <= MOST_BYTES:
-        raise InvalidRequest(f"a picture has {len(picture.data)} bytes; 1 to {MOST_BYTES} are taken")
+    check_picture(picture)
     return SentPicture(picture.id, picture.time_us, FORMATS[picture.format], picture.data, now)
 
 
@@ -121,7 +118,8 @@ class PictureDecoder:
             self._h264, self._ways = _opened("h264"), ShownFrames()
         packet = Packet(sent.data)
         packet.pts = packet.dts = self._number
-        self._waiting[self._number] = sent
+        self._waiting[self._number] = sent._replace(data=b"")
+        self._waiting.pop(self._number - MOST_REORDERED, None)
         self._number += 1
         made = self._ways.of(self._h264.decode(packet), self._h264)
         shown = [(number, one) for one in made if (number := one.frame.pts) in self._waiting]

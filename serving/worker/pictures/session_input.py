@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -13,13 +14,14 @@ from engines.video.input import BlockInput, InputState, under_noise
 from serving.errors import InvalidRequest
 from serving.media.chunk import FRAMES_PER_SECOND
 from serving.media.clips.picture_scaler import Fit, PictureScaler
+from serving.media.clips.shown_frame import Picture, PictureSize
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.restyling import noise_after
 from serving.replication.messages import BlockPictures, SessionSpec
 from serving.replication.standby import KEPT_INPUTS
 from serving.session.types import Applied
 from serving.timeline.cue import Cue, Restyling
-from serving.worker.pictures.picture_decoder import DecodedPicture, PictureDecoder, SentPicture
+from serving.worker.pictures.picture_decoder import PictureDecoder, SentPicture
 from serving.worker.pictures.sampler import PictureSampler
 from serving.worker.pictures.source_size import SourceSize
 
@@ -31,6 +33,27 @@ MOST_SENT_BYTES = 16 << 20
 
 BLOCKS_WAITING = 2
 """Of decoded pictures; then the oldest are dropped."""
+
+BLOCKS_AHEAD = 2
+"""That may begin sooner than their pictures can have been taken: those before may have waited for the network."""
+
+FASTEST = 1.02
+"""How much faster than ours a camera's clock may run; blocks begin no faster in the long run."""
+
+
+class InputPicture(NamedTuple):
+    """A picture that frames can show.
+
+    Args:
+        sent: as it came, without its data.
+        size: of what was sent, as it is shown.
+        pixels: of the session's size.
+
+    """
+
+    sent: SentPicture
+    size: PictureSize
+    pixels: Picture
 
 
 class EncodedInput(NamedTuple):
@@ -57,7 +80,8 @@ class SessionInput:
 
     Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are
     those that the last blocks have begun with, and `noise` is what they are mixed with. `opens` is whether the
-    next block opens the video anew, as far as is known; the one that opened it last is `opening`.
+    next block opens the video anew, as far as is known; the one that opened it last is `opening`. Pictures are of
+    the client `sender`. From `begins_from` on, by the clock of who takes them, the next block may begin.
     """
 
     def __init__(
@@ -74,14 +98,16 @@ class SessionInput:
         self.opens = False
         self.working: asyncio.Task[None] | None = None
         self.received = self.dropped = self.broken = 0
-        self._sent: deque[SentPicture | None] = deque()
-        self._decoding: Sequence[SentPicture | None] = ()
+        self.sender = ""
+        self.begins_from = -math.inf
+        self._sent: deque[SentPicture] = deque()
+        self._decoding: SentPicture | None = None
         self._sampler = PictureSampler()
-        self._shown: deque[DecodedPicture] = deque()
-        self._group: Sequence[DecodedPicture] = ()
-        self._begun: Sequence[DecodedPicture] = ()
+        self._shown: deque[InputPicture] = deque()
+        self._group: Sequence[InputPicture] = ()
+        self._begun: Sequence[InputPicture] = ()
         self._is_behind_loss = True
-        self._is_ended = False
+        self._no_more = False
         self._encoded: EncodedInput | None = None
         self._next_block = entered
 
@@ -89,17 +115,18 @@ class SessionInput:
 
     def put(self, sent: SentPicture) -> None:
         """A picture has come."""
+        self._no_more = False
         self.received += 1
         self._sent.append(sent._replace(is_behind_loss=self._is_behind_loss))
         self._is_behind_loss = False
         while len(self._sent) > MOST_SENT or self._sent_bytes() > MOST_SENT_BYTES:
             self._drop_oldest()
 
-    def refuse(self, sent: SentPicture | None) -> None:
-        """A picture, or an end, has come that is not wanted."""
-        if sent is not None:
-            self.received += 1
-            self.lost(1)
+    def refuse(self) -> None:
+        """A picture has come that is not wanted."""
+        self._no_more = False
+        self.received += 1
+        self.lost(1)
 
     def lost(self, pictures: int) -> None:
         """So many did not come, or are not wanted."""
@@ -107,40 +134,54 @@ class SessionInput:
         self._is_behind_loss = self._is_behind_loss or pictures > 0
 
     def end(self) -> None:
-        """No more come for now."""
-        self._sent.append(None)
+        """No more come for now. Holds until one does."""
+        self._no_more = True
 
     def clear(self) -> None:
-        """What waits is not wanted any more; what has been taken to be decoded or encoded is."""
-        self.lost(_count(self._sent) + _distinct(self._shown, but=(*self._group, *self._begun)))
+        """What waits is not wanted any more, nor what is being decoded or encoded."""
+        self.dropped += self.waiting
+        self._is_behind_loss = True
         self._sent.clear()
         self._shown.clear()
+        self._decoding, self._group, self._encoded = None, (), None
         self._sampler = PictureSampler()
+
+    def come_from(self, sender: str) -> None:
+        """What comes now is sent by this client: no block has pictures of two."""
+        if sender != self.sender:
+            self.clear()
+            self.sender = sender
 
     @property
     def waiting(self) -> int:
         """Pictures that have come, and that no block has begun with."""
-        sent, decoded = (*self._decoding, *self._sent), (*self._group, *self._shown)
-        return _count(sent) + _distinct(decoded, but=self._begun)
+        decoding = self._decoding is not None
+        return decoding + len(self._sent) + _distinct((*self._group, *self._shown), but=self._begun)
 
     # What is to be done
 
-    def take_sent(self) -> Sequence[SentPicture | None]:
-        """The next that is to be decoded, if one waits; None is the end of the pictures that came before.
-
-        A picture by itself that no frame would show is not decoded.
-        """
+    def take_sent(self) -> SentPicture | None:
+        """The next that is to be decoded, if one waits. A picture by itself that no frame would show is not."""
         while self._sent:
             sent = self._sent.popleft()
-            if sent is None or sent.format == "h264" or self._sampler.shows(sent.time_us):
-                self._decoding = [sent]
-                return self._decoding
-        return []
+            if sent.format == "h264" or self._sampler.shows(sent.time_us):
+                self._decoding = sent
+                return sent
+        return None
 
-    def decoded(self, sent: SentPicture | None, pictures: Sequence[DecodedPicture]) -> None:
-        """What became of a picture, or of an end."""
-        self._decoding, self._is_ended = (), sent is None
-        self.broken += sent is not None and not pictures
+    def decode(self, sent: SentPicture) -> list[InputPicture]:
+        """What can be shown now that this is here, which `take_sent` gave. May run in another thread."""
+        return [
+            InputPicture(one.sent._replace(data=b""), one.shown.size, self.scaler.picture(one.shown))
+            for one in self.decoder.decode(sent)
+        ]
+
+    def decoded(self, sent: SentPicture, pictures: Sequence[InputPicture]) -> None:
+        """What became of a picture."""
+        if sent is not self._decoding:
+            return  # It was cleared away meanwhile.
+        self._decoding = None
+        self.broken += not pictures
         for picture in pictures:
             self._shown.extend([picture] * self._sampler.frames_of(picture.sent.time_us))
         most = BLOCKS_WAITING * self.config.blocks.pixel_frames_of(self._next_block)
@@ -148,7 +189,7 @@ class SessionInput:
             dropped = self._shown.popleft()
             self.dropped += _distinct([dropped], but=(*self._begun, *self._group, *self._shown))
 
-    def take_pictures(self) -> Sequence[DecodedPicture]:
+    def take_pictures(self) -> Sequence[InputPicture]:
         """The pictures of the next block, where they are here and the one before has been taken; else none."""
         wanted = self.config.blocks.pixel_frames_of(self._next_block)
         enough = len(self._shown) >= wanted or (self._is_ended and self._shown)
@@ -158,9 +199,9 @@ class SessionInput:
         self._group = taken + [taken[-1]] * (wanted - len(taken))
         return self._group
 
-    def changes_size(self, group: Sequence[DecodedPicture]) -> bool:
+    def changes_size(self, group: Sequence[InputPicture]) -> bool:
         """Whether the next block is to open the video anew since its pictures are of another size."""
-        return self.source.changes((picture.shown.size for picture in group), self._next_block)
+        return self.source.changes((picture.size for picture in group), self._next_block)
 
     @property
     def next_block(self) -> int:
@@ -172,9 +213,10 @@ class SessionInput:
         """Whether nothing can be done before more has come, or the next block begins."""
         return self.working is None and not self._sent
 
-    def encoded(self, made: EncodedInput) -> None:
-        """The next block's input is here."""
-        self._encoded = made
+    def encoded(self, group: Sequence[InputPicture], made: EncodedInput) -> None:
+        """The next block's input is here, made of what `take_pictures` gave."""
+        if group is self._group:  # It was not cleared away meanwhile.
+            self._encoded = made
 
     def expect(self, *, opens: bool) -> None:
         """The next block opens the video anew, or does not: what was encoded otherwise is to be encoded again."""
@@ -188,10 +230,12 @@ class SessionInput:
         """The next block's input, once it is here."""
         return self._encoded
 
-    def take(self, restyling: Restyling | None = None) -> EncodedInput:
+    def take(self, now: float, restyling: Restyling | None = None) -> EncodedInput:
         """The next block begins with it, restyled as is told now, if it is."""
         made = self._encoded
         assert made is not None
+        free_at = max(self.begins_from, now - BLOCKS_AHEAD * self.period_s)
+        self.begins_from = free_at + self.period_s / FASTEST
         if restyling is not None:
             self.noise = noise_after(self.noise, restyling)
             after = made.after.under(self.noise)
@@ -210,7 +254,19 @@ class SessionInput:
     @property
     def is_over(self) -> bool:
         """Whether no more pictures come for now, and none waits."""
-        return self._is_ended and not (self._shown or self._sent or self.working or self._encoded)
+        return self._is_ended and not (self._shown or self.working or self._encoded)
+
+    @property
+    def _is_ended(self) -> bool:
+        """Whether no more are to be decoded for now."""
+        return self._no_more and not self._sent and self._decoding is None
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether the pictures of the next block are here, decoded or not, or what is left of them."""
+        wanted = self.config.blocks.pixel_frames_of(self._next_block)
+        there = len(self._group) + len(self._shown)
+        return there >= wanted or len(self._sent) >= wanted or (self._no_more and self.waiting > 0)
 
     def progress(self) -> pb.InputProgress:
         """What has become of what came."""
@@ -224,13 +280,15 @@ class SessionInput:
         return copied
 
     def _sent_bytes(self) -> int:
-        return sum(len(sent.data) for sent in self._sent if sent is not None)
+        return sum(len(sent.data) for sent in self._sent)
 
     def _drop_oldest(self) -> None:
-        dropped = self._sent.popleft()
-        self.dropped += dropped is not None
-        if self._sent and (first := self._sent[0]) is not None:
-            self._sent[0] = first._replace(is_behind_loss=True)
+        self._sent.popleft()
+        self.dropped += 1
+        if self._sent:
+            self._sent[0] = self._sent[0]._replace(is_behind_loss=True)
+        else:
+            self._is_behind_loss = True
 
 
 def new_input(
@@ -251,12 +309,7 @@ def new_input(
     return SessionInput(stream, spec.fit, entered, kept, noise, opening)
 
 
-def _count(sent: Iterable[SentPicture | None]) -> int:
-    """Of pictures, without ends."""
-    return sum(picture is not None for picture in sent)
-
-
-def _distinct(pictures: Iterable[DecodedPicture], but: Iterable[DecodedPicture]) -> int:
+def _distinct(pictures: Iterable[InputPicture], but: Iterable[InputPicture]) -> int:
     """How many there are, without others: one may be shown for several frames, in two blocks too."""
     return len({id(picture) for picture in pictures} - {id(picture) for picture in but})
 

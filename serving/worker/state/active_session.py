@@ -204,13 +204,17 @@ class ActiveSession:
         if self.input is None:
             return self.logic.due(now)
         waits = self.logic.cuts_next and (self.on_way or self.undelivered)
-        return now if self.logic.state is State.RUNNING and self.ready_input is not None and not waits else None
+        if self.logic.state is not State.RUNNING or self.ready_input is None or waits:
+            return None
+        return max(now, self.input.begins_from)
 
     def expected(self) -> float | None:
         """When the next block is to be on screen; None where nothing says so."""
         if self.input is None:
             return self.logic.expected()
-        return None if self.ready_input is None else self.ready_input.due
+        if self.ready_input is None:
+            return None
+        return max(self.ready_input.due, self.input.begins_from + self.input.period_s)
 
     def upcoming_texts(self, blocks: int) -> list[str]:
         """Texts of the cues that fall on one of the next `blocks` blocks."""
@@ -254,7 +258,7 @@ class ActiveSession:
     def _waits_for_pictures(self, pictures: SessionInput) -> Waiting:
         if self.logic.state is not State.RUNNING:
             return Waiting.UNSPECIFIED
-        if pictures.ready is None:
+        if pictures.ready is None and not pictures.has_enough:
             return Waiting.INPUT
         return Waiting.SERVER if self.has_prompts() else Waiting.PROMPT
 

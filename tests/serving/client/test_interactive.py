@@ -132,6 +132,46 @@ def test_where_the_numbers_of_events_skip_one_the_stream_is_had_again_from_how_t
     with_client(work)
 
 
+def test_a_command_waits_for_no_more_than_the_picture_that_is_being_sent() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0, cues=[BALLOON])
+        async with client.control(session) as controller:
+            write = controller._call.write
+
+            async def slowly(command: pb.Command) -> None:
+                await asyncio.sleep(0.02)
+                await write(command)
+
+            controller._call.write = slowly
+            sending = [asyncio.create_task(controller.send_picture(b"x", "jpeg")) for _ in range(50)]
+            await asyncio.sleep(0.01)
+            await controller.start()
+            assert len(server.session(session.id).input) < 10
+            await asyncio.gather(*sending)
+
+    with_client(work)
+
+
+def test_that_no_more_pictures_come_is_said_again_over_another_stream() -> None:
+    async def work(client: AsyncClient, server: FakeServer) -> None:
+        session = await client.create(fps=0, cues=[BALLOON])
+        there = server.session(session.id)
+        async with client.control(session) as controller:
+            await controller.send_picture(b"x", "jpeg")
+            await controller.end_input()
+            server.faults.chunks_before_loss += [1]
+            await controller.start()
+            await chunks(controller, 21)
+            while there.input != ["picture", "end_input", "end_input"]:
+                await asyncio.sleep(0.01)
+            await controller.send_picture(b"x", "jpeg")
+            server.faults.chunks_before_loss += [1]
+            await chunks(controller, 45)
+            assert there.input[3:] == ["picture"]
+
+    with_client(work)
+
+
 @pytest.mark.parametrize("fault", ["commands_lost", "receipts_lost", "commands_unavailable", "too_often"])
 def test_a_command_is_done_once_whether_it_or_its_receipt_was_lost(fault: str) -> None:
     async def work(client: AsyncClient, server: FakeServer) -> None:

@@ -214,7 +214,7 @@ def test_a_command_that_is_too_large_is_refused_at_once_and_ends_nothing(large: 
 
 
 def shown(number: int, nbytes: int = 10) -> pb.Command:
-    return pb.Command(picture=pb.Picture(id=number, data=bytes(nbytes)))
+    return pb.Command(picture=pb.Picture(id=number, format=pb.PICTURE_FORMAT_JPEG, data=bytes(nbytes)))
 
 
 def test_pictures_do_not_wait_for_a_command_that_is_being_answered() -> None:
@@ -245,6 +245,56 @@ def test_of_pictures_that_come_too_fast_the_newest_are_passed_on_and_the_others_
     assert numbers == sorted(numbers)
     assert numbers[-1] == 99
     assert sum(batch.dropped for batch in batches) == 100 - len(numbers)
+
+
+def test_what_is_no_picture_is_refused_alone_and_named() -> None:
+    batches: list[Batch] = []
+
+    async def pass_on(batch: Batch) -> None:
+        batches.append(batch)
+
+    empty, unknown = shown(2, 0), shown(3)
+    empty.id, unknown.id, unknown.picture.format = "empty", "unknown", pb.PICTURE_FORMAT_UNSPECIFIED
+    events = steered([shown(1), empty, unknown, shown(4), pb.Command(end_input=pb.EndInput())], pass_on)
+    refusals = [event.receipt for event in events if event.HasField("receipt")]
+    assert [(receipt.command_id, receipt.error.reason) for receipt in refusals] == [
+        ("empty", pb.ERROR_REASON_INVALID_REQUEST),
+        ("unknown", pb.ERROR_REASON_INVALID_REQUEST),
+    ]
+    passed = [command for batch in batches for command in batch.commands]
+    assert [command.picture.id for command in passed[:-1]] == [1, 4]
+    assert passed[-1].HasField("end_input")
+    assert sum(batch.dropped for batch in batches) == 2
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["ended", "goes on"])
+def test_a_replica_that_takes_a_session_over_is_told_that_no_more_pictures_come(goes_on: bool) -> None:
+    passed: list[str] = []
+
+    async def pass_on(batch: Batch) -> None:
+        passed.extend(command.WhichOneof("action") or "" for command in batch.commands)
+
+    async def feed() -> AsyncGenerator[pb.Command]:
+        yield pb.Command(end_input=pb.EndInput())
+        yield pb.Command(end_input=pb.EndInput())
+        if goes_on:
+            yield shown(1)
+        await asyncio.Future()
+
+    async def steer() -> list[pb.Event]:
+        followed = asyncio.Event()
+        followed.set()
+
+        async def session() -> AsyncGenerator[SerializedEvent]:
+            await asyncio.sleep(0.05)
+            yield SerializedEvent.of(pb.Event(resumed=pb.Resumed(frame=9)))
+            await asyncio.sleep(0.05)
+
+        stream: Any = ControllerStream("a client", session(), followed, Any, Any, pass_on)  # type: ignore[arg-type]
+        return [sent.event async for sent in stream.run(feed())]
+
+    asyncio.run(steer())
+    assert passed == (["end_input", "picture"] if goes_on else ["end_input", "end_input"])
 
 
 def test_pictures_that_are_refused_are_refused_once_and_counted_as_dropped() -> None:

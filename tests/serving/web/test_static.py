@@ -257,6 +257,26 @@ def heard(program: str) -> Any:
     return run(f"{CLOCK} {HEARD} {program} say([heard, {asked}]); process.exit();")
 
 
+def test_that_no_more_pictures_come_is_said_on_every_connection_until_another_does() -> None:
+    program = """
+    const sent = [];
+    WebSocket.prototype.send = function (message) {
+      const type = typeof message === "string" ? JSON.parse(message).type : "picture";
+      sent.push([sockets.indexOf(this), type]);
+    };
+    const again = () => { sockets.at(-1).onclose({ code: 1006 }); sockets.at(-1).onopen(); };
+    sockets[0].onopen();
+    state(4);
+    reactor.sendMessage({ type: "end_input" });
+    again();
+    reactor.sendPicture(new Uint8Array([1]).buffer);
+    again();
+    say(sent);
+    process.exit();
+    """
+    assert run(f"{CLOCK} {HEARD} {program}") == [[0, "end_input"], [1, "end_input"], [1, "picture"]]
+
+
 def test_where_the_numbers_of_events_skip_one_the_connection_is_made_again() -> None:
     program = "state(4); see(0, 9, 5); hear('progress', 5); hear('receipt', 7); state(7); see(9, 12, 8);"
     assert heard(program) == [["state", 0, "progress", "state", 9], ["9"]]

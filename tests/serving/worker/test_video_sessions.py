@@ -127,7 +127,7 @@ def _left(session: ActiveSession) -> int:
     """Pictures that wait for the rest of their block."""
     session_input = session.input
     assert session_input is not None
-    return len(set(session_input._shown))
+    return session_input.waiting
 
 
 @LOOPS
@@ -143,6 +143,46 @@ def test_the_end_of_the_pictures_fills_the_last_block(pocket: OpenedModel, loop:
             assert controller.pictures[9:13] == [1100, 1101, 1102, 1103]
 
     run(end())
+
+
+def test_an_end_of_the_pictures_that_comes_while_the_session_is_paused_holds(pocket: OpenedModel) -> None:
+    async def end() -> None:
+        async with restyling(pocket, video_loop="batch") as controller:
+            await controller.push(range(9))
+            await settled(lambda: controller.frames >= 5)
+            await controller.command(pb.Command(id="pause", pause=pb.Pause()))
+            controller.end_input()
+            await controller.command(pb.Command(id="resume", resume=pb.Resume()))
+            await settled(lambda: controller.frames >= 9)
+            assert controller.pictures == list(range(1000, 1009))
+
+    run(end())
+
+
+def test_what_was_on_its_way_as_a_replica_was_lost_comes_out_where_the_pictures_have_ended(
+    pocket: OpenedModel,
+) -> None:
+    resumed: list[ResumeState] = []
+
+    async def lose() -> None:
+        async with at_work(pocket, video_loop="batch") as bench:
+            name = await begun(bench, video_spec(pocket))
+            async with standing_by(bench, name) as copy, controlled(bench, name) as controller:
+                await controller.push(range(13))
+                await settled(lambda: copy.record is not None and copy.record.delivered_frames >= 9)
+                await settled(lambda: len(controller.session.on_way) == 1)
+            resumed.append(copy.resume_state("lost"))
+
+    async def go_on() -> None:
+        async with at_work(pocket, video_loop="batch") as bench:
+            await bench.open(video_spec(pocket), resume=resumed[0])
+            async with controlled(bench, "one") as controller:
+                controller.end_input()
+                await settled(lambda: controller.frames >= 13)
+                assert controller.pictures == list(range(1000, 1013))
+
+    run(lose())
+    run(go_on())
 
 
 def test_who_sends_nothing_for_a_second_is_waited_for(pocket: OpenedModel) -> None:

@@ -9,8 +9,9 @@ from PIL import Image
 
 from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.protocol.commands import MOST_PICTURE_BYTES
 from serving.worker.pictures import picture_decoder
-from serving.worker.pictures.picture_decoder import MOST_BYTES, PictureDecoder, SentPicture, read_picture
+from serving.worker.pictures.picture_decoder import PictureDecoder, SentPicture, read_picture
 from tests.serving.worker.pictures.clips import encoded, h264, picture, png
 
 
@@ -80,6 +81,26 @@ def test_behind_a_loss_nothing_is_shown_before_the_next_key() -> None:
     assert ids == list(range(10, 20))
 
 
+@pytest.mark.parametrize("repeated", [False, True], ids=["sent once", "sent with each unit"])
+def test_units_without_a_key_frame_are_not_kept(repeated: bool) -> None:
+    decoder, units = PictureDecoder(), h264(200, key_every=1000)
+    sets = parameter_sets(units[0])
+    for number, unit in enumerate(units[1:]):
+        with_sets = repeated or number == 0
+        assert decoder.decode(sent(number, sets + unit if with_sets else unit)) == []
+    assert len(decoder._waiting) <= 16
+    assert not any(waiting.data for waiting in decoder._waiting.values())
+    shown = decoder.decode(sent(200, units[0]))
+    assert [one.sent.id for one in shown] == [200]
+
+
+def parameter_sets(key: bytes) -> bytes:
+    """Those at the head of a key frame."""
+    start = b"\x00\x00\x01"
+    found = [unit.rstrip(b"\x00") for unit in key.split(start)[1:]]
+    return b"".join(b"\x00" + start + unit for unit in found if unit[0] & 31 in (7, 8))
+
+
 @pytest.mark.parametrize("data", [b"x", b"\xff\xd8\xff\xe0" + bytes(50), encoded(picture(1))[:200], bytes(5000)])
 @pytest.mark.parametrize("kind", ["jpeg", "png", "h264"])
 def test_rubbish_gives_no_frame(kind: str, data: bytes) -> None:
@@ -109,6 +130,6 @@ def test_what_cannot_be_a_picture_is_refused() -> None:
     wrong.picture.format = 9  # type: ignore[assignment]
     with pytest.raises(InvalidRequest, match="picture format 9 is unknown"):
         read_picture(wrong, 0.0)
-    for data in (b"", bytes(MOST_BYTES + 1)):
+    for data in (b"", bytes(MOST_PICTURE_BYTES + 1)):
         with pytest.raises(InvalidRequest, match=f"a picture has {len(data)} bytes"):
             read_picture(pb.Command(picture=pb.Picture(format=pb.PICTURE_FORMAT_PNG, data=data)), 0.0)
