@@ -186,7 +186,7 @@ class KVCache:
     def open(self, size: WindowSize, frame_tokens: int) -> StreamKV:
         """What a stream needs; nothing of use is in its window, and zeros in means and queues.
 
-        Raises PoolFull; nothing is taken then.
+        Raises PoolFull, or ConfigError where that will never do; nothing is taken then.
         """
         held = StreamKV(size, frame_tokens, self.windows.take(size.frames * frame_tokens))
         try:
@@ -208,7 +208,8 @@ class KVCache:
                 _zero(pool, run)
 
     def open_lanes(self, size: WindowSize, frame_tokens: int, count: int) -> tuple[StreamKV, ...]:
-        """What a stream of `count` windows needs. Raises PoolFull; nothing is taken then."""
+        """What a stream of `count` windows needs. Raises PoolFull, or ConfigError; nothing is taken then."""
+        self.windows.require_possible(count * size.frames * frame_tokens)
         return self._all([partial(self.open, size, frame_tokens)] * count)
 
     def fork_lanes(self, lanes: Sequence[StreamKV]) -> tuple[StreamKV, ...]:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from engines.config.validation import require
 from engines.errors import PoolFull
 
 
@@ -58,10 +59,12 @@ class KVPool:
         return sum(plane.tensor.nbytes for plane in self.planes.values()) // max(self.tokens, 1)
 
     def take(self, tokens: int) -> KVRun:
-        """A run with nothing of use in it; other runs may move. Raises PoolFull if there are too few tokens.
+        """A run with nothing of use in it; other runs may move.
 
-        Where a device has no memory for moving them either, nothing has moved.
+        Raises PoolFull if too few tokens are left, ConfigError if so many will never be. Where a device has no
+        memory for moving runs either, nothing has moved.
         """
+        self.require_possible(tokens)
         if tokens > self.free:
             raise PoolFull(
                 f"{self._name} needs {tokens:,} tokens, {tokens * self.token_bytes:,} bytes; of {self.tokens:,} "
@@ -76,6 +79,14 @@ class KVPool:
         self._runs.append(run)
         self._runs.sort(key=lambda held: held.start)
         return run
+
+    def require_possible(self, tokens: int) -> None:
+        """Raise ConfigError if not even all of the pool would do."""
+        require(
+            tokens <= self.tokens,
+            f"{self._name} needs {tokens:,} tokens, and there is memory for {self.tokens:,} in all: ask for a "
+            "smaller picture or window, or serve with more --slots or with its size among --sizes",
+        )
 
     def give_back(self, run: KVRun) -> None:
         """A run that nobody uses any more."""

@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engines.device.side_stream import FIRST, record_event
+from engines.device.side_stream import EQUAL, record_event
+
+MOST_STREAMS = 16
+"""Of copies that are under way. PyTorch has 32 of a priority, and gives them out again in turn."""
 
 
 class HostTensor(NamedTuple):
@@ -50,7 +53,7 @@ class _CopyStream:
     """A stream, and the end of the last copy in it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device, priority=FIRST)
+        self.stream = torch.cuda.Stream(device, priority=EQUAL)
         self.done = torch.cuda.Event(blocking=True)
 
     def copy(self, tensors: Sequence[Tensor], ready: torch.cuda.Event) -> PendingCopy:
@@ -71,8 +74,9 @@ class _CopyStream:
 class HostCopier:
     """Copies tensors of `device` to the host, beside all that its queues have been given since.
 
-    Each copy waits for its own event only: one that has to wait for a block leaves the others be, because every
-    copy that is under way has a stream to itself. Any thread may use it. On a CPU tensors are there already.
+    Each copy waits for its own event only: one that has to wait for a block leaves the others be, because up to
+    `MOST_STREAMS` copies that are under way have a stream each. Any thread may use it. On a CPU tensors are there
+    already.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -95,7 +99,11 @@ class HostCopier:
         for stream in self._streams:
             if stream.done.query():
                 return stream
-        self._streams.append(_CopyStream(self._device))
+        if len(self._streams) == MOST_STREAMS:
+            # The one that was given something longest ago is the first to be free.
+            self._streams.append(self._streams.pop(0))
+        else:
+            self._streams.append(_CopyStream(self._device))
         return self._streams[-1]
 
 

@@ -32,9 +32,12 @@ class MemoryBudget:
         return max(0, self.free - self.working - self.reserve)
 
     @classmethod
-    def measured(cls, device: torch.device, *works: Callable[[], object]) -> MemoryBudget:
-        """On a CUDA device, by running `works` one by one, all of which may later run at the same moment."""
-        working = sum(_peak_bytes(device, work) for work in works)
+    def measured(cls, device: torch.device, *works: Callable[[], object], kept: int = 0) -> MemoryBudget:
+        """On a CUDA device, by running `works` one by one, all of which may later run at the same moment.
+
+        `kept` are bytes that sessions of their own hold meanwhile: they are no working memory.
+        """
+        working = max(0, sum(_peak_bytes(device, work) for work in works) - kept)
         torch.cuda.empty_cache()
         budget = cls(torch.cuda.mem_get_info(device)[0], working)
         logger.info("device memory", extra={"free": budget.free, "working": working, "reserve": budget.reserve})

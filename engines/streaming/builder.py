@@ -72,7 +72,8 @@ def generate_full_window(generator: Generator, config: EngineConfig) -> None:
     assert isinstance(config.stream, StreamConfig)
     streams = [generator.open(config.stream) for _ in range(config.batch)]
     prompt = Prompt("", torch.ones(1, generator.config.text_dim))
-    while streams[0].latent_frames <= config.stream.window_frames:
+    # A block more than the window holds: only then is all of it recached where blocks do not divide it.
+    while streams[0].latent_frames <= config.stream.window_frames + config.stream.block_frames:
         for stream in streams:
             generator.set_prompt(stream, prompt)
         for stream, block in zip(streams, generator.generate(streams), strict=True):
@@ -101,8 +102,7 @@ def build_generator(
     if lasting is None and model.transformer.device.type == "cuda":
         lasting = memory_budget(model, config, beside, exercise, decoder, runner).lasting
     if lasting is not None:
-        kv_format = kv_format_of(config.backends) if runner is None else runner.kv_format
-        _require_room(model, config, lasting, kv_format)
+        _require_room(model, config, lasting, _kv_format(config, runner))
     runner = runner or select_runner(model.transformer, config.backends, graphs=config.graphs)
     return _generator(model, config, runner, size, decoder)
 
@@ -121,7 +121,9 @@ def memory_budget(
     """
     with typed_out_of_memory("one block"):
         run = partial(_exercise, model, config, exercise, decoder, runner)
-        return MemoryBudget.measured(model.transformer.device, run, *beside)
+        layout = CacheLayout.of(model.config.transformer, model.transformer.dtype, _kv_format(config, runner))
+        kept = layout.nbytes(_cache_size(model, config, config.batch))
+        return MemoryBudget.measured(model.transformer.device, run, *beside, kept=kept)
 
 
 def _generator(
@@ -136,6 +138,10 @@ def _generator(
         batch=config.batch,
         identity=model.identity,
     )
+
+
+def _kv_format(config: EngineConfig, runner: ModelRunner | None) -> KVFormat:
+    return kv_format_of(config.backends) if runner is None else runner.kv_format
 
 
 def _cache_size(model: Model, config: EngineConfig, sessions: int) -> CacheSize:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from engines.device.memory_budget import typed_out_of_memory
 from engines.errors import SnapshotError
 
 VERSION = 3
@@ -30,12 +31,14 @@ class Parts(NamedTuple):
 
 
 def pack(kind: Kind, tensors: dict[str, Tensor], facts: dict[str, Any]) -> bytes:
-    """Bytes of tensors and facts, with a checksum over both."""
+    """Bytes of tensors and facts, with a checksum over both. Raises DeviceOutOfMemory."""
     # Copies, because a finished block may be both among the recent ones and what went into a sink pass.
-    here = {
-        name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+    # A view of a window is made whole on its device before it leaves that.
+    with typed_out_of_memory("a snapshot"):
+        here = {
+            name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in tensors.items()
+        }
     text = json.dumps({"version": VERSION, "kind": kind} | facts)
     return safetensors.torch.save(here, {"snapshot": text, "checksum": _checksum(here, text)})
 

@@ -37,6 +37,7 @@ class FrameDecoder:
         self._codec = codec
         self._side_stream = side_stream
         self._copier = copier
+        self._loaded = side_stream.record_event()
 
     @property
     def receptive_field(self) -> int:
@@ -64,8 +65,11 @@ class FrameDecoder:
     def rebuild_cache(self, blocks: Sequence[Tensor], ready: torch.cuda.Event | None = None) -> ConvCache:
         """The cache after latents [frames, channels, h/8, w/8] of `blocks`, from nothing.
 
-        On CUDA they are there at `ready`, or at the end of the caller's queue, and this waits.
+        On CUDA they are there at `ready`, or at the end of the caller's queue, and this waits. Those that are on
+        the host wait for nothing.
         """
+        if all(latents.device.type == "cpu" for latents in blocks):
+            ready = self._loaded
         # Memory that the decoder's queue has taken is of no use to the other, so all decoding is done there.
         with typed_out_of_memory("a decoder's cache"):
             return self._side_stream.begin(partial(self._rebuilt, blocks), ready).wait()

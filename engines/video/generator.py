@@ -157,15 +157,18 @@ class VideoGenerator:
 
     @torch.inference_mode()
     def flush(self, stream: VideoStream) -> list[Block]:
-        """The blocks that are on their way in a stream batch, finished without another input."""
+        """The blocks that are on their way in a stream batch, finished without another input.
+
+        Where a pass of it fails none is lost: the next flush has them all.
+        """
         stream.require_open()
-        blocks = []
         self._keep_rows(stream, lambda row: row.block is not None)
         while not stream.is_empty:
             with typed_out_of_memory("a block"):
                 ticked = self._ticks([_Due(stream, None)], None)[id(stream)]
             finished = self._after_tick(stream, ticked, self.beside.record_event())
-            blocks += [] if finished is None else [finished]
+            stream.flushed += [] if finished is None else [finished]
+        blocks, stream.flushed = stream.flushed, []
         return blocks
 
     @torch.inference_mode()
@@ -207,6 +210,7 @@ class VideoGenerator:
             recent=stream.recent.copy(),
             inputs=stream.inputs.copy(),
             rebuilt_before=stream.rebuilt_before.copy(),
+            flushed=stream.flushed.copy(),
         )
 
     def close(self, stream: VideoStream) -> None:

@@ -71,6 +71,7 @@ class InputEncoder:
         self._vae = vae
         self.dtype = dtype
         self._side_stream = SideStream(device)
+        self._loaded = self._side_stream.record_event()
 
     @property
     def device(self) -> torch.device:
@@ -88,6 +89,11 @@ class InputEncoder:
             black = torch.zeros(frames, config.height, config.width, 3, dtype=torch.uint8)
             state = self.encode(config, black, state).after
 
+    def wait_for_caller(self) -> None:
+        """Wait until what the caller's queue has been given is done: encoding waits for none of it."""
+        if (given := self._side_stream.record_event()) is not None:
+            given.synchronize()
+
     def start(self, config: VideoStreamConfig, block: int = 0, noise: NoiseSetting | None = None) -> InputState:
         """Before the pictures of the block that opens a stream; `noise` replaces what `config` says of it."""
         noise = noise or NoiseSetting(config.noise_scale, config.motion_noise)
@@ -102,7 +108,7 @@ class InputEncoder:
         """
         _check(config, pictures)
         with typed_out_of_memory("the input of a block"):
-            return self._side_stream.begin(partial(self._resumed, config, pictures, blocks), None).wait()
+            return self._side_stream.begin(partial(self._resumed, config, pictures, blocks), self._loaded).wait()
 
     def _resumed(self, config: VideoStreamConfig, pictures: Tensor, blocks: int) -> InputState:
         start, pixels = self.start(config), self._pixels(pictures)
@@ -120,7 +126,7 @@ class InputEncoder:
         """
         _check(config, pictures)
         with typed_out_of_memory("the input of a block"):
-            return self._side_stream.begin(partial(self._encoded, config, pictures, state), None).wait()
+            return self._side_stream.begin(partial(self._encoded, config, pictures, state), self._loaded).wait()
 
     def _encoded(self, config: VideoStreamConfig, pictures: Tensor, state: InputState) -> Encoded:
         noise, before = state.noise, state.motion

@@ -49,4 +49,5 @@ def restore_input(encoder: InputEncoder, config: VideoStreamConfig, data: bytes 
             picture = tensors[PICTURE]
             require_shape(PICTURE, picture, (1, 3, config.height, config.width))
             motion = MotionNoise(NoiseSetting(scale).scale, picture.to(encoder.device, encoder.dtype))
+        encoder.wait_for_caller()
         return InputState(cache, NoiseSetting(**kept["noise"]), blocks, motion)

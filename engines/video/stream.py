@@ -65,7 +65,7 @@ class VideoStream:
     step, of which a plain loop uses the first. `rows` are the blocks between two steps of stream batch, from the
     second step on; None where there is none. `position` is the next block's.
     `renewing` is whether the sink has been renewed since the last block began. `rebuilt_before` are the blocks in
-    front of which the windows were rebuilt from `inputs`.
+    front of which the windows were rebuilt from `inputs`. `flushed` have come out of a flush that is not done.
     """
 
     config: VideoStreamConfig
@@ -89,6 +89,7 @@ class VideoStream:
     renewing: bool = False
     rebuilt_before: list[int] = field(default_factory=list)
     begun: BegunBlock | None = None
+    flushed: list[Block] = field(default_factory=list)
     closed: bool = False
 
     @property

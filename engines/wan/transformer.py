@@ -249,7 +249,9 @@ class CausalTransformer(nn.Module):
 
 def _with_factors(modulations: Tensor, factors: Sequence[bool]) -> Tensor:
     """[..., modulations, dim] with the whole factor of norms in the place of its scale."""
-    return modulations + torch.tensor(factors, dtype=modulations.dtype, device=modulations.device).unsqueeze(-1)
+    # A tensor of them would be copied from the host, which waits for all work before.
+    parts = zip(modulations.unbind(-2), factors, strict=True)
+    return torch.stack([part + 1 if is_factor else part for part, is_factor in parts], dim=-2)
 
 
 def _in(dtype: torch.dtype, layers: nn.Sequential) -> Callable[[Tensor], Tensor]:

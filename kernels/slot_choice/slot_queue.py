@@ -27,7 +27,6 @@ already, and behind them are the ring's, each of which comes back when it has be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -105,14 +104,15 @@ class SlotQueues:
         return self.sink_means[0, :0]
 
 
-def put_first(record: Tensor, ends: Sequence[int]) -> None:
+def put_first(record: Tensor, ends: range) -> None:
     """Have slots be overwritten before all others: their `ends` go to the front of the queue in each layer.
 
-    `record` is [layers, RECORD]. A layer's queue that has no room for all of them stays as it is; nothing is read
-    back.
+    `record` is [layers, RECORD]. A layer's queue that has no room for all of them stays as it is. The host waits
+    for nothing.
     """
     count = len(ends)
-    first = torch.tensor(ends, dtype=record.dtype, device=record.device).expand(record.shape[0], count)
+    first = torch.arange(ends.start, ends.stop, ends.step, dtype=record.dtype, device=record.device)
+    first = first.expand(record.shape[0], count)
     longer = torch.cat([record[:, LENGTH:ENDS] + count, first, record[:, ENDS : RECORD - count]], dim=1)
     has_room = longer[:, :1] <= CAPACITY
     record[:, LENGTH:] = torch.where(has_room, longer, record[:, LENGTH:])

@@ -1,4 +1,4 @@
-"""Counts what is read back from tensors: on a GPU each time the host waits for all work before."""
+"""Counts what makes the host wait for all work that a GPU has been given: tensors read back, or made of values."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ READING = frozenset({
     "__bool__", "__int__", "__float__", "__index__", "__complex__", "__array__", "__contains__",
 })  # fmt: skip
 """Functions of tensors whose result the host sees, or whose result's shape depends on values."""
+
+
+MAKING = frozenset({"tensor", "as_tensor", "asarray"})
+"""Functions that copy values from memory that is not pinned, where they are told a device."""
 
 
 class Readbacks(TorchFunctionMode):
@@ -30,6 +34,6 @@ class Readbacks(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         name = getattr(function, "__name__", "")
-        if name in READING:
+        if name in READING or (name in MAKING and (kwargs or {}).get("device") is not None):
             self.names[name] += 1
         return function(*args, **(kwargs or {}))

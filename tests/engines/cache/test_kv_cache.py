@@ -8,7 +8,7 @@ from engines.cache.prompt_kv import EncodedPrompt
 from engines.cache.window import SinkWindow
 from engines.config.presets import PRESETS, preset
 from engines.config.stream import StreamConfig
-from engines.errors import PoolFull
+from engines.errors import ConfigError, PoolFull
 from kernels.attention.rope import frame_pairs
 
 LONGLIVE = preset("longlive-1.3b").transformer
@@ -62,6 +62,16 @@ def test_there_is_room_for_so_many_sessions_and_no_more() -> None:
         pools.open(WINDOW, 3)
     pools.close(held[0])
     pools.open(WINDOW, 3)
+
+
+def test_lanes_that_will_never_fit_together_are_told_from_those_that_do_not_fit_now() -> None:
+    pools = cache(sessions=2)
+    pools.open(WINDOW, 3)
+    with pytest.raises(PoolFull):
+        pools.open_lanes(WINDOW, 3, 2)
+    with pytest.raises(ConfigError, match="a session's window needs 36 tokens, and there is memory for 24 in all"):
+        pools.open_lanes(WINDOW, 3, 3)
+    assert pools.windows.free == 12
 
 
 def test_a_session_that_finds_no_room_for_its_sink_takes_nothing() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engines.cache.kv_pool import KVPool, KVRun, Plane
-from engines.errors import PoolFull
+from engines.errors import ConfigError, PoolFull
 
 
 def pool(tokens: int = 20) -> KVPool:
@@ -83,6 +83,14 @@ def test_a_full_pool_says_what_is_missing() -> None:
     runs.take(15)
     with pytest.raises(PoolFull, match=r"a test needs 6 tokens, 288 bytes; of 20 there are 5 left"):
         runs.take(6)
+
+
+def test_what_will_never_fit_is_told_from_what_does_not_fit_now() -> None:
+    runs = pool()
+    runs.take(15)
+    told = "a test needs 21 tokens, and there is memory for 20 in all: ask for a smaller picture .* --sizes"
+    with pytest.raises(ConfigError, match=told):
+        runs.take(21)
 
 
 def test_a_copy_is_a_run_of_its_own() -> None:

@@ -52,6 +52,17 @@ def test_streams_of_finished_copies_are_used_again(cuda: FakeCuda) -> None:
     assert len(cuda.streams) - before == 2
 
 
+def test_many_copies_under_way_share_streams_among_themselves_and_with_no_decoder(cuda: FakeCuda) -> None:
+    copier, before = HostCopier(CUDA), len(cuda.streams)
+    block = cuda.main.launch()
+    pending = [copier.begin([on_device(torch.full((1,), float(number)))]) for number in range(40)]
+    made = cuda.streams[before:]
+    assert len(made) == 16
+    assert {stream.priority for stream in made} == {0}
+    block.finish()
+    assert [copy.result()[0].item() for copy in pending] == list(range(40))
+
+
 def test_memory_that_is_being_copied_is_not_given_to_others(cuda: FakeCuda) -> None:
     tensor = on_device(torch.ones(1))
     HostCopier(CUDA).begin([tensor])

@@ -13,12 +13,15 @@ from torch import Tensor
 from benchmarks.host_time import idle_stream, make_block
 from engines.config.stream import StreamConfig
 from engines.loading.model import Model
+from engines.runner.modulation import ModulationCache
 from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 from engines.wan.transformer import CausalTransformer
 from tests.support.generators import denoiser_for
 from tests.support.readback import Readbacks
 from tests.support.rollouts import roll, roll_pictures
+
+CPU = torch.device("cpu")
 
 
 def test_nothing_is_read_back_in_the_block_loop(
@@ -49,6 +52,20 @@ def test_what_is_read_back_is_counted(read: Callable[[Tensor], object]) -> None:
     with Readbacks() as readbacks:
         read(torch.zeros((), dtype=torch.int64))
     assert readbacks.names.total() == 1
+
+
+def test_values_that_are_copied_to_a_device_are_counted() -> None:
+    with Readbacks() as readbacks:
+        torch.tensor([1.0], device=CPU)
+        torch.tensor([1.0])
+    assert readbacks.names == {"tensor": 1}
+
+
+def test_nothing_is_copied_for_a_timestep_that_no_pass_has_had(model: Model) -> None:
+    modulations = ModulationCache(model.transformer)
+    with Readbacks() as readbacks:
+        modulations.batched([321.0, 20.0])
+    assert readbacks.names == {}
 
 
 @pytest.mark.parametrize("sink", ["global", "local"])

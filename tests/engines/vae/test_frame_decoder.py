@@ -17,8 +17,19 @@ from engines.vae import frame_decoder
 from engines.vae.conv_cache import ConvCache
 from engines.vae.frame_decoder import FrameDecoder
 from engines.vae.protocol import Decoded
+from tests.support.fake_cuda import install
 
 CPU = torch.device("cpu")
+
+
+def test_a_cache_is_rebuilt_of_latents_on_the_host_while_blocks_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = preset("tiny-taehv")
+    vae, cuda = Model.random(config, 1, networks=["codec"]).vae, install(monkeypatch)
+    monkeypatch.setattr(frame_decoder, "to_device", lambda latents, _: latents)
+    decoder = FrameDecoder(vae, SideStream(torch.device("cuda:0")), HostCopier(CPU))
+    cuda.main.launch()
+    blocks = [torch.zeros(config.stream.latent_shape(config.vae.latent_channels, 3))] * 2
+    assert decoder.rebuild_cache(blocks).frames_seen > 0
 
 
 def test_the_fastest_convolutions_are_searched_for_while_it_is_warmed_up(monkeypatch: pytest.MonkeyPatch) -> None:

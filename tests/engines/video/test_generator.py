@@ -60,6 +60,23 @@ def test_a_block_of_a_stream_batch_comes_out_when_its_steps_are_done(
     assert [block.number for block in video.flush(stream)] == [4, 5]
 
 
+@pytest.mark.parametrize("failing", range(1, 7))
+def test_a_flush_that_fails_loses_no_block(
+    failing: int, video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    wanted = roll_video(video, video.open(clip), 8, {0: prompts[0]})
+    stream = video.open(clip)
+    made = roll_video(video, stream, 6, {0: prompts[0]})
+    monkeypatch.setattr(EagerAttention, "cross_attention", failing_at(failing, EagerAttention.cross_attention))
+    with pytest.raises(ZeroDivisionError):
+        video.flush(stream)
+    monkeypatch.undo()
+    flushed = video.flush(stream)
+    assert [block.number for block in flushed] == [4, 5]
+    assert_equal([*made, *(block.latents for block in flushed)], wanted)
+
+
 def test_a_prompt_holds_for_blocks_that_begin_and_no_others(
     video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
 ) -> None:

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor
 
 from engines.config.video_stream import VideoStreamConfig
+from engines.device.side_stream import SideStream, record_event
 from engines.errors import ConfigError, StreamError
 from engines.sampling.motion_noise import NoiseSetting
+from engines.video import input as input_encoder
 from engines.video.input import BlockInput, InputEncoder, under_noise
+from tests.support.fake_cuda import Stuck, install
 
 STILL = torch.full((1, 16, 32, 3), 90, dtype=torch.uint8)
 
@@ -70,6 +73,21 @@ def test_the_noise_can_be_set_between_two_calls(encoder: InputEncoder, clip: Vid
     assert more.noise_scale == pytest.approx(0.7 * 0.9 + 0.05)
     with pytest.raises(ConfigError, match=r"noise_scale 1.5 is outside 0..1"):
         NoiseSetting(1.5)
+
+
+def test_pictures_wait_for_no_block(
+    encoder: InputEncoder, clip: VideoStreamConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda, device = install(monkeypatch), torch.device("cuda:0")
+    monkeypatch.setattr(input_encoder, "to_device", lambda pictures, _: pictures)
+    monkeypatch.setattr(encoder, "_side_stream", SideStream(device))
+    monkeypatch.setattr(encoder, "_loaded", record_event(device))
+    cuda.main.launch()
+    state = encoder.encode(clip, moving(5), encoder.start(clip)).after
+    encoder.encode(clip, moving(4), state)
+    encoder.resume(clip, moving(5), 2)
+    with pytest.raises(Stuck):
+        encoder.wait_for_caller()
 
 
 def test_pictures_that_are_no_whole_blocks_are_refused(encoder: InputEncoder, clip: VideoStreamConfig) -> None:

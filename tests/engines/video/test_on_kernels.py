@@ -68,4 +68,6 @@ def test_nothing_is_read_back_in_the_loop(clip: VideoStreamConfig) -> None:
     roll_video(video, stream, 6, {0: prompt})
     with Readbacks() as readbacks:
         roll_video(video, stream, 4, {7: Prompt("other", prompt.rows)})
+        video.renew_sink(stream)
+        roll_video(video, stream, 2, {})
     assert readbacks.names == {}

@@ -88,7 +88,7 @@ def test_a_queue_without_room_for_the_sinks_keeps_the_rings(device: torch.device
 def test_slots_go_to_the_front_where_all_find_room(waiting: int, room: bool, device: torch.device) -> None:
     ends = [*[2] * (waiting - 1), 4]
     record = queues(device, ends).records[:, 0]
-    put_first(record, [1, 2, 3])
+    put_first(record, range(1, 4))
     read = record[LAYER].tolist()
     assert read[ENDS : ENDS + read[LENGTH]] == ([1, 2, 3, *ends] if room else ends)
 
