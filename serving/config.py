@@ -224,6 +224,7 @@ class ServerConfig(BaseModel):
         0, description="seconds after which a paused session gives its slot back until it is resumed; 0: never"
     )
     batch: Count = Field(1, description="streams in one pass of a denoiser")
+    graphs: bool = Field(True, description="replay passes on a GPU from CUDA graphs, where kernels permit it")
     video_loop: LoopSetting = Field(
         "auto", description="of restyled videos: plain, or batch (later, and more of them); auto: as there is time"
     )

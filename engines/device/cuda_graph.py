@@ -54,7 +54,9 @@ class CudaGraphCapture:
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 run()
         except Exception as error:
-            raise CaptureFailed(f"a graph could not be captured, and this process must end: {error}") from error
+            raise CaptureFailed(
+                f"a graph could not be captured, and this process must end; --no-graphs does without: {error}"
+            ) from error
         return graph
 
 

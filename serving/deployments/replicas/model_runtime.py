@@ -234,7 +234,7 @@ def _generator(
     encoder: InputEncoder | None,
     beside: Sequence[Callable[[], object]],
 ) -> Generator:
-    graphs = can_use_cuda_graphs(config.backends, torch.device(config.device))
+    graphs = config.graphs and can_use_cuda_graphs(config.backends, torch.device(config.device))
     logger.info("kernels", extra={"backends": str(config.backends), "graphs": graphs})
     networks, text, videos = model.model.config, streams(config), video_streams(config)
     video = max(videos, key=_tokens, default=None)

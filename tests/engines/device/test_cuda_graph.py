@@ -93,6 +93,9 @@ def test_an_error_in_a_capture_says_that_the_process_must_end(monkeypatch: pytes
         if runs[0] == 2:
             raise torch.OutOfMemoryError("no room")
 
-    with pytest.raises(CaptureFailed, match="this process must end: no room") as caught, typed_out_of_memory("x"):
+    with (
+        pytest.raises(CaptureFailed, match="this process must end; --no-graphs does without: no room") as caught,
+        typed_out_of_memory("x"),
+    ):
         capture(fail_in_capture)
     assert not isinstance(caught.value, EngineError)

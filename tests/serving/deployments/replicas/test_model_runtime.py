@@ -17,6 +17,7 @@ import torch
 from engines.config.presets import preset
 from engines.config.quantization import QuantizationConfig
 from engines.errors import ConfigError
+from engines.loading.model import Model
 from engines.streaming.builder import EngineConfig
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
@@ -26,6 +27,7 @@ from engines.vae.taehv import TAEHV
 from engines.video.input import InputEncoder
 from engines.wan.transformer import CausalTransformer
 from serving.config import ServerConfig
+from serving.deployments.replicas import model_runtime
 from serving.deployments.replicas.model_runtime import (
     build_decoder,
     build_denoising,
@@ -127,6 +129,24 @@ def test_declared_sizes_have_room_and_graphs(threads: dict[str, list[tuple[str, 
         executor.submit(engine.open, streams(large)[1]).result()
     shapes = {shape[-2:] for _, shape in threads["CausalTransformer.denoise"]}
     assert shapes == {(8, 12), (16, 20), (4, 6)}
+
+
+@pytest.mark.parametrize("graphs", [False, True])
+def test_passes_are_replayed_from_graphs_where_that_can_be_and_is_not_turned_off(
+    graphs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[EngineConfig] = []
+
+    def build(model: Model, config: EngineConfig, *_: Any, **__: Any) -> None:
+        asked.append(config)
+        raise ConfigError("asked")
+
+    monkeypatch.setattr(model_runtime, "can_use_cuda_graphs", lambda *_: True)
+    monkeypatch.setattr(model_runtime, "build_generator", build)
+    config = CONFIG.model_copy(update={"graphs": graphs})
+    with pytest.raises(ConfigError, match="asked"):
+        build_denoising(load(config, ["transformer"]), config)
+    assert [one.graphs for one in asked] == [graphs]
 
 
 def test_a_process_with_one_stage_has_one_network(threads: dict[str, list[tuple[str, tuple[int, ...]]]]) -> None:
