@@ -90,6 +90,8 @@ def prepare(options: argparse.Namespace) -> Laboratory:
     config = resized(model_config(options.model, models), options.size)
     if config.transformer.quantization is not None:
         raise ModelError(f"{options.model} is quantized already; measure {config.name}, of which it is made")
+    if config.needs_video:
+        raise ModelError(f"{config.name} only restyles videos; streams from prompts alone are measured here")
     open_some = partial(open_model, options.model, models, torch.device(options.device))
     encode = open_some(torch.bfloat16, networks=["text_encoder"]).prompts.encode
     watched = [encode(text) for text in read_prompts(None, config)]

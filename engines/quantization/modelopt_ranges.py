@@ -17,9 +17,10 @@ from typing_extensions import override
 
 from engines.config.quantization import QUANTIZED_LAYERS
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
-from engines.quantization.calibration import calibrate
+from engines.quantization.calibration import Footage, calibrate
 from engines.quantization.inputs import InputStatistics, layer_inputs
 from engines.quantization.smoothing import LEAST
 from engines.text.prompt import Prompt
@@ -65,11 +66,12 @@ def require_modelopt() -> None:
 def calibrate_by_modelopt(
     model: Model,
     prompts: Sequence[Prompt],
-    stream: StreamConfig,
+    stream: AnyStreamConfig,
     blocks: int,
     made: Callable[[int], None] = lambda _: None,
     *,
     moments: bool = True,
+    footage: Footage | None = None,
 ) -> SecondOpinion:
     """As `calibrate`, with maxima by modelopt's calibrator. Raises ConfigError if it is not installed."""
     require_modelopt()
@@ -79,10 +81,11 @@ def calibrate_by_modelopt(
 
     def roll_out(_: CausalTransformer) -> None:
         nonlocal own
-        own = calibrate(twin, prompts, stream, blocks, made, moments=moments)
+        own = calibrate(twin, prompts, stream, blocks, made, moments=moments, footage=footage)
 
     # Modelopt replaces layers: those of a transformer that shares its weights with the one to be quantized.
-    twin = Model.of(model.config, _sharing(model.transformer))
+    encoder = None if isinstance(stream, StreamConfig) else model.encoder
+    twin = Model.of(model.config, _sharing(model.transformer), encoder=encoder)
     with redirect_stdout(sys.stderr):
         mtq.quantize(twin.transformer, {"quant_cfg": WATCH_CHANNELS, "algorithm": "max"}, forward_loop=roll_out)
     maxima = {

@@ -18,16 +18,21 @@ from torch import Tensor
 
 from engines.config.model import ModelConfig
 from engines.config.quantization import QUANTIZED_LAYERS, ROUNDINGS, WEIGHT_FORMATS, QuantizationConfig
+from engines.config.stream import StreamConfig
+from engines.config.video_stream import AnyStreamConfig
 from engines.loading.lora import marks
+from engines.loading.model import Network
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
 from engines.pocket.world.captions import caption
-from engines.pocket.world.scene import Scene
+from engines.pocket.world.renderer import Renderer
+from engines.pocket.world.scene import Clip, Scene
 from engines.quantization.calibration import calibrate
 from engines.quantization.inputs import InputStatistics
 from engines.quantization.modelopt_ranges import calibrate_by_modelopt, require_modelopt
 from engines.quantization.prompts import PROMPTS
 from engines.quantization.quantizer import quantize
 from engines.text.prompt import Prompt
+from engines.video.builder import require_video
 from serving.cli.options import add_lora_argument, size
 from serving.cli.terminal import say, show_progress
 from serving.errors import ModelError
@@ -43,7 +48,7 @@ SMOOTHING = {"int8": 0.5, "fp8": 0.0}
 RANGES = ("own", "modelopt")
 
 BLOCKS = 5
-"""Of each prompt's stream: the window of LongLive is full by then."""
+"""Of each prompt's stream from prompts alone: the window of LongLive is full by then."""
 
 POCKET_PROMPTS = 8
 """Of the pocket model's own world, which understands nothing else."""
@@ -69,7 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="who watches the model: our own code, or modelopt, for a second opinion, which has to be installed",
     )  # fmt: skip
     parser.add_argument("--prompts", type=Path, help="a file with a prompt a line, to watch the model with")
-    parser.add_argument("--blocks", type=int, default=BLOCKS, help=f"made of each prompt (default: {BLOCKS})")
+    parser.add_argument(
+        "--blocks", type=int, help=f"made of each prompt (default: {BLOCKS}; of a restyled video a window and two)"
+    )
     parser.add_argument("--size", type=size, metavar="HEIGHTxWIDTH", help="of the pictures (default: the model's)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     add_lora_argument(parser)
@@ -94,7 +101,8 @@ def run(options: argparse.Namespace) -> int:
     open_one = partial(open_model, options.model, models, torch.device(options.device))
     # One network after the other: the text encoder is four times as large as the transformer.
     prompts = _encoded(open_one(torch.bfloat16, networks=["text_encoder"]), texts) if watches else []
-    opened = open_one(torch.float32, networks=["transformer"], loras=loras)
+    networks: list[Network] = ["transformer", "codec"] if config.needs_video else ["transformer"]
+    opened = open_one(torch.float32, networks=networks, loras=loras)
     statistics = _watch(opened, prompts, recipe, options) if watches else InputStatistics()
     header = QuantizedHeader(
         model=config.name,
@@ -182,6 +190,23 @@ def _pocket_prompts() -> list[str]:
     return [caption(Scene.random(random), random) for _ in range(POCKET_PROMPTS)]
 
 
+def watched_stream(config: ModelConfig) -> AnyStreamConfig:
+    """A stream such as the model was made for."""
+    return require_video(config) if config.needs_video else config.stream
+
+
+def least_blocks(stream: AnyStreamConfig) -> int:
+    """So many that the window is full."""
+    return BLOCKS if isinstance(stream, StreamConfig) else stream.blocks.blocks_of(stream.window_frames) + 2
+
+
+def moving_pictures(stream: AnyStreamConfig, frames: int, number: int) -> Tensor:
+    """A clip of the pocket model's world: [frames, height, width, 3] uint8."""
+    clip = Clip(Scene.random(np.random.default_rng(number)), number)
+    (pictures,) = Renderer(stream.height, stream.width).render([clip], [0], frames)
+    return pictures.permute(0, 2, 3, 1).mul(255).round().to(torch.uint8)
+
+
 def _encoded(opened: OpenedModel, texts: Sequence[str]) -> list[Prompt]:
     return [opened.prompts.encode(text) for text in texts]
 
@@ -189,17 +214,19 @@ def _encoded(opened: OpenedModel, texts: Sequence[str]) -> list[Prompt]:
 def _watch(
     opened: OpenedModel, prompts: Sequence[Prompt], recipe: QuantizationConfig, options: argparse.Namespace
 ) -> InputStatistics:
-    stream = opened.model.config.stream
+    stream = watched_stream(opened.model.config)
     if options.size is not None:
         stream = replace(stream, height=options.size[0], width=options.size[1])
+    blocks = least_blocks(stream) if options.blocks is None else options.blocks
 
     def show(made: int) -> None:
-        of = len(prompts) * options.blocks
+        of = len(prompts) * blocks
         show_progress(f"watching the model: block {made} of {of}", is_last=made == of)
 
     moments = recipe.rounding == "compensated"
+    footage = partial(moving_pictures, stream, stream.blocks.pixel_frames(blocks))
     if options.ranges == "own":
-        return calibrate(opened.model, prompts, stream, options.blocks, show, moments=moments)
-    opinion = calibrate_by_modelopt(opened.model, prompts, stream, options.blocks, show, moments=moments)
+        return calibrate(opened.model, prompts, stream, blocks, show, moments=moments, footage=footage)
+    opinion = calibrate_by_modelopt(opened.model, prompts, stream, blocks, show, moments=moments, footage=footage)
     say(str(opinion))
     return opinion.statistics

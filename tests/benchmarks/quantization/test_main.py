@@ -49,6 +49,7 @@ def test_steps_and_times_are_told(parts: dict[str, Any], results: Path) -> None:
     ("asked", "complaint"),
     [
         (["--model", "nope"], "unknown model 'nope'"),
+        (["--model", "streamdiffusionv2-1.3b"], "only restyles videos; streams from prompts alone are measured"),
         (["--model", "longlive-1.3b"], "longtake download longlive-1.3b"),
         (["--blocks", "2"], "three blocks"),
         (["--parts", "speed", "--device", "cuda"], "speed is that of a CPU"),

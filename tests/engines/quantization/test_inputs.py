@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
+from engines.config.presets import preset
 from engines.config.stream import StreamConfig
+from engines.config.video_stream import VideoStreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
 from engines.quantization.calibration import calibrate
@@ -23,6 +26,34 @@ def test_every_input_of_every_block_is_seen(model: Model, small: StreamConfig, p
     for name, moments in statistics.moments.items():
         channels = len(statistics.maxima[name])
         assert moments.shape == (channels, channels)
+
+
+def test_a_model_that_restyles_videos_is_watched_as_it_does(prompts: list[Prompt]) -> None:
+    model = Model.random(preset("tiny"), 1, networks=["transformer", "codec"])
+    config = VideoStreamConfig(seed=3, height=16, width=32, steps=(700, 500, 300))
+    asked: list[int] = []
+
+    def pictures(number: int) -> Tensor:
+        asked.append(number)
+        generator = torch.Generator().manual_seed(number)
+        return torch.randint(0, 256, (40, 16, 32, 3), dtype=torch.uint8, generator=generator)
+
+    passes: list[float] = []
+    modulations = model.transformer.modulations
+
+    def noted(timesteps: Tensor) -> object:
+        passes.extend(timesteps.flatten().tolist())
+        return modulations(timesteps)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(model.transformer, "modulations", noted)
+        restyled = calibrate(model, prompts[:2], config, 8, footage=pictures)
+    assert asked == [0, 1]
+    assert {500.0, 300.0} <= set(passes)
+    assert 1000.0 not in passes
+    assert restyled.maxima.keys() == {given.name for given in layer_inputs(model.config.transformer)}
+    with pytest.raises(ConfigError, match="is calibrated with pictures of one"):
+        calibrate(model, prompts[:2], config, 8)
 
 
 def test_nothing_is_watched_afterwards(model: Model) -> None:

@@ -9,11 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from engines.config.presets import preset
 from engines.loading.lora import LoRAFile
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
 from engines.quantization import modelopt_ranges
 from engines.quantization.calibration import calibrate
 from serving.cli.main import main
+from serving.cli.weights.quantize import least_blocks, moving_pictures, watched_stream
 from serving.offline.provenance import Facts
 from serving.weights.loader import open_model
 from tests.support.quantized import INT8, POCKET, pocket, quantized_state
@@ -66,6 +68,18 @@ def test_its_denoiser_has_no_plans(models: Path, tmp_path: Path, capsys: pytest.
     asked = ["generate", str(timeline), "-o", str(tmp_path / "film.mp4"), "--models-dir", str(models)]
     assert main([*asked, "--model", "pocket-int8", "--denoiser-engine", "onnx"]) == 2
     assert "pocket-int8 is in 8 bits, which plans of a denoiser are not" in capsys.readouterr().err
+
+
+def test_a_model_is_watched_in_streams_such_as_it_makes_until_their_window_is_full() -> None:
+    longlive, restyling = preset("longlive-1.3b"), preset("streamdiffusionv2-1.3b")
+    assert (watched_stream(longlive), least_blocks(longlive.stream)) == (longlive.stream, 5)
+    stream = watched_stream(restyling)
+    assert (stream, least_blocks(stream)) == (restyling.video, 7)
+    small = replace(stream, height=48, width=80)
+    first, second = (moving_pictures(small, 9, number) for number in (0, 1))
+    assert (first.shape, first.dtype) == ((9, 48, 80, 3), torch.uint8)
+    assert not torch.equal(first, second)
+    assert (first[1:].float() - first[:-1].float()).abs().max() > 0
 
 
 def test_the_file_says_how_it_was_made(models: Path) -> None:
