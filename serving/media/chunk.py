@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from engines.config.video_stream import Loop
+
 FRAMES_PER_SECOND = 16
 """Of every chunk: the rate of the models, whatever pace a session is made at."""
 
@@ -42,13 +44,15 @@ class ChunkSpan(NamedTuple):
 class Chunk:
     """A closed group of pictures: the frames of `block`, from `first_frame` on. The first unit is the key.
 
-    `pictures` are the ids of those that the frames were made of, one for each; empty where they were made of none.
+    `pictures` are the ids of those that the frames were made of, one for each, and `loop` is how; both are empty
+    where they were made of none.
     """
 
     block: int
     first_frame: int
     units: tuple[AccessUnit, ...]
     pictures: tuple[int, ...] = ()
+    loop: Loop | None = None
 
     @property
     def end_frame(self) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engines.config.video_stream import Loop
 from serving.media.chunk import AccessUnit, Chunk, ChunkSpan
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+LOOPS: dict[Loop, pb.VideoLoop] = {"plain": pb.VIDEO_LOOP_PLAIN, "batch": pb.VIDEO_LOOP_BATCH}
 
 
 @dataclass(eq=False)
@@ -63,11 +66,13 @@ def write_chunk(chunk: Chunk) -> pb.Chunk:
     ]
     for unit, picture in zip(units, chunk.pictures, strict=False):
         unit.picture = picture
-    return pb.Chunk(block=chunk.block, first_frame=chunk.first_frame, units=units)
+    loop = pb.VIDEO_LOOP_UNSPECIFIED if chunk.loop is None else LOOPS[chunk.loop]
+    return pb.Chunk(block=chunk.block, first_frame=chunk.first_frame, units=units, loop=loop)
 
 
 def read_chunk(message: pb.Chunk) -> Chunk:
     """A chunk out of an event."""
     units = tuple(AccessUnit(unit.data, unit.key) for unit in message.units)
     pictures = tuple(unit.picture for unit in message.units if unit.HasField("picture"))
-    return Chunk(message.block, message.first_frame, units, pictures)
+    loop = next((loop for loop, number in LOOPS.items() if number == message.loop), None)
+    return Chunk(message.block, message.first_frame, units, pictures, loop)

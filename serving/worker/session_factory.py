@@ -344,7 +344,7 @@ def _on_way(stream: AnyStream, resume: ResumeState, now: float) -> list[BegunBlo
     return [
         BegunBlock(
             BlockPlan(number, blocks.pixel_frames(number), blocks.pixel_frames(number + 1), None, (), None),
-            UNTRACED_BLOCK, now, of,
+            UNTRACED_BLOCK, now, of, loop="batch",
         )
         for number, of in zip(numbers, ids, strict=True)
     ]  # fmt: skip

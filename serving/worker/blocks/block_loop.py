@@ -189,7 +189,7 @@ class BlockLoop:
             made_from = session.input.take(now, None if plan.step is None else plan.step.restyling)
             later = session.config.passes - 1 if session.loop == "batch" else 0
             due = made_from.due + later * session.input.period_s
-            begun = begun._replace(pictures=made_from.pictures.ids, due=due)
+            begun = begun._replace(pictures=made_from.pictures.ids, due=due, loop=session.loop)
             resized = None if opened_with in (None, made_from.source.size) else made_from.source.size
             self._encode_more(session)
         session.on_way.append(begun)

@@ -133,8 +133,9 @@ class Delivery:
         plan, span = begun.plan, begun.span
         if session.closed or session.ending:
             return
-        chunk = replace(await self._decode(session, made.block, span), pictures=begun.pictures)
-        decoded = time.monotonic()
+        decoded = await self._decode(session, made.block, span)
+        chunk = replace(decoded, pictures=begun.pictures, loop=begun.loop)
+        decoded_at = time.monotonic()
         update = await _update(made.made_by)
         self._learn(made)
         if not await self._leased(session):
@@ -146,7 +147,7 @@ class Delivery:
         self._metrics.block(late=late, slack_s=slack)
         self._replicate(made, chunk, update)
         session.audience.publish_chunk(chunk)
-        self._tracer.stage(span.traceparent, "deliver", decoded, time.monotonic(), {"longtake.late": late})
+        self._tracer.stage(span.traceparent, "deliver", decoded_at, time.monotonic(), {"longtake.late": late})
         self._time(session, plan, now)
         session.audience.publish(
             progress=pb.Progress(

@@ -27,6 +27,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.prompts import PromptTrack
 from serving.protocol.convert import write_applied, write_receipt
 from serving.protocol.cue_pages import next_cues, recent_cues
+from serving.protocol.events import LOOPS
 from serving.protocol.requests import FITS
 from serving.replication.messages import SessionSpec
 from serving.session.recording_mark import NO_RECORDING, RecordingMark
@@ -38,8 +39,6 @@ from serving.worker.pictures.session_input import EncodedInput, SessionInput
 from serving.worker.streams.audience import Audience
 from serving.worker.streams.standby_feed import Logic, StandbyFeed
 from serving.worker.streams.subscriber import Subscriber
-
-LOOPS: dict[Loop, pb.VideoLoop] = {"plain": pb.VIDEO_LOOP_PLAIN, "batch": pb.VIDEO_LOOP_BATCH}
 
 NO_PICTURE_S = 1.0
 """After so long a session that waits for pictures says so."""
@@ -54,6 +53,7 @@ class BegunBlock(NamedTuple):
         began: when it did.
         pictures: those that it is made from, by id; empty where it is made from none.
         due: when it is to be sent, if pictures say so.
+        loop: how it is made, if it is made from pictures.
 
     """
 
@@ -62,6 +62,7 @@ class BegunBlock(NamedTuple):
     began: float
     pictures: tuple[int, ...] = ()
     due: float | None = None
+    loop: Loop | None = None
 
 
 @dataclass

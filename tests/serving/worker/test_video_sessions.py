@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -20,7 +20,8 @@ from serving.errors import ControllerReplaced, InvalidRequest, SessionFailed, Wr
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.messages import HandedOver, ResumeState
+from serving.protocol.events import read_chunk
+from serving.replication.messages import HandedOver, ResumeState, SessionSpec
 from serving.timeline.cue import Blend, Cue, Restyling
 from serving.weights.loader import OpenedModel
 from serving.worker.blocks import video_loops
@@ -79,20 +80,28 @@ def test_the_frames_are_those_that_the_engine_makes_of_the_same_pictures(
                 sent.extend(controller.encoded)
 
     run(restyle())
+    assert sent == remade(pocket, spec, [loop] * 4)
+
+
+def remade(pocket: OpenedModel, spec: SessionSpec, loops: Sequence[Loop]) -> list[bytes]:
+    """The frames of a session's first pictures, of blocks that are made in these loops, by the engine alone."""
     generator = generator_for(pocket.model)
     video, encoder = VideoGenerator(generator), build_input_encoder(pocket.model)
     assert isinstance(spec.stream, VideoStreamConfig)
-    opened = video.open(replace(spec.stream, loop=loop))
+    opened = video.open(replace(spec.stream, loop=loops[0]))
     video.set_prompt(opened, pocket.prompts.encode(NOON))
-    pictures = torch.stack([torch.from_numpy(picture(number, 32, 48)) for number in range(17)])
+    pictures = torch.stack([torch.from_numpy(picture(number, 32, 48)) for number in range(1 + 4 * len(loops))])
     state, blocks, made = encoder.start(opened.config), list[Block](), []
-    for group in (pictures[:5], *pictures[5:].split(4)):
+    for group, loop in zip((pictures[:5], *pictures[5:].split(4)), loops, strict=True):
+        if opened.loop != loop:
+            blocks += video.flush(opened)
+            video.use_loop(opened, loop)
         inputs, state = encoder.encode(opened.config, group, state)
         blocks += [block for block in video.generate([opened], inputs) if block is not None]
     for block in (*blocks, *video.flush(opened)):
         frames = video.decode(opened, block).numpy()
         made += [unit.data for unit in ChunkEncoder(32, 48).encode(block.number, 0, frames).units]
-    assert sent == made
+    return made
 
 
 @LOOPS
@@ -505,7 +514,7 @@ def test_a_session_from_prompts_alone_refuses_to_restyle(pocket: OpenedModel) ->
     run(refuse())
 
 
-def test_where_time_is_short_blocks_go_through_stream_batch_and_back_and_none_is_lost(
+def test_where_time_is_short_blocks_go_through_stream_batch_and_back_and_chunks_say_which(
     pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(video_loops, "LOOK_S", 0.0)
@@ -524,18 +533,23 @@ def test_where_time_is_short_blocks_go_through_stream_batch_and_back_and_none_is
             def loops() -> list[int]:
                 return [event.state.loop for event in controller.events if event.HasField("state")]
 
-            await controller.push(range(9))
+            await controller.push(range(9), 32, 48)
             busy["plain"] = 0.95
-            await controller.push(range(9, 21))
+            await controller.push(range(9, 21), 32, 48)
             await settled(lambda: loops()[-1] == pb.VIDEO_LOOP_BATCH)
             assert controller.frames < 21
             busy["plain"] = 0.5
             await settled(lambda: loops()[-1] == pb.VIDEO_LOOP_PLAIN)
-            await controller.push(range(21, 29))
+            await controller.push(range(21, 29), 32, 48)
             await settled(lambda: controller.frames >= 29)
             assert controller.pictures == list(range(1000, 1029))
+            loops_of_blocks.extend(read_chunk(chunk).loop or "plain" for chunk in controller.chunks)
+            sent.extend(controller.encoded)
 
+    loops_of_blocks, sent = list[Loop](), list[bytes]()
     run(restyle())
+    assert set(loops_of_blocks) == {"plain", "batch"}
+    assert sent == remade(pocket, video_spec(pocket), loops_of_blocks)
 
 
 def test_both_kinds_of_sessions_run_side_by_side(pocket: OpenedModel) -> None:

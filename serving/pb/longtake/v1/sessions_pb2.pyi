@@ -952,14 +952,16 @@ class Event(_message.Message):
     def __init__(self, take: _Optional[int] = ..., seq: _Optional[int] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., receipt: _Optional[_Union[Receipt, _Mapping]] = ..., state: _Optional[_Union[Session, _Mapping]] = ..., applied: _Optional[_Union[AppliedCue, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., gap: _Optional[_Union[Gap, _Mapping]] = ..., error: _Optional[_Union[Error, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., replaced: _Optional[_Union[Replaced, _Mapping]] = ..., slowed: _Optional[_Union[Slowed, _Mapping]] = ..., end: _Optional[_Union[StreamEnd, _Mapping]] = ..., recording: _Optional[_Union[Recording, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
-    __slots__ = ("block", "first_frame", "units")
+    __slots__ = ("block", "first_frame", "units", "loop")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
     UNITS_FIELD_NUMBER: _ClassVar[int]
+    LOOP_FIELD_NUMBER: _ClassVar[int]
     block: int
     first_frame: int
     units: _containers.RepeatedCompositeFieldContainer[AccessUnit]
-    def __init__(self, block: _Optional[int] = ..., first_frame: _Optional[int] = ..., units: _Optional[_Iterable[_Union[AccessUnit, _Mapping]]] = ...) -> None: ...
+    loop: VideoLoop
+    def __init__(self, block: _Optional[int] = ..., first_frame: _Optional[int] = ..., units: _Optional[_Iterable[_Union[AccessUnit, _Mapping]]] = ..., loop: _Optional[_Union[VideoLoop, str]] = ...) -> None: ...
 
 class AccessUnit(_message.Message):
     __slots__ = ("data", "frame", "pts", "key", "picture")
