@@ -47,6 +47,7 @@ RATE = 30
 
 KEY_EVERY = 60
 CLIP_S = 8
+MEMORY_EVERY_S = 10.0
 OPENINGS = 20
 LATE_MS = 20.0
 
@@ -72,8 +73,23 @@ class Latency:
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Of all processes of the server, every `MEMORY_EVERY_S`; and how it grows in the second half, by a line."""
+
+    mib: Sequence[float]
+    mib_per_minute: float
+
+    @classmethod
+    def of(cls, mib: Sequence[float]) -> Memory:
+        """From at least four samples."""
+        late = mib[len(mib) // 2 :]
+        slope = np.polyfit(np.arange(len(late)) * MEMORY_EVERY_S / 60, late, 1)[0]
+        return cls([round(one, 1) for one in mib], round(float(slope), 2))
+
+
+@dataclass(frozen=True)
 class Report:
-    """All that was found out. `memory_mib` is that of all processes, at the beginning and at the end."""
+    """All that was found out."""
 
     seconds: float
     sent: int
@@ -82,7 +98,7 @@ class Report:
     latency: Latency
     late_beside: float
     frames_beside: int
-    memory_mib: tuple[float, float]
+    memory: Memory
     usage: Usage
     first_frame_ms: Sequence[float]
     four_frame_chunks: float
@@ -191,6 +207,15 @@ async def first_frame_ms(client: AsyncClient, units: Sequence[bytes]) -> float:
     raise RuntimeError("the session ended before its first frame")
 
 
+async def memory_of(tree: Tree, seconds: float) -> Memory:
+    """What its processes take for so long."""
+    mib = list[float]()
+    for _ in range(max(4, round(seconds / MEMORY_EVERY_S))):
+        mib.append(sum(tree.memory_mib().values()))
+        await asyncio.sleep(MEMORY_EVERY_S)
+    return Memory.of(mib)
+
+
 async def measured(
     server: str, pid: int, folder: Path, seconds: float, load: tuple[float, float, float]
 ) -> Report:
@@ -200,15 +225,16 @@ async def measured(
         pictures = await clip(client)
         units = camera_units(pictures)
         await restyled(client, units, 10.0)
-        before, meter = sum(tree.memory_mib().values()), tree.measure()
-        (latency, sent, frames, progress), (chunks, late) = await asyncio.gather(
-            restyled(client, units, seconds), beside(client, folder / "beside.mp4", seconds)
-        )
-        usage, after = meter.read(), sum(tree.memory_mib().values())
+        meter = tree.measure()
+        (latency, sent, frames, progress), (chunks, late), memory = await asyncio.gather(
+            restyled(client, units, seconds), beside(client, folder / "beside.mp4", seconds),
+            memory_of(tree, seconds),
+        )  # fmt: skip
+        usage = meter.read()
         openings = [await first_frame_ms(client, units) for _ in range(OPENINGS)]
     counts = {"received": progress.received, "dropped": progress.dropped, "broken": progress.broken}
     return Report(
-        seconds, sent, frames, counts, latency, late / chunks, chunks, (round(before, 1), round(after, 1)), usage,
+        seconds, sent, frames, counts, latency, late / chunks, chunks, memory, usage,
         sorted(round(ms, 1) for ms in openings), chunk_ratio(pictures), load,
     )  # fmt: skip
 
