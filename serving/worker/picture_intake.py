@@ -49,15 +49,19 @@ class PictureIntake:
                 pictures.put(picture)
             else:
                 pictures.refuse()
-        self.encode_more(session)
-        if pictures.is_over:
-            self._wake()
+        self._go_on(session)
 
     def encode_more(self, session: ActiveSession) -> None:
         """Do what there is to do with the pictures of a session, one thing after the other, until it ends."""
         if session.input is not None and self._stage is not None and not session.closed:
-            again, failed = partial(self.encode_more, session), partial(self._failed, session, session.input)
+            again, failed = partial(self._go_on, session), partial(self._failed, session, session.input)
             self._stage.begin(session.input, session.logic, self._wake, again, failed)
+
+    def _go_on(self, session: ActiveSession) -> None:
+        """Something has come, or has been done; once there is nothing more, blocks on their way come out."""
+        self.encode_more(session)
+        if session.input is not None and session.input.is_over:
+            self._wake()
 
     def _failed(self, session: ActiveSession, pictures: SessionInput, doing: str, error: Exception) -> None:
         """End a session whose pictures cannot be encoded; a reset may have begun anew without them."""

@@ -148,9 +148,9 @@ class SessionInput:
 
     def come_from(self, sender: str) -> None:
         """What comes now is sent by this client: no block has pictures of two."""
-        if sender != self.sender:
+        if self.sender and sender != self.sender:
             self.clear()
-            self.sender = sender
+        self.sender = sender
 
     @property
     def waiting(self) -> int:
@@ -170,10 +170,11 @@ class SessionInput:
         return None
 
     def decode(self, sent: SentPicture) -> list[InputPicture]:
-        """What can be shown now that this is here, which `take_sent` gave. May run in another thread."""
+        """What frames show now that this is here, which `take_sent` gave. May run in another thread."""
         return [
             InputPicture(one.sent._replace(data=b""), one.shown.size, self.scaler.picture(one.shown))
             for one in self.decoder.decode(sent)
+            if self._sampler.shows(one.sent.time_us)
         ]
 
     def decoded(self, sent: SentPicture, pictures: Sequence[InputPicture]) -> None:
@@ -181,7 +182,7 @@ class SessionInput:
         if sent is not self._decoding:
             return  # It was cleared away meanwhile.
         self._decoding = None
-        self.broken += not pictures
+        self.broken += self.decoder.problem != ""
         for picture in pictures:
             self._shown.extend([picture] * self._sampler.frames_of(picture.sent.time_us))
         most = BLOCKS_WAITING * self.config.blocks.pixel_frames_of(self._next_block)
