@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -42,11 +43,32 @@ def pictures_of(film: Path) -> list[Pictures]:
         return [frame.to_ndarray(format="rgb24").astype(np.uint8) for frame in container.decode(video=0)]
 
 
-@pytest.mark.parametrize(("count", "rate", "frames"), [(1, 24, 1), (72, 24, 48), (40, 16, 40), (60, 30, 32)])
-def test_a_film_is_as_long_as_its_clip(timeline: Path, count: int, rate: int, frames: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("count", "rate", "frames"),
+    [
+        (1, 24, 1),
+        (72, 24, 48),
+        (40, 16, 40),
+        (50, 25, 32),
+        (60, Fraction(30000, 1001), 32),
+        (60, 30, 32),
+        (60, 60, 16),
+    ],
+    ids=str,
+)
+def test_a_film_is_as_long_as_its_clip(
+    timeline: Path, count: int, rate: Fraction | int, frames: int, tmp_path: Path
+) -> None:
     clip = write_clip(tmp_path / "clip.mp4", gray(count), rate)
     assert restyle(timeline, clip) == 0
     assert abs(len(pictures_of(tmp_path / "film.mp4")) - frames) <= 1
+
+
+def test_a_film_is_as_long_as_its_clip_whose_rate_changes(timeline: Path, tmp_path: Path) -> None:
+    times = [*range(0, 1000, 40), *range(1000, 3000, 100)]
+    clip = write_clip(tmp_path / "clip.mkv", gray(len(times)), times_ms=times)
+    assert restyle(timeline, clip) == 0
+    assert abs(len(pictures_of(tmp_path / "film.mp4")) - 48) <= 1
 
 
 def test_other_pictures_make_another_film_and_so_does_another_prompt(timeline: Path, tmp_path: Path) -> None:
