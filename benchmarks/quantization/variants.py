@@ -52,7 +52,7 @@ def whole() -> list[Variant]:
 
 
 def runnable(variants: Sequence[Variant], capability: tuple[int, int] | None) -> list[Variant]:
-    """Those that CUDA devices of this capability run; None is a CPU, which runs all. The others are said."""
+    """Those that CUDA devices of this capability run; None is a CPU, which runs all. Skipped ones are printed."""
     kept = []
     for variant in variants:
         problem = variant.recipe and capability and format_problem(variant.recipe, capability, variant.dtype)

@@ -96,15 +96,16 @@ class HostCopier:
             return self._free_stream().copy(tensors, begin)
 
     def _free_stream(self) -> _CopyStream:
-        for stream in self._streams:
-            if stream.done.query():
-                return stream
-        if len(self._streams) == MOST_STREAMS:
-            # The one that was given something longest ago is the first to be free.
-            self._streams.append(self._streams.pop(0))
+        """One that is free, a new one, or the one that was given something longest ago. It goes to the end."""
+        stream = next((stream for stream in self._streams if stream.done.query()), None)
+        if stream is not None:
+            self._streams.remove(stream)
+        elif len(self._streams) < MOST_STREAMS:
+            stream = _CopyStream(self._device)
         else:
-            self._streams.append(_CopyStream(self._device))
-        return self._streams[-1]
+            stream = self._streams.pop(0)
+        self._streams.append(stream)
+        return stream
 
 
 def pinned_empty(shape: Sequence[int], dtype: torch.dtype) -> Tensor:

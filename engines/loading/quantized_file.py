@@ -130,7 +130,7 @@ def require_no_loras(loras: Sequence[LoRAFile], model: str) -> None:
     if loras:
         raise WeightsError(
             f"{loras[0].path} cannot be merged into {model}, which is quantized; merge it before: "
-            "longtake quantize MODEL --lora FILE[:WEIGHT]"
+            "longtake quantize MODEL --to int8 --lora FILE[:WEIGHT] --output FOLDER"
         )
 
 

@@ -55,7 +55,8 @@ def rollouts(
     """Streams as `calibrate` watches them, one for each prompt: latents [1, frames, ...] fp32 on the CPU."""
     require(len(prompts) >= 1, "there are no prompts to calibrate with")
     require(blocks >= LEAST_BLOCKS, f"blocks is {blocks}; it must be at least {LEAST_BLOCKS}")
-    generator = build_generator(model, EngineConfig(stream, decodes=False))
+    # An exercise to see what memory it takes would be watched, too.
+    generator = build_generator(model, EngineConfig(stream, decodes=False), exercise=lambda *_: None)
     following = [*prompts[1:], prompts[0]]
     try:
         for number, (first, second) in enumerate(zip(prompts, following, strict=True)):

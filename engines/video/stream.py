@@ -159,6 +159,8 @@ class VideoStream:
         """Raise StreamError unless `block` can be the next to begin."""
         self.require_open()
         self.require_prompt_kv()
+        if self.flushed:
+            raise StreamError("a flush has failed; repeat it before the next block")
         frames = block.latents.shape[0]
         if (block.number, frames) != (self.entered, self.block_frames):
             raise StreamError(
@@ -186,4 +188,5 @@ class VideoStream:
         del self.lanes, self.noise_prefetcher, self.inputs
         self.recent.clear()
         self.rows = ()
+        self.flushed.clear()
         self.prompt = self.prompt_kv = self.decoder = self.begun = None

@@ -310,7 +310,12 @@ class InteractiveSession:
         if self._reported is not None:
             await self._report(self._reported)
         if self._end_of_input is not None:
-            self._spawn(self._send(self._end_of_input, self._pictures))
+            self._spawn(self._end_again(self._end_of_input))
+
+    async def _end_again(self, end: pb.Command) -> None:
+        """Unless a picture has been sent meanwhile."""
+        if end is self._end_of_input:
+            await self._send(end, self._pictures)
 
     def _answer(self, receipt: pb.Receipt, now: float) -> bool:
         """Whether a receipt is an event for who takes them; that one has to ask again is not."""

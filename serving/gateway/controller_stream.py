@@ -133,7 +133,7 @@ class ControllerStream:
             raise
 
     async def _take(self, command: pb.Command) -> None:
-        """Have it wait for its turn; one that is too large, or none, is refused before others wait with it."""
+        """Have it wait for its turn; one that is too large, or no picture at all, is refused at once."""
         is_picture = command.WhichOneof("action") in PICTURES
         try:
             check_size(command)
@@ -142,7 +142,7 @@ class ControllerStream:
         except InvalidRequest as error:
             command.id = command.id[:MAX_ID_CHARACTERS]
             if is_picture:
-                self._pictures.leave_out()
+                self._pictures.count_dropped()
                 self._refuse_picture(command, error)
             else:
                 self._answer(refusal(command, error))

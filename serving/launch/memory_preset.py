@@ -156,7 +156,7 @@ def _weights(config: ServerConfig, models: Path, *, asked: bool) -> _Update:
     if config.model not in CATALOG:
         return _Update()
     if config.lora:
-        told = f"`longtake quantize {config.model} --lora ...` merges LoRAs before it rounds"
+        told = f"`longtake quantize {config.model} --lora ... --output ...` merges LoRAs before it rounds"
         return _Update(notes=(f"weights stay in 16 bits; {told}",))
     runs = [weights for weights in WEIGHT_FORMATS if _runs(QuantizationConfig(weights), config)]
     for name in (f"{config.model}-{weights}" for weights in runs):

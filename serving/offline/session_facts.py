@@ -33,5 +33,8 @@ def session_facts(session: pb.Session, timeline: Timeline, planned: Schedule) ->
         timeline=timeline,
         cues=applied_cues(planned),
         frames=planned.frames or 0,
-        loras=tuple(UsedLoRA(lora.name, lora.weight, lora.sha256) for lora in made.loras),
+        # Those that were merged before the model was quantized are in its weights.
+        loras=tuple(
+            UsedLoRA(lora.name, lora.weight, lora.sha256) for lora in made.loras if lora.name != made.model
+        ),
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from serving.errors import ControllerReplaced, InvalidRequest, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.convert import read_blend, read_restyling, read_transition
-from serving.protocol.picture_queue import MOST_BYTES as MOST_PICTURES_BYTES
+from serving.protocol.picture_queue import MOST_BYTES as MOST_QUEUED_BYTES
 from serving.session.state_machine import Session
 from serving.session.types import Receipt, Refusal
 
@@ -18,7 +18,7 @@ MOST_BYTES = 1 << 20
 MOST_PICTURE_BYTES = 8 << 20
 """Of one picture."""
 
-PICTURE_FORMATS = (pb.PICTURE_FORMAT_JPEG, pb.PICTURE_FORMAT_PNG, pb.PICTURE_FORMAT_H264)
+PICTURE_FORMATS = set(pb.PictureFormat.values()) - {pb.PICTURE_FORMAT_UNSPECIFIED}
 
 
 class Answer(NamedTuple):
@@ -30,7 +30,7 @@ class Answer(NamedTuple):
 
 def check_size(command: pb.Command) -> None:
     """Raise InvalidRequest for a command that takes too long to be looked at."""
-    most = MOST_PICTURES_BYTES if command.HasField("picture") else MOST_BYTES
+    most = MOST_QUEUED_BYTES if command.HasField("picture") else MOST_BYTES
     if (nbytes := command.ByteSize()) > most:
         raise InvalidRequest(f"the command has {nbytes} bytes; at most {most} are read")
 

@@ -59,7 +59,7 @@ class PictureQueue:
         self._bytes = self._dropped = 0
         return taken
 
-    def leave_out(self) -> None:
+    def count_dropped(self) -> None:
         """A picture is not put here, since it is none."""
         self._dropped += 1
 

@@ -89,11 +89,12 @@ class CommandHandler:
                 raise
             if command.HasField("schedule_prompt") and not command.schedule_prompt.HasField("frame"):
                 session.asked_now[receipts[0].cue_frame] = _now()
+            changed = session.logic.state is not state
+            if changed and session.input is not None:
+                session.input.clear()
             self._wake()
             replicated = await session.answer(receipts, REPLICATED_WITHIN_S)
-            if session.logic.state is not state:
-                if session.input is not None:
-                    session.input.clear()
+            if changed:
                 session.delivered_at = None
                 session.watch.interrupted()
                 session.audience.publish_state()

@@ -40,7 +40,8 @@ class PictureIntake:
             raise ControllerReplaced("another controller steers the session now; attach again to take it over")
         read = [read_picture(command, now) for command in sent]
         session.logic.renew(now)
-        pictures.come_from(client_id)
+        pictures.set_sender(client_id)
+        pictures.received += dropped
         pictures.lost(dropped)
         for picture in read:
             if picture is None:
@@ -49,15 +50,15 @@ class PictureIntake:
                 pictures.put(picture)
             else:
                 pictures.refuse()
-        self._go_on(session)
+        self._advance(session)
 
     def encode_more(self, session: ActiveSession) -> None:
         """Do what there is to do with the pictures of a session, one thing after the other, until it ends."""
         if session.input is not None and self._stage is not None and not session.closed:
-            again, failed = partial(self._go_on, session), partial(self._failed, session, session.input)
+            again, failed = partial(self._advance, session), partial(self._failed, session, session.input)
             self._stage.begin(session.input, session.logic, self._wake, again, failed)
 
-    def _go_on(self, session: ActiveSession) -> None:
+    def _advance(self, session: ActiveSession) -> None:
         """Something has come, or has been done; once there is nothing more, blocks on their way come out."""
         self.encode_more(session)
         if session.input is not None and session.input.is_over:

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -20,6 +21,7 @@ from engines.config.model import ModelConfig
 from engines.config.quantization import QUANTIZED_LAYERS, ROUNDINGS, WEIGHT_FORMATS, QuantizationConfig
 from engines.config.stream import StreamConfig
 from engines.config.video_stream import AnyStreamConfig
+from engines.errors import WeightsError
 from engines.loading.lora import marks
 from engines.loading.model import Network
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader, write_quantized
@@ -40,7 +42,7 @@ from serving.launch.startup_checks import require_cuda
 from serving.media.whole_file import whole_file
 from serving.weights.catalog import CATALOG, models_folder
 from serving.weights.loader import POCKET, OpenedModel, open_model
-from serving.weights.quantized_model import model_config
+from serving.weights.quantized_model import QuantizedModel, model_config
 
 SMOOTHING = {"int8": 0.5, "fp8": 0.0}
 """Alpha of each format: e4m3 holds wide channels and narrow ones alike."""
@@ -126,12 +128,27 @@ def output_folder(options: argparse.Namespace, models: Path) -> Path:
     if options.output is None and options.lora:
         raise ModelError(f"servers take {plain} for the model without LoRAs; name this one by --output")
     output: Path = options.output or models / plain
-    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    try:
+        there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    except OSError as error:
+        raise ModelError(f"{output} cannot be made: {error.strerror}; name another one by --output") from error
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ModelError(
             f"{output} cannot be made: {there} is no folder to write to; name another one by --output"
         )
+    _require_same_kind(output, options)
     return output
+
+
+def _require_same_kind(output: Path, options: argparse.Namespace) -> None:
+    """Raise ModelError where another model is, or one with LoRAs where none are asked for."""
+    if not (output / QUANTIZED_FILE).is_file():
+        return
+    with suppress(WeightsError):  # It is damaged: another one is what it needs.
+        made = QuantizedModel.read(output)
+        if made.base != options.model or (made.header.loras and not options.lora):
+            what = f"{made.base} with LoRAs" if made.header.loras else made.base
+            raise ModelError(f"{output} holds {what}: move it, or name another folder by --output")
 
 
 def _write(state: Mapping[str, Tensor], header: QuantizedHeader, output: Path) -> None:
@@ -195,7 +212,7 @@ def watched_stream(config: ModelConfig) -> AnyStreamConfig:
     return require_video(config) if config.needs_video else config.stream
 
 
-def least_blocks(stream: AnyStreamConfig) -> int:
+def default_blocks(stream: AnyStreamConfig) -> int:
     """So many that the window is full."""
     return BLOCKS if isinstance(stream, StreamConfig) else stream.blocks.blocks_of(stream.window_frames) + 2
 
@@ -217,7 +234,7 @@ def _watch(
     stream = watched_stream(opened.model.config)
     if options.size is not None:
         stream = replace(stream, height=options.size[0], width=options.size[1])
-    blocks = least_blocks(stream) if options.blocks is None else options.blocks
+    blocks = default_blocks(stream) if options.blocks is None else options.blocks
 
     def show(made: int) -> None:
         of = len(prompts) * blocks

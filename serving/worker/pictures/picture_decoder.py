@@ -119,7 +119,7 @@ class PictureDecoder:
         packet = Packet(sent.data)
         packet.pts = packet.dts = self._number
         self._waiting[self._number] = sent._replace(data=b"")
-        self._waiting.pop(self._number - MOST_REORDERED, None)
+        self._waiting.pop(self._number - MOST_REORDERED - 1, None)
         self._number += 1
         made = self._ways.of(self._h264.decode(packet), self._h264)
         shown = [(number, one) for one in made if (number := one.frame.pts) in self._waiting]

@@ -140,16 +140,17 @@ class SessionInput:
     def clear(self) -> None:
         """What waits is not wanted any more, nor what is being decoded or encoded."""
         self.dropped += self.waiting
-        self._is_behind_loss = True
+        self._is_behind_loss = self._is_behind_loss or bool(self._sent)
         self._sent.clear()
         self._shown.clear()
         self._decoding, self._group, self._encoded = None, (), None
         self._sampler = PictureSampler()
 
-    def come_from(self, sender: str) -> None:
+    def set_sender(self, sender: str) -> None:
         """What comes now is sent by this client: no block has pictures of two."""
         if self.sender and sender != self.sender:
             self.clear()
+            self._is_behind_loss = True
         self.sender = sender
 
     @property
@@ -266,8 +267,8 @@ class SessionInput:
     def has_enough(self) -> bool:
         """Whether the pictures of the next block are here, decoded or not, or what is left of them."""
         wanted = self.config.blocks.pixel_frames_of(self._next_block)
-        there = len(self._group) + len(self._shown)
-        return there >= wanted or len(self._sent) >= wanted or (self._no_more and self.waiting > 0)
+        there = len(self._group) + len(self._shown) + len(self._sent) + (self._decoding is not None)
+        return there >= wanted or (self._no_more and there > 0)
 
     def progress(self) -> pb.InputProgress:
         """What has become of what came."""

@@ -63,6 +63,20 @@ def test_many_copies_under_way_share_streams_among_themselves_and_with_no_decode
     assert [copy.result()[0].item() for copy in pending] == list(range(40))
 
 
+def test_the_stream_that_was_given_something_longest_ago_is_shared_first(cuda: FakeCuda) -> None:
+    copier = HostCopier(CUDA)
+    first = cuda.main.launch()
+    copier.begin([on_device(torch.ones(1))])
+    cuda.main.launch()
+    for _ in range(15):
+        copier.begin([on_device(torch.ones(1))])
+    first.finish()
+    streams = cuda.streams[1:]
+    copier.begin([on_device(torch.ones(1))])
+    copier.begin([on_device(torch.ones(1))])
+    assert [len(made.given) for made in streams] == [2, 2, *[1] * 14]
+
+
 def test_memory_that_is_being_copied_is_not_given_to_others(cuda: FakeCuda) -> None:
     tensor = on_device(torch.ones(1))
     HostCopier(CUDA).begin([tensor])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,8 +13,11 @@ from engines.config.stream import StreamConfig
 from engines.config.video_stream import VideoStreamConfig
 from engines.errors import ConfigError
 from engines.loading.model import Model
+from engines.quantization import calibration
 from engines.quantization.calibration import calibrate
 from engines.quantization.inputs import layer_inputs, watched
+from engines.streaming.builder import EngineConfig, build_generator
+from engines.streaming.generator import Generator
 from engines.text.prompt import Prompt
 
 
@@ -54,6 +59,22 @@ def test_a_model_that_restyles_videos_is_watched_as_it_does(prompts: list[Prompt
     assert restyled.maxima.keys() == {given.name for given in layer_inputs(model.config.transformer)}
     with pytest.raises(ConfigError, match="is calibrated with pictures of one"):
         calibrate(model, prompts[:2], config, 8)
+
+
+def test_what_is_run_to_measure_memory_is_not_watched(
+    model: Model, small: StreamConfig, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def on_cuda(
+        model: Model, config: EngineConfig, exercise: Callable[[Generator, EngineConfig], None]
+    ) -> Generator:
+        generator = build_generator(model, config)
+        exercise(generator, config)
+        return generator
+
+    wanted = calibrate(model, prompts[:1], small, 2).maxima
+    monkeypatch.setattr(calibration, "build_generator", on_cuda)
+    seen = calibrate(model, prompts[:1], small, 2).maxima
+    assert all(torch.equal(seen[name], wanted[name]) for name in wanted)
 
 
 def test_nothing_is_watched_afterwards(model: Model) -> None:

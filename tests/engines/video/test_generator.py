@@ -72,6 +72,9 @@ def test_a_flush_that_fails_loses_no_block(
     with pytest.raises(ZeroDivisionError):
         video.flush(stream)
     monkeypatch.undo()
+    if stream.flushed:
+        with pytest.raises(StreamError, match="repeat it before the next block"):
+            video.generate([stream], [block_input(clip, 6)])
     flushed = video.flush(stream)
     assert [block.number for block in flushed] == [4, 5]
     assert_equal([*made, *(block.latents for block in flushed)], wanted)

@@ -10,15 +10,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engines.config.presets import preset
+from engines.config.quantization import QuantizationConfig
 from engines.loading.lora import LoRAFile
 from engines.loading.quantized_file import QUANTIZED_FILE, QuantizedHeader
 from engines.quantization import modelopt_ranges
 from engines.quantization.calibration import calibrate
 from serving.cli.main import main
-from serving.cli.weights.quantize import least_blocks, moving_pictures, watched_stream
+from serving.cli.weights.quantize import default_blocks, moving_pictures, watched_stream
 from serving.offline.provenance import Facts
 from serving.weights.loader import open_model
-from tests.support.quantized import INT8, POCKET, pocket, quantized_state
+from tests.support.quantized import INT8, POCKET, pocket, quantized_state, write_pocket
 
 SMALL = ["--blocks", "2", "--size", "32x48"]
 PROMPTS = ("a red balloon over hills", "a blue boat on the sea")
@@ -72,9 +73,9 @@ def test_its_denoiser_has_no_plans(models: Path, tmp_path: Path, capsys: pytest.
 
 def test_a_model_is_watched_in_streams_such_as_it_makes_until_their_window_is_full() -> None:
     longlive, restyling = preset("longlive-1.3b"), preset("streamdiffusionv2-1.3b")
-    assert (watched_stream(longlive), least_blocks(longlive.stream)) == (longlive.stream, 5)
+    assert (watched_stream(longlive), default_blocks(longlive.stream)) == (longlive.stream, 5)
     stream = watched_stream(restyling)
-    assert (stream, least_blocks(stream)) == (restyling.video, 7)
+    assert (stream, default_blocks(stream)) == (restyling.video, 7)
     small = replace(stream, height=48, width=80)
     first, second = (moving_pictures(small, 9, number) for number in (0, 1))
     assert (first.shape, first.dtype) == ((9, 48, 80, 3), torch.uint8)
@@ -123,6 +124,20 @@ def test_without_smoothing_and_compensation_nothing_is_watched(
     assert "watching" not in printed.err
     assert "pocket in fp8, rounding nearest" in printed.out
     assert QuantizedHeader.read(tmp_path / "made" / QUANTIZED_FILE).prompts == ""
+
+
+@pytest.mark.parametrize(
+    ("base", "loras", "told"),
+    [("pocket", ("0.5 of cafe",), "holds pocket with LoRAs"), ("tiny", (), "holds tiny: move")],
+)
+def test_what_is_made_of_something_else_is_not_written_over(
+    tmp_path: Path, base: str, loras: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pocket(tmp_path / "pocket-int8", QuantizationConfig("int8"), base, loras)
+    before = (tmp_path / "pocket-int8" / QUANTIZED_FILE).read_bytes()
+    assert main(["quantize", "pocket", "--to", "int8", "--models-dir", str(tmp_path)]) == 2
+    assert told in capsys.readouterr().err
+    assert (tmp_path / "pocket-int8" / QUANTIZED_FILE).read_bytes() == before
 
 
 @pytest.mark.parametrize(

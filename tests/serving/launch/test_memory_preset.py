@@ -168,7 +168,7 @@ def test_what_was_made_of_something_else_is_not_taken_for_the_model(
 def test_with_loras_weights_stay_in_16_bits(models: Path) -> None:
     chosen, notes = fill_in(config(models, preset="24gb", lora="style.safetensors"), {"preset", "lora"})
     assert (chosen.model, len(chosen.lora)) == ("longlive-1.3b", 1)
-    assert "`longtake quantize longlive-1.3b --lora ...` merges LoRAs" in notes[-1]
+    assert "`longtake quantize longlive-1.3b --lora ... --output ...` merges LoRAs" in notes[-1]
 
 
 @pytest.mark.usefixtures("card")

@@ -44,3 +44,11 @@ def test_a_film_that_was_cut_off_has_the_cues_that_came_into_force_in_it() -> No
     cut = facts().document(Made(45, complete=False))
     assert [cue["prompt"] for cue in cut["cues"]] == ["noon"]
     assert (cut["frames"], cut["frames_made"], cut["complete"]) == (69, 45, False)
+
+
+def test_what_was_merged_before_a_model_was_quantized_is_not_to_be_merged_again() -> None:
+    styled = pb.Session()
+    styled.CopyFrom(SESSION)
+    styled.provenance.model, styled.provenance.base_model = "styled", "pocket"
+    styled.provenance.loras.add(name="styled", weight=0.5, sha256="cafe")
+    assert session_facts(styled, TIMELINE, schedule(TIMELINE)).loras == (UsedLoRA("style.pt", 0.5, "beef"),)

@@ -22,6 +22,7 @@ from serving.media.encoder import ChunkEncoder
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.events import read_chunk
 from serving.replication.messages import HandedOver, ResumeState, SessionSpec
+from serving.session.types import Receipt
 from serving.timeline.cue import Blend, Cue, Restyling
 from serving.weights.loader import OpenedModel
 from serving.worker.blocks import video_loops
@@ -125,7 +126,7 @@ def test_pictures_that_come_too_fast_are_dropped_and_counted(pocket: OpenedModel
             controller.send(*(png(number) for number in range(200)), dropped=3)
             await settled(lambda: controller.frames >= 9)
             await asyncio.sleep(0.2)
-            assert controller.input.received == 200
+            assert controller.input.received == 203
             assert controller.input.dropped == 203 - len(set(controller.pictures)) - _left(controller.session)
             assert sorted(controller.pictures) == controller.pictures
 
@@ -241,6 +242,27 @@ def test_pictures_that_come_while_the_session_is_paused_are_dropped(pocket: Open
             assert controller.input.dropped == 4
 
     run(pause())
+
+
+def test_pictures_that_come_while_a_resume_is_being_answered_are_shown(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resume() -> None:
+        async with restyling(pocket) as controller:
+            await controller.command(pb.Command(id="pause", pause=pb.Pause()))
+            answer = controller.session.answer
+
+            async def slowly(receipts: Iterable[Receipt], timeout_s: float) -> bool:
+                controller.send(*(png(number) for number in range(5)))
+                await asyncio.sleep(0.2)
+                return await answer(receipts, timeout_s)
+
+            monkeypatch.setattr(controller.session, "answer", slowly)
+            await controller.command(pb.Command(id="resume", resume=pb.Resume()))
+            await settled(lambda: controller.frames >= 5)
+            assert controller.pictures == list(range(1000, 1005))
+
+    run(resume())
 
 
 def test_pictures_of_a_session_that_has_ended_are_left_where_they_are(pocket: OpenedModel) -> None:

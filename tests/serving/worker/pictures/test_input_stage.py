@@ -129,11 +129,11 @@ def test_the_end_of_the_pictures_holds_until_another_comes() -> None:
 
 def test_a_block_has_no_pictures_of_two_senders() -> None:
     waiting = SessionInput(VideoStreamConfig(seed=1, height=16, width=32), "fill", 1)
-    waiting.come_from("anna")
+    waiting.set_sender("anna")
     sent_and_decoded(waiting, 0, 62_500)
-    waiting.come_from("anna")
+    waiting.set_sender("anna")
     assert waiting.waiting == 2
-    waiting.come_from("bert")
+    waiting.set_sender("bert")
     assert (waiting.waiting, waiting.dropped) == (0, 2)
     waiting.put(SentPicture(0, 0, "h264", b"picture", 0.0))
     sent = waiting.take_sent()
