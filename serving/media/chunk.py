@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from engines.config.video_stream import Loop
+if TYPE_CHECKING:
+    from engines.config.video_stream import Loop
 
 FRAMES_PER_SECOND = 16
 """Of every chunk: the rate of the models, whatever pace a session is made at."""

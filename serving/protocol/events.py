@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from engines.config.video_stream import Loop
 from serving.media.chunk import AccessUnit, Chunk, ChunkSpan
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+
+if TYPE_CHECKING:
+    from engines.config.video_stream import Loop
 
 LOOPS: dict[Loop, pb.VideoLoop] = {"plain": pb.VIDEO_LOOP_PLAIN, "batch": pb.VIDEO_LOOP_BATCH}
 

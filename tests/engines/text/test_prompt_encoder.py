@@ -90,7 +90,7 @@ def test_a_prompt_waits_for_no_block_and_no_block_for_a_prompt(
     passes = cuda.main.launch()
     assert len(prompts.encode("a red ball").rows) == 11
     assert cuda.main.given == [passes]
-    assert [stream.priority for stream in cuda.streams[1:]] == [0, -1]
+    assert [stream.priority for stream in cuda.streams[1:]] == [0, 0]
 
 
 def test_the_time_of_each_text_that_is_encoded_is_told(encoder: UMT5Encoder, tokenizer: ByteTokenizer) -> None:
