@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.config.stream import StreamConfig
 from engines.config.validation import require
 from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
+from engines.errors import ConfigError
 from engines.loading.model import Model
 from engines.quantization.inputs import InputStatistics, watched
 from engines.streaming.builder import EngineConfig, build_generator
@@ -64,8 +65,8 @@ def rollouts(
             if isinstance(stream, StreamConfig):
                 yield _roll_out(generator, replace(stream, seed=number), begins, blocks)
             else:
-                require(footage is not None, "a stream that restyles a video is calibrated with pictures of one")
-                assert footage is not None
+                if footage is None:
+                    raise ConfigError("a stream that restyles a video is calibrated with pictures of one")
                 pictures = footage(number)
                 yield _restyle(model, generator, replace(stream, seed=number), begins, blocks, pictures)
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import pytest
@@ -144,18 +144,18 @@ async def slow(command: pb.Command) -> pb.Receipt:
     return pb.Receipt()
 
 
-def steered(commands: list[pb.Command], pass_on: PassOn, apply: Apply = slow) -> list[pb.Event]:
-    """What a controller is sent that sends these, over a session of half a second."""
+async def half_a_second() -> AsyncGenerator[SerializedEvent]:
+    """The events of a session that is short."""
+    await asyncio.sleep(0.5)
+    return
+    yield
 
-    async def session() -> AsyncGenerator[SerializedEvent]:
-        await asyncio.sleep(0.5)
-        return
-        yield
 
-    async def sent() -> AsyncGenerator[pb.Command]:
-        for command in commands:
-            yield command
-        await asyncio.Future()
+def fed(
+    feed: Callable[[], AsyncGenerator[pb.Command]], pass_on: PassOn, apply: Apply = slow,
+    session: Callable[[], AsyncGenerator[SerializedEvent]] = half_a_second,
+) -> list[pb.Event]:  # fmt: skip
+    """What a controller is sent whose commands never end, for as long as the session's events come."""
 
     async def never() -> None:
         raise AssertionError("the client sends on")
@@ -164,9 +164,20 @@ def steered(commands: list[pb.Command], pass_on: PassOn, apply: Apply = slow) ->
         followed = asyncio.Event()
         followed.set()
         stream = ControllerStream("a client", session(), followed, apply, never, pass_on)
-        return [sent.event async for sent in stream.run(sent())]
+        return [sent.event async for sent in stream.run(feed())]
 
     return asyncio.run(steer())
+
+
+def steered(commands: list[pb.Command], pass_on: PassOn, apply: Apply = slow) -> list[pb.Event]:
+    """What a controller is sent that sends these, over a session of half a second."""
+
+    async def sent() -> AsyncGenerator[pb.Command]:
+        for command in commands:
+            yield command
+        await asyncio.Future()
+
+    return fed(sent, pass_on, apply)
 
 
 @pytest.mark.parametrize("picture", [False, True], ids=["command", "picture"])
@@ -281,19 +292,12 @@ def test_a_replica_that_takes_a_session_over_is_told_that_no_more_pictures_come(
             yield shown(1)
         await asyncio.Future()
 
-    async def steer() -> list[pb.Event]:
-        followed = asyncio.Event()
-        followed.set()
+    async def session() -> AsyncGenerator[SerializedEvent]:
+        await asyncio.sleep(0.05)
+        yield SerializedEvent.of(pb.Event(resumed=pb.Resumed(frame=9)))
+        await asyncio.sleep(0.05)
 
-        async def session() -> AsyncGenerator[SerializedEvent]:
-            await asyncio.sleep(0.05)
-            yield SerializedEvent.of(pb.Event(resumed=pb.Resumed(frame=9)))
-            await asyncio.sleep(0.05)
-
-        stream: Any = ControllerStream("a client", session(), followed, Any, Any, pass_on)  # type: ignore[arg-type]
-        return [sent.event async for sent in stream.run(feed())]
-
-    asyncio.run(steer())
+    fed(feed, pass_on, session=session)
     assert passed == (["end_input", "picture"] if goes_on else ["end_input", "end_input"])
 
 
@@ -311,18 +315,6 @@ def test_pictures_that_are_refused_are_refused_once_and_counted_as_dropped() -> 
             await asyncio.sleep(0.08)
         await asyncio.Future()
 
-    async def steer() -> list[pb.Event]:
-        followed = asyncio.Event()
-        followed.set()
-
-        async def session() -> AsyncGenerator[SerializedEvent]:
-            await asyncio.sleep(0.5)
-            return
-            yield
-
-        stream: Any = ControllerStream("a client", session(), followed, Any, Any, pass_on)  # type: ignore[arg-type]
-        return [sent.event async for sent in stream.run(feed())]
-
-    refusals = [event.receipt for event in asyncio.run(steer()) if event.HasField("receipt")]
+    refusals = [event.receipt for event in fed(feed, pass_on) if event.HasField("receipt")]
     assert [receipt.command for receipt in refusals] == [pb.COMMAND_KIND_PICTURE]
     assert batches[-1].dropped == 3

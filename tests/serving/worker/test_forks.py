@@ -21,7 +21,7 @@ from serving.errors import (
 )
 from serving.gateway.session_snapshot import pack, restored, unpack
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.replication.messages import SavedSession
+from serving.replication.messages import SavedSession, SessionSpec
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.weights.loader import OpenedModel
 from serving.worker import session_factory
@@ -222,6 +222,13 @@ def slowly(bench: Bench, monkeypatch: pytest.MonkeyPatch, wait: Callable[[], Awa
     monkeypatch.setattr(text, "encode", encode)
 
 
+async def refused_and_gone(bench: Bench, spec: SessionSpec, saved: SavedSession, why: str) -> None:
+    """Require that a snapshot is refused for that reason, and leaves nothing."""
+    with pytest.raises(LimitReached, match=why):
+        await bench.open(spec, resume=restored(saved, spec))
+    assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
+
+
 async def for_ever() -> None:
     await asyncio.Event().wait()
 
@@ -239,9 +246,8 @@ def test_a_snapshot_whose_prompts_will_take_too_long_is_refused_and_leaves_nothi
         async with in_transitions(pocket, 10.0) as (bench, saved):
             slowly(bench, monkeypatch, second)
             monkeypatch.setattr(session_factory, "_now", lambda: spent_s)
-            with pytest.raises(LimitReached, match=r"takes about \d+ s, .* at most 10 s .* about 8 steps fit"):
-                await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
-            assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
+            why = r"takes about \d+ s, .* at most 10 s .* about 8 steps fit"
+            await refused_and_gone(bench, spec(pocket), saved, why)
 
     run(restore())
 
@@ -252,9 +258,8 @@ def test_a_snapshot_one_of_whose_prompts_takes_too_long_is_refused_and_leaves_no
     async def restore() -> None:
         async with in_transitions(pocket, 0.5) as (bench, saved):
             slowly(bench, monkeypatch, for_ever)
-            with pytest.raises(LimitReached, match=r"was not rebuilt within 0.5 s: .* try again later"):
-                await bench.open(spec(pocket), resume=restored(saved, spec(pocket)))
-            assert (bench.denoiser.free, bench.open_runs()) == (2, 0)
+            why = r"was not rebuilt within 0.5 s: .* try again later"
+            await refused_and_gone(bench, spec(pocket), saved, why)
 
     run(restore())
 
