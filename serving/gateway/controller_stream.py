@@ -140,7 +140,6 @@ class ControllerStream:
             if command.HasField("picture"):
                 check_picture(command.picture)
         except InvalidRequest as error:
-            command.id = command.id[:MAX_ID_CHARACTERS]
             if is_picture:
                 self._pictures.count_dropped()
                 self._refuse_picture(command, error)
@@ -220,7 +219,10 @@ def refusal(command: pb.Command, error: ServingError) -> pb.Receipt:
     known = pb.CommandKind.DESCRIPTOR.values_by_name.get(f"COMMAND_KIND_{action}")
     kind = pb.CommandKind.Name(0 if known is None else known.number)
     stage = pb.RECEIPT_STAGE_REFUSED
-    return pb.Receipt(command_id=command.id, command=kind, stage=stage, error=write_error(error))
+    # Of an id that is too long, enough to know it by.
+    return pb.Receipt(
+        command_id=command.id[:MAX_ID_CHARACTERS], command=kind, stage=stage, error=write_error(error)
+    )
 
 
 def _now() -> float:

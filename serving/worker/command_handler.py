@@ -144,7 +144,9 @@ class CommandHandler:
     async def _renew_stream(self, session: ActiveSession) -> None:
         await in_thread(self._executor, partial(self._restart, session))
         session.audience.kept.clear()
-        session.prompts = {}
+        session.prompts, session.texts_in_force = {}, ()
+        session.asked_now.clear()
+        session.settled = None
         session.track = PromptTrack(session.prompts)
         session.input = new_input(session.spec)
         if session.feed is not None:

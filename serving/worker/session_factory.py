@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -31,6 +31,7 @@ from serving.replication.messages import ResumeState, SessionSpec
 from serving.session.applied_log import AppliedLog
 from serving.session.state_machine import BlockPlan, Session
 from serving.session.transitions import last_settled, steps_of, steps_since
+from serving.session.types import Applied
 from serving.timeline.cue import Cue
 from serving.timeline.schedule import Step
 from serving.tracing.tracer import UNTRACED_BLOCK
@@ -269,9 +270,8 @@ class SessionFactory:
         """A session whose prompts are in force as its log has them, from the last cue that came in whole."""
         prompts: dict[str, Prompt] = {}
         track = PromptTrack(prompts)
-        settled = last_settled(logic.applied, logic.next_block)
-        entries = logic.applied.entries(settled)
-        steps = steps_since(logic.applied, settled, logic.next_block)
+        # A client's snapshot may have a log of any length.
+        entries, steps = await asyncio.to_thread(_unsettled, logic)
         budget = RestoreBudget(inf if seconds is None else seconds, steps, _now())
         for done, step in enumerate(steps_of(entries, logic.next_block, logic.blocks)):
             budget.check(done, _now())
@@ -328,6 +328,12 @@ def _logic(spec: SessionSpec, resume: ResumeState | None, stream: AnyStream, now
     logic = Session.of(record, spec.stream.blocks, now, log).copy(begun, now)
     logic.delivered_frames = min(logic.delivered_frames, spec.stream.blocks.pixel_frames(stream.blocks))
     return logic
+
+
+def _unsettled(logic: Session) -> tuple[Iterator[Applied], int]:
+    """What has applied since a prompt came into force whole, and the steps of that."""
+    settled = last_settled(logic.applied, logic.next_block)
+    return logic.applied.entries(settled), steps_since(logic.applied, settled, logic.next_block)
 
 
 def begun_blocks(stream: AnyStream) -> int:

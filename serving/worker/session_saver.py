@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
@@ -85,7 +86,8 @@ class SessionSaver:
         state = session.describe(cues=False)
         state.provenance.CopyFrom(session.provenance)
         state.pending.extend(write_cue(pending.cue) for pending in session.logic.pending)
-        state.applied.extend(whole_log(session.logic.applied, max_bytes))
+        # A client's snapshot may have had a log of any length.
+        state.applied.extend(await asyncio.to_thread(whole_log, session.logic.applied, max_bytes))
         return SavedSession(state, await self._stream(session, exact=False))
 
     async def _require_replicated(self, session: ActiveSession) -> None:

@@ -321,6 +321,7 @@ class StandbySession:
             self._took_over(commit.epoch, commit.record, before)
 
     def _took_over(self, epoch: int, owner: Owner, before: Owner | None) -> None:
+        self._first = None  # It holds what the session was opened with, a snapshot perhaps.
         for replica in self._tried.pop(owner.attempt, set()) - {owner.replica}:
             # It was too slow, and may have made a copy all the same.
             self._host.tell(replica, "cancel", owner.attempt)
@@ -414,6 +415,7 @@ class StandbySession:
         logger.warning(what, extra={"session": self.session_id, "why": str(error)}, exc_info=bug)
 
     def _refuse(self, error: Exception) -> None:
+        self._first = None
         if not self._description.done():
             self._description.set_exception(error)
             self._description.exception()

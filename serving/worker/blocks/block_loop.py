@@ -261,7 +261,8 @@ class BlockLoop:
 
     def _announce(self, session: ActiveSession, plan: BlockPlan, resized: PictureSize | None) -> None:
         if plan.step is not None:
-            session.forget_prompts(text for text, _ in plan.step.target.parts)
+            session.texts_in_force = tuple(text for text, _ in plan.step.target.parts)
+            session.forget_prompts()
         session.replicate()
         session.publish_applied(plan, resized)
 

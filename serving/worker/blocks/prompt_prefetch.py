@@ -57,6 +57,8 @@ class PromptPrefetch:
                 began = time.monotonic()
                 session.prompts[text] = await self._text.encode(text)
                 session.encoded_at[text] = began, time.monotonic()
+                # Cues may have been taken away, or have been replaced, since they were encoded.
+                session.forget_prompts()
         except ReplicaLost as error:
             logger.warning("prompts wait for a text encoder", extra={"session": session.id, "why": str(error)})
             await asyncio.sleep(RETRY_S)

@@ -69,16 +69,16 @@ class BegunBlock(NamedTuple):
 class ActiveSession:
     """All that one replica knows of one copy of a session, which `attempt` names.
 
-    `prompts` are the texts encoded for the cues that are in force or next. No block is begun while somebody `held`
-    the session; `making` is the one that is being made, and has `span`, the last of the `undelivered` ones is
-    `delivering`. `encoded_at` says from when to when each new text was encoded; since `ready_since` the next
-    block could be made. `settled` is the time of the clean pass that was run since the last block. `asked_now`
-    says when a cue was asked for, by its frame, if it was to apply at once. It has been paused since
-    `paused_since`; one that is suspended and was to be resumed `wants_room` until then. Only `feed`, of the one
-    standby, makes the copy outlive its replica. `renewed` is set, and replaced, whenever its lease is renewed.
-    `resumed` says how a copy that was elsewhere came here. `input` has the pictures that come for a session
-    that restyles a video; `loop` is how its blocks are to be made, and `on_way` are those that have begun and
-    not come out.
+    `prompts` are the texts encoded for the cues that are in force or next, of which `texts_in_force` are the
+    first. No block is begun while somebody `held` the session; `making` is the one that is being made, and has
+    `span`, the last of the `undelivered` ones is `delivering`. `encoded_at` says from when to when each new text
+    was encoded; since `ready_since` the next block could be made. `settled` is the time of the clean pass that was
+    run since the last block. `asked_now` says when a cue was asked for, by its frame, if it was to apply at once.
+    It has been paused since `paused_since`; one that is suspended and was to be resumed `wants_room` until then.
+    Only `feed`, of the one standby, makes the copy outlive its replica. `renewed` is set, and replaced, whenever
+    its lease is renewed. `resumed` says how a copy that was elsewhere came here. `input` has the pictures that
+    come for a session that restyles a video; `loop` is how its blocks are to be made, and `on_way` are those that
+    have begun and not come out.
     """
 
     spec: SessionSpec
@@ -117,10 +117,12 @@ class ActiveSession:
     ending: bool = False
     closed: bool = False
     failure: ServingError | None = None
+    texts_in_force: tuple[str, ...] = field(init=False)
     watch: PaceWatch = field(init=False)
     audience: Audience = field(init=False)
 
     def __post_init__(self) -> None:
+        self.texts_in_force = tuple(self.prompts)
         self.watch = PaceWatch(self.spec.pace.fps)
         self.audience = Audience(self.logic, self.describe, self.replicate)
 
@@ -227,9 +229,9 @@ class ActiveSession:
         """Whether the next block need not wait for the text encoder."""
         return all(text in self.prompts for text in self.upcoming_texts(1))
 
-    def forget_prompts(self, keep: Iterable[str]) -> None:
-        """Let go of texts that neither the track nor `keep` needs."""
-        wanted = set(keep) | set(self.upcoming_texts(2))
+    def forget_prompts(self) -> None:
+        """Let go of texts that neither the prompt in force needs, nor one of the next blocks."""
+        wanted = {*self.texts_in_force, *self.upcoming_texts(2)}
         for text in [text for text in self.prompts if text not in wanted]:
             del self.prompts[text]
             self.encoded_at.pop(text, None)

@@ -211,6 +211,26 @@ def test_the_controller_that_came_last_steers_and_the_one_before_it_is_told(pock
     run(take_over())
 
 
+def test_texts_of_cues_that_were_replaced_are_not_kept(pocket: OpenedModel) -> None:
+    async def reschedule() -> None:
+        async with at_work(pocket) as bench:
+            name = (await bench.open(spec(pocket), cues(NOON))).id
+            session = bench.session(name)
+            for number in range(20):
+                text = f"a red balloon, take {number}"
+                cue = pb.Cue(frame=0, prompts=[pb.WeightedPrompt(text=text)])
+                await bench.denoiser.command(name, pb.Command(id=str(number), schedule_prompt=cue))
+                await settled(lambda text=text: text in session.prompts)
+            assert set(session.prompts) == {"a red balloon, take 19"}
+            await bench.denoiser.command(name, start())
+            await chunks(bench, name, 21)
+            cue = pb.Cue(prompts=[pb.WeightedPrompt(text=NIGHT)])
+            await bench.denoiser.command(name, pb.Command(id="night", schedule_prompt=cue))
+            await settled(lambda: set(session.prompts) <= {NIGHT, "a red balloon, take 19"})
+
+    run(reschedule())
+
+
 def test_a_reset_that_comes_twice_begins_one_take(pocket: OpenedModel) -> None:
     async def reset() -> None:
         async with at_work(pocket) as bench:
