@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, BlockLengths
@@ -12,6 +13,9 @@ MAX_AHEAD_BLOCKS = 64
 MAX_FPS = 60
 UNREPORTED_BLOCKS = 32
 """How far an unpaced session runs for a viewer who reports nothing."""
+
+FASTEST = 1.02
+"""How much faster than ours a client's clock may run; blocks begin no faster in the long run."""
 
 PATIENCE_S = 2.0
 """A session that waits for longer, and for longer than two of its blocks last, says for what."""
@@ -41,6 +45,20 @@ class Pace:
             1 <= self.ahead <= MAX_AHEAD_BLOCKS, f"ahead is {self.ahead}; it must be within 1..{MAX_AHEAD_BLOCKS}"
         )
         _require(1 <= self.lease_s <= 3600, f"lease is {self.lease_s:g} s; it must be within 1..3600 s")
+
+
+class BeginLimit:
+    """The earliest moment at which the next block may begin, whatever a client says: blocks begin no faster than
+    they last, but for those that last `ahead_s` together.
+    """
+
+    def __init__(self, ahead_s: float) -> None:
+        self._ahead_s = ahead_s
+        self.at = -math.inf
+
+    def begun(self, now: float, lasts_s: float) -> None:
+        """A block has begun that lasts so long."""
+        self.at = max(self.at, now - self._ahead_s) + lasts_s / FASTEST
 
 
 class Position:

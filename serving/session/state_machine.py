@@ -9,7 +9,7 @@ from engines.config.geometry import FRAMES_PER_SECOND, TEMPORAL_FACTOR, BlockLen
 from serving.errors import FrameOutOfRange, InvalidRequest, SessionNotFound, WrongState
 from serving.session.applied_log import AppliedLog
 from serving.session.cue_queue import CueQueue
-from serving.session.pacing import Pace, Position
+from serving.session.pacing import BeginLimit, Pace, Position
 from serving.session.receipt_log import ReceiptLog
 from serving.session.rewinding import rewound
 from serving.session.transitions import step_at, steps_before
@@ -51,6 +51,8 @@ class Session:
         self.controller = ""
         self.seq = 0
         self._seen = now
+        # One more than run ahead, so that a reset need not wait.
+        self._limit = BeginLimit((pace.ahead + 1) * TEMPORAL_FACTOR * blocks.later / max(pace.fps, 1))
         self._begin_take(0, now)
 
     @classmethod
@@ -292,7 +294,8 @@ class Session:
         if self.state is not State.RUNNING:
             return None
         if self.next_block <= self._position.last_block(self.delivered_frames, self.blocks, now):
-            return now
+            # A client that says it has seen everything at once gets no more of the device than its pace.
+            return max(now, self._limit.at) if self.pace.fps else now
         target = self.blocks.pixel_frames(max(0, self.next_block - self.pace.ahead))
         if self._position.is_reported or target >= self.delivered_frames:
             return None
@@ -340,6 +343,8 @@ class Session:
             receipts.append(Receipt(winner.command_id, kind, Stage.APPLIED, first, winner.cue.frame))
         self.next_block += 1
         self._waiting_since = now
+        if self.pace.fps:
+            self._limit.begun(now, (self.earliest_frame - first) / self.pace.fps)
         step = step_at(self._log.last, block, first)
         return BlockPlan(block, first, self.earliest_frame, step, tuple(receipts), applied)
 

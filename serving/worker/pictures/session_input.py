@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pipeline.restyling import noise_after
 from serving.replication.messages import BlockPictures, SessionSpec
 from serving.replication.standby import KEPT_INPUTS
+from serving.session.pacing import BeginLimit
 from serving.session.types import Applied
 from serving.timeline.cue import Cue, Restyling
 from serving.worker.pictures.picture_decoder import PictureDecoder, SentPicture
@@ -36,9 +36,6 @@ BLOCKS_WAITING = 2
 
 BLOCKS_AHEAD = 2
 """That may begin sooner than their pictures can have been taken: those before may have waited for the network."""
-
-FASTEST = 1.02
-"""How much faster than ours a camera's clock may run; blocks begin no faster in the long run."""
 
 
 class InputPicture(NamedTuple):
@@ -81,7 +78,7 @@ class SessionInput:
     Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are
     those that the last blocks have begun with, and `noise` is what they are mixed with. `opens` is whether the
     next block opens the video anew, as far as is known; the one that opened it last is `opening`. Pictures are of
-    the client `sender`. From `begins_from` on, by the clock of who takes them, the next block may begin.
+    the client `sender`; `limit` says when the next block may begin, by the clock of who takes them.
     """
 
     def __init__(
@@ -99,7 +96,7 @@ class SessionInput:
         self.working: asyncio.Task[None] | None = None
         self.received = self.dropped = self.broken = 0
         self.sender = ""
-        self.begins_from = -math.inf
+        self.limit = BeginLimit(BLOCKS_AHEAD * self.period_s)
         self._sent: deque[SentPicture] = deque()
         self._decoding: SentPicture | None = None
         self._sampler = PictureSampler()
@@ -236,8 +233,7 @@ class SessionInput:
         """The next block begins with it, restyled as is told now, if it is."""
         made = self._encoded
         assert made is not None
-        free_at = max(self.begins_from, now - BLOCKS_AHEAD * self.period_s)
-        self.begins_from = free_at + self.period_s / FASTEST
+        self.limit.begun(now, self.period_s)
         if restyling is not None:
             self.noise = noise_after(self.noise, restyling)
             after = made.after.under(self.noise)

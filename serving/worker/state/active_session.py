@@ -209,7 +209,7 @@ class ActiveSession:
         waits = self.logic.cuts_next and (self.on_way or self.undelivered)
         if self.logic.state is not State.RUNNING or self.ready_input is None or waits:
             return None
-        return max(now, self.input.begins_from)
+        return max(now, self.input.limit.at)
 
     def expected(self) -> float | None:
         """When the next block is to be on screen; None where nothing says so."""
@@ -217,7 +217,7 @@ class ActiveSession:
             return self.logic.expected()
         if self.ready_input is None:
             return None
-        return max(self.ready_input.due, self.input.begins_from + self.input.period_s)
+        return max(self.ready_input.due, self.input.limit.at + self.input.period_s)
 
     def upcoming_texts(self, blocks: int) -> list[str]:
         """Texts of the cues that fall on one of the next `blocks` blocks."""

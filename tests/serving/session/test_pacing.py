@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from engines.config.geometry import BlockLengths
 from serving.errors import InvalidRequest
 from serving.media.playout_clock import Clock
 from serving.session.pacing import Pace, Position
+from serving.session.state_machine import Session
+from serving.timeline.cue import Blend
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,20 @@ def test_a_viewer_can_be_put_at_any_frame() -> None:
     position.report(90, 5.0)
     position.go_on_from(40, 6.0)
     assert position.shown(100, 6.0) == 40
+
+
+def test_who_says_that_all_was_seen_at_once_gets_no_more_blocks_than_the_pace() -> None:
+    blocks = BlockLengths(3, 3)
+    session = Session(Pace(fps=16, ahead=1), blocks, 0.0)
+    session.schedule(Blend.of("noon"), 0, None, "cue", 0.0)
+    session.start("start", 0.0)
+    begun, now = list[float](), 0.0
+    while len(begun) < 20:
+        due = session.due(now)
+        assert due is not None
+        now = max(now, due)
+        plan = session.begin_block(now)
+        session.delivered(plan, now)
+        session.shown(plan.end_frame - 1, now)
+        begun.append(now)
+    assert begun[-1] == pytest.approx(17 * 0.75, rel=0.05)

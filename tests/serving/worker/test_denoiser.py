@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -220,7 +221,7 @@ def test_texts_of_cues_that_were_replaced_are_not_kept(pocket: OpenedModel) -> N
                 text = f"a red balloon, take {number}"
                 cue = pb.Cue(frame=0, prompts=[pb.WeightedPrompt(text=text)])
                 await bench.denoiser.command(name, pb.Command(id=str(number), schedule_prompt=cue))
-                await settled(lambda text=text: text in session.prompts)
+                await settled(partial(operator.contains, session.prompts, text))
             assert set(session.prompts) == {"a red balloon, take 19"}
             await bench.denoiser.command(name, start())
             await chunks(bench, name, 21)

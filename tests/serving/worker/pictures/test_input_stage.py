@@ -146,7 +146,7 @@ def test_blocks_begin_no_faster_than_time_passes_but_for_two() -> None:
     begun = list[float]()
     for number in range(12):
         sent_and_decoded(waiting, *(250_000 * number + 62_500 * picture for picture in range(4)))
-        begun.append(max(100.0, waiting.begins_from))
+        begun.append(max(100.0, waiting.limit.at))
         begin_block(waiting, begun[-1])
     assert begun[:3] == [100.0] * 3
     assert begun[-1] == pytest.approx(100.0 + 9 * 0.25, rel=0.001)
