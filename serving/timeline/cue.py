@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from serving.errors import TimelineError
@@ -78,10 +79,25 @@ def check_prompt(text: str, place: str) -> None:
         raise TimelineError(place, f"the prompt is empty{cleaned}; say who or what is seen, and where")
 
 
+def is_plain(text: str) -> bool:
+    """Whether what cleaning leaves of a text is seen without cleaning it."""
+    return "&" not in text and "\x1b" not in text and _LASTING.search(text) is not None
+
+
+def clean_ahead(texts: Iterable[str]) -> None:
+    """Clean texts that are to be checked: a long one takes some 30 ms, which belongs in a thread of its own."""
+    for text in texts:
+        if len(text) <= MAX_PROMPT_CHARACTERS:
+            _lasts(text)
+
+
 def _lasts(text: str) -> bool:
     """Whether there is something to be seen in a text once it has been cleaned for the model."""
-    if "&" not in text and "\x1b" not in text and _LASTING.search(text):
-        return True
+    return is_plain(text) or _lasts_cleaned(text)
+
+
+@lru_cache(maxsize=256)
+def _lasts_cleaned(text: str) -> bool:
     # Clients load nothing of the engine, and few of their prompts need it.
     from engines.text.cleaning import clean_prompt
 

@@ -15,6 +15,9 @@ BYTES_A_SECOND = 16 << 20
 BURST_S = 1.0
 """What is sent after a pause is read at once, as much as could have come in this time."""
 
+TEXT_COST = 16
+"""What a character counts: JSON is read, and its texts are cleaned, where bytes are only passed on."""
+
 MESSAGE_BYTES = 4 << 10
 """What the smallest message counts: to take it from process to process costs that."""
 
@@ -55,8 +58,9 @@ class InflowRate:
 
 
 def _nbytes(message: Message) -> int:
-    """Of its content; a text's characters, which may be less."""
-    return sum(len(message.get(field) or "") for field in ("bytes", "text", "body"))
+    """Of its content, or what that counts as."""
+    texts = TEXT_COST * len(message.get("text") or "")
+    return texts + sum(len(message.get(field) or b"") for field in ("bytes", "body"))
 
 
 def _now() -> float:

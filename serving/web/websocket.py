@@ -41,6 +41,9 @@ WAITING_COMMANDS = 64
 
 REQUESTS_AT_ONCE = 4
 
+SHORT_CHARACTERS = 256
+"""Longer messages are read in a thread: one of a megabyte takes some 70 ms, which are everybody's."""
+
 LOGGED_PER_SECOND, LOGGED_AT_ONCE = 1.0, 10.0
 """Refused messages of one client: it may send nonsense without end, and is answered each time."""
 
@@ -217,8 +220,12 @@ class Conversation:
     async def _take(self, message: str, tasks: asyncio.TaskGroup) -> None:
         envelope = NOTHING
         try:
-            envelope = open_envelope(message)
-            asked = read_message(envelope)
+            if len(message) <= SHORT_CHARACTERS:
+                envelope = open_envelope(message)
+                asked = read_message(envelope)
+            else:
+                envelope = await asyncio.to_thread(open_envelope, message)
+                asked = await asyncio.to_thread(read_message, envelope)
             if isinstance(asked, Request):
                 self._sessions.admit(self._caller)
                 await self._requests.acquire()

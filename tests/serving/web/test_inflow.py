@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.web.inflow import BURST_S, BYTES_A_SECOND, MESSAGE_BYTES, Inflow, InflowRate
+from serving.web.inflow import BURST_S, BYTES_A_SECOND, MESSAGE_BYTES, TEXT_COST, Inflow, InflowRate
 
 MESSAGE = BYTES_A_SECOND // 4 - MESSAGE_BYTES
 """Of which four a second are read."""
@@ -50,7 +50,10 @@ def test_the_proxy_reads_as_slowly_as_that_whatever_is_sent(monkeypatch: pytest.
         waited.append(seconds)
 
     async def receive() -> Message:
-        return {"type": "one", field: b"x" * BYTES_A_SECOND if field != "text" else "x" * BYTES_A_SECOND}
+        return {
+            "type": "one",
+            field: b"x" * BYTES_A_SECOND if field != "text" else "x" * (BYTES_A_SECOND // TEXT_COST),
+        }
 
     async def send(message: Message) -> None:
         raise AssertionError("nothing is answered")

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from engines.streaming.replica_log import PendingDelta, SnapshotDelta
+from engines.text import cleaning
 from serving.deployments.telemetry.metrics import DenoiserMetrics
 from serving.errors import (
     ControllerReplaced,
@@ -210,6 +211,29 @@ def test_the_controller_that_came_last_steers_and_the_one_before_it_is_told(pock
                 await stream.aclose()
 
     run(take_over())
+
+
+def test_a_text_that_takes_long_to_be_cleaned_takes_nobody_elses_time(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned_by: list[threading.Thread] = []
+    clean = cleaning.clean_prompt
+
+    def noted(text: str) -> str:
+        cleaned_by.append(threading.current_thread())
+        return clean(text)
+
+    async def schedule() -> None:
+        async with at_work(pocket) as bench:
+            name = (await bench.open(spec(pocket), cues(NOON))).id
+            for text in ("a blue fish", "a blue fish & a boat"):
+                cue = pb.Cue(prompts=[pb.WeightedPrompt(text=text)])
+                await bench.denoiser.command(name, pb.Command(id=text, schedule_prompt=cue))
+
+    monkeypatch.setattr(cleaning, "clean_prompt", noted)
+    run(schedule())
+    assert len(cleaned_by) == 1
+    assert cleaned_by[0] is not threading.main_thread()
 
 
 def test_texts_of_cues_that_were_replaced_are_not_kept(pocket: OpenedModel) -> None:
