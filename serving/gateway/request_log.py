@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from copy import copy
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 KEPT_S = 600.0
 MOST_ANSWERS = 4096
+MOST_BYTES = 64 << 20
+"""Of answers that are kept: those of the caller who has most of them go first."""
 
 ABANDONED_S = 5.0
 """How long what is done goes on with nobody there to hear of it: clients that are there come back sooner."""
@@ -80,6 +82,7 @@ class _Asked:
     answer: asyncio.Task[_Answer]
     until: float
     waiting: int = 0
+    nbytes: int = 0
 
 
 class RequestLog:
@@ -91,9 +94,10 @@ class RequestLog:
 
     def __init__(
         self, kept_s: float = KEPT_S, most: int = MOST_ANSWERS, clock: Callable[[], float] = time.monotonic,
-        abandoned_s: float = ABANDONED_S,
+        abandoned_s: float = ABANDONED_S, most_bytes: int = MOST_BYTES,
     ) -> None:  # fmt: skip
         self._kept_s, self._most, self._clock, self._abandoned_s = kept_s, most, clock, abandoned_s
+        self._most_bytes = most_bytes
         self._asked: OrderedDict[_Key, _Asked] = OrderedDict()
 
     def __len__(self) -> int:
@@ -143,6 +147,10 @@ class RequestLog:
             logger.error("a request failed that nobody waits for any more", exc_info=failure)
         if asked.answer.cancelled() or failure is not None:
             self._drop(key, asked)
+            return
+        result = asked.answer.result().result
+        asked.nbytes = result.ByteSize() if isinstance(result, Message) else 0
+        self._bound_bytes()
 
     def _drop(self, key: _Key, asked: _Asked) -> None:
         if self._asked.get(key) is asked:
@@ -156,6 +164,15 @@ class RequestLog:
             if self._asked[key].until > now and len(self._asked) <= most:
                 return
             del self._asked[key]
+
+    def _bound_bytes(self) -> None:
+        held = Counter[str]()
+        for key, asked in self._asked.items():
+            held[key.caller] += asked.nbytes
+        while held.total() > self._most_bytes:
+            ((heaviest, _),) = held.most_common(1)
+            oldest = next(key for key, asked in self._asked.items() if key.caller == heaviest and asked.nbytes)
+            held[heaviest] -= self._asked.pop(oldest).nbytes
 
 
 def session_id_of(caller: str, request: Identified) -> str:

@@ -47,8 +47,9 @@ from serving.protocol.picture_queue import Batch
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
 from serving.replication.public_address import PublicAddress
 from serving.replication.register import Owner, Register
-from serving.session.receipt_log import check_ids
+from serving.session.receipt_log import MAX_ID_CHARACTERS, check_ids
 from serving.timeline.cue import Cue
+from serving.timeline.formats.document import shown
 from serving.timeline.formats.reader import MAX_BYTES as MOST_CREATE_BYTES
 
 MOVED_S, FREED_S, ASK_AGAIN_S = 10.0, 2.0, 0.3
@@ -57,6 +58,9 @@ where none is, and how often the session is asked meanwhile."""
 
 READY_KEPT_S = 1.0
 """How old the answer may be whether the server is there: who asks often costs the replicas nothing."""
+
+ATTACH_S = 10.0
+"""How long a stream may be open without a command."""
 
 SNAPSHOTS_AT_ONCE = 2
 """That are read at a time, each for some seconds at the longest; others wait, and take nobody else's thread."""
@@ -366,11 +370,13 @@ class SessionService(SessionAPI):
     async def interact(
         self, commands: AsyncIterator[pb.Command], caller: Caller
     ) -> AsyncIterator[SerializedEvent]:
-        first = await anext(aiter(commands), None)
+        first = await _first_of(commands)
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("the first command of a stream is `attach`, which names the session")
         session_id, client_id = first.attach.session_id, first.client_id or uuid.uuid4().hex
         check_ids(client_id, first.id)
+        if len(session_id) > MAX_ID_CHARACTERS:
+            raise SessionNotFound(f"no session {shown(session_id)} is here; it may have ended")
         await self._callers.require_own(session_id, caller)
         self._callers.admit_controller(session_id)
         from_frame = first.attach.from_frame if first.attach.HasField("from_frame") else None
@@ -430,3 +436,12 @@ class SessionService(SessionAPI):
     @override
     def recording_file(self, name: str, caller: Caller) -> Path:
         return self._recordings.file(name, caller.name)
+
+
+async def _first_of(commands: AsyncIterator[pb.Command]) -> pb.Command | None:
+    """The first command of a stream; None if it has none. Raises InvalidRequest if none comes."""
+    try:
+        async with asyncio.timeout(ATTACH_S):
+            return await anext(aiter(commands), None)
+    except TimeoutError:
+        raise InvalidRequest(f"no command came within {ATTACH_S:g} s; begin a stream with `attach`") from None

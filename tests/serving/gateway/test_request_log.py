@@ -235,3 +235,20 @@ def test_who_comes_back_soon_finds_it_going_on() -> None:
         assert (await back, opened.count) == (1, 1)
 
     run(work)
+
+
+def test_answers_that_are_kept_are_bounded_in_bytes_and_a_neighbours_stay() -> None:
+    async def work() -> None:
+        log, small = RequestLog(most_bytes=10_000), Opened()
+
+        async def large() -> pb.Session:
+            return pb.Session(prompt="x" * 4_000)
+
+        await log.once("bert", creation("small"), small)
+        for number in range(50):
+            await log.once("anna", creation(str(number)), large)
+        assert len(log) <= 4
+        assert await log.once("bert", creation("small"), small) == 1
+        assert (await log.once("anna", creation("49"), large)).prompt
+
+    run(work)
