@@ -14,6 +14,7 @@ import pytest
 from serving.auth import Caller, Tokens
 from serving.config import Limits
 from serving.errors import LimitReached, ServingError, SlotsFull, TooManyRequests
+from serving.gateway import session_service
 from serving.gateway.request_log import RequestLog
 from serving.gateway.session_service import SessionService
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -193,5 +194,28 @@ def test_a_session_is_taken_over_so_often_a_second_and_no_more(pocket: OpenedMod
         async with cluster(pocket, tmp_path, replicas="a", limits=limits) as there:
             session = await opened(there.managers[0])
             assert [await attached(there.managers[0], session) for _ in range(3)] == [True, False, False]
+
+    run(work())
+
+
+def test_a_stream_that_never_attaches_does_not_stay(
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session_service, "ATTACH_S", 0.1)
+
+    async def silent() -> AsyncIterator[pb.Command]:
+        await asyncio.sleep(60)
+        yield pb.Command()
+
+    async def unknown() -> AsyncIterator[pb.Command]:
+        yield pb.Command(attach=pb.Attach(session_id="x" * 10_000))
+
+    async def work() -> None:
+        async with cluster(pocket, tmp_path, replicas="a") as there:
+            for commands, told in ((silent(), "no command came within 0.1 s"), (unknown(), "no session '?x+")):
+                stream: Any = there.managers[0].interact(commands, ANNA)
+                with pytest.raises(ServingError, match=told) as refused:
+                    await anext(stream)
+                assert len(str(refused.value)) < 200
 
     run(work())
