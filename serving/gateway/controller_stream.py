@@ -36,6 +36,9 @@ PICTURES = ("picture", "end_input")
 Apply = Callable[[pb.Command], Awaitable[pb.Receipt]]
 PassOn = Callable[[Batch], Awaitable[None]]
 
+REPORT_EVERY_S = 0.02
+"""From one report of what was shown that is passed on to the next: of those in between the newest counts."""
+
 REFUSED_AGAIN_S = 1.0
 """Pictures that are refused for the same reason are refused in silence for so long."""
 
@@ -64,6 +67,8 @@ class ControllerStream:
         self._pass_on = pass_on
         self._pictures = PictureQueue()
         self._asked: asyncio.Queue[pb.Command | None] = asyncio.Queue(MOST_COMMANDS)
+        self._report: pb.Command | None = None
+        self._reported = asyncio.Event()
         self._refused_picture: tuple[float, str] = 0.0, ""
         self._waiting: asyncio.Queue[SerializedEvent | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_EVENTS)
@@ -74,7 +79,9 @@ class ControllerStream:
 
     async def run(self, commands: AsyncIterator[pb.Command]) -> AsyncGenerator[SerializedEvent]:
         """What the controller is sent, until the session's events end. Raises what ends them, or its commands."""
-        work = (self._watch(), self._read(commands), self._carry_out(), self._pass_pictures())
+        work = (
+            self._watch(), self._read(commands), self._carry_out(), self._pass_pictures(), self._pass_reports(),
+        )  # fmt: skip
         tasks = [asyncio.create_task(task) for task in work]
         try:
             while (sent := await self._next()) is not None:
@@ -148,6 +155,9 @@ class ControllerStream:
             return
         if is_picture:
             self._pictures.put(command)
+        elif command.HasField("shown"):
+            self._report = command
+            self._reported.set()
         else:
             await self._asked.put(command)
 
@@ -165,10 +175,33 @@ class ControllerStream:
                         self._answer(receipt)
                     elif receipt.command_id:
                         self._expected.append((_now() + MISSED_S, receipt))
+            await self._pass_report()
             await self._commands_ended()
         except BaseException:
             self._waiting.put_nowait(None)
             raise
+
+    async def _pass_reports(self) -> None:
+        try:
+            while True:
+                await self._reported.wait()
+                await self._followed.wait()
+                await self._pass_report()
+                await asyncio.sleep(REPORT_EVERY_S)
+        except BaseException:
+            self._waiting.put_nowait(None)
+            raise
+
+    async def _pass_report(self) -> None:
+        command, self._report = self._report, None
+        self._reported.clear()
+        if command is None:
+            return
+        command.client_id = command.client_id or self._client_id
+        try:
+            await self._apply(command)
+        except Exception as error:
+            self._answer(refusal(command, foreseen(error, "a report")))
 
     async def _pass_pictures(self) -> None:
         try:

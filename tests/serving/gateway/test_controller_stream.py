@@ -228,6 +228,19 @@ def shown(number: int, nbytes: int = 10) -> pb.Command:
     return pb.Command(picture=pb.Picture(id=number, format=pb.PICTURE_FORMAT_JPEG, data=bytes(nbytes)))
 
 
+def test_of_reports_that_come_too_fast_the_newest_is_passed_on() -> None:
+    passed: list[int] = []
+
+    async def apply(command: pb.Command) -> pb.Receipt:
+        passed.append(command.shown.frame)
+        return pb.Receipt()
+
+    steered([pb.Command(shown=pb.Shown(frame=frame)) for frame in range(1000)], no_pictures, apply)
+    assert len(passed) < 100
+    assert passed == sorted(passed)
+    assert passed[-1] == 999
+
+
 def test_pictures_do_not_wait_for_a_command_that_is_being_answered() -> None:
     passed: list[tuple[float, int]] = []
 
