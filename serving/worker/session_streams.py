@@ -25,6 +25,13 @@ FULL_STATE_S = 5.0
 
 UNREAD = "no manager reads this stream any more"
 
+MOST_REPLACED = 8
+"""Controllers of a session that were replaced and look on: each holds what its client has sent and not been told."""
+
+
+def _replaced_often() -> LimitReached:
+    return LimitReached(f"{MOST_REPLACED} controllers have replaced this one; watch the session to look on")
+
 
 class _OpenStream(NamedTuple):
     session: ActiveSession
@@ -146,9 +153,10 @@ class SessionStreams:
         replaced = [
             found for found in session.audience.subscribers if found.was_controller and found.role is Role.VIEWER
         ]
-        while replaced and session.audience.viewers > self._most_viewers:
+        while replaced and (session.audience.viewers > self._most_viewers or len(replaced) > MOST_REPLACED):
+            is_often = len(replaced) > MOST_REPLACED
             gone = replaced.pop(0)
-            gone.finish(self._too_many())
+            gone.finish(_replaced_often() if is_often else self._too_many())
             session.audience.unsubscribe(gone, _now())
 
     def _too_many(self) -> LimitReached:

@@ -351,16 +351,35 @@ def test_a_command_that_is_refused_is_raised_and_tells_nobody(pocket: OpenedMode
     run(refuse())
 
 
-def test_a_controller_always_finds_a_place_and_those_whom_it_replaces_leave_theirs(pocket: OpenedModel) -> None:
-    async def attach(bench: Bench, name: str, number: int) -> str:
-        stream = bench.denoiser.subscribe(name, Role.CONTROLLER, None, f"stream {number}", f"client {number}")
-        try:
-            async for _ in stream:
-                pass
-        except LimitReached as error:
-            return str(error)
-        return "ended"
+async def attach(bench: Bench, name: str, number: int) -> str:
+    """Steer a session; how that ended."""
+    stream = bench.denoiser.subscribe(name, Role.CONTROLLER, None, f"stream {number}", f"client {number}")
+    try:
+        async for _ in stream:
+            pass
+    except LimitReached as error:
+        return str(error)
+    return "ended"
 
+
+def test_few_of_the_controllers_that_were_replaced_look_on(pocket: OpenedModel) -> None:
+    async def work() -> None:
+        async with at_work(pocket, viewers=100) as bench:
+            name = (await bench.open(spec(pocket), cues(NOON))).id
+            attached = []
+            for number in range(12):
+                attached.append(asyncio.create_task(attach(bench, name, number)))
+                await settled(lambda number=number: bench.session(name).logic.controller == f"client {number}")  # type: ignore[misc]
+            gone = await asyncio.gather(*attached[:3])
+            assert {"8 controllers have replaced this one" in words for words in gone} == {True}
+            assert [one.done() for one in attached[3:]] == [False] * 9
+            await bench.close(name)
+            assert await asyncio.gather(*attached[3:]) == ["ended"] * 9
+
+    run(work())
+
+
+def test_a_controller_always_finds_a_place_and_those_whom_it_replaces_leave_theirs(pocket: OpenedModel) -> None:
     async def work() -> None:
         async with at_work(pocket, viewers=2) as bench:
             name = (await bench.open(spec(pocket), cues(NOON))).id
