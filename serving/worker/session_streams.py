@@ -26,7 +26,7 @@ FULL_STATE_S = 5.0
 UNREAD = "no manager reads this stream any more"
 
 MOST_REPLACED = 8
-"""Controllers of a session that were replaced and look on: each holds what its client has sent and not been told."""
+"""Controllers of a session that were replaced and look on: each holds what its client sent and was not told."""
 
 
 def _replaced_often() -> LimitReached:
