@@ -10,7 +10,6 @@ import pytest
 
 from serving.config import Limits
 from serving.errors import FrameOutOfRange, LimitReached, ReplicaLost, ServingError, SessionNotFound
-from serving.gateway.arrivals import ROUND_S
 from serving.gateway.session_service import SessionService
 from serving.media.chunk import RecentChunks
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -259,14 +258,9 @@ def test_a_hundred_who_come_ask_the_replica_a_few_times(
                 return await call(replica, method, *arguments, **options)
 
             monkeypatch.setattr(pool, "call", counted)
-            loop = asyncio.get_running_loop()
-            began, viewers = loop.time(), []
-            for _ in range(100):
-                viewers.append(Viewer(there.managers[0], session))
-                await asyncio.sleep(0.005)
+            viewers = [Viewer(there.managers[0], session) for _ in range(100)]
             await asyncio.gather(*(viewer.sees(33) for viewer in viewers))
-            rounds = (loop.time() - began) / ROUND_S + 1
-            assert 1 <= called.count("join_viewers") <= rounds
+            assert 1 <= called.count("join_viewers") <= 10
             assert set(called) <= {"join_viewers", "set_viewers", "renew", "acknowledge"}
             for viewer in viewers:
                 viewer.task.cancel()
