@@ -49,6 +49,9 @@ EXACT_REMEDY = "an exact snapshot needs the same; a light one does not"
 MOST_BLOCKS = 1 << 50
 """Of a stream; the noise of a later one would have no number."""
 
+MOST_REBUILT = 1 << 17
+"""Times that a stream was rebuilt: once a minute for three months."""
+
 
 class Snapshot(NamedTuple):
     """A snapshot that has been read: whole, and on no device yet. Whether it can go on anywhere is not known."""
@@ -168,6 +171,16 @@ def require_seeded(noise: Noise) -> None:
         raise SnapshotError(f"the stream's noise is a {type(noise).__name__}, not made from its seed")
 
 
+def read_rebuilt(facts: dict[str, Any]) -> list[int]:
+    """The blocks before which a snapshot's stream was rebuilt. Raises ValueError for what no stream has."""
+    blocks = facts["rebuilt_before"]
+    if not isinstance(blocks, list) or len(blocks) > MOST_REBUILT:
+        raise ValueError(f"rebuilt_before is {str(blocks)[:40]}; at most {MOST_REBUILT} blocks are read")
+    if not all(isinstance(block, int) and 0 <= block <= MOST_BLOCKS for block in blocks):
+        raise ValueError(f"rebuilt_before is {str(blocks)[:40]}, which are not blocks")
+    return blocks.copy()
+
+
 def _common(stream: Stream, sink_passes: Sequence[SinkPass]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What both kinds hold."""
     stream.require_open()
@@ -275,7 +288,7 @@ def _fill(generator: Generator, stream: Stream, tensors: dict[str, Tensor], fact
         stream.prompt = prompts[facts["prompt"]]
     elif facts["prompt"] is not None:
         generator.set_prompt(stream, prompts[facts["prompt"]])
-    stream.rebuilt_before = [int(block) for block in facts["rebuilt_before"]]
+    stream.rebuilt_before = read_rebuilt(facts)
     stream.blocks, stream.decoded_blocks = facts["blocks"], facts["decoded_blocks"]
     if stream.blocks > 0 and stream.prompt is None:
         raise ValueError(f"{stream.blocks} blocks, prompt {facts['prompt']}")

@@ -143,7 +143,8 @@ class Stream:
         """Sink and decoder have been made anew; the rest of the window follows before the next block."""
         self.decoder = decoder
         self.context_due, self.recache_due = False, True
-        self.rebuilt_before.append(self.blocks)
+        if self.rebuilt_before[-1:] != [self.blocks]:
+            self.rebuilt_before.append(self.blocks)
 
     def suspend(self) -> None:
         """Its window and its prompt's keys and values have been given back."""

@@ -25,6 +25,7 @@ from engines.streaming.snapshot import (
     consistent,
     identity_for,
     machine_of,
+    read_rebuilt,
     require_prompts,
     require_same,
     require_seeded,
@@ -218,7 +219,7 @@ def _fill_common(video: VideoGenerator, stream: VideoStream, parts: Parts, promp
     device, dtype = video.beside.cache.device, video.beside.cache.layout.dtype
     counts = _counts("a stream", [facts[name] for name in COUNTS], len(COUNTS))
     stream.position, stream.entered, stream.blocks, stream.decoded_blocks = counts
-    stream.rebuilt_before = _counts("a stream's log", facts["rebuilt_before"], len(facts["rebuilt_before"]))
+    stream.rebuilt_before = read_rebuilt(facts)
     if facts["prompt"] is not None:
         video.set_prompt(stream, prompts[facts["prompt"]])
     if stream.entered > 0 and facts["prompt"] is None:

@@ -14,8 +14,8 @@ RECENT = 100
 
 MOST_A_PAGE = 1000
 
-NEXT_BYTES = 3 << 19
-"""Of the pending cues that come with a session's state: as many short ones as may be pending."""
+NEXT = 500
+"""Pending cues that come with a session's state, which is written anew for every change of its cues."""
 
 
 def recent_cues(log: AppliedLog) -> list[pb.AppliedCue]:
@@ -26,7 +26,7 @@ def recent_cues(log: AppliedLog) -> list[pb.AppliedCue]:
 
 def next_cues(logic: Session) -> list[pb.Cue]:
     """The first cues that are pending, as far as a session's state has room for them."""
-    return within_bytes((write_cue(pending.cue) for pending in logic.pending), NEXT_BYTES)
+    return within_bytes(write_cue(pending.cue) for pending in logic.pending[:NEXT])
 
 
 def applied_page(logic: Session, token: str, size: int) -> pb.ListAppliedCuesResponse:

@@ -44,7 +44,7 @@ def test_a_cue_without_a_frame_is_for_the_next_block(stub: Stub) -> None:
 
 def test_a_session_takes_ten_thousand_cues_and_no_more(stub: Stub) -> None:
     session = create(stub, *(cue(NOON, 12 * number) for number in range(MAX_PENDING)))
-    assert len(described(stub, session).pending) == MAX_PENDING
+    assert described(stub, session).pending_count == MAX_PENDING
     refused(Code.RESOURCE_EXHAUSTED, f"{MAX_PENDING} cues", stub.SchedulePrompt, scheduled(session, NIGHT, 5))
 
 

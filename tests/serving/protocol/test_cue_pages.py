@@ -43,6 +43,11 @@ def test_a_state_fits_a_client_that_was_told_nothing_whatever_its_cues(count: in
     assert state.applied[-1].frame == logic.blocks.pixel_frames(149)
 
 
+def test_a_state_has_the_first_of_many_short_cues() -> None:
+    logic = session(2000, Blend.of("noon"))
+    assert next_cues(logic) == [write_cue(pending.cue) for pending in logic.pending[:500]]
+
+
 @pytest.mark.parametrize(("count", "blend"), [(450, LONG), (10, LONGEST)], ids=["long", "as long as they can be"])
 def test_pages_that_fit_have_every_cue_that_is_to_come(count: int, blend: Blend) -> None:
     logic, frames, token = session(count, blend), list[int](), ""
