@@ -42,6 +42,9 @@ from serving.worker.state.active_session import ActiveSession, BegunBlock
 
 T = TypeVar("T")
 
+SPARE_S = 2.0
+"""How long a client's snapshot waits for time that no paced session needs, before it is rebuilt all the same."""
+
 
 class SessionFactory:
     """Opens sessions on one generator; `executor` has the one thread that may use it.
@@ -82,12 +85,16 @@ class SessionFactory:
     ) -> ActiveSession:
         """A session with `cues` pending, new or from `resume` on.
 
+        A client's snapshot, for which there are `seconds`, is rebuilt in the time that the paced sessions leave.
+
         Raises InvalidRequest for what cannot be, and LimitReached where its prompts alone would take longer than
         `seconds`.
         """
         if resume is not None:
             self._require_same_loras(resume)
         snapshot = await self._read(spec, resume)
+        if snapshot is not None and seconds is not None:
+            await self._spare(spec.stream, min(SPARE_S, seconds))
         async with self._taken(await self._stream(spec, resume, snapshot)) as stream:
             now = _now()
             logic = _logic(spec, resume, stream, now)
@@ -243,9 +250,7 @@ class SessionFactory:
         step = next(steps, None)
         for block in range(logic.next_block):
             # Where there is none, the budget says what would fit.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(budget.left_s(_now())):
-                    await self._spare_time(stream.config)
+            await self._spare(stream.config, budget.left_s(_now()))
             budget.check(block, _now())
             prompt = None
             if step is not None and step.block == block:
@@ -254,6 +259,12 @@ class SessionFactory:
             if made.ready is not None:
                 # Others would have to wait for all that is begun here, and a block is begun in no time.
                 await asyncio.to_thread(made.ready.synchronize)
+
+    async def _spare(self, stream: AnyStreamConfig, seconds: float) -> None:
+        """Wait for the time of a block that makes no paced session late, at most so many `seconds`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._spare_time(stream)
 
     def _replay_block(self, stream: Stream, prompt: Prompt | None, *, rebuilt: bool) -> Block:
         if rebuilt:

@@ -120,6 +120,31 @@ def test_a_fork_gets_the_time_that_paced_sessions_leave(
     run(fork())
 
 
+def test_a_restore_waits_a_while_for_the_time_that_paced_sessions_leave(
+    pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def restore() -> None:
+        async with at_work(pocket) as bench:
+            name = await started(bench, spec(pocket))
+            await chunks(bench, name, 45)
+            saved = await bench.denoiser.save(name, MAX_BYTES)
+            await bench.denoiser.command(name, pb.Command(id="pause", pause=pb.Pause()))
+            monkeypatch.setattr(Scheduler, "leaves_time", lambda *_, **__: False)
+            monkeypatch.setattr(session_factory, "SPARE_S", 1000.0)
+            again, more = spec(pocket, "again"), spec(pocket, "more")
+            waiting = asyncio.create_task(bench.open(again, resume=restored(saved, again)))
+            await asyncio.sleep(0.3)
+            assert bench.open_runs() == 1
+            monkeypatch.setattr(Scheduler, "leaves_time", lambda *_, **__: True)
+            await waiting
+            await bench.close("again")
+            monkeypatch.setattr(Scheduler, "leaves_time", lambda *_, **__: False)
+            monkeypatch.setattr(session_factory, "SPARE_S", 0.1)
+            await bench.open(more, resume=restored(saved, more))
+
+    run(restore())
+
+
 def test_a_fork_that_nobody_waits_for_any_more_stops_and_leaves_nothing(
     pocket: OpenedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
