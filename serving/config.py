@@ -68,13 +68,15 @@ class Limits:
     viewer reports as shown does not count. A session is taken over by controllers `attaches_per_second`.
     A session that no replica has is lost after `recovery_seconds`; where its standby is there, and a replica is
     being started, its viewers wait for `restart_seconds`. `replay_seconds` is how long the past of a session is
-    generated again for a fork, or rebuilt from a snapshot.
+    generated again for a fork, or rebuilt from a snapshot. A recording is not begun where those of its caller have
+    `recording_bytes` together, each counted as a MiB at least.
     """
 
     sessions_per_token: int = 8
     pixels: int = 1280 * 720
     stream_seconds: float = 600.0
     recording_frames: int = 16 * 60 * 60
+    recording_bytes: int = 100 << 30
     snapshot_bytes: int = 64 << 20
     recovery_seconds: float = 20.0
     restart_seconds: float = 180.0

@@ -114,9 +114,8 @@ class SessionService(SessionAPI):
         self._arriving: set[asyncio.Task[pb.Session]] = set()
         self._ready = SharedAnswer(self._answers, READY_KEPT_S)
         self._recordings = Recordings(
-            self._relay, config.recordings, self._callers.names, config.limits.recording_frames,
-            self._failover.beside,
-        )  # fmt: skip
+            self._relay, config.recordings, self._callers.names, config.limits, self._failover.beside
+        )
 
     def start(self) -> None:
         """Begin to look after sessions, recordings and the public address. To begin again does nothing."""
@@ -154,6 +153,7 @@ class SessionService(SessionAPI):
     async def stop(self) -> None:
         """Leave the sessions to other managers."""
         self._reading.shutdown(wait=False, cancel_futures=True)
+        self._recordings.close()
         await self._failover.stop()
 
     @override

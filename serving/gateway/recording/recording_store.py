@@ -7,12 +7,13 @@ import itertools
 import logging
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 
-from serving.errors import FilmError, InvalidRequest, SessionNotFound, WrongState
+from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFound, WrongState
 from serving.gateway.recording.recording_writer import (
     RECORDING_TAG,
     Recording,
@@ -26,6 +27,12 @@ from serving.media.ordinary_mp4 import writing
 logger = logging.getLogger(__name__)
 
 PIECE_BYTES = 256 * 1024
+
+LEAST_BYTES = 1 << 20
+"""That a recording counts for where those of a caller are bounded: many small ones are many files."""
+
+DESCRIBED = 4096
+"""Finished recordings whose content is remembered: to list them is not to open them all."""
 
 _NAME = re.compile(r"[0-9A-Za-z][0-9A-Za-z-]{0,99}")
 _FINISHED, _PART = ".mp4", ".mp4.part"
@@ -72,6 +79,15 @@ class RecordingStore:
                 return writer
             writer.discard()
         raise AssertionError("numbers do not end")
+
+    def require_room(self, most_bytes: int) -> None:
+        """Raise LimitReached where the recordings that are there, or are being written, have `most_bytes`."""
+        held = 0
+        for path in (*self._folder.glob(f"*{_FINISHED}"), *self._folder.glob(f"*{_PART}")):
+            with contextlib.suppress(FileNotFoundError):  # It has been deleted or finished just now.
+                held += max(path.stat().st_size, LEAST_BYTES)
+        if held >= most_bytes:
+            raise LimitReached(f"your recordings take {held} bytes, and {most_bytes} are let; delete some")
 
     def finished(self) -> list[Finished]:
         """Those that can be read, the oldest first."""
@@ -157,13 +173,19 @@ def _is_ours(part: Path) -> bool:
 
 def _recording(path: Path) -> Recording:
     found = path.stat()
+    facts, frames = _content(path, found.st_mtime_ns, found.st_size)
+    return Recording(path.stem, facts.session_id, facts.first_frame, frames, found.st_size, found.st_mtime)
+
+
+@lru_cache(DESCRIBED)
+def _content(path: Path, changed_ns: int, size: int) -> tuple[RecordingFacts, int]:
+    """What a finished recording says of itself, and how many frames it has; of one that is unchanged read once."""
     try:
         with av.open(str(path), "r") as container:
             video = container.streams.video[0]
             # What was left in fragments does not say how many there are.
             frames = video.frames or sum(1 for packet in container.demux(video) if packet.size)
-            facts = RecordingFacts.of(container.metadata[RECORDING_TAG], path)
-        return Recording(path.stem, facts.session_id, facts.first_frame, frames, found.st_size, found.st_mtime)
+            return RecordingFacts.of(container.metadata[RECORDING_TAG], path), frames
     except (av.FFmpegError, LookupError, FilmError) as error:
         raise FilmError(f"{path} is not a recording that Longtake made: {error}") from error
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from serving.config import Limits
 from serving.errors import FilmError, LimitReached, ReplicaLost, SessionNotFound, WrongState
 from serving.gateway.failover.event_relay import EventRelay
 from serving.gateway.recording.recorder import Recorder, write_recording
@@ -25,22 +27,29 @@ FINISH_S = 10.0
 LOOK_EVERY_S = 2.0
 """How often recordings are looked for whose writer is gone."""
 
+LISTED_AT_ONCE = 2
+"""Lists that are read from the disk at a time; others wait, and take nobody else's thread."""
+
 
 class Recordings:
-    """A folder of recordings for each caller, at first of `callers`; `beside` runs what writes them."""
+    """A folder of recordings for each caller, at first of `callers`; `beside` runs what writes them.
+
+    `limits` bounds the frames of one recording, and the bytes of a caller's.
+    """
 
     def __init__(
         self,
         relay: EventRelay,
         folder: Path,
         callers: Iterable[str],
-        max_frames: int,
+        limits: Limits,
         beside: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
         self._relay = relay
         self._folder = folder
         self._stores = {caller: RecordingStore(folder / caller) for caller in callers}
-        self._max_frames = max_frames
+        self._limits = limits
+        self._listing = ThreadPoolExecutor(LISTED_AT_ONCE, "recordings")
         self._beside = beside
         self._looks = False
 
@@ -50,15 +59,22 @@ class Recordings:
             self._looks = True
             self._beside(self._look())
 
-    async def start(self, session: pb.Session, caller: str, asked_by: str) -> pb.Recording:
-        """Begin to write a session's chunks, with the next one. Raises WrongState if that is done already.
+    def close(self) -> None:
+        """Read no more lists."""
+        self._listing.shutdown(wait=False, cancel_futures=True)
 
-        `asked_by` names the request: one that is made again has the same answer. Nothing is left of one that is
-        refused.
+    async def start(self, session: pb.Session, caller: str, asked_by: str) -> pb.Recording:
+        """Begin to write a session's chunks, with the next one.
+
+        Raises WrongState if that is done already, and LimitReached where the caller has all the bytes of them that
+        there may be. `asked_by` names the request: one that is made again has the same answer. Nothing is left of one
+        that is refused.
         """
         options = session.options
+        store = self._store(caller)
+        await asyncio.to_thread(store.require_room, self._limits.recording_bytes)
         writer = await asyncio.to_thread(
-            self._store(caller).begin,
+            store.begin,
             session.id, options.height, options.width, session.current_start_frame, session.take, asked_by,
         )  # fmt: skip
         try:
@@ -72,7 +88,7 @@ class Recordings:
             raise
         if name != writer.name:
             writer.discard()
-            first_frame = await asyncio.to_thread(self._store(caller).first_frame, name)
+            first_frame = await asyncio.to_thread(store.first_frame, name)
             return pb.Recording(name=name, session_id=session.id, first_frame=first_frame)
         self._record(writer)
         return write_recording(writer.recording)
@@ -96,15 +112,14 @@ class Recordings:
 
     async def page(self, request: pb.ListRecordingsRequest, caller: str) -> pb.ListRecordingsResponse:
         """A page of those that can be read, the oldest first. Raises InvalidRequest for a token that is none."""
-        store = self._store(caller)
-        finished = await asyncio.to_thread(store.finished)
-        page, token = cut(finished, _place_of, request.page_size, request.page_token)
-        found = await asyncio.to_thread(_described, store, [one.name for one in page])
-        return pb.ListRecordingsResponse(recordings=found, next_page_token=token)
+        return await asyncio.get_running_loop().run_in_executor(
+            self._listing, _page, self._store(caller), request.page_size, request.page_token
+        )
 
     async def read(self, name: str, caller: str) -> AsyncIterator[bytes]:
         """The bytes of a finished recording, piece by piece."""
-        for piece in self._store(caller).read(name):
+        pieces = await asyncio.to_thread(self._store(caller).read, name)
+        while piece := await asyncio.to_thread(next, pieces, b""):
             yield piece
 
     def file(self, name: str, caller: str) -> Path:
@@ -123,7 +138,7 @@ class Recordings:
         return store
 
     def _record(self, writer: RecordingWriter) -> None:
-        self._beside(Recorder(self._relay, writer, self._max_frames).run())
+        self._beside(Recorder(self._relay, writer, self._limits.recording_frames).run())
 
     async def _look(self) -> None:
         while True:
@@ -153,6 +168,12 @@ def _is_empty(store: RecordingStore, session: pb.Session) -> bool:
 
 def _place_of(finished: Finished) -> Place:
     return finished.finished_ns, finished.name
+
+
+def _page(store: RecordingStore, size: int, token: str) -> pb.ListRecordingsResponse:
+    page, next_token = cut(store.finished(), _place_of, size, token)
+    found = _described(store, [one.name for one in page])
+    return pb.ListRecordingsResponse(recordings=found, next_page_token=next_token)
 
 
 def _described(store: RecordingStore, names: Iterable[str]) -> list[pb.Recording]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from serving.errors import FilmError, InvalidRequest, LimitReached, SessionNotFound, WrongState
-from serving.gateway.recording.recording_store import PIECE_BYTES, RecordingStore
+from serving.gateway.recording.recording_store import LEAST_BYTES, PIECE_BYTES, RecordingStore
 from serving.gateway.recording.recording_writer import Recording, RecordingWriter
 from serving.media.fmp4 import boxes
 from serving.media.fragment_file import FragmentFile
@@ -51,6 +51,23 @@ def test_a_recording_says_what_it_is(recordings: RecordingStore) -> None:
     file = recordings.path("abc-1").stat()
     assert made == Recording("abc-1", "abc", 60, 33, file.st_size, file.st_mtime)
     assert recordings.find("abc-1") == made
+
+
+def test_recordings_that_have_all_the_bytes_they_may_have_leave_no_room(recordings: RecordingStore) -> None:
+    begun(recordings).finish()
+    begun(recordings, "abd")
+    recordings.require_room(2 * LEAST_BYTES + 1)
+    with pytest.raises(LimitReached, match=f"{2 * LEAST_BYTES} bytes, .* delete some"):
+        recordings.require_room(2 * LEAST_BYTES)
+
+
+def test_a_recording_that_is_listed_again_is_not_opened_again(
+    recordings: RecordingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = begun(recordings).finish()
+    assert recordings.find(made.name) == made
+    monkeypatch.setattr("av.open", None)
+    assert recordings.find(made.name) == made
 
 
 def test_who_asked_for_a_recording_is_not_in_the_finished_file(recordings: RecordingStore) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from serving.config import Limits
 from serving.errors import LimitReached, SessionNotFound, WrongState
 from serving.gateway.recording.recording_store import RecordingStore
 from serving.gateway.recording.recording_writer import RecordingWriter
@@ -61,6 +62,22 @@ def test_a_recording_goes_on_under_another_manager_and_lacks_no_frame(pocket: Op
             assert played(str(tmp_path / f"{made.name}.mp4")).times == list(range(made.frames))
 
     run(move())
+
+
+def test_who_has_all_the_recordings_that_there_may_be_begins_no_other(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def begin() -> None:
+        async with cluster(pocket, tmp_path, replicas="a", limits=Limits(recording_bytes=1)) as there:
+            (manager,) = there.managers
+            session = await started(manager)
+            await manager.start_recording(start_of(session), ANNA)
+            await Viewer(manager, session).sees(33)
+            made = await manager.stop_recording(stop_of(session), ANNA)
+            with pytest.raises(LimitReached, match="delete some"):
+                await manager.start_recording(start_of(session), ANNA)
+            await manager.delete_recording(made.name, ANNA)
+            await manager.start_recording(start_of(session), ANNA)
+
+    run(begin())
 
 
 def test_a_recording_whose_session_has_ended_meanwhile_is_finished(pocket: OpenedModel, tmp_path: Path) -> None:
@@ -337,9 +354,8 @@ def test_a_recording_that_is_stopped_before_anything_is_shown_is_none(pocket: Op
 
 def test_a_recording_that_is_as_long_as_one_may_be_ends_and_says_so(pocket: OpenedModel, tmp_path: Path) -> None:
     async def fill() -> None:
-        async with cluster(pocket, tmp_path, replicas="a") as there:
+        async with cluster(pocket, tmp_path, replicas="a", limits=Limits(recording_frames=21)) as there:
             manager = there.managers[0]
-            manager._recordings._max_frames = 21
             session = await started(manager)
             viewer = Viewer(manager, session)
             await manager.start_recording(start_of(session), ANNA)
