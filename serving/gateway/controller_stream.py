@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-from serving.errors import InvalidRequest, LimitReached, ServingError
+from serving.errors import InvalidRequest, LimitReached, ReplicaLost, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.commands import check_picture, check_size
 from serving.protocol.events import SerializedEvent
@@ -210,6 +210,11 @@ class ControllerStream:
                 batch = await self._pictures.take()
                 try:
                     await self._pass_on(batch)
+                except ReplicaLost as error:
+                    self._pictures.lost(batch)
+                    self._refuse_picture(batch.commands[0], error)
+                    await asyncio.sleep(REFUSED_AGAIN_S)
+                    self._pictures.repeat_end()
                 except Exception as error:
                     self._pictures.lost(batch)
                     self._refuse_picture(batch.commands[0], error)

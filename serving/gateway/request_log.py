@@ -33,6 +33,9 @@ MOST_ANSWERS = 4096
 MOST_BYTES = 64 << 20
 """Of answers that are kept: those of the caller who has most of them go first."""
 
+LARGE = 1 << 18
+"""Bytes from which on a request is digested in a thread."""
+
 ABANDONED_S = 5.0
 """How long what is done goes on with nobody there to hear of it: clients that are there come back sooner."""
 
@@ -111,6 +114,7 @@ class RequestLog:
         CommandIdReused for the ids of another request.
         """
         check_ids(request.client_id, request.command_id)
+        content = await content_of(request)
         key = _Key(caller, request.client_id, request.command_id)
         if not (key.client_id and key.command_id):
             return await do()
@@ -118,9 +122,9 @@ class RequestLog:
         asked = self._asked.get(key)
         if asked is None:
             answer = asyncio.create_task(_Answer.of(do))
-            asked = self._asked[key] = _Asked(_content(request), answer, self._clock() + self._kept_s)
+            asked = self._asked[key] = _Asked(content, answer, self._clock() + self._kept_s)
             answer.add_done_callback(lambda _: self._judge(key, asked))
-        elif asked.content != _content(request):
+        elif asked.content != content:
             raise CommandIdReused(
                 f"the command id {key.command_id!r} was used before, for another request; give each its own"
             )
@@ -180,10 +184,10 @@ def session_id_of(caller: str, request: Identified) -> str:
     return request_name(caller, request) or str(uuid.uuid4())
 
 
-def attempt_of(request: Identified) -> str:
+async def attempt_of(request: Identified) -> str:
     """A name, never given before, for a try to open what a request asks for; with ids it says what that is."""
     name = uuid.uuid4().hex
-    return f"{name}.{_content(request).hex()}" if request.client_id and request.command_id else name
+    return f"{name}.{(await content_of(request)).hex()}" if request.client_id and request.command_id else name
 
 
 def require_same(session_id: str, attempt: str, opened: str) -> None:
@@ -207,8 +211,12 @@ def request_name(caller: str, request: Identified) -> str:
     return str(uuid.uuid5(_SESSIONS, names))
 
 
-def _content(request: Any) -> bytes:
+async def content_of(request: Any) -> bytes:
     """A digest of the kind of a request and of all that it says."""
     assert isinstance(request, Message)
+    return _digest(request) if request.ByteSize() < LARGE else await asyncio.to_thread(_digest, request)
+
+
+def _digest(request: Message) -> bytes:
     kind = request.DESCRIPTOR.full_name.encode()
     return blake2b(kind + request.SerializeToString(deterministic=True), digest_size=16).digest()

@@ -222,7 +222,7 @@ class SessionService(SessionAPI):
         await self._evacuation.require_stays()
         cues = await asyncio.to_thread(read_cues, request.cues)
         spec = self._options.read(session_id_of(caller.name, request), request.options, caller)
-        return await self._open(spec.session_id, caller, self._new_copy(spec, cues), attempt_of(request))
+        return await self._open(spec.session_id, caller, self._new_copy(spec, cues), await attempt_of(request))
 
     @override
     async def get(self, session_id: str, caller: Caller) -> pb.Session:
@@ -264,7 +264,7 @@ class SessionService(SessionAPI):
         await self._callers.require_own(request.session_id, caller)
         session_id = session_id_of(caller.name, request)
         forked = self._forked_copy(request, session_id, caller)
-        return await self._open(session_id, caller, forked, attempt_of(request))
+        return await self._open(session_id, caller, forked, await attempt_of(request))
 
     @override
     async def snapshot(self, request: pb.SnapshotSessionRequest, caller: Caller) -> pb.SnapshotSessionResponse:
@@ -290,7 +290,9 @@ class SessionService(SessionAPI):
         saved = await loop.run_in_executor(self._reading, unpack, request.snapshot)
         spec = self._options.read(session_id_of(caller.name, request), saved.session.options, caller)
         resume = await loop.run_in_executor(self._reading, restored, saved, spec)
-        return await self._open(spec.session_id, caller, self._new_copy(spec, (), resume), attempt_of(request))
+        return await self._open(
+            spec.session_id, caller, self._new_copy(spec, (), resume), await attempt_of(request)
+        )
 
     async def _open(self, session_id: str, caller: Caller, first: FirstCopy, attempt: str) -> pb.Session:
         """A new session; or the one that another manager has opened for the same request.

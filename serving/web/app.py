@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import defaultdict
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,8 @@ STATIC = Path(__file__).parent / "static"
 FILES_AT_ONCE = 2
 """Timelines that are read at a time; others wait."""
 
-BODIES_AT_ONCE = 16
-"""Timelines that are on their way or wait to be read; of more nothing is taken yet."""
+BODIES_AT_ONCE, BODIES_OF_ONE = 16, 4
+"""Timelines that are on their way or wait to be read, of all callers and of one; of more nothing is taken yet."""
 
 BODY_S = 30.0
 """The longest that a timeline may be on its way."""
@@ -143,13 +145,14 @@ def web_app(sessions: SessionAPI, origins: Origins = SAME_ORIGIN) -> FastAPI:
         return StreamingResponse(await _begun(pieces), media_type="application/json")
 
     taking, reading = asyncio.Semaphore(BODIES_AT_ONCE), asyncio.Semaphore(FILES_AT_ONCE)
+    taking_of_one = defaultdict[str, asyncio.Semaphore](partial(asyncio.Semaphore, BODIES_OF_ONE))
 
     @app.post("/timelines")
     async def timeline(request: Request) -> Response:
-        sessions.authenticate(read_token(request.headers))
+        caller = sessions.authenticate(read_token(request.headers))
         asked = read_query(request.query_params, ("name", "input"))
         name, restyles = asked.get("name", "timeline.yaml"), bool(one_of(asked, "input", INPUTS))
-        async with taking:
+        async with taking_of_one[caller.name], taking:
             body = await _body(request, most_bytes(name))
             async with reading:
                 read = await asyncio.to_thread(_read, body, name, restyles=restyles)

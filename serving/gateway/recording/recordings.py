@@ -66,9 +66,9 @@ class Recordings:
     async def start(self, session: pb.Session, caller: str, asked_by: str) -> pb.Recording:
         """Begin to write a session's chunks, with the next one.
 
-        Raises WrongState if that is done already, and LimitReached where the caller has all the bytes of them that
-        there may be. `asked_by` names the request: one that is made again has the same answer. Nothing is left of one
-        that is refused.
+        Raises WrongState if that is done already, and LimitReached where the caller's take all the bytes they may.
+        `asked_by` names the request: one that is made again has the same answer. Nothing is left of one that is
+        refused.
         """
         options = session.options
         store = self._store(caller)

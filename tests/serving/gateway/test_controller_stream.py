@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 
-from serving.errors import InvalidRequest
+from serving.errors import InvalidRequest, ReplicaLost
 from serving.gateway import controller_stream
 from serving.gateway.controller_stream import Apply, ControllerStream, PassOn
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -312,6 +312,20 @@ def test_a_replica_that_takes_a_session_over_is_told_that_no_more_pictures_come(
 
     fed(feed, pass_on, session=session)
     assert passed == (["end_input", "picture"] if goes_on else ["end_input", "end_input"])
+
+
+def test_an_end_of_pictures_that_did_not_arrive_is_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.gateway.controller_stream.REFUSED_AGAIN_S", 0.05)
+    passed: list[Batch] = []
+
+    async def pass_on(batch: Batch) -> None:
+        passed.append(batch)
+        if len(passed) < 3:
+            raise ReplicaLost("it did not answer in time")
+
+    steered([shown(1), pb.Command(end_input=pb.EndInput())], pass_on)
+    assert [batch.commands[-1].WhichOneof("action") for batch in passed] == ["end_input"] * 3
+    assert [batch.dropped for batch in passed] == [0, 1, 1]
 
 
 def test_pictures_that_are_refused_are_refused_once_and_counted_as_dropped() -> None:

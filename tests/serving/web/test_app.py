@@ -193,6 +193,33 @@ def test_of_more_timelines_than_are_taken_at_once_the_others_wait(
     assert max(most) == 2
 
 
+def test_who_sends_many_slow_timelines_keeps_nobody_else_waiting(tmp_path: Path) -> None:
+    tokens = Tokens({name: hashlib.sha256(name.encode()).hexdigest() for name in ("ann", "bob")})
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"cues:"
+        await asyncio.Future()
+
+    async def post() -> int:
+        transport = httpx2.ASGITransport(client(tmp_path, tokens).app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://here") as caller:
+
+            async def sent(name: str, file: AsyncIterator[bytes] | bytes) -> httpx2.Response:
+                headers = {"authorization": f"Bearer {name}"}
+                return await caller.post("/timelines?name=a.yaml", content=file, headers=headers)
+
+            slowly = [asyncio.create_task(sent("ann", slow())) for _ in range(web.app.BODIES_AT_ONCE)]
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(web.app.BODY_S / 2):
+                answer = await sent("bob", b"cues: [{frame: 0, prompt: noon}]")
+            for task in slowly:
+                task.cancel()
+            await asyncio.gather(*slowly, return_exceptions=True)
+            return answer.status_code
+
+    assert asyncio.run(post()) == 200
+
+
 def recorded(folder: Path) -> tuple[str, bytes]:
     """The address of a finished recording, and its bytes."""
     writer = RecordingStore(folder).begin("s", HEIGHT, WIDTH, 0)

@@ -50,11 +50,14 @@ def test_another_request_under_the_ids_of_one_that_another_manager_granted_is_re
 def test_a_session_of_which_nobody_says_what_was_asked_for_is_taken_for_the_same(
     pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def of_before(_: object) -> str:
+        return "a name of before"
+
     async def ask() -> None:
         async with cluster(pocket, tmp_path, managers=2) as there:
             first, other = there.managers
             with monkeypatch.context() as before:
-                before.setattr("serving.gateway.session_service.attempt_of", lambda _: "a name of before")
+                before.setattr("serving.gateway.session_service.attempt_of", of_before)
                 session = await opened(first, 7)
             opening = await there.register.first(session.id)
             assert isinstance(opening, Owner)
