@@ -15,8 +15,9 @@ async def attached(sessions: int, *, ends: bool = False) -> Attaches:
         for _ in range(sessions):
             await client.create()
         attaching = asyncio.create_task(attach(address, seconds=0.5, per_second=40))
-        await asyncio.sleep(0.2)
         if ends:
+            while not server.watched:
+                await asyncio.sleep(0.001)
             server.sessions.clear()
         return await attaching
 

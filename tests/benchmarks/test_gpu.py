@@ -42,7 +42,7 @@ def _part(code: str, seconds: float = 60, writes: str | None = None) -> Part:
 
 
 def test_a_part_that_fails_or_hangs_leaves_the_others_be(tmp_path: Path) -> None:
-    parts = [_part("raise SystemExit(3)"), _part(SLEEP, seconds=2), _part(WRITE, writes="kernels.json")]
+    parts = [_part("raise SystemExit(3)"), _part(SLEEP, seconds=6), _part(WRITE, writes="kernels.json")]
     outcomes = run(parts, tmp_path, 120)
     assert [(outcome.end, outcome.code) for outcome in outcomes] == [
         ("failed", 3), ("out of time", None), ("done", 0),

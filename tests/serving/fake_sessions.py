@@ -350,6 +350,7 @@ class FakeServer(SessionsServicer):
     def __init__(self, slots: int = 4, token: str | None = None) -> None:
         self.faults = Faults()
         self.sessions: dict[str, FakeSession] = {}
+        self.watched = 0
         self._slots, self._token = slots, token
         self._making: list[asyncio.Task[None]] = []
         self._answers = RequestLog()
@@ -465,6 +466,7 @@ class FakeServer(SessionsServicer):
         from_frame = request.from_frame if request.HasField("from_frame") else None
         try:
             session = self.session(request.session_id)
+            self.watched += 1
             async for event in self._events(session, session.follow(from_frame), self.faults.watch_chunks):
                 yield event
         except ServingError as error:

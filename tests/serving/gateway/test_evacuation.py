@@ -98,6 +98,10 @@ class Two(NamedTuple):
     new: Cluster
     others: Others
 
+    @property
+    def managers(self) -> list[SessionService]:
+        return [*self.old.managers, *self.new.managers]
+
     async def evacuate(self, public: str = NEW) -> pb.EvacuateServerResponse:
         request = pb.EvacuateServerRequest(to=NEW, public=public)
         return await self.old.managers[-1].evacuate(request, OPERATOR)
@@ -351,7 +355,7 @@ async def followed(
     settings = {"public_address": PUBLIC, "operator_token": folder / "operator", "insecure": True}
     async with two(pocket, folder, managers, slots, **settings) as there:
         there.others.servers[PUBLIC] = there.old.managers[0]
-        await asyncio.sleep(0.5)
+        await until(lambda: all(manager._evacuation._public.is_sure for manager in there.managers))
         yield there
 
 
@@ -429,12 +433,14 @@ def test_a_session_that_the_next_server_cannot_take_yet_stays_and_one_that_is_le
             viewer = Viewer(there.old.managers[0], await started(there.old.managers[0]))
             await viewer.sees(45)
             there.others.servers[PUBLIC] = there.new.managers[0]
-            await asyncio.sleep(1.0)
+            while await there.old.register.destination() is None:
+                await asyncio.sleep(0.02)
             with pytest.raises(SessionMoved):
                 await created(there.old.managers[0])
             await viewer.sees(105)
             there.others.servers[PUBLIC] = there.old.managers[0]
-            await asyncio.sleep(2.0)
+            while await there.old.register.destination() is not None:
+                await asyncio.sleep(0.02)
             assert (await created(there.old.managers[0])).id
             await viewer.sees(150)
 

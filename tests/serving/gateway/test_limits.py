@@ -190,7 +190,7 @@ def test_a_session_is_taken_over_so_often_a_second_and_no_more(pocket: OpenedMod
         return True
 
     async def work() -> None:
-        limits = Limits(attaches_per_second=0.5)
+        limits = Limits(attaches_per_second=0.01)
         async with cluster(pocket, tmp_path, replicas="a", limits=limits) as there:
             session = await opened(there.managers[0])
             assert [await attached(there.managers[0], session) for _ in range(3)] == [True, False, False]

@@ -38,7 +38,7 @@ class SlowReplica:
         await asyncio.sleep(0.05)
         self.said.append("follows")
         yield STATE
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
         self._left -= 1
         self.said.append("gone")
         if self._left:

@@ -245,7 +245,7 @@ def test_a_hundred_who_come_ask_the_replica_a_few_times(
     pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def come() -> None:
-        async with cluster(pocket, tmp_path, replicas="a") as there:
+        async with cluster(pocket, tmp_path, replicas="a", lease_s=20.0) as there:
             session = await started(there.managers[0])
             first = Viewer(there.managers[0], session)
             await first.sees(9)

@@ -142,9 +142,9 @@ def test_a_reset_forgets_what_the_standby_was_to_be_sent(pocket: OpenedModel) ->
 
 def test_without_a_lease_a_copy_makes_and_sends_and_answers_nothing(pocket: OpenedModel) -> None:
     async def lapse() -> None:
-        async with at_work(pocket, renews=False) as bench:
+        async with at_work(pocket, leases=LeaseConfig(3.0), renews=False) as bench:
             name = await started(bench, spec(pocket, fps=60))
-            watching = asyncio.create_task(chunks(bench, name, 201))
+            watching = asyncio.create_task(chunks(bench, name, 297))
             await settled(lambda: not bench.denoiser._copies.has_lease(bench.session(name)))
             await asyncio.sleep(0.2)
             made = bench.session(name).logic.delivered_frames

@@ -24,6 +24,7 @@ from serving.replication.leases import LeaseConfig
 from serving.replication.ownership import Phase
 from serving.replication.register import EpochRecord, Record, StandbyEpoch
 from serving.weights.loader import OpenedModel
+from serving.worker import command_handler
 from tests.serving.gateway.ownership.local_cluster import Cluster, cluster, until
 from tests.serving.gateway.ownership.scenes import ANNA, END, Viewer, created, cue, run, started
 from tests.serving.worker.bench import NIGHT, NOON
@@ -255,8 +256,10 @@ def test_a_session_goes_on_from_what_its_standby_had_where_owner_and_adopter_are
 
 
 def test_a_session_adopted_again_goes_on_from_what_the_manager_in_between_was_told(
-    pocket: OpenedModel, tmp_path: Path
+    pocket: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(command_handler, "REPLICATED_WITHIN_S", 10.0)
+
     async def adopt_again() -> None:
         async with cluster(pocket, tmp_path, managers=2) as there:
             first, between = there.managers

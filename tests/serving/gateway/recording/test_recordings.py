@@ -343,7 +343,10 @@ def test_a_recording_that_is_stopped_before_anything_is_shown_is_none(pocket: Op
             manager = there.managers[0]
             session = await started(manager)
             await manager.command(session.id, pb.Command(pause=pb.Pause()), ANNA)
-            await asyncio.sleep(1.0)
+            found = await manager.get(session.id, ANNA)
+            while found.current_start_frame < found.next_frame:
+                await asyncio.sleep(0.02)
+                found = await manager.get(session.id, ANNA)
             await manager.start_recording(start_of(session), ANNA)
             made = await manager.stop_recording(stop_of(session), ANNA)
             assert (made.finished, made.frames) == (False, 0)
