@@ -69,7 +69,7 @@ def test_a_feed_that_ends_in_a_way_that_nobody_foresaw_is_noticed_and_the_sessio
             monkeypatch.setattr(standby._copy, "apply", lost)
             monkeypatch.setattr(standby, "_look", breaks_once)
             await until(lambda: sessions.get(session.id) not in (None, standby))
-            await until(lambda: sessions[session.id]._copy.is_full)
+            await until(lambda: sessions[session.id]._copy.is_full and bool(there.leased(session.id)))
             await there.kill(there.owner_of(session.id))
             await viewer.sees(END)
 
