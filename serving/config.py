@@ -64,8 +64,9 @@ class Listener(NamedTuple):
 class Limits:
     """What is refused. `sessions_per_token` counts over all replicas, `pixels` are of one picture.
 
-    Of one caller `requests_per_second` are taken, over all managers, `requests_at_once` after some quiet; what a
-    viewer reports as shown does not count. A session is taken over by controllers `attaches_per_second`.
+    Of one caller `requests_per_second` are taken, over all managers, `requests_at_once` after some quiet; a page
+    of 1000 cues counts as ten more, what a viewer reports as shown not at all. A session is taken over by
+    controllers `attaches_per_second`.
     A session that no replica has is lost after `recovery_seconds`; where its standby is there, and a replica is
     being started, its viewers wait for `restart_seconds`. `replay_seconds` is how long the past of a session is
     generated again for a fork, or rebuilt from a snapshot. A recording is not begun where those of its caller have

@@ -62,10 +62,10 @@ class Callers:
         self.admit(Caller(name))
         return Caller(name)
 
-    def admit(self, caller: Caller) -> None:
-        """Count one more request of a caller. Raises TooManyRequests, which says when to come back."""
+    def admit(self, caller: Caller, requests: int = 1) -> None:
+        """Count so many more requests of a caller. Raises TooManyRequests, which says when to come back."""
         asking = f"{caller.name} asks" if caller.name else "all clients together ask"
-        self._rate.take(caller.name, asking, self.managers)
+        self._rate.take(caller.name, asking, requests * self.managers)
 
     def admit_controller(self, session_id: str) -> None:
         """Count one more controller that attaches. Raises TooManyRequests, which says when to come back."""

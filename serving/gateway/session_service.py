@@ -42,6 +42,7 @@ from serving.gateway.stream_handoff import StreamHandoff
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.protocol.commands import check_size
 from serving.protocol.convert import read_cues, require_bytes
+from serving.protocol.cue_pages import long_page
 from serving.protocol.events import SerializedEvent
 from serving.protocol.picture_queue import Batch
 from serving.replication.messages import Prepared, ResumeState, Role, SavedSession, SessionSpec
@@ -241,12 +242,14 @@ class SessionService(SessionAPI):
     @override
     async def list_applied(self, request: pb.ListAppliedCuesRequest, caller: Caller) -> pb.ListAppliedCuesResponse:
         await self._callers.require_own(request.session_id, caller)
+        self._callers.admit(caller, long_page(request.page_size))
         page = await self._relay.ask(request.session_id, "applied_cues", request.page_token, request.page_size)
         return pb.ListAppliedCuesResponse.FromString(page)
 
     @override
     async def list_pending(self, request: pb.ListPendingCuesRequest, caller: Caller) -> pb.ListPendingCuesResponse:
         await self._callers.require_own(request.session_id, caller)
+        self._callers.admit(caller, long_page(request.page_size))
         page = await self._relay.ask(request.session_id, "pending_cues", request.page_token, request.page_size)
         return pb.ListPendingCuesResponse.FromString(page)
 

@@ -52,6 +52,11 @@ def pending_page(logic: Session, token: str, size: int) -> pb.ListPendingCuesRes
     return page
 
 
+def long_page(size: int) -> int:
+    """How many requests more a page is than one of the usual length: it takes as much of a replica's time."""
+    return min(max(size, 0), MOST_A_PAGE) // RECENT
+
+
 def whole_log(log: AppliedLog, most_bytes: int) -> list[pb.AppliedCue]:
     """All cues that have applied. Raises LimitReached where they would have more than `most_bytes`."""
     found: list[pb.AppliedCue] = []

@@ -175,6 +175,20 @@ def test_commands_that_come_too_often_are_refused_on_their_stream_and_reports_ar
     run(work())
 
 
+def test_long_pages_of_cues_count_as_the_short_ones_in_their_place(pocket: OpenedModel, tmp_path: Path) -> None:
+    async def work() -> None:
+        limits = Limits(requests_per_second=0.01, requests_at_once=20)
+        async with cluster(pocket, tmp_path, replicas="a", limits=limits) as there:
+            manager, session = there.managers[0], await opened(there.managers[0])
+            whole = pb.ListPendingCuesRequest(session_id=session.id, page_size=1000)
+            for _ in range(2):
+                await manager.list_pending(whole, ANNA)
+            with pytest.raises(TooManyRequests):
+                await manager.list_pending(whole, ANNA)
+
+    run(work())
+
+
 def test_a_session_is_taken_over_so_often_a_second_and_no_more(pocket: OpenedModel, tmp_path: Path) -> None:
     async def attached(manager: SessionService, session: pb.Session) -> bool:
         async def commands() -> AsyncIterator[pb.Command]:

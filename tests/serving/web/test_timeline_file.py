@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from typing_extensions import override
 
 from serving.auth import Caller
-from serving.errors import WrongState
+from serving.errors import TooManyRequests, WrongState
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.timeline.cue import Blend, Cue, Transition
 from serving.timeline.formats.reader import parse_timeline
@@ -79,6 +80,30 @@ def test_what_is_to_come_is_a_file_of_all_its_pages(count: int) -> None:
     sessions: Any = Future([applied(number) for number in range(count)])
     cues = TestClient(web_app(sessions)).get("/sessions/one/pending.json").json()["cues"]
     assert [cue["text"] for cue in cues] == [f"n {number}" for number in range(count)]
+
+
+class OftenAsked(Past):
+    """Refuses the requests of these numbers, as asked too soon."""
+
+    def __init__(self, *refused: int) -> None:
+        super().__init__([applied(number) for number in range(1000)])
+        self._refused, self._asked = refused, 0
+
+    @override
+    async def list_applied(self, request: pb.ListAppliedCuesRequest, caller: Caller) -> pb.ListAppliedCuesResponse:
+        self._asked += 1
+        if self._asked in self._refused:
+            raise TooManyRequests("all clients together ask too often", 0.01)
+        return await super().list_applied(request, caller)
+
+
+@pytest.mark.parametrize(("refused", "status"), [((1,), 429), ((2, 3), 200)], ids=["first page", "next page"])
+def test_a_file_that_has_begun_goes_on_once_its_caller_may_ask(refused: tuple[int, ...], status: int) -> None:
+    sessions: Any = OftenAsked(*refused)
+    answer = TestClient(web_app(sessions)).get("/sessions/one/timeline.json")
+    assert answer.status_code == status
+    if status == 200:
+        assert len(answer.json()["cues"]) == 1000
 
 
 def test_a_session_that_has_shown_nothing_has_no_timeline() -> None:
