@@ -53,6 +53,7 @@ class ControllerStream:
     comes any more.
 
     Pictures wait for no command, nor do commands for them: they go by `pass_on`, as many at a time as have come.
+    A report of what was shown goes before the commands that came after it, or gives way to a newer one.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class ControllerStream:
         self._pictures = PictureQueue()
         self._asked: asyncio.Queue[pb.Command | None] = asyncio.Queue(MOST_COMMANDS)
         self._report: pb.Command | None = None
-        self._reported = asyncio.Event()
+        self._reported, self._reporting = asyncio.Event(), asyncio.Lock()
         self._refused_picture: tuple[float, str] = 0.0, ""
         self._waiting: asyncio.Queue[SerializedEvent | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MOST_EVENTS)
@@ -165,6 +166,7 @@ class ControllerStream:
         try:
             while (command := await self._asked.get()) is not None:
                 await self._followed.wait()
+                await self._pass_report()
                 command.client_id = command.client_id or self._client_id
                 try:
                     receipt = await self._apply(command)
@@ -193,15 +195,16 @@ class ControllerStream:
             raise
 
     async def _pass_report(self) -> None:
-        command, self._report = self._report, None
-        self._reported.clear()
-        if command is None:
-            return
-        command.client_id = command.client_id or self._client_id
-        try:
-            await self._apply(command)
-        except Exception as error:
-            self._answer(refusal(command, foreseen(error, "a report")))
+        async with self._reporting:
+            command, self._report = self._report, None
+            self._reported.clear()
+            if command is None:
+                return
+            command.client_id = command.client_id or self._client_id
+            try:
+                await self._apply(command)
+            except Exception as error:
+                self._answer(refusal(command, foreseen(error, "a report")))
 
     async def _pass_pictures(self) -> None:
         try:

@@ -102,6 +102,7 @@ class RequestLog:
         self._kept_s, self._most, self._clock, self._abandoned_s = kept_s, most, clock, abandoned_s
         self._most_bytes = most_bytes
         self._asked: OrderedDict[_Key, _Asked] = OrderedDict()
+        self._held = Counter[str]()
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -114,10 +115,10 @@ class RequestLog:
         CommandIdReused for the ids of another request.
         """
         check_ids(request.client_id, request.command_id)
-        content = await content_of(request)
         key = _Key(caller, request.client_id, request.command_id)
         if not (key.client_id and key.command_id):
             return await do()
+        content = await content_of(request)
         self._forget()
         asked = self._asked.get(key)
         if asked is None:
@@ -151,14 +152,15 @@ class RequestLog:
             logger.error("a request failed that nobody waits for any more", exc_info=failure)
         if asked.answer.cancelled() or failure is not None:
             self._drop(key, asked)
-            return
-        result = asked.answer.result().result
-        asked.nbytes = result.ByteSize() if isinstance(result, Message) else 0
-        self._bound_bytes()
+        elif self._asked.get(key) is asked:
+            result = asked.answer.result().result
+            asked.nbytes = result.ByteSize() if isinstance(result, Message) else 0
+            self._held[key.caller] += asked.nbytes
+            self._bound_bytes()
 
     def _drop(self, key: _Key, asked: _Asked) -> None:
         if self._asked.get(key) is asked:
-            del self._asked[key]
+            self._held[key.caller] -= self._asked.pop(key).nbytes
 
     def _forget(self) -> None:
         """The oldest go; what is being done stays."""
@@ -167,16 +169,13 @@ class RequestLog:
         for key in done:
             if self._asked[key].until > now and len(self._asked) <= most:
                 return
-            del self._asked[key]
+            self._drop(key, self._asked[key])
 
     def _bound_bytes(self) -> None:
-        held = Counter[str]()
-        for key, asked in self._asked.items():
-            held[key.caller] += asked.nbytes
-        while held.total() > self._most_bytes:
-            ((heaviest, _),) = held.most_common(1)
+        while self._held.total() > self._most_bytes:
+            ((heaviest, _),) = self._held.most_common(1)
             oldest = next(key for key, asked in self._asked.items() if key.caller == heaviest and asked.nbytes)
-            held[heaviest] -= self._asked.pop(oldest).nbytes
+            self._drop(oldest, self._asked[oldest])
 
 
 def session_id_of(caller: str, request: Identified) -> str:

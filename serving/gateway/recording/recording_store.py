@@ -87,7 +87,7 @@ class RecordingStore:
             with contextlib.suppress(FileNotFoundError):  # It has been deleted or finished just now.
                 held += max(path.stat().st_size, LEAST_BYTES)
         if held >= most_bytes:
-            raise LimitReached(f"your recordings take {held} bytes, and {most_bytes} are let; delete some")
+            raise LimitReached(f"your recordings take {held} bytes of {most_bytes} that they may; delete some")
 
     def finished(self) -> list[Finished]:
         """Those that can be read, the oldest first."""

@@ -241,6 +241,19 @@ def test_of_reports_that_come_too_fast_the_newest_is_passed_on() -> None:
     assert passed[-1] == 999
 
 
+def test_a_report_goes_before_the_commands_that_came_after_it() -> None:
+    applied: list[str] = []
+
+    async def apply(command: pb.Command) -> pb.Receipt:
+        await asyncio.sleep(0.01 if command.HasField("shown") else 0)
+        applied.append(command.WhichOneof("action") or "")
+        return pb.Receipt()
+
+    reset = pb.Command(id="again", reset=pb.Reset())
+    steered([pb.Command(shown=pb.Shown(frame=1)), pb.Command(shown=pb.Shown(frame=2)), reset], no_pictures, apply)
+    assert applied[-1] == "reset"
+
+
 def test_pictures_do_not_wait_for_a_command_that_is_being_answered() -> None:
     passed: list[int] = []
 

@@ -57,7 +57,7 @@ def test_recordings_that_have_all_the_bytes_they_may_have_leave_no_room(recordin
     begun(recordings).finish()
     begun(recordings, "abd")
     recordings.require_room(2 * LEAST_BYTES + 1)
-    with pytest.raises(LimitReached, match=f"{2 * LEAST_BYTES} bytes, .* delete some"):
+    with pytest.raises(LimitReached, match=f"take {2 * LEAST_BYTES} bytes .* delete some"):
         recordings.require_room(2 * LEAST_BYTES)
 
 
