@@ -407,7 +407,8 @@ class SessionsServicer:
 
     def StartRecording(self, request, context):
         """Begins to write the session's chunks to an MP4 file on the server, with the next chunk. One that ends before it is
-        stopped, because the session was reset or the disk is full, is told of by a `recording` event.
+        stopped, because the session was reset or the disk is full, is told of by a `recording` event. RESOURCE_EXHAUSTED
+        where the caller's recordings take all the bytes that they may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
