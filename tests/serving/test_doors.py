@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from engines.config.geometry import BlockLengths
+from serving.auth import Caller
 from serving.cli.main import main
 from serving.errors import TimelineError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
@@ -176,8 +177,9 @@ def test_the_command_line_and_the_page_say_the_same_of_a_file(
 class Anybody:
     """Sessions for which everyone may read files."""
 
-    def authenticate(self, token: str | None) -> None:
+    def authenticate(self, token: str | None) -> Caller:
         """Nobody is refused."""
+        return Caller("")
 
 
 SINGLE = [(parts[0][0], problem) for parts, problem in BAD if [weight for _, weight in parts] == [1]]
