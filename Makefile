@@ -29,7 +29,7 @@ test-servers:
 
 # Servers by twos and replicas killed by the dozen; several hosts in network namespaces and the image, which need root.
 test-slow: .venv/dev | .venv/browser .venv/helm .venv/buildah
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --durations 20
 
 check: .venv/dev
 	$(BIN)/ruff check .

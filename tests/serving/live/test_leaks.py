@@ -39,8 +39,8 @@ pytestmark = pytest.mark.slow
 
 SLOTS = 2
 LEASE_S = 5
-DOORS = 5 * ("websocket",) + 3 * ("watch",) + 2 * ("interact",)
-"""The connections of a client: half of them over the WebSocket."""
+DOORS = 5 * ("websocket",) + 4 * ("watch",) + 1 * ("interact",)
+"""The connections of a client: half of them over the WebSocket. Five controllers may replace one another."""
 SOON_S, OPENED_S = 0.01, 1.0
 """In which no session can be opened, and in which any is."""
 

@@ -1,10 +1,13 @@
 """Watches a session over one connection of each kind named, says so once every one has had a chunk, and goes on.
 
+A connection that ends, ends the client.
+
 python -m tests.serving.live.watching_client HOST:PORT HOST:PORT SESSION KIND ...
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
@@ -41,6 +44,14 @@ def websocket(grpc_address: str, page_address: str, session_id: str, got_chunk: 
 KINDS = {"watch": watch, "interact": interact, "websocket": websocket}
 
 
+def follow(kind: str, where: tuple[str, str, str], has_chunk: threading.Semaphore) -> None:
+    """A connection of that kind to its end, which may only be that of the client."""
+    try:
+        KINDS[kind](*where, has_chunk.release)
+    finally:
+        os._exit(1)
+
+
 def _follow(events: Iterable[pb.Event], got_chunk: Callable[[], None]) -> None:
     for event in events:
         if event.HasField("chunk"):
@@ -49,10 +60,11 @@ def _follow(events: Iterable[pb.Event], got_chunk: Callable[[], None]) -> None:
 
 def main() -> None:
     """Until it is killed."""
-    *where, kinds = *sys.argv[1:4], sys.argv[4:]
+    grpc_address, page_address, session_id, *kinds = sys.argv[1:]
+    where = grpc_address, page_address, session_id
     each = [threading.Semaphore(0) for _ in kinds]
     for kind, has_chunk in zip(kinds, each, strict=True):
-        threading.Thread(target=KINDS[kind], args=(*where, has_chunk.release), daemon=True).start()
+        threading.Thread(target=follow, args=(kind, where, has_chunk), daemon=True).start()
     for has_chunk in each:
         has_chunk.acquire()
     print("watching", flush=True)
