@@ -66,18 +66,19 @@ class Benchmark:
         device = lab.model.transformer.device
         capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
         ways = partial(runnable, capability=capability)
+        eager = [way for way in whole(config) if way.backends == EAGER]
         parts = {
-            "whole": lambda: {"variants": lab.whole(ways(whole()))},
+            "whole": lambda: {"variants": lab.whole(ways(whole(config)))},
             "kinds": lambda: {"variants": lab.parts(ways(by_kind(config)))},
             "layers": lambda: {"variants": lab.parts(ways(by_block(config)))},
-            "steps": lambda: {"variants": lab.steps(ways([way for way in whole() if way.backends == EAGER]))},
+            "steps": lambda: {"variants": lab.steps(ways(eager))},
             "speed": self._speed,
         }
         return parts[part]()
 
     def _speed(self) -> dict[str, Any]:
         lab, exact = self.laboratory, self.laboratory.model
-        int8 = next(variant for variant in whole() if variant.name == "int8")
+        int8 = next(variant for variant in whole(exact.config) if variant.name == "int8")
         transformer = rounded(exact.transformer, int8, lab.statistics)
         config = replace(exact.config, transformer=transformer.config)
         model = Model.of(config, transformer, exact.vae)

@@ -12,10 +12,10 @@ from engines.config.model import ModelConfig
 from engines.config.quantization import QUANTIZED_LAYERS, QuantizationConfig
 from engines.quantization.inputs import InputStatistics
 from engines.quantization.quantizer import quantized_copy
+from engines.quantization.recipes import SMOOTHING, default_recipe, quantized_layers
 from engines.runner.selection import format_problem
 from engines.wan.transformer import CausalTransformer
 from kernels.dispatch import EAGER, KernelBackends
-from serving.cli.weights.quantize import SMOOTHING
 
 
 @dataclass(frozen=True)
@@ -32,16 +32,16 @@ INT8_WINDOWS = KernelBackends(keys="int8", values="int8")
 """The definitions of ops, over windows as `--preset 24gb` keeps them."""
 
 
-def whole() -> list[Variant]:
-    """All of the transformer: in bf16, as `longtake quantize` makes it, with weights to the nearest step, and as
-    `--preset 24gb` serves it.
+def whole(config: ModelConfig) -> list[Variant]:
+    """All of the transformer: in bf16, as `longtake quantize` makes it, with no layer held back, with weights to
+    the nearest step, and as `--preset 24gb` serves it.
     """
-    int8 = QuantizationConfig("int8", SMOOTHING["int8"], "compensated")
-    fp8 = QuantizationConfig("fp8", SMOOTHING["fp8"], "compensated")
+    int8, fp8 = default_recipe("int8", config), default_recipe("fp8", config)
     return [
         Variant("bf16", None, torch.bfloat16),
         Variant("int8", int8),
         Variant("int8, the rest in bf16", int8, torch.bfloat16),
+        Variant("int8, none held back", replace(int8, held_back=())),
         Variant("int8, nearest", replace(int8, rounding="nearest")),
         Variant("fp8", fp8),
         Variant("fp8, the rest in bf16", fp8, torch.bfloat16),
@@ -65,7 +65,7 @@ def runnable(variants: Sequence[Variant], capability: tuple[int, int] | None) ->
 
 def by_kind(config: ModelConfig) -> list[Variant]:
     """INT8 in the layers of one kind alone."""
-    layers = _layers(config)
+    layers = quantized_layers(config.transformer)
     return [
         _alone(kind, [layer for layer in layers if layer.endswith(f".{kind}")], layers)
         for kind in QUANTIZED_LAYERS
@@ -74,15 +74,11 @@ def by_kind(config: ModelConfig) -> list[Variant]:
 
 def by_block(config: ModelConfig) -> list[Variant]:
     """INT8 in one block of the transformer alone."""
-    layers = _layers(config)
+    layers = quantized_layers(config.transformer)
     return [
         _alone(str(block), [layer for layer in layers if layer.startswith(f"blocks.{block}.")], layers)
         for block in range(config.transformer.layers)
     ]
-
-
-def _layers(config: ModelConfig) -> list[str]:
-    return [f"blocks.{block}.{kind}" for block in range(config.transformer.layers) for kind in QUANTIZED_LAYERS]
 
 
 def _alone(name: str, chosen: Sequence[str], layers: Sequence[str]) -> Variant:

@@ -21,6 +21,7 @@ from engines.pocket.model_files import model_files
 from engines.quantization.calibration import calibrate
 from engines.quantization.inputs import InputStatistics
 from engines.quantization.quantizer import quantized_copy
+from engines.quantization.recipes import default_recipe
 from engines.streaming.builder import EngineConfig, build_generator
 from engines.text.prompt import Prompt
 from engines.text.prompt_encoder import PromptEncoder
@@ -31,7 +32,10 @@ from kernels.dispatch import EAGER, KernelBackends
 POCKET = preset("pocket")
 
 INT8 = QuantizationConfig("int8", 0.5, "compensated")
-"""What `longtake quantize --to int8` makes."""
+"""In all layers that can have it."""
+
+POCKET_INT8 = default_recipe("int8", POCKET)
+"""What `longtake quantize pocket --to int8` makes."""
 
 
 def pocket(dtype: torch.dtype = torch.float32) -> Model:
@@ -45,7 +49,7 @@ def encoded(model: Model, texts: Sequence[str]) -> list[Prompt]:
 
 
 def write_pocket(
-    folder: Path, recipe: QuantizationConfig = INT8, base: str = "pocket", loras: tuple[str, ...] = ()
+    folder: Path, recipe: QuantizationConfig = POCKET_INT8, base: str = "pocket", loras: tuple[str, ...] = ()
 ) -> None:
     """The pocket model in 8 bits as `longtake quantize` makes it, after a short look; said to be `base`."""
     folder.mkdir(parents=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from engines.config.model import ModelConfig
-from engines.config.quantization import QUANTIZED_LAYERS, ROUNDINGS, WEIGHT_FORMATS, QuantizationConfig
+from engines.config.quantization import ROUNDINGS, WEIGHT_FORMATS, QuantizationConfig
 from engines.config.stream import StreamConfig
 from engines.config.video_stream import AnyStreamConfig
 from engines.errors import WeightsError
@@ -33,6 +32,7 @@ from engines.quantization.inputs import InputStatistics
 from engines.quantization.modelopt_ranges import calibrate_by_modelopt, require_modelopt
 from engines.quantization.prompts import PROMPTS
 from engines.quantization.quantizer import quantize
+from engines.quantization.recipes import default_recipe, layers_matching, quantized_layers
 from engines.text.prompt import Prompt
 from engines.video.builder import require_video
 from serving.cli.options import add_lora_argument, size
@@ -43,9 +43,6 @@ from serving.media.whole_file import whole_file
 from serving.weights.catalog import CATALOG, models_folder
 from serving.weights.loader import POCKET, OpenedModel, open_model
 from serving.weights.quantized_model import QuantizedModel, model_config
-
-SMOOTHING = {"int8": 0.5, "fp8": 0.0}
-"""Alpha of each format: e4m3 holds wide channels and narrow ones alike."""
 
 RANGES = ("own", "modelopt")
 
@@ -64,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--models-dir", type=Path, help="where the models are")
     parser.add_argument(
         "--hold-back", action="append", metavar="PATTERN",
-        help="layers to leave in 16 bits, such as 'blocks.0.*' (default: none)",
+        help="layers to leave in 16 bits, such as 'blocks.0.*', or 'none' (default: those that the model "
+        "needs so; in int8 pocket's 'blocks.*.ffn.2')",
     )  # fmt: skip
     parser.add_argument("--smoothing", type=float, help="alpha of SmoothQuant; 0 for none (default: 0.5 for int8)")
     parser.add_argument(
@@ -168,9 +166,13 @@ def require_weights(config: ModelConfig) -> None:
 
 def read_recipe(options: argparse.Namespace, config: ModelConfig) -> QuantizationConfig:
     """What is asked for. Raises ModelError for a pattern that names no layer."""
-    smoothing = SMOOTHING[options.to] if options.smoothing is None else options.smoothing
-    held_back = tuple(_matching(options.hold_back or (), config))
-    return QuantizationConfig(options.to, smoothing, options.rounding, held_back)
+    default = default_recipe(options.to, config)
+    return replace(
+        default,
+        smoothing=default.smoothing if options.smoothing is None else options.smoothing,
+        rounding=options.rounding,
+        held_back=default.held_back if options.hold_back is None else _held_back(options.hold_back, config),
+    )
 
 
 def _require_ranges_used(recipe: QuantizationConfig) -> None:
@@ -179,14 +181,12 @@ def _require_ranges_used(recipe: QuantizationConfig) -> None:
         raise ModelError(f"--ranges modelopt changes nothing in {recipe}; ask for --smoothing 0.5 as well")
 
 
-def _matching(patterns: Sequence[str], config: ModelConfig) -> Iterable[str]:
-    layers = [
-        f"blocks.{block}.{layer}" for block in range(config.transformer.layers) for layer in QUANTIZED_LAYERS
-    ]
+def _held_back(patterns: Sequence[str], config: ModelConfig) -> tuple[str, ...]:
     for pattern in patterns:
-        if pattern != "none" and not any(fnmatchcase(layer, pattern) for layer in layers):
-            raise ModelError(f"--hold-back {pattern!r} names no layer that is quantized, such as {layers[0]}")
-    return [layer for layer in layers if any(fnmatchcase(layer, pattern) for pattern in patterns)]
+        if pattern != "none" and not layers_matching([pattern], config.transformer):
+            known = quantized_layers(config.transformer)[0]
+            raise ModelError(f"--hold-back {pattern!r} names no layer that is quantized, such as {known}")
+    return layers_matching(patterns, config.transformer)
 
 
 def read_prompts(path: Path | None, config: ModelConfig) -> list[str]:

@@ -17,13 +17,21 @@ from engines.wan.layers import MODULATIONS
 from engines.wan.quantized_linear import QuantizedLinear
 from kernels.eight_bits import scaled_linear_reference
 from tests.engines.quantization.conftest import Watched
-from tests.support.quantized import INT8, POCKET, pocket, quantized, relative_errors, rolled_out, unrounded
+from tests.support.quantized import (
+    INT8,
+    POCKET,
+    POCKET_INT8,
+    pocket,
+    quantized,
+    relative_errors,
+    rolled_out,
+    unrounded,
+)
 
 BLOCKS = 6
 
-
 BESIDE_BF16 = 1.5
-"""The most that INT8's error may be of bf16's."""
+"""The most that the error may be of bf16's where no layer is held back."""
 
 
 class Exact(NamedTuple):
@@ -63,26 +71,26 @@ def decoded(model: Model, latents: Tensor) -> list[Tensor]:
     return made
 
 
-def test_int8_keeps_the_picture_as_bf16_does(watched: Watched, exact: Exact, int8: Model) -> None:
+def test_int8_costs_less_than_bf16(watched: Watched, exact: Exact) -> None:
+    model = quantized(watched.model, POCKET_INT8, watched.statistics)
+    latents = rolled_out(model, POCKET.stream, watched.shown, BLOCKS)
+    errors, bf16 = (relative_errors(made, exact.latents) for made in (latents, exact.in_bf16))
+    assert errors.median() <= bf16.median()
+    assert errors[:, -1].median() <= bf16[:, -1].median()
+    decibels = psnr(watched.model, latents, exact.latents)
+    assert decibels.median() >= 52
+    assert decibels.min() >= 48
+
+
+def test_with_no_layer_held_back_int8_keeps_the_picture_as_bf16_does(
+    watched: Watched, exact: Exact, int8: Model
+) -> None:
     latents = rolled_out(int8, POCKET.stream, watched.shown, BLOCKS)
     errors, bf16 = (relative_errors(made, exact.latents) for made in (latents, exact.in_bf16))
-    assert errors[:, -1].median() <= bf16[:, -1].median()
     assert errors.median() <= BESIDE_BF16 * bf16.median()
     decibels, beside = (psnr(watched.model, made, exact.latents) for made in (latents, exact.in_bf16))
     assert decibels.median() >= beside.median() - 1
     assert decibels.min() >= beside.min()
-    assert decibels.min() >= 45
-
-
-def test_without_the_layer_that_loses_most_int8_costs_less_than_bf16(watched: Watched, exact: Exact) -> None:
-    held_back = tuple(f"blocks.{block}.ffn.2" for block in range(POCKET.transformer.layers))
-    model = quantized(watched.model, replace(INT8, held_back=held_back), watched.statistics)
-    latents = rolled_out(model, POCKET.stream, watched.shown, BLOCKS)
-    errors, bf16 = (relative_errors(made, exact.latents) for made in (latents, exact.in_bf16))
-    assert errors.median() <= bf16.median()
-    decibels = psnr(watched.model, latents, exact.latents)
-    assert decibels.median() >= 52
-    assert decibels.min() >= 48
 
 
 def test_the_library_multiplies_as_the_reference(
@@ -159,12 +167,12 @@ def test_smoothing_takes_the_harm_out_of_wide_channels(watched: Watched) -> None
     smoothed, rough, bf16 = (
         relative_errors(rolled_out(model, POCKET.stream, watched.shown, BLOCKS), wanted).median()
         for model in (
-            quantized(wide, INT8, statistics),
-            quantized(wide, replace(INT8, smoothing=0.0), statistics),
+            quantized(wide, POCKET_INT8, statistics),
+            quantized(wide, replace(POCKET_INT8, smoothing=0.0), statistics),
             in_bf16,
         )
     )
-    assert smoothed < BESIDE_BF16 * bf16
+    assert smoothed <= 1.2 * bf16
     assert rough > 5 * bf16
 
 

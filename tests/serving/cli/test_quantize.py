@@ -19,7 +19,7 @@ from serving.cli.main import main
 from serving.cli.weights.quantize import default_blocks, moving_pictures, watched_stream
 from serving.offline.provenance import Facts
 from serving.weights.loader import open_model
-from tests.support.quantized import INT8, POCKET, pocket, quantized_state, write_pocket
+from tests.support.quantized import POCKET, POCKET_INT8, pocket, quantized_state, write_pocket
 
 SMALL = ["--blocks", "2", "--size", "32x48"]
 PROMPTS = ("a red balloon over hills", "a blue boat on the sea")
@@ -106,7 +106,7 @@ def test_loras_are_merged_before_anything_is_watched_or_rounded(models: Path, tm
     prompts = open_model("pocket", models, CPU, torch.bfloat16, networks=["text_encoder"]).prompts
     stream = replace(POCKET.stream, height=32, width=48)
     statistics = calibrate(merged, [prompts.encode(text) for text in PROMPTS], stream, 2)
-    wanted = quantized_state(merged.transformer, INT8, statistics)
+    wanted = quantized_state(merged.transformer, POCKET_INT8, statistics)
     file = tmp_path / "made" / QUANTIZED_FILE
     made = load_file(file)
     assert QuantizedHeader.read(file).loras == (lora.mark,)

@@ -16,7 +16,7 @@ from serving.deployments.server_process import free_ports
 from serving.pb.longtake.v1 import sessions_pb2 as pb
 from serving.pb.longtake.v1 import sessions_pb2_grpc
 from tests.serving.live.scenes import NIGHT, cue, frames, playing, watch
-from tests.support.quantized import INT8, write_pocket
+from tests.support.quantized import POCKET_INT8, write_pocket
 
 pytestmark = pytest.mark.slow
 
@@ -68,7 +68,7 @@ def test_a_session_says_what_its_weights_are_and_can_be_forked(quantized: Quanti
     found = stub.GetSession(pb.GetSessionRequest(session_id=session.id))
     weights = {mark.name: mark.value for mark in found.provenance.weights}
     assert (found.provenance.model, found.provenance.base_model) == ("pocket-int8", "pocket")
-    assert weights["quantization"] == str(INT8)
+    assert weights["quantization"] == str(POCKET_INT8)
     for event in watch(stub, session):
         if event.HasField("chunk") and event.chunk.first_frame >= 21:
             break

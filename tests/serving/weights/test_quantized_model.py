@@ -19,7 +19,7 @@ from serving.config import ServerConfig
 from serving.errors import ModelError
 from serving.weights.loader import open_model, require_model
 from serving.weights.quantized_model import find_quantized, model_config, served_model
-from tests.support.quantized import INT8, POCKET, write_pocket
+from tests.support.quantized import POCKET, POCKET_INT8, write_pocket
 
 CPU = torch.device("cpu")
 
@@ -34,9 +34,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_is_opened_by_its_name_and_by_its_folder(models: Path, tmp_path: Path) -> None:
     for name, among in (("pocket-int8", models), (str(models / "pocket-int8"), tmp_path)):
         opened = open_model(name, among, CPU, torch.float32)
-        assert opened.model.config.transformer.quantization == INT8
-        assert opened.model.identity["quantization"] == str(INT8)
-        assert [origin.repo for origin in opened.origins] == ["longtake pocket", f"longtake quantize {INT8}"]
+        assert opened.model.config.transformer.quantization == POCKET_INT8
+        assert opened.model.identity["quantization"] == str(POCKET_INT8)
+        assert [origin.repo for origin in opened.origins] == [
+            "longtake pocket",
+            f"longtake quantize {POCKET_INT8}",
+        ]
         assert opened.prompts.encode("a red balloon").rows.shape[1] == POCKET.transformer.text_dim
 
 
@@ -94,7 +97,7 @@ def test_it_is_listed_with_its_recipe_and_license(models: Path) -> None:
     assert row.memory_bytes is not None
     assert whole.memory_bytes is not None
     assert row.memory_bytes < whole.memory_bytes
-    assert row.summary == f"pocket in {INT8}"
+    assert row.summary == f"pocket in {POCKET_INT8}"
     assert "longtake quantize pocket: Apache-2.0" in "\n".join(models_table(model_rows(models)))
 
 
