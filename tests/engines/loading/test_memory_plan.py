@@ -15,7 +15,7 @@ from engines.config.presets import TAEW2_1, preset
 from engines.config.quantization import QuantizationConfig
 from engines.config.stream import StreamConfig
 from engines.config.video_stream import AnyStreamConfig
-from engines.device.memory_budget import MemoryBudget
+from engines.device.memory_budget import RESERVE_BYTES, MemoryBudget
 from engines.errors import ConfigError
 from engines.loading.footprint import parameter_bytes, session_bytes
 from engines.loading.memory_plan import CONTEXT_BYTES, WORKSPACE_PER_VALUE, PlanBytes, plan_memory
@@ -50,6 +50,14 @@ def test_sessions_at_480x832_without_the_text_encoder(
     assert plan.nbytes(1) / 1e9 == pytest.approx(one, rel=0.01)
     assert plan.nbytes(2) / 1e9 == pytest.approx(two, rel=0.01)
     assert (plan.sessions_in(USABLE_24), plan.sessions_in(USABLE_16)) == (in_24, in_16)
+
+
+@pytest.mark.parametrize(("config", "two"), [(INT8, 19.3), (INT8_TINY, 10.9)], ids=["Wan VAE", "TAEHV"])
+def test_between_recaches_and_without_the_reserve_two_sessions_take_less(config: ModelConfig, two: float) -> None:
+    plan = plan_memory(config, torch.bfloat16, text_here=False)
+    window, block = config.stream.window_frames, config.stream.block_frames
+    beyond_a_block = pass_bytes(config) * (window - block) / window
+    assert (plan.nbytes(2) - RESERVE_BYTES - beyond_a_block) / 1e9 == pytest.approx(two, rel=0.01)
 
 
 def test_the_text_encoder_is_counted_where_it_is() -> None:
