@@ -21,6 +21,7 @@ from engines.streaming.generator import Generator
 from engines.streaming.shared_passes import require_distinct, share_passes
 from engines.streaming.state import Block, RecentLatents
 from engines.text.prompt import Prompt
+from engines.vae.conv_cache import ConvCache
 from engines.video.input import BlockInput
 from engines.video.kept_inputs import KeptInput, KeptInputs
 from engines.video.rollout import Made, Ticked, VideoRollout, is_resumed
@@ -47,26 +48,38 @@ class VideoGenerator:
         self.beside = beside
         self._rollout = VideoRollout(beside.runner, beside.cache.device)
 
-    def open(self, config: VideoStreamConfig, noise: Noise | None = None) -> VideoStream:
-        """A new stream with nothing in it. Raises PoolFull if it finds no room.
+    def open(self, config: VideoStreamConfig, noise: Noise | None = None, opening: int = 0) -> VideoStream:
+        """A new stream with nothing in it, whose first block is `opening`. Raises PoolFull if it finds no room.
 
-        `noise` replaces the noise that follows from `config.seed`.
+        `noise` replaces the noise that follows from `config.seed`. Raises StreamError where no later block than
+        the first can open a stream.
         """
-        beside, window = self.beside, RollingWindow.of(config)
-        noise = SeededNoise(config.seed) if noise is None else noise
+        stream = self.suspended(config, noise, opening)
         with typed_out_of_memory("another stream"):
-            lanes = beside.cache.open_lanes(window, config.frame_tokens, len(config.steps))
+            stream.lanes = self.beside.cache.open_lanes(stream.window, config.frame_tokens, stream.steps)
+        stream.progress = _empty(stream.lanes)
+        stream.decoder = self._empty_decoder()
+        return stream
+
+    def suspended(self, config: VideoStreamConfig, noise: Noise | None = None, opening: int = 0) -> VideoStream:
+        """A new stream as `suspend` would leave it: it needs no room until it is resumed. Raises as `open`."""
+        _require_opening(config, opening)
+        noise = SeededNoise(config.seed) if noise is None else noise
         return VideoStream(
             config=config,
-            window=window,
+            window=RollingWindow.of(config),
             noise=noise,
-            noise_prefetcher=beside.noise_prefetcher(noise, config),
-            lanes=lanes,
-            progress=_empty(lanes),
-            recent=RecentLatents(beside.recent_frames(config.window_frames)),
-            inputs=KeptInputs(config),
-            decoder=None if beside.decoder is None else beside.decoder.empty_cache(),
+            noise_prefetcher=self.beside.noise_prefetcher(noise, config, opening),
+            lanes=(),
+            progress=(),
+            recent=RecentLatents(self.beside.recent_frames(config.window_frames)),
+            inputs=KeptInputs(config, opening=opening),
+            decoder=None,
             loop=config.loop,
+            opening=opening,
+            entered=opening,
+            blocks=opening,
+            decoded_blocks=opening,
         )
 
     @torch.inference_mode()
@@ -75,7 +88,7 @@ class VideoGenerator:
 
         Raises PromptError if the embedding does not fit the model, PoolFull if its keys and values find no room.
         """
-        stream.require_open()
+        stream.require_windows()
         before = stream.prompt_kv
         stream.prompt_kv = self.beside.take_prompt(prompt)
         stream.prompt = prompt
@@ -119,6 +132,7 @@ class VideoGenerator:
         In a stream batch each window does so as blocks reach its step. Where they are to do so already, or to open
         the stream, nothing changes. Raises StreamError in a begun block.
         """
+        stream.require_windows()
         if stream.renewing or stream.is_opening:
             return
         stream.require_between_blocks()
@@ -136,15 +150,12 @@ class VideoGenerator:
         the stream already, nothing changes. Raises StreamError unless all blocks before it are out and decoded,
         and for a stream whose first block is no longer than others.
         """
-        stream.require_open()
+        stream.require_windows()
         if stream.is_opening:
             return
         stream.require_at_rest()
         config, opening = stream.config, stream.entered
-        if config.lead_in < 0:
-            raise StreamError(
-                f"blocks of {config.block_frames} are as long as the first: none opens the stream anew"
-            )
+        _require_opening(config, opening)
         self._keep_rows(stream, lambda _: False)
         for lane in stream.lanes:
             self.beside.cache.clear(lane)
@@ -152,7 +163,7 @@ class VideoGenerator:
         stream.noise_prefetcher = self.beside.noise_prefetcher(stream.noise, config, opening)
         stream.recent.clear()
         stream.inputs = KeptInputs(config, opening=opening)
-        stream.decoder = None if self.beside.decoder is None else self.beside.decoder.empty_cache()
+        stream.decoder = self._empty_decoder()
         stream.opening, stream.position, stream.renewing = opening, 0, False
 
     @torch.inference_mode()
@@ -161,7 +172,7 @@ class VideoGenerator:
 
         Where a pass of it fails none is lost: the next flush has them all.
         """
-        stream.require_open()
+        stream.require_windows()
         self._keep_rows(stream, lambda row: row.block is not None)
         while not stream.is_empty:
             with typed_out_of_memory("a block"):
@@ -174,7 +185,7 @@ class VideoGenerator:
     @torch.inference_mode()
     def use_loop(self, stream: VideoStream, loop: Loop) -> None:
         """Run the stream's next block in another loop. Raises StreamError while blocks are on their way."""
-        stream.require_open()
+        stream.require_windows()
         if not stream.is_empty:
             raise StreamError(f"blocks are on their way in a stream batch; flush them before the {loop} loop")
         if loop == stream.loop:
@@ -198,6 +209,7 @@ class VideoGenerator:
 
     def fork(self, stream: VideoStream) -> VideoStream:
         """A second stream in the same state, to go on by itself. Raises PoolFull if it finds no room."""
+        stream.require_windows()
         stream.require_between_blocks()
         with typed_out_of_memory("another stream"):
             lanes = self.beside.cache.fork_lanes(stream.lanes)
@@ -215,14 +227,35 @@ class VideoGenerator:
 
     def close(self, stream: VideoStream) -> None:
         """Give the stream's memory back. Closing it again does nothing."""
-        if stream.closed:
-            return
+        if not stream.closed:
+            self._give_back(stream)
+            stream.close()
+
+    def suspend(self, stream: VideoStream) -> None:
+        """Give back all memory of the stream but what a light snapshot holds, until it is resumed.
+
+        It can be saved meanwhile, and closed. Raises StreamError in a begun block, while the decoder lags behind,
+        and before a flush that failed is repeated.
+        """
+        stream.require_windows()
+        stream.require_between_blocks()
+        stream.require_decoded()
+        if stream.flushed:
+            raise StreamError("a flush has failed; repeat it before the stream is suspended")
+        stream.suspend(self._give_back(stream))
+
+    def _give_back(self, stream: VideoStream) -> int:
+        """How many blocks have been given up between two steps."""
+        on_their_way = stream.on_their_way
         self._keep_rows(stream, lambda _: False)
         for lane in stream.lanes:
             self.beside.cache.close(lane)
         if stream.prompt_kv is not None:
             self.beside.cache.prompts.give_back(stream.prompt_kv)
-        stream.close()
+        return on_their_way
+
+    def _empty_decoder(self) -> ConvCache | None:
+        return None if self.beside.decoder is None else self.beside.decoder.empty_cache()
 
     def _ticks(self, due: Sequence[_Due], cancelled: Event | None) -> dict[int, Ticked]:
         ticked: dict[int, Ticked] = {}
@@ -286,6 +319,12 @@ class VideoGenerator:
             if row is not None and not kept(row):
                 self.beside.cache.prompts.give_back(row.prompt)
         stream.rows = tuple(row if row is not None and kept(row) else None for row in stream.rows)
+
+
+def _require_opening(config: VideoStreamConfig, block: int) -> None:
+    """Raise StreamError unless a stream can open with `block`."""
+    if block > 0 and config.lead_in < 0:
+        raise StreamError(f"blocks of {config.block_frames} are as long as the first: none opens the stream anew")
 
 
 def _is_plain(stream: VideoStream) -> bool:

@@ -38,7 +38,7 @@ from engines.video.generator import VideoGenerator
 from engines.video.input import BlockInput, InputState
 from engines.video.input_snapshot import add_input
 from engines.video.kept_inputs import KeptInput, KeptInputs
-from engines.video.replay import replay
+from engines.video.replay import resume
 from engines.video.stream import BatchRow, VideoStream
 
 COUNTS = ("position", "entered", "blocks", "decoded_blocks")
@@ -51,7 +51,11 @@ MOST_BLOCKS = 1 << 30
 
 
 def take_exact(video: VideoGenerator, stream: VideoStream, input_state: InputState | None = None) -> bytes:
-    """Everything that the stream holds, and what its encoder does. Raises StreamError unless all is decoded."""
+    """Everything that the stream holds, and what its encoder does.
+
+    Raises StreamError unless all is decoded, or if it is suspended.
+    """
+    stream.require_windows()
     prompts = _prompts(stream)
     tensors, facts = _common(stream, prompts)
     tensors |= {f"row.{i}": row.latents for i, row in enumerate(stream.rows) if row is not None}
@@ -106,8 +110,10 @@ def snapshot_of(kind: Kind, parts: Parts) -> VideoSnapshot:
         return VideoSnapshot(kind, VideoStreamConfig(**made | {"steps": tuple(made["steps"])}), parts)
 
 
-def restore(video: VideoGenerator, data: bytes | VideoSnapshot) -> VideoStream:
-    """Open the stream that `data` holds; where it is a light snapshot, as one more entry of `rebuilt_before`.
+def restore(video: VideoGenerator, data: bytes | VideoSnapshot, *, suspended: bool = False) -> VideoStream:
+    """Open the stream that `data` holds; where it is light, and to be `suspended`, without taking any room.
+
+    A light one is resumed by its kept inputs, as one more of its `rebuilt_before`.
 
     Raises SnapshotError if the bytes are damaged, of another version or model, (exact) of another device, torch or
     threads, or of a stream that makes videos from prompts alone, and PoolFull if there is no room; nothing is open
@@ -120,10 +126,17 @@ def restore(video: VideoGenerator, data: bytes | VideoSnapshot) -> VideoStream:
         require_same(facts, machine_of(video.beside), EXACT_REMEDY)
     with consistent():
         require_prompts(video.beside, tensors, len(facts["prompts"]))
-        stream = video.open(config)
+        opening, *_ = _counts("a stream", [facts[name] for name in PROGRESS], len(PROGRESS))
+        is_light = kind == "light"
+        stream = (video.suspended if is_light else video.open)(config, opening=opening)
         try:
             with typed_out_of_memory("a restored stream"):
-                _fill(video, stream, kind, Parts(tensors, facts))
+                prompts = _read_prompts(video, tensors, facts["prompts"])
+                _fill(video, stream, Parts(tensors, facts), prompts)
+                if not is_light:
+                    _fill_exact(video, stream, Parts(tensors, facts), prompts)
+                elif not suspended:
+                    resume(video, stream)
         except BaseException:
             video.close(stream)
             raise
@@ -187,11 +200,15 @@ def _windows(video: VideoGenerator, stream: VideoStream) -> dict[str, Tensor]:
     return {f"{number}.{name}": part for number, state in enumerate(states) for name, part in state.items()}
 
 
-def _fill(video: VideoGenerator, stream: VideoStream, kind: Kind, parts: Parts) -> None:
-    """Give an empty stream what a snapshot holds."""
-    tensors, facts = parts
+def _read_prompts(video: VideoGenerator, tensors: dict[str, Tensor], texts: Sequence[str]) -> list[Prompt]:
     device = video.beside.cache.device
-    prompts = [Prompt(text, tensors[f"prompt.{i}"].to(device)) for i, text in enumerate(facts["prompts"])]
+    return [Prompt(text, tensors[f"prompt.{i}"].to(device)) for i, text in enumerate(texts)]
+
+
+def _fill(video: VideoGenerator, stream: VideoStream, parts: Parts, prompts: list[Prompt]) -> None:
+    """Give an empty stream what both kinds hold; one that is suspended stays so."""
+    tensors, facts = parts
+    device, dtype = video.beside.cache.device, video.beside.cache.layout.dtype
     if facts["loop"] not in LOOPS:
         raise ValueError(f"loop {str(facts['loop'])[:40]!r}")
     stream.loop = facts["loop"]
@@ -200,27 +217,14 @@ def _fill(video: VideoGenerator, stream: VideoStream, kind: Kind, parts: Parts) 
     opened = max(entered - opening, 1)
     if blocks + on_their_way > entered or not on_their_way < min(opened, stream.steps) or opening > entered:
         raise ValueError(f"{blocks} of {entered} blocks since {opening}, {on_their_way} on their way")
-    stream.entered = opening
-    video.reopen(stream)
-    inputs = _inputs(video, stream, parts, prompts)
-    if kind == "light":
-        replay(video, stream, inputs, on_their_way)
-    stream.inputs = inputs
-    _fill_common(video, stream, parts, prompts)
-    if kind == "exact":
-        _fill_exact(video, stream, parts, prompts)
-    elif entered > opening:
-        stream.decoder = video.beside.rebuilt_decoder(stream.recent)
-        stream.rebuilt_before.append(stream.blocks)
-
-
-def _fill_common(video: VideoGenerator, stream: VideoStream, parts: Parts, prompts: list[Prompt]) -> None:
-    tensors, facts = parts
-    device, dtype = video.beside.cache.device, video.beside.cache.layout.dtype
+    stream.inputs = _inputs(video, stream, parts, prompts)
     counts = _counts("a stream", [facts[name] for name in COUNTS], len(COUNTS))
     stream.position, stream.entered, stream.blocks, stream.decoded_blocks = counts
+    stream.set_aside = on_their_way if stream.is_suspended else 0
     stream.rebuilt_before = read_rebuilt(facts)
-    if facts["prompt"] is not None:
+    if facts["prompt"] is not None and stream.is_suspended:
+        stream.prompt = prompts[facts["prompt"]]
+    elif facts["prompt"] is not None:
         video.set_prompt(stream, prompts[facts["prompt"]])
     if stream.entered > 0 and facts["prompt"] is None:
         raise ValueError(f"{stream.entered} blocks, prompt None")

@@ -66,6 +66,7 @@ class VideoStream:
     second step on; None where there is none. `position` is the next block's.
     `renewing` is whether the sink has been renewed since the last block began. `rebuilt_before` are the blocks in
     front of which the windows were rebuilt from `inputs`. `flushed` have come out of a flush that is not done.
+    A stream that is suspended has neither lanes nor rows: `set_aside` blocks were between two steps.
     """
 
     config: VideoStreamConfig
@@ -90,6 +91,7 @@ class VideoStream:
     rebuilt_before: list[int] = field(default_factory=list)
     begun: BegunBlock | None = None
     flushed: list[Block] = field(default_factory=list)
+    set_aside: int = 0
     closed: bool = False
 
     @property
@@ -121,7 +123,7 @@ class VideoStream:
     @property
     def on_their_way(self) -> int:
         """Blocks between two steps."""
-        return sum(row is not None and row.block is not None for row in self.rows)
+        return self.set_aside + sum(row is not None and row.block is not None for row in self.rows)
 
     @property
     def is_empty(self) -> bool:
@@ -136,6 +138,17 @@ class VideoStream:
         """Raise StreamError if the stream has been closed."""
         if self.closed:
             raise StreamError(f"the stream was closed after block {self.blocks - 1}; open another one")
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether it has no windows, and waits to be resumed."""
+        return not self.closed and not self.lanes
+
+    def require_windows(self) -> None:
+        """Raise StreamError if the stream has been closed, or is suspended."""
+        self.require_open()
+        if self.is_suspended:
+            raise StreamError(f"the stream is suspended before block {self.entered}; resume it first")
 
     def require_between_blocks(self) -> None:
         """Raise StreamError if the stream has been closed, or a plain block of it has begun and failed."""
@@ -157,7 +170,7 @@ class VideoStream:
 
     def require_next(self, block: BlockInput) -> None:
         """Raise StreamError unless `block` can be the next to begin."""
-        self.require_open()
+        self.require_windows()
         self.require_prompt_kv()
         if self.flushed:
             raise StreamError("a flush has failed; repeat it before the next block")
@@ -181,6 +194,21 @@ class VideoStream:
         if self.prompt_kv is None:
             raise StreamError("the stream has no prompt; set one before its first block")
         return self.prompt_kv
+
+    def suspend(self, on_their_way: int) -> None:
+        """Its windows have been given back, and so many blocks with them that were between two steps."""
+        self.set_aside = on_their_way
+        self.lanes, self.progress, self.rows = (), (), ()
+        self.prompt_kv = self.decoder = None
+
+    def resume(self, windows: VideoStream, decoder: ConvCache | None) -> None:
+        """Take over the windows of another stream, in which its inputs have been played."""
+        self.lanes, self.progress, self.rows = windows.lanes, windows.progress, windows.rows
+        self.prompt_kv, self.decoder = windows.prompt_kv, decoder
+        self.noise_prefetcher = windows.noise_prefetcher
+        self.set_aside = 0
+        if self.entered > self.opening and self.rebuilt_before[-1:] != [self.blocks]:
+            self.rebuilt_before.append(self.blocks)
 
     def close(self) -> None:
         """Let go of all tensors."""

@@ -19,6 +19,7 @@ from engines.text.prompt import Prompt
 from engines.video import snapshot as video_snapshot
 from engines.video.generator import VideoGenerator
 from engines.video.input import InputState
+from engines.video.replay import resume
 from engines.video.snapshot import VideoSnapshot
 from engines.video.stream import VideoStream
 
@@ -85,6 +86,28 @@ class StreamEngine:
         else:
             self.text.close(stream)
 
+    # Streams that wait
+
+    def suspended(self, config: AnyStreamConfig) -> AnyStream:
+        """A new stream that needs no room until it is resumed."""
+        if isinstance(config, VideoStreamConfig):
+            return self.video.suspended(config)
+        return self.text.suspended(config)
+
+    def suspend(self, stream: AnyStream) -> None:
+        """Give back all memory of the stream but what a light snapshot holds, until it is resumed."""
+        if isinstance(stream, VideoStream):
+            self.video.suspend(stream)
+        else:
+            self.text.suspend(stream)
+
+    def resume(self, stream: AnyStream) -> None:
+        """Have a suspended stream go on: what it held is rebuilt, nearly as it was."""
+        if isinstance(stream, VideoStream):
+            resume(self.video, stream)
+        else:
+            self.text.resume(stream)
+
     # Snapshots
 
     def replica_log(self, stream: AnyStream) -> ReplicaLog:
@@ -100,9 +123,11 @@ class StreamEngine:
 
         That is of a suspended stream, and of one that restyles a video where nothing is known of its encoder.
         """
+        if stream.is_suspended:
+            return None
         if isinstance(stream, VideoStream):
             return None if input_state is None else video_snapshot.exact_bytes(self.video, stream, input_state)
-        return None if stream.is_suspended else text_snapshot.exact_bytes(self.text, stream)
+        return text_snapshot.exact_bytes(self.text, stream)
 
     def take_exact(self, stream: AnyStream, input_state: InputState | None = None) -> bytes:
         """An exact snapshot, with what is known of the encoder of a stream that restyles a video."""
@@ -111,9 +136,9 @@ class StreamEngine:
         return text_snapshot.take_exact(self.text, stream)
 
     def restore(self, snapshot: AnySnapshot, *, suspended: bool = False) -> AnyStream:
-        """Open the stream of a snapshot; one from prompts alone can be `suspended`, and needs no room then."""
+        """Open the stream of a snapshot; that of a light one can be `suspended`, and needs no room then."""
         if isinstance(snapshot, VideoSnapshot):
-            return video_snapshot.restore(self.video, snapshot)
+            return video_snapshot.restore(self.video, snapshot, suspended=suspended)
         return text_snapshot.restore(self.text, snapshot, suspended=suspended).stream
 
     def _light_parts(self, stream: AnyStream) -> Parts:

@@ -140,7 +140,7 @@ class Denoiser:
         )
         self._saver = SessionSaver(self._copies, engine, executor, self._loop.wake, leases.prepare_timeout_s)
         self._suspension = Suspension(
-            self._copies, engine.text, decoder, executor, self._loop.wake, self._guard, slots, suspend_after_s
+            self._copies, engine, decoder, executor, self._loop.wake, self._guard, slots, suspend_after_s
         )
         self._commands = CommandHandler(
             self._copies, engine, decoder, executor, self._loop.wake, self._suspension, self._guard

@@ -10,7 +10,6 @@ from functools import partial
 from math import inf
 from typing import TypeVar
 
-from engines.config.stream import StreamConfig
 from engines.config.video_stream import AnyStreamConfig
 from engines.streaming.state import Block
 from engines.streaming.stream import Stream
@@ -202,16 +201,12 @@ class SessionFactory:
         """New, or out of a snapshot; suspended as the session is."""
         suspended = resume is not None and resume.record.suspended
         if snapshot is None:
-            return await (self._new_suspended(spec) if suspended else self._new(spec))
+            make = self._engine.suspended if suspended else self._engine.open
+            return await self._opened(partial(make, spec.stream))
         return await self._opened(partial(self._engine.restore, snapshot, suspended=suspended))
 
-    async def _new_suspended(self, spec: SessionSpec) -> AnyStream:
-        if not isinstance(spec.stream, StreamConfig):
-            raise InvalidRequest("a session that restyles a video cannot be suspended")
-        return await self._opened(partial(self._engine.text.suspended, spec.stream))
-
     def _forked(self, stream: AnyStream) -> AnyStream:
-        if isinstance(stream, Stream) and stream.is_suspended:
+        if stream.is_suspended:
             return self._engine.restore(read_snapshot(self._engine.take_light(stream)))
         return self._engine.fork(stream)
 

@@ -9,8 +9,7 @@ from concurrent.futures import Executor
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
-from engines.streaming.generator import Generator
-from engines.streaming.stream import Stream
+from engines.video.stream_engine import AnyStream, StreamEngine
 from serving.background_tasks import BackgroundTasks
 from serving.errors import SlotsFull
 from serving.pipeline.engine_errors import refused
@@ -33,17 +32,17 @@ WANTED_S = 10.0
 class Suspension:
     """Takes the slots of sessions that have been paused for `after_s`, which is 0 where none is to be suspended.
 
-    Those that restyle a video keep theirs.
     A suspended session is there, with its lease, its standby and its viewers, but it has neither a window on the
-    device nor a decoder. `executor` has the one thread that uses the generator.
+    device nor a decoder, nor what its pictures were encoded behind. `executor` has the one thread that uses the
+    engine.
     """
 
     def __init__(
-        self, copies: SessionCopies, generator: Generator, decoder: DecoderStage, executor: Executor,
+        self, copies: SessionCopies, engine: StreamEngine, decoder: DecoderStage, executor: Executor,
         wake: Callable[[], None], guard: SessionGuard, slots: int, after_s: float,
     ) -> None:  # fmt: skip
         self._copies = copies
-        self._generator = generator
+        self._engine = engine
         self._decoder = decoder
         self._executor = executor
         self._wake = wake
@@ -65,7 +64,7 @@ class Suspension:
     def _may_suspend(self, session: ActiveSession) -> bool:
         logic, there = session.logic, sum(copy.logic.suspended for copy in self._copies.all)
         is_paused = logic.state is State.PAUSED and not session.ending and self._copies.has_lease(session)
-        return is_paused and not logic.suspended and isinstance(session.stream, Stream) and there < self._most
+        return is_paused and not logic.suspended and there < self._most
 
     def _begin(self, session: ActiveSession) -> None:
         if session.attempt in self._tasks or not self._may_suspend(session):
@@ -83,6 +82,8 @@ class Suspension:
             if not self._may_suspend(session):
                 return
             await self._put_aside(session)
+            if session.input is not None:
+                session.input.suspend()
             session.logic.suspend()
             self._copies.count()
             session.replicate()
@@ -116,22 +117,19 @@ class Suspension:
 
     async def _open(self, session: ActiveSession) -> None:
         stream = session.stream
-        assert isinstance(stream, Stream)
         try:
             with refused():
-                await in_thread(self._executor, partial(self._generator.resume, stream))
+                await in_thread(self._executor, partial(self._engine.resume, stream))
             await self._decoder.open(session.decoder_key, decoder_start(session, stream.blocks))
         except BaseException:
             await self._put_aside(session)
             raise
 
     async def _put_aside(self, session: ActiveSession) -> None:
-        stream = session.stream
-        assert isinstance(stream, Stream)
-        await in_thread(self._executor, partial(self._take_window, stream))
+        await in_thread(self._executor, partial(self._take_window, session.stream))
         await self._decoder.close(session.decoder_key)
 
-    def _take_window(self, stream: Stream) -> None:
+    def _take_window(self, stream: AnyStream) -> None:
         """In the executor: of a stream that has one, and has not been closed meanwhile."""
         if not (stream.closed or stream.is_suspended):
-            self._generator.suspend(stream)
+            self._engine.suspend(stream)

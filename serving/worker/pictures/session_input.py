@@ -143,6 +143,11 @@ class SessionInput:
         self._decoding, self._group, self._encoded = None, (), None
         self._sampler = PictureSampler()
 
+    def suspend(self) -> None:
+        """Let go of what is behind the last block: the next one's pictures are encoded behind kept ones."""
+        self.clear()
+        self.state = None
+
     def set_sender(self, sender: str) -> None:
         """What comes now is sent by this client: no block has pictures of two."""
         if self.sender and sender != self.sender:

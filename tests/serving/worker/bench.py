@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from engines.device.host_copy import HostCopier
 from engines.device.side_stream import SideStream
@@ -34,7 +35,7 @@ from serving.session.pacing import Pace
 from serving.timeline.cue import Blend, Cue
 from serving.tracing.tracer import UNTRACED, Tracer
 from serving.weights.loader import OpenedModel
-from serving.worker.capacity.capacity import Capacity
+from serving.worker.capacity.capacity import Capacity, Load
 from serving.worker.denoiser import Denoiser
 from serving.worker.pictures.input_stage import InputStage
 from serving.worker.state.active_session import ActiveSession
@@ -118,6 +119,18 @@ class Bench:
             await asyncio.sleep(0.2)
 
 
+class UnhurriedCapacity(Capacity):
+    """Has time for every session, however busy the machine is that runs the tests."""
+
+    @override
+    def require_time(self, newcomer: Load, present: Iterable[Load], now: float) -> None:
+        """It has."""
+
+    @override
+    def more(self, present: Iterable[Load], most: int, now: float) -> int:
+        return most
+
+
 def one_thread() -> ThreadPoolExecutor:
     """Computes by itself from the first product on: several threads add up in another order."""
     return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
@@ -152,7 +165,7 @@ async def at_work(
     denoiser = Denoiser(
         engine, text, LocalDecoder(decoder, one_thread()), one_thread(),
         slots=slots, replica=replica, metrics=DenoiserMetrics(), register=register, leases=leases,
-        capacity=capacity or Capacity(networks.transformer, networks.stream),
+        capacity=capacity or UnhurriedCapacity(networks.transformer, networks.stream),
         provenance=provenance, tracer=tracer, pictures=pictures,
         **options,
     )  # fmt: skip
