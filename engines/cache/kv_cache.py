@@ -21,7 +21,7 @@ from engines.config.video_stream import AnyStreamConfig, VideoStreamConfig
 SCALE_BYTES = 4
 """Of a key or value in INT8, of one head: an fp32."""
 
-RECORD = 67
+RECORD = 260
 """Integers of a queue's record, as `kernels.slot_choice.slot_queue` lays it out and checks."""
 
 

@@ -21,6 +21,9 @@ LOOPS: tuple[Loop, ...] = get_args(Loop)
 LoopSetting = Literal["auto", "plain", "batch"]
 """Which loop to use; "auto" is plain while there is time for it."""
 
+MOST_WINDOW_FRAMES = 128
+"""A queue of slots has room for two windows: see `kernels.slot_choice.slot_queue`."""
+
 
 @dataclass(frozen=True)
 class VideoStreamConfig(BaseStreamConfig):
@@ -66,6 +69,7 @@ class VideoStreamConfig(BaseStreamConfig):
     def _check_window(self) -> None:
         first, later, window = self.first_block_frames, self.block_frames, self.window_frames
         require_positive(block_frames=later, first_block_frames=first, window_frames=window)
+        require(window <= MOST_WINDOW_FRAMES, f"window_frames {window} is more than {MOST_WINDOW_FRAMES}")
         require(later <= first, f"a first block of {first} is shorter than later ones of {later}")
         require(
             (window - first) % later == 0,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from threading import Event
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from engines.video.input import BlockInput
 from engines.video.kept_inputs import KeptInput, KeptInputs
 from engines.video.rollout import Made, Ticked, VideoRollout, is_resumed
 from engines.video.stream import BatchRow, VideoStream
-from kernels.slot_choice.slot_queue import put_first
+from kernels.slot_choice.slot_queue import LOST, put_first
 
 
 class _Due(NamedTuple):
@@ -137,10 +137,18 @@ class VideoGenerator:
             return
         stream.require_between_blocks()
         ends = range(1, stream.window.sink + 1)
-        for lane, progress in zip(stream.lanes, stream.progress, strict=True):
-            records = self.beside.cache.state(lane, 0)["records"]
-            put_first(records[:, progress.writes % stream.window.records], ends)
+        for record in self._last_records(stream):
+            put_first(record, ends)
         stream.renewing = True
+
+    def lost_slots(self, stream: VideoStream) -> int:
+        """How many slots of its sink the stream's queues had no room for, in all layers; waits for the device.
+
+        Zero but where tests of a plain loop or renewals have put hundreds more in front than have been taken: see
+        `kernels.slot_choice.slot_queue`.
+        """
+        stream.require_windows()
+        return int(sum(record[:, LOST].sum() for record in self._last_records(stream)))
 
     @torch.inference_mode()
     def reopen(self, stream: VideoStream) -> None:
@@ -253,6 +261,13 @@ class VideoGenerator:
         if stream.prompt_kv is not None:
             self.beside.cache.prompts.give_back(stream.prompt_kv)
         return on_their_way
+
+    def _last_records(self, stream: VideoStream) -> Iterator[Tensor]:
+        """Of the queues of the windows in use, as the last pass left them: [layers, RECORD] each."""
+        in_use = 1 if stream.loop == "plain" else stream.steps
+        for lane, progress in zip(stream.lanes[:in_use], stream.progress[:in_use], strict=True):
+            records = self.beside.cache.state(lane, 0)["records"]
+            yield records[:, progress.writes % stream.window.records]
 
     def _empty_decoder(self) -> ConvCache | None:
         return None if self.beside.decoder is None else self.beside.decoder.empty_cache()

@@ -40,6 +40,7 @@ from engines.video.input_snapshot import add_input
 from engines.video.kept_inputs import KeptInput, KeptInputs
 from engines.video.replay import resume
 from engines.video.stream import BatchRow, VideoStream
+from kernels.slot_choice.slot_queue import widened
 
 COUNTS = ("position", "entered", "blocks", "decoded_blocks")
 """What a stream counts."""
@@ -249,6 +250,7 @@ def _fill_exact(video: VideoGenerator, stream: VideoStream, parts: Parts, prompt
         raise ValueError(f"windows {stream.progress} of {stream.window.frames} frames")
     for part, here in _windows(video, stream).items():
         kept = tensors[f"cache.{part}"]
+        kept = widened(kept) if part.endswith(".records") else kept
         require_shape(f"cache.{part}", kept, tuple(here.shape))
         if kept.dtype != here.dtype:
             raise ValueError(f"cache.{part} in {kept.dtype}, where the stream keeps {here.dtype}")

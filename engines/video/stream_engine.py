@@ -86,6 +86,12 @@ class StreamEngine:
         else:
             self.text.close(stream)
 
+    def lost_slots(self, stream: AnyStream) -> int:
+        """How many slots the queues of a restyled video had no room for; waits for the device."""
+        if not isinstance(stream, VideoStream) or stream.closed or stream.is_suspended:
+            return 0
+        return self.video.lost_slots(stream)
+
     # Streams that wait
 
     def suspended(self, config: AnyStreamConfig) -> AnyStream:

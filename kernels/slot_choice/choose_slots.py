@@ -121,33 +121,35 @@ def _choose_slots_kernel(
     slot = tl.load(p_write + 1)
     if tl.load(p_write) != stamp:
         length = tl.load(p_read + 2)
-        first, inserted = 0, 0
+        first = 0
         if TESTED:
             first = _weakest_end(
                 p_mean, p_sink_means + o_sink, tl.load(p_step + 7), threshold, o_c, m_c, SINK, C, EPS
             )
-            inserted = tl.where((first > 0) & (length < CAPACITY), 1, 0)
-        length += inserted
+        inserted = tl.where(first > 0, 1, 0)
         head = tl.where(inserted == 1, first, tl.load(p_read + 3))
         leaves = full * pop
-        o_e = tl.arange(0, CAPACITY)
-        o_from = o_e + leaves - inserted
-        b_ends = tl.load(p_read + 3 + o_from, mask=(o_from >= 0) & (o_from < length - inserted), other=0)
-        b_ends = tl.where(o_from < 0, first, b_ends)
-        length -= leaves
         # What joins at the back: the first end once more if it was of the ring, or that of the next slots.
         append = tl.load(p_step + 6)
-        last = tl.where(length > 1, tl.load(p_read + 3 + tl.maximum(length - 1 - inserted, 0)), head)
-        last = tl.where(length > 0, last, 0)
+        last = tl.where(length > 0, tl.load(p_read + 3 + tl.maximum(length - 1, 0)), first)
         joining = tl.where(full != 0, tl.where((leaves == 1) & (head > SINK), head, 0), append)
         joining = tl.where((full == 0) & (last == append), 0, joining)
-        joins = tl.where((joining > 0) & (length < CAPACITY), 1, 0)
-        b_ends = tl.where((o_e == length) & (joins == 1), joining, b_ends)
-        length += joins
+        joins = tl.where(joining > 0, 1, 0)
+        o_e = tl.arange(0, CAPACITY)
+        b_ends = tl.load(p_read + 3 + o_e, mask=o_e < length, other=SINK + 1)
+        of_sink = inserted + tl.sum(tl.where(b_ends <= SINK, 1, 0))
+        lost = tl.maximum(length + inserted + joins - leaves - CAPACITY, 0)
+        # In the old queue; what is lost is the last of the sink's.
+        o_from = o_e + leaves - inserted + tl.where(o_e + leaves >= of_sink - lost, lost, 0)
+        b_ends = tl.load(p_read + 3 + o_from, mask=(o_from >= 0) & (o_from < length), other=0)
+        length += inserted + joins - leaves - lost
+        b_ends = tl.where(o_from < 0, first, b_ends)
+        b_ends = tl.where((o_e == length - 1) & (joins == 1), joining, b_ends)
         slot = tl.where(full != 0, head, tl.load(p_step + 5)) - FRAMES
         tl.store(p_write + 1, slot)
         tl.store(p_write + 2, length)
         tl.store(p_write + 3 + o_e, tl.where(o_e < length, b_ends, 0))
+        tl.store(p_write + 3 + CAPACITY, tl.load(p_read + 3 + CAPACITY) + lost)
         tl.store(p_write, stamp)
     for i in range(FRAMES):
         tl.store(p_slots + i_b * FRAMES + i, slot + i)

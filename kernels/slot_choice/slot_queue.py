@@ -11,8 +11,8 @@ differ by layer, and are chosen inside the pass:
                 slot's it goes
     growing     they take the next free slots, and the end of those after them joins the queue
 
-    records     [layers, records, RECORD] int32    a queue is a stamp, the slot chosen last, a length and CAPACITY
-                                                   ends
+    records     [layers, records, RECORD] int32    a queue is a stamp, the slot chosen last, a length, CAPACITY
+                                                   ends, and how many ends it has lost
     sink means  [layers, slots, 2, H * D] fp32     of the frames in the sinks' slots; zeros before they are written
     steps       [B, FIELDS] int32                  see `QueueStep`
     slots       [B, frames] int32                  what is chosen
@@ -21,8 +21,9 @@ A pass reads one record of its window and writes another, so that it can be made
 stamp in that one it has chosen before: it takes the same slots, because a sink's frame that it has overwritten
 would be like the new one now.
 
-A queue without room stays as it is where a slot of the sink would go to its front: dozens of them are there
-already, and behind them are the ring's, each of which comes back when it has been taken, and not otherwise.
+A queue is the sink's slots, newest first, before the ring's. The ring's come back when they have been taken, and
+not otherwise; the sink's pile up where passes put more of them in front than leave, as several steps of a plain
+block can. A queue without room loses the oldest of those, which is the last of them to be taken, and counts it.
 """
 
 from __future__ import annotations
@@ -35,13 +36,17 @@ from torch import Tensor
 
 from kernels.attention.kv_view import KVPlanes
 
-CAPACITY = 64
-"""Ends in a queue."""
+CAPACITY = 256
+"""Ends in a queue: of two windows at the least."""
 
 STAMP, SLOT, LENGTH, ENDS = range(4)
+LOST = ENDS + CAPACITY
 """Of a record: where each part begins."""
 
-RECORD = ENDS + CAPACITY
+RECORD = LOST + 1
+
+EARLIER_RECORD = 67
+"""In the first release, without what is lost."""
 
 EPS = 1e-8
 """The least length of a vector in a cosine, as `torch.nn.functional.cosine_similarity` has it."""
@@ -107,15 +112,27 @@ class SlotQueues:
 def put_first(record: Tensor, ends: range) -> None:
     """Have slots be overwritten before all others: their `ends` go to the front of the queue in each layer.
 
-    `record` is [layers, RECORD]. A layer's queue that has no room for all of them stays as it is. The host waits
-    for nothing.
+    `record` is [layers, RECORD], and `ends` are those of all the sink's slots. The host waits for nothing.
     """
-    count = len(ends)
-    first = torch.arange(ends.start, ends.stop, ends.step, dtype=record.dtype, device=record.device)
-    first = first.expand(record.shape[0], count)
-    longer = torch.cat([record[:, LENGTH:ENDS] + count, first, record[:, ENDS : RECORD - count]], dim=1)
-    has_room = longer[:, :1] <= CAPACITY
-    record[:, LENGTH:] = torch.where(has_room, longer, record[:, LENGTH:])
+    count, device = len(ends), record.device
+    first = torch.arange(ends.start, ends.stop, ends.step, dtype=record.dtype, device=device)
+    queue, places = record[:, ENDS:LOST], torch.arange(CAPACITY, device=device)
+    length = record[:, LENGTH : LENGTH + 1]
+    lost = (length + count - CAPACITY).clamp(min=0)
+    kept = ((places < length) & (queue < ends.stop)).sum(1, keepdim=True) + count - lost
+    source = places - count + torch.where(places < kept, 0, lost)
+    longer = queue.gather(1, source.clamp(0, CAPACITY - 1))
+    longer[:, :count] = first
+    queue.copy_(longer)
+    record[:, LENGTH] = (length + count - lost)[:, 0]
+    record[:, LOST] += lost[:, 0]
+
+
+def widened(records: Tensor) -> Tensor:
+    """Records of a release whose queues were shorter as they are now, [..., RECORD]; others as they are."""
+    if records.shape[-1] != EARLIER_RECORD:
+        return records
+    return torch.nn.functional.pad(records, (0, RECORD - EARLIER_RECORD))
 
 
 def frame_means_reference(staged: KVPlanes, frames: int) -> Tensor:
@@ -166,7 +183,7 @@ def _weakest(sink: Tensor, mean: Tensor, rule: SinkRule) -> int | None:
 
 def _next_record(read: list[int], step: QueueStep, weakest: int | None, sink: int, frames: int) -> list[int]:
     queue = read[ENDS : ENDS + read[LENGTH]]
-    if weakest is not None and len(queue) < CAPACITY:
+    if weakest is not None:
         queue.insert(0, weakest + 1)
     if step.full:
         end = queue[0]
@@ -174,7 +191,9 @@ def _next_record(read: list[int], step: QueueStep, weakest: int | None, sink: in
             queue = [*queue[1:], end] if end > sink else queue[1:]
     else:
         end = step.end
-        if step.append and queue[-1:] != [step.append] and len(queue) < CAPACITY:
+        if step.append and queue[-1:] != [step.append]:
             queue.append(step.append)
+    lost, of_sink = max(0, len(queue) - CAPACITY), sum(end <= sink for end in queue)
+    del queue[of_sink - lost : of_sink]
     unused = [0] * (CAPACITY - len(queue))
-    return [step.stamp, end - frames, len(queue), *queue, *unused]
+    return [step.stamp, end - frames, len(queue), *queue, *unused, read[LOST] + lost]

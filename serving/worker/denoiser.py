@@ -285,9 +285,14 @@ class Denoiser:
             session.encoding.cancel()
         # A reset on its way may still change the stream: its last one is closed.
         try:
-            await in_thread(self._executor, lambda: self._engine.close(session.stream))
+            await in_thread(self._executor, partial(self._close, session))
         finally:
             await self._decoder.close(session.decoder_key)
+
+    def _close(self, session: ActiveSession) -> None:
+        if lost := self._engine.lost_slots(session.stream):
+            logger.warning("slots lost: full queues", extra={"session": session.id, "lost": lost})
+        self._engine.close(session.stream)
 
     async def _reap(self) -> None:
         """End the sessions that nobody comes to, and the streams that nobody reads."""

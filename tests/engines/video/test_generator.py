@@ -233,19 +233,25 @@ def test_a_sink_that_is_renewed_twice_before_a_block_is_renewed_once(
     assert_equal(*made)
 
 
-def test_a_sink_that_is_renewed_again_and_again_leaves_the_ring_its_places(
+def test_a_sink_that_is_renewed_again_and_again_is_renewed_each_time_and_leaves_the_ring_its_places(
     video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
 ) -> None:
     stream = video.open(replace(clip, loop="plain", exact=False, sink_threshold=None))
     roll_video(video, stream, 10, {0: prompts[0]})
+    taken = list[int]()
     for _ in range(CAPACITY // 2):
         video.renew_sink(stream)
         roll_video(video, stream, 1, {})
-    taken = set[int]()
+        taken += last_slots(video, stream)[:1]
+    assert taken == [0] * (CAPACITY // 2)
+    assert video.lost_slots(stream) == 4 * video.beside.cache.layout.layers, (
+        "two more find no room in each of the last two"
+    )
     for _ in range(CAPACITY + 3):
         roll_video(video, stream, 1, {})
-        taken.add(last_slots(video, stream)[0])
-    assert {3, 4, 5} <= taken <= set(range(6))
+        taken += last_slots(video, stream)[:1]
+    assert taken[CAPACITY // 2 :][:2] == [1, 2]
+    assert set(taken[-6:]) == {3, 4, 5}
 
 
 def last_slots(video: VideoGenerator, stream: VideoStream) -> list[int]:

@@ -11,8 +11,10 @@ from kernels.attention.kv_view import KVPlanes
 from kernels.slot_choice.choose_slots import choose_slots, frame_means
 from kernels.slot_choice.slot_queue import (
     CAPACITY,
+    EARLIER_RECORD,
     ENDS,
     LENGTH,
+    LOST,
     RECORD,
     SLOT,
     STAMP,
@@ -22,6 +24,7 @@ from kernels.slot_choice.slot_queue import (
     choose_slots_reference,
     frame_means_reference,
     put_first,
+    widened,
 )
 from tests.kernels.attention.pools import Run, int8, pool, view
 from tests.tolerances import assert_within
@@ -79,18 +82,37 @@ def test_a_pass_made_again_takes_the_slot_it_chose(device: torch.device) -> None
     assert chosen(queue, STEP) == first, "though its sink frame is the new one by now"
 
 
-def test_a_queue_without_room_for_the_sinks_keeps_the_rings(device: torch.device) -> None:
-    full = [*[2] * (CAPACITY - 1), 4]
-    assert chosen(queues(device, full), STEP._replace(pop=False)) == (1, full)
+def test_a_queue_without_room_loses_the_oldest_of_the_sinks_and_counts_it(device: torch.device) -> None:
+    waiting, ring = [1, *[2] * (CAPACITY - 4), 3], [4, 5]
+    queue = queues(device, [*waiting, *ring])
+    assert chosen(queue, STEP._replace(pop=False)) == (1, [2, *waiting[:-1], *ring])
+    assert queue.records[LAYER, 1, LOST] == 1
 
 
-@pytest.mark.parametrize(("waiting", "room"), [(CAPACITY - 2, False), (CAPACITY - 3, True)])
-def test_slots_go_to_the_front_where_all_find_room(waiting: int, room: bool, device: torch.device) -> None:
-    ends = [*[2] * (waiting - 1), 4]
-    record = queues(device, ends).records[:, 0]
+def test_a_queue_that_is_full_has_room_for_what_leaves_at_once(device: torch.device) -> None:
+    full = [*[3] * (CAPACITY - 1), 4]
+    queue = queues(device, full)
+    assert chosen(queue, STEP) == (1, full)
+    assert queue.records[LAYER, 1, LOST] == 0
+
+
+@pytest.mark.parametrize("lost", [0, 1, 3])
+def test_slots_go_to_the_front_and_where_there_is_no_room_the_oldest_of_the_sinks_go(
+    lost: int, device: torch.device
+) -> None:
+    waiting, ring = [*[2] * (CAPACITY - 8 + lost), 1, 1, 1], [4, 5]
+    record = queues(device, [*waiting, *ring]).records[:, 0]
     put_first(record, range(1, 4))
     read = record[LAYER].tolist()
-    assert read[ENDS : ENDS + read[LENGTH]] == ([1, 2, 3, *ends] if room else ends)
+    assert read[ENDS : ENDS + read[LENGTH]] == [1, 2, 3, *waiting[: len(waiting) - lost], *ring]
+    assert read[LOST] == lost
+    assert record[0, [LENGTH, ENDS, ENDS + 1, ENDS + 2, LOST]].tolist() == [3, 1, 2, 3, 0]
+
+
+def test_records_of_shorter_queues_hold_the_same(device: torch.device) -> None:
+    record = queues(device, [2, 4, 5]).records[:, 0]
+    assert torch.equal(widened(record[:, :EARLIER_RECORD]), record)
+    assert widened(record[:, :5]).shape == (LAYERS, 5)
 
 
 def random_step(draw: random.Random, row: int, number: int, frames: int, growing: bool) -> list[int]:
@@ -102,11 +124,15 @@ def random_step(draw: random.Random, row: int, number: int, frames: int, growing
     return list(map(int, step))
 
 
-@pytest.mark.parametrize("frames", [1, 2])
-def test_the_kernel_does_what_the_reference_does_over_any_run_of_passes(frames: int, device: torch.device) -> None:
+@pytest.mark.parametrize(("frames", "waiting"), [(1, 0), (1, CAPACITY - 7), (2, 0)])
+def test_the_kernel_does_what_the_reference_does_over_any_run_of_passes(
+    frames: int, waiting: int, device: torch.device
+) -> None:
     draw = random.Random(frames)
     rows = 2
     records = torch.zeros(LAYERS, 4, RECORD, dtype=torch.int32, device=device)
+    records[:, :, LENGTH] = waiting
+    records[:, :, ENDS : ENDS + waiting] = torch.tensor([draw.randint(1, SINK) for _ in range(waiting)])
     ours = SlotQueues(
         records,
         torch.zeros(LAYERS, rows * SINK, 2, CHANNELS, device=device),
@@ -126,6 +152,7 @@ def test_the_kernel_does_what_the_reference_does_over_any_run_of_passes(frames: 
         assert torch.equal(slots[0], slots[1])
         assert torch.equal(ours.records, theirs.records)
         assert torch.equal(ours.sink_means, theirs.sink_means)
+    assert (int(ours.records[LAYER, :, LOST].max()) > 0) == (waiting > 0)
 
 
 @pytest.mark.parametrize("in_int8", [False, True], ids=["plain", "INT8"])
