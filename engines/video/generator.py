@@ -181,7 +181,6 @@ class VideoGenerator:
         Where a pass of it fails none is lost: the next flush has them all.
         """
         stream.require_windows()
-        self._keep_rows(stream, lambda row: row.block is not None)
         while not stream.is_empty:
             with typed_out_of_memory("a block"):
                 ticked = self._ticks([_Due(stream, None)], None)[id(stream)]

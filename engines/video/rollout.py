@@ -112,8 +112,8 @@ class VideoRollout:
         """Rows from the second step on that no block has reached: zeros, at the next block's position."""
         shape = stream.recent.last_block().shape[1:]
         zeros = torch.zeros(stream.config.block_frames, *shape, dtype=stream.recent.last_block().dtype)
-        row = BatchRow(None, to_device(zeros, self._device), None, stream.position, stream.require_prompt_kv())
-        return (row,) * (stream.steps - 1)
+        here, prompt = to_device(zeros, self._device), stream.require_prompt_kv()
+        return (BatchRow(None, here, None, stream.position, prompt, stream.entered),) * (stream.steps - 1)
 
     def _begun(self, stream: VideoStream, block: BlockInput) -> BegunBlock:
         """Where the block stands."""
@@ -144,8 +144,8 @@ class VideoRollout:
             return torch.zeros_like(at.row.latents)
         if at.row.noise is not None:
             return at.row.noise[at.step + 1]
-        # A row without a block has a draw of its own, behind those of the block that enters.
-        drawn = stream.noise.draw(stream.entered, stream.steps + at.step, tuple(at.row.latents.shape))
+        # A row without a block has a draw of its own, behind those of the block that enters with it, if one does.
+        drawn = stream.noise.draw(at.row.beside, stream.steps + at.step, tuple(at.row.latents.shape))
         return to_device(drawn.to(at.row.latents.dtype), self._device)
 
 
@@ -190,7 +190,7 @@ def _ticked(stream: VideoStream, tick: Sequence[TickRow], made: Iterator[Tensor]
     progress, after = list(stream.progress), dict[int, BatchRow]()
     for at in tick:
         progress[at.step] = at.placed.after
-        after[at.step + 1] = replace(at.row, latents=next(made))
+        after[at.step + 1] = replace(at.row, latents=next(made), beside=at.row.beside + 1)
     last = after.pop(stream.steps, None)
     finished = None if last is None or last.block is None else last.latents
     return Ticked(finished, tuple(after.get(step) for step in range(1, stream.steps)), tuple(progress))

@@ -188,8 +188,10 @@ def _prompts(stream: VideoStream) -> list[Prompt]:
     return list(dict.fromkeys([*in_force, *held, *(kept.prompt for kept in stream.inputs)]))
 
 
-def _row_facts(row: BatchRow | None, prompts: list[Prompt]) -> tuple[int | None, int, int] | None:
-    return None if row is None else (row.block, row.position, prompts.index(_text_of(row.prompt)))
+def _row_facts(row: BatchRow | None, prompts: list[Prompt]) -> tuple[int | None, int, int, int] | None:
+    if row is None:
+        return None
+    return row.block, row.position, prompts.index(_text_of(row.prompt)), row.beside
 
 
 def _windows(video: VideoGenerator, stream: VideoStream) -> dict[str, Tensor]:
@@ -298,12 +300,13 @@ def _rows(
             if row is None:
                 made.append(None)
                 continue
-            block, position, prompt = row
-            _counts("a row", [position, prompt, 0 if block is None else block], 3)
+            block, position, prompt, *beside = row
+            beside = beside or [stream.entered]  # Not said by earlier releases.
+            _counts("a row", [position, prompt, 0 if block is None else block, *beside], 4)
             latents = _latents(video, stream, tensors[f"row.{number}"], stream.config.block_frames)
             noise = None if block is None else stream.noise_prefetcher.draw(block).to(device)
             taken.append(video.beside.take_prompt(prompts[prompt]))
-            made.append(BatchRow(block, latents.to(device, dtype), noise, position, taken[-1]))
+            made.append(BatchRow(block, latents.to(device, dtype), noise, position, taken[-1], *beside))
     except BaseException:
         for prompt_kv in taken:
             video.beside.cache.prompts.give_back(prompt_kv)

@@ -33,6 +33,7 @@ class BatchRow:
         noise: all draws of the block, [draws, frames, channels, h/8, w/8]; None where there is no block.
         position: of its first frame.
         prompt: under which it began.
+        beside: of a row without a block, the block that enters with its next step where one does in each.
 
     """
 
@@ -41,6 +42,7 @@ class BatchRow:
     noise: Tensor | None
     position: int
     prompt: PromptKV
+    beside: int = 0
 
 
 class BegunBlock(NamedTuple):

@@ -80,6 +80,20 @@ def test_a_flush_that_fails_loses_no_block(
     assert_equal([*made, *(block.latents for block in flushed)], wanted)
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+@pytest.mark.parametrize("flushed", [0, 1, 2, 3])
+def test_a_flush_soon_after_the_opening_changes_no_block(
+    flushed: int, seed: int, video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
+) -> None:
+    config = replace(clip, steps=(850, 750, 500, 250), seed=seed)
+    wanted = roll_video(video, video.open(config), 16 + len(config.steps) - 1, {0: prompts[0]})
+    stream = video.open(config)
+    made = roll_video(video, stream, flushed + 1, {0: prompts[0]})
+    made += [block.latents for block in video.flush(stream)]
+    made += roll_video(video, stream, 15 - flushed, {})
+    assert_equal([*made, *(block.latents for block in video.flush(stream))], wanted)
+
+
 def test_a_prompt_holds_for_blocks_that_begin_and_no_others(
     video: VideoGenerator, clip: VideoStreamConfig, prompts: list[Prompt]
 ) -> None:
