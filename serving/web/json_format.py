@@ -140,6 +140,8 @@ def session_json(session: pb.Session) -> dict[str, Json]:
         "waiting": waiting_json(session.waiting),
         "broken_picture": session.broken_picture or None,
         "held_fps": round(session.held_fps, 2) or None,
+        "loop": loop_json(session.loop),
+        "restyling": _restyling_json(session),
     }
     settings: dict[str, Json] = {
         "model": options.model,
@@ -158,6 +160,19 @@ def session_json(session: pb.Session) -> dict[str, Json]:
     return data | settings
 
 
+def loop_json(loop: pb.VideoLoop) -> Json:
+    """How the blocks of a restyled video are made: `plain` or `batch`; null where none is restyled."""
+    return pb.VideoLoop.Name(loop).removeprefix("VIDEO_LOOP_").lower() if loop else None
+
+
+def _restyling_json(session: pb.Session) -> Json:
+    """What the next pictures are mixed with; null where none are taken."""
+    if not session.HasField("restyling"):
+        return None
+    told = session.restyling
+    return {"noise_scale": told.noise_scale, "follows_motion": told.follows_motion}
+
+
 def input_json(kind: pb.InputKind) -> str:
     """What a session's video is made from, beside prompts: `none` or `video`."""
     return "video" if kind == pb.INPUT_KIND_VIDEO else "none"
@@ -172,7 +187,12 @@ def progress_json(progress: pb.Progress) -> dict[str, Json]:
     }
     if progress.HasField("input"):
         counts = progress.input
-        data["input"] = {"received": counts.received, "dropped": counts.dropped, "broken": counts.broken}
+        data["input"] = {
+            "received": counts.received,
+            "dropped": counts.dropped,
+            "broken": counts.broken,
+            "noise_scale": round(counts.noise_scale, 3),
+        }
     return data
 
 

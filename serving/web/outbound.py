@@ -17,6 +17,7 @@ from serving.timeline.formats.document import Json
 from serving.web.json_format import (
     applied_json,
     cue_text,
+    loop_json,
     progress_json,
     receipt_json,
     recording_json,
@@ -121,7 +122,7 @@ class EventWriter:
             messages += [HEAD.pack(INIT, take, segment.first_frame, 0, self._seq) + segment.init]
         if pictures := [unit.picture for unit in event.chunk.units if unit.HasField("picture")]:
             made_of: dict[str, Json] = {"take": take, "first_frame": segment.first_frame, "pictures": [*pictures]}
-            messages += [self._text("pictures", made_of)]
+            messages += [self._text("pictures", made_of | {"loop": loop_json(event.chunk.loop)})]
         head = HEAD.pack(FRAMES, take, segment.first_frame, segment.frames, self._seq)
         return [*messages, head + segment.data]
 

@@ -194,6 +194,8 @@ class BlockLoop:
             self._encode_more(session)
         session.on_way.append(begun)
         self._announce(session, plan, resized)
+        if plan.step is not None and plan.step.restyling is not None:
+            session.audience.publish_state()
         return Begun(session, begun, made_from)
 
     def _deliver(self, session: ActiveSession, out: Out, delivery: Delivery) -> None:

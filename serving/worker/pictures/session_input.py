@@ -76,7 +76,8 @@ class SessionInput:
     """What has come for one session, and how far it is: `entered` blocks of it have begun.
 
     Pictures that come faster than they can be restyled are dropped, the oldest first, and counted. `kept` are
-    those that the last blocks have begun with, and `noise` is what they are mixed with. `opens` is whether the
+    those that the last blocks have begun with, and `noise` is what they are mixed with; of the last block it was
+    `last_scale`, which is less where pictures moved. `opens` is whether the
     next block opens the video anew, as far as is known; the one that opened it last is `opening`. Pictures are of
     the client `sender`; `limit` says when the next block may begin, by the clock of who takes them.
     """
@@ -92,6 +93,7 @@ class SessionInput:
         self.source = SourceSize(self.kept[-1].size if self.kept else None, opening)
         self.state: InputState | None = None
         self.noise = noise or NoiseSetting(config.noise_scale, config.motion_noise)
+        self.last_scale = 0.0
         self.opens = False
         self.working: asyncio.Task[None] | None = None
         self.received = self.dropped = self.broken = 0
@@ -244,6 +246,7 @@ class SessionInput:
             after = made.after.under(self.noise)
             made = made._replace(block=under_noise(made.block, self.config, after), after=after)
         self._encoded, self.state, self.source = None, made.after, made.source
+        self.last_scale = made.block.noise_scale
         self._begun, self._group = self._group[-1:], ()
         self._next_block += 1
         self.kept.append(made.pictures)
@@ -273,7 +276,13 @@ class SessionInput:
 
     def progress(self) -> pb.InputProgress:
         """What has become of what came."""
-        return pb.InputProgress(received=self.received, dropped=self.dropped, broken=self.broken)
+        return pb.InputProgress(
+            received=self.received, dropped=self.dropped, broken=self.broken, noise_scale=self.last_scale
+        )
+
+    def restyling(self) -> pb.Restyling:
+        """How the next pictures are restyled."""
+        return pb.Restyling(noise_scale=self.noise.scale, follows_motion=self.noise.follows_motion)
 
     def copy(self) -> SessionInput:
         """The same state, for a second session whose pictures are yet to come. The next block has not begun."""

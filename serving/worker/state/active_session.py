@@ -363,6 +363,7 @@ class ActiveSession:
             first_block_frames=self.config.blocks.pixel_frames_of(0),
             block_frames=self.config.blocks.pixel_frames_of(1),
             loop=pb.VIDEO_LOOP_UNSPECIFIED if self.input is None else LOOPS[self.loop],
+            restyling=None if self.input is None else self.input.restyling(),
         )
 
     def queued_blocks(self, now: float) -> int:

@@ -117,31 +117,35 @@ def test_a_state_says_what_the_video_is_made_from_and_how_long_its_blocks_are() 
     options = pb.SessionOptions(input=pb.INPUT_KIND_VIDEO, fit=pb.PICTURE_FIT_WHOLE, noise_scale=0.5)
     session = pb.Session(options=options, first_block_frames=5, block_frames=4, waiting=pb.WAIT_REASON_INPUT)
     session.broken_picture = "a picture is a ribbon"
+    session.loop = pb.VIDEO_LOOP_BATCH
+    session.restyling.MergeFrom(pb.Restyling(noise_scale=0.6, follows_motion=True))
     ((_, data),) = written(opened(), pb.Event(state=session))
     assert (data["input"], data["fit"], data["noise_scale"]) == ("video", "fit", 0.5)
     assert (data["first_block_frames"], data["block_frames"], data["waiting"]) == (5, 4, "input")
     assert data["broken_picture"] == "a picture is a ribbon"
+    assert (data["loop"], data["restyling"]) == ("batch", {"noise_scale": 0.6, "follows_motion": True})
     ((_, text),) = written(opened(), pb.Event(state=pb.Session()))
-    assert (text["input"], text["noise_scale"]) == ("none", None)
+    assert (text["input"], text["noise_scale"], text["loop"], text["restyling"]) == ("none", None, None, None)
 
 
 def test_the_pictures_of_frames_are_told_before_the_frames() -> None:
     event = chunk_event(3, 1, 5, 4)
+    event.chunk.loop = pb.VIDEO_LOOP_PLAIN
     for unit, picture in zip(event.chunk.units, (70, 70, 71, 73), strict=True):
         unit.picture = picture
     *_, pictures, frames = opened().write(event)
     data = json.loads(pictures)
     assert (data["type"], data["data"]) == (
         "pictures",
-        {"take": 3, "first_frame": 5, "pictures": [70, 70, 71, 73]},
+        {"take": 3, "first_frame": 5, "pictures": [70, 70, 71, 73], "loop": "plain"},
     )
     assert isinstance(frames, bytes)
 
 
 def test_progress_counts_what_became_of_pictures_where_some_are_taken() -> None:
-    counts = pb.InputProgress(received=9, dropped=2, broken=1)
+    counts = pb.InputProgress(received=9, dropped=2, broken=1, noise_scale=0.7)
     ((_, data),) = written(opened(), pb.Event(progress=pb.Progress(input=counts)))
-    assert data["input"] == {"received": 9, "dropped": 2, "broken": 1}
+    assert data["input"] == {"received": 9, "dropped": 2, "broken": 1, "noise_scale": 0.7}
     assert "input" not in written(opened(), pb.Event(progress=pb.Progress()))[0][1]
 
 

@@ -451,10 +451,18 @@ def test_another_share_of_noise_holds_from_the_block_at_which_its_cue_applies(po
         async with restyling(pocket) as controller:
             await controller.push(range(9))
             await settled(lambda: controller.frames >= 9)
+            told = controller.session.describe().restyling
+            assert (told.noise_scale, told.follows_motion, controller.input.noise_scale) == (0.85, False, 0.85)
             receipt = await controller.command(restyled_cue(noise_scale=0.6))
             await controller.push(range(9, 21))
             await settled(lambda: controller.frames >= 21)
             assert receipt.frame == 9
+            states = [event.state.restyling.noise_scale for event in controller.events if event.HasField("state")]
+            assert (
+                states[-1],
+                controller.session.describe().restyling.noise_scale,
+                controller.input.noise_scale,
+            ) == (0.6,) * 3
             assert controller.noise_scales == {0: 0.85, 1: 0.85, 2: 0.6, 3: 0.6, 4: 0.6}
 
     run(restyle())

@@ -228,7 +228,7 @@ class SessionOptions(_message.Message):
     def __init__(self, model: _Optional[str] = ..., seed: _Optional[int] = ..., height: _Optional[int] = ..., width: _Optional[int] = ..., fps: _Optional[int] = ..., ahead: _Optional[int] = ..., lease: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., input: _Optional[_Union[InputKind, str]] = ..., fit: _Optional[_Union[PictureFit, str]] = ..., noise_scale: _Optional[float] = ...) -> None: ...
 
 class Session(_message.Message):
-    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance", "resumed", "first_block_frames", "block_frames", "loop", "suspended", "broken_picture")
+    __slots__ = ("id", "state", "options", "take", "next_frame", "current_start_frame", "shown_frame", "prompt", "pending", "applied", "viewers", "recording", "oldest_frame", "create_time", "replica", "applied_count", "held_fps", "waiting", "pending_count", "provenance", "resumed", "first_block_frames", "block_frames", "loop", "suspended", "broken_picture", "restyling")
     ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
@@ -255,6 +255,7 @@ class Session(_message.Message):
     LOOP_FIELD_NUMBER: _ClassVar[int]
     SUSPENDED_FIELD_NUMBER: _ClassVar[int]
     BROKEN_PICTURE_FIELD_NUMBER: _ClassVar[int]
+    RESTYLING_FIELD_NUMBER: _ClassVar[int]
     id: str
     state: SessionState
     options: SessionOptions
@@ -281,7 +282,8 @@ class Session(_message.Message):
     loop: VideoLoop
     suspended: bool
     broken_picture: str
-    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., first_block_frames: _Optional[int] = ..., block_frames: _Optional[int] = ..., loop: _Optional[_Union[VideoLoop, str]] = ..., suspended: _Optional[bool] = ..., broken_picture: _Optional[str] = ...) -> None: ...
+    restyling: Restyling
+    def __init__(self, id: _Optional[str] = ..., state: _Optional[_Union[SessionState, str]] = ..., options: _Optional[_Union[SessionOptions, _Mapping]] = ..., take: _Optional[int] = ..., next_frame: _Optional[int] = ..., current_start_frame: _Optional[int] = ..., shown_frame: _Optional[int] = ..., prompt: _Optional[str] = ..., pending: _Optional[_Iterable[_Union[Cue, _Mapping]]] = ..., applied: _Optional[_Iterable[_Union[AppliedCue, _Mapping]]] = ..., viewers: _Optional[int] = ..., recording: _Optional[str] = ..., oldest_frame: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., replica: _Optional[str] = ..., applied_count: _Optional[int] = ..., held_fps: _Optional[float] = ..., waiting: _Optional[_Union[WaitReason, str]] = ..., pending_count: _Optional[int] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., first_block_frames: _Optional[int] = ..., block_frames: _Optional[int] = ..., loop: _Optional[_Union[VideoLoop, str]] = ..., suspended: _Optional[bool] = ..., broken_picture: _Optional[str] = ..., restyling: _Optional[_Union[Restyling, _Mapping]] = ...) -> None: ...
 
 class Provenance(_message.Message):
     __slots__ = ("longtake", "model", "codec", "origins", "weights", "loras", "torch", "device", "threads", "dtype", "kernels", "base_model")
@@ -990,14 +992,16 @@ class Progress(_message.Message):
     def __init__(self, current_start_frame: _Optional[int] = ..., generated_fps: _Optional[float] = ..., queued_blocks: _Optional[int] = ..., input: _Optional[_Union[InputProgress, _Mapping]] = ...) -> None: ...
 
 class InputProgress(_message.Message):
-    __slots__ = ("received", "dropped", "broken")
+    __slots__ = ("received", "dropped", "broken", "noise_scale")
     RECEIVED_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     BROKEN_FIELD_NUMBER: _ClassVar[int]
+    NOISE_SCALE_FIELD_NUMBER: _ClassVar[int]
     received: int
     dropped: int
     broken: int
-    def __init__(self, received: _Optional[int] = ..., dropped: _Optional[int] = ..., broken: _Optional[int] = ...) -> None: ...
+    noise_scale: float
+    def __init__(self, received: _Optional[int] = ..., dropped: _Optional[int] = ..., broken: _Optional[int] = ..., noise_scale: _Optional[float] = ...) -> None: ...
 
 class Receipt(_message.Message):
     __slots__ = ("command_id", "command", "stage", "frame", "cue_frame", "error", "replicated", "repeated")
