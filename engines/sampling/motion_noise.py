@@ -39,7 +39,7 @@ class MotionNoise:
         scale: the one in force.
         last: the last picture, [1, 3, H, W] in -1..1.
         before: the scale before the last pictures; None where they were the first.
-        moved: how much moved in them, as far as anybody asked.
+        moved: how much moved in them, which a setting may ask for that comes later.
 
     """
 
@@ -54,8 +54,8 @@ class MotionNoise:
         return cls(setting.scale, pictures[-1:].clone())
 
     def after(self, setting: NoiseSetting, pictures: Tensor) -> MotionNoise:
-        """After the next ones; where they count, on CUDA this waits for how much moved in them."""
-        moved = motion(pictures, self.last).item() if setting.follows_motion else 0.0
+        """After the next ones; on CUDA this waits for how much moved in them."""
+        moved = motion(pictures, self.last).item()
         return MotionNoise(_scale(setting, self.scale, moved), pictures[-1:].clone(), self.scale, moved)
 
     def under(self, setting: NoiseSetting) -> MotionNoise:

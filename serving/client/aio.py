@@ -18,7 +18,15 @@ from serving.client.interactive import InteractiveSession, Reports
 from serving.client.unary_calls import UnaryCalls
 from serving.media.clips.picture_scaler import Fit
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.requests import APPLICATION, APPLICATION_KEY, message, new_cue, new_cues, session_options
+from serving.protocol.requests import (
+    APPLICATION,
+    APPLICATION_KEY,
+    message,
+    new_cue,
+    new_cues,
+    session_options,
+    write_restyling,
+)
 from serving.timeline.cue import Blend, Cue, Restyling, Transition
 
 SERVER = "localhost:9000"
@@ -198,6 +206,11 @@ class AsyncClient:
     async def cut(self, session_id: str) -> pb.Receipt:
         """Open a restyled video anew with the next pictures."""
         return await self._calls.ask("Cut", message(pb.CutRequest, session_id=session_id))
+
+    async def restyle(self, session_id: str, restyling: Restyling) -> pb.Receipt:
+        """Restyle the next pictures otherwise, under the prompt in force."""
+        told = write_restyling(restyling)
+        return await self._calls.ask("Restyle", message(pb.RestyleRequest, session_id=session_id, restyling=told))
 
     async def fork(self, session_id: str, frame: int | None = None) -> pb.Session:
         """Open a session with the same past, up to the block that contains `frame`; None is the present block."""

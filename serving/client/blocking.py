@@ -109,6 +109,10 @@ class SteeredSession:
         """Open a restyled video anew with the next pictures."""
         return self._thread.run(self._controller.cut())
 
+    def restyle(self, restyling: Restyling) -> pb.Receipt:
+        """Restyle the next pictures otherwise, under the prompt in force."""
+        return self._thread.run(self._controller.restyle(restyling))
+
     def send_picture(self, data: bytes, format: PictureFormat, time_us: int | None = None) -> int:
         """Send a picture to be restyled, and return its id."""
         return self._thread.run(self._controller.send_picture(data, format, time_us))

@@ -17,7 +17,7 @@ from serving.client.pending_commands import PendingCommands
 from serving.errors import ControllerReplaced, SessionError, SessionNotFound, WrongState
 from serving.media.playout_clock import PlayerClock
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.requests import message, new_cue, require_one_of
+from serving.protocol.requests import message, new_cue, require_one_of, write_restyling
 from serving.timeline.cue import Blend, Restyling, Transition
 
 logger = logging.getLogger(__name__)
@@ -169,6 +169,10 @@ class InteractiveSession:
     async def cut(self) -> pb.Receipt:
         """Open a restyled video anew with the next pictures."""
         return await self._do(cut=pb.Cut())
+
+    async def restyle(self, restyling: Restyling) -> pb.Receipt:
+        """Restyle the next pictures otherwise, under the prompt in force."""
+        return await self._do(restyle=write_restyling(restyling))
 
     async def send_picture(self, data: bytes, format: PictureFormat, time_us: int | None = None) -> int:
         """Send a picture to be restyled, and return its id, which the frame has that is made of it.

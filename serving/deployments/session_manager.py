@@ -260,6 +260,10 @@ class SessionManagerReplica:
         return await self._command(request, caller, cut=pb.Cut())
 
     @answered
+    async def Restyle(self, request: pb.RestyleRequest, caller: Caller) -> pb.Receipt:
+        return await self._command(request, caller, restyle=request.restyling)
+
+    @answered
     async def ForkSession(self, request: pb.ForkSessionRequest, caller: Caller) -> pb.Session:
         return await self._sessions.fork(request, caller)
 

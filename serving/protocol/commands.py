@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from serving.errors import ControllerReplaced, InvalidRequest, ServingError
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.convert import read_blend, read_restyling, read_transition
+from serving.protocol.convert import read_blend, read_restyling, read_transition, told_restyling
 from serving.protocol.picture_queue import MOST_BYTES as MOST_QUEUED_BYTES
 from serving.session.state_machine import Session
 from serving.session.types import Receipt, Refusal
@@ -105,6 +105,8 @@ def apply_command(logic: Session, command: pb.Command, now: float) -> tuple[Rece
             return logic.reset(name, now)
         case "cut":
             return logic.cut(name, now)
+        case "restyle":
+            return logic.restyle(told_restyling(command.restyle), name, now)
         case _:
             told = "no action, or is no message that can be read" if action is None else f"the action {action}"
             raise InvalidRequest(f"command {name!r} has {told}; it cannot be sent here")

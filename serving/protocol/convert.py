@@ -53,9 +53,11 @@ def read_transition(cue: pb.Cue) -> Transition | None:
 
 def read_restyling(cue: pb.Cue) -> Restyling | None:
     """How pictures are restyled from a cue on. Raises TimelineError for what cannot be."""
-    if not cue.HasField("restyling"):
-        return None
-    told = cue.restyling
+    return told_restyling(cue.restyling) if cue.HasField("restyling") else None
+
+
+def told_restyling(told: pb.Restyling) -> Restyling:
+    """How pictures are restyled. Raises TimelineError for what cannot be."""
     return Restyling(
         told.noise_scale if told.HasField("noise_scale") else None,
         told.follows_motion if told.HasField("follows_motion") else None,

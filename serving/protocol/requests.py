@@ -90,8 +90,13 @@ def new_cue(
         cue.transition.blocks = transition.blocks
         cue.transition.method = pb.TRANSITION_METHOD_SLERP if slerp else pb.TRANSITION_METHOD_LINEAR
     if restyling is not None:
-        cue.restyling.CopyFrom(pb.Restyling(**asdict(restyling)))
+        cue.restyling.CopyFrom(write_restyling(restyling))
     return cue
+
+
+def write_restyling(restyling: Restyling) -> pb.Restyling:
+    """The `Restyling` message."""
+    return pb.Restyling(**asdict(restyling))
 
 
 def new_cues(cues: Iterable[Cue]) -> list[pb.Cue]:

@@ -12,7 +12,7 @@ from serving.session.cue_queue import CueQueue
 from serving.session.pacing import BeginLimit, Pace, Position
 from serving.session.receipt_log import ReceiptLog
 from serving.session.rewinding import rewound
-from serving.session.transitions import step_at, steps_before
+from serving.session.transitions import rest_of_transition, step_at, steps_before
 from serving.session.types import (
     Applied,
     BlockPlan,
@@ -31,6 +31,8 @@ __all__ = [
     "State",
 ]  # fmt: skip
 
+
+_CUT = Restyling(cuts=True)
 
 LOST_BLOCKS = 32
 """The most that a viewer may have seen of a copy that was lost, behind what its standby knew."""
@@ -213,26 +215,47 @@ class Session:
 
     def cut(self, command_id: str, now: float) -> tuple[Receipt, ...]:
         """Have the video open anew with the next block: by the cue that falls on it, or one of the same prompt."""
-        self._require_alive()
-        last, at = self._log.last, self.earliest_frame
-        if last is None:
+        if self._log.last is None:
+            self._require_alive()
             raise WrongState("no block has been begun, and the first one opens the video: there is nothing to cut")
-        if not self._pending.landing(self.next_block):
-            self._pending.require_room(at)
-        cue = self._cut_next(last.cue.blend, command_id)
-        self.renew(now)
-        return (Receipt(command_id, CommandKind.CUT, Stage.ACCEPTED, at, cue.frame),)
+        return self._restyle(_CUT, CommandKind.CUT, command_id, now)
+
+    def restyle(self, restyling: Restyling, command_id: str, now: float) -> tuple[Receipt, ...]:
+        """Restyle from the next block on: by the cue that falls on it, or one of the same prompt."""
+        if not restyling.changes_something:
+            raise InvalidRequest("nothing is said of how to restyle; set `noise_scale` or another field")
+        return self._restyle(restyling, CommandKind.RESTYLE, command_id, now)
 
     def reopen(self) -> None:
-        """The same where nobody asked for it; nothing where there is nothing to cut, or all is over."""
-        if self.state is not State.ENDED and (last := self._log.last) is not None:
-            self._cut_next(last.cue.blend, "")
+        """Cut where nobody asked for it; nothing where there is nothing to cut, or all is over."""
+        if self.state is not State.ENDED and self._log.last is not None:
+            self._restyle_next(_CUT, "")
 
-    def _cut_next(self, blend: Blend, command_id: str) -> Cue:
+    def _restyle(
+        self, restyling: Restyling, kind: CommandKind, command_id: str, now: float
+    ) -> tuple[Receipt, ...]:
+        self._require_alive()
+        at = self.earliest_frame
+        if not self._pending.landing(self.next_block):
+            if self._log.last is None:
+                raise WrongState("no prompt is in force yet; schedule one at frame 0, with its `restyling`")
+            self._pending.require_room(at)
+        cue = self._restyle_next(restyling, command_id)
+        self.renew(now)
+        return (Receipt(command_id, kind, Stage.ACCEPTED, at, cue.frame),)
+
+    def _restyle_next(self, restyling: Restyling, command_id: str) -> Cue:
+        """By the cue that falls on the next block, or by one that changes nothing of the prompt."""
         landing = self._pending.landing(self.next_block)
-        found = landing[-1] if landing else Pending(Cue(self.earliest_frame, blend), command_id)
-        self._put(replace(found, cue=found.cue.cutting()))
+        found = landing[-1] if landing else Pending(self._repeated(), command_id)
+        self._put(replace(found, cue=found.cue.restyled(restyling)))
         return found.cue
+
+    def _repeated(self) -> Cue:
+        """A cue at the next block of the prompt in force, with what is left of the transition to it."""
+        last = self._log.last
+        assert last is not None
+        return Cue(self.earliest_frame, last.cue.blend, rest_of_transition(last, self.next_block))
 
     def end(self) -> None:
         """End the session: no command is taken any more."""

@@ -6,11 +6,12 @@ Which step falls on a block follows from the last cue alone: its entry in the lo
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from engines.config.geometry import BlockLengths
 from serving.session.applied_log import AppliedLog
 from serving.session.types import PAGE, Applied
-from serving.timeline.cue import Cue
+from serving.timeline.cue import Cue, Transition
 from serving.timeline.schedule import Step
 
 
@@ -29,6 +30,13 @@ def step_at(last: Applied | None, block: int, frame: int) -> Step | None:
     fraction = (block - last.block + 1) / transition.blocks
     restyling = cue.restyling if block == last.block else None
     return Step(block, frame, cue.frame, cue.blend, last.step - 1, fraction, transition.method, restyling)
+
+
+def rest_of_transition(last: Applied, block: int) -> Transition | None:
+    """What is left at `block` of the transition to the cue in force: begun there, it makes the same steps."""
+    transition = last.cue.transition
+    left = 0 if transition is None else transition.blocks - (block - last.block)
+    return None if transition is None or left <= 0 else replace(transition, blocks=left)
 
 
 def steps_of(entries: Iterable[Applied], end: int, blocks: BlockLengths) -> Iterator[Step]:

@@ -38,6 +38,7 @@ class CommandKind(Enum):
     PICTURE = 10
     END_INPUT = 11
     CUT = 12
+    RESTYLE = 13
 
 
 class Stage(Enum):

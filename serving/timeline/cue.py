@@ -191,6 +191,20 @@ class Restyling:
     renews_sink: bool = False
     cuts: bool = False
 
+    @property
+    def changes_something(self) -> bool:
+        """Whether anything is said."""
+        return self != Restyling()
+
+    def changed(self, later: Restyling) -> Restyling:
+        """What both say; where they differ it is as `later` has it."""
+        return Restyling(
+            self.noise_scale if later.noise_scale is None else later.noise_scale,
+            self.follows_motion if later.follows_motion is None else later.follows_motion,
+            self.renews_sink or later.renews_sink,
+            self.cuts or later.cuts,
+        )
+
     def __post_init__(self) -> None:
         scale = self.noise_scale
         _require(
@@ -222,6 +236,7 @@ class Cue:
         """Whether the video opens anew with it."""
         return self.restyling is not None and self.restyling.cuts
 
-    def cutting(self) -> Cue:
-        """The same, with which the video opens anew."""
-        return replace(self, restyling=replace(self.restyling or Restyling(), cuts=True))
+    def restyled(self, restyling: Restyling) -> Cue:
+        """The same, with which pictures are restyled so, too."""
+        before = self.restyling
+        return replace(self, restyling=restyling if before is None else before.changed(restyling))

@@ -12,10 +12,16 @@ from typing import Literal, NamedTuple, get_args
 
 from serving.errors import InvalidRequest
 from serving.pb.longtake.v1 import sessions_pb2 as pb
-from serving.protocol.requests import new_cue
+from serving.protocol.requests import new_cue, write_restyling
 from serving.session.receipt_log import MAX_ID_CHARACTERS
 from serving.timeline.formats.document import Json, Node, maybe, shown
-from serving.timeline.formats.native import read_blend, read_restyling, read_transition
+from serving.timeline.formats.native import (
+    RESTYLING_FIELDS,
+    read_blend,
+    read_restyling,
+    read_restyling_fields,
+    read_transition,
+)
 from serving.timeline.formats.parsing import load_json
 
 MAX_CHARACTERS = 1 << 20
@@ -132,6 +138,10 @@ _COMMANDS: Mapping[str, _Type] = {
     "resume": _Type((), lambda _, __: pb.Command(resume=pb.Resume())),
     "reset": _Type((), lambda _, __: pb.Command(reset=pb.Reset())),
     "cut": _Type((), lambda _, __: pb.Command(cut=pb.Cut())),
+    "restyle": _Type(
+        RESTYLING_FIELDS,
+        lambda data, fields: pb.Command(restyle=write_restyling(read_restyling_fields(data, fields))),
+    ),
     "end_input": _Type((), lambda _, __: pb.Command(end_input=pb.EndInput())),
     "shown": _Type(
         ("frame",), lambda data, fields: pb.Command(shown=pb.Shown(frame=_frame(_field(data, fields, "frame"))))

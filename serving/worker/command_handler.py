@@ -120,7 +120,7 @@ class CommandHandler:
                 return handle(self._copies.leased(session.attempt).logic, command, _now()).receipts
         if command.HasField("schedule_prompt") and command.schedule_prompt.HasField("restyling"):
             require_restylable(session.spec, [read_cue(command.schedule_prompt)])
-        if command.HasField("cut"):
+        if action in ("cut", "restyle"):
             require_pictures(session.input)
         # The lease may have run out while an earlier command was answered.
         logic = self._copies.leased(session.attempt).logic

@@ -460,6 +460,10 @@ class FakeServer(SessionsServicer):
     async def Cut(self, request: pb.CutRequest) -> pb.Receipt:
         return self._command(request, cut=pb.Cut())
 
+    @_answering
+    async def Restyle(self, request: pb.RestyleRequest) -> pb.Receipt:
+        return self._command(request, restyle=request.restyling)
+
     async def Watch(
         self, request: pb.WatchRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.Event]:

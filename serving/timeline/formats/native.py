@@ -29,6 +29,7 @@ from serving.timeline.timeline import MAX_CUES, MAX_FRAMES, MAX_STEP, Settings, 
 
 FIELDS = ("$schema", "version", "model", "seed", "height", "width", "steps", "frames", "seconds", "length", "cues")
 CUE_FIELDS = ("frame", "seconds", "at", "prompt", "prompts", "transition", "restyling")
+RESTYLING_FIELDS = ("noise_scale", "follows_motion", "renews_sink", "cuts")
 VERSION = 1
 
 
@@ -118,11 +119,15 @@ def read_restyling(cue: Node, fields: dict[str, Node]) -> Restyling | None:
     """How pictures are restyled from a cue on."""
     if "restyling" not in fields:
         return None
-    inner = fields["restyling"].fields(("noise_scale", "follows_motion", "renews_sink", "cuts"))
+    return read_restyling_fields(cue, fields["restyling"].fields(RESTYLING_FIELDS))
+
+
+def read_restyling_fields(parent: Node, inner: dict[str, Node]) -> Restyling:
+    """How pictures are restyled, as the fields say. Errors name `parent`."""
     noise_scale = maybe(inner.get("noise_scale"), lambda node: node.number(0, 1))
     follows_motion = maybe(inner.get("follows_motion"), read_flag)
     renews_sink, cuts = maybe(inner.get("renews_sink"), read_flag), maybe(inner.get("cuts"), read_flag)
-    with within(cue.place):
+    with within(parent.place):
         return Restyling(noise_scale, follows_motion, bool(renews_sink), bool(cuts))
 
 

@@ -57,7 +57,9 @@ class PictureSettings:
     def said_by(self, cues: Sequence[Cue]) -> tuple[Cue, ...]:
         """The cues of a file, of which there is one, with these settings."""
         changes = [
-            cue.cutting() if self.cuts and cue.transition is None and cue.blend != before.blend else cue
+            cue.restyled(Restyling(cuts=True))
+            if self.cuts and cue.transition is None and cue.blend != before.blend
+            else cue
             for before, cue in pairwise(cues)
         ]
         return (replace(cues[0], restyling=self.start), *changes)

@@ -37,7 +37,11 @@ class Page {
   #away = new Away(this.#notices);
   #news = new News(this.#notices);
   #settings = new Settings(byId("settings"));
-  #restyling = new Restyling((error) => this.#notices.warn(error), () => this.#show());
+  #restyling = new Restyling(
+    (error) => this.#notices.warn(error),
+    () => this.#show(),
+    (how) => this.#tell("restyle", how),
+  );
   #editor = new Editor(byId("editor"));
   #feed = new CueFeed((cue) => this.#tell("schedule_prompt", cue));
   #strip = new Strip(byId("strip"), {

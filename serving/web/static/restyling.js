@@ -20,10 +20,17 @@ export class Restyling {
   #warn;
   #changed;
 
-  /** What cannot be done is told by `warn(error)`; `changed()` is called where another source is chosen. */
-  constructor(warn, changed) {
+  /**
+   * What cannot be done is told by `warn(error)`; `changed()` is called where another source is chosen, and
+   * `restyle(how)` where the next pictures are to be restyled otherwise.
+   */
+  constructor(warn, changed, restyle) {
     this.#warn = warn;
     this.#changed = changed;
+    const strength = byId("strength");
+    strength.oninput = () => (byId("strength-value").textContent = strength.value);
+    strength.onchange = () => restyle({ noise_scale: strength.valueAsNumber });
+    byId("follows-motion").onchange = ({ target }) => restyle({ follows_motion: target.checked });
     byId("source").onchange = () => this.#choose(byId("source").value);
     byId("clip").onchange = () => this.#openFile(byId("clip"));
     byId("bypass").onclick = () => this.#bypass(!this.#bypasses);
@@ -63,7 +70,7 @@ export class Restyling {
     byId("input").style.objectFit = FITS[session?.fit ?? byId("settings").elements.fit.value];
     byId("input").style.aspectRatio = byId("video").style.aspectRatio;
     byId("picture-meters").hidden = this.#session?.input !== "video";
-    byId("strength").textContent = session?.noise_scale ?? "–";
+    this.#showNoise(this.#session?.restyling ?? null);
     this.#send();
   }
 
@@ -75,6 +82,16 @@ export class Restyling {
     byId("sent").textContent = `${this.#trail.rate.toFixed(1)} / s`;
     if (age !== null) byId("age").textContent = `${age.toFixed(2)} s`;
     byId("dropped").textContent = received ? `${dropped + broken} of ${received}` : "–";
+    byId("mixed").textContent = this.#counts?.noise_scale?.toFixed(2) || "–";
+  }
+
+  /** What pictures are mixed with, as the server has it; a slider that is being moved stays where it is. */
+  #showNoise(restyling) {
+    byId("noise").hidden = restyling === null;
+    if (restyling === null || byId("strength").matches(":active")) return;
+    byId("strength").value = restyling.noise_scale;
+    byId("strength-value").textContent = restyling.noise_scale;
+    byId("follows-motion").checked = restyling.follows_motion;
   }
 
   #hear({ type, data }) {

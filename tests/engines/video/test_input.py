@@ -112,10 +112,11 @@ def test_pictures_that_open_a_stream_anew_are_encoded_behind_the_first_of_them(
         assert (ours.noise_scale, ours.timestep) == (theirs.noise_scale, theirs.timestep)
 
 
+@pytest.mark.parametrize("followed", [True, False])
 def test_noise_that_is_set_behind_a_call_is_as_if_it_had_been_set_before(
-    encoder: InputEncoder, clip: VideoStreamConfig
+    followed: bool, encoder: InputEncoder, clip: VideoStreamConfig
 ) -> None:
-    setting = NoiseSetting(0.6, follows_motion=True)
+    setting, clip = NoiseSetting(0.6, follows_motion=True), replace(clip, motion_noise=followed)
     first = encoder.encode(clip, moving(5), encoder.start(clip)).after
     before = encoder.encode(clip, moving(4), replace(first, noise=setting))
     behind = encoder.encode(clip, moving(4), first)

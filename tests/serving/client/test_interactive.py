@@ -22,6 +22,7 @@ from serving.errors import (
     WrongState,
 )
 from serving.pb.longtake.v1 import sessions_pb2 as pb
+from serving.timeline.cue import Restyling
 from tests.serving.client.test_aio import BALLOON, with_client
 from tests.serving.fake_sessions import FakeServer, painted_frame, serving
 
@@ -189,9 +190,10 @@ def test_a_command_is_done_once_whether_it_or_its_receipt_was_lost(fault: str) -
             assert (await despite(controller.remove(40))).frame >= 9
             assert (await despite(controller.pause())).stage == pb.RECEIPT_STAGE_ACCEPTED
             assert (await despite(controller.cut())).command == pb.COMMAND_KIND_CUT
+            assert (await despite(controller.restyle(Restyling(0.5)))).command == pb.COMMAND_KIND_RESTYLE
             assert (await despite(controller.reset())).command == pb.COMMAND_KIND_RESET
         changes = ["schedule_prompt", "start", "schedule_prompt", "move_prompt", "remove_prompt"]
-        done = [*changes, "pause", "cut", "reset"]
+        done = [*changes, "pause", "cut", "restyle", "reset"]
         assert (server.session(session.id).done, server.session(session.id).take) == (done, 1)
 
     with_client(work)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.expected_conditions import text_to_be_present_in_element
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -124,6 +125,22 @@ def test_a_cut_begins_anew_with_the_next_picture(camera: Page, stub: Stub) -> No
     camera.until_frame(camera.frame + 8)
 
 
+def test_strength_and_what_motion_does_to_it_are_changed_while_it_runs(camera: Page, stub: Stub) -> None:
+    choose(camera, "camera")
+    camera.start(NOON)
+    camera.until_frame(8)
+    before = session_of(stub, camera).restyling
+    camera.part("strength").send_keys(Keys.ARROW_LEFT)
+    camera.until(lambda: session_of(stub, camera).restyling.noise_scale < before.noise_scale)
+    less = session_of(stub, camera).restyling.noise_scale
+    assert less == pytest.approx(before.noise_scale - 0.05)
+    camera.part("follows-motion").click()
+    camera.until(lambda: session_of(stub, camera).restyling.follows_motion != before.follows_motion)
+    camera.until(lambda: float(camera.part("strength-value").text) == pytest.approx(less))
+    camera.until(lambda: 0 < number(camera, "mixed") <= less + 0.01)
+    assert session_of(stub, camera).prompt == NOON
+
+
 def test_a_bypass_shows_the_pictures_in_place_of_the_video(camera: Page) -> None:
     seen = """
       const { left, right, top, bottom } = document.querySelector("#video").getBoundingClientRect();
@@ -150,7 +167,7 @@ def test_a_clip_is_restyled_as_the_settings_say_and_a_bare_page_shows_the_video_
     camera.until_frame(40)
     options = session_of(stub, camera).options
     assert (options.noise_scale, options.fit) == (0.5, pb.PICTURE_FIT_STRETCH)
-    assert camera.part("strength").text == "0.5"
+    assert camera.part("strength-value").text == "0.5"
     assert np.abs(sent(camera)[..., :3].mean((0, 1)) - (200, 40, 40)).max() < 12
     camera.open(f"bare#watch={camera.session}")
     camera.until(lambda: camera.time > 1)

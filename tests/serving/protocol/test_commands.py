@@ -128,6 +128,7 @@ actions = st.one_of(
             {"resume": pb.Resume()},
             {"reset": pb.Reset()},
             {"cut": pb.Cut()},
+            {"restyle": pb.Restyling(noise_scale=0.5)},
         ]
     ),
 )

@@ -177,6 +177,7 @@ commands = st.one_of(
     st.builds(pb.Command, remove_prompt=st.builds(pb.RemovePrompt, frame=frames)),
     st.builds(pb.Command, move_prompt=st.builds(pb.MovePrompt, frame=frames, to_frame=frames)),
     st.builds(pb.Command, pause=st.builds(pb.Pause, frame=st.none() | frames)),
+    st.builds(pb.Command, restyle=st.builds(pb.Restyling, noise_scale=st.none() | st.floats(width=64))),
     st.sampled_from([
         pb.Command(), pb.Command(start=pb.Start()), pb.Command(resume=pb.Resume()), pb.Command(reset=pb.Reset()),
         pb.Command(cut=pb.Cut()), pb.Command(attach=pb.Attach()), pb.Command(shown=pb.Shown()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,7 @@ from serving.errors import (
 from serving.session.cue_queue import MAX_PENDING
 from serving.session.pacing import UNREPORTED_BLOCKS, Pace
 from serving.session.state_machine import LAST_FRAME, BlockPlan, CommandKind, Receipt, Session, Stage, State
-from serving.timeline.cue import Blend, Cue, Restyling, Transition
+from serving.timeline.cue import METHODS, Blend, Cue, Method, Restyling, Transition
 from serving.timeline.schedule import Step, schedule
 from serving.timeline.timeline import Timeline
 
@@ -268,6 +269,44 @@ def test_a_cue_that_falls_on_the_block_of_a_cut_keeps_its_prompt_and_cuts() -> N
     assert applied is not None
     assert applied.cue == Cue(20, NIGHT, Transition(3), Restyling(0.5, cuts=True))
     assert [pending.cue for pending in session.pending] == [Cue(30, SNOW)]
+
+
+def test_pictures_are_restyled_otherwise_under_the_prompt_in_force() -> None:
+    session = started()
+    make(session, 2)
+    assert session.restyle(Restyling(0.5), "more", 0.0) == (
+        Receipt("more", CommandKind.RESTYLE, Stage.ACCEPTED, 21, 21),
+    )
+    session.restyle(Restyling(0.6, follows_motion=False), "most", 0.0)
+    plan = make(session, 1)[0]
+    assert plan.step == Step(2, 21, 21, NOON, restyling=Restyling(0.6, follows_motion=False))
+    assert plan.receipts == (Receipt("more", CommandKind.SCHEDULE_PROMPT, Stage.APPLIED, 21, 21),)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pictures_that_are_restyled_in_a_transition_leave_it_its_way(method: Method) -> None:
+    session = started()
+    make(session, 2)
+    session.schedule(NIGHT, None, Transition(4, method), "night", 0.0)
+    quarter = make(session, 1)[0].step
+    assert quarter is not None
+    assert (quarter.source, quarter.fraction) == (0, 1 / 4)
+    session.restyle(Restyling(0.5), "less", 0.0)
+    *steps, after = (plan.step for plan in make(session, 4))
+    rest = [Step(block, 12 * block - 3, 33, NIGHT, 1, (block - 2) / 3, method) for block in (3, 4, 5)]
+    assert steps == [replace(rest[0], restyling=Restyling(0.5)), *rest[1:]]
+    assert after is None
+
+
+def test_restyling_says_something_and_needs_a_prompt() -> None:
+    session = started()
+    with pytest.raises(InvalidRequest, match="nothing is said of how to restyle; set `noise_scale`"):
+        session.restyle(Restyling(), "", 0.0)
+    session.restyle(Restyling(0.5), "less", 0.0)
+    assert make(session, 1)[0].step == Step(0, 0, 0, NOON, restyling=Restyling(0.5))
+    new = Session(Pace(), BlockLengths(), 0.0)
+    with pytest.raises(WrongState, match="no prompt is in force yet"):
+        new.restyle(Restyling(0.5), "less", 0.0)
 
 
 def test_a_video_that_has_not_begun_cannot_be_cut() -> None:

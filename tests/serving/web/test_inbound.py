@@ -34,6 +34,11 @@ def test_the_published_example_is_a_cue_at_its_frame() -> None:
         ({"type": "pause"}, pb.Command(pause=pb.Pause())),
         ({"type": "pause", "data": {"frame": 0}}, pb.Command(pause=pb.Pause(frame=0))),
         ({"type": "cut", "id": "c"}, pb.Command(id="c", cut=pb.Cut())),
+        (
+            {"type": "restyle", "data": {"noise_scale": 0.5, "follows_motion": False}},
+            pb.Command(restyle=pb.Restyling(noise_scale=0.5, follows_motion=False)),
+        ),
+        ({"type": "restyle", "data": {"renews_sink": True}}, pb.Command(restyle=pb.Restyling(renews_sink=True))),
         ({"type": "end_input"}, pb.Command(end_input=pb.EndInput())),
         ({"type": "shown", "data": {"frame": 8}}, pb.Command(shown=pb.Shown(frame=8))),
         (

@@ -468,6 +468,22 @@ def test_another_share_of_noise_holds_from_the_block_at_which_its_cue_applies(po
     run(restyle())
 
 
+def test_pictures_are_restyled_otherwise_without_a_prompt_being_said_again(pocket: OpenedModel) -> None:
+    async def restyle() -> None:
+        async with restyling(pocket) as controller:
+            await controller.push(range(9))
+            await settled(lambda: controller.frames >= 9)
+            less = pb.Restyling(noise_scale=0.6, follows_motion=False)
+            receipt = await controller.command(pb.Command(id="less", restyle=less))
+            await controller.push(range(9, 13))
+            await settled(lambda: controller.frames >= 13)
+            assert (receipt.command, receipt.frame) == (pb.COMMAND_KIND_RESTYLE, 9)
+            assert (controller.noise_scales[2], controller.session.logic.prompt) == (0.6, NOON)
+            assert controller.session.describe().restyling == less
+
+    run(restyle())
+
+
 def test_a_sink_is_renewed_with_the_block_at_which_its_cue_applies(pocket: OpenedModel) -> None:
     async def restyle() -> None:
         async with restyling(pocket) as controller:
@@ -539,8 +555,9 @@ def test_a_session_from_prompts_alone_refuses_to_restyle(pocket: OpenedModel) ->
             await bench.open(text, cues(NOON))
             with pytest.raises(InvalidRequest, match="take pictures"):
                 await bench.denoiser.command("one", restyled_cue(noise_scale=0.5))
-            with pytest.raises(InvalidRequest, match="takes no pictures"):
-                await bench.denoiser.command("one", CUT)
+            for asked in (CUT, pb.Command(id="less", restyle=pb.Restyling(noise_scale=0.5))):
+                with pytest.raises(InvalidRequest, match="takes no pictures"):
+                    await bench.denoiser.command("one", asked)
 
     run(refuse())
 

@@ -83,6 +83,7 @@ class CommandKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     COMMAND_KIND_PICTURE: _ClassVar[CommandKind]
     COMMAND_KIND_END_INPUT: _ClassVar[CommandKind]
     COMMAND_KIND_CUT: _ClassVar[CommandKind]
+    COMMAND_KIND_RESTYLE: _ClassVar[CommandKind]
 
 class ReceiptStage(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -171,6 +172,7 @@ COMMAND_KIND_SHOWN: CommandKind
 COMMAND_KIND_PICTURE: CommandKind
 COMMAND_KIND_END_INPUT: CommandKind
 COMMAND_KIND_CUT: CommandKind
+COMMAND_KIND_RESTYLE: CommandKind
 RECEIPT_STAGE_UNSPECIFIED: ReceiptStage
 RECEIPT_STAGE_ACCEPTED: ReceiptStage
 RECEIPT_STAGE_APPLIED: ReceiptStage
@@ -697,6 +699,18 @@ class CutRequest(_message.Message):
     command_id: str
     def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ...) -> None: ...
 
+class RestyleRequest(_message.Message):
+    __slots__ = ("session_id", "client_id", "command_id", "restyling")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
+    COMMAND_ID_FIELD_NUMBER: _ClassVar[int]
+    RESTYLING_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    client_id: str
+    command_id: str
+    restyling: Restyling
+    def __init__(self, session_id: _Optional[str] = ..., client_id: _Optional[str] = ..., command_id: _Optional[str] = ..., restyling: _Optional[_Union[Restyling, _Mapping]] = ...) -> None: ...
+
 class ForkSessionRequest(_message.Message):
     __slots__ = ("session_id", "frame", "client_id", "command_id")
     SESSION_ID_FIELD_NUMBER: _ClassVar[int]
@@ -820,7 +834,7 @@ class WatchRequest(_message.Message):
     def __init__(self, session_id: _Optional[str] = ..., from_frame: _Optional[int] = ...) -> None: ...
 
 class Command(_message.Message):
-    __slots__ = ("id", "client_id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown", "picture", "end_input", "cut")
+    __slots__ = ("id", "client_id", "attach", "schedule_prompt", "remove_prompt", "move_prompt", "start", "pause", "resume", "reset", "shown", "picture", "end_input", "cut", "restyle")
     ID_FIELD_NUMBER: _ClassVar[int]
     CLIENT_ID_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
@@ -835,6 +849,7 @@ class Command(_message.Message):
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     END_INPUT_FIELD_NUMBER: _ClassVar[int]
     CUT_FIELD_NUMBER: _ClassVar[int]
+    RESTYLE_FIELD_NUMBER: _ClassVar[int]
     id: str
     client_id: str
     attach: Attach
@@ -849,7 +864,8 @@ class Command(_message.Message):
     picture: Picture
     end_input: EndInput
     cut: Cut
-    def __init__(self, id: _Optional[str] = ..., client_id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., end_input: _Optional[_Union[EndInput, _Mapping]] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ...) -> None: ...
+    restyle: Restyling
+    def __init__(self, id: _Optional[str] = ..., client_id: _Optional[str] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., schedule_prompt: _Optional[_Union[Cue, _Mapping]] = ..., remove_prompt: _Optional[_Union[RemovePrompt, _Mapping]] = ..., move_prompt: _Optional[_Union[MovePrompt, _Mapping]] = ..., start: _Optional[_Union[Start, _Mapping]] = ..., pause: _Optional[_Union[Pause, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., reset: _Optional[_Union[Reset, _Mapping]] = ..., shown: _Optional[_Union[Shown, _Mapping]] = ..., picture: _Optional[_Union[Picture, _Mapping]] = ..., end_input: _Optional[_Union[EndInput, _Mapping]] = ..., cut: _Optional[_Union[Cut, _Mapping]] = ..., restyle: _Optional[_Union[Restyling, _Mapping]] = ...) -> None: ...
 
 class Attach(_message.Message):
     __slots__ = ("session_id", "from_frame", "reattach")

@@ -156,6 +156,11 @@ class SessionsStub:
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.CutRequest.SerializeToString,
                 response_deserializer=longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
                 _registered_method=True)
+        self.Restyle = channel.unary_unary(
+                '/longtake.v1.Sessions/Restyle',
+                request_serializer=longtake_dot_v1_dot_sessions__pb2.RestyleRequest.SerializeToString,
+                response_deserializer=longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
+                _registered_method=True)
         self.ForkSession = channel.unary_unary(
                 '/longtake.v1.Sessions/ForkSession',
                 request_serializer=longtake_dot_v1_dot_sessions__pb2.ForkSessionRequest.SerializeToString,
@@ -381,6 +386,15 @@ class SessionsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Restyle(self, request, context):
+        """Restyles the next pictures otherwise, under the prompt in force and whatever transition to it is under way: a cue at the
+        earliest frame possible, or what is changed of the cue that falls on that block already. FAILED_PRECONDITION where no
+        prompt is in force yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ForkSession(self, request, context):
         """Opens a second session with the same past, at the present block or at an earlier frame. RESOURCE_EXHAUSTED
         (LIMIT_REACHED) where that would take longer than the server spends on it; the message says which frames fit. Stops
@@ -562,6 +576,11 @@ def add_SessionsServicer_to_server(servicer, server):
             'Cut': grpc.unary_unary_rpc_method_handler(
                     servicer.Cut,
                     request_deserializer=longtake_dot_v1_dot_sessions__pb2.CutRequest.FromString,
+                    response_serializer=longtake_dot_v1_dot_sessions__pb2.Receipt.SerializeToString,
+            ),
+            'Restyle': grpc.unary_unary_rpc_method_handler(
+                    servicer.Restyle,
+                    request_deserializer=longtake_dot_v1_dot_sessions__pb2.RestyleRequest.FromString,
                     response_serializer=longtake_dot_v1_dot_sessions__pb2.Receipt.SerializeToString,
             ),
             'ForkSession': grpc.unary_unary_rpc_method_handler(
@@ -1175,6 +1194,33 @@ class Sessions:
             target,
             '/longtake.v1.Sessions/Cut',
             longtake_dot_v1_dot_sessions__pb2.CutRequest.SerializeToString,
+            longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Restyle(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/longtake.v1.Sessions/Restyle',
+            longtake_dot_v1_dot_sessions__pb2.RestyleRequest.SerializeToString,
             longtake_dot_v1_dot_sessions__pb2.Receipt.FromString,
             options,
             channel_credentials,
