@@ -40,6 +40,9 @@ end the raylet. A cluster that was there has none of them here."""
 POLL_S = 0.5
 """Between two looks at whether the processes are alive."""
 
+STARTING_POLL_S = 0.05
+"""The same while the server starts: then Ray ends the others soon after one of them."""
+
 STOP_S = 7.0
 """The longest that the cluster may take to let its sessions go; then its processes are killed."""
 
@@ -117,10 +120,10 @@ def _read(lines: IO[str], events: queue.SimpleQueue[Any]) -> None:
         events.put(json.loads(line))
 
 
-def _next(events: queue.SimpleQueue[Any]) -> Any:
+def _next(events: queue.SimpleQueue[Any], within_s: float = POLL_S) -> Any:
     """The next message of the cluster's process, None if none has come for a while. Raises Interrupted."""
     try:
-        event = events.get(timeout=POLL_S)
+        event = events.get(timeout=within_s)
     except queue.Empty:
         return None
     if isinstance(event, Interrupted):
@@ -135,8 +138,9 @@ def _wait_until_started(
     output: IO[str],
 ) -> Running:
     """What the cluster's process says of the server that is there; in `vital` is then what it needs."""
-    while (message := _next(events)) is None:
-        _find(vital, cluster)
+    while (message := _next(events, STARTING_POLL_S)) is None:
+        if len(vital) < len(VITAL):
+            _find(vital, cluster)
         if (ended := _ended(cluster, vital)) and events.empty():
             output.seek(0)
             said = output.read().strip().splitlines()[-1:] if ended.pid == cluster.pid else []
