@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from shutil import copy
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from engines.config.video_stream import Loop
 from tests.conftest import RECORDINGS
 from tests.reference.check import main
+from tests.reference.recorder import Recorder
 
 FILES = sorted(RECORDINGS.glob("*.safetensors"))
 
@@ -115,3 +118,37 @@ def test_the_rows_of_a_batch_are_streams_of_their_own(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_a_miss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nothing.safetensors"), str(FILES[-1])]) == 1
     assert "cannot be checked: FileNotFoundError" in capsys.readouterr().out
+
+
+TEXT = {
+    "frames_per_block": 3, "window": 21, "sink": 0, "sink_threshold": -1.0, "noise_scale": None,
+    "steps": [1000, 500, 0],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "runs", "has_pictures"),
+    [
+        ({"dtype": "bfloat16"}, ["plain"] * 6, True),
+        ({"dtype": "bfloat16", "mode": "batch"}, ["batch"] * 8, True),
+        ({"steps": [700]}, ["plain"] * 8, True),
+        ({"mode": "batch", "steps": [850, 600, 300]}, ["batch"] * 10, True),
+        ({"mode": "auto"}, [*["batch"] * 4, *["plain"] * 3, *["batch"] * 4, "plain"], True),
+        (TEXT | {"mode": "plain"}, ["plain"] * 8, False),
+        (TEXT | {"mode": "batch"}, ["batch"] * 10, False),
+    ],
+    ids=["bf16", "bf16 batch", "one step", "three steps", "loops switched", "t2v", "t2v batch"],
+)  # fmt: skip
+def test_what_our_engine_does_is_checked_in_every_kind_of_recording(
+    options: dict[str, Any], runs: list[Loop], has_pictures: bool, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    source = RECORDINGS / "sdv2_plain.safetensors"
+    pictures = load_file(source)["video"] if has_pictures else None
+    file = Recorder(source, tmp_path, options).roll(runs, pictures)
+    assert main([str(file)]) == 0
+    facts = json.loads(file.with_suffix(".json").read_text())
+    facts["calls"][-1]["start"][0] += 1
+    file.with_suffix(".json").write_text(json.dumps(facts))
+    assert main([str(file)]) == 1
+    assert "integers: positions" in "".join(x for x in capsys.readouterr().out.splitlines() if x.endswith("MISS"))
