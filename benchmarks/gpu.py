@@ -115,19 +115,6 @@ PARTS = (
         f"engine_{MODEL}-int8_480x832_cuda.json",
         without_graphs=True,
     ),
-    Part("engine 320x576", (*ENGINE, "--size", "320x576", "--no-text", "--json", NOT_KEPT), 150),
-    Part(
-        "sharing",
-        ("-m", "benchmarks.sharing", "--model", MODEL, "--device", "cuda", "--json"),
-        150,
-        f"sharing_{MODEL}_480x832_cuda.json",
-    ),
-    Part(
-        "trace",
-        ("-m", "benchmarks.trace", "--model", MODEL, "--device", "cuda", "--json"),
-        90,
-        f"trace_{MODEL}_480x832.json.gz",
-    ),
     Part(
         "video streams",
         (
@@ -144,6 +131,19 @@ PARTS = (
             VIDEO_NOT_KEPT,
         ),
         240,
+    ),
+    Part("engine 320x576", (*ENGINE, "--size", "320x576", "--no-text", "--json", NOT_KEPT), 150),
+    Part(
+        "sharing",
+        ("-m", "benchmarks.sharing", "--model", MODEL, "--device", "cuda", "--json"),
+        150,
+        f"sharing_{MODEL}_480x832_cuda.json",
+    ),
+    Part(
+        "trace",
+        ("-m", "benchmarks.trace", "--model", MODEL, "--device", "cuda", "--json"),
+        90,
+        f"trace_{MODEL}_480x832.json.gz",
     ),
     # By plans too, where ONNX and TensorRT are installed; what is not is a line among PyTorch's rows.
     Part("decoders", ("-m", "benchmarks.decoders", "--codecs", "TAEHV", "Wan VAE", *AT_FULL_SIZE), 200),
