@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from itertools import cycle
+from itertools import cycle, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -50,6 +50,9 @@ CLIP_S = 8
 MEMORY_EVERY_S = 10.0
 OPENINGS = 20
 LATE_MS = 20.0
+
+COUNTED_S = 10.0
+"""In which the server has told of the last picture."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Report:
     input: dict[str, int]
     latency: Latency
     late_beside: float
-    frames_beside: int
+    chunks_beside: int
     memory: Memory
     usage: Usage
     first_frame_ms: Sequence[float]
@@ -148,15 +151,21 @@ def chunk_ratio(pictures: NDArray[np.uint8]) -> float:
     return round(sizes[0] / sizes[1], 3)
 
 
-async def push_clip(controller: InteractiveSession, units: Sequence[bytes], sent: list[float]) -> None:
-    """Units at the camera's rate, over and over again; `sent` says when each was."""
-    await push(controller, cycle(units), "h264", RATE, lambda _, at: sent.append(at))
+async def push_clip(
+    controller: InteractiveSession, units: Sequence[bytes], sent: list[float], stop: asyncio.Event
+) -> None:
+    """Units at the camera's rate, over and over again until it is to `stop`; `sent` says when each was."""
+    endless = takewhile(lambda _: not stop.is_set(), cycle(units))
+    await push(controller, endless, "h264", RATE, lambda _, at: sent.append(at))
 
 
 async def restyled(
     client: AsyncClient, units: Sequence[bytes], seconds: float
 ) -> tuple[Latency, int, int, pb.InputProgress]:
-    """The latency of one session's frames, how many pictures were sent, frames came, and what became of them."""
+    """The latency of one session's frames, how many pictures were sent, frames came, and what became of them.
+
+    Raises RuntimeError unless the server tells of every picture.
+    """
     clock, sent, shown_of, came = asyncio.get_running_loop().time, list[float](), list[int](), list[float]()
     progress = pb.InputProgress()
     async with (
@@ -164,7 +173,8 @@ async def restyled(
         client.control(session, from_frame=0) as controller,
     ):
         await controller.start()
-        pushing = asyncio.create_task(push_clip(controller, units, sent))
+        stop = asyncio.Event()
+        pushing = asyncio.create_task(push_clip(controller, units, sent, stop))
         until = clock() + seconds
         async for event in controller:
             if event.HasField("chunk"):
@@ -173,8 +183,11 @@ async def restyled(
             elif event.HasField("progress"):
                 progress = event.progress.input
             if clock() > until:
+                stop.set()
+            if pushing.done() and progress.received == len(sent):
                 break
-        pushing.cancel()
+            if clock() > until + COUNTED_S:
+                raise RuntimeError(f"{len(sent)} pictures were sent, and the server tells of {progress.received}")
     return Latency.of([sent[number] for number in shown_of], came), len(sent), len(came), progress
 
 
@@ -199,7 +212,7 @@ async def first_frame_ms(client: AsyncClient, units: Sequence[bytes]) -> float:
         client.control(session, from_frame=0) as controller,
     ):
         await controller.start()
-        pushing = asyncio.create_task(push_clip(controller, units, sent))
+        pushing = asyncio.create_task(push_clip(controller, units, sent, asyncio.Event()))
         async for event in controller:
             if event.HasField("chunk"):
                 pushing.cancel()
