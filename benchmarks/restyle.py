@@ -3,9 +3,9 @@
     python -m benchmarks.restyle
     python -m benchmarks.restyle --clips 96 --steps 850,500 750,500 --loop plain batch --window 6 12
 
-Each prompt asks for another light or another weather; subject, colour, motion, setting and the other of the two
+Each prompt asks for another light or another weather; subject, color, motion, setting and the other of the two
 are to stay. The subject's place is that of the scene's pose; in what came out it is looked for by outline and
-colour, in the light that the judge sees (`benchmarks.judging.placement`). Beside the kinds of stream stand
+color, in the light that the judge sees (`benchmarks.judging.placement`). Beside the kinds of stream stand
 `asked`, the clip rendered as it is asked for, which tells the measure's own error; `autoencoder`, the input
 encoded and decoded; and `no_input`, a stream of the prompt alone. A sheet shows pairs: the input, and below it
 what the first kind of stream makes of it.
@@ -115,7 +115,7 @@ def outcomes(restyle: Restyle, cases: Sequence[Case], world: Renderer, judge: Tr
 
 
 def _as_lit(scene: Scene, verdict: Verdict) -> Scene:
-    """`scene` in the light and the weather that the judge sees, which tint the subject's colour."""
+    """`scene` in the light and the weather that the judge sees, which tint the subject's color."""
     seen = verdict.reading.values
     return replace(scene, light=Light(seen["light"]), weather=Weather(seen["weather"]))
 

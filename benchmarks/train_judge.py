@@ -4,7 +4,7 @@
     python -m benchmarks.train_judge --only-measure
 
 About a quarter of an hour on a core of its own. Nothing that a model has generated is ever shown to it; half of
-the clips are blurred, noisy or off in colour, as a decoder may leave them.
+the clips are blurred, noisy or off in color, as a decoder may leave them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def labels(windows: Sequence[Window]) -> Tensor:
 
 
 def corrupted(pictures: Tensor, random: torch.Generator) -> Tensor:
-    """Half of the clips [B, T, 3, h, w] blurred, noisy and off in colour."""
+    """Half of the clips [B, T, 3, h, w] blurred, noisy and off in color."""
     batch = pictures.shape[0]
 
     def spread(*shape: int) -> Tensor:

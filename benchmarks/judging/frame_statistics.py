@@ -14,7 +14,7 @@ LUMA = (0.299, 0.587, 0.114)
 """Rec. 601."""
 
 FLOOR = 1e-6
-"""Least sharpness and motion: ratios need positive numbers, and a picture of one colour has neither."""
+"""Least sharpness and motion: ratios need positive numbers, and a picture of one color has neither."""
 
 MARGIN = 2.0
 """A clip has collapsed that is so many times beyond what rendered clips reach."""
@@ -73,7 +73,7 @@ class Bounds:
         )
 
     def collapse(self, look: Look) -> Collapse | None:
-        """What has become of the clip: one flat colour, noise in space or time, a still picture; or None."""
+        """What has become of the clip: one flat color, noise in space or time, a still picture; or None."""
         if look.contrast < self.flat_below:
             return "flat"
         if look.sharpness > self.noise_above or look.motion > self.flicker_above:

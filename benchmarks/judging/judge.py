@@ -1,6 +1,6 @@
 """The judge: a small network that reads from a clip what it shows. It has only ever seen rendered clips.
 
-It looks at every third frame, at half the size of the pocket model's pictures. Subject, colour, setting, light and
+It looks at every third frame, at half the size of the pocket model's pictures. Subject, color, setting, light and
 weather are read from each picture by itself, with its difference to the one before, and averaged; motion is read
 from where things are in all the pictures of a clip.
 """

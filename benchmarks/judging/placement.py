@@ -1,4 +1,4 @@
-"""How far a clip's subject is from its place: where its own outline is filled best with its own colour."""
+"""How far a clip's subject is from its place: where its own outline is filled best with its own color."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from engines.pocket.world.renderer import Renderer
 from engines.pocket.world.scene import Clip, Color
 
 PAINTED = 0.35
-"""Of the greatest difference between two colours of a subject: from here on a pixel is part of it."""
+"""Of the greatest difference between two colors of a subject: from here on a pixel is part of it."""
 
 MARGIN_PX = 4
-"""Round an outline, in which the subject's colour must not be."""
+"""Round an outline, in which the subject's color must not be."""
 
 REACH = 0.3
-"""Distance from the subject's colour, in RGB of 0..1, from which a pixel counts as having nothing of it."""
+"""Distance from the subject's color, in RGB of 0..1, from which a pixel counts as having nothing of it."""
 
 
 class Outline(NamedTuple):
-    """A clip's subject: the pixels that it paints [B, F, 1, H, W], 0 or 1, and their mean colour [B, F, 3]."""
+    """A clip's subject: the pixels that it paints [B, F, 1, H, W], 0 or 1, and their mean color [B, F, 3]."""
 
     cover: Tensor
     color: Tensor
 
 
 def outline(world: Renderer, clips: Sequence[Clip], first_frame: int, frames: int) -> Outline:
-    """Of the clips as they are rendered, from their scenes' poses: what changes when only the colour does."""
+    """Of the clips as they are rendered, from their scenes' poses: what changes when only the color does."""
     red, blue = (
         world.render([_painted(clip, color) for clip in clips], [first_frame] * len(clips), frames)
         for color in (Color.RED, Color.BLUE)
@@ -71,4 +71,4 @@ def _template(cover: Tensor) -> Tensor:
 
 
 def _painted(clip: Clip, color: Color) -> Clip:
-    return replace(clip, scene=replace(clip.scene, colour=color))
+    return replace(clip, scene=replace(clip.scene, color=color))

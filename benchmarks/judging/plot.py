@@ -17,7 +17,7 @@ from engines.pocket.world.scene import ATTRIBUTES
 from serving.media.contact_sheet import Still, write_sheet
 from serving.media.whole_file import whole_file
 
-MARKS = {"subject": 0.90, "colour": 0.85, "motion": 0.75, "setting": 0.90, "light": 0.90, "weather": 0.90}
+MARKS = {"subject": 0.90, "color": 0.85, "motion": 0.75, "setting": 0.90, "light": 0.90, "weather": 0.90}
 """What the pocket model is to reach on fresh prompts."""
 
 CHANGED_MARK, KEPT_MARK = 0.85, 0.90

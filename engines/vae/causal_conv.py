@@ -174,7 +174,7 @@ def convolve(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
 
 
 def _weight(conv: nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
-    """With outputs that nobody takes where tensor cores want more than there are, as of a head's three colours."""
+    """With outputs that nobody takes where tensor cores want more than there are, as of a head's three colors."""
     missing = -conv.out_channels % TENSOR_CORE_CHANNELS
     if missing == 0 or not uses_tensor_cores(x):
         return conv.weight

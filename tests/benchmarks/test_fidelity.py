@@ -176,7 +176,18 @@ def test_a_change_has_arrived_once_nearly_all_later_pictures_show_it(
 
 def test_a_quantized_model_is_judged_by_its_name(tmp_path: Path) -> None:
     among = ["--models-dir", str(tmp_path)]
-    quantize = ["quantize", "pocket", "--to", "int8", "--smoothing", "0", "--rounding", "nearest"]
+    quantize = [
+        "quantize",
+        "pocket",
+        "--to",
+        "int8",
+        "--smoothing",
+        "0",
+        "--rounding",
+        "nearest",
+        "--hold-back",
+        "none",
+    ]
     assert longtake([*quantize, *among]) == 0
     asked = ["--parts", "prompts", "--prompts", "1", "--blocks", "4", "--threads", "1"]
     fidelity.main(["--model", "pocket-int8", *asked, *among, "--results", str(tmp_path / "results")])

@@ -1,6 +1,6 @@
 """A server of sessions in this process: it paints its pictures, and breaks its streams when it is told to.
 
-Every picture is of one colour, which follows from the prompt, with stripes that say which frame it is.
+Every picture is of one color, which follows from the prompt, with stripes that say which frame it is.
 """
 
 # ruff: noqa: N802 (methods are named as the protocol names them)
@@ -55,7 +55,7 @@ BLOCKS = BlockLengths()
 
 
 def paint(prompt: str, frame: int) -> NDArray[np.uint8]:
-    """The lower half in the prompt's colour; above it sixteen stripes, the bits of the frame's number."""
+    """The lower half in the prompt's color; above it sixteen stripes, the bits of the frame's number."""
     picture = np.empty((HEIGHT, WIDTH, 3), np.uint8)
     picture[:] = np.frombuffer(hashlib.sha256(prompt.encode()).digest()[:3], np.uint8)
     bits = [255 * (frame >> bit & 1) for bit in range(16)]

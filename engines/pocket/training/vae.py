@@ -38,7 +38,7 @@ RENDERED_TOGETHER = 4
 """Clips at once."""
 
 VISIBLE = 0.06
-"""Difference of a colour that another colour of the subject makes at the least where the subject is."""
+"""Difference of a color that another color of the subject makes at the least where the subject is."""
 
 
 @dataclass(frozen=True)
@@ -141,17 +141,17 @@ def random_clip(generator: np.random.Generator) -> Clip:
 
 
 def recolored(clip: Clip) -> Clip:
-    """The same clip with its subjects in another colour."""
+    """The same clip with its subjects in another color."""
 
     def other(scene: Scene) -> Scene:
         colors = list(Color)
-        return replace(scene, colour=colors[(colors.index(scene.colour) + 3) % len(colors)])
+        return replace(scene, color=colors[(colors.index(scene.color) + 3) % len(colors)])
 
     return replace(clip, scene=other(clip.scene), after=None if clip.after is None else other(clip.after))
 
 
 def subject_mask(pictures: Tensor, other: Tensor) -> Tensor:
-    """Where two colours of the subject differ, without specks, two pixels wider: [B, N, H, W] bool."""
+    """Where two colors of the subject differ, without specks, two pixels wider: [B, N, H, W] bool."""
     differs = ((pictures - other).abs().amax(2) > VISIBLE).float()
     solid = (F.avg_pool2d(differs, 3, 1, 1) > 0.5).float()
     return F.max_pool2d(solid, 5, 1, 2).bool()
@@ -230,7 +230,7 @@ def autoencoder_losses(
 
 
 def _errors(error: Tensor, weights: Tensor) -> dict[str, Tensor]:
-    """Of pictures and colours, of edges, and of changes from picture to picture: [B, N, 3, h, w] each."""
+    """Of pictures and colors, of edges, and of changes from picture to picture: [B, N, 3, h, w] each."""
     across, along = error.diff(dim=-1), error.diff(dim=-2)
     change = error.diff(dim=1)
     boundary = change[:, ::TEMPORAL_FACTOR]

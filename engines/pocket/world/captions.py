@@ -30,9 +30,9 @@ _PLANS = Phrases(
 
 _SAME = Phrases("the same {}; the {}; this {}; still the {}", "still the same {}; still this {}")
 _NEW_COLOR = Phrases(
-    "the same {noun}, now {colour},; the {noun}, which is now {colour},; the {noun}, now in {colour},; "
-    "the {noun} has turned {colour} and is",
-    "this {noun}, which has turned {colour},; the {noun} is now {colour} and is",
+    "the same {noun}, now {color},; the {noun}, which is now {color},; the {noun}, now in {color},; "
+    "the {noun} has turned {color} and is",
+    "this {noun}, which has turned {color},; the {noun} is now {color} and is",
 )
 _NEW_SUBJECT = Phrases("now {}; instead, {}; this time {}; then we see {}", "now we see {}; then, instead, {}")
 
@@ -76,7 +76,7 @@ def change_caption(
 
 def plain_caption(scene: Scene) -> str:
     """The one fixed wording of `scene`, for sheets, benchmarks and examples; only a drift tells its direction."""
-    subject = _with_article(f"{scene.colour} {scene.subject}")
+    subject = _with_article(f"{scene.color} {scene.subject}")
     motion = _PLAIN_MOTION[scene.motion].format(scene.facing)
     land = _PLAIN_SETTING.get(scene.setting, f"the {scene.setting}")
     return f"{subject} {motion} over {land} {_PLAIN_LIGHT[scene.light]} {_PLAIN_WEATHER[scene.weather]}"
@@ -105,8 +105,8 @@ def _head(changed: Sequence[str], words: _Words) -> str:
     """The subject, and what is new about it."""
     if "subject" in changed:
         return words.any(_NEW_SUBJECT).format(words.a())
-    if "colour" in changed:
-        return words.any(_NEW_COLOR).format(noun=words.noun(), colour=words.color())
+    if "color" in changed:
+        return words.any(_NEW_COLOR).format(noun=words.noun(), color=words.color())
     return words.any(_SAME).format(words.colored())
 
 
@@ -148,11 +148,11 @@ class _Words:
         return self.any(phrases.NOUN[self.scene.subject])
 
     def color(self) -> str:
-        return self.any(phrases.COLOR[self.scene.colour])
+        return self.any(phrases.COLOR[self.scene.color])
 
     def colored(self) -> str:
         size = f"{self.any(phrases.SIZE)} " if self.chance(0.25) else ""
-        return size + self.any(phrases.COLORED).format(colour=self.color(), noun=self.noun())
+        return size + self.any(phrases.COLORED).format(color=self.color(), noun=self.noun())
 
     def a(self) -> str:
         return _with_article(self.colored())

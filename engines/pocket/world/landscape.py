@@ -29,7 +29,7 @@ class View(NamedTuple):
 
 
 class Ground(NamedTuple):
-    """Land over sky: colours [n, F, 3, H, W], how much of each pixel they cover [n, F, 1, H, W]."""
+    """Land over sky: colors [n, F, 3, H, W], how much of each pixel they cover [n, F, 1, H, W]."""
 
     color: Tensor
     cover: Tensor
@@ -46,7 +46,7 @@ class Land(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A height of land above the horizon as a function of the place and the seed, and its colour."""
+    """A height of land above the horizon as a function of the place and the seed, and its color."""
 
     height: Callable[[Tensor, Tensor], Tensor]
     color: tuple[float, float, float]

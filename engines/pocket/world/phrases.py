@@ -98,9 +98,9 @@ COLOR = {
 }
 
 COLORED = Phrases(
-    "{colour} {noun}; {colour} {noun}; {colour} {noun}; {colour} {noun}; {colour}-coloured {noun}; "
-    "{colour}-colored {noun}; {noun} in {colour}",
-    "{noun} coloured {colour}; {noun} in {colour} colours",
+    "{color} {noun}; {color} {noun}; {color} {noun}; {color} {noun}; {color}-coloured {noun}; "
+    "{color}-colored {noun}; {noun} in {color}",
+    "{noun} coloured {color}; {noun} in {color} colours",
 )
 
 SIZE = Phrases("small; little; big; large; lone; single; shiny; pretty; lovely", "big shiny; lovely little")

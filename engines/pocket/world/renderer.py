@@ -80,9 +80,9 @@ class Renderer:
         return behind * (1 - cover) + snowy * air.tint[..., None, None]
 
     def _subject(self, clips: Sequence[Clip], moment: Moment, air: Air, picture: Tensor) -> Tensor:
-        """The subject in front of the land. It keeps half of its own colour in any light."""
+        """The subject in front of the land. It keeps half of its own color in any light."""
         where = pose(clips, moment, float(self._view.x[-1]))
-        color = weights(clips, "colour", Color, moment).float() @ picture.new_tensor(list(COLORS.values()))
+        color = weights(clips, "color", Color, moment).float() @ picture.new_tensor(list(COLORS.values()))
         tinted = color * (0.5 + 0.5 * air.tint)
         shares = weights(clips, "subject", Subject, moment).float()
         for index, subject in enumerate(Subject):

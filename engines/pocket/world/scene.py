@@ -91,7 +91,7 @@ class Scene:
     """One combination of attributes. Captions always name the first six; the facing may go unmentioned."""
 
     subject: Subject
-    colour: Color
+    color: Color
     motion: Motion
     setting: Setting
     light: Light
@@ -127,7 +127,7 @@ def _any(kind: type[ValueT], generator: np.random.Generator) -> ValueT:
 
 
 ATTRIBUTES: dict[str, type[StrEnum]] = {
-    "subject": Subject, "colour": Color, "motion": Motion, "setting": Setting, "light": Light, "weather": Weather,
+    "subject": Subject, "color": Color, "motion": Motion, "setting": Setting, "light": Light, "weather": Weather,
 }  # fmt: skip
 """What a judge reads from a clip: names of `Scene`'s fields, as stored results spell them, and their values."""
 
@@ -137,7 +137,7 @@ class Clip:
     """An endless clip of the world.
 
     `seed` decides what no caption tells: phases, places, sizes, the lie of the land. With `after` the world turns
-    into that scene, beginning at frame `switch_frame`; subject, colour and all else that `after` shares stay.
+    into that scene, beginning at frame `switch_frame`; subject, color and all else that `after` shares stay.
     """
 
     scene: Scene

@@ -41,7 +41,7 @@ PALETTES = {
 }
 
 OVERCAST = {Weather.CLEAR: 0.0, Weather.RAIN: 0.75, Weather.SNOW: 0.6, Weather.FOG: 0.7}
-"""How much of the sky's own colour the clouds take."""
+"""How much of the sky's own color the clouds take."""
 
 CLOUD = {Weather.CLEAR: 1.0, Weather.RAIN: 0.55, Weather.SNOW: 0.85, Weather.FOG: 0.85}
 """Brightness of the clouds."""

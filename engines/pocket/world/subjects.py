@@ -25,7 +25,7 @@ NARROWEST = 0.12
 
 
 class Paint(NamedTuple):
-    """Colours of the parts, [n, F, 3, 1, 1] each, and what moves with the frame, [n, F, 1, 1]."""
+    """Colors of the parts, [n, F, 3, 1, 1] each, and what moves with the frame, [n, F, 1, 1]."""
 
     main: Tensor
     dark: Tensor
@@ -34,7 +34,7 @@ class Paint(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A shape and its colour."""
+    """A shape and its color."""
 
     shape: Tensor
     color: Tensor
@@ -138,14 +138,14 @@ DRAWINGS: dict[Subject, Callable[[Tensor, Tensor, Paint], list[Part]]] = {
 
 
 class Figure(NamedTuple):
-    """A subject's colours [n, F, 3, H, W], and how much of each pixel it covers [n, F, 1, H, W]."""
+    """A subject's colors [n, F, 3, H, W], and how much of each pixel it covers [n, F, 1, H, W]."""
 
     color: Tensor
     cover: Tensor
 
 
 def draw(subject: Subject, color: Tensor, pose: Pose, frame: Tensor, view: View) -> Figure:
-    """One kind of subject in colours [n, F, 3], at its poses and frames [n, F]."""
+    """One kind of subject in colors [n, F, 3], at its poses and frames [n, F]."""
     u, v = _own_coordinates(pose, view)
     period = FLAP_PERIOD * (2 if subject == Subject.FISH else 1)
     beat = torch.sin(2 * math.pi * ((frame / period) % 1)).float()[..., None, None]

@@ -237,7 +237,7 @@ def many_sink_passes(tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         (lambda tensors, facts: facts.update(decoder_slots=1 << 60), "a decoder of 1152921504606846976 layers"),
         (lambda tensors, facts: facts.update(blocks=10**400), "1000000+ blocks"),
         (lambda tensors, facts: facts.update(stream=[]), "TypeError"),
-        (lambda tensors, facts: facts["stream"].update(colour="red"), "colour"),
+        (lambda tensors, facts: facts["stream"].update(color="red"), "color"),
         (
             lambda tensors, facts: tensors.update({"recent.2": tensors["recent.2"].long()}),
             "recent.2 in torch.int64",

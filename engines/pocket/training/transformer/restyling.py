@@ -1,4 +1,4 @@
-"""Training the transformer to restyle: clips beside the same clips in another light, weather or colour.
+"""Training the transformer to restyle: clips beside the same clips in another light, weather or color.
 
 A pass sees latents of one clip mixed with noise, under the caption of the other, and is to lead to the other's
 latents. Frames attend those before them in the keys that passes at the same level of noise have left, as a lane of
@@ -34,7 +34,7 @@ from engines.wan.layers import Attention
 from engines.wan.transformer import CausalTransformer
 from kernels.attention.rope import apply_rope, frame_freqs, join_freqs, spatial_freqs
 
-RESTYLED = ("light", "weather", "colour")
+RESTYLED = ("light", "weather", "color")
 """Attributes that a prompt changes; all else of the clip is to stay."""
 
 

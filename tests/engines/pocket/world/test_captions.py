@@ -27,7 +27,7 @@ from engines.pocket.world.scene import (
 
 KINDS: tuple[Phrasings, ...] = ("training", "held_out")
 OF: dict[str, tuple[Mapping[Any, Phrases], ...]] = {
-    "subject": (phrases.NOUN,), "colour": (phrases.COLOR,), "motion": (phrases.DOING,),
+    "subject": (phrases.NOUN,), "color": (phrases.COLOR,), "motion": (phrases.DOING,),
     "setting": (phrases.LAND,),
     "light": (phrases.WHEN, phrases.LIGHT_NAME, phrases.LIGHT_CLAUSE, phrases.LIGHT_CHANGE),
     "weather": (

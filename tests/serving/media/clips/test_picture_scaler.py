@@ -29,12 +29,12 @@ def bars() -> Picture:
 
 
 def assert_bars(shown: Picture) -> None:
-    """Require the colours of the bars in their middles, within 3 of 255."""
+    """Require the colors of the bars in their middles, within 3 of 255."""
     assert np.abs(shown[:, 12::24].astype(int) - np.array(COLORS)).max() <= 3
 
 
 def corners(picture: Picture) -> list[list[int]]:
-    """The colours of three quadrants, in their middles, 0 or 1 in red, green, blue."""
+    """The colors of three quadrants, in their middles, 0 or 1 in red, green, blue."""
     height, width = picture.shape[:2]
     places = [(height // 4, width // 4), (height // 4, -width // 4), (-height // 4, width // 4)]
     return [(picture[place] > 128).astype(int).tolist() for place in places]

@@ -110,7 +110,7 @@ def test_a_restyled_scene_keeps_what_a_prompt_does_not_change() -> None:
 
 
 def test_pairs_show_one_clip_twice(teacher: RestylingTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restyling, "RESTYLED", ("colour",))
+    monkeypatch.setattr(restyling, "RESTYLED", ("color",))
     drawn = next(teacher.pairs)
     assert drawn.given.shape == drawn.asked.shape == (2, 3, 16, 12, 20)
     changed = (drawn.given - drawn.asked).abs().amax((1, 2)) > 1
