@@ -77,7 +77,7 @@ def test_pictures_come_over_a_websocket_too_and_what_is_none_is_told(server: Ser
     assert len(made_of) == len(talk.frames) == 17
     assert (made_of[0], made_of[-1]) == (100, 131)
     assert set(np.diff(made_of[:16])) <= {1, 2}
-    assert progress["input"] == {"received": 33, "dropped": 0, "broken": 1}
+    assert progress["input"] == {"received": 33, "dropped": 0, "broken": 1, "noise_scale": 0.5}
 
 
 def test_a_cut_is_asked_for_over_a_websocket_and_told_with_the_frame_at_which_it_applies(server: Server) -> None:
