@@ -143,7 +143,7 @@ def _wait_until_started(
             _find(vital, cluster)
         if (ended := _ended(cluster, vital)) and events.empty():
             output.seek(0)
-            said = output.read().strip().splitlines()[-1:] if ended.pid == cluster.pid else []
+            said = output.read().strip().splitlines()[-1:] if ended.is_cluster else []
             raise ServerError(": ".join(["the server did not start", str(ended), *said]))
     if problem := message.get("problem"):
         raise ServerError(f"the server did not start: {problem}")
@@ -171,32 +171,34 @@ def _watch(
 
 
 class Ended(NamedTuple):
-    """The process whose end has ended the server."""
+    """The process whose end has ended the server, or the parts of its cluster that were gone at one look."""
 
     name: str
-    pid: int
     how: str
+    is_cluster: bool
 
     @override
     def __str__(self) -> str:
-        return f"{self.name} (pid {self.pid}) {self.how}"
+        return f"{self.name} {self.how}"
 
 
 def _ended(cluster: subprocess.Popen[str], vital: Mapping[str, psutil.Process]) -> Ended | None:
     """The process that has ended, if any has; of several, the one that took the others along.
 
-    Ray ends its client, by a code or an abort, once the raylet or the GCS is gone; and whatever else kills the
-    cluster's process kills those two.
+    Ray ends its client, by a code or an abort, once the raylet or the GCS is gone, and the other with it; while
+    it starts at once, so that nobody sees which was first. Whatever else kills the cluster's process kills both.
     """
-    dead = next((Ended(name, one.pid, "died") for name, one in vital.items() if not is_alive(one)), None)
+    dead = [f"{name} (pid {one.pid})" for name, one in vital.items() if not is_alive(one)]
     if dead:
         with suppress(subprocess.TimeoutExpired):
             cluster.wait(POLL_S)
     code = cluster.poll()
-    if code is None or (dead and (code > 0 or code == -signal.SIGABRT)):
-        return dead
+    if dead and (code is None or code > 0 or code == -signal.SIGABRT):
+        return Ended(" and ".join(dead), "died", is_cluster=False)
+    if code is None:
+        return None
     how = f"by {signal.Signals(-code).name}" if code < 0 else f"with code {code}"
-    return Ended("the process of its cluster", cluster.pid, f"ended {how}")
+    return Ended(f"the process of its cluster (pid {cluster.pid})", f"ended {how}", is_cluster=True)
 
 
 def _stop(cluster: subprocess.Popen[str], events: queue.SimpleQueue[Any], longest_s: float) -> None:

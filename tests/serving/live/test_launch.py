@@ -136,7 +136,8 @@ def test_a_server_of_which_a_part_dies_says_so_and_ends(tmp_path: Path, part: st
         server.one(part).kill()
         code, said = server.ended(NOTICED_S)
     assert code != 0
-    assert said.startswith(f"longtake: {named} (pid ")
+    assert said.startswith("longtake: ")
+    assert f"{named} (pid " in said
     assert said.count("\n") == 1
 
 
@@ -151,7 +152,11 @@ def test_a_server_of_which_a_part_dies_as_it_starts_says_so_and_ends(tmp_path: P
         found.kill()
         code, said = server.ended(NOTICED_S)
     assert code != 0
-    assert said.splitlines()[1:] == [f"longtake: the server did not start: {part} (pid {found.pid}) died"]
+    (line,) = said.splitlines()[1:]
+    assert line.startswith("longtake: the server did not start: ")
+    assert line.endswith(" died")
+    # Ray may take the other one along at once: then both are named.
+    assert f"{part} (pid {found.pid})" in line
 
 
 def started_part(process: subprocess.Popen[str], part: str) -> psutil.Process:
